@@ -1,0 +1,50 @@
+# Two commands do all the set-up on a fresh machine with Python 3.11+ and make:
+#   make demo    the main job on the model and photographs that ship with vlmscope
+#   make test    every test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint check format docs clean
+
+help:
+	@echo "make demo    extract six photographs with a tiny model; result in runs/demo"
+	@echo "make test    every test"
+	@echo "make lint    format, lint, types, import layers"
+	@echo "make check   lint and test: what must pass before a commit"
+	@echo "make format  mend format and simple lint"
+	@echo "make docs    write docs/cli.md from the command line's own help"
+
+demo: $(READY)
+	$(BIN)/vlmscope demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python -m typer vlmscope.cli utils docs --name vlmscope --output docs/cli.md
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+# torch comes first and by its exact version, so that nothing else chooses a build for us.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "vlmscope needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,173 @@
+"""Our shards against the original research's files: time to write, size, time to read one column.
+
+    python benchmarks/storage.py --rows 2000
+
+The same rows go to both, at the seed's true sizes: one vector of 7680 and ten of 4096. The original
+keeps a gzip dataset per vector and writes a file per 1,000 rows; we keep columns and publish a part
+per batch of 32, pack them and index them. Values are random float32, as from an fp32 model; the
+column is read once after the writing, so it comes from the page cache as far as that reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from vlmscope.schema import Capture, Sample
+from vlmscope.store import (
+    CaptureRecord,
+    DataRecord,
+    Manifest,
+    ModelRecord,
+    RunWriter,
+    StoreDtype,
+    open_run,
+)
+
+LAYERS = (0, 10, 20, 30, 39)
+VISION, HIDDEN = 7680, 4096
+BATCH = 32
+ORIGINAL_ROWS_PER_FILE = 1_000
+COLUMN = ("query_token_representation", 20)
+
+
+def captures(rows: int) -> Iterator[Capture]:
+    """Yield rows of the seed's size, the same at every call."""
+    rng = np.random.default_rng(0)
+    widths = {"vision_only_representation": VISION} | {
+        f"{name}_token_representation/layer_{layer}": HIDDEN
+        for name in ("vision", "query")
+        for layer in LAYERS
+    }
+    for i in range(rows):
+        yield Capture(
+            sample=Sample(f"question_comb_{i}", f"{i}.png", "Is it lit by a full moon?", "No"),
+            vectors={
+                path: rng.standard_normal(width, np.float32) for path, width in widths.items()
+            },
+            boundaries={"last_image_token": 5, "last_prompt_token": 33},
+            num_prompt_tokens=34,
+            image_sha256="0" * 64,
+            first_token_entropy=1.0,
+            first_token_ids=np.arange(20),
+            first_token_logprobs=np.zeros(20, np.float32),
+            finish_reason="stop",
+            answer="The image does not appear to be lit by a full moon. " * 4,
+            answer_token_ids=np.arange(50),
+            answer_logprobs=np.zeros(50, np.float32),
+        )
+
+
+def manifest(store_dtype: StoreDtype) -> Manifest:
+    """Return a manifest of the seed's model."""
+    return Manifest(
+        run_id="0" * 32,
+        model=ModelRecord("benchmark", "mllama", "", "", "", "", 40, HIDDEN, VISION),
+        capture=CaptureRecord(LAYERS, ("last_image_token", "last_prompt_token"), "all", 200),
+        data=DataRecord("none", None, {}, ""),
+        dtype="float32",
+        store_dtype=store_dtype,
+        attention="sdpa",
+        device="cpu",
+        versions={},
+        created_at="",
+    )
+
+
+def write_original(folder: Path, rows: Iterator[Capture]) -> None:
+    """Write as the original does: collect 1,000 rows, then one file, gzip level 4 per vector."""
+    file = None
+    for i, capture in enumerate(rows):
+        if i % ORIGINAL_ROWS_PER_FILE == 0:
+            if file:
+                file.close()
+            file = h5py.File(folder / f"part_{i // ORIGINAL_ROWS_PER_FILE:03d}.h5", "w")
+        assert file is not None
+        row = file.create_group(capture.sample.id)
+        row.create_dataset("image_id", data=capture.sample.image_id)
+        row.create_dataset("question", data=capture.sample.question)
+        row.create_dataset("ground_truth_answer", data=capture.sample.target)
+        row.create_dataset("answer", data=capture.answer)
+        for path, vector in capture.vectors.items():
+            row.create_dataset(path, data=vector, compression="gzip", compression_opts=4)
+    if file:
+        file.close()
+
+
+def read_original(folder: Path) -> np.ndarray:
+    """Read one column row by row: there is no other way."""
+    vectors = []
+    for path in sorted(folder.glob("*.h5")):
+        with h5py.File(path) as file:
+            vectors += [file[f"{id_}/{COLUMN[0]}/layer_{COLUMN[1]}"][:] for id_ in file]
+    return np.stack(vectors)
+
+
+def write_ours(folder: Path, rows: Iterator[Capture], store_dtype: StoreDtype) -> None:
+    """Write as ``extract`` does: a durable part per batch, packs, the index."""
+    with RunWriter(folder, manifest(store_dtype)) as writer:
+        batch = []
+        for capture in rows:
+            batch.append(capture)
+            if len(batch) == BATCH:
+                writer.add(batch)
+                batch = []
+        writer.add(batch)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how many seconds it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(rows: int) -> dict[str, tuple[float, float, float]]:
+    """Return seconds to write, bytes, and seconds to read, by layout."""
+    making = timed(lambda: [None for _ in captures(rows)])
+    layouts: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
+        "original (gzip 4)": (lambda p: write_original(p, captures(rows)), read_original),
+        "vlmscope float32": (
+            lambda p: write_ours(p, captures(rows), "float32"),
+            lambda p: open_run(p).matrix(*COLUMN),
+        ),
+        "vlmscope float16": (
+            lambda p: write_ours(p, captures(rows), "float16"),
+            lambda p: open_run(p).matrix(*COLUMN),
+        ),
+    }
+    results = {}
+    for name, (write, read) in layouts.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            writing = timed(lambda: write(path)) - making  # noqa: B023
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            reading = min(timed(lambda: read(path)) for _ in range(3))  # noqa: B023
+        results[name] = (writing, size, reading)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2_000, help="rows to write (default 2000)")
+    rows = parser.parse_args().rows
+    results = measure(rows)
+    base = results["original (gzip 4)"]
+    print(f"{rows} rows, one column is [{rows}, {HIDDEN}]; in brackets: the original's over this\n")
+    print(f"{'layout':<20}{'write s':>16}{'size MB':>17}{'column ms':>19}")
+    for name, (writing, size, reading) in results.items():
+        print(
+            f"{name:<20}{writing:>9.1f} ({base[0] / writing:3.1f}×)"
+            f"{size / 1e6:>10.0f} ({base[1] / size:3.1f}×)"
+            f"{reading * 1e3:>11.0f} ({base[2] / reading:4.1f}×)"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""vlmscope: record what a vision-language model thought, before it writes a token.
+
+The names below are imported when they are first used, so that ``import vlmscope`` is quick and does
+not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmscope.dataset import read_samples
+    from vlmscope.engine import capture
+    from vlmscope.errors import VlmscopeError
+    from vlmscope.executors import extract
+    from vlmscope.model import VisionLanguageModel, load_model
+    from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
+    from vlmscope.store import Run, export_run, open_run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Capture",
+    "CaptureSpec",
+    "Failure",
+    "FieldSpec",
+    "Run",
+    "Sample",
+    "VisionLanguageModel",
+    "VlmscopeError",
+    "capture",
+    "export_run",
+    "extract",
+    "load_model",
+    "open_run",
+    "read_samples",
+]
+
+_HOMES = {
+    "Capture": "schema",
+    "CaptureSpec": "schema",
+    "Failure": "schema",
+    "FieldSpec": "schema",
+    "Run": "store",
+    "Sample": "schema",
+    "VisionLanguageModel": "model",
+    "VlmscopeError": "errors",
+    "capture": "engine",
+    "export_run": "store",
+    "extract": "executors",
+    "load_model": "model",
+    "open_run": "store",
+    "read_samples": "dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlmscope' has no attribute {name!r}")
+    value = getattr(import_module(f"vlmscope.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

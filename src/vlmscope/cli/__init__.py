@@ -1,0 +1,56 @@
+"""The command line. Each command is a file; this one joins them and decides how errors look.
+
+Exit codes: 0 all rows done; 1 stopped by an error (one line where it was foreseen, a full disk for
+example, a traceback where it is a bug); 2 bad usage or input, nothing was done; 3 finished, but
+rows failed; 130 and 143 stopped by Ctrl-C and SIGTERM, everything finished is safe.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from vlmscope.cli.demo import demo
+from vlmscope.cli.export import export
+from vlmscope.cli.extract import extract
+from vlmscope.cli.info import info
+from vlmscope.cli.inspect import inspect
+from vlmscope.cli.output import show_error
+from vlmscope.cli.verify import verify
+from vlmscope.errors import VlmscopeError
+
+app = typer.Typer(
+    help="Record what a vision-language model thought, before it writes a token.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (extract, inspect, info, verify, export, demo):
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from vlmscope import __version__
+
+        typer.echo(f"vlmscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Record what a vision-language model thought, before it writes a token."""
+
+
+def main() -> None:
+    """Run the command line; a ``VlmscopeError`` becomes one line and its exit code."""
+    try:
+        app()
+    except VlmscopeError as error:
+        show_error(str(error))
+        sys.exit(error.exit_code)

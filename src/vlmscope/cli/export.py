@@ -1,0 +1,33 @@
+"""``vlmscope export``: one file to hand on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlmscope.cli import options
+from vlmscope.cli.output import human_size, stderr, stdout
+
+
+def export(
+    run: options.RunFolder,
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="What to write: .h5 (the seed's tree, self-contained), .parquet or .npz.",
+            show_default=False,
+        ),
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
+    ] = False,
+) -> None:
+    """Write a run as one self-contained file."""
+    from vlmscope.store import export_run, open_run
+
+    opened = open_run(run)
+    with stderr.status(f"writing {len(opened):,} rows"):
+        path = export_run(opened, out, overwrite=overwrite)
+    stdout.print(f"{path}: {len(opened):,} rows, {human_size(path.stat().st_size)}")

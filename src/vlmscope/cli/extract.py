@@ -1,0 +1,116 @@
+"""``vlmscope extract``: the main job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from vlmscope.cli import options
+from vlmscope.cli.output import quiet_libraries, stderr, stdout
+from vlmscope.errors import InputError
+from vlmscope.schema import CaptureSpec, FieldSpec
+
+
+def extract(
+    data: options.Data,
+    model: options.Model,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Run folder; an unfinished one is continued.", show_default=False
+        ),
+    ],
+    images: options.Images = None,
+    fields: options.Map = [],  # noqa: B006 - typer copies it
+    layers: options.Layers = options.LAYERS,
+    positions: options.Positions = options.POSITIONS,
+    vision_pooling: options.VisionPooling = "all",
+    max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="Rows that go through the model together, or auto.")
+    ] = "auto",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", help="Only the first N rows of the table.", show_default=False),
+    ] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    store_dtype: Annotated[
+        str,
+        typer.Option(
+            "--store-dtype", help="float32, or float16: half the disk, checked for overflow."
+        ),
+    ] = "float32",
+    revision: options.Revision = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first row that fails.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Run every question through the model once and keep what it thought.
+
+    Run the same command again to continue, or to try failed rows again.
+    """
+    from vlmscope.dataset import parse_mapping
+
+    arguments = {
+        "data": data,
+        "model": model,
+        "out": out,
+        "images": images,
+        "fields": parse_mapping(fields) if fields else FieldSpec(),
+        "spec": CaptureSpec(
+            layers=layers,
+            positions=options.split_names(positions),
+            vision_pooling=cast("Any", vision_pooling),
+            max_new_tokens=max_new_tokens,
+        ),
+        "limit": limit,
+        "batch_size": parse_batch_size(batch_size),
+        "dtype": dtype,
+        "device": device,
+        "store_dtype": store_dtype,
+        "revision": revision,
+        "strict": strict,
+    }
+    code = run_extract(arguments, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+def run_extract(arguments: dict[str, Any], *, as_json: bool = False) -> int:
+    """Plan, show, run, and return the exit code."""
+    from vlmscope.cli.progress import RunProgress, show_plan, show_summary
+    from vlmscope.cli.stopping import stop_on_signals
+    from vlmscope.executors import Request, make_plan, run_plan
+
+    quiet_libraries()
+    with stderr.status("loading the table and the model"):
+        plan = make_plan(Request(**arguments))
+    show_plan(plan)
+    with stop_on_signals() as request, RunProgress(plan) as progress:
+        summary = run_plan(plan, observer=progress, stop=request.event)
+    show_summary(plan, summary)
+    if as_json:
+        stdout.print_json(json.dumps(asdict(summary)))
+    if request.signum:
+        return request.exit_code
+    return 3 if summary.failed else 0
+
+
+def parse_batch_size(text: str) -> int | str:
+    """Return the batch size as a number, or ``auto``.
+
+    >>> parse_batch_size("8"), parse_batch_size("auto")
+    (8, 'auto')
+    """
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--batch-size {text!r}: give a number or auto") from None

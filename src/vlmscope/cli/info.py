@@ -1,0 +1,58 @@
+"""``vlmscope info``: what is in a run, or in any HDF5 file of the seed's layout."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vlmscope.cli import options
+from vlmscope.cli.output import human_size, stdout
+
+
+def info(
+    run: Annotated[Path, typer.Argument(help="A run folder or an HDF5 file.", show_default=False)],
+    as_json: options.Json = False,
+) -> None:
+    """Show what is in a run, or in any HDF5 file of the same layout."""
+    from vlmscope.store import describe, open_run
+
+    description = describe(run)
+    failures = list(open_run(run).failures.values()) if description.kind == "run" else []
+    if as_json:
+        record = asdict(description) | {"failures": [asdict(failure) for failure in failures]}
+        stdout.print_json(json.dumps(record, default=str))
+        return
+    stdout.print(
+        f"{description.path}: {description.rows:,} rows, {description.answers:,} with an answer, "
+        f"{human_size(description.size)}"
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("representation", "layers", "width", "stored as", "rows"):
+        table.add_column(heading, header_style="dim", overflow="fold")
+    for item in description.representations:
+        layers = ", ".join(map(str, item.layers)) or "–"
+        table.add_row(item.name, layers, str(item.width), item.dtype, f"{item.rows:,}")
+    stdout.print(table)
+    _show_attributes(description.attrs)
+    if failures:
+        stages = Counter(failure.stage for failure in failures)
+        counts = ", ".join(f"{stage} {count}" for stage, count in stages.items())
+        stdout.print(Text(f"{len(failures):,} failed rows ({counts}):", style="red"))
+        for failure in failures[:5]:
+            stdout.print(Text(f"  {failure.id}: {failure.error}"))
+        if len(failures) > 5:
+            stdout.print(f"  … all in {run / 'failures.jsonl'}")
+
+
+def _show_attributes(attributes: Any) -> None:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in attributes.items():
+        grid.add_row(Text(name, style="dim"), Text(str(value)))
+    stdout.print(grid)

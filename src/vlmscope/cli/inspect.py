@@ -1,0 +1,183 @@
+"""``vlmscope inspect``: one sample, drawn as the seed's document draws its example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, cast
+
+import typer
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from vlmscope.cli import options
+from vlmscope.cli.output import quiet_libraries, shape_text, stderr, stdout
+from vlmscope.errors import InputError
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, FieldSpec
+
+_MARKS = {
+    "last_image_token": ("◄ vision_token_boundary", "bold cyan"),
+    "last_prompt_token": ("◄ query_token_boundary", "bold magenta"),
+}
+
+
+def inspect(
+    data: options.Data,
+    model: options.Model,
+    id_: Annotated[
+        str | None,
+        typer.Option("--id", help="Question id (default: the first row).", show_default=False),
+    ] = None,
+    images: options.Images = None,
+    fields: options.Map = [],  # noqa: B006 - typer copies it
+    layers: options.Layers = options.LAYERS,
+    positions: options.Positions = options.POSITIONS,
+    vision_pooling: options.VisionPooling = "all",
+    max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> None:
+    """Explain one sample: prompt, tokens and boundaries, tiles, every shape, norms, the answer."""
+    from vlmscope.dataset import parse_mapping, read_samples
+    from vlmscope.inspection import inspect_sample
+    from vlmscope.model import load_model
+
+    quiet_libraries()
+    mapping = parse_mapping(fields) if fields else FieldSpec()
+    samples = read_samples(data, images=images, fields=mapping)
+    sample = next((s for s in samples if id_ is None or s.id == id_), None)
+    if sample is None:
+        raise InputError(f"--id {id_!r}: {data} holds no such question")
+    spec = CaptureSpec(
+        layers=layers,
+        positions=options.split_names(positions),
+        vision_pooling=cast("Any", vision_pooling),
+        max_new_tokens=max_new_tokens,
+    )
+    with stderr.status("loading the model"):
+        vlm = load_model(model, dtype=dtype, device=device, revision=revision)
+    seen = inspect_sample(sample, vlm, spec)
+    if as_json:
+        stdout.print_json(json.dumps(as_record(seen)))
+        return
+    _show_input(seen)
+    _show_tokens(seen)
+    _show_shapes(seen)
+    _show_vectors(seen)
+    _show_answer(seen, vlm)
+
+
+def as_record(seen: Any) -> dict[str, Any]:
+    """Return an inspection as plain JSON values: vectors by shape and norm, not by value."""
+    capture = seen.capture
+    return {
+        "id": seen.sample.id,
+        "image_id": seen.sample.image_id,
+        "question": seen.sample.question,
+        "chat_text": seen.chat_text,
+        "tokens": [asdict(token) for token in seen.tokens],
+        "boundaries": dict(capture.boundaries),
+        "tiles": list(seen.tiles),
+        "inputs": {name: list(shape) for name, shape in seen.inputs.items()},
+        "outputs": {name: list(shape) for name, shape in seen.outputs.items()},
+        "vectors": {
+            name: {"shape": list(vector.shape), "norm": seen.norms[name]}
+            for name, vector in capture.vectors.items()
+        },
+        "first_token_entropy": capture.first_token_entropy,
+        "finish_reason": capture.finish_reason,
+        "answer": capture.answer,
+    }
+
+
+def _show_input(seen: Any) -> None:
+    sample = seen.sample
+    grid = Table.grid(padding=(0, 2))
+    rows, columns = seen.tiles
+    tiles = f"{rows} × {columns} tiles of {shape_text(seen.inputs['pixel_values'][-2:])} pixels"
+    for name, text in {
+        "id": sample.id, "image": sample.image_id, "question": sample.question,
+        "ground truth": sample.target, "picture": tiles,
+    }.items():  # fmt: skip
+        grid.add_row(Text(name, style="dim"), Text(text))
+    stdout.print(grid)
+    for row in range(rows):
+        stdout.print(" ".join(f"[tile {row * columns + c}]" for c in range(columns)), markup=False)
+    stdout.print(Panel(Text(seen.chat_text), title="chat text", title_align="left"))
+
+
+def _show_tokens(seen: Any) -> None:
+    table = Table(title="Tokens", title_justify="left", box=None, pad_edge=False)
+    for heading in ("position", "id", "text", ""):
+        table.add_column(
+            heading,
+            header_style="dim",
+            justify="right" if heading in {"position", "id"} else "left",
+        )
+    for token in seen.tokens:
+        marks = [_MARKS.get(mark, (f"◄ {mark}", "cyan")) for mark in token.marks]
+        table.add_row(
+            str(token.position),
+            str(token.id),
+            Text(repr(token.text)[1:-1]),
+            Text(", ".join(text for text, _ in marks)),
+            style=marks[0][1] if marks else "",
+        )
+    stdout.print(table)
+
+
+def _show_shapes(seen: Any) -> None:
+    _show_pairs("Into the model", {name: shape_text(s) for name, s in seen.inputs.items()})
+    _show_pairs(
+        "Out of it, in the prefill", {name: shape_text(s) for name, s in seen.outputs.items()}
+    )
+
+
+def _show_pairs(title: str, pairs: Mapping[str, str]) -> None:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    for name, text in pairs.items():
+        table.add_row(name, text)
+    stdout.print(table)
+
+
+def _show_vectors(seen: Any) -> None:
+    """Print one row per layer, one column per position, as norms."""
+    vectors, norms = seen.capture.vectors, seen.norms
+    stdout.print(
+        f"{VISION_ONLY} {shape_text(vectors[VISION_ONLY].shape)}, norm {norms[VISION_ONLY]:.4g}"
+    )
+    names = [
+        name for name in REPRESENTATIONS.values() if any(v.startswith(f"{name}/") for v in vectors)
+    ]
+    layers = [v.split("/")[1] for v in vectors if v.startswith(f"{names[0]}/")]
+    width = vectors[f"{names[0]}/{layers[0]}"].shape
+    table = Table(title=f"Norms of the recorded vectors, {shape_text(width)} each",
+                  title_justify="left", box=None, pad_edge=False)  # fmt: skip
+    for heading in ("layer", *names):
+        table.add_column(heading, header_style="dim")
+    for layer in layers:
+        table.add_row(layer, *(f"{norms[f'{name}/{layer}']:.4g}" for name in names))
+    stdout.print(table)
+
+
+def _show_answer(seen: Any, vlm: Any) -> None:
+    capture = seen.capture
+    tokens = [
+        f"{vlm.processor.tokenizer.decode([int(token)])!r} {float(logprob):.2f}"
+        for token, logprob in zip(
+            capture.first_token_ids[:5], capture.first_token_logprobs, strict=False
+        )
+    ]
+    _show_pairs("First token", {
+        "entropy": f"{capture.first_token_entropy:.3f} nats",
+        "most likely, log-probability": ", ".join(tokens),
+    })  # fmt: skip
+    if capture.answer is not None:
+        title = (
+            f"answer: {len(capture.answer_token_ids)} tokens, finish reason {capture.finish_reason}"
+        )
+        stdout.print(Panel(Text(capture.answer), title=title, title_align="left"))

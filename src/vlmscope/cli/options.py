@@ -1,0 +1,102 @@
+"""The options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlmscope.schema import (
+    DEFAULT_LAYERS,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_POSITIONS,
+    REPRESENTATIONS,
+)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="Table of questions: .csv, .tsv, .jsonl, .parquet, a folder that Hugging Face "
+        "datasets saved, or a hub name.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Folder of a checkpoint, or a hub id.", show_default=False),
+]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        "--images", help="Image root (default: the data file's folder).", show_default=False
+    ),
+]
+Map = Annotated[
+    list[str],
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN",
+        help="Which column holds a field: id, image, question or target. May be repeated.",
+        show_default=False,
+    ),
+]
+Layers = Annotated[
+    str,
+    typer.Option(
+        "--layers",
+        help="Decoder layers: numbers, fractions of the depth n, slices, or all, with commas. "
+        "layer_k is the output of block k.",
+    ),
+]
+Positions = Annotated[
+    str,
+    typer.Option(
+        "--positions", help=f"Token positions, with commas, from: {', '.join(REPRESENTATIONS)}."
+    ),
+]
+VisionPooling = Annotated[
+    str,
+    typer.Option(
+        "--vision-pooling",
+        help="Mean over all positions of the vision encoder, or the valid (no padding tiles).",
+    ),
+]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option(
+        "--max-new-tokens", help="Longest answer in tokens; 0 stops after the prefill, no answer."
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option("--dtype", help="float32, bfloat16, float16, or auto: bfloat16 on a GPU."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one, several if needed.",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        "--revision", help="Branch, tag or commit of a hub checkpoint.", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+
+LAYERS = DEFAULT_LAYERS
+POSITIONS = ",".join(DEFAULT_POSITIONS)
+MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated list.
+
+    >>> split_names("last_image_token, image_mean")
+    ('last_image_token', 'image_mean')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())

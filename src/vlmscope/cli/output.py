@@ -1,0 +1,55 @@
+"""Where text goes: results to stdout, everything about the work to stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+from rich.console import Console
+from rich.text import Text
+
+stdout = Console(highlight=False, soft_wrap=True)
+"""Results: what a pipe should receive."""
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress, plans, errors."""
+
+
+def show_error(message: str) -> None:
+    """Print one line that says what went wrong and what to do."""
+    stderr.print(Text.assemble(("error: ", "bold red"), message))
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and advice away from ours; their errors still come through."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(transformers|huggingface_hub|accelerate|torch)\b")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def human_size(count: float) -> str:
+    """Return a byte count as a person reads it.
+
+    >>> human_size(1_950_000_000), human_size(512)
+    ('2.0 GB', '512 B')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return a shape as the seed writes it.
+
+    >>> shape_text((1, 34, 4096))
+    '[1, 34, 4096]'
+    """
+    return f"[{', '.join(map(str, shape))}]"

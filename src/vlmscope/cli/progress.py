@@ -1,0 +1,134 @@
+"""What a person sees of a run: the plan, a live bar, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from vlmscope.cli.output import human_size, stderr
+from vlmscope.executors import Plan, Summary
+
+LOG_SECONDS = 30.0
+"""Where no terminal can show a bar, a line is printed this often."""
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what will be done, before anything is."""
+    record, request = plan.manifest.capture, plan.request
+    answer = (
+        f"up to {record.max_new_tokens} new tokens, greedy"
+        if record.max_new_tokens
+        else "none: stop after the prefill"
+    )
+    lines = {
+        "rows": f"{plan.todo:,} to do, {len(plan.done):,} already done",
+        "model": f"{plan.vlm.family.title}, {plan.vlm.num_layers} layers, {plan.manifest.dtype} "
+        f"on {plan.manifest.device}",
+        "layers": ", ".join(map(str, record.layers)),
+        "positions": ", ".join(record.positions),
+        "answer": answer,
+        "batch size": "found while running"
+        if request.batch_size == "auto"
+        else str(request.batch_size),
+        "on disk": f"about {human_size(plan.bytes_todo)} more in {request.out}",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, text in lines.items():
+        table.add_row(Text(name, style="dim"), Text(text))
+    stderr.print(table)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("– rows/s" if speed is None else f"{speed:.2f} rows/s", style="cyan")
+
+
+class RunProgress:
+    """A live bar on a terminal, a line now and then elsewhere. An ``Observer`` of the executor."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._captured = self._failed = 0
+        self._todo = plan.todo
+        self._start = self._logged = time.monotonic()
+        self._live = stderr.is_terminal
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TextColumn("[dim]batch[/] {task.fields[batch]}"),
+            TextColumn("{task.fields[failures]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=stderr,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("", total=self._todo, batch="–", failures="")
+
+    def __enter__(self) -> RunProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, *, captured: int, failed: int, batch_size: int) -> None:
+        """Show rows that were just published or recorded as failed."""
+        self._captured += captured
+        self._failed += failed
+        failures = f"[red]{self._failed} failed[/]" if self._failed else ""
+        self._progress.update(
+            self._task, advance=captured + failed, batch=batch_size, failures=failures
+        )
+        now = time.monotonic()
+        if not self._live and now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            self._log(now)
+
+    def _log(self, now: float) -> None:
+        done = self._captured + self._failed
+        rate = done / (now - self._start)
+        left = (self._todo - done) / rate if rate else float("inf")
+        stderr.print(
+            f"{done:,}/{self._todo:,} rows, {rate:.2f} rows/s, {left / 60:.1f} min left, "
+            f"{self._failed} failed"
+        )
+
+
+def show_summary(plan: Plan, summary: Summary) -> None:
+    """Print how the run ended."""
+    rate = summary.captured / summary.seconds if summary.seconds else 0.0
+    stderr.print(
+        f"{summary.captured:,} rows captured in {summary.seconds:.1f} s ({rate:.2f} rows/s), "
+        f"{summary.already_done:,} were there before"
+    )
+    out = plan.request.out
+    if summary.failed:
+        stderr.print(
+            Text(
+                f"{summary.failed:,} rows failed: see {out / 'failures.jsonl'}; "
+                "the same command tries them again",
+                style="red",
+            )
+        )
+    if summary.stopped:
+        left = plan.todo - summary.captured - summary.failed
+        stderr.print(f"stopped with {left:,} rows to do; the same command goes on from here")

@@ -1,0 +1,29 @@
+"""A table of questions about images, whatever file it comes in, as a stream of ``Sample``.
+
+    text = files on disk            arrow = libraries' tables
+    _csv   _json                    _parquet   _hub
+        └──────┴── rows of plain values ──┴──────┘
+                          │
+       _columns (which column is what), _values (value → text or JSON)
+                          │
+                 _rows (row → Sample)
+                          │
+                 _table (the front: scan, rows)
+
+Pictures are opened late, one at a time, by ``load_image``; reading a table never opens one. That
+keeps memory flat and makes a broken picture the failure of one row.
+"""
+
+from vlmscope.dataset._columns import parse_mapping
+from vlmscope.dataset._image import hash_image, load_image
+from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
+
+__all__ = [
+    "Table",
+    "TableScan",
+    "hash_image",
+    "load_image",
+    "open_table",
+    "parse_mapping",
+    "read_samples",
+]

@@ -1,0 +1,105 @@
+"""Which column holds what: the names in use, unless the user says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+from vlmscope.errors import InputError
+from vlmscope.schema import FieldSpec
+
+KNOWN: Mapping[str, tuple[str, ...]] = {
+    "id": ("question_id", "id"),
+    "image": ("image_id", "image_name", "image"),
+    "question": ("question",),
+    "target": ("answer", "gt_answer", "ground_truth_answer"),
+}
+"""Field → columns looked for, the first one present wins. ``image`` is decided row by row."""
+
+FIELDS = tuple(field.name for field in fields(FieldSpec))
+"""What can be mapped: the fields of ``FieldSpec``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of one table, by role."""
+
+    id: str
+    """Column of the id."""
+    images: tuple[str, ...]
+    """Columns that may name or hold the image, in order of preference."""
+    question: str
+    """Column of the question."""
+    target: str | None
+    """Column of the ground truth, if the table has one."""
+
+
+def find_columns(spec: FieldSpec, found: Sequence[str], table: str) -> Columns:
+    """Match the mapping and the known names against the columns of a table.
+
+    Args:
+        spec: explicit columns; those are used exactly.
+        found: the table's columns.
+        table: the table's name, for messages.
+
+    Raises:
+        InputError: a column is missing, or stands twice.
+
+    >>> find_columns(FieldSpec(target="gold"), ["id", "image", "question", "gold"], "t.csv")
+    Columns(id='id', images=('image',), question='question', target='gold')
+    """
+    if not found:
+        raise InputError(f"{table}: is empty, 0 rows; expected a table with at least one row")
+    twice = sorted({column for column in found if found.count(column) > 1})
+    if twice:
+        raise InputError(f"{table}: column {twice[0]!r} stands twice; rename one of the two")
+
+    def present(field: str) -> tuple[str, ...]:
+        asked: str | None = getattr(spec, field)
+        names = KNOWN[field] if asked is None else (asked,)
+        here = tuple(name for name in names if name in found)
+        if not here and (asked is not None or field != "target"):
+            raise InputError(_missing(field, names, found, table))
+        return here
+
+    target = present("target")
+    return Columns(
+        id=present("id")[0],
+        images=present("image"),
+        question=present("question")[0],
+        target=target[0] if target else None,
+    )
+
+
+def _missing(field: str, names: Sequence[str], found: Sequence[str], table: str) -> str:
+    expected = " or ".join(repr(name) for name in names)
+    return (
+        f"{table}: no column {expected} for the {field}; columns found: {', '.join(found)}; say "
+        f"which one it is with --map {field}=COLUMN"
+    )
+
+
+def parse_mapping(items: Sequence[str]) -> FieldSpec:
+    """Read the values of ``--map field=column``.
+
+    Args:
+        items: each ``field=column``; the column may itself hold ``=``.
+
+    Raises:
+        InputError: an item is no such pair, its field is unknown, or a field is given twice.
+
+    >>> parse_mapping(["id=qid", "target=gold"])
+    FieldSpec(id='qid', image=None, question=None, target='gold')
+    """
+    spec = FieldSpec()
+    for item in items:
+        field, _, column = item.partition("=")
+        if field not in FIELDS or not column:
+            raise InputError(
+                f"--map {item!r}: expected field=column with one of the fields "
+                f"{', '.join(FIELDS)}; for example --map id=question_id"
+            )
+        if getattr(spec, field) is not None:
+            raise InputError(f"--map {item!r}: {field} is already mapped; give each field once")
+        spec = replace(spec, **{field: column})
+    return spec

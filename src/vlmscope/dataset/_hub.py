@@ -1,0 +1,122 @@
+"""Tables of the ``datasets`` library: a saved folder, or a name on the hub.
+
+Rows are read as Arrow batches, never through the library's decoders. A picture therefore stays the
+``{bytes, path}`` it is stored as, and one that is broken becomes a failed row and not a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmscope.dataset._parquet import BATCH_ROWS
+from vlmscope.dataset._source import Row, Source, one_line
+from vlmscope.errors import InputError
+
+
+@dataclass(frozen=True)
+class DatasetSource(Source):
+    """A ``datasets.Dataset``. Rows are counted from 1."""
+
+    name: str
+    dataset: Any
+
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns of the dataset."""
+        return tuple(self.dataset.column_names)
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows; a class label is given by its name, as text, and not by its number."""
+        labels = _label_names(self.dataset)
+        number = 0
+        for batch in self.dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            for values in batch.to_pylist():
+                number += 1
+                for column, names in labels.items():
+                    values[column] = _label(values[column], names)
+                yield Row(number, values)
+
+
+def open_saved(folder: Path, split: str | None) -> DatasetSource:
+    """Open a folder that ``save_to_disk`` wrote.
+
+    Raises:
+        InputError: the folder holds no dataset, the split is not there or not said, or
+            ``datasets`` is missing.
+    """
+    if not any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
+        raise InputError(
+            f"{folder}: found a folder that datasets.save_to_disk did not write; name a table in "
+            "it (.csv, .tsv, .jsonl, .json, .parquet)"
+        )
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # the library raises anything on a damaged folder
+        raise InputError(
+            f"{folder}: the saved dataset cannot be loaded ({one_line(error)}); save it again"
+        ) from error
+    if isinstance(loaded, dict):
+        return _pick(loaded, str(folder), split)
+    if split not in (None, str(loaded.split)):
+        raise InputError(f"{folder}: holds one table without splits; leave ':{split}' away")
+    return DatasetSource(folder.name, loaded)
+
+
+def open_hub(name: str, split: str | None) -> DatasetSource:
+    """Load ``owner/name`` from the Hugging Face hub, or from its cache.
+
+    Raises:
+        InputError: it cannot be loaded, the split is not there or not said, or ``datasets`` is
+            missing.
+    """
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_dataset(name, split=split)
+    except Exception as error:  # network, rights, unknown names, broken scripts …
+        raise InputError(
+            f"{name}: no such file or folder here, and the hub dataset of that name cannot be "
+            f"loaded ({one_line(error)}); check the path, or fetch it elsewhere, save_to_disk it "
+            "and name the folder"
+        ) from error
+    if isinstance(loaded, dict):
+        return _pick(loaded, name, split)
+    return DatasetSource(f"{name}:{split}" if split else name, loaded)
+
+
+def _pick(splits: dict[str, Any], name: str, split: str | None) -> DatasetSource:
+    if split is None and len(splits) == 1:
+        split = next(iter(splits))
+    if split not in splits:
+        asked = f"no split {split!r}" if split else "which split?"
+        raise InputError(
+            f"{name}: {asked} Found {', '.join(splits)}; write {name}:{next(iter(splits), 'SPLIT')}"
+        )
+    return DatasetSource(f"{Path(name).name}:{split}", splits[split])
+
+
+def _label_names(dataset: Any) -> dict[str, list[str]]:
+    label = _datasets().ClassLabel
+    return {
+        column: list(feature.names)
+        for column, feature in dataset.features.items()
+        if isinstance(feature, label)
+    }
+
+
+def _label(value: int | None, names: list[str]) -> str | None:
+    """Name a class; the library writes -1 where there is none."""
+    return names[value] if value is not None and value >= 0 else None
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "reading a saved or hub dataset needs the datasets library, which is not installed; "
+            "pip install datasets"
+        ) from error
+    return datasets

@@ -1,0 +1,97 @@
+"""What every reader of a table gives: its columns, and its rows as plain Python values.
+
+A reader knows its format and nothing else; what the values mean is decided in one place for all
+formats (``_columns``, ``_values``, ``_rows``), so the same rows from CSV and from Parquet are the
+same samples.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from vlmscope.errors import InputError
+
+
+class Row(NamedTuple):
+    """One row of a table."""
+
+    number: int
+    """Where it stands, counted from 1 in the source's ``unit``."""
+    values: Mapping[str, Any]
+    """Column → value as the format gives it."""
+
+
+class Source(ABC):
+    """A table that can be read from the start as often as wanted."""
+
+    name: str
+    """How messages call it: ``questions.csv``."""
+    unit: ClassVar[str] = "row"
+    """What ``Row.number`` counts: ``line``, ``row`` or ``item``."""
+    missing: ClassVar[frozenset[str]] = frozenset()
+    """Texts that stand for "no value" in this format, beside the empty text."""
+
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns in order.
+
+        Raises:
+            InputError: the table cannot be read.
+        """
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Read the rows in order, from the first one at every call.
+
+        Raises:
+            InputError: the table cannot be read on from here.
+        """
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """A table in one file, named by the file."""
+
+    path: Path
+    """The file."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # read-only here, and never set elsewhere
+        """The file's name without its folder."""
+        return self.path.name
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    r"""Say a library's error in one line: ``KeyError: 'x'``.
+
+    >>> one_line(ValueError("first\n  second"))
+    'ValueError: first second'
+    """
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def not_utf8(path: Path) -> InputError:
+    """Build the error for a file that is not UTF-8: at which line and byte, and what to do.
+
+    A text reader reports offsets within its own buffer, so the file is searched again. No UTF-8
+    character but the newline itself holds a newline byte: reading by line cuts no character.
+    """
+    offset = 0
+    with path.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                at = offset + error.start
+                found = f"byte 0x{line[error.start]:02x} at offset {at}"
+                return InputError(
+                    f"{path.name} line {number}: {found} is not UTF-8; save the file as UTF-8 "
+                    f"(iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8{path.suffix})"
+                )
+            offset += len(line)
+    return InputError(f"{path.name}: is not UTF-8; save the file as UTF-8")

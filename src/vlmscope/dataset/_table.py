@@ -1,0 +1,155 @@
+"""The front: a table opened, checked once from end to end, and streamed as samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+
+from vlmscope.dataset._columns import find_columns
+from vlmscope.dataset._open import open_source
+from vlmscope.dataset._rows import RowReader
+from vlmscope.errors import InputError, RowError
+from vlmscope.schema import Failure, FieldSpec, Sample
+
+SHOWN_DUPLICATES = 10
+"""How many of the ids that stand more than once a message lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableScan:
+    """What one pass over a table found."""
+
+    ids: tuple[str, ...]
+    """The ids in order; with a limit only the first ones."""
+    fingerprint: str
+    """SHA-256 over id, image name, question and target of every row in order, whatever the limit
+    and the file format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An opened table. It holds no rows: each pass reads them again."""
+
+    reader: RowReader
+    """Turns rows into samples."""
+    limit: int | None = None
+    """How many rows ``rows`` and ``TableScan.ids`` stop after; None for all."""
+
+    def rows(self) -> Iterator[Sample | Failure]:
+        """Stream the rows from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
+
+        Images are not opened.
+
+        Raises:
+            InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
+        """
+        for row in islice(self.reader.source.rows(), self.limit):
+            try:
+                yield self.reader.sample(row)
+            except RowError as error:
+                yield Failure(self.reader.id(row), stage=error.stage, error=str(error))
+
+    def scan(self) -> TableScan:
+        """Check the whole table in one pass, before anything is done with it.
+
+        Returns:
+            The ids and the table's fingerprint.
+
+        Raises:
+            InputError: the table has no rows, a row has other fields than the header, or an id is
+                empty, not storable or there twice.
+        """
+        reader = self.reader
+        places: dict[str, int] = {}
+        repeats: dict[str, list[int]] = {}
+        digest = hashlib.sha256()
+        for row in reader.source.rows():
+            sample_id = reader.id(row)
+            first = places.setdefault(sample_id, row.number)
+            if first != row.number:
+                repeats.setdefault(sample_id, [first]).append(row.number)
+            digest.update(reader.key(row))
+        if not places:
+            raise InputError(f"{reader.source.name}: 0 rows; expected at least one")
+        if repeats:
+            raise InputError(self._duplicates(repeats))
+        return TableScan(tuple(islice(places, self.limit)), digest.hexdigest())
+
+    def _duplicates(self, repeats: Mapping[str, Sequence[int]]) -> str:
+        source = self.reader.source
+        shown = [
+            f"{sample_id!r} ({source.unit}s {', '.join(map(str, numbers[:SHOWN_DUPLICATES]))}"
+            f"{', …' if len(numbers) > SHOWN_DUPLICATES else ''})"
+            for sample_id, numbers in islice(repeats.items(), SHOWN_DUPLICATES)
+        ]
+        more = f" and {len(repeats) - len(shown)} more" if len(repeats) > len(shown) else ""
+        ids = "1 id stands" if len(repeats) == 1 else f"{len(repeats)} ids stand"
+        return (
+            f"{source.name}: {ids} more than once: {', '.join(shown)}{more}; give every row its "
+            "own id, or name another column with --map id=COLUMN"
+        )
+
+
+def open_table(
+    data: str | PathLike[str],
+    *,
+    images: str | PathLike[str] | None = None,
+    fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
+    limit: int | None = None,
+) -> Table:
+    """Open a table of questions: find its format and its columns.
+
+    Args:
+        data: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` or ``.parquet`` file, a
+            folder that ``datasets.save_to_disk`` wrote, or ``owner/name`` on the Hugging Face hub;
+            the last two also with ``:split``.
+        images: the folder that relative image paths start from; default: the folder of the data,
+            for the hub the current directory.
+        fields: columns to use in place of the known names.
+        limit: read this many rows only.
+
+    Raises:
+        InputError: the data or the image folder is not there, the format is unknown, a column is
+            missing, or the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
+    if images is not None and not Path(images).is_dir():
+        raise InputError(f"{images}: no such image folder; pass an existing one with --images DIR")
+    source, beside = open_source(data)
+    columns = find_columns(fields, source.columns(), source.name)
+    root = Path(beside if images is None else images).absolute()
+    return Table(RowReader(source, columns, root), limit)
+
+
+def read_samples(
+    data: str | PathLike[str],
+    *,
+    images: str | PathLike[str] | None = None,
+    fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
+    limit: int | None = None,
+) -> Iterator[Sample]:
+    """Stream the samples of a table, and stop at the first row that is not in order.
+
+    The arguments are those of ``open_table``. The table is opened at once, its rows are read as
+    they are asked for.
+
+    Raises:
+        InputError: the table cannot be opened, or a row is no sample or repeats an id.
+    """
+    return _strictly(open_table(data, images=images, fields=fields, limit=limit))
+
+
+def _strictly(table: Table) -> Iterator[Sample]:
+    seen: set[str] = set()
+    for row in table.rows():
+        if isinstance(row, Failure):
+            raise InputError(row.error)
+        if row.id in seen:
+            raise InputError(f"{row.origin}: id {row.id!r} is already taken; give it its own id")
+        seen.add(row.id)
+        yield row

@@ -1,0 +1,109 @@
+"""Cell values: what counts as none, as text, and as JSON. The same rules for every format."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import date, time
+from decimal import Decimal
+from typing import Any, Final
+
+LEFT_OUT: Final = object()
+"""What ``to_json`` gives for values that are no metadata: bytes, and anything it does not know."""
+
+
+def is_null(value: object) -> bool:
+    """Tell whether a cell is a gap: None, or a float that is no number.
+
+    >>> is_null(None), is_null(float("nan")), is_null("")
+    (True, True, False)
+    """
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_blank(value: object) -> bool:
+    """Tell whether a cell says nothing: a gap, or text of white space only."""
+    return is_null(value) or (isinstance(value, str) and not value.strip())
+
+
+def to_text(value: object) -> str | None:
+    """Write one cell as text: text verbatim, numbers by ``str``, dates in ISO form.
+
+    Returns:
+        The text, or None where the value is no single text: lists, structs, bytes.
+
+    >>> to_text("007"), to_text(3), to_text(12.0), to_text(True), to_text([1])
+    ('007', '3', '12.0', 'True', None)
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, int | float | Decimal):
+        return str(value)
+    return None
+
+
+def to_target(value: object, missing: frozenset[str]) -> str | None:
+    """Write a ground truth as text: a gap is the empty text, a list or struct is JSON text.
+
+    Args:
+        value: the cell.
+        missing: texts that stand for a gap in this format.
+
+    Returns:
+        The text, or None where there is none for such a value: bytes.
+
+    >>> to_target(float("nan"), frozenset()), to_target(["a", "é"], frozenset())
+    ('', '["a", "é"]')
+    """
+    if is_null(value) or (isinstance(value, str) and value in missing):
+        return ""
+    text = to_text(value)
+    if text is not None:
+        return text
+    plain = to_json(value)
+    return None if plain is LEFT_OUT else json.dumps(plain, ensure_ascii=False)
+
+
+def to_json(value: Any) -> Any:
+    """Turn a cell into what ``json.dumps(..., allow_nan=False)`` takes.
+
+    NaN becomes None, infinities and decimals become text, dates and times ISO text, numpy and
+    pandas scalars Python's own; bytes and unknown objects are left out, inside lists and structs
+    too.
+
+    Returns:
+        The plain value, or ``LEFT_OUT``.
+
+    >>> to_json({"when": date(2024, 5, 1), "score": float("nan"), "raw": b"x", "tags": ("a", b"y")})
+    {'when': '2024-05-01', 'score': None, 'tags': ['a']}
+    """
+    if isinstance(value, dict):
+        items = ((str(key), to_json(item)) for key, item in value.items())
+        return {key: item for key, item in items if item is not LEFT_OUT}
+    if isinstance(value, list | tuple):
+        return [item for item in map(to_json, value) if item is not LEFT_OUT]
+    if is_null(value):
+        return None
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    text = to_text(value)
+    if text is not None:
+        return text
+    return to_json(value.tolist()) if hasattr(value, "tolist") else LEFT_OUT
+
+
+def unstorable(text: str) -> str | None:
+    r"""Name what in a text no file of results can hold: NUL, or half a surrogate pair.
+
+    >>> unstorable("a\0"), unstorable("\ud83d"), unstorable("köln/a.b")
+    ('a NUL character', 'a lone surrogate', None)
+    """
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "a lone surrogate"
+    return None

@@ -1,0 +1,167 @@
+"""One run through the model for each batch: four representations from one prefill.
+
+The batch goes into ``generate`` once. Its prefill runs the vision encoder and the decoder over the
+prompt; the taps copy the pooled vision vector, the wanted hidden states and the first logits out of
+that very pass; generation then continues from its cache. A prefill-only run takes the same path and
+stops there, because a plain ``forward`` counts padded positions differently. ``reference.py`` is
+the slow method that this must equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlmscope.engine.answers import (
+    Answer,
+    StepLogprobs,
+    cut_answers,
+    first_token_statistics,
+    greedy_config,
+)
+from vlmscope.engine.pooling import TokenChoice
+from vlmscope.engine.prepare import Batch, prepare
+from vlmscope.engine.taps import Taps
+from vlmscope.errors import RowError
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Capture, CaptureSpec, Failure, Sample
+from vlmscope.selection import boundaries, check_positions, locate, resolve_layers
+
+
+def capture(
+    samples: Iterable[Sample],
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec | None = None,
+    *,
+    batch_size: int = 8,
+) -> Iterator[Capture]:
+    """Yield what each sample leaves behind in one run through the model, in order.
+
+    Args:
+        samples: Questions about images.
+        vlm: The model, from ``load_model``.
+        spec: What to record (default: the seed's choice).
+        batch_size: Samples that go through the model together. The result does not depend on it,
+            beyond rounding.
+
+    Raises:
+        RowError: A sample failed. ``extract`` records such rows instead, and goes on.
+    """
+    spec = spec or CaptureSpec()
+    iterator = iter(samples)
+    while chunk := tuple(islice(iterator, batch_size)):
+        batch, failures = prepare(chunk, vlm)
+        results = list(failures) + (capture_batch(batch, vlm, spec) if batch else [])
+        for result in results:
+            if isinstance(result, Failure):
+                raise RowError(result.stage, f"{result.id}: {result.error}")
+        yield from (result for result in results if isinstance(result, Capture))
+
+
+def capture_batch(
+    batch: Batch,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    *,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> list[Capture | Failure]:
+    """Run one batch through the model once.
+
+    Args:
+        batch: The rows, from ``prepare``.
+        vlm: The model.
+        spec: What to record.
+        shapes: Filled, if given, with module → shape of what it returned in the prefill.
+
+    Returns:
+        One entry for each row, in order: a ``Failure`` where the model returned NaN or infinity.
+
+    Raises:
+        torch.OutOfMemoryError: The batch does not fit; nothing of it is kept.
+    """
+    layers = resolve_layers(spec.layers, vlm.num_layers)
+    found = locate(
+        batch.input_ids, batch.attention_mask, vlm.image_token_id, check_positions(spec.positions)
+    )
+    inputs = {name: t.to(vlm.device, non_blocking=True) for name, t in batch.inputs.items()}
+    choices = {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()}
+    with (
+        torch.inference_mode(),
+        Taps(vlm, layers, choices, inputs, batch.image_hashes, spec.vision_pooling) as taps,
+    ):
+        first, answers = _generate(vlm, inputs, taps, spec.max_new_tokens)
+    if shapes is not None:
+        shapes |= taps.shapes_
+    vectors = _vectors(taps)
+    captures = []
+    for row, sample in enumerate(batch.samples):
+        captures.append(
+            Capture(
+                sample=sample,
+                vectors={name: values[row] for name, values in vectors.items()},
+                boundaries=boundaries(found, batch.attention_mask, row),
+                num_prompt_tokens=int(batch.attention_mask[row].sum()),
+                image_sha256=batch.image_hashes[row],
+                first_token_entropy=float(first[0][row]),
+                first_token_ids=first[1][row],
+                first_token_logprobs=first[2][row],
+                **_answer_fields(answers[row] if answers else None),
+            )
+        )
+    return [_check_finite(item) for item in captures]
+
+
+def _generate(
+    vlm: VisionLanguageModel, inputs: Mapping[str, Tensor], taps: Taps, max_new_tokens: int
+) -> tuple[tuple[np.ndarray, ...], list[Answer]]:
+    """Prefill and decode; return the first token's statistics and the answers."""
+    config = greedy_config(vlm, max(1, max_new_tokens))
+    steps = StepLogprobs(taps)
+    output = vlm.model.generate(**inputs, generation_config=config, stopping_criteria=[steps])
+    statistics = first_token_statistics(taps.seen().first_logits)
+    first = tuple(tensor.cpu().numpy() for tensor in statistics)
+    if max_new_tokens == 0:
+        return first, []
+    generated = output[:, inputs["input_ids"].shape[1] :].cpu().numpy()
+    logprobs = torch.stack(steps.steps_, dim=1).cpu().numpy()
+    return first, cut_answers(vlm, generated, logprobs, config.eos_token_id)
+
+
+def _vectors(taps: Taps) -> dict[str, Float[np.ndarray, "batch width"]]:
+    """Return HDF5 path → matrix of the batch, copied off the device."""
+    seen = taps.seen()
+    vectors = {VISION_ONLY: seen.vision.cpu().numpy()}
+    for (position, layer), states in seen.states.items():
+        vectors[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states.cpu().numpy()
+    return vectors
+
+
+def _answer_fields(answer: Answer | None) -> dict[str, Any]:
+    if answer is None:
+        return {"finish_reason": "prefill"}
+    return {
+        "finish_reason": answer.finish_reason,
+        "answer": answer.text,
+        "answer_token_ids": answer.token_ids,
+        "answer_logprobs": answer.logprobs,
+    }
+
+
+def _check_finite(item: Capture) -> Capture | Failure:
+    """Return ``item``, or the record of the first vector that holds NaN or infinity."""
+    for name, vector in item.vectors.items():
+        if not np.isfinite(vector).all():
+            bad = int((~np.isfinite(vector)).sum())
+            return Failure(
+                item.sample.id,
+                "capture",
+                f"{name} holds {bad} values that are NaN or infinite; "
+                "if the model runs in float16, try --dtype bfloat16 or float32",
+            )
+    return item

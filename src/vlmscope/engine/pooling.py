@@ -1,0 +1,69 @@
+"""Many vectors to one, in float32: cast *before* the mean, as bfloat16 sums lose digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vlmscope.model.families import VisionRows
+from vlmscope.schema import VisionPooling
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """The tokens that one position means in each row of a batch, as indices on a device."""
+
+    rows: Int[Tensor, " chosen"]
+    """Row of each chosen token, ascending."""
+    columns: Int[Tensor, " chosen"]
+    """Its place in the padded prompt."""
+    counts: Int[Tensor, " batch"]
+    """Chosen tokens of each row."""
+
+    @classmethod
+    def from_mask(
+        cls, tokens: Bool[np.ndarray, "batch length"], device: torch.device
+    ) -> TokenChoice:
+        """Make one from the mask that ``selection.locate`` returns."""
+        rows, columns = np.nonzero(tokens)
+        arrays = (rows, columns, tokens.sum(axis=1))
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    def to(self, device: torch.device) -> TokenChoice:
+        """Return the same choice on ``device``."""
+        return TokenChoice(self.rows.to(device), self.columns.to(device), self.counts.to(device))
+
+
+def pool_vision(
+    rows: Sequence[VisionRows], pooling: VisionPooling
+) -> Float[Tensor, "samples vision"]:
+    """Return each sample's mean over the positions of the vision encoder, float32.
+
+    Args:
+        rows: One ``([positions, width], [positions])`` pair for each sample.
+        pooling: ``all`` positions, as in the seed, or the ``valid`` ones.
+    """
+    kept = (features if pooling == "all" else features[valid] for features, valid in rows)
+    return torch.stack([features.mean(dim=0, dtype=torch.float32) for features in kept])
+
+
+def pool_tokens(
+    hidden: Float[Tensor, "batch length hidden"], choice: TokenChoice
+) -> Float[Tensor, "batch hidden"]:
+    """Return each row's mean over its chosen tokens, float32; of one token that is a plain copy.
+
+    >>> hidden = torch.arange(6.0).reshape(1, 3, 2)
+    >>> choice = TokenChoice.from_mask(np.array([[False, True, True]]), torch.device("cpu"))
+    >>> pool_tokens(hidden, choice)
+    tensor([[3., 4.]])
+    """
+    chosen = hidden[choice.rows, choice.columns].float()
+    if len(choice.rows) == len(hidden):
+        return chosen
+    total = torch.zeros(len(hidden), hidden.shape[2], device=hidden.device)
+    return total.index_add_(0, choice.rows, chosen) / choice.counts.unsqueeze(1)

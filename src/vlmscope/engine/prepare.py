@@ -1,0 +1,97 @@
+"""From samples to a batch of tensors on the CPU: the part of the work that needs no model.
+
+A row whose picture or prompt is bad becomes a ``Failure`` here and the others go on, so that a
+batch which reaches the model holds good rows only. It runs ahead of the model, on other threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from PIL.Image import Image
+from torch import Tensor
+
+from vlmscope.dataset import hash_image, load_image
+from vlmscope.errors import RowError
+from vlmscope.model import VisionLanguageModel
+from vlmscope.prompt import encode, render
+from vlmscope.schema import Failure, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples that go through the model together, and their inputs."""
+
+    samples: tuple[Sample, ...]
+    """The rows, in order."""
+    inputs: dict[str, Tensor]
+    """What the processor made of them, floating tensors in the model's dtype, on the CPU."""
+    chat_texts: tuple[str, ...]
+    """The rendered prompts."""
+    image_hashes: tuple[str, ...]
+    """SHA-256 of each decoded picture; rows with equal ones share a pass of the vision encoder."""
+
+    @property
+    def input_ids(self) -> Int[np.ndarray, "batch length"]:
+        """Token ids, padded on the left."""
+        return self.inputs["input_ids"].numpy()
+
+    @property
+    def attention_mask(self) -> Int[np.ndarray, "batch length"]:
+        """1 where a token is real."""
+        return self.inputs["attention_mask"].numpy()
+
+
+def prepare(
+    samples: Sequence[Sample], vlm: VisionLanguageModel
+) -> tuple[Batch | None, list[Failure]]:
+    """Load the pictures, render the prompts, and make one batch of the rows that are good.
+
+    Returns:
+        The batch, None if no row is good, and the rows that are not.
+    """
+    good: list[tuple[Sample, str, Image]] = []
+    failures = []
+    for sample in samples:
+        try:
+            good.append((sample, render(vlm.processor, sample.question), load_image(sample.image)))
+        except RowError as error:
+            place = f"{sample.origin}: " if sample.origin else ""
+            failures.append(Failure(sample.id, error.stage, f"{place}{error}"))
+    if not good:
+        return None, failures
+    batch = _encode(good, vlm)
+    too_long = _too_long(batch, vlm.max_prompt_tokens)
+    if too_long:
+        failures += too_long
+        failed = {failure.id for failure in too_long}
+        good = [row for row in good if row[0].id not in failed]
+        return (_encode(good, vlm) if good else None), failures
+    return batch, failures
+
+
+def _encode(rows: Sequence[tuple[Sample, str, Image]], vlm: VisionLanguageModel) -> Batch:
+    samples, texts, images = zip(*rows, strict=True)
+    return Batch(
+        samples=samples,
+        inputs=vlm.cast(encode(vlm.processor, texts, images)),
+        chat_texts=texts,
+        image_hashes=tuple(hash_image(image) for image in images),
+    )
+
+
+def _too_long(batch: Batch, limit: int) -> list[Failure]:
+    lengths = batch.attention_mask.sum(axis=1)
+    return [
+        Failure(
+            sample.id,
+            "prompt",
+            f"{sample.origin or sample.id}: the prompt has {length} tokens, "
+            f"the model takes {limit}; shorten the question",
+        )
+        for sample, length in zip(batch.samples, lengths, strict=True)
+        if length > limit
+    ]

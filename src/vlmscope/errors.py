@@ -1,0 +1,59 @@
+"""The exception tree. Everything vlmscope raises on purpose is a ``VlmscopeError``.
+
+    VlmscopeError
+    ├── InputError       the data file, the options or the paths given are wrong
+    ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
+    ├── RunMismatchError the run folder was made with other settings
+    ├── StoreError       a run cannot be written or read (full disk, damaged shard)
+    ├── ToleranceError   ``verify`` found rows that differ from the seed's method
+    └── RowError         one row failed; the others go on
+
+Messages give place, finding, expectation and remedy, in one line. The command line shows a
+``VlmscopeError`` as that line and exits with its ``exit_code``; any other exception is a bug and
+shows its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VlmscopeError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    """What the command line exits with: 1 unless the caller can mend it before anything is done."""
+
+
+class InputError(VlmscopeError):
+    """The data file, an option or a path is wrong. Nothing was done."""
+
+    exit_code = 2
+
+
+class ModelError(VlmscopeError):
+    """The checkpoint cannot be loaded, or failed its proof. Nothing was done."""
+
+    exit_code = 2
+
+
+class RunMismatchError(VlmscopeError):
+    """The run folder holds rows made with other settings. Nothing was done."""
+
+    exit_code = 2
+
+
+class StoreError(VlmscopeError):
+    """A run could not be written or read."""
+
+
+class ToleranceError(VlmscopeError):
+    """Stored rows differ from the seed's method by more than the tolerance."""
+
+
+class RowError(VlmscopeError):
+    """One row failed. ``stage`` says where: ``input``, ``image``, ``prompt``, ``capture``."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage

@@ -1,0 +1,16 @@
+"""Executors: where the work runs. The stages do not know."""
+
+from vlmscope.executors.extract import extract
+from vlmscope.executors.local import Observer, Summary, run_plan
+from vlmscope.executors.plan import Plan, Request, describe_model, make_plan
+
+__all__ = [
+    "Observer",
+    "Plan",
+    "Request",
+    "Summary",
+    "describe_model",
+    "extract",
+    "make_plan",
+    "run_plan",
+]

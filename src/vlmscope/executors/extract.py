@@ -1,0 +1,44 @@
+"""``vlmscope.extract``: the main job from Python, with the same guarantees as the command."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from vlmscope.executors.local import Observer, run_plan
+from vlmscope.executors.plan import Request, make_plan
+from vlmscope.store import Run, open_run
+
+
+def extract(
+    data: str | PathLike[str],
+    *,
+    model: str | PathLike[str],
+    out: str | PathLike[str],
+    observer: Observer | None = None,
+    **options: Any,
+) -> Run:
+    """Capture every row of a table into a run folder, and open it.
+
+    Call it again with the same arguments to continue, or to try failed rows again; rows that could
+    not be captured are in ``Run.failures``.
+
+    Args:
+        data: Path of the table, or a hub id.
+        model: Folder of a checkpoint, or a hub id.
+        out: The run folder.
+        observer: Told about every published batch.
+        options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
+            ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
+            ``strict``.
+
+    Raises:
+        InputError: The table or an option is wrong.
+        ModelError: The checkpoint cannot be used.
+        RunMismatchError: The run folder holds rows made with other settings.
+        StoreError: The run cannot be written.
+    """
+    request = Request(data=str(data), model=str(model), out=Path(out), **options)
+    run_plan(make_plan(request), observer=observer)
+    return open_run(request.out)

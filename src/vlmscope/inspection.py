@@ -1,0 +1,90 @@
+"""``inspect``: one sample, explained from the real run through the model.
+
+The seed's document explains the extraction with pictures of one example: the prompt, the token
+table with its two boundaries, the shapes on the way. Here the same pictures are made of any sample,
+and they show what the capture really saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlmscope.engine import capture_batch, prepare
+from vlmscope.errors import RowError
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of the prompt."""
+
+    position: int
+    """Place in the prompt, from 0."""
+    id: int
+    """Token id."""
+    text: str
+    """What it decodes to."""
+    marks: tuple[str, ...]
+    """Names of the boundaries that it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One sample and everything that was seen of it on the way."""
+
+    sample: Sample
+    """The sample."""
+    chat_text: str
+    """The rendered prompt."""
+    tokens: tuple[Token, ...]
+    """The expanded prompt."""
+    tiles: tuple[int, int]
+    """Rows and columns of tiles that the picture was cut into."""
+    inputs: Mapping[str, tuple[int, ...]]
+    """Model input → shape."""
+    outputs: Mapping[str, tuple[int, ...]]
+    """Module → shape of its output in the prefill."""
+    capture: Capture
+    """What was recorded."""
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """HDF5 path → Euclidean norm of the vector."""
+        return {name: float(np.linalg.norm(v)) for name, v in self.capture.vectors.items()}
+
+
+def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) -> Inspection:
+    """Run one sample and return what it looked like on the way.
+
+    Raises:
+        RowError: The sample cannot be captured.
+    """
+    batch, failures = prepare([sample], vlm)
+    if batch is None:
+        raise RowError(failures[0].stage, failures[0].error)
+    outputs: dict[str, tuple[int, ...]] = {}
+    [result] = capture_batch(batch, vlm, spec, shapes=outputs)
+    if isinstance(result, Failure):
+        raise RowError(result.stage, result.error)
+    tokens = tuple(
+        Token(
+            position=position,
+            id=int(token),
+            text=vlm.processor.tokenizer.decode([int(token)]),
+            marks=tuple(name for name, place in result.boundaries.items() if place == position),
+        )
+        for position, token in enumerate(batch.input_ids[0])
+    )
+    return Inspection(
+        sample=sample,
+        chat_text=batch.chat_texts[0],
+        tokens=tokens,
+        tiles=vlm.family.tile_layout(batch.inputs, vlm.model.config),
+        inputs={name: tuple(tensor.shape) for name, tensor in batch.inputs.items()},
+        outputs=outputs,
+        capture=result,
+    )

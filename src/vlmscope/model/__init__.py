@@ -1,0 +1,7 @@
+"""The model and its processor, behind one vocabulary for every architecture."""
+
+from vlmscope.model.families import FAMILIES, Family
+from vlmscope.model.loading import load_model
+from vlmscope.model.vlm import VisionLanguageModel
+
+__all__ = ["FAMILIES", "Family", "VisionLanguageModel", "load_model"]

@@ -1,0 +1,70 @@
+"""What a model *is*, in hashes: so that a run never mixes rows of two models under one name.
+
+A hub checkpoint is pinned by its commit. A local folder has none, so its weights are identified by
+name, size, and the first and last mebibyte of every weight file: two fine-tunes of one model agree
+in names and sizes, but not there; and 21 GB need not be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+_MEBIBYTE = 1 << 20
+_VOLATILE = frozenset(
+    {"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"}
+)
+"""Config entries that say where it was loaded, not what it is."""
+
+
+def hash_json(value: Any) -> str:
+    """Return the SHA-256 of ``value`` as canonical JSON.
+
+    >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_config(config: Any) -> str:
+    """Return the hash of a model configuration, without the entries that depend on the machine."""
+    return hash_json(_without_volatile(config.to_dict()))
+
+
+def hash_processor(processor: Any) -> str:
+    """Return the hash of image preprocessing and tokenizer, classes included.
+
+    The class counts because the PIL and the torchvision backends differ by up to one grey level.
+    """
+    images = processor.image_processor
+    return hash_json([
+        type(images).__name__,
+        _without_volatile(images.to_dict()),
+        type(processor.tokenizer).__name__,
+        processor.tokenizer.backend_tokenizer.to_str(),
+    ])  # fmt: skip
+
+
+def hash_weights(folder: Path) -> str:
+    """Return the hash that identifies the weight files of a local checkpoint."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin"})
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_MEBIBYTE))
+            file.seek(max(0, size - _MEBIBYTE))
+            digest.update(file.read(_MEBIBYTE))
+    return digest.hexdigest()
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
+    if isinstance(value, list | tuple):
+        return [_without_volatile(item) for item in value]
+    return value

@@ -1,0 +1,182 @@
+"""Load a checkpoint through ``from_pretrained``, and let it prove itself once.
+
+Nothing is guessed quietly: an architecture that is not described, weights that are missing from the
+checkpoint (``transformers`` would fill them with noise), or a device that is not there, each ends
+with one line that says what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmscope.errors import ModelError
+from vlmscope.model.families import FAMILIES, Family
+from vlmscope.model.proof import prove
+from vlmscope.model.vlm import VisionLanguageModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Names of the ``--dtype`` option."""
+
+_HEADROOM = 0.85
+"""Share of a GPU's free memory that weights may take before the model is spread over several."""
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    attention: str = "sdpa",
+) -> VisionLanguageModel:
+    """Load a vision-language model and its processor, and prove them on one blank image.
+
+    Args:
+        name: Folder of a checkpoint, or a hub id.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU that has it,
+            float32 on a CPU.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first GPU, all of them
+            together where the weights do not fit on one, else the CPU.
+        revision: Branch, tag or commit of a hub repository.
+        attention: Attention implementation, ``sdpa`` or ``eager``.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded or is not what its family promises.
+    """
+    name = str(name)
+    config = _load_config(name, revision)
+    family = _family_of(config, name)
+    place = _choose_device(device, name)
+    model = _load_weights(name, revision, _choose_dtype(dtype, place), place, attention)
+    vlm = VisionLanguageModel(
+        model=model,
+        processor=_load_processor(name, revision),
+        family=family,
+        name=name,
+        revision=getattr(config, "_commit_hash", None),
+    )
+    prove(vlm)
+    return vlm
+
+
+def _load_config(name: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name}: the folder holds no config.json; give the folder that save_pretrained wrote"
+        )
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if not folder.exists() and looks_local:
+        raise ModelError(f"{name}: no such folder, and not a hub id of the form owner/name")
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: cannot load the configuration: {_first_line(error)}") from error
+
+
+def _family_of(config: Any, name: str) -> Family:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        known = ", ".join(f"{f.title} ({f.model_type})" for f in FAMILIES.values())
+        raise ModelError(
+            f"{name}: model type {config.model_type!r} is not described; vlmscope knows {known}. "
+            "A description is a few lines: docs/adding-a-model.md"
+        )
+    return family
+
+
+def _choose_device(device: str, name: str) -> str:
+    """Return a torch device, or ``spread`` where the weights need several GPUs."""
+    if device != "auto":
+        _check_device(device)
+        return device
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info(0)
+        needed = sum(path.stat().st_size for path in Path(name).glob("*.safetensors"))
+        too_big = needed > _HEADROOM * free
+        return "spread" if too_big and torch.cuda.device_count() > 1 else "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(
+            f"--device {device!r} is not a device; use cpu, cuda, cuda:1 or mps"
+        ) from error
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"--device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    if kind.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("--device mps: this machine has no Metal device")
+
+
+def _choose_dtype(dtype: str, place: str) -> torch.dtype:
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise ModelError(f"--dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
+        return DTYPES[dtype]
+    if place == "cpu":
+        return torch.float32
+    if place == "mps":
+        return torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _load_weights(
+    name: str, revision: str | None, dtype: torch.dtype, place: str, attention: str
+) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            name,
+            revision=revision,
+            dtype=dtype,
+            device_map="auto" if place == "spread" else place,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{name}: the weights do not fit on {place}: {_first_line(error)}"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{name}: cannot load the weights: {_first_line(error)}") from error
+    except Exception as error:
+        # A damaged weight file raises safetensors' own error class, which derives from Exception.
+        if type(error).__module__.split(".")[0] not in {"safetensors", "safetensors_rust"}:
+            raise
+        raise ModelError(f"{name}: damaged weight file: {_first_line(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
+            "and they would be noise; download it again"
+        )
+    return model.eval()
+
+
+def _load_processor(name: str, revision: str | None) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{name}: cannot load the processor: {_first_line(error)}") from error
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(
+            f"{name}: {type(processor).__name__} has no image processor; "
+            "the folder needs processor_config.json or preprocessor_config.json"
+        )
+    return processor
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

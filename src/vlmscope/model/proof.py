@@ -1,0 +1,136 @@
+"""The proof every model passes when it is loaded: are its parts what their names promise?
+
+One blank image goes through the model once, with ``output_hidden_states`` and with hooks on every
+accessor, and each claim that the capture rests on is checked against what ``transformers`` itself
+returns. Afterwards the inner code trusts the accessors and checks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmscope.errors import ModelError
+from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.prompt import encode, render
+
+QUESTION = "Is there anything in the image?"
+"""What the proof asks about its blank image."""
+
+TOLERANCE = 1e-3
+"""Largest relative error between a hook and ``hidden_states``: the same tensor, but spread models
+copy it between devices."""
+
+
+def prove(vlm: VisionLanguageModel) -> None:
+    """Check every accessor of ``vlm`` on one blank image.
+
+    Raises:
+        ModelError: A part is missing or is not what its name promises; the message names it.
+    """
+    from PIL import Image
+
+    try:
+        _touch(vlm)
+        images = [Image.new("RGB", (64, 48), (127, 127, 127))]
+        inputs = encode(vlm.processor, [render(vlm.processor, QUESTION)], images)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
+    _check_prompt(vlm, inputs)
+    moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
+    with torch.inference_mode(), _record(vlm) as calls:
+        outputs = vlm.model(**moved, output_hidden_states=True, use_cache=False)
+        _check_vision(vlm, calls, inputs)
+        _check_decoder(vlm, calls, outputs, inputs["input_ids"].shape[1])
+
+
+def _touch(vlm: VisionLanguageModel) -> None:
+    """Reach for every accessor, so that a missing one fails here."""
+    for part in (vlm.vision_encoder, vlm.layers, vlm.final_norm, vlm.lm_head):
+        if part is None:
+            raise AttributeError("a part of the model is None")
+    _ = (vlm.image_token_id, vlm.num_layers, vlm.hidden_size, vlm.vision_size)
+
+
+@contextmanager
+def _record(vlm: VisionLanguageModel) -> Iterator[dict[str, list[Tensor]]]:
+    """Keep what each part returns, call by call."""
+    parts = {"vision_encoder": vlm.vision_encoder, "final_norm": vlm.final_norm}
+    parts |= {f"layers[{k}]": layer for k, layer in enumerate(vlm.layers)}
+    calls: dict[str, list[Tensor]] = {name: [] for name in parts}
+
+    def keep(name: str) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            calls[name].append(getattr(output, "last_hidden_state", output))
+
+        return hook
+
+    handles = [part.register_forward_hook(keep(name)) for name, part in parts.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_prompt(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> None:
+    ids = inputs["input_ids"][0]
+    if not (ids == vlm.image_token_id).any():
+        raise _unexpected(vlm, f"the prompt holds no image token (id {vlm.image_token_id})")
+    bos = vlm.processor.tokenizer.bos_token_id
+    if bos is not None and int((ids == bos).sum()) > 1:
+        raise _unexpected(vlm, f"the prompt holds the BOS token {int((ids == bos).sum())} times")
+
+
+def _check_vision(
+    vlm: VisionLanguageModel, calls: dict[str, list[Tensor]], inputs: dict[str, Tensor]
+) -> None:
+    outputs = calls["vision_encoder"]
+    if len(outputs) != 1:
+        raise _unexpected(
+            vlm, f"the vision encoder ran {len(outputs)} times for one image, not once"
+        )
+    if outputs[0].shape[-1] != vlm.vision_size:
+        raise _unexpected(
+            vlm,
+            f"the vision encoder is {outputs[0].shape[-1]} wide, the config says {vlm.vision_size}",
+        )
+    rows = vlm.family.split_vision(outputs[0], inputs)
+    if len(rows) != 1 or rows[0][0].shape != (len(rows[0][1]), vlm.vision_size):
+        raise _unexpected(vlm, "the vision encoder's output does not split into samples")
+
+
+def _check_decoder(
+    vlm: VisionLanguageModel, calls: dict[str, list[Tensor]], outputs: Any, length: int
+) -> None:
+    states = outputs.hidden_states
+    if len(states) != vlm.num_layers + 1:
+        raise _unexpected(vlm, f"{vlm.num_layers} layers gave {len(states)} hidden states")
+    for k in range(vlm.num_layers):
+        last = k == vlm.num_layers - 1
+        name = "final_norm" if last else f"layers[{k}]"
+        expected = (1, length, vlm.hidden_size)
+        if len(calls[name]) != 1 or tuple(calls[name][0].shape) != expected:
+            found = [tuple(call.shape) for call in calls[name]]
+            raise _unexpected(vlm, f"{name} returned {found}, not once {expected}")
+        if _relative_error(calls[name][0], states[k + 1]) > TOLERANCE:
+            raise _unexpected(vlm, f"{name} is not hidden_states[{k + 1}]")
+    logits = vlm.lm_head(states[-1][:, -1].to(vlm.lm_head.weight.device))
+    if _relative_error(logits, outputs.logits[:, -1]) > 10 * TOLERANCE:
+        raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.float().cpu(), expected.float().cpu()
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def _unexpected(vlm: VisionLanguageModel, what: str) -> ModelError:
+    return ModelError(
+        f"{vlm.name}: not the {vlm.family.title} we expect: {what}. "
+        "See docs/adding-a-model.md for what a family must provide"
+    )

@@ -1,0 +1,106 @@
+"""``VisionLanguageModel``: a loaded checkpoint under standard names.
+
+vlm.vision_encoder   the encoder, before any projection      output [..., vision_size]
+vlm.layers[k]        decoder block k                         output [batch, length, hidden_size]
+vlm.final_norm       the norm after the last block           output [batch, length, hidden_size]
+vlm.lm_head          hidden states to logits                 output [batch, length, vocabulary]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmscope.model.families import Family
+
+
+@dataclass(frozen=True, slots=True)
+class VisionLanguageModel:
+    """A model and its processor. Made by ``load_model``, which proves the accessors first."""
+
+    model: Any
+    """The ``transformers`` model, in evaluation mode."""
+    processor: Any
+    """Its processor."""
+    family: Family
+    """What is particular about its architecture."""
+    name: str
+    """Folder or hub id it was loaded from."""
+    revision: str | None = None
+    """Commit of the hub repository; None for a local folder."""
+
+    @property
+    def vision_encoder(self) -> nn.Module:
+        """The module whose output becomes the vision-only representation."""
+        return self.model.get_submodule(self.family.vision_encoder)  # type: ignore[no-any-return]
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder blocks."""
+        return self._decoder.layers  # type: ignore[no-any-return]
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last decoder block; ``hidden_states[-1]`` is its output."""
+        return self._decoder.norm  # type: ignore[no-any-return]
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The projection from hidden states to logits."""
+        return self.model.get_output_embeddings()  # type: ignore[no-any-return]
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the image token in the expanded prompt."""
+        return int(self.model.config.image_token_id)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder's hidden states."""
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
+
+    @property
+    def vision_size(self) -> int:
+        """Width of the vision encoder's output."""
+        config = self.model.config.vision_config
+        return int(getattr(config, "vision_output_dim", None) or config.hidden_size)
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest sequence the decoder's positions allow."""
+        return int(self.model.config.get_text_config(decoder=True).max_position_embeddings)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.model.dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the embeddings, also when layers are spread out."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def attention(self) -> str:
+        """Attention implementation in use, ``sdpa`` for example."""
+        return str(self.model.config._attn_implementation)
+
+    @property
+    def _decoder(self) -> Any:
+        return self.model.get_submodule(self.family.decoder)
+
+    def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``inputs`` with floating tensors in the model's dtype, as its first layer does."""
+        return {
+            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in inputs.items()
+        }

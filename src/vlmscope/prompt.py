@@ -1,0 +1,106 @@
+"""From a question and its picture to the tensors that the model reads.
+
+The prompt is one user turn through the processor's own chat template, the image first and then the
+question verbatim. Two details decide whether the positions are right:
+
+- A chat template that writes the BOS token itself must not meet a tokenizer that adds another: the
+  naive call doubles it and shifts every position by one. Templates without BOS must get theirs from
+  the tokenizer. So: special tokens are added only where the rendered text does not start with BOS.
+- Batches are padded on the left, as generation needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlmscope.errors import ModelError, RowError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def build_messages(question: str) -> list[dict[str, Any]]:
+    """Return the seed's conversation: one user turn, image first, the question verbatim.
+
+    >>> build_messages("Is it lit?")[0]["content"]
+    [{'type': 'image'}, {'type': 'text', 'text': 'Is it lit?'}]
+    """
+    return [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
+    ]
+
+
+def chat_template(processor: Any) -> str:
+    """Return the checkpoint's chat template, from the processor or else its tokenizer.
+
+    Raises:
+        ModelError: There is none.
+    """
+    template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise ModelError(
+            "the checkpoint has no chat template; use the instruction-tuned checkpoint, "
+            "or put a chat_template.jinja into its folder"
+        )
+    return str(template)
+
+
+def render(processor: Any, question: str) -> str:
+    """Return the chat text of one question, as the seed's ``chat_text``.
+
+    Raises:
+        RowError: The question itself holds the image placeholder, so that the image's place in the
+            prompt would no longer be the image's.
+    """
+    empty = _apply(processor, "")
+    text = _apply(processor, question)
+    token = processor.image_token
+    if text.count(token) != empty.count(token):
+        raise RowError(
+            "prompt", f"the question contains the image placeholder {token!r}; remove it"
+        )
+    return text
+
+
+def _apply(processor: Any, question: str) -> str:
+    return str(
+        processor.apply_chat_template(
+            build_messages(question),
+            chat_template=chat_template(processor),
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+    )
+
+
+def encode(processor: Any, chat_texts: Sequence[str], images: Sequence[Image]) -> dict[str, Any]:
+    """Return the model's inputs for a batch, on the CPU, padded on the left.
+
+    Args:
+        processor: The checkpoint's processor.
+        chat_texts: Rendered prompts.
+        images: One RGB image for each.
+
+    Returns:
+        Name → tensor, whatever this processor makes: always ``input_ids`` and ``attention_mask``
+        ``[batch, length]``; for Mllama ``pixel_values [batch, 1, 4, 3, tile, tile]``,
+        ``aspect_ratio_ids [batch, 1]``, ``aspect_ratio_mask [batch, 1, 4]`` and
+        ``cross_attention_mask [batch, length, 1, 4]``.
+    """
+    bos = processor.tokenizer.bos_token
+    has_bos = bool(bos) and all(text.startswith(bos) for text in chat_texts)
+    inputs = dict(
+        processor(
+            text=list(chat_texts),
+            images=[[image] for image in images],
+            add_special_tokens=not has_bos,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+    )
+    inputs.pop("labels", None)
+    return inputs

@@ -1,0 +1,138 @@
+"""The oracle: the seed's own method, kept slow and literal.
+
+One sample at a time, three passes through the model: the vision encoder alone, the whole model with
+``output_hidden_states``, and ``generate``. Nothing is shared with the capture but the prompt, and
+nothing is optimised: it is here so that every faster path can be held against it, in the tests and
+by ``vlmscope verify``. Two lines depart from the seed's text, where it contradicts itself:
+
+- ``<|image|>`` stands on position 5, as in its token table, and not on 6, as in its comment: the
+  BOS token that the chat template writes is not doubled by the tokenizer.
+- Vectors are cast to float32 before the mean, not after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmscope.dataset import hash_image, load_image
+from vlmscope.model import VisionLanguageModel
+from vlmscope.prompt import build_messages, chat_template
+from vlmscope.schema import (
+    REPRESENTATIONS,
+    TOP_FIRST_TOKENS,
+    VISION_ONLY,
+    Capture,
+    CaptureSpec,
+    Sample,
+)
+from vlmscope.selection import resolve_layers
+
+
+def reference(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None = None) -> Capture:
+    """Return the capture of one sample by the seed's three passes.
+
+    Raises:
+        RowError: The picture cannot be read.
+    """
+    spec = spec or CaptureSpec()
+    image = load_image(sample.image)
+    chat_text = vlm.processor.apply_chat_template(
+        build_messages(sample.question),
+        chat_template=chat_template(vlm.processor),
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    bos = vlm.processor.tokenizer.bos_token
+    inputs = vlm.processor(
+        text=chat_text,
+        images=[image],
+        return_tensors="pt",
+        add_special_tokens=not (bos and chat_text.startswith(bos)),
+    ).to(vlm.device)
+    with torch.inference_mode():
+        vision = _vision_pass(vlm, image, spec)
+        states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec)
+        answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}
+    logprobs = first_logits.float().log_softmax(dim=-1)
+    top = logprobs.sort(descending=True)
+    return Capture(
+        sample=sample,
+        vectors={VISION_ONLY: vision, **states},
+        boundaries=boundaries,
+        num_prompt_tokens=int(inputs["attention_mask"].sum()),
+        image_sha256=hash_image(image),
+        first_token_entropy=float(-(logprobs.exp() * logprobs).nansum()),
+        first_token_ids=top.indices[:TOP_FIRST_TOKENS].cpu().numpy(),
+        first_token_logprobs=top.values[:TOP_FIRST_TOKENS].cpu().numpy(),
+        **({"finish_reason": "prefill"} | answer),
+    )
+
+
+def _vision_pass(vlm: VisionLanguageModel, image: Any, spec: CaptureSpec) -> np.ndarray:
+    """Pass 1, the seed's ``_extract_vision_representation``."""
+    made = vlm.processor(images=[image], return_tensors="pt").to(vlm.device)
+    vis_inputs = {name: made[name] for name in vlm.family.encoder_inputs}
+    feats = vlm.vision_encoder(**vis_inputs).last_hidden_state.to(torch.float32)
+    if spec.vision_pooling == "valid":
+        used = vis_inputs["aspect_ratio_mask"][0, 0].bool()
+        feats = feats[:, :, used]
+    while feats.dim() > 1:
+        feats = feats.mean(dim=0)
+    pooled: np.ndarray = feats.cpu().numpy()
+    return pooled
+
+
+def _decoder_pass(
+    vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec
+) -> tuple[dict[str, np.ndarray], dict[str, int], Tensor]:
+    """Pass 2, the seed's ``_extract_decoder_embeddings``."""
+    outputs = vlm.model(**inputs, output_hidden_states=True, return_dict=True)
+    input_ids = inputs["input_ids"][0]
+    image_tokens = [i for i, token in enumerate(input_ids) if token == vlm.image_token_id]
+    last_idx = int(inputs["attention_mask"][0].sum()) - 1
+    wanted = {
+        "last_image_token": image_tokens[-1:],
+        "first_image_token": image_tokens[:1],
+        "image_mean": image_tokens,
+        "last_prompt_token": [last_idx],
+    }
+    states = {}
+    for position in spec.positions:
+        for k in resolve_layers(spec.layers, vlm.num_layers):
+            layer_h = outputs.hidden_states[k + 1][0]
+            vec = torch.stack([layer_h[i].to(torch.float32) for i in wanted[position]]).mean(dim=0)
+            states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
+    boundaries = {p: wanted[p][0] for p in spec.positions if not p.endswith("_mean")}
+    return states, boundaries, outputs.logits[0, last_idx]
+
+
+def _answer_pass(vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec) -> dict[str, Any]:
+    """Pass 3, the seed's ``_generate_answer``; with the logits, for the log-probabilities."""
+    outputs = vlm.model.generate(
+        **inputs,
+        max_new_tokens=spec.max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    gen_tokens = outputs.sequences[0, inputs["input_ids"].shape[1] :]
+    text = vlm.processor.decode(gen_tokens, skip_special_tokens=True)
+    steps = [step[0].float().log_softmax(dim=-1) for step in outputs.logits]
+    ends = vlm.model.generation_config.eos_token_id
+    stopped = int(gen_tokens[-1]) in (ends if isinstance(ends, list) else [ends])
+    return {
+        "finish_reason": "stop" if stopped else "length",
+        "answer": text,
+        "answer_token_ids": gen_tokens.cpu().numpy(),
+        "answer_logprobs": np.array(
+            [float(step[token]) for step, token in zip(steps, gen_tokens, strict=True)],
+            dtype=np.float32,
+        ),
+    }

@@ -1,0 +1,147 @@
+"""The nouns that travel between the stages: plain, frozen, without behaviour worth the name.
+
+A ``Sample`` comes out of the dataset, a ``CaptureSpec`` says what to record, a ``Capture`` is what
+one sample left behind, a ``Failure`` is the record of a row that left nothing. No stage keeps any
+of them: they flow through generators, so memory does not grow with the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+FORMAT_VERSION = 1
+"""Version of the on-disk format (docs/format.md). Written to the manifest and to every shard."""
+
+DEFAULT_LAYERS = "0,n/4,n/2,3n/4,n-1"
+"""The seed's layers. 40 decoder layers give 0, 10, 20, 30, 39."""
+
+DEFAULT_MAX_NEW_TOKENS = 200
+"""The seed's limit on the answer."""
+
+TOP_FIRST_TOKENS = 20
+"""How many of the most likely first tokens are kept from the prefill's logits."""
+
+VISION_ONLY = "vision_only_representation"
+"""HDF5 name of the pooled output of the vision encoder."""
+
+REPRESENTATIONS: Mapping[str, str] = {
+    "last_image_token": "vision_token_representation",
+    "last_prompt_token": "query_token_representation",
+    "first_image_token": "first_image_token_representation",
+    "image_mean": "image_mean_representation",
+}
+"""Position → name of its HDF5 group. The first two are the seed's names."""
+
+DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
+"""The seed's two token boundaries."""
+
+VisionPooling = Literal["all", "valid"]
+"""``all``: mean over every position the encoder returns, padding tiles included (the seed).
+``valid``: padding tiles left out."""
+
+FinishReason = Literal["stop", "length", "prefill"]
+"""Why a row ended: an end-of-turn token, the token limit, or no answer was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldSpec:
+    """Which column of the table holds what. ``None`` means: look for the names in use.
+
+    The defaults accept the names of the seed and of the research around it; every column that is
+    not mapped becomes metadata.
+    """
+
+    id: str | None = None
+    """Column of the question id (``question_id``, ``id``)."""
+    image: str | None = None
+    """Column of the image (``image_id``, ``image_name``, ``image``)."""
+    question: str | None = None
+    """Column of the question (``question``)."""
+    target: str | None = None
+    """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about one image."""
+
+    id: str
+    """The seed's question id. Unique in a run."""
+    image: str | PathLike[str] | bytes | Image
+    """Path of the image file, the bytes of one, or a PIL image."""
+    question: str
+    """The question, passed to the model verbatim."""
+    target: str = ""
+    """The ground-truth answer as text; empty where there is none."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Every other column of the table: JSON-serialisable values."""
+    image_id: str = ""
+    """The image's name as the table gives it (the seed's ``image_id``)."""
+    origin: str = ""
+    """Where the row stands, for messages: ``questions.csv line 41``."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSpec:
+    """What to record. Plain data: it goes into the manifest as it is."""
+
+    layers: str = DEFAULT_LAYERS
+    """Decoder layers, resolved against the model by ``selection.resolve_layers``."""
+    positions: tuple[str, ...] = DEFAULT_POSITIONS
+    """Token positions; names from ``REPRESENTATIONS``."""
+    vision_pooling: VisionPooling = "all"
+    """How the vision encoder's output becomes one vector."""
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    """Longest answer in tokens; 0 stops after the prefill and records no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What one sample left behind in one run through the model."""
+
+    sample: Sample
+    """The sample it came from. ``Run[id]`` fills ``image`` with the image's name only."""
+    vectors: Mapping[str, NDArray[np.float32]]
+    """HDF5 path (``query_token_representation/layer_20``) → float32 vector ``[D]``."""
+    boundaries: Mapping[str, int]
+    """Position name → index in the prompt without padding; the mean positions have none."""
+    num_prompt_tokens: int
+    """Length of the prompt in tokens, image tokens included, padding not."""
+    image_sha256: str
+    """Hash of the decoded RGB pixels and size: equal for equal pictures, whatever the file name."""
+    first_token_entropy: float
+    """Entropy in nats of the prefill's next-token distribution."""
+    first_token_ids: NDArray[np.int64]
+    """The ``TOP_FIRST_TOKENS`` most likely first tokens, most likely first."""
+    first_token_logprobs: NDArray[np.float32]
+    """Their natural-log probabilities under the unprocessed logits."""
+    finish_reason: FinishReason
+    """Why the row ended."""
+    answer: str | None = None
+    """Greedy answer, prompt cut, special tokens skipped. None after a prefill-only run."""
+    answer_token_ids: NDArray[np.int64] | None = None
+    """Generated token ids ``[T]``, the end-of-turn token included where one was generated."""
+    answer_logprobs: NDArray[np.float32] | None = None
+    """Natural-log probability ``[T]`` of each of them under the unprocessed logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The record of a row that could not be captured: one line of ``failures.jsonl``."""
+
+    id: str
+    """The question id."""
+    stage: str
+    """``input``, ``image``, ``prompt`` or ``capture``."""
+    error: str
+    """What went wrong and what to do, in one line."""
+    attempt: int = 1
+    """How many times this row has been tried."""

@@ -1,0 +1,65 @@
+"""The store: runs on disk, crash-safe to write and plain HDF5 to read. Format: docs/format.md.
+
+naming            question id ↔ HDF5 name
+publish, lock     atomic files, one writer
+manifest          run.json: what a run was made with
+failures          failures.jsonl
+block             rows as columns: what everything below passes around
+columns, rows     the two faces of a shard: matrices, and the seed's tree
+shard, catalog    one file of rows; all files of a run
+writer, index     parts → packs → index.h5
+run, table        reading
+describe, export, parquet, size
+"""
+
+from vlmscope.store.describe import Description, RepresentationInfo, describe
+from vlmscope.store.export import export_run
+from vlmscope.store.failures import FailureLog, read_failures
+from vlmscope.store.index import rebuild_index
+from vlmscope.store.manifest import (
+    CaptureRecord,
+    DataRecord,
+    Manifest,
+    ModelRecord,
+    StoreDtype,
+    check_same,
+    read_manifest,
+    write_manifest,
+)
+from vlmscope.store.naming import (
+    boundary_name,
+    link_name,
+    question_id,
+    representation_name,
+    vector_path,
+)
+from vlmscope.store.run import Run, open_run
+from vlmscope.store.size import bytes_per_row
+from vlmscope.store.writer import RunWriter
+
+__all__ = [
+    "CaptureRecord",
+    "DataRecord",
+    "Description",
+    "FailureLog",
+    "Manifest",
+    "ModelRecord",
+    "RepresentationInfo",
+    "Run",
+    "RunWriter",
+    "StoreDtype",
+    "boundary_name",
+    "bytes_per_row",
+    "check_same",
+    "describe",
+    "export_run",
+    "link_name",
+    "open_run",
+    "question_id",
+    "read_failures",
+    "read_manifest",
+    "rebuild_index",
+    "representation_name",
+    "vector_path",
+    "write_manifest",
+]

@@ -1,0 +1,132 @@
+"""Which shards of a run count, and which questions they hold.
+
+A run has no list of its shards: the folder is the list. A part that a published pack supersedes is
+ignored, so a kill between publishing the pack and removing its parts doubles nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlmscope.errors import StoreError
+from vlmscope.store.block import QUESTION_ID, Block, take
+from vlmscope.store.columns import COLUMNS, read_columns
+from vlmscope.store.shard import opened
+
+SHARDS = "shards"
+"""Name of the folder of shards in a run folder."""
+
+_NAME = re.compile(r"(?P<kind>part|pack)-(?P<writer>[A-Za-z0-9_.]+)-(?P<seq>\d{6,})\.h5")
+_RESCANS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A published shard and the ids of its rows."""
+
+    path: Path
+    kind: str
+    """``part`` or ``pack``."""
+    writer: str
+    seq: int
+    """One count per writer for parts and packs alike: the order of writing."""
+    ids: tuple[str, ...]
+    rows: tuple[int, ...]
+    """Where each id stands in the columns."""
+    whole: bool
+    """Every row of the columns is in ``ids``. False only where another shard has the same id:
+    two writers were given the same question, and the first one's row counts."""
+    supersedes: frozenset[str]
+    """Names of the parts whose rows a pack took over."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def shard_name(kind: str, writer: str, seq: int) -> str:
+    """Return the file name of a shard.
+
+    >>> shard_name("part", "000", 41)
+    'part-000-000041.h5'
+    """
+    return f"{kind}-{writer}-{seq:06d}.h5"
+
+
+def scan(run: Path) -> tuple[list[Shard], list[Path]]:
+    """Return the shards that count, in the order of writing, and the superseded parts."""
+    for _ in range(_RESCANS):
+        try:
+            shards = [_read(path) for path in _list(run)]
+        except FileNotFoundError:
+            continue  # a writer packed it away between the listing and the look inside
+        superseded = {name for shard in shards for name in shard.supersedes}
+        current = [shard for shard in shards if shard.path.name not in superseded]
+        current.sort(key=lambda shard: (shard.writer, shard.seq))
+        return _once(current), [shard.path for shard in shards if shard.path.name in superseded]
+    raise StoreError(f"{run}: shards vanish while they are read; is something deleting them?")
+
+
+def read_shard(path: Path, rows: slice = slice(None), *, vectors: bool = True) -> Block:
+    """Return rows of a shard as columns."""
+    try:
+        with opened(path) as file:
+            return read_columns(file, rows, vectors=vectors)
+    except FileNotFoundError as error:
+        raise vanished(path) from error
+
+
+def read_rows(shard: Shard, *, vectors: bool = True) -> Block:
+    """Return the rows of a shard that count."""
+    block = read_shard(shard.path, vectors=vectors)
+    return block if shard.whole else take(block, shard.rows)
+
+
+def vanished(path: Path) -> StoreError:
+    """Return the error for a shard that was there when the run was opened."""
+    return StoreError(
+        f"{path}: gone since the run was opened, a writer has packed it into a larger file; "
+        "call open_run again"
+    )
+
+
+def _list(run: Path) -> list[Path]:
+    """Return every file of a shard's name; hidden ones are not published."""
+    folder = Path(run) / SHARDS
+    return sorted(path for path in folder.glob("*.h5") if _NAME.fullmatch(path.name))
+
+
+def _read(path: Path) -> Shard:
+    """Look into one shard."""
+    name = _NAME.fullmatch(path.name)
+    if name is None:
+        raise ValueError(path)
+    with opened(path) as file:
+        ids = tuple(file[COLUMNS][QUESTION_ID].asstr()[:].tolist())
+        supersedes = frozenset(str(part) for part in file.attrs.get("supersedes", ()))
+    return Shard(
+        path=path,
+        kind=name["kind"],
+        writer=name["writer"],
+        seq=int(name["seq"]),
+        ids=ids,
+        rows=tuple(range(len(ids))),
+        whole=True,
+        supersedes=supersedes,
+    )
+
+
+def _once(shards: list[Shard]) -> list[Shard]:
+    """Drop rows whose id an earlier shard has."""
+    seen: set[str] = set()
+    result = []
+    for shard in shards:
+        rows = [i for i, id_ in enumerate(shard.ids) if id_ not in seen]
+        if len(rows) < len(shard):
+            ids = tuple(shard.ids[i] for i in rows)
+            result.append(replace(shard, ids=ids, rows=tuple(rows), whole=False))
+        else:
+            result.append(shard)
+        seen.update(shard.ids)
+    return result

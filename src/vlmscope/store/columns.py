@@ -1,0 +1,140 @@
+"""``/_columns``: the real data of a shard, one dataset per column.
+
+Matrices are contiguous, so that a column of the whole run is read at the speed of the disk. HDF5
+keeps no checksum of contiguous data, so every column carries the SHA-256 of its values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.store.block import Block
+from vlmscope.store.manifest import Manifest
+from vlmscope.store.naming import is_vector, vector_path
+
+COLUMNS = "_columns"
+"""Name of the root group that holds the columns."""
+
+FLOAT16_MAX = 65504.0
+"""Largest finite float16. Some models have massive activations beyond it."""
+
+_TEXT = h5py.string_dtype()
+
+
+def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
+    """Write every column of the block under ``/_columns``."""
+    group = file.create_group(COLUMNS, track_order=True)
+    for name, texts in block.texts.items():
+        write_texts(group, name, texts).attrs["sha256"] = digest(texts)
+    for name, numbers in block.numbers.items():
+        group.create_dataset(name, data=numbers).attrs["sha256"] = digest(numbers)
+    for name, arrays in block.ragged.items():
+        write_ragged(group, name, arrays).attrs["sha256"] = digest(arrays)
+    normed = final_norm_leaf(manifest)
+    for path, matrix in block.vectors.items():
+        stored = narrow(matrix) if manifest.store_dtype == "float16" else matrix
+        column = group.create_dataset(path, data=stored)
+        column.attrs["sha256"] = digest(stored)
+        column.attrs["final_norm"] = path.endswith(normed)
+
+
+def write_texts(group: Any, name: str, texts: Sequence[str]) -> Any:
+    """Write a column of strings and return it."""
+    return group.create_dataset(name, data=np.array(texts, dtype=object), dtype=_TEXT)
+
+
+def write_ragged(group: Any, name: str, arrays: Sequence[NDArray[Any]]) -> Any:
+    """Write a column of lists of different length and return it."""
+    kind = h5py.vlen_dtype(arrays[0].dtype)
+    data = np.empty(len(arrays), dtype=kind)
+    data[:] = list(arrays)
+    return group.create_dataset(name, data=data, dtype=kind)
+
+
+def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:
+    """Read a range of rows. Vectors come back as float32, whatever is stored."""
+    texts: dict[str, list[str]] = {}
+    numbers: dict[str, NDArray[Any]] = {}
+    ragged: dict[str, list[NDArray[Any]]] = {}
+    matrices: dict[str, NDArray[np.float32]] = {}
+    for path, column in walk(file[COLUMNS]):
+        if is_vector(path):
+            if vectors:
+                matrices[path] = column.astype(np.float32)[rows]
+        elif h5py.check_string_dtype(column.dtype):
+            texts[path] = column.asstr()[rows].tolist()
+        elif h5py.check_vlen_dtype(column.dtype):
+            ragged[path] = list(column[rows])
+        else:
+            numbers[path] = column[rows]
+    return Block(texts, numbers, ragged, matrices)
+
+
+def damaged_columns(file: Any) -> list[str]:
+    """Return the paths of the columns whose values are not the ones that were written."""
+    return [path for path, column in walk(file[COLUMNS]) if not _is_intact(column)]
+
+
+def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str:
+    """Return the SHA-256 of a column's values.
+
+    Of an array, its bytes in row order; of strings, their UTF-8 bytes, each followed by a NUL; of
+    lists, their bytes, each preceded by its length as int64.
+
+    >>> digest(["a", "b"]) == hashlib.sha256(b"a" + bytes(1) + b"b" + bytes(1)).hexdigest()
+    True
+    """
+    if isinstance(values, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+    total = hashlib.sha256()
+    for value in values:
+        if isinstance(value, str):
+            total.update(value.encode() + b"\0")
+        else:
+            total.update(np.int64(len(value)).tobytes() + value.tobytes())
+    return total.hexdigest()
+
+
+def narrow(matrix: NDArray[np.float32]) -> NDArray[Any]:
+    """Return a column as float16, or as it is where a value would overflow."""
+    if np.abs(matrix).max(initial=0) > FLOAT16_MAX:
+        return matrix
+    return matrix.astype(np.float16)
+
+
+def final_norm_leaf(manifest: Manifest) -> str:
+    """Return how the path ends of a vector that is after the final norm: the last layer's.
+
+    As in transformers, whose last hidden state has gone through the norm.
+    """
+    return vector_path("", manifest.model.num_layers - 1)
+
+
+def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and dataset of everything below a group, in the group's order."""
+    for name in group:
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from walk(item, f"{prefix}{name}/")
+        else:
+            yield prefix + name, item
+
+
+def _is_intact(column: Any) -> bool:
+    """Compare a column with its digest. Text that no longer decodes is damage too."""
+    try:
+        if h5py.check_string_dtype(column.dtype):
+            found = digest(column.asstr()[:].tolist())
+        elif h5py.check_vlen_dtype(column.dtype):
+            found = digest(list(column[:]))
+        else:
+            found = digest(column[:])
+        return bool(found == column.attrs["sha256"])
+    except (OSError, KeyError, ValueError, RuntimeError):
+        return False

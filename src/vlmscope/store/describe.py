@@ -1,0 +1,151 @@
+"""What is in a run, or in any single HDF5 file of the seed's layout.
+
+Also the files of the original research, which have no ``_columns``, may lack the root attributes,
+and in which a row may lack a vector.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from vlmscope.errors import InputError
+from vlmscope.store.catalog import scan
+from vlmscope.store.columns import COLUMNS, walk
+from vlmscope.store.manifest import read_manifest
+from vlmscope.store.naming import is_vector
+from vlmscope.store.shard import opened
+
+
+@dataclass(frozen=True, slots=True)
+class RepresentationInfo:
+    """One representation: where it was read, how wide, how stored, on how many rows."""
+
+    name: str
+    layers: tuple[int, ...]
+    """Empty for the vision encoder's output."""
+    width: int
+    dtype: str
+    """As stored: ``float32``, ``float16``, or both."""
+    rows: int
+    """The fewest rows any of its layers has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``vlmscope info`` shows."""
+
+    path: Path
+    kind: str
+    """``run`` or ``file``."""
+    rows: int
+    answers: int
+    """Rows that have an answer."""
+    representations: tuple[RepresentationInfo, ...]
+    attrs: Mapping[str, Any]
+    """The root attributes."""
+    size: int
+    """Bytes on disk."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts over rows: vector path → rows, width, dtypes."""
+
+    rows: int
+    answers: int
+    vectors: Counter[str]
+    widths: dict[str, int]
+    dtypes: dict[str, set[str]]
+
+
+def describe(path: str | Path) -> Description:
+    """Look into a run folder or an HDF5 file."""
+    place = Path(path)
+    if place.is_dir():
+        manifest = read_manifest(place)
+        files = [shard.path for shard in scan(place)[0]]
+        size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        extra = {"run_id": manifest.run_id, "model_name": manifest.model.name}
+        return _summary(place, "run", files, size, extra)
+    if not place.exists():
+        raise InputError(f"{place}: no such file or folder; give a run folder or an HDF5 file")
+    return _summary(place, "file", [place], place.stat().st_size, {})
+
+
+def _summary(
+    path: Path, kind: str, files: Iterable[Path], size: int, attrs: Mapping[str, Any]
+) -> Description:
+    """Add the files up."""
+    tally = _Tally(0, 0, Counter(), {}, {})
+    found: dict[str, Any] = dict(attrs)
+    for file_path in files:
+        with opened(file_path) as file:
+            found.update({name: _plain(value) for name, value in file.attrs.items()})
+            _add_columns(tally, file[COLUMNS]) if COLUMNS in file else _add_rows(tally, file)
+    if kind == "run":
+        found["num_samples"] = tally.rows
+        for name in ("supersedes", "writer"):
+            found.pop(name, None)
+    return Description(path, kind, tally.rows, tally.answers, _representations(tally), found, size)
+
+
+def _add_columns(tally: _Tally, group: Any) -> None:
+    """Count a file of ours: its columns say everything."""
+    rows = len(group["question_id"]) if "question_id" in group else 0
+    tally.rows += rows
+    tally.answers += rows if "answer" in group else 0
+    for path, column in walk(group):
+        if is_vector(path):
+            _add_vector(tally, path, column, column.shape[0])
+
+
+def _add_rows(tally: _Tally, file: Any) -> None:
+    """Count a file without columns, row by row."""
+    for name in file:
+        row = file.get(name)
+        if not isinstance(row, h5py.Group) or name.startswith("_"):
+            continue
+        tally.rows += 1
+        tally.answers += "answer" in row
+        for path, dataset in walk(row):
+            if is_vector(path) and dataset.ndim == 1:
+                _add_vector(tally, path, dataset, 1)
+
+
+def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:
+    tally.vectors[path] += rows
+    tally.widths[path] = int(dataset.shape[-1])
+    tally.dtypes.setdefault(path, set()).add(str(dataset.dtype))
+
+
+def _representations(tally: _Tally) -> tuple[RepresentationInfo, ...]:
+    """Gather the vectors of a representation, whatever its layers are called."""
+    names = dict.fromkeys(path.partition("/")[0] for path in sorted(tally.vectors))
+    result = []
+    for name in names:
+        paths = [path for path in tally.vectors if path.partition("/")[0] == name]
+        digits = [path.rpartition("_")[2] for path in paths if "/" in path]
+        dtypes = sorted({dtype for path in paths for dtype in tally.dtypes[path]})
+        result.append(
+            RepresentationInfo(
+                name=name,
+                layers=tuple(sorted(int(layer) for layer in digits if layer.isdecimal())),
+                width=tally.widths[paths[0]],
+                dtype=", ".join(dtypes),
+                rows=min(tally.vectors[path] for path in paths),
+            )
+        )
+    return tuple(result)
+
+
+def _plain(value: Any) -> Any:
+    """Turn an attribute into a plain Python value."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,72 @@
+"""``failures.jsonl``: one line per attempt that failed.
+
+A line is appended and flushed to the disk as it happens. A kill may tear the last line: readers
+skip it, the next writer starts on a fresh line. The last line of an id wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from vlmscope.errors import StoreError
+from vlmscope.schema import Failure
+from vlmscope.store.publish import cannot_write
+
+FAILURES = "failures.jsonl"
+"""Name of the file in a run folder."""
+
+
+class FailureLog:
+    """The open failure log of a run, for one process that appends to it."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = Path(run) / FAILURES
+        self._attempts = {id_: failure.attempt for id_, failure in read_failures(run).items()}
+
+    def add(self, failure: Failure) -> Failure:
+        """Append a failure and return it with its ``attempt`` counted up."""
+        counted = replace(failure, attempt=self._attempts.get(failure.id, 0) + 1)
+        line = json.dumps(asdict(counted)) + "\n"
+        try:
+            with self._path.open("ab+") as file:
+                file.write(_line_break(file) + line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        self._attempts[failure.id] = counted.attempt
+        return counted
+
+
+def read_failures(run: Path) -> dict[str, Failure]:
+    """Return the last failure of every id, in the order of first appearance."""
+    path = Path(run) / FAILURES
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    failures = (_parse(line) for line in lines)
+    return {failure.id: failure for failure in failures if failure is not None}
+
+
+def _parse(line: bytes) -> Failure | None:
+    """Return the failure of a line, or None for a torn one."""
+    try:
+        found = json.loads(line)
+        return Failure(found["id"], found["stage"], found["error"], found["attempt"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _line_break(file: Any) -> bytes:
+    """Return what must come first: a line break if a kill tore the last line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"

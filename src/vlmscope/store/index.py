@@ -1,0 +1,99 @@
+"""``index.h5``: the whole run in one file to open. Disposable: deleting it loses nothing.
+
+It holds links, not data: an external link per question and virtual datasets over the columns, all
+relative, so the folder can be moved. Only strings and token lists are copied, because HDF5 has no
+virtual datasets of those. It refers to packs only: they are never removed, parts are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vlmscope.store.block import concatenate
+from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
+from vlmscope.store.columns import COLUMNS, walk, write_ragged, write_texts
+from vlmscope.store.lock import waiting
+from vlmscope.store.manifest import read_manifest
+from vlmscope.store.naming import link_name
+from vlmscope.store.publish import publish
+from vlmscope.store.shard import image_of, memory_file, opened, root_attributes
+
+INDEX = "index.h5"
+"""Name of the file in a run folder."""
+
+
+def rebuild_index(run: Path) -> None:
+    """Write ``index.h5`` anew from the packs of a run, atomically."""
+    run = Path(run)
+    with waiting(run, "index"):
+        packs = [shard for shard in scan(run)[0] if shard.kind == "pack" and shard.ids]
+        with memory_file() as file:
+            rows = _link_rows(file, packs)
+            file.create_group(COLUMNS, track_order=True)
+            if packs:
+                _map_columns(file[COLUMNS], packs)
+                _copy_texts(file[COLUMNS], packs)
+            file.attrs.update(root_attributes(read_manifest(run), rows=rows))
+            image = image_of(file)
+        publish(run / INDEX, image)
+
+
+def _link_rows(file: Any, packs: list[Shard]) -> int:
+    """Link every question to its row group; return how many there are."""
+    for pack in packs:
+        target = f"{SHARDS}/{pack.path.name}"
+        for question_id in pack.ids:
+            name = link_name(question_id)
+            file[name] = h5py.ExternalLink(target, f"/{name}")
+    return len(file)
+
+
+def _map_columns(group: Any, packs: list[Shard]) -> None:
+    """Lay a virtual dataset over each column of numbers, across the packs."""
+    sources: dict[str, list[Any]] = {}
+    final_norm: dict[str, bool] = {}
+    for pack in packs:
+        rows = slice(None) if pack.whole else list(pack.rows)
+        with opened(pack.path) as file:
+            for path, column in walk(file[COLUMNS]):
+                if h5py.check_vlen_dtype(column.dtype) or h5py.check_string_dtype(column.dtype):
+                    continue
+                name = f"{SHARDS}/{pack.path.name}"
+                source = h5py.VirtualSource(name, column.name, column.shape, column.dtype)
+                sources.setdefault(path, []).append(source[rows])
+                if "final_norm" in column.attrs:
+                    final_norm[path] = bool(column.attrs["final_norm"])
+    for path, parts in sources.items():
+        column = group.create_virtual_dataset(path, _stacked(parts), fillvalue=_fill(parts))
+        if path in final_norm:
+            column.attrs["final_norm"] = final_norm[path]
+
+
+def _stacked(parts: list[Any]) -> Any:
+    """Return the layout that puts the parts below one another."""
+    rows = sum(part.shape[0] for part in parts)
+    kind = np.result_type(*(part.dtype for part in parts))
+    layout = h5py.VirtualLayout((rows, *parts[0].shape[1:]), kind)
+    start = 0
+    for part in parts:
+        layout[start : start + part.shape[0]] = part
+        start += part.shape[0]
+    return layout
+
+
+def _fill(parts: list[Any]) -> Any:
+    """Return what a missing pack reads as: NaN, or −1 where there are only integers."""
+    return np.nan if parts[0].dtype.kind == "f" else -1
+
+
+def _copy_texts(group: Any, packs: list[Shard]) -> None:
+    """Copy strings and token lists."""
+    block = concatenate([read_rows(pack, vectors=False) for pack in packs])
+    for name, texts in block.texts.items():
+        write_texts(group, name, texts)
+    for name, arrays in block.ragged.items():
+        write_ragged(group, name, arrays)

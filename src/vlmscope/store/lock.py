@@ -1,0 +1,43 @@
+"""Locks of a run: one writer of a name, one rebuilder of the index. Readers need none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vlmscope.errors import StoreError
+from vlmscope.store.publish import cannot_write
+
+_PATIENCE = 600.0  # seconds: an index of a million rows takes a minute or two
+
+
+def lock_of(run: Path, name: str, *, timeout: float = 0) -> FileLock:
+    """Return a lock that is not tied to the thread that takes it."""
+    return FileLock(run / f".lock-{name}", timeout=timeout, thread_local=False)
+
+
+def acquire(lock: FileLock, run: Path) -> None:
+    """Take the lock, or say who has it."""
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StoreError(
+            f"{run}: another vlmscope is writing this run; wait for it to end, "
+            "or give another --out"
+        ) from error
+    except OSError as error:
+        raise cannot_write(run, error) from error
+
+
+@contextmanager
+def waiting(run: Path, name: str) -> Iterator[None]:
+    """Hold a lock that is only ever held for a short time."""
+    lock = lock_of(run, name, timeout=_PATIENCE)
+    acquire(lock, run)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,200 @@
+"""``run.json``: what the rows of a run were made with.
+
+It is written once, before the first row. A run continues only under a manifest that would give the
+same numbers; everything that would change them is compared, and every difference is named at once.
+Names, paths, devices and versions are kept for the record and never compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from vlmscope.errors import InputError, RunMismatchError, StoreError
+from vlmscope.schema import FORMAT_VERSION, VISION_ONLY, VisionPooling
+from vlmscope.store.naming import representation_name, vector_path
+from vlmscope.store.publish import publish
+
+MANIFEST = "run.json"
+"""Name of the file in a run folder."""
+
+StoreDtype = Literal["float32", "float16"]
+"""How vectors are kept on disk. They are read as float32 either way."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """The checkpoint: hashes decide whether it is the same, names are for people."""
+
+    name: str
+    type: str
+    config_hash: str
+    weights_hash: str
+    processor_hash: str
+    chat_template_hash: str
+    num_layers: int
+    hidden_size: int
+    vision_size: int
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRecord:
+    """What was recorded: a ``CaptureSpec`` with its layers resolved to numbers."""
+
+    layers: tuple[int, ...]
+    positions: tuple[str, ...]
+    vision_pooling: VisionPooling
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecord:
+    """The table of questions. ``fields`` maps our field names to its columns."""
+
+    path: str
+    images: str | None
+    fields: Mapping[str, str | None]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a run was made with."""
+
+    run_id: str
+    """A random uuid4 in hex."""
+    model: ModelRecord
+    capture: CaptureRecord
+    data: DataRecord
+    dtype: str
+    """What the model computed in, for example ``bfloat16``."""
+    store_dtype: StoreDtype
+    attention: str
+    """The attention implementation, for example ``sdpa``."""
+    device: str
+    versions: Mapping[str, str]
+    """Library → version."""
+    created_at: str
+    """ISO 8601 with its zone."""
+    format_version: int = FORMAT_VERSION
+
+    def representations(self) -> dict[str, tuple[int, ...]]:
+        """Return every representation with its layers; the vision encoder's output has none."""
+        named = {representation_name(p): self.capture.layers for p in self.capture.positions}
+        return {VISION_ONLY: (), **named}
+
+    def widths(self) -> dict[str, int]:
+        """Return the width of every vector, by its path."""
+        layered = {
+            vector_path(name, layer): self.model.hidden_size
+            for name, layers in self.representations().items()
+            for layer in layers
+        }
+        return {VISION_ONLY: self.model.vision_size, **layered}
+
+
+_SAME_NUMBERS = (
+    "format_version",
+    *(f"model.{part}_hash" for part in ("config", "weights", "processor", "chat_template")),
+    *(f"capture.{field.name}" for field in fields(CaptureRecord)),
+    *("data.fields", "data.fingerprint", "dtype", "store_dtype", "attention"),
+)
+
+
+def write_manifest(run: Path, manifest: Manifest) -> None:
+    """Write ``run.json`` atomically; the run folder must exist."""
+    publish(Path(run) / MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode())
+
+
+def read_manifest(run: Path) -> Manifest:
+    """Return the manifest of a run folder."""
+    path = Path(run) / MANIFEST
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{run}: not a run folder, it has no {MANIFEST}; give the folder that "
+            "'vlmscope extract --out' wrote to"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise _damaged(path, f"not JSON ({error})") from error
+    return _parse(path, found)
+
+
+def check_same(stored: Manifest, wanted: Manifest) -> None:
+    """Raise ``RunMismatchError``, naming every difference, unless both give the same numbers."""
+    differences = [
+        f"{name} is {_shown(old)}, asked for {_shown(new)}"
+        for name in _SAME_NUMBERS
+        if (old := _value(stored, name)) != (new := _value(wanted, name))
+    ]
+    if differences:
+        raise RunMismatchError(
+            f"this run was made with other settings: {'; '.join(differences)}; "
+            "give another --out, or the settings the run was made with"
+        )
+
+
+def _parse(path: Path, found: Any) -> Manifest:
+    """Turn the JSON object into a manifest. Keys we do not know are left alone."""
+    if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
+        raise _damaged(path, "no format_version")
+    check_version(path, found["format_version"])
+    record = {
+        **found,
+        "model": _build(ModelRecord, path, found.get("model"), "model."),
+        "capture": _build(CaptureRecord, path, found.get("capture"), "capture."),
+        "data": _build(DataRecord, path, found.get("data"), "data."),
+    }
+    return cast("Manifest", _build(Manifest, path, record, ""))
+
+
+def check_version(path: Path, version: int) -> None:
+    """Refuse a file of a format that came after this vlmscope."""
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: format version {version}, this vlmscope reads up to {FORMAT_VERSION}; "
+            "upgrade with 'pip install -U vlmscope'"
+        )
+
+
+def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
+    """Make one record of its JSON object; lists become tuples."""
+    if not isinstance(found, dict):
+        raise _damaged(path, f"no {prefix.rstrip('.')}")
+    missing = [
+        prefix + field.name
+        for field in fields(kind)
+        if field.name not in found and field.default is MISSING
+    ]
+    if missing:
+        raise _damaged(path, f"no {', '.join(missing)}")
+    known = {field.name: found[field.name] for field in fields(kind) if field.name in found}
+    tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+    return kind(**tuples)
+
+
+def _damaged(path: Path, finding: str) -> StoreError:
+    """Return the error for a manifest that is not one."""
+    return StoreError(
+        f"{path}: damaged, {finding}; restore it from a copy, or extract into another --out"
+    )
+
+
+def _value(manifest: Manifest, name: str) -> Any:
+    """Return a field by its dotted name."""
+    value: Any = manifest
+    for part in name.split("."):
+        value = getattr(value, part)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _shown(value: Any) -> str:
+    """Return a value as the message shows it: JSON, so that lists and text look familiar."""
+    return json.dumps(value, ensure_ascii=False)

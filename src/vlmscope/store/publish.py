@@ -1,0 +1,70 @@
+"""Publishing a file: all of it or none of it.
+
+The bytes go to a hidden file beside the target, are flushed to the disk, and take the target's
+name by one atomic rename; the folder is flushed last. Whoever finds the name finds a whole file,
+whatever was killed. Nothing else in a run records progress.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vlmscope.errors import StoreError
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically and durably."""
+    with publishing(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[Path]:
+    """Yield a hidden path to write to; on leaving, give it the name ``path``.
+
+    If anything fails, the hidden file is removed and ``path`` stays as it was. A refusal by the
+    operating system becomes a ``StoreError``.
+    """
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        _discard(temporary)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the hidden name a file is written under before it is published."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk. Needs POSIX: elsewhere a folder cannot be opened."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """Return the one line a person sees when the disk refuses."""
+    return StoreError(
+        f"{path}: cannot be written: {error.strerror or error}; everything published before is "
+        "safe, free space or fix the folder's permissions and run the same command again"
+    )
+
+
+def _discard(temporary: Path) -> None:
+    """Remove a leftover; an error here must not hide the one that brought us here."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:
+        return

@@ -1,0 +1,155 @@
+"""A run, read. It reads the columns; the row groups are the same numbers for plain h5py.
+
+Opening takes a list of ids; nothing else is kept in memory, and no file is kept open, so a writer
+may go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError, StoreError
+from vlmscope.schema import Capture, Failure
+from vlmscope.store.block import Block, captures_of
+from vlmscope.store.catalog import Shard, read_rows, read_shard, scan, vanished
+from vlmscope.store.columns import COLUMNS, damaged_columns
+from vlmscope.store.failures import read_failures
+from vlmscope.store.manifest import Manifest, read_manifest
+from vlmscope.store.naming import link_name, vector_path
+from vlmscope.store.shard import opened
+from vlmscope.store.table import frame
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder for reading: what is published now, whether a writer goes on or not."""
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    return Run(folder, manifest, scan(folder)[0])
+
+
+class Run:
+    """The rows of a run folder, in the order they were written. Made by ``open_run``."""
+
+    def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.ids: tuple[str, ...] = tuple(id_ for shard in shards for id_ in shard.ids)
+        """The question ids. Row i of every matrix belongs to ``ids[i]``."""
+        self._shards = shards
+        self._places = {
+            id_: (shard, row)
+            for shard in shards
+            for id_, row in zip(shard.ids, shard.rows, strict=True)
+        }
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._places
+
+    def __getitem__(self, id_: str) -> Capture:
+        """Return one question's capture."""
+        if id_ not in self._places:
+            close = f"; did you mean {_near(id_, self.ids)}?" if _near(id_, self.ids) else ""
+            raise InputError(f"{self.path}: no question {id_!r} among {len(self)} rows{close}")
+        shard, row = self._places[id_]
+        return next(captures_of(read_shard(shard.path, slice(row, row + 1))))
+
+    def __iter__(self) -> Iterator[Capture]:
+        """Yield every capture; one shard is in memory at a time."""
+        for block in self.blocks():
+            yield from captures_of(block)
+
+    def blocks(self, *, vectors: bool = True) -> Iterator[Block]:
+        """Yield the rows as columns, shard by shard."""
+        return (read_rows(shard, vectors=vectors) for shard in self._shards)
+
+    @property
+    def representations(self) -> tuple[str, ...]:
+        """The names that ``matrix`` takes."""
+        return tuple(self.manifest.representations())
+
+    def layers(self, representation: str) -> tuple[int, ...]:
+        """Return the layers of a representation; the vision encoder's has none."""
+        known = self.manifest.representations()
+        if representation not in known:
+            near = _near(representation, known)
+            close = f"; did you mean {near}?" if near else ""
+            raise InputError(
+                f"{self.path}: no representation {representation!r}, there are "
+                f"{', '.join(known)}{close}"
+            )
+        return known[representation]
+
+    def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
+        """Return ``[N, D]``, row i belonging to ``ids[i]``."""
+        layers = self.layers(representation)
+        if (layer not in layers) if layers else (layer is not None):
+            asked = "no layer given" if layer is None else f"no layer {layer}"
+            have = f"layers {', '.join(map(str, layers))}" if layers else "no layers"
+            raise InputError(f"{self.path}: {asked}, {representation} has {have}")
+        path = vector_path(representation, layer)
+        result = np.empty((len(self), self.manifest.widths()[path]), np.float32)
+        start = 0
+        for shard in self._shards:
+            _read_column(shard, path, result[start : start + len(shard)])
+            start += len(shard)
+        return result
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with a row per question: texts, numbers, metadata; no vectors."""
+        return frame(self.blocks(vectors=False))
+
+    @property
+    def failures(self) -> dict[str, Failure]:
+        """The questions that failed and have no row."""
+        failed = read_failures(self.path)
+        return {id_: failure for id_, failure in failed.items() if id_ not in self}
+
+    def check(self) -> list[str]:
+        """Recompute the digest of every column; return what is damaged, a line each."""
+        return [damage for shard in self._shards for damage in _damage(shard)]
+
+
+def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
+    """Read one column of a shard straight into its place in the matrix."""
+    try:
+        with opened(shard.path) as file:
+            column = file[COLUMNS][path]
+            if shard.whole and column.shape == out.shape:
+                column.read_direct(out)
+            else:
+                out[:] = column[:][list(shard.rows)]
+    except FileNotFoundError as error:
+        raise vanished(shard.path) from error
+
+
+def _damage(shard: Shard) -> Iterator[str]:
+    """Yield what is wrong with a shard."""
+    try:
+        with opened(shard.path) as file:
+            missing = [id_ for id_ in shard.ids if link_name(id_) not in file]
+            columns = damaged_columns(file)
+    except FileNotFoundError:
+        yield str(vanished(shard.path))
+    except StoreError as error:
+        yield str(error)
+    else:
+        remedy = "restore the file from a copy, or remove it and extract its rows again"
+        yield from (f"{shard.path}: column {name} is damaged; {remedy}" for name in columns)
+        yield from (f"{shard.path}: row {id_!r} is missing; {remedy}" for id_ in missing)
+
+
+def _near(name: Any, known: Iterable[str]) -> str:
+    """Return the known names that look like this one."""
+    return ", ".join(map(repr, difflib.get_close_matches(str(name), list(known), n=3)))

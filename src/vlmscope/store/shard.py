@@ -1,0 +1,102 @@
+"""Immutable HDF5 shards: parts and packs, built in memory and published whole.
+
+An HDF5 file that is appended to does not survive a kill; one that is written once and renamed does.
+Building it in memory keeps HDF5 away from the disk: a full disk is a plain write error, and no half
+written file confuses the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from vlmscope.errors import StoreError
+from vlmscope.schema import FORMAT_VERSION
+from vlmscope.store.block import Block
+from vlmscope.store.columns import final_norm_leaf, write_columns
+from vlmscope.store.manifest import Manifest, check_version
+from vlmscope.store.rows import RowWriter
+
+LIBVER = ("v110", "v110")
+"""HDF5 1.10 and later read it. ``latest`` under HDF5 2.0 writes what HDF5 1.x cannot read."""
+
+_GROWTH = 16 * 2**20  # bytes the in-memory file grows by; h5py's 64 KB would copy it over and over
+
+
+def build_shard(
+    block: Block, manifest: Manifest, *, writer: str, supersedes: Sequence[str] = ()
+) -> bytes:
+    """Return the bytes of a shard that holds these rows."""
+    with memory_file() as file:
+        write_columns(file, block, manifest)
+        rows = RowWriter(file, block, final_norm=final_norm_leaf(manifest), virtual=True)
+        for _ in rows.write():
+            pass
+        file.attrs.update(root_attributes(manifest, rows=len(block)))
+        file.attrs["writer"] = writer
+        if supersedes:
+            file.attrs.create("supersedes", list(supersedes), dtype=h5py.string_dtype())
+        return image_of(file)
+
+
+@contextmanager
+def memory_file() -> Iterator[Any]:
+    """Open a new HDF5 file that never touches the disk."""
+    file = h5py.File(
+        "memory", "w", driver="core", backing_store=False, block_size=_GROWTH, libver=LIBVER
+    )
+    with file:
+        yield file
+
+
+def image_of(file: Any) -> bytes:
+    """Return the bytes of an open in-memory file."""
+    file.flush()
+    image: bytes = file.id.get_file_image()
+    return image
+
+
+def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
+    """Return the root attributes: the seed's six, then ours."""
+    return {
+        "model_name": manifest.model.name,
+        "model_type": manifest.model.type,
+        "device": manifest.device,
+        "dtype": manifest.dtype,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "num_samples": rows,
+        "format_version": FORMAT_VERSION,
+        "run_id": manifest.run_id,
+        "vlmscope_version": _own_version(),
+    }
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a shard for reading; any trouble with its content names the file.
+
+    With HDF5's own default for locks: it refuses a file that the process has open otherwise.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            check_version(path, int(file.attrs.get("format_version", 0)))
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or remove it and "
+            "run the same extract command again to make its rows anew"
+        ) from error
+
+
+@cache
+def _own_version() -> str:
+    return version("vlmscope")

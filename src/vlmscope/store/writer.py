@@ -1,0 +1,198 @@
+"""The one that writes: batches become parts, parts become packs, the end becomes an index.
+
+Each ``add`` is durable when it returns. Parts are merged so that a long run is not a million small
+files. Nothing is kept between sessions but the published shards themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from vlmscope.errors import RunMismatchError, StoreError
+from vlmscope.schema import Capture
+from vlmscope.store.block import Block, block_of, concatenate
+from vlmscope.store.catalog import SHARDS, read_shard, scan, shard_name
+from vlmscope.store.index import rebuild_index
+from vlmscope.store.lock import acquire, lock_of, waiting
+from vlmscope.store.manifest import MANIFEST, Manifest, check_same, read_manifest, write_manifest
+from vlmscope.store.naming import link_name
+from vlmscope.store.publish import cannot_write, publish, sync
+from vlmscope.store.shard import build_shard
+
+PACK_ROWS = 1_000
+"""Parts are merged when together they reach this many rows …"""
+
+PACK_BYTES = 256 * 2**20
+"""… or this many bytes: packing needs about three times as much memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part that waits to be packed."""
+
+    path: Path
+    rows: int
+    size: int
+
+
+class RunWriter:
+    """Adds rows to a run. A context manager; one per ``writer`` name at a time.
+
+    Opening it makes the folder and ``run.json``, or checks that the run there has the same
+    settings. Leaving it by an exception only lets go of the lock: every row added is already safe.
+    It may be opened in one thread and used in another, by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        manifest: Manifest,
+        writer: str = "000",
+        *,
+        pack_rows: int = PACK_ROWS,
+        pack_bytes: int = PACK_BYTES,
+    ) -> None:
+        self.run = Path(run)
+        self.manifest = manifest
+        self.writer = writer
+        self.done_ids: set[str] = set()
+        """The questions that have a published row, whoever wrote it."""
+        self._pack_rows = pack_rows
+        self._pack_bytes = pack_bytes
+        self._parts: list[_Part] = []
+        self._next = 0
+        self._lock = lock_of(self.run, writer)
+
+    def __enter__(self) -> RunWriter:
+        _make_folders(self.run)
+        acquire(self._lock, self.run)
+        try:
+            self.manifest = claim_run(self.run, self.manifest)
+            self._remove_leftovers()
+            self._find_rows()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._lock.release()
+
+    def add(self, captures: Sequence[Capture]) -> None:
+        """Publish a batch. When this returns, a kill or a power cut cannot take the rows."""
+        if not captures:
+            return
+        self._refuse_stored([capture.sample.id for capture in captures])
+        block = block_of(captures, self.manifest.widths())
+        path = self._publish("part", block)
+        self.done_ids.update(block.ids)
+        self._parts.append(_part(path, len(block)))
+        rows = sum(part.rows for part in self._parts)
+        size = sum(part.size for part in self._parts)
+        if rows >= self._pack_rows or size >= self._pack_bytes:
+            self._pack()
+
+    def close(self) -> None:
+        """Merge what is left, rebuild ``index.h5``, let go of the lock. Twice is no harm."""
+        if not self._lock.is_locked:
+            return
+        try:
+            if self._parts:
+                self._pack()
+            rebuild_index(self.run)
+        finally:
+            self._lock.release()
+
+    def _publish(self, kind: str, block: Block, supersedes: Sequence[str] = ()) -> Path:
+        """Publish one shard under the next number, which no shard has had before."""
+        path = self.run / SHARDS / shard_name(kind, self.writer, self._next)
+        image = build_shard(block, self.manifest, writer=self.writer, supersedes=supersedes)
+        publish(path, image)
+        self._next += 1
+        return path
+
+    def _pack(self) -> None:
+        """Merge the parts into a pack, publish it, then remove them."""
+        paths = [part.path for part in self._parts]
+        block = concatenate([read_shard(path) for path in paths])
+        self._publish("pack", block, supersedes=[path.name for path in paths])
+        self._parts.clear()
+        _remove(paths)
+
+    def _find_rows(self) -> None:
+        """Learn from the published shards what is done and which number comes next."""
+        shards, superseded = scan(self.run)
+        _remove([path for path in superseded if path.name.startswith(f"part-{self.writer}-")])
+        self.done_ids.update(*(shard.ids for shard in shards))
+        own = [shard for shard in shards if shard.writer == self.writer]
+        self._parts = [_part(shard.path, len(shard)) for shard in own if shard.kind == "part"]
+        self._next = 1 + max((shard.seq for shard in own), default=-1)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed session of this writer left unpublished."""
+        folder = self.run / SHARDS
+        for kind in ("part", "pack"):
+            _remove(list(folder.glob(f".{kind}-{self.writer}-*.tmp")))
+
+    def _refuse_stored(self, ids: Sequence[str]) -> None:
+        """Refuse an id that has a row, that comes twice, or that HDF5 cannot name."""
+        seen: set[str] = set()
+        for id_ in ids:
+            link_name(id_)
+            if id_ in seen or id_ in self.done_ids:
+                raise StoreError(
+                    f"question {id_!r} already has a row in {self.run}; ids are unique in a run, "
+                    "skip those in done_ids"
+                )
+            seen.add(id_)
+
+
+def claim_run(run: Path, wanted: Manifest) -> Manifest:
+    """Return the manifest of the run in this folder; write ``wanted`` if there is none.
+
+    Raises ``RunMismatchError`` if the run there was made with other settings.
+    """
+    with waiting(run, "manifest"):
+        if not (run / MANIFEST).exists():
+            write_manifest(run, wanted)
+            return wanted
+        stored = read_manifest(run)
+    try:
+        check_same(stored, wanted)
+    except RunMismatchError as error:
+        raise RunMismatchError(f"{run}: {error}") from None
+    return stored
+
+
+def _part(path: Path, rows: int) -> _Part:
+    return _Part(path, rows, path.stat().st_size)
+
+
+def _make_folders(run: Path) -> None:
+    """Make the run's folders, and make sure that a power cut does not unmake them."""
+    try:
+        (run / SHARDS).mkdir(parents=True, exist_ok=True)
+        sync(run)
+        sync(run.parent)
+    except OSError as error:
+        raise cannot_write(run, error) from error
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove files that nothing needs any more; one that stays is ignored, so go on."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue

@@ -1,0 +1,123 @@
+"""Shared fixtures: a tiny Llama-3.2-Vision with random weights, and pictures of every tile count.
+
+Shapes and dtypes in the signatures of the numerical modules are enforced while the tests run.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook(["vlmscope.selection", "vlmscope.engine"], "beartype.beartype")
+_hook.__enter__()
+
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from vlmscope.demo.standin import build_standin  # noqa: E402
+from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
+from vlmscope.schema import Sample  # noqa: E402
+
+torch.set_num_threads(1)  # the suite runs in several processes
+
+PICTURE_SIZES = {"one": (50, 40), "two_wide": (100, 50), "two_tall": (40, 90), "four": (110, 100)}
+"""Name → (width, height) in pixels; against tiles of 56 pixels these make 1, 2, 2 and 4 tiles."""
+
+QUESTIONS = (
+    "Is the forest lit by a full moon?",
+    "What is it?",
+    "How many people are there, and is there a cat in the image, or a rocket, or a cup?",
+    "Describe this image.",
+    "Où est le café ☕?",
+)
+
+
+def picture(name: str, seed: int = 0) -> Image.Image:
+    """Return a picture of noise with the size that ``name`` stands for."""
+    width, height = PICTURE_SIZES[name]
+    rng = np.random.default_rng([seed, width, height])
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny checkpoint."""
+    return build_standin(tmp_path_factory.mktemp("standin") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def talkative(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights with many end-of-turn tokens, so that answers end at different lengths."""
+    folder = tmp_path_factory.mktemp("standin") / "talkative"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "generation_config.json").read_text())
+    config["eos_token_id"] += list(range(3, 640, 9))
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vlm(checkpoint: Path) -> VisionLanguageModel:
+    """The tiny model, float32 on the CPU."""
+    return load_model(checkpoint, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def talkative_vlm(talkative: Path) -> VisionLanguageModel:
+    """The model whose answers end at different lengths."""
+    return load_model(talkative, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    """Ten questions of different lengths about pictures of 1, 2 and 4 tiles, some shared."""
+    names = [
+        "one",
+        "two_wide",
+        "four",
+        "two_tall",
+        "one",
+        "four",
+        "four",
+        "two_wide",
+        "one",
+        "four",
+    ]
+    seeds = [0, 0, 0, 0, 1, 0, 0, 1, 0, 2]
+    return [
+        Sample(
+            id=f"question_comb_{i}",
+            image=picture(name, seed),
+            question=QUESTIONS[i % len(QUESTIONS)],
+            target="Yes",
+            image_id=f"{name}_{seed}.png",
+        )
+        for i, (name, seed) in enumerate(zip(names, seeds, strict=True))
+    ]
+
+
+@pytest.fixture
+def table(tmp_path: Path, samples: list[Sample]) -> Path:
+    """The samples as a CSV file with its pictures beside it, in the layout of the research."""
+    import csv
+
+    path = tmp_path / "questions.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question_id", "image_name", "question", "gt_answer", "category"])
+        for i, sample in enumerate(samples):
+            sample.image.save(tmp_path / sample.image_id)  # type: ignore[union-attr]
+            category = "existence" if i % 2 else "attribute"
+            writer.writerow([sample.id, sample.image_id, sample.question, sample.target, category])
+    return path

@@ -1,0 +1,1 @@
+"""Tests of ``vlmscope.dataset``: real files, real pictures."""

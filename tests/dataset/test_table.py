@@ -1,0 +1,109 @@
+"""The front: duplicates, limit, fingerprint, and the Python API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import vlmscope.dataset as dataset
+from vlmscope.dataset import open_table, read_samples
+from vlmscope.errors import InputError
+
+from .tables import ROWS, around, write_csv, write_jsonl, write_parquet
+
+
+def test_front_is_sorted() -> None:
+    assert sorted(dataset.__all__) == dataset.__all__
+    assert all(hasattr(dataset, name) for name in dataset.__all__)
+
+
+def test_duplicate_ids(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "question_id": f"q{n % 13}"} for n in range(26)]
+    rows.append({**ROWS[0], "question_id": "q0"})
+    table = open_table(write_csv(tmp_path / "t.csv", rows), limit=3)
+    with pytest.raises(InputError) as caught:
+        table.scan()
+    text = str(caught.value)
+    assert text.startswith(
+        "t.csv: 13 ids stand more than once: 'q0' (lines 2, 15, 28), 'q1' (lines 3, 16), "
+    )
+    assert "'q9' (lines 11, 24) and 3 more; give every row its own id" in text
+    assert "'q10'" not in text
+    assert "--map id=COLUMN" in text
+
+
+def test_one_id_very_often(tmp_path: Path) -> None:
+    table = open_table(write_csv(tmp_path / "t.csv", [ROWS[0]] * 40))
+    with pytest.raises(InputError, match=r"1 id stands more than once: 'q1' \(lines 2, .*11, …\);"):
+        table.scan()
+
+
+def test_read_samples_stops_at_a_duplicate(tmp_path: Path) -> None:
+    samples = read_samples(write_csv(tmp_path / "t.csv", [*ROWS, ROWS[0]]))
+    assert [next(samples).id, next(samples).id] == ["q1", "q2"]
+    with pytest.raises(InputError, match=r"t\.csv line 4: id 'q1' is already taken"):
+        next(samples)
+
+
+def test_read_samples_opens_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_samples(tmp_path / "none.csv")
+
+
+def test_limit(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "question_id": n} for n in range(5)]
+    path = write_csv(tmp_path / "t.csv", rows)
+    some, every = open_table(path, limit=2), open_table(path)
+    assert [row.id for row in some.rows()] == ["0", "1"]
+    assert some.scan().ids == ("0", "1")
+    assert some.scan().fingerprint == every.scan().fingerprint
+    assert open_table(path, limit=99).scan() == every.scan()
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limit_below_one(tmp_path: Path, limit: int) -> None:
+    with pytest.raises(InputError, match=f"limit {limit}: expected at least 1"):
+        open_table(write_csv(tmp_path / "t.csv", ROWS), limit=limit)
+
+
+def test_limit_counts_failed_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", around({"question": ""}))
+    assert [row.id for row in open_table(path, limit=2).rows()] == ["q1", "bad"]
+
+
+@pytest.mark.parametrize("key", ["question_id", "image", "question", "answer"])
+def test_fingerprint_tells_rows_apart(tmp_path: Path, key: str) -> None:
+    one_table = open_table(write_csv(tmp_path / "a.csv", ROWS))
+    other = open_table(write_csv(tmp_path / "b.csv", [ROWS[0], {**ROWS[1], key: "other"}]))
+    swapped = open_table(write_csv(tmp_path / "c.csv", ROWS[::-1]))
+    prints = {table.scan().fingerprint for table in (one_table, other, swapped)}
+    assert len(prints) == 3
+
+
+def test_fingerprint_ignores_metadata_and_the_image_folder(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    plain = open_table(write_csv(tmp_path / "a.csv", ROWS))
+    more = write_csv(tmp_path / "b.csv", [{"topic": "t", **row} for row in ROWS])
+    assert open_table(more, images=tmp_path / "pictures").scan() == plain.scan()
+
+
+def test_fingerprint_of_embedded_images(tmp_path: Path) -> None:
+    def fingerprint(image: bytes | None, name: str | None) -> str:
+        row = {"id": 1, "image": {"bytes": image, "path": name}, "question": "?"}
+        full = {"id": 2, "image": {"bytes": b"p", "path": "p"}, "question": "?"}
+        return open_table(write_parquet(tmp_path / "t.parquet", [row, full])).scan().fingerprint
+
+    assert fingerprint(b"abc", None) != fingerprint(b"abcd", None)
+    assert fingerprint(b"abc", "a") == fingerprint(b"abcd", "a")
+
+
+def test_rows_with_flaws_are_in_the_scan(tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "t.jsonl",
+        [
+            *around({"question": None}),
+            {**ROWS[0], "question_id": "x", "image": [1], "answer": "\0"},
+        ],
+    )
+    assert open_table(path).scan().ids == ("q1", "bad", "q2", "x")

@@ -1,0 +1,229 @@
+"""The one-pass capture against the seed's slow method, and the shapes and numbers of the seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import QUESTIONS, picture
+from vlmscope.engine import capture, capture_batch, prepare
+from vlmscope.errors import RowError
+from vlmscope.model import VisionLanguageModel
+from vlmscope.reference import reference
+from vlmscope.schema import REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
+
+SHORT = CaptureSpec(max_new_tokens=12)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def assert_same(found: Capture, expected: Capture) -> None:
+    assert found.vectors.keys() == expected.vectors.keys()
+    for name, vector in found.vectors.items():
+        assert vector.dtype == np.float32
+        assert relative_error(vector, expected.vectors[name]) < 1e-5, name
+    assert found.answer == expected.answer
+    assert found.boundaries == expected.boundaries
+    assert found.num_prompt_tokens == expected.num_prompt_tokens
+    assert found.finish_reason == expected.finish_reason
+    assert found.image_sha256 == expected.image_sha256
+    assert found.first_token_entropy == pytest.approx(expected.first_token_entropy, rel=1e-4)
+    np.testing.assert_array_equal(found.first_token_ids, expected.first_token_ids)
+    np.testing.assert_allclose(
+        found.first_token_logprobs, expected.first_token_logprobs, rtol=1e-4, atol=1e-4
+    )
+    if expected.answer is None:
+        assert found.answer_token_ids is None
+        assert found.answer_logprobs is None
+    else:
+        np.testing.assert_array_equal(found.answer_token_ids, expected.answer_token_ids)
+        np.testing.assert_allclose(
+            found.answer_logprobs, expected.answer_logprobs, rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_equals_the_reference_at_every_layer(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], batch_size: int
+) -> None:
+    spec = CaptureSpec(layers="all", positions=tuple(REPRESENTATIONS), max_new_tokens=12)
+    found = list(capture(samples, vlm, spec, batch_size=batch_size))
+    assert [item.sample.id for item in found] == [sample.id for sample in samples]
+    for item, sample in zip(found, samples, strict=True):
+        assert_same(item, reference(sample, vlm, spec))
+
+
+def test_answers_of_different_lengths_in_one_batch(
+    talkative_vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    found = list(capture(samples, talkative_vlm, SHORT, batch_size=len(samples)))
+    assert {item.finish_reason for item in found} == {"stop", "length"}
+    assert len({len(item.answer_token_ids) for item in found}) > 2
+    for item, sample in zip(found, samples, strict=True):
+        assert_same(item, reference(sample, talkative_vlm, SHORT))
+
+
+def test_prefill_only_takes_the_same_path(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    spec = CaptureSpec(max_new_tokens=0)
+    for item, full in zip(
+        capture(samples, vlm, spec, batch_size=5),
+        capture(samples, vlm, SHORT, batch_size=5),
+        strict=True,
+    ):
+        assert item.answer is None
+        assert item.finish_reason == "prefill"
+        for name, vector in item.vectors.items():
+            np.testing.assert_array_equal(vector, full.vectors[name])
+        assert item.first_token_entropy == full.first_token_entropy
+
+
+def test_valid_pooling_leaves_padding_tiles_out(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    spec = CaptureSpec(vision_pooling="valid", max_new_tokens=0)
+    name = "vision_only_representation"
+    for item, sample in zip(capture(samples, vlm, spec, batch_size=5), samples, strict=True):
+        assert relative_error(item.vectors[name], reference(sample, vlm, spec).vectors[name]) < 1e-5
+        everything = reference(sample, vlm, CaptureSpec(max_new_tokens=0)).vectors[name]
+        four_tiles = sample.image_id.startswith("four")
+        assert (relative_error(item.vectors[name], everything) < 1e-5) == four_tiles
+
+
+def test_the_numbers_of_the_seed(vlm: VisionLanguageModel) -> None:
+    sample = Sample("question_comb_1732", picture("four"), "Is the forest lit by a full moon?")
+    [item] = capture([sample], vlm, SHORT)
+    assert item.boundaries == {"last_image_token": 5, "last_prompt_token": 19}
+    assert item.num_prompt_tokens == 20
+    assert item.vectors["vision_only_representation"].shape == (vlm.vision_size,)
+    layers = [f"layer_{k}" for k in (0, 2, 4, 6, 7)]
+    for group in ("vision_token_representation", "query_token_representation"):
+        assert [n.split("/")[1] for n in item.vectors if n.startswith(group)] == layers
+        assert all(item.vectors[f"{group}/{layer}"].shape == (64,) for layer in layers)
+
+
+def test_bos_stands_once(vlm: VisionLanguageModel, samples: Sequence[Sample]) -> None:
+    batch, _ = prepare(samples, vlm)
+    assert batch is not None
+    bos = vlm.processor.tokenizer.bos_token_id
+    assert ((batch.input_ids == bos).sum(axis=1) == 1).all()
+    first = batch.attention_mask.argmax(axis=1)
+    assert (batch.input_ids[np.arange(len(first)), first] == bos).all()
+
+
+def test_each_picture_is_encoded_once_and_the_prompt_prefilled_once(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    encoded, prefills, decoded = [], [], []
+    encoder = vlm.vision_encoder.patch_embedding.register_forward_hook(
+        lambda _m, _a, out: encoded.append(len(out))
+    )
+    decoder = vlm.layers[0].register_forward_hook(
+        lambda _m, _a, out: (prefills if out.shape[1] > 1 else decoded).append(out.shape)
+    )
+    try:
+        list(capture(samples, vlm, SHORT, batch_size=len(samples)))
+    finally:
+        encoder.remove()
+        decoder.remove()
+    distinct = len({sample.image_id for sample in samples})
+    images_in_patches = encoded[0] // vlm.model.config.vision_config.max_num_tiles
+    assert len(encoded) == 1
+    assert images_in_patches == distinct < len(samples)
+    assert len(prefills) == 1
+    assert len(decoded) == SHORT.max_new_tokens - 1
+
+
+def test_the_question_reaches_the_query_token_and_not_the_image_token(
+    vlm: VisionLanguageModel,
+) -> None:
+    pair = [Sample(q, picture("two_wide"), q) for q in ("Is there a cat?", "Is there a cup?")]
+    one, other = capture(pair, vlm, CaptureSpec(layers="all", max_new_tokens=0))
+    for name, vector in one.vectors.items():
+        error = relative_error(vector, other.vectors[name])
+        assert error > 1e-3 if name.startswith("query") else error < 1e-5, name
+
+
+def test_the_picture_reaches_every_representation_behind_the_first_cross_attention(
+    vlm: VisionLanguageModel,
+) -> None:
+    pair = [Sample(str(seed), picture("four", seed), "What is it?") for seed in (1, 2)]
+    one, other = capture(pair, vlm, CaptureSpec(layers="all", max_new_tokens=0))
+    for name, vector in one.vectors.items():
+        blind = name.endswith("layer_0")  # the first cross-attention layer is layer 1
+        assert (relative_error(vector, other.vectors[name]) < 1e-6) == blind, name
+
+
+def test_nothing_stays_hooked(vlm: VisionLanguageModel, samples: Sequence[Sample]) -> None:
+    def count() -> int:
+        modules = list(vlm.model.modules())
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+    before = count()  # transformers keeps hooks of its own
+    list(capture(samples[:2], vlm, SHORT))
+    assert count() == before
+
+
+def test_a_row_of_nan_is_a_failure_and_its_neighbours_are_not(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    batch, _ = prepare(samples[:3], vlm)
+    assert batch is not None
+    broken = batch.inputs | {"pixel_values": batch.inputs["pixel_values"].clone()}
+    broken["pixel_values"][1] = torch.nan
+    spec = CaptureSpec(max_new_tokens=0)
+    results = capture_batch(dataclasses.replace(batch, inputs=broken), vlm, spec)
+    assert isinstance(results[1], Failure)
+    assert results[1].stage == "capture"
+    assert "NaN" in results[1].error
+    for row in (0, 2):
+        assert_same(results[row], reference(samples[row], vlm, spec))  # type: ignore[arg-type]
+
+
+def test_a_question_that_holds_the_image_token_is_refused(vlm: VisionLanguageModel) -> None:
+    sample = Sample("q", picture("one"), "What does <|image|> mean?", origin="questions.csv line 3")
+    batch, failures = prepare([sample], vlm)
+    assert batch is None
+    assert [failure.stage for failure in failures] == ["prompt"]
+    assert "questions.csv line 3" in failures[0].error
+    assert "<|image|>" in failures[0].error
+    with pytest.raises(RowError, match="image placeholder"):
+        list(capture([sample], vlm))
+
+
+def test_a_prompt_that_is_too_long_fails_alone(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = [
+        Sample("short", picture("one"), QUESTIONS[1]),
+        Sample("long", picture("one"), "a b " * 50),
+    ]
+    text_config = vlm.model.config.get_text_config(decoder=True)
+    monkeypatch.setattr(text_config, "max_position_embeddings", 60)
+    batch, failures = prepare(pair, vlm)
+    assert batch is not None
+    assert [sample.id for sample in batch.samples] == ["short"]
+    assert failures[0].id == "long"
+    assert "shorten" in failures[0].error
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_stored_as_float32_and_close(
+    checkpoint: object, samples: Sequence[Sample], dtype: torch.dtype
+) -> None:
+    from vlmscope.model import load_model
+
+    half = load_model(str(checkpoint), device="cpu", dtype=str(dtype).removeprefix("torch."))
+    spec = CaptureSpec(max_new_tokens=1)
+    for item, sample in zip(capture(samples[:4], half, spec, batch_size=4), samples, strict=False):
+        expected = reference(sample, half, spec)
+        for name, vector in item.vectors.items():
+            assert vector.dtype == np.float32
+            assert relative_error(vector, expected.vectors[name]) < 3e-2, name

@@ -1,0 +1,243 @@
+"""Writing: parts, packs, resuming, and all that may come between."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import h5py
+import pytest
+
+from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
+from vlmscope.errors import InputError, RunMismatchError, StoreError
+from vlmscope.store import RunWriter, open_run
+from vlmscope.store import writer as writer_module
+
+HERE = Path(__file__).parent
+
+
+def shard_names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "shards").iterdir())
+
+
+def test_parts_become_one_pack(run: Path) -> None:
+    assert shard_names(run) == ["pack-000-000003.h5"]
+    with h5py.File(run / "shards/pack-000-000003.h5") as file:
+        names = [f"part-000-{i:06d}.h5" for i in range(3)]
+        assert file.attrs["supersedes"].tolist() == names
+    for i, capture in enumerate(open_run(run)):
+        assert_same(capture, make_capture(i))
+
+
+@pytest.mark.parametrize("limits", [{"pack_rows": 4}, {"pack_bytes": 100}])
+def test_packs_are_made_on_the_way(tmp_path: Path, limits: dict[str, int]) -> None:
+    with RunWriter(tmp_path, make_manifest(), **limits) as writer:
+        for i in range(0, 8, 4):
+            writer.add(make_captures(range(i, i + 4)))
+            assert all(name.startswith("pack") for name in shard_names(tmp_path))
+    assert shard_names(tmp_path) == ["pack-000-000001.h5", "pack-000-000003.h5"]
+    assert len(open_run(tmp_path)) == 8
+
+
+def test_packs_equal_parts(tmp_path: Path) -> None:
+    for dtype in ("float32", "float16"):
+        run = tmp_path / dtype
+        captures = make_captures(range(6))
+        captures[3].vectors["vision_only_representation"][0] = 1e5  # stays float32 when packed
+        with RunWriter(run, make_manifest(store_dtype=dtype)) as writer:
+            writer.add(captures[:2])
+            writer.add(captures[2:])
+            before = list(open_run(run))
+        after = list(open_run(run))
+        for left, right in zip(after, before, strict=True):
+            assert_same(left, right)
+        assert after[3].vectors["vision_only_representation"][0] == 1e5
+        assert open_run(run).check() == []
+
+
+def test_resuming(tmp_path: Path) -> None:
+    leave_parts(tmp_path, range(5))
+    assert len(open_run(tmp_path)) == 5
+    with RunWriter(tmp_path, make_manifest(run_id="new", device="cuda")) as writer:
+        assert writer.done_ids == {f"question_comb_{i}" for i in range(5)}
+        assert writer.manifest == make_manifest()
+        writer.add(make_captures(range(5, 7)))
+    assert shard_names(tmp_path) == ["pack-000-000004.h5"]
+    assert [capture.sample.id for capture in open_run(tmp_path)] == [
+        f"question_comb_{i}" for i in range(7)
+    ]
+
+
+def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
+    for i in range(3):
+        leave_parts(tmp_path, range(i, i + 1))
+        with RunWriter(tmp_path, make_manifest()):
+            pass
+    assert shard_names(tmp_path) == [f"pack-000-{i:06d}.h5" for i in (1, 3, 5)]
+
+
+def test_other_settings_are_refused(run: Path) -> None:
+    before = shard_names(run)
+    with (
+        pytest.raises(RunMismatchError, match="dtype"),
+        RunWriter(run, make_manifest(dtype="bfloat16")),
+    ):
+        pass
+    assert shard_names(run) == before
+    with RunWriter(run, make_manifest()):
+        pass  # the lock was let go
+
+
+def test_a_kill_between_pack_and_removal(tmp_path: Path) -> None:
+    leave_parts(tmp_path / "run", range(4))
+    shutil.copytree(tmp_path / "run/shards", tmp_path / "parts")
+    with RunWriter(tmp_path / "run", make_manifest()):
+        pass
+    shutil.copytree(tmp_path / "parts", tmp_path / "run/shards", dirs_exist_ok=True)
+    assert len(shard_names(tmp_path / "run")) == 3
+    assert len(open_run(tmp_path / "run")) == 4
+    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+        assert len(writer.done_ids) == 4
+        assert shard_names(tmp_path / "run") == ["pack-000-000002.h5"]
+
+
+def test_leftovers_of_this_writer_are_removed(run: Path) -> None:
+    for name in (".part-000-000009.h5.tmp", ".pack-000-000009.h5.tmp", ".part-001-000000.h5.tmp"):
+        (run / "shards" / name).write_bytes(b"half")
+    assert len(open_run(run)) == 10
+    with RunWriter(run, make_manifest()):
+        assert shard_names(run) == [".part-001-000000.h5.tmp", "pack-000-000003.h5"]
+
+
+def test_an_id_is_stored_once(run: Path) -> None:
+    with RunWriter(run, make_manifest()) as writer:
+        with pytest.raises(StoreError, match="question_comb_3"):
+            writer.add(make_captures([3]))
+        with pytest.raises(StoreError, match="question_comb_20"):
+            writer.add(make_captures([20, 20]))
+        with pytest.raises(InputError, match="NUL"):
+            writer.add([make_capture(21, "a\0")])
+        writer.add([])
+        writer.add(make_captures([20]))
+    assert len(open_run(run)) == 11
+
+
+def test_two_writers_of_one_name(run: Path) -> None:
+    with RunWriter(run, make_manifest()):
+        with pytest.raises(StoreError, match="another vlmscope"), RunWriter(run, make_manifest()):
+            pass
+        with RunWriter(run, make_manifest(), "001") as other:
+            other.add(make_captures([30]))
+    run_ = open_run(run)
+    assert run_.ids[-1] == "question_comb_30"
+    with h5py.File(run / "index.h5") as index:
+        assert len(index) == 12
+
+
+def test_a_question_given_to_two_writers_counts_once(tmp_path: Path) -> None:
+    with (
+        RunWriter(tmp_path, make_manifest()) as first,
+        RunWriter(tmp_path, make_manifest(), "001") as second,
+    ):
+        first.add(make_captures([0, 1, 2]))
+        second.add(make_captures([3, 1, 4]))
+    run = open_run(tmp_path)
+    assert run.ids == tuple(f"question_comb_{i}" for i in range(5))
+    for i, capture in enumerate(run):
+        assert_same(capture, make_capture(i))
+        assert_same(run[capture.sample.id], make_capture(i))
+    matrix = run.matrix("query_token_representation", 2)
+    with h5py.File(tmp_path / "index.h5") as index:
+        assert index.attrs["num_samples"] == 5
+        assert (index["_columns/query_token_representation/layer_2"][:] == matrix).all()
+        assert index["_columns/question_id"].asstr()[:].tolist() == list(run.ids)
+
+
+def test_opened_in_one_thread_used_in_another(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, make_manifest()) as writer:
+
+        def work() -> None:
+            writer.add(make_captures(range(3)))
+            writer.close()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert len(open_run(tmp_path)) == 3
+
+
+def test_a_failed_publication_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunWriter(tmp_path, make_manifest()) as writer:
+        writer.add(make_captures([0]))
+
+        def refuse(*args: object) -> None:
+            raise StoreError("full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer_module, "publish", refuse)
+            with pytest.raises(StoreError):
+                writer.add(make_captures([1]))
+        assert writer.done_ids == {"question_comb_0"}
+        writer.add(make_captures([1]))
+    assert len(open_run(tmp_path)) == 2
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from store_support import make_captures, make_manifest
+from vlmscope.errors import StoreError
+from vlmscope.store import FailureLog, RunWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+run = Path(sys.argv[1])
+try:
+    with RunWriter(run, make_manifest()) as writer:
+        writer.add(make_captures(range(3)))
+        limit = next((run / "shards").glob("part-*")).stat().st_size + 1000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        writer.add(make_captures(range(3, 6)))
+        writer.add(make_captures(range(6, 40)))
+except StoreError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A real refusal of the system: files may not grow beyond a limit."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FULL, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    for word in ("part-000-000002.h5", "File too large", "is safe", "run the same command again"):
+        assert word in done.stdout
+    assert shard_names(tmp_path) == ["part-000-000000.h5", "part-000-000001.h5"]
+    with RunWriter(tmp_path, make_manifest()) as writer:
+        writer.add(make_captures(range(6, 40)))
+    assert len(open_run(tmp_path)) == 40
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="permissions"), RunWriter(tmp_path / "a", make_manifest()):
+        pass
+
+
+def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        RunWriter(tmp_path / "file", make_manifest()),
+    ):
+        pass
