@@ -18,34 +18,15 @@ _hook.__enter__()
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+from material import QUESTIONS, picture  # noqa: E402
 
 from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
 
 torch.set_num_threads(1)  # the suite runs in several processes
-
-PICTURE_SIZES = {"one": (50, 40), "two_wide": (100, 50), "two_tall": (40, 90), "four": (110, 100)}
-"""Name → (width, height) in pixels; against tiles of 56 pixels these make 1, 2, 2 and 4 tiles."""
-
-QUESTIONS = (
-    "Is the forest lit by a full moon?",
-    "What is it?",
-    "How many people are there, and is there a cat in the image, or a rocket, or a cup?",
-    "Describe this image.",
-    "Où est le café ☕?",
-)
-
-
-def picture(name: str, seed: int = 0) -> Image.Image:
-    """Return a picture of noise with the size that ``name`` stands for."""
-    width, height = PICTURE_SIZES[name]
-    rng = np.random.default_rng([seed, width, height])
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="session")

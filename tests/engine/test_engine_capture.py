@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import QUESTIONS, picture
+from material import QUESTIONS, picture
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel

@@ -36,7 +36,7 @@ def quiet_libraries() -> None:
 def human_size(count: float) -> str:
     """Return a byte count as a person reads it.
 
-    >>> human_size(1_950_000_000), human_size(512)
+    >>> human_size(1_960_000_000), human_size(512)
     ('2.0 GB', '512 B')
     """
     for unit in ("B", "kB", "MB", "GB"):

@@ -145,7 +145,7 @@ class _Session:
         queue: deque[tuple[list[Sample], Future[Prepared | Exception]]] = deque()
         exhausted = False
         while not stop.is_set():
-            while not exhausted and len(queue) < AHEAD:
+            while not exhausted and len(queue) < (AHEAD if self._sizer.settled else 1):
                 chunk = list(islice(rows, self._sizer.size))
                 exhausted = len(chunk) < self._sizer.size
                 if chunk:

@@ -66,7 +66,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
     for path, column in walk(file[COLUMNS]):
         if is_vector(path):
             if vectors:
-                matrices[path] = column.astype(np.float32)[rows]
+                matrices[path] = column[rows].astype(np.float32, copy=False)
         elif h5py.check_string_dtype(column.dtype):
             texts[path] = column.asstr()[rows].tolist()
         elif h5py.check_vlen_dtype(column.dtype):

@@ -126,10 +126,10 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
     try:
         with opened(shard.path) as file:
             column = file[COLUMNS][path]
-            if shard.whole and column.shape == out.shape:
+            if shard.whole and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
-            else:
-                out[:] = column[:][list(shard.rows)]
+            else:  # NumPy turns float16 into float32 three times faster than HDF5
+                out[:] = column[:] if shard.whole else column[:][list(shard.rows)]
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import h5py
 
+import vlmscope
 from vlmscope.errors import StoreError
 from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.block import Block
@@ -27,6 +27,7 @@ from vlmscope.store.rows import RowWriter
 LIBVER = ("v110", "v110")
 """HDF5 1.10 and later read it. ``latest`` under HDF5 2.0 writes what HDF5 1.x cannot read."""
 
+_COUNT = count()
 _GROWTH = 16 * 2**20  # bytes the in-memory file grows by; h5py's 64 KB would copy it over and over
 
 
@@ -48,9 +49,13 @@ def build_shard(
 
 @contextmanager
 def memory_file() -> Iterator[Any]:
-    """Open a new HDF5 file that never touches the disk."""
+    """Open a new HDF5 file that never touches the disk.
+
+    HDF5 goes by names even here: two threads may not have a file of the same name open.
+    """
+    name = f"vlmscope-memory-{next(_COUNT)}"
     file = h5py.File(
-        "memory", "w", driver="core", backing_store=False, block_size=_GROWTH, libver=LIBVER
+        name, "w", driver="core", backing_store=False, block_size=_GROWTH, libver=LIBVER
     )
     with file:
         yield file
@@ -74,7 +79,7 @@ def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
         "num_samples": rows,
         "format_version": FORMAT_VERSION,
         "run_id": manifest.run_id,
-        "vlmscope_version": _own_version(),
+        "vlmscope_version": vlmscope.__version__,
     }
 
 
@@ -95,8 +100,3 @@ def opened(path: Path) -> Iterator[Any]:
             f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or remove it and "
             "run the same extract command again to make its rows anew"
         ) from error
-
-
-@cache
-def _own_version() -> str:
-    return version("vlmscope")

@@ -165,6 +165,11 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
     """
     with waiting(run, "manifest"):
         if not (run / MANIFEST).exists():
+            if any((run / SHARDS).glob("*.h5")):
+                raise StoreError(
+                    f"{run}: has rows but no {MANIFEST}, so nothing says what they were made with; "
+                    "restore it from a copy, or give another --out"
+                )
             write_manifest(run, wanted)
             return wanted
         stored = read_manifest(run)

@@ -1,0 +1,289 @@
+"""The command line as a user meets it: what it prints, what it exits with, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from vlmscope.cli import main
+from vlmscope.store import open_run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def vlmscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command line in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["vlmscope", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def extract(vlmscope: Command, table: Path, checkpoint: Path, tmp_path: Path) -> Command:
+    """``vlmscope extract`` with the arguments every call needs."""
+
+    def run(*extra: object, data: Path = table, out: str = "run") -> Outcome:
+        return vlmscope(
+            *("extract", data, "--model", checkpoint, "--out", tmp_path / out, "--device", "cpu"),
+            *("--max-new-tokens", 5, "--batch-size", 4, *extra),
+        )
+
+    return run
+
+
+def test_extract_shows_the_plan_and_the_result(extract: Command, tmp_path: Path) -> None:
+    done = extract()
+    assert done.code == 0, done.err
+    assert "10 to do, 0 already done" in done.err
+    assert "0, 2, 4, 6, 7" in done.err
+    assert "10 rows captured" in done.err
+    assert len(open_run(tmp_path / "run")) == 10
+    again = extract("--json")
+    assert again.code == 0
+    assert "0 to do, 10 already done" in again.err
+    assert json.loads(again.out)["already_done"] == 10
+
+
+def test_verify_passes_and_then_finds_a_changed_number(
+    extract: Command, vlmscope: Command, tmp_path: Path
+) -> None:
+    extract()
+    done = vlmscope("verify", tmp_path / "run", "--sample", 4, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "same answers: 4" in done.out
+    checks = json.loads(vlmscope("verify", tmp_path / "run", "--device", "cpu", "--json").out)
+    assert len(checks) == 8
+    assert max(max(check["errors"].values()) for check in checks) < 1e-5
+    strict = vlmscope("verify", tmp_path / "run", "--device", "cpu", "--tolerance", 1e-12)
+    assert strict.code == 1
+    assert "tolerance 1e-12" in strict.err
+    [shard] = (tmp_path / "run" / "shards").glob("*.h5")
+    with h5py.File(shard, "r+") as file:
+        file["_columns/query_token_representation/layer_4"][3, 5] += 1
+    damaged = vlmscope("verify", tmp_path / "run", "--device", "cpu")
+    assert damaged.code == 1
+    assert "query_token_representation/layer_4" in damaged.err
+
+
+def test_verify_refuses_another_model_and_another_table(
+    extract: Command, vlmscope: Command, tmp_path: Path, talkative: Path, table: Path
+) -> None:
+    extract()
+    (talkative / "marker").touch()
+    other = tmp_path / "other"
+    from vlmscope.demo.standin import build_standin
+
+    build_standin(other, seed=1)
+    wrong_model = vlmscope("verify", tmp_path / "run", "--model", other, "--device", "cpu")
+    assert wrong_model.code == 2
+    assert "weights_hash differs" in wrong_model.err
+    table.write_text(table.read_text("utf-8").replace("What is it?", "What was it?"), "utf-8")
+    wrong_table = vlmscope("verify", tmp_path / "run", "--device", "cpu")
+    assert wrong_table.code == 2
+    assert "--data" in wrong_table.err
+
+
+def test_inspect_draws_the_pictures_of_the_seed(
+    vlmscope: Command, table: Path, checkpoint: Path
+) -> None:
+    arguments = ("inspect", table, "--model", checkpoint, "--device", "cpu")
+    seen = vlmscope(*arguments, "--id", "question_comb_2", "--max-new-tokens", 5)
+    assert seen.code == 0, seen.err
+    for text in (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>",
+        "vision_token_boundary",
+        "query_token_boundary",
+        "2 × 2 tiles of [56, 56] pixels",
+        "[1, 1, 4, 3, 56, 56]",
+        "[1, 1, 4, 17, 96]",
+        "vision_only_representation [96]",
+        "answer: 5 tokens, finish reason length",
+    ):
+        assert text in seen.out, text
+    record = json.loads(vlmscope(*arguments, "--max-new-tokens", 0, "--json").out)
+    assert record["id"] == "question_comb_0"
+    assert record["boundaries"] == {"last_image_token": 5, "last_prompt_token": 19}
+    assert record["tokens"][5]["text"] == "<|image|>"
+    assert record["answer"] is None
+    missing = vlmscope(*arguments, "--id", "question_comb_99")
+    assert missing.code == 2
+    assert "question_comb_99" in missing.err
+
+
+def test_info_and_export(extract: Command, vlmscope: Command, tmp_path: Path) -> None:
+    (tmp_path / "two_tall_0.png").unlink()
+    assert extract().code == 3
+    told = vlmscope("info", tmp_path / "run")
+    assert told.code == 0
+    assert "9 rows" in told.out
+    assert "1 failed rows (image 1)" in told.out
+    assert "question_comb_3" in told.out
+    record = json.loads(vlmscope("info", tmp_path / "run", "--json").out)
+    assert record["rows"] == 9
+    assert record["failures"][0]["id"] == "question_comb_3"
+    for suffix in ("h5", "parquet", "npz"):
+        exported = vlmscope("export", tmp_path / "run", tmp_path / f"out.{suffix}")
+        assert exported.code == 0, exported.err
+        assert "9 rows" in exported.out
+    assert vlmscope("export", tmp_path / "run", tmp_path / "out.h5").code == 2
+    assert vlmscope("export", tmp_path / "run", tmp_path / "out.xyz").code == 2
+    assert "9 rows" in vlmscope("info", tmp_path / "out.h5").out
+    with h5py.File(tmp_path / "out.h5") as file:
+        vector = file["question_comb_4/query_token_representation/layer_6"][:]
+    stored = open_run(tmp_path / "run")["question_comb_4"]
+    np.testing.assert_array_equal(vector, stored.vectors["query_token_representation/layer_6"])
+
+
+def test_the_seeds_tree_read_with_plain_h5py(extract: Command, tmp_path: Path) -> None:
+    extract()
+    with h5py.File(tmp_path / "run" / "index.h5") as file:
+        assert file.attrs["model_type"] == "mllama"
+        assert file.attrs["num_samples"] == 10
+        row = file["question_comb_0"]
+        assert row["question"].asstr()[()] == "Is the forest lit by a full moon?"
+        assert row["image_id"].asstr()[()] == "one_0.png"
+        assert row["ground_truth_answer"].asstr()[()] == "Yes"
+        assert isinstance(row["answer"].asstr()[()], str)
+        assert row["vision_only_representation"].shape == (96,)
+        assert row["vision_only_representation"].dtype == np.float32
+        for group in ("vision_token_representation", "query_token_representation"):
+            assert list(row[group]) == ["layer_0", "layer_2", "layer_4", "layer_6", "layer_7"]
+        assert row.attrs["vision_token_boundary"] == 5
+        assert row.attrs["query_token_boundary"] == 19
+
+
+def bad_rows(tmp_path: Path) -> Path:
+    """Write a table in which every row but the first and the last is bad in its own way."""
+    (tmp_path / "text.png").write_text("this is no picture")
+    whole = (tmp_path / "four_0.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").touch()
+    path = tmp_path / "bad.csv"
+    path.write_bytes(
+        "\ufeffquestion_id,image_name,question,gt_answer\r\n"
+        "fine,one_0.png,What is it?,nan\r\n"
+        "missing,nowhere.png,What is it?,Yes\r\n"
+        "text,text.png,What is it?,Yes\r\n"
+        "cut,cut.png,What is it?,Yes\r\n"
+        "empty,empty.png,What is it?,Yes\r\n"
+        "silent,one_0.png,  ,Yes\r\n"
+        "placeholder,one_0.png,What is <|image|>?,Yes\r\n"
+        "../we ird/é.,one_0.png,What is it?,7\r\n".encode()
+    )
+    return path
+
+
+def test_bad_rows_are_recorded_and_the_rest_goes_on(
+    extract: Command, vlmscope: Command, tmp_path: Path, table: Path
+) -> None:
+    done = extract(data=bad_rows(tmp_path))
+    assert done.code == 3
+    assert "6 rows failed" in done.err
+    run = open_run(tmp_path / "run")
+    assert run.ids == ("fine", "../we ird/é.")
+    assert run["fine"].sample.target == ""
+    assert run["../we ird/é."].sample.target == "7"
+    stages = {id_: failure.stage for id_, failure in run.failures.items()}
+    assert stages == {
+        "missing": "image", "text": "image", "cut": "image", "empty": "image",
+        "silent": "input", "placeholder": "prompt",
+    }  # fmt: skip
+    lines = ("missing", "text", "cut", "empty", "silent", "placeholder")
+    for number, id_ in enumerate(lines, start=3):
+        assert f"bad.csv line {number}" in run.failures[id_].error
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("question_id,image_name,question\n", "0 rows"),
+        ("question_id,image_name,question\na,x.png,Q\na,x.png,Q\n", "'a'"),
+        ("id,picture,question\na,x.png,Q\n", "--map image="),
+        ("question_id,image_name,question\na,x.png,Q,1,2\n", "line 2"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line(
+    extract: Command, tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "broken.csv"
+    path.write_text(content)
+    done = extract(data=path)
+    assert done.code == 2
+    assert message in done.err
+    assert "broken.csv" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--batch-size", "many"], "--batch-size"),
+        (["--layers", "n"], "layers 0 to 7"),
+        (["--positions", "nose"], "last_image_token"),
+        (["--vision-pooling", "some"], "all, valid"),
+        (["--map", "colour=red"], "colour"),
+        (["--device", "cuda:9"], "cuda"),
+        (["--dtype", "int4"], "bfloat16"),
+        (["--store-dtype", "int4"], "float16"),
+        (["--images", "nowhere"], "nowhere"),
+        (["--frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_bad_option_is_refused_in_one_line(
+    extract: Command, tmp_path: Path, extra: list[str], message: str
+) -> None:
+    done = extract(*extra)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_settings_in_the_same_folder_are_refused(extract: Command) -> None:
+    assert extract("--limit", 2).code == 0
+    other = extract("--layers", "all")
+    assert other.code == 2
+    assert "capture.layers" in other.err
+
+
+def test_strict_stops_with_the_code_of_failed_rows(extract: Command, tmp_path: Path) -> None:
+    (tmp_path / "two_wide_0.png").unlink()
+    done = extract("--strict")
+    assert done.code == 3
+    assert "1 rows failed" in done.err
+
+
+def test_no_arguments_show_the_help(vlmscope: Command) -> None:
+    shown = vlmscope("--help")
+    assert shown.code == 0
+    for command in ("extract", "inspect", "info", "verify", "export", "demo"):
+        assert command in shown.out
+    assert vlmscope("--version").out.startswith("vlmscope 0.")

@@ -1,0 +1,103 @@
+"""SIGKILL at random moments: a resumed run equals an uninterrupted one, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from material import QUESTIONS, picture
+
+from vlmscope.store import Run, open_run
+
+KILLS = 20
+ROWS = 40
+
+
+def command_line(arguments: list[str]) -> None:
+    """Run ``vlmscope`` in a child process, as its console script would."""
+    import torch
+
+    from vlmscope.cli import main
+
+    torch.set_num_threads(1)
+    sys.argv = ["vlmscope", *arguments]
+    main()
+
+
+def write_table(folder: Path) -> Path:
+    for seed, name in enumerate(("one", "two_wide", "four")):
+        picture(name, seed).save(folder / f"{name}.png")
+    path = folder / "questions.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question_id", "image_name", "question", "gt_answer"])
+        for i in range(ROWS):
+            name = ("one", "two_wide", "four")[i % 3]
+            writer.writerow([f"q{i}", f"{name}.png", f"{QUESTIONS[i % 5]} ({i})", "Yes"])
+    return path
+
+
+def assert_equal(found: Run, expected: Run) -> None:
+    assert found.ids == expected.ids
+    assert not found.check()
+    assert not found.failures
+    for one, other in zip(found, expected, strict=True):
+        assert one.answer == other.answer
+        np.testing.assert_array_equal(one.answer_token_ids, other.answer_token_ids)
+        np.testing.assert_array_equal(one.answer_logprobs, other.answer_logprobs)
+        assert one.vectors.keys() == other.vectors.keys()
+        for name, vector in other.vectors.items():
+            np.testing.assert_array_equal(one.vectors[name], vector)
+
+
+def test_twenty_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    # A fork server that has imported everything: a child starts in milliseconds, so that the
+    # kills fall on the work and not on the imports. Batches of one row make results bit-equal.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vlmscope.cli.extract", "vlmscope.executors", "transformers"])
+    table, out = write_table(tmp_path), tmp_path / "run"
+    arguments = [
+        *("extract", str(table), "--model", str(checkpoint), "--device", "cpu"),
+        *("--max-new-tokens", "6", "--batch-size", "1", "--out"),
+    ]
+
+    def start(folder: Path) -> multiprocessing.process.BaseProcess:
+        child = context.Process(target=command_line, args=([*arguments, str(folder)],))
+        child.start()
+        return child
+
+    begin = time.monotonic()
+    uninterrupted = start(tmp_path / "uninterrupted")
+    uninterrupted.join(120)
+    duration = time.monotonic() - begin
+    assert uninterrupted.exitcode == 0
+    expected = open_run(tmp_path / "uninterrupted")
+    assert len(expected) == ROWS
+
+    rng, kills, amid = random.Random(7), 0, set()
+    while kills < KILLS:
+        child = start(out)
+        child.join(rng.uniform(0.1, 0.6) * duration)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+            kills += 1
+            if (out / "run.json").exists():
+                amid.add(len(open_run(out)))
+        else:  # it got to the end: begin anew, so that kills go on to fall on work
+            assert child.exitcode == 0
+            assert_equal(open_run(out), expected)
+            shutil.rmtree(out)
+    assert len(amid - {0, ROWS}) >= 3, f"the kills did not fall on the work: {amid}"
+    last = start(out)
+    last.join(120)
+    assert last.exitcode == 0
+    assert_equal(open_run(out), expected)
