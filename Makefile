@@ -6,11 +6,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint check format docs clean
+OLDEST := .venv-oldest
+OLDEST_READY := $(OLDEST)/.ready
+
+.PHONY: help demo test test-oldest lint check format docs clean
 
 help:
 	@echo "make demo    extract six photographs with a tiny model; result in runs/demo"
 	@echo "make test    every test"
+	@echo "make test-oldest    the same with the oldest supported transformers"
 	@echo "make lint    format, lint, types, import layers"
 	@echo "make check   lint and test: what must pass before a commit"
 	@echo "make format  mend format and simple lint"
@@ -21,6 +25,18 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto
+
+# The oldest transformers that pyproject.toml allows.
+test-oldest: $(OLDEST_READY)
+	$(OLDEST)/bin/python -m pytest -n auto
+
+$(OLDEST_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		"$$(grep '^torch==' constraints.txt)"
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-e ".[dev]" "transformers==5.17.0"
+	@touch $@
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -38,7 +54,7 @@ docs: $(READY)
 	$(BIN)/python -m typer vlmscope.cli utils docs --name vlmscope --output docs/cli.md
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # torch comes first and by its exact version, so that nothing else chooses a build for us.
 $(READY): pyproject.toml constraints.txt

@@ -20,8 +20,8 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from material import QUESTIONS, picture  # noqa: E402
 
+from material import QUESTIONS, picture  # noqa: E402
 from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402

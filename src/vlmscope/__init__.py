@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vlmscope.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from vlmscope.dataset import read_samples
     from vlmscope.engine import capture
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from vlmscope.model import VisionLanguageModel, load_model
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
     from vlmscope.store import Run, export_run, open_run
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Capture",

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, what it exits with, what it leaves behind."""
+"""The command line as a user meets it: what it prints, its exit codes, what it leaves behind."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from material import QUESTIONS, picture
 
+from material import QUESTIONS, picture
 from vlmscope.store import Run, open_run
 
 KILLS = 20
@@ -81,7 +81,7 @@ def test_twenty_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
     expected = open_run(tmp_path / "uninterrupted")
     assert len(expected) == ROWS
 
-    rng, kills, amid = random.Random(7), 0, set()
+    rng, kills, amid = random.Random(7), 0, set()  # noqa: S311 - moments, no secrets
     while kills < KILLS:
         child = start(out)
         child.join(rng.uniform(0.1, 0.6) * duration)

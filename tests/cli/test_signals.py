@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM on the real command: the batch in flight is published, the exit code says why."""
+"""Ctrl-C and SIGTERM on the real command: the batch in flight is published first."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ for command in (extract, inspect, info, verify, export, demo):
 
 def _version(value: bool) -> None:
     if value:
-        from vlmscope import __version__
+        from vlmscope.version import __version__
 
         typer.echo(f"vlmscope {__version__}")
         raise typer.Exit

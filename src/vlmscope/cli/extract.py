@@ -54,6 +54,10 @@ def extract(
     """Run every question through the model once and keep what it thought.
 
     Run the same command again to continue, or to try failed rows again.
+
+    Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 bad usage or
+    input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl); 130 and 143
+    stopped by Ctrl-C and SIGTERM after the batch in flight.
     """
     from vlmscope.dataset import parse_mapping
 

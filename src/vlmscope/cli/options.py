@@ -30,7 +30,7 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=Fa
 Images = Annotated[
     str | None,
     typer.Option(
-        "--images", help="Image root (default: the data file's folder).", show_default=False
+        "--images", help="Image root (default: the folder of the table).", show_default=False
     ),
 ]
 Map = Annotated[

@@ -1,6 +1,6 @@
 """Executors: where the work runs. The stages do not know."""
 
-from vlmscope.executors.extract import extract
+from vlmscope.executors.job import extract
 from vlmscope.executors.local import Observer, Summary, run_plan
 from vlmscope.executors.plan import Plan, Request, describe_model, make_plan
 

@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-import vlmscope
 from vlmscope.dataset import Table, TableScan, open_table
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model
@@ -34,6 +33,7 @@ from vlmscope.store import (
     open_run,
     read_manifest,
 )
+from vlmscope.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "h5py", "numpy", "pillow")
 
@@ -216,7 +216,7 @@ def _describe_device(vlm: VisionLanguageModel) -> str:
 
 
 def _versions() -> Mapping[str, str]:
-    found = {"vlmscope": vlmscope.__version__, "python": platform.python_version()}
+    found = {"vlmscope": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)

@@ -16,13 +16,13 @@ from typing import Any
 
 import h5py
 
-import vlmscope
 from vlmscope.errors import StoreError
 from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.block import Block
 from vlmscope.store.columns import final_norm_leaf, write_columns
 from vlmscope.store.manifest import Manifest, check_version
 from vlmscope.store.rows import RowWriter
+from vlmscope.version import __version__
 
 LIBVER = ("v110", "v110")
 """HDF5 1.10 and later read it. ``latest`` under HDF5 2.0 writes what HDF5 1.x cannot read."""
@@ -79,7 +79,7 @@ def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
         "num_samples": rows,
         "format_version": FORMAT_VERSION,
         "run_id": manifest.run_id,
-        "vlmscope_version": vlmscope.__version__,
+        "vlmscope_version": __version__,
     }
 
 

@@ -25,8 +25,8 @@ from vlmscope.engine.answers import (
     first_token_statistics,
     greedy_config,
 )
+from vlmscope.engine.batch import Batch, prepare
 from vlmscope.engine.pooling import TokenChoice
-from vlmscope.engine.prepare import Batch, prepare
 from vlmscope.engine.taps import Taps
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel

@@ -1,0 +1,85 @@
+"""Docs cannot rot: commands and code are run, help is generated, links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import csv
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from material import QUESTIONS, picture
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with everything that the README's examples name."""
+    (tmp_path / "images").mkdir()
+    picture("four").save(tmp_path / "images" / "haloquest_1236.png")
+    shutil.copytree(checkpoint, tmp_path / "models" / "Llama-3.2-11B-Vision-Instruct")
+    with (tmp_path / "questions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question_id", "image_id", "question", "ground_truth_answer", "category"])
+        for i, question in enumerate(QUESTIONS):
+            row = [f"question_comb_{1732 + i}", "haloquest_1236.png", question, "No", "visual"]
+            writer.writerow(row)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_works(workplace: Path) -> None:
+    [commands] = blocks(ROOT / "README.md", "bash")
+    script = f'set -euo pipefail\nvlmscope() {{ "{sys.executable}" -m vlmscope "$@"; }}\n{commands}'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "vision_token_boundary" in done.stdout
+    assert (workplace / "first.h5").exists()
+    [code] = blocks(ROOT / "README.md", "python")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), names := {})  # noqa: S102 - the test's purpose
+    assert names["X"].shape == (len(QUESTIONS), 64)
+    assert list(names["table"]["category"]) == ["visual"] * len(QUESTIONS)
+    assert printed.getvalue().startswith("question_comb_1732 ")
+
+
+def test_the_page_on_families_works() -> None:
+    for code in blocks(ROOT / "docs" / "adding-a-model.md", "python"):
+        names: dict[str, object] = {}
+        exec(compile(code, "adding-a-model.md", "exec"), names)  # noqa: S102 - the test's purpose
+        assert names["family"] == names["MLLAMA"]
+
+
+def test_the_command_reference_is_the_commands_own_help() -> None:
+    command = [sys.executable, "-m", "typer", "vlmscope.cli", "utils", "docs", "--name", "vlmscope"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    written = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert written.strip() == done.stdout.strip(), "run 'make docs'"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_option_named_in_a_message_exists() -> None:
+    known = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "cli.md").read_text("utf-8")))
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", node.value))
+                assert named <= known, f"{path.name} line {node.lineno}: {named - known}"
