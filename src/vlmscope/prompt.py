@@ -5,13 +5,15 @@ question verbatim. Two details decide whether the positions are right:
 
 - A chat template that writes the BOS token itself must not meet a tokenizer that adds another: the
   naive call doubles it and shifts every position by one. Templates without BOS must get theirs from
-  the tokenizer. So: special tokens are added only where the rendered text does not start with BOS.
+  the tokenizer, unless the processor puts it there. So: special tokens are added only where the
+  rendered text does not start with BOS, and not if that doubles it.
 - Batches are padded on the left, as generation needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import ModelError, RowError
@@ -92,15 +94,29 @@ def encode(processor: Any, chat_texts: Sequence[str], images: Sequence[Image]) -
     """
     bos = processor.tokenizer.bos_token
     has_bos = bool(bos) and all(text.startswith(bos) for text in chat_texts)
-    inputs = dict(
+    inputs = _process(processor, chat_texts, images, add_special_tokens=not has_bos)
+    if bos and not has_bos and count_bos(processor, inputs) > 1:
+        inputs = _process(processor, chat_texts, images, add_special_tokens=False)
+    inputs.pop("labels", None)
+    return inputs
+
+
+def count_bos(processor: Any, inputs: Mapping[str, Any]) -> int:
+    """Return how many BOS tokens the first prompt of a batch begins with."""
+    ids = inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
+    return len(list(takewhile(lambda token: token == processor.tokenizer.bos_token_id, ids)))
+
+
+def _process(
+    processor: Any, chat_texts: Sequence[str], images: Sequence[Image], *, add_special_tokens: bool
+) -> dict[str, Any]:
+    return dict(
         processor(
             text=list(chat_texts),
             images=[[image] for image in images],
-            add_special_tokens=not has_bos,
+            add_special_tokens=add_special_tokens,
             padding=True,
             padding_side="left",
             return_tensors="pt",
         )
     )
-    inputs.pop("labels", None)
-    return inputs

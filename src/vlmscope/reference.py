@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vlmscope.dataset import hash_image, load_image
 from vlmscope.model import VisionLanguageModel
-from vlmscope.prompt import build_messages, chat_template
+from vlmscope.prompt import build_messages, chat_template, encode
 from vlmscope.schema import (
     REPRESENTATIONS,
     TOP_FIRST_TOKENS,
@@ -46,13 +46,7 @@ def reference(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None
         add_generation_prompt=True,
         tokenize=False,
     )
-    bos = vlm.processor.tokenizer.bos_token
-    inputs = vlm.processor(
-        text=chat_text,
-        images=[image],
-        return_tensors="pt",
-        add_special_tokens=not (bos and chat_text.startswith(bos)),
-    ).to(vlm.device)
+    inputs = {k: v.to(vlm.device) for k, v in encode(vlm.processor, [chat_text], [image]).items()}
     with torch.inference_mode():
         vision = _vision_pass(vlm, image, spec)
         states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec)

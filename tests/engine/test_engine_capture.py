@@ -227,3 +227,19 @@ def test_half_precision_is_stored_as_float32_and_close(
         for name, vector in item.vectors.items():
             assert vector.dtype == np.float32
             assert relative_error(vector, expected.vectors[name]) < 3e-2, name
+
+
+def test_batches_may_be_prepared_on_many_threads(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    chunks = [samples[i % 10 : i % 10 + 1 + i % 4] for i in range(80)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda chunk: prepare(chunk, vlm)[0], chunks))
+    for chunk, batch in zip(chunks, together, strict=True):
+        alone, _ = prepare(chunk, vlm)
+        assert batch is not None
+        assert alone is not None
+        for name, tensor in alone.inputs.items():
+            assert torch.equal(tensor, batch.inputs[name]), name

@@ -191,7 +191,7 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
     return ModelRecord(
         name=_absolute(vlm.name),
         type=vlm.family.model_type,
-        config_hash=hash_config(vlm.model.config),
+        config_hash=hash_config(vlm.name, vlm.revision),
         weights_hash=hash_weights(folder) if folder.is_dir() else str(vlm.revision),
         processor_hash=hash_processor(vlm.processor),
         chat_template_hash=hash_json(chat_template(vlm.processor)),

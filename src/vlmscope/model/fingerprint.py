@@ -29,9 +29,15 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def hash_config(config: Any) -> str:
-    """Return the hash of a model configuration, without the entries that depend on the machine."""
-    return hash_json(_without_volatile(config.to_dict()))
+def hash_config(name: str, revision: str | None = None) -> str:
+    """Return the hash of a checkpoint's configuration as it is stored.
+
+    Not as it is loaded: each version of transformers adds entries of its own.
+    """
+    from transformers import PreTrainedConfig
+
+    stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    return hash_json(_without_volatile(stored))
 
 
 def hash_processor(processor: Any) -> str:
@@ -40,11 +46,13 @@ def hash_processor(processor: Any) -> str:
     The class counts because the PIL and the torchvision backends differ by up to one grey level.
     """
     images = processor.image_processor
+    tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    # What the last call asked for, not what the tokenizer is.
+    state = {"padding", "truncation"}
     return hash_json([
         type(images).__name__,
         _without_volatile(images.to_dict()),
-        type(processor.tokenizer).__name__,
-        processor.tokenizer.backend_tokenizer.to_str(),
+        {name: part for name, part in tokenizer.items() if name not in state},
     ])  # fmt: skip
 
 

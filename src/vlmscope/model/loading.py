@@ -66,6 +66,8 @@ def _load_config(name: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     folder = Path(name)
+    if not name:
+        raise ModelError("--model '': give the folder of a checkpoint, or a hub id")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(
             f"{name}: the folder holds no config.json; give the folder that save_pretrained wrote"

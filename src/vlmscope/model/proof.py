@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlmscope.errors import ModelError
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.prompt import encode, render
+from vlmscope.prompt import count_bos, encode, render
 
 QUESTION = "Is there anything in the image?"
 """What the proof asks about its blank image."""
@@ -78,12 +78,10 @@ def _record(vlm: VisionLanguageModel) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def _check_prompt(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> None:
-    ids = inputs["input_ids"][0]
-    if not (ids == vlm.image_token_id).any():
+    if not (inputs["input_ids"][0] == vlm.image_token_id).any():
         raise _unexpected(vlm, f"the prompt holds no image token (id {vlm.image_token_id})")
-    bos = vlm.processor.tokenizer.bos_token_id
-    if bos is not None and int((ids == bos).sum()) > 1:
-        raise _unexpected(vlm, f"the prompt holds the BOS token {int((ids == bos).sum())} times")
+    if (count := count_bos(vlm.processor, inputs)) > 1:
+        raise _unexpected(vlm, f"the prompt begins with the BOS token {count} times")
 
 
 def _check_vision(

@@ -1,0 +1,186 @@
+"""Loading a checkpoint: what is taken, what is refused, and that it proves itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlmscope.demo.standin import TRUE, build_processor, build_standin
+from vlmscope.errors import ModelError
+from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
+from vlmscope.model.fingerprint import hash_config, hash_processor, hash_weights
+from vlmscope.model.proof import prove
+from vlmscope.prompt import encode, render
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:  # type: ignore[type-arg]
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_the_accessors(vlm: VisionLanguageModel) -> None:
+    assert vlm.num_layers == len(vlm.layers) == 8
+    assert vlm.hidden_size == 64
+    assert vlm.vision_size == 96
+    assert vlm.image_token_id == 896
+    assert vlm.dtype == torch.float32
+    assert vlm.device == torch.device("cpu")
+    assert vlm.attention == "sdpa"
+    assert not vlm.model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("", "--model")],
+)
+def test_a_model_that_is_not_there(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(name, device="cpu")
+
+
+def test_a_hub_name_without_a_hub_is_one_line() -> None:
+    with pytest.raises(ModelError, match="owner/name: cannot load the configuration") as caught:
+        load_model("owner/name", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_holds_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_model(tmp_path)
+
+
+def test_an_architecture_that_is_not_described(copy: Path) -> None:
+    edit(copy / "config.json", lambda config: config.update(model_type="llava"))
+    with pytest.raises(ModelError, match=r"'llava' is not described.*adding-a-model"):
+        load_model(copy, device="cpu")
+
+
+def test_weights_that_are_missing_are_not_filled_with_noise(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    del weights[next(name for name in weights if name.endswith("layers.4.mlp.up_proj.weight"))]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights.*layers\.4\.mlp\.up_proj"):
+        load_model(copy, device="cpu")
+
+
+def test_a_weight_file_that_was_cut(copy: Path) -> None:
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="copy: "):
+        load_model(copy, device="cpu")
+
+
+def test_a_checkpoint_without_a_chat_template(copy: Path) -> None:
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        load_model(copy, device="cpu")
+
+
+def test_a_checkpoint_without_a_processor(copy: Path) -> None:
+    (copy / "processor_config.json").unlink()
+    with pytest.raises(ModelError, match="processor"):
+        load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int4"}, "bfloat16"),
+        ({"device": "tpu9"}, "--device"),
+        ({"device": "cuda:7"}, "CUDA"),
+    ],
+)
+def test_a_bad_option(checkpoint: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(checkpoint, **({"device": "cpu"} | options))
+
+
+def test_the_proof_finds_a_wrong_description(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    def claim(**change: object) -> VisionLanguageModel:
+        family = dataclasses.replace(FAMILIES["mllama"], **change)
+        return dataclasses.replace(vlm, family=family)
+
+    for wrong, message in [
+        ({"vision_encoder": "model.vision_tower"}, "vision_tower"),
+        ({"vision_encoder": "model.vision_model.transformer"}, "wide"),
+        ({"decoder": "model.vision_model.transformer"}, "norm"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            prove(claim(**wrong))
+
+
+def test_the_proof_finds_a_doubled_bos(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = vlm.processor.chat_template
+    monkeypatch.setattr(vlm.processor, "chat_template", "{{- bos_token }}" + template)
+    with pytest.raises(ModelError, match="BOS token 2 times"):
+        prove(vlm)
+
+
+def test_a_template_without_bos_gets_it_from_the_tokenizer(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from material import picture
+
+    template = vlm.processor.chat_template
+    expected = encode(vlm.processor, [render(vlm.processor, "What is it?")], [picture("one")])
+    bare = template.replace("{{- bos_token }}", "")
+    monkeypatch.setattr(vlm.processor, "chat_template", bare)
+    text = render(vlm.processor, "What is it?")
+    assert not text.startswith("<|begin_of_text|>")
+    found = encode(vlm.processor, [text], [picture("one")])
+    assert found["input_ids"].tolist() == expected["input_ids"].tolist()
+
+
+def test_fingerprints_tell_models_apart(
+    vlm: VisionLanguageModel, copy: Path, tmp_path: Path
+) -> None:
+    other = build_standin(tmp_path / "other", seed=1)
+    again = build_standin(tmp_path / "again", seed=0)
+    assert hash_weights(copy) == hash_weights(again) != hash_weights(other)
+    moved = load_model(copy, device="cpu")
+    assert hash_config(moved.name) == hash_config(vlm.name)
+    assert hash_processor(moved.processor) == hash_processor(vlm.processor)
+    edit(
+        copy / "processor_config.json", lambda c: c["image_processor"].update(image_mean=[0, 0, 0])
+    )
+    assert hash_processor(load_model(copy, device="cpu").processor) != hash_processor(vlm.processor)
+
+
+def test_the_numbers_of_the_seed_at_true_size() -> None:
+    """The tokenizer and the processor of the true size, without the 21 GB of weights."""
+    from PIL import Image
+
+    processor = build_processor(TRUE)
+    text = render(processor, "Is the forest lit by a full moon?")
+    assert text == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+        "<|image|>Is the forest lit by a full moon?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    inputs = encode(processor, [text], [Image.new("RGB", (400, 300))])
+    ids = inputs["input_ids"][0].tolist()
+    assert ids[:2] == [128000, 128006]
+    assert ids.index(128256) == 5
+    assert ids[-2] == 128007
+    assert inputs["pixel_values"].shape == (1, 1, 4, 3, 560, 560)
+    assert inputs["aspect_ratio_ids"].tolist() == [[1]]
+    assert inputs["aspect_ratio_mask"].tolist() == [[[1, 0, 0, 0]]]
