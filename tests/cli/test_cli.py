@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -287,3 +289,17 @@ def test_no_arguments_show_the_help(vlmscope: Command) -> None:
     for command in ("extract", "inspect", "info", "verify", "export", "demo"):
         assert command in shown.out
     assert vlmscope("--version").out.startswith("vlmscope 0.")
+
+
+def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: Path) -> None:
+    done = vlmscope("demo", "--out", tmp_path / "demo")
+    assert done.code == 0, done.err
+    assert "answers are noise" in done.out
+    run = open_run(tmp_path / "demo")
+    assert len(run) == 14
+    assert {item.sample.image_id for item in run} == {
+        f"{name}.jpg"
+        for name in ("astronaut", "camera", "chelsea", "coffee", "hubble_deep_field", "rocket")
+    }
+    for command in re.findall(r"^  vlmscope (.*)$", done.out, re.M):
+        assert vlmscope(*shlex.split(command)).code == 0, command

@@ -1,0 +1,110 @@
+"""Whatever sequence of stops, crashes, limits and batch sizes came before: the end is the same."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store.store_support import make_capture, make_manifest
+from vlmscope.executors import Request, local, resilient
+from vlmscope.executors.plan import Plan
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.store import open_run
+
+ROWS = 12
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table in memory; row 5 is bad."""
+
+    count: int
+
+    def rows(self) -> Iterator[Sample | Failure]:
+        for i in range(self.count):
+            if i == 5:
+                yield Failure(f"q{i}", "input", "the question is empty")
+            else:
+                yield Sample(f"q{i}", "x.png", f"Question {i}?")
+
+
+def row(id_: str) -> Capture:
+    return make_capture(int(id_[1:]), id_=id_)
+
+
+class PowerCut(BaseException):
+    """The process dies; nothing may catch it."""
+
+
+@dataclass
+class Session:
+    """One run of the command: how far, in what batches, and how it ends."""
+
+    limit: int
+    batch_size: int
+    dies_after: int | None
+
+    def run(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        left = self.dies_after
+
+        def capture_batch(batch: Any, *_: Any) -> list[Capture]:
+            nonlocal left
+            if left is not None:
+                left -= 1
+                if left < 0:
+                    raise PowerCut
+            return [row(sample.id) for sample in batch.samples]
+
+        monkeypatch.setattr(resilient, "capture_batch", capture_batch)
+        monkeypatch.setattr(
+            resilient, "prepare", lambda rows, _: (SimpleNamespace(samples=tuple(rows)), [])
+        )
+        request = Request("table", "model", out, spec=CaptureSpec(), batch_size=self.batch_size)
+        done = frozenset(open_run(out).ids) if (out / "run.json").exists() else frozenset()
+        ids = tuple(f"q{i}" for i in range(self.limit))
+        vlm: Any = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+        scan: Any = SimpleNamespace(ids=ids)
+        plan = Plan(request, Rows(self.limit), scan, vlm, make_manifest(), done & set(ids))  # type: ignore[arg-type]
+        try:
+            local.run_plan(plan)
+        except PowerCut:
+            assert self.dies_after is not None
+
+
+sessions = st.builds(
+    Session,
+    limit=st.integers(1, ROWS),
+    batch_size=st.integers(1, 5),
+    dies_after=st.none() | st.integers(0, 3),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(sessions, max_size=4), st.integers(1, 5))
+def test_the_end_is_the_same(history: list[Session], batch_size: int) -> None:
+    out = Path(tempfile.mkdtemp()) / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for session in [*history, Session(ROWS, batch_size, None)]:
+            before = set(open_run(out).ids) if (out / "run.json").exists() else set()
+            session.run(out, monkeypatch)
+            assert before <= set(open_run(out).ids)
+    run = open_run(out)
+    assert sorted(run.ids) == sorted(f"q{i}" for i in range(ROWS) if i != 5)
+    assert list(run.failures) == ["q5"]
+    for item in run:
+        expected = row(item.sample.id)
+        assert item.answer == expected.answer
+        for name, vector in expected.vectors.items():
+            np.testing.assert_array_equal(item.vectors[name], vector)
+    assert not run.check()
+    shutil.rmtree(out.parent)
