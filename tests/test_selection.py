@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vlmscope.errors import InputError
 from vlmscope.schema import DEFAULT_LAYERS, REPRESENTATIONS
-from vlmscope.selection import boundaries, check_positions, locate, resolve_layers
+from vlmscope.selection import boundaries, locate, resolve_layers
 
 IMAGE = 9
 
@@ -38,12 +38,6 @@ def test_forms_of_a_layer() -> None:
 def test_layers_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--layers"):
         resolve_layers(text, 8)
-
-
-@pytest.mark.parametrize("positions", [[], ["nose"], ["last_image_token", "nose"]])
-def test_positions_that_do_not_exist_are_refused(positions: list[str]) -> None:
-    with pytest.raises(InputError, match="last_prompt_token"):
-        check_positions(positions)
 
 
 @st.composite

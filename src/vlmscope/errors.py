@@ -54,6 +54,8 @@ class ToleranceError(VlmscopeError):
 class RowError(VlmscopeError):
     """One row failed. ``stage`` says where: ``input``, ``image``, ``prompt``, ``capture``."""
 
+    exit_code = 2
+
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
         self.stage = stage

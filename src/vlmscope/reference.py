@@ -1,9 +1,11 @@
 """The oracle: the seed's own method, kept slow and literal.
 
 One sample at a time, three passes through the model: the vision encoder alone, the whole model with
-``output_hidden_states``, and ``generate``. Nothing is shared with the capture but the prompt, and
-nothing is optimised: it is here so that every faster path can be held against it, in the tests and
-by ``vlmscope verify``. Two lines depart from the seed's text, where it contradicts itself:
+``output_hidden_states``, and ``generate``. Shared with the capture are only the picture, the chat
+messages, the model's accessors and the list of layers; tokens, padding, positions, pooling and
+decoding are its own. Nothing is optimised: it is here so that every faster path can be held against
+it, in the tests and by ``vlmscope verify``. Two lines depart from the seed's text, where it
+contradicts itself:
 
 - ``<|image|>`` stands on position 5, as in its token table, and not on 6, as in its comment: the
   BOS token that the chat template writes is not doubled by the tokenizer.
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from vlmscope.dataset import hash_image, load_image
 from vlmscope.model import VisionLanguageModel
-from vlmscope.prompt import build_messages, chat_template, encode
+from vlmscope.prompt import build_messages, chat_template
 from vlmscope.schema import (
     REPRESENTATIONS,
     TOP_FIRST_TOKENS,
@@ -46,7 +48,11 @@ def reference(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None
         add_generation_prompt=True,
         tokenize=False,
     )
-    inputs = {k: v.to(vlm.device) for k, v in encode(vlm.processor, [chat_text], [image]).items()}
+    made = {"text": chat_text, "images": [image], "return_tensors": "pt"}
+    inputs = vlm.processor(**made, add_special_tokens=False)
+    if inputs["input_ids"][0, 0] != vlm.processor.tokenizer.bos_token_id:
+        inputs = vlm.processor(**made)
+    inputs = inputs.to(vlm.device)
     with torch.inference_mode():
         vision = _vision_pass(vlm, image, spec)
         states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec)
@@ -110,9 +116,6 @@ def _answer_pass(vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec) -> di
         **inputs,
         max_new_tokens=spec.max_new_tokens,
         do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
         return_dict_in_generate=True,
         output_logits=True,
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +103,19 @@ class CaptureSpec:
     """How the vision encoder's output becomes one vector."""
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     """Longest answer in tokens; 0 stops after the prefill and records no answer."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can do; layers are checked where the model is known."""
+        unknown = [name for name in self.positions if name not in REPRESENTATIONS]
+        if unknown or not self.positions:
+            raise InputError(
+                f"--positions: {unknown[0] if unknown else ''!r} is not a position; "
+                f"choose from {', '.join(REPRESENTATIONS)}"
+            )
+        if self.vision_pooling not in get_args(VisionPooling):
+            raise InputError(f"--vision-pooling {self.vision_pooling!r}: choose from all, valid")
+        if self.max_new_tokens < 0:
+            raise InputError(f"--max-new-tokens {self.max_new_tokens}: give 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from vlmscope.errors import InputError
-from vlmscope.schema import REPRESENTATIONS
 
 _TERM = re.compile(
     r"(?P<factor>\d*)n(?:/(?P<divisor>[1-9]\d*))?(?P<offset>[+-]\d+)?|(?P<plain>-?\d+)"
@@ -78,24 +77,6 @@ def _resolve_term(term: str, n: int, text: str) -> Sequence[int]:
         layer = int(match["plain"])
         return [layer + n if layer < 0 else layer]
     return [int(match["factor"] or 1) * n // int(match["divisor"] or 1) + int(match["offset"] or 0)]
-
-
-def check_positions(positions: Sequence[str]) -> tuple[str, ...]:
-    """Return ``positions`` without duplicates, in the order given.
-
-    Raises:
-        InputError: A name is not known, or there is none.
-
-    >>> check_positions(["last_prompt_token"])
-    ('last_prompt_token',)
-    """
-    unknown = [name for name in positions if name not in REPRESENTATIONS]
-    if unknown or not positions:
-        raise InputError(
-            f"--positions: {unknown[0] if unknown else ''!r} is not a position; "
-            f"choose from {', '.join(REPRESENTATIONS)}"
-        )
-    return tuple(dict.fromkeys(positions))
 
 
 def locate(

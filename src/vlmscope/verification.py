@@ -7,6 +7,7 @@ capture, and storage.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,14 @@ HALF_STORAGE_TOLERANCE = 1e-3
 """The least tolerance where vectors are stored as float16, whose spacing is 5e-4."""
 
 
+STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256")
+"""What must be equal in every precision."""
+
+STRICT_IN_FLOAT32 = ("answer", "answer_token_ids", "finish_reason", "first_token")
+"""What must be equal in float32 only: in half precision near-ties of two tokens flip with the
+batch, so there a difference is shown and is no error."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowCheck:
     """One row, stored against recomputed."""
@@ -38,18 +47,24 @@ class RowCheck:
     id: str
     """The question."""
     errors: Mapping[str, float]
-    """HDF5 path → relative error."""
-    same_answer: bool
-    """Whether the answers are the same text."""
-    same_boundaries: bool
-    """Whether both boundaries are the same."""
-    same_image: bool
-    """Whether the picture is still the one that was captured."""
+    """HDF5 path → relative error, of the vectors and of the log-probabilities."""
+    differing: tuple[str, ...]
+    """What is not equal, by the names of ``STRICT_ALWAYS`` and ``STRICT_IN_FLOAT32``."""
 
     @property
-    def worst(self) -> tuple[str, float]:
-        """The vector that differs most, and by how much."""
-        return max(self.errors.items(), key=lambda item: item[1])
+    def same_answer(self) -> bool:
+        """Whether the answers are the same text."""
+        return "answer" not in self.differing
+
+    def faults(self, tolerance: float, dtype: str) -> list[str]:
+        """Return what is wrong with the row, each as a phrase; NaN is never within tolerance."""
+        strict = STRICT_ALWAYS + (STRICT_IN_FLOAT32 if dtype == "float32" else ())
+        found = [f"the {name} differs" for name in self.differing if name in strict]
+        return found + [
+            f"{name} differs by {error:.1e}, tolerance {tolerance:.0e}"
+            for name, error in self.errors.items()
+            if not error <= tolerance
+        ]
 
 
 def tolerance_of(manifest: Manifest) -> float:
@@ -58,14 +73,6 @@ def tolerance_of(manifest: Manifest) -> float:
     if manifest.store_dtype == "float16":
         return max(tolerance, HALF_STORAGE_TOLERANCE)
     return tolerance
-
-
-def answers_must_agree(manifest: Manifest) -> bool:
-    """Return whether a differing answer is an error.
-
-    In half precision near-ties of two tokens flip with the batch, so there it is only reported.
-    """
-    return manifest.dtype == "float32"
 
 
 def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sample]:
@@ -103,17 +110,43 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
 
 def compare(stored: Capture, expected: Capture) -> RowCheck:
     """Compare a stored row with a recomputed one; a vector that is missing counts as infinite."""
+    expected = storable(expected)
     errors = {
         name: _relative_error(stored.vectors.get(name), vector)
         for name, vector in expected.vectors.items()
     }
-    return RowCheck(
-        id=stored.sample.id,
-        errors=errors,
-        same_answer=stored.answer == storable(expected).answer,
-        same_boundaries=stored.boundaries == expected.boundaries,
-        same_image=stored.image_sha256 == expected.image_sha256,
+    errors["first_token_logprobs"] = _relative_error(
+        stored.first_token_logprobs, expected.first_token_logprobs
     )
+    errors["first_token_entropy"] = _relative_error(
+        np.array([stored.first_token_entropy]), np.array([expected.first_token_entropy])
+    )
+    differing = _differing(stored, expected)
+    if expected.answer_logprobs is not None and "answer_token_ids" not in differing:
+        errors["answer_logprobs"] = _relative_error(
+            stored.answer_logprobs, expected.answer_logprobs
+        )
+    return RowCheck(stored.sample.id, errors, differing)
+
+
+def _differing(stored: Capture, expected: Capture) -> tuple[str, ...]:
+    """Return the names of what is not equal."""
+    same = {
+        "boundaries": stored.boundaries == expected.boundaries,
+        "num_prompt_tokens": stored.num_prompt_tokens == expected.num_prompt_tokens,
+        "image_sha256": stored.image_sha256 == expected.image_sha256,
+        "answer": stored.answer == expected.answer,
+        "answer_token_ids": _same_array(stored.answer_token_ids, expected.answer_token_ids),
+        "finish_reason": stored.finish_reason == expected.finish_reason,
+        "first_token": stored.first_token_ids[0] == expected.first_token_ids[0],
+    }
+    return tuple(name for name, equal in same.items() if not equal)
+
+
+def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
 
 
 def storable(item: Capture) -> Capture:
@@ -125,6 +158,6 @@ def storable(item: Capture) -> Capture:
 
 def _relative_error(found: np.ndarray | None, expected: np.ndarray) -> float:
     if found is None or found.shape != expected.shape:
-        return float("inf")
+        return math.inf
     error = np.linalg.norm(found.astype(np.float64) - expected)
     return float(error / max(float(np.linalg.norm(expected)), 1e-30))

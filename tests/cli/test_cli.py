@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,17 @@ def test_extract_shows_the_plan_and_the_result(extract: Command, tmp_path: Path)
     assert json.loads(again.out)["already_done"] == 10
 
 
+def forge(shard: Path) -> None:
+    """Change numbers of a row and mend the checksums, so that only recomputing finds it."""
+    import hashlib
+
+    with h5py.File(shard, "r+") as file:
+        for name, value in (("num_prompt_tokens", 3), ("first_token_entropy", 0.5)):
+            column = file["_columns"][name]
+            column[2] = value
+            column.attrs["sha256"] = hashlib.sha256(column[:].tobytes()).hexdigest()
+
+
 def test_verify_passes_and_then_finds_a_changed_number(
     extract: Command, vlmscope: Command, tmp_path: Path
 ) -> None:
@@ -87,6 +99,12 @@ def test_verify_passes_and_then_finds_a_changed_number(
     assert strict.code == 1
     assert "tolerance 1e-12" in strict.err
     [shard] = (tmp_path / "run" / "shards").glob("*.h5")
+    tampered = shutil.copytree(tmp_path / "run", tmp_path / "tampered")
+    forge(tampered / "shards" / shard.name)
+    forged = vlmscope("verify", tampered, "--sample", 10, "--device", "cpu")
+    assert forged.code == 1
+    assert "the num_prompt_tokens differs" in forged.err
+    assert "first_token_entropy differs" in forged.err
     with h5py.File(shard, "r+") as file:
         file["_columns/query_token_representation/layer_4"][3, 5] += 1
     damaged = vlmscope("verify", tmp_path / "run", "--device", "cpu")
@@ -95,10 +113,9 @@ def test_verify_passes_and_then_finds_a_changed_number(
 
 
 def test_verify_refuses_another_model_and_another_table(
-    extract: Command, vlmscope: Command, tmp_path: Path, talkative: Path, table: Path
+    extract: Command, vlmscope: Command, tmp_path: Path, table: Path
 ) -> None:
     extract()
-    (talkative / "marker").touch()
     other = tmp_path / "other"
     from vlmscope.demo.standin import build_standin
 
@@ -134,9 +151,31 @@ def test_inspect_draws_the_pictures_of_the_seed(
     assert record["boundaries"] == {"last_image_token": 5, "last_prompt_token": 19}
     assert record["tokens"][5]["text"] == "<|image|>"
     assert record["answer"] is None
+    assert "layer_7" in record["outputs"]
+    assert record["outputs"]["projector"] == [1, 1, 4, 17, 64]
     missing = vlmscope(*arguments, "--id", "question_comb_99")
     assert missing.code == 2
     assert "question_comb_99" in missing.err
+
+
+def test_inspect_of_one_row_does_not_stumble_over_another(
+    vlmscope: Command, tmp_path: Path, table: Path, checkpoint: Path
+) -> None:
+    arguments = ("inspect", bad_rows(tmp_path), "--model", checkpoint, "--device", "cpu")
+    assert vlmscope(*arguments, "--id", "../we ird/é.", "--max-new-tokens", 0).code == 0
+    for id_, message in (("silent", "bad.csv line 7"), ("missing", "nowhere.png")):
+        refused = vlmscope(*arguments, "--id", id_)
+        assert refused.code == 2
+        assert message in refused.err
+
+
+def test_brackets_in_names_and_data_are_shown_as_they_are(
+    extract: Command, vlmscope: Command, tmp_path: Path
+) -> None:
+    assert extract(out="run[b]").code == 0
+    assert "run[b]" in vlmscope("info", tmp_path / "run[b]").out
+    exported = vlmscope("export", tmp_path / "run[b]", tmp_path / "[b]out.h5")
+    assert "[b]out.h5" in exported.out
 
 
 def test_info_and_export(extract: Command, vlmscope: Command, tmp_path: Path) -> None:

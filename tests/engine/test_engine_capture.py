@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ import torch
 from material import QUESTIONS, picture
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.reference import reference
 from vlmscope.schema import REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
 
@@ -218,8 +222,6 @@ def test_a_prompt_that_is_too_long_fails_alone(
 def test_half_precision_is_stored_as_float32_and_close(
     checkpoint: object, samples: Sequence[Sample], dtype: torch.dtype
 ) -> None:
-    from vlmscope.model import load_model
-
     half = load_model(str(checkpoint), device="cpu", dtype=str(dtype).removeprefix("torch."))
     spec = CaptureSpec(max_new_tokens=1)
     for item, sample in zip(capture(samples[:4], half, spec, batch_size=4), samples, strict=False):
@@ -243,3 +245,45 @@ def test_batches_may_be_prepared_on_many_threads(
         assert alone is not None
         for name, tensor in alone.inputs.items():
             assert torch.equal(tensor, batch.inputs[name]), name
+
+
+def test_nan_in_the_logits_is_a_failure(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    def spoil(_module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(output, torch.nan)
+
+    handle = vlm.lm_head.register_forward_hook(spoil)
+    try:
+        batch, _ = prepare(samples[:1], vlm)
+        assert batch is not None
+        [result] = capture_batch(batch, vlm, CaptureSpec(layers="0", max_new_tokens=2))
+    finally:
+        handle.remove()
+    assert isinstance(result, Failure)
+    assert "first_token_entropy" in result.error
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"guidance_scale": 1.5},
+        {"prefill_chunk_size": 4},
+        {"prompt_lookup_num_tokens": 3},
+        {"max_time": 1e-9},
+        {"num_return_sequences": 2, "do_sample": True},
+        {"repetition_penalty": 1.3, "suppress_tokens": [47, 60, 117]},
+        {"pad_token_id": 896},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_checkpoint_with_settings_of_its_own_is_decoded_greedily(
+    talkative: Path, samples: Sequence[Sample], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(talkative, tmp_path / "copy"))
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | settings))
+    own = load_model(folder, device="cpu")
+    for item, sample in zip(capture(samples[:5], own, SHORT, batch_size=5), samples, strict=False):
+        assert_same(item, reference(sample, own, SHORT))

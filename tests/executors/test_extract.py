@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,82 @@ def test_a_row_on_which_the_model_raises_harms_no_other(
     assert "ValueError: what a strange picture" in run.failures["question_comb_0"].error
 
 
+def test_while_the_halves_run_the_failed_batch_is_gone(
+    run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = resilient.capture_batch
+    failed: list[weakref.ref[torch.Tensor]] = []
+
+    def small_device(batch: Batch, *rest: Any) -> Any:
+        assert not [tensor for tensor in failed if tensor() is not None]
+        if len(batch.samples) > 1:
+            activations = torch.zeros(100)
+            failed.extend([weakref.ref(activations), weakref.ref(batch.inputs["pixel_values"])])
+            raise torch.OutOfMemoryError("out of memory") from ValueError(activations)
+        return original(batch, *rest)
+
+    monkeypatch.setattr(resilient, "capture_batch", small_device)
+    assert len(run_once(batch_size=8)) == 10
+    assert len(failed) == 2 * 3  # 8, 4 and 2 rows; afterwards one at a time
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 18 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_the_ways_of_saying_that_memory_ran_out(error: Exception) -> None:
+    assert resilient.is_out_of_memory(error)
+    assert not resilient.is_out_of_memory(RuntimeError("CUDA error: device-side assert"))
+
+
+def test_rows_that_fail_at_the_start_do_not_keep_the_others_back(
+    run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = resilient.capture_batch
+    poison = {f"question_comb_{i}" for i in range(4)}
+
+    def moody(batch: Batch, *rest: Any) -> Any:
+        if any(sample.id in poison for sample in batch.samples):
+            raise ValueError("what a strange picture")
+        return original(batch, *rest)
+
+    monkeypatch.setattr(resilient, "capture_batch", moody)
+    with pytest.raises(ValueError, match="strange"):
+        run_once(batch_size=1)
+    assert len(read_failures(tmp_path / "run")) == 3
+    run = run_once(batch_size=1)
+    assert len(run) == 6
+    assert set(run.failures) == poison
+
+
+def test_a_plan_that_was_overtaken_does_no_row_twice(
+    table: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    request = Request(str(table), str(checkpoint), tmp_path / "run", spec=SPEC, batch_size=4)
+    first, second = make_plan(request), make_plan(request)
+    assert run_plan(first).captured == 10
+    assert run_plan(second).captured == 0
+    assert len(open_run(tmp_path / "run")) == 10
+
+
+def test_another_folder_of_pictures_is_pointed_out(
+    run_once: Callable[..., Run], table: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    run_once(limit=2)
+    other = tmp_path / "other"
+    other.mkdir()
+    request = Request(str(table), str(checkpoint), tmp_path / "run", images=str(other), spec=SPEC)
+    [note] = make_plan(request).notes
+    assert str(other) in note
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("a bug of ours"), RuntimeError("CUDA error: device-side assert triggered")]
 )
@@ -255,8 +332,6 @@ def test_a_table_that_changed_is_refused(run_once: Callable[..., Run], table: Pa
     ("options", "message"),
     [
         ({"spec": dataclasses.replace(SPEC, layers="99")}, "layers 0 to 7"),
-        ({"spec": dataclasses.replace(SPEC, positions=("third_token",))}, "third_token"),
-        ({"spec": dataclasses.replace(SPEC, max_new_tokens=-1)}, "max-new-tokens"),
         ({"batch_size": 0}, "batch-size"),
         ({"limit": 0}, "limit"),
         ({"store_dtype": "int8"}, "store-dtype"),
@@ -284,3 +359,17 @@ def test_half_the_disk_with_float16(run_once: Callable[..., Run]) -> None:
     name = ("query_token_representation", 4)
     np.testing.assert_allclose(half.matrix(*name), full.matrix(*name), rtol=1e-3, atol=1e-3)
     assert half.matrix(*name).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positions": ("third_token",)}, "third_token"),
+        ({"positions": ()}, "last_prompt_token"),
+        ({"vision_pooling": "ALL"}, "all, valid"),
+        ({"max_new_tokens": -1}, "max-new-tokens"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_cannot_be_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CaptureSpec(**options)

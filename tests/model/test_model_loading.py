@@ -156,6 +156,13 @@ def test_fingerprints_tell_models_apart(
     other = build_standin(tmp_path / "other", seed=1)
     again = build_standin(tmp_path / "again", seed=0)
     assert hash_weights(copy) == hash_weights(again) != hash_weights(other)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    before = hash_weights(copy)
+    weights[next(name for name in weights if "layers.4.mlp.up_proj" in name)] += 1e-3
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert hash_weights(copy) != before
     moved = load_model(copy, device="cpu")
     assert hash_config(moved.name) == hash_config(vlm.name)
     assert hash_processor(moved.processor) == hash_processor(vlm.processor)
@@ -184,3 +191,24 @@ def test_the_numbers_of_the_seed_at_true_size() -> None:
     assert inputs["pixel_values"].shape == (1, 1, 4, 3, 560, 560)
     assert inputs["aspect_ratio_ids"].tolist() == [[1]]
     assert inputs["aspect_ratio_mask"].tolist() == [[[1, 0, 0, 0]]]
+
+
+def test_the_proof_finds_a_model_that_returns_nan(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights[next(name for name in weights if "layers.4.mlp.up_proj" in name)][:] = torch.nan
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"layers\[4\].*not a number"):
+        load_model(copy, device="cpu")
+
+
+def test_the_proof_says_so_where_the_model_fails_on_a_blank_image(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(vlm.model, "forward", fail)
+    with pytest.raises(ModelError, match="blank image: CUDA out of memory"):
+        prove(vlm)

@@ -21,7 +21,7 @@ def make_manifest(**changes: Any) -> Manifest:
     manifest = Manifest(
         run_id="5f" * 16,
         model=ModelRecord(
-            "tiny", "mllama", "c" * 64, "w" * 64, "p" * 64, "t" * 64, 4, HIDDEN, VISION
+            "tiny", "mllama", "c" * 64, "w" * 64, "p" * 64, "t" * 64, "g" * 64, 4, HIDDEN, VISION
         ),
         capture=CaptureRecord(LAYERS, ("last_image_token", "last_prompt_token"), "all", 20),
         data=DataRecord("questions.csv", None, {"id": "question_id"}, "d" * 64),

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, shape_text, stderr, stdout
-from vlmscope.errors import InputError
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, FieldSpec
+from vlmscope.errors import InputError, RowError
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, Failure, FieldSpec
 
 _MARKS = {
     "last_image_token": ("◄ vision_token_boundary", "bold cyan"),
@@ -32,7 +32,7 @@ def inspect(
     ] = None,
     images: options.Images = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
-    layers: options.Layers = options.LAYERS,
+    layers: options.Layers = "all",
     positions: options.Positions = options.POSITIONS,
     vision_pooling: options.VisionPooling = "all",
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
@@ -42,16 +42,18 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Explain one sample: prompt, tokens and boundaries, tiles, every shape, norms, the answer."""
-    from vlmscope.dataset import parse_mapping, read_samples
+    from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample
     from vlmscope.model import load_model
 
     quiet_libraries()
     mapping = parse_mapping(fields) if fields else FieldSpec()
-    samples = read_samples(data, images=images, fields=mapping)
-    sample = next((s for s in samples if id_ is None or s.id == id_), None)
-    if sample is None:
+    rows = open_table(data, images=images, fields=mapping).rows()
+    row = next((row for row in rows if id_ is None or row.id == id_), None)
+    if row is None:
         raise InputError(f"--id {id_!r}: {data} holds no such question")
+    if isinstance(row, Failure):
+        raise RowError(row.stage, row.error)
     spec = CaptureSpec(
         layers=layers,
         positions=options.split_names(positions),
@@ -60,7 +62,7 @@ def inspect(
     )
     with stderr.status("loading the model"):
         vlm = load_model(model, dtype=dtype, device=device, revision=revision)
-    seen = inspect_sample(sample, vlm, spec)
+    seen = inspect_sample(row, vlm, spec)
     if as_json:
         stdout.print_json(json.dumps(as_record(seen)))
         return
@@ -106,7 +108,7 @@ def _show_input(seen: Any) -> None:
         grid.add_row(Text(name, style="dim"), Text(text))
     stdout.print(grid)
     for row in range(rows):
-        stdout.print(" ".join(f"[tile {row * columns + c}]" for c in range(columns)), markup=False)
+        stdout.print(" ".join(f"[tile {row * columns + c}]" for c in range(columns)))
     stdout.print(Panel(Text(seen.chat_text), title="chat text", title_align="left"))
 
 

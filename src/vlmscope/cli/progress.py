@@ -49,6 +49,8 @@ def show_plan(plan: Plan) -> None:
     for name, text in lines.items():
         table.add_row(Text(name, style="dim"), Text(text))
     stderr.print(table)
+    for note in plan.notes:
+        stderr.print(Text(f"note: {note}", style="yellow"))
 
 
 class _Rate(ProgressColumn):

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -99,7 +100,7 @@ def _open(stream: BinaryIO, what: str) -> Image.Image:
     """Read the header."""
     try:
         with _quiet():
-            return Image.open(stream)
+            return Image.open(stream, formats=_formats())
     except UnidentifiedImageError as error:
         stream.seek(0)
         raise RowError(
@@ -159,3 +160,10 @@ def hash_image(picture: Image.Image) -> str:
     digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
     digest.update(picture.tobytes())
     return digest.hexdigest()
+
+
+@cache
+def _formats() -> list[str]:
+    """Return what Pillow may try: all it knows but EPS, for which it would start Ghostscript."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]

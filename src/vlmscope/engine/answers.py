@@ -1,8 +1,8 @@
 """The greedy answer: how it is asked for, and what is kept of it.
 
-``generate`` does the decoding, with the checkpoint's own generation settings except for everything
-that makes it random. Log-probabilities come from the model's unprocessed logits, one number a step,
-so that no ``[steps, batch, vocabulary]`` tensor is ever kept.
+``generate`` does the decoding, with the checkpoint's own generation settings except for what is not
+greedy (``model/greedy.py``). Log-probabilities come from the model's unprocessed logits, one number
+a step, so that no ``[steps, batch, vocabulary]`` tensor is ever kept.
 """
 
 from __future__ import annotations
@@ -22,24 +22,6 @@ from vlmscope.engine.taps import Taps
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import TOP_FIRST_TOKENS
 
-_GREEDY = {
-    "do_sample": False,
-    "num_beams": 1,
-    "temperature": None,
-    "top_p": None,
-    "top_k": None,
-    "use_cache": True,
-    "max_length": None,
-    "prefill_chunk_size": None,  # chunked prefill drops the image in several architectures
-    "prompt_lookup_num_tokens": None,
-    "return_dict_in_generate": False,
-    "output_hidden_states": False,
-    "output_attentions": False,
-    "output_scores": False,
-    "output_logits": False,
-}
-"""What the seed's ``do_sample=False`` means, said in full."""
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -56,13 +38,9 @@ class Answer:
 
 
 def greedy_config(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
-    """Return the checkpoint's ``GenerationConfig``, made greedy and limited."""
+    """Return the model's ``GenerationConfig``, which ``load_model`` made greedy, with a limit."""
     config = copy.deepcopy(vlm.model.generation_config)
-    for name, value in _GREEDY.items():
-        setattr(config, name, value)
     config.max_new_tokens = max_new_tokens
-    if config.pad_token_id is None:
-        config.pad_token_id = vlm.processor.tokenizer.pad_token_id
     return config
 
 
@@ -82,7 +60,9 @@ class StepLogprobs:
         logits = self._taps.logits_
         if logits is None:
             raise RuntimeError("generation chose a token before the model returned logits")
-        chosen = logits.gather(1, input_ids[:, -1:].to(logits.device)).squeeze(1)
+        # A row that has ended is padded with a token that may not even have a logit.
+        tokens = input_ids[:, -1:].to(logits.device).clamp_max(logits.shape[1] - 1)
+        chosen = logits.gather(1, tokens).squeeze(1)
         self.steps_.append(chosen - logits.logsumexp(dim=1))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 

@@ -31,7 +31,7 @@ from vlmscope.engine.taps import Taps
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Capture, CaptureSpec, Failure, Sample
-from vlmscope.selection import boundaries, check_positions, locate, resolve_layers
+from vlmscope.selection import boundaries, locate, resolve_layers
 
 
 def capture(
@@ -86,9 +86,7 @@ def capture_batch(
         torch.OutOfMemoryError: The batch does not fit; nothing of it is kept.
     """
     layers = resolve_layers(spec.layers, vlm.num_layers)
-    found = locate(
-        batch.input_ids, batch.attention_mask, vlm.image_token_id, check_positions(spec.positions)
-    )
+    found = locate(batch.input_ids, batch.attention_mask, vlm.image_token_id, spec.positions)
     inputs = {name: t.to(vlm.device, non_blocking=True) for name, t in batch.inputs.items()}
     choices = {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()}
     with (
@@ -154,14 +152,17 @@ def _answer_fields(answer: Answer | None) -> dict[str, Any]:
 
 
 def _check_finite(item: Capture) -> Capture | Failure:
-    """Return ``item``, or the record of the first vector that holds NaN or infinity."""
-    for name, vector in item.vectors.items():
-        if not np.isfinite(vector).all():
-            bad = int((~np.isfinite(vector)).sum())
+    """Return ``item``, or the record of the first thing in it that is NaN or infinite."""
+    numbers = {**item.vectors, "first_token_entropy": np.array([item.first_token_entropy])}
+    if item.answer_logprobs is not None:
+        numbers["answer_logprobs"] = item.answer_logprobs
+    for name, values in numbers.items():
+        if not np.isfinite(values).all():
+            place = f"{item.sample.origin}: " if item.sample.origin else ""
             return Failure(
                 item.sample.id,
                 "capture",
-                f"{name} holds {bad} values that are NaN or infinite; "
-                "if the model runs in float16, try --dtype bfloat16 or float32",
+                f"{place}{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or "
+                "infinite; if the model runs in float16, try --dtype bfloat16 or float32",
             )
     return item

@@ -83,6 +83,7 @@ class Taps:
         self._handles = [
             encoder.register_forward_pre_hook(self._share_images, with_kwargs=True),
             encoder.register_forward_hook(self._tap_vision),
+            self._vlm.projector.register_forward_hook(self._note_projection),
             self._vlm.model.register_forward_hook(self._tap_logits),
         ]
         for layer in self._layers:
@@ -119,9 +120,8 @@ class Taps:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._vision is not None or len(self._image_to_row) == len(self._row_to_image):
             return None
-        rows = self._image_to_row.to(self._inputs["input_ids"].device)
         for name in self._vlm.family.encoder_inputs:
-            kwargs[name] = kwargs[name][rows]
+            kwargs[name] = kwargs[name][self._image_to_row.to(kwargs[name].device)]
         return args, kwargs
 
     def _tap_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -137,6 +137,9 @@ class Taps:
         self._vision = pooled[self._row_to_image.to(pooled.device)]
         if len(pooled) != self._shape[0]:
             output.last_hidden_state = features[self._row_to_image.to(features.device)]
+
+    def _note_projection(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
+        self.shapes_.setdefault("projector", tuple(output.shape))
 
     def _tap_layer(self, layer: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:

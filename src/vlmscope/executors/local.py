@@ -21,9 +21,9 @@ from typing import Protocol
 
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.resilient import Prepared, ResilientRunner
-from vlmscope.executors.sizing import BatchSizer
+from vlmscope.executors.sizing import LARGEST_ELSEWHERE, LARGEST_ON_GPU, BatchSizer
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.store import FailureLog, RunWriter
+from vlmscope.store import FailureLog, RunWriter, read_failures
 
 AHEAD = 2
 """Batches prepared ahead of the model, each on a thread of its own."""
@@ -110,6 +110,10 @@ class _Tally:
         self.observer.advance(captured=captured, failed=failed, batch_size=batch_size)
 
 
+_Waiting = tuple[list[Sample], Future[Prepared | Exception]]
+"""Rows, and their batch once it is prepared."""
+
+
 class _Session:
     """One run of the loop over the rows still to do."""
 
@@ -118,7 +122,8 @@ class _Session:
         self._writer = writer
         self._tally = tally
         self._log = FailureLog(plan.request.out)
-        self._sizer = BatchSizer(plan.request.batch_size)
+        largest = LARGEST_ON_GPU if plan.vlm.cuda_devices else LARGEST_ELSEWHERE
+        self._sizer = BatchSizer(plan.request.batch_size, largest)
         self._runner = ResilientRunner(plan.vlm, plan.request.spec, self._sizer)
         self._writing: deque[Future[None]] = deque()
 
@@ -130,7 +135,9 @@ class _Session:
         ):
             try:
                 for samples, prepared in self._ahead(preparing, writing, stop):
-                    for results in self._runner.run(samples, prepared):
+                    pieces = self._runner.run(samples, prepared)
+                    del prepared  # if memory runs out, nobody else may hold the batch
+                    for results in pieces:
                         self._hand_over(results, writing)
                 self._wait_for_writes(keep=0)
             except BaseException:
@@ -142,7 +149,7 @@ class _Session:
     ) -> Iterator[tuple[Sequence[Sample], Prepared | Exception]]:
         """Yield batches, the next ones being prepared meanwhile."""
         rows = self._rows_to_do(writing)
-        queue: deque[tuple[list[Sample], Future[Prepared | Exception]]] = deque()
+        queue: deque[_Waiting] = deque()
         exhausted = False
         while not stop.is_set():
             while not exhausted and len(queue) < (AHEAD if self._sizer.settled else 1):
@@ -152,18 +159,25 @@ class _Session:
                     queue.append((chunk, preparing.submit(self._runner.prepare, chunk)))
             if not queue:
                 return
-            samples, future = queue.popleft()
-            yield samples, future.result()
+            yield _await(queue.popleft())
 
     def _rows_to_do(self, writing: ThreadPoolExecutor) -> Iterator[Sample]:
-        """Yield the good rows that are not done; record the bad ones on the way."""
-        for row in self._plan.table.rows():
-            if row.id in self._plan.done:
-                continue
-            if isinstance(row, Failure):
-                self._hand_over([row], writing)
-            else:
-                yield row
+        """Yield the good rows that are not done; record the bad ones on the way.
+
+        Rows that failed in an earlier session come last, so that they cannot keep the others back.
+        """
+        done = frozenset(self._writer.done_ids)
+        failed = frozenset(read_failures(self._plan.request.out)) - done
+        for turn_of_failed in (False, True):
+            if turn_of_failed and not failed:
+                return
+            for row in self._plan.table.rows():
+                if row.id in done or (row.id in failed) != turn_of_failed:
+                    continue
+                if isinstance(row, Failure):
+                    self._hand_over([row], writing)
+                else:
+                    yield row
 
     def _hand_over(self, results: Sequence[Capture | Failure], writing: ThreadPoolExecutor) -> None:
         """Give results to the writing thread; wait if it is too far behind."""
@@ -184,3 +198,9 @@ class _Session:
             self._log.add(failure)
         self._writer.add(captures)
         self._tally.add(captured=len(captures), failed=len(failures), batch_size=self._sizer.size)
+
+
+def _await(waiting: _Waiting) -> tuple[Sequence[Sample], Prepared | Exception]:
+    """Return a prepared batch, without keeping a reference to it."""
+    samples, future = waiting
+    return samples, future.result()

@@ -19,9 +19,10 @@ from vlmscope.dataset import Table, TableScan, open_table
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_config, hash_json, hash_processor, hash_weights
+from vlmscope.model.greedy import hash_generation
 from vlmscope.prompt import chat_template
 from vlmscope.schema import CaptureSpec, FieldSpec
-from vlmscope.selection import check_positions, resolve_layers
+from vlmscope.selection import resolve_layers
 from vlmscope.store import (
     CaptureRecord,
     DataRecord,
@@ -86,6 +87,8 @@ class Plan:
     """What the run folder will say."""
     done: frozenset[str]
     """Ids of the table that the run already holds."""
+    notes: tuple[str, ...] = ()
+    """What the user should know before the start, and is no error."""
 
     @property
     def total(self) -> int:
@@ -128,20 +131,27 @@ def make_plan(request: Request) -> Plan:
     )
     manifest = make_manifest(request, scan, vlm)
     done: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
     if (request.out / "run.json").exists():
-        check_same(read_manifest(request.out), manifest)
+        stored = read_manifest(request.out)
+        check_same(stored, manifest)
         done = frozenset(scan.ids).intersection(open_run(request.out).ids)
-    return Plan(request, table, scan, vlm, manifest, done)
+        notes = _notes(stored, manifest)
+    return Plan(request, table, scan, vlm, manifest, done, notes)
+
+
+def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
+    """Return what differs from the earlier sessions without making the run another one."""
+    before, now = (record.data.images or record.data.path for record in (stored, wanted))
+    if before == now:
+        return ()
+    return (
+        f"earlier rows took their pictures from {before}, now they come from {now}; "
+        "'vlmscope verify' tells whether the pictures are the same",
+    )
 
 
 def _check_options(request: Request) -> None:
-    check_positions(request.spec.positions)
-    if request.spec.vision_pooling not in {"all", "valid"}:
-        raise InputError(
-            f"--vision-pooling {request.spec.vision_pooling!r}: choose from all, valid"
-        )
-    if request.spec.max_new_tokens < 0:
-        raise InputError(f"--max-new-tokens {request.spec.max_new_tokens}: give 0 or more")
     if request.batch_size != "auto" and request.batch_size < 1:
         raise InputError(f"--batch-size {request.batch_size}: give 1 or more, or auto")
     if request.limit is not None and request.limit < 1:
@@ -166,7 +176,7 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
         model=describe_model(vlm),
         capture=CaptureRecord(
             layers=resolve_layers(spec.layers, vlm.num_layers),
-            positions=check_positions(spec.positions),
+            positions=tuple(dict.fromkeys(spec.positions)),
             vision_pooling=spec.vision_pooling,
             max_new_tokens=spec.max_new_tokens,
         ),
@@ -195,6 +205,7 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
         weights_hash=hash_weights(folder) if folder.is_dir() else str(vlm.revision),
         processor_hash=hash_processor(vlm.processor),
         chat_template_hash=hash_json(chat_template(vlm.processor)),
+        generation_hash=hash_generation(vlm.model),
         num_layers=vlm.num_layers,
         hidden_size=vlm.hidden_size,
         vision_size=vlm.vision_size,
@@ -203,7 +214,13 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
 
 
 def _absolute(name: str) -> str:
-    """Return the absolute path of a local name, so that later commands find it from elsewhere."""
+    """Return the absolute path of a local name, so that later commands find it from elsewhere.
+
+    A saved dataset may be named ``folder:split``.
+    """
+    path, colon, split = name.rpartition(":")
+    if colon and Path(path).exists() and not Path(name).exists():
+        return f"{Path(path).resolve()}:{split}"
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 

@@ -3,14 +3,16 @@
 When memory runs out, or the model raises on some row, the batch is halved and each half tried
 again, down to the one row that cannot be done: that row is recorded, its neighbours are not harmed.
 Errors that no smaller batch can mend are not hidden in records: a dead GPU is raised at once, and
-so is an unknown error that several single rows in a row end in, because then the fault is ours.
+so is one and the same error on several rows before any row went well, because then the fault is
+ours.
 """
 
 from __future__ import annotations
 
 import gc
-import time
+import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -19,13 +21,37 @@ from vlmscope.executors.sizing import BatchSizer
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
-ERRORS_IN_A_ROW = 3
-"""So many single rows that end in an unknown error, one after the other, are a bug."""
+SAME_ERRORS = 3
+"""So many rows that end in the same unknown error, before any row went well, are a bug."""
 
-_CPU_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "STATUS_ALLOC_FAILED",
+)
+"""What libraries say, beside ``torch.OutOfMemoryError``, when memory runs out."""
+
 _DEAD_DEVICE = ("CUDA error", "device-side assert", "HIP error")
+"""What a GPU says that will not answer again in this process."""
 
 Prepared = tuple[Batch | None, list[Failure]]
+Results = list[Capture | Failure]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why a batch failed, without the frames that would keep its tensors alive."""
+
+    error: Exception
+    out_of_memory: bool
+
+    @property
+    def text(self) -> str:
+        """The error in one line."""
+        first_line = (str(self.error).strip() or "no message").splitlines()[0]
+        return f"{type(self.error).__name__}: {first_line}"
 
 
 class ResilientRunner:
@@ -41,7 +67,8 @@ class ResilientRunner:
         self._vlm = vlm
         self._spec = spec
         self._sizer = sizer
-        self._errors_in_a_row = 0
+        self._went_well = False
+        self._blamed: list[str] = []
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
         """Prepare a batch; an unexpected error is returned, for ``run`` to find who is to blame."""
@@ -52,75 +79,107 @@ class ResilientRunner:
 
     def run(
         self, samples: Sequence[Sample], prepared: Prepared | Exception | None = None
-    ) -> Iterator[list[Capture | Failure]]:
+    ) -> Iterator[Results]:
         """Yield the results of ``samples``, in as many pieces as it took."""
-        prepared = self.prepare(samples) if prepared is None else prepared
+        if len(samples) > self._sizer.size:  # prepared before memory ran out
+            yield from self._in_pieces(samples, self._sizer.size)
+            return
+        outcome = self._attempt(samples, self.prepare(samples) if prepared is None else prepared)
+        del prepared  # its tensors must not outlive the attempt while the halves are tried
+        if not isinstance(outcome, _Trouble):
+            self._went_well = self._went_well or any(isinstance(item, Capture) for item in outcome)
+            yield outcome
+            return
+        if outcome.out_of_memory:
+            self._sizer.shrink(len(samples))
+            _free_memory()
+        if len(samples) == 1:
+            yield [self._record(samples[0], outcome)]
+            self._raise_if_a_bug(outcome)
+            return
+        yield from self._in_pieces(samples, len(samples) // 2)
+
+    def _in_pieces(self, samples: Sequence[Sample], size: int) -> Iterator[Results]:
+        """Yield the results of ``samples``, at most ``size`` at a time, fewer if memory runs out."""
+        start = 0
+        while start < len(samples):
+            piece = samples[start : start + min(size, self._sizer.size)]
+            start += len(piece)
+            yield from self.run(piece)
+
+    def _attempt(
+        self, samples: Sequence[Sample], prepared: Prepared | Exception
+    ) -> Results | _Trouble:
+        """Run the model; return what it gave or why it failed."""
         try:
             if isinstance(prepared, Exception):
                 raise prepared
             batch, failures = prepared
-            results = [*failures, *(self._capture(batch) if batch else [])]
-        except Exception as error:  # noqa: BLE001 - raised or recorded by ``_split``
-            yield from self._split(samples, error)
-        else:
-            self._errors_in_a_row = 0
-            yield results
+            return [*failures, *(self._capture(batch, len(samples)) if batch else [])]
+        except Exception as error:
+            out_of_memory = is_out_of_memory(error)
+            if not out_of_memory and any(sign in str(error) for sign in _DEAD_DEVICE):
+                raise
+            return _Trouble(_without_frames(error), out_of_memory)
 
-    def _capture(self, batch: Batch) -> list[Capture | Failure]:
+    def _capture(self, batch: Batch, asked: int) -> Results:
         """Run the model and tell the sizer how it went."""
-        cuda = self._vlm.device.type == "cuda"
-        idle = peak = 0.0
-        if cuda:
-            total = torch.cuda.mem_get_info(self._vlm.device)[1]
-            torch.cuda.reset_peak_memory_stats(self._vlm.device)
-            idle = torch.cuda.memory_allocated(self._vlm.device) / total
-        start = time.perf_counter()
+        idle = _memory_in_use(self._vlm)
         results = capture_batch(batch, self._vlm, self._spec)
-        seconds = time.perf_counter() - start
-        if cuda:
-            peak = torch.cuda.max_memory_reserved(self._vlm.device) / total
-        self._sizer.learn(
-            rows=len(batch.samples), seconds=seconds, memory_used=peak, memory_idle=idle
-        )
+        peak = _peak_memory(self._vlm)
+        self._sizer.learn(rows=asked, memory_used=peak, memory_idle=idle)
         return results
 
-    def _split(
-        self, samples: Sequence[Sample], error: Exception
-    ) -> Iterator[list[Capture | Failure]]:
-        """Try both halves, or record the one row that is left."""
-        if any(sign in str(error) for sign in _DEAD_DEVICE):
-            raise error
-        out_of_memory = is_out_of_memory(error)
-        if out_of_memory:
-            self._sizer.shrink(len(samples))
-            _free_memory()
-        if len(samples) == 1:
-            yield [self._blame(samples[0], error, out_of_memory)]
-            return
-        half = len(samples) // 2
-        for piece in (samples[:half], samples[half:]):
-            yield from self.run(piece)
-
-    def _blame(self, sample: Sample, error: Exception, out_of_memory: bool) -> Failure:
+    def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
         place = sample.origin or sample.id
-        if out_of_memory:
+        if trouble.out_of_memory:
             message = (
                 f"{place}: memory runs out on this row alone; "
                 "try fewer --max-new-tokens, a smaller --dtype, or another --device"
             )
             return Failure(sample.id, "capture", message)
-        self._errors_in_a_row += 1
-        if self._errors_in_a_row >= ERRORS_IN_A_ROW:
-            raise error
-        first_line = (str(error).strip() or "no message").splitlines()[0]
-        return Failure(sample.id, "capture", f"{place}: {type(error).__name__}: {first_line}")
+        return Failure(sample.id, "capture", f"{place}: {trouble.text}")
+
+    def _raise_if_a_bug(self, trouble: _Trouble) -> None:
+        if self._went_well or trouble.out_of_memory:
+            return
+        self._blamed.append(trouble.text)
+        if self._blamed[-SAME_ERRORS:] == [trouble.text] * SAME_ERRORS:
+            raise trouble.error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether ``error`` says that a device or the machine has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _CPU_MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Return ``error`` with its traceback as a note: frames keep a failed batch's tensors alive."""
+    error.add_note("".join(traceback.format_exception(error)))
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _memory_in_use(vlm: VisionLanguageModel) -> float:
+    """Return the largest share of a GPU's memory in use now, and start watching for the peak."""
+    shares = [0.0]
+    for device in vlm.cuda_devices:
+        torch.cuda.reset_peak_memory_stats(device)
+        shares.append(torch.cuda.memory_allocated(device) / torch.cuda.mem_get_info(device)[1])
+    return max(shares)
+
+
+def _peak_memory(vlm: VisionLanguageModel) -> float:
+    """Return the largest share of a GPU's memory that was taken since."""
+    return max(
+        [0.0]
+        + [
+            torch.cuda.max_memory_reserved(device) / torch.cuda.mem_get_info(device)[1]
+            for device in vlm.cuda_devices
+        ]
+    )
 
 
 def _free_memory() -> None:

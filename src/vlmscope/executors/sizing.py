@@ -1,8 +1,9 @@
-"""How many rows go through the model together: a number that learns.
+"""How many rows go through the model together: a number that learns from memory.
 
 A fixed size is only ever halved, when memory runs out. ``auto`` starts at one row and grows in
-steps of four while that makes rows faster and memory holds; what it learns from are real rows, so
-nothing is wasted.
+steps of four as far as the last batch's memory says that the next one fits; what it learns from are
+real rows, so nothing is wasted. Speed is not asked: how long a batch takes hangs on its longest
+answer, and a few probes cannot tell that from the size (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ START = 1
 STEP = 4
 """How much larger the next batch of ``auto`` is. Small steps would spend a short run on growing."""
 
-LARGEST = 64
-"""Where ``auto`` stops growing."""
+LARGEST_ON_GPU = 64
+"""Where ``auto`` stops growing on a GPU."""
 
-WORTH_IT = 1.05
-"""Growing goes on while it makes rows this much faster."""
+LARGEST_ELSEWHERE = 16
+"""Where it stops on a CPU, which is busy with fewer rows and whose memory is not watched."""
 
 MEMORY_SHARE = 0.9
-"""Share of the device's memory that ``auto`` plans for."""
+"""Share of a GPU's memory that ``auto`` plans for."""
 
 
 class BatchSizer:
@@ -30,20 +31,20 @@ class BatchSizer:
 
     Args:
         wanted: A fixed size, or ``auto``.
+        largest: Where ``auto`` stops growing.
 
-    >>> sizer = BatchSizer("auto")
-    >>> sizer.learn(rows=1, seconds=1.0); sizer.size
+    >>> sizer = BatchSizer("auto", largest=64)
+    >>> sizer.learn(rows=1, memory_used=0.22, memory_idle=0.2); sizer.size
     4
-    >>> sizer.learn(rows=4, seconds=1.1); sizer.size
+    >>> sizer.learn(rows=4, memory_used=0.28, memory_idle=0.2); sizer.size
     16
-    >>> sizer.learn(rows=16, seconds=4.4); sizer.size  # no faster: stay where it was best
-    4
+    >>> sizer.learn(rows=16, memory_used=0.52, memory_idle=0.2); sizer.size, sizer.settled
+    (35, True)
     """
 
-    def __init__(self, wanted: int | Literal["auto"]) -> None:
+    def __init__(self, wanted: int | Literal["auto"], largest: int = LARGEST_ELSEWHERE) -> None:
         self._growing = wanted == "auto"
-        self._best_rate = 0.0
-        self._best_size = START
+        self._largest = largest
         self.size = START if wanted == "auto" else wanted
 
     @property
@@ -51,34 +52,21 @@ class BatchSizer:
         """Whether the size no longer grows, so that batches may be prepared far ahead."""
         return not self._growing
 
-    def learn(
-        self, *, rows: int, seconds: float, memory_used: float = 0.0, memory_idle: float = 0.0
-    ) -> None:
+    def learn(self, *, rows: int, memory_used: float = 0.0, memory_idle: float = 0.0) -> None:
         """Take note of a batch that went well.
 
         Args:
-            rows: Rows in it.
-            seconds: How long the model took.
-            memory_used: Peak share of the device's memory, 0 where it is not known.
+            rows: Rows that were asked of it, those that failed included.
+            memory_used: Peak share of a GPU's memory, 0 where it is not known.
             memory_idle: Share in use between batches (the weights).
         """
         if not self._growing or rows < self.size:
             return
-        rate = rows / seconds
-        if rate < WORTH_IT * self._best_rate:
-            self._growing = False
-            self.size = self._best_size
-            return
-        self._best_rate, self._best_size = rate, self.size
-        self.size = min(self.size * STEP, LARGEST, self._fitting(memory_used, memory_idle))
-        self._growing = self.size > rows
-
-    def _fitting(self, used: float, idle: float) -> int:
-        """Return how many rows memory holds, if each takes as much as those of the last batch."""
-        growth = used - idle
-        if growth <= 0:
-            return LARGEST
-        return max(self.size, int(self.size * (MEMORY_SHARE - idle) / growth))
+        wanted = self.size * STEP
+        growth = memory_used - memory_idle
+        fits = int(rows * (MEMORY_SHARE - memory_idle) / growth) if growth > 0 else wanted
+        self.size = max(self.size, min(wanted, fits, self._largest))
+        self._growing = self.size == wanted and self.size < self._largest
 
     def shrink(self, failed: int) -> None:
         """Take note that ``failed`` rows did not fit: at most half of them from now on."""

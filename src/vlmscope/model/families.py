@@ -29,6 +29,8 @@ class Family:
     """What people call it."""
     vision_encoder: str
     """Path of the module whose output is pooled, before any projection into the language model."""
+    projector: str
+    """Path of the module that brings the encoder's output to the width of the decoder."""
     decoder: str
     """Path of the decoder; it holds ``layers`` and ``norm``."""
     split_vision: Callable[[Tensor, Mapping[str, Tensor]], list[VisionRows]]
@@ -62,6 +64,7 @@ MLLAMA = Family(
     model_type="mllama",
     title="Llama-3.2-Vision",
     vision_encoder="model.vision_model",
+    projector="model.multi_modal_projector",
     decoder="model.language_model",
     split_vision=split_mllama,
     tile_layout=mllama_tiles,

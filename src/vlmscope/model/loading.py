@@ -14,6 +14,7 @@ import torch
 
 from vlmscope.errors import ModelError
 from vlmscope.model.families import FAMILIES, Family
+from vlmscope.model.greedy import make_greedy
 from vlmscope.model.proof import prove
 from vlmscope.model.vlm import VisionLanguageModel
 
@@ -38,8 +39,8 @@ def load_model(
         name: Folder of a checkpoint, or a hub id.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU that has it,
             float32 on a CPU.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first GPU, all of them
-            together where the weights do not fit on one, else the CPU.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``spread`` (layers over all GPUs), or
+            ``auto``: the first GPU, spread where the weights do not fit on it, else the CPU.
         revision: Branch, tag or commit of a hub repository.
         attention: Attention implementation, ``sdpa`` or ``eager``.
 
@@ -49,15 +50,13 @@ def load_model(
     name = str(name)
     config = _load_config(name, revision)
     family = _family_of(config, name)
-    place = _choose_device(device, name)
-    model = _load_weights(name, revision, _choose_dtype(dtype, place), place, attention)
-    vlm = VisionLanguageModel(
-        model=model,
-        processor=_load_processor(name, revision),
-        family=family,
-        name=name,
-        revision=getattr(config, "_commit_hash", None),
-    )
+    # A branch may move between two downloads: everything comes from the commit of the config.
+    revision = getattr(config, "_commit_hash", None) or revision
+    kind = _choose_dtype(dtype, device)
+    model = _load_weights(name, revision, kind, _choose_place(device, config, kind), attention)
+    processor = _load_processor(name, revision)
+    make_greedy(model, processor.tokenizer.pad_token_id)
+    vlm = VisionLanguageModel(model, processor, family, name, revision)
     prove(vlm)
     return vlm
 
@@ -92,44 +91,54 @@ def _family_of(config: Any, name: str) -> Family:
     return family
 
 
-def _choose_device(device: str, name: str) -> str:
-    """Return a torch device, or ``spread`` where the weights need several GPUs."""
+def _choose_place(device: str, config: Any, dtype: torch.dtype) -> str:
+    """Return a torch device, or ``spread`` for the layers to go over all GPUs."""
     if device != "auto":
         _check_device(device)
         return device
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info(0)
-        needed = sum(path.stat().st_size for path in Path(name).glob("*.safetensors"))
-        too_big = needed > _HEADROOM * free
-        return "spread" if too_big and torch.cuda.device_count() > 1 else "cuda:0"
+        alone = torch.cuda.device_count() == 1
+        return "cuda:0" if alone or _size(config, dtype) <= _HEADROOM * free else "spread"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _size(config: Any, dtype: torch.dtype) -> int:
+    """Return the bytes that the weights will take, from the architecture alone."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    return dtype.itemsize * sum(int(parameter.numel()) for parameter in model.parameters())
+
+
 def _check_device(device: str) -> None:
+    gpus = torch.cuda.device_count()
+    if device == "spread":
+        if gpus < 2:
+            raise ModelError(f"--device spread needs two GPUs or more; this machine has {gpus}")
+        return
     try:
         kind = torch.device(device)
     except RuntimeError as error:
         raise ModelError(
-            f"--device {device!r} is not a device; use cpu, cuda, cuda:1 or mps"
+            f"--device {device!r} is not a device; use auto, cpu, cuda, cuda:1, spread or mps"
         ) from error
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"--device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
+    if kind.type == "cuda" and (kind.index or 0) >= gpus:
+        raise ModelError(f"--device {device!r}: this machine has {gpus} CUDA devices")
     if kind.type == "mps" and not torch.backends.mps.is_available():
         raise ModelError("--device mps: this machine has no Metal device")
 
 
-def _choose_dtype(dtype: str, place: str) -> torch.dtype:
+def _choose_dtype(dtype: str, device: str) -> torch.dtype:
     if dtype != "auto":
         if dtype not in DTYPES:
             raise ModelError(f"--dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
         return DTYPES[dtype]
-    if place == "cpu":
-        return torch.float32
-    if place == "mps":
-        return torch.float16
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device not in {"cpu", "mps"} and torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    on_metal = device == "mps" or (device == "auto" and torch.backends.mps.is_available())
+    return torch.float16 if on_metal else torch.float32
 
 
 def _load_weights(
@@ -161,6 +170,12 @@ def _load_weights(
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
             "and they would be noise; download it again"
+        )
+    placed = {str(part) for part in getattr(model, "hf_device_map", {}).values()}
+    if aside := sorted(placed & {"cpu", "disk"}) if place == "spread" else []:
+        raise ModelError(
+            f"{name}: the GPUs together are too small, parts would go to {' and '.join(aside)}; "
+            "use more GPUs or a smaller --dtype"
         )
     return model.eval()
 

@@ -43,14 +43,18 @@ def prove(vlm: VisionLanguageModel) -> None:
     _check_prompt(vlm, inputs)
     moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
     with torch.inference_mode(), _record(vlm) as calls:
-        outputs = vlm.model(**moved, output_hidden_states=True, use_cache=False)
+        try:
+            outputs = vlm.model(**moved, output_hidden_states=True, use_cache=False)
+        except (RuntimeError, TypeError, ValueError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise _unexpected(vlm, f"it fails on a blank image: {first_line}") from error
         _check_vision(vlm, calls, inputs)
         _check_decoder(vlm, calls, outputs, inputs["input_ids"].shape[1])
 
 
 def _touch(vlm: VisionLanguageModel) -> None:
     """Reach for every accessor, so that a missing one fails here."""
-    for part in (vlm.vision_encoder, vlm.layers, vlm.final_norm, vlm.lm_head):
+    for part in (vlm.vision_encoder, vlm.projector, vlm.layers, vlm.final_norm, vlm.lm_head):
         if part is None:
             raise AttributeError("a part of the model is None")
     _ = (vlm.image_token_id, vlm.num_layers, vlm.hidden_size, vlm.vision_size)
@@ -115,10 +119,10 @@ def _check_decoder(
         if len(calls[name]) != 1 or tuple(calls[name][0].shape) != expected:
             found = [tuple(call.shape) for call in calls[name]]
             raise _unexpected(vlm, f"{name} returned {found}, not once {expected}")
-        if _relative_error(calls[name][0], states[k + 1]) > TOLERANCE:
-            raise _unexpected(vlm, f"{name} is not hidden_states[{k + 1}]")
+        if not _relative_error(calls[name][0], states[k + 1]) <= TOLERANCE:
+            raise _unexpected(vlm, f"{name} is not hidden_states[{k + 1}], or not a number")
     logits = vlm.lm_head(states[-1][:, -1].to(vlm.lm_head.weight.device))
-    if _relative_error(logits, outputs.logits[:, -1]) > 10 * TOLERANCE:
+    if not _relative_error(logits, outputs.logits[:, -1]) <= 10 * TOLERANCE:
         raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
 
 

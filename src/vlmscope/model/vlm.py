@@ -1,6 +1,7 @@
 """``VisionLanguageModel``: a loaded checkpoint under standard names.
 
 vlm.vision_encoder   the encoder, before any projection      output [..., vision_size]
+vlm.projector        brings it to the decoder's width        output [..., hidden_size]
 vlm.layers[k]        decoder block k                         output [batch, length, hidden_size]
 vlm.final_norm       the norm after the last block           output [batch, length, hidden_size]
 vlm.lm_head          hidden states to logits                 output [batch, length, vocabulary]
@@ -37,6 +38,11 @@ class VisionLanguageModel:
     def vision_encoder(self) -> nn.Module:
         """The module whose output becomes the vision-only representation."""
         return self.model.get_submodule(self.family.vision_encoder)  # type: ignore[no-any-return]
+
+    @property
+    def projector(self) -> nn.Module:
+        """The module that brings the encoder's output to the width of the decoder."""
+        return self.model.get_submodule(self.family.projector)  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -88,6 +94,12 @@ class VisionLanguageModel:
     def device(self) -> torch.device:
         """Where inputs go: the device of the embeddings, also when layers are spread out."""
         return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def cuda_devices(self) -> tuple[torch.device, ...]:
+        """The GPUs that hold a part of the model."""
+        devices = {parameter.device for parameter in self.model.parameters()}
+        return tuple(sorted((d for d in devices if d.type == "cuda"), key=str))
 
     @property
     def attention(self) -> str:

@@ -35,6 +35,7 @@ class ModelRecord:
     weights_hash: str
     processor_hash: str
     chat_template_hash: str
+    generation_hash: str
     num_layers: int
     hidden_size: int
     vision_size: int
@@ -99,7 +100,7 @@ class Manifest:
 
 _SAME_NUMBERS = (
     "format_version",
-    *(f"model.{part}_hash" for part in ("config", "weights", "processor", "chat_template")),
+    *(f"model.{field.name}" for field in fields(ModelRecord) if field.name.endswith("_hash")),
     *(f"capture.{field.name}" for field in fields(CaptureRecord)),
     *("data.fields", "data.fingerprint", "dtype", "store_dtype", "attention"),
 )
