@@ -4,6 +4,7 @@
     ├── InputError       the data file, the options or the paths given are wrong
     ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
     ├── RunMismatchError the run folder was made with other settings
+    ├── RunBusyError     another process is writing the run
     ├── StoreError       a run cannot be written or read (full disk, damaged shard)
     ├── ToleranceError   ``verify`` found rows that differ from the seed's method
     └── RowError         one row failed; the others go on
@@ -39,6 +40,12 @@ class ModelError(VlmscopeError):
 
 class RunMismatchError(VlmscopeError):
     """The run folder holds rows made with other settings. Nothing was done."""
+
+    exit_code = 2
+
+
+class RunBusyError(VlmscopeError):
+    """Another process is writing the run. Nothing was done."""
 
     exit_code = 2
 

@@ -54,20 +54,16 @@ def render(processor: Any, question: str) -> str:
     """Return the chat text of one question, as the seed's ``chat_text``.
 
     Raises:
-        RowError: The question itself holds the image placeholder, so that the image's place in the
-            prompt would no longer be the image's.
+        RowError: The question holds the text of a control token, the image placeholder for example:
+            the tokenizer would read it as one, and the prompt would have another structure.
     """
-    empty = _apply(processor, "")
-    text = _apply(processor, question)
-    token = processor.image_token
-    if text.count(token) != empty.count(token):
-        raise RowError(
-            "prompt", f"the question contains the image placeholder {token!r}; remove it"
-        )
-    return text
-
-
-def _apply(processor: Any, question: str) -> str:
+    for token in _control_tokens(processor.tokenizer):
+        if token in question:
+            raise RowError(
+                "prompt",
+                f"the question contains {token!r}, which the tokenizer reads as a control token; "
+                "remove it",
+            )
     return str(
         processor.apply_chat_template(
             build_messages(question),
@@ -76,6 +72,12 @@ def _apply(processor: Any, question: str) -> str:
             tokenize=False,
         )
     )
+
+
+def _control_tokens(tokenizer: Any) -> list[str]:
+    """Return the texts that the tokenizer takes for control tokens wherever they stand."""
+    added = tokenizer.added_tokens_decoder.values()
+    return [token.content for token in added if token.special]
 
 
 def encode(processor: Any, chat_texts: Sequence[str], images: Sequence[Image]) -> dict[str, Any]:

@@ -169,6 +169,69 @@ def test_inspect_of_one_row_does_not_stumble_over_another(
         assert message in refused.err
 
 
+def test_inspect_cuts_nothing_off_on_a_narrow_terminal(
+    vlmscope: Command, table: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    seen = vlmscope(
+        *("inspect", table, "--model", checkpoint, "--device", "cpu"),
+        *("--id", "question_comb_2", "--max-new-tokens", 0),
+    )
+    assert "…" not in seen.out
+    text = re.sub(r"[\s│]+", "", seen.out)
+    assert "orarocket,oracup?<|eot_id|><|start_header_id|>assistant<|end_header_id|>" in text
+
+
+def test_a_run_that_somebody_is_writing_is_refused_before_the_model_is_loaded(
+    extract: Command, tmp_path: Path
+) -> None:
+    from filelock import FileLock
+
+    assert extract("--limit", 1).code == 0
+    with FileLock(tmp_path / "run" / ".lock-000"):
+        busy = extract("--model", "nowhere")
+    assert busy.code == 2
+    assert "another vlmscope is writing" in busy.err
+
+
+def test_a_run_that_lost_its_manifest_is_not_written_into(extract: Command, tmp_path: Path) -> None:
+    assert extract("--limit", 1).code == 0
+    (tmp_path / "run" / "run.json").unlink()
+    lost = extract()
+    assert lost.code == 2
+    assert "restore run.json" in lost.err
+
+
+def test_verify_after_a_move_says_what_to_give(
+    extract: Command, vlmscope: Command, tmp_path: Path, table: Path, checkpoint: Path
+) -> None:
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    assert extract("--model", model, "--limit", 2).code == 0
+    shutil.move(model, tmp_path / "moved")
+    lost = vlmscope("verify", tmp_path / "run", "--device", "cpu")
+    assert lost.code == 2
+    assert "give --model" in lost.err
+    moved = ("--model", tmp_path / "moved")
+    assert vlmscope("verify", tmp_path / "run", "--device", "cpu", *moved).code == 0
+    shutil.move(table, tmp_path / "elsewhere.csv")
+    lost = vlmscope("verify", tmp_path / "run", "--device", "cpu", *moved)
+    assert lost.code == 2
+    assert "give --data" in lost.err
+
+
+def test_export_refuses_to_hand_on_damage(
+    extract: Command, vlmscope: Command, tmp_path: Path
+) -> None:
+    assert extract("--limit", 2).code == 0
+    [shard] = (tmp_path / "run" / "shards").glob("*.h5")
+    with h5py.File(shard, "r+") as file:
+        file["_columns/query_token_representation/layer_4"][1, 5] += 1
+    refused = vlmscope("export", tmp_path / "run", tmp_path / "out.npz")
+    assert refused.code == 1
+    assert "query_token_representation/layer_4" in refused.err
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_brackets_in_names_and_data_are_shown_as_they_are(
     extract: Command, vlmscope: Command, tmp_path: Path
 ) -> None:
@@ -319,7 +382,7 @@ def test_strict_stops_with_the_code_of_failed_rows(extract: Command, tmp_path: P
     (tmp_path / "two_wide_0.png").unlink()
     done = extract("--strict")
     assert done.code == 3
-    assert "1 rows failed" in done.err
+    assert "1 row failed" in done.err
 
 
 def test_no_arguments_show_the_help(vlmscope: Command) -> None:
@@ -340,5 +403,5 @@ def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: 
         f"{name}.jpg"
         for name in ("astronaut", "camera", "chelsea", "coffee", "hubble_deep_field", "rocket")
     }
-    for command in re.findall(r"^  vlmscope (.*)$", done.out, re.M):
+    for command in re.findall(r"^  \S*vlmscope (.*)$", done.out, re.M):
         assert vlmscope(*shlex.split(command)).code == 0, command

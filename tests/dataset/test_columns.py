@@ -26,10 +26,20 @@ def test_known_target_columns(tmp_path: Path, column: str) -> None:
 
 
 def test_first_known_column_wins_and_the_other_is_metadata(tmp_path: Path) -> None:
-    row = {"id": "1", "gt_answer": "b", "question": "?", "image": "i", "question_id": "2"}
-    sample = one(write_csv(tmp_path / "t.csv", [{**row, "answer": "a", "topic": "t"}]))
-    assert (sample.id, sample.target) == ("2", "a")
-    assert sample.metadata == {"id": "1", "gt_answer": "b", "topic": "t"}
+    row = {"id": "1", "answer": "a", "question": "?", "image": "i", "question_id": "2"}
+    sample = one(write_csv(tmp_path / "t.csv", [{**row, "gt_answer": "b", "topic": "t"}]))
+    assert (sample.id, sample.target) == ("2", "b")
+    assert sample.metadata == {"id": "1", "answer": "a", "topic": "t"}
+    truth = {**row, "gt_answer": "b", "ground_truth_answer": "c"}
+    assert one(write_csv(tmp_path / "t.csv", [truth])).target == "c"
+
+
+@pytest.mark.parametrize("separator", ["\t", ";"])
+def test_a_table_with_other_separators_says_so(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(separator.join(["id", "image", "question"]) + "\n")
+    with pytest.raises(InputError, match="looks like several"):
+        open_table(path)
 
 
 def test_no_target_column(tmp_path: Path) -> None:

@@ -191,14 +191,17 @@ def test_a_row_of_nan_is_a_failure_and_its_neighbours_are_not(
         assert_same(results[row], reference(samples[row], vlm, spec))  # type: ignore[arg-type]
 
 
-def test_a_question_that_holds_the_image_token_is_refused(vlm: VisionLanguageModel) -> None:
-    sample = Sample("q", picture("one"), "What does <|image|> mean?", origin="questions.csv line 3")
+@pytest.mark.parametrize("token", ["<|image|>", "<|eot_id|>", "<|begin_of_text|>"])
+def test_a_question_that_holds_a_control_token_is_refused(
+    vlm: VisionLanguageModel, token: str
+) -> None:
+    sample = Sample("q", picture("one"), f"What does {token} mean?", origin="questions.csv line 3")
     batch, failures = prepare([sample], vlm)
     assert batch is None
     assert [failure.stage for failure in failures] == ["prompt"]
     assert "questions.csv line 3" in failures[0].error
-    assert "<|image|>" in failures[0].error
-    with pytest.raises(RowError, match="image placeholder"):
+    assert token in failures[0].error
+    with pytest.raises(RowError, match="control token"):
         list(capture([sample], vlm))
 
 

@@ -60,6 +60,17 @@ def test_a_folder_that_holds_no_checkpoint(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_a_file_is_no_folder(checkpoint: Path) -> None:
+    with pytest.raises(ModelError, match="is a file; give the folder"):
+        load_model(checkpoint / "config.json")
+
+
+def test_weights_of_another_shape(copy: Path) -> None:
+    edit(copy / "config.json", lambda config: config["text_config"].update(intermediate_size=128))
+    with pytest.raises(ModelError, match="do not fit the configuration"):
+        load_model(copy, device="cpu")
+
+
 def test_an_architecture_that_is_not_described(copy: Path) -> None:
     edit(copy / "config.json", lambda config: config.update(model_type="llava"))
     with pytest.raises(ModelError, match=r"'llava' is not described.*adding-a-model"):
@@ -101,6 +112,10 @@ def test_a_checkpoint_without_a_processor(copy: Path) -> None:
         ({"dtype": "int4"}, "bfloat16"),
         ({"device": "tpu9"}, "--device"),
         ({"device": "cuda:7"}, "CUDA"),
+        ({"device": "meta"}, "--device"),
+        ({"device": "xpu"}, "--device"),
+        ({"device": "cpu:7"}, "--device"),
+        ({"device": "spread"}, "two GPUs"),
     ],
 )
 def test_a_bad_option(checkpoint: Path, options: dict[str, str], message: str) -> None:

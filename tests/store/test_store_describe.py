@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from store_support import make_captures, make_manifest
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError
 from vlmscope.store import RepresentationInfo, RunWriter, describe
 
 WANTED = (
@@ -80,5 +80,25 @@ def test_what_cannot_be_described(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run folder"):
         describe(tmp_path)
     (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(StoreError, match=r"text\.h5: damaged or no HDF5 file"):
+    with pytest.raises(InputError, match=r"text\.h5: no HDF5 file") as caught:
         describe(tmp_path / "text.h5")
+    assert "remove it" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("_columns", 3), ("_columns/question_id", 3), ("_columns/question_id", [3.5])],
+)
+def test_files_that_only_look_like_ours(tmp_path: Path, name: str, value: object) -> None:
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file[name] = value
+        file.attrs["format_version"] = "abc"
+    with pytest.raises(InputError, match=r"odd\.h5: no HDF5 file of the seed's layout"):
+        describe(tmp_path / "odd.h5")
+
+
+def test_a_question_in_two_shards_counts_once(run: Path) -> None:
+    [pack] = (run / "shards").glob("*.h5")
+    (run / "shards" / "pack-000-000099.h5").write_bytes(pack.read_bytes())
+    found = describe(run)
+    assert (found.rows, found.answers, found.attrs["num_samples"]) == (10, 10, 10)

@@ -136,3 +136,36 @@ def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, suffix: str, limi
     assert "cannot be written" in done.stdout
     assert done.stdout.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_metadata_that_a_format_cannot_hold_is_kept_as_text(tmp_path: Path) -> None:
+    metadata = [{"big": 10**30, "odd": "a\ud83db", "\ud83d": 1}, {"big": 1, "odd": "b"}]
+    captures = [
+        make_capture(i, sample=Sample(f"q{i}", f"{i}.png", "?", metadata=m))
+        for i, m in enumerate(metadata)
+    ]
+    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+        writer.add(captures)
+    opened = open_run(tmp_path / "run")
+    assert opened["q0"].sample.metadata == metadata[0]
+    table = pq.read_table(export_run(opened, tmp_path / "all.parquet")).to_pydict()
+    assert [json.loads(value) for value in table["big"]] == [10**30, 1]
+    assert json.loads(table["odd"][0]) == "a\ud83db"
+    frame = opened.to_pandas()
+    assert list(frame["odd"]) == ["a?b", "b"]
+    assert list(frame["?"]) == [1, None] or frame["?"].isna()[1]
+
+
+def test_one_long_text_does_not_blow_up_the_npz(tmp_path: Path) -> None:
+    captures = [
+        make_capture(i, sample=Sample(f"q{i}", "x.png", "?", metadata={"text": "é" * size}))
+        for i, size in enumerate((10, 200_000, 0))
+    ]
+    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+        writer.add(captures)
+    out = export_run(open_run(tmp_path / "run"), tmp_path / "all.npz")
+    assert out.stat().st_size < 2_000_000
+    arrays = np.load(out, allow_pickle=False)
+    start, end = arrays["metadata.offsets"][1:3]
+    assert json.loads(arrays["metadata.utf8"][start:end].tobytes()) == {"text": "é" * 200_000}
+    assert list(arrays["question_id"]) == ["q0", "q1", "q2"]

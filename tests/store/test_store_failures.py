@@ -40,3 +40,19 @@ def test_trouble_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "failures.jsonl").mkdir()
     with pytest.raises(StoreError, match="cannot be read"):
         read_failures(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"id": [1], "stage": "input", "error": "x", "attempt": 1}',
+        '{"id": "a", "stage": "input", "error": "x", "attempt": "one"}',
+        '{"id": "a"}',
+        "[]",
+        "null",
+    ],
+)
+def test_a_line_that_is_no_failure_is_skipped(tmp_path: Path, line: str) -> None:
+    (tmp_path / "failures.jsonl").write_text(f"{line}\n")
+    assert read_failures(tmp_path) == {}
+    assert FailureLog(tmp_path).add(Failure("a", "input", "x")).attempt == 1

@@ -93,3 +93,25 @@ def test_what_is_no_run_folder(tmp_path: Path, place: str) -> None:
     (tmp_path / "file.txt").touch()
     with pytest.raises(InputError, match="not a run folder"):
         read_manifest(tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value"),
+    [
+        ("capture", "layers", "x"),
+        ("capture", "layers", ["x"]),
+        ("capture", "positions", [3]),
+        ("capture", "max_new_tokens", "many"),
+        (None, "dtype", "foo"),
+        (None, "store_dtype", "int8"),
+    ],
+)
+def test_values_that_make_no_sense(
+    tmp_path: Path, record: str | None, field: str, value: object
+) -> None:
+    write_manifest(tmp_path, make_manifest())
+    content = json.loads((tmp_path / "run.json").read_text())
+    (content[record] if record else content)[field] = value
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"run\.json: damaged, .* makes no sense"):
+        read_manifest(tmp_path)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
-from vlmscope.errors import InputError, RunMismatchError, StoreError
-from vlmscope.store import RunWriter, open_run
+from vlmscope.errors import InputError, RunBusyError, RunMismatchError, StoreError
+from vlmscope.store import RunWriter, check_free, open_run
 from vlmscope.store import writer as writer_module
 
 HERE = Path(__file__).parent
@@ -177,8 +177,13 @@ def test_an_id_is_stored_once(run: Path) -> None:
 
 def test_two_writers_of_one_name(run: Path) -> None:
     with RunWriter(run, make_manifest()):
-        with pytest.raises(StoreError, match="another vlmscope"), RunWriter(run, make_manifest()):
+        with (
+            pytest.raises(RunBusyError, match="another vlmscope"),
+            RunWriter(run, make_manifest()),
+        ):
             pass
+        with pytest.raises(RunBusyError, match="another vlmscope"):
+            check_free(run)
         with RunWriter(run, make_manifest(), "001") as other:
             other.add(make_captures([30]))
     run_ = open_run(run)
@@ -241,7 +246,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from store_support import make_captures, make_manifest
-from vlmscope.errors import StoreError
+from vlmscope.errors import RunBusyError, StoreError
 from vlmscope.store import FailureLog, RunWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 run = Path(sys.argv[1])

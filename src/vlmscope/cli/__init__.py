@@ -54,3 +54,6 @@ def main() -> None:
     except VlmscopeError as error:
         show_error(str(error))
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        show_error("interrupted; what was published is safe")
+        sys.exit(130)

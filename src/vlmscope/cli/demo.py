@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
@@ -39,9 +41,9 @@ def demo(
     if code:
         raise typer.Exit(code)
     stdout.print(f"\nThe run is in {out}. The weights are random, so its answers are noise. Next:")
-    stdout.print(f"  vlmscope info {out}")
-    stdout.print(f"  vlmscope verify {out}")
-    questions = bundled / "questions.csv"
-    stdout.print(
-        f"  vlmscope inspect {questions} --images {bundled / 'photos'} --model {model} --id demo_04"
-    )
+    # As it was called, where it is not on the path: .venv/bin/vlmscope after ``make demo``.
+    program = "vlmscope" if shutil.which("vlmscope") else sys.argv[0]
+    questions, photos = bundled / "questions.csv", bundled / "photos"
+    stdout.print(f"  {program} info {out}")
+    stdout.print(f"  {program} verify {out}")
+    stdout.print(f"  {program} inspect {questions} --images {photos} --model {model} --id demo_04")

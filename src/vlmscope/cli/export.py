@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from vlmscope.cli import options
-from vlmscope.cli.output import human_size, stderr, stdout
+from vlmscope.cli.output import count, human_size, stderr, stdout
+from vlmscope.errors import StoreError
 
 
 def export(
@@ -24,10 +25,12 @@ def export(
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
 ) -> None:
-    """Write a run as one self-contained file."""
+    """Check every checksum, then write the run as one self-contained file."""
     from vlmscope.store import export_run, open_run
 
     opened = open_run(run)
-    with stderr.status(f"writing {len(opened):,} rows"):
+    if damage := opened.check():
+        raise StoreError(f"{run}: {count(len(damage), 'damaged column')}: {damage[0]}")
+    with stderr.status(f"writing {count(len(opened), 'row')}"):
         path = export_run(opened, out, overwrite=overwrite)
-    stdout.print(f"{path}: {len(opened):,} rows, {human_size(path.stat().st_size)}")
+    stdout.print(f"{path}: {count(len(opened), 'row')}, {human_size(path.stat().st_size)}")

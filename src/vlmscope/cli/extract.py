@@ -93,8 +93,12 @@ def run_extract(arguments: dict[str, Any], *, as_json: bool = False) -> int:
     from vlmscope.executors import Request, make_plan, run_plan
 
     quiet_libraries()
-    with stderr.status("loading the table and the model"):
-        plan = make_plan(Request(**arguments))
+    try:
+        with stderr.status("loading the table and the model"):
+            plan = make_plan(Request(**arguments))
+    except KeyboardInterrupt:
+        stderr.print("interrupted before the first row; nothing was changed")
+        return 130
     show_plan(plan)
     with stop_on_signals() as request, RunProgress(plan) as progress:
         summary = run_plan(plan, observer=progress, stop=request.event)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
-from vlmscope.cli.output import human_size, stdout
+from vlmscope.cli.output import human_size, show, stdout
 
 
 def info(
@@ -39,7 +39,7 @@ def info(
     for item in description.representations:
         layers = ", ".join(map(str, item.layers)) or "–"
         table.add_row(item.name, layers, str(item.width), item.dtype, f"{item.rows:,}")
-    stdout.print(table)
+    show(table)
     _show_attributes(description.attrs)
     if failures:
         stages = Counter(failure.stage for failure in failures)
@@ -55,4 +55,4 @@ def _show_attributes(attributes: Any) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, value in attributes.items():
         grid.add_row(Text(name, style="dim"), Text(str(value)))
-    stdout.print(grid)
+    show(grid)

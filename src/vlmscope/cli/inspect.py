@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
-from vlmscope.cli.output import quiet_libraries, shape_text, stderr, stdout
+from vlmscope.cli.output import quiet_libraries, shape_text, show, stderr, stdout
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, Failure, FieldSpec
 
@@ -106,10 +106,10 @@ def _show_input(seen: Any) -> None:
         "ground truth": sample.target, "picture": tiles,
     }.items():  # fmt: skip
         grid.add_row(Text(name, style="dim"), Text(text))
-    stdout.print(grid)
+    show(grid)
     for row in range(rows):
         stdout.print(" ".join(f"[tile {row * columns + c}]" for c in range(columns)))
-    stdout.print(Panel(Text(seen.chat_text), title="chat text", title_align="left"))
+    show(Panel(Text(seen.chat_text), title="chat text", title_align="left"))
 
 
 def _show_tokens(seen: Any) -> None:
@@ -129,7 +129,7 @@ def _show_tokens(seen: Any) -> None:
             Text(", ".join(text for text, _ in marks)),
             style=marks[0][1] if marks else "",
         )
-    stdout.print(table)
+    show(table)
 
 
 def _show_shapes(seen: Any) -> None:
@@ -143,7 +143,7 @@ def _show_pairs(title: str, pairs: Mapping[str, str]) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
     for name, text in pairs.items():
         table.add_row(name, text)
-    stdout.print(table)
+    show(table)
 
 
 def _show_vectors(seen: Any) -> None:
@@ -163,7 +163,7 @@ def _show_vectors(seen: Any) -> None:
         table.add_column(heading, header_style="dim")
     for layer in layers:
         table.add_row(layer, *(f"{norms[f'{name}/{layer}']:.4g}" for name in names))
-    stdout.print(table)
+    show(table)
 
 
 def _show_answer(seen: Any, vlm: Any) -> None:
@@ -182,4 +182,4 @@ def _show_answer(seen: Any, vlm: Any) -> None:
         title = (
             f"answer: {len(capture.answer_token_ids)} tokens, finish reason {capture.finish_reason}"
         )
-        stdout.print(Panel(Text(capture.answer), title=title, title_align="left"))
+        show(Panel(Text(capture.answer), title=title, title_align="left"))

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 stdout = Console(highlight=False, markup=False, soft_wrap=True)
@@ -14,6 +14,20 @@ stdout = Console(highlight=False, markup=False, soft_wrap=True)
 
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 """Progress, plans, errors."""
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table or a panel to stdout, its long texts wrapped to the terminal."""
+    stdout.print(renderable, soft_wrap=False)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> count(1, "row"), count(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def show_error(message: str) -> None:

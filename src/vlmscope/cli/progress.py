@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vlmscope.cli.output import human_size, stderr
+from vlmscope.cli.output import count, human_size, stderr
 from vlmscope.executors import Plan, Summary
 
 LOG_SECONDS = 30.0
@@ -43,12 +43,14 @@ def show_plan(plan: Plan) -> None:
         "batch size": "found while running"
         if request.batch_size == "auto"
         else str(request.batch_size),
-        "on disk": f"about {human_size(plan.bytes_todo)} more in {request.out}",
+        "on disk": f"about {human_size(plan.bytes_todo)} more in {request.out}"
+        if plan.todo
+        else str(request.out),
     }
     table = Table.grid(padding=(0, 2))
     for name, text in lines.items():
         table.add_row(Text(name, style="dim"), Text(text))
-    stderr.print(table)
+    stderr.print(table, soft_wrap=False)
     for note in plan.notes:
         stderr.print(Text(f"note: {note}", style="yellow"))
 
@@ -118,19 +120,20 @@ class RunProgress:
 def show_summary(plan: Plan, summary: Summary) -> None:
     """Print how the run ended."""
     rate = summary.captured / summary.seconds if summary.seconds else 0.0
+    speed = f" ({rate:.2f} rows/s)" if summary.captured else ""
     stderr.print(
-        f"{summary.captured:,} rows captured in {summary.seconds:.1f} s ({rate:.2f} rows/s), "
+        f"{count(summary.captured, 'row')} captured in {summary.seconds:.1f} s{speed}, "
         f"{summary.already_done:,} were there before"
     )
     out = plan.request.out
     if summary.failed:
         stderr.print(
             Text(
-                f"{summary.failed:,} rows failed: see {out / 'failures.jsonl'}; "
+                f"{count(summary.failed, 'row')} failed: see {out / 'failures.jsonl'}; "
                 "the same command tries them again",
                 style="red",
             )
         )
     if summary.stopped:
         left = plan.todo - summary.captured - summary.failed
-        stderr.print(f"stopped with {left:,} rows to do; the same command goes on from here")
+        stderr.print(f"stopped with {count(left, 'row')} to do; the same command goes on from here")

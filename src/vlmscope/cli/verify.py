@@ -11,8 +11,14 @@ from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
-from vlmscope.cli.output import quiet_libraries, stderr, stdout
-from vlmscope.errors import RunMismatchError, StoreError, ToleranceError
+from vlmscope.cli.output import count, quiet_libraries, show, stderr, stdout
+from vlmscope.errors import (
+    InputError,
+    ModelError,
+    RunMismatchError,
+    StoreError,
+    ToleranceError,
+)
 
 
 def verify(
@@ -45,7 +51,7 @@ def verify(
     quiet_libraries()
     opened = open_run(run)
     if damage := opened.check():
-        raise StoreError(f"{run}: {len(damage)} damaged columns, {damage[0]} for example")
+        raise StoreError(f"{run}: {count(len(damage), 'damaged column')}: {damage[0]}")
     stderr.print(f"checksums of {len(opened):,} rows are right")
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
     samples = choose_samples(opened, _table(opened, data, images), sample, seed)
@@ -64,9 +70,12 @@ def _table(run: Any, data: str | None, images: str | None) -> Any:
     from vlmscope.schema import FieldSpec
 
     record = run.manifest.data
-    return open_table(
-        data or record.path, images=images or record.images, fields=FieldSpec(**record.fields)
-    )
+    try:
+        return open_table(
+            data or record.path, images=images or record.images, fields=FieldSpec(**record.fields)
+        )
+    except InputError as error:
+        raise InputError(f"{error}; if it has moved, give --data and --images") from error
 
 
 def _load(run: Any, model: str | None, device: str) -> Any:
@@ -75,14 +84,13 @@ def _load(run: Any, model: str | None, device: str) -> Any:
     from vlmscope.model import load_model
 
     manifest = run.manifest
+    name = model or manifest.model.name
+    options = {"revision": manifest.model.revision, "attention": manifest.attention}
     with stderr.status("loading the model"):
-        vlm = load_model(
-            model or manifest.model.name,
-            dtype=manifest.dtype,
-            device=device,
-            revision=manifest.model.revision,
-            attention=manifest.attention,
-        )
+        try:
+            vlm = load_model(name, dtype=manifest.dtype, device=device, **options)
+        except ModelError as error:
+            raise ModelError(f"{error}; if it has moved, give --model") from error
     found, expected = describe_model(vlm), manifest.model
     for part in (field.name for field in fields(found) if field.name.endswith("_hash")):
         if getattr(found, part) != getattr(expected, part):
@@ -112,7 +120,7 @@ def _show(run: Any, checks: list[Any], limit: float) -> None:
         errors = [check.errors[name] for check in checks if name in check.errors]
         style = "red" if max(errors) > limit else ""
         table.add_row(name, f"{max(errors):.1e}", f"{sum(errors) / len(errors):.1e}", style=style)
-    stdout.print(table)
+    show(table)
     equal = {
         name: sum(name not in check.differing for check in checks)
         for name in ("answer", "boundaries", "image_sha256")

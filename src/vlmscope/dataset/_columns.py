@@ -12,9 +12,11 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "id": ("question_id", "id"),
     "image": ("image_id", "image_name", "image"),
     "question": ("question",),
-    "target": ("answer", "gt_answer", "ground_truth_answer"),
+    "target": ("ground_truth_answer", "gt_answer", "answer"),
 }
-"""Field → columns looked for, the first one present wins. ``image`` is decided row by row."""
+"""Field → columns looked for, the first one present wins. ``image`` is decided row by row.
+
+``answer`` comes last: beside a column that says it is the truth, it is some model's answer."""
 
 FIELDS = tuple(field.name for field in fields(FieldSpec))
 """What can be mapped: the fields of ``FieldSpec``."""
@@ -73,6 +75,12 @@ def find_columns(spec: FieldSpec, found: Sequence[str], table: str) -> Columns:
 
 def _missing(field: str, names: Sequence[str], found: Sequence[str], table: str) -> str:
     expected = " or ".join(repr(name) for name in names)
+    separator = next((mark for mark in "\t;|" if mark in found[0]), None)
+    if len(found) == 1 and separator:
+        return (
+            f"{table}: one column {found[0]!r}, which looks like several with {separator!r} "
+            "between them; save the table with commas, or name a tab-separated one .tsv"
+        )
     return (
         f"{table}: no column {expected} for the {field}; columns found: {', '.join(found)}; say "
         f"which one it is with --map {field}=COLUMN"

@@ -28,7 +28,7 @@ from vlmscope.engine.answers import (
 from vlmscope.engine.batch import Batch, prepare
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.engine.taps import Taps
-from vlmscope.errors import RowError
+from vlmscope.errors import InputError, RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Capture, CaptureSpec, Failure, Sample
 from vlmscope.selection import boundaries, locate, resolve_layers
@@ -51,8 +51,11 @@ def capture(
             beyond rounding.
 
     Raises:
+        InputError: ``batch_size`` is below 1.
         RowError: A sample failed. ``extract`` records such rows instead, and goes on.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size}: give 1 or more")
     spec = spec or CaptureSpec()
     iterator = iter(samples)
     while chunk := tuple(islice(iterator, batch_size)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +30,7 @@ from vlmscope.store import (
     ModelRecord,
     StoreDtype,
     bytes_per_row,
+    check_free,
     check_same,
     open_run,
     read_manifest,
@@ -126,6 +127,7 @@ def make_plan(request: Request) -> Plan:
         request.data, images=request.images, fields=request.fields, limit=request.limit
     )
     scan = table.scan()
+    _check_early(request, scan)
     vlm = load_model(
         request.model, dtype=request.dtype, device=request.device, revision=request.revision
     )
@@ -158,14 +160,44 @@ def _check_options(request: Request) -> None:
         raise InputError(f"--limit {request.limit}: give 1 or more")
     if request.store_dtype not in {"float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
-    if request.out.exists() and not request.out.is_dir():
-        raise InputError(f"--out {request.out}: is a file; give a folder")
-    if request.out.is_dir() and not (request.out / "run.json").exists():
-        foreign = sorted(p.name for p in request.out.iterdir() if p.name not in {"shards"})
-        if any(not name.startswith(".") for name in foreign):
-            raise InputError(
-                f"--out {request.out}: holds {foreign[0]} and is no run; give a new folder"
-            )
+    _check_folder(request.out)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse an ``--out`` that is no run and no place for one, or that somebody is writing."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; give a folder")
+    if not out.is_dir() or (out / "run.json").exists():
+        check_free(out)
+        return
+    if list((out / "shards").glob("*.h5")):
+        raise InputError(
+            f"--out {out}: has rows but no run.json, so nobody knows what they were made with; "
+            "restore run.json from a copy, or give a new folder"
+        )
+    foreign = sorted(p.name for p in out.iterdir() if p.name[0] != "." and p.name != "shards")
+    if foreign:
+        raise InputError(f"--out {out}: holds {foreign[0]} and is no run; give a new folder")
+
+
+def _check_early(request: Request, scan: TableScan) -> None:
+    """Compare what is known before the model is loaded with the run that is there."""
+    if not (request.out / "run.json").exists():
+        return
+    stored = read_manifest(request.out)
+    layers = resolve_layers(request.spec.layers, stored.model.num_layers)
+    wanted = replace(
+        stored,
+        capture=_capture_record(request.spec, layers),
+        data=replace(stored.data, fingerprint=scan.fingerprint),
+        store_dtype=request.store_dtype,
+    )
+    check_same(stored, wanted)
+
+
+def _capture_record(spec: CaptureSpec, layers: tuple[int, ...]) -> CaptureRecord:
+    positions = tuple(dict.fromkeys(spec.positions))
+    return CaptureRecord(layers, positions, spec.vision_pooling, spec.max_new_tokens)
 
 
 def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Manifest:
@@ -174,12 +206,7 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
     return Manifest(
         run_id=uuid.uuid4().hex,
         model=describe_model(vlm),
-        capture=CaptureRecord(
-            layers=resolve_layers(spec.layers, vlm.num_layers),
-            positions=tuple(dict.fromkeys(spec.positions)),
-            vision_pooling=spec.vision_pooling,
-            max_new_tokens=spec.max_new_tokens,
-        ),
+        capture=_capture_record(spec, resolve_layers(spec.layers, vlm.num_layers)),
         data=DataRecord(
             path=_absolute(request.data),
             images=_absolute(request.images) if request.images else None,

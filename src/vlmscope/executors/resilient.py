@@ -82,6 +82,7 @@ class ResilientRunner:
     ) -> Iterator[Results]:
         """Yield the results of ``samples``, in as many pieces as it took."""
         if len(samples) > self._sizer.size:  # prepared before memory ran out
+            del prepared
             yield from self._in_pieces(samples, self._sizer.size)
             return
         outcome = self._attempt(samples, self.prepare(samples) if prepared is None else prepared)
@@ -100,7 +101,7 @@ class ResilientRunner:
         yield from self._in_pieces(samples, len(samples) // 2)
 
     def _in_pieces(self, samples: Sequence[Sample], size: int) -> Iterator[Results]:
-        """Yield the results of ``samples``, at most ``size`` at a time, fewer if memory runs out."""
+        """Yield the results of ``samples``, ``size`` at a time, fewer if memory runs out."""
         start = 0
         while start < len(samples):
             piece = samples[start : start + min(size, self._sizer.size)]

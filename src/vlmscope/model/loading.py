@@ -21,6 +21,9 @@ from vlmscope.model.vlm import VisionLanguageModel
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the ``--dtype`` option."""
 
+_LONGEST_MESSAGE = 300
+"""Characters of a library's message that are passed on."""
+
 _HEADROOM = 0.85
 """Share of a GPU's free memory that weights may take before the model is spread over several."""
 
@@ -67,6 +70,8 @@ def _load_config(name: str, revision: str | None) -> Any:
     folder = Path(name)
     if not name:
         raise ModelError("--model '': give the folder of a checkpoint, or a hub id")
+    if folder.is_file():
+        raise ModelError(f"{name}: is a file; give the folder that holds it")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(
             f"{name}: the folder holds no config.json; give the folder that save_pretrained wrote"
@@ -77,7 +82,7 @@ def _load_config(name: str, revision: str | None) -> Any:
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: cannot load the configuration: {_first_line(error)}") from error
+        raise ModelError(f"{name}: cannot load the configuration: {_one_line(error)}") from error
 
 
 def _family_of(config: Any, name: str) -> Family:
@@ -124,6 +129,8 @@ def _check_device(device: str) -> None:
         raise ModelError(
             f"--device {device!r} is not a device; use auto, cpu, cuda, cuda:1, spread or mps"
         ) from error
+    if kind.type not in {"cpu", "cuda", "mps"} or (kind.type == "cpu" and kind.index):
+        raise ModelError(f"--device {device!r}: use auto, cpu, cuda, cuda:1, spread or mps")
     if kind.type == "cuda" and (kind.index or 0) >= gpus:
         raise ModelError(f"--device {device!r}: this machine has {gpus} CUDA devices")
     if kind.type == "mps" and not torch.backends.mps.is_available():
@@ -157,15 +164,18 @@ def _load_weights(
         )
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"{name}: the weights do not fit on {place}: {_first_line(error)}"
+            f"{name}: the weights do not fit on {place}: {_one_line(error)}"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{name}: cannot load the weights: {_first_line(error)}") from error
+        raise ModelError(
+            f"{name}: cannot load the weights, or they do not fit the configuration: "
+            f"{_one_line(error)}"
+        ) from error
     except Exception as error:
         # A damaged weight file raises safetensors' own error class, which derives from Exception.
         if type(error).__module__.split(".")[0] not in {"safetensors", "safetensors_rust"}:
             raise
-        raise ModelError(f"{name}: damaged weight file: {_first_line(error)}") from error
+        raise ModelError(f"{name}: damaged weight file: {_one_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
@@ -186,7 +196,7 @@ def _load_processor(name: str, revision: str | None) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{name}: cannot load the processor: {_first_line(error)}") from error
+        raise ModelError(f"{name}: cannot load the processor: {_one_line(error)}") from error
     if not hasattr(processor, "image_processor"):
         raise ModelError(
             f"{name}: {type(processor).__name__} has no image processor; "
@@ -195,5 +205,6 @@ def _load_processor(name: str, revision: str | None) -> Any:
     return processor
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"

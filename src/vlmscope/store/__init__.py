@@ -16,6 +16,7 @@ from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
 from vlmscope.store.index import rebuild_index
+from vlmscope.store.lock import check_free
 from vlmscope.store.manifest import (
     CaptureRecord,
     DataRecord,
@@ -50,6 +51,7 @@ __all__ = [
     "StoreDtype",
     "boundary_name",
     "bytes_per_row",
+    "check_free",
     "check_same",
     "describe",
     "export_run",

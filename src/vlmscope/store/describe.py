@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, StoreError
 from vlmscope.store.catalog import scan
 from vlmscope.store.columns import COLUMNS, walk
 from vlmscope.store.manifest import read_manifest
@@ -69,13 +69,23 @@ def describe(path: str | Path) -> Description:
     place = Path(path)
     if place.is_dir():
         manifest = read_manifest(place)
-        files = [shard.path for shard in scan(place)[0]]
+        shards = scan(place)[0]
+        files = [shard.path for shard in shards]
         size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
         extra = {"run_id": manifest.run_id, "model_name": manifest.model.name}
-        return _summary(place, "run", files, size, extra)
+        summary = _summary(place, "run", files, size, extra)
+        rows = sum(map(len, shards))  # a question that two writers were given counts once
+        attrs = {**summary.attrs, "num_samples": rows}
+        return replace(summary, rows=rows, answers=min(rows, summary.answers), attrs=attrs)
     if not place.exists():
         raise InputError(f"{place}: no such file or folder; give a run folder or an HDF5 file")
-    return _summary(place, "file", [place], place.stat().st_size, {})
+    try:
+        return _summary(place, "file", [place], place.stat().st_size, {})
+    except (StoreError, TypeError, ValueError, KeyError, AttributeError, OSError) as error:
+        raise InputError(
+            f"{place}: no HDF5 file of the seed's layout, or damaged; "
+            "give a run folder or such a file"
+        ) from error
 
 
 def _summary(
@@ -89,7 +99,6 @@ def _summary(
             found.update({name: _plain(value) for name, value in file.attrs.items()})
             _add_columns(tally, file[COLUMNS]) if COLUMNS in file else _add_rows(tally, file)
     if kind == "run":
-        found["num_samples"] = tally.rows
         for name in ("supersedes", "writer"):
             found.pop(name, None)
     return Description(path, kind, tally.rows, tally.answers, _representations(tally), found, size)

@@ -57,6 +57,9 @@ def _export_h5(run: Run, path: Path) -> None:
         spool.check()
 
 
+_LONGEST_TEXT = 4096  # characters
+
+
 def _export_npz(run: Run, path: Path) -> None:
     """Write arrays named like the HDF5 paths; ragged lists are flat, with offsets."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -74,7 +77,7 @@ def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:
     if not blocks:
         return {"question_id": np.array([], dtype=np.str_)}
     for name in blocks[0].texts:
-        arrays[name] = np.array([text for block in blocks for text in block.texts[name]], np.str_)
+        arrays |= _text_arrays(name, [text for block in blocks for text in block.texts[name]])
     for name in blocks[0].numbers:
         arrays[name] = np.concatenate([block.numbers[name] for block in blocks])
     for name in blocks[0].ragged:
@@ -82,6 +85,17 @@ def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:
         arrays[name] = np.concatenate(lists)
         arrays["answer_offsets"] = _offsets(lists)
     return arrays
+
+
+def _text_arrays(name: str, texts: list[str]) -> dict[str, NDArray[Any]]:
+    """Return texts as one array of NumPy strings; long ones as UTF-8 bytes with offsets.
+
+    A NumPy string array gives every text the room of the longest.
+    """
+    if max(map(len, texts)) <= _LONGEST_TEXT:
+        return {name: np.array(texts, np.str_)}
+    encoded = [np.frombuffer(text.encode(), np.uint8) for text in texts]
+    return {f"{name}.utf8": np.concatenate(encoded), f"{name}.offsets": _offsets(encoded)}
 
 
 def _offsets(lists: Iterable[NDArray[Any]]) -> NDArray[np.int64]:

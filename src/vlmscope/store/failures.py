@@ -56,12 +56,16 @@ def read_failures(run: Path) -> dict[str, Failure]:
 
 
 def _parse(line: bytes) -> Failure | None:
-    """Return the failure of a line, or None for a torn one."""
+    """Return the failure of a line, or None for a torn or foreign one."""
     try:
         found = json.loads(line)
-        return Failure(found["id"], found["stage"], found["error"], found["attempt"])
+        texts = (found["id"], found["stage"], found["error"])
+        attempt = found["attempt"]
     except (ValueError, KeyError, TypeError):
         return None
+    if not all(isinstance(text, str) for text in texts) or not isinstance(attempt, int):
+        return None
+    return Failure(*texts, attempt)
 
 
 def _line_break(file: Any) -> bytes:

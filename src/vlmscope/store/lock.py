@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vlmscope.errors import StoreError
+from vlmscope.errors import RunBusyError
 from vlmscope.store.publish import cannot_write
 
 _PATIENCE = 600.0  # seconds: an index of a million rows takes a minute or two
@@ -24,12 +24,20 @@ def acquire(lock: FileLock, run: Path) -> None:
     try:
         lock.acquire()
     except Timeout as error:
-        raise StoreError(
+        raise RunBusyError(
             f"{run}: another vlmscope is writing this run; wait for it to end, "
             "or give another --out"
         ) from error
     except OSError as error:
         raise cannot_write(run, error) from error
+
+
+def check_free(run: Path, writer: str = "000") -> None:
+    """Raise ``RunBusyError`` if somebody is writing the run. Makes nothing."""
+    if (run / f".lock-{writer}").exists():
+        lock = lock_of(run, writer)
+        acquire(lock, run)
+        lock.release()
 
 
 @contextmanager

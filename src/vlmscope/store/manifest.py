@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.schema import FORMAT_VERSION, VISION_ONLY, VisionPooling
@@ -106,6 +106,17 @@ _SAME_NUMBERS = (
 )
 
 
+_MEANINGS = {
+    "data.fingerprint": "the table has other rows (data.fingerprint)",
+    "model.config_hash": "the model has another configuration (model.config_hash)",
+    "model.weights_hash": "the model has other weights (model.weights_hash)",
+    "model.processor_hash": "the processor is another one (model.processor_hash)",
+    "model.chat_template_hash": "the chat template is another one (model.chat_template_hash)",
+    "model.generation_hash": "generation_config.json decides otherwise (model.generation_hash)",
+}
+"""What a difference of hashes means."""
+
+
 def write_manifest(run: Path, manifest: Manifest) -> None:
     """Write ``run.json`` atomically; the run folder must exist."""
     publish(Path(run) / MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode())
@@ -131,7 +142,7 @@ def read_manifest(run: Path) -> Manifest:
 def check_same(stored: Manifest, wanted: Manifest) -> None:
     """Raise ``RunMismatchError``, naming every difference, unless both give the same numbers."""
     differences = [
-        f"{name} is {_shown(old)}, asked for {_shown(new)}"
+        _MEANINGS.get(name, f"{name} is {_shown(old)}, asked for {_shown(new)}")
         for name in _SAME_NUMBERS
         if (old := _value(stored, name)) != (new := _value(wanted, name))
     ]
@@ -153,7 +164,26 @@ def _parse(path: Path, found: Any) -> Manifest:
         "capture": _build(CaptureRecord, path, found.get("capture"), "capture."),
         "data": _build(DataRecord, path, found.get("data"), "data."),
     }
-    return cast("Manifest", _build(Manifest, path, record, ""))
+    manifest = cast("Manifest", _build(Manifest, path, record, ""))
+    _check_values(path, manifest)
+    return manifest
+
+
+def _check_values(path: Path, manifest: Manifest) -> None:
+    """Refuse values that nothing could have written."""
+    model, capture = manifest.model, manifest.capture
+    sizes = (model.num_layers, model.hidden_size, model.vision_size, capture.max_new_tokens)
+    right = {
+        "a size": all(isinstance(size, int) for size in sizes),
+        "capture.layers": isinstance(capture.layers, tuple)
+        and all(isinstance(layer, int) for layer in capture.layers),
+        "capture.positions": isinstance(capture.positions, tuple)
+        and all(isinstance(name, str) for name in capture.positions),
+        "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
+        "store_dtype": manifest.store_dtype in get_args(StoreDtype),
+    }
+    if wrong := [name for name, fine in right.items() if not fine]:
+        raise _damaged(path, f"{wrong[0]} makes no sense")
 
 
 def check_version(path: Path, version: int) -> None:

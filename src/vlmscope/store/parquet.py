@@ -73,8 +73,17 @@ def _metadata_kinds(run: Run) -> dict[str, type]:
     for block in run.blocks(vectors=False):
         for text in block.texts["metadata"]:
             for key, value in json.loads(text).items():
-                seen.setdefault(key, set()).update([type(value)] if value is not None else [])
+                seen.setdefault(key, set()).update([_kind_of(value)] if value is not None else [])
     return {key: _common(kinds) for key, kinds in seen.items()}
+
+
+def _kind_of(value: Any) -> type:
+    """Return a value's type; ``object`` for one that Arrow's own type cannot hold."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return object
+    if isinstance(value, str) and not value.isascii():
+        return str if value.encode("utf-8", "ignore").decode() == value else object
+    return type(value)
 
 
 def _common(kinds: set[type]) -> type:
@@ -89,7 +98,7 @@ def _common(kinds: set[type]) -> type:
 def _as_kind(value: Any, kind: type) -> Any:
     if value is None:
         return None
-    return json.dumps(value, ensure_ascii=False) if kind is object else kind(value)
+    return json.dumps(value) if kind is object else kind(value)
 
 
 def _arrow_type(kind: type) -> Any:

@@ -18,20 +18,15 @@ def frame(blocks: Iterable[Block]) -> pd.DataFrame:
     """Return one data frame of all blocks, metadata columns last."""
     import pandas as pd
 
-    rows = [row for block in blocks for row in scalar_rows(block)]
-    names: dict[str, None] = dict.fromkeys(name for row in rows for name in row)
-    return pd.DataFrame(rows, columns=list(names))
-
-
-def scalar_rows(block: Block) -> list[dict[str, Any]]:
-    """Return every row's scalars by name: the seed's texts, our numbers, then its metadata."""
-    columns = scalar_columns(block)
-    rows = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-    for row, text in zip(rows, block.texts["metadata"], strict=True):
-        row.update({metadata_name(key, columns): v for key, v in json.loads(text).items()})
-    return rows
+    columns: dict[str, list[Any]] = {}
+    metadata: list[dict[str, Any]] = []
+    for block in blocks:
+        for name, values in scalar_columns(block).items():
+            columns.setdefault(name, []).extend(values)
+        metadata += map(json.loads, block.texts["metadata"])
+    for key in dict.fromkeys(key for row in metadata for key in row):
+        columns[metadata_name(key, columns)] = [_valid(row.get(key)) for row in metadata]
+    return pd.DataFrame(columns)
 
 
 def scalar_columns(block: Block) -> dict[str, list[Any]]:
@@ -52,4 +47,14 @@ def metadata_name(key: str, taken: Iterable[str]) -> str:
     >>> metadata_name("category", ["answer"]), metadata_name("answer", ["answer"])
     ('category', 'metadata.answer')
     """
-    return f"metadata.{key}" if key in set(taken) else key
+    name, used = str(_valid(key)), set(taken)
+    while name in used:
+        name = f"metadata.{name}"
+    return name
+
+
+def _valid(value: Any) -> Any:
+    """Return a text without lone surrogates, which no file format can hold; else the value."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
