@@ -68,7 +68,7 @@ def manifest(store_dtype: StoreDtype) -> Manifest:
     """Return a manifest of the seed's model."""
     return Manifest(
         run_id="0" * 32,
-        model=ModelRecord("benchmark", "mllama", "", "", "", "", 40, HIDDEN, VISION),
+        model=ModelRecord("benchmark", "mllama", "", "", "", "", "", 40, HIDDEN, VISION),
         capture=CaptureRecord(LAYERS, ("last_image_token", "last_prompt_token"), "all", 200),
         data=DataRecord("none", None, {}, ""),
         dtype="float32",

@@ -51,6 +51,9 @@ class Run:
             for id_, row in zip(shard.ids, shard.rows, strict=True)
         }
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {len(self)} rows, {', '.join(self.representations)})"
+
     def __len__(self) -> int:
         return len(self.ids)
 
