@@ -276,7 +276,7 @@ def test_nan_in_the_logits_is_a_failure(
         {"prompt_lookup_num_tokens": 3},
         {"max_time": 1e-9},
         {"num_return_sequences": 2, "do_sample": True},
-        {"repetition_penalty": 1.3, "suppress_tokens": [47, 60, 117]},
+        {"no_repeat_ngram_size": 2, "suppress_tokens": [47, 60, 117]},
         {"pad_token_id": 896},
     ],
     ids=lambda settings: next(iter(settings)),
