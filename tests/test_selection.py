@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmscope.errors import InputError
-from vlmscope.schema import DEFAULT_LAYERS, REPRESENTATIONS
+from vlmscope.schema import ANSWER_POSITIONS, DEFAULT_LAYERS, REPRESENTATIONS
 from vlmscope.selection import boundaries, locate, resolve_layers
 
 IMAGE = 9
@@ -55,13 +55,15 @@ def test_positions_do_not_depend_on_padding(drawn: tuple[list[list[int]], bool])
     for i, row in enumerate(rows):
         place = slice(length - len(row), length) if left else slice(0, len(row))
         ids[i, place], mask[i, place] = row, 1
-    found = locate(ids, mask, IMAGE, tuple(REPRESENTATIONS))
+    names = [name for name in REPRESENTATIONS if name not in ANSWER_POSITIONS]
+    found = locate(ids, mask, IMAGE, names, [len(row) // 2 for row in rows])
     for i, row in enumerate(rows):
         images = [k for k, token in enumerate(row) if token == IMAGE]
         assert boundaries(found, mask, i) == {
             "last_image_token": images[-1],
             "first_image_token": images[0],
             "last_prompt_token": len(row) - 1,
+            "last_question_token": len(row) - 1 - len(row) // 2,
         }
         assert found["image_mean"][i].sum() == len(images)
         assert not found["image_mean"][i][mask[i] == 0].any()

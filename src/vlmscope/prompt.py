@@ -74,6 +74,22 @@ def render(processor: Any, question: str) -> str:
     )
 
 
+def count_after_question(processor: Any, chat_text: str, question: str) -> int:
+    """Return how many tokens of a rendered prompt begin behind the question.
+
+    Counted from the end, because the processor may put many image tokens before the question.
+
+    Raises:
+        RowError: The chat template did not put the question into the prompt as it is.
+    """
+    begin = chat_text.rfind(question)
+    if begin < 0:
+        raise RowError("prompt", "the chat template changes the question, so its end is not known")
+    # The tokenizer itself, not the call around it, which changes the tokenizer's padding.
+    encoding = processor.tokenizer.backend_tokenizer.encode(chat_text, add_special_tokens=False)
+    return sum(start >= begin + len(question) for start, _ in encoding.offsets)
+
+
 def _control_tokens(tokenizer: Any) -> list[str]:
     """Return the texts that the tokenizer takes for control tokens wherever they stand."""
     added = tokenizer.added_tokens_decoder.values()

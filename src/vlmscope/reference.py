@@ -55,8 +55,14 @@ def reference(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None
     inputs = inputs.to(vlm.device)
     with torch.inference_mode():
         vision = _vision_pass(vlm, image, spec)
-        states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec)
+        states, boundaries, first_logits = _decoder_pass(
+            vlm, inputs, spec, chat_text, sample.question
+        )
         answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}
+        if spec.answer_positions:
+            more, places = _answer_states_pass(vlm, inputs, answer["answer_token_ids"], spec)
+            states |= more
+            boundaries |= places
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -87,7 +93,7 @@ def _vision_pass(vlm: VisionLanguageModel, image: Any, spec: CaptureSpec) -> np.
 
 
 def _decoder_pass(
-    vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec
+    vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec, chat_text: str, question: str
 ) -> tuple[dict[str, np.ndarray], dict[str, int], Tensor]:
     """Pass 2, the seed's ``_extract_decoder_embeddings``."""
     outputs = vlm.model(**inputs, output_hidden_states=True, return_dict=True)
@@ -99,15 +105,53 @@ def _decoder_pass(
         "first_image_token": image_tokens[:1],
         "image_mean": image_tokens,
         "last_prompt_token": [last_idx],
+        "last_question_token": [_question_end(vlm, chat_text, question)],
     }
     states = {}
-    for position in spec.positions:
+    for position in spec.prompt_positions:
         for k in resolve_layers(spec.layers, vlm.num_layers):
             layer_h = outputs.hidden_states[k + 1][0]
             vec = torch.stack([layer_h[i].to(torch.float32) for i in wanted[position]]).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
-    boundaries = {p: wanted[p][0] for p in spec.positions if not p.endswith("_mean")}
+    boundaries = {p: wanted[p][0] for p in spec.prompt_positions if not p.endswith("_mean")}
     return states, boundaries, outputs.logits[0, last_idx]
+
+
+def _question_end(vlm: VisionLanguageModel, chat_text: str, question: str) -> int:
+    """Return the place of the question's last token: the prompt cut off there, counted."""
+    upto = chat_text[: chat_text.rindex(question) + len(question)]
+    length = len(vlm.processor.tokenizer(upto, add_special_tokens=False)["input_ids"])
+    has_bos = chat_text.startswith(vlm.processor.tokenizer.bos_token or "\0")
+    return length - 1 if has_bos else length
+
+
+def _answer_states_pass(
+    vlm: VisionLanguageModel, inputs: Any, answer_token_ids: np.ndarray, spec: CaptureSpec
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Feed prompt and answer at once, and read the hidden states of the answer's tokens."""
+    ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
+    answer = torch.tensor([[t for t in answer_token_ids.tolist() if t not in ends]])
+    count = answer.shape[1]
+    whole = dict(inputs)
+    whole["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
+    for name in ("attention_mask", "cross_attention_mask"):  # each new token sees what the last saw
+        last = inputs[name][:, -1:]
+        whole[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
+    hidden_states = vlm.model(**whole, output_hidden_states=True).hidden_states
+    start, stop = inputs["input_ids"].shape[1], whole["input_ids"].shape[1]
+    spans = {
+        "first_answer_token": (start, start + 1),
+        "last_answer_token": (stop - 1, stop),
+        "answer_mean": (start, stop),
+    }
+    states = {}
+    for position in spec.answer_positions:
+        begin, end = spans[position]
+        for k in resolve_layers(spec.layers, vlm.num_layers):
+            vec = hidden_states[k + 1][0, begin:end].to(torch.float32).mean(dim=0)
+            states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
+    places = {p: spans[p][0] for p in spec.answer_positions if not p.endswith("_mean")}
+    return states, places
 
 
 def _answer_pass(vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec) -> dict[str, Any]:

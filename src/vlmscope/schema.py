@@ -39,8 +39,15 @@ REPRESENTATIONS: Mapping[str, str] = {
     "last_prompt_token": "query_token_representation",
     "first_image_token": "first_image_token_representation",
     "image_mean": "image_mean_representation",
+    "last_question_token": "last_question_token_representation",
+    "first_answer_token": "first_answer_token_representation",
+    "last_answer_token": "last_answer_token_representation",
+    "answer_mean": "answer_mean_representation",
 }
 """Position → name of its HDF5 group. The first two are the seed's names."""
+
+ANSWER_POSITIONS = ("first_answer_token", "last_answer_token", "answer_mean")
+"""Positions in the answer: the tokens that were generated, without the end-of-turn token."""
 
 DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
 """The seed's two token boundaries."""
@@ -116,6 +123,19 @@ class CaptureSpec:
             raise InputError(f"--vision-pooling {self.vision_pooling!r}: choose from all, valid")
         if self.max_new_tokens < 0:
             raise InputError(f"--max-new-tokens {self.max_new_tokens}: give 0 or more")
+        answer = [name for name in self.positions if name in ANSWER_POSITIONS]
+        if answer and not self.max_new_tokens:
+            raise InputError(f"--positions {answer[0]}: needs an answer, --max-new-tokens above 0")
+
+    @property
+    def prompt_positions(self) -> tuple[str, ...]:
+        """The positions that stand in the prompt, each once."""
+        return tuple(p for p in dict.fromkeys(self.positions) if p not in ANSWER_POSITIONS)
+
+    @property
+    def answer_positions(self) -> tuple[str, ...]:
+        """The positions that stand in the answer, each once."""
+        return tuple(p for p in dict.fromkeys(self.positions) if p in ANSWER_POSITIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +147,7 @@ class Capture:
     vectors: Mapping[str, NDArray[np.float32]]
     """HDF5 path (``query_token_representation/layer_20``) → float32 vector ``[D]``."""
     boundaries: Mapping[str, int]
-    """Position name → index in the prompt without padding; the mean positions have none."""
+    """Position name → index in prompt and answer, without padding; the means have none."""
     num_prompt_tokens: int
     """Length of the prompt in tokens, image tokens included, padding not."""
     image_sha256: str

@@ -84,6 +84,7 @@ def locate(
     attention_mask: Int[np.ndarray, "batch length"],
     image_token_id: int,
     positions: Sequence[str],
+    after_question: Sequence[int] = (),
 ) -> dict[str, Bool[np.ndarray, "batch length"]]:
     """Return, for each position, which tokens of each padded row it means.
 
@@ -93,7 +94,8 @@ def locate(
         input_ids: Token ids of the expanded prompts, padded on either side.
         attention_mask: 1 where a token is real.
         image_token_id: Id of the image token.
-        positions: Names from ``REPRESENTATIONS``.
+        positions: Names of positions in the prompt.
+        after_question: Tokens behind the question in each row; for ``last_question_token``.
 
     Raises:
         ValueError: A row has no real token, or no image token where one is needed.
@@ -106,7 +108,12 @@ def locate(
     image = real & (input_ids == image_token_id)
     found: dict[str, Bool[np.ndarray, "batch length"]] = {}
     for name in positions:
-        tokens = real if name == "last_prompt_token" else image
+        tokens = image
+        if name == "last_prompt_token":
+            tokens = real
+        elif name == "last_question_token":
+            behind = real[:, ::-1].cumsum(axis=1)[:, ::-1]  # this token and the real ones after it
+            tokens = real & (behind == np.array(after_question)[:, None] + 1)
         if not tokens.any(axis=1).all():
             row = int(np.flatnonzero(~tokens.any(axis=1))[0])
             raise ValueError(f"{name}: row {row} of the batch holds no such token")

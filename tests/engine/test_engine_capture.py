@@ -18,7 +18,7 @@ from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.reference import reference
-from vlmscope.schema import REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
 
 SHORT = CaptureSpec(max_new_tokens=12)
 
@@ -71,6 +71,58 @@ def test_answers_of_different_lengths_in_one_batch(
     assert len({len(item.answer_token_ids) for item in found}) > 2
     for item, sample in zip(found, samples, strict=True):
         assert_same(item, reference(sample, talkative_vlm, SHORT))
+
+
+def test_hidden_states_of_answers_of_different_lengths(
+    talkative_vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    spec = CaptureSpec(layers="0,3,n-1", positions=ANSWER_POSITIONS, max_new_tokens=12)
+    batch, _ = prepare(samples, talkative_vlm)
+    assert batch is not None
+    plain = [reference(sample, talkative_vlm, SHORT) for sample in samples]
+    lengths = set()
+    for found, sample, expected in zip(
+        capture_batch(batch, talkative_vlm, spec), samples, plain, strict=True
+    ):
+        if not (expected.answer or "").strip("\ufffd") and isinstance(found, Failure):
+            assert "the answer is empty" in found.error
+            continue
+        assert isinstance(found, Capture)
+        lengths.add(len(found.answer_token_ids))
+        assert_same(found, reference(sample, talkative_vlm, spec))
+    assert len(lengths) > 2
+    assert 12 in lengths
+
+
+def test_an_empty_answer_is_recorded_where_an_answer_token_is_wanted(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(capture(samples[:1], vlm, SHORT)).answer_token_ids[0]
+    config = vlm.model.generation_config
+    monkeypatch.setattr(config, "eos_token_id", [*config.eos_token_id, int(first)])
+    batch, _ = prepare(samples[:1], vlm)
+    assert batch is not None
+    spec = CaptureSpec(positions=("last_prompt_token", "answer_mean"), max_new_tokens=5)
+    [result] = capture_batch(batch, vlm, spec)
+    assert isinstance(result, Failure)
+    assert "the answer is empty" in result.error
+    [kept] = capture_batch(batch, vlm, SHORT)
+    assert isinstance(kept, Capture)
+    assert len(kept.answer_token_ids) == 1
+    assert kept.finish_reason == "stop"
+
+
+def test_the_last_question_token_is_the_questions_last(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    spec = CaptureSpec(positions=("last_question_token",), max_new_tokens=0)
+    batch, _ = prepare(samples, vlm)
+    assert batch is not None
+    for row, item in enumerate(capture_batch(batch, vlm, spec)):
+        assert isinstance(item, Capture)
+        ids = batch.input_ids[row][batch.attention_mask[row].astype(bool)]
+        text = vlm.processor.tokenizer.decode(ids[: item.boundaries["last_question_token"] + 1])
+        assert text.endswith(samples[row].question)
 
 
 def test_prefill_only_takes_the_same_path(

@@ -20,7 +20,7 @@ from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.executors import Request, local, make_plan, plan, resilient, run_plan
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
-from vlmscope.schema import CaptureSpec, Sample
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, Sample
 from vlmscope.store import Run, open_run, read_failures
 
 SPEC = CaptureSpec(max_new_tokens=6)
@@ -72,6 +72,20 @@ def test_every_row_is_stored_as_the_reference_gives_it(
     np.testing.assert_array_equal(
         matrix[3], run[run.ids[3]].vectors["query_token_representation/layer_4"]
     )
+
+
+def test_every_position_is_stored(
+    run_once: Callable[..., Run], samples: list[Sample], vlm: VisionLanguageModel
+) -> None:
+    spec = CaptureSpec(layers="2,n-1", positions=tuple(REPRESENTATIONS), max_new_tokens=6)
+    run = run_once(spec=spec)
+    assert set(run.representations) == {VISION_ONLY, *REPRESENTATIONS.values()}
+    expected = reference(samples[3], vlm, spec)
+    stored = run[samples[3].id]
+    assert stored.boundaries == expected.boundaries
+    for name, vector in expected.vectors.items():
+        np.testing.assert_allclose(stored.vectors[name], vector, rtol=1e-3, atol=1e-4)
+    assert run.matrix("answer_mean_representation", layer=7).shape == (10, 64)
 
 
 def test_the_batch_size_does_not_change_the_result(run_once: Callable[..., Run]) -> None:
@@ -368,6 +382,7 @@ def test_half_the_disk_with_float16(run_once: Callable[..., Run]) -> None:
         ({"positions": ()}, "last_prompt_token"),
         ({"vision_pooling": "ALL"}, "all, valid"),
         ({"max_new_tokens": -1}, "max-new-tokens"),
+        ({"positions": ("answer_mean",), "max_new_tokens": 0}, "needs an answer"),
     ],
 )
 def test_a_spec_that_makes_no_sense_cannot_be_made(options: dict[str, Any], message: str) -> None:

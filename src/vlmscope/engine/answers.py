@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.taps import Taps
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import TOP_FIRST_TOKENS
@@ -51,8 +52,9 @@ class StepLogprobs:
     was chosen from.
     """
 
-    def __init__(self, taps: Taps) -> None:
+    def __init__(self, taps: Taps, states: AnswerStates | None = None) -> None:
         self._taps = taps
+        self._states = states
         self.steps_: list[Float[Tensor, " batch"]] = []
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
@@ -64,6 +66,8 @@ class StepLogprobs:
         tokens = input_ids[:, -1:].to(logits.device).clamp_max(logits.shape[1] - 1)
         chosen = logits.gather(1, tokens).squeeze(1)
         self.steps_.append(chosen - logits.logsumexp(dim=1))
+        if self._states is not None:
+            self._states.note(input_ids[:, -1])
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 

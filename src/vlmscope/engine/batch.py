@@ -17,7 +17,7 @@ from torch import Tensor
 from vlmscope.dataset import hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
-from vlmscope.prompt import encode, render
+from vlmscope.prompt import count_after_question, encode, render
 from vlmscope.schema import Failure, Sample
 
 
@@ -33,6 +33,9 @@ class Batch:
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
     """SHA-256 of each decoded picture; rows with equal ones share a pass of the vision encoder."""
+
+    after_question: tuple[int, ...] = ()
+    """Tokens of each prompt that stand behind the question."""
 
     @property
     def input_ids(self) -> Int[np.ndarray, "batch length"]:
@@ -53,11 +56,13 @@ def prepare(
     Returns:
         The batch, None if no row is good, and the rows that are not.
     """
-    good: list[tuple[Sample, str, Image]] = []
+    good: list[_Row] = []
     failures = []
     for sample in samples:
         try:
-            good.append((sample, render(vlm.processor, sample.question), load_image(sample.image)))
+            text = render(vlm.processor, sample.question)
+            after = count_after_question(vlm.processor, text, sample.question)
+            good.append(_Row(sample, text, after, load_image(sample.image)))
         except RowError as error:
             place = f"{sample.origin}: " if sample.origin else ""
             failures.append(Failure(sample.id, error.stage, f"{place}{error}"))
@@ -68,18 +73,29 @@ def prepare(
     if too_long:
         failures += too_long
         failed = {failure.id for failure in too_long}
-        good = [row for row in good if row[0].id not in failed]
+        good = [row for row in good if row.sample.id not in failed]
         return (_encode(good, vlm) if good else None), failures
     return batch, failures
 
 
-def _encode(rows: Sequence[tuple[Sample, str, Image]], vlm: VisionLanguageModel) -> Batch:
-    samples, texts, images = zip(*rows, strict=True)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A good row on its way into a batch."""
+
+    sample: Sample
+    chat_text: str
+    after_question: int
+    image: Image
+
+
+def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
+    texts, images = [row.chat_text for row in rows], [row.image for row in rows]
     return Batch(
-        samples=samples,
+        samples=tuple(row.sample for row in rows),
         inputs=vlm.cast(encode(vlm.processor, texts, images)),
-        chat_texts=texts,
+        chat_texts=tuple(texts),
         image_hashes=tuple(hash_image(image) for image in images),
+        after_question=tuple(row.after_question for row in rows),
     )
 
 

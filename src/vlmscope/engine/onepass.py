@@ -9,15 +9,17 @@ the slow method that this must equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.answers import (
     Answer,
     StepLogprobs,
@@ -89,24 +91,35 @@ def capture_batch(
         torch.OutOfMemoryError: The batch does not fit; nothing of it is kept.
     """
     layers = resolve_layers(spec.layers, vlm.num_layers)
-    found = locate(batch.input_ids, batch.attention_mask, vlm.image_token_id, spec.positions)
+    found = locate(
+        batch.input_ids,
+        batch.attention_mask,
+        vlm.image_token_id,
+        spec.prompt_positions,
+        batch.after_question,
+    )
+    ends = vlm.model.generation_config.eos_token_id
+    answer_states = AnswerStates(ends) if spec.answer_positions else None
     inputs = {name: t.to(vlm.device, non_blocking=True) for name, t in batch.inputs.items()}
     choices = {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()}
     with (
         torch.inference_mode(),
-        Taps(vlm, layers, choices, inputs, batch.image_hashes, spec.vision_pooling) as taps,
+        Taps(
+            vlm, layers, choices, inputs, batch.image_hashes, spec.vision_pooling, answer_states
+        ) as taps,
     ):
-        first, answers = _generate(vlm, inputs, taps, spec.max_new_tokens)
+        first, answers = _generate(vlm, inputs, taps, spec.max_new_tokens, answer_states)
     if shapes is not None:
         shapes |= taps.shapes_
-    vectors = _vectors(taps)
+    vectors = _vectors(taps, answer_states, spec)
     captures = []
     for row, sample in enumerate(batch.samples):
         captures.append(
             Capture(
                 sample=sample,
                 vectors={name: values[row] for name, values in vectors.items()},
-                boundaries=boundaries(found, batch.attention_mask, row),
+                boundaries=boundaries(found, batch.attention_mask, row)
+                | _answer_boundaries(spec, batch, row, answers, ends),
                 num_prompt_tokens=int(batch.attention_mask[row].sum()),
                 image_sha256=batch.image_hashes[row],
                 first_token_entropy=float(first[0][row]),
@@ -115,32 +128,79 @@ def capture_batch(
                 **_answer_fields(answers[row] if answers else None),
             )
         )
-    return [_check_finite(item) for item in captures]
+    return [_check_answer(item, spec, ends) or _check_finite(item) for item in captures]
 
 
 def _generate(
-    vlm: VisionLanguageModel, inputs: Mapping[str, Tensor], taps: Taps, max_new_tokens: int
+    vlm: VisionLanguageModel,
+    inputs: Mapping[str, Tensor],
+    taps: Taps,
+    max_new_tokens: int,
+    states: AnswerStates | None,
 ) -> tuple[tuple[np.ndarray, ...], list[Answer]]:
-    """Prefill and decode; return the first token's statistics and the answers."""
-    config = greedy_config(vlm, max(1, max_new_tokens))
-    steps = StepLogprobs(taps)
+    """Prefill and decode; return the first token's statistics and the answers.
+
+    The states of the last answer token exist one step after it was chosen: where they are wanted,
+    one token more is generated, and cut off again.
+    """
+    config = greedy_config(vlm, max(1, max_new_tokens) + (states is not None))
+    steps = StepLogprobs(taps, states)
     output = vlm.model.generate(**inputs, generation_config=config, stopping_criteria=[steps])
     statistics = first_token_statistics(taps.seen().first_logits)
     first = tuple(tensor.cpu().numpy() for tensor in statistics)
     if max_new_tokens == 0:
         return first, []
-    generated = output[:, inputs["input_ids"].shape[1] :].cpu().numpy()
-    logprobs = torch.stack(steps.steps_, dim=1).cpu().numpy()
+    prompt = inputs["input_ids"].shape[1]
+    generated = output[:, prompt : prompt + max_new_tokens].cpu().numpy()
+    logprobs = torch.stack(steps.steps_[:max_new_tokens], dim=1).cpu().numpy()
     return first, cut_answers(vlm, generated, logprobs, config.eos_token_id)
 
 
-def _vectors(taps: Taps) -> dict[str, Float[np.ndarray, "batch width"]]:
+def _vectors(
+    taps: Taps, answer_states: AnswerStates | None, spec: CaptureSpec
+) -> dict[str, Float[np.ndarray, "batch width"]]:
     """Return HDF5 path → matrix of the batch, copied off the device."""
     seen = taps.seen()
     vectors = {VISION_ONLY: seen.vision.cpu().numpy()}
     for (position, layer), states in seen.states.items():
         vectors[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states.cpu().numpy()
+    if answer_states is not None:
+        for position in spec.answer_positions:
+            for layer, states in answer_states.at(position).items():
+                vectors[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states.cpu().numpy()
     return vectors
+
+
+def _count_content(token_ids: NDArray[np.int64], ends: int | Sequence[int] | None) -> int:
+    """Return how many tokens an answer has without its end-of-turn token."""
+    return int((~np.isin(token_ids, np.atleast_1d([] if ends is None else ends))).sum())
+
+
+def _answer_boundaries(
+    spec: CaptureSpec, batch: Batch, row: int, answers: list[Answer], ends: Any
+) -> dict[str, int]:
+    """Return the places of the answer's positions, counted on from the prompt."""
+    prompt = int(batch.attention_mask[row].sum())
+    places = {
+        "first_answer_token": lambda: prompt,
+        "last_answer_token": lambda: prompt + _count_content(answers[row].token_ids, ends) - 1,
+    }
+    return {name: places[name]() for name in spec.answer_positions if name in places}
+
+
+def _check_answer(item: Capture, spec: CaptureSpec, ends: Any) -> Failure | None:
+    """Return the record of a row whose answer has no token where one is wanted."""
+    if not spec.answer_positions or item.answer_token_ids is None:
+        return None
+    if _count_content(item.answer_token_ids, ends):
+        return None
+    place = f"{item.sample.origin}: " if item.sample.origin else ""
+    return Failure(
+        item.sample.id,
+        "capture",
+        f"{place}the answer is empty, so there is no {spec.answer_positions[0]}; "
+        "leave that position out to keep such rows",
+    )
 
 
 def _answer_fields(answer: Answer | None) -> dict[str, Any]:

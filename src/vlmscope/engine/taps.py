@@ -3,7 +3,8 @@
 A whole ``output_hidden_states`` is (layers + 1) × length × width values a row; wanted are a handful
 of tokens at a handful of layers. So each tap selects its tokens on the device, casts them to
 float32 and drops the rest at once. The taps belong to the *prefill*: each reads the first call of
-its module, checks that it saw the whole batch, and ignores the decoding steps that follow.
+its module and checks that it saw the whole batch. The decoding steps that follow are ignored, or
+given to ``AnswerStates``.
 
 The tap on the vision encoder also lets questions that share a picture share its encoding: it hands
 the encoder each distinct picture once, and deals the output out to the rows again.
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import VisionPooling
@@ -47,6 +49,7 @@ class Taps:
         inputs: The batch on the device; the vision tap needs it to split the encoder's output.
         image_hashes: One for each row; equal ones share a pass of the encoder.
         pooling: How the encoder's output becomes one vector.
+        answer: Takes in the states of the decoding steps, if the answer's tokens are wanted.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -61,12 +64,14 @@ class Taps:
         inputs: Mapping[str, Tensor],
         image_hashes: Sequence[str],
         pooling: VisionPooling,
+        answer: AnswerStates | None = None,
     ) -> None:
         self._vlm = vlm
         self._layers = layers
         self._choices = choices
         self._inputs = inputs
         self._pooling = pooling
+        self._answer = answer
         self._shape = tuple(inputs["input_ids"].shape)
         order = {image: i for i, image in enumerate(dict.fromkeys(image_hashes))}
         self._row_to_image = torch.tensor([order[image] for image in image_hashes])
@@ -144,9 +149,11 @@ class Taps:
     def _tap_layer(self, layer: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             name = f"layer_{layer}"
-            if name in self.shapes_:
-                return
             hidden = output[0] if isinstance(output, tuple) else output
+            if name in self.shapes_:
+                if self._answer is not None:
+                    self._answer.add(layer, hidden[:, -1])
+                return
             if tuple(hidden.shape[:2]) != self._shape:
                 raise RuntimeError(
                     f"layer {layer} saw {tuple(hidden.shape[:2])} tokens in the prefill, "
