@@ -25,7 +25,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def example_folder(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the README's examples name."""
     (tmp_path / "images").mkdir()
     picture("four").save(tmp_path / "images" / "haloquest_1236.png")
@@ -40,13 +40,13 @@ def workplace(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch)
     return tmp_path
 
 
-def test_the_readme_works(workplace: Path) -> None:
+def test_the_readme_works(example_folder: Path) -> None:
     [commands] = blocks(ROOT / "README.md", "bash")
     script = f'set -euo pipefail\nvlmscope() {{ "{sys.executable}" -m vlmscope "$@"; }}\n{commands}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "vision_token_boundary" in done.stdout
-    assert (workplace / "first.h5").exists()
+    assert (example_folder / "first.h5").exists()
     [code] = blocks(ROOT / "README.md", "python")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

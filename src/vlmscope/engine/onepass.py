@@ -180,12 +180,12 @@ def _answer_boundaries(
     spec: CaptureSpec, batch: Batch, row: int, answers: list[Answer], ends: Any
 ) -> dict[str, int]:
     """Return the places of the answer's positions, counted on from the prompt."""
+    if not spec.answer_positions:
+        return {}
     prompt = int(batch.attention_mask[row].sum())
-    places = {
-        "first_answer_token": lambda: prompt,
-        "last_answer_token": lambda: prompt + _count_content(answers[row].token_ids, ends) - 1,
-    }
-    return {name: places[name]() for name in spec.answer_positions if name in places}
+    last = prompt + _count_content(answers[row].token_ids, ends) - 1
+    places = {"first_answer_token": prompt, "last_answer_token": last}
+    return {name: places[name] for name in spec.answer_positions if name in places}
 
 
 def _check_answer(item: Capture, spec: CaptureSpec, ends: Any) -> Failure | None:
@@ -194,11 +194,9 @@ def _check_answer(item: Capture, spec: CaptureSpec, ends: Any) -> Failure | None
         return None
     if _count_content(item.answer_token_ids, ends):
         return None
-    place = f"{item.sample.origin}: " if item.sample.origin else ""
-    return Failure(
-        item.sample.id,
-        "capture",
-        f"{place}the answer is empty, so there is no {spec.answer_positions[0]}; "
+    return _fail(
+        item,
+        f"the answer is empty, so there is no {spec.answer_positions[0]}; "
         "leave that position out to keep such rows",
     )
 
@@ -221,11 +219,15 @@ def _check_finite(item: Capture) -> Capture | Failure:
         numbers["answer_logprobs"] = item.answer_logprobs
     for name, values in numbers.items():
         if not np.isfinite(values).all():
-            place = f"{item.sample.origin}: " if item.sample.origin else ""
-            return Failure(
-                item.sample.id,
-                "capture",
-                f"{place}{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or "
+            return _fail(
+                item,
+                f"{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or "
                 "infinite; if the model runs in float16, try --dtype bfloat16 or float32",
             )
     return item
+
+
+def _fail(item: Capture, why: str) -> Failure:
+    """Return the record of a row that went through the model and cannot be kept."""
+    place = f"{item.sample.origin}: " if item.sample.origin else ""
+    return Failure(item.sample.id, "capture", f"{place}{why}")
