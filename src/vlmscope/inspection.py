@@ -63,7 +63,7 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) 
     Raises:
         RowError: The sample cannot be captured.
     """
-    batch, failures = prepare([sample], vlm)
+    batch, failures = prepare([sample], vlm, spec)
     if batch is None:
         raise RowError(failures[0].stage, failures[0].error)
     outputs: dict[str, tuple[int, ...]] = {}

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_MARK = "[the question]"
+"""Stands in for a question where only the text around it is of interest."""
+
+
 def build_messages(question: str) -> list[dict[str, Any]]:
     """Return the seed's conversation: one user turn, image first, the question verbatim.
 
@@ -64,6 +68,10 @@ def render(processor: Any, question: str) -> str:
                 f"the question contains {token!r}, which the tokenizer reads as a control token; "
                 "remove it",
             )
+    return _apply(processor, question)
+
+
+def _apply(processor: Any, question: str) -> str:
     return str(
         processor.apply_chat_template(
             build_messages(question),
@@ -74,20 +82,26 @@ def render(processor: Any, question: str) -> str:
     )
 
 
-def count_after_question(processor: Any, chat_text: str, question: str) -> int:
+def count_after_question(processor: Any, chat_text: str) -> int:
     """Return how many tokens of a rendered prompt begin behind the question.
 
-    Counted from the end, because the processor may put many image tokens before the question.
+    What stands behind it is the template's, the same for every question; a search for the question
+    could find it in there ("is" is a part of "assistant"). Counted from the end, because the
+    processor may put many image tokens before the question.
 
     Raises:
-        RowError: The chat template did not put the question into the prompt as it is.
+        RowError: The template's end depends on the question, so the question's end is not known.
     """
-    begin = chat_text.rfind(question)
-    if begin < 0:
-        raise RowError("prompt", "the chat template changes the question, so its end is not known")
+    behind = _apply(processor, _MARK).rpartition(_MARK)[2]
+    if not behind or not chat_text.endswith(behind):
+        raise RowError(
+            "prompt",
+            "last_question_token: the chat template does not end in the same way for every "
+            "question; leave that position out",
+        )
     # The tokenizer itself, not the call around it, which changes the tokenizer's padding.
     encoding = processor.tokenizer.backend_tokenizer.encode(chat_text, add_special_tokens=False)
-    return sum(start >= begin + len(question) for start, _ in encoding.offsets)
+    return sum(start >= len(chat_text) - len(behind) for start, _ in encoding.offsets)
 
 
 def _control_tokens(tokenizer: Any) -> list[str]:

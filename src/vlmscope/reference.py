@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vlmscope.dataset import hash_image, load_image
+from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import build_messages, chat_template
 from vlmscope.schema import (
@@ -34,11 +35,24 @@ from vlmscope.schema import (
 from vlmscope.selection import resolve_layers
 
 
-def reference(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None = None) -> Capture:
+def reference(
+    sample: Sample,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec | None = None,
+    *,
+    answer_token_ids: np.ndarray | None = None,
+) -> Capture:
     """Return the capture of one sample by the seed's three passes.
 
+    Args:
+        sample: The question.
+        vlm: The model.
+        spec: What to record (default: the seed's choice).
+        answer_token_ids: Whose hidden states to read at the positions in the answer (default: of
+            the answer generated here). In half precision two runs may answer differently.
+
     Raises:
-        RowError: The picture cannot be read.
+        RowError: The picture cannot be read, or the answer is empty where its tokens are wanted.
     """
     spec = spec or CaptureSpec()
     image = load_image(sample.image)
@@ -60,7 +74,8 @@ def reference(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None
         )
         answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}
         if spec.answer_positions:
-            more, places = _answer_states_pass(vlm, inputs, answer["answer_token_ids"], spec)
+            tokens = answer["answer_token_ids"] if answer_token_ids is None else answer_token_ids
+            more, places = _answer_states_pass(vlm, inputs, tokens, spec)
             states |= more
             boundaries |= places
     logprobs = first_logits.float().log_softmax(dim=-1)
@@ -119,7 +134,9 @@ def _decoder_pass(
 
 def _question_end(vlm: VisionLanguageModel, chat_text: str, question: str) -> int:
     """Return the place of the question's last token: the prompt cut off there, counted."""
-    upto = chat_text[: chat_text.rindex(question) + len(question)]
+    after_image = chat_text.index(vlm.processor.image_token) + len(vlm.processor.image_token)
+    text = question if question in chat_text[after_image:] else question.strip()
+    upto = chat_text[: chat_text.index(text, after_image) + len(text)]
     length = len(vlm.processor.tokenizer(upto, add_special_tokens=False)["input_ids"])
     has_bos = chat_text.startswith(vlm.processor.tokenizer.bos_token or "\0")
     return length - 1 if has_bos else length
@@ -130,8 +147,10 @@ def _answer_states_pass(
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Feed prompt and answer at once, and read the hidden states of the answer's tokens."""
     ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
-    answer = torch.tensor([[t for t in answer_token_ids.tolist() if t not in ends]])
-    count = answer.shape[1]
+    content = [token for token in answer_token_ids.tolist() if token not in ends]
+    if not content:
+        raise RowError("capture", "the answer is empty")
+    answer, count = torch.tensor([content]), len(content)
     whole = dict(inputs)
     whole["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
     for name in ("attention_mask", "cross_attention_mask"):  # each new token sees what the last saw

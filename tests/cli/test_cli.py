@@ -112,6 +112,19 @@ def test_verify_passes_and_then_finds_a_changed_number(
     assert "query_token_representation/layer_4" in damaged.err
 
 
+def test_verify_of_a_half_precision_run_reads_the_stored_answers_tokens(
+    extract: Command, vlmscope: Command, tmp_path: Path
+) -> None:
+    positions = (
+        "--positions",
+        "last_prompt_token,first_answer_token,last_answer_token,answer_mean",
+    )
+    assert extract("--dtype", "bfloat16", "--max-new-tokens", 20, *positions).code == 0
+    done = vlmscope("verify", tmp_path / "run", "--sample", 10, "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)) == 10
+
+
 def test_verify_refuses_another_model_and_another_table(
     extract: Command, vlmscope: Command, tmp_path: Path, table: Path
 ) -> None:

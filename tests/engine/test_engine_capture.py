@@ -116,13 +116,30 @@ def test_the_last_question_token_is_the_questions_last(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
     spec = CaptureSpec(positions=("last_question_token",), max_new_tokens=0)
-    batch, _ = prepare(samples, vlm)
+    short = [Sample(q, picture("one"), q) for q in ("is", "a", "end", "user", "Is it lit? ", "\n?")]
+    rows = [*samples, *short]
+    batch, _ = prepare(rows, vlm, spec)
     assert batch is not None
     for row, item in enumerate(capture_batch(batch, vlm, spec)):
         assert isinstance(item, Capture)
         ids = batch.input_ids[row][batch.attention_mask[row].astype(bool)]
-        text = vlm.processor.tokenizer.decode(ids[: item.boundaries["last_question_token"] + 1])
-        assert text.endswith(samples[row].question)
+        end = item.boundaries["last_question_token"] + 1
+        text = vlm.processor.tokenizer.decode(ids[:end])
+        assert text.endswith(f"<|image|>{rows[row].question}")
+        assert vlm.processor.tokenizer.decode(ids[end:]).startswith("<|eot_id|>")
+        assert_same(item, reference(rows[row], vlm, spec))
+
+
+def test_a_template_that_trims_is_no_trouble(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = vlm.processor.chat_template.replace("part['text']", "part['text'] | trim")
+    monkeypatch.setattr(vlm.processor, "chat_template", template)
+    spec = CaptureSpec(positions=("last_question_token", "last_prompt_token"), max_new_tokens=2)
+    for question in (" Is it lit? ", "Is it lit?\n\n"):
+        sample = Sample(question, picture("one"), question)
+        [item] = capture([sample], vlm, spec)
+        assert_same(item, reference(sample, vlm, spec))
 
 
 def test_prefill_only_takes_the_same_path(

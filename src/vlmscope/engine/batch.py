@@ -18,7 +18,7 @@ from vlmscope.dataset import hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import count_after_question, encode, render
-from vlmscope.schema import Failure, Sample
+from vlmscope.schema import CaptureSpec, Failure, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Batch:
     """SHA-256 of each decoded picture; rows with equal ones share a pass of the vision encoder."""
 
     after_question: tuple[int, ...] = ()
-    """Tokens of each prompt that stand behind the question."""
+    """Tokens of each prompt that stand behind the question, where that is wanted."""
 
     @property
     def input_ids(self) -> Int[np.ndarray, "batch length"]:
@@ -49,19 +49,25 @@ class Batch:
 
 
 def prepare(
-    samples: Sequence[Sample], vlm: VisionLanguageModel
+    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec | None = None
 ) -> tuple[Batch | None, list[Failure]]:
     """Load the pictures, render the prompts, and make one batch of the rows that are good.
+
+    Args:
+        samples: The rows.
+        vlm: The model, for its processor.
+        spec: What will be recorded; some positions need more of the prompt than its tokens.
 
     Returns:
         The batch, None if no row is good, and the rows that are not.
     """
+    wants_question = spec is not None and "last_question_token" in spec.positions
     good: list[_Row] = []
     failures = []
     for sample in samples:
         try:
             text = render(vlm.processor, sample.question)
-            after = count_after_question(vlm.processor, text, sample.question)
+            after = count_after_question(vlm.processor, text) if wants_question else 0
             good.append(_Row(sample, text, after, load_image(sample.image)))
         except RowError as error:
             place = f"{sample.origin}: " if sample.origin else ""

@@ -61,7 +61,7 @@ def capture(
     spec = spec or CaptureSpec()
     iterator = iter(samples)
     while chunk := tuple(islice(iterator, batch_size)):
-        batch, failures = prepare(chunk, vlm)
+        batch, failures = prepare(chunk, vlm, spec)
         results = list(failures) + (capture_batch(batch, vlm, spec) if batch else [])
         for result in results:
             if isinstance(result, Failure):

@@ -124,7 +124,9 @@ class _Session:
         self._log = FailureLog(plan.request.out)
         largest = LARGEST_ON_GPU if plan.vlm.cuda_devices else LARGEST_ELSEWHERE
         self._sizer = BatchSizer(plan.request.batch_size, largest)
-        self._runner = ResilientRunner(plan.vlm, plan.request.spec, self._sizer)
+        self._runner = ResilientRunner(
+            plan.vlm, plan.request.spec, self._sizer, went_well=bool(plan.done)
+        )
         self._writing: deque[Future[None]] = deque()
 
     def run(self, stop: threading.Event) -> None:

@@ -61,19 +61,27 @@ class ResilientRunner:
         vlm: The model.
         spec: What to record.
         sizer: The batch size, which learns from every batch.
+        went_well: Whether rows of this run went well before, so that errors are the rows' own.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, spec: CaptureSpec, sizer: BatchSizer) -> None:
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        spec: CaptureSpec,
+        sizer: BatchSizer,
+        *,
+        went_well: bool = False,
+    ) -> None:
         self._vlm = vlm
         self._spec = spec
         self._sizer = sizer
-        self._went_well = False
+        self._went_well = went_well
         self._blamed: list[str] = []
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
         """Prepare a batch; an unexpected error is returned, for ``run`` to find who is to blame."""
         try:
-            return prepare(samples, self._vlm)
+            return prepare(samples, self._vlm, self._spec)
         except Exception as error:  # noqa: BLE001 - raised or recorded by ``run``
             return error
 
@@ -92,8 +100,8 @@ class ResilientRunner:
             yield outcome
             return
         if outcome.out_of_memory:
-            self._sizer.shrink(len(samples))
             _free_memory()
+            self._sizer.shrink(len(samples))
         if len(samples) == 1:
             yield [self._record(samples[0], outcome)]
             self._raise_if_a_bug(outcome)

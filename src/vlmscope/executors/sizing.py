@@ -45,6 +45,7 @@ class BatchSizer:
     def __init__(self, wanted: int | Literal["auto"], largest: int = LARGEST_ELSEWHERE) -> None:
         self._growing = wanted == "auto"
         self._largest = largest
+        self._fell_from = 1
         self.size = START if wanted == "auto" else wanted
 
     @property
@@ -69,6 +70,21 @@ class BatchSizer:
         self._growing = self.size == wanted and self.size < self._largest
 
     def shrink(self, failed: int) -> None:
-        """Take note that ``failed`` rows did not fit: at most half of them from now on."""
+        """Take note that ``failed`` rows did not fit: at most half of them from now on.
+
+        Where it was a single row, the fault was that row's, and the size before it is right again.
+
+        >>> sizer = BatchSizer(32)
+        >>> for failed in (32, 16, 8, 4, 2):
+        ...     sizer.shrink(failed)
+        >>> sizer.size
+        1
+        >>> sizer.shrink(1); sizer.size
+        32
+        """
         self._growing = False
-        self.size = max(1, min(self.size, failed // 2))
+        if failed == 1:
+            self.size = max(self.size, self._fell_from)
+            return
+        self._fell_from = max(self._fell_from, self.size)
+        self.size = min(self.size, failed // 2)
