@@ -120,8 +120,9 @@ def _decoder_pass(
         "first_image_token": image_tokens[:1],
         "image_mean": image_tokens,
         "last_prompt_token": [last_idx],
-        "last_question_token": [_question_end(vlm, chat_text, question)],
     }
+    if "last_question_token" in spec.positions:
+        wanted["last_question_token"] = [_question_end(vlm, chat_text, question)]
     states = {}
     for position in spec.prompt_positions:
         for k in resolve_layers(spec.layers, vlm.num_layers):

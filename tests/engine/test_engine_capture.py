@@ -359,3 +359,13 @@ def test_a_checkpoint_with_settings_of_its_own_is_decoded_greedily(
     own = load_model(folder, device="cpu")
     for item, sample in zip(capture(samples[:5], own, SHORT, batch_size=5), samples, strict=False):
         assert_same(item, reference(sample, own, SHORT))
+
+
+def test_a_template_that_rewrites_the_question_is_no_trouble_where_its_end_is_not_wanted(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = vlm.processor.chat_template.replace("part['text']", "part['text'] | upper")
+    monkeypatch.setattr(vlm.processor, "chat_template", template)
+    sample = Sample("q", picture("one"), "Is it lit?")
+    [item] = capture([sample], vlm, SHORT)
+    assert_same(item, reference(sample, vlm, SHORT))
