@@ -180,3 +180,12 @@ class Failure:
     """What went wrong and what to do, in one line."""
     attempt: int = 1
     """How many times this row has been tried."""
+
+
+def failure_of(sample: Sample, stage: str, why: str) -> Failure:
+    """Return the record of a sample that failed; the message begins with its place in the table.
+
+    >>> failure_of(Sample("q1", "x.png", "?", origin="t.csv line 3"), "image", "not found").error
+    't.csv line 3: not found'
+    """
+    return Failure(sample.id, stage, f"{sample.origin}: {why}" if sample.origin else why)

@@ -19,7 +19,7 @@ from vlmscope.errors import InputError, RunMismatchError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
-from vlmscope.store import Manifest, Run
+from vlmscope.store import Manifest, Run, clean_text
 
 TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest relative error ‖stored − reference‖ / ‖reference‖ of one vector, by the model's dtype.
@@ -153,10 +153,8 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def storable(item: Capture) -> Capture:
-    """Return ``item`` with its answer as HDF5 can hold it: a byte 0 becomes U+FFFD."""
-    return replace(
-        item, answer=None if item.answer is None else item.answer.replace("\0", "\ufffd")
-    )
+    """Return ``item`` with its answer as HDF5 can hold it."""
+    return replace(item, answer=None if item.answer is None else clean_text(item.answer))
 
 
 def _relative_error(found: np.ndarray | None, expected: np.ndarray) -> float:

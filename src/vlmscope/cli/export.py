@@ -9,7 +9,7 @@ import typer
 
 from vlmscope.cli import options
 from vlmscope.cli.output import count, human_size, stderr, stdout
-from vlmscope.errors import StoreError
+from vlmscope.cli.sound import open_sound_run
 
 
 def export(
@@ -26,11 +26,9 @@ def export(
     ] = False,
 ) -> None:
     """Check every checksum, then write the run as one self-contained file."""
-    from vlmscope.store import export_run, open_run
+    from vlmscope.store import export_run
 
-    opened = open_run(run)
-    if damage := opened.check():
-        raise StoreError(f"{run}: {count(len(damage), 'damaged column')}: {damage[0]}")
+    opened = open_sound_run(run)
     with stderr.status(f"writing {count(len(opened), 'row')}"):
         path = export_run(opened, out, overwrite=overwrite)
     stdout.print(f"{path}: {count(len(opened), 'row')}, {human_size(path.stat().st_size)}")

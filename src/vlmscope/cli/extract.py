@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, stderr, stdout
 from vlmscope.errors import InputError
-from vlmscope.schema import CaptureSpec, FieldSpec
 
 
 def extract(
@@ -66,13 +65,8 @@ def extract(
         "model": model,
         "out": out,
         "images": images,
-        "fields": parse_mapping(fields) if fields else FieldSpec(),
-        "spec": CaptureSpec(
-            layers=layers,
-            positions=options.split_names(positions),
-            vision_pooling=cast("Any", vision_pooling),
-            max_new_tokens=max_new_tokens,
-        ),
+        "fields": parse_mapping(fields),
+        "spec": options.build_spec(layers, positions, vision_pooling, max_new_tokens),
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
         "dtype": dtype,

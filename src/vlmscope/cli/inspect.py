@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.panel import Panel
@@ -15,7 +15,7 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, shape_text, show, stderr, stdout
 from vlmscope.errors import InputError, RowError
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, Failure, FieldSpec
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Failure
 
 _MARKS = {
     "last_image_token": ("◄ vision_token_boundary", "bold cyan"),
@@ -47,19 +47,14 @@ def inspect(
     from vlmscope.model import load_model
 
     quiet_libraries()
-    mapping = parse_mapping(fields) if fields else FieldSpec()
+    mapping = parse_mapping(fields)
     rows = open_table(data, images=images, fields=mapping).rows()
     row = next((row for row in rows if id_ is None or row.id == id_), None)
     if row is None:
         raise InputError(f"--id {id_!r}: {data} holds no such question")
     if isinstance(row, Failure):
         raise RowError(row.stage, row.error)
-    spec = CaptureSpec(
-        layers=layers,
-        positions=options.split_names(positions),
-        vision_pooling=cast("Any", vision_pooling),
-        max_new_tokens=max_new_tokens,
-    )
+    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens)
     with stderr.status("loading the model"):
         vlm = load_model(model, dtype=dtype, device=device, revision=revision)
     seen = inspect_sample(row, vlm, spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from vlmscope.schema import (
     DEFAULT_MAX_NEW_TOKENS,
     DEFAULT_POSITIONS,
     REPRESENTATIONS,
+    CaptureSpec,
 )
 
 Data = Annotated[
@@ -93,10 +94,17 @@ POSITIONS = ",".join(DEFAULT_POSITIONS)
 MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 
 
-def split_names(text: str) -> tuple[str, ...]:
-    """Return the names in a comma-separated list.
+def build_spec(
+    layers: str, positions: str, vision_pooling: str, max_new_tokens: int
+) -> CaptureSpec:
+    """Return the spec that these options ask for.
 
-    >>> split_names("last_image_token, image_mean")
+    >>> build_spec("all", "last_image_token, image_mean", "all", 0).positions
     ('last_image_token', 'image_mean')
     """
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return CaptureSpec(
+        layers=layers,
+        positions=tuple(name.strip() for name in positions.split(",") if name.strip()),
+        vision_pooling=cast("Any", vision_pooling),
+        max_new_tokens=max_new_tokens,
+    )

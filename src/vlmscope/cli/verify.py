@@ -11,12 +11,12 @@ from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
-from vlmscope.cli.output import count, quiet_libraries, show, stderr, stdout
+from vlmscope.cli.output import quiet_libraries, show, stderr, stdout
+from vlmscope.cli.sound import open_sound_run
 from vlmscope.errors import (
     InputError,
     ModelError,
     RunMismatchError,
-    StoreError,
     ToleranceError,
 )
 
@@ -45,13 +45,10 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     """Check every checksum, then recompute some rows with the seed's method and show the error."""
-    from vlmscope.store import open_run
     from vlmscope.verification import choose_samples, tolerance_of
 
     quiet_libraries()
-    opened = open_run(run)
-    if damage := opened.check():
-        raise StoreError(f"{run}: {count(len(damage), 'damaged column')}: {damage[0]}")
+    opened = open_sound_run(run)
     stderr.print(f"checksums of {len(opened):,} rows are right")
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
     samples = choose_samples(opened, _table(opened, data, images), sample, seed)
@@ -116,7 +113,7 @@ def _show(run: Any, checks: list[Any], limit: float) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("vector", "largest relative error", "mean"):
         table.add_column(heading, header_style="dim")
-    for name in checks[0].errors:
+    for name in dict.fromkeys(name for check in checks for name in check.errors):
         errors = [check.errors[name] for check in checks if name in check.errors]
         style = "red" if max(errors) > limit else ""
         table.add_row(name, f"{max(errors):.1e}", f"{sum(errors) / len(errors):.1e}", style=style)

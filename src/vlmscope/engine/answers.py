@@ -37,6 +37,11 @@ class Answer:
     finish_reason: Literal["stop", "length"]
     """Whether the model ended its turn or ran into the limit."""
 
+    @property
+    def content_length(self) -> int:
+        """Tokens of the answer without the end-of-turn token, which can only be the last."""
+        return len(self.token_ids) - (self.finish_reason == "stop")
+
 
 def greedy_config(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
     """Return the model's ``GenerationConfig``, which ``load_model`` made greedy, with a limit."""

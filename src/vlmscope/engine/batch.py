@@ -18,7 +18,7 @@ from vlmscope.dataset import hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import count_after_question, encode, render
-from vlmscope.schema import CaptureSpec, Failure, Sample
+from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,6 @@ class Batch:
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
     """SHA-256 of each decoded picture; rows with equal ones share a pass of the vision encoder."""
-
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
 
@@ -70,8 +69,7 @@ def prepare(
             after = count_after_question(vlm.processor, text) if wants_question else 0
             good.append(_Row(sample, text, after, load_image(sample.image)))
         except RowError as error:
-            place = f"{sample.origin}: " if sample.origin else ""
-            failures.append(Failure(sample.id, error.stage, f"{place}{error}"))
+            failures.append(failure_of(sample, error.stage, str(error)))
     if not good:
         return None, failures
     batch = _encode(good, vlm)
@@ -108,11 +106,10 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
 def _too_long(batch: Batch, limit: int) -> list[Failure]:
     lengths = batch.attention_mask.sum(axis=1)
     return [
-        Failure(
-            sample.id,
+        failure_of(
+            sample,
             "prompt",
-            f"{sample.origin or sample.id}: the prompt has {length} tokens, "
-            f"the model takes {limit}; shorten the question",
+            f"the prompt has {length} tokens, the model takes {limit}; shorten the question",
         )
         for sample, length in zip(batch.samples, lengths, strict=True)
         if length > limit

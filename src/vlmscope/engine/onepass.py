@@ -9,14 +9,13 @@ the slow method that this must equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
@@ -32,7 +31,15 @@ from vlmscope.engine.pooling import TokenChoice
 from vlmscope.engine.taps import Taps
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import (
+    REPRESENTATIONS,
+    VISION_ONLY,
+    Capture,
+    CaptureSpec,
+    Failure,
+    Sample,
+    failure_of,
+)
 from vlmscope.selection import boundaries, locate, resolve_layers
 
 
@@ -112,23 +119,24 @@ def capture_batch(
     if shapes is not None:
         shapes |= taps.shapes_
     vectors = _vectors(taps, answer_states, spec)
-    captures = []
+    results: list[Capture | Failure] = []
     for row, sample in enumerate(batch.samples):
-        captures.append(
-            Capture(
-                sample=sample,
-                vectors={name: values[row] for name, values in vectors.items()},
-                boundaries=boundaries(found, batch.attention_mask, row)
-                | _answer_boundaries(spec, batch, row, answers, ends),
-                num_prompt_tokens=int(batch.attention_mask[row].sum()),
-                image_sha256=batch.image_hashes[row],
-                first_token_entropy=float(first[0][row]),
-                first_token_ids=first[1][row],
-                first_token_logprobs=first[2][row],
-                **_answer_fields(answers[row] if answers else None),
-            )
+        answer = answers[row] if answers else None
+        prompt = int(batch.attention_mask[row].sum())
+        item = Capture(
+            sample=sample,
+            vectors={name: values[row] for name, values in vectors.items()},
+            boundaries=boundaries(found, batch.attention_mask, row)
+            | _answer_boundaries(spec, prompt, answer),
+            num_prompt_tokens=prompt,
+            image_sha256=batch.image_hashes[row],
+            first_token_entropy=float(first[0][row]),
+            first_token_ids=first[1][row],
+            first_token_logprobs=first[2][row],
+            **_answer_fields(answer),
         )
-    return [_check_answer(item, spec, ends) or _check_finite(item) for item in captures]
+        results.append(_check_answer(item, spec, answer) or _check_finite(item))
+    return results
 
 
 def _generate(
@@ -171,31 +179,22 @@ def _vectors(
     return vectors
 
 
-def _count_content(token_ids: NDArray[np.int64], ends: int | Sequence[int] | None) -> int:
-    """Return how many tokens an answer has without its end-of-turn token."""
-    return int((~np.isin(token_ids, np.atleast_1d([] if ends is None else ends))).sum())
-
-
-def _answer_boundaries(
-    spec: CaptureSpec, batch: Batch, row: int, answers: list[Answer], ends: Any
-) -> dict[str, int]:
+def _answer_boundaries(spec: CaptureSpec, prompt: int, answer: Answer | None) -> dict[str, int]:
     """Return the places of the answer's positions, counted on from the prompt."""
-    if not spec.answer_positions:
+    if answer is None:
         return {}
-    prompt = int(batch.attention_mask[row].sum())
-    last = prompt + _count_content(answers[row].token_ids, ends) - 1
+    last = prompt + answer.content_length - 1
     places = {"first_answer_token": prompt, "last_answer_token": last}
     return {name: places[name] for name in spec.answer_positions if name in places}
 
 
-def _check_answer(item: Capture, spec: CaptureSpec, ends: Any) -> Failure | None:
+def _check_answer(item: Capture, spec: CaptureSpec, answer: Answer | None) -> Failure | None:
     """Return the record of a row whose answer has no token where one is wanted."""
-    if not spec.answer_positions or item.answer_token_ids is None:
+    if not spec.answer_positions or answer is None or answer.content_length:
         return None
-    if _count_content(item.answer_token_ids, ends):
-        return None
-    return _fail(
-        item,
+    return failure_of(
+        item.sample,
+        "capture",
         f"the answer is empty, so there is no {spec.answer_positions[0]}; "
         "leave that position out to keep such rows",
     )
@@ -219,15 +218,10 @@ def _check_finite(item: Capture) -> Capture | Failure:
         numbers["answer_logprobs"] = item.answer_logprobs
     for name, values in numbers.items():
         if not np.isfinite(values).all():
-            return _fail(
-                item,
+            return failure_of(
+                item.sample,
+                "capture",
                 f"{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or "
                 "infinite; if the model runs in float16, try --dtype bfloat16 or float32",
             )
     return item
-
-
-def _fail(item: Capture, why: str) -> Failure:
-    """Return the record of a row that went through the model and cannot be kept."""
-    place = f"{item.sample.origin}: " if item.sample.origin else ""
-    return Failure(item.sample.id, "capture", f"{place}{why}")

@@ -19,7 +19,7 @@ import torch
 from vlmscope.engine import Batch, capture_batch, prepare
 from vlmscope.executors.sizing import BatchSizer
 from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 
 SAME_ERRORS = 3
 """So many rows that end in the same unknown error, before any row went well, are a bug."""
@@ -140,14 +140,13 @@ class ResilientRunner:
         return results
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
-        place = sample.origin or sample.id
+        why = trouble.text
         if trouble.out_of_memory:
-            message = (
-                f"{place}: memory runs out on this row alone; "
+            why = (
+                "memory runs out on this row alone; "
                 "try fewer --max-new-tokens, a smaller --dtype, or another --device"
             )
-            return Failure(sample.id, "capture", message)
-        return Failure(sample.id, "capture", f"{place}: {trouble.text}")
+        return failure_of(sample, "capture", why)
 
     def _raise_if_a_bug(self, trouble: _Trouble) -> None:
         if self._went_well or trouble.out_of_memory:

@@ -12,6 +12,7 @@ run, table        reading
 describe, export, parquet, size
 """
 
+from vlmscope.store.block import clean_text
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
@@ -53,6 +54,7 @@ __all__ = [
     "bytes_per_row",
     "check_free",
     "check_same",
+    "clean_text",
     "describe",
     "export_run",
     "link_name",

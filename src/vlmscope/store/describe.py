@@ -7,8 +7,8 @@ and in which a row may lack a vector.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +69,15 @@ def describe(path: str | Path) -> Description:
     place = Path(path)
     if place.is_dir():
         manifest = read_manifest(place)
-        shards = scan(place)[0]
-        files = [shard.path for shard in shards]
+        # A question that two writers were given counts once: the shard knows its own rows.
+        files = {shard.path: len(shard) for shard in scan(place)[0]}
         size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
         extra = {"run_id": manifest.run_id, "model_name": manifest.model.name}
-        summary = _summary(place, "run", files, size, extra)
-        rows = sum(map(len, shards))  # a question that two writers were given counts once
-        attrs = {**summary.attrs, "num_samples": rows}
-        return replace(summary, rows=rows, answers=min(rows, summary.answers), attrs=attrs)
+        return _summary(place, "run", files, size, extra)
     if not place.exists():
         raise InputError(f"{place}: no such file or folder; give a run folder or an HDF5 file")
     try:
-        return _summary(place, "file", [place], place.stat().st_size, {})
+        return _summary(place, "file", {place: None}, place.stat().st_size, {})
     except (StoreError, TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         raise InputError(
             f"{place}: no HDF5 file of the seed's layout, or damaged; "
@@ -89,29 +86,34 @@ def describe(path: str | Path) -> Description:
 
 
 def _summary(
-    path: Path, kind: str, files: Iterable[Path], size: int, attrs: Mapping[str, Any]
+    path: Path, kind: str, files: Mapping[Path, int | None], size: int, attrs: Mapping[str, Any]
 ) -> Description:
-    """Add the files up."""
+    """Add the files up; each with how many of its rows count, where that is known."""
     tally = _Tally(0, 0, Counter(), {}, {})
     found: dict[str, Any] = dict(attrs)
-    for file_path in files:
+    for file_path, rows in files.items():
         with opened(file_path) as file:
             found.update({name: _plain(value) for name, value in file.attrs.items()})
-            _add_columns(tally, file[COLUMNS]) if COLUMNS in file else _add_rows(tally, file)
+            if COLUMNS in file:
+                _add_columns(tally, file[COLUMNS], rows)
+            else:
+                _add_rows(tally, file)
     if kind == "run":
+        found["num_samples"] = tally.rows
         for name in ("supersedes", "writer"):
             found.pop(name, None)
     return Description(path, kind, tally.rows, tally.answers, _representations(tally), found, size)
 
 
-def _add_columns(tally: _Tally, group: Any) -> None:
+def _add_columns(tally: _Tally, group: Any, rows: int | None) -> None:
     """Count a file of ours: its columns say everything."""
-    rows = len(group["question_id"]) if "question_id" in group else 0
+    if rows is None:
+        rows = len(group["question_id"]) if "question_id" in group else 0
     tally.rows += rows
     tally.answers += rows if "answer" in group else 0
     for path, column in walk(group):
         if is_vector(path):
-            _add_vector(tally, path, column, column.shape[0])
+            _add_vector(tally, path, column, rows)
 
 
 def _add_rows(tally: _Tally, file: Any) -> None:
