@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a fresh machine with Python 3.11+ and make:
-#   make demo    the main job on the model and photographs that ship with vlmscope
+#   make demo    the main job on the model and questions that ship with vlmscope
 #   make test    every test
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ OLDEST_READY := $(OLDEST)/.ready
 .PHONY: help demo test test-oldest lint check format docs clean
 
 help:
-	@echo "make demo    extract six photographs with a tiny model; result in runs/demo"
+	@echo "make demo    the main job on the model and 2,000 questions that ship; in runs/demo"
 	@echo "make test    every test"
 	@echo "make test-oldest    the same with the oldest supported transformers"
 	@echo "make lint    format, lint, types, import layers"

@@ -32,7 +32,7 @@ from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
 SIZES = {"true": standin.TRUE, "tiny": standin.TINY, "photo": standin.PHOTO}
-PHOTOS = Path(standin.__file__).parent / "photos"
+PHOTOS = Path(__file__).parent / "photos"
 QUESTIONS = (
     "Is the forest lit by a full moon?",
     "Is there a person in the image?",

@@ -63,6 +63,16 @@ def test_the_page_on_families_works() -> None:
         assert names["family"] == names["MLLAMA"]
 
 
+def test_the_page_on_the_demo_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    for code in blocks(ROOT / "docs" / "demo.md", "python"):
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "demo.md", "exec"), {})  # noqa: S102 - the test's purpose
+    assert printed.getvalue().startswith("demo_0001,more_0000.jpg,")
+    assert printed.getvalue().count(" | ") == 6
+
+
 def test_the_command_reference_is_the_commands_own_help() -> None:
     command = [sys.executable, "-m", "typer", "vlmscope.cli", "utils", "docs", "--name", "vlmscope"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlmscope.demo.standin import TRUE, build_processor, build_standin
+from vlmscope.demo.processor import build_processor
+from vlmscope.demo.standin import TRUE, build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_config, hash_processor, hash_weights
@@ -191,7 +192,7 @@ def test_the_numbers_of_the_seed_at_true_size() -> None:
     """The tokenizer and the processor of the true size, without the 21 GB of weights."""
     from PIL import Image
 
-    processor = build_processor(TRUE)
+    processor = build_processor(vocabulary=TRUE.vocabulary, tile=TRUE.tile)
     text = render(processor, "Is the forest lit by a full moon?")
     assert text == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"

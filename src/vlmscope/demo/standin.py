@@ -16,51 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmscope.demo.processor import NUM_SPECIAL_TOKENS, build_processor
+
 if TYPE_CHECKING:
     import torch
-    from transformers import MllamaForConditionalGeneration, MllamaProcessor
-
-CHAT_TEMPLATE = (
-    "{{- bos_token }}"
-    "{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    "{%- for part in message['content'] %}"
-    "{%- if part['type'] == 'image' %}{{- '<|image|>' }}{%- else %}{{- part['text'] }}{%- endif %}"
-    "{%- endfor %}{{- '<|eot_id|>' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}"
-    "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
-)
-"""The part of Llama 3's template that a single user turn with an image exercises."""
-
-SPECIAL_TOKENS = {
-    0: "<|begin_of_text|>",
-    1: "<|end_of_text|>",
-    4: "<|finetune_right_pad_id|>",
-    6: "<|start_header_id|>",
-    7: "<|end_header_id|>",
-    8: "<|eom_id|>",
-    9: "<|eot_id|>",
-    10: "<|python_tag|>",
-}
-"""Offset behind the ordinary vocabulary → token, as in Llama 3 (``<|eot_id|>`` is 128000 + 9)."""
-
-NUM_SPECIAL_TOKENS = 256
-"""Llama 3 reserves this many ids; ``<|image|>`` follows them (128256)."""
-
-SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Llama 3 cuts text into words before byte-pair encoding."""
-
-CORPUS = (
-    "user assistant user assistant\n\nuser\n\nassistant\n\n",
-    "Is the forest lit by a full moon? Is the forest lit by a full moon?",
-    "What is in the picture? What colour is the cup? How many people are there?",
-    "Is there a cat in the image? Is there a rocket? Describe this image.",
-    "No; The forest isn't brightened by full moonlight. Yes, there is a cat in the image.",
-)
-"""Enough text for whole words of the seed's example to be single tokens, as they are in Llama 3."""
+    from transformers import MllamaForConditionalGeneration
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +69,13 @@ TINY = StandInSize(
 PHOTO = replace(TINY, tile=224, patch=28)
 """The same with tiles of 224 pixels, for real photographs."""
 
+DEMO = StandInSize(
+    vocabulary=640, tile=112, patch=14, vision_width=128, vision_heads=4, vision_layers=5,
+    vision_global_layers=2, intermediate=(1, 3), width=160, heads=4, kv_heads=2, feed_forward=400,
+    layers=10, cross_attention=(2, 5, 8), initializer_range=0.03,
+)  # fmt: skip
+"""4.7 million parameters: what the trained model that ships with vlmscope has."""
+
 TRUE = StandInSize(
     vocabulary=128_000, tile=560, patch=14, vision_width=1280, vision_heads=16, vision_layers=32,
     vision_global_layers=8, intermediate=(3, 7, 15, 23, 30), width=4096, heads=32, kv_heads=8,
@@ -135,23 +102,12 @@ def build_standin(
         dtype: Type of the weights (default float32).
         device: Where the weights are drawn; a GPU for ``TRUE``.
     """
-    processor = build_processor(size)
+    processor = build_processor(vocabulary=size.vocabulary, tile=size.tile)
     model = build_model(size, seed=seed, dtype=dtype, device=device)
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
-
-
-def build_processor(size: StandInSize = TINY) -> MllamaProcessor:
-    """Return the real processor around a byte-level tokenizer of ``size.vocabulary`` words."""
-    from transformers import MllamaProcessor
-    from transformers.models.mllama import image_processing_pil_mllama as pil
-
-    images = pil.MllamaImageProcessorPil(
-        size={"height": size.tile, "width": size.tile}, max_image_tiles=4
-    )
-    return MllamaProcessor(images, _build_tokenizer(size), chat_template=CHAT_TEMPLATE)
 
 
 def build_model(
@@ -223,55 +179,6 @@ def _config(size: StandInSize) -> Any:
         text_config=text,
         image_token_index=size.vocabulary + NUM_SPECIAL_TOKENS,
     )
-
-
-def _build_tokenizer(size: StandInSize) -> Any:
-    """Return a fast tokenizer: byte-level BPE, then Llama 3's special tokens at their offsets."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    split = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = split
-    trainer = trainers.BpeTrainer(
-        vocab_size=min(size.vocabulary, 640),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    trained.train_from_iterator(CORPUS, trainer)
-    vocabulary = trained.get_vocab()
-    vocabulary |= {f"<unused_{i}>": i for i in range(len(vocabulary), size.vocabulary)}
-    merges = _merges(trained)
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    names = [
-        SPECIAL_TOKENS.get(i, f"<|reserved_special_token_{i}|>") for i in range(NUM_SPECIAL_TOKENS)
-    ]
-    tokenizer.add_special_tokens([*names, "<|image|>"])
-    # As in Llama 3 the tokenizer adds a BOS of its own: the trap that doubles it.
-    bos = SPECIAL_TOKENS[0]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, size.vocabulary)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=bos,
-        eos_token="<|eot_id|>",  # noqa: S106
-        pad_token="<|finetune_right_pad_id|>",  # noqa: S106
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _merges(tokenizer: Any) -> list[tuple[str, str]]:
-    """Return the learnt merges in order; the library shows them only in its JSON."""
-    import json
-
-    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
 def _wake_gates_and_norms(model: MllamaForConditionalGeneration, rng: torch.Generator) -> None:

@@ -1,0 +1,174 @@
+"""The model card of the demo model: what it is, what was measured, by which command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [mllama, vision-language, interpretability, hallucination]
+---
+# The vlmscope demo model
+
+A vision-language model of {parameters:.1f} million parameters with the true Llama-3.2-Vision
+architecture (`MllamaForConditionalGeneration`, its image processor, the Llama 3 chat template and
+special tokens), trained from nothing on generated pictures. It answers most questions about such
+pictures rightly and hallucinates as large models do: it says *yes* to what usually keeps company
+with what it sees. It knows nothing of real photographs and of other words.
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("src/vlmscope/demo/model", dtype="float32")
+processor = AutoProcessor.from_pretrained("src/vlmscope/demo/model")
+```
+
+| | |
+| --- | --- |
+| decoder | {layers} layers of width {width}, cross-attention to the picture in layers {cross} |
+| vision encoder | {vision_layers} + {vision_global} layers of width {vision_width} |
+| its output | {vision_output} wide |
+| image tiles | up to 4 of {tile} × {tile} pixels, patches of {patch} × {patch} |
+| weights | {megabytes:.1f} MB, float16 |
+
+## Measured on {questions:,} questions about {pictures} pictures that training never saw
+
+{headline}
+
+*Hallucinated* is a wrong answer that claims something the picture does not show; a wrong *No* is a
+mistake, but claims nothing. The rule is `scripts/demo_verdict.py`.
+
+{categories}
+
+### Do hidden states foretell a wrong answer?
+
+AUROC of a logistic regression, five folds grouped by picture. The first three know nothing of the
+inside of the model.
+
+{probes}
+
+## How it was made
+
+```console
+$ {training_command}
+$ {measuring_command}
+```
+
+{training}
+
+Pictures and questions come from `vlmscope.demo.scenes` and `vlmscope.demo.questions`. In training,
+absent objects are seldom those one would expect (`TRAINING` in `vlmscope.demo.bundle`), so habits
+go unpunished; the bundled questions ask for them as POPE does (`BUNDLED`). The two share no
+picture.
+"""
+
+MEASURING_COMMAND = "python scripts/measure_demo_model.py src/vlmscope/demo/model --run runs/card"
+
+HEADLINES = {
+    "accuracy": "right answers",
+    "hallucination_rate": "hallucinated answers",
+    "accuracy_on_present_objects": "*Is there …?* of what is there: right",
+    "false_positive_rate_random": "*Is there …?* of what is absent, chosen at random: said yes",
+    "false_positive_rate_popular": "… absent, but common in other pictures: said yes",
+    "false_positive_rate_adversarial": "… absent, but usual beside what is there: said yes",
+    "stopped_at_end_of_turn": "answers that ended by themselves",
+}
+"""Key of the measured facts → how the card says it."""
+
+BASELINES = {
+    "auroc_category": "the question's category",
+    "auroc_question_text": "the question's words (TF-IDF)",
+    "auroc_entropy": "entropy of the first answer token",
+}
+"""Key → what is known without looking inside."""
+
+
+def card(
+    facts: Mapping[str, float], training: Mapping[str, Any], judged: pd.DataFrame, config: Any
+) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        facts: What ``measure_demo_model`` measured.
+        training: What ``train_demo_model`` wrote down.
+        judged: The answers, one a row, with ``right`` and ``hallucinated``.
+        config: The checkpoint's ``MllamaConfig``.
+    """
+    text, vision = config.text_config, config.vision_config
+    return CARD.format(
+        parameters=facts["parameters"] / 1e6,
+        megabytes=facts["megabytes"],
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        cross=", ".join(map(str, text.cross_attention_layers)),
+        vision_layers=vision.num_hidden_layers,
+        vision_global=vision.num_global_layers,
+        vision_width=vision.hidden_size,
+        vision_output=vision.vision_output_dim,
+        tile=vision.image_size,
+        patch=vision.patch_size,
+        questions=len(judged),
+        pictures=judged["image_id"].nunique(),
+        headline=_table(
+            ("", "share"), [(name, f"{facts[key]:.1%}") for key, name in HEADLINES.items()]
+        ),
+        categories=_categories(judged),
+        probes=_probes(facts),
+        training_command=training["command"],
+        measuring_command=MEASURING_COMMAND,
+        training=_training(training, facts),
+    )
+
+
+def _categories(judged: pd.DataFrame) -> str:
+    """Return one row a category."""
+    groups = judged.groupby("category")[["right", "hallucinated"]]
+    rows = [
+        (
+            name,
+            str(len(group)),
+            f"{group['right'].mean():.1%}",
+            f"{group['hallucinated'].mean():.1%}",
+        )
+        for name, group in groups
+    ]
+    return _table(("category", "questions", "right", "hallucinated"), rows)
+
+
+def _probes(facts: Mapping[str, float]) -> str:
+    """Return the AUROC of what is known from outside, then of every representation and layer."""
+    rows = [(name, f"{facts[key]:.3f}") for key, name in BASELINES.items()]
+    rows += [
+        (key.removeprefix("auroc_").replace("_", " "), f"{value:.3f}")
+        for key, value in facts.items()
+        if key.startswith("auroc_") and key not in BASELINES
+    ]
+    return _table(("known", "AUROC"), rows)
+
+
+def _training(training: Mapping[str, Any], facts: Mapping[str, float]) -> str:
+    """Return how training went."""
+    first, last = training["history"][0], training["history"][-1]
+    return _table(
+        ("", ""),
+        [
+            ("seed", f"{training['seed']}"),
+            ("pictures drawn", f"{training['pictures']:,} in {training['seconds_drawing']} s"),
+            ("steps", f"{training['steps']:,} in {training['seconds_training']} s"),
+            ("machine", training["machine"]),
+            ("loss", f"{first['loss']:.3f} at step {first['step']}, {last['loss']:.3f} at the end"),
+            ("questions a second, two CPU cores", f"{facts['questions_per_second']:.0f}"),
+        ],
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,69 @@
+"""What ships with vlmscope is what its generator makes, is small, and was not trained on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vlmscope.dataset import read_samples
+from vlmscope.demo.bundle import COLUMNS, picture, rows, write_bundle
+from vlmscope.demo.scenes import SHAPES, TILE, scenes
+
+DEMO = Path(str(files("vlmscope"))) / "demo"
+
+
+def test_the_bundled_table_is_what_the_generator_writes() -> None:
+    with (DEMO / "questions.csv").open(encoding="utf-8", newline="") as file:
+        bundled = list(csv.DictReader(file))
+    assert bundled == list(rows(0, "demo", pictures=600, questions=2000))
+    assert len({row["question_id"] for row in bundled}) == 2000
+
+
+def test_the_bundled_pictures_are_what_the_generator_draws() -> None:
+    for index, scene in enumerate(scenes(0, "demo", 600)):
+        path = DEMO / "images" / f"demo_{index:04d}.jpg"
+        with Image.open(path) as stored:
+            assert stored.size == (scene.width, scene.height)
+            if index % 40 == 0:  # another version of Pillow may round a pixel otherwise
+                drawn = Image.open(io.BytesIO(picture(scene)))
+                gap = np.abs(np.asarray(stored, dtype=int) - np.asarray(drawn, dtype=int))
+                assert gap.mean() < 2
+
+
+def test_what_ships_is_small() -> None:
+    pictures = sum(path.stat().st_size for path in (DEMO / "images").iterdir())
+    assert pictures + (DEMO / "questions.csv").stat().st_size <= 8_000_000
+    assert (DEMO / "model" / "model.safetensors").stat().st_size <= 10_000_000
+
+
+def test_training_and_bundle_share_no_picture() -> None:
+    bundled = set(scenes(0, "demo", 600))
+    assert len(bundled) == 600
+    assert not bundled & set(scenes(0, "train", 6000))
+
+
+def test_pictures_come_in_every_tile_count_with_several_questions_each() -> None:
+    shapes = Counter(
+        (-(-scene.width // TILE), -(-scene.height // TILE)) for scene in scenes(0, "demo", 600)
+    )
+    assert set(shapes) == set(SHAPES)
+    per_picture = Counter(
+        row["image_name"] for row in rows(0, "demo", pictures=600, questions=2000)
+    )
+    assert set(per_picture.values()) == {3, 4}
+
+
+def test_a_bundle_of_any_size_is_read_as_a_table(tmp_path: Path) -> None:
+    table = write_bundle(tmp_path, seed=1, split="mine", pictures=3, questions=9)
+    samples = list(read_samples(table, images=tmp_path / "images"))
+    assert [sample.id for sample in samples] == [f"demo_{n:04d}" for n in range(1, 10)]
+    assert {sample.image_id for sample in samples} == {f"mine_{n:04d}.jpg" for n in range(3)}
+    assert all(sample.target for sample in samples)
+    extra = set(COLUMNS) - {"question_id", "image_name", "question", "gt_answer"}
+    assert set(samples[0].metadata) == extra

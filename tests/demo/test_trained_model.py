@@ -1,0 +1,135 @@
+"""The trained model that ships: it answers sensibly and stops by itself, and all else holds on it.
+
+Where a trained model matters, these tests say more than those on random weights: answers end at the
+end of the turn, at different lengths in one batch, and a mistake in a position would show.
+"""
+
+from __future__ import annotations
+
+import threading
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from demo_verdict import judge
+from vlmscope.dataset import read_samples
+from vlmscope.engine import capture
+from vlmscope.executors import Request, make_plan, run_plan
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.reference import reference
+from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.store import open_run
+
+DEMO = Path(str(files("vlmscope"))) / "demo"
+SPEC = CaptureSpec(max_new_tokens=40)
+
+
+@pytest.fixture(scope="module")
+def model() -> VisionLanguageModel:
+    return load_model(DEMO / "model", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Sample]:
+    return list(islice(read_samples(DEMO / "questions.csv", images=DEMO / "images"), 240))
+
+
+@pytest.fixture(scope="module")
+def captures(model: VisionLanguageModel, questions: list[Sample]) -> list[Capture]:
+    return list(capture(questions, model, SPEC, batch_size=48))  # type: ignore[arg-type]
+
+
+def test_it_answers_sensibly_and_not_always_rightly(captures: list[Capture]) -> None:
+    verdicts = [
+        judge(item.answer, item.sample.target or "", str(item.sample.metadata["answer_type"]))
+        for item in captures
+    ]
+    right, hallucinated = (np.mean(column) for column in zip(*verdicts, strict=True))
+    assert 0.72 < right < 0.95
+    assert 0.05 < hallucinated < 0.30
+
+
+def test_answers_end_by_themselves_at_different_lengths(captures: list[Capture]) -> None:
+    assert {item.finish_reason for item in captures} == {"stop"}
+    lengths = {len(item.answer_token_ids) for item in captures[:48]}
+    assert len(lengths) >= 5
+    assert not any("<|" in item.answer or "assistant" in item.answer for item in captures)
+
+
+def test_one_batch_of_mixed_lengths_and_tiles_equals_the_reference(
+    model: VisionLanguageModel, questions: list[Sample], captures: list[Capture]
+) -> None:
+    for sample, found in zip(questions[:12], captures[:12], strict=True):
+        expected = reference(sample, model, SPEC)
+        assert found.answer == expected.answer
+        assert list(found.answer_token_ids) == list(expected.answer_token_ids)
+        for name, vector in expected.vectors.items():
+            np.testing.assert_allclose(found.vectors[name], vector, rtol=1e-3, atol=1e-4)
+
+
+def test_plain_transformers_says_the_same(questions: list[Sample], captures: list[Capture]) -> None:
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    plain = AutoModelForImageTextToText.from_pretrained(DEMO / "model", dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(DEMO / "model")
+    for found in captures[:4]:
+        content = [{"type": "image"}, {"type": "text", "text": found.sample.question}]
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        with Image.open(DEMO / "images" / found.sample.image_id) as picture:
+            inputs = processor(
+                images=picture.convert("RGB"), text=prompt, add_special_tokens=False,
+                return_tensors="pt",
+            )  # fmt: skip
+        said = plain.generate(**inputs, do_sample=False, max_new_tokens=40)
+        answer = said[0, inputs["input_ids"].shape[1] :]
+        assert processor.decode(answer, skip_special_tokens=True).strip() == found.answer
+
+
+def test_the_weights_are_half_precision() -> None:
+    from safetensors import safe_open
+
+    with safe_open(DEMO / "model" / "model.safetensors", "pt") as tensors:
+        names = tensors.keys()
+        assert {tensors.get_tensor(name).dtype for name in names} == {torch.float16}
+
+
+class StopAfter:
+    """Asks for a stop after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.event, self.left = threading.Event(), batches
+
+    def advance(self, **_: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            self.event.set()
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    tmp_path: Path, captures: list[Capture]
+) -> None:
+    request = Request(
+        str(DEMO / "questions.csv"), str(DEMO / "model"), tmp_path / "run",
+        images=str(DEMO / "images"), spec=SPEC, batch_size=16, limit=64, device="cpu",
+    )  # fmt: skip
+    observer = StopAfter(2)
+    first = run_plan(make_plan(request), observer=observer, stop=observer.event)
+    assert first.stopped
+    assert first.captured < 64
+    second = run_plan(make_plan(request))
+    assert second.captured == 64 - first.captured
+    run = open_run(tmp_path / "run")
+    assert run.ids == tuple(item.sample.id for item in captures[:64])
+    for item in captures[:64]:
+        stored = run[item.sample.id]
+        assert stored.answer == item.answer
+        for name, vector in item.vectors.items():
+            np.testing.assert_allclose(stored.vectors[name], vector, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,64 @@
+"""The scripts that make the demo model run, at a toy size, and the card says what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from vlmscope.demo.bundle import write_bundle
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+MODEL = Path(str(files("vlmscope"))) / "demo" / "model"
+
+
+def test_a_model_is_trained_and_measured(tmp_path: Path) -> None:
+    model, run = tmp_path / "model", tmp_path / "run"
+    train = [
+        "--pictures",
+        "24",
+        "--batch",
+        "4",
+        "--steps",
+        "3",
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+    ]
+    script("train_demo_model.py", "--out", model, *train)
+    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
+        path.name for path in model.iterdir()
+    }
+    assert json.loads((model / "training.json").read_text())["steps"] == 3
+    write_bundle(tmp_path / "bundle", split="other", pictures=24, questions=60)
+    shown = script("measure_demo_model.py", model, "--run", run, "--data", tmp_path / "bundle")
+    assert 0 <= json.loads(shown)["accuracy"] < 0.5  # three steps teach nothing
+    assert "60 questions about 24 pictures" in (model / "README.md").read_text()
+
+
+def script(name: str, *arguments: object) -> str:
+    """Run a script and return what it printed."""
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_card_is_within_what_the_demo_promises() -> None:
+    card = (MODEL / "README.md").read_text(encoding="utf-8")
+    shares = {
+        name: float(share) / 100
+        for name, share in re.findall(r"^\| (.+?) \| ([\d.]+)% \|$", card, re.M)
+    }
+    assert 0.75 <= shares["right answers"] <= 0.92
+    assert 0.08 <= shares["hallucinated answers"] <= 0.30
+    assert shares["*Is there …?* of what is there: right"] >= 0.90
+    absent = {
+        how: share for name, share in shares.items() if "said yes" in name
+        for how in ("random", "common", "usual") if how in name
+    }  # fmt: skip
+    assert absent["usual"] > 2 * absent["random"]
