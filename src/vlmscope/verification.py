@@ -31,6 +31,9 @@ far the two differ by up to 1.2e-2 in bfloat16 and 2e-3 in float16.
 HALF_STORAGE_TOLERANCE = 1e-3
 """The least tolerance where vectors are stored as float16, whose spacing is 5e-4."""
 
+ONE_NAT = 1.0
+"""Log-probabilities and entropies near zero are compared on this scale: they are differences of
+logits, so a model that is sure of itself gives numbers that are nothing but rounding."""
 
 STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256")
 """What must be equal in every precision."""
@@ -119,15 +122,15 @@ def compare(stored: Capture, expected: Capture) -> RowCheck:
         for name, vector in expected.vectors.items()
     }
     errors["first_token_logprobs"] = _relative_error(
-        stored.first_token_logprobs, expected.first_token_logprobs
+        stored.first_token_logprobs, expected.first_token_logprobs, ONE_NAT
     )
     errors["first_token_entropy"] = _relative_error(
-        np.array([stored.first_token_entropy]), np.array([expected.first_token_entropy])
+        np.array([stored.first_token_entropy]), np.array([expected.first_token_entropy]), ONE_NAT
     )
     differing = _differing(stored, expected)
     if expected.answer_logprobs is not None and "answer_token_ids" not in differing:
         errors["answer_logprobs"] = _relative_error(
-            stored.answer_logprobs, expected.answer_logprobs
+            stored.answer_logprobs, expected.answer_logprobs, ONE_NAT
         )
     return RowCheck(stored.sample.id, errors, differing)
 
@@ -157,8 +160,9 @@ def storable(item: Capture) -> Capture:
     return replace(item, answer=None if item.answer is None else clean_text(item.answer))
 
 
-def _relative_error(found: np.ndarray | None, expected: np.ndarray) -> float:
+def _relative_error(found: np.ndarray | None, expected: np.ndarray, least: float = 1e-30) -> float:
+    """Return ‖found − expected‖ over ‖expected‖, or over ``least`` where that is more."""
     if found is None or found.shape != expected.shape:
         return math.inf
     error = np.linalg.norm(found.astype(np.float64) - expected)
-    return float(error / max(float(np.linalg.norm(expected)), 1e-30))
+    return float(error / max(float(np.linalg.norm(expected)), least))

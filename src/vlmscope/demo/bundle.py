@@ -21,12 +21,12 @@ from vlmscope.demo.scenes import Scene, scenes
 
 BUNDLED = Mix(
     weights={
-        "existence-random": 240, "existence-popular": 240, "existence-adversarial": 320,
-        "colour": 240, "colour-check": 200, "count": 240, "position": 160, "relation": 300,
-        "false-premise": 260, "insufficient-context": 100,
+        "existence-random": 240, "existence-popular": 240, "existence-adversarial": 280,
+        "colour": 240, "colour-check": 200, "count": 240, "position": 140, "relation": 200,
+        "false-premise": 240, "insufficient-context": 100,
     },
     yes_share=0.5,
-    tempting_share=0.7,
+    tempting_share=0.5,
 )  # fmt: skip
 """The bundled questions: as in POPE half of the existence questions are about what is there."""
 
