@@ -15,8 +15,8 @@ from vlmscope.cli.extract import run_extract
 from vlmscope.cli.output import quiet_libraries, stdout
 from vlmscope.schema import CaptureSpec
 
-SHOWN = 2
-"""How many answers of each category are shown: enough to see right ones and wrong ones."""
+SHOWN = 1
+"""How many answers of each category are shown."""
 
 
 def demo(
