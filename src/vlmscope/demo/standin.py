@@ -3,8 +3,8 @@
 It has the real model class, the real processor, the Llama 3 chat format, and the special tokens at
 the real offsets behind the ordinary vocabulary. ``TINY`` runs in milliseconds on a CPU and serves
 the tests; ``TRUE`` has the sizes of Llama-3.2-11B-Vision (10.67 billion parameters, every shape of
-the seed) and serves the benchmarks on a GPU. The answers are noise. ``DEMO`` is where the training of
-the model that ships starts.
+the seed) and serves the benchmarks on a GPU. The answers are noise. ``DEMO`` is the size of
+the trained model that ships.
 
 Two things differ from plain random initialisation, because they would hide mistakes: the gates of
 the cross-attention layers and of the vision encoder start at zero in the real code, so an untouched
