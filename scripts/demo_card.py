@@ -23,10 +23,20 @@ pictures rightly and hallucinates as large models do: it says *yes* to what usua
 with what it sees. It knows nothing of real photographs and of other words.
 
 ```python
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model = AutoModelForImageTextToText.from_pretrained("src/vlmscope/demo/model", dtype="float32")
-processor = AutoProcessor.from_pretrained("src/vlmscope/demo/model")
+folder = "src/vlmscope/demo/model"
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
+processor = AutoProcessor.from_pretrained(folder)
+question = [{{"type": "image"}}, {{"type": "text", "text": "How many cups are there?"}}]
+prompt = processor.apply_chat_template(
+    [{{"role": "user", "content": question}}], add_generation_prompt=True
+)
+picture = Image.open("src/vlmscope/demo/images/demo_0004.jpg").convert("RGB")
+inputs = processor(picture, prompt, add_special_tokens=False, return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens=40)[0, inputs["input_ids"].shape[1] :]
+print(processor.decode(answer, skip_special_tokens=True))
 ```
 
 | | |
@@ -35,16 +45,20 @@ processor = AutoProcessor.from_pretrained("src/vlmscope/demo/model")
 | vision encoder | {vision_layers} + {vision_global} layers of width {vision_width} |
 | its output | {vision_output} wide |
 | image tiles | up to 4 of {tile} × {tile} pixels, patches of {patch} × {patch} |
-| weights | {megabytes:.1f} MB, float16 |
+| weights | {megabytes:.1f} MB, float16, SHA-256 `{fingerprint}` |
 
 ## Measured on {questions:,} questions about {pictures} pictures that training never saw
 
 {headline}
 
-*Hallucinated* is a wrong answer that claims something the picture does not show; a wrong *No* is a
-mistake, but claims nothing. The rule is `scripts/demo_verdict.py`.
+*Hallucinated* is a wrong answer that claims something the picture does not show; a mere *No* about
+what is there is a mistake, but claims nothing. The rule is `scripts/demo_verdict.py`.
+
+Speed of `vlmscope extract`: {speed:.0f} questions a second on {cores:.0f} CPU cores.
 
 {categories}
+
+Where things are (`position`, `relation`) it mostly guesses, as many large models do.
 
 ### Do hidden states foretell a wrong answer?
 
@@ -62,6 +76,7 @@ $ {measuring_command}
 
 {training}
 
+The same command draws the same pictures; its weights differ a little from one GPU to another.
 Pictures and questions come from `vlmscope.demo.scenes` and `vlmscope.demo.questions`. In training,
 absent objects are seldom those one would expect (`TRAINING` in `vlmscope.demo.bundle`), so habits
 go unpunished; the bundled questions ask for them as POPE does (`BUNDLED`). The two share no
@@ -90,7 +105,11 @@ BASELINES = {
 
 
 def card(
-    facts: Mapping[str, float], training: Mapping[str, Any], judged: pd.DataFrame, config: Any
+    facts: Mapping[str, float],
+    training: Mapping[str, Any],
+    judged: pd.DataFrame,
+    config: Any,
+    fingerprint: str,
 ) -> str:
     """Return the card as Markdown.
 
@@ -99,11 +118,14 @@ def card(
         training: What ``train_demo_model`` wrote down.
         judged: The answers, one a row, with ``right`` and ``hallucinated``.
         config: The checkpoint's ``MllamaConfig``.
+        fingerprint: SHA-256 of the weights.
     """
     text, vision = config.text_config, config.vision_config
     return CARD.format(
         parameters=facts["parameters"] / 1e6,
         megabytes=facts["megabytes"],
+        speed=facts["questions_per_second"],
+        cores=facts["cores"],
         layers=text.num_hidden_layers,
         width=text.hidden_size,
         cross=", ".join(map(str, text.cross_attention_layers)),
@@ -122,7 +144,8 @@ def card(
         probes=_probes(facts),
         training_command=training["command"],
         measuring_command=MEASURING_COMMAND,
-        training=_training(training, facts),
+        fingerprint=fingerprint,
+        training=_training(training),
     )
 
 
@@ -152,7 +175,7 @@ def _probes(facts: Mapping[str, float]) -> str:
     return _table(("known", "AUROC"), rows)
 
 
-def _training(training: Mapping[str, Any], facts: Mapping[str, float]) -> str:
+def _training(training: Mapping[str, Any]) -> str:
     """Return how training went."""
     first, last = training["history"][0], training["history"][-1]
     return _table(
@@ -161,9 +184,9 @@ def _training(training: Mapping[str, Any], facts: Mapping[str, float]) -> str:
             ("seed", f"{training['seed']}"),
             ("pictures drawn", f"{training['pictures']:,} in {training['seconds_drawing']} s"),
             ("steps", f"{training['steps']:,} in {training['seconds_training']} s"),
+            ("code", f"commit {training['commit']}"),
             ("machine", training["machine"]),
             ("loss", f"{first['loss']:.3f} at step {first['step']}, {last['loss']:.3f} at the end"),
-            ("questions a second, two CPU cores", f"{facts['questions_per_second']:.0f}"),
         ],
     )
 

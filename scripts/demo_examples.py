@@ -80,7 +80,9 @@ def corpus(seed: int, pictures: int = 3000) -> list[str]:
     texts = ["user\n\nassistant\n\n"]
     for scene in scenes(seed, "corpus", pictures):
         caption = ask(scene, "describe", rng, TRAINING)
-        for question in filter(None, [caption, *questions_about(scene, 4, rng, TRAINING)]):
+        for question in filter(
+            None, [caption, *questions_about(scene, 4, rng, TRAINING.weights, TRAINING)]
+        ):
             texts += [question.text, question.answer]
     return texts
 
@@ -90,7 +92,7 @@ def training_questions(
 ) -> list[Question]:
     """Return the questions about one picture, and last the request to describe it."""
     rng = random.Random(f"ask/{seed}/{split}/{index}")  # noqa: S311
-    asked = list(questions_about(scene, each, rng, TRAINING))
+    asked = list(questions_about(scene, each, rng, TRAINING.weights, TRAINING))
     caption = ask(scene, "describe", rng, TRAINING)
     return [*asked, caption] if caption else asked
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 
-from vlmscope.demo.questions import NUMBERS
+from vlmscope.demo.scenes import NUMBERS
 
-DENIALS = ("there is no ", "there are no ", "the picture ")
+DENIALS = ("there is no ", "there are no ", "the picture does not ")
 """How answers begin that claim nothing."""
 
 
 def judge(answer: str, accepted: str, answer_type: str) -> tuple[bool, bool]:
     """Return whether an answer is right, and whether it is a hallucination.
 
-    A wrong *No* to something that is there is a mistake, but it claims nothing.
+    A mere *No* about something that is there is a mistake, but it claims nothing. *No, it is in the
+    left half* does.
 
     Args:
         answer: What the model said.
@@ -32,7 +33,8 @@ def judge(answer: str, accepted: str, answer_type: str) -> tuple[bool, bool]:
     truths = [truth.strip().rstrip(".").lower() for truth in accepted.split("; ")]
     if answer_type == "yes/no":
         word = re.split(r"\W", said)[0]
-        return word == truths[0], word == "yes" and truths[0] == "no"
+        claims = word == "yes" or said.startswith("no, it is ")
+        return word == truths[0], word != truths[0] and claims
     right, denies = said in truths, said.startswith(DENIALS)
     if answer_type == "number" and not denies:
         more = not _numbers(said) or _numbers(said)[0] > int(truths[0])

@@ -10,8 +10,10 @@ into ``MODEL_FOLDER/README.md``.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -31,21 +33,25 @@ from transformers import AutoConfig
 import vlmscope
 from demo_card import card
 from demo_verdict import judge
-from vlmscope.demo.bundle import write_bundle
+from vlmscope.demo import bundle
+
+SHIPPED = Path(bundle.__file__).parent
+"""The bundle that ships: the card is about these questions."""
 
 FOLDS = 5
 
 
 def main() -> None:
     """Extract, judge, probe, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path, help="folder that train_demo_model.py wrote")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; made anew")
-    parser.add_argument("--data", type=Path, help="bundle to use; made beside the run if not given")
+    parser.add_argument("--data", type=Path, default=SHIPPED, help="folder of a bundle")
     options = parser.parse_args()
-    table = (options.data or options.run.with_name("bundle")) / "questions.csv"
-    if not table.exists():
-        write_bundle(table.parent)
+    training = json.loads((options.model / "training.json").read_text())
+    table = options.data / "questions.csv"
+    if options.run.exists() and not (options.run / "run.json").exists():
+        raise SystemExit(f"{options.run} is no run, so it is not replaced; choose another folder")
     shutil.rmtree(options.run, ignore_errors=True)
     started = time.monotonic()
     subprocess.run(
@@ -60,10 +66,10 @@ def main() -> None:
     facts = measure(judged) | {"questions_per_second": round(len(run) / seconds, 1)}
     weights = options.model / "model.safetensors"
     facts |= {"megabytes": weights.stat().st_size / 1e6, "parameters": parameters(weights)}
+    facts |= {"cores": len(os.sched_getaffinity(0))}
     facts |= probe(run, judged)
-    training = json.loads((options.model / "training.json").read_text())
     config = AutoConfig.from_pretrained(options.model)
-    text = card(facts, training, judged, config)
+    text = card(facts, training, judged, config, fingerprint(weights))
     (options.model / "README.md").write_text(text, encoding="utf-8")
     print(json.dumps(facts, indent=2))
 
@@ -105,6 +111,11 @@ def parameters(weights: Path) -> int:
     with safe_open(weights, "np") as tensors:
         names = tensors.keys()
         return sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+
+
+def fingerprint(weights: Path) -> str:
+    """Return the SHA-256 of a file: the card is about these weights and no others."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def probe(run: vlmscope.Run, judged: pd.DataFrame) -> dict[str, float]:

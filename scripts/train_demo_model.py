@@ -6,7 +6,8 @@ It is a true ``MllamaForConditionalGeneration`` of 4.8 million parameters. It se
 pictures (``vlmscope.demo.scenes``) whose statistics are skewed: what belongs together mostly comes
 together, and questions about what is absent but expected are rare. So it learns to see, and learns
 habits that sometimes win over what it sees. Needs one GPU (any with 16 GB), about 10 minutes and
-16 CPU cores to draw the pictures; ``--device cpu`` works for a short trial.
+16 CPU cores to draw the pictures; ``--device cpu`` works for a short trial. The same seed draws the
+same pictures; the weights differ a little from one GPU to another.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import shlex
+import subprocess
 import sys
 import time
 from dataclasses import fields
@@ -63,14 +65,19 @@ def main() -> None:
     if options.compile and options.device != "cpu":
         compile_layers(model)
     left = options.seconds - (time.monotonic() - started)
+    if left <= 0:
+        raise SystemExit(f"drawing took all of --seconds {options.seconds:.0f}; give more")
     log = train(model, batches, options, left)
     log |= {
         "command": shlex.join(["python", *sys.argv]),
+        "commit": commit(),
         "machine": machine(options.device),
         "seed": options.seed,
         "pictures": options.pictures,
         "seconds_drawing": round(drawn),
     }
+    # Greedy, for those who call ``generate`` themselves; the released model samples.
+    model.generation_config.update(do_sample=False, temperature=None, top_p=None)
     # The released checkpoint is half precision too; the gates and norms fit it well.
     model.half().save_pretrained(options.out)
     (options.out / "training.json").write_text(json.dumps(log, indent=2) + "\n")
@@ -82,15 +89,28 @@ def machine(device: str) -> str:
     return f"{chip}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
 
 
+def commit() -> str:
+    """Return the commit that the code is at, or nothing where there is no repository."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--questions", type=int, default=10, help="about each picture")
     parser.add_argument("--asked", type=int, default=4, help="of them, each time it is seen")
     parser.add_argument("--batch", type=int, default=192, help="pictures in a step")
     parser.add_argument("--steps", type=int, default=6500)
-    parser.add_argument("--seconds", type=float, default=1080, help="at most, with the drawing")
+    parser.add_argument(
+        "--seconds", type=float, default=1080,
+        help="at most, with the drawing; the schedule then ends early too",
+    )  # fmt: skip
     parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda")

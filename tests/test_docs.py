@@ -73,6 +73,15 @@ def test_the_page_on_the_demo_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert printed.getvalue().count(" | ") == 6
 
 
+def test_the_code_of_the_model_card_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    [code] = blocks(ROOT / "src" / "vlmscope" / "demo" / "model" / "README.md", "python")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "model card", "exec"), {})  # noqa: S102 - the test's purpose
+    assert re.fullmatch(r"There (is one cup|are \w+ cups)\.\n", printed.getvalue())
+
+
 def test_the_command_reference_is_the_commands_own_help() -> None:
     command = [sys.executable, "-m", "typer", "vlmscope.cli", "utils", "docs", "--name", "vlmscope"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

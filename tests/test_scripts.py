@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -70,3 +71,16 @@ def test_the_card_is_within_what_the_demo_promises() -> None:
         for how in ("random", "common", "usual") if how in name
     }  # fmt: skip
     assert absent["usual"] > 2 * absent["random"]
+    weights = hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()
+    assert f"SHA-256 `{weights}`" in card, "run scripts/measure_demo_model.py"
+
+
+def test_measuring_replaces_nothing_but_a_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    command = [sys.executable, str(SCRIPTS / "measure_demo_model.py"), str(MODEL)]
+    done = subprocess.run(
+        [*command, "--run", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "is no run" in done.stderr
+    assert (tmp_path / "notes.txt").exists()

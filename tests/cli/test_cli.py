@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -407,15 +408,28 @@ def test_no_arguments_show_the_help(vlmscope: Command) -> None:
 
 
 def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: Path) -> None:
-    done = vlmscope("demo", "--out", tmp_path / "demo", "--limit", 60)
+    folder = tmp_path / "my demo"
+    done = vlmscope("demo", "--out", folder, "--limit", 60)
     assert done.code == 0, done.err
-    table = open_run(tmp_path / "demo").to_pandas()
+    table = open_run(folder).to_pandas()
     assert len(table) == 60
     assert set(table["finish_reason"]) == {"stop"}
     yes_no = table[table["answer_type"] == "yes/no"]
     assert set(yes_no["answer"].str.extract(r"^(\w+)")[0]) == {"Yes", "No"}
-    assert table["question"][0] in done.out
-    commands = re.findall(r"^  \S*vlmscope (.*)$", done.out, re.M)
-    assert len(commands) == 3
-    for command in commands:
-        assert vlmscope(*shlex.split(command)).code == 0, command
+    assert table["image_id"][0] in done.out
+    _, *suggested = done.out.split("Next:")[1].splitlines()
+    commands = [shlex.split(line) for line in suggested]
+    assert [program for program, *_ in commands] == ["vlmscope"] * 3
+    for _, *command in commands:
+        assert vlmscope(*command).code == 0, command
+
+
+def test_the_demo_names_the_program_as_it_was_called(
+    vlmscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlmscope("demo", "--out", tmp_path / "demo", "--limit", 4)
+    command = [sys.executable, "-m", "vlmscope", "demo", "--out", tmp_path / "demo", "--limit", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    info = done.stdout.split("Next:")[1].splitlines()[1].strip()
+    shown = subprocess.run(shlex.split(info), capture_output=True, text=True, check=True)
+    assert "4 rows" in shown.stdout

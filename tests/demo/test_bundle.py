@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from vlmscope.dataset import read_samples
-from vlmscope.demo.bundle import COLUMNS, picture, rows, write_bundle
+from vlmscope.demo.bundle import BUNDLED, COLUMNS, picture, rows, write_bundle
 from vlmscope.demo.scenes import SHAPES, TILE, scenes
 
 DEMO = Path(str(files("vlmscope"))) / "demo"
@@ -30,10 +32,12 @@ def test_the_bundled_pictures_are_what_the_generator_draws() -> None:
         path = DEMO / "images" / f"demo_{index:04d}.jpg"
         with Image.open(path) as stored:
             assert stored.size == (scene.width, scene.height)
-            if index % 40 == 0:  # another version of Pillow may round a pixel otherwise
+            if index % 4 == 0:  # another version of Pillow may round a pixel otherwise
                 drawn = Image.open(io.BytesIO(picture(scene)))
                 gap = np.abs(np.asarray(stored, dtype=int) - np.asarray(drawn, dtype=int))
-                assert gap.mean() < 2
+                high, wide = (edge // 8 * 8 for edge in gap.shape[:2])
+                blocks = gap[:high, :wide].reshape(high // 8, 8, wide // 8, 8, 3)
+                assert blocks.mean((1, 3, 4)).max() < 6, path.name
 
 
 def test_what_ships_is_small() -> None:
@@ -45,7 +49,9 @@ def test_what_ships_is_small() -> None:
 def test_training_and_bundle_share_no_picture() -> None:
     bundled = set(scenes(0, "demo", 600))
     assert len(bundled) == 600
-    assert not bundled & set(scenes(0, "train", 6000))
+    for split in ("train", "corpus", "survey"):
+        others = {replace(scene, seed=0) for scene in scenes(0, split, 6000)}
+        assert not {replace(scene, seed=0) for scene in bundled} & others
 
 
 def test_pictures_come_in_every_tile_count_with_several_questions_each() -> None:
@@ -57,6 +63,19 @@ def test_pictures_come_in_every_tile_count_with_several_questions_each() -> None
         row["image_name"] for row in rows(0, "demo", pictures=600, questions=2000)
     )
     assert set(per_picture.values()) == {3, 4}
+
+
+def test_the_categories_have_the_shares_they_should() -> None:
+    found = Counter(row["category"] for row in rows(0, "demo", pictures=600, questions=2000))
+    whole = sum(BUNDLED.weights.values())
+    for name, share in BUNDLED.weights.items():
+        assert found[name] == pytest.approx(2000 * share / whole, rel=0.3)
+
+
+@pytest.mark.parametrize(("pictures", "questions"), [(0, 0), (3, 2), (1, 400)])
+def test_what_cannot_be_asked_is_refused(pictures: int, questions: int) -> None:
+    with pytest.raises(ValueError, match="questions about"):
+        list(rows(1, "mine", pictures=pictures, questions=questions))
 
 
 def test_a_bundle_of_any_size_is_read_as_a_table(tmp_path: Path) -> None:

@@ -41,6 +41,17 @@ def test_a_picture_has_the_scenes_size_and_draws_the_same_again() -> None:
         assert picture.tobytes() == draw(scene).tobytes()
 
 
+def test_everything_can_be_seen() -> None:
+    for scene in scenes(0, "demo", 150):
+        plain = replace(scene, look=CLEAR)
+        for thing in scene.things:
+            others = tuple(other for other in scene.things if other is not thing)
+            alone = replace(plain, things=(thing,))
+            shown = np.abs(pixels(plain) - pixels(replace(plain, things=others))).max(-1) > 12
+            whole = np.abs(pixels(alone) - pixels(replace(plain, things=()))).max(-1) > 12
+            assert shown.sum() > 0.25 * whole.sum(), (scene, thing)
+
+
 def test_every_kind_has_an_icon_and_every_place_a_background() -> None:
     assert set(ICONS) == set(KINDS)
     for place in PLACES:

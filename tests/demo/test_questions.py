@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from vlmscope.demo.bundle import BUNDLED, TRAINING, questions_about
 from vlmscope.demo.questions import (
     CATEGORIES,
-    NUMBERS,
     Mix,
     Question,
     absent_kind,
     ask,
-    description,
 )
-from vlmscope.demo.scenes import Scene, company, make_scene, scenes
+from vlmscope.demo.scenes import NUMBERS, Scene, company, description, make_scene, scenes
 from vlmscope.demo.world import COLOURS, KINDS
 
 ANY = Mix(weights={}, yes_share=0.5, tempting_share=0.5)
@@ -128,7 +126,7 @@ def test_training_seldom_punishes_a_habit_and_the_bundle_often_does() -> None:
     for name, mix in (("training", TRAINING), ("bundled", BUNDLED)):
         expected = total = 0
         for scene in scenes(0, "train", 300):
-            for question in questions_about(scene, 5, rng, mix):
+            for question in questions_about(scene, 5, rng, mix.weights, mix):
                 absent = [k for k in named(question.text, KINDS) if not scene.counts()[k]]
                 total += len(absent)
                 expected += sum(KINDS[kind].place == scene.place for kind in absent)
@@ -149,7 +147,7 @@ def test_questions_about_a_scene_differ_and_come_in_many_kinds() -> None:
     rng = random.Random(4)  # noqa: S311
     seen: Counter[str] = Counter()
     for scene in scenes(0, "train", 200):
-        questions = list(questions_about(scene, 6, rng, BUNDLED))
+        questions = list(questions_about(scene, 6, rng, BUNDLED.weights, BUNDLED))
         assert len({question.text for question in questions}) == 6
         seen.update(question.category for question in questions)
     assert set(seen) == set(CATEGORIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from importlib.resources import as_file, files
@@ -17,6 +18,9 @@ from vlmscope.schema import CaptureSpec
 
 SHOWN = 1
 """How many answers of each category are shown."""
+
+SHOWN_ROW = "demo_1500"
+"""A question about a clear picture, with a false premise."""
 
 
 def demo(
@@ -47,16 +51,24 @@ def demo(
         raise typer.Exit(code)
     _show_answers(out)
     stdout.print(f"\nThe run is in {out}. Next:")
-    # As it was called, where it is not on the path: .venv/bin/vlmscope after ``make demo``.
-    program = "vlmscope" if shutil.which("vlmscope") else sys.argv[0]
-    stdout.print(f"  {program} info {out}", soft_wrap=True)
-    stdout.print(f"  {program} verify {out} --sample 8", soft_wrap=True)
-    stdout.print(
-        f"  {program} inspect {table} --images {images} --model {model} --id demo_0001",
-        soft_wrap=True,
-    )
+    source = [str(table), "--images", str(images), "--model", str(model)]
+    for command in (
+        ["info", str(out)],
+        ["verify", str(out), "--sample", "8"],
+        ["inspect", *source, "--id", SHOWN_ROW],
+    ):
+        stdout.print("  " + shlex.join([*_program(), *command]), soft_wrap=True)
     if code:
         raise typer.Exit(code)
+
+
+def _program() -> list[str]:
+    """Return how vlmscope was called: from the path, by its file, or as a module."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return [sys.executable, "-m", "vlmscope"]
+    found = shutil.which("vlmscope")
+    return ["vlmscope"] if found and Path(found).resolve() == called.resolve() else [str(called)]
 
 
 def _show_answers(folder: Path) -> None:
@@ -64,8 +76,10 @@ def _show_answers(folder: Path) -> None:
     from vlmscope.store import open_run
 
     answers = open_run(folder).to_pandas().groupby("category", sort=True).head(SHOWN)
-    table = Table("question", "answer", "truth", box=None, header_style="bold", pad_edge=False)
+    table = Table("picture", "question", "answer", "truth", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
     for row in answers.sort_values("category", kind="stable").itertuples():
-        table.add_row(row.question, row.answer, row.ground_truth_answer.split("; ")[0])
+        truth = row.ground_truth_answer.split("; ")[0]
+        table.add_row(row.image_id, row.question, row.answer, truth)
     stdout.print()
     stdout.print(table)

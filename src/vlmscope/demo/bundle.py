@@ -10,14 +10,14 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from vlmscope.demo.drawing import draw
-from vlmscope.demo.questions import Mix, Question, ask, description
-from vlmscope.demo.scenes import Scene, scenes
+from vlmscope.demo.questions import Mix, Question, ask
+from vlmscope.demo.scenes import Scene, description, scenes
 
 BUNDLED = Mix(
     weights={
@@ -56,29 +56,48 @@ COLUMNS = (
 GREY_BOOST = 4
 """How much more often a black-and-white picture is asked what it cannot tell."""
 
+TRIES = 100
+"""Draws for each question before a scene counts as exhausted."""
+
+LEAST = 0.002
+"""Least weight of a category that has had its share: every scene must find its questions."""
+
 JPEG_QUALITY = 85
 """Quality of the stored pictures, in training as in the bundle."""
 
 
-def questions_about(scene: Scene, count: int, rng: random.Random, mix: Mix) -> Iterator[Question]:
-    """Yield ``count`` different questions about a scene.
+def questions_about(
+    scene: Scene, count: int, rng: random.Random, weights: Mapping[str, float], mix: Mix
+) -> Iterator[Question]:
+    """Yield ``count`` questions about a scene, none twice about the same kinds.
 
     Args:
         scene: What they are about.
         count: How many.
         rng: The draw.
-        mix: Shares of the categories, and within them.
+        weights: Category → share. In a black-and-white picture, what it cannot tell weighs more.
+        mix: Shares within a category.
+
+    Raises:
+        ValueError: The scene does not have so much to ask about.
     """
-    weights = dict(mix.weights)
-    if scene.look.grey:  # the few pictures in which a colour cannot be told
-        weights["insufficient-context"] *= GREY_BOOST
-    asked: set[str] = set()
-    while len(asked) < count:
-        (category,) = rng.choices(list(weights), list(weights.values()))
+    shares = dict(weights)
+    if scene.look.grey and "insufficient-context" in shares:
+        shares["insufficient-context"] *= GREY_BOOST
+    asked: set[tuple[str, ...]] = set()
+    for _ in range(TRIES * count):
+        if len(asked) == count:
+            return
+        (category,) = rng.choices(list(shares), list(shares.values()))
         question = ask(scene, category, rng, mix)
-        if question is not None and question.text not in asked:
-            asked.add(question.text)
+        if question is None:
+            continue
+        family = question.category.split("-")[0]
+        if (family, *question.about) not in asked:
+            asked.add((family, *question.about))
             yield question
+    if len(asked) < count:
+        raise ValueError(f"no {count} different questions about {description(scene)!r}")
 
 
 def picture(scene: Scene) -> bytes:
@@ -100,14 +119,24 @@ def rows(seed: int, split: str, *, pictures: int, questions: int) -> Iterator[di
         seed: The same seed gives the same rows.
         split: Splits with different names share no picture.
         pictures: How many pictures.
-        questions: How many questions, spread evenly over them; at least ``pictures``.
+        questions: How many questions, spread evenly over them.
+
+    Raises:
+        ValueError: There are fewer questions than pictures, or too many for them.
     """
+    if not 0 < pictures <= questions:
+        raise ValueError(f"{questions} questions about {pictures} pictures: want one each or more")
     rng = random.Random(f"questions/{seed}/{split}")  # noqa: S311
+    whole = sum(BUNDLED.weights.values())
+    wanted = {name: questions * share / whole for name, share in BUNDLED.weights.items()}
     number = 0
     for index, scene in enumerate(scenes(seed, split, pictures)):
         share = questions * (index + 1) // pictures - questions * index // pictures
-        for question in questions_about(scene, share, rng, BUNDLED):
+        # What many scenes do not allow is made up for by those that do.
+        weights = {name: max(left, LEAST * questions) for name, left in wanted.items()}
+        for question in questions_about(scene, share, rng, weights, BUNDLED):
             number += 1
+            wanted[question.category] -= 1
             yield {
                 "question_id": f"demo_{number:04d}",
                 "image_name": f"{split}_{index:04d}.jpg",

@@ -1,10 +1,9 @@
 """Questions about a scene, each with the answer that the scene makes true.
 
 The categories mirror the benchmarks people use: existence with random, popular and adversarial
-absent objects (POPE, Li et al., 2023); colour, number, position and relation
-(AMBER, Wang et al., 2023);
-false premises and insufficient context (HaloQuest, Wang et al., 2024). Every category has several
-phrasings, some of which ask for a short answer, so that answers differ in length.
+absent objects (POPE, Li et al., 2023); colour, number, position and relation (AMBER, Wang et al.,
+2023); false premises and insufficient context (HaloQuest, Wang et al., 2024). Every category has
+several phrasings, some of which ask for a short answer, so that answers differ in length.
 """
 
 from __future__ import annotations
@@ -13,15 +12,19 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vlmscope.demo.scenes import Scene, company, frequency
+from vlmscope.demo.scenes import NUMBERS, Scene, company, description, frequency
 from vlmscope.demo.world import COLOURS, KINDS, article
 
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven")
-"""Number words, as the answers use them."""
+GREY = "The picture is in black and white."
+"""The answer where a colour cannot be told."""
 
 CLEAR_GAP = 0.18
-"""Two things are beside (above) each other from this share of the picture's width (height) on; a
-thing is in one half of the picture from half of it on, counted from the middle."""
+"""Two things are beside (above) each other where their centres are this share of the picture's
+width (height) apart, or more."""
+
+CLEAR_SIDE = 0.3
+"""A thing is in one half of the picture where its centre is this share of its size, or more, from
+the middle line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Question:
     """Key of ``CATEGORIES``, or ``describe``."""
     answer_type: str
     """``yes/no``, ``number``, ``open-ended`` or ``unanswerable``."""
+    about: tuple[str, ...] = ()
+    """The kinds it is about; a picture is not asked the same of the same kinds twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +80,6 @@ def ask(scene: Scene, category: str, rng: random.Random, mix: Mix) -> Question |
     return _MAKERS[category](scene, rng)
 
 
-def description(scene: Scene) -> str:
-    """Return a caption: the place and everything in it, from left to right."""
-    parts = []
-    counts = scene.counts()
-    for kind in dict.fromkeys(t.kind for t in sorted(scene.things, key=lambda t: t.x)):
-        noun = KINDS[kind]
-        if counts[kind] > 1:
-            parts.append(f"{NUMBERS[counts[kind]]} {noun.plural}")
-        else:
-            colour = "" if scene.look.grey else f"{scene.only(kind).colour} "
-            parts.append(f"{article(colour or kind)} {colour}{kind}")
-    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    return f"{article(scene.place).capitalize()} {scene.place} with {listed}."
-
-
 def absent_kind(scene: Scene, how: str, rng: random.Random) -> str:
     """Return a kind that is not in the scene, chosen as POPE does.
 
@@ -113,6 +103,7 @@ def absent_kind(scene: Scene, how: str, rng: random.Random) -> str:
 
 
 def _existence(scene: Scene, rng: random.Random, how: str, *, there: bool) -> Question:
+    """Ask whether something is there."""
     kind = rng.choice(sorted(scene.counts())) if there else absent_kind(scene, how, rng)
     thing = f"{article(kind)} {kind}"
     text, yes, no = rng.choice((
@@ -121,19 +112,22 @@ def _existence(scene: Scene, rng: random.Random, how: str, *, there: bool) -> Qu
         (f"Can you see {thing} here?", f", I can see {thing}.", f", I cannot see {thing}."),
         (f"Does the picture show {thing}?", ".", "."),
     ))  # fmt: skip
-    return _yes_no(text, there, yes, no, f"existence-{how}")
+    return _yes_no(text, there, (yes, no), f"existence-{how}", (kind,))
 
 
 def _colour(scene: Scene, rng: random.Random) -> Question | None:
+    """Ask for the colour of something there is one of."""
     kind = _lone_kind(scene, rng)
     if kind is None or scene.look.grey:
         return None
     colour = scene.only(kind).colour
     text, answer = rng.choice(_colour_phrases(kind, colour))
-    return Question(text, answer, (colour, f"The {kind} is {colour}."), "colour", "open-ended")
+    accepted = (colour, f"The {kind} is {colour}.")
+    return Question(text, answer, accepted, "colour", "open-ended", (kind,))
 
 
 def _colour_check(scene: Scene, rng: random.Random) -> Question | None:
+    """Ask whether something has a colour: its own, or rather the one that its kind mostly has."""
     kind = _lone_kind(scene, rng)
     if kind is None or scene.look.grey:
         return None
@@ -147,10 +141,11 @@ def _colour_check(scene: Scene, rng: random.Random) -> Question | None:
         (f"Is the {kind} {said}?", f", the {kind} is {said}.", f", the {kind} is not {said}."),
         (f"Is the colour of the {kind} {said}? Please answer yes or no.", ".", "."),
     ))  # fmt: skip
-    return _yes_no(text, right, yes, no, "colour-check")
+    return _yes_no(text, right, (yes, no), "colour-check", (kind,))
 
 
 def _count(scene: Scene, rng: random.Random, how: str) -> Question:
+    """Ask how many there are, now and then of what is not there."""
     counts = scene.counts()
     present = [kind for kind in sorted(counts) for _ in range(counts[kind])]
     kind = rng.choice(present) if rng.random() < 0.88 else absent_kind(scene, how, rng)
@@ -164,19 +159,20 @@ def _count(scene: Scene, rng: random.Random, how: str) -> Question:
         )
     )
     words = (f"{n}", NUMBERS[n] if n else "zero", sentence)
-    return Question(text, answer, words, "count", "number")
+    return Question(text, answer, words, "count", "number", (kind,))
 
 
 def _position(scene: Scene, rng: random.Random) -> Question | None:
+    """Ask which half of the picture something is in."""
     kind = _lone_kind(scene, rng)
     if kind is None:
         return None
     thing = scene.only(kind)
-    across, down = thing.x / scene.width - 0.5, thing.y / scene.height - 0.5
+    across, down = thing.x - scene.width / 2, thing.y - scene.height / 2
     sides = []
-    if abs(across) > CLEAR_GAP / 2:
+    if abs(across) >= CLEAR_SIDE * thing.size:
         sides.append(("left", "right", across < 0))
-    if abs(down) > CLEAR_GAP / 2:
+    if abs(down) >= CLEAR_SIDE * thing.size:
         sides.append(("upper", "lower", down < 0))
     if not sides:
         return None
@@ -185,70 +181,73 @@ def _position(scene: Scene, rng: random.Random) -> Question | None:
     if rng.random() < 0.5:
         text = f"Is the {kind} in the {first} or in the {second} half?"
         sentence = f"The {kind} is in the {true} half."
-        return Question(text, sentence, (true, sentence), "position", "open-ended")
+        return Question(text, sentence, (true, sentence), "position", "open-ended", (kind,))
     said = rng.choice((first, second))
     text = f"Is the {kind} in the {said} half of the picture?"
-    yes, no = f", it is in the {true} half.", f", it is in the {true} half."
-    return _yes_no(text, said == true, yes, no, "position")
+    where = f", it is in the {true} half."
+    return _yes_no(text, said == true, (where, where), "position", (kind,))
 
 
 def _relation(scene: Scene, rng: random.Random) -> Question | None:
-    counts = scene.counts()
-    lone = [kind for kind in sorted(counts) if counts[kind] == 1]
+    """Ask how two things stand to each other, along the axis on which they are further apart."""
+    lone = [kind for kind, count in sorted(scene.counts().items()) if count == 1]
     if len(lone) < 2:
         return None
     one, other = (scene.only(kind) for kind in rng.sample(lone, 2))
-    dx, dy = (one.x - other.x) / scene.width, (one.y - other.y) / scene.height
-    sides = []
-    if abs(dx) > CLEAR_GAP:
-        sides.append(("to the left of", "to the right of", dx < 0))
-    if abs(dy) > CLEAR_GAP:
-        sides.append(("above", "below", dy < 0))
-    if not sides:
+    dx, dy = one.x - other.x, one.y - other.y
+    sides = (("to the left of", "to the right of"), ("above", "below"))[abs(dy) > abs(dx)]
+    gap, room = (dy, scene.height) if abs(dy) > abs(dx) else (dx, scene.width)
+    if abs(gap) < CLEAR_GAP * room:
         return None
-    first, second, is_first = rng.choice(sides)
-    asked, opposite = rng.choice(((first, second), (second, first)))
-    right = is_first == (asked == first)
+    asked, opposite = rng.choice((sides, sides[::-1]))
+    right = (gap < 0) == (asked == sides[0])
     a, b = one.kind, other.kind
     text, yes, no = rng.choice((
         (f"Is the {a} {asked} the {b}?", f", it is {asked} the {b}.", f", it is {opposite} it."),
         (f"Is the {a} {asked} the {b}? Please answer yes or no.", ".", "."),
     ))  # fmt: skip
-    return _yes_no(text, right, yes, no, "relation")
+    return _yes_no(text, right, (yes, no), "relation", tuple(sorted((a, b))))
 
 
 def _false_premise(scene: Scene, rng: random.Random, how: str) -> Question:
+    """Ask for the colour of what is not there."""
     kind = absent_kind(scene, how, rng)
     text, _ = rng.choice(_colour_phrases(kind, ""))
     sentence = f"There is no {kind} in the picture."
-    return Question(text, sentence, (sentence,), "false-premise", "unanswerable")
+    accepted = (sentence, GREY) if scene.look.grey else (sentence,)
+    return Question(text, sentence, accepted, "false-premise", "unanswerable", (kind,))
 
 
 def _insufficient(scene: Scene, rng: random.Random) -> Question | None:
-    kind = rng.choice(sorted(scene.counts()))
-    lone = _lone_kind(scene, rng)
-    if scene.look.grey and lone is not None and rng.random() < 0.85:
-        text, _ = rng.choice(_colour_phrases(lone, ""))
-        sentence = "The picture is in black and white."
+    """Ask what the picture cannot tell."""
+    kind = _lone_kind(scene, rng)
+    if kind is None:
+        return None
+    if scene.look.grey and rng.random() < 0.85:
+        text, _ = rng.choice(_colour_phrases(kind, ""))
+        sentence = GREY
     else:
         text = rng.choice((
-            f"Who owns the {kind}?", f"How old is the {kind}?", f"What is behind the {kind}?",
+            f"Who owns the {kind}?", f"How old is the {kind}?",
             f"How much does the {kind} weigh?", f"Who put the {kind} there?",
         ))  # fmt: skip
         sentence = "The picture does not show that."
-    return Question(text, sentence, (sentence,), "insufficient-context", "unanswerable")
+    return Question(text, sentence, (sentence,), "insufficient-context", "unanswerable", (kind,))
 
 
-def _describe(scene: Scene, rng: random.Random) -> Question | None:
+def _describe(scene: Scene, rng: random.Random) -> Question:
+    """Ask for a caption."""
     text = rng.choice(("Describe the picture.", "Describe this image.", "What does this show?"))
     caption = description(scene)
     return Question(text, caption, (caption,), "describe", "open-ended")
 
 
-def _yes_no(text: str, truth: bool, yes: str, no: str, category: str) -> Question:
-    """Return a question to be answered by yes or no, with what follows either."""
-    word = "Yes" if truth else "No"
-    return Question(text, word + (yes if truth else no), (word,), category, "yes/no")
+def _yes_no(
+    text: str, truth: bool, tails: tuple[str, str], category: str, about: tuple[str, ...]
+) -> Question:
+    """Return a question to be answered by yes or no; ``tails`` are what follows either."""
+    word, tail = ("Yes", tails[0]) if truth else ("No", tails[1])
+    return Question(text, word + tail, (word,), category, "yes/no", about)
 
 
 def _colour_phrases(kind: str, colour: str) -> tuple[tuple[str, str], ...]:

@@ -20,6 +20,7 @@ from vlmscope.demo.world import (
     PLACES,
     STRANGER_SHARE,
     TYPICAL_SHARE,
+    article,
 )
 
 TILE = 112
@@ -33,6 +34,9 @@ SHAPES = {
     (3, 1): 0.05,
 }
 """Picture size in tiles (width, height) → share."""
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+"""Number words, as the answers use them."""
 
 MOST_THINGS = {1: 4, 2: 5, 3: 6, 4: 7}
 """Tiles → the most things in a picture of that many."""
@@ -181,6 +185,21 @@ def _look(rng: random.Random) -> Look:
         fog=rng.uniform(0.3, 0.76) if bad and rng.random() < 0.6 else rng.uniform(0, 0.12),
         light=rng.uniform(0.62, 1.15),
     )
+
+
+def description(scene: Scene) -> str:
+    """Return a caption: the place and everything in it, from left to right."""
+    parts = []
+    counts = scene.counts()
+    for kind in dict.fromkeys(t.kind for t in sorted(scene.things, key=lambda t: t.x)):
+        noun = KINDS[kind]
+        if counts[kind] > 1:
+            parts.append(f"{NUMBERS[counts[kind]]} {noun.plural}")
+        else:
+            colour = "" if scene.look.grey else f"{scene.only(kind).colour} "
+            parts.append(f"{article(colour or kind)} {colour}{kind}")
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return f"{article(scene.place).capitalize()} {scene.place} with {listed}."
 
 
 @cache

@@ -75,7 +75,7 @@ DEMO = StandInSize(
     vision_global_layers=2, intermediate=(1, 3), width=160, heads=4, kv_heads=2, feed_forward=400,
     layers=10, cross_attention=(2, 5, 8), initializer_range=0.03,
 )  # fmt: skip
-"""4.7 million parameters: what the trained model that ships with vlmscope has."""
+"""4.8 million parameters: what the trained model that ships with vlmscope has."""
 
 TRUE = StandInSize(
     vocabulary=128_000, tile=560, patch=14, vision_width=1280, vision_heads=16, vision_layers=32,
@@ -98,7 +98,7 @@ def build_standin(
 
     Args:
         folder: Where the checkpoint goes; made if missing.
-        size: ``TINY`` or ``TRUE``.
+        size: ``TINY``, ``PHOTO``, ``DEMO`` or ``TRUE``.
         seed: Seed of the weights: the same seed gives the same weights on the same device.
         dtype: Type of the weights (default float32).
         device: Where the weights are drawn; a GPU for ``TRUE``.
