@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from vlmscope.cli.extract import run_extract
-from vlmscope.cli.output import quiet_libraries, stdout
+from vlmscope.cli.output import quiet_libraries, show, stdout
 from vlmscope.schema import CaptureSpec
 
 SHOWN = 1
@@ -57,7 +57,7 @@ def demo(
         ["verify", str(out), "--sample", "8"],
         ["inspect", *source, "--id", SHOWN_ROW],
     ):
-        stdout.print("  " + shlex.join([*_program(), *command]), soft_wrap=True)
+        stdout.print("  " + shlex.join([*_program(), *command]))
     if code:
         raise typer.Exit(code)
 
@@ -82,4 +82,4 @@ def _show_answers(folder: Path) -> None:
         truth = row.ground_truth_answer.split("; ")[0]
         table.add_row(row.image_id, row.question, row.answer, truth)
     stdout.print()
-    stdout.print(table)
+    show(table)
