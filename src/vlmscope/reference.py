@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmscope.dataset import hash_image, load_image
+from vlmscope.dataset import difference_hash, hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import build_messages, chat_template
@@ -86,6 +86,7 @@ def reference(
         boundaries=boundaries,
         num_prompt_tokens=int(inputs["attention_mask"].sum()),
         image_sha256=hash_image(image),
+        image_dhash=difference_hash(image),
         first_token_entropy=float(-(logprobs.exp() * logprobs).nansum()),
         first_token_ids=top.indices[:TOP_FIRST_TOKENS].cpu().numpy(),
         first_token_logprobs=top.values[:TOP_FIRST_TOKENS].cpu().numpy(),

@@ -56,6 +56,9 @@ VisionPooling = Literal["all", "valid"]
 """``all``: mean over every position the encoder returns, padding tiles included (the seed).
 ``valid``: padding tiles left out."""
 
+Outcome = Literal["hallucinated", "faithful", "unscorable"]
+"""What a label says of an answer."""
+
 FinishReason = Literal["stop", "length", "prefill"]
 """Why a row ended: an end-of-turn token, the token limit, or no answer was asked for."""
 
@@ -160,6 +163,8 @@ class Capture:
     """Their natural-log probabilities under the unprocessed logits."""
     finish_reason: FinishReason
     """Why the row ended."""
+    image_dhash: str = ""
+    """Perceptual hash of the picture, 16 hexadecimal digits: see ``dataset.difference_hash``."""
     answer: str | None = None
     """Greedy answer, prompt cut, special tokens skipped. None after a prefill-only run."""
     answer_token_ids: NDArray[np.int64] | None = None
@@ -180,6 +185,44 @@ class Failure:
     """What went wrong and what to do, in one line."""
     attempt: int = 1
     """How many times this row has been tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question with the model's answer and the truth: what a scorer reads."""
+
+    id: str
+    """The question id."""
+    question: str
+    """The question, verbatim."""
+    answer: str | None
+    """The model's answer; None after a prefill-only run."""
+    target: str
+    """The ground truth as the table gives it; empty where there is none."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Every other column of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A scorer's verdict on one answer."""
+
+    id: str
+    """The question id."""
+    hallucinated: bool | None
+    """True where the answer contradicts the truth, False where it is faithful to it, None where
+    the scorer cannot tell."""
+    scorer: str
+    """Name of the scorer that decided."""
+    evidence: str
+    """What it decided on; of an unscorable answer, why."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict as a word."""
+        if self.hallucinated is None:
+            return "unscorable"
+        return "hallucinated" if self.hallucinated else "faithful"
 
 
 def failure_of(sample: Sample, stage: str, why: str) -> Failure:

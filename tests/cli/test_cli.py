@@ -9,57 +9,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from vlmscope.cli import main
 from vlmscope.store import open_run
 
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def vlmscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command line in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["vlmscope", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def extract(vlmscope: Command, table: Path, checkpoint: Path, tmp_path: Path) -> Command:
-    """``vlmscope extract`` with the arguments every call needs."""
-
-    def run(*extra: object, data: Path = table, out: str = "run") -> Outcome:
-        return vlmscope(
-            *("extract", data, "--model", checkpoint, "--out", tmp_path / out, "--device", "cpu"),
-            *("--max-new-tokens", 5, "--batch-size", 4, *extra),
-        )
-
-    return run
+Command = Callable[..., Any]
 
 
 def test_extract_shows_the_plan_and_the_result(extract: Command, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile
 
-from vlmscope.dataset import load_image
+from vlmscope.dataset import difference_hash, load_image
+from vlmscope.demo.drawing import draw
+from vlmscope.demo.scenes import Look, scenes
 
 from .pictures import BLACK, BLUE, GREEN, RED, WHITE, corners, pixels, refusal, save
 
@@ -177,3 +181,20 @@ def test_threads_keep_the_warning_filters(tmp_path: Path) -> None:
         loaded = list(pool.map(lambda _: load_image(content), range(400)))
     assert all(image.getpixel((0, 0)) == RED for image in loaded)
     assert list(warnings.filters) == before
+
+
+def test_pictures_that_look_alike_have_near_perceptual_hashes() -> None:
+    scene = next(scenes(0, "demo", 1, start=7))
+    picture = draw(replace(scene, look=Look(False, 0.0, 0.0, 0.0, 1.0)))
+    half = picture.resize((picture.width // 2, picture.height // 2))
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=50)
+    other = draw(next(scenes(0, "demo", 1, start=8)))
+
+    def distance(one: Image.Image) -> int:
+        bits = int(difference_hash(one), 16) ^ int(difference_hash(picture), 16)
+        return bits.bit_count()
+
+    assert distance(half) <= 4
+    assert distance(Image.open(buffer)) <= 4
+    assert distance(other) > 12

@@ -115,8 +115,10 @@ def test_to_pandas(mixed: Path) -> None:
     frame = open_run(mixed).to_pandas()
     assert list(frame.columns) == [
         *("question_id", "image_id", "question", "ground_truth_answer", "answer"),
-        *("finish_reason", "image_sha256", "vision_token_boundary", "query_token_boundary"),
-        *("num_prompt_tokens", "first_token_entropy", "mean_answer_logprob", "category", "score"),
+        *("finish_reason", "image_sha256", "image_dhash"),
+        *("vision_token_boundary", "query_token_boundary"),
+        *("num_prompt_tokens", "first_token_entropy", "mean_answer_logprob"),
+        *("num_answer_tokens", "first_token_logprob", "category", "score"),
     ]
     assert frame["score"].tolist() == [i / 2 for i in range(13)]
     wanted = make_capture(4).answer_logprobs

@@ -46,6 +46,7 @@ def test_the_row_is_the_seeds_tree() -> None:
             "first_token_entropy": wanted.first_token_entropy,
             "finish_reason": "stop",
             "image_sha256": wanted.image_sha256,
+            "image_dhash": wanted.image_dhash,
             "row": 1,
         }
 

@@ -16,7 +16,9 @@ from vlmscope.cli.export import export
 from vlmscope.cli.extract import extract
 from vlmscope.cli.info import info
 from vlmscope.cli.inspect import inspect
+from vlmscope.cli.label import label
 from vlmscope.cli.output import show_error
+from vlmscope.cli.probe import probe
 from vlmscope.cli.verify import verify
 from vlmscope.errors import VlmscopeError
 
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, inspect, info, verify, export, demo):
+for command in (extract, inspect, info, verify, label, export, probe, demo):
     app.command()(command)
 
 

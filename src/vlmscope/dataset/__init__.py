@@ -15,12 +15,13 @@ keeps memory flat and makes a broken picture the failure of one row.
 """
 
 from vlmscope.dataset._columns import parse_mapping
-from vlmscope.dataset._image import hash_image, load_image
+from vlmscope.dataset._image import difference_hash, hash_image, load_image
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 
 __all__ = [
     "Table",
     "TableScan",
+    "difference_hash",
     "hash_image",
     "load_image",
     "open_table",

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from PIL.Image import Image
 from torch import Tensor
 
-from vlmscope.dataset import hash_image, load_image
+from vlmscope.dataset import difference_hash, hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import count_after_question, encode, render
@@ -33,6 +33,8 @@ class Batch:
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
     """SHA-256 of each decoded picture; rows with equal ones share a pass of the vision encoder."""
+    image_dhashes: tuple[str, ...]
+    """Perceptual hash of each picture."""
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
 
@@ -99,6 +101,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
         inputs=vlm.cast(encode(vlm.processor, texts, images)),
         chat_texts=tuple(texts),
         image_hashes=tuple(hash_image(image) for image in images),
+        image_dhashes=tuple(difference_hash(image) for image in images),
         after_question=tuple(row.after_question for row in rows),
     )
 

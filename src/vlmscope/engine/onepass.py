@@ -105,8 +105,7 @@ def capture_batch(
         spec.prompt_positions,
         batch.after_question,
     )
-    ends = vlm.model.generation_config.eos_token_id
-    answer_states = AnswerStates(ends) if spec.answer_positions else None
+    answer_states = _answer_states(vlm, spec)
     inputs = {name: t.to(vlm.device, non_blocking=True) for name, t in batch.inputs.items()}
     choices = {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()}
     with (
@@ -130,6 +129,7 @@ def capture_batch(
             | _answer_boundaries(spec, prompt, answer),
             num_prompt_tokens=prompt,
             image_sha256=batch.image_hashes[row],
+            image_dhash=batch.image_dhashes[row],
             first_token_entropy=float(first[0][row]),
             first_token_ids=first[1][row],
             first_token_logprobs=first[2][row],
@@ -137,6 +137,12 @@ def capture_batch(
         )
         results.append(_check_answer(item, spec, answer) or _check_finite(item))
     return results
+
+
+def _answer_states(vlm: VisionLanguageModel, spec: CaptureSpec) -> AnswerStates | None:
+    """Return what collects the hidden states of the answer, where they are wanted."""
+    ends = vlm.model.generation_config.eos_token_id
+    return AnswerStates(ends) if spec.answer_positions else None
 
 
 def _generate(

@@ -4,6 +4,7 @@ naming            question id ↔ HDF5 name
 publish, lock     atomic files, one writer
 manifest          run.json: what a run was made with
 failures          failures.jsonl
+labels            labels.parquet
 block             rows as columns: what everything below passes around
 columns, rows     the two faces of a shard: matrices, and the seed's tree
 shard, catalog    one file of rows; all files of a run
@@ -17,6 +18,7 @@ from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
 from vlmscope.store.index import rebuild_index
+from vlmscope.store.labels import label_settings, read_labels, write_labels
 from vlmscope.store.lock import check_free
 from vlmscope.store.manifest import (
     CaptureRecord,
@@ -35,8 +37,10 @@ from vlmscope.store.naming import (
     representation_name,
     vector_path,
 )
+from vlmscope.store.publish import publish
 from vlmscope.store.run import Run, open_run
 from vlmscope.store.size import bytes_per_row
+from vlmscope.store.tables import write_table
 from vlmscope.store.writer import RunWriter
 
 __all__ = [
@@ -57,13 +61,18 @@ __all__ = [
     "clean_text",
     "describe",
     "export_run",
+    "label_settings",
     "link_name",
     "open_run",
+    "publish",
     "question_id",
     "read_failures",
+    "read_labels",
     "read_manifest",
     "rebuild_index",
     "representation_name",
     "vector_path",
+    "write_labels",
     "write_manifest",
+    "write_table",
 ]

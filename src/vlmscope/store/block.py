@@ -60,6 +60,7 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
         "ground_truth_answer": [clean_text(sample.target) for sample in samples],
         "finish_reason": [str(capture.finish_reason) for capture in captures],
         "image_sha256": [capture.image_sha256 for capture in captures],
+        "image_dhash": [capture.image_dhash for capture in captures],
         "metadata": [metadata_text(sample.metadata) for sample in samples],
     }
     ragged: dict[str, list[NDArray[Any]]] = {}
@@ -95,6 +96,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
             boundaries={p: int(number[name]) for name, p in positions.items() if p is not None},
             num_prompt_tokens=int(number["num_prompt_tokens"]),
             image_sha256=text["image_sha256"],
+            image_dhash=text.get("image_dhash", ""),
             first_token_entropy=float(number["first_token_entropy"]),
             first_token_ids=number["first_token_ids"],
             first_token_logprobs=number["first_token_logprobs"],

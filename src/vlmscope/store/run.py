@@ -7,6 +7,7 @@ may go on meanwhile.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError
-from vlmscope.schema import Capture, Failure
-from vlmscope.store.block import Block, captures_of
+from vlmscope.schema import Answered, Capture, Failure
+from vlmscope.store.block import QUESTION_ID, Block, captures_of
 from vlmscope.store.catalog import Shard, read_rows, read_shard, scan, vanished
 from vlmscope.store.columns import COLUMNS, damaged_columns
 from vlmscope.store.failures import read_failures
@@ -76,6 +77,16 @@ class Run:
     def blocks(self, *, vectors: bool = True) -> Iterator[Block]:
         """Yield the rows as columns, shard by shard."""
         return (read_rows(shard, vectors=vectors) for shard in self._shards)
+
+    def answers(self) -> Iterator[Answered]:
+        """Yield what a scorer reads of every row, in the order of ``ids``; no vectors."""
+        for block in self.blocks(vectors=False):
+            texts = block.texts
+            answers: list[str] | list[None] = texts.get("answer") or [None] * len(block)
+            names = (QUESTION_ID, "question", "ground_truth_answer", "metadata")
+            columns = (texts[name] for name in names)
+            for id_, question, target, metadata, answer in zip(*columns, answers, strict=True):
+                yield Answered(id_, question, answer, target, json.loads(metadata))
 
     @property
     def representations(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from vlmscope.store.block import QUESTION_ID, SEED_TEXTS, Block
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
-_LATER_TEXTS = ("finish_reason", "image_sha256")
+_LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash")
 
 
 def frame(blocks: Iterable[Block]) -> pd.DataFrame:
@@ -38,7 +38,10 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
             float(a.mean()) if len(a) else float("nan") for a in block.ragged["answer_logprobs"]
         ]
         numbers["mean_answer_logprob"] = means
-    return {**texts, **{name: block.texts[name] for name in _LATER_TEXTS}, **numbers}
+        numbers["num_answer_tokens"] = [len(a) for a in block.ragged["answer_logprobs"]]
+    later = {name: block.texts[name] for name in _LATER_TEXTS if name in block.texts}
+    first = block.numbers["first_token_logprobs"][:, 0].tolist()
+    return {**texts, **later, **numbers, "first_token_logprob": first}
 
 
 def metadata_name(key: str, taken: Iterable[str]) -> str:

@@ -1,0 +1,77 @@
+"""``vlmscope probe``: do the representations of a labelled run foretell its hallucinations?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vlmscope.cli import options
+from vlmscope.cli.output import show, stderr, stdout
+
+if TYPE_CHECKING:
+    from vlmscope.sweep import SweepResult
+
+AFTER = " †"
+"""Marks what comes too late to foretell anything."""
+
+STYLES = {"selected": "bold", "combined": "bold", "baseline": "dim", "control": "dim"}
+
+
+def probe(
+    run: Annotated[Path, typer.Argument(help="A labelled run folder.", show_default=False)],
+    estimators: Annotated[
+        str,
+        typer.Option("--estimators", help="Of logistic, mean-difference, mlp; with commas."),
+    ] = "logistic",
+    folds: Annotated[int, typer.Option("--folds", help="Folds, grouped by image.", min=3)] = 5,
+    draws: Annotated[
+        int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="Decides folds and resamples.")] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Train and test a probe on every representation and layer, beside what needs no probe.
+
+    Folds are grouped by image; the layer is chosen inside training; intervals resample images.
+    """
+    from vlmscope.store import open_run
+    from vlmscope.sweep import SweepSpec, save_sweep, sweep
+
+    names = tuple(name.strip() for name in estimators.split(",") if name.strip())
+    spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed)
+    opened = open_run(run)
+    with stderr.status("reading labels") as status:
+        result = sweep(opened, spec, report=lambda doing: status.update(f"probing: {doing}"))
+        status.update("saving")
+        folder = save_sweep(opened, result)
+    summary = json.loads((folder / "results.json").read_text("utf-8"))
+    if as_json:
+        stdout.print_json(json.dumps(summary))
+        return
+    _show_results(result)
+    stdout.print()
+    for line in summary["verdict"]:
+        show(Text(line))
+    stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _show_results(result: SweepResult) -> None:
+    """Print one line for each probe and baseline."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "AUROC", "95% interval", "AUPRC", "recall at 5%", "ECE"):
+        table.add_column(heading, overflow="fold")
+    for row in result.rows:
+        metrics, interval = row.metrics, row.intervals["auroc"]
+        table.add_row(
+            Text(row.title + AFTER * (row.known == "after")), f"{metrics.auroc:.3f}",
+            f"{interval.low:.3f}–{interval.high:.3f}", f"{metrics.auprc:.3f}",
+            f"{metrics.recall_at_5:.1%}", f"{metrics.ece:.3f}", style=STYLES.get(row.kind),
+        )  # fmt: skip
+    show(table)
+    if any(row.known == "after" for row in result.rows):
+        stdout.print(f"{AFTER.strip()} known only after the answer is written", style="dim")

@@ -1,0 +1,35 @@
+"""How well a risk foretells a hallucination, and how sure we are of it.
+
+``truth`` is true where an answer is hallucinated; ``risk`` is a number from 0 to 1 for each answer.
+Questions share images, so everything uncertain is resampled by image, never by row.
+
+answers      what is accepted as truth and risk
+scores       the numbers of one risk on one set of answers, and the threshold for an alarm
+calibration  is a risk of 0.3 wrong three times in ten? and the map that makes it so
+weighted     the same numbers of a resample, without sorting again
+resampling   intervals, and the paired test of two risks
+selective    what abstaining on the riskiest answers buys
+"""
+
+from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability
+from vlmscope.metrics.resampling import Difference, Interval, bootstrap, holm, paired
+from vlmscope.metrics.scores import Metrics, measure, threshold_at
+from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "Metrics",
+    "Platt",
+    "ReliabilityCurve",
+    "RiskCoverage",
+    "abstain",
+    "bootstrap",
+    "fit_platt",
+    "holm",
+    "measure",
+    "paired",
+    "reliability",
+    "risk_coverage",
+    "threshold_at",
+]

@@ -1,0 +1,67 @@
+"""What is accepted as truth and risk: checked once, here, so that the arithmetic can trust it.
+
+Truth has to be boolean already. The text "False" is true to Python, and a table of such texts has
+turned every answer into a hallucination before.
+"""
+
+from __future__ import annotations
+
+from math import floor
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+def answers(truth: ArrayLike, risk: ArrayLike, name: str = "risk") -> tuple[Flags, Floats]:
+    """Return the truth and the risk of each answer, checked.
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risk: Numbers from 0 to 1, one an answer.
+        name: What to call the risk in an error.
+
+    Raises:
+        ValueError: Either is empty, of another shape or kind, or the risk is not within [0, 1].
+    """
+    flags, numbers = scored_answers(truth, risk, name)
+    low, high = float(numbers.min()), float(numbers.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"{name} must lie within [0, 1], found {low:g} to {high:g}")
+    return flags, numbers
+
+
+def scored_answers(truth: ArrayLike, score: ArrayLike, name: str) -> tuple[Flags, Floats]:
+    """Return the truth and the score of each answer; a score may be any finite number.
+
+    Raises:
+        ValueError: Either is empty, of another shape or kind, or a score is not finite.
+    """
+    flags, numbers = np.asarray(truth), np.asarray(score)
+    if flags.ndim != 1 or flags.shape != numbers.shape:
+        raise ValueError(
+            f"truth and {name} must be one-dimensional and equally long, "
+            f"found shapes {flags.shape} and {numbers.shape}"
+        )
+    if not flags.size:
+        raise ValueError(f"truth and {name} are empty, expected at least one answer")
+    if flags.dtype != np.bool_:
+        raise ValueError(f"truth must be boolean, found {flags.dtype}")
+    if numbers.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers, found {numbers.dtype}")
+    if bad := int((~np.isfinite(numbers)).sum()):
+        raise ValueError(f"{name} must be finite, found {bad} of {numbers.size} that are not")
+    return flags, numbers.astype(np.float64)
+
+
+def whole_part(share: float, count: float) -> int:
+    """Return how many of ``count`` answers are at most ``share`` of them.
+
+    A product such as 0.29 × 100, which is just below 29 in binary, counts as the whole number.
+
+    >>> whole_part(0.29, 100), whole_part(0.05, 59), whole_part(0.05, 60)
+    (29, 2, 3)
+    """
+    return floor(share * count + 1e-9)

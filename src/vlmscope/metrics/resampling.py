@@ -1,0 +1,206 @@
+"""Uncertainty over images: intervals of every metric, and the paired test of two risks.
+
+Questions about one image succeed and fail together, so rows are not independent: the images are
+drawn with replacement, each with all its answers (Field and Welsh, 2007, "Bootstrapping clustered
+data"; Rutter, 2000, for the ROC curve). All risks see the same draws, which is what makes the
+difference of two of them less uncertain than either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vlmscope.metrics.answers import Floats, answers
+from vlmscope.metrics.scores import measure
+from vlmscope.metrics.weighted import NAMES, measure_draw, tally
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A bootstrap interval by the percentile method.
+
+    Percentiles, because the metrics are bounded and skewed near their bounds: the interval stays
+    within them, need not be symmetric, and means the same on any monotone scale (Efron and
+    Tibshirani, 1993, chapter 13). It is somewhat narrow below about 50 images. Of the calibration
+    error it shows the spread only: resampling adds noise to every bin, so a small error may lie
+    below its own interval.
+    """
+
+    low: float
+    high: float
+    left_out: int = 0
+    """Draws that had one class only and so no rank metric; the interval is of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much the metric of one risk is above that of another."""
+
+    value: float
+    """Metric of the one less metric of the other, on the answers as they are."""
+    interval: Interval
+    """Interval of the difference: both risks are measured on the same draws."""
+    p_value: float
+    """Two-sided: twice the share of draws on the rarer side of 0, those at 0 on either side."""
+
+
+def bootstrap(
+    truth: ArrayLike,
+    risks: Mapping[str, ArrayLike],
+    groups: ArrayLike,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Mapping[str, Mapping[str, Interval]]:
+    """Return the interval of every metric of every risk, by the risk's name and the metric's.
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risks: By name, numbers from 0 to 1, one an answer.
+        groups: The image of each answer: anything that can be sorted.
+        draws: Resamples of the images, the same for all risks.
+        seed: Decides the draws; the same seed and images give the same intervals.
+        level: Share of the draws within an interval.
+
+    Raises:
+        ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
+            range.
+
+    >>> found = bootstrap([False, True] * 3, {"sure": [0, 1] * 3}, list("aabbcc"), draws=100)
+    >>> found["sure"]["auroc"]
+    Interval(low=1.0, high=1.0, left_out=0)
+    """
+    _check_level(level)
+    found = _replicates(truth, risks, groups, draws=draws, seed=seed)
+    return {
+        risk: {name: _interval(values, level) for name, values in metrics.items()}
+        for risk, metrics in found.items()
+    }
+
+
+def paired(
+    truth: ArrayLike,
+    one: ArrayLike,
+    other: ArrayLike,
+    groups: ArrayLike,
+    metric: str = "auroc",
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Compare two risks on the same answers and the same draws.
+
+    The p-value asks how far the interval can widen before it reaches 0, so the two agree; it is
+    never 0, for one more draw is counted against the difference (Davison and Hinkley, 1997,
+    section 4.2). Choose the baseline to beat on other answers than these, and correct the p-values
+    of several tests with ``holm``.
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        one: Numbers from 0 to 1, one an answer.
+        other: The same of the risk to compare with.
+        groups: The image of each answer: anything that can be sorted.
+        metric: Which of ``auroc``, ``auprc``, ``brier``, ``ece``, ``recall_at_5``. Of ``brier``
+            and ``ece`` less is better.
+        draws: Resamples of the images.
+        seed: Decides the draws.
+        level: Share of the draws within the interval.
+
+    Raises:
+        ValueError: As for ``bootstrap``, or the metric has another name.
+
+    >>> truth, images = [False, True] * 20, [i // 2 for i in range(40)]
+    >>> paired(truth, [0.2, 0.9] * 20, [0.5] * 40, images, draws=99)
+    Difference(value=0.5, interval=Interval(low=0.5, high=0.5, left_out=0), p_value=0.02)
+    """
+    _check_level(level)
+    names = [name for name in NAMES if name != "prevalence"]
+    if metric not in names:
+        raise ValueError(f"metric must be one of {', '.join(names)}, found {metric!r}")
+    found = _replicates(truth, {"one": one, "other": other}, groups, draws=draws, seed=seed)
+    gap = found["one"][metric] - found["other"][metric]
+    whole = getattr(measure(truth, one), metric) - getattr(measure(truth, other), metric)
+    return Difference(whole, _interval(gap, level), _p_value(gap))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return p-values corrected for their number, in the order given (Holm, 1979).
+
+    Raises:
+        ValueError: One of them is not within [0, 1].
+
+    >>> holm([0.01, 0.04, 0.03, 0.005])
+    (0.03, 0.06, 0.06, 0.02)
+    """
+    found = np.asarray(p_values, dtype=np.float64)
+    bad = found[~((found >= 0) & (found <= 1))]
+    if bad.size:
+        raise ValueError(f"p-values must lie within [0, 1], found {bad[0]}")
+    order = np.argsort(found, kind="stable")
+    raised = found[order] * np.arange(found.size, 0, -1)
+    corrected = np.empty_like(found)
+    corrected[order] = np.minimum(np.maximum.accumulate(raised), 1)
+    return tuple(corrected.tolist())
+
+
+def _replicates(
+    truth: ArrayLike, risks: Mapping[str, ArrayLike], groups: ArrayLike, *, draws: int, seed: int
+) -> dict[str, dict[str, Floats]]:
+    """Return every metric of every draw, shape ``(draw,)``, by name of the risk and the metric."""
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, found {draws}")
+    checked = {name: answers(truth, risk, f"risk {name!r}") for name, risk in risks.items()}
+    image, images = _images(groups, len(np.asarray(truth)))
+    tallies = {name: tally(flags, risk, image, images) for name, (flags, risk) in checked.items()}
+    found = {name: {metric: np.empty(draws) for metric in NAMES} for name in risks}
+    generator = np.random.default_rng(seed)
+    for draw in range(draws):
+        drawn = generator.integers(images, size=images)
+        weights = np.bincount(drawn, minlength=images).astype(np.float64)
+        for name, counted in tallies.items():
+            for metric, value in measure_draw(counted, weights).items():
+                found[name][metric][draw] = value
+    return found
+
+
+def _images(groups: ArrayLike, count: int) -> tuple[NDArray[np.intp], int]:
+    """Return the number of each answer's image, and how many images there are."""
+    names = np.asarray(groups)
+    if names.shape != (count,):
+        raise ValueError(f"groups must have shape ({count},), found {names.shape}")
+    if missing := sum(name is None or name != name for name in names.tolist()):
+        raise ValueError(f"groups lack the image of {missing} of {count} answers")
+    different, image = np.unique(names, return_inverse=True)
+    if different.size < 2:
+        raise ValueError(f"resampling needs at least 2 images, found {different.size}")
+    return image, different.size
+
+
+def _interval(values: Floats, level: float) -> Interval:
+    """Return the percentile interval of the draws that have a value."""
+    kept = values[~np.isnan(values)]
+    if not kept.size:
+        return Interval(float("nan"), float("nan"), values.size)
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), values.size - kept.size)
+
+
+def _p_value(gap: Floats) -> float:
+    """Return the two-sided p-value of no difference."""
+    kept = gap[~np.isnan(gap)]
+    if not kept.size:
+        return float("nan")
+    tail = min(int((kept <= 0).sum()), int((kept >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (kept.size + 1))
+
+
+def _check_level(level: float) -> None:
+    """Refuse a level that is no share."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, found {level}")

@@ -1,0 +1,103 @@
+"""The numbers of one risk on one set of answers, and the threshold above which to raise an alarm.
+
+Where scikit-learn has the metric, it is scikit-learn's. A rank metric of a single class does not
+exist and is NaN: 0.5 would look like a finding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import (  # type: ignore[import-untyped,unused-ignore]
+    average_precision_score,
+    brier_score_loss,
+    roc_auc_score,
+)
+
+from vlmscope.metrics.answers import answers, whole_part
+from vlmscope.metrics.calibration import reliability
+
+FALSE_ALARMS = 0.05
+"""The share of faithful answers that ``recall_at_5`` lets an alarm disturb."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What one risk achieves on one set of answers. Hallucinated is the positive class."""
+
+    auroc: float
+    """Chance that a hallucinated answer has the higher risk; ties count half. NaN: one class."""
+    auprc: float
+    """Average precision, without interpolation; chance is the prevalence. NaN: one class."""
+    brier: float
+    """Mean squared distance of risk and truth, 0 is best."""
+    ece: float
+    """Expected calibration error over 15 bins of equal mass (``reliability``), 0 is best."""
+    recall_at_5: float
+    """Share of the hallucinated flagged at 5% false alarms (``threshold_at``). NaN: one class."""
+    prevalence: float
+    """Share of answers that are hallucinated."""
+    count: int
+    """Answers measured."""
+
+
+def measure(truth: ArrayLike, risk: ArrayLike) -> Metrics:
+    """Return the metrics of a risk.
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risk: Numbers from 0 to 1, one an answer.
+
+    Raises:
+        ValueError: The arrays are empty, of different shapes, or the risk is not within [0, 1].
+
+    >>> found = measure([False, False, True, True], [0.1, 0.4, 0.35, 0.8])
+    >>> found.auroc, round(found.auprc, 3), found.recall_at_5, found.prevalence
+    (0.75, 0.833, 0.5, 0.5)
+    >>> measure([True, True], [0.2, 0.9]).auroc
+    nan
+    """
+    flags, risks = answers(truth, risk)
+    both = bool(flags.any() and not flags.all())
+    nan = float("nan")
+    return Metrics(
+        auroc=float(roc_auc_score(flags, risks)) if both else nan,
+        auprc=float(average_precision_score(flags, risks)) if both else nan,
+        # As integers: of a single boolean class scikit-learn cannot tell which it is.
+        brier=float(brier_score_loss(flags.astype(int), risks, pos_label=1)),
+        ece=reliability(flags, risks).error,
+        recall_at_5=float((risks[flags] > threshold_at(flags, risks)).mean()) if both else nan,
+        prevalence=float(flags.mean()),
+        count=flags.size,
+    )
+
+
+def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_ALARMS) -> float:
+    """Return the lowest risk above which at most this share of the faithful answers lies.
+
+    An answer is flagged where ``risk > threshold``. Answers of equal risk are flagged together or
+    not at all, so the share may be smaller than asked for, and never larger. Choose the threshold
+    on validation answers: on the answers it was chosen on, its share of false alarms is exact.
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risk: Numbers from 0 to 1, one an answer.
+        false_alarms: Share of faithful answers that may be flagged, from 0 to below 1.
+
+    Raises:
+        ValueError: No answer is faithful, the share is out of range, or the arrays are wrong.
+
+    >>> faithful = [i / 20 for i in range(20)]
+    >>> threshold_at([False] * 20 + [True], [*faithful, 0.99])
+    0.9
+    """
+    flags, risks = answers(truth, risk)
+    if not 0 <= false_alarms < 1:
+        raise ValueError(f"false_alarms must be from 0 to below 1, found {false_alarms}")
+    faithful = np.sort(risks[~flags])[::-1]
+    if not faithful.size:
+        raise ValueError(f"all {flags.size} answers are hallucinated: no false alarm is possible")
+    allowed = min(whole_part(false_alarms, faithful.size), faithful.size - 1)
+    return float(faithful[allowed])

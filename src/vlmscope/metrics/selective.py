@@ -1,0 +1,94 @@
+"""Selective answering: what abstaining on the riskiest answers buys.
+
+A risk is of use when it can be acted on: "abstain on the riskiest 10%, and the hallucination rate
+falls from a to b". Among answers of equal risk every order is as good as another, so all numbers
+are expectations over those orders; the order of the rows never matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vlmscope.metrics.answers import Flags, Floats, answers, whole_part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RiskCoverage:
+    """Hallucination rate against the share of questions answered, safest first."""
+
+    coverage: Floats
+    """Share answered: 1/n, 2/n, … 1, shape ``(answer,)``."""
+    rate: Floats
+    """Expected hallucination rate of those answered, shape ``(answer,)``."""
+    aurc: float
+    """Area under the curve: the mean of ``rate``. Less is better; chance is the prevalence."""
+    optimal_aurc: float
+    """The least area that any risk could have at this prevalence."""
+
+    @property
+    def excess(self) -> float:
+        """Area above the least possible (Geifman, Uziel and El-Yaniv, 2019), 0 is best."""
+        return self.aurc - self.optimal_aurc
+
+
+def risk_coverage(truth: ArrayLike, risk: ArrayLike) -> RiskCoverage:
+    """Return the risk-coverage curve and its area (Geifman and El-Yaniv, 2017).
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risk: Numbers from 0 to 1, one an answer.
+
+    Raises:
+        ValueError: The arrays are empty, of different shapes, or the risk is not within [0, 1].
+
+    >>> curve = risk_coverage([False, False, True, True], [0.1, 0.5, 0.5, 0.9])
+    >>> curve.coverage.tolist(), curve.rate.round(3).tolist()
+    ([0.25, 0.5, 0.75, 1.0], [0.0, 0.25, 0.333, 0.5])
+    """
+    flags, risks = answers(truth, risk)
+    answered = np.arange(1, flags.size + 1)
+    rate = _expected_errors(flags, risks) / answered
+    faithful = flags.size - int(flags.sum())
+    optimal = np.maximum(answered - faithful, 0) / answered
+    return RiskCoverage(
+        coverage=answered / flags.size,
+        rate=rate,
+        aurc=float(rate.mean()),
+        optimal_aurc=float(optimal.mean()),
+    )
+
+
+def abstain(truth: ArrayLike, risk: ArrayLike, share: float) -> tuple[float, float]:
+    """Return the hallucination rate before and after leaving out the riskiest answers.
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risk: Numbers from 0 to 1, one an answer.
+        share: Share of the answers to leave out, from 0 to below 1; rounded down to whole answers.
+
+    Raises:
+        ValueError: The arrays are wrong, or the share is out of range.
+
+    >>> abstain([False, False, False, True], [0.1, 0.2, 0.3, 0.9], 0.25)
+    (0.25, 0.0)
+    """
+    flags, risks = answers(truth, risk)
+    if not 0 <= share < 1:
+        raise ValueError(f"share must be from 0 to below 1, found {share}")
+    kept = max(1, flags.size - whole_part(share, flags.size))
+    return float(flags.mean()), float(_expected_errors(flags, risks)[kept - 1] / kept)
+
+
+def _expected_errors(truth: Flags, risk: Floats) -> Floats:
+    """Return the hallucinations to expect among the k safest answers, k from 1.
+
+    Within answers of equal risk the expectation grows evenly, whichever of them come first.
+    """
+    _, group, size = np.unique(risk, return_inverse=True, return_counts=True)
+    errors = np.bincount(group, weights=truth)
+    ends = np.concatenate([[0], np.cumsum(size)])
+    below = np.concatenate([[0], np.cumsum(errors)])
+    return np.asarray(np.interp(np.arange(1, truth.size + 1), ends, below))

@@ -1,0 +1,43 @@
+"""Probes: does a hidden state know that the answer is hallucinated? Arrays in, arrays out.
+
+folds             folds that keep an image on one side; which images are the same
+base              scikit-learn's contract, shared
+linear, mlp       the probes
+crossfit          out-of-fold predictions with the penalty chosen inside training
+select            the best candidate, or all together, without looking at the test rows
+blocks, curvature, solver
+                  fifty regressions on masks of the same rows at once
+info, storage     a probe on disk: safetensors and JSON
+"""
+
+from vlmscope.probe.base import BinaryProbe
+from vlmscope.probe.crossfit import GRID, CrossFit, crossfit_estimator, crossfit_logistic
+from vlmscope.probe.folds import Fold, FoldError, grouped_folds, image_groups, perceptual_hash
+from vlmscope.probe.info import ProbeInfo
+from vlmscope.probe.linear import LogisticProbe, MeanDifferenceProbe
+from vlmscope.probe.mlp import MlpProbe
+from vlmscope.probe.select import Combined, Selected, combine, crossfit_select
+from vlmscope.probe.storage import load_probe, save_probe
+
+__all__ = [
+    "GRID",
+    "BinaryProbe",
+    "Combined",
+    "CrossFit",
+    "Fold",
+    "FoldError",
+    "LogisticProbe",
+    "MeanDifferenceProbe",
+    "MlpProbe",
+    "ProbeInfo",
+    "Selected",
+    "combine",
+    "crossfit_estimator",
+    "crossfit_logistic",
+    "crossfit_select",
+    "grouped_folds",
+    "image_groups",
+    "load_probe",
+    "perceptual_hash",
+    "save_probe",
+]

@@ -1,0 +1,197 @@
+"""Folds that keep an image on one side, and the groups of rows that show the same image.
+
+A probe that has seen an image's other questions can recognise the image instead of the
+hallucination; random splits therefore flatter it. Rows are grouped by image first, where a
+re-encoded or resized copy counts as the same image, and folds never cut through a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped, UInt64
+from PIL import Image
+from scipy.sparse import coo_array  # type: ignore[import-untyped,unused-ignore]
+from scipy.sparse.csgraph import (  # type: ignore[import-untyped,unused-ignore]
+    connected_components,
+)
+from sklearn.model_selection import (  # type: ignore[import-untyped,unused-ignore]
+    StratifiedGroupKFold,
+)
+
+from vlmscope.errors import InputError
+
+HASH_BITS = 64
+"""Bits of a perceptual hash."""
+
+
+class FoldError(InputError, ValueError):
+    """The rows cannot be split as asked. A ``ValueError`` too: scikit-learn's contract."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """One split of the rows, as ascending row numbers."""
+
+    train: Int[np.ndarray, " train"]
+    """Rows to learn from."""
+    test: Int[np.ndarray, " test"]
+    """Rows to judge on; none of their images is in ``train``."""
+
+
+def grouped_folds(
+    truth: Shaped[np.ndarray, " rows"],
+    groups: Shaped[np.ndarray, " rows"],
+    *,
+    count: int = 5,
+    seed: int = 0,
+) -> list[Fold]:
+    """Return ``count`` folds that never split a group and share the positives out evenly.
+
+    The split is scikit-learn's ``StratifiedGroupKFold``, shuffled by ``seed``.
+
+    Args:
+        truth: Whether each row is positive (hallucinated).
+        groups: The image of each row, any numbers or names.
+        count: Folds; every row is tested in exactly one.
+        seed: Makes the shuffle repeatable.
+
+    Raises:
+        FoldError: Positives or negatives lie in too few groups for every fold to test both.
+    """
+    truth = np.asarray(truth, dtype=bool)
+    if not len(truth) == len(groups):
+        raise FoldError(f"folds: {len(truth)} labels but {len(groups)} groups; give one for each")
+    if count < 2:
+        raise FoldError(f"folds: {count} asked for; 2 or more are needed")
+    most = largest_count(truth, groups)
+    if most < count:
+        raise FoldError(_too_few(truth, groups, count, most))
+    splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+    folds = [Fold(train, test) for train, test in splitter.split(truth, truth, groups)]
+    if any(truth[fold.test].all() or not truth[fold.test].any() for fold in folds):
+        # The splitter is greedy: a few huge groups can leave a fold with one class.
+        raise FoldError(
+            f"folds: {count} folds of {len(np.unique(groups))} images left one without both "
+            f"classes, as a few images hold most rows; ask for fewer folds, or label more images"
+        )
+    return folds
+
+
+def largest_count(truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"]) -> int:
+    """Return how many folds there are groups for: the rarer class's number of groups."""
+    return min(len(np.unique(groups[truth])), len(np.unique(groups[~truth])))
+
+
+def _too_few(
+    truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], count: int, most: int
+) -> str:
+    """Return what was found, what is needed, and the way out."""
+    ways = f"ask for {most} folds, or label more rows" if most >= 2 else "label more rows"
+    return (
+        f"folds: found {truth.sum()} positives in {len(np.unique(groups[truth]))} images and "
+        f"{(~truth).sum()} negatives in {len(np.unique(groups[~truth]))} images; {count} folds "
+        f"need {count} images of each class; {ways}"
+    )
+
+
+def image_groups(
+    hashes: Sequence[str], perceptual: Sequence[int] | None = None, *, distance: int = 4
+) -> Int[np.ndarray, " rows"]:
+    """Number the groups of rows that show the same image, from 0, in order of appearance.
+
+    Two rows belong together if their exact hashes are equal or their perceptual hashes differ in
+    at most ``distance`` bits, and so do rows joined by a chain of such pairs. Featureless images
+    (one flat colour) share a perceptual hash and hence a group: the cautious mistake.
+
+    Args:
+        hashes: An exact hash of each row's image, such as SHA-256 of its pixels.
+        perceptual: 64-bit perceptual hashes (``perceptual_hash``), if near-copies count.
+        distance: Largest number of differing bits between near-copies, 0 to 31.
+
+    Raises:
+        FoldError: The two sequences differ in length, a hash has more than 64 bits, or the
+            distance is out of range.
+    """
+    _, exact = np.unique(np.asarray(hashes, dtype=str), return_inverse=True)
+    if perceptual is None:
+        return _by_appearance(exact)
+    if len(perceptual) != len(hashes) or not 0 <= distance < HASH_BITS // 2:
+        raise FoldError(
+            f"image groups: {len(hashes)} exact and {len(perceptual)} perceptual hashes, distance "
+            f"{distance}; give one of each for every row and a distance of 0 to 31"
+        )
+    if any(not 0 <= value < 1 << HASH_BITS for value in perceptual):
+        raise FoldError("image groups: a perceptual hash is no unsigned 64-bit number; rehash")
+    codes, code = np.unique(np.asarray(perceptual, dtype=np.uint64), return_inverse=True)
+    near = [np.empty((2, 0), dtype=np.int64), *_near_pairs(codes, distance)]
+    left, right = np.concatenate(near, axis=1)
+    # Nodes are the exact hashes, then the codes: a row joins its two, a near pair two codes.
+    first = len(exact) and exact.max() + 1
+    starts = np.concatenate([exact, first + left])
+    ends = np.concatenate([first + code, first + right])
+    size = first + len(codes)
+    edges = coo_array((np.ones(len(starts), dtype=np.int8), (starts, ends)), shape=(size, size))
+    _, component = connected_components(edges, directed=False)
+    return _by_appearance(component[exact])
+
+
+def _by_appearance(labels: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """Renumber labels in order of first appearance."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _near_pairs(
+    codes: UInt64[np.ndarray, " codes"], distance: int
+) -> Iterator[Int[np.ndarray, "2 pairs"]]:
+    """Yield pairs of distinct codes within ``distance`` bits; a pair may come more than once.
+
+    Two codes that differ in at most ``distance`` bits agree on at least one of ``distance + 1``
+    bands of bits (the pigeonhole principle), so only codes with an equal band are compared.
+    """
+    edges = np.linspace(0, HASH_BITS, distance + 2).round().astype(int).tolist()
+    for low, high in pairwise(edges):
+        mask = np.uint64((1 << (high - low)) - 1)
+        band = (codes >> np.uint64(low)) & mask
+        order = np.argsort(band, kind="stable")
+        cuts = np.flatnonzero(np.diff(band[order])) + 1
+        for bucket in np.split(order, cuts):
+            for place in range(len(bucket) - 1):
+                one, others = bucket[place], bucket[place + 1 :]
+                close = others[_count_bits(codes[others] ^ codes[one]) <= distance]
+                if len(close):
+                    yield np.stack([np.full(len(close), one), close])
+
+
+def _count_bits(values: UInt64[np.ndarray, " values"]) -> Int[np.ndarray, " values"]:
+    """Return the number of set bits in each value (numpy 1 has no ``bitwise_count``)."""
+    octets = np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8)
+    return np.asarray(_BITS_OF_OCTET[octets].sum(axis=1, dtype=np.int64))
+
+
+_BITS_OF_OCTET = np.array([value.bit_count() for value in range(256)], dtype=np.uint8)
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Return the 64-bit difference hash of a picture: which of its neighbours is brighter.
+
+    The picture becomes 9 × 8 grey values; each bit says whether a value is below its right
+    neighbour's, row by row, most significant bit first. Scaling and re-encoding change a few
+    bits, another picture about half. Source: N. Krawetz, "Kind of Like That", The Hacker Factor
+    Blog, 2013 (dHash).
+
+    >>> perceptual_hash(Image.linear_gradient("L"))
+    0
+    >>> perceptual_hash(Image.linear_gradient("L").rotate(90)) == 2**64 - 1
+    True
+    """
+    grey = image.convert("L").resize((9, 8), Image.Resampling.LANCZOS)
+    values = np.asarray(grey, dtype=np.int16)
+    bits = (values[:, 1:] > values[:, :-1]).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")

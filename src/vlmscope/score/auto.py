@@ -1,0 +1,48 @@
+"""The default scorer: to each row the rules that fit its truth, and a judge for what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vlmscope.schema import Answered, Score
+from vlmscope.score.scorer import Scorer
+from vlmscope.score.stance import YesNo, yes_no_truth
+from vlmscope.score.vqa import Vqa
+
+
+class Auto:
+    """Scores rows whose truth is yes or no by ``YesNo``, all others by ``Vqa``.
+
+    ``Score.scorer`` names the scorer that decided.
+
+    Args:
+        judge: Asked about the rows that the rules cannot score; None leaves them unscorable.
+    """
+
+    name = "auto"
+
+    def __init__(self, judge: Scorer | None = None) -> None:
+        self._judge = judge
+
+    def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
+        """Yield a verdict for every row."""
+        if self._judge is None:
+            yield from self._by_rules(rows)
+            return
+        kept = list(rows)
+        scores = list(self._by_rules(kept))
+        judged = self._judge(left_over(kept, scores))
+        for score in scores:
+            yield next(judged) if score.hallucinated is None else score
+
+    def _by_rules(self, rows: Iterable[Answered]) -> Iterator[Score]:
+        yes_no, vqa = YesNo(), Vqa()
+        for row in rows:
+            yield from (yes_no if yes_no_truth(row.target) else vqa)([row])
+
+
+def left_over(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Answered]:
+    """Yield the rows that came out unscorable."""
+    for row, score in zip(rows, scores, strict=True):
+        if score.hallucinated is None:
+            yield row

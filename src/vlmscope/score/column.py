@@ -1,0 +1,203 @@
+"""Labels that somebody made already: a column of the table, or a file of labelled questions.
+
+Both are read by the same short list of words, and the word *False* is false: research code that
+took any text for true turned every such label around.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from vlmscope.errors import InputError
+from vlmscope.schema import Answered, Score
+from vlmscope.score.scorer import Finding, excerpt
+
+TRUE = ("true", "1", "1.0", "yes", "hallucinated")
+"""Words for a hallucinated answer, whatever their case."""
+
+FALSE = ("false", "0", "0.0", "no", "faithful")
+"""Words for a faithful answer."""
+
+EMPTY = ("", "nan", "none", "null", "<na>", "unscorable")
+"""Words for no label."""
+
+ID_COLUMNS = ("question_id", "id")
+"""Where a label file has its ids, in order of preference."""
+
+LABEL_COLUMNS = ("is_hallucinating_manual", "is_hallucinating", "hallucinated", "label")
+"""Where a label file has its labels, in order of preference."""
+
+
+def read_label(value: object) -> bool | None:
+    """Return a label: True for hallucinated, None where the cell is empty.
+
+    Raises:
+        ValueError: The value is no label.
+
+    >>> [read_label(value) for value in ("False", 1.0, "Hallucinated", None, float("nan"))]
+    [False, True, True, None, None]
+    """
+    word = str(value).strip().lower()
+    if word in TRUE:
+        return True
+    if word in FALSE:
+        return False
+    if word in EMPTY:
+        return None
+    raise ValueError(f"{excerpt(str(value), 30)} is no label; write true, false or nothing")
+
+
+class Column:
+    """Reads the labels from a column of the table that the run was made of.
+
+    Args:
+        column: Name of the column.
+    """
+
+    name = "column"
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+
+    def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
+        """Yield a verdict for every row.
+
+        Raises:
+            InputError: After the last row, if no row has the column, or a label in it.
+        """
+        others: set[str] = set()
+        bad = total = 0
+        for row in rows:
+            finding = self._find(row)
+            total += 1
+            bad += finding.evidence.startswith("no label")
+            others |= row.metadata.keys()
+            yield finding.score(row, self.name)
+        if total and self.column not in others:
+            have = ", ".join(sorted(others)) or "none"
+            raise InputError(f"--column {self.column}: no such column; there are: {have}")
+        if total and bad == total:
+            raise InputError(
+                f"--column {self.column}: no row holds a label, expected true or false, 1 or 0, "
+                "yes or no, hallucinated or faithful; name another column"
+            )
+
+    def _find(self, row: Answered) -> Finding:
+        value = row.metadata.get(self.column)
+        try:
+            label = read_label(value)
+        except ValueError as error:
+            return Finding(None, f"no label in the column: {error}")
+        if label is None:
+            return Finding(None, f"no label in the column: {self.column} is empty")
+        return Finding(label, f"{self.column} is {value}")
+
+
+class LabelFile:
+    """Reads the labels from a CSV file by question id.
+
+    Args:
+        path: The file.
+        id_column: Its column of ids; by default the first of ``ID_COLUMNS`` that it has.
+        label_column: Its column of labels; by default the first of ``LABEL_COLUMNS``.
+    """
+
+    name = "file"
+
+    def __init__(
+        self, path: Path, id_column: str | None = None, label_column: str | None = None
+    ) -> None:
+        self.labels = read_label_file(path, id_column, label_column)
+        self._file = Path(path).name
+
+    def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
+        """Yield a verdict for every row."""
+        for row in rows:
+            yield self._find(row.id).score(row, self.name)
+
+    def unknown(self, ids: Collection[str]) -> list[str]:
+        """Return the ids of the file that are not among ``ids``."""
+        known = set(ids)
+        return [id_ for id_ in self.labels if id_ not in known]
+
+    def _find(self, id_: str) -> Finding:
+        if id_ not in self.labels:
+            return Finding(None, f"not in the label file: {self._file}")
+        label = self.labels[id_]
+        if label is None:
+            return Finding(None, f"no label in the file: {self._file}")
+        return Finding(label, f"{self._file} says {'hallucinated' if label else 'faithful'}")
+
+
+def read_label_file(
+    path: Path, id_column: str | None = None, label_column: str | None = None
+) -> dict[str, bool | None]:
+    """Return the labels of a CSV file by question id, None where the cell is empty.
+
+    Args:
+        path: The file.
+        id_column: Its column of ids; by default the first of ``ID_COLUMNS`` that it has.
+        label_column: Its column of labels; by default the first of ``LABEL_COLUMNS``.
+
+    Raises:
+        InputError: The file cannot be read, lacks a column, or a cell holds no label.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            return _read(_lines(file), path, id_column, label_column)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give a CSV file of labels") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file: {error}; save it as CSV again") from error
+
+
+def _lines(file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with the number of its last line."""
+    reader = csv.reader(file, strict=True)
+    for cells in reader:
+        if cells:
+            yield reader.line_num, cells
+
+
+def _read(
+    lines: Iterator[tuple[int, list[str]]],
+    path: Path,
+    id_column: str | None,
+    label_column: str | None,
+) -> dict[str, bool | None]:
+    _, header = next(lines, (0, []))
+    ids = _column(path, header, id_column, ID_COLUMNS)
+    at = _column(path, header, label_column, LABEL_COLUMNS)
+    labels: dict[str, bool | None] = {}
+    for number, cells in lines:
+        place = f"{path} line {number}"
+        if len(cells) != len(header):
+            raise InputError(
+                f"{place}: {len(cells)} cells, expected {len(header)} as in the header; quote "
+                "cells that hold commas"
+            )
+        try:
+            label = read_label(cells[at])
+        except ValueError as error:
+            raise InputError(f"{place}: column {header[at]}: {error}") from error
+        if labels.setdefault(cells[ids], label) != label:
+            raise InputError(
+                f"{place}: {cells[ids]!r} has another label than before; keep one of the lines"
+            )
+    return labels
+
+
+def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...]) -> int:
+    """Return where a column stands."""
+    for name in (wanted,) if wanted else usual:
+        if name in header:
+            return header.index(name)
+    raise InputError(
+        f"{path}: no column {wanted or ' or '.join(usual)} in the header, found "
+        f"{', '.join(header) or 'none'}; rename a column"
+    )

@@ -1,0 +1,111 @@
+"""The judge's verdicts on disk, so that none is paid for twice.
+
+An append-only file of one JSON object a line. A line is written with one call as soon as its reply
+is there: whatever stops a run, every verdict that came is kept, and at worst the last line is torn.
+A torn line is skipped, and what is written next begins on a line of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vlmscope.errors import StoreError
+from vlmscope.score.judge_verdict import Verdict, verdict_of
+
+
+def cache_key(prompt: str, model: str, question: str, target: str, answer: str) -> str:
+    """Return the key of a verdict: everything that it depends on, hashed.
+
+    The fields go through JSON, so that moving text from one to the next gives another key.
+    """
+    fields = json.dumps([prompt, model, question, target, answer])
+    return hashlib.sha256(fields.encode()).hexdigest()
+
+
+class VerdictCache:
+    """The verdicts in one file. Reading makes no file; the first ``put`` does.
+
+    Args:
+        path: The file. It need not exist.
+        model: The judge's model, noted beside each verdict for whoever reads the file.
+    """
+
+    def __init__(self, path: Path, model: str) -> None:
+        self._path = path
+        self._model = model
+        self._verdicts: dict[str, Verdict] = {}
+        self._file: FileIO | None = None
+
+    def __enter__(self) -> Self:
+        """Read what is there."""
+        try:
+            with self._path.open("rb") as lines:
+                for line in lines:
+                    self._remember(line)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot read the judge's verdicts: {error}") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def get(self, key: str) -> Verdict | None:
+        """Return the verdict kept under ``key``."""
+        return self._verdicts.get(key)
+
+    def put(self, key: str, verdict: Verdict) -> None:
+        """Keep a verdict, on disk before it is used.
+
+        Raises:
+            StoreError: It could not be written; going on would pay for what is then lost.
+        """
+        record = {
+            "key": key,
+            "model": self._model,
+            "verdict": verdict.word,
+            "reason": verdict.reason,
+        }
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            file = self._opened()
+            if file.write(line) != len(line):
+                raise OSError("the disk is full")
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot keep the judge's verdict: {error}") from error
+        self._verdicts[key] = verdict
+
+    def _remember(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            return  # torn by a crash, or not ours
+        verdict = verdict_of(record)
+        if verdict is not None and isinstance(record.get("key"), str):
+            self._verdicts[record["key"]] = verdict
+
+    def _opened(self) -> FileIO:
+        """Return the file, opened for appending without a buffer, on a fresh line."""
+        if self._file is None:
+            file = FileIO(self._path, "a+")
+            self._file = file
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+        return self._file

@@ -1,0 +1,49 @@
+"""What a scorer is: rows in, one verdict a row out. It decides, or says why it cannot.
+
+A label that is false because nothing was recognised is worse than none: probes learn it. So every
+scorer has a third outcome, and every rule of this package that is in doubt takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from vlmscope.schema import Answered, Score
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Reads rows in order and yields one ``Score`` for each, in the same order.
+
+    The evidence of an unscorable row begins with a reason that all rows of its kind share; what
+    is particular to the row follows after ``: ``. Summaries count what stands before.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the scorer, as in ``Score.scorer``."""
+
+    def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
+        """Yield a verdict for every row."""
+
+
+class Finding(NamedTuple):
+    """What a rule finds: a score without its row."""
+
+    hallucinated: bool | None
+    evidence: str
+
+    def score(self, row: Answered, scorer: str) -> Score:
+        """Return it as the row's score."""
+        return Score(row.id, self.hallucinated, scorer, self.evidence)
+
+
+def excerpt(text: str, limit: int = 60) -> str:
+    """Return the beginning of a text on one line, in quotation marks, for evidence.
+
+    >>> excerpt("Yes, there is  a cup."), excerpt("a long story", 8)
+    ('"Yes, there is a cup."', '"a long…"')
+    """
+    line = " ".join(text.split())
+    return f'"{line}"' if len(line) <= limit else f'"{line[: limit - 1].rstrip()}…"'

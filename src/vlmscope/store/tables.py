@@ -1,0 +1,24 @@
+"""Tables beside the captures, published as Parquet files: results, predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmscope.store.publish import publishing
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
+    """Write columns of equal length as a Parquet file, replacing what is there, and return it.
+
+    Raises:
+        StoreError: The disk refuses. What was there stays.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: list(values) for name, values in columns.items()})
+    with publishing(path) as temporary:
+        pq.write_table(table, temporary)
+    return path

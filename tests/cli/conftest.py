@@ -1,0 +1,66 @@
+"""The command line in this process, and one finished run of the bundled demo to read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from vlmscope.cli import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def vlmscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command line in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["vlmscope", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def extract(vlmscope: Command, table: Path, checkpoint: Path, tmp_path: Path) -> Command:
+    """``vlmscope extract`` with the arguments every call needs."""
+
+    def run(*extra: object, data: Path = table, out: str = "run") -> Outcome:
+        return vlmscope(
+            *("extract", data, "--model", checkpoint, "--out", tmp_path / out, "--device", "cpu"),
+            *("--max-new-tokens", 5, "--batch-size", 4, *extra),
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the first 80 rows of the demo. Copy it before writing into it."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["vlmscope", "demo", "--out", str(folder), "--limit", "80"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert not stop.value.code
+    return folder

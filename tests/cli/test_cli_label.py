@@ -1,0 +1,181 @@
+"""``vlmscope label``: what it prints, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from demo_verdict import judge as demo_verdict
+from vlmscope.schema import Answered, Score
+from vlmscope.store import label_settings, open_run, read_labels
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def run(demo_run: Path, tmp_path: Path) -> Path:
+    """A copy of 80 rows of the demo."""
+    return shutil.copytree(demo_run, tmp_path / "labelled")
+
+
+def test_the_demo_is_labelled_as_its_own_rule_does(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("label", run)
+    assert done.code == 0, done.err
+    labels = read_labels(run)
+    opened = open_run(run)
+    assert list(labels) == list(opened.ids)
+    for row in opened.answers():
+        right, _ = demo_verdict(row.answer or "", row.target, row.metadata["answer_type"])
+        assert labels[row.id].hallucinated in (None, not right), (row, labels[row.id])
+    unscorable = [score for score in labels.values() if score.hallucinated is None]
+    assert len(unscorable) < 0.02 * len(labels)
+    for text in ("existence-popular", "false-premise", "share", "decided by:", "labels.parquet"):
+        assert text in done.out
+    assert label_settings(run)["settings"] == {"scorer": "auto"}
+
+
+def test_json_and_another_scorer_that_replaces_the_labels(vlmscope: Command, run: Path) -> None:
+    vlmscope("label", run)
+    done = vlmscope("label", run, "--scorer", "yesno", "--json")
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    assert record["rows"] == 80
+    assert list(record["scorers"]) == ["yesno"]
+    assert record["all"]["unscorable"] == record["reasons"]["truth is not yes or no"]
+    assert (
+        sum(found["faithful"] for found in record["categories"].values())
+        == (record["all"]["faithful"])
+    )
+    scorable = record["all"]["hallucinated"] + record["all"]["faithful"]
+    assert record["all"]["share"] == record["all"]["hallucinated"] / scorable
+    assert {score.scorer for score in read_labels(run).values()} == {"yesno"}
+    shown = vlmscope("label", run, "--scorer", "yesno")
+    assert "truth is not yes or no" in shown.out
+
+
+def test_labels_from_a_file(vlmscope: Command, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("question_id,is_hallucinating\ndemo_0001,False\ndemo_0002,True\nother,True\n")
+    done = vlmscope("label", run, "--labels", path)
+    assert done.code == 0, done.err
+    assert "1 question of the file not in the run" in done.out
+    assert "unscorable 78: not in the label file" in done.out
+    labels = read_labels(run)
+    assert (labels["demo_0001"].outcome, labels["demo_0002"].outcome) == (
+        "faithful",
+        "hallucinated",
+    )
+    record = json.loads(vlmscope("label", run, "--labels", path, "--json").out)
+    assert record["not_in_run"] == 1
+
+
+def test_labels_of_a_run_without_answers(
+    extract: Command, vlmscope: Command, tmp_path: Path, table: Path
+) -> None:
+    lines = table.read_text("utf-8").splitlines()
+    marked = [lines[0] + ",judged", *(f"{line},{i % 2}" for i, line in enumerate(lines[1:]))]
+    table.write_text("\n".join(marked), "utf-8")
+    assert extract("--max-new-tokens", 0).code == 0
+    folder = tmp_path / "run"
+    refused = vlmscope("label", folder)
+    assert refused.code == 2
+    assert "has no answers to score" in refused.err
+    done = vlmscope("label", folder, "--column", "judged")
+    assert done.code == 0, done.err
+    assert "50.0%" in done.out
+    assert not (folder / "judge.jsonl").exists()
+    unknown = vlmscope("label", folder, "--column", "nothing")
+    assert unknown.code == 2
+    assert "there are: category, judged" in unknown.err
+    assert len(read_labels(folder)) == 10
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--scorer", "guess"], "choose from auto"),
+        (["--scorer", "column"], "--scorer column: needs --column"),
+        (["--scorer", "file"], "--scorer file: needs --labels"),
+        (["--scorer", "judge"], "--scorer judge: needs --judge-model"),
+        (["--scorer", "vqa", "--column", "x"], "give --scorer column"),
+        (["--scorer", "yesno", "--judge-model", "x"], "give --scorer judge"),
+        (["--labels", "nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    vlmscope: Command, demo_run: Path, extra: list[str], message: str
+) -> None:
+    done = vlmscope("label", demo_run, *extra)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not (demo_run / "labels.parquet").exists()
+
+
+class FakeJudge:
+    """Stands for the language model; takes what the real one takes."""
+
+    name = "judge"
+    settings: Any = None
+
+    def __init__(self, settings: Any, cache: Path) -> None:
+        assert cache.name == "judge.jsonl"
+        FakeJudge.settings = settings
+
+    def estimate(self, rows: Iterable[Answered]) -> SimpleNamespace:
+        asked = len(list(rows))
+        return SimpleNamespace(
+            to_ask=asked, cached=0, input_tokens=900, output_tokens=50 * asked, cost=0.25
+        )
+
+    def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
+        for row in rows:
+            yield Score(row.id, True, self.name, "the judge says so")
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch, vlmscope: Command, run: Path) -> Command:
+    """Label with a judge that is not there, after answering its question."""
+    monkeypatch.setattr("vlmscope.score.judge.Judge", FakeJudge)
+
+    def label(*extra: object, answer: str | None = None) -> Any:
+        monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None, raising=False)
+        monkeypatch.setattr("typer.confirm", lambda *_, **__: answer == "y")
+        return vlmscope("label", run, "--judge-model", "tiny", *extra)
+
+    return label
+
+
+def test_the_judge_is_asked_only_with_consent(judged: Command, run: Path) -> None:
+    refused = judged("--scorer", "judge")
+    assert refused.code == 2
+    assert "80 requests to make" in refused.err
+    assert "give --yes" in refused.err
+    declined = judged("--scorer", "judge", answer="n")
+    assert declined.code == 2
+    assert "nothing was done" in declined.err
+    assert not (run / "labels.parquet").exists()
+    assert judged("--scorer", "judge", answer="y").code == 0
+    done = judged("--scorer", "judge", "--yes", "--judge-prices", 0.15, 0.6)
+    assert done.code == 0, done.err
+    assert "about 0.25 in all" in done.err
+    assert FakeJudge.settings.output_price == 0.6
+    assert {score.scorer for score in read_labels(run).values()} == {"judge"}
+    assert label_settings(run)["settings"]["judge"]["model"] == "tiny"
+
+
+def test_auto_asks_the_judge_about_what_the_rules_leave(judged: Command, run: Path) -> None:
+    done = judged("--yes", "--judge-url", "http://localhost:1", "--judge-concurrency", 2)
+    assert done.code == 0, done.err
+    left = sum(score.scorer == "judge" for score in read_labels(run).values())
+    assert f"{left} request" in done.err
+    assert (FakeJudge.settings.base_url, FakeJudge.settings.concurrency) == (
+        "http://localhost:1",
+        2,
+    )

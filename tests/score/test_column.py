@@ -1,0 +1,96 @@
+"""Labels that are there already: every spelling in use, and files that are not what they seem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmscope.errors import InputError
+from vlmscope.schema import Answered
+from vlmscope.score import Column, LabelFile, read_label_file
+
+
+def row(id_: str, **metadata: Any) -> Answered:
+    return Answered(id_, "?", None, "", metadata)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        *((true, True) for true in (True, 1, 1.0, "True", "1", "YES", " hallucinated ")),
+        *((false, False) for false in (False, 0, 0.0, "False", "0", "no", "Faithful")),
+        *((empty, None) for empty in (None, "", "nan", float("nan"), "maybe", 2)),
+    ],
+)
+def test_a_column_of_labels(value: object, label: bool | None) -> None:
+    scores = list(Column("judged")([row("a", judged=value), row("b", judged="no")]))
+    assert [(score.id, score.hallucinated) for score in scores] == [("a", label), ("b", False)]
+    assert all(score.scorer == "column" and score.evidence for score in scores)
+
+
+def test_a_column_that_holds_no_labels_is_refused() -> None:
+    with pytest.raises(InputError, match="--column nothing: no such column; there are: category"):
+        list(Column("nothing")([row("a", category="x")]))
+    with pytest.raises(InputError, match="no row holds a label"):
+        list(Column("category")([row("a", category="x")]))
+    assert list(Column("nothing")([])) == []
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "labels.csv"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_file_of_the_research(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "\ufeffquestion_id,model_answer,is_hallucinating,is_hallucinating_manual\n"
+        'a,"Yes, a\nlong one",True,False\nb,No,True,True\n\nc,No,True,\n',
+    )
+    assert read_label_file(path) == {"a": False, "b": True, "c": None}
+    assert read_label_file(path, label_column="is_hallucinating")["c"] is True
+    scorer = LabelFile(path)
+    scores = list(scorer([row("b"), row("a"), row("c"), row("d")]))
+    assert [score.hallucinated for score in scores] == [True, False, None, None]
+    assert scores[3].evidence == "not in the label file: labels.csv"
+    assert {score.scorer for score in scores} == {"file"}
+    assert scorer.unknown(["a"]) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column question_id or id in the header, found none"),
+        ("id,verdict\na,1\n", "no column is_hallucinating_manual or .* found id, verdict"),
+        ("id,label\na,maybe\n", 'line 2: column label: "maybe" is no label; write true, false'),
+        ("id,label\na,1\na,0\n", "line 3: 'a' has another label than before"),
+        ("id,label\na,1,2\n", "line 2: 3 cells, expected 2"),
+        ('id,label\na,"1\n', "not a CSV file"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_label_file(write(tmp_path, text))
+    assert "labels.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.csv: No such file"):
+        read_label_file(tmp_path / "nowhere.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"id,label\n\xff,1\n")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_label_file(tmp_path / "bytes.csv")
+
+
+@given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.floats())))
+def test_every_row_gets_one_score_in_order(values: list[Any]) -> None:
+    given_rows = [row("first", x="no"), *(row(str(i), x=value) for i, value in enumerate(values))]
+    scores = list(Column("x")(given_rows))
+    assert [score.id for score in scores] == [row.id for row in given_rows]
+    assert all(score.evidence for score in scores)
