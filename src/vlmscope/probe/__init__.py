@@ -12,7 +12,7 @@ info, storage     a probe on disk: safetensors and JSON
 
 from vlmscope.probe.base import BinaryProbe
 from vlmscope.probe.crossfit import GRID, CrossFit, crossfit_estimator, crossfit_logistic
-from vlmscope.probe.folds import Fold, FoldError, grouped_folds, image_groups, perceptual_hash
+from vlmscope.probe.folds import Fold, FoldError, grouped_folds, image_groups
 from vlmscope.probe.info import ProbeInfo
 from vlmscope.probe.linear import LogisticProbe, MeanDifferenceProbe
 from vlmscope.probe.mlp import MlpProbe
@@ -38,6 +38,5 @@ __all__ = [
     "grouped_folds",
     "image_groups",
     "load_probe",
-    "perceptual_hash",
     "save_probe",
 ]

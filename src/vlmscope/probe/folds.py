@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt64
-from PIL import Image
 from scipy.sparse import coo_array  # type: ignore[import-untyped,unused-ignore]
 from scipy.sparse.csgraph import (  # type: ignore[import-untyped,unused-ignore]
     connected_components,
@@ -109,7 +108,7 @@ def image_groups(
 
     Args:
         hashes: An exact hash of each row's image, such as SHA-256 of its pixels.
-        perceptual: 64-bit perceptual hashes (``perceptual_hash``), if near-copies count.
+        perceptual: 64-bit perceptual hashes (``Capture.image_dhash``), if near-copies count.
         distance: Largest number of differing bits between near-copies, 0 to 31.
 
     Raises:
@@ -176,22 +175,3 @@ def _count_bits(values: UInt64[np.ndarray, " values"]) -> Int[np.ndarray, " valu
 
 
 _BITS_OF_OCTET = np.array([value.bit_count() for value in range(256)], dtype=np.uint8)
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """Return the 64-bit difference hash of a picture: which of its neighbours is brighter.
-
-    The picture becomes 9 × 8 grey values; each bit says whether a value is below its right
-    neighbour's, row by row, most significant bit first. Scaling and re-encoding change a few
-    bits, another picture about half. Source: N. Krawetz, "Kind of Like That", The Hacker Factor
-    Blog, 2013 (dHash).
-
-    >>> perceptual_hash(Image.linear_gradient("L"))
-    0
-    >>> perceptual_hash(Image.linear_gradient("L").rotate(90)) == 2**64 - 1
-    True
-    """
-    grey = image.convert("L").resize((9, 8), Image.Resampling.LANCZOS)
-    values = np.asarray(grey, dtype=np.int16)
-    bits = (values[:, 1:] > values[:, :-1]).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
