@@ -246,7 +246,7 @@ def _show(record: dict[str, Any]) -> None:
     stdout.print(f"decided by: {decided or 'none'}")
     for reason, number in list(record["reasons"].items())[:SHOWN_REASONS]:
         stdout.print(f"unscorable {number:,}: {reason}")
-    if more := len(record["reasons"]) - SHOWN_REASONS > 0:
+    if (more := len(record["reasons"]) - SHOWN_REASONS) > 0:
         stdout.print(f"… and {count(more, 'more reason')}")
     if record.get("not_in_run"):
         stdout.print(f"{count(record['not_in_run'], 'question')} of the file not in the run")

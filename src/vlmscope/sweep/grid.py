@@ -27,7 +27,7 @@ from vlmscope.probe import (
 )
 from vlmscope.probe.baselines import Known, baseline_risks
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS
-from vlmscope.store import Run
+from vlmscope.store import Run, vector_path
 from vlmscope.sweep.calibrating import calibrated
 from vlmscope.sweep.data import ProbeData, probe_data
 from vlmscope.sweep.judging import Entry, judge
@@ -126,15 +126,6 @@ def places(run: Run) -> Iterator[tuple[str, int | None]]:
             yield representation, layer
 
 
-def place_name(representation: str, layer: int | None) -> str:
-    """Return the name of a place, as in the HDF5 files.
-
-    >>> place_name("query_token_representation", 9), place_name("vision_only_representation", None)
-    ('query_token_representation/layer_9', 'vision_only_representation')
-    """
-    return representation if layer is None else f"{representation}/layer_{layer}"
-
-
 def place_title(representation: str, layer: int | None) -> str:
     """Return a place as a person reads it.
 
@@ -156,7 +147,7 @@ def _probes(
     """Yield every probe's name, risk and, of a logistic one, what selection needs."""
     others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
     for representation, layer in places(run):
-        place = place_name(representation, layer)
+        place = vector_path(representation, layer)
         report(place)
         matrix = vectors(run, data, representation, layer)
         common = (known_of(representation), representation, layer)
@@ -174,7 +165,7 @@ def _probes(
 def _shuffled(run: Run, data: ProbeData, chosen: Sequence[str], spec: SweepSpec) -> Entry:
     """Return the probe of the place chosen most often, on labels dealt out anew: it must fail."""
     place = max(dict.fromkeys(chosen), key=chosen.count)
-    representation, layer = next(where for where in places(run) if place_name(*where) == place)
+    representation, layer = next(where for where in places(run) if vector_path(*where) == place)
     truth = data.truth[np.random.default_rng(spec.seed).permutation(len(data.truth))]
     # Split anew, so that these labels too are spread evenly: where training has more, a fold has
     # fewer, and pooled risks would look worse than chance.
