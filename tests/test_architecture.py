@@ -44,12 +44,15 @@ def test_files_and_functions_are_small_and_say_what_they_are(path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["vlmscope", "vlmscope.dataset", "vlmscope.engine", "vlmscope.executors",
-             "vlmscope.model", "vlmscope.store"],
+    "name",
+    ["vlmscope", *(f"vlmscope.{each}" for each in (
+        "dataset", "engine", "executors", "metrics", "model", "plots", "probe", "probing",
+        "report", "risk", "score", "store",
+    ))],
 )  # fmt: skip
 def test_all_is_sorted_and_complete(name: str) -> None:
     module = import_module(name)
-    assert module.__all__ == sorted(module.__all__)
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
     for public in module.__all__:
         assert getattr(module, public) is not None
         assert public in dir(module)

@@ -21,10 +21,16 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
              "--seed-rows", "1", "--verify", "2", "--exact"],
             "parity with reference.py",
         ),
+        ("probing.py", ["--rows", "150", "--width", "32", "--draws", "100"], "largest matrix"),
+        (
+            "risk.py",
+            ["--size", "tiny", "--rows", "4", "--tokens", "3", "--single", "2"],
+            "one question",
+        ),
     ],
 )  # fmt: skip
 def test_a_benchmark_runs(script: str, arguments: list[str], shown: str, tmp_path: Path) -> None:
-    work = ["--work", str(tmp_path)] if script == "true_shape.py" else []
+    work = [] if script == "storage.py" else ["--work", str(tmp_path)]
     command = [sys.executable, str(BENCHMARKS / script), *arguments, *work]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -73,6 +73,29 @@ def test_the_page_on_the_demo_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert printed.getvalue().count(" | ") == 6
 
 
+def test_the_page_on_probing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands and code, on fewer questions."""
+    bundled = ROOT / "src" / "vlmscope" / "demo"
+    (tmp_path / "MODEL").symlink_to(bundled / "model")
+    (tmp_path / "images").symlink_to(bundled / "images")
+    rows = (bundled / "questions.csv").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "questions.csv").write_text("".join(rows[:9]), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    fewer = '$([ "$1" != demo ] || echo --limit 100)'
+    vlmscope = f'vlmscope() {{ "{sys.executable}" -m vlmscope "$@" {fewer}; }}'
+    commands = "".join(blocks(ROOT / "docs" / "probing.md", "bash"))
+    script = f"set -euo pipefail\n{vlmscope}\n{commands}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "demo" / "report.html").exists()
+    assert (tmp_path / "risks.parquet").exists()
+    printed = io.StringIO()
+    for code in blocks(ROOT / "docs" / "probing.md", "python"):
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "probing.md", "exec"), {})  # noqa: S102 - the test's purpose
+    assert printed.getvalue().count("Risk(id=") == 8
+
+
 def test_the_code_of_the_model_card_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     [code] = blocks(ROOT / "src" / "vlmscope" / "demo" / "model" / "README.md", "python")
@@ -100,5 +123,5 @@ def test_every_option_named_in_a_message_exists() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", node.value))
+                named = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])", node.value))
                 assert named <= known, f"{path.name} line {node.lineno}: {named - known}"

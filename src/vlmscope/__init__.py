@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from vlmscope.engine import capture
     from vlmscope.errors import VlmscopeError
     from vlmscope.executors import extract
+    from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
+    from vlmscope.probing import SweepSpec, save_sweep, sweep
+    from vlmscope.report import ReportSpec, write_report
+    from vlmscope.risk import RiskScorer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
     from vlmscope.store import Run, export_run, open_run
 
@@ -25,16 +29,23 @@ __all__ = [
     "CaptureSpec",
     "Failure",
     "FieldSpec",
+    "ReportSpec",
+    "RiskScorer",
     "Run",
     "Sample",
+    "SweepSpec",
     "VisionLanguageModel",
     "VlmscopeError",
     "capture",
     "export_run",
     "extract",
+    "label",
     "load_model",
     "open_run",
     "read_samples",
+    "save_sweep",
+    "sweep",
+    "write_report",
 ]
 
 _HOMES = {
@@ -42,16 +53,23 @@ _HOMES = {
     "CaptureSpec": "schema",
     "Failure": "schema",
     "FieldSpec": "schema",
+    "ReportSpec": "report",
+    "RiskScorer": "risk",
     "Run": "store",
     "Sample": "schema",
+    "SweepSpec": "probing",
     "VisionLanguageModel": "model",
     "VlmscopeError": "errors",
     "capture": "engine",
     "export_run": "store",
     "extract": "executors",
+    "label": "labelling",
     "load_model": "model",
     "open_run": "store",
     "read_samples": "dataset",
+    "save_sweep": "probing",
+    "sweep": "probing",
+    "write_report": "report",
 }
 
 

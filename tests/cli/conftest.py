@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vlmscope import demo
 from vlmscope.cli import main
 
 
@@ -56,10 +57,13 @@ def extract(vlmscope: Command, table: Path, checkpoint: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the first 80 rows of the demo. Copy it before writing into it."""
+    """Folder of the first 80 rows of the demo, extracted. Copy it before writing into it."""
     folder = tmp_path_factory.mktemp("demo") / "run"
+    bundled = Path(demo.__file__).parent
+    source = (bundled / "questions.csv", "--images", bundled / "images", "--limit", 80)
+    command = ("extract", *source, "--model", bundled / "model", "--out", folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["vlmscope", "demo", "--out", str(folder), "--limit", "80"])
+        patch.setattr(sys, "argv", ["vlmscope", *map(str, command), "--device", "cpu"])
         with pytest.raises(SystemExit) as stop:
             main()
     assert not stop.value.code

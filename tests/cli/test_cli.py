@@ -378,9 +378,13 @@ def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: 
     assert table["image_id"][0] in done.out
     _, *suggested = done.out.split("Next:")[1].splitlines()
     commands = [shlex.split(line) for line in suggested]
-    assert [program for program, *_ in commands] == ["vlmscope"] * 3
+    assert [program for program, *_ in commands] == ["vlmscope"] * 4
     for _, *command in commands:
         assert vlmscope(*command).code == 0, command
+    assert "Before the answer is written, a linear probe" in " ".join(done.out.split())
+    assert "hallucinated" in done.out
+    assert "What colour is the tree?" in done.out
+    assert (folder / "report.html").stat().st_size < 15_000_000
 
 
 def test_the_demo_names_the_program_as_it_was_called(
@@ -392,3 +396,5 @@ def test_the_demo_names_the_program_as_it_was_called(
     info = done.stdout.split("Next:")[1].splitlines()[1].strip()
     shown = subprocess.run(shlex.split(info), capture_output=True, text=True, check=True)
     assert "4 rows" in shown.stdout
+    assert "not probed: " in done.stderr, "of four rows nothing can be learnt, and that is said"
+    assert (tmp_path / "demo" / "report.html").exists()

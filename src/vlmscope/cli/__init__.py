@@ -19,6 +19,8 @@ from vlmscope.cli.inspect import inspect
 from vlmscope.cli.label import label
 from vlmscope.cli.output import show_error
 from vlmscope.cli.probe import probe
+from vlmscope.cli.report import report
+from vlmscope.cli.score import score
 from vlmscope.cli.verify import verify
 from vlmscope.errors import VlmscopeError
 
@@ -28,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, inspect, info, verify, label, export, probe, demo):
+for command in (extract, inspect, info, verify, label, probe, report, score, export, demo):
     app.command()(command)
 
 

@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from vlmscope.cli.extract import run_extract
-from vlmscope.cli.output import quiet_libraries, show, stdout
+from vlmscope.cli.output import quiet_libraries, show, stderr, stdout
+from vlmscope.errors import InputError
 from vlmscope.schema import CaptureSpec
 
 SHOWN = 1
@@ -21,6 +23,9 @@ SHOWN = 1
 
 SHOWN_ROW = "demo_1500"
 """A question about a clear picture, with a false premise."""
+
+SHOWN_QUESTION = ("demo_0449.jpg", "What colour is the tree?")
+"""Its picture and text."""
 
 
 def demo(
@@ -30,9 +35,9 @@ def demo(
         typer.Option("--limit", help="Only the first N of 2,000 questions.", show_default=False),
     ] = None,
 ) -> None:
-    """Extract 2,000 questions about 600 pictures with a small trained Llama-3.2-Vision.
+    """Extract, label, probe and report 2,000 questions about 600 pictures.
 
-    Model and pictures ship with vlmscope. The architecture is the real one; the model has 4.8
+    Model and pictures ship with vlmscope. The architecture is Llama-3.2-Vision's; the model has 4.8
     million parameters, answers most questions rightly, and hallucinates now and then.
     """
     quiet_libraries()
@@ -49,13 +54,17 @@ def demo(
         })  # fmt: skip
     if code not in (0, 3):  # stopped: there may be nothing to show
         raise typer.Exit(code)
+    probed = _evaluate(out)
     _show_answers(out)
-    stdout.print(f"\nThe run is in {out}. Next:")
+    stdout.print(f"\nThe run is in {out}, its report in {out / 'report.html'}. Next:")
     source = [str(table), "--images", str(images), "--model", str(model)]
+    picture, question = SHOWN_QUESTION
+    asked = [str(images / picture), question, "--model", str(model), "--probe", str(out)]
     for command in (
         ["info", str(out)],
         ["verify", str(out), "--sample", "8"],
         ["inspect", *source, "--id", SHOWN_ROW],
+        *([["score", *asked]] if probed else []),
     ):
         stdout.print("  " + shlex.join([*_program(), *command]))
     if code:
@@ -71,15 +80,41 @@ def _program() -> list[str]:
     return ["vlmscope"] if found and Path(found).resolve() == called.resolve() else [str(called)]
 
 
-def _show_answers(folder: Path) -> None:
-    """Print a few questions of each category with what the model said and what is true."""
+def _evaluate(folder: Path) -> bool:
+    """Label, probe and report; say what was found. Return whether there were rows to probe."""
+    from vlmscope.labelling import label
+    from vlmscope.probing import save_sweep, sweep
+    from vlmscope.probing.verdict import verdict
+    from vlmscope.report import write_report
     from vlmscope.store import open_run
 
+    run = open_run(folder)
+    label(run)
+    with stderr.status("probing") as status:
+        result = None
+        try:
+            result = sweep(run, report=lambda doing: status.update(f"probing: {doing}"))
+            save_sweep(run, result)
+        except InputError as error:  # too few questions for a limit this low
+            stderr.print(f"not probed: {error}")
+        write_report(run, progress=lambda doing: status.update(f"report: {doing}"))
+    stdout.print()
+    for line in verdict(result) if result else ():
+        show(Text(line))
+    return result is not None
+
+
+def _show_answers(folder: Path) -> None:
+    """Print a few questions of each category with what the model said and what is true."""
+    from vlmscope.store import open_run, read_labels
+
+    labels = read_labels(folder)
     answers = open_run(folder).to_pandas().groupby("category", sort=True).head(SHOWN)
-    table = Table("picture", "question", "answer", "truth", box=None, pad_edge=False)
+    table = Table("picture", "question", "answer", "truth", "label", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in answers.sort_values("category", kind="stable").itertuples():
         truth = row.ground_truth_answer.split("; ")[0]
-        table.add_row(row.image_id, row.question, row.answer, truth)
+        outcome = labels[row.question_id].outcome
+        table.add_row(row.image_id, row.question, row.answer, truth, outcome)
     stdout.print()
     show(table)

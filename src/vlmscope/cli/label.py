@@ -94,16 +94,14 @@ def label(
     A label is hallucinated, faithful, or unscorable with the reason: what no rule can decide is
     never silently faithful.
     """
+    from vlmscope.labelling import check_answers
     from vlmscope.store import open_run, write_labels
 
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
     opened = open_run(run)
-    if scorer not in READ_LABELS and not opened.manifest.capture.max_new_tokens:
-        raise InputError(
-            f"{run}: has no answers to score, it stopped after the prefill; extract again with "
-            "--max-new-tokens above 0, or read labels by --column or --labels"
-        )
+    if scorer not in READ_LABELS:
+        check_answers(opened)
     settings: dict[str, Any] = {"scorer": scorer}
     judge = None
     if judge_model is not None:

@@ -1,8 +1,9 @@
-"""``vlmscope probe``: do the representations of a labelled run foretell its hallucinations?"""
+"""``vlmscope probe``: do representations foretell hallucinations, of a run or research files?"""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,10 @@ from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import show, stderr, stdout
+from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
-    from vlmscope.sweep import SweepResult
+    from vlmscope.probing import SweepResult
 
 AFTER = " †"
 """Marks what comes too late to foretell anything."""
@@ -23,7 +25,33 @@ STYLES = {"selected": "bold", "combined": "bold", "baseline": "dim", "control": 
 
 
 def probe(
-    run: Annotated[Path, typer.Argument(help="A labelled run folder.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="A labelled run folder; or, with --labels, files of the original research: a "
+            "folder of .h5 files, or one.",
+            show_default=False,
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="Of research files: CSV with labels, question_id and is_hallucinating_manual or "
+            "is_hallucinating. category and answer_type feed baselines.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for results and probes (default: probes in the folder given, or "
+            "<name>-probes beside a file).",
+            show_default=False,
+        ),
+    ] = None,
     estimators: Annotated[
         str,
         typer.Option("--estimators", help="Of logistic, mean-difference, mlp; with commas."),
@@ -39,16 +67,23 @@ def probe(
 
     Folds are grouped by image; the layer is chosen inside training; intervals resample images.
     """
-    from vlmscope.store import open_run
-    from vlmscope.sweep import SweepSpec, save_sweep, sweep
+    from vlmscope.probing import SweepSpec, open_source, read_label_table, save_sweep, sweep
+    from vlmscope.probing.saving import default_folder
 
     names = tuple(name.strip() for name in estimators.split(",") if name.strip())
     spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed)
-    opened = open_run(run)
-    with stderr.status("reading labels") as status:
-        result = sweep(opened, spec, report=lambda doing: status.update(f"probing: {doing}"))
+    folder = out or default_folder(run)
+    _check_writable(folder)
+    table = None if labels is None else read_label_table(labels)
+    with stderr.status("reading") as status:
+        source = open_source(
+            run, labelled=table is not None, report=lambda name: status.update(f"reading {name}")
+        )
+        result = sweep(
+            source, spec, labels=table, report=lambda doing: status.update(f"probing: {doing}")
+        )
         status.update("saving")
-        folder = save_sweep(opened, result)
+        save_sweep(source, result, folder)
     summary = json.loads((folder / "results.json").read_text("utf-8"))
     if as_json:
         stdout.print_json(json.dumps(summary))
@@ -58,6 +93,13 @@ def probe(
     for line in summary["verdict"]:
         show(Text(line))
     stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, before the work is done."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"{folder}: cannot be written; give another folder with --out")
 
 
 def _show_results(result: SweepResult) -> None:

@@ -5,16 +5,20 @@ Questions share images, so everything uncertain is resampled by image, never by 
 
 answers      what is accepted as truth and risk
 scores       the numbers of one risk on one set of answers, and the threshold for an alarm
+roc          every threshold of an alarm: what it finds, what it costs
 calibration  is a risk of 0.3 wrong three times in ten? and the map that makes it so
 weighted     the same numbers of a resample, without sorting again
 resampling   intervals, and the paired test of two risks
 selective    what abstaining on the riskiest answers buys
+within       how well a risk orders answers of the same kind
 """
 
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability
 from vlmscope.metrics.resampling import Difference, Interval, bootstrap, holm, paired
+from vlmscope.metrics.roc import RocCurve, roc
 from vlmscope.metrics.scores import Metrics, measure, threshold_at
 from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
+from vlmscope.metrics.within import WithinKinds, within_kinds
 
 __all__ = [
     "Difference",
@@ -23,6 +27,8 @@ __all__ = [
     "Platt",
     "ReliabilityCurve",
     "RiskCoverage",
+    "RocCurve",
+    "WithinKinds",
     "abstain",
     "bootstrap",
     "fit_platt",
@@ -31,5 +37,7 @@ __all__ = [
     "paired",
     "reliability",
     "risk_coverage",
+    "roc",
     "threshold_at",
+    "within_kinds",
 ]

@@ -78,7 +78,7 @@ def bootstrap(
     _check_level(level)
     found = _replicates(truth, risks, groups, draws=draws, seed=seed)
     return {
-        risk: {name: _interval(values, level) for name, values in metrics.items()}
+        risk: {name: interval_of(values, level) for name, values in metrics.items()}
         for risk, metrics in found.items()
     }
 
@@ -126,7 +126,7 @@ def paired(
     found = _replicates(truth, {"one": one, "other": other}, groups, draws=draws, seed=seed)
     gap = found["one"][metric] - found["other"][metric]
     whole = getattr(measure(truth, one), metric) - getattr(measure(truth, other), metric)
-    return Difference(whole, _interval(gap, level), _p_value(gap))
+    return Difference(whole, interval_of(gap, level), _p_value(gap))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -156,7 +156,7 @@ def _replicates(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
     checked = {name: answers(truth, risk, f"risk {name!r}") for name, risk in risks.items()}
-    image, images = _images(groups, len(np.asarray(truth)))
+    image, images = image_numbers(groups, len(np.asarray(truth)))
     tallies = {name: tally(flags, risk, image, images) for name, (flags, risk) in checked.items()}
     found = {name: {metric: np.empty(draws) for metric in NAMES} for name in risks}
     generator = np.random.default_rng(seed)
@@ -169,7 +169,7 @@ def _replicates(
     return found
 
 
-def _images(groups: ArrayLike, count: int) -> tuple[NDArray[np.intp], int]:
+def image_numbers(groups: ArrayLike, count: int) -> tuple[NDArray[np.intp], int]:
     """Return the number of each answer's image, and how many images there are."""
     names = np.asarray(groups)
     if names.shape != (count,):
@@ -182,7 +182,7 @@ def _images(groups: ArrayLike, count: int) -> tuple[NDArray[np.intp], int]:
     return image, different.size
 
 
-def _interval(values: Floats, level: float) -> Interval:
+def interval_of(values: Floats, level: float) -> Interval:
     """Return the percentile interval of the draws that have a value."""
     kept = values[~np.isnan(values)]
     if not kept.size:

@@ -49,9 +49,9 @@ class Facts:
     """The table's category."""
     answer_type: Sequence[str] | None
     """The table's type of answer; where it has none, the question's form stands in."""
-    first_token_entropy: NDArray[np.float64]
+    first_token_entropy: NDArray[np.float64] | None
     """Entropy in nats of the first token's distribution."""
-    first_token_logprob: NDArray[np.float64]
+    first_token_logprob: NDArray[np.float64] | None
     """Natural-log probability of the likeliest first token."""
     num_answer_tokens: NDArray[np.float64] | None
     """Length of the answer."""

@@ -11,6 +11,7 @@ shard, catalog    one file of rows; all files of a run
 writer, index     parts → packs → index.h5
 run, table        reading
 describe, export, parquet, size
+seed_rows, seed_files   files of the original research, read as one table
 """
 
 from vlmscope.store.block import clean_text
@@ -39,6 +40,7 @@ from vlmscope.store.naming import (
 )
 from vlmscope.store.publish import publish
 from vlmscope.store.run import Run, open_run
+from vlmscope.store.seed_files import SeedFiles, find_seed_files, open_seed_files
 from vlmscope.store.size import bytes_per_row
 from vlmscope.store.tables import write_table
 from vlmscope.store.writer import RunWriter
@@ -53,6 +55,7 @@ __all__ = [
     "RepresentationInfo",
     "Run",
     "RunWriter",
+    "SeedFiles",
     "StoreDtype",
     "boundary_name",
     "bytes_per_row",
@@ -61,9 +64,11 @@ __all__ = [
     "clean_text",
     "describe",
     "export_run",
+    "find_seed_files",
     "label_settings",
     "link_name",
     "open_run",
+    "open_seed_files",
     "publish",
     "question_id",
     "read_failures",

@@ -1,0 +1,101 @@
+"""``vlmscope report``: what a run has found, as one page to read and pass on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from vlmscope.cli import options
+from vlmscope.cli.output import count, human_size, quiet_libraries, stderr, stdout
+
+if TYPE_CHECKING:
+    from vlmscope.report import WrittenReport
+
+
+def report(
+    run: options.RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The page; its figures go beside it (default: RUN/report.html).",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", min=1, help="Most questions in the gallery; of more they are drawn."
+        ),
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="Which questions are drawn.")] = 0,
+    id_: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            help="Question whose prompt is shown token by token (default: the riskiest "
+            "hallucinated one).",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Where the model is now.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Where the table is now.", show_default=False)
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="Where its pictures are now.", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Write one self-contained HTML page about a run, and its figures as SVG, PNG and CSV.
+
+    What the run lacks yet (labels, probes, pictures, the model) is left out, and said.
+    """
+    from vlmscope.report import ReportSpec, write_report
+    from vlmscope.store import open_run
+
+    quiet_libraries()
+    spec = ReportSpec(
+        samples=samples, seed=seed, id=id_, model=model, data=data, images=images
+    )  # fmt: skip
+    opened = open_run(run)
+    with stderr.status("reading the run") as status:
+        written = write_report(
+            opened, spec, out=out, progress=lambda doing: status.update(f"report: {doing}")
+        )
+    document = written.document
+    for note in filter(None, (document.pictures_note, document.token_view_note)):
+        stderr.print(Text(f"note: {note}", style="yellow"))
+    if as_json:
+        stdout.print_json(json.dumps(_record(written)))
+        return
+    stdout.print(
+        f"{written.page}: {human_size(written.size)}, "
+        f"{count(len(document.cards), 'question')} in the gallery"
+    )
+    if written.plots:
+        figures = count(len(document.figures), "figure")
+        stdout.print(f"{figures} as SVG, PNG and CSV in {written.plots[0].parent}")
+    for sentence in document.missing:
+        stdout.print(f"missing: {sentence.replace('`', '')}")
+
+
+def _record(written: WrittenReport) -> dict[str, object]:
+    """Return what was written as plain JSON values."""
+    document = written.document
+    return {
+        "page": str(written.page),
+        "bytes": written.size,
+        "plots": [str(path) for path in written.plots],
+        "questions": len(document.cards),
+        "pictures": len(document.pictures),
+        "headline": document.headline,
+        "missing": list(document.missing),
+        "notes": [note for note in (document.pictures_note, document.token_view_note) if note],
+    }

@@ -1,0 +1,186 @@
+"""``vlmscope score``: the risk of a hallucination, before a token is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import track
+
+from vlmscope.cli import options
+from vlmscope.cli.extract import parse_batch_size
+from vlmscope.cli.output import count, quiet_libraries, stderr, stdout
+from vlmscope.errors import InputError, RowError
+from vlmscope.schema import Failure, FieldSpec, Sample
+
+if TYPE_CHECKING:
+    from vlmscope.probe import ProbeInfo
+    from vlmscope.risk import Risk, RiskScorer
+
+
+def score(
+    model: options.Model,
+    probe: Annotated[
+        Path,
+        typer.Option(
+            "--probe",
+            "-p",
+            help="Folder of a saved probe, or a run that was probed.",
+            show_default=False,
+        ),
+    ],
+    image: Annotated[str | None, typer.Argument(help="An image file.", show_default=False)] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="The question about it.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A table of questions instead of one.", show_default=False),
+    ] = None,
+    images: options.Images = None,
+    fields: options.Map = [],  # noqa: B006 - typer copies it
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Parquet file for the risks of --data (default: print JSON lines).",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="Risk above which an answer is flagged (default: the probe's own).",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", help="Only the first N rows of the table.", show_default=False),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="Rows that go through the model together, or auto.")
+    ] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> None:
+    """Tell how likely the answer is to be a hallucination, before a token of it is written.
+
+    Only the prefill is run. The probe must come from the same model and prompt; --dtype auto takes
+    the one it was trained with.
+    """
+    from vlmscope.risk import RiskScorer
+
+    _check_what(image, question, data, out)
+    quiet_libraries()
+    table = None if data is None else _open(data, images, fields, limit)
+    with stderr.status("loading the model"):
+        scorer = RiskScorer.load(
+            model, probe, dtype=dtype, device=device, revision=revision, threshold=threshold,
+            batch_size=parse_batch_size(batch_size),  # type: ignore[arg-type]
+        )  # fmt: skip
+    trained = scorer.info.model.get("dtype", scorer.dtype)
+    if trained != scorer.dtype:
+        stderr.print(
+            f"the probe was trained on vectors in {trained}, the model computes in {scorer.dtype}: "
+            "risks will differ a little"
+        )
+    if table is None:
+        _score_one(scorer, Sample("question", str(image), str(question)), as_json)
+        return
+    failed = _score_table(scorer, table, out)
+    if failed:
+        raise typer.Exit(3)
+
+
+def _check_what(
+    image: str | None, question: str | None, data: str | None, out: Path | None
+) -> None:
+    """Refuse what is neither one question nor a table."""
+    if (data is None) == (image is None):
+        raise InputError("score: give an IMAGE and a QUESTION, or --data with a table of them")
+    if data is None and question is None:
+        raise InputError("score: a QUESTION is missing; put it in quotes after the IMAGE")
+    if out is not None and data is None:
+        raise InputError("--out: is for --data; the risk of one question is printed")
+    if out is not None and out.suffix != ".parquet":
+        raise InputError(f"--out {out}: name it .parquet, or leave it out to print JSON lines")
+
+
+def _open(data: str, images: str | None, fields: list[str], limit: int | None) -> Any:
+    """Open the table and read it once, so that bad tables are refused before the model loads."""
+    from vlmscope.dataset import open_table, parse_mapping
+
+    mapping: FieldSpec = parse_mapping(fields)
+    table = open_table(data, images=images, fields=mapping, limit=limit)
+    return table, len(table.scan().ids)
+
+
+def _score_one(scorer: RiskScorer, sample: Sample, as_json: bool) -> None:
+    [found] = scorer.score([sample])
+    if isinstance(found, Failure):
+        raise RowError(found.stage, found.error)
+    if as_json:
+        record = {"risk": found.risk, "flagged": found.flagged, "threshold": scorer.threshold}
+        stdout.print_json(json.dumps(record))
+        return
+    verdict = "flagged" if found.flagged else "not flagged"
+    stdout.print(f"risk {found.risk:.1%}, {verdict} (threshold {scorer.threshold:.1%})")
+    stdout.print(meaning(scorer.info, scorer.threshold), style="dim")
+
+
+def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
+    """Score every row of a table, print or write the risks, and return how many rows failed."""
+    from vlmscope.store import write_table
+
+    table, rows = opened
+    shown = track(scorer.score(table.rows()), "scoring", rows, console=stderr, transient=True,
+                  disable=not stderr.is_terminal)  # fmt: skip
+    columns: dict[str, list[Any]] = {name: [] for name in ("id", "risk", "flagged", "error")}
+    for found in shown:
+        record = as_record(found)
+        for name, values in columns.items():
+            values.append(record[name])
+        if out is None:
+            stdout.print(json.dumps(record, ensure_ascii=False))
+    failed = sum(error is not None for error in columns["error"])
+    flagged = columns["flagged"].count(True)
+    stderr.print(
+        f"{count(rows - failed, 'question')} scored, {flagged:,} flagged above "
+        f"{scorer.threshold:.1%}; {count(failed, 'row')} failed"
+    )
+    stderr.print(meaning(scorer.info, scorer.threshold), style="dim")
+    if out is not None:
+        stdout.print(str(write_table(out, columns)))
+    return failed
+
+
+def as_record(found: Risk | Failure) -> dict[str, Any]:
+    """Return a result as plain data, the same names for a risk and for a failure."""
+    if isinstance(found, Failure):
+        return {"id": found.id, "risk": None, "flagged": None, "error": found.error}
+    return {"id": found.id, "risk": found.risk, "flagged": found.flagged, "error": None}
+
+
+def meaning(info: ProbeInfo, threshold: float) -> str:
+    """Say where the probe comes from and what its threshold means."""
+    place = info.representation.removesuffix("_representation").replace("_", " ")
+    where = place if info.layer is None else f"{place}, layer {info.layer}"
+    numbers = info.metrics
+    text = f"probe: {where}; trained on {info.rows:,} answers"
+    if "auroc" in numbers:
+        text += f", AUROC {numbers['auroc']:.3f}"
+    if "prevalence" in numbers:
+        text += f", {numbers['prevalence']:.1%} of them hallucinated"
+    if threshold == info.threshold and {"false_alarms", "recall"} <= set(numbers):
+        text += (
+            f"; above the threshold lay {numbers['recall']:.0%} of the hallucinated and "
+            f"{numbers['false_alarms']:.0%} of the faithful"
+        )
+    return text

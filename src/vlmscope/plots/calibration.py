@@ -1,0 +1,220 @@
+"""Whether a risk means what it says, and how far it sets the two outcomes apart."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
+
+from vlmscope.plots.canvas import (
+    HALF,
+    SMALL,
+    Box,
+    KeyRow,
+    axes_in,
+    drawing,
+    key,
+    line,
+    percent,
+    room_for_key,
+    round_ticks,
+    say_nothing,
+    sheet,
+    title_axes,
+)
+from vlmscope.plots.palette import CHANCE, PALETTE, Look, series
+from vlmscope.plots.plot import Plot
+
+_BINS = 20
+_FAITHFUL, _HALLUCINATED = Look("blue"), Look("vermilion", "", (5, 1.6))
+
+
+@drawing()
+def reliability_plot(
+    mean_risk: ArrayLike,
+    rate: ArrayLike,
+    count: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    ece: float,
+) -> Plot:
+    """Draw promised against observed hallucination.
+
+    All arrays have one element a bin, from the least risk to the most.
+
+    Args:
+        mean_risk: Mean risk of the bin.
+        rate: Share of its answers that are hallucinated.
+        count: Answers in the bin.
+        low: Lower end of the interval of ``rate``.
+        high: Upper end.
+        ece: Expected calibration error.
+    """
+    promised, observed, below, above = (
+        np.asarray(part, dtype=np.float64) for part in (mean_risk, rate, low, high)
+    )
+    counts = np.asarray(count, dtype=np.int64)
+    end = _end(np.concatenate([promised, observed, above]))
+    figure = sheet(HALF, 3.6)
+    box, foot = Box(0.52, 1.24, HALF - 0.15, 3.3), Box(0.52, 0.55, HALF - 0.15, 0.9)
+    axes, answers = axes_in(figure, box), axes_in(figure, foot)
+    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(-0.01 * end, 1.02 * end))
+    axes.grid()
+    axes.tick_params(labelbottom=False)
+    line(axes, [0, end], [0, end], CHANCE)
+    line(axes, promised, observed, Look("blue", width=0.7), zorder=3)
+    axes.vlines(promised, below, above, color=PALETTE["blue"], linewidth=1.3)
+    line(axes, promised, observed, series(0), linestyle="none", zorder=4)
+    _draw_counts(answers, promised, counts, end)
+    title_axes(figure, foot, "risk, mean of a bin", "answers")
+    title_axes(figure, box, "", "hallucinated")
+    if counts.size:
+        _note(axes, f"calibration error {ece:.3f}")
+    else:
+        say_nothing(axes)
+    return Plot(
+        name="reliability",
+        title="Calibration",
+        caption=(
+            "Where a risk of 0.3 is wrong three times in ten, the points lie on the dotted "
+            "diagonal; bars are 95% intervals (Wilson). Below, how many answers each bin has."
+        ),
+        description=_describe_bins(promised, observed, counts, ece),
+        columns={
+            "mean_risk": promised.tolist(), "rate": observed.tolist(), "count": counts.tolist(),
+            "low": below.tolist(), "high": above.tolist(),
+        },
+        figure=figure,
+    )  # fmt: skip
+
+
+@drawing()
+def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -> Plot:
+    """Draw how the risks of hallucinated and of faithful answers are spread.
+
+    Each outcome is drawn as shares of its own answers: hallucinations are rare, and counts would
+    hide them.
+
+    Args:
+        risk: Numbers from 0 to 1, one an answer.
+        truth: Booleans, one an answer; true where it is hallucinated.
+        threshold: Risk above which there is an alarm, marked; None for no mark.
+    """
+    risks, flags = np.asarray(risk, dtype=np.float64), np.asarray(truth, dtype=np.bool_)
+    end = _end(np.append(risks, threshold or 0))
+    edges = np.linspace(0, end, _BINS + 1)
+    faithful, hallucinated = (np.histogram(risks[kept], edges)[0] for kept in (~flags, flags))
+    rows = [
+        KeyRow(_FAITHFUL, "faithful", f"{faithful.sum():,}"),
+        KeyRow(_HALLUCINATED, "hallucinated", f"{hallucinated.sum():,}"),
+    ]
+    figure = sheet(HALF, 0.55 + 2.25 + room_for_key(len(rows)))
+    box = Box(0.52, 0.55, HALF - 0.15, 2.8)
+    axes = axes_in(figure, box)
+    axes.set(xlim=(-0.01 * end, 1.01 * end))
+    axes.grid(axis="y")
+    axes.yaxis.set_major_locator(round_ticks(5))
+    axes.yaxis.set_major_formatter(percent)
+    tallest = [
+        _draw_steps(axes, edges, counts, look)
+        for counts, look in ((faithful, _FAITHFUL), (hallucinated, _HALLUCINATED))
+    ]
+    axes.set_ylim(0, 1.1 * max(tallest))
+    if threshold is not None:
+        _draw_threshold(axes, threshold, end)
+    if not risks.size:
+        say_nothing(axes)
+    key(figure, box, rows, "answers")
+    title_axes(figure, box, "risk", "share of the answers of each outcome")
+    return Plot(
+        name="risk_histogram",
+        title="Risks of both outcomes",
+        caption=(
+            "How the risks of faithful answers (filled) and of hallucinated ones (dashed outline) "
+            "are spread, each as shares of its own answers. The less they overlap, the better."
+        ),
+        description=_describe_risks(risks, flags, threshold),
+        columns={
+            "risk_from": edges[:-1].tolist(), "risk_to": edges[1:].tolist(),
+            "faithful": faithful.tolist(), "hallucinated": hallucinated.tolist(),
+        },
+        figure=figure,
+    )  # fmt: skip
+
+
+def _end(values: NDArray[np.float64]) -> float:
+    """Return the upper end of an axis of risks: the next tenth."""
+    return float(min(max(np.ceil(values.max(initial=0) * 10 - 1e-9) / 10, 0.1), 1))
+
+
+def _note(axes: Axes, text: str) -> None:
+    """Write into the upper left corner, where a curve near the diagonal leaves room."""
+    axes.text(
+        0.02, 0.97, text, transform=axes.transAxes, va="top", fontsize=SMALL, color=PALETTE["ink"]
+    )
+
+
+def _draw_counts(axes: Axes, risk: ArrayLike, count: NDArray[np.int64], end: float) -> None:
+    """Draw how many answers each bin has: bins of equal mass are as dense as their answers."""
+    most = int(count.max(initial=1))
+    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(0, 1.15 * most))
+    axes.vlines(risk, 0, count, color=PALETTE["axis"], linewidth=2)
+    axes.set_yticks([0, most], ["0", f"{most:,}"])
+
+
+def _draw_steps(
+    axes: Axes, edges: NDArray[np.float64], counts: NDArray[np.int64], look: Look
+) -> float:
+    """Draw one outcome's shares as steps, those of a whole line filled; return the tallest."""
+    shares = counts / max(counts.sum(), 1)
+    heights = np.concatenate([[0], np.repeat(shares, 2), [0]])
+    places = np.repeat(edges, 2)
+    if not look.dashes:
+        axes.fill_between(places, heights, color=PALETTE[look.colour], alpha=0.22, linewidth=0)
+    line(axes, places, heights, look, zorder=3)
+    return float(shares.max(initial=0.01))
+
+
+def _draw_threshold(axes: Axes, threshold: float, end: float) -> None:
+    """Mark the alarm, its name on the side that has more room."""
+    axes.axvline(threshold, color=PALETTE["ink"], linewidth=1)
+    left = threshold < 0.6 * end
+    axes.annotate(
+        f"alarm above {threshold:.2f}", (threshold, 0.99), (4 if left else -4, 0),
+        xycoords=axes.get_xaxis_transform(), textcoords="offset points", va="top",
+        ha="left" if left else "right", fontsize=SMALL, color=PALETTE["ink"],
+    )  # fmt: skip
+
+
+def _describe_bins(
+    promised: NDArray[np.float64],
+    observed: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    ece: float,
+) -> str:
+    """Say what the reliability curve shows."""
+    said = f"Observed hallucination rate by risk; expected calibration error {ece:.3f}."
+    for place, word in ((0, "least"), (-1, "most")):
+        if counts.size:
+            said += (
+                f" In the bin of {word} risk, {promised[place]:.1%} were promised and "
+                f"{observed[place]:.1%} of {counts[place]:,} answers are hallucinated."
+            )
+    return said
+
+
+def _describe_risks(
+    risks: NDArray[np.float64], flags: NDArray[np.bool_], threshold: float | None
+) -> str:
+    """Say what the histogram shows."""
+    said = "Risks by outcome."
+    for word, kept in (("faithful", ~flags), ("hallucinated", flags)):
+        of = risks[kept]
+        said += f" {of.size:,} {word}"
+        if of.size:
+            low, middle, high = np.quantile(of, [0.25, 0.5, 0.75])
+            said += f": median {middle:.2f}, middle half {low:.2f} to {high:.2f}"
+            if threshold is not None:
+                said += f", {(of > threshold).mean():.1%} above the alarm at {threshold:.2f}"
+        said += "."
+    return said

@@ -1,0 +1,137 @@
+"""Hallucination rate by category: what kinds of questions go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlmscope.plots.canvas import (
+    LINE,
+    SMALL,
+    TEXT,
+    WIDE,
+    Box,
+    axes_in,
+    drawing,
+    line,
+    percent,
+    say_nothing,
+    sheet,
+    title_axes,
+    write,
+)
+from vlmscope.plots.palette import PALETTE, series
+from vlmscope.plots.plot import Plot
+from vlmscope.plots.words import clean, cut, fit, width
+
+MOST_CATEGORIES = 40
+"""Drawn; the data has all of them."""
+
+_LONGEST_NAME = 40
+_NAME_ROOM = 2.9  # inches
+_ROW = LINE + 0.03  # inches
+_NUMBER_ROOM = 1.25  # inches
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryRate:
+    """The answers of one category that are hallucinated or faithful."""
+
+    name: str
+    rows: int
+    """Answers."""
+    share: float
+    """Hallucinated among them, from 0 to 1."""
+    low: float
+    """Lower end of the interval of ``share``."""
+    high: float
+    """Upper end."""
+
+
+@drawing()
+def category_rates(rows: Sequence[CategoryRate]) -> Plot:
+    """Draw the share of hallucinations of each category, the most first, beside that of all.
+
+    Of more than ``MOST_CATEGORIES``, those with the most answers are drawn.
+    """
+    ranked = sorted(rows, key=lambda row: (-row.share, -row.rows, row.name))
+    most = sorted(ranked, key=lambda row: -row.rows)[:MOST_CATEGORIES]
+    drawn = [row for row in ranked if row in most]
+    names = [fit(cut(clean(row.name), _LONGEST_NAME), _NAME_ROOM, TEXT) for row in drawn]
+    total = sum(row.rows for row in rows)
+    overall = sum(row.share * row.rows for row in rows) / max(total, 1)
+    left = 0.3 + max((width(name, TEXT) for name in names), default=0.5)
+    high = _ROW * max(len(drawn), 3)
+    figure = sheet(WIDE, max(high + 0.98, 2.0))
+    box = Box(left, 0.55, WIDE - _NUMBER_ROOM, 0.55 + high)
+    axes = axes_in(figure, box)
+    end = min(1.0, 1.05 * max([row.high for row in drawn], default=1.0) or 1.0)
+    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(max(len(drawn), 3) - 0.5, -0.5), yticks=[])
+    axes.xaxis.set_major_formatter(percent)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    _draw_rates(axes, drawn)
+    _write_rows(figure, box, drawn, names)
+    title_axes(figure, box, "hallucinated")
+    if drawn:
+        axes.axvline(overall, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
+        at = box.left + (overall + 0.01 * end) / (1.02 * end) * (box.right - box.left)
+        write(figure, at, box.top + 0.12, f"all: {overall:.1%}", size=SMALL, align="center")
+    else:
+        say_nothing(axes)
+    return Plot(
+        name="category_rates",
+        title="Hallucination rate by category",
+        caption=_caption(len(drawn), len(rows)),
+        description=_describe(ranked, overall, total),
+        columns={
+            "name": [row.name for row in ranked], "rows": [row.rows for row in ranked],
+            "share": [row.share for row in ranked], "low": [row.low for row in ranked],
+            "high": [row.high for row in ranked],
+        },
+        figure=figure,
+    )  # fmt: skip
+
+
+def _draw_rates(axes: Axes, drawn: Sequence[CategoryRate]) -> None:
+    """Draw a point and its interval for each category, the first at the top."""
+    places = range(len(drawn))
+    lows, highs = [row.low for row in drawn], [row.high for row in drawn]
+    axes.hlines(places, lows, highs, color=PALETTE["blue"], alpha=0.55, linewidth=2)
+    line(axes, [row.share for row in drawn], places, series(0), linestyle="none")
+
+
+def _write_rows(
+    figure: Figure, box: Box, drawn: Sequence[CategoryRate], names: Sequence[str]
+) -> None:
+    """Write each category's name at the left of its row and its numbers at the right."""
+    for place, (row, name) in enumerate(zip(drawn, names, strict=True)):
+        y = box.top - _ROW * (place + 0.5)
+        write(figure, box.left - 0.1, y, name, align="right")
+        numbers = f"{row.share:.1%} of {row.rows:,}"
+        write(figure, box.right + 0.1, y, numbers, size=SMALL, colour="muted")
+
+
+def _caption(drawn: int, rows: int) -> str:
+    """Say how to read it, and what is left out."""
+    said = (
+        "Share of the answers that are hallucinated, by category, with 95% intervals (Wilson). "
+        "The dashed line is the share of all."
+    )
+    left_out = f" The {drawn} largest of {rows} categories are drawn; the data has all."
+    return said + (left_out if drawn < rows else "")
+
+
+def _describe(ranked: Sequence[CategoryRate], overall: float, total: int) -> str:
+    """Say what the plot shows: all where they are few, else both ends."""
+    said = [
+        f"{row.name}: {row.share:.1%} of {row.rows:,} ({row.low:.1%} to {row.high:.1%})"
+        for row in ranked
+    ]
+    if len(said) > 12:
+        said = [*said[:6], f"{len(said) - 9} categories between", *said[-3:]]
+    listed = f" By category, most first: {'; '.join(said)}." if said else ""
+    return f"{overall:.1%} of {total:,} answers are hallucinated.{listed}"

@@ -1,0 +1,238 @@
+"""The two trade-offs of a risk: recall against false alarms, errors against questions answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from vlmscope.plots.canvas import (
+    HALF,
+    SMALL,
+    Box,
+    KeyRow,
+    axes_in,
+    drawing,
+    key,
+    line,
+    percent,
+    room_for_key,
+    round_ticks,
+    say_nothing,
+    sheet,
+    title_axes,
+)
+from vlmscope.plots.palette import CHANCE, OPTIMUM, PALETTE, Look, baseline, series
+from vlmscope.plots.plot import Plot
+
+MOST_POINTS = 250
+"""Of a curve, in the plot and in its data: more cannot be seen, and would make a page heavy."""
+
+Floats = NDArray[np.float64]
+
+_FALSE_ALARMS = 0.05
+_HIGH = 2.25  # inches, of the axes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RocLine:
+    """The ROC curve of one risk; the arrays have one element a threshold, from (0, 0) to (1, 1)."""
+
+    title: str
+    false_alarms: ArrayLike
+    recall: ArrayLike
+    auroc: float
+    style: Literal["probe", "baseline"] = "probe"
+    """How it is drawn."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoverageLine:
+    """Hallucination rate against the share answered, safest first, of one risk."""
+
+    title: str
+    coverage: ArrayLike
+    rate: ArrayLike
+    aurc: float
+    """Area under the curve."""
+    style: Literal["probe", "baseline", "optimal"]
+    """How it is drawn; ``optimal`` is what no risk can beat."""
+
+
+@drawing()
+def roc_curves(curves: Sequence[RocLine]) -> Plot:
+    """Draw ROC curves, with a mark on each where at most 5% of the faithful are flagged.
+
+    A curve of many points is thinned to ``MOST_POINTS``, evenly along its length.
+    """
+    thin = [(row, *_thin_roc(row)) for row in curves]
+    looks = _looks(curves)
+    keys = [
+        KeyRow(look, row.title, f"{row.auroc:.3f}") for look, row in zip(looks, curves, strict=True)
+    ]
+    figure, axes, box = _keyed(keys, "AUROC")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    line(axes, [0, 1], [0, 1], CHANCE)
+    axes.axvline(_FALSE_ALARMS, color=PALETTE["axis"], linewidth=0.7)
+    axes.text(0.075, 0.015, "5% false alarms", color=PALETTE["muted"], fontsize=SMALL)
+    for (row, false_alarms, recall), look in zip(thin, looks, strict=True):
+        line(axes, false_alarms, recall, look, marker="", zorder=3)
+        place = _last_allowed(row)
+        x, y = _floats(row.false_alarms)[[place]], _floats(row.recall)[[place]]
+        line(axes, x, y, look, zorder=4, clip_on=False)
+    title_axes(figure, box, "false alarms: faithful answers flagged", "hallucinated answers found")
+    columns: dict[str, list[Any]] = {"title": [], "false_alarms": [], "recall": []}
+    for row, false_alarms, recall in thin:
+        columns["title"] += [row.title] * len(recall)
+        columns["false_alarms"] += false_alarms.tolist()
+        columns["recall"] += recall.tolist()
+    return Plot(
+        name="roc_curves",
+        title="ROC curves",
+        caption=(
+            "The share of hallucinated answers that an alarm finds, against the share of faithful "
+            "answers that it flags too. A mark is the last point of a curve with at most 5% of "
+            "those; the dotted diagonal is chance."
+        ),
+        description=_describe_roc(curves),
+        columns=columns,
+        figure=figure,
+    )
+
+
+@drawing()
+def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plot:
+    """Draw what abstaining on the riskiest questions buys.
+
+    A curve of many points is thinned to ``MOST_POINTS``, evenly over the share answered.
+
+    Args:
+        curves: One a risk.
+        prevalence: Hallucination rate where every question is answered.
+    """
+    thin = [(row, *_thin_coverage(row)) for row in curves]
+    looks = _looks(curves)
+    keys = [
+        KeyRow(look, row.title, f"{row.aurc:.3f}") for look, row in zip(looks, curves, strict=True)
+    ]
+    figure, axes, box = _keyed(keys, "area, less is better")
+    axes.set(xlim=(-0.01, 1.01), ylim=(0, _highest(thin, prevalence)))
+    axes.axhline(prevalence, color=PALETTE["axis"], linewidth=0.7)
+    said = f"all answered: {prevalence:.1%}"
+    axes.annotate(
+        said, (0, prevalence), (2, 3), textcoords="offset points", fontsize=SMALL,
+        color=PALETTE["muted"],
+    )  # fmt: skip
+    for index, ((_, coverage, rate), look) in enumerate(zip(thin, looks, strict=True)):
+        start = 0.12 + 0.07 * index
+        line(axes, coverage, rate, look, markevery=(start, 0.25), zorder=3)
+    title_axes(figure, box, "questions answered, safest first", "hallucinated among those answered")
+    columns: dict[str, list[Any]] = {"title": [], "style": [], "coverage": [], "rate": []}
+    for row, coverage, rate in thin:
+        columns["title"] += [row.title] * len(rate)
+        columns["style"] += [row.style] * len(rate)
+        columns["coverage"] += coverage.tolist()
+        columns["rate"] += rate.tolist()
+    return Plot(
+        name="risk_coverage",
+        title="Abstaining on the riskiest",
+        caption=(
+            "The hallucination rate that is left when only the safest share of the questions is "
+            "answered; all answered is at the right. The lower a curve, the better its risk."
+        ),
+        description=_describe_coverage(thin, prevalence),
+        columns=columns,
+        figure=figure,
+    )
+
+
+def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:
+    """Return a figure of half width with a key above its axes; without rows, one that says so."""
+    figure = sheet(HALF, 0.55 + _HIGH + room_for_key(max(len(rows), 2)))
+    box = Box(0.52, 0.55, HALF - 0.15, 0.55 + _HIGH)
+    axes = axes_in(figure, box)
+    axes.grid()
+    axes.yaxis.set_major_locator(round_ticks(5))
+    axes.xaxis.set_major_formatter(percent)
+    axes.yaxis.set_major_formatter(percent)
+    if rows:
+        key(figure, box, rows, heading)
+    else:
+        say_nothing(axes)
+    return figure, axes, box
+
+
+def _thin_roc(row: RocLine) -> tuple[Floats, Floats]:
+    """Return the curve at points evenly far from each other, its ends and its mark among them."""
+    false_alarms, recall = _floats(row.false_alarms), _floats(row.recall)
+    if recall.size > MOST_POINTS:
+        steps = np.abs(np.diff(false_alarms)) + np.abs(np.diff(recall))
+        length = np.concatenate([[0], np.cumsum(steps)])
+        evenly = np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS - 1))
+        kept = np.unique(np.append(evenly, _last_allowed(row)))
+        false_alarms, recall = false_alarms[kept], recall[kept]
+    return false_alarms, recall
+
+
+def _last_allowed(row: RocLine) -> int:
+    """Return the place of the curve's last point with at most 5% false alarms."""
+    return int(np.searchsorted(_floats(row.false_alarms), _FALSE_ALARMS, side="right")) - 1
+
+
+def _thin_coverage(row: CoverageLine) -> tuple[Floats, Floats]:
+    """Return the curve at evenly many answers from each other, its ends among them."""
+    coverage, rate = _floats(row.coverage), _floats(row.rate)
+    if rate.size > MOST_POINTS:
+        at = np.linspace(0, rate.size - 1, MOST_POINTS).round().astype(np.int64)
+        coverage, rate = coverage[at], rate[at]
+    return coverage, rate
+
+
+def _looks(curves: Sequence[RocLine | CoverageLine]) -> list[Look]:
+    """Return each curve's look: probes in colour, baselines in grey dashes."""
+    found: list[Look] = []
+    for place, row in enumerate(curves):
+        before = sum(other.style == row.style for other in curves[:place])
+        looks = {"probe": series(before), "baseline": baseline(before), "optimal": OPTIMUM}
+        found.append(looks[row.style])
+    return found
+
+
+def _highest(thin: Sequence[tuple[Any, ...]], prevalence: float) -> float:
+    """Return the upper end: of the very first answers the rate jumps, and may leave the plot."""
+    settled = [float(rate[coverage >= 0.05].max(initial=0)) for _, coverage, rate in thin]
+    return min(1.02, 1.1 * max([prevalence, 0.02, *settled]) + 0.01)
+
+
+def _describe_roc(curves: Sequence[RocLine]) -> str:
+    """Say how good each alarm is."""
+    said = ["Recall against false alarms."]
+    for row in curves:
+        found = _floats(row.recall)[_last_allowed(row)]
+        said.append(
+            f"{row.title} ({row.style}): AUROC {row.auroc:.3f}, finds {found:.1%} at no more than "
+            "5% false alarms."
+        )
+    return " ".join(said)
+
+
+def _describe_coverage(thin: Sequence[tuple[Any, ...]], prevalence: float) -> str:
+    """Say what abstaining buys."""
+    said = [f"Hallucination rate by share answered; {prevalence:.1%} where all are answered."]
+    for row, coverage, rate in thin:
+        if len(rate):
+            at_half, at_most = (np.interp(share, coverage, rate) for share in (0.5, 0.9))
+            said.append(
+                f"{row.title} ({row.style}): {at_most:.1%} at 90% answered, {at_half:.1%} at 50%, "
+                f"area {row.aurc:.3f}."
+            )
+    return " ".join(said)
+
+
+def _floats(values: ArrayLike) -> Floats:
+    return np.asarray(values, dtype=np.float64)

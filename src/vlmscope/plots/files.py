@@ -1,0 +1,99 @@
+"""A plot on disk: a picture to print, a picture to edit, and the data for a plot of one's own."""
+
+from __future__ import annotations
+
+import csv
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+from vlmscope.errors import StoreError
+from vlmscope.plots.canvas import drawing
+from vlmscope.plots.palette import PALETTE
+from vlmscope.plots.plot import Plot
+from vlmscope.plots.svg import svg_file
+
+_DPI = 200
+_DIGITS = 6
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What spreadsheets take for the start of a formula (OWASP, "CSV injection")."""
+
+
+def csv_text(plot: Plot) -> str:
+    """Return the plotted data as CSV, numbers to six significant digits, unknown cells empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+
+    Raises:
+        ValueError: The columns are not equally long.
+    """
+    out = StringIO()
+    # The line ends of RFC 4180, which also make the module quote a cell that holds one of them.
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(plot.columns)
+    writer.writerows([_cell(value) for value in row] for row in _rows(plot))
+    return out.getvalue()
+
+
+def save_plot(plot: Plot, folder: Path) -> tuple[Path, ...]:
+    """Write ``<name>.svg``, ``<name>.png`` and ``<name>.csv``, and return their paths.
+
+    Each file is whole or as it was before; the folder is made if it is missing.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    contents = {".svg": svg_file(plot), ".png": _png(plot), ".csv": csv_text(plot).encode()}
+    return tuple(
+        _publish(folder / f"{plot.name}{suffix}", data) for suffix, data in contents.items()
+    )
+
+
+def _rows(plot: Plot) -> list[tuple[Any, ...]]:
+    """Return the data by row."""
+    return list(zip(*plot.columns.values(), strict=True))
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as the csv module should write it."""
+    if isinstance(value, str):
+        # Lone surrogates fit no encoding.
+        text = value.encode("utf-8", "replace").decode("utf-8")
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    if isinstance(value, float):
+        # NaN is the one number that is not itself.
+        return f"{value:.{_DIGITS}g}" if value == value else None
+    return value
+
+
+def _png(plot: Plot) -> bytes:
+    """Return the figure as pixels on white."""
+    out = BytesIO()
+    with drawing():
+        plot.figure.savefig(out, format="png", dpi=_DPI, facecolor=PALETTE["paper"])
+    return out.getvalue()
+
+
+def _publish(path: Path, data: bytes) -> Path:
+    """Write a file under a hidden name, then give it its own."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}; free space or fix the "
+            "folder's permissions and run the same command again"
+        ) from error
+    finally:
+        _discard(temporary)
+    return path
+
+
+def _discard(temporary: Path) -> None:
+    """Remove a leftover; an error here must not hide the one that brought us here."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:
+        return

@@ -1,0 +1,33 @@
+"""Every representation and layer of a labelled run, probed and set beside the baselines.
+
+source     what can be probed: a run, or files of the original research
+data       what of a run a probe may learn from: scorable rows, truth, images, outside facts
+research   the same of research files and a CSV of labels
+grid       the sweep itself: one matrix in memory at a time
+results    its rows and its summary, plain data
+saving     on disk: results.parquet, results.json, predictions.parquet, saved probes
+loading    read back, with the reason where it fits its run no longer
+"""
+
+from vlmscope.probing.data import ProbeData, probe_data
+from vlmscope.probing.grid import SweepSpec, sweep
+from vlmscope.probing.loading import SavedSweep, read_sweep
+from vlmscope.probing.research import LabelTable, read_label_table
+from vlmscope.probing.results import ProbeResult, SweepResult
+from vlmscope.probing.saving import save_sweep
+from vlmscope.probing.source import open_source
+
+__all__ = [
+    "LabelTable",
+    "ProbeData",
+    "ProbeResult",
+    "SavedSweep",
+    "SweepResult",
+    "SweepSpec",
+    "open_source",
+    "probe_data",
+    "read_label_table",
+    "read_sweep",
+    "save_sweep",
+    "sweep",
+]

@@ -1,0 +1,146 @@
+"""What of a run a probe may learn from: scorable rows, their truth, images and outside facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.probe import image_groups
+from vlmscope.probe.baselines import Facts
+from vlmscope.probing.source import Place, places
+from vlmscope.store import Run, read_labels
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that the sweep does without."""
+
+    what: str
+    """``row``, ``label``, ``copy`` (of a row), or the path of a vector."""
+    count: int
+    """How many; of a vector, the rows that lack it."""
+    reason: str
+    """Why, as a person reads it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeData:
+    """The rows that probes learn from, aligned, ``[N]``."""
+
+    rows: NDArray[np.int64]
+    """Their numbers in the source."""
+    ids: tuple[str, ...]
+    """Question ids."""
+    truth: NDArray[np.bool_]
+    """True where the answer is a hallucination."""
+    groups: NDArray[np.int64]
+    """Image of each row; copies and near-copies of an image count as one."""
+    facts: Facts
+    """What is known of them from outside."""
+    categories: tuple[str, ...] | None
+    """Category of each, where the table has one."""
+    unscorable: int
+    """Rows left out because nobody can say whether they are right."""
+    places: tuple[Place, ...] = ()
+    """The vectors to probe; every row has them all."""
+    grouped_by: str = "content"
+    """How images are told apart: ``content``, ``content and likeness``, or ``image_id``."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What is left out, the unscorable rows among it."""
+    origin: Mapping[str, Any] = field(default_factory=lambda: {"source": "run"})
+    """Where rows and labels come from, as results.json says it."""
+    metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further columns of a label file, by name, each ``[N]``."""
+
+
+def probe_data(run: Run) -> ProbeData:
+    """Join a run with its labels.
+
+    Raises:
+        InputError: The run has no labels, or none of one kind: nothing can be learnt.
+    """
+    labels = read_labels(run.path)
+    table = run.to_pandas()
+    found = [labels.get(id_) for id_ in run.ids]
+    missing = sum(score is None for score in found)
+    if missing:
+        raise InputError(
+            f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
+            "labelling; run vlmscope label again"
+        )
+    verdicts = [score.hallucinated for score in found if score is not None]
+    rows = np.array([i for i, verdict in enumerate(verdicts) if verdict is not None], np.int64)
+    truth = np.array([verdicts[i] for i in rows], dtype=bool)
+    check_truth(run.path, truth)
+    kept = table.iloc[rows]
+    groups, grouped_by = _groups(kept)
+    unscorable = len(verdicts) - len(rows)
+    return ProbeData(
+        rows=rows,
+        ids=tuple(run.ids[i] for i in rows),
+        truth=truth,
+        groups=groups,
+        facts=_facts(kept),
+        categories=_texts(kept, "category"),
+        unscorable=unscorable,
+        places=tuple(places(run)),
+        grouped_by=grouped_by,
+        left_out=tuple(some_left_out("row", unscorable, "the answer could not be scored")),
+    )
+
+
+def some_left_out(what: str, count: int, reason: str) -> Iterator[LeftOut]:
+    """Yield what is left out, where it is any."""
+    if count:
+        yield LeftOut(what, count, reason)
+
+
+def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
+    """Refuse labels that are all of one kind.
+
+    Raises:
+        InputError: They are; nothing can be learnt.
+    """
+    if truth.all() or not truth.any():
+        raise InputError(
+            f"{path}: of {len(truth)} scorable answers {int(truth.sum())} are hallucinated; "
+            "a probe needs some that are and some that are not"
+        )
+
+
+def _groups(table: pd.DataFrame) -> tuple[NDArray[np.int64], str]:
+    """Number the images: by content, and by likeness where the run keeps perceptual hashes."""
+    likeness, grouped_by = None, "content"
+    if "image_dhash" in table and all(table["image_dhash"]):
+        likeness = [int(text, 16) for text in table["image_dhash"]]
+        grouped_by = "content and likeness"
+    return np.asarray(image_groups(list(table["image_sha256"]), likeness)), grouped_by
+
+
+def _facts(table: pd.DataFrame) -> Facts:
+    return Facts(
+        question=list(table["question"]),
+        category=_texts(table, "category"),
+        answer_type=_texts(table, "answer_type"),
+        first_token_entropy=table["first_token_entropy"].to_numpy(np.float64),
+        first_token_logprob=table["first_token_logprob"].to_numpy(np.float64),
+        num_answer_tokens=_numbers(table, "num_answer_tokens"),
+        mean_answer_logprob=_numbers(table, "mean_answer_logprob"),
+    )
+
+
+def _texts(table: pd.DataFrame, name: str) -> tuple[str, ...] | None:
+    return tuple(str(value) for value in table[name]) if name in table else None
+
+
+def _numbers(table: pd.DataFrame, name: str) -> NDArray[Any] | None:
+    return table[name].to_numpy(np.float64) if name in table else None

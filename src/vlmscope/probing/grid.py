@@ -1,0 +1,197 @@
+"""The sweep: every representation × layer through the same folds, one matrix in memory at a time.
+
+The number to quote is that of ``selected``: the layer is chosen inside each fold's training rows,
+so the rows it is judged on had no say. The best of the single layers is chosen by looking, and
+flatters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.probe import (
+    CrossFit,
+    Fold,
+    MeanDifferenceProbe,
+    MlpProbe,
+    combine,
+    crossfit_estimator,
+    crossfit_logistic,
+    crossfit_select,
+    grouped_folds,
+)
+from vlmscope.probe.baselines import Known, baseline_risks
+from vlmscope.probing.calibrating import calibrated
+from vlmscope.probing.data import ProbeData, probe_data
+from vlmscope.probing.judging import Entry, judge, within_category
+from vlmscope.probing.research import LabelTable, research_data
+from vlmscope.probing.results import SweepResult
+from vlmscope.probing.source import Source, check_labels
+from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS
+from vlmscope.store import Run, SeedFiles, vector_path
+
+ESTIMATORS = ("logistic", "mean-difference", "mlp")
+"""Probes to choose from; ``logistic`` always runs, for the selection needs it."""
+
+AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
+"""Representations that exist only once the answer is written."""
+
+Report = Callable[[str], None]
+"""Told what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSpec:
+    """What to sweep."""
+
+    estimators: tuple[str, ...] = ("logistic",)
+    """Names from ``ESTIMATORS``."""
+    folds: int = 5
+    """Outer folds."""
+    draws: int = 2000
+    """Resamples of the images for the intervals."""
+    seed: int = 0
+    """Decides folds, resamples and shuffled labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that are none."""
+        unknown = [name for name in self.estimators if name not in ESTIMATORS]
+        if unknown:
+            raise InputError(
+                f"--estimators: {unknown[0]!r} is no probe; choose from {', '.join(ESTIMATORS)}"
+            )
+
+
+def sweep(
+    source: Source,
+    spec: SweepSpec | None = None,
+    *,
+    labels: LabelTable | None = None,
+    report: Report = lambda _: None,
+) -> SweepResult:
+    """Probe every representation and layer of a labelled run, or of research files with labels.
+
+    Args:
+        source: A run with labels (``vlmscope label``), or files of the original research.
+        spec: What to sweep.
+        labels: Of research files: their labels (``read_label_table``).
+        report: Told what is being done, a line each.
+
+    Raises:
+        InputError: No labels, or too few images of either kind.
+    """
+    spec = spec or SweepSpec()
+    data = _joined(source, labels)
+    folds = grouped_folds(data.truth, data.groups, count=spec.folds, seed=spec.seed)
+    report("baselines")
+    entries = {
+        baseline.name: Entry(baseline.title, "baseline", risk, baseline.known)
+        for baseline, risk in baseline_risks(data.facts, data.truth, folds, data.groups)
+    }
+    before: dict[str, CrossFit] = {}
+    for name, entry, fit in _probes(source, data, folds, spec, report):
+        entries[name] = entry
+        if fit is not None and entry.known == "before":
+            before[name] = fit
+    chosen = crossfit_select(before, folds)
+    entries["selected"] = Entry("best layer, chosen inside training", "selected", chosen.risk)
+    # One penalty for all folds, so that their log-odds can be pooled; the inputs are calibrated.
+    combined = combine(before, data.truth, folds, data.groups, grid=(1.0,))
+    entries["combined"] = Entry("all layers together", "combined", combined.risk)
+    report("shuffled labels")
+    entries["shuffled"] = _shuffled(source, data, chosen.chosen, spec)
+    report("intervals")
+    rows, best = judge(entries, data, draws=spec.draws, seed=spec.seed)
+    within = within_category(data, chosen.risk, draws=spec.draws, seed=spec.seed)
+    return SweepResult(
+        rows=rows,
+        risks={name: entry.risk for name, entry in entries.items()},
+        data=data,
+        best_baseline=best,
+        chosen={"selected": chosen.chosen},
+        fold_of=_fold_of(folds, len(data.truth)),
+        settings=asdict(spec),
+        within_category=within,
+    )
+
+
+def vectors(
+    source: Source, data: ProbeData, representation: str, layer: int | None
+) -> NDArray[np.float32]:
+    """Return the vectors of the rows that are probed, ``[N, D]``."""
+    matrix = source.matrix(representation, layer)
+    return matrix if len(data.rows) == len(matrix) else matrix[data.rows]
+
+
+def place_title(representation: str, layer: int | None) -> str:
+    """Return a place as a person reads it.
+
+    >>> place_title("query_token_representation", 9)
+    'query token, layer 9'
+    """
+    words = representation.removesuffix("_representation").replace("_", " ")
+    return words if layer is None else f"{words}, layer {layer}"
+
+
+def known_of(representation: str) -> Known:
+    """Return whether a representation exists before the answer is written, or only after."""
+    return "after" if representation in AFTER else "before"
+
+
+def _joined(source: Source, labels: LabelTable | None) -> ProbeData:
+    """Return what may be learnt from: a run with its own labels, or research files with these."""
+    check_labels(source.path, run=isinstance(source, Run), labelled=labels is not None)
+    if isinstance(source, SeedFiles) and labels is not None:
+        return research_data(source, labels)
+    if isinstance(source, Run):
+        return probe_data(source)
+    raise TypeError(f"a {type(source).__name__} has no labels that we know of")
+
+
+def _probes(
+    source: Source, data: ProbeData, folds: Sequence[Fold], spec: SweepSpec, report: Report
+) -> Iterator[tuple[str, Entry, CrossFit | None]]:
+    """Yield every probe's name, risk and, of a logistic one, what selection needs."""
+    others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
+    for representation, layer in data.places:
+        place = vector_path(representation, layer)
+        report(place)
+        matrix = vectors(source, data, representation, layer)
+        common = (known_of(representation), representation, layer)
+        raw = crossfit_logistic(matrix, data.truth, folds, data.groups)
+        fit = calibrated(raw, data.truth, folds)
+        title = place_title(representation, layer)
+        yield place, Entry(title, "probe", fit.risk, *common, "logistic"), fit
+        for name in spec.estimators:
+            if name in others:
+                risk = crossfit_estimator(others[name](), matrix, data.truth, folds, data.groups)
+                entry = Entry(f"{title}, {name}", "probe", risk, *common, name)
+                yield f"{place} {name}", entry, None
+
+
+def _shuffled(source: Source, data: ProbeData, chosen: Sequence[str], spec: SweepSpec) -> Entry:
+    """Return the probe of the place chosen most often, on labels dealt out anew: it must fail."""
+    place = max(dict.fromkeys(chosen), key=chosen.count)
+    representation, layer = next(where for where in data.places if vector_path(*where) == place)
+    truth = data.truth[np.random.default_rng(spec.seed).permutation(len(data.truth))]
+    # Split anew, so that these labels too are spread evenly: where training has more, a fold has
+    # fewer, and pooled risks would look worse than chance.
+    folds = grouped_folds(truth, data.groups, count=spec.folds, seed=spec.seed)
+    matrix = vectors(source, data, representation, layer)
+    fit = calibrated(crossfit_logistic(matrix, truth, folds, data.groups), truth, folds)
+    title = f"{place_title(representation, layer)}, on shuffled labels"
+    known = known_of(representation)
+    return Entry(title, "control", fit.risk, known, representation, layer, "logistic", truth)
+
+
+def _fold_of(folds: Sequence[Fold], count: int) -> NDArray[np.int64]:
+    """Return the number of the fold in which each row is judged."""
+    numbers = np.empty(count, np.int64)
+    for number, fold in enumerate(folds):
+        numbers[fold.test] = number
+    return numbers

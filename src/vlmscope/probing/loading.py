@@ -1,0 +1,183 @@
+"""A saved sweep, read back, with the reason where it fits its run no longer.
+
+Labels are made anew and rows are added while ``probes`` stays as it was. Numbers that speak of
+other labels or other rows must not be shown as if they were of these, so the reader is told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError, StoreError
+from vlmscope.metrics import measure
+from vlmscope.probing.judging import QUESTION_ONLY
+from vlmscope.probing.saving import PROBES
+from vlmscope.store import Run, read_labels
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
+
+_SUMMARY: Mapping[str, type] = {
+    "run_id": str,
+    "rows": int,
+    "unscorable": int,
+    "images": int,
+    "hallucinated": int,
+    "settings": dict,
+    "best_baseline": str,
+    "chosen": dict,
+    "verdict": list,
+    "results": list,
+}
+"""What every summary has, and of which type."""
+
+_ROW = (
+    *("name", "title", "kind", "known", "representation", "layer", "estimator"),
+    *("auroc", "auroc_low", "auroc_high", "auprc", "brier", "ece", "recall_at_5"),
+    *("above_baseline", "above_baseline_low", "above_baseline_high"),
+)
+"""What every result has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedSweep:
+    """What ``save_sweep`` wrote, as plain data."""
+
+    summary: Mapping[str, Any]
+    """The document ``results.json``."""
+    predictions: pd.DataFrame
+    """A row for each question that was probed: ``id``, ``hallucinated``, ``image_group``, ``fold``,
+    and ``risk/<name>`` for each result."""
+    stale: str
+    """Why it fits the run no longer, a phrase; empty where it fits."""
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        """Return a result by its name, one level of names as in ``results.json``."""
+        return next(row for row in self.results if row["name"] == name)
+
+    @property
+    def results(self) -> Sequence[Mapping[str, Any]]:
+        """The results in the order of the sweep."""
+        found: Sequence[Mapping[str, Any]] = self.summary["results"]
+        return found
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """True where the answer was labelled a hallucination, ``[N]``."""
+        return np.asarray(self.predictions["hallucinated"], dtype=bool)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Number of each row's image, ``[N]``."""
+        return np.asarray(self.predictions["image_group"], dtype=np.int64)
+
+    def risk(self, name: str) -> NDArray[np.float64]:
+        """Return the out-of-fold risks behind a result, ``[N]``."""
+        return np.asarray(self.predictions[f"risk/{name}"], dtype=np.float64)
+
+
+def read_sweep(run: Run) -> SavedSweep | None:
+    """Return what ``vlmscope probe`` saved in a run, or None where it saved nothing.
+
+    Raises:
+        StoreError: A file is damaged, or the files are of two sweeps.
+    """
+    folder = run.path / PROBES
+    summary = _read_summary(folder / RESULTS, run)
+    if summary is None:
+        return None
+    found = SavedSweep(summary, _read_predictions(folder / PREDICTIONS, run), "")
+    if lack := _lack_of_predictions(found):
+        raise _damaged(folder / PREDICTIONS, lack, run)
+    return SavedSweep(found.summary, found.predictions, _stale(found, run))
+
+
+def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
+    """Return the summary with all that is read of it; None where there is no file."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise _damaged(path, f"not JSON ({error})", run) from error
+    if lack := _lack_of_summary(found):
+        raise _damaged(path, lack, run)
+    summary: dict[str, Any] = found
+    return summary
+
+
+def _lack_of_summary(found: Any) -> str:
+    """Return what a summary lacks of what is read of it, or an empty text."""
+    if not isinstance(found, dict):
+        return "holds no object"
+    for name, kind in _SUMMARY.items():
+        if not isinstance(found.get(name), kind):
+            return f"has no {name}"
+    results = found["results"]
+    for name in _ROW:
+        if not all(isinstance(row, dict) and name in row for row in results):
+            return f"has a result without {name}"
+    names = {row["name"] for row in results}
+    needed = ("selected", "combined", QUESTION_ONLY, found["best_baseline"])
+    return next((f"has no result {name!r}" for name in needed if name not in names), "")
+
+
+def _read_predictions(path: Path, run: Run) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            return pq.read_table(file).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _damaged(path, f"cannot be read ({what})", run) from error
+
+
+def _lack_of_predictions(found: SavedSweep) -> str:
+    """Return what the predictions lack of what the summary speaks of, or an empty text."""
+    risks = [f"risk/{row['name']}" for row in found.results]
+    for name in ("id", "hallucinated", "image_group", "fold", *risks):
+        if name not in found.predictions:
+            return f"has no column {name}"
+    # A kill between the two files leaves the predictions of one sweep and the summary of another.
+    told = found["selected"]["auroc"]
+    same = (
+        len(found.predictions) == found.summary["rows"]
+        and int(found.truth.sum()) == found.summary["hallucinated"]
+        and abs(measure(found.truth, found.risk("selected")).auroc - told) < 1e-6
+    )
+    return "" if same else f"is of another sweep than {RESULTS}"
+
+
+def _stale(found: SavedSweep, run: Run) -> str:
+    """Return why a sweep fits its run no longer, or an empty text."""
+    summary = found.summary
+    if summary["run_id"] != run.manifest.run_id:
+        return f"they are of another run (run_id {summary['run_id'][:8]}…)"
+    then = summary["rows"] + summary["unscorable"]
+    if then != len(run):
+        return f"the run had {then:,} rows when they were trained and has {len(run):,} now"
+    try:
+        labels = read_labels(run.path)
+    except InputError:
+        return "the labels that they learnt are gone"
+    learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
+    now = {id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels}
+    other = sum(learnt.get(id_) != now.get(id_) for id_ in learnt.keys() | now.keys())
+    return f"{other:,} of {len(run):,} rows have another label now" if other else ""
+
+
+def _damaged(path: Path, finding: str, run: Run) -> StoreError:
+    return StoreError(f"{path}: damaged, {finding}; run 'vlmscope probe {run.path}' again")

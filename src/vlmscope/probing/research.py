@@ -1,0 +1,197 @@
+"""Files of the original research joined with a CSV of labels.
+
+All representations are compared on the same rows. Where a few rows lack a vector, the sweep goes
+without those rows; where many do, without that representation or layer. Both are counted and said.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.probe import image_groups
+from vlmscope.probe.baselines import Facts
+from vlmscope.probing.data import LeftOut, ProbeData, check_truth, some_left_out
+from vlmscope.probing.source import RESEARCH, Place, places
+from vlmscope.score import LabelFile
+from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
+from vlmscope.store import SeedFiles, vector_path
+from vlmscope.store.seed_files import Fault
+
+FEW = 0.05
+"""Largest share of rows that is given up for the sake of a representation or layer."""
+
+IMAGE_COLUMNS = ("image_id", "image_name")
+"""Where a label file has the image's name."""
+
+FAILED = "[Generation failed"
+"""How an answer begins that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """A label file with all its columns. Made by ``read_label_table``."""
+
+    path: Path
+    """The CSV file."""
+    labels: Mapping[str, bool | None]
+    """Question id → True for hallucinated, None where the cell is empty."""
+    metadata: Mapping[str, Mapping[str, str]]
+    """Further column → question id → cell."""
+
+
+def read_label_table(path: Path) -> LabelTable:
+    """Read a CSV file of labels as ``LabelFile`` does, and what else it says of the questions.
+
+    Raises:
+        InputError: The file cannot be read, lacks a column, or a cell holds no label.
+    """
+    labels = LabelFile(path).labels
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        header = rows.fieldnames or ()
+        used = [next(name for name in names if name in header)
+                for names in (ID_COLUMNS, LABEL_COLUMNS)]  # fmt: skip
+        metadata: dict[str, dict[str, str]] = {name: {} for name in header if name not in used}
+        for row in rows:
+            for name, cells in metadata.items():
+                cells.setdefault(row[used[0]], row[name])
+    return LabelTable(path, labels, metadata)
+
+
+def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
+    """Join research files with their labels.
+
+    Images are told apart by ``image_id``: the files keep no hashes.
+
+    Raises:
+        InputError: Nothing is left to learn from, or labels of one kind only.
+    """
+    texts = files.to_pandas()
+    labelled = np.array([table.labels.get(id_) is not None for id_ in files.ids])
+    failed = labelled & texts["answer"].str.startswith(FAILED).to_numpy(bool)
+    rows = np.flatnonzero(labelled & ~failed)
+    if not len(rows):
+        raise InputError(_nothing(files, table))
+    left_out = [*_without_verdict(files, table)]
+    left_out += some_left_out("row", int(failed.sum()), "generation failed, there is no answer")
+    usable = _usable(files, rows, left_out)
+    rows = _whole(rows, usable, left_out)
+    ids = tuple(files.ids[i] for i in rows)
+    truth = np.array([table.labels[id_] for id_ in ids], dtype=bool)
+    check_truth(files.path, truth)
+    kept = texts.iloc[rows]
+    metadata = {name: [cells[id_] for id_ in ids] for name, cells in table.metadata.items() if name}
+    images, grouped_by = _images(list(kept["image_id"]), metadata)
+    return ProbeData(
+        rows=rows,
+        ids=ids,
+        truth=truth,
+        groups=np.asarray(image_groups(images)),
+        facts=_facts(list(kept["question"]), metadata),
+        categories=_column(metadata, "category"),
+        unscorable=int((~labelled).sum()),
+        places=tuple(usable),
+        grouped_by=grouped_by,
+        left_out=tuple(left_out),
+        origin={
+            "source": RESEARCH,
+            "files": [file.name for file in files.files],
+            "labels": str(table.path),
+        },
+        metadata=metadata,
+    )
+
+
+def _nothing(files: SeedFiles, table: LabelTable) -> str:
+    """Return why no row is left; most often the ids are written in two ways."""
+    one, other = next(iter(table.labels), "none"), files.ids[0]
+    return (
+        f"{table.path}: holds no label of a usable row among the {len(files)} of {files.path}; its "
+        f"ids look like {one!r}, theirs like {other!r}; give the labels of these files"
+    )
+
+
+def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
+    """Yield what is left out before any answer or vector is looked at."""
+    name = table.path.name
+    unknown = len(table.labels.keys() - set(files.ids))
+    absent = sum(id_ not in table.labels for id_ in files.ids)
+    empty = sum(table.labels.get(id_, True) is None for id_ in files.ids)
+    yield from some_left_out("copy", files.copies, "the question stands again in a later file")
+    yield from some_left_out("label", unknown, "the files do not have the question")
+    yield from some_left_out("row", absent, f"not in {name}")
+    yield from some_left_out("row", empty, f"no label in {name}")
+
+
+def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tuple[list[str], str]:
+    """Return the name of each row's image, and how images are told apart.
+
+    Research code wrote "nan" for a name that it did not find; the label file may know it.
+    """
+    known = [metadata[column] for column in IMAGE_COLUMNS if column in metadata]
+    images = [
+        next((name for name in row if name.strip().lower() not in EMPTY), "")
+        for row in zip(names, *known, strict=True)
+    ]
+    if lacking := images.count(""):
+        return images, f"image_id ({lacking:,} rows have none and count as one image)"
+    return images, "image_id"
+
+
+def _usable(
+    files: SeedFiles, rows: NDArray[np.int64], left_out: list[LeftOut]
+) -> dict[Place, list[Fault]]:
+    """Return what every row's vector lacks, by place; without the places that many rows lack."""
+    usable = {}
+    for place in places(files):
+        faults = files.faults(*place)
+        found = Counter(faults[i] for i in rows)
+        bad = len(rows) - found.pop("", 0)
+        if bad > FEW * len(rows):
+            kinds = ", ".join(f"{count:,} {fault}" for fault, count in found.most_common())
+            left_out.append(LeftOut(vector_path(*place), bad, f"of {len(rows):,} vectors {kinds}"))
+        else:
+            usable[place] = faults
+    if not usable:
+        raise InputError(
+            f"{files.path}: no representation that {1 - FEW:.0%} of the {len(rows):,} labelled "
+            "rows have; give the files of an extraction that went through"
+        )
+    return usable
+
+
+def _whole(
+    rows: NDArray[np.int64], usable: Mapping[Place, Sequence[Fault]], left_out: list[LeftOut]
+) -> NDArray[np.int64]:
+    """Return the rows that have every usable vector."""
+    lacks = [
+        {f"{name} {faults[i]}" for (name, _), faults in usable.items() if faults[i]} for i in rows
+    ]
+    reasons = Counter(", ".join(sorted(lack)) for lack in lacks if lack)
+    left_out += [LeftOut("row", count, reason) for reason, count in reasons.most_common()]
+    return rows[[not lack for lack in lacks]]
+
+
+def _facts(questions: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> Facts:
+    """Return what is known from outside: of the first token and the answer's, nothing."""
+    return Facts(
+        question=questions,
+        category=_column(metadata, "category"),
+        answer_type=_column(metadata, "answer_type"),
+        first_token_entropy=None,
+        first_token_logprob=None,
+        num_answer_tokens=None,
+        mean_answer_logprob=None,
+    )
+
+
+def _column(metadata: Mapping[str, Sequence[str]], name: str) -> tuple[str, ...] | None:
+    return tuple(metadata[name]) if name in metadata else None

@@ -1,0 +1,77 @@
+"""The rows and the summary of a sweep: plain data, ready for a table, a file or a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.metrics import Difference, Interval, Metrics, WithinKinds
+from vlmscope.probing.data import ProbeData
+
+ResultKind = Literal["probe", "selected", "combined", "baseline", "control"]
+"""One layer's probe; the best layer, chosen inside training; all layers together; what is known
+from outside; labels shuffled among the images."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """How well one probe or baseline foretells hallucinations on rows it has not seen."""
+
+    name: str
+    """Unique within the sweep."""
+    title: str
+    """As a person reads it."""
+    kind: ResultKind
+    """What it is."""
+    known: Literal["before", "after"]
+    """Before the first token of the answer is written, or only after."""
+    representation: str | None
+    """Of a probe: the representation."""
+    layer: int | None
+    """Of a probe: the decoder layer."""
+    estimator: str | None
+    """Of a probe: ``logistic``, ``mean-difference`` or ``mlp``."""
+    metrics: Metrics
+    """On out-of-fold risks."""
+    intervals: Mapping[str, Interval]
+    """Metric → 95% interval, from a bootstrap over images."""
+    against: Difference | None
+    """AUROC less that of the best baseline known before the answer."""
+    over_question: Difference | None
+    """AUROC less that of the question's words alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SweepResult:
+    """Everything that a sweep found."""
+
+    rows: tuple[ProbeResult, ...]
+    """Probes, selections, baselines and controls."""
+    risks: Mapping[str, NDArray[np.float64]]
+    """Name → out-of-fold risk of each row."""
+    data: ProbeData
+    """What they were trained and judged on."""
+    best_baseline: str
+    """Name of the best baseline known before the answer."""
+    chosen: Mapping[str, tuple[str, ...]]
+    """Selection → the candidate chosen in each fold."""
+    fold_of: NDArray[np.int64]
+    """Fold in which each row was judged."""
+    settings: Mapping[str, Any]
+    """What the sweep was asked for."""
+    within_category: WithinKinds | None = None
+    """The selected risk on pairs of answers of the same category; None without categories."""
+
+    def __getitem__(self, name: str) -> ProbeResult:
+        """Return a row by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def selected_place(self) -> str:
+        """Name of the probe that selection inside training chose in the most folds."""
+        return Counter(self.chosen["selected"]).most_common(1)[0][0]

@@ -1,0 +1,190 @@
+"""A sweep on disk, in the run's folder ``probes`` or another: tables, a summary, and saved probes.
+
+results.parquet      a row for each probe, selection, baseline and control
+predictions.parquet  a row for each question: truth, fold, image group, every out-of-fold risk, and
+                     the further columns of a label file
+results.json         the same numbers as the table, the settings, the choices, in one document
+<place>/             the selected probe and the best layer of each representation, trained on all
+                     rows and calibrated
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmscope.errors import StoreError
+from vlmscope.metrics import risk_coverage, threshold_at
+from vlmscope.probe import LogisticProbe, ProbeInfo, save_probe
+from vlmscope.probe.storage import DESCRIPTION, WEIGHTS
+from vlmscope.probing.calibrating import scale_of
+from vlmscope.probing.grid import known_of, vectors
+from vlmscope.probing.results import ProbeResult, SweepResult
+from vlmscope.probing.source import Source, model_of, run_id_of
+from vlmscope.probing.verdict import verdict
+from vlmscope.schema import VISION_ONLY
+from vlmscope.store import publish, write_table
+from vlmscope.version import __version__
+
+PROBES = "probes"
+"""Folder in a run, or beside research files."""
+
+_PROBE_FILES = {DESCRIPTION, WEIGHTS}
+
+
+def default_folder(path: Path) -> Path:
+    """Return where the sweep of a source is written: in its folder, or beside its file.
+
+    >>> default_folder(Path("data/gemma3_part_001.h5")).as_posix()
+    'data/gemma3_part_001-probes'
+    """
+    return path / PROBES if path.is_dir() else path.with_name(f"{path.stem}-{PROBES}")
+
+
+def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) -> Path:
+    """Write everything and return the folder.
+
+    Args:
+        source: What was swept.
+        result: What was found.
+        folder: Where to; by default ``default_folder``.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    folder = folder or default_folder(source.path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be made: {error.strerror or error}; give another --out"
+        ) from error
+    write_table(folder / "results.parquet", _table(result))
+    write_table(folder / "predictions.parquet", _predictions(result))
+    saved = [_save_probe(source, result, row, folder) for row in _kept(result)]
+    _remove_older(folder, keep={probe["folder"] for probe in saved})
+    summary = (
+        _summary(result)
+        | {"verdict": verdict(result)}
+        | {"run_id": run_id_of(source), "probes": saved}
+        | {"selected_probe": _folder_name(result.selected_place)}
+    )
+    publish(folder / "results.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return folder
+
+
+def _table(result: SweepResult) -> dict[str, list[Any]]:
+    """Return the results as columns."""
+    flat = [_flat(row) for row in result.rows]
+    return {name: [row[name] for row in flat] for name in flat[0]}
+
+
+def _flat(row: ProbeResult) -> dict[str, Any]:
+    """Return one result as one level of names."""
+    names = ("name", "title", "kind", "known", "representation", "layer", "estimator")
+    flat: dict[str, Any] = {name: getattr(row, name) for name in names}
+    for name, value in asdict(row.metrics).items():
+        flat[name] = value
+        if name in row.intervals:
+            flat[f"{name}_low"] = row.intervals[name].low
+            flat[f"{name}_high"] = row.intervals[name].high
+    for name, gap in (("above_baseline", row.against), ("above_question", row.over_question)):
+        flat[name] = None if gap is None else gap.value
+        flat[f"{name}_low"] = None if gap is None else gap.interval.low
+        flat[f"{name}_high"] = None if gap is None else gap.interval.high
+        flat[f"{name}_p"] = None if gap is None else gap.p_value
+    return flat
+
+
+def _predictions(result: SweepResult) -> dict[str, list[Any]]:
+    """Return each question's truth and risks as columns."""
+    data = result.data
+    return {
+        "id": list(data.ids),
+        "hallucinated": data.truth.tolist(),
+        "image_group": data.groups.tolist(),
+        "fold": result.fold_of.tolist(),
+        **{f"metadata/{name}": list(cells) for name, cells in data.metadata.items()},
+        **{f"risk/{name}": risk.tolist() for name, risk in result.risks.items()},
+    }
+
+
+def _summary(result: SweepResult) -> dict[str, Any]:
+    """Return the document of the whole sweep."""
+    data = result.data
+    return {
+        "vlmscope_version": __version__,
+        **data.origin,
+        "rows": len(data.truth),
+        "unscorable": data.unscorable,
+        "left_out": [asdict(each) for each in data.left_out],
+        "images": len(np.unique(data.groups)),
+        "images_by": data.grouped_by,
+        "hallucinated": int(data.truth.sum()),
+        "settings": dict(result.settings),
+        "best_baseline": result.best_baseline,
+        "chosen": {name: list(places) for name, places in result.chosen.items()},
+        "within_category": result.within_category and asdict(result.within_category),
+        "aurc": risk_coverage(data.truth, result.risks["selected"]).aurc,
+        "results": [_flat(row) for row in result.rows],
+    }
+
+
+def _kept(result: SweepResult) -> Iterator[ProbeResult]:
+    """Yield the logistic probes to keep: the selected one, and the best of each representation."""
+    probes = [row for row in result.rows if row.kind == "probe" and row.estimator == "logistic"]
+    ranked = sorted(probes, key=lambda row: -row.metrics.auroc)
+    seen: set[str | None] = set()
+    for row in ranked:
+        if row.name == result.selected_place or row.representation not in seen:
+            seen.add(row.representation)
+            yield row
+
+
+def _save_probe(
+    source: Source, result: SweepResult, row: ProbeResult, folder: Path
+) -> dict[str, Any]:
+    """Train on all rows, calibrate on rows that fits of its kind have not seen, and save."""
+    data, representation = result.data, row.representation or VISION_ONLY
+    matrix = vectors(source, data, representation, row.layer)
+    probe = LogisticProbe().fit(matrix, data.truth, groups=data.groups)
+    folds = int(result.settings["folds"])
+    platt, risk = scale_of(probe, matrix, data.truth, data.groups, folds)
+    threshold = float(threshold_at(data.truth, risk))
+    info = ProbeInfo(
+        representation=representation,
+        layer=row.layer,
+        width=matrix.shape[1],
+        estimator="LogisticProbe",
+        rows=len(data.truth),
+        model=model_of(source),
+        calibration=(platt.a, platt.b),
+        threshold=threshold,
+        metrics={
+            "auroc": row.metrics.auroc,
+            "prevalence": row.metrics.prevalence,
+            "recall": float((risk[data.truth] > threshold).mean()),
+            "false_alarms": float((risk[~data.truth] > threshold).mean()),
+        },
+    )
+    name = _folder_name(row.name)
+    save_probe(folder / name, probe, info)
+    return {"folder": name, "known": known_of(representation)}
+
+
+def _folder_name(place: str) -> str:
+    return place.replace("/", "-")
+
+
+def _remove_older(folder: Path, keep: set[str]) -> None:
+    """Remove probes of an earlier sweep: nothing would say that they are of other labels."""
+    for description in folder.glob(f"*/{DESCRIPTION}"):
+        older = description.parent
+        if older.name not in keep and {file.name for file in older.iterdir()} <= _PROBE_FILES:
+            shutil.rmtree(older)

@@ -1,0 +1,123 @@
+"""What can be probed: a run, or files of the original research. A sweep sees the same of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.store import Run, SeedFiles, find_seed_files, open_run, open_seed_files
+from vlmscope.store.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+Place = tuple[str, int | None]
+"""Representation and layer."""
+
+RESEARCH = "research files"
+"""What results and probes call files of the original research."""
+
+
+class Source(Protocol):
+    """Rows with vectors: what ``Run`` and ``SeedFiles`` have in common."""
+
+    path: Path
+    """The folder or file."""
+    ids: tuple[str, ...]
+    """The question ids. Row i of every matrix belongs to ``ids[i]``."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    @property
+    def representations(self) -> tuple[str, ...]:
+        """The names that ``matrix`` takes."""
+        ...
+
+    def layers(self, representation: str) -> tuple[int, ...]:
+        """Return the layers of a representation; the vision encoder's has none."""
+        ...
+
+    def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
+        """Return ``[N, D]``; NaN in the rows that lack the vector."""
+        ...
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with a row per question, without vectors."""
+        ...
+
+
+def open_source(
+    path: Path, *, labelled: bool, report: Callable[[str], None] = lambda _: None
+) -> Source:
+    """Open a run folder, or files of the original research.
+
+    Args:
+        path: A run folder; a folder of ``.h5`` files; or one such file.
+        labelled: Whether labels come with it, in a CSV file. Research files need them, runs have
+            their own.
+        report: Told which file is being read.
+
+    Raises:
+        InputError: It is none of these, or the labels are missing or too many.
+    """
+    is_run = (path / MANIFEST).exists()
+    if not is_run and not find_seed_files(path):
+        found = "no .h5 files there, and no run" if path.exists() else "no such file or folder"
+        raise InputError(
+            f"{path}: {found}; give a run folder, or .h5 files of the original research"
+        )
+    check_labels(path, run=is_run, labelled=labelled)
+    return open_run(path) if is_run else open_seed_files(path, report=report)
+
+
+def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
+    """Refuse a run with a label file, and research files without one.
+
+    Raises:
+        InputError: Says where labels of each go.
+    """
+    if run and labelled:
+        raise InputError(
+            f"--labels: {path} is a run, which keeps its labels; run 'vlmscope label {path} "
+            "--labels FILE' first, then probe it without --labels"
+        )
+    if not run and not labelled:
+        raise InputError(
+            f"{path}: research files hold no labels; give --labels FILE, a CSV with the columns "
+            "question_id and is_hallucinating_manual (or is_hallucinating, hallucinated, label)"
+        )
+
+
+def places(source: Source) -> Iterator[Place]:
+    """Yield every representation with each of its layers."""
+    for representation in source.representations:
+        for layer in source.layers(representation) or (None,):
+            yield representation, layer
+
+
+def model_of(source: Source) -> dict[str, Any]:
+    """Return what is known of the model behind the vectors, for a saved probe.
+
+    A run knows its model by hashes. Research files do not, so no loaded model will match.
+    """
+    if isinstance(source, Run):
+        manifest = source.manifest
+        capture = {"vision_pooling": manifest.capture.vision_pooling, "dtype": manifest.dtype}
+        return asdict(manifest.model) | capture
+    attrs = source.attrs if isinstance(source, SeedFiles) else {}
+    return {**attrs, "source": RESEARCH}
+
+
+def run_id_of(source: Source) -> str:
+    """Return the id of the run that the rows come from; empty where they know of none."""
+    if isinstance(source, Run):
+        return source.manifest.run_id
+    return str(source.attrs.get("run_id", "")) if isinstance(source, SeedFiles) else ""

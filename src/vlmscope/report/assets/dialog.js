@@ -1,0 +1,104 @@
+// One card with everything that is known of it.
+
+function addFact(list, name, value) {
+  if (value === null || value === "") return;
+  const row = element("div");
+  const shown = element("dd", "", value);
+  shown.dir = "auto";
+  row.append(element("dt", "", name), shown);
+  list.append(row);
+}
+
+function showFacts(list, card) {
+  const answer = card.answer === "" ? "(empty)" : card.answer;
+  list.replaceChildren();
+  addFact(list, "answer", answer ?? "none: the run stopped after the prefill");
+  addFact(list, "truth", card.truth);
+  addFact(list, "decided on", card.evidence);
+  addFact(list, "scorer", card.scorer);
+  addFact(list, "category", card.category);
+  addFact(list, "id", card.id);
+  addFact(list, "picture", card.image_id);
+  addFact(list, "ended by", card.finish_reason);
+  addFact(list, "prompt", `${count(card.num_prompt_tokens)} tokens`);
+  for (const [name, place] of Object.entries(card.positions)) {
+    addFact(list, name.replaceAll("_", " "), `position ${count(place)}`);
+  }
+}
+
+function tokenRow(cells) {
+  const row = element("tr");
+  row.append(...cells.map(([text, className]) => element("td", className, text)));
+  return row;
+}
+
+/** The answer's tokens, shaded by probability, and the same as a table. */
+function showAnswer(root, card) {
+  const spans = [];
+  const rows = [];
+  card.answer_tokens.forEach(([text, logprob], index) => {
+    const probability = logprob === null ? 0 : Math.exp(logprob);
+    const span = element("bdi", "answer-token", text);
+    span.style.setProperty("--doubt", (1 - probability).toFixed(3));
+    span.title = `log-probability ${number(logprob, 3)}, probability ${number(probability, 3)}`;
+    spans.push(span, " ");
+    const place = count(card.num_prompt_tokens + index);
+    rows.push(tokenRow([
+      [place, "number"], [text, "token-cell"], [number(logprob, 3), "number"],
+      [number(probability, 3), "number"],
+    ]));
+  });
+  slot(root, "answer-part").hidden = spans.length === 0;
+  slot(root, "answer-tokens").replaceChildren(...spans);
+  slot(root, "answer-rows").replaceChildren(...rows);
+  const more = card.answer_tokens_left_out;
+  setText(root, "left-out", more ? `${count(more)} further tokens are left out.` : "");
+}
+
+function showFirstTokens(root, card) {
+  const rows = card.first_tokens.map(([text, probability]) => {
+    const row = tokenRow([[text, "token-cell"], [number(probability, 3), "number"]]);
+    const cell = element("td", "graphic");
+    const bar = element("span", "bar");
+    bar.style.inlineSize = `${100 * (probability ?? 0)}%`;
+    cell.append(bar);
+    row.append(cell);
+    return row;
+  });
+  slot(root, "first-part").hidden = rows.length === 0;
+  slot(root, "first-rows").replaceChildren(...rows);
+}
+
+/** Fill the dialog with the card at a place among the chosen ones. */
+function fillDialog(dialog, chosen, place, pictures) {
+  const card = chosen[place];
+  showPicture(dialog, card, pictures);
+  showVerdict(dialog, card);
+  setText(dialog, "question", card.question);
+  setText(dialog, "place", `${count(place + 1)} of ${count(chosen.length)}`);
+  showFacts(slot(dialog, "facts"), card);
+  showAnswer(dialog, card);
+  showFirstTokens(dialog, card);
+  for (const button of dialog.querySelectorAll("[data-step]")) {
+    const target = place + Number(button.dataset.step);
+    button.setAttribute("aria-disabled", String(target < 0 || target >= chosen.length));
+  }
+  dialog.querySelector(".dialog-body").scrollTop = 0;
+}
+
+/** Connect the dialog's keys and buttons; ``step`` moves, ``closed`` hears that it was closed. */
+function startDialog(dialog, step, closed) {
+  dialog.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (event.target === dialog || button?.hasAttribute("data-close")) dialog.close();
+    else if (button?.dataset.step) step(Number(button.dataset.step));
+  });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    step(by);
+  });
+  dialog.addEventListener("close", closed);
+}

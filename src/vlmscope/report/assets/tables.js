@@ -1,0 +1,39 @@
+// Tables that are sorted by a click on a heading: best first, the other way round, as they were.
+
+const NEXT = {
+  number: { none: "descending", descending: "ascending", ascending: "none" },
+  text: { none: "ascending", ascending: "descending", descending: "none" },
+};
+const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+
+/** Compare two cells; what has no value comes last either way. */
+function compareCells(a, b, kind, sign) {
+  if (a === "" || b === "") return (a === "") - (b === "");
+  return sign * (kind === "number" ? Number(a) - Number(b) : collator.compare(a, b));
+}
+
+function sortTable(table, heading, rows) {
+  const direction = NEXT[heading.dataset.sort][heading.getAttribute("aria-sort") ?? "none"];
+  for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+  if (direction !== "none") heading.setAttribute("aria-sort", direction);
+  const sign = direction === "ascending" ? 1 : -1;
+  const value = (row) => row.cells[heading.cellIndex].dataset.value ?? "";
+  const sorted = [...rows];
+  if (direction !== "none") {
+    sorted.sort((a, b) => compareCells(value(a), value(b), heading.dataset.sort, sign));
+  }
+  table.tBodies[0].append(...sorted);
+}
+
+function startTables() {
+  for (const table of document.querySelectorAll("table[data-sortable]")) {
+    const rows = [...table.tBodies[0].rows];
+    for (const heading of table.querySelectorAll("th[data-sort]")) {
+      const button = element("button", "sort");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      button.addEventListener("click", () => sortTable(table, heading, rows));
+      heading.append(button);
+    }
+  }
+}

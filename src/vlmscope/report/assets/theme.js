@@ -1,0 +1,35 @@
+// Light, dark, or as the system has it; and the mark of where the reader is.
+
+const THEMES = { auto: "screen and (prefers-color-scheme: dark)", light: "not all", dark: "screen" };
+
+/** Choose the colours. Paper stays white: the dark style is for screens. */
+function setTheme(name) {
+  const known = Object.hasOwn(THEMES, name) ? name : "auto";
+  byId("dark-style").media = THEMES[known];
+  document.documentElement.style.colorScheme = { auto: "", light: "light", dark: "dark" }[known];
+  for (const button of document.querySelectorAll("button[data-theme]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.theme === known));
+  }
+  return known;
+}
+
+function startThemes() {
+  for (const button of document.querySelectorAll("button[data-theme]")) {
+    button.addEventListener("click", () => remember({ theme: setTheme(button.dataset.theme) }));
+  }
+}
+
+function startContents() {
+  const links = new Map();
+  for (const link of document.querySelectorAll(".contents a")) {
+    links.set(link.getAttribute("href").slice(1), link);
+  }
+  const mark = (entries) => {
+    for (const entry of entries.filter((seen) => seen.isIntersecting)) {
+      links.forEach((link) => link.removeAttribute("aria-current"));
+      links.get(entry.target.id).setAttribute("aria-current", "true");
+    }
+  };
+  const observer = new IntersectionObserver(mark, { rootMargin: "-20% 0px -75% 0px" });
+  for (const id of links.keys()) observer.observe(byId(id));
+}

@@ -1,0 +1,202 @@
+"""What a report says, as plain data: gathered from a run on one side, drawn as a page on the other.
+
+Texts are as the table and the model gave them, unescaped and untrusted: the page escapes them.
+Numbers are numbers: the page decides on digits. What is not known is None, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vlmscope.schema import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A plot, ready for the page; its files lie beside the report."""
+
+    name: str
+    """Stem of its files and its anchor in the page: ``auroc_by_layer``."""
+    title: str
+    """Above it."""
+    caption: str
+    """How to read it, one or two sentences."""
+    description: str
+    """What it shows, with numbers, for those who cannot see it."""
+    svg: str
+    """An ``<svg>`` element of ours, colours as CSS variables: the one text that is not escaped."""
+    csv: str
+    """Its data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number worth a tile of its own."""
+
+    label: str
+    """What it counts: ``hallucinated``."""
+    value: str
+    """As it is read: ``21.4%``."""
+    note: str = ""
+    """A few words below: ``428 of 1,997 scorable answers``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One probe, selection, baseline or control, as ``results.json`` has it."""
+
+    name: str
+    title: str
+    kind: str
+    """``probe``, ``selected``, ``combined``, ``baseline`` or ``control``."""
+    known: str
+    """``before`` the first token of the answer, or only ``after``."""
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    auprc: float
+    brier: float
+    ece: float
+    recall_at_5: float
+    """Share of the hallucinated flagged at 5% false alarms."""
+    above_baseline: float | None
+    """AUROC less that of the best baseline known before the answer; of probes."""
+    above_baseline_low: float | None
+    above_baseline_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryRow:
+    """One category of questions, or all of them."""
+
+    name: str
+    rows: int
+    hallucinated: int
+    faithful: int
+    unscorable: int
+    share: float | None
+    """Hallucinated among those that are hallucinated or faithful."""
+    share_low: float | None
+    """Ends of its 95% interval (Wilson)."""
+    share_high: float | None
+    auroc: float | None
+    """Of the selected probe, within the category; None where it has one outcome only, or without
+    probes."""
+    auroc_low: float | None
+    """Ends of its 95% interval (images resampled)."""
+    auroc_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One question of the gallery."""
+
+    id: str
+    picture: str | None
+    """Key of ``Document.pictures``; None where the picture is not at hand."""
+    image_id: str
+    question: str
+    truth: str
+    answer: str | None
+    """None after a prefill-only run."""
+    category: str | None
+    outcome: Outcome | None
+    """None without labels."""
+    evidence: str
+    """What the label was decided on, or why it could not be."""
+    scorer: str
+    risk: float | None
+    """Out-of-fold risk of the selected probe; None for rows that no probe judged."""
+    finish_reason: str
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Boundary → index in prompt and answer: ``{"last_image_token": 5, …}``."""
+    num_prompt_tokens: int = 0
+    answer_tokens: tuple[tuple[str, float], ...] = ()
+    """The answer's first tokens, each with its natural-log probability."""
+    answer_tokens_left_out: int = 0
+    first_tokens: tuple[tuple[str, float], ...] = ()
+    """The likeliest first tokens, each with its probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptToken:
+    """One token of a prompt, or a run of equal ones."""
+
+    position: int
+    """Place of the first, from 0."""
+    count: int
+    """How many follow each other."""
+    id: int
+    text: str
+    marks: tuple[str, ...]
+    """Boundaries that lie here: ``vision_token_boundary``, ``query_token_boundary``, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """What the model read of one sample: the expanded prompt with its boundaries."""
+
+    id: str
+    question: str
+    tokens: tuple[PromptToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSummary:
+    """How the labels were made."""
+
+    made: str
+    """One sentence: when, by which scorer, with which settings."""
+    decided_by: tuple[tuple[str, int], ...]
+    """Scorer → labels, the most first."""
+    reasons: tuple[tuple[str, int], ...]
+    """Reason → unscorable rows, the most first."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    """A row that could not be captured."""
+
+    id: str
+    stage: str
+    error: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole report."""
+
+    title: str
+    """Model and table: ``Llama-3.2-11B-Vision-Instruct on questions.csv``."""
+    made: str
+    """When and with which version this report was made, one sentence."""
+    headline: str | None
+    """The main finding in one sentence, with its interval; None before ``vlmscope probe``."""
+    sentences: tuple[str, ...]
+    """What else was found, a sentence each."""
+    missing: tuple[str, ...]
+    """What this run lacks yet and the command that makes it, a sentence each."""
+    numbers: tuple[Number, ...]
+    figures: tuple[Figure, ...]
+    """In reading order; empty before labels and probes."""
+    results: tuple[ResultRow, ...]
+    best_baseline: str | None
+    """Name of the row that probes are compared with."""
+    categories: tuple[CategoryRow, ...]
+    """Most hallucinated first; the last is all rows, named ``all``. Empty without labels."""
+    cards: tuple[Card, ...]
+    rows: int
+    """Rows of the run; more than cards where the gallery holds a draw of them."""
+    pictures: Mapping[str, str]
+    """Hash of a picture → its thumbnail as a ``data:image/…;base64,`` URI."""
+    pictures_note: str
+    """Why pictures are missing, or empty."""
+    token_view: TokenView | None
+    token_view_note: str
+    """Why there is none, or empty."""
+    labels: LabelSummary | None
+    failures: tuple[FailureRow, ...]
+    provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    """Heading → names and values: model, data, capture, environment."""

@@ -1,0 +1,138 @@
+"""The report's figures, from the saved sweep and the categories: data in, plots out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from vlmscope.metrics import reliability, risk_coverage, roc, threshold_at
+from vlmscope.plots import (
+    CategoryRate,
+    CoverageLine,
+    LayerLine,
+    Plot,
+    Reference,
+    RocLine,
+    auroc_by_layer,
+    category_rates,
+    csv_text,
+    inline_svg,
+    reliability_plot,
+    risk_coverage_plot,
+    risk_histogram,
+    roc_curves,
+)
+from vlmscope.probing import SavedSweep
+from vlmscope.probing.grid import place_title
+from vlmscope.probing.judging import QUESTION_ONLY
+from vlmscope.report.categories import ALL
+from vlmscope.report.document import CategoryRow, Figure
+
+NAMES = (
+    "auroc_by_layer",
+    "roc_curves",
+    "risk_coverage",
+    "reliability",
+    "risk_histogram",
+    "category_rates",
+)
+"""Stems of the files of all figures."""
+
+
+def plots(
+    sweep: SavedSweep | None, categories: Sequence[CategoryRow], num_layers: int
+) -> Iterator[Plot]:
+    """Yield what can be drawn, in reading order: nothing before there are labels."""
+    if sweep is not None:
+        yield _by_layer(sweep, num_layers)
+        yield _roc(sweep)
+        yield _coverage(sweep)
+        yield _reliability(sweep)
+        yield _histogram(sweep)
+    rates = [
+        CategoryRate(row.name, row.hallucinated + row.faithful, row.share, row.share_low,
+                     row.share_high)
+        for row in categories
+        if row.name != ALL and row.share is not None
+        and row.share_low is not None and row.share_high is not None
+    ]  # fmt: skip
+    if rates:
+        yield category_rates(rates)
+
+
+def figure(plot: Plot) -> Figure:
+    """Return a plot as the page holds it."""
+    return Figure(
+        plot.name,
+        plot.title,
+        plot.caption,
+        plot.description,
+        inline_svg(plot),
+        csv_text(plot),
+    )
+
+
+def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
+    """Draw the probe of every layer, and what needs no layer as lines across."""
+    lines: dict[str, list[tuple[int, float, float, float]]] = {}
+    references = []
+    for row in sweep.results:
+        ends = row["auroc"], row["auroc_low"], row["auroc_high"]
+        if row["kind"] == "probe" and row["estimator"] == "logistic":
+            title = place_title(row["representation"], None)
+            if row["known"] == "after":
+                title += " (after the answer)"
+            if row["layer"] is None:
+                references.append(Reference(title, *ends, "representation"))
+            else:
+                lines.setdefault(title, []).append((row["layer"], *ends))
+    for name in dict.fromkeys((sweep.summary["best_baseline"], QUESTION_ONLY)):
+        row = sweep[name]
+        ends = row["auroc"], row["auroc_low"], row["auroc_high"]
+        references.append(Reference(row["title"], *ends, "baseline"))
+    drawn = [
+        LayerLine(title, *zip(*sorted(points), strict=True)) for title, points in lines.items()
+    ]
+    return auroc_by_layer(drawn, references, num_layers)
+
+
+def _compared(sweep: SavedSweep) -> tuple[str, ...]:
+    """Return the results that are drawn beside each other."""
+    wanted = ("selected", "combined", sweep.summary["best_baseline"], QUESTION_ONLY)
+    return tuple(dict.fromkeys(wanted))
+
+
+def _style(row: Mapping[str, Any]) -> Literal["baseline", "probe"]:
+    return "baseline" if row["kind"] == "baseline" else "probe"
+
+
+def _roc(sweep: SavedSweep) -> Plot:
+    lines = []
+    for name in _compared(sweep):
+        curve, row = roc(sweep.truth, sweep.risk(name)), sweep[name]
+        ends = curve.false_alarms, curve.recall, row["auroc"]
+        lines.append(RocLine(row["title"], *ends, _style(row)))
+    return roc_curves(lines)
+
+
+def _coverage(sweep: SavedSweep) -> Plot:
+    truth = sweep.truth
+    lines = []
+    for name in _compared(sweep):
+        curve, row = risk_coverage(truth, sweep.risk(name)), sweep[name]
+        ends = curve.coverage, curve.rate, curve.aurc
+        lines.append(CoverageLine(row["title"], *ends, _style(row)))
+    best = risk_coverage(truth, truth.astype(float))
+    lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))
+    return risk_coverage_plot(lines, float(truth.mean()))
+
+
+def _reliability(sweep: SavedSweep) -> Plot:
+    curve = reliability(sweep.truth, sweep.risk("selected"))
+    ends = curve.low, curve.high, curve.error
+    return reliability_plot(curve.mean_risk, curve.rate, curve.count, *ends)
+
+
+def _histogram(sweep: SavedSweep) -> Plot:
+    truth, risk = sweep.truth, sweep.risk("selected")
+    return risk_histogram(risk, truth, threshold_at(truth, risk))

@@ -1,0 +1,86 @@
+"""The numbers worth a tile of their own, and the table of results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from vlmscope.metrics import abstain
+from vlmscope.probing import SavedSweep
+from vlmscope.probing.verdict import ABSTAIN
+from vlmscope.report.document import CategoryRow, LabelSummary, Number, ResultRow
+from vlmscope.report.provenance import when
+from vlmscope.report.rows import Row
+from vlmscope.schema import Score
+
+
+def numbers(
+    rows: Sequence[Row],
+    total: CategoryRow | None,
+    sweep: SavedSweep | None,
+    labels: LabelSummary | None,
+    failed: int,
+) -> Iterator[Number]:
+    """Yield the tiles.
+
+    Args:
+        rows: The run's rows.
+        total: Outcomes of all rows; None without labels.
+        sweep: Its probes, where it has some that fit.
+        labels: How the labels were made.
+        failed: Rows that could not be captured.
+    """
+    yield Number("rows", f"{len(rows):,}")
+    pictures = len({row.image_sha256 for row in rows})
+    yield Number("pictures", f"{pictures:,}", "different ones")
+    if total is not None and total.share is not None:
+        scorable = total.hallucinated + total.faithful
+        note = f"{total.hallucinated:,} of {scorable:,} scorable answers"
+        yield Number("hallucinated", f"{total.share:.1%}", note)
+    if sweep is not None:
+        yield from _of_probes(sweep)
+    if total is not None:
+        reason = labels.reasons[0][0] if labels is not None and labels.reasons else ""
+        yield Number("unscorable", f"{total.unscorable:,}", reason and f"most often: {reason}")
+    yield Number("failed", f"{failed:,}", "in no number here" if failed else "")
+
+
+def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
+    selected, baseline = sweep["selected"], sweep[sweep.summary["best_baseline"]]
+    span = f"95% interval {selected['auroc_low']:.3f} to {selected['auroc_high']:.3f}"
+    yield Number("AUROC before the answer", f"{selected['auroc']:.3f}", span)
+    yield Number("best baseline", f"{baseline['auroc']:.3f}", f"AUROC of {baseline['title']}")
+    before, after = abstain(sweep.truth, sweep.risk("selected"), ABSTAIN)
+    note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
+    yield Number("abstaining", f"{before:.1%} → {after:.1%}", note)
+
+
+def results(sweep: SavedSweep) -> Iterator[ResultRow]:
+    """Yield the results as the page's table has them."""
+    names = ResultRow.__dataclass_fields__
+    for row in sweep.results:
+        yield ResultRow(**{name: row[name] for name in names})
+
+
+def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -> LabelSummary:
+    """Return how labels were made and what they came to.
+
+    Args:
+        settings: As ``store.label_settings`` returns them.
+        labels: The labels, by id.
+    """
+    asked, scores = settings.get("settings"), labels.values()
+    words = dict(asked) if isinstance(asked, Mapping) else {}
+    judge = words.pop("judge", None)
+    if isinstance(judge, Mapping):
+        words["judge_model"] = judge.get("model")
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
+    made = (
+        f"Labelled on {when(datetime.fromisoformat(str(settings.get('created_at'))))} "
+        f"by vlmscope {settings.get('vlmscope_version')}"
+        + (f" with {options}." if options else ".")
+    )
+    decided = Counter(score.scorer for score in scores if score.hallucinated is not None)
+    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.hallucinated is None)
+    return LabelSummary(made, tuple(decided.most_common()), tuple(reasons.most_common()))

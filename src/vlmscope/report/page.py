@@ -1,0 +1,234 @@
+"""Draw a report as one HTML page: plain data in, text out, nothing fetched and nothing sent.
+
+What a table or a model wrote is hostile until proven otherwise. In the markup jinja2 escapes it;
+for the script it travels as JSON in a block that nothing runs; and the page's content security
+policy names the one script that may run, by its hash. Only the figures' SVG, which we drew, goes in
+as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from vlmscope.plots import DARK_PALETTE, PALETTE
+from vlmscope.report.document import Card, Document
+
+STYLES = ("light.css", "page.css", "tables.css", "gallery.css", "print.css")
+SCRIPTS = (
+    "elements.js",
+    "state.js",
+    "theme.js",
+    "tables.js",
+    "choosing.js",
+    "dialog.js",
+    "gallery.js",
+    "start.js",
+)
+
+UNKNOWN = "–"
+"""Stands for a number that is not known."""
+
+ORDER = {"selected": 0, "combined": 1, "probe": 2, "baseline": 3, "control": 4}
+"""Kinds of results as they are read: the finding first, then what it is held against."""
+
+WIDE = ("auroc_by_layer", "category_rates")
+"""Figures that get the whole width."""
+
+SPACES = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The stretch of numbers that a table's interval graphics show."""
+
+    low: float
+    high: float
+
+    def place(self, value: float) -> str:
+        """Return where ``value`` lies, in percent of the width.
+
+        >>> Scale(0.5, 1.0).place(0.6)
+        '20.00%'
+        """
+        share = (value - self.low) / (self.high - self.low)
+        return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+
+
+def render(document: Document) -> str:
+    """Return the page: one self-contained HTML document that a browser opens offline.
+
+    Args:
+        document: What the report says. Texts may be hostile; ``Figure.svg`` is trusted.
+    """
+    script = "".join(_asset(name) for name in SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            document=document,
+            wide_figures=WIDE,
+            results=sorted(document.results, key=lambda row: ORDER.get(row.kind, len(ORDER))),
+            result_scale=_auroc_scale(row.auroc_low for row in document.results),
+            baseline=next((r for r in document.results if r.name == document.best_baseline), None),
+            category_scale=_auroc_scale(row.auroc_low for row in document.categories),
+            share_scale=_share_scale(row.share_high for row in document.categories),
+            style="".join(map(_asset, STYLES)) + _variables(PALETTE),
+            dark_style=_asset("dark.css") + _variables(DARK_PALETTE),
+            script=script,
+            script_hash=f"sha256-{digest}",
+            data=_data(document),
+        )
+    )
+    return _encodable(page)
+
+
+def _asset(name: str) -> str:
+    """Return the text of a template, style sheet or script that lies beside this module."""
+    return (files("vlmscope.report") / "assets" / name).read_text("utf-8")
+
+
+def _environment() -> Environment:
+    """Return the templates' environment, with everything that decides how numbers look."""
+    environment = Environment(
+        autoescape=True,
+        loader=FunctionLoader(_asset),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "code_spans": _code_spans,
+        "count": _count,
+        "data_uri": _data_uri,
+        "digits": _digits,
+        "per_cent": _per_cent,
+        "signed": _signed,
+        "sortable": _sortable,
+        "visible": _visible,
+    }
+    return environment
+
+
+def _digits(value: float | None, digits: int = 3) -> str:
+    """Return a number with a fixed number of digits: an AUROC has three."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None) -> str:
+    """Return a difference with its sign.
+
+    >>> _signed(-0.0634)
+    '−0.063'
+    """
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _per_cent(value: float | None) -> str:
+    """Return a share in percent with one decimal."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
+
+
+def _sortable(value: float | None) -> str:
+    """Return a number as the page's script sorts by it; what is not known is empty."""
+    return "" if value is None or not math.isfinite(value) else repr(float(value))
+
+
+def _count(value: int) -> str:
+    """Return a count with separators of thousands."""
+    return f"{value:,}"
+
+
+def _code_spans(text: str) -> Markup:
+    """Return text, escaped, with what stands in backticks as code.
+
+    >>> _code_spans("No labels: `vlmscope label <run>` makes them")
+    Markup('No labels: <code>vlmscope label &lt;run&gt;</code> makes them')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without a partner is only a backtick
+        parts = [text]
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(p) if i % 2 else p for i, p in enumerate(parts))
+
+
+def _data_uri(csv: str) -> str:
+    """Return a ``data:`` address that holds a CSV file."""
+    return "data:text/csv;charset=utf-8," + quote(_encodable(csv), safe="")
+
+
+def _visible(text: str) -> str:
+    """Return a token's text with white space and unprintable characters made visible.
+
+    >>> _visible(" a" + chr(10)), _visible(chr(0x202E)), _visible("")
+    ('␣a↵', '⟨U+202E⟩', '⟨empty⟩')
+    """
+    shown = "".join(
+        SPACES.get(char) or (char if char.isprintable() else f"⟨U+{ord(char):04X}⟩")
+        for char in text
+    )
+    return shown or "⟨empty⟩"
+
+
+def _auroc_scale(lows: Iterable[float | None]) -> Scale:
+    """Return a scale that ends at 1 and begins low enough for chance and for every interval."""
+    known = [low for low in lows if low is not None and math.isfinite(low)]
+    return Scale(min([0.4, *(math.floor(10 * low) / 10 for low in known)]), 1.0)
+
+
+def _share_scale(highs: Iterable[float | None]) -> Scale:
+    """Return a scale from 0 to a round number above every interval."""
+    known = [high for high in highs if high is not None and math.isfinite(high)]
+    return Scale(0.0, min(1.0, max([0.1, *(math.ceil(10 * high) / 10 for high in known)])))
+
+
+def _variables(palette: Mapping[str, str]) -> str:
+    """Return the rule that gives the figures their colours."""
+    colours = ";".join(f"--plot-{name}:{value}" for name, value in palette.items())
+    return f":root{{{colours}}}\n"
+
+
+def _data(document: Document) -> str:
+    """Return what the gallery's script reads: JSON that can stand inside a script element.
+
+    Escaped are the characters that could end the element or open a comment, and the two line
+    separators that are no white space in JSON.
+    """
+    data = {
+        "cards": [_card(card) for card in document.cards],
+        "pictures": dict(document.pictures),
+    }
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _card(card: Card) -> dict[str, Any]:
+    """Return a card as the script reads it; numbers that JSON does not know are None."""
+    fields = asdict(card)
+    fields["risk"] = _finite(card.risk)
+    for name in ("answer_tokens", "first_tokens"):
+        fields[name] = [(_visible(text), _finite(number)) for text, number in fields[name]]
+    return fields
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _encodable(text: str) -> str:
+    """Return text that UTF-8 can hold: half a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

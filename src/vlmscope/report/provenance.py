@@ -1,0 +1,117 @@
+"""What the run was made with, as names and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import Any
+
+from vlmscope.probing import SavedSweep
+from vlmscope.store import Manifest, Run
+
+Section = tuple[str, tuple[tuple[str, str], ...]]
+"""Heading → names and values."""
+
+_HASH = 12
+"""Digits of a hash that are shown: enough to tell two apart."""
+
+
+def title(manifest: Manifest) -> str:
+    """Return model and table in a few words."""
+    return f"{_short(manifest.model.name)} on {_short(manifest.data.path)}"
+
+
+def _short(name: str) -> str:
+    """Return the last part of a path or a hub id, with its folder where it says too little.
+
+    >>> _short("models/Llama-3.2-11B-Vision-Instruct"), _short("/demo/model"), _short("a/b:test")
+    ('Llama-3.2-11B-Vision-Instruct', 'demo/model', 'b:test')
+    """
+    path = PurePath(name)
+    return f"{path.parent.name}/{path.name}" if path.name == "model" else path.name
+
+
+def when(moment: datetime) -> str:
+    """Return a moment as a person reads it.
+
+    >>> when(datetime.fromisoformat("2026-01-02T03:04:05+01:00"))
+    '2026-01-02 at 02:04 UTC'
+    """
+    return f"{moment.astimezone(UTC):%Y-%m-%d at %H:%M} UTC"
+
+
+def provenance(
+    run: Run, labels: Mapping[str, Any] | None, sweep: SavedSweep | None
+) -> Iterator[Section]:
+    """Yield what is known of the making of a run.
+
+    Args:
+        run: The run.
+        labels: As ``store.label_settings`` returns them; None without labels.
+        sweep: Its probes, where it has some that fit.
+    """
+    yield "Model", tuple(_model(run.manifest))
+    yield "Data", tuple(_data(run.manifest))
+    yield "Capture", tuple(_capture(run.manifest))
+    yield "Environment", tuple(_environment(run))
+    if labels is not None:
+        made = {name: labels.get(name) for name in ("created_at", "vlmscope_version")}
+        yield "Labels", tuple(_flat({**labels.get("settings", {}), **made}))
+    if sweep is not None:
+        chosen = {"chosen layer": list(dict.fromkeys(sweep.summary["chosen"].get("selected", ())))}
+        made = {"vlmscope_version": sweep.summary.get("vlmscope_version")}
+        yield "Probes", tuple(_flat({**sweep.summary["settings"], **chosen, **made}))
+
+
+def _model(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    model = manifest.model
+    yield "name", model.name
+    if model.revision:
+        yield "revision", model.revision
+    yield "type", model.type
+    yield "layers", str(model.num_layers)
+    yield "width", f"{model.hidden_size:,} in the decoder, {model.vision_size:,} in vision"
+    for part in ("config", "weights", "processor", "chat_template", "generation"):
+        yield f"{part.replace('_', ' ')} hash", str(getattr(model, f"{part}_hash"))[:_HASH]
+
+
+def _data(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    data = manifest.data
+    yield "table", data.path
+    yield "pictures", data.images or "beside the table"
+    mapped = {field: column for field, column in data.fields.items() if column}
+    yield "fields", ", ".join(f"{f}={c}" for f, c in mapped.items()) or "the known names"
+    yield "fingerprint", data.fingerprint[:_HASH]
+
+
+def _capture(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    capture = manifest.capture
+    yield "layers", ", ".join(map(str, capture.layers))
+    yield "positions", ", ".join(capture.positions)
+    yield "vision pooling", capture.vision_pooling
+    limit = capture.max_new_tokens
+    yield "answer", f"up to {limit} tokens, greedy" if limit else "none, stopped after the prefill"
+    yield "computed in", manifest.dtype
+    yield "stored as", manifest.store_dtype
+    yield "attention", manifest.attention
+
+
+def _environment(run: Run) -> Iterator[tuple[str, str]]:
+    manifest = run.manifest
+    yield "run", manifest.run_id
+    yield "folder", str(run.path)
+    yield "begun", manifest.created_at
+    yield "device", manifest.device
+    yield from ((name, str(version)) for name, version in manifest.versions.items())
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield settings as names and values, one level of names; what is not set is left out."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name} ")
+        elif value is not None:
+            listed = isinstance(value, list | tuple)
+            shown = ", ".join(map(str, value)) if listed else str(value)
+            yield (prefix + name).replace("_", " "), shown

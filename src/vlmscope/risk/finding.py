@@ -1,0 +1,41 @@
+"""Which probe is meant: the folder of one, or a run, whose selected probe is taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vlmscope.errors import InputError, StoreError
+
+_SUMMARY = Path("probes") / "results.json"
+
+
+def find_probe(path: str | Path) -> Path:
+    """Return the folder of the probe that ``path`` names.
+
+    Args:
+        path: The folder of a saved probe, or a run that ``vlmscope probe`` was used on: then the
+            probe of the layer that selection inside training chose most often.
+
+    Raises:
+        InputError: It is neither.
+        StoreError: The run's summary of its probes is damaged.
+    """
+    place = Path(path)
+    if (place / "probe.json").is_file():
+        return place
+    if not (place / _SUMMARY).is_file():
+        kind = (
+            "a run without probes; run vlmscope probe on it"
+            if (place / "run.json").is_file()
+            else "no probe; give a folder in RUN/probes, or a run that vlmscope probe was used on"
+        )
+        raise InputError(f"{place}: is {kind}")
+    try:
+        name = json.loads((place / _SUMMARY).read_text("utf-8"))["selected_probe"]
+        found = place / _SUMMARY.parent / Path(str(name)).name
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StoreError(
+            f"{place / _SUMMARY}: names no selected probe; run vlmscope probe again"
+        ) from error
+    return found

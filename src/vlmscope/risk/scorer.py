@@ -1,0 +1,236 @@
+"""Questions in, calibrated risks out: one prefill, one vector, one probe; no token is written.
+
+The vector is captured by the engine that made the probe's training data, so the risk of a question
+is the same whether its row is in a run or it is asked now.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from vlmscope.errors import InputError, RowError
+from vlmscope.executors.resilient import Prepared, ResilientRunner
+from vlmscope.executors.sizing import LARGEST_ELSEWHERE, LARGEST_ON_GPU, BatchSizer
+from vlmscope.metrics import Platt
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.probe import ProbeInfo, load_probe
+from vlmscope.risk.finding import find_probe
+from vlmscope.risk.matching import check_match
+from vlmscope.schema import (
+    ANSWER_POSITIONS,
+    REPRESENTATIONS,
+    VISION_ONLY,
+    Capture,
+    CaptureSpec,
+    Failure,
+    Sample,
+)
+from vlmscope.store import vector_path
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlmscope.probe.base import BinaryProbe
+
+AHEAD = 2
+"""Batches prepared while the model works."""
+
+_Rows = Sequence[Sample | Failure]
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """How likely the answer to one question is to be a hallucination."""
+
+    id: str
+    """The question id."""
+    risk: float
+    """Calibrated probability, 0 to 1."""
+    flagged: bool
+    """Whether the risk is above the scorer's threshold."""
+
+
+class RiskScorer:
+    """Scores questions before the model writes a token. Made by ``RiskScorer.load``.
+
+    Args:
+        vlm: The model that the probe was trained on.
+        probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on.
+        threshold: Risk above which an answer is flagged (default: the probe's own, above which
+            5% of the faithful answers lay that it was tested on).
+        batch_size: Questions that go through the model together; ``auto`` finds what fits.
+
+    Attributes:
+        probe: The fitted probe.
+        info: What the probe was trained on and how well it did.
+        threshold: Risk above which an answer is flagged.
+        dtype: What the model computes in.
+
+    Raises:
+        InputError: The probe was trained on another model or prompt, or needs the answer.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        probe: str | PathLike[str],
+        *,
+        threshold: float | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> None:
+        place = find_probe(Path(probe))
+        self.probe: BinaryProbe
+        self.probe, self.info = load_probe(place)
+        self._spec = spec_of(place, self.info)
+        check_match(place, self.info, vlm)
+        self.threshold = self.info.threshold if threshold is None else threshold
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold:g}: give a risk from 0 to 1")
+        self.dtype = str(vlm.dtype).removeprefix("torch.")
+        largest = LARGEST_ON_GPU if vlm.cuda_devices else LARGEST_ELSEWHERE
+        self._sizer = BatchSizer(batch_size, largest)
+        self._runner = ResilientRunner(vlm, self._spec, self._sizer)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | PathLike[str],
+        probe: str | PathLike[str],
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        revision: str | None = None,
+        threshold: float | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> RiskScorer:
+        """Load the model and the probe.
+
+        Args:
+            model: Folder of a checkpoint, or a hub id.
+            probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on.
+            dtype: As in ``load_model``; ``auto`` takes the one the probe was trained with.
+            device: As in ``load_model``.
+            revision: Branch, tag or commit of a hub checkpoint.
+            threshold: Risk above which an answer is flagged (default: the probe's own).
+            batch_size: Questions that go through the model together.
+
+        Raises:
+            InputError: There is no such probe, or it belongs to another model or prompt.
+            ModelError: The checkpoint cannot be used.
+        """
+        place = find_probe(Path(probe))  # cheap checks before the model is loaded
+        _, info = load_probe(place)
+        spec_of(place, info)
+        if dtype == "auto":
+            dtype = str(info.model.get("dtype", "auto"))
+        vlm = load_model(str(model), dtype=dtype, device=device, revision=revision)
+        return cls(vlm, place, threshold=threshold, batch_size=batch_size)
+
+    def score(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:
+        """Yield the risk of each row, in order; a ``Failure`` where it cannot be told.
+
+        Args:
+            rows: Questions about images. The failures among the rows of a table are passed on.
+                The next batches are prepared while the model works, so rows are drawn ahead.
+        """
+        with ThreadPoolExecutor(AHEAD, "vlmscope-prepare") as preparing:
+            for chunk, samples, prepared in self._ahead(iter(rows), preparing):
+                results = [item for piece in self._runner.run(samples, prepared) for item in piece]
+                del prepared
+                yield from self._in_order(chunk, results)
+
+    def risk(self, image: str | PathLike[str] | bytes | Image, question: str) -> float:
+        """Return the risk of one question about one image.
+
+        Args:
+            image: Path of a file, the bytes of one, or a PIL image.
+            question: The question.
+
+        Raises:
+            RowError: The question cannot be run through the model.
+        """
+        [found] = self.score([Sample("question", image, question)])
+        if isinstance(found, Failure):
+            raise RowError(found.stage, found.error)
+        return found.risk
+
+    def _ahead(
+        self, rows: Iterator[Sample | Failure], preparing: ThreadPoolExecutor
+    ) -> Iterator[tuple[_Rows, Sequence[Sample], Prepared | Exception]]:
+        """Yield rows, the samples among them and their batch; the next ones being prepared."""
+        queue: deque[tuple[_Rows, Sequence[Sample], Future[Prepared | Exception]]] = deque()
+        exhausted = False
+        while True:
+            while not exhausted and len(queue) < (AHEAD if self._sizer.settled else 1):
+                chunk = list(islice(rows, self._sizer.size))
+                exhausted = len(chunk) < self._sizer.size
+                if not chunk:
+                    break
+                samples = [row for row in chunk if isinstance(row, Sample)]
+                queue.append((chunk, samples, preparing.submit(self._runner.prepare, samples)))
+            if not queue:
+                return
+            rows_now, samples_now, future = queue.popleft()
+            yield rows_now, samples_now, future.result()
+
+    def _in_order(
+        self, rows: _Rows, results: Sequence[Capture | Failure]
+    ) -> Iterator[Risk | Failure]:
+        """Yield one result a row, in the order of the rows."""
+        captured = {id(item.sample): item for item in results if isinstance(item, Capture)}
+        failed = {item.id: item for item in results if isinstance(item, Failure)}
+        path = vector_path(self.info.representation, self.info.layer)
+        risks = iter(
+            self._risks([captured[id(r)].vectors[path] for r in rows if id(r) in captured])
+        )
+        for row in rows:
+            if isinstance(row, Failure):
+                yield row
+            elif id(row) not in captured:
+                yield failed[row.id]
+            else:
+                risk = next(risks)
+                yield Risk(row.id, risk, risk > self.threshold)
+
+    def _risks(self, vectors: Sequence[np.ndarray]) -> list[float]:
+        """Return the calibrated risk of each vector."""
+        if not vectors:
+            return []
+        a, b = self.info.calibration or (1.0, 0.0)
+        logits = self.probe.decision_function(np.stack(vectors))
+        return [float(risk) for risk in Platt(a, b).apply(logits)]
+
+
+def spec_of(place: Path, info: ProbeInfo) -> CaptureSpec:
+    """Return what has to be captured for a probe: its one vector, and no answer.
+
+    Raises:
+        InputError: The probe reads a vector that exists only once the answer is written, or one
+            that this vlmscope does not know.
+    """
+    pooling = info.model.get("vision_pooling", "all")
+    if info.representation == VISION_ONLY:
+        return CaptureSpec(layers="0", vision_pooling=pooling, max_new_tokens=0)
+    position = {name: p for p, name in REPRESENTATIONS.items()}.get(info.representation)
+    if position is None or info.layer is None:
+        raise InputError(
+            f"{place}: trained on {info.representation}, which this vlmscope cannot capture; "
+            f"choose one of {VISION_ONLY}, {', '.join(REPRESENTATIONS.values())}"
+        )
+    if position in ANSWER_POSITIONS:
+        raise InputError(
+            f"{place}: trained on {info.representation}, which exists only once the answer is "
+            "written; choose a probe of the prompt"
+        )
+    return CaptureSpec(
+        layers=str(info.layer), positions=(position,), vision_pooling=pooling, max_new_tokens=0
+    )

@@ -1,0 +1,159 @@
+"""One file of the original research, row by row: strings, and vectors that promise nothing.
+
+Read through h5py's low-level API: ten thousand small datasets otherwise cost more to open than to
+read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5o, h5s
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.store.block import SEED_TEXTS, clean_text
+from vlmscope.store.columns import COLUMNS
+from vlmscope.store.manifest import check_version
+from vlmscope.store.naming import is_vector, question_id, vector_path
+
+Place = tuple[str, int | None]
+"""Representation and layer."""
+
+_VECTOR = re.compile(r"(?P<name>[^/]+)(?:/layer_(?P<layer>0|[1-9]\d*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRow:
+    """One question: where it stands, and what it has."""
+
+    id: str
+    """The question id."""
+    file: Path
+    """The file that holds it."""
+    link: bytes
+    """Name of its group there."""
+    texts: Mapping[str, str]
+    """Those of the seed's strings that it has."""
+    widths: Mapping[Place, int]
+    """How many numbers each of its vectors has; 0 for a dataset that is no vector."""
+    not_finite: frozenset[Place]
+    """Vectors that hold NaN or infinity."""
+
+
+@contextmanager
+def opened_seed(path: Path) -> Iterator[Any]:
+    """Open a file for reading.
+
+    Raises:
+        InputError: It cannot be read, there or later: names the file and says what to do.
+        StoreError: It is of a format that came after this vlmscope.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            check_version(path, int(file.attrs.get("format_version", 0)))
+            yield file
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: cut short, damaged or no HDF5 file ({found}); restore it from a copy, or "
+            "move it out of the folder to leave its questions out"
+        ) from error
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Return the root attributes of a file as JSON takes them; there may be none."""
+    with opened_seed(path) as file:
+        return {name: _plain(value) for name, value in file.attrs.items()}
+
+
+def read_rows(path: Path) -> Iterator[SeedRow]:
+    """Yield every question of a file, all its vectors read once."""
+    with opened_seed(path) as file:
+        exported = "vlmscope_version" in file.attrs  # then ids are written as links, escaped
+        for link in file.id:
+            group = h5o.open(file.id, link)
+            if link == COLUMNS.encode() or not isinstance(group, h5g.GroupID):
+                continue
+            name = clean_text(link.decode("utf-8", "replace"))
+            yield _read_row(path, link, question_id(name) if exported else name, group)
+
+
+def read_vector(file: Any, row: SeedRow, place: Place) -> NDArray[np.float32]:
+    """Return a vector of a row, ``[D]``; the row's file must be open."""
+    return _values(h5d.open(file.id, row.link + b"/" + vector_path(*place).encode()))
+
+
+def _read_row(path: Path, link: bytes, id_: str, group: Any) -> SeedRow:
+    texts: dict[str, str] = {}
+    widths: dict[Place, int] = {}
+    not_finite = set()
+    for name, dataset in _datasets(group):
+        if name in SEED_TEXTS:
+            texts[name] = _text(dataset)
+        elif is_vector(name):
+            place = _place(path, id_, name)
+            values = _values(dataset)
+            widths[place] = len(values)
+            if not np.isfinite(values).all():
+                not_finite.add(place)
+    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite))
+
+
+def _datasets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and low-level dataset of everything below a group."""
+    for link in group:
+        item = h5o.open(group, link)
+        name = prefix + link.decode("utf-8", "replace")
+        if isinstance(item, h5g.GroupID):
+            yield from _datasets(item, f"{name}/")
+        elif isinstance(item, h5d.DatasetID):
+            yield name, item
+
+
+def _place(path: Path, id_: str, name: str) -> Place:
+    """Return representation and layer of a dataset."""
+    found = _VECTOR.fullmatch(name)
+    if found is None:
+        raise InputError(
+            f"{path}: question {id_!r} has {name}; expected layers named layer_0, layer_1 and so "
+            "on; give files of that layout"
+        )
+    return found["name"], None if found["layer"] is None else int(found["layer"])
+
+
+def _values(dataset: Any) -> NDArray[np.float32]:
+    """Return a vector; an empty one for what is none. ``[1, D]`` counts as one."""
+    shape = dataset.shape
+    size = math.prod(shape or (0,))
+    if not size or max(shape) != size:
+        return np.empty(0, np.float32)
+    values = np.empty(size, np.float32)
+    dataset.read(h5s.ALL, h5s.ALL, values)
+    return values
+
+
+def _text(dataset: Any) -> str:
+    """Return a string by its bytes: some files tag UTF-8 as ASCII."""
+    value = h5py.Dataset(dataset)[()]
+    if isinstance(value, h5py.Empty):
+        return ""
+    return clean_text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as JSON takes it."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return clean_text(str(value))

@@ -1,0 +1,98 @@
+"""``vlmscope score`` as a user meets it: one question, a table of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from probe_on_disk import save
+from vlmscope.engine import capture
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import CaptureSpec, Sample
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def probe(
+    tmp_path_factory: pytest.TempPathFactory, vlm: VisionLanguageModel, samples: list[Sample]
+) -> Path:
+    """A probe of the tiny model with all its numbers."""
+    folder = tmp_path_factory.mktemp("score") / "probe"
+    spec = CaptureSpec(layers="2", max_new_tokens=0)
+    numbers = {"auroc": 0.8, "prevalence": 0.5, "recall": 0.4, "false_alarms": 0.05}
+    save(folder, vlm, list(capture(samples, vlm, spec)), metrics=numbers)
+    return folder
+
+
+@pytest.fixture
+def score(vlmscope: Command, checkpoint: Path, probe: Path) -> Command:
+    """``vlmscope score`` with the arguments every call needs."""
+    common = ("--model", checkpoint, "--probe", probe, "--device", "cpu")
+    return lambda *arguments: vlmscope("score", *arguments, *common)
+
+
+def test_one_question(score: Command, table: Path, samples: list[Sample]) -> None:
+    picture = table.parent / samples[0].image_id
+    done = score(picture, samples[0].question)
+    assert done.code == 0, done.err
+    assert "flagged (threshold 45.0%)" in done.out
+    assert "above the threshold lay 40% of the hallucinated and 5% of the faithful" in done.out
+    record = json.loads(score(picture, samples[0].question, "--json", "--threshold", 0.9).out)
+    assert record["threshold"] == 0.9
+    assert record["flagged"] == (record["risk"] > 0.9)
+
+
+def test_a_table_of_questions(score: Command, table: Path, samples: list[Sample]) -> None:
+    (table.parent / samples[1].image_id).unlink()
+    out = table.parent / "risks.parquet"
+    done = score("--data", table, "--out", out)
+    assert done.code == 3, "a row failed"
+    found = pd.read_parquet(out)
+    assert list(found["id"]) == [sample.id for sample in samples]
+    gone = [sample.image_id == samples[1].image_id for sample in samples]
+    assert list(found["error"].notna()) == gone
+    assert list(found["risk"].isna()) == gone
+    assert found["risk"].dropna().between(0, 1).all()
+    assert samples[1].image_id in found["error"].dropna().iloc[0]
+    lines = [json.loads(line) for line in score("--data", table, "--limit", 1).out.splitlines()]
+    assert [line["id"] for line in lines] == [samples[0].id]
+    assert lines[0]["risk"] == pytest.approx(found["risk"][0], abs=2e-5)
+
+
+def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample]) -> None:
+    done = score(table.parent / samples[0].image_id, "What?", "--dtype", "bfloat16")
+    assert done.code == 0, done.err
+    assert "trained on vectors in float32, the model computes in bfloat16" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give an IMAGE and a QUESTION, or --data"),
+        (["x.png"], "a QUESTION is missing"),
+        (["x.png", "What?", "--data", "t.csv"], "give an IMAGE and a QUESTION, or --data"),
+        (["x.png", "What?", "--out", "r.parquet"], "--out: is for --data"),
+        (["--data", "t.csv", "--out", "r.csv"], "name it .parquet"),
+        (["x.png", "What?"], "x.png"),
+        (["--data", "t.csv"], "t.csv: no such file"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_one_line(
+    score: Command, arguments: list[str], message: str
+) -> None:
+    done = score(*arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_missing_probe_costs_no_loading(vlmscope: Command, tmp_path: Path) -> None:
+    done = vlmscope("score", "x.png", "What?", "--model", "nowhere", "--probe", tmp_path / "none")
+    assert done.code == 2
+    assert "no probe" in done.err

@@ -1,0 +1,211 @@
+"""What the plots say: their data, their words, and the edges of both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plot_examples import (
+    calibration_plot,
+    category_plot,
+    coverage_plot,
+    empty_plots,
+    every_plot,
+    histogram_plot,
+    hostile_plots,
+    layer_line,
+    layers_plot,
+    roc_plot,
+    smallest_plots,
+)
+from sklearn.metrics import auc
+
+from vlmscope import plots
+from vlmscope.plots import (
+    DARK_PALETTE,
+    PALETTE,
+    CoverageLine,
+    Plot,
+    RocLine,
+    auroc_by_layer,
+    csv_text,
+    inline_svg,
+    risk_coverage_plot,
+    risk_histogram,
+    roc_curves,
+)
+from vlmscope.plots.curves import MOST_POINTS
+from vlmscope.plots.labels import apart
+from vlmscope.plots.palette import BASELINES, SERIES
+from vlmscope.plots.words import cut, fit, width
+
+
+def luminance(colour: str) -> float:
+    channels = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("palette", [PALETTE, DARK_PALETTE])
+def test_every_colour_can_be_seen_and_texts_can_be_read(palette: dict[str, str]) -> None:
+    assert palette.keys() == PALETTE.keys()
+    assert len(set(palette.values())) == len(palette), "a page finds a name by its colour"
+    paper = luminance(palette["paper"])
+    for name in palette.keys() - {"paper", "grid"}:
+        dark, light = sorted((luminance(palette[name]), paper))
+        least = 4.5 if name in ("ink", "muted") else 3
+        assert (light + 0.05) / (dark + 0.05) >= least, name
+
+
+def test_lines_differ_without_colour() -> None:
+    assert len({(look.marker, look.dashes) for look in SERIES}) == len(SERIES)
+    assert len({look.dashes for look in BASELINES}) == len(BASELINES)
+
+
+def test_the_front_is_sorted_and_complete() -> None:
+    constants = [name for name in plots.__all__ if name.isupper()]
+    others = [name for name in plots.__all__ if not name.isupper()]
+    assert plots.__all__ == sorted(constants) + sorted(others)
+    assert all(hasattr(plots, name) for name in plots.__all__)
+
+
+@pytest.mark.parametrize(
+    "plot", [*every_plot(), *hostile_plots(), *empty_plots(), *smallest_plots()]
+)
+def test_every_plot_has_words_and_tidy_data(plot: Plot) -> None:
+    assert plot.name.isidentifier()
+    assert plot.title
+    assert plot.caption.endswith(".")
+    assert plot.description.endswith(".")
+    assert len({len(values) for values in plot.columns.values()}) == 1
+    assert inline_svg(plot).startswith("<svg ")
+    assert csv_text(plot).startswith(",".join(plot.columns))
+
+
+def test_the_data_of_the_layers() -> None:
+    plot = layers_plot()
+    assert plot.columns["kind"] == ["representation"] * 11 + ["baseline"] * 2
+    assert plot.columns["layer"] == [0, 2, 5, 7, 9] * 2 + [None] * 3
+    assert plot.columns["auroc"][4] == pytest.approx(0.84)
+    assert plot.columns["low"][-1] is None
+    assert "last prompt token, 5 layers recorded: best at layer 9, 0.840 (0.820 to 0.860)" in (
+        plot.description
+    )
+    assert "the question's category (baseline): 0.778 (0.750 to 0.800)." in plot.description
+
+
+def test_many_lines_make_a_higher_plot() -> None:
+    few, many = layers_plot(), auroc_by_layer([layer_line(str(i)) for i in range(30)], [], 10)
+    assert few.figure.get_figheight() == 4
+    assert many.figure.get_figheight() > 5.5
+
+
+@given(st.lists(st.floats(-5, 15), min_size=1, max_size=12), st.floats(0.1, 1))
+def test_labels_keep_their_distance_and_their_order(wanted: list[float], gap: float) -> None:
+    heights = np.array(wanted)
+    places = apart(heights, gap, 0, 12)
+    order = np.argsort(heights, kind="stable")
+    steps = np.diff(places[order])
+    assert (steps >= gap - 1e-9).all()
+    assert places.min() >= 0
+    assert places.max() <= 12 + 1e-9
+    free = np.diff(heights[order])
+    if (free >= gap).all() and heights.min() >= 0 and heights.max() <= 12:
+        assert places == pytest.approx(heights)
+
+
+def test_labels_move_no_further_than_they_have_to() -> None:
+    assert apart(np.array([3.0, 3.0, 3.0, 9.0]), 1, 0, 10) == pytest.approx([2, 3, 4, 9])
+    assert apart(np.array([0.0, 0.0, 10.0]), 1, 0, 10) == pytest.approx([0, 1, 10])
+
+
+def test_the_data_of_the_curves() -> None:
+    plot = roc_plot()
+    assert plot.columns["title"] == ["best layer"] * 60 + ["category"] * 60
+    assert plot.columns["recall"][59] == 1
+    at = 2 / 59  # the last of the 60 points with at most 5%
+    assert f"best layer (probe): AUROC 0.800, finds {at**0.3:.1%} at no more" in plot.description
+
+
+def test_a_long_roc_curve_keeps_its_ends_its_mark_and_its_shape() -> None:
+    steps = np.random.default_rng(0).random(20001) < 0.5
+    x = np.append(0, np.cumsum(steps)) / steps.sum()
+    y = np.append(0, np.cumsum(~steps)) / (~steps).sum()
+    columns = roc_curves([RocLine("long", x, y, 0.5)]).columns
+    thin_x, thin_y = np.array(columns["false_alarms"]), np.array(columns["recall"])
+    assert len(thin_x) <= MOST_POINTS
+    assert (thin_x[0], thin_y[0], thin_x[-1], thin_y[-1]) == (0, 0, 1, 1)
+    assert thin_x[thin_x <= 0.05].max() == x[x <= 0.05].max()
+    assert auc(thin_x, thin_y) == pytest.approx(auc(x, y), abs=1e-3)
+
+
+def test_a_long_coverage_curve_keeps_its_ends() -> None:
+    plot = coverage_plot()
+    probe = np.array(plot.columns["style"]) == "probe"
+    assert probe.sum() == MOST_POINTS
+    assert np.array(plot.columns["coverage"])[probe][[0, -1]] == pytest.approx([1 / 2000, 1])
+    assert set(plot.columns["style"]) == {"probe", "baseline", "optimal"}
+    assert "best layer (probe): 16.2% at 90% answered, 5.0% at 50%, area 0.067." in plot.description
+
+
+def test_the_first_answers_do_not_squeeze_the_rest() -> None:
+    x = np.arange(1, 1001) / 1000
+    rate = np.where(x < 0.02, 1.0, 0.1)
+    plot = risk_coverage_plot([CoverageLine("jumpy", x, rate, 0.1, "probe")], 0.1)
+    assert plot.figure.axes[0].get_ylim()[1] < 0.2
+
+
+def test_the_data_of_the_bins() -> None:
+    plot = calibration_plot()
+    assert list(plot.columns) == ["mean_risk", "rate", "count", "low", "high"]
+    assert plot.columns["count"] == [133] * 15
+    assert "error 0.020" in plot.description
+    assert plot.figure.axes[0].get_xlim()[1] < 0.95, "risks end at 0.72, their bars at 0.82"
+
+
+def test_the_histogram_counts_every_answer_once() -> None:
+    truth, risk = np.array([True, False, False, True]), np.array([1.0, 0.0, 0.5, 0.5])
+    columns = risk_histogram(risk, truth, None).columns
+    assert (sum(columns["hallucinated"]), sum(columns["faithful"])) == (2, 2)
+    assert (columns["hallucinated"][-1], columns["faithful"][0]) == (1, 1)
+    assert columns["risk_from"][1:] == columns["risk_to"][:-1]
+    assert "alarm" not in risk_histogram(risk, truth, None).description
+    assert "above the alarm at 0.48" in histogram_plot().description
+
+
+def test_categories_are_ranked_and_all_of_them_kept_in_the_data() -> None:
+    names = [f"category {place}" for place in range(55)]
+    plot = category_plot(names)
+    shares = plot.columns["share"]
+    assert shares == sorted(shares, reverse=True)
+    assert sorted(plot.columns["name"]) == sorted(names)
+    assert "The 40 largest of 55 categories" in plot.caption
+    assert "category 14:" not in inline_svg(plot).split("</desc>")[1]
+    assert plot.figure.get_figheight() > category_plot(names[:10]).figure.get_figheight() > 2.5
+    assert "of 55" not in category_plot(names[:40]).caption
+
+
+def test_the_share_of_all_weighs_by_answers() -> None:
+    plot = category_plot(["a", "b", "c"])  # 0 of 100, 0.14 of 101, 0.28 of 102
+    expected = (0.14 * 101 + 0.28 * 102) / 303
+    assert plot.description.startswith(f"{expected:.1%} of 303 answers")
+    assert f"all: {expected:.1%}" in inline_svg(plot)
+
+
+@given(st.text(max_size=100), st.integers(1, 40))
+def test_a_cut_text_is_no_longer_than_allowed(text: str, longest: int) -> None:
+    found = cut(text, longest)
+    assert len(found) <= longest
+    assert found == text or found.endswith("…")
+
+
+@pytest.mark.parametrize("text", ["short", "a title that goes on and on", "色" * 60, "W" * 5000])
+def test_a_text_is_cut_to_its_room(text: str) -> None:
+    found = fit(text, 1.0, 9)
+    assert width(found, 9) <= 1.0
+    assert (found == text) == (width(text[:100], 9) <= 1.0)
+
+
+def test_wide_characters_are_given_their_room() -> None:
+    assert width("色" * 10, 9) == pytest.approx(10 * 9 / 72)

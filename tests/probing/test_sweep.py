@@ -1,0 +1,174 @@
+"""The sweep on runs whose signal is known, because it was planted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from store_support import make_capture, make_manifest
+from vlmscope.errors import InputError
+from vlmscope.metrics import Platt
+from vlmscope.probe import load_probe
+from vlmscope.probing import SweepResult, SweepSpec, probe_data, save_sweep, sweep
+from vlmscope.probing.verdict import verdict
+from vlmscope.schema import Capture, Score
+from vlmscope.store import RunWriter, open_run, write_labels
+
+ROWS = 240
+SPEC = SweepSpec(draws=200)
+PLANTED = "query_token_representation/layer_2"
+Plant = Callable[[Capture, bool], Capture]
+
+
+def labelled_run(folder: Path, plant: Plant, *, unscorable: int = 0) -> Path:
+    """A run of random vectors, three questions an image, with random labels and a planted sign."""
+    rng = np.random.default_rng(5)
+    truth = rng.random(ROWS) < 0.4
+    images = rng.integers(0, 2**63, ROWS).repeat(3)
+    captures = []
+    for i, image in enumerate(images[:ROWS]):
+        row = make_capture(i, image_sha256=f"{image:064x}", image_dhash=f"{image:016x}")
+        captures.append(plant(row, bool(truth[i])))
+    with RunWriter(folder, make_manifest()) as writer:
+        writer.add(captures)
+    scores = [
+        Score(item.sample.id, bool(label) if i >= unscorable else None, "column", "planted")
+        for i, (item, label) in enumerate(zip(captures, truth, strict=True))
+    ]
+    write_labels(folder, scores, {})
+    return folder
+
+
+def planted(row: Capture, hallucinated: bool) -> Capture:
+    vectors = dict(row.vectors)
+    vectors[PLANTED] = vectors[PLANTED] + np.float32(2.0 if hallucinated else 0.0)
+    return replace(row, vectors=vectors)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
+    folder = labelled_run(tmp_path_factory.mktemp("sweep") / "run", planted, unscorable=4)
+    return folder, sweep(open_run(folder), SPEC)
+
+
+def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
+    found: tuple[Path, SweepResult],
+) -> None:
+    result = found[1]
+    assert result.chosen["selected"] == (PLANTED,) * 5
+    assert result["selected"].metrics.auroc > 0.95
+    assert result["combined"].metrics.auroc > 0.95
+    for row in result.rows:
+        if row.kind == "probe" and row.name != PLANTED:
+            assert 0.38 < row.metrics.auroc < 0.63, row.name
+    assert result["shuffled"].intervals["auroc"].low < 0.5, "nothing leaks"
+    assert 0.35 < result["shuffled"].metrics.auroc < 0.62
+    assert result["selected"].against is not None
+    assert result["selected"].against.interval.low > 0.2
+
+
+def test_with_no_sign_nothing_is_found_and_that_is_said(tmp_path: Path) -> None:
+    folder = labelled_run(tmp_path / "run", lambda row, _: row)
+    result = sweep(open_run(folder), SPEC)
+    assert 0.35 < result["selected"].metrics.auroc < 0.62
+    assert "the probe does not beat it" in " ".join(verdict(result))
+
+
+def test_an_image_that_gives_the_label_away_does_not_count(tmp_path: Path) -> None:
+    """All questions about an image share vector and label: random folds would be perfect."""
+    rng = np.random.default_rng(0)
+    looks: dict[str, np.ndarray] = {}
+
+    def same_within_image(row: Capture, _: bool) -> Capture:
+        look = looks.setdefault(row.image_sha256, rng.standard_normal(8).astype(np.float32))
+        return replace(row, vectors={**row.vectors, PLANTED: look})
+
+    folder = labelled_run(tmp_path / "run", same_within_image)
+    run = open_run(folder)
+    images = {item.sample.id: item.image_sha256 for item in run}
+    marks = {image: bool(rng.random() < 0.4) for image in dict.fromkeys(images.values())}
+    write_labels(folder, [Score(i, marks[images[i]], "column", "by image") for i in run.ids], {})
+    assert sweep(run, SPEC)[PLANTED].metrics.auroc < 0.65
+
+
+def test_no_image_is_on_both_sides(found: tuple[Path, SweepResult]) -> None:
+    result = found[1]
+    for image in np.unique(result.data.groups):
+        assert len(set(result.fold_of[result.data.groups == image])) == 1
+    assert len(np.unique(result.data.groups)) == ROWS // 3 - 1  # one lost all its rows
+    assert result.data.unscorable == 4
+
+
+def test_what_is_saved(found: tuple[Path, SweepResult]) -> None:
+    path, result = found
+    folder = save_sweep(open_run(path), result)
+    table = pd.read_parquet(folder / "results.parquet").set_index("name")
+    assert table.loc[PLANTED, "layer"] == 2
+    assert table.loc["selected", "auroc_low"] <= table.loc["selected", "auroc"]
+    assert set(table["kind"]) == {"probe", "selected", "combined", "baseline", "control"}
+    risks = pd.read_parquet(folder / "predictions.parquet")
+    assert risks["id"].tolist() == list(result.data.ids)
+    assert risks.filter(like="risk/").notna().all(axis=None)
+    summary = json.loads((folder / "results.json").read_text())
+    assert summary["verdict"] == verdict(result)
+    assert summary["unscorable"] == 4
+    probe, info = load_probe(folder / summary["probes"][0]["folder"])
+    assert (info.representation, info.layer) == ("query_token_representation", 2)
+    assert info.model["weights_hash"] == "w" * 64
+    vectors = open_run(path).matrix("query_token_representation", 2)[result.data.rows]
+    assert info.calibration is not None
+    risk = Platt(*info.calibration).apply(probe.decision_function(vectors))
+    assert ((risk > 0.5) == result.data.truth).mean() > 0.9
+    faithful = risk[~result.data.truth]
+    assert (faithful > info.threshold).mean() <= 0.05
+
+
+def test_labels_that_teach_nothing_are_refused(tmp_path: Path) -> None:
+    folder = labelled_run(tmp_path / "run", planted)
+    run = open_run(folder)
+    write_labels(folder, [Score(id_, True, "column", "all") for id_ in run.ids], {})
+    with pytest.raises(InputError, match="240 are hallucinated"):
+        probe_data(run)
+    write_labels(folder, [Score(run.ids[0], True, "column", "one")], {})
+    with pytest.raises(InputError, match="239 of 240 rows have no label"):
+        probe_data(run)
+    (folder / "labels.parquet").unlink()
+    with pytest.raises(InputError, match="vlmscope label"):
+        probe_data(run)
+
+
+def test_an_unknown_probe_is_refused() -> None:
+    with pytest.raises(InputError, match="--estimators: 'forest'"):
+        SweepSpec(estimators=("forest",))
+
+
+def test_a_later_sweep_leaves_no_older_probe_behind(
+    found: tuple[Path, SweepResult], tmp_path: Path
+) -> None:
+    folder, result = found
+    run = open_run(folder)
+    saved = save_sweep(run, result, tmp_path / "probes")
+    here = {path.name for path in saved.iterdir() if path.is_dir()}
+    summary = json.loads((saved / "results.json").read_text())
+    assert summary["selected_probe"] == PLANTED.replace("/", "-")
+    assert summary["selected_probe"] in here
+    older = saved / "query_token_representation-layer_9"
+    older.mkdir()
+    for name in ("probe.json", "weights.safetensors"):
+        (older / name).write_text("older")
+    mine = saved / "mine"
+    mine.mkdir()
+    (mine / "probe.json").write_text("{}")
+    (mine / "notes.txt").write_text("keep")
+    save_sweep(run, result, saved)
+    assert {path.name for path in saved.iterdir() if path.is_dir()} == here | {"mine"}
+    _, info = load_probe(saved / summary["selected_probe"])
+    assert info.model["dtype"] == "float32"
+    assert info.metrics["false_alarms"] <= 0.05
+    assert info.metrics["recall"] > 0.5

@@ -1,0 +1,149 @@
+"""A saved sweep, read back: whole, damaged, and of a run that has gone on since."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from store_support import make_capture, make_manifest
+from vlmscope.errors import StoreError
+from vlmscope.probing import SweepResult, SweepSpec, read_sweep, save_sweep, sweep
+from vlmscope.schema import Score
+from vlmscope.store import Run, RunWriter, open_run, read_labels, write_labels
+
+ROWS = 90
+UNSCORABLE = 3
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
+    """A labelled and probed run; random, so that nothing about it is special."""
+    folder = tmp_path_factory.mktemp("loading") / "run"
+    captures = [make_capture(i, image_dhash="") for i in range(ROWS)]
+    with RunWriter(folder, make_manifest()) as writer:
+        writer.add(captures)
+    truth = np.random.default_rng(2).random(ROWS) < 0.4
+    scores = [
+        Score(item.sample.id, None if i < UNSCORABLE else bool(truth[i]), "column", "")
+        for i, item in enumerate(captures)
+    ]
+    write_labels(folder, scores, {})
+    result = sweep(open_run(folder), SweepSpec(folds=3, draws=50))
+    save_sweep(open_run(folder), result)
+    return folder, result
+
+
+@pytest.fixture
+def run(saved: tuple[Path, SweepResult], tmp_path: Path) -> Run:
+    """A copy that a test may change."""
+    return open_run(shutil.copytree(saved[0], tmp_path / "run"))
+
+
+def test_what_was_saved_is_read(run: Run, saved: tuple[Path, SweepResult]) -> None:
+    found, result = read_sweep(run), saved[1]
+    assert found is not None
+    assert found.stale == ""
+    assert [row["name"] for row in found.results] == [row.name for row in result.rows]
+    assert found["selected"]["auroc"] == result["selected"].metrics.auroc
+    assert found.predictions["id"].tolist() == list(result.data.ids)
+    assert found.truth.tolist() == result.data.truth.tolist()
+    assert found.groups.tolist() == result.data.groups.tolist()
+    for name, risk in result.risks.items():
+        assert np.array_equal(found.risk(name), risk), name
+    assert found.summary["best_baseline"] == result.best_baseline
+
+
+def test_before_the_probes_there_is_none(run: Run) -> None:
+    (run.path / "probes" / "results.json").unlink()
+    assert read_sweep(run) is None
+    shutil.rmtree(run.path / "probes")
+    assert read_sweep(run) is None
+
+
+def test_labels_made_anew_with_the_same_verdicts_change_nothing(run: Run) -> None:
+    write_labels(run.path, reversed(read_labels(run.path).values()), {"scorer": "again"})
+    assert read_sweep(run).stale == ""  # type: ignore[union-attr]
+
+
+def test_probes_of_other_labels_are_stale(run: Run) -> None:
+    scores = list(read_labels(run.path).values())
+    scores[0] = replace(scores[0], hallucinated=True)  # could not be scored before
+    scores[9] = replace(scores[9], hallucinated=not scores[9].hallucinated)
+    write_labels(run.path, scores, {})
+    assert _stale(run) == f"2 of {ROWS} rows have another label now"
+    (run.path / "labels.parquet").unlink()
+    assert _stale(run) == "the labels that they learnt are gone"
+
+
+def test_probes_of_fewer_rows_are_stale(run: Run) -> None:
+    with RunWriter(run.path, run.manifest) as writer:
+        writer.add([make_capture(ROWS)])
+    grown = open_run(run.path)
+    assert _stale(grown) == f"the run had {ROWS} rows when they were trained and has {ROWS + 1} now"
+
+
+def test_probes_of_another_run_are_stale(run: Run) -> None:
+    _change(run, run_id="ab" * 16)
+    assert _stale(run) == "they are of another run (run_id abababab…)"
+
+
+DAMAGES = [
+    ("has no settings", {"settings": None}),
+    ("has no rows", {"rows": "90"}),
+    ("has a result without title", {"results": [{"name": "selected"}]}),
+    ("has no result 'tea leaves'", {"best_baseline": "tea leaves"}),
+    ("is of another sweep than results.json", {"hallucinated": 1}),
+]
+
+
+@pytest.mark.parametrize(("finding", "changes"), DAMAGES)
+def test_a_summary_that_lacks_something_is_refused(
+    run: Run, finding: str, changes: dict[str, Any]
+) -> None:
+    _change(run, **changes)
+    with pytest.raises(StoreError, match=f"{finding}; run 'vlmscope probe {run.path}' again"):
+        read_sweep(run)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_a_summary_that_is_none_is_refused(run: Run, text: str) -> None:
+    (run.path / "probes" / "results.json").write_text(text)
+    with pytest.raises(StoreError, match=r"results\.json: damaged, .* run 'vlmscope probe"):
+        read_sweep(run)
+
+
+def test_predictions_that_are_gone_cut_or_of_another_sweep_are_refused(run: Run) -> None:
+    path = run.path / "probes" / "predictions.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["risk/combined"]), path)
+    with pytest.raises(StoreError, match="has no column risk/combined"):
+        read_sweep(run)
+    shuffled = table["risk/selected"].take(np.arange(len(table))[::-1].copy())
+    where = table.column_names.index("risk/selected")
+    pq.write_table(table.set_column(where, "risk/selected", shuffled), path)
+    with pytest.raises(StoreError, match="is of another sweep"):
+        read_sweep(run)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"predictions\.parquet: damaged, cannot be read"):
+        read_sweep(run)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"predictions\.parquet: damaged, cannot be read"):
+        read_sweep(run)
+
+
+def _stale(run: Run) -> str:
+    found = read_sweep(run)
+    assert found is not None
+    return found.stale
+
+
+def _change(run: Run, **changes: Any) -> None:
+    path = run.path / "probes" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

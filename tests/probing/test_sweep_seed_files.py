@@ -1,0 +1,282 @@
+"""The sweep on files of the original research: the same protocol, nothing dropped in silence."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from research_support import HIDDEN, VISION, research_row, write_part
+from store_support import make_capture, make_manifest
+from vlmscope.errors import InputError
+from vlmscope.probe import load_probe
+from vlmscope.probing import (
+    SweepResult,
+    SweepSpec,
+    open_source,
+    probe_data,
+    read_label_table,
+    save_sweep,
+    sweep,
+)
+from vlmscope.probing.data import LeftOut
+from vlmscope.probing.research import research_data
+from vlmscope.probing.verdict import verdict
+from vlmscope.schema import Score
+from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
+
+ROWS = 180
+SPEC = SweepSpec(draws=100)
+QUERY = "query_token_representation"
+AT_IMAGE = "vision_token_representation"
+VISION_ONLY = "vision_only_representation"
+PLANTED = f"{QUERY}/layer_2"
+TRUTH = np.random.default_rng(5).random(ROWS) < 0.4
+Row = dict[str, Any]
+
+
+def planted_rows() -> list[Row]:
+    """Rows in which one layer knows, and the question's words know a little."""
+    rng = np.random.default_rng(7)
+    rows = [research_row(i) for i in range(ROWS)]
+    for row, hallucinated in zip(rows, TRUTH, strict=True):
+        row[QUERY]["layer_2"] += np.float32(2 * hallucinated)
+        told = hallucinated if rng.random() < 0.8 else not hallucinated
+        row["question"] = "Is it dark, été?" if told else "Is it bright, été?"
+    return rows
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
+    rows = list(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def labels_of(rows: Iterable[Row]) -> list[Row]:
+    """Return the lines of a label file as the research has it."""
+    return [
+        {
+            "question_id": row["question_id"],
+            "is_hallucinating": "False",
+            "is_hallucinating_manual": str(bool(TRUTH[i])),
+            "category": ("relation", "été; «objects»")[i % 2],
+            "domain_type": "Spatial, Reasoning",
+            "image_name": f"seen_{i // 3}.png",
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def left_out_of(folder: Path, rows: list[Row], lines: list[Row] | None = None) -> list[LeftOut]:
+    path = write_part(folder / "x_part_001.h5", rows)
+    table = read_label_table(write_csv(folder / "labels.csv", lines or labels_of(rows)))
+    return list(research_data(open_seed_files(path), table).left_out)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
+    """Two parts with every trait that such files have, swept and saved."""
+    folder = tmp_path_factory.mktemp("research") / "data"
+    folder.mkdir()
+    rows = planted_rows()
+    rows[3] |= {VISION_ONLY: None}
+    rows[4] |= {AT_IMAGE: {}, QUERY: {}, "answer": "[Generation failed: out of memory]"}
+    rows[5] |= {AT_IMAGE: {}, QUERY: {}}
+    rows[6] |= {VISION_ONLY: np.zeros(VISION // 2, np.float32)}
+    for row in rows[40:60]:
+        del row[AT_IMAGE]["layer_0"]
+    write_part(folder / "m_part_001.h5", rows[:100], {"model_name": "tiny"})
+    write_part(folder / "m_part_002.h5", rows[98:], {"model_name": "tiny"}, as_bytes=True)
+    lines = labels_of(rows)
+    lines[7]["is_hallucinating_manual"] = ""
+    del lines[8:10]
+    lines.append({**lines[0], "question_id": "elsewhere"})
+    table = read_label_table(write_csv(folder / "labels.csv", lines))
+    files = open_seed_files(folder)
+    result = sweep(files, SPEC, labels=table)
+    save_sweep(files, result)
+    return folder, result
+
+
+def test_a_planted_sign_is_found(found: tuple[Path, SweepResult]) -> None:
+    result = found[1]
+    assert result.chosen["selected"] == (PLANTED,) * 5
+    assert result["selected"].metrics.auroc > 0.95
+    assert len(result.data.truth) == ROWS - 7
+    names = {row.name for row in result.rows if row.kind == "baseline"}
+    assert names == {"majority", "category", "question_words"}, "no first token, no lengths"
+    assert len(np.unique(result.data.groups)) == ROWS // 3 - 2, "two lost all their rows"
+
+
+def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -> None:
+    folder, result = found
+    summary = json.loads((folder / "probes" / "results.json").read_text())
+    assert [tuple(each.values()) for each in summary["left_out"]] == [
+        ("copy", 2, "the question stands again in a later file"),
+        ("label", 1, "the files do not have the question"),
+        ("row", 2, "not in labels.csv"),
+        ("row", 1, "no label in labels.csv"),
+        ("row", 1, "generation failed, there is no answer"),
+        (f"{AT_IMAGE}/layer_0", 21, "of 176 vectors 21 missing"),
+        ("row", 1, f"{VISION_ONLY} missing"),
+        ("row", 1, f"{QUERY} missing, {AT_IMAGE} missing"),
+        ("row", 1, f"{VISION_ONLY} of another width"),
+    ]
+    assert summary["unscorable"] == 3
+    assert summary["source"] == "research files"
+    assert summary["files"] == ["m_part_001.h5", "m_part_002.h5"]
+    assert summary["labels"] == str(folder / "labels.csv")
+    assert summary["images_by"] == "image_id"
+    lines = verdict(result)
+    assert lines == summary["verdict"]
+    assert "2 earlier copies are left out: the question stands again in a later file." in lines
+    assert "1 label is left out: the files do not have the question." in lines
+    assert f"{AT_IMAGE}/layer_0 is left out: of 176 vectors 21 missing." in lines
+    assert any("told apart by their image_id: there are no hashes" in line for line in lines)
+    assert f"{AT_IMAGE}/layer_0" not in {row.name for row in result.rows}
+
+
+def test_what_is_saved(found: tuple[Path, SweepResult]) -> None:
+    folder, result = found
+    risks = pd.read_parquet(folder / "probes" / "predictions.parquet")
+    assert risks["id"].tolist() == list(result.data.ids)
+    assert set(risks["metadata/domain_type"]) == {"Spatial, Reasoning"}
+    assert set(risks["metadata/category"]) == {"relation", "été; «objects»"}
+    assert "metadata/is_hallucinating_manual" not in risks
+    summary = json.loads((folder / "probes" / "results.json").read_text())
+    assert summary["run_id"] == ""
+    _, info = load_probe(folder / "probes" / summary["probes"][0]["folder"])
+    assert (info.representation, info.layer, info.width) == (QUERY, 2, HIDDEN)
+    assert info.model == {"model_name": "tiny", "source": "research files"}, "fits no loaded model"
+
+
+def test_the_best_baseline_is_compared_with_once(found: tuple[Path, SweepResult]) -> None:
+    result = found[1]
+    assert result.best_baseline == "question_words"
+    assert result["selected"].against is result["selected"].over_question
+
+
+def vision_of(width: Callable[[int], int | None]) -> list[Row]:
+    rows = [research_row(i) for i in range(100)]
+    for i, row in enumerate(rows):
+        size = width(i)
+        row[VISION_ONLY] = None if size is None else np.ones(size, np.float32)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (lambda i: None if i < 5 else 12, ("row", 5, f"{VISION_ONLY} missing")),
+        (lambda i: None if i < 6 else 12, (VISION_ONLY, 6, "of 100 vectors 6 missing")),
+        # LLaVA's post-projector vectors: as long as the picture has tokens
+        (lambda i: 20 + i % 3, (VISION_ONLY, 66, "of 100 vectors 66 of another width")),
+    ],
+    ids=["few", "many", "LLaVA"],
+)
+def test_few_rows_or_a_whole_representation(
+    tmp_path: Path, width: Callable[[int], int | None], left_out: tuple[str, int, str]
+) -> None:
+    assert left_out_of(tmp_path, vision_of(width)) == [LeftOut(*left_out)]
+
+
+def test_vectors_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    rows = [research_row(i) for i in range(100)]
+    rows[9][QUERY]["layer_3"][4] = np.inf
+    assert left_out_of(tmp_path, rows) == [LeftOut("row", 1, f"{QUERY} not finite")]
+
+
+def test_images_without_a_name(tmp_path: Path) -> None:
+    """Research code wrote "nan" where the table named the image in another column."""
+    rows = [research_row(i, image_id="nan") for i in range(60)]
+    files = open_seed_files(write_part(tmp_path / "x.h5", rows))
+    lines = labels_of(rows)
+    data = research_data(files, read_label_table(write_csv(tmp_path / "a.csv", lines)))
+    assert data.grouped_by == "image_id"
+    assert len(set(data.groups.tolist())) == 20
+    for line in lines[:3]:
+        line["image_name"] = ""
+    data = research_data(files, read_label_table(write_csv(tmp_path / "a.csv", lines)))
+    assert data.grouped_by == "image_id (3 rows have none and count as one image)"
+    assert len(set(data.groups.tolist())) == 20
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A labelled run, and its export with the same labels in a CSV file beside it."""
+    folder = tmp_path_factory.mktemp("both")
+    captures = []
+    for i, hallucinated in enumerate(TRUTH):
+        row = make_capture(i, f"q{i:03}", image_sha256=f"{i // 3:064x}", image_dhash="")
+        vectors = dict(row.vectors)
+        vectors[PLANTED] = vectors[PLANTED] + np.float32(0.7 * hallucinated)
+        sample = replace(row.sample, image_id=f"{i // 3}.png")
+        captures.append(replace(row, sample=sample, vectors=vectors))
+    with RunWriter(folder / "run", make_manifest()) as writer:
+        writer.add(captures)
+    scores = [
+        Score(row.sample.id, None if i < 2 else bool(TRUTH[i]), "column", "")
+        for i, row in enumerate(captures)
+    ]
+    write_labels(folder / "run", scores, {})
+    export_run(open_run(folder / "run"), folder / "all.h5")
+    lines = [{"id": s.id, "hallucinated": s.hallucinated, "category": "relation"} for s in scores]
+    write_csv(folder / "labels.csv", lines)
+    return folder / "run", folder / "all.h5"
+
+
+def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> None:
+    run, file = both
+    one = sweep(open_run(run), SPEC)
+    table = read_label_table(file.with_name("labels.csv"))
+    other = sweep(open_seed_files(file), SPEC, labels=table)
+    assert one.data.ids == other.data.ids
+    assert one.data.groups.tolist() == other.data.groups.tolist()
+    assert one.data.unscorable == other.data.unscorable == 2
+    assert one.chosen == other.chosen
+    shared = {row.name for row in other.rows}
+    assert {row.name for row in one.rows if row.kind != "baseline"} <= shared
+    for name in shared:
+        assert one[name].metrics == other[name].metrics, name
+        assert one[name].intervals == other[name].intervals, name
+
+
+def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) -> None:
+    run, file = both
+    table = read_label_table(file.with_name("labels.csv"))
+    with pytest.raises(InputError, match="keeps its labels; run 'vlmscope label "):
+        sweep(open_run(run), SPEC, labels=table)
+    with pytest.raises(InputError, match="hold no labels; give --labels FILE"):
+        sweep(open_seed_files(file), SPEC)
+    with pytest.raises(InputError, match="hold no labels"):
+        open_source(file, labelled=False)
+    assert len(probe_data(open_run(run)).places) == 7
+    other = write_csv(tmp_path / "other.csv", [{"id": "7", "label": "yes"}])
+    with pytest.raises(InputError, match="its ids look like '7', theirs like 'q000'"):
+        sweep(open_seed_files(file), SPEC, labels=read_label_table(other))
+    alike = [{"id": id_, "label": 0} for id_ in open_run(run).ids]
+    with pytest.raises(InputError, match="of 180 scorable answers 0 are hallucinated"):
+        sweep(
+            open_seed_files(file),
+            SPEC,
+            labels=read_label_table(write_csv(tmp_path / "alike.csv", alike)),
+        )
+
+
+def test_an_extraction_that_failed_on_many_rows_is_refused(tmp_path: Path) -> None:
+    rows = [
+        research_row(i, **({VISION_ONLY: None, AT_IMAGE: {}, QUERY: {}} if i % 9 == 0 else {}))
+        for i in range(60)
+    ]
+    with pytest.raises(InputError, match="no representation that 95% of the 60 labelled rows"):
+        left_out_of(tmp_path, rows)

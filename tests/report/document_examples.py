@@ -1,0 +1,263 @@
+"""Documents to draw: a full one, poor ones, and one that wishes the page ill."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from dataclasses import replace
+
+from PIL import Image
+
+from vlmscope.report.document import (
+    Card,
+    CategoryRow,
+    Document,
+    FailureRow,
+    Figure,
+    LabelSummary,
+    Number,
+    PromptToken,
+    ResultRow,
+    TokenView,
+)
+from vlmscope.schema import Outcome
+
+CATEGORIES = ("colour", "count", "existence", "relation")
+NOUNS = ("fork", "cup", "tree", "kettle", "dog", "lamp")
+COLOURS = {"red.png": (200, 30, 30), "blue.png": (30, 30, 200), "green.png": (30, 160, 60)}
+
+HOSTILE = (
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 2'><!--<script>",
+    "\"'`><svg onload=window.hacked=3> &amp; &lt;b&gt;",
+    "\u202eright to left\u202d \u2066 isolate \x00\x07\x1b[31m \u2028\u2029",
+    "long" * 400,
+    "{{ 7 * 7 }} {% raw %} ${7*7} \\u003cscript> \U0001f9ff \ud800",
+)
+"""Texts that break pages."""
+
+
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (48, 36)) -> str:
+    """Return a picture of one colour as a ``data:`` address."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+PICTURES = {name: picture(colour) for name, colour in COLOURS.items()}
+
+
+def card(index: int = 0, **changes: object) -> Card:
+    """Return the card of question ``q<index>``; changes name fields of ``Card``."""
+    chance = random.Random(index)  # noqa: S311 - no secret
+    noun = NOUNS[index % len(NOUNS)]
+    image = list(PICTURES)[index % len(PICTURES)]
+    outcome: Outcome = ("faithful", "faithful", "hallucinated", "unscorable")[index % 4]  # type: ignore[assignment]
+    made = Card(
+        id=f"q{index}",
+        picture=image,
+        image_id=image,
+        question=f"Is there a {noun} in picture {index}?",
+        truth="No",
+        answer=f"Yes, there is a {noun}.",
+        category=CATEGORIES[index % len(CATEGORIES)],
+        outcome=outcome,
+        evidence='says yes, truth no: "yes"',
+        scorer="yesno",
+        risk=None if outcome == "unscorable" else chance.random(),
+        finish_reason="stop",
+        positions={"last_image_token": 5, "last_prompt_token": 17},
+        num_prompt_tokens=18,
+        answer_tokens=(("Yes", -0.119), (",", -0.0001), (f" {noun}", -2.3), (".\n", 0.0)),
+        answer_tokens_left_out=0,
+        first_tokens=(("Yes", 0.888), ("No", 0.112)),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def full(cards: int = 120) -> Document:
+    """Return a document with something in every section."""
+    return Document(
+        title="tiny-model on questions.csv",
+        made="Made on 2026-01-02 at 03:04 UTC by vlmscope 0.1.0.",
+        headline="A linear probe tells hallucinated from faithful answers with an AUROC of 0.841.",
+        sentences=("The best baseline reaches 0.778.", "2 answers could not be scored."),
+        missing=("No other run yet: `vlmscope extract <table>` makes one.",),
+        numbers=(Number("questions", "2,000", "on 600 pictures"), Number("hallucinated", "20.3%")),
+        figures=(
+            figure("auroc_by_layer", "AUROC by layer"),
+            figure("roc_curves", "ROC curves"),
+            figure("reliability", "Reliability"),
+        ),
+        results=RESULTS,
+        best_baseline="category",
+        categories=CATEGORY_ROWS,
+        cards=tuple(card(i) for i in range(cards)),
+        rows=cards,
+        pictures=PICTURES,
+        pictures_note="",
+        token_view=TOKEN_VIEW,
+        token_view_note="",
+        labels=LabelSummary(
+            "Labelled on 2026-01-02 by the scorer auto.",
+            (("yesno", 1141), ("vqa", 857)),
+            (("a truth that needs a judge", 2),),
+        ),
+        failures=(FailureRow("q9999", "image", "questions.csv line 9: picture not found", 2),),
+        provenance=(
+            ("model", (("name", "models/tiny"), ("weights", "f05ae6041e7b0d6c" * 4))),
+            ("environment", (("torch", "2.13.0"), ("device", "cpu"))),
+        ),
+    )
+
+
+def bare(document: Document) -> Document:
+    """Return the document as it is before labels and probes."""
+    cards = (
+        replace(card, outcome=None, evidence="", scorer="", risk=None) for card in document.cards
+    )
+    return replace(
+        document,
+        headline=None,
+        sentences=(),
+        missing=(
+            "No labels yet: `vlmscope label runs/first` says which answers are hallucinated.",
+        ),
+        numbers=document.numbers[:1],
+        figures=(),
+        results=(),
+        best_baseline=None,
+        categories=(),
+        cards=tuple(cards),
+        labels=None,
+        failures=(),
+    )
+
+
+def prefill(document: Document) -> Document:
+    """Return the document of a run without answers, whose pictures and model are gone."""
+    poor = bare(document)
+    gone = {"answer": None, "picture": None, "category": None, "answer_tokens": ()}
+    return replace(
+        poor,
+        cards=tuple(replace(card, **gone, finish_reason="prefill") for card in poor.cards),  # type: ignore[arg-type]
+        pictures={},
+        pictures_note="The pictures are not at hand: `--images` says where they are.",
+        token_view=None,
+        token_view_note="The model is not at hand: `--model` says where it is.",  # noqa: S106
+    )
+
+
+def empty() -> Document:
+    """Return the document of a run in which nothing was captured."""
+    nothing = prefill(full(0))
+    return replace(nothing, numbers=(), missing=(), provenance=(), rows=0, token_view_note="")
+
+
+def hostile() -> Document:
+    """Return a document whose every text wishes the page ill."""
+    bad = " ".join(HOSTILE)
+    cards = tuple(
+        card(
+            i,
+            id=f"{i} {text}",
+            image_id=text,
+            question=text,
+            truth=text,
+            answer=text,
+            category=text,
+            evidence=text,
+            scorer=text,
+            finish_reason=text,
+            positions={text: 3},
+            answer_tokens=((text, float("-inf")), ("\u202e", -1.0)),
+            first_tokens=((text, 0.5),),
+        )
+        for i, text in enumerate((*HOSTILE, "x" * 5000))
+    )
+    return replace(
+        full(0),
+        title=bad,
+        made=bad,
+        headline=bad,
+        sentences=HOSTILE,
+        missing=(*HOSTILE, "`<b>bold</b>`"),
+        numbers=tuple(Number(text, text, text) for text in HOSTILE),
+        figures=(replace(figure("roc_curves", bad), caption=bad, description=bad, csv=bad),),
+        results=tuple(replace(row, title=bad) for row in RESULTS),
+        categories=tuple(replace(row, name=bad) for row in CATEGORY_ROWS),
+        cards=cards,
+        rows=len(cards),
+        pictures={"red.png": "javascript:window.hacked=4", "blue.png": "data:text/html,hi"},
+        pictures_note=bad,
+        token_view=TokenView(bad, bad, (PromptToken(0, 1, 7, bad, (bad,)),)),
+        token_view_note=bad,
+        labels=LabelSummary(bad, ((bad, 1),), ((bad, 1),)),
+        failures=(FailureRow(bad, bad, bad, 1),),
+        provenance=((bad, ((bad, bad),)),),
+    )
+
+
+def figure(name: str, title: str) -> Figure:
+    """Return a figure with one line."""
+    svg = (
+        '<svg viewBox="0 0 100 60" xmlns="http://www.w3.org/2000/svg"><path d="M5 55 L95 5" '
+        'style="stroke: var(--plot-blue, #0072b2); fill: none"/></svg>'
+    )
+    return Figure(name, title, f"How to read {title}.", f"{title} rises.", svg, "x,y\n1,0.5\n")
+
+
+def result(name: str, kind: str, auroc: float, **changes: object) -> ResultRow:
+    """Return a row of results; changes name fields of ``ResultRow``."""
+    above = auroc - 0.778 if kind in ("probe", "selected", "combined") else None
+    made = ResultRow(
+        name=name,
+        title=f"the {name}",
+        kind=kind,
+        known="before",
+        auroc=auroc,
+        auroc_low=auroc - 0.02,
+        auroc_high=auroc + 0.02,
+        auprc=auroc - 0.3,
+        brier=0.13,
+        ece=0.02,
+        recall_at_5=auroc - 0.5,
+        above_baseline=above,
+        above_baseline_low=None if above is None else above - 0.02,
+        above_baseline_high=None if above is None else above + 0.02,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+RESULTS = (
+    result("category", "baseline", 0.778),
+    result("answer length", "baseline", 0.521, known="after"),
+    result("layer 0", "probe", 0.675),
+    result("layer 9", "probe", 0.8412),
+    result("selected", "selected", 0.841),
+    result("combined", "combined", 0.85),
+    result("shuffled", "control", 0.502),
+)
+
+CATEGORY_ROWS = (
+    CategoryRow("relation", 90, 49, 41, 0, 0.544, 0.442, 0.643, 0.71, 0.6, 0.81),
+    CategoryRow("count", 1246, 54, 192, 1000, 0.22, 0.172, 0.275, 0.66, 0.58, 0.74),
+    CategoryRow("colour", 132, 0, 132, 0, 0.0, 0.0, 0.028, None, None, None),
+    CategoryRow("existence", 3, 0, 0, 3, None, None, None, None, None, None),
+    CategoryRow("all", 1471, 103, 365, 1003, 0.22, 0.185, 0.26, 0.841, 0.823, 0.861),
+)
+
+TOKEN_VIEW = TokenView(
+    "q2",
+    "Is there a tree?",
+    (
+        PromptToken(0, 1, 640, "<|begin_of_text|>", ()),
+        PromptToken(1, 1, 566, "\n\n", ()),
+        PromptToken(2, 1599, 896, "<|image|>", ()),
+        PromptToken(1601, 1, 896, "<|image|>", ("vision_token_boundary",)),
+        PromptToken(1602, 1, 332, "Is", ()),
+        PromptToken(1603, 1, 316, " there", ()),
+        PromptToken(1604, 1, 566, "\n\n", ("query_token_boundary",)),
+    ),
+)

@@ -1,0 +1,155 @@
+"""The page in a real browser: tables, colours, paper, small screens, hostile texts.
+
+The fixture that opens pages fails a test on any message of the console and on any request.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import document_examples as examples
+import pytest
+from page_reading import OpenPage, address, colour, count, field, ids
+from playwright.sync_api import Page, expect
+
+from vlmscope.plots import DARK_PALETTE, PALETTE
+
+FULL = examples.full()
+PHONE = {"viewport": {"width": 360, "height": 740}}
+
+
+def overflow(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def test_tables_are_sorted_by_mouse_and_by_keyboard(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    rows = page.locator(".categories tbody th")
+    as_given = ["relation", "count", "colour", "existence"]
+    heading = page.locator(".categories th", has_text="Share").first
+    heading.get_by_role("button").click()
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    assert rows.all_text_contents() == as_given
+    page.keyboard.press("Enter")  # the heading keeps the focus
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+    assert rows.all_text_contents() == ["colour", "count", "relation", "existence"]  # unknown last
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") is None
+    assert rows.all_text_contents() == as_given
+    name = page.locator(".categories th", has_text="Category").first
+    name.get_by_role("button").click()
+    expect(name).to_have_attribute("aria-sort", "ascending")
+    assert rows.all_text_contents() == ["colour", "count", "existence", "relation"]
+    assert page.locator(".categories tfoot th").all_text_contents() == ["all"]
+    assert page.locator("[aria-sort]").count() == 1
+
+
+def rgb(hex_: str) -> str:
+    return f"rgb({', '.join(str(int(hex_[i : i + 2], 16)) for i in (1, 3, 5))})"
+
+
+def test_colours_follow_the_system_and_the_reader(open_page: OpenPage) -> None:
+    page = open_page(FULL, color_scheme="dark")
+    assert colour(page, "body") == "rgb(21, 25, 29)"
+    assert colour(page, ".plot path", "stroke") == rgb(DARK_PALETTE["blue"])
+    page.get_by_role("button", name="light").click()
+    assert colour(page, "body") == "rgb(250, 250, 248)"
+    assert colour(page, ".plot path", "stroke") == rgb(PALETTE["blue"])
+    page.emulate_media(color_scheme="light")
+    page.get_by_role("button", name="dark").click()
+    assert colour(page, "body") == "rgb(21, 25, 29)"
+    assert address(page) == "?theme=dark"
+    page.reload()
+    assert colour(page, "body") == "rgb(21, 25, 29)"
+    expect(page.get_by_role("button", name="dark")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="auto").click()
+    assert colour(page, "body") == "rgb(250, 250, 248)"
+    assert address(page) == ""
+
+
+def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
+    page = open_page(FULL, "#?theme=dark&q=q1")
+    shown = ids(page)
+    page.emulate_media(media="print")
+    assert colour(page, "body") == "rgb(255, 255, 255)"
+    for control in (".contents", ".filters", ".pager >> nth=0", ".reset", ".download >> nth=0"):
+        expect(page.locator(control)).to_be_hidden()
+    for part in ("h1", ".headline", "#auroc_by_layer", ".results", "#cards", ".tokens", "#labels"):
+        expect(page.locator(part)).to_be_visible()
+    assert ids(page) == shown
+    assert colour(page, ".card", "break-inside") == "avoid"
+    assert len(colour(page, ".cards", "grid-template-columns").split()) == 3
+
+
+@pytest.mark.parametrize("name", ["full", "bare", "prefill", "empty", "hostile"])
+def test_no_page_is_wider_than_a_small_screen(open_page: OpenPage, name: str) -> None:
+    documents = {
+        "full": FULL,
+        "bare": examples.bare(examples.full(5)),
+        "prefill": examples.prefill(examples.full(5)),
+        "empty": examples.empty(),
+        "hostile": examples.hostile(),
+    }
+    page = open_page(documents[name], **PHONE)
+    assert overflow(page) <= 0
+    if documents[name].cards:
+        page.locator(".card").last.click()
+        box = page.get_by_role("dialog").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+        inside = "e => e.scrollWidth - e.clientWidth"
+        assert page.locator(".dialog-body").evaluate(inside) <= 0
+
+
+def test_hostile_texts_do_nothing_but_stand_there(open_page: OpenPage) -> None:
+    document = examples.hostile()
+    page = open_page(document)
+    elements = page.evaluate(
+        "document.querySelectorAll('script, iframe, object, img[onerror]').length"
+    )
+    assert elements == 2  # the data and the script
+    questions = page.locator(".card-open").all_text_contents()
+    assert questions[:3] == [card.question for card in document.cards[:3]]
+    page.locator(".card").first.click()
+    for card in document.cards:
+        heading = page.get_by_role("dialog").get_by_role("heading", level=2)
+        if "\ud800" not in card.question:
+            assert heading.text_content() == card.question
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
+    field(page, "category").select_option(examples.HOSTILE[0])
+    assert count(page) == "1 of 7"
+    page.reload()
+    assert count(page) == "1 of 7"
+    assert page.locator("img[src]").count() == 0  # no picture was a picture
+    assert page.evaluate("window.hacked") is None
+
+
+def test_without_scripts_all_but_the_gallery_can_be_read(open_page: OpenPage) -> None:
+    page = open_page(FULL, java_script_enabled=False)
+    expect(page.locator("noscript p")).to_be_visible()
+    expect(page.locator(".filters")).to_be_hidden()
+    expect(page.get_by_role("group", name="Colours")).to_be_hidden()
+    expect(page.locator(".results")).to_contain_text("best baseline")
+
+
+def test_the_data_of_a_figure_can_be_saved(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page(FULL)
+    with page.expect_download() as saving:
+        page.locator("#roc_curves .download").click()
+    assert saving.value.suggested_filename == "roc_curves.csv"
+    saving.value.save_as(tmp_path / "saved.csv")
+    assert (tmp_path / "saved.csv").read_text() == "x,y\n1,0.5\n"
+
+
+def test_the_contents_say_where_the_reader_is(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    page.get_by_role("link", name="Labels").click()
+    current = page.locator(".contents a[aria-current]")
+    expect(page.locator("#labels")).to_be_in_viewport()
+    page.get_by_role("link", name="Gallery").click()
+    expect(current).to_have_text("Gallery")
+    page.keyboard.press("Shift+Tab")
+    page.locator(".skip-link").focus()
+    expect(page.locator(".skip-link")).to_be_in_viewport()

@@ -1,0 +1,231 @@
+"""The gallery in a real browser: filters, orders, pages, the dialog, and views that are linked.
+
+The fixture that opens pages fails a test on any message of the console and on any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import document_examples as examples
+from page_reading import OpenPage, address, colour, count, field, ids, outcome
+from playwright.sync_api import expect
+
+from vlmscope.report.document import Card
+
+FULL = examples.full()
+
+
+def first(cards: Iterable[Card]) -> list[str]:
+    """Return the ids of what would be the first page."""
+    return [card.id for card in cards][:48]
+
+
+def test_the_gallery_opens_in_the_order_of_the_run(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    assert count(page) == "120 of 120"
+    assert ids(page) == first(FULL.cards)
+    third = page.locator(".card").nth(2)
+    expect(third).to_contain_text("hallucinated")
+    expect(third.locator(".mark use")).to_have_attribute("href", "#mark-hallucinated")
+    expect(third.locator(".risk-number")).to_have_text(f"{FULL.cards[2].risk:.2f}")
+    expect(third.locator("img")).to_have_attribute("src", examples.PICTURES["green.png"])
+    expect(page.locator(".card").nth(3).locator(".risk")).to_be_hidden()  # unscorable
+
+
+def test_search_reads_question_answer_truth_and_id(open_page: OpenPage) -> None:
+    cards = (*FULL.cards, examples.card(500, truth="Certainly not", question="?", answer="!"))
+    searches: dict[str, Callable[[Card], bool]] = {
+        "KETTLE": lambda card: "kettle" in card.question,
+        "tree  there": lambda card: "tree" in card.question,
+        "q17": lambda card: card.id == "q17",
+        "yes, there": lambda card: card.id != "q500",
+        "picture 44?": lambda card: card.id == "q44",
+        "certainly": lambda card: card.id == "q500",
+    }
+    page = open_page(replace(FULL, cards=cards, rows=len(cards)))
+    for words, fits in searches.items():
+        field(page, "q").fill(words)
+        expected = [card for card in cards if fits(card)]
+        assert count(page) == f"{len(expected)} of 121"
+        assert ids(page) == first(expected)
+
+
+def test_filters_work_alone_and_together(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    field(page, "min").fill("0.4")
+    risky = [card for card in FULL.cards if card.risk is not None and card.risk >= 0.4]
+    assert ids(page) == first(risky)
+    field(page, "max").fill("0.8")
+    between = [card for card in risky if card.risk is not None and card.risk <= 0.8]
+    assert ids(page) == first(between)
+    outcome(page, "faithful").uncheck()
+    hallucinated = [card for card in between if card.outcome == "hallucinated"]
+    assert ids(page) == first(hallucinated)
+    outcome(page, "faithful").check()
+    field(page, "category").select_option("count")
+    counts = [card for card in between if card.category == "count"]
+    assert ids(page) == first(counts)
+    field(page, "q").fill("cup")
+    assert ids(page) == [card.id for card in counts if "cup" in card.question]
+    assert address(page) == "?q=cup&category=count&min=0.4&max=0.8"
+    page.locator(".reset").click()
+    assert count(page) == "120 of 120"
+    assert address(page) == ""
+
+
+def surprise(card: Card) -> float:
+    if card.risk is None:
+        return -1
+    return 1 - card.risk if card.outcome == "hallucinated" else card.risk
+
+
+def test_cards_are_sorted(open_page: OpenPage) -> None:
+    cards = tuple(reversed(FULL.cards))
+    orders: dict[str, Callable[[Card], float | str]] = {
+        "surprising": lambda card: -surprise(card),
+        "riskiest": lambda card: 1 if card.risk is None else -card.risk,
+        "safest": lambda card: 2 if card.risk is None else card.risk,
+        "id": lambda card: int(card.id[1:]),
+        "category": lambda card: str(card.category),
+        "run": lambda _: 0,
+    }
+    page = open_page(replace(FULL, cards=cards))
+    for order, key in orders.items():
+        field(page, "sort").select_option(order)
+        assert ids(page) == first(sorted(cards, key=key))  # type: ignore[arg-type]
+
+
+def test_pages_are_turned(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    above, below = page.locator(".pager").all()
+    expect(above.get_by_text("previous")).to_have_attribute("aria-disabled", "true")
+    above.get_by_text("next").click()
+    assert ids(page) == [card.id for card in FULL.cards[48:96]]
+    below.get_by_text("next").click()
+    assert ids(page) == [card.id for card in FULL.cards[96:]]
+    expect(below).to_contain_text("page 3 of 3")
+    expect(page.locator("#gallery-count")).to_be_focused()  # the reader is taken to the top
+    above.get_by_label("First page").click()
+    above.get_by_label("Last page").click()
+    assert address(page) == "?page=3"
+    field(page, "q").fill("q1")  # another choice starts on its first page
+    assert ids(page)[0] == "q1"
+
+
+def test_two_thousand_cards_keep_the_page_small(open_page: OpenPage) -> None:
+    page = open_page(examples.full(2000))
+    assert count(page) == "2,000 of 2,000"
+    assert len(ids(page)) == 48
+    field(page, "q").fill("q1999")
+    assert ids(page) == ["q1999"]
+
+
+def test_an_empty_result_offers_the_way_back(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    field(page, "q").fill("no such thing")
+    expect(page.get_by_text("No card fits these filters.")).to_be_visible()
+    assert ids(page) == []
+    page.get_by_role("button", name="Reset the filters").click()
+    assert count(page) == "120 of 120"
+    expect(page.get_by_text("No card fits these filters.")).to_be_hidden()
+    expect(field(page, "q")).to_be_focused()
+
+
+def test_a_card_opens_and_closes_by_keyboard(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    field(page, "category").select_option("existence")
+    chosen = [card for card in FULL.cards if card.category == "existence"]
+    opener = page.locator(".card-open").nth(1)
+    opener.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"2 of {len(chosen)}")
+    expect(dialog.get_by_role("heading", level=2)).to_have_text(chosen[1].question)
+    assert address(page).endswith(f"card={chosen[1].id}")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(opener).to_be_focused()
+    assert address(page) == "?category=existence"
+    page.keyboard.press("Enter")
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")  # the first is the end of the way
+    expect(dialog).to_contain_text(f"1 of {len(chosen)}")
+    expect(dialog.get_by_text("previous")).to_have_attribute("aria-disabled", "true")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_role("heading", level=2)).to_have_text(chosen[2].question)
+    page.keyboard.press("Escape")
+    expect(page.locator(".card-open").nth(2)).to_be_focused()
+
+
+def test_a_dialog_that_walked_to_the_next_page_returns_to_it(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    page.locator(".card").nth(47).click()
+    page.get_by_role("dialog").get_by_text("next").click()
+    page.get_by_role("dialog").get_by_text("close").click()
+    assert ids(page)[0] == "q48"
+    expect(page.locator(".card-open").first).to_be_focused()
+
+
+def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
+    page = open_page(FULL, "#?card=q2")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("img")).to_have_attribute("src", examples.PICTURES["green.png"])
+    shown = " ".join(dialog.inner_text().split())
+    for text in ("hallucinated", 'decided on says yes, truth no: "yes"', "scorer yesno",
+                 "category existence", "id q2", "ended by stop", "last image token position 5",
+                 "last prompt token position 17", "prompt 18 tokens"):  # fmt: skip
+        assert text in shown
+    tokens = dialog.locator(".answer-token")
+    assert tokens.all_text_contents() == ["Yes", ",", "␣tree", ".↵"]
+    expect(tokens.nth(2)).to_have_attribute("title", "log-probability −2.300, probability 0.100")
+    assert colour(page, ".answer-token:nth-of-type(3)") != colour(page, ".answer-token")
+    dialog.get_by_text("As a table").click()
+    rows = dialog.locator("[data-slot=answer-rows] tr")
+    assert rows.nth(2).inner_text().split() == ["20", "␣tree", "−2.300", "0.100"]
+    likeliest = dialog.locator("[data-slot=first-rows] tr").first
+    assert likeliest.inner_text().split() == ["Yes", "0.888"]
+
+
+def test_a_view_can_be_linked(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    field(page, "sort").select_option("riskiest")
+    outcome(page, "unscorable").uncheck()
+    page.locator(".pager").first.get_by_text("next").click()
+    seen = ids(page)
+    assert address(page) == "?outcomes=hallucinated%2Cfaithful&sort=riskiest&page=2"
+    page.reload()
+    assert ids(page) == seen
+    expect(field(page, "sort")).to_have_value("riskiest")
+    expect(outcome(page, "unscorable")).not_to_be_checked()
+    page.evaluate("location.hash = '#?card=q5'")
+    expect(page.get_by_role("dialog")).to_contain_text("6 of 120")
+
+
+def test_nonsense_in_the_address_is_ignored(open_page: OpenPage) -> None:
+    page = open_page(
+        FULL, "#?sort=constructor&min=x&page=-3&category=none&theme=toString&card=q&outcomes=x&y=1"
+    )
+    assert count(page) == "0 of 120"  # no outcome is chosen, for x is none
+    page.get_by_role("button", name="Reset the filters").click()
+    assert ids(page) == first(FULL.cards)
+    assert address(page) == ""
+
+
+def test_a_run_without_labels_has_only_the_filters_that_make_sense(open_page: OpenPage) -> None:
+    page = open_page(examples.bare(FULL))
+    assert page.locator("[name=outcome], [name=min], .risk:visible, .badge:visible").count() == 0
+    orders = page.locator("[name=sort] option").all_text_contents()
+    assert orders == ["order of the run", "id", "category"]
+
+
+def test_a_run_without_answers_shows_its_questions(open_page: OpenPage) -> None:
+    page = open_page(examples.prefill(FULL))
+    assert page.locator(".card-picture:visible, [name=category]").count() == 0
+    page.locator(".card").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("none: the run stopped after the prefill")
+    expect(dialog.get_by_text("The answer, token by token")).to_be_hidden()
+    expect(dialog.get_by_text("Likeliest first tokens", exact=True)).to_be_visible()

@@ -1,0 +1,453 @@
+"""What a report says of real runs: complete, poor, and with their surroundings gone."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from material import QUESTIONS, picture
+from store_support import make_captures, make_manifest
+from vlmscope import extract
+from vlmscope.dataset import hash_image
+from vlmscope.errors import InputError, StoreError
+from vlmscope.metrics import measure
+from vlmscope.probing import SavedSweep, SweepSpec, read_sweep, save_sweep, sweep
+from vlmscope.report import Document, ReportSpec, write_report
+from vlmscope.report.figures import NAMES
+from vlmscope.report.gathering import Gathered, gather
+from vlmscope.report.pictures import SIDES
+from vlmscope.report.writing import with_pictures
+from vlmscope.schema import CaptureSpec, Failure, Score
+from vlmscope.store import (
+    FailureLog,
+    RunWriter,
+    open_run,
+    read_labels,
+    write_labels,
+    write_manifest,
+)
+
+PICTURES = 20
+ROWS = 3 * PICTURES
+UNSCORABLE = "q4"
+POSITIONS = ("last_image_token", "last_prompt_token", "last_question_token")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """Folder of a table, its pictures, and a run of it with labels and probes."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "images").mkdir()
+    for i in range(PICTURES):
+        picture("one", i).resize((300, 240)).save(folder / "images" / f"{i}.png")
+    with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question_id", "image_name", "question", "gt_answer", "category"])
+        for i in range(ROWS):
+            question, category = QUESTIONS[i % len(QUESTIONS)], ("count", "colour", "safe")[i % 3]
+            writer.writerow([f"q{i}", f"{i // 3}.png", question, "Yes", category])
+    run = extract(
+        folder / "questions.csv",
+        model=checkpoint,
+        out=folder / "run",
+        images=str(folder / "images"),
+        spec=CaptureSpec(max_new_tokens=4, positions=POSITIONS),
+        device="cpu",
+        batch_size=8,
+    )
+    flips = np.random.default_rng(3).random(ROWS) < 0.5
+    scores = [
+        Score(
+            id_,
+            None if id_ == UNSCORABLE else bool(flips[i] and i % 3 != 2),
+            "column",
+            "no label: said so" if id_ == UNSCORABLE else "planted",
+        )
+        for i, id_ in enumerate(run.ids)
+    ]
+    write_labels(run.path, scores, {"scorer": "column", "column": "planted"})
+    save_sweep(run, sweep(run, SweepSpec(folds=3, draws=50)))
+    return folder
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    """A copy of all of it that a test may change, where the run's manifest says."""
+    home = shutil.copytree(made, tmp_path / "home")
+    manifest = open_run(home / "run").manifest
+    data = replace(manifest.data, path=f"{home}/questions.csv", images=f"{home}/images")
+    write_manifest(home / "run", replace(manifest, data=data))
+    return home
+
+
+@pytest.fixture
+def labelled(home: Path) -> Path:
+    """The same without probes: quicker, where figures do not matter."""
+    shutil.rmtree(home / "run" / "probes")
+    return home
+
+
+def gathered(home: Path, **asked: Any) -> Gathered:
+    return gather(open_run(home / "run"), ReportSpec(**asked), lambda _: None)
+
+
+def document_of(home: Path, **asked: Any) -> Document:
+    return with_pictures(gathered(home, **asked))
+
+
+def probes_of(home: Path) -> SavedSweep:
+    saved = read_sweep(open_run(home / "run"))
+    assert saved is not None
+    return saved
+
+
+def opened(uri: str) -> Image.Image:
+    kind, _, data = uri.partition(";base64,")
+    assert kind in ("data:image/webp", "data:image/jpeg")
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_a_finished_run_lacks_nothing(home: Path) -> None:
+    document, saved = document_of(home), probes_of(home)
+    assert document.missing == ()
+    assert document.pictures_note == document.token_view_note == ""
+    assert document.headline == saved.summary["verdict"][0]
+    assert list(document.sentences) == saved.summary["verdict"][1:]
+    assert [figure.name for figure in document.figures] == list(NAMES)
+    assert all(figure.svg.startswith("<svg") and figure.csv for figure in document.figures)
+    assert [row.name for row in document.results] == [row["name"] for row in saved.results]
+    assert document.best_baseline in {row.name for row in document.results}
+    tiles = {number.label: number.value for number in document.numbers}
+    assert tiles["rows"] == "60"
+    assert tiles["pictures"] == "20"
+    assert tiles["unscorable"] == "1"
+    assert tiles["failed"] == "0"
+    assert tiles["AUROC before the answer"] == f"{saved['selected']['auroc']:.3f}"
+    assert document.title == "tiny on questions.csv"
+    assert document.labels is not None
+    assert "--scorer column --column planted" in document.labels.made
+    assert document.labels.decided_by == (("column", ROWS - 1),)
+    assert document.labels.reasons == (("no label", 1),)
+    headings = [heading for heading, _ in document.provenance]
+    assert headings == ["Model", "Data", "Capture", "Environment", "Labels", "Probes"]
+    assert dict(document.provenance[2][1])["positions"] == ", ".join(POSITIONS)
+
+
+def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
+    saved = probes_of(home)
+    *categories, total = document_of(home).categories
+    shares = [row.share for row in categories]
+    assert shares == sorted(shares, reverse=True)  # type: ignore[type-var]
+    assert total.name == "all"
+    for name in ("rows", "hallucinated", "faithful", "unscorable"):
+        assert sum(getattr(row, name) for row in categories) == getattr(total, name)
+    assert (total.auroc, total.auroc_low) == (
+        saved["selected"]["auroc"],
+        saved["selected"]["auroc_low"],
+    )
+    safe = next(row for row in categories if row.name == "safe")
+    assert (safe.share, safe.share_low, safe.auroc, safe.auroc_low) == (0.0, 0.0, None, None)
+    assert safe.share_high == pytest.approx(0.161, abs=1e-3)  # Wilson, 0 of 20
+    count = next(row for row in categories if row.name == "count")
+    inside = saved.predictions["id"].str.slice(1).astype(int) % 3 == 0
+    expected = measure(saved.truth[inside], saved.risk("selected")[inside]).auroc
+    assert count.auroc == expected
+    assert count.auroc_low is not None
+    assert count.auroc_high is not None
+    assert count.auroc_low < expected < count.auroc_high
+
+
+def test_a_card_holds_what_the_run_holds(home: Path) -> None:
+    run, saved, labels = open_run(home / "run"), probes_of(home), read_labels(home / "run")
+    document = document_of(home)
+    assert [card.id for card in document.cards] == list(run.ids)
+    risks = dict(zip(saved.predictions["id"], saved.risk("selected"), strict=True))
+    for card in document.cards:
+        row = run[card.id]
+        assert (card.question, card.truth) == (row.sample.question, row.sample.target)
+        assert (card.answer, card.finish_reason) == (row.answer, row.finish_reason)
+        assert (card.positions, card.num_prompt_tokens) == (row.boundaries, row.num_prompt_tokens)
+        assert card.risk == risks.get(card.id)
+        assert (card.outcome, card.evidence) == (labels[card.id].outcome, labels[card.id].evidence)
+        assert row.answer_logprobs is not None
+        assert [logprob for _, logprob in card.answer_tokens] == row.answer_logprobs.tolist()
+        chances = [chance for _, chance in card.first_tokens]
+        assert len(chances) == 5
+        assert chances == sorted(chances, reverse=True)
+        assert chances[0] == pytest.approx(math.exp(row.first_token_logprobs[0]))
+        assert card.picture == row.image_sha256
+    assert document.cards[4].risk is None, "no probe judged what could not be scored"
+
+
+def test_tokens_are_those_that_the_model_read_and_wrote(labelled: Path, vlm: Any) -> None:
+    run = open_run(labelled / "run")
+    document = document_of(labelled, id="q17")
+    view, row = document.token_view, run["q17"]
+    assert view is not None
+    assert (view.id, view.question) == ("q17", row.sample.question)
+    ids = [token.id for token in view.tokens for _ in range(token.count)]
+    assert len(ids) == row.num_prompt_tokens
+    assert row.sample.question in vlm.processor.tokenizer.decode(ids)
+    assert [token.position for token in view.tokens] == list(
+        np.cumsum([0, *(token.count for token in view.tokens)])[:-1]
+    )
+    marked = {mark: token for token in view.tokens for mark in token.marks}
+    names = {"vision_token": "last_image_token", "query_token": "last_prompt_token"}
+    for name, position in (names | {"last_question_token": "last_question_token"}).items():
+        token = marked[f"{name}_boundary"]
+        assert (token.position, token.count) == (row.boundaries[position], 1)
+    assert marked["vision_token_boundary"].text == "<|image|>"
+    card = next(card for card in document.cards if card.id == "q17")
+    assert row.answer_token_ids is not None
+    assert [text for text, _ in card.answer_tokens] == [
+        vlm.processor.tokenizer.decode([token]) for token in row.answer_token_ids.tolist()
+    ]
+
+
+def test_by_default_the_riskiest_hallucination_is_taken_apart(home: Path) -> None:
+    document = document_of(home)
+    assert document.token_view is not None
+    wrong = [card for card in document.cards if card.outcome == "hallucinated"]
+    assert document.token_view.id == max(wrong, key=lambda card: card.risk or 0).id
+
+
+def test_pictures_are_the_tables_own_made_small(labelled: Path) -> None:
+    document = document_of(labelled)
+    assert len(document.pictures) == PICTURES
+    for i in range(PICTURES):
+        original = Image.open(labelled / "images" / f"{i}.png")
+        small = opened(document.pictures[hash_image(original)])
+        assert small.size == (SIDES[0], 205)
+        same = np.asarray(original.resize(small.size), float) - np.asarray(small.convert("RGB"))
+        assert abs(same).mean() < 20, "the picture itself, if coarser"
+    assert document.pictures == document_of(labelled).pictures, "the same at every time"
+
+
+def test_pictures_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
+    found = gathered(labelled)
+    sizes = [sum(map(len, size.values())) for size in found.thumbnails.sizes]
+    assert sizes == sorted(sizes, reverse=True)
+    whole = with_pictures(found)
+    rest = write_size(replace(whole, pictures=dict.fromkeys(whole.pictures, "")))
+    for number, side in enumerate(SIDES[1:], start=1):
+        limit = rest + math.ceil((sizes[number - 1] + sizes[number]) / 2 * 4 / 3) + 500
+        document = with_pictures(found, limit=limit)
+        assert {max(opened(uri).size) for uri in document.pictures.values()} == {side}
+        assert write_size(document) <= limit
+    document = with_pictures(found, limit=rest + 100)
+    assert document.pictures == {}
+    assert document.pictures_note == (
+        "No pictures: 20 do not fit into the page; give fewer --samples."
+    )
+    assert {card.picture for card in document.cards} == {None}
+
+
+def write_size(document: Document) -> int:
+    from vlmscope.report.page import render
+
+    return len(render(document).encode())
+
+
+def test_pictures_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
+    (labelled / "images" / "0.png").unlink()
+    picture("four").save(labelled / "images" / "3.png")
+    (labelled / "images" / "5.png").write_bytes(b"no picture")
+    rows = (labelled / "questions.csv").read_text("utf-8").splitlines(keepends=True)
+    (labelled / "questions.csv").write_text("".join(rows[:-3]), "utf-8")
+    document = document_of(labelled)
+    assert len(document.pictures) == PICTURES - 4
+    note = document.pictures_note
+    assert note.startswith("4 of 20 pictures are missing: 2 could not be opened (image ")
+    assert "1 changed since the run was made (3.png)" in note
+    assert "1 not in the table" in note
+    shown = {card.id for card in document.cards if card.picture is not None}
+    assert {"q0", "q9", "q15", "q59"}.isdisjoint(shown)
+    assert len(shown) == ROWS - 4 * 3
+    view = gathered(labelled, id="q9").document
+    assert view.token_view is None
+    said = "The prompt of q9 is not shown: picture 3.png has changed since the run was made."
+    assert view.token_view_note == said
+
+
+def test_what_has_moved_is_found_where_one_says(labelled: Path, checkpoint: Path) -> None:
+    moved = labelled.rename(labelled.with_name("moved"))
+    poor = document_of(moved)
+    assert poor.pictures == {}
+    assert "if it has moved, give --data and --images" in poor.pictures_note
+    assert poor.token_view is None
+    assert "is not at hand" in poor.token_view_note
+    assert len(poor.cards) == ROWS
+    found = document_of(moved, data=f"{moved}/questions.csv", images=f"{moved}/images")
+    assert len(found.pictures) == PICTURES
+    assert found.token_view is not None
+
+
+def test_without_the_model_tokens_are_numbers(labelled: Path, talkative: Path) -> None:
+    manifest = open_run(labelled / "run").manifest
+    gone = replace(manifest.model, name=f"{labelled}/gone")
+    write_manifest(labelled / "run", replace(manifest, model=gone))
+    document = document_of(labelled)
+    run = open_run(labelled / "run")
+    first = run["q0"].answer_token_ids
+    assert first is not None
+    assert document.cards[0].answer_tokens[0][0] == f"#{first[0]}"
+    assert document.token_view is None
+    assert f"{labelled}/gone: no such folder; give the model" in document.token_view_note
+    assert document_of(labelled, model=str(talkative)).token_view is not None, "the same processor"
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("processor_hash", "the processor is not the one of the run"),
+        ("chat_template_hash", "the chat template is not the one of the run"),
+    ],
+)
+def test_another_processor_is_not_believed(labelled: Path, part: str, said: str) -> None:
+    manifest = open_run(labelled / "run").manifest
+    model = replace(manifest.model, **{part: "0" * 64})
+    write_manifest(labelled / "run", replace(manifest, model=model))
+    document = gathered(labelled).document
+    assert document.token_view is None
+    assert said in document.token_view_note
+
+
+def test_a_checkpoint_without_processor_is_no_reason_to_fail(
+    labelled: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    document = gathered(labelled, model=str(tmp_path / "empty")).document
+    assert document.token_view is None
+    assert "no processor can be loaded" in document.token_view_note
+
+
+def test_stale_probes_are_left_out_and_it_is_said(home: Path) -> None:
+    scores = list(read_labels(home / "run").values())
+    scores[0] = replace(scores[0], hallucinated=not scores[0].hallucinated)
+    write_labels(home / "run", scores, {})
+    document = document_of(home)
+    assert document.headline is None
+    assert document.results == ()
+    assert {card.risk for card in document.cards} == {None}
+    assert [figure.name for figure in document.figures] == ["category_rates"]
+    [said] = document.missing
+    assert said.startswith("The saved probes are left out, 1 of 60 rows have another label now: ")
+    assert f"`vlmscope probe {home}/run`" in said
+
+
+def test_damaged_probes_are_refused(home: Path) -> None:
+    (home / "run" / "probes" / "predictions.parquet").unlink()
+    with pytest.raises(StoreError, match="run 'vlmscope probe"):
+        gathered(home)
+
+
+def test_a_run_before_labels_and_probes(labelled: Path) -> None:
+    document = document_of(labelled)
+    assert ["No probes yet" in said for said in document.missing] == [True]
+    assert document.categories[-1].auroc is None
+    (labelled / "run" / "labels.parquet").unlink()
+    document = document_of(labelled)
+    assert [said.split(":")[0] for said in document.missing] == ["No labels yet"]
+    assert document.categories == document.figures == document.results == ()
+    assert document.labels is None
+    assert {card.outcome for card in document.cards} == {None}
+    assert [number.label for number in document.numbers] == ["rows", "pictures", "failed"]
+    assert document.token_view is not None
+    assert document.token_view.id == "q0"
+
+
+def test_labels_of_one_kind_and_rows_without(labelled: Path) -> None:
+    ids = open_run(labelled / "run").ids
+    write_labels(labelled / "run", [Score(id_, False, "column", "") for id_ in ids[1:]], {})
+    said = document_of(labelled).missing
+    assert said[0].startswith("1 of 60 rows have no label: ")
+    assert said[1].startswith("No probes: of 59 scorable answers 0 are hallucinated")
+
+
+def test_a_draw_keeps_the_order_and_the_row_asked_for(labelled: Path) -> None:
+    ids = list(open_run(labelled / "run").ids)
+    one = [card.id for card in gathered(labelled, samples=10, id="q41").document.cards]
+    assert len(one) == 10
+    assert "q41" in one
+    assert one == sorted(one, key=ids.index)
+    assert one == [card.id for card in gathered(labelled, samples=10, id="q41").document.cards]
+    other = gathered(labelled, samples=10, seed=1).document
+    assert one != [card.id for card in other.cards]
+    assert (len(other.cards), other.rows) == (10, ROWS)
+    with pytest.raises(InputError, match="no question 'q410'"):
+        gathered(labelled, id="q410")
+    with pytest.raises(InputError, match="--samples 0"):
+        ReportSpec(samples=0)
+
+
+def test_a_run_that_stopped_at_the_prefill_without_categories(tmp_path: Path) -> None:
+    rows = [
+        replace(row, sample=replace(row.sample, metadata={}))
+        for row in make_captures(range(6), answered=False)
+    ]
+    with RunWriter(tmp_path / "run", make_manifest(capture={"max_new_tokens": 0})) as writer:
+        writer.add(rows)
+    FailureLog(tmp_path / "run").add(Failure("q_bad", "image", "t.csv line 9: is no image"))
+    write_labels(tmp_path / "run", [Score(r.sample.id, True, "column", "") for r in rows], {})
+    document = document_of(tmp_path)
+    assert {(card.answer, card.category, card.answer_tokens) for card in document.cards} == {
+        (None, None, ())
+    }
+    assert [row.name for row in document.categories] == ["all"]
+    assert document.figures == ()
+    assert document.missing[0].startswith("The run stopped after the prefill")
+    assert document.missing[1].startswith("1 row failed: ")
+    assert [(row.id, row.attempt) for row in document.failures] == [("q_bad", 1)]
+    assert [number.value for number in document.numbers if number.label == "failed"] == ["1"]
+
+
+def test_a_run_without_rows(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", make_manifest()):
+        pass
+    FailureLog(tmp_path / "run").add(Failure("q", "image", "is no image"))
+    document = document_of(tmp_path)
+    assert (document.rows, document.cards, document.token_view) == (0, (), None)
+    assert len(document.failures) == 1
+
+
+def test_a_report_is_one_page_and_figures_beside_it(home: Path) -> None:
+    run = open_run(home / "run")
+    doing: list[str] = []
+    written = write_report(run, progress=doing.append)
+    assert written.page == home / "run" / "report.html"
+    assert written.size == written.page.stat().st_size
+    text = written.page.read_text("utf-8")
+    assert text.lstrip().lower().startswith("<!doctype html>")
+    for picture_ in written.document.pictures.values():
+        assert picture_ in text
+    files = {path.name for path in (home / "run" / "plots").iterdir()}
+    assert files == {path.name for path in written.plots}
+    assert files == {f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv")}
+    assert doing[0] == "rows"
+    assert doing[-1] == "page"
+    (home / "run" / "plots" / "mine.csv").write_text("kept")
+    shutil.rmtree(home / "run" / "probes")
+    write_report(run)
+    left = {path.stem for path in (home / "run" / "plots").iterdir()}
+    assert left == {"category_rates", "mine"}, "older figures may be wrong by now"
+
+
+def test_a_page_elsewhere(home: Path, tmp_path: Path) -> None:
+    run = open_run(home / "run")
+    written = write_report(run, out=tmp_path / "first.html")
+    assert {path.parent for path in written.plots} == {tmp_path / "first-plots"}
+    assert not (home / "run" / "report.html").exists()
+    with pytest.raises(InputError, match="is a folder; name a file in it"):
+        write_report(run, out=tmp_path)
+    with pytest.raises(InputError, match="does not exist; make it first"):
+        write_report(run, out=tmp_path / "no" / "page.html")

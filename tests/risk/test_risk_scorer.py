@@ -1,0 +1,172 @@
+"""A risk told before the answer equals what the probe says of the stored vector, or is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from probe_on_disk import CALIBRATION, QUERY, save
+from vlmscope.engine import capture
+from vlmscope.errors import InputError, RowError
+from vlmscope.executors import describe_model
+from vlmscope.metrics import Platt
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.risk import Risk, RiskScorer, find_probe
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+
+
+@pytest.fixture(scope="module")
+def captures(vlm: VisionLanguageModel, samples: list[Sample]) -> list[Capture]:
+    """The rows as extract keeps them: a whole answer each, whatever the probe needs of it."""
+    return list(capture(samples, vlm, CaptureSpec(layers="all", max_new_tokens=4), batch_size=3))
+
+
+@pytest.mark.parametrize("path", [f"{QUERY}/layer_2", "vision_token_representation/layer_0",
+                                  "vision_only_representation"])  # fmt: skip
+def test_the_risk_is_the_probes_on_the_stored_vector(
+    path: str,
+    tmp_path: Path,
+    vlm: VisionLanguageModel,
+    samples: list[Sample],
+    captures: list[Capture],
+) -> None:
+    probe = save(tmp_path / "probe", vlm, captures, path)
+    matrix = np.stack([item.vectors[path] for item in captures])
+    wanted = Platt(*CALIBRATION).apply(probe.decision_function(matrix))
+    for size in (1, 4, "auto"):
+        scorer = RiskScorer(vlm, tmp_path / "probe", batch_size=size)  # type: ignore[arg-type]
+        found = list(scorer.score(samples))
+        assert [risk.id for risk in found] == [sample.id for sample in samples]
+        np.testing.assert_allclose([risk.risk for risk in found], wanted, atol=2e-5)
+        assert [risk.flagged for risk in found] == (wanted > 0.45).tolist()
+    assert scorer.risk(samples[0].image, samples[0].question) == pytest.approx(wanted[0], abs=2e-5)
+
+
+def test_without_calibration_the_risk_is_the_log_odds(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    probe = save(tmp_path, vlm, captures, calibration=None)
+    vector = captures[0].vectors[f"{QUERY}/layer_2"][np.newaxis]
+    found = RiskScorer(vlm, tmp_path).risk(samples[0].image, samples[0].question)
+    assert found == pytest.approx(probe.predict_proba(vector)[0, 1], abs=2e-5)
+
+
+def test_a_bad_row_is_a_failure_in_its_place_and_harms_nobody(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    save(tmp_path / "probe", vlm, captures)
+    scorer = RiskScorer(vlm, tmp_path / "probe", batch_size=4)
+    unread = Failure("unread", "input", "t.csv line 3: no question")
+    missing = Sample("missing", str(tmp_path / "no.png"), "What is it?")
+    rows = [samples[0], missing, unread, samples[1], unread, unread, unread, unread, samples[2]]
+    found = list(scorer.score(rows))
+    assert [item.id for item in found] == [row.id for row in rows]
+    assert found[2] is unread
+    assert isinstance(found[1], Failure)
+    assert "no.png" in found[1].error
+    alone = [next(iter(scorer.score([sample]))) for sample in samples[:3]]
+    for here, there in zip((found[0], found[3], found[8]), alone, strict=True):
+        assert isinstance(here, Risk)
+        assert isinstance(there, Risk)
+        assert here.risk == pytest.approx(there.risk, abs=2e-5)
+    with pytest.raises(RowError, match=r"no\.png"):
+        scorer.risk(tmp_path / "no.png", "What is it?")
+    assert list(scorer.score([])) == []
+
+
+def test_another_prompt_is_refused(
+    tmp_path: Path, checkpoint: Path, vlm: VisionLanguageModel, captures: list[Capture]
+) -> None:
+    save(tmp_path / "probe", vlm, captures)
+    template = (checkpoint / "chat_template.jinja").read_text()
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{# polite #}" + template)
+    with pytest.raises(InputError, match=r"differs in chat template \(the prompt\);"):
+        RiskScorer.load(folder, tmp_path / "probe", device="cpu")
+
+
+def test_other_weights_are_refused(
+    tmp_path: Path, vlm: VisionLanguageModel, captures: list[Capture]
+) -> None:
+    record = asdict(describe_model(vlm)) | {"vision_pooling": "all"}
+    save(tmp_path, vlm, captures, model=record | {"weights_hash": "0" * 64})
+    with pytest.raises(InputError, match="differs in weights;"):
+        RiskScorer(vlm, tmp_path)
+    save(tmp_path, vlm, captures, model=record | {"weights_hash": "0", "config_hash": "0"})
+    with pytest.raises(InputError, match="differs in configuration and weights;"):
+        RiskScorer(vlm, tmp_path)
+
+
+def test_a_probe_of_unknown_origin_is_refused(
+    tmp_path: Path, vlm: VisionLanguageModel, captures: list[Capture]
+) -> None:
+    save(tmp_path, vlm, captures, model={"name": "llama", "source": "research files"})
+    with pytest.raises(InputError, match="does not say which model"):
+        RiskScorer(vlm, tmp_path)
+
+
+def test_a_probe_that_needs_the_answer_is_refused(
+    tmp_path: Path, vlm: VisionLanguageModel, captures: list[Capture]
+) -> None:
+    save(tmp_path, vlm, captures, representation="answer_mean_representation")
+    with pytest.raises(InputError, match="only once the answer is written"):
+        RiskScorer(vlm, tmp_path)
+    save(tmp_path, vlm, captures, representation="soul_representation")
+    with pytest.raises(InputError, match="cannot capture"):
+        RiskScorer(vlm, tmp_path)
+
+
+def test_the_probes_dtype_is_the_models(
+    tmp_path: Path, checkpoint: Path, vlm: VisionLanguageModel, captures: list[Capture]
+) -> None:
+    record = asdict(describe_model(vlm)) | {"vision_pooling": "all", "dtype": "bfloat16"}
+    save(tmp_path, vlm, captures, model=record)
+    scorer = RiskScorer.load(checkpoint, tmp_path, device="cpu")
+    assert scorer.dtype == "bfloat16"
+    again = RiskScorer(load_model(checkpoint, device="cpu", dtype="float32"), tmp_path)
+    assert again.dtype == "float32"
+
+
+def test_a_threshold_is_a_risk(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    save(tmp_path, vlm, captures)
+    assert not any(item.flagged for item in RiskScorer(vlm, tmp_path, threshold=1.0).score(samples))
+    with pytest.raises(InputError, match=r"--threshold 1\.5: give a risk from 0 to 1"):
+        RiskScorer(vlm, tmp_path, threshold=1.5)
+
+
+def test_a_probe_is_found_in_its_folder_or_by_its_run(
+    tmp_path: Path, vlm: VisionLanguageModel, captures: list[Capture]
+) -> None:
+    with pytest.raises(InputError, match="is no probe"):
+        find_probe(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="run without probes"):
+        find_probe(tmp_path)
+    save(tmp_path / "probes" / "best", vlm, captures)
+    summary = tmp_path / "probes" / "results.json"
+    summary.write_text(json.dumps({"selected_probe": "best"}))
+    assert find_probe(tmp_path) == find_probe(tmp_path / "probes" / "best")
+    summary.write_text(json.dumps({"selected_probe": "../../elsewhere"}))
+    with pytest.raises(InputError, match="elsewhere"):
+        RiskScorer(vlm, tmp_path)
+
+
+def test_a_picture_of_any_kind(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    save(tmp_path / "probe", vlm, captures)
+    scorer = RiskScorer(vlm, tmp_path / "probe")
+    image = samples[0].image
+    assert isinstance(image, Image.Image)
+    image.save(tmp_path / "picture.png")
+    by_object = scorer.risk(image, "What is it?")
+    assert scorer.risk(tmp_path / "picture.png", "What is it?") == by_object
+    assert scorer.risk((tmp_path / "picture.png").read_bytes(), "What is it?") == by_object
