@@ -6,6 +6,7 @@ import ast
 import contextlib
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import quote_demo
 from material import QUESTIONS, picture
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +115,18 @@ def test_the_command_reference_is_the_commands_own_help() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_options_in_shown_commands_exist(page: Path) -> None:
+    """Of the commands that the tests above do not run, because they need a model or an hour."""
+    reference = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for block in blocks(page, "console"):
+        for line in re.findall(r"^\$ (vlmscope [a-z].*(?:\n {4}.*)*)", block, re.M):
+            command = re.split(r"\s#", line.replace("\\\n", " "))[0].split()
+            own = reference.split(f"## `vlmscope {command[1]}`")[1].split("\n## ")[0]
+            for option in (word for word in command if word.startswith("--")):
+                assert f"`{option}" in own or f", {option}" in own, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
@@ -125,3 +139,19 @@ def test_every_option_named_in_a_message_exists() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 named = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])", node.value))
                 assert named <= known, f"{path.name} line {node.lineno}: {named - known}"
+
+
+def test_what_is_quoted_of_the_demo_is_what_was_found() -> None:
+    """Renew it with scripts/quote_demo.py, after a change of the demo's model or questions."""
+    found = json.loads(quote_demo.FINDINGS.read_text("utf-8"))
+    assert found["made_of"] == quote_demo.hashes(), "run scripts/quote_demo.py"
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").replace("\n> ", " ").split())
+    sentences = found["verdict"]
+    for number in (0, 1, 3):
+        assert sentences[number] in readme, sentences[number]
+    page = " ".join((ROOT / "docs" / "probing.md").read_text("utf-8").split())
+    for name in ("selected", "combined", "category", "question_words", "answer_probability"):
+        row = found["results"][name]
+        quoted = f"| {row['auroc']:.3f} | {row['auroc_low']:.3f} to {row['auroc_high']:.3f} |"
+        assert quoted in page, name
+    assert sentences[3].rpartition("AUROC is ")[2].rstrip(".") in page

@@ -65,6 +65,27 @@ def test_a_table_of_questions(score: Command, table: Path, samples: list[Sample]
     assert lines[0]["risk"] == pytest.approx(found["risk"][0], abs=2e-5)
 
 
+def test_ids_come_out_as_they_went_in(score: Command, table: Path) -> None:
+    text = table.read_text("utf-8").replace("question_comb_0,", "coco:cat:[b]1,")
+    table.write_text(text, "utf-8")
+    [line] = score("--data", table, "--limit", 1).out.splitlines()
+    assert json.loads(line)["id"] == "coco:cat:[b]1"
+
+
+def test_a_probe_that_learnt_nothing_says_so(
+    vlmscope: Command, checkpoint: Path, table: Path, tmp_path: Path, vlm: VisionLanguageModel,
+    samples: list[Sample],
+) -> None:  # fmt: skip
+    captures = list(capture(samples, vlm, CaptureSpec(layers="2", max_new_tokens=0)))
+    numbers = {"auroc_of_best_layer": 0.55}
+    save(tmp_path / "flat", vlm, captures, calibration=(0.0, -1.0), metrics=numbers)
+    source = (table.parent / samples[0].image_id, "What?")
+    common = ("--model", checkpoint, "--probe", tmp_path / "flat", "--device", "cpu")
+    done = vlmscope("score", *source, *common)
+    assert "every question gets the same risk" in done.out
+    assert "AUROC 0.550, of the best of its layers" in done.out
+
+
 def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample]) -> None:
     done = score(table.parent / samples[0].image_id, "What?", "--dtype", "bfloat16")
     assert done.code == 0, done.err
@@ -81,6 +102,8 @@ def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample
         (["--data", "t.csv", "--out", "r.csv"], "name it .parquet"),
         (["x.png", "What?"], "x.png"),
         (["--data", "t.csv"], "t.csv: no such file"),
+        (["--data", "t.csv", "--out", "nowhere/r.parquet"], "nowhere does not exist; make it"),
+        (["x.png", "What?", "--threshold", "7"], "--threshold 7: give a risk from 0 to 1"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,16 +160,55 @@ def test_a_later_sweep_leaves_no_older_probe_behind(
     assert summary["selected_probe"] == PLANTED.replace("/", "-")
     assert summary["selected_probe"] in here
     older = saved / "query_token_representation-layer_9"
-    older.mkdir()
-    for name in ("probe.json", "weights.safetensors"):
-        (older / name).write_text("older")
-    mine = saved / "mine"
-    mine.mkdir()
-    (mine / "probe.json").write_text("{}")
-    (mine / "notes.txt").write_text("keep")
+    shutil.copytree(saved / summary["selected_probe"], older)
+    summary["probes"].append({"folder": older.name, "known": "before"})
+    (saved / "results.json").write_text(json.dumps(summary))
+    shutil.copytree(older, saved / "mine")  # nobody's sweep says that it made this one
     save_sweep(run, result, saved)
     assert {path.name for path in saved.iterdir() if path.is_dir()} == here | {"mine"}
     _, info = load_probe(saved / summary["selected_probe"])
     assert info.model["dtype"] == "float32"
-    assert info.metrics["false_alarms"] <= 0.05
-    assert info.metrics["recall"] > 0.5
+    assert info.metrics["auroc"] == result["selected"].metrics.auroc
+    others = [name for name in here if name != summary["selected_probe"]]
+    assert all("auroc" not in load_probe(saved / name)[1].metrics for name in others)
+
+
+def test_a_save_that_breaks_off_leaves_no_summary(
+    found: tuple[Path, SweepResult], tmp_path: Path
+) -> None:
+    run, folder = open_run(found[0]), tmp_path / "probes"
+    save_sweep(run, found[1], folder)
+    shutil.rmtree(folder / "vision_only_representation")
+    (folder / "vision_only_representation").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_sweep(run, found[1], folder)
+    assert not (folder / "results.json").exists(), "old numbers would stand beside new probes"
+
+
+def test_few_hallucinations_do_not_break_the_control(tmp_path: Path) -> None:
+    """Shuffled, five of them often lie in four images, which no five folds can share."""
+    folder = labelled_run(tmp_path / "run", lambda row, _: row)
+    run = open_run(folder)
+    marked = set(range(0, 30, 6))
+    scores = [Score(id_, i in marked, "column", "few") for i, id_ in enumerate(run.ids[:45])]
+    scores += [Score(id_, None, "column", "") for id_ in run.ids[45:]]
+    write_labels(folder, scores, {})
+    for seed in range(4):
+        result = sweep(run, SweepSpec(draws=100, seed=seed))
+        assert result["shuffled"].metrics.prevalence == pytest.approx(5 / 45)
+
+
+def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Path) -> None:
+    def of_a_kind(row: Capture, hallucinated: bool) -> Capture:
+        kind = None if int(row.sample.id.rsplit("_", 1)[1]) < 40 else f"only {hallucinated}"
+        return replace(row, sample=replace(row.sample, metadata={"category": kind}))
+
+    folder = labelled_run(tmp_path / "run", of_a_kind)
+    result = sweep(open_run(folder), SPEC)
+    assert result.within_category is None, "each category has one outcome; those without are none"
+    saved = save_sweep(open_run(folder), result)
+
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    json.loads((saved / "results.json").read_text(), parse_constant=refuse)

@@ -67,6 +67,15 @@ def test_before_the_probes_there_is_none(run: Run) -> None:
     assert read_sweep(run) is None
 
 
+def test_a_risk_that_is_no_number_is_damage(run: Run) -> None:
+    path = run.path / "probes" / "predictions.parquet"
+    table = pq.read_table(path).to_pandas()
+    table.loc[3, "risk/selected"] = float("nan")
+    table.to_parquet(path)
+    with pytest.raises(StoreError, match="has a risk that is no number"):
+        read_sweep(run)
+
+
 def test_labels_made_anew_with_the_same_verdicts_change_nothing(run: Run) -> None:
     write_labels(run.path, reversed(read_labels(run.path).values()), {"scorer": "again"})
     assert read_sweep(run).stale == ""  # type: ignore[union-attr]

@@ -14,6 +14,7 @@ import document_examples as examples
 import pytest
 
 from vlmscope.plots import DARK_PALETTE, PALETTE
+from vlmscope.report.figures import plots
 from vlmscope.report.page import render
 
 
@@ -262,3 +263,17 @@ def test_tables_can_be_read_by_ear(full: Outline) -> None:
     assert len(full.all("caption")) == len(full.all("table"))
     assert all(head.get("scope") for head in full.all("th"))
     assert re.search(r'<html lang="en">', render(examples.empty()))
+
+
+def test_categories_that_differ_in_case_are_two() -> None:
+    cards = [examples.card(0, category="Colour"), examples.card(1, category="colour")]
+    page = Outline(render(replace(examples.full(2), cards=tuple(cards))))
+    values = [option.get("value") for option in page.all("option")]
+    assert {"Colour", "colour"} <= set(values)
+
+
+def test_a_category_may_be_called_all() -> None:
+    row = examples.full(2).categories[-1]
+    named = replace(row, rows=3, share=0.5, share_low=0.1, share_high=0.9)
+    (plot,) = plots(None, (replace(named, name="all"), replace(named, name="all")), 4)
+    assert plot.columns["name"] == ["all"]

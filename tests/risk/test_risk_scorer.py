@@ -13,7 +13,7 @@ from PIL import Image
 
 from probe_on_disk import CALIBRATION, QUERY, save
 from vlmscope.engine import capture
-from vlmscope.errors import InputError, RowError
+from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors import describe_model
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
@@ -155,8 +155,8 @@ def test_a_probe_is_found_in_its_folder_or_by_its_run(
     summary.write_text(json.dumps({"selected_probe": "best"}))
     assert find_probe(tmp_path) == find_probe(tmp_path / "probes" / "best")
     summary.write_text(json.dumps({"selected_probe": "../../elsewhere"}))
-    with pytest.raises(InputError, match="elsewhere"):
-        RiskScorer(vlm, tmp_path)
+    with pytest.raises(StoreError, match="elsewhere: is gone or incomplete; run vlmscope probe"):
+        find_probe(tmp_path)
 
 
 def test_a_picture_of_any_kind(

@@ -9,10 +9,10 @@ import warnings
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-stdout = Console(highlight=False, markup=False, soft_wrap=True)
+stdout = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 """Results: what a pipe should receive. No markup: what comes from data is shown as it is."""
 
-stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 """Progress, plans, errors."""
 
 

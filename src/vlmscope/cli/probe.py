@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import show, stderr, stdout
-from vlmscope.errors import InputError
+from vlmscope.cli.places import check_writable
 
 if TYPE_CHECKING:
     from vlmscope.probing import SweepResult
@@ -68,12 +67,12 @@ def probe(
     Folds are grouped by image; the layer is chosen inside training; intervals resample images.
     """
     from vlmscope.probing import SweepSpec, open_source, read_label_table, save_sweep, sweep
-    from vlmscope.probing.saving import default_folder
+    from vlmscope.probing.saving import RESULTS, default_folder
 
     names = tuple(name.strip() for name in estimators.split(",") if name.strip())
     spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed)
     folder = out or default_folder(run)
-    _check_writable(folder)
+    check_writable(folder)
     table = None if labels is None else read_label_table(labels)
     with stderr.status("reading") as status:
         source = open_source(
@@ -84,7 +83,7 @@ def probe(
         )
         status.update("saving")
         save_sweep(source, result, folder)
-    summary = json.loads((folder / "results.json").read_text("utf-8"))
+    summary = json.loads((folder / RESULTS).read_text("utf-8"))
     if as_json:
         stdout.print_json(json.dumps(summary))
         return
@@ -93,13 +92,6 @@ def probe(
     for line in summary["verdict"]:
         show(Text(line))
     stdout.print(f"\nresults, predictions and probes are in {folder}")
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written, before the work is done."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"{folder}: cannot be written; give another folder with --out")
 
 
 def _show_results(result: SweepResult) -> None:

@@ -12,6 +12,7 @@ from rich.progress import track
 from vlmscope.cli import options
 from vlmscope.cli.extract import parse_batch_size
 from vlmscope.cli.output import count, quiet_libraries, stderr, stdout
+from vlmscope.cli.places import check_file
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
@@ -46,7 +47,8 @@ def score(
         typer.Option(
             "--out",
             "-o",
-            help="Parquet file for the risks of --data (default: print JSON lines).",
+            help="Parquet file for the risks of --data (default: print them as JSON lines, as they "
+            "come).",
             show_default=False,
         ),
     ] = None,
@@ -78,6 +80,8 @@ def score(
     from vlmscope.risk import RiskScorer
 
     _check_what(image, question, data, out)
+    if out is not None:
+        check_file(out)
     quiet_libraries()
     table = None if data is None else _open(data, images, fields, limit)
     with stderr.status("loading the model"):
@@ -143,14 +147,16 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
     shown = track(scorer.score(table.rows()), "scoring", rows, console=stderr, transient=True,
                   disable=not stderr.is_terminal)  # fmt: skip
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "risk", "flagged", "error")}
+    failed = flagged = 0
     for found in shown:
         record = as_record(found)
-        for name, values in columns.items():
-            values.append(record[name])
+        failed += record["error"] is not None
+        flagged += record["flagged"] is True
         if out is None:
             stdout.print(json.dumps(record, ensure_ascii=False))
-    failed = sum(error is not None for error in columns["error"])
-    flagged = columns["flagged"].count(True)
+            continue
+        for name, values in columns.items():
+            values.append(record[name])
     stderr.print(
         f"{count(rows - failed, 'question')} scored, {flagged:,} flagged above "
         f"{scorer.threshold:.1%}; {count(failed, 'row')} failed"
@@ -176,6 +182,8 @@ def meaning(info: ProbeInfo, threshold: float) -> str:
     text = f"probe: {where}; trained on {info.rows:,} answers"
     if "auroc" in numbers:
         text += f", AUROC {numbers['auroc']:.3f}"
+    if "auroc_of_best_layer" in numbers:
+        text += f", AUROC {numbers['auroc_of_best_layer']:.3f}, of the best of its layers"
     if "prevalence" in numbers:
         text += f", {numbers['prevalence']:.1%} of them hallucinated"
     if threshold == info.threshold and {"false_alarms", "recall"} <= set(numbers):
@@ -183,4 +191,6 @@ def meaning(info: ProbeInfo, threshold: float) -> str:
             f"; above the threshold lay {numbers['recall']:.0%} of the hallucinated and "
             f"{numbers['false_alarms']:.0%} of the faithful"
         )
+    if info.calibration is not None and info.calibration[0] == 0:
+        text += "; it has learnt nothing, every question gets the same risk"
     return text

@@ -16,17 +16,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
+from vlmscope.executors.ahead import AHEAD, batches_ahead
 from vlmscope.executors.plan import Plan
-from vlmscope.executors.resilient import Prepared, ResilientRunner
+from vlmscope.executors.resilient import ResilientRunner
 from vlmscope.executors.sizing import LARGEST_ELSEWHERE, LARGEST_ON_GPU, BatchSizer
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.store import FailureLog, RunWriter, read_failures
-
-AHEAD = 2
-"""Batches prepared ahead of the model, each on a thread of its own."""
 
 BEHIND = 2
 """Batches that may wait to be written before the model waits for the disk."""
@@ -110,10 +107,6 @@ class _Tally:
         self.observer.advance(captured=captured, failed=failed, batch_size=batch_size)
 
 
-_Waiting = tuple[list[Sample], Future[Prepared | Exception]]
-"""Rows, and their batch once it is prepared."""
-
-
 class _Session:
     """One run of the loop over the rows still to do."""
 
@@ -136,7 +129,10 @@ class _Session:
             ThreadPoolExecutor(1, "vlmscope-write") as writing,
         ):
             try:
-                for samples, prepared in self._ahead(preparing, writing, stop):
+                rows = self._rows_to_do(writing)
+                for samples, prepared in batches_ahead(
+                    rows, self._sizer, self._runner.prepare, preparing, stop.is_set
+                ):
                     pieces = self._runner.run(samples, prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
                     for results in pieces:
@@ -145,23 +141,6 @@ class _Session:
             except BaseException:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 raise
-
-    def _ahead(
-        self, preparing: ThreadPoolExecutor, writing: ThreadPoolExecutor, stop: threading.Event
-    ) -> Iterator[tuple[Sequence[Sample], Prepared | Exception]]:
-        """Yield batches, the next ones being prepared meanwhile."""
-        rows = self._rows_to_do(writing)
-        queue: deque[_Waiting] = deque()
-        exhausted = False
-        while not stop.is_set():
-            while not exhausted and len(queue) < (AHEAD if self._sizer.settled else 1):
-                chunk = list(islice(rows, self._sizer.size))
-                exhausted = len(chunk) < self._sizer.size
-                if chunk:
-                    queue.append((chunk, preparing.submit(self._runner.prepare, chunk)))
-            if not queue:
-                return
-            yield _await(queue.popleft())
 
     def _rows_to_do(self, writing: ThreadPoolExecutor) -> Iterator[Sample]:
         """Yield the good rows that are not done; record the bad ones on the way.
@@ -200,9 +179,3 @@ class _Session:
             self._log.add(failure)
         self._writer.add(captures)
         self._tally.add(captured=len(captures), failed=len(failures), batch_size=self._sizer.size)
-
-
-def _await(waiting: _Waiting) -> tuple[Sequence[Sample], Prepared | Exception]:
-    """Return a prepared batch, without keeping a reference to it."""
-    samples, future = waiting
-    return samples, future.result()

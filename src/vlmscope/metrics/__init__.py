@@ -13,7 +13,7 @@ selective    what abstaining on the riskiest answers buys
 within       how well a risk orders answers of the same kind
 """
 
-from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability
+from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
 from vlmscope.metrics.resampling import Difference, Interval, bootstrap, holm, paired
 from vlmscope.metrics.roc import RocCurve, roc
 from vlmscope.metrics.scores import Metrics, measure, threshold_at
@@ -39,5 +39,6 @@ __all__ = [
     "risk_coverage",
     "roc",
     "threshold_at",
+    "wilson",
     "within_kinds",
 ]

@@ -79,12 +79,17 @@ def reliability(truth: ArrayLike, risk: ArrayLike, *, bins: int = BINS) -> Relia
     count = count[kept]
     rate = np.bincount(place, weights=flags, minlength=bins)[kept] / count
     mean = np.bincount(place, weights=risks, minlength=bins)[kept] / count
-    low, high = _wilson(rate, count)
+    low, high = wilson(rate, count)
     return ReliabilityCurve(mean, rate, count, low, high)
 
 
-def _wilson(rate: Floats, count: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Return the ends of Wilson's 95% interval, which stays within [0, 1] at rates of 0 and 1."""
+def wilson(rate: Floats, count: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return the ends of Wilson's 95% interval, which stays within [0, 1] at rates of 0 and 1.
+
+    Args:
+        rate: Shares, of any shape.
+        count: What each is a share of, of the same shape.
+    """
     square = _NORMAL_95**2 / count
     centre = (rate + square / 2) / (1 + square)
     half = np.sqrt(square * (rate * (1 - rate) + square / 4)) / (1 + square)

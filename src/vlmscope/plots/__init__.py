@@ -19,7 +19,7 @@ files        CSV, and everything on disk
 from vlmscope.plots.calibration import reliability_plot, risk_histogram
 from vlmscope.plots.categories import CategoryRate, category_rates
 from vlmscope.plots.curves import CoverageLine, RocLine, risk_coverage_plot, roc_curves
-from vlmscope.plots.files import csv_text, save_plot
+from vlmscope.plots.files import csv_text, plot_files
 from vlmscope.plots.layers import LayerLine, Reference, auroc_by_layer
 from vlmscope.plots.palette import DARK_PALETTE, PALETTE
 from vlmscope.plots.plot import Plot
@@ -38,9 +38,9 @@ __all__ = [
     "category_rates",
     "csv_text",
     "inline_svg",
+    "plot_files",
     "reliability_plot",
     "risk_coverage_plot",
     "risk_histogram",
     "roc_curves",
-    "save_plot",
 ]

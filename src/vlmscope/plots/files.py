@@ -1,13 +1,11 @@
-"""A plot on disk: a picture to print, a picture to edit, and the data for a plot of one's own."""
+"""A plot as files: a picture to print, a picture to edit, and the data for a plot of one's own."""
 
 from __future__ import annotations
 
 import csv
 from io import BytesIO, StringIO
-from pathlib import Path
 from typing import Any
 
-from vlmscope.errors import StoreError
 from vlmscope.plots.canvas import drawing
 from vlmscope.plots.palette import PALETTE
 from vlmscope.plots.plot import Plot
@@ -35,18 +33,10 @@ def csv_text(plot: Plot) -> str:
     return out.getvalue()
 
 
-def save_plot(plot: Plot, folder: Path) -> tuple[Path, ...]:
-    """Write ``<name>.svg``, ``<name>.png`` and ``<name>.csv``, and return their paths.
-
-    Each file is whole or as it was before; the folder is made if it is missing.
-
-    Raises:
-        StoreError: The disk refuses.
-    """
+def plot_files(plot: Plot) -> dict[str, bytes]:
+    """Return the plot's files by name: ``<name>.svg``, ``<name>.png`` and ``<name>.csv``."""
     contents = {".svg": svg_file(plot), ".png": _png(plot), ".csv": csv_text(plot).encode()}
-    return tuple(
-        _publish(folder / f"{plot.name}{suffix}", data) for suffix, data in contents.items()
-    )
+    return {f"{plot.name}{suffix}": data for suffix, data in contents.items()}
 
 
 def _rows(plot: Plot) -> list[tuple[Any, ...]]:
@@ -72,28 +62,3 @@ def _png(plot: Plot) -> bytes:
     with drawing():
         plot.figure.savefig(out, format="png", dpi=_DPI, facecolor=PALETTE["paper"])
     return out.getvalue()
-
-
-def _publish(path: Path, data: bytes) -> Path:
-    """Write a file under a hidden name, then give it its own."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror or error}; free space or fix the "
-            "folder's permissions and run the same command again"
-        ) from error
-    finally:
-        _discard(temporary)
-    return path
-
-
-def _discard(temporary: Path) -> None:
-    """Remove a leftover; an error here must not hide the one that brought us here."""
-    try:
-        temporary.unlink(missing_ok=True)
-    except OSError:
-        return

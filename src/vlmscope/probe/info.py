@@ -34,7 +34,7 @@ class ProbeInfo:
     calibration: tuple[float, float] | None = None
     """Slope and offset to apply to the log-odds; None if they stand as they are."""
     threshold: float = 0.5
-    """Risk from which an answer counts as hallucinated."""
+    """Risk above which an answer is flagged."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """How well it did, out of fold."""
     vlmscope: str = __version__

@@ -82,7 +82,7 @@ def probe_data(run: Run) -> ProbeData:
     truth = np.array([verdicts[i] for i in rows], dtype=bool)
     check_truth(run.path, truth)
     kept = table.iloc[rows]
-    groups, grouped_by = _groups(kept)
+    groups, grouped_by = groups_by_content(kept)
     unscorable = len(verdicts) - len(rows)
     return ProbeData(
         rows=rows,
@@ -117,8 +117,8 @@ def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
         )
 
 
-def _groups(table: pd.DataFrame) -> tuple[NDArray[np.int64], str]:
-    """Number the images: by content, and by likeness where the run keeps perceptual hashes."""
+def groups_by_content(table: pd.DataFrame) -> tuple[NDArray[np.int64], str]:
+    """Number the images by content, and by likeness where hashes of it exist; say which."""
     likeness, grouped_by = None, "content"
     if "image_dhash" in table and all(table["image_dhash"]):
         likeness = [int(text, 16) for text in table["image_dhash"]]
@@ -139,7 +139,16 @@ def _facts(table: pd.DataFrame) -> Facts:
 
 
 def _texts(table: pd.DataFrame, name: str) -> tuple[str, ...] | None:
-    return tuple(str(value) for value in table[name]) if name in table else None
+    return tuple(map(kind_of, table[name])) if name in table else None
+
+
+def kind_of(cell: Any) -> str:
+    """Return a cell that names a kind of question as text, empty where it names none.
+
+    >>> kind_of("count"), kind_of(None), kind_of(float("nan")), kind_of(3)
+    ('count', '', '', '3')
+    """
+    return "" if cell is None or cell != cell else str(cell)
 
 
 def _numbers(table: pd.DataFrame, name: str) -> NDArray[Any] | None:

@@ -17,6 +17,7 @@ from vlmscope.errors import InputError
 from vlmscope.probe import (
     CrossFit,
     Fold,
+    FoldError,
     MeanDifferenceProbe,
     MlpProbe,
     combine,
@@ -30,7 +31,7 @@ from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.data import ProbeData, probe_data
 from vlmscope.probing.judging import Entry, judge, within_category
 from vlmscope.probing.research import LabelTable, research_data
-from vlmscope.probing.results import SweepResult
+from vlmscope.probing.results import SweepResult, most_chosen
 from vlmscope.probing.source import Source, check_labels
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS
 from vlmscope.store import Run, SeedFiles, vector_path
@@ -40,6 +41,9 @@ ESTIMATORS = ("logistic", "mean-difference", "mlp")
 
 AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
 """Representations that exist only once the answer is written."""
+
+SHUFFLES = 100
+"""Shuffles of the labels to try until one can be split into folds."""
 
 Report = Callable[[str], None]
 """Told what is being done."""
@@ -176,17 +180,31 @@ def _probes(
 
 def _shuffled(source: Source, data: ProbeData, chosen: Sequence[str], spec: SweepSpec) -> Entry:
     """Return the probe of the place chosen most often, on labels dealt out anew: it must fail."""
-    place = max(dict.fromkeys(chosen), key=chosen.count)
+    place = most_chosen(chosen)
     representation, layer = next(where for where in data.places if vector_path(*where) == place)
-    truth = data.truth[np.random.default_rng(spec.seed).permutation(len(data.truth))]
-    # Split anew, so that these labels too are spread evenly: where training has more, a fold has
-    # fewer, and pooled risks would look worse than chance.
-    folds = grouped_folds(truth, data.groups, count=spec.folds, seed=spec.seed)
+    truth, folds = _dealt_anew(data, spec)
     matrix = vectors(source, data, representation, layer)
     fit = calibrated(crossfit_logistic(matrix, truth, folds, data.groups), truth, folds)
     title = f"{place_title(representation, layer)}, on shuffled labels"
     known = known_of(representation)
     return Entry(title, "control", fit.risk, known, representation, layer, "logistic", truth)
+
+
+def _dealt_anew(data: ProbeData, spec: SweepSpec) -> tuple[NDArray[np.bool_], tuple[Fold, ...]]:
+    """Return the labels shuffled among the rows, with folds of their own.
+
+    Split anew, so that these labels too are spread evenly: where training has more, a fold has
+    fewer, and pooled risks would look worse than chance. Where few images hold a hallucination, a
+    shuffle may put two into one image and leave too few: then another is tried.
+    """
+    generator = np.random.default_rng(spec.seed)
+    for _ in range(SHUFFLES):
+        truth = data.truth[generator.permutation(len(data.truth))]
+        try:
+            return truth, tuple(grouped_folds(truth, data.groups, count=spec.folds, seed=spec.seed))
+        except FoldError as error:
+            failed = error
+    raise failed
 
 
 def _fold_of(folds: Sequence[Fold], count: int) -> NDArray[np.int64]:

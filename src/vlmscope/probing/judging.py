@@ -86,7 +86,15 @@ def _is_baseline_before(entry: Entry) -> bool:
 def within_category(
     data: ProbeData, risk: NDArray[np.float64], *, draws: int, seed: int
 ) -> WithinKinds | None:
-    """Return how well a risk orders answers of one category; None where there are no two."""
-    if data.categories is None or len(set(data.categories)) < 2:
+    """Return how well a risk orders answers of one category; None where there are no two.
+
+    Rows without a category are no category, and left out.
+    """
+    named = np.array([bool(name) for name in data.categories or ()], dtype=bool)
+    kinds = np.array(data.categories or ())[named]
+    if len(np.unique(kinds)) < 2 or len(np.unique(data.groups[named])) < 2:
         return None
-    return within_kinds(data.truth, risk, data.categories, data.groups, draws=draws, seed=seed)
+    found = within_kinds(
+        data.truth[named], risk[named], kinds, data.groups[named], draws=draws, seed=seed
+    )
+    return found if found.share > 0 else None

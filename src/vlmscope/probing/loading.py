@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import measure
 from vlmscope.probing.judging import QUESTION_ONLY
-from vlmscope.probing.saving import PROBES
+from vlmscope.probing.saving import PREDICTIONS, PROBES, RESULTS
 from vlmscope.store import Run, read_labels
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-
-RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
 _SUMMARY: Mapping[str, type] = {
     "run_id": str,
@@ -151,6 +149,9 @@ def _lack_of_predictions(found: SavedSweep) -> str:
     for name in ("id", "hallucinated", "image_group", "fold", *risks):
         if name not in found.predictions:
             return f"has no column {name}"
+    numbers = found.predictions[risks].to_numpy(np.float64)
+    if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is neither
+        return "has a risk that is no number from 0 to 1"
     # A kill between the two files leaves the predictions of one sweep and the summary of another.
     told = found["selected"]["auroc"]
     same = (

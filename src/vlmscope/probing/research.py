@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,28 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError
 from vlmscope.probe import image_groups
 from vlmscope.probe.baselines import Facts
-from vlmscope.probing.data import LeftOut, ProbeData, check_truth, some_left_out
+from vlmscope.probing.data import (
+    LeftOut,
+    ProbeData,
+    check_truth,
+    groups_by_content,
+    kind_of,
+    some_left_out,
+)
 from vlmscope.probing.source import RESEARCH, Place, places
 from vlmscope.score import LabelFile
 from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
 from vlmscope.store import SeedFiles, vector_path
 from vlmscope.store.seed_files import Fault
 
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
 FEW = 0.05
 """Largest share of rows that is given up for the sake of a representation or layer."""
+
+FEW_IN_ALL = 0.10
+"""Largest share of rows that is given up for the sake of all of them."""
 
 IMAGE_COLUMNS = ("image_id", "image_name")
 """Where a label file has the image's name."""
@@ -69,7 +83,8 @@ def read_label_table(path: Path) -> LabelTable:
 def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
     """Join research files with their labels.
 
-    Images are told apart by ``image_id``: the files keep no hashes.
+    Images are told apart by ``image_id``: the research's files keep no hashes. Exports of vlmscope
+    do.
 
     Raises:
         InputError: Nothing is left to learn from, or labels of one kind only.
@@ -89,12 +104,12 @@ def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
     check_truth(files.path, truth)
     kept = texts.iloc[rows]
     metadata = {name: [cells[id_] for id_ in ids] for name, cells in table.metadata.items() if name}
-    images, grouped_by = _images(list(kept["image_id"]), metadata)
+    groups, grouped_by = _groups(kept, metadata)
     return ProbeData(
         rows=rows,
         ids=ids,
         truth=truth,
-        groups=np.asarray(image_groups(images)),
+        groups=groups,
         facts=_facts(list(kept["question"]), metadata),
         categories=_column(metadata, "category"),
         unscorable=int((~labelled).sum()),
@@ -131,12 +146,26 @@ def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
     yield from some_left_out("row", empty, f"no label in {name}")
 
 
+def _groups(
+    table: pd.DataFrame, metadata: Mapping[str, Sequence[str]]
+) -> tuple[NDArray[np.int64], str]:
+    """Number the images, and say by what: by content where the files know it, else by name."""
+    if "image_sha256" in table:
+        return groups_by_content(table)
+    images, grouped_by = _images(list(table["image_id"]), metadata)
+    return np.asarray(image_groups(images)), grouped_by
+
+
 def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tuple[list[str], str]:
     """Return the name of each row's image, and how images are told apart.
 
-    Research code wrote "nan" for a name that it did not find; the label file may know it.
+    Research code wrote "nan" for a name that it did not find; the label file may know it. One
+    column for all rows, if there is one: two columns may write the same name in two ways.
     """
     known = [metadata[column] for column in IMAGE_COLUMNS if column in metadata]
+    for column in (names, *known):
+        if not any(name.strip().lower() in EMPTY for name in column):
+            return list(column), "image_id"
     images = [
         next((name for name in row if name.strip().lower() not in EMPTY), "")
         for row in zip(names, *known, strict=True)
@@ -165,7 +194,20 @@ def _usable(
             f"{files.path}: no representation that {1 - FEW:.0%} of the {len(rows):,} labelled "
             "rows have; give the files of an extraction that went through"
         )
-    return usable
+    return _enough(usable, rows, left_out)
+
+
+def _enough(
+    usable: dict[Place, list[Fault]], rows: NDArray[np.int64], left_out: list[LeftOut]
+) -> dict[Place, list[Fault]]:
+    """Leave out the places that most rows lack until few rows in all are given up."""
+    lacking = {place: frozenset(i for i in rows if faults[i]) for place, faults in usable.items()}
+    while len(frozenset().union(*lacking.values())) > FEW_IN_ALL * len(rows):
+        worst = max(lacking, key=lambda place: len(lacking[place]))
+        bad = len(lacking.pop(worst))
+        reason = f"of {len(rows):,} vectors {bad:,} missing or odd, too many together with others"
+        left_out.append(LeftOut(vector_path(*worst), bad, reason))
+    return {place: usable[place] for place in lacking}
 
 
 def _whole(
@@ -194,4 +236,4 @@ def _facts(questions: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> F
 
 
 def _column(metadata: Mapping[str, Sequence[str]], name: str) -> tuple[str, ...] | None:
-    return tuple(metadata[name]) if name in metadata else None
+    return tuple(map(kind_of, metadata[name])) if name in metadata else None

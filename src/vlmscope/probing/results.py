@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from vlmscope.probing.data import ProbeData
 
 ResultKind = Literal["probe", "selected", "combined", "baseline", "control"]
 """One layer's probe; the best layer, chosen inside training; all layers together; what is known
-from outside; labels shuffled among the images."""
+from outside; labels shuffled among the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +74,13 @@ class SweepResult:
     @property
     def selected_place(self) -> str:
         """Name of the probe that selection inside training chose in the most folds."""
-        return Counter(self.chosen["selected"]).most_common(1)[0][0]
+        return most_chosen(self.chosen["selected"])
+
+
+def most_chosen(places: Sequence[str]) -> str:
+    """Return the place that was chosen most often, the first of equals.
+
+    >>> most_chosen(["a", "b", "b"])
+    'b'
+    """
+    return Counter(places).most_common(1)[0][0]

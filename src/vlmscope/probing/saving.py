@@ -22,7 +22,7 @@ import numpy as np
 from vlmscope.errors import StoreError
 from vlmscope.metrics import risk_coverage, threshold_at
 from vlmscope.probe import LogisticProbe, ProbeInfo, save_probe
-from vlmscope.probe.storage import DESCRIPTION, WEIGHTS
+from vlmscope.probe.storage import DESCRIPTION
 from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.grid import known_of, vectors
 from vlmscope.probing.results import ProbeResult, SweepResult
@@ -35,7 +35,8 @@ from vlmscope.version import __version__
 PROBES = "probes"
 """Folder in a run, or beside research files."""
 
-_PROBE_FILES = {DESCRIPTION, WEIGHTS}
+RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
+"""The summary, which is written last, and the risks, in that folder."""
 
 
 def default_folder(path: Path) -> Path:
@@ -65,17 +66,22 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
         raise StoreError(
             f"{folder}: cannot be made: {error.strerror or error}; give another --out"
         ) from error
+    older = _older_probes(folder)
+    # Without a summary the folder holds no sweep, until everything of this one is there.
+    (folder / RESULTS).unlink(missing_ok=True)
     write_table(folder / "results.parquet", _table(result))
-    write_table(folder / "predictions.parquet", _predictions(result))
+    write_table(folder / PREDICTIONS, _predictions(result))
     saved = [_save_probe(source, result, row, folder) for row in _kept(result)]
-    _remove_older(folder, keep={probe["folder"] for probe in saved})
     summary = (
         _summary(result)
         | {"verdict": verdict(result)}
         | {"run_id": run_id_of(source), "probes": saved}
         | {"selected_probe": _folder_name(result.selected_place)}
     )
-    publish(folder / "results.json", (json.dumps(summary, indent=2) + "\n").encode())
+    text = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
+    publish(folder / RESULTS, (text + "\n").encode())
+    for name in older - {probe["folder"] for probe in saved}:
+        shutil.rmtree(folder / name, ignore_errors=True)
     return folder
 
 
@@ -98,7 +104,9 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
         flat[name] = None if gap is None else gap.value
         flat[f"{name}_low"] = None if gap is None else gap.interval.low
         flat[f"{name}_high"] = None if gap is None else gap.interval.high
-        flat[f"{name}_p"] = None if gap is None else gap.p_value
+        # Of two tests that were planned; of every layer's they would have to be corrected.
+        planned = gap is not None and row.kind in ("selected", "combined")
+        flat[f"{name}_p"] = gap.p_value if gap is not None and planned else None
     return flat
 
 
@@ -167,7 +175,13 @@ def _save_probe(
         calibration=(platt.a, platt.b),
         threshold=threshold,
         metrics={
-            "auroc": row.metrics.auroc,
+            # What is told of the selected probe is the number of the selection, which no row that
+            # it was judged on had a part in.
+            **(
+                {"auroc": result["selected"].metrics.auroc}
+                if row.name == result.selected_place
+                else {"auroc_of_best_layer": row.metrics.auroc}
+            ),
             "prevalence": row.metrics.prevalence,
             "recall": float((risk[data.truth] > threshold).mean()),
             "false_alarms": float((risk[~data.truth] > threshold).mean()),
@@ -182,9 +196,20 @@ def _folder_name(place: str) -> str:
     return place.replace("/", "-")
 
 
-def _remove_older(folder: Path, keep: set[str]) -> None:
-    """Remove probes of an earlier sweep: nothing would say that they are of other labels."""
-    for description in folder.glob(f"*/{DESCRIPTION}"):
-        older = description.parent
-        if older.name not in keep and {file.name for file in older.iterdir()} <= _PROBE_FILES:
-            shutil.rmtree(older)
+def _older_probes(folder: Path) -> set[str]:
+    """Return the folders that the sweep saved here before says it made: no others are ours."""
+    try:
+        found = json.loads((folder / RESULTS).read_text("utf-8"))["probes"]
+        names = {str(probe["folder"]) for probe in found}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if (folder / name / DESCRIPTION).is_file() and "/" not in name}
+
+
+def _without_nan(value: Any) -> Any:
+    """Return plain data with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and value != value else value

@@ -52,7 +52,7 @@ def verdict(result: SweepResult) -> list[str]:
 
 def _within(found: WithinKinds | None) -> list[str]:
     """Say how much is left where categories cannot help."""
-    if found is None or not found.share:
+    if found is None:
         return []
     low, high = found.interval.low, found.interval.high
     return [

@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.metrics import bootstrap, measure
+from vlmscope.metrics import bootstrap, measure, wilson
 from vlmscope.probing import SavedSweep
 from vlmscope.report.document import CategoryRow
 from vlmscope.report.rows import Row
@@ -59,8 +58,9 @@ def _row(
     hallucinated, faithful = outcomes["hallucinated"], outcomes["faithful"]
     share: _Auroc = (None, None, None)
     if scorable := hallucinated + faithful:
-        interval = binomtest(hallucinated, scorable).proportion_ci(method="wilson")
-        share = hallucinated / scorable, float(interval.low), float(interval.high)
+        rate = np.array([hallucinated / scorable])
+        low, high = wilson(rate, np.array([scorable]))
+        share = float(rate[0]), float(low[0]), float(high[0])
     return CategoryRow(
         name,
         len(ids),

@@ -25,7 +25,6 @@ from vlmscope.plots import (
 from vlmscope.probing import SavedSweep
 from vlmscope.probing.grid import place_title
 from vlmscope.probing.judging import QUESTION_ONLY
-from vlmscope.report.categories import ALL
 from vlmscope.report.document import CategoryRow, Figure
 
 NAMES = (
@@ -52,8 +51,8 @@ def plots(
     rates = [
         CategoryRate(row.name, row.hallucinated + row.faithful, row.share, row.share_low,
                      row.share_high)
-        for row in categories
-        if row.name != ALL and row.share is not None
+        for row in categories[:-1]  # the last is all of them
+        if row.share is not None
         and row.share_low is not None and row.share_high is not None
     ]  # fmt: skip
     if rates:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlmscope.errors import InputError
-from vlmscope.plots import save_plot
+from vlmscope.errors import InputError, StoreError
+from vlmscope.plots import plot_files
 from vlmscope.report.document import Document
 from vlmscope.report.figures import NAMES
 from vlmscope.report.gathering import Gathered, gather
@@ -63,13 +63,29 @@ def write_report(
     gathered = gather(run, spec or ReportSpec(), progress)
     progress("plots")
     folder = page.with_name(PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}")
-    saved = [path for plot in gathered.plots for path in save_plot(plot, folder)]
+    saved = _save_plots(gathered, folder)
     _remove_older(folder, keep=saved)
     progress("page")
     document = with_pictures(gathered)
     data = render(document).encode()
     publish(page, data)
     return WrittenReport(page, len(data), tuple(saved), document)
+
+
+def _save_plots(gathered: Gathered, folder: Path) -> list[Path]:
+    """Publish the files of every figure; the folder is made if need be."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be made: {error.strerror or error}; give another --out"
+        ) from error
+    saved = []
+    for plot in gathered.plots:
+        for name, data in plot_files(plot).items():
+            publish(folder / name, data)
+            saved.append(folder / name)
+    return saved
 
 
 def with_pictures(gathered: Gathered, limit: int = MOST_BYTES) -> Document:

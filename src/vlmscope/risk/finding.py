@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.probe.storage import DESCRIPTION
+from vlmscope.probing.saving import PROBES, RESULTS
 
-_SUMMARY = Path("probes") / "results.json"
+_SUMMARY = Path(PROBES) / RESULTS
 
 
 def find_probe(path: str | Path) -> Path:
@@ -22,7 +24,7 @@ def find_probe(path: str | Path) -> Path:
         StoreError: The run's summary of its probes is damaged.
     """
     place = Path(path)
-    if (place / "probe.json").is_file():
+    if (place / DESCRIPTION).is_file():
         return place
     if not (place / _SUMMARY).is_file():
         kind = (
@@ -38,4 +40,6 @@ def find_probe(path: str | Path) -> Path:
         raise StoreError(
             f"{place / _SUMMARY}: names no selected probe; run vlmscope probe again"
         ) from error
+    if not (found / DESCRIPTION).is_file():
+        raise StoreError(f"{found}: is gone or incomplete; run vlmscope probe again")
     return found

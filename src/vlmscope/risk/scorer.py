@@ -6,11 +6,9 @@ is the same whether its row is in a run or it is asked now.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vlmscope.errors import InputError, RowError
+from vlmscope.executors.ahead import AHEAD, batches_ahead
 from vlmscope.executors.resilient import Prepared, ResilientRunner
 from vlmscope.executors.sizing import LARGEST_ELSEWHERE, LARGEST_ON_GPU, BatchSizer
 from vlmscope.metrics import Platt
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlmscope.probe.base import BinaryProbe
-
-AHEAD = 2
-"""Batches prepared while the model works."""
 
 _Rows = Sequence[Sample | Failure]
 
@@ -92,9 +88,7 @@ class RiskScorer:
         self.probe, self.info = load_probe(place)
         self._spec = spec_of(place, self.info)
         check_match(place, self.info, vlm)
-        self.threshold = self.info.threshold if threshold is None else threshold
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"--threshold {self.threshold:g}: give a risk from 0 to 1")
+        self.threshold = _threshold(self.info, threshold)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         largest = LARGEST_ON_GPU if vlm.cuda_devices else LARGEST_ELSEWHERE
         self._sizer = BatchSizer(batch_size, largest)
@@ -130,6 +124,7 @@ class RiskScorer:
         place = find_probe(Path(probe))  # cheap checks before the model is loaded
         _, info = load_probe(place)
         spec_of(place, info)
+        _threshold(info, threshold)
         if dtype == "auto":
             dtype = str(info.model.get("dtype", "auto"))
         vlm = load_model(str(model), dtype=dtype, device=device, revision=revision)
@@ -143,10 +138,16 @@ class RiskScorer:
                 The next batches are prepared while the model works, so rows are drawn ahead.
         """
         with ThreadPoolExecutor(AHEAD, "vlmscope-prepare") as preparing:
-            for chunk, samples, prepared in self._ahead(iter(rows), preparing):
-                results = [item for piece in self._runner.run(samples, prepared) for item in piece]
-                del prepared
-                yield from self._in_order(chunk, results)
+            try:
+                for chunk, prepared in batches_ahead(
+                    iter(rows), self._sizer, self._prepare, preparing
+                ):
+                    pieces = self._runner.run(_samples(chunk), prepared)
+                    del prepared  # if memory runs out, nobody else may hold the batch
+                    yield from self._in_order(chunk, [item for piece in pieces for item in piece])
+            except BaseException:
+                preparing.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def risk(self, image: str | PathLike[str] | bytes | Image, question: str) -> float:
         """Return the risk of one question about one image.
@@ -163,24 +164,8 @@ class RiskScorer:
             raise RowError(found.stage, found.error)
         return found.risk
 
-    def _ahead(
-        self, rows: Iterator[Sample | Failure], preparing: ThreadPoolExecutor
-    ) -> Iterator[tuple[_Rows, Sequence[Sample], Prepared | Exception]]:
-        """Yield rows, the samples among them and their batch; the next ones being prepared."""
-        queue: deque[tuple[_Rows, Sequence[Sample], Future[Prepared | Exception]]] = deque()
-        exhausted = False
-        while True:
-            while not exhausted and len(queue) < (AHEAD if self._sizer.settled else 1):
-                chunk = list(islice(rows, self._sizer.size))
-                exhausted = len(chunk) < self._sizer.size
-                if not chunk:
-                    break
-                samples = [row for row in chunk if isinstance(row, Sample)]
-                queue.append((chunk, samples, preparing.submit(self._runner.prepare, samples)))
-            if not queue:
-                return
-            rows_now, samples_now, future = queue.popleft()
-            yield rows_now, samples_now, future.result()
+    def _prepare(self, rows: _Rows) -> Prepared | Exception:
+        return self._runner.prepare(_samples(rows))
 
     def _in_order(
         self, rows: _Rows, results: Sequence[Capture | Failure]
@@ -234,3 +219,15 @@ def spec_of(place: Path, info: ProbeInfo) -> CaptureSpec:
     return CaptureSpec(
         layers=str(info.layer), positions=(position,), vision_pooling=pooling, max_new_tokens=0
     )
+
+
+def _threshold(info: ProbeInfo, wanted: float | None) -> float:
+    """Return the threshold to use."""
+    threshold = info.threshold if wanted is None else wanted
+    if not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold:g}: give a risk from 0 to 1")
+    return threshold
+
+
+def _samples(rows: _Rows) -> list[Sample]:
+    return [row for row in rows if isinstance(row, Sample)]

@@ -24,6 +24,7 @@ from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.store.block import QUESTION_ID, SEED_TEXTS
 from vlmscope.store.naming import vector_path
 from vlmscope.store.seed_rows import (
+    IMAGE_HASHES,
     Place,
     SeedRow,
     opened_seed,
@@ -145,11 +146,19 @@ class SeedFiles:
         return result
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a table with a row per question: the seed's strings, empty where one is absent."""
+        """Return a table with a row per question: the seed's strings, empty where one is absent.
+
+        ``image_sha256`` and ``image_dhash`` are there if every row has them.
+        """
         import pandas as pd
 
         texts = {name: [row.texts.get(name, "") for row in self._rows] for name in SEED_TEXTS}
-        return pd.DataFrame({QUESTION_ID: list(self.ids), **texts})
+        hashes = {
+            name: [row.hashes[name] for row in self._rows]
+            for name in IMAGE_HASHES
+            if all(row.hashes.get(name) for row in self._rows)
+        }
+        return pd.DataFrame({QUESTION_ID: list(self.ids), **texts, **hashes})
 
     def _width(self, place: Place) -> int:
         if place not in self._widths:

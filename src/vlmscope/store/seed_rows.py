@@ -16,7 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5o, h5s
+from h5py import h5a, h5d, h5g, h5o, h5s
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
@@ -27,6 +27,9 @@ from vlmscope.store.naming import is_vector, question_id, vector_path
 
 Place = tuple[str, int | None]
 """Representation and layer."""
+
+IMAGE_HASHES = ("image_sha256", "image_dhash")
+"""Attributes of a row that tell its picture from others."""
 
 _VECTOR = re.compile(r"(?P<name>[^/]+)(?:/layer_(?P<layer>0|[1-9]\d*))?")
 
@@ -47,6 +50,8 @@ class SeedRow:
     """How many numbers each of its vectors has; 0 for a dataset that is no vector."""
     not_finite: frozenset[Place]
     """Vectors that hold NaN or infinity."""
+    hashes: Mapping[str, str]
+    """The picture's hashes, by name; research files have none, exports of vlmscope do."""
 
 
 @contextmanager
@@ -105,7 +110,17 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any) -> SeedRow:
             widths[place] = len(values)
             if not np.isfinite(values).all():
                 not_finite.add(place)
-    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite))
+    hashes = {name: _text_attribute(group, name) for name in IMAGE_HASHES if _has(group, name)}
+    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes)
+
+
+def _has(group: Any, name: str) -> bool:
+    return bool(h5a.exists(group, name.encode()))
+
+
+def _text_attribute(group: Any, name: str) -> str:
+    value = h5py.Group(group).attrs[name]
+    return str(_plain(value))
 
 
 def _datasets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
