@@ -66,3 +66,17 @@ class RowError(VlmscopeError):
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
         self.stage = stage
+
+
+LONGEST_MESSAGE = 300
+"""Characters of a library's message that are passed on."""
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return a library's error in one line, shortened.
+
+    >>> one_line(ValueError("no such\n  thing")), one_line(ValueError())
+    ('no such thing', 'ValueError')
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_reading import OpenPage
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from page_reading import OpenPage
 from vlmscope.report.document import Document
 from vlmscope.report.page import render
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import document_examples as examples
 import pytest
-from page_reading import OpenPage, address, colour, count, field, ids
 from playwright.sync_api import Page, expect
 
+import document_examples as examples
+from page_reading import OpenPage, address, colour, count, field, ids
 from vlmscope.plots import DARK_PALETTE, PALETTE
 
 FULL = examples.full()

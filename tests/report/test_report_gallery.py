@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import document_examples as examples
-from page_reading import OpenPage, address, colour, count, field, ids, outcome
 from playwright.sync_api import expect
 
+import document_examples as examples
+from page_reading import OpenPage, address, colour, count, field, ids, outcome
 from vlmscope.report.document import Card
 
 FULL = examples.full()

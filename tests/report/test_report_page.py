@@ -10,9 +10,9 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import document_examples as examples
 import pytest
 
+import document_examples as examples
 from vlmscope.plots import DARK_PALETTE, PALETTE
 from vlmscope.report.figures import plots
 from vlmscope.report.page import render

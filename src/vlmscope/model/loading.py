@@ -12,17 +12,15 @@ from typing import Any
 
 import torch
 
-from vlmscope.errors import ModelError
+from vlmscope.errors import ModelError, one_line
 from vlmscope.model.families import FAMILIES, Family
 from vlmscope.model.greedy import make_greedy
+from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
 from vlmscope.model.vlm import VisionLanguageModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the ``--dtype`` option."""
-
-_LONGEST_MESSAGE = 300
-"""Characters of a library's message that are passed on."""
 
 _HEADROOM = 0.85
 """Share of a GPU's free memory that weights may take before the model is spread over several."""
@@ -57,7 +55,7 @@ def load_model(
     revision = getattr(config, "_commit_hash", None) or revision
     kind = _choose_dtype(dtype, device)
     model = _load_weights(name, revision, kind, _choose_place(device, config, kind), attention)
-    processor = _load_processor(name, revision)
+    processor = load_processor(name, revision)
     make_greedy(model, processor.tokenizer.pad_token_id)
     vlm = VisionLanguageModel(model, processor, family, name, revision)
     prove(vlm)
@@ -82,7 +80,7 @@ def _load_config(name: str, revision: str | None) -> Any:
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: cannot load the configuration: {_one_line(error)}") from error
+        raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
 
 
 def _family_of(config: Any, name: str) -> Family:
@@ -163,19 +161,17 @@ def _load_weights(
             output_loading_info=True,
         )
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{name}: the weights do not fit on {place}: {_one_line(error)}"
-        ) from error
+        raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{name}: cannot load the weights, or they do not fit the configuration: "
-            f"{_one_line(error)}"
+            f"{one_line(error)}"
         ) from error
     except Exception as error:
         # A damaged weight file raises safetensors' own error class, which derives from Exception.
         if type(error).__module__.split(".")[0] not in {"safetensors", "safetensors_rust"}:
             raise
-        raise ModelError(f"{name}: damaged weight file: {_one_line(error)}") from error
+        raise ModelError(f"{name}: damaged weight file: {one_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
@@ -188,23 +184,3 @@ def _load_weights(
             "use more GPUs or a smaller --dtype"
         )
     return model.eval()
-
-
-def _load_processor(name: str, revision: str | None) -> Any:
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{name}: cannot load the processor: {_one_line(error)}") from error
-    if not hasattr(processor, "image_processor"):
-        raise ModelError(
-            f"{name}: {type(processor).__name__} has no image processor; "
-            "the folder needs processor_config.json or preprocessor_config.json"
-        )
-    return processor
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"

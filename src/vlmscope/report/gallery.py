@@ -14,7 +14,7 @@ from vlmscope.report.cards import cards, riskiest
 from vlmscope.report.document import Card, TokenView
 from vlmscope.report.pictures import Thumbnails, find_sample, find_table, thumbnails
 from vlmscope.report.spec import MOST_BYTES, Progress, ReportSpec
-from vlmscope.report.tokens import load_processor, token_text, token_view
+from vlmscope.report.tokens import find_processor, token_text, token_view
 from vlmscope.schema import Capture, Score
 from vlmscope.store import Run
 
@@ -58,7 +58,7 @@ def gallery(
         # base64 makes four bytes of three.
         small = thumbnails(table, wanted, MOST_BYTES * 3 // 4, progress)
     progress("tokens")
-    processor, lack = load_processor(run.manifest.model, spec.model)
+    processor, lack = find_processor(run.manifest.model, spec.model)
     pictures = small.sizes[-1] if small.sizes else {}
     made = tuple(cards(captures, labels, risks, pictures, token_text(processor)))
     if processor is None:

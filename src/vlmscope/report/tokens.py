@@ -25,7 +25,7 @@ _LONGEST = 200
 _REMEDY = "give the model that the run was made with with --model"
 
 
-def load_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, str]:
+def find_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, str]:
     """Return the run's processor, or None and why it is not at hand. Nothing is downloaded.
 
     Args:
@@ -35,14 +35,17 @@ def load_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, 
     name = model or record.name
     if Path(name).is_absolute() and not Path(name).is_dir():
         return None, f"{name}: no such folder; {_REMEDY}"
-    from transformers import AutoProcessor
+    from huggingface_hub import snapshot_download
 
     from vlmscope.model.fingerprint import hash_processor
+    from vlmscope.model.processors import load_processor
 
     try:
-        processor = AutoProcessor.from_pretrained(
+        local = Path(name).is_dir()
+        folder = name if local else snapshot_download(
             name, revision=record.revision, local_files_only=True
-        )
+        )  # fmt: skip
+        processor = load_processor(folder)
     except Exception as error:  # noqa: BLE001 - the libraries raise anything on damaged files
         why = " ".join(str(error).split())[:_LONGEST]
         if not Path(name).is_dir():  # the library's message speaks of the network

@@ -1,0 +1,186 @@
+"""The chat templates of the families, as the released checkpoints have them.
+
+Written from memory of the hub's files, shortened to what one user turn with pictures and text
+exercises; tools, videos and thinking switches are left out. Whether BOS is written, how a picture
+is marked, the roles, the line breaks and the default system turn are what the shape of the prompt
+depends on, and those are kept.
+"""
+
+from __future__ import annotations
+
+LLAVA = (
+    "{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""LLaVA-1.5 (Vicuna): no BOS, pictures before all text, a blank before ``ASSISTANT:``."""
+
+LLAVA_NEXT = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] }}{% endfor %}{{ ' [/INST]' }}{% endif %}{% endfor %}"
+)
+"""LLaVA-1.6 on Mistral: no BOS, nothing for the generation prompt."""
+
+LLAVA_ONEVISION = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'video') %}"
+    "{{ '<video>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\n' + part['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""LLaVA-OneVision on Qwen2: a blank after the role, the text on its own line."""
+
+_QWEN_TURNS = (
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+QWEN2_VL = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}" + _QWEN_TURNS
+)
+"""Qwen2-VL and Qwen2.5-VL: a default system turn, no BOS."""
+
+QWEN3_VL = "{% for message in messages %}" + _QWEN_TURNS
+"""Qwen3-VL: no default system turn."""
+
+GEMMA3 = (
+    "{{ bos_token }}{%- for message in messages -%}"
+    "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
+    "{{ '<start_of_turn>' + role + '\n' }}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<start_of_image>' }}"
+    "{%- elif part['type'] == 'text' -%}{{ part['text'] | trim }}{%- endif -%}{%- endfor -%}"
+    "{{ '<end_of_turn>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
+)
+"""Gemma 3: BOS in the template *and* from the tokenizer; the question is stripped."""
+
+GEMMA4 = (
+    "{{ bos_token }}{%- for message in messages -%}"
+    "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
+    "{{ '<|turn>' + role + '\n' }}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<|image|>' }}"
+    "{%- elif part['type'] == 'text' -%}{{ part['text'] | trim }}{%- endif -%}{%- endfor -%}"
+    "{{ '<turn|>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|turn>model\n' }}{%- endif -%}"
+)
+"""Gemma 4: as Gemma 3 with other marks (after published prompts, the template itself unseen)."""
+
+PALIGEMMA = (
+    "{% for message in messages %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] }}{% endfor %}{% endfor %}"
+)
+"""PaliGemma is no chat model and its checkpoints have no template; this one gives the format of its
+model card. The processor adds BOS behind the pictures and a line break at the end."""
+
+_IDEFICS_TURNS = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+SMOLVLM = "<|im_start|>" + _IDEFICS_TURNS
+"""SmolVLM: ``<|im_start|>`` is its BOS, written once; the tokenizer adds none."""
+
+IDEFICS3 = "<|begin_of_text|>" + _IDEFICS_TURNS
+"""Idefics3 on Llama 3: BOS in the template *and* from the tokenizer."""
+
+INTERNVL = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
+    "{% elif part['type'] == 'video' %}{{ '<video>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""InternVL3 in the library's own format (``-hf``): no BOS."""
+
+PIXTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '[IMG]' }}{% endif %}{% endfor %}{{ '[/INST]' }}"
+    "{% endif %}{% endfor %}"
+)
+"""Pixtral: BOS in the template *and* from the tokenizer, nothing for the generation prompt."""
+
+MISTRAL3 = PIXTRAL.replace(
+    "{{ bos_token }}",
+    "{{ bos_token }}{{ '[SYSTEM_PROMPT]You are Mistral Small 3.[/SYSTEM_PROMPT]' }}",
+)
+"""Mistral Small 3.1: Pixtral's behind a default system prompt (there it is a page long)."""
+
+AYA_VISION = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|END_OF_TURN_TOKEN|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>' }}{% endif %}"
+)
+"""Aya Vision: BOS in the template *and* from the tokenizer."""
+
+GLM4V = (
+    "[gMASK]<sop>\n{%- for message in messages %}{{ '<|' + message['role'] + '|>\n' }}"
+    "{%- for part in message['content'] %}"
+    "{%- if part['type'] == 'image' %}{{ '<|begin_of_image|><|image|><|end_of_image|>' }}"
+    "{%- elif part['type'] == 'text' %}{{ part['text'] }}{%- endif %}{%- endfor %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{%- endif %}"
+)
+"""GLM-4.1V: ``[gMASK]<sop>`` at the beginning; the tokenizer has no BOS of that name."""
+
+FASTVLM = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>\n' }}{% elif part['type'] == 'text' %}"
+    "{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""FastVLM on Qwen2: the default system turn of Qwen2, the pictures of LLaVA."""
+
+JANUS = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}<|User|>: "
+    "{% else %}<|Assistant|>: {% endif %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{% if not loop.first %}{{ '\n' }}{% endif %}"
+    "<image_placeholder>{% if not loop.last %}{{ '\n' }}{% endif %}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
+)
+"""Janus-Pro: no BOS in the template, the tokenizer adds it; no blank after the last colon."""
+
+MOLMO2 = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|image|>' }}{% endif %}{% endfor %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Molmo 2: pictures before the first turn; its processor writes the BOS (a guess at the order)."""
+
+PHI4_MULTIMODAL = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image|>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""Phi-4-multimodal: no BOS, no line breaks."""

@@ -1,0 +1,60 @@
+"""Tiny checkpoints of every family, with random weights: the true architecture, no knowledge.
+
+Hidden sizes of 24 to 56, three to six layers, pictures of a few patches: a forward pass takes
+milliseconds. The width of the vision encoder, the width of the decoder and the number of patches
+all differ, so that pooling over a wrong axis cannot go unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from families.gemma_checkpoints import build_gemma3, build_paligemma
+from families.llava_checkpoints import build_llava, build_llava_next, build_llava_onevision
+from families.mistral_checkpoints import build_mistral3, build_pixtral
+from families.other_checkpoints import (
+    build_fastvlm,
+    build_gemma4,
+    build_janus,
+    build_molmo2,
+    build_phi4_multimodal,
+)
+from families.qwen_checkpoints import (
+    build_glm4v,
+    build_qwen2_5_vl,
+    build_qwen2_vl,
+    build_qwen3_vl,
+    build_qwen3_vl_moe,
+)
+from families.tile_checkpoints import (
+    build_aya_vision,
+    build_idefics3,
+    build_internvl,
+    build_smolvlm,
+)
+
+BUILDERS: Mapping[str, Callable[[Path], Path]] = {
+    "llava": build_llava,
+    "llava_next": build_llava_next,
+    "llava_onevision": build_llava_onevision,
+    "qwen2_vl": build_qwen2_vl,
+    "qwen2_5_vl": build_qwen2_5_vl,
+    "qwen3_vl": build_qwen3_vl,
+    "qwen3_vl_moe": build_qwen3_vl_moe,
+    "glm4v": build_glm4v,
+    "gemma3": build_gemma3,
+    "paligemma": build_paligemma,
+    "idefics3": build_idefics3,
+    "smolvlm": build_smolvlm,
+    "internvl": build_internvl,
+    "aya_vision": build_aya_vision,
+    "pixtral": build_pixtral,
+    "mistral3": build_mistral3,
+    "gemma4": build_gemma4,
+    "fastvlm": build_fastvlm,
+    "janus": build_janus,
+    "phi4_multimodal": build_phi4_multimodal,
+    "molmo2": build_molmo2,
+}
+"""Family → function that writes its checkpoint into a folder and returns the folder."""

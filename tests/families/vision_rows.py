@@ -1,0 +1,110 @@
+"""How the vision encoder's output of a batch falls into pictures, family by family.
+
+Written from the models' own code, on its own, so that it can check what vlmscope does. The
+encoder's ``last_hidden_state`` is flattened to ``[rows, width]``; the pictures of a batch lie in it
+one behind the other, in the order in which the prompts name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+Inputs = Mapping[str, Tensor]
+Rule = Callable[[Inputs, Any, Any], list[int]]
+
+
+def rows_per_picture(family: str, inputs: Inputs, model: Any, tokenizer: Any) -> list[int]:
+    """Return how many rows of the flattened output belong to each picture of a batch."""
+    return _RULES[family](inputs, model.config, tokenizer)
+
+
+def _equal_shares(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """One entry a picture, all of one size; CLIP counts its class token."""
+    vision = config.vision_config
+    positions = (vision.image_size // vision.patch_size) ** 2 + (config.model_type == "llava")
+    return [positions] * len(inputs["pixel_values"])
+
+
+def _anyres(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """An overview and the tiles of the best grid, padding tiles dropped by the model.
+
+    Questions with several pictures get the overview only, in LLaVA-OneVision.
+    """
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    vision = config.vision_config
+    positions = (vision.image_size // vision.patch_size) ** 2 + (config.model_type == "llava_next")
+    alone = [True] * len(inputs["image_sizes"])
+    if "batch_num_images" in inputs:
+        alone = [count == 1 for count in inputs["batch_num_images"].tolist() for _ in range(count)]
+    tiles = [
+        image_size_to_num_patches(size.tolist(), config.image_grid_pinpoints, vision.image_size)
+        for size in inputs["image_sizes"]
+    ]
+    return [positions * (n if only else 1) for n, only in zip(tiles, alone, strict=True)]
+
+
+def _grid(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """All patches of all pictures in one row; GLM-4.1V has merged them by then."""
+    merged = config.vision_config.spatial_merge_size**2 if config.model_type == "glm4v" else 1
+    return (inputs["image_grid_thw"].prod(-1) // merged).tolist()
+
+
+def _sizes(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """Whole patches of the resized picture, before it was padded to the batch's largest."""
+    patch = config.vision_config.patch_size
+    return (inputs["image_sizes"] // patch).prod(-1).tolist()
+
+
+def _gemma4(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """Positions that are not -1, pooled."""
+    patches = (inputs["image_position_ids"] != -1).all(-1).sum(-1)
+    return (patches // config.vision_config.pooling_kernel_size**2).tolist()
+
+
+def _marked(opening: str) -> Rule:
+    """Tiles of a picture: the image tokens behind its opening mark, by those of one tile."""
+
+    def rule(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
+        image, start = config.image_token_id, tokenizer.convert_tokens_to_ids(opening)
+        counts: list[int] = []
+        for token in inputs["input_ids"].flatten().tolist():
+            if token == start:
+                counts.append(0)
+            elif token == image:
+                counts[-1] += 1
+        # InternVL's 16 patches and class token, Aya's 16 patches: 4 image tokens.
+        positions = 17 if config.model_type == "internvl" else 16
+        return [count // 4 * positions for count in counts]
+
+    return rule
+
+
+def _named_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
+    """Runs of image tokens are tiles; the one behind ``<global-img>`` is a picture's last."""
+    overview = tokenizer.convert_tokens_to_ids("<global-img>")
+    image, counts, tiles = config.image_token_id, [], 0
+    for before, token in pairwise(inputs["input_ids"].flatten().tolist()):
+        if token == image and before != image:
+            tiles += 1
+            if before == overview:
+                counts.append(tiles)
+                tiles = 0
+    vision = config.vision_config
+    return [count * (vision.image_size // vision.patch_size) ** 2 for count in counts]
+
+
+_RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
+    **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
+    **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
+    **dict.fromkeys(["pixtral", "mistral3"], _sizes),
+    **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),
+    "internvl": _marked("<img>"),
+    "aya_vision": _marked("<|START_OF_IMG|>"),
+    "gemma4": _gemma4,
+}
