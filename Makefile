@@ -24,11 +24,11 @@ demo: $(READY)
 	$(BIN)/vlmscope demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The oldest transformers that pyproject.toml allows.
 test-oldest: $(OLDEST_READY)
-	$(OLDEST)/bin/python -m pytest -n auto
+	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal
 
 $(OLDEST_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLDEST)

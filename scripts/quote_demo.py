@@ -35,7 +35,7 @@ def findings(run: Path) -> dict[str, object]:
         "made_of": hashes(),
         "verdict": summary["verdict"],
         "results": {
-            row["name"]: {name: round(row[name], 4) for name in names} for row in summary["results"]
+            row["name"]: {name: round(row[name], 6) for name in names} for row in summary["results"]
         },
     }
 

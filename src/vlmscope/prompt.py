@@ -58,9 +58,12 @@ def render(processor: Any, question: str) -> str:
     """Return the chat text of one question, as the seed's ``chat_text``.
 
     Raises:
-        RowError: The question holds the text of a control token, the image placeholder for example:
-            the tokenizer would read it as one, and the prompt would have another structure.
+        RowError: The question is empty, or holds the text of a control token, the image placeholder
+            for example: the tokenizer would read it as one, and the prompt would have another
+            structure.
     """
+    if not question.strip():
+        raise RowError("prompt", "the question is empty; write one")
     for token in _control_tokens(processor.tokenizer):
         if token in question:
             raise RowError(

@@ -179,3 +179,14 @@ def test_auto_asks_the_judge_about_what_the_rules_leave(judged: Command, run: Pa
         "http://localhost:1",
         2,
     )
+
+
+def test_labels_of_other_questions_replace_nothing(
+    vlmscope: Command, demo_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("question_id,is_hallucinating_manual\nother_1,true\nother_2,false\n")
+    done = vlmscope("label", demo_run, "--labels", file)
+    assert done.code == 2
+    assert "its ids look like 'other_1', the run's like 'demo_0001'" in done.err
+    assert not (demo_run / "labels.parquet").exists()

@@ -95,6 +95,14 @@ def test_a_wrong_argument_is_one_line(
     assert not (run / "report.html").exists()
 
 
+def test_the_page_never_replaces_a_part_of_the_run(vlmscope: Command, run: Path) -> None:
+    before = (run / "run.json").read_bytes()
+    done = vlmscope("report", run, "--out", run / "run.json")
+    assert done.code == 2
+    assert "name it .html" in done.err
+    assert (run / "run.json").read_bytes() == before
+
+
 def test_a_damaged_run_is_refused(vlmscope: Command, run: Path) -> None:
     (run / "probes").mkdir()
     (run / "probes" / "results.json").write_text("{")

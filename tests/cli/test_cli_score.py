@@ -65,6 +65,25 @@ def test_a_table_of_questions(score: Command, table: Path, samples: list[Sample]
     assert lines[0]["risk"] == pytest.approx(found["risk"][0], abs=2e-5)
 
 
+def test_an_output_never_replaces_what_is_read(score: Command, table: Path, tmp_path: Path) -> None:
+    own = table.with_suffix(".parquet")
+    pd.DataFrame({"id": ["a"], "image": ["one_0.png"], "question": ["What?"]}).to_parquet(own)
+    before = own.read_bytes()
+    assert "is the table itself" in score("--data", own, "--out", own).err
+    assert own.read_bytes() == before
+    (tmp_path / "run").mkdir()
+    for name in ("run.json", "labels.parquet"):
+        (tmp_path / "run" / name).write_text("{}")
+    done = score("--data", table, "--out", tmp_path / "run" / "labels.parquet")
+    assert "is a part of a run" in done.err
+
+
+def test_an_empty_question_has_no_risk(score: Command, table: Path, samples: list[Sample]) -> None:
+    done = score(table.parent / samples[0].image_id, "  ")
+    assert done.code == 2
+    assert "the question is empty" in done.err
+
+
 def test_ids_come_out_as_they_went_in(score: Command, table: Path) -> None:
     text = table.read_text("utf-8").replace("question_comb_0,", "coco:cat:[b]1,")
     table.write_text(text, "utf-8")
@@ -103,6 +122,7 @@ def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample
         (["x.png", "What?"], "x.png"),
         (["--data", "t.csv"], "t.csv: no such file"),
         (["--data", "t.csv", "--out", "nowhere/r.parquet"], "nowhere does not exist; make it"),
+        (["x.png", "What?", "--batch-size", "0"], "--batch-size 0: give 1 or more, or auto"),
         (["x.png", "What?", "--threshold", "7"], "--threshold 7: give a risk from 0 to 1"),
     ],
 )

@@ -75,3 +75,18 @@ def test_names_are_unique_and_the_answers_own_come_after() -> None:
     assert len({baseline.name for baseline in BASELINES}) == len(BASELINES)
     after = {baseline.name for baseline in BASELINES if baseline.known == "after"}
     assert after == {"answer_length", "answer_probability"}
+
+
+def test_the_first_token_says_different_things_in_different_categories(
+    case: tuple[Facts, np.ndarray, np.ndarray],
+) -> None:
+    """ "No" is wrong of what is there and right of what is not: only the pair tells."""
+    facts, _, groups = case
+    rng = np.random.default_rng(4)
+    kinds, tokens = rng.integers(0, 2, ROWS), rng.integers(0, 2, ROWS)
+    truth = rng.random(ROWS) < np.where(kinds == tokens, 0.7, 0.1)
+    known = replace(facts, category=[f"c{k}" for k in kinds], first_token=[str(t) for t in tokens])
+    found = aurocs(known, truth, groups)
+    assert found["first_token_in_category"] > 0.75
+    assert abs(found["first_token"] - 0.5) < 0.1
+    assert abs(found["category"] - 0.5) < 0.1

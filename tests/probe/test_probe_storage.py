@@ -151,7 +151,7 @@ def test_no_probe_is_said(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [("{", "is not JSON"), ("[]", "holds no object"), ("{}", "describes no vlmscope probe"),
-     ("\udcff", "is not JSON"), ('{"kind": "vlmscope probe"}', "format version None")],
+     ("\udcff", "is not JSON"), ('{"kind": "vlmscope probe"}', "was changed after it was written")],
 )  # fmt: skip
 def test_a_foreign_description_is_refused(text: str, message: str, saved: Path) -> None:
     (saved / "probe.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -168,7 +168,19 @@ def edit(path: Path, where: str, value: Any) -> None:
         del target[name]
     else:
         target[name] = value
+    # Sealed anew, so that what lies behind the seal is tested.
+    description.pop("description_sha256")
+    text = json.dumps(description, sort_keys=True).encode()
+    description["description_sha256"] = hashlib.sha256(text).hexdigest()
     (path / "probe.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize("new", ['"layer": 7', '"layer": 140', '"layer": null'])
+def test_a_description_edited_by_hand_is_refused(new: str, saved: Path) -> None:
+    text = (saved / "probe.json").read_text()
+    assert '"layer": 14' in text
+    (saved / "probe.json").write_text(text.replace('"layer": 14', new))
+    refuse(saved, "was changed after it was written")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +195,7 @@ def edit(path: Path, where: str, value: Any) -> None:
         ("info.width", 39, "arrays"),
         ("info.width", "40", "width is '40'"),
         ("info.calibration", [1.0], "calibration"),
+        ("info.calibration", [-1.0, 0.0], "calibration"),
         ("info.threshold", "0.5", "threshold is '0.5'"),
         ("info.metrics", [0.9], "metrics is"),
         ("parameters.C", None, "parameters"),

@@ -205,7 +205,7 @@ def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Pat
 
     folder = labelled_run(tmp_path / "run", of_a_kind)
     result = sweep(open_run(folder), SPEC)
-    assert result.within_category is None, "each category has one outcome; those without are none"
+    assert result.within_category == {}, "each category has one outcome; those without are none"
     saved = save_sweep(open_run(folder), result)
 
     def refuse(text: str) -> None:

@@ -118,7 +118,7 @@ def test_to_pandas(mixed: Path) -> None:
         *("finish_reason", "image_sha256", "image_dhash"),
         *("vision_token_boundary", "query_token_boundary"),
         *("num_prompt_tokens", "first_token_entropy", "mean_answer_logprob"),
-        *("num_answer_tokens", "first_token_logprob", "category", "score"),
+        *("num_answer_tokens", "first_token_id", "first_token_logprob", "category", "score"),
     ]
     assert frame["score"].tolist() == [i / 2 for i in range(13)]
     wanted = make_capture(4).answer_logprobs

@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
-from vlmscope.cli.output import count, show, stderr, stdout
+from vlmscope.cli.output import count, show, shown_text, stderr, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,6 +118,12 @@ def label(
     record = _summary(opened, scores)
     if labels is not None:
         record["not_in_run"] = len(chosen.unknown(opened.ids))  # type: ignore[attr-defined]
+        if record["not_in_run"] == len(chosen.labels):  # type: ignore[attr-defined]
+            raise InputError(
+                f"{labels}: none of its questions is in the run; its ids look like "
+                f"{next(iter(chosen.labels), 'none')!r}, "  # type: ignore[attr-defined]
+                f"the run's like {opened.ids[0]!r}"
+            )
     record["labels"] = str(write_labels(run, scores, settings))
     if as_json:
         stdout.print_json(json.dumps(record))
@@ -202,7 +208,7 @@ def _summary(run: Run, scores: list[Score]) -> dict[str, Any]:
     for row, score in zip(run.answers(), scores, strict=True):
         category = row.metadata.get("category")
         name = "–" if category in (None, "") else str(category)
-        categories.setdefault(name, Counter())[score.outcome] += 1
+        categories.setdefault(shown_text(name), Counter())[score.outcome] += 1
     unscorable = (score.evidence for score in scores if score.hallucinated is None)
     reasons = Counter(evidence.split(":")[0] for evidence in unscorable)
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 import warnings
 
 from rich.console import Console, RenderableType
@@ -19,6 +20,16 @@ stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_w
 def show(renderable: RenderableType) -> None:
     """Print a table or a panel to stdout, its long texts wrapped to the terminal."""
     stdout.print(renderable, soft_wrap=False)
+
+
+def shown_text(text: str, longest: int = 80) -> str:
+    r"""Return a text from data as a terminal may show it: no control characters, not too long.
+
+    >>> shown_text("a\x1b[31mb"), shown_text("x" * 90, 5)
+    ('a�[31mb', 'xxxx…')
+    """
+    plain = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf") else c for c in text)
+    return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
 
 
 def count(number: int, noun: str) -> str:

@@ -19,12 +19,21 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written; give another folder with --out")
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that cannot be written.
+def check_file(path: Path, *, source: str | None = None) -> None:
+    """Refuse a file that cannot be written, or that holds what the command is to read.
+
+    Args:
+        path: The file.
+        source: The table that is read.
 
     Raises:
-        InputError: It is a folder, or its own folder is not there or not ours to write.
+        InputError: It is a folder, the table, or a part of a run; or its folder is not there or not
+            ours to write.
     """
+    if source is not None and Path(source).exists() and path.resolve() == Path(source).resolve():
+        raise InputError(f"--out {path}: is the table itself; give another name")
+    if path.exists() and ((path.parent / "run.json").exists() or path.parent.name == "shards"):
+        raise InputError(f"--out {path}: is a part of a run; give another name")
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder; name a file in it")
     if not path.parent.is_dir():

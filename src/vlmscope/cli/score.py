@@ -81,7 +81,7 @@ def score(
 
     _check_what(image, question, data, out)
     if out is not None:
-        check_file(out)
+        check_file(out, source=data)
     quiet_libraries()
     table = None if data is None else _open(data, images, fields, limit)
     with stderr.status("loading the model"):

@@ -57,6 +57,8 @@ class Facts:
     """Length of the answer."""
     mean_answer_logprob: NDArray[np.float64] | None
     """Mean natural-log probability of the answer's tokens; NaN for an empty answer."""
+    first_token: Sequence[str] | None = None
+    """The likeliest first token: what the model is about to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,19 @@ def _answer_type(facts: Facts) -> NDArray[Any] | None:
     return _column(facts.answer_type or [question_form(text) for text in facts.question])
 
 
+def _first_token_in_category(facts: Facts) -> NDArray[Any] | None:
+    """Return category, first token, and the two together."""
+    if facts.category is None or facts.first_token is None or len(set(facts.category)) < 2:
+        return None
+    pairs = list(zip(facts.category, facts.first_token, strict=True))
+    return np.array([[kind, token, f"{kind}\n{token}"] for kind, token in pairs], dtype=object)
+
+
 def _by_kind() -> Any:
     """Return a classifier of kinds: near each kind's share in training."""
-    return make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression(C=10.0))
+    return make_pipeline(
+        OneHotEncoder(handle_unknown="ignore"), LogisticRegression(C=10.0, max_iter=1000)
+    )
 
 
 def _by_number() -> Any:
@@ -169,6 +181,10 @@ BASELINES = (
              lambda facts: _number(facts.first_token_entropy), _by_number),
     Baseline("first_token_probability", "probability of the first token", "before",
              lambda facts: _number(facts.first_token_logprob), _by_number),
+    Baseline("first_token", "the first token it is about to write", "before",
+             lambda facts: _column(facts.first_token), _by_kind),
+    Baseline("first_token_in_category", "category and first token", "before",
+             _first_token_in_category, _by_kind),
     Baseline("answer_length", "length of the answer", "after",
              lambda facts: _number(facts.num_answer_tokens), _by_number),
     Baseline("answer_probability", "mean log-probability of the answer", "after",

@@ -71,7 +71,12 @@ def check_info(place: Path, info: ProbeInfo) -> None:
         "rows": _is_count(info.rows),
         "model": isinstance(info.model, Mapping),
         "calibration": pair is None
-        or (isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_number, pair))),
+        or (
+            isinstance(pair, tuple)
+            and len(pair) == 2
+            and all(map(_is_number, pair))
+            and pair[0] >= 0
+        ),
         "threshold": _is_number(info.threshold) and 0 <= info.threshold <= 1,
         "metrics": isinstance(info.metrics, Mapping)
         and all(map(_is_number, info.metrics.values())),

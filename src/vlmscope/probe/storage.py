@@ -87,11 +87,18 @@ def _describe(path: Path, probe: BinaryProbe, info: ProbeInfo, data: bytes) -> s
         "info": asdict(info),
     }
     try:
+        description["description_sha256"] = _checksum(description)
         return json.dumps(description, indent=2, allow_nan=False, sort_keys=True) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{path}: the description is not plain JSON: {error}; give text and finite numbers"
         ) from error
+
+
+def _checksum(description: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a description, whatever its layout: against edits, not attackers."""
+    text = json.dumps(description, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _tensors(probe: BinaryProbe) -> dict[str, Shaped[np.ndarray, ...]]:
@@ -114,6 +121,10 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
     description = _read_json(place)
     if description.get("kind") != "vlmscope probe":
         raise InputError(f"{place}: describes no vlmscope probe; give a folder of save_probe")
+    if description.pop("description_sha256", None) != _checksum(description):
+        raise InputError(
+            f"{place}: was changed after it was written; copy the probe again, or train it again"
+        )
     info = read_info(place, description.get("info"))
     if info.estimator not in _ESTIMATORS:
         raise InputError(

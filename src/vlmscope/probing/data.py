@@ -135,6 +135,7 @@ def _facts(table: pd.DataFrame) -> Facts:
         first_token_logprob=table["first_token_logprob"].to_numpy(np.float64),
         num_answer_tokens=_numbers(table, "num_answer_tokens"),
         mean_answer_logprob=_numbers(table, "mean_answer_logprob"),
+        first_token=_texts(table, "first_token_id"),
     )
 
 

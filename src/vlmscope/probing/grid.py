@@ -64,10 +64,16 @@ class SweepSpec:
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
-        unknown = [name for name in self.estimators if name not in ESTIMATORS]
-        if unknown:
+        names = tuple(self.estimators)
+        unknown = [name for name in names if name not in ESTIMATORS]
+        if unknown or not names:
             raise InputError(
-                f"--estimators: {unknown[0]!r} is no probe; choose from {', '.join(ESTIMATORS)}"
+                f"--estimators: {unknown[0] if unknown else ''!r} is no probe; choose from "
+                f"{', '.join(ESTIMATORS)}"
+            )
+        if self.folds < 3 or self.draws < 1:
+            raise InputError(
+                f"--folds {self.folds}, --draws {self.draws}: give 3 folds or more, and a draw"
             )
 
 
@@ -111,7 +117,10 @@ def sweep(
     entries["shuffled"] = _shuffled(source, data, chosen.chosen, spec)
     report("intervals")
     rows, best = judge(entries, data, draws=spec.draws, seed=spec.seed)
-    within = within_category(data, chosen.risk, draws=spec.draws, seed=spec.seed)
+    within = {
+        name: within_category(data, entries[name].risk, draws=spec.draws, seed=spec.seed)
+        for name in ("selected", best)
+    }
     return SweepResult(
         rows=rows,
         risks={name: entry.risk for name, entry in entries.items()},
@@ -120,7 +129,7 @@ def sweep(
         chosen={"selected": chosen.chosen},
         fold_of=_fold_of(folds, len(data.truth)),
         settings=asdict(spec),
-        within_category=within,
+        within_category={name: found for name, found in within.items() if found},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -64,8 +64,9 @@ class SweepResult:
     """Fold in which each row was judged."""
     settings: Mapping[str, Any]
     """What the sweep was asked for."""
-    within_category: WithinKinds | None = None
-    """The selected risk on pairs of answers of the same category; None without categories."""
+    within_category: Mapping[str, WithinKinds] = field(default_factory=dict)
+    """The selected risk and the best baseline on pairs of answers of the same category, by name;
+    empty where no category has both outcomes."""
 
     def __getitem__(self, name: str) -> ProbeResult:
         """Return a row by its name."""

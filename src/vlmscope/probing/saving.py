@@ -138,7 +138,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "best_baseline": result.best_baseline,
         "chosen": {name: list(places) for name, places in result.chosen.items()},
-        "within_category": result.within_category and asdict(result.within_category),
+        "within_category": {name: asdict(w) for name, w in result.within_category.items()},
         "aurc": risk_coverage(data.truth, result.risks["selected"]).aurc,
         "results": [_flat(row) for row in result.rows],
     }

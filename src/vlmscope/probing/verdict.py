@@ -6,7 +6,7 @@ import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds, abstain
 from vlmscope.probing.data import LeftOut
-from vlmscope.probing.results import SweepResult
+from vlmscope.probing.results import ProbeResult, SweepResult
 
 ABSTAIN = 0.10
 """Share of the answers that one might abstain from."""
@@ -30,7 +30,7 @@ def verdict(result: SweepResult) -> list[str]:
         f"The best baseline known by then, {baseline.title}, reaches {baseline.metrics.auroc:.3f}: "
         + _comparison(selected.against),
         "Against the question's words alone: " + _comparison(selected.over_question),
-        *_within(result.within_category),
+        *_within(result, baseline),
         f"Abstaining from the riskiest {ABSTAIN:.0%} lowers the share of hallucinations from "
         f"{before:.1%} to {after:.1%}.",
     ]
@@ -50,16 +50,22 @@ def verdict(result: SweepResult) -> list[str]:
     return lines + [_left_out(each) for each in data.left_out]
 
 
-def _within(found: WithinKinds | None) -> list[str]:
-    """Say how much is left where categories cannot help."""
+def _within(result: SweepResult, baseline: ProbeResult) -> list[str]:
+    """Say how much is left where categories cannot help, and how much the best baseline has."""
+    found = result.within_category.get("selected")
     if found is None:
         return []
-    low, high = found.interval.low, found.interval.high
-    return [
-        "Comparing only answers of the same category, its AUROC is "
-        f"{found.auroc:.3f} ({low:.3f} to {high:.3f})"
-        + (": within categories it does not know." if low <= 0.5 else ".")
-    ]
+    text = f"Comparing only answers of the same category, its AUROC is {_span(found)}"
+    if found.interval.low <= 0.5:
+        text += ": that it knows more than the category cannot be told"
+    rival = result.within_category.get(baseline.name)
+    if rival is not None:
+        text += f"; that of the baseline, {baseline.title}, is {_span(rival)}"
+    return [f"{text}."]
+
+
+def _span(found: WithinKinds) -> str:
+    return f"{found.auroc:.3f} ({found.interval.low:.3f} to {found.interval.high:.3f})"
 
 
 def _left_out(each: LeftOut) -> str:

@@ -58,6 +58,8 @@ def write_report(
     page = out or run.path / REPORT
     if page.is_dir():
         raise InputError(f"--out {page}: is a folder; name a file in it")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {page}: name it .html")
     if not page.parent.is_dir():
         raise InputError(f"--out {page}: the folder {page.parent} does not exist; make it first")
     gathered = gather(run, spec or ReportSpec(), progress)

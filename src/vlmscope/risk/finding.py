@@ -16,8 +16,9 @@ def find_probe(path: str | Path) -> Path:
     """Return the folder of the probe that ``path`` names.
 
     Args:
-        path: The folder of a saved probe, or a run that ``vlmscope probe`` was used on: then the
-            probe of the layer that selection inside training chose most often.
+        path: The folder of a saved probe; or a run that ``vlmscope probe`` was used on, or the
+            folder that its ``--out`` named: then the probe of the layer that selection inside
+            training chose most often.
 
     Raises:
         InputError: It is neither.
@@ -26,7 +27,8 @@ def find_probe(path: str | Path) -> Path:
     place = Path(path)
     if (place / DESCRIPTION).is_file():
         return place
-    if not (place / _SUMMARY).is_file():
+    summary = next((f for f in (place / _SUMMARY, place / RESULTS) if f.is_file()), None)
+    if summary is None:
         kind = (
             "a run without probes; run vlmscope probe on it"
             if (place / "run.json").is_file()
@@ -34,12 +36,10 @@ def find_probe(path: str | Path) -> Path:
         )
         raise InputError(f"{place}: is {kind}")
     try:
-        name = json.loads((place / _SUMMARY).read_text("utf-8"))["selected_probe"]
-        found = place / _SUMMARY.parent / Path(str(name)).name
+        name = json.loads(summary.read_text("utf-8"))["selected_probe"]
+        found = summary.parent / Path(str(name)).name
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise StoreError(
-            f"{place / _SUMMARY}: names no selected probe; run vlmscope probe again"
-        ) from error
+        raise StoreError(f"{summary}: names no selected probe; run vlmscope probe again") from error
     if not (found / DESCRIPTION).is_file():
         raise StoreError(f"{found}: is gone or incomplete; run vlmscope probe again")
     return found

@@ -89,6 +89,7 @@ class RiskScorer:
         self._spec = spec_of(place, self.info)
         check_match(place, self.info, vlm)
         self.threshold = _threshold(self.info, threshold)
+        _check_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         largest = LARGEST_ON_GPU if vlm.cuda_devices else LARGEST_ELSEWHERE
         self._sizer = BatchSizer(batch_size, largest)
@@ -125,6 +126,7 @@ class RiskScorer:
         _, info = load_probe(place)
         spec_of(place, info)
         _threshold(info, threshold)
+        _check_size(batch_size)
         if dtype == "auto":
             dtype = str(info.model.get("dtype", "auto"))
         vlm = load_model(str(model), dtype=dtype, device=device, revision=revision)
@@ -227,6 +229,11 @@ def _threshold(info: ProbeInfo, wanted: float | None) -> float:
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold:g}: give a risk from 0 to 1")
     return threshold
+
+
+def _check_size(batch_size: int | str) -> None:
+    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError(f"--batch-size {batch_size}: give 1 or more, or auto")
 
 
 def _samples(rows: _Rows) -> list[Sample]:

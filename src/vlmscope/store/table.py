@@ -40,8 +40,11 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
         numbers["mean_answer_logprob"] = means
         numbers["num_answer_tokens"] = [len(a) for a in block.ragged["answer_logprobs"]]
     later = {name: block.texts[name] for name in _LATER_TEXTS if name in block.texts}
-    first = block.numbers["first_token_logprobs"][:, 0].tolist()
-    return {**texts, **later, **numbers, "first_token_logprob": first}
+    first = {
+        "first_token_id": block.numbers["first_token_ids"][:, 0].tolist(),
+        "first_token_logprob": block.numbers["first_token_logprobs"][:, 0].tolist(),
+    }
+    return {**texts, **later, **numbers, **first}
 
 
 def metadata_name(key: str, taken: Iterable[str]) -> str:
