@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pandas as pd
 import pytest
 
 from probe_on_disk import save
+from vlmscope import demo
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import CaptureSpec, Sample
+from vlmscope.schema import CaptureSpec, Sample, Score
+from vlmscope.store import read_labels, write_labels
 
 Command = Callable[..., Any]
 
@@ -139,3 +142,20 @@ def test_a_missing_probe_costs_no_loading(vlmscope: Command, tmp_path: Path) -> 
     done = vlmscope("score", "x.png", "What?", "--model", "nowhere", "--probe", tmp_path / "none")
     assert done.code == 2
     assert "no probe" in done.err
+
+
+def test_probes_of_older_labels_are_said(vlmscope: Command, demo_run: Path, tmp_path: Path) -> None:
+    run, bundled = shutil.copytree(demo_run, tmp_path / "run"), Path(demo.__file__).parent
+    vlmscope("label", run)
+    assert vlmscope("probe", run, "--draws", 100).code == 0
+    asked = (bundled / "images" / "demo_0449.jpg", "What colour is the tree?")
+    common = ("--model", bundled / "model", "--probe", run, "--device", "cpu")
+    assert vlmscope("score", *asked, *common).err == ""
+    turned = [
+        Score(id_, score.hallucinated is not True, "column", "")
+        for id_, score in read_labels(run).items()
+    ]
+    write_labels(run, turned, {})
+    done = vlmscope("score", *asked, *common)
+    assert done.code == 0
+    assert "its probes are out of date: 80 of 80 rows have another label now" in done.err

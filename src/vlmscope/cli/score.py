@@ -95,12 +95,24 @@ def score(
             f"the probe was trained on vectors in {trained}, the model computes in {scorer.dtype}: "
             "risks will differ a little"
         )
+    _note_stale(probe)
     if table is None:
         _score_one(scorer, Sample("question", str(image), str(question)), as_json)
         return
     failed = _score_table(scorer, table, out)
     if failed:
         raise typer.Exit(3)
+
+
+def _note_stale(probe: Path) -> None:
+    """Say if a run has other labels or rows now than its probes learnt."""
+    from vlmscope.probing import read_sweep
+    from vlmscope.store import open_run
+
+    if (probe / "run.json").is_file():
+        found = read_sweep(open_run(probe))
+        if found is not None and found.stale:
+            stderr.print(f"{probe}: its probes are out of date: {found.stale}")
 
 
 def _check_what(
