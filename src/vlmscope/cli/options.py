@@ -27,6 +27,12 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="Folder of a checkpoint, or a hub id.", show_default=False),
 ]
+ModelNow = Annotated[
+    str | None, typer.Option("--model", "-m", help="Where the model is now.", show_default=False)
+]
+DataNow = Annotated[
+    str | None, typer.Option("--data", help="Where the table is now.", show_default=False)
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Images = Annotated[
     str | None,

@@ -41,13 +41,8 @@ def report(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Where the model is now.", show_default=False),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Where the table is now.", show_default=False)
-    ] = None,
+    model: options.ModelNow = None,
+    data: options.DataNow = None,
     images: Annotated[
         str | None, typer.Option("--images", help="Where its pictures are now.", show_default=False)
     ] = None,

@@ -33,13 +33,8 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Where the model is now.", show_default=False),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Where the table is now.", show_default=False)
-    ] = None,
+    model: options.ModelNow = None,
+    data: options.DataNow = None,
     images: options.Images = None,
     device: options.Device = "auto",
     as_json: options.Json = False,

@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from vlmscope.probing.data import kind_of
 from vlmscope.schema import Capture
 from vlmscope.store import Run
 from vlmscope.store.block import captures_of
@@ -57,5 +58,4 @@ def read_rows(run: Run, shown: Collection[str]) -> tuple[list[Row], list[Capture
 
 def category_of(capture: Capture) -> str | None:
     """Return the kind of question, where the table says."""
-    category = capture.sample.metadata.get("category")
-    return None if category in (None, "") else str(category)
+    return kind_of(capture.sample.metadata.get("category")) or None
