@@ -9,12 +9,25 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
 
-.PHONY: help demo test test-oldest lint check format docs clean
+LATEST := .venv-latest
+LATEST_READY := $(LATEST)/.ready
+
+TORCHVISION := .venv-torchvision
+TORCHVISION_READY := $(TORCHVISION)/.ready
+
+# What depends on transformers: the families, the engine, the loading of models.
+ON_TRANSFORMERS := tests/families tests/engine tests/model
+
+.PHONY: help demo test test-oldest test-families-oldest test-transformers-latest test-torchvision \
+	lint check format docs clean
 
 help:
 	@echo "make demo    the main job on the model and 2,000 questions that ship; in runs/demo"
 	@echo "make test    every test"
 	@echo "make test-oldest    the same with the oldest supported transformers"
+	@echo "make test-families-oldest      of these, what depends on transformers"
+	@echo "make test-transformers-latest  the same with the newest transformers there is"
+	@echo "make test-torchvision          the families whose processors need torchvision or timm"
 	@echo "make lint    format, lint, types, import layers"
 	@echo "make check   lint and test: what must pass before a commit"
 	@echo "make format  mend format and simple lint"
@@ -29,6 +42,32 @@ test: $(READY)
 # The oldest transformers that pyproject.toml allows.
 test-oldest: $(OLDEST_READY)
 	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal
+
+test-families-oldest: $(OLDEST_READY)
+	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal $(ON_TRANSFORMERS)
+
+test-transformers-latest: $(LATEST_READY)
+	$(LATEST)/bin/python -m pytest -n auto --dist worksteal $(ON_TRANSFORMERS)
+
+test-torchvision: $(TORCHVISION_READY)
+	VLMSCOPE_TORCHVISION=1 $(TORCHVISION)/bin/python -m pytest -n auto --dist worksteal \
+		tests/families/test_conformance.py
+
+$(LATEST_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		"$$(grep '^torch==' constraints.txt)"
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-e ".[dev]" --upgrade transformers
+	@touch $@
+
+$(TORCHVISION_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TORCHVISION)
+	$(TORCHVISION)/bin/python -m pip install --quiet --disable-pip-version-check \
+		"$$(grep '^torch==' constraints.txt)"
+	$(TORCHVISION)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e ".[dev]" torchvision==0.28.0 timm==1.0.31
+	@touch $@
 
 $(OLDEST_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLDEST)
@@ -54,7 +93,7 @@ docs: $(READY)
 	$(BIN)/python -m typer vlmscope.cli utils docs --name vlmscope --output docs/cli.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(LATEST) $(TORCHVISION) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # torch comes first and by its exact version, so that nothing else chooses a build for us.
 $(READY): pyproject.toml constraints.txt

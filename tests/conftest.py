@@ -27,6 +27,11 @@ from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
 
+if os.environ.get("VLMSCOPE_TORCHVISION"):
+    from torchvision_operators import declare
+
+    _operators = declare()
+
 torch.set_num_threads(1)  # the suite runs in several processes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,22 @@ def test_a_benchmark_runs(script: str, arguments: list[str], shown: str, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
+
+
+def test_the_benchmark_of_families_does_what_the_large_one_does(tmp_path: Path) -> None:
+    script = [sys.executable, str(BENCHMARKS / "true_families.py"), "--work", str(tmp_path)]
+    small = ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2"]
+    command = [*script, *small, "--seed-rows", "1", "--verify", "2", "--models", "smolvlm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "parity with reference.py" in done.stdout
+    results = json.loads((tmp_path / "true_families.json").read_text())
+    billions = {name: round(count / 1e9, 2) for name, count in results["parameters"].items()}
+    assert billions == {"qwen2_5_vl": 8.29, "gemma3": 12.19, "llava_next": 8.36, "smolvlm": 2.25}
+    found = results["models"]["smolvlm"]
+    assert found["lengths"]["answer"] == [3, 3]  # no answer ends by itself
+    assert found["verify"] | {"largest_relative_error": 0.0} == {
+        "rows": 2, "largest_relative_error": 0.0, "same_answers": 2, "same_boundaries": 2,
+    }  # fmt: skip
+    assert found["verify"]["largest_relative_error"] < 1e-4
+    assert not (tmp_path / "smolvlm" / "checkpoint").exists()

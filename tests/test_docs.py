@@ -17,6 +17,8 @@ import pytest
 
 import quote_demo
 from material import QUESTIONS, picture
+from vlmscope.model.describing import read_description
+from vlmscope.model.vision_rows import RULES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,11 +60,19 @@ def test_the_readme_works(example_folder: Path) -> None:
     assert printed.getvalue().startswith("question_comb_1732 ")
 
 
-def test_the_page_on_families_works() -> None:
-    for code in blocks(ROOT / "docs" / "adding-a-model.md", "python"):
-        names: dict[str, object] = {}
-        exec(compile(code, "adding-a-model.md", "exec"), names)  # noqa: S102 - the test's purpose
-        assert names["family"] == names["MLLAMA"]
+def test_the_page_on_describing_a_model_works(tmp_path: Path) -> None:
+    """Its TOML is a description with every value what the text says, its Python runs."""
+    [code] = blocks(ROOT / "docs" / "adding-a-model.md", "python")
+    exec(compile(code, "adding-a-model.md", "exec"), {})  # noqa: S102 - the test's purpose
+    [toml] = blocks(ROOT / "docs" / "adding-a-model.md", "toml")
+    file = tmp_path / "acme.toml"
+    file.write_text(toml, encoding="utf-8")
+    assert read_description(file)["layers"] == "steps"
+
+
+def test_the_page_on_describing_a_model_names_every_rule() -> None:
+    page = (ROOT / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
+    assert all(f'`"{rule}"`' in page for rule in RULES)
 
 
 def test_the_page_on_the_demo_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,10 @@ class Inspection:
     """The rendered prompt."""
     tokens: tuple[Token, ...]
     """The expanded prompt."""
-    tiles: tuple[int, int]
-    """Rows and columns of tiles that the picture was cut into."""
+    num_image_tokens: int
+    """Image tokens in it."""
+    tiles: tuple[int, int] | None
+    """Rows and columns of tiles that the picture was cut into, where the family tells."""
     inputs: Mapping[str, tuple[int, ...]]
     """Model input → shape."""
     outputs: Mapping[str, tuple[int, ...]]
@@ -63,13 +65,15 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) 
     Raises:
         RowError: The sample cannot be captured.
     """
-    batch, failures = prepare([sample], vlm, spec)
-    if batch is None:
+    batches, failures = prepare([sample], vlm, spec)
+    if failures:
         raise RowError(failures[0].stage, failures[0].error)
+    [batch] = batches
     outputs: dict[str, tuple[int, ...]] = {}
     [result] = capture_batch(batch, vlm, spec, shapes=outputs)
     if isinstance(result, Failure):
         raise RowError(result.stage, result.error)
+    layout = vlm.family.tile_layout
     tokens = tuple(
         Token(
             position=position,
@@ -83,7 +87,8 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) 
         sample=sample,
         chat_text=batch.chat_texts[0],
         tokens=tokens,
-        tiles=vlm.family.tile_layout(batch.inputs, vlm.model.config),
+        num_image_tokens=int((batch.input_ids == vlm.image_token_id).sum()),
+        tiles=layout(batch.inputs, vlm.model.config) if layout and any(batch.pictures) else None,
         inputs={name: tuple(tensor.shape) for name, tensor in batch.inputs.items()},
         outputs=outputs,
         capture=result,

@@ -1,6 +1,6 @@
 """From a question and its picture to the tensors that the model reads.
 
-The prompt is one user turn through the processor's own chat template, the image first and then the
+The prompt is one user turn through the processor's own chat template, the images first and then the
 question verbatim. Two details decide whether the positions are right:
 
 - A chat template that writes the BOS token itself must not meet a tokenizer that adds another: the
@@ -26,15 +26,14 @@ _MARK = "[the question]"
 """Stands in for a question where only the text around it is of interest."""
 
 
-def build_messages(question: str) -> list[dict[str, Any]]:
-    """Return the seed's conversation: one user turn, image first, the question verbatim.
+def build_messages(question: str, pictures: int = 1) -> list[dict[str, Any]]:
+    """Return the seed's conversation: one user turn, images first, the question verbatim.
 
     >>> build_messages("Is it lit?")[0]["content"]
     [{'type': 'image'}, {'type': 'text', 'text': 'Is it lit?'}]
     """
-    return [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
-    ]
+    images = [{"type": "image"} for _ in range(pictures)]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
 
 
 def chat_template(processor: Any) -> str:
@@ -54,8 +53,8 @@ def chat_template(processor: Any) -> str:
     return str(template)
 
 
-def render(processor: Any, question: str) -> str:
-    """Return the chat text of one question, as the seed's ``chat_text``.
+def render(processor: Any, question: str, pictures: int = 1) -> str:
+    """Return the chat text of one question about so many pictures, as the seed's ``chat_text``.
 
     Raises:
         RowError: The question is empty, or holds the text of a control token, the image placeholder
@@ -71,13 +70,13 @@ def render(processor: Any, question: str) -> str:
                 f"the question contains {token!r}, which the tokenizer reads as a control token; "
                 "remove it",
             )
-    return _apply(processor, question)
+    return _apply(processor, question, pictures)
 
 
-def _apply(processor: Any, question: str) -> str:
+def _apply(processor: Any, question: str, pictures: int) -> str:
     return str(
         processor.apply_chat_template(
-            build_messages(question),
+            build_messages(question, pictures),
             chat_template=chat_template(processor),
             add_generation_prompt=True,
             tokenize=False,
@@ -85,7 +84,7 @@ def _apply(processor: Any, question: str) -> str:
     )
 
 
-def count_after_question(processor: Any, chat_text: str) -> int:
+def count_after_question(processor: Any, chat_text: str, pictures: int = 1) -> int:
     """Return how many tokens of a rendered prompt begin behind the question.
 
     What stands behind it is the template's, the same for every question; a search for the question
@@ -95,7 +94,7 @@ def count_after_question(processor: Any, chat_text: str) -> int:
     Raises:
         RowError: The template's end depends on the question, so the question's end is not known.
     """
-    behind = _apply(processor, _MARK).rpartition(_MARK)[2]
+    behind = _apply(processor, _MARK, pictures).rpartition(_MARK)[2]
     if not behind or not chat_text.endswith(behind):
         raise RowError(
             "prompt",
@@ -113,13 +112,16 @@ def _control_tokens(tokenizer: Any) -> list[str]:
     return [token.content for token in added if token.special]
 
 
-def encode(processor: Any, chat_texts: Sequence[str], images: Sequence[Image]) -> dict[str, Any]:
+def encode(
+    processor: Any, chat_texts: Sequence[str], images: Sequence[Sequence[Image]]
+) -> dict[str, Any]:
     """Return the model's inputs for a batch, on the CPU, padded on the left.
 
     Args:
         processor: The checkpoint's processor.
         chat_texts: Rendered prompts.
-        images: One RGB image for each.
+        images: The RGB images of each. Either every prompt has some or none has: most processors
+            take a batch of both, but not all.
 
     Returns:
         Name → tensor, whatever this processor makes: always ``input_ids`` and ``attention_mask``
@@ -143,12 +145,16 @@ def count_bos(processor: Any, inputs: Mapping[str, Any]) -> int:
 
 
 def _process(
-    processor: Any, chat_texts: Sequence[str], images: Sequence[Image], *, add_special_tokens: bool
+    processor: Any,
+    chat_texts: Sequence[str],
+    images: Sequence[Sequence[Image]],
+    *,
+    add_special_tokens: bool,
 ) -> dict[str, Any]:
     return dict(
         processor(
             text=list(chat_texts),
-            images=[[image] for image in images],
+            images=[list(some) for some in images] if any(images) else None,
             add_special_tokens=add_special_tokens,
             padding=True,
             padding_side="left",

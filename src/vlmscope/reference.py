@@ -1,9 +1,10 @@
 """The oracle: the seed's own method, kept slow and literal.
 
 One sample at a time, three passes through the model: the vision encoder alone, the whole model with
-``output_hidden_states``, and ``generate``. Shared with the capture are only the picture, the chat
+``output_hidden_states``, and ``generate``. Shared with the capture are only the pictures, the chat
 messages, the model's accessors and the list of layers; tokens, padding, positions, pooling and
-decoding are its own. Nothing is optimised: it is here so that every faster path can be held against
+decoding are its own. It is the same for every family: one question at a time needs no rule for what
+belongs to whom. Nothing is optimised: it is here so that every faster path can be held against
 it, in the tests and by ``vlmscope verify``. Two lines depart from the seed's text, where it
 contradicts itself:
 
@@ -14,25 +15,40 @@ contradicts itself:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmscope.dataset import difference_hash, hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
 from vlmscope.prompt import build_messages, chat_template
 from vlmscope.schema import (
+    IMAGE_POSITIONS,
     REPRESENTATIONS,
     TOP_FIRST_TOKENS,
     VISION_ONLY,
     Capture,
     CaptureSpec,
+    LayerStates,
     Sample,
 )
 from vlmscope.selection import resolve_layers
+
+_PER_TOKEN = frozenset(
+    {"attention_mask", "cross_attention_mask", "token_type_ids", "mm_token_type_ids"}
+)
+"""Inputs with one entry for each token of the prompt."""
+
+
+_Inputs = dict[str, Tensor]
 
 
 def reference(
@@ -52,26 +68,16 @@ def reference(
             the answer generated here). In half precision two runs may answer differently.
 
     Raises:
+        InputError: The spec's ``compat`` is not for this model.
         RowError: The picture cannot be read, or the answer is empty where its tokens are wanted.
     """
     spec = spec or CaptureSpec()
-    image = load_image(sample.image)
-    chat_text = vlm.processor.apply_chat_template(
-        build_messages(sample.question),
-        chat_template=chat_template(vlm.processor),
-        add_generation_prompt=True,
-        tokenize=False,
-    )
-    made = {"text": chat_text, "images": [image], "return_tensors": "pt"}
-    inputs = vlm.processor(**made, add_special_tokens=False)
-    if inputs["input_ids"][0, 0] != vlm.processor.tokenizer.bos_token_id:
-        inputs = vlm.processor(**made)
-    inputs = inputs.to(vlm.device)
+    vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
+    images = [load_image(image) for image in sample.images]
+    inputs = _inputs(vlm, _chat_text(vlm, sample.question, len(images)), images)
     with torch.inference_mode():
-        vision = _vision_pass(vlm, image, spec)
-        states, boundaries, first_logits = _decoder_pass(
-            vlm, inputs, spec, chat_text, sample.question
-        )
+        vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
+        states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec, sample)
         answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}
         if spec.answer_positions:
             tokens = answer["answer_token_ids"] if answer_token_ids is None else answer_token_ids
@@ -82,11 +88,11 @@ def reference(
     top = logprobs.sort(descending=True)
     return Capture(
         sample=sample,
-        vectors={VISION_ONLY: vision, **states},
+        vectors={**vision, **states},
         boundaries=boundaries,
         num_prompt_tokens=int(inputs["attention_mask"].sum()),
-        image_sha256=hash_image(image),
-        image_dhash=difference_hash(image),
+        image_sha256="+".join(hash_image(image) for image in images),
+        image_dhash="+".join(difference_hash(image) for image in images),
         first_token_entropy=float(-(logprobs.exp() * logprobs).nansum()),
         first_token_ids=top.indices[:TOP_FIRST_TOKENS].cpu().numpy(),
         first_token_logprobs=top.values[:TOP_FIRST_TOKENS].cpu().numpy(),
@@ -94,25 +100,91 @@ def reference(
     )
 
 
-def _vision_pass(vlm: VisionLanguageModel, image: Any, spec: CaptureSpec) -> np.ndarray:
+def _chat_text(vlm: VisionLanguageModel, question: str, images: int) -> str:
+    """Return the seed's ``chat_text``."""
+    return str(
+        vlm.processor.apply_chat_template(
+            build_messages(question, images),
+            chat_template=chat_template(vlm.processor),
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+    )
+
+
+def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> _Inputs:
+    """Return the model's inputs, with one BOS where the tokenizer has one."""
+    made = {"text": [chat_text], "images": [images] if images else None, "return_tensors": "pt"}
+    bos = vlm.processor.tokenizer.bos_token_id
+    inputs = vlm.processor(**made, add_special_tokens=False)
+    if bos is not None and bos not in inputs["input_ids"][0]:
+        inputs = vlm.processor(**made)
+    inputs.pop("labels", None)  # PaliGemma's processor adds them
+    return vlm.cast({name: tensor.to(vlm.device) for name, tensor in inputs.items()})
+
+
+def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> np.ndarray:
     """Pass 1, the seed's ``_extract_vision_representation``."""
-    made = vlm.processor(images=[image], return_tensors="pt").to(vlm.device)
-    vis_inputs = {name: made[name] for name in vlm.family.encoder_inputs}
-    feats = vlm.vision_encoder(**vis_inputs).last_hidden_state.to(torch.float32)
-    if spec.vision_pooling == "valid":
-        used = vis_inputs["aspect_ratio_mask"][0, 0].bool()
-        feats = feats[:, :, used]
+    feats = _run_encoder(vlm, inputs).to(torch.float32)
+    if vlm.family.vision_rows == "channels first":
+        feats = feats.movedim(1, -1)
+    if spec.vision_pooling == "valid" and "aspect_ratio_mask" in inputs:
+        feats = feats[inputs["aspect_ratio_mask"].bool()]  # Mllama's tiles that hold a picture
+    if vlm.family.vision_rows == "crops":
+        feats = _own_crops(vlm, feats, inputs)
     while feats.dim() > 1:
         feats = feats.mean(dim=0)
     pooled: np.ndarray = feats.cpu().numpy()
     return pooled
 
 
+def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:
+    """Leave out what fills each picture up to the most crops of the question (Phi-4)."""
+    crop, sizes = vlm.model.config.vision_config.crop_size, inputs["image_sizes"].tolist()
+    pictures = feats.chunk(len(sizes))
+    counts = [1 + (height // crop) * (width // crop) for height, width in sizes]
+    return torch.cat([own[:count] for own, count in zip(pictures, counts, strict=True)])
+
+
+def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
+    """Run the vision side of the model alone, and return what its encoder returned."""
+    if vlm.family.encoder_inputs:
+        taken = {name: inputs[name] for name in vlm.family.encoder_inputs}
+        alone: Tensor = vlm.vision_encoder(**taken).last_hidden_state
+        return alone
+    with _outputs_of(vlm.vision_encoder) as seen:
+        inner = vlm.model.base_model
+        if hasattr(inner, "get_image_features"):
+            # LLaVA's took the sizes unnamed once, and Pixtral's encoder needs them.
+            names = {*signature(inner.get_image_features).parameters, "image_sizes"}
+            inner.get_image_features(**{n: t for n, t in inputs.items() if n in names})
+        else:
+            vlm.model(**inputs)
+    [features] = seen
+    return features
+
+
+@contextmanager
+def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep what a module returns, call by call, while the block runs."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(
+        lambda _module, _args, output: seen.append(
+            output if isinstance(output, Tensor) else output[0]
+        )
+    )
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 def _decoder_pass(
-    vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec, chat_text: str, question: str
+    vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec, sample: Sample
 ) -> tuple[dict[str, np.ndarray], dict[str, int], Tensor]:
     """Pass 2, the seed's ``_extract_decoder_embeddings``."""
-    outputs = vlm.model(**inputs, output_hidden_states=True, return_dict=True)
+    original = original_of(vlm.family.model_type, spec)
+    layers, logits = _run_decoder(vlm, inputs, states_of(original), pictured=bool(sample.images))
     input_ids = inputs["input_ids"][0]
     image_tokens = [i for i, token in enumerate(input_ids) if token == vlm.image_token_id]
     last_idx = int(inputs["attention_mask"][0].sum()) - 1
@@ -123,29 +195,53 @@ def _decoder_pass(
         "last_prompt_token": [last_idx],
     }
     if "last_question_token" in spec.positions:
-        wanted["last_question_token"] = [_question_end(vlm, chat_text, question)]
+        wanted["last_question_token"] = [last_idx - _count_behind(vlm, sample)]
+    positions = [p for p in spec.prompt_positions if sample.images or p not in IMAGE_POSITIONS]
     states = {}
-    for position in spec.prompt_positions:
+    for position in positions:
         for k in resolve_layers(spec.layers, vlm.num_layers):
-            layer_h = outputs.hidden_states[k + 1][0]
-            vec = torch.stack([layer_h[i].to(torch.float32) for i in wanted[position]]).mean(dim=0)
+            layer_h, chosen = layers[k][0], wanted[place_of(original, position)]
+            vec = torch.stack([layer_h[i].to(torch.float32) for i in chosen]).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
-    boundaries = {p: wanted[p][0] for p in spec.prompt_positions if not p.endswith("_mean")}
-    return states, boundaries, outputs.logits[0, last_idx]
+    places = {p: wanted[place_of(original, p)] for p in positions if not p.endswith("_mean")}
+    return states, {p: place[0] for p, place in places.items()}, logits[0, last_idx]
 
 
-def _question_end(vlm: VisionLanguageModel, chat_text: str, question: str) -> int:
-    """Return the place of the question's last token: the prompt cut off there, counted."""
-    after_image = chat_text.index(vlm.processor.image_token) + len(vlm.processor.image_token)
-    text = question if question in chat_text[after_image:] else question.strip()
-    upto = chat_text[: chat_text.index(text, after_image) + len(text)]
-    length = len(vlm.processor.tokenizer(upto, add_special_tokens=False)["input_ids"])
-    has_bos = chat_text.startswith(vlm.processor.tokenizer.bos_token or "\0")
-    return length - 1 if has_bos else length
+def _run_decoder(
+    vlm: VisionLanguageModel, inputs: _Inputs, meant: LayerStates, *, pictured: bool
+) -> tuple[list[Tensor], Tensor]:
+    """Run the whole model; return what ``layer_k`` means, for every k, and the logits."""
+    with _outputs_of(vlm.layers[-1]) as last:
+        outputs = vlm.model(**inputs, output_hidden_states=True, return_dict=True)
+    # Mllama's cross-attention layers leave a prompt without a picture as it is, and no entry.
+    skipped = frozenset() if pictured else vlm.skipped_without_image
+    given = iter(outputs.hidden_states)
+    every = [next(given)]
+    for k in range(vlm.num_layers):
+        every.append(every[-1] if k in skipped else next(given))
+    if meant == "hidden_states[k]":
+        return every[:-1], outputs.logits
+    return [*every[1:-1], *(last if meant == "block output" else every[-1:])], outputs.logits
+
+
+def _count_behind(vlm: VisionLanguageModel, sample: Sample) -> int:
+    """Return how many tokens stand behind the question: the prompt cut off there, and counted."""
+    question, images = sample.question, len(sample.images)
+    chat_text = _chat_text(vlm, question, images)
+    other = _chat_text(vlm, "\N{WHITE SQUARE}", images)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(chat_text, other, strict=False))
+    start = len(list(same))
+    text = question if chat_text[start:].startswith(question) else question.strip()
+    upto = chat_text[: start + len(text)]
+    whole, part = (
+        len(vlm.processor.tokenizer(t, add_special_tokens=False)["input_ids"])
+        for t in (chat_text, upto)
+    )
+    return whole - part
 
 
 def _answer_states_pass(
-    vlm: VisionLanguageModel, inputs: Any, answer_token_ids: np.ndarray, spec: CaptureSpec
+    vlm: VisionLanguageModel, inputs: _Inputs, answer_token_ids: np.ndarray, spec: CaptureSpec
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Feed prompt and answer at once, and read the hidden states of the answer's tokens."""
     ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
@@ -155,10 +251,13 @@ def _answer_states_pass(
     answer, count = torch.tensor([content]), len(content)
     whole = dict(inputs)
     whole["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
-    for name in ("attention_mask", "cross_attention_mask"):  # each new token sees what the last saw
+    for name in _PER_TOKEN & inputs.keys():  # each new token is like the last, and sees what it saw
         last = inputs[name][:, -1:]
+        if name == "token_type_ids" and vlm.family.prefix_sees_question:
+            last = torch.ones_like(last)  # the answer is behind the prefix
         whole[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
-    hidden_states = vlm.model(**whole, output_hidden_states=True).hidden_states
+    pictured = bool((inputs["input_ids"] == vlm.image_token_id).any())
+    layers, _ = _run_decoder(vlm, whole, "hidden_states[k+1]", pictured=pictured)
     start, stop = inputs["input_ids"].shape[1], whole["input_ids"].shape[1]
     spans = {
         "first_answer_token": (start, start + 1),
@@ -169,13 +268,12 @@ def _answer_states_pass(
     for position in spec.answer_positions:
         begin, end = spans[position]
         for k in resolve_layers(spec.layers, vlm.num_layers):
-            vec = hidden_states[k + 1][0, begin:end].to(torch.float32).mean(dim=0)
+            vec = layers[k][0, begin:end].to(torch.float32).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
-    places = {p: spans[p][0] for p in spec.answer_positions if not p.endswith("_mean")}
-    return states, places
+    return states, {p: spans[p][0] for p in spec.answer_positions if not p.endswith("_mean")}
 
 
-def _answer_pass(vlm: VisionLanguageModel, inputs: Any, spec: CaptureSpec) -> dict[str, Any]:
+def _answer_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> dict[str, Any]:
     """Pass 3, the seed's ``_generate_answer``; with the logits, for the log-probabilities."""
     outputs = vlm.model.generate(
         **inputs,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    Picture = str | PathLike[str] | bytes | Image
+
 FORMAT_VERSION = 1
 """Version of the on-disk format (docs/format.md). Written to the manifest and to every shard."""
 
@@ -49,12 +51,25 @@ REPRESENTATIONS: Mapping[str, str] = {
 ANSWER_POSITIONS = ("first_answer_token", "last_answer_token", "answer_mean")
 """Positions in the answer: the tokens that were generated, without the end-of-turn token."""
 
+IMAGE_POSITIONS = ("last_image_token", "first_image_token", "image_mean")
+"""Positions that a prompt without a picture does not have."""
+
+IMAGE_REPRESENTATIONS = (VISION_ONLY, *(REPRESENTATIONS[name] for name in IMAGE_POSITIONS))
+"""HDF5 names of what a question without a picture does not have."""
+
 DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
 """The seed's two token boundaries."""
 
 VisionPooling = Literal["all", "valid"]
 """``all``: mean over every position the encoder returns, padding tiles included (the seed).
 ``valid``: padding tiles left out."""
+
+Compat = Literal["", "halp"]
+"""``halp``: read layers and positions as the original research did (``model/halp.py``)."""
+
+LayerStates = Literal["hidden_states[k+1]", "block output", "hidden_states[k]"]
+"""What ``layer_k`` is: ``hidden_states[k+1]`` of transformers, the last one after the final norm
+(ours); the output of block k, the last one before the norm; or the input of block k."""
 
 Outcome = Literal["hallucinated", "faithful", "unscorable"]
 """What a label says of an answer."""
@@ -87,8 +102,9 @@ class Sample:
 
     id: str
     """The seed's question id. Unique in a run."""
-    image: str | PathLike[str] | bytes | Image
-    """Path of the image file, the bytes of one, or a PIL image."""
+    image: Picture | list[Picture] | tuple[Picture, ...] | None
+    """Path of the image file, the bytes of one, or a PIL image. Several, in the order in which the
+    prompt names them, for a question about several; None, or none, for a question about none."""
     question: str
     """The question, passed to the model verbatim."""
     target: str = ""
@@ -99,6 +115,21 @@ class Sample:
     """The image's name as the table gives it (the seed's ``image_id``)."""
     origin: str = ""
     """Where the row stands, for messages: ``questions.csv line 41``."""
+
+    @property
+    def images(self) -> tuple[Picture, ...]:
+        """The pictures, in the order in which the prompt names them; empty where there is none.
+
+        >>> Sample("q", "a.png", "?").images, Sample("q", ["a", "b"], "?").images
+        (('a.png',), ('a', 'b'))
+        >>> Sample("q", None, "?").images
+        ()
+        """
+        if self.image is None:
+            return ()
+        if isinstance(self.image, list | tuple):
+            return tuple(self.image)
+        return (self.image,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +144,9 @@ class CaptureSpec:
     """How the vision encoder's output becomes one vector."""
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     """Longest answer in tokens; 0 stops after the prefill and records no answer."""
+    compat: Compat = ""
+    """Whose layers and positions are meant; empty for our own. Whether a model can be read in
+    another's way, ``model.halp.original_of`` tells."""
 
     def __post_init__(self) -> None:
         """Refuse what no model can do; layers are checked where the model is known."""
@@ -129,6 +163,25 @@ class CaptureSpec:
         answer = [name for name in self.positions if name in ANSWER_POSITIONS]
         if answer and not self.max_new_tokens:
             raise InputError(f"--positions {answer[0]}: needs an answer, --max-new-tokens above 0")
+        self._check_compat()
+
+    def _check_compat(self) -> None:
+        """Refuse what the original research has no counterpart of."""
+        if self.compat not in get_args(Compat):
+            raise InputError(f"--compat {self.compat!r}: give halp, or leave it out")
+        if not self.compat:
+            return
+        if others := [name for name in self.positions if name not in DEFAULT_POSITIONS]:
+            raise InputError(
+                f"--positions {others[0]}: with --compat {self.compat} only "
+                f"{' and '.join(DEFAULT_POSITIONS)}, the original stored no other; "
+                "leave it out, or leave --compat out"
+            )
+        if self.vision_pooling != "all":
+            raise InputError(
+                f"--vision-pooling {self.vision_pooling}: with --compat {self.compat} only all, as "
+                "the original took padding for part of the picture; leave one of them out"
+            )
 
     @property
     def prompt_positions(self) -> tuple[str, ...]:
@@ -148,13 +201,16 @@ class Capture:
     sample: Sample
     """The sample it came from. ``Run[id]`` fills ``image`` with the image's name only."""
     vectors: Mapping[str, NDArray[np.float32]]
-    """HDF5 path (``query_token_representation/layer_20``) → float32 vector ``[D]``."""
+    """HDF5 path (``query_token_representation/layer_20``) → float32 vector ``[D]``. A question
+    without a picture has none of ``IMAGE_REPRESENTATIONS``."""
     boundaries: Mapping[str, int]
-    """Position name → index in prompt and answer, without padding; the means have none."""
+    """Position name → index in prompt and answer, without padding; the means have none, and a
+    question without a picture has none of ``IMAGE_POSITIONS``."""
     num_prompt_tokens: int
     """Length of the prompt in tokens, image tokens included, padding not."""
     image_sha256: str
-    """Hash of the decoded RGB pixels and size: equal for equal pictures, whatever the file name."""
+    """Hash of the decoded RGB pixels and size: equal for equal pictures, whatever the file name.
+    Of several pictures the hashes in order, joined by ``+``; of none, empty."""
     first_token_entropy: float
     """Entropy in nats of the prefill's next-token distribution."""
     first_token_ids: NDArray[np.int64]
@@ -164,7 +220,8 @@ class Capture:
     finish_reason: FinishReason
     """Why the row ended."""
     image_dhash: str = ""
-    """Perceptual hash of the picture, 16 hexadecimal digits: see ``dataset.difference_hash``."""
+    """Perceptual hash of the picture, 16 hexadecimal digits: see ``dataset.difference_hash``. Of
+    several pictures joined by ``+``, of none empty."""
     answer: str | None = None
     """Greedy answer, prompt cut, special tokens skipped. None after a prefill-only run."""
     answer_token_ids: NDArray[np.int64] | None = None

@@ -21,11 +21,13 @@ from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.store import Manifest, Run, clean_text
 
-TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+TOLERANCES = {"float32": 3e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest relative error ‖stored − reference‖ / ‖reference‖ of one vector, by the model's dtype.
 
-In half precision a batch of one and a batch of many take different kernels; on models measured so
-far the two differ by up to 1.2e-2 in bfloat16 and 2e-3 in float16.
+A batch of one and a batch of many take different kernels, and every layer adds to the difference.
+Measured at true shape on a GPU (docs/performance.md): up to 1.1e-5 in float32 behind 32 layers and
+2,385 tokens, and up to 7.1e-2 in bfloat16, where both are equally far from float32. A wrong token
+or layer is wrong by about 1.
 """
 
 HALF_STORAGE_TOLERANCE = 1e-3
@@ -106,6 +108,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         positions=record.positions,
         vision_pooling=record.vision_pooling,
         max_new_tokens=record.max_new_tokens,
+        compat=record.compat,
     )
     exact = run.manifest.dtype == "float32"
     for sample in samples:

@@ -61,9 +61,10 @@ def test_missing_column(tmp_path: Path, gone: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         open_table(write_csv(tmp_path / "t.csv", [row]))
     field = "id" if gone == "question_id" else gone
+    hint = ", or pass --text-only if no question is about a picture" if gone == "image" else ""
     assert str(caught.value) == (
         f"t.csv: {expected}; columns found: {', '.join(row)}; say which one it is with "
-        f"--map {field}=COLUMN"
+        f"--map {field}=COLUMN{hint}"
     )
 
 

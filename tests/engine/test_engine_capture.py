@@ -77,8 +77,7 @@ def test_hidden_states_of_answers_of_different_lengths(
     talkative_vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
     spec = CaptureSpec(layers="0,3,n-1", positions=ANSWER_POSITIONS, max_new_tokens=12)
-    batch, _ = prepare(samples, talkative_vlm)
-    assert batch is not None
+    [batch], _ = prepare(samples, talkative_vlm)
     plain = [reference(sample, talkative_vlm, SHORT) for sample in samples]
     lengths = set()
     for found, sample, expected in zip(
@@ -100,8 +99,7 @@ def test_an_empty_answer_is_recorded_where_an_answer_token_is_wanted(
     first = next(capture(samples[:1], vlm, SHORT)).answer_token_ids[0]
     config = vlm.model.generation_config
     monkeypatch.setattr(config, "eos_token_id", [*config.eos_token_id, int(first)])
-    batch, _ = prepare(samples[:1], vlm)
-    assert batch is not None
+    [batch], _ = prepare(samples[:1], vlm)
     spec = CaptureSpec(positions=("last_prompt_token", "answer_mean"), max_new_tokens=5)
     [result] = capture_batch(batch, vlm, spec)
     assert isinstance(result, Failure)
@@ -118,8 +116,7 @@ def test_the_last_question_token_is_the_questions_last(
     spec = CaptureSpec(positions=("last_question_token",), max_new_tokens=0)
     short = [Sample(q, picture("one"), q) for q in ("is", "a", "end", "user", "Is it lit? ", "\n?")]
     rows = [*samples, *short]
-    batch, _ = prepare(rows, vlm, spec)
-    assert batch is not None
+    [batch], _ = prepare(rows, vlm, spec)
     for row, item in enumerate(capture_batch(batch, vlm, spec)):
         assert isinstance(item, Capture)
         ids = batch.input_ids[row][batch.attention_mask[row].astype(bool)]
@@ -183,8 +180,7 @@ def test_the_numbers_of_the_seed(vlm: VisionLanguageModel) -> None:
 
 
 def test_bos_stands_once(vlm: VisionLanguageModel, samples: Sequence[Sample]) -> None:
-    batch, _ = prepare(samples, vlm)
-    assert batch is not None
+    [batch], _ = prepare(samples, vlm)
     bos = vlm.processor.tokenizer.bos_token_id
     assert ((batch.input_ids == bos).sum(axis=1) == 1).all()
     first = batch.attention_mask.argmax(axis=1)
@@ -247,8 +243,7 @@ def test_nothing_stays_hooked(vlm: VisionLanguageModel, samples: Sequence[Sample
 def test_a_row_of_nan_is_a_failure_and_its_neighbours_are_not(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
-    batch, _ = prepare(samples[:3], vlm)
-    assert batch is not None
+    [batch], _ = prepare(samples[:3], vlm)
     broken = batch.inputs | {"pixel_values": batch.inputs["pixel_values"].clone()}
     broken["pixel_values"][1] = torch.nan
     spec = CaptureSpec(max_new_tokens=0)
@@ -265,8 +260,8 @@ def test_a_question_that_holds_a_control_token_is_refused(
     vlm: VisionLanguageModel, token: str
 ) -> None:
     sample = Sample("q", picture("one"), f"What does {token} mean?", origin="questions.csv line 3")
-    batch, failures = prepare([sample], vlm)
-    assert batch is None
+    batches, failures = prepare([sample], vlm)
+    assert not batches
     assert [failure.stage for failure in failures] == ["prompt"]
     assert "questions.csv line 3" in failures[0].error
     assert token in failures[0].error
@@ -283,8 +278,7 @@ def test_a_prompt_that_is_too_long_fails_alone(
     ]
     text_config = vlm.model.config.get_text_config(decoder=True)
     monkeypatch.setattr(text_config, "max_position_embeddings", 60)
-    batch, failures = prepare(pair, vlm)
-    assert batch is not None
+    [batch], failures = prepare(pair, vlm)
     assert [sample.id for sample in batch.samples] == ["short"]
     assert failures[0].id == "long"
     assert "shorten" in failures[0].error
@@ -310,11 +304,9 @@ def test_batches_may_be_prepared_on_many_threads(
 
     chunks = [samples[i % 10 : i % 10 + 1 + i % 4] for i in range(80)]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda chunk: prepare(chunk, vlm)[0], chunks))
+        together = list(pool.map(lambda chunk: prepare(chunk, vlm)[0][0], chunks))
     for chunk, batch in zip(chunks, together, strict=True):
-        alone, _ = prepare(chunk, vlm)
-        assert batch is not None
-        assert alone is not None
+        [alone], _ = prepare(chunk, vlm)
         for name, tensor in alone.inputs.items():
             assert torch.equal(tensor, batch.inputs[name]), name
 
@@ -327,8 +319,7 @@ def test_nan_in_the_logits_is_a_failure(
 
     handle = vlm.lm_head.register_forward_hook(spoil)
     try:
-        batch, _ = prepare(samples[:1], vlm)
-        assert batch is not None
+        [batch], _ = prepare(samples[:1], vlm)
         [result] = capture_batch(batch, vlm, CaptureSpec(layers="0", max_new_tokens=2))
     finally:
         handle.remove()

@@ -67,7 +67,7 @@ class Session:
 
         monkeypatch.setattr(resilient, "capture_batch", capture_batch)
         monkeypatch.setattr(
-            resilient, "prepare", lambda rows, *_: (SimpleNamespace(samples=tuple(rows)), [])
+            resilient, "prepare", lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])
         )
         request = Request("table", "model", out, spec=CaptureSpec(), batch_size=self.batch_size)
         done = frozenset(open_run(out).ids) if (out / "run.json").exists() else frozenset()

@@ -98,6 +98,18 @@ def _named_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
     return [count * (vision.image_size // vision.patch_size) ** 2 for count in counts]
 
 
+def _maps(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """A convolution's map of each picture: every position is an image token."""
+    image = config.image_token_id
+    pictures = len(inputs["pixel_values"])
+    return [int((inputs["input_ids"] == image).sum()) // pictures] * pictures
+
+
+def _counted_crops(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """Molmo 2 counts its crops; each has as many patches as pixel_values says."""
+    return (inputs["image_num_crops"] * inputs["pixel_values"].shape[-2]).tolist()
+
+
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
     **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
@@ -107,4 +119,6 @@ _RULES: Mapping[str, Rule] = {
     "internvl": _marked("<img>"),
     "aya_vision": _marked("<|START_OF_IMG|>"),
     "gemma4": _gemma4,
+    "fastvlm": _maps,
+    "molmo2": _counted_crops,
 }

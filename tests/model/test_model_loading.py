@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from families.checkpoints import BUILDERS
+from vlmscope import capture
 from vlmscope.demo.processor import build_processor
 from vlmscope.demo.standin import TRUE, build_standin
 from vlmscope.errors import ModelError
@@ -17,6 +21,7 @@ from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_config, hash_processor, hash_weights
 from vlmscope.model.proof import prove
 from vlmscope.prompt import encode, render
+from vlmscope.schema import CaptureSpec, Sample
 
 
 @pytest.fixture
@@ -72,12 +77,6 @@ def test_weights_of_another_shape(copy: Path) -> None:
         load_model(copy, device="cpu")
 
 
-def test_an_architecture_that_is_not_described(copy: Path) -> None:
-    edit(copy / "config.json", lambda config: config.update(model_type="llava"))
-    with pytest.raises(ModelError, match=r"'llava' is not described.*adding-a-model"):
-        load_model(copy, device="cpu")
-
-
 def test_weights_that_are_missing_are_not_filled_with_noise(copy: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -107,6 +106,33 @@ def test_a_checkpoint_without_a_processor(copy: Path) -> None:
         load_model(copy, device="cpu")
 
 
+def remove_padding(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", lambda config: config.pop("pad_token"))
+    edit(folder / "generation_config.json", lambda config: config.pop("pad_token_id"))
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(
+    vlm: VisionLanguageModel, samples: list[Sample], copy: Path
+) -> None:
+    remove_padding(copy)
+    found = load_model(copy, device="cpu", dtype="float32")
+    tokenizer = found.processor.tokenizer
+    assert tokenizer.pad_token == tokenizer.eos_token != vlm.processor.tokenizer.pad_token
+    spec = CaptureSpec(layers="all", max_new_tokens=6)
+    pairs = zip(capture(samples, found, spec), capture(samples, vlm, spec), strict=True)
+    for with_end, with_padding in pairs:
+        assert with_end.answer_token_ids.tolist() == with_padding.answer_token_ids.tolist()
+        for name, vector in with_padding.vectors.items():
+            np.testing.assert_array_equal(with_end.vectors[name], vector)
+
+
+def test_a_tokenizer_without_padding_and_end(copy: Path) -> None:
+    remove_padding(copy)
+    edit(copy / "tokenizer_config.json", lambda config: config.pop("eos_token"))
+    with pytest.raises(ModelError, match="neither a padding nor an end-of-sequence token"):
+        load_model(copy, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -124,22 +150,26 @@ def test_a_bad_option(checkpoint: Path, options: dict[str, str], message: str) -
         load_model(checkpoint, **({"device": "cpu"} | options))
 
 
-def test_the_proof_finds_a_wrong_description(
-    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import dataclasses
-
+def test_the_proof_finds_a_wrong_description(vlm: VisionLanguageModel) -> None:
     def claim(**change: object) -> VisionLanguageModel:
         family = dataclasses.replace(FAMILIES["mllama"], **change)
         return dataclasses.replace(vlm, family=family)
 
     for wrong, message in [
         ({"vision_encoder": "model.vision_tower"}, "vision_tower"),
-        ({"vision_encoder": "model.vision_model.transformer"}, "wide"),
+        ({"vision_encoder": "model.vision_model.transformer"}, "does not split"),
         ({"decoder": "model.vision_model.transformer"}, "norm"),
     ]:
         with pytest.raises(ModelError, match=message):
             prove(claim(**wrong))
+
+
+def test_the_proof_finds_an_encoder_of_another_width(tmp_path: Path) -> None:
+    llava = load_model(BUILDERS["llava"](tmp_path / "llava"), device="cpu", dtype="float32")
+    inside = llava.family.vision_encoder + ".encoder.layers.0.mlp.fc1"
+    family = dataclasses.replace(llava.family, vision_encoder=inside)
+    with pytest.raises(ModelError, match="64 wide, the config says 40"):
+        prove(dataclasses.replace(llava, family=family))
 
 
 def test_the_proof_finds_a_doubled_bos(
@@ -157,12 +187,12 @@ def test_a_template_without_bos_gets_it_from_the_tokenizer(
     from material import picture
 
     template = vlm.processor.chat_template
-    expected = encode(vlm.processor, [render(vlm.processor, "What is it?")], [picture("one")])
+    expected = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[picture("one")]])
     bare = template.replace("{{- bos_token }}", "")
     monkeypatch.setattr(vlm.processor, "chat_template", bare)
     text = render(vlm.processor, "What is it?")
     assert not text.startswith("<|begin_of_text|>")
-    found = encode(vlm.processor, [text], [picture("one")])
+    found = encode(vlm.processor, [text], [[picture("one")]])
     assert found["input_ids"].tolist() == expected["input_ids"].tolist()
 
 
@@ -199,7 +229,7 @@ def test_the_numbers_of_the_seed_at_true_size() -> None:
         "<|image|>Is the forest lit by a full moon?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
-    inputs = encode(processor, [text], [Image.new("RGB", (400, 300))])
+    inputs = encode(processor, [text], [[Image.new("RGB", (400, 300))]])
     ids = inputs["input_ids"][0].tolist()
     assert ids[:2] == [128000, 128006]
     assert ids.index(128256) == 5

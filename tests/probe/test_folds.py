@@ -144,3 +144,25 @@ def test_a_smaller_copy_looks_the_same_and_another_picture_does_not() -> None:
     assert (original ^ other).bit_count() > 16
     assert image_groups(["a", "b", "c"], [original, copy, other]).tolist() == [0, 0, 1]
     assert 0 <= original < 2**64
+
+
+def test_several_images_belong_to_the_group_of_each() -> None:
+    rows = ["a", ["b", "c"], "d", "c", ["d", "e"], ["f", "f"]]
+    assert image_groups(rows).tolist() == [0, 1, 2, 1, 2, 3]
+    bridged = [*rows, ["a", "e"]]
+    assert image_groups(bridged).tolist() == [0, 1, 0, 1, 0, 2, 0]
+
+
+def test_one_of_several_images_may_be_a_near_copy() -> None:
+    rows = ["a", ["b", "c"], "d"]
+    far, apart = 2**63 - 1, 0xFFFF << 40
+    looks = [0b111, [far, apart], 0b1]
+    assert image_groups(rows, looks).tolist() == [0, 1, 0]
+    assert image_groups(rows, [0b111, [far, 0b11], apart]).tolist() == [0, 0, 1]
+    assert image_groups(["a+b", "a"]).tolist() == [0, 1], "a name may hold a plus"
+    with pytest.raises(FoldError, match="unsigned 64-bit"):
+        image_groups(rows, [1, [2, -1], 3])
+
+
+def test_no_rows_have_no_groups() -> None:
+    assert image_groups([]).tolist() == image_groups([], []).tolist() == []

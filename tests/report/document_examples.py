@@ -56,7 +56,8 @@ def card(index: int = 0, **changes: object) -> Card:
     outcome: Outcome = ("faithful", "faithful", "hallucinated", "unscorable")[index % 4]  # type: ignore[assignment]
     made = Card(
         id=f"q{index}",
-        picture=image,
+        pictures=(image,),
+        num_pictures=1,
         image_id=image,
         question=f"Is there a {noun} in picture {index}?",
         truth="No",
@@ -138,7 +139,7 @@ def bare(document: Document) -> Document:
 def prefill(document: Document) -> Document:
     """Return the document of a run without answers, whose pictures and model are gone."""
     poor = bare(document)
-    gone = {"answer": None, "picture": None, "category": None, "answer_tokens": ()}
+    gone = {"answer": None, "pictures": (), "category": None, "answer_tokens": ()}
     return replace(
         poor,
         cards=tuple(replace(card, **gone, finish_reason="prefill") for card in poor.cards),  # type: ignore[arg-type]

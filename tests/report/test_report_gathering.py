@@ -185,7 +185,8 @@ def test_a_card_holds_what_the_run_holds(home: Path) -> None:
         assert len(chances) == 5
         assert chances == sorted(chances, reverse=True)
         assert chances[0] == pytest.approx(math.exp(row.first_token_logprobs[0]))
-        assert card.picture == row.image_sha256
+        assert card.pictures == (row.image_sha256,)
+        assert card.num_pictures == 1
     assert document.cards[4].risk is None, "no probe judged what could not be scored"
 
 
@@ -249,7 +250,7 @@ def test_pictures_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
     assert document.pictures_note == (
         "No pictures: 20 do not fit into the page; give fewer --samples."
     )
-    assert {card.picture for card in document.cards} == {None}
+    assert {card.pictures for card in document.cards} == {()}
 
 
 def write_size(document: Document) -> int:
@@ -270,7 +271,7 @@ def test_pictures_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
     assert note.startswith("4 of 20 pictures are missing: 2 could not be opened (image ")
     assert "1 changed since the run was made (3.png)" in note
     assert "1 not in the table" in note
-    shown = {card.id for card in document.cards if card.picture is not None}
+    shown = {card.id for card in document.cards if card.pictures}
     assert {"q0", "q9", "q15", "q59"}.isdisjoint(shown)
     assert len(shown) == ROWS - 4 * 3
     view = gathered(labelled, id="q9").document

@@ -17,6 +17,7 @@ from vlmscope.cli.extract import extract
 from vlmscope.cli.info import info
 from vlmscope.cli.inspect import inspect
 from vlmscope.cli.label import label
+from vlmscope.cli.models import models
 from vlmscope.cli.output import show_error
 from vlmscope.cli.probe import probe
 from vlmscope.cli.report import report
@@ -30,7 +31,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, inspect, info, verify, label, probe, report, score, export, demo):
+for command in (
+    extract,
+    inspect,
+    info,
+    verify,
+    label,
+    probe,
+    report,
+    score,
+    export,
+    models,
+    demo,
+):
     app.command()(command)
 
 

@@ -25,10 +25,12 @@ def extract(
     ],
     images: options.Images = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
+    text_only: options.TextOnly = False,
     layers: options.Layers = options.LAYERS,
     positions: options.Positions = options.POSITIONS,
     vision_pooling: options.VisionPooling = "all",
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
+    compat: options.Compat = "",
     batch_size: Annotated[
         str, typer.Option("--batch-size", help="Rows that go through the model together, or auto.")
     ] = "auto",
@@ -45,6 +47,9 @@ def extract(
         ),
     ] = "float32",
     revision: options.Revision = None,
+    family: options.FamilyFile = None,
+    adapter: options.Adapter = None,
+    quantize: options.Quantize = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first row that fails.")
     ] = False,
@@ -66,14 +71,18 @@ def extract(
         "out": out,
         "images": images,
         "fields": parse_mapping(fields),
-        "spec": options.build_spec(layers, positions, vision_pooling, max_new_tokens),
+        "spec": options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat),
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
         "dtype": dtype,
         "device": device,
         "store_dtype": store_dtype,
         "revision": revision,
+        "family": family,
+        "adapter": adapter,
+        "quantize": quantize,
         "strict": strict,
+        "text_only": text_only,
     }
     code = run_extract(arguments, as_json=as_json)
     if code:

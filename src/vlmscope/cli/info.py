@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
-from vlmscope.cli.output import human_size, show, stdout
+from vlmscope.cli.output import count, human_size, show, stdout
 
 
 def info(
@@ -33,6 +33,8 @@ def info(
         f"{description.path}: {description.rows:,} rows, {description.answers:,} with an answer, "
         f"{human_size(description.size)}"
     )
+    if bare := description.without_picture:
+        stdout.print(f"{count(bare, 'row')} without a picture, and so without vision vectors")
     table = Table(box=None, pad_edge=False)
     for heading in ("representation", "layers", "width", "stored as", "rows"):
         table.add_column(heading, header_style="dim", overflow="fold")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -32,31 +33,42 @@ def inspect(
     ] = None,
     images: options.Images = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
+    text_only: options.TextOnly = False,
     layers: options.Layers = "all",
     positions: options.Positions = options.POSITIONS,
     vision_pooling: options.VisionPooling = "all",
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
+    compat: options.Compat = "",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     revision: options.Revision = None,
+    family: options.FamilyFile = None,
+    adapter: options.Adapter = None,
+    quantize: options.Quantize = None,
     as_json: options.Json = False,
 ) -> None:
     """Explain one sample: prompt, tokens and boundaries, tiles, every shape, norms, the answer."""
     from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample
     from vlmscope.model import load_model
+    from vlmscope.model.halp import notes_of, original_of
 
     quiet_libraries()
     mapping = parse_mapping(fields)
-    rows = open_table(data, images=images, fields=mapping).rows()
+    rows = open_table(data, images=images, fields=mapping, text_only=text_only).rows()
     row = next((row for row in rows if id_ is None or row.id == id_), None)
     if row is None:
         raise InputError(f"--id {id_!r}: {data} holds no such question")
     if isinstance(row, Failure):
         raise RowError(row.stage, row.error)
-    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens)
+    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat)
     with stderr.status("loading the model"):
-        vlm = load_model(model, dtype=dtype, device=device, revision=revision)
+        vlm = load_model(
+            model, dtype=dtype, device=device, revision=revision, family=family, adapter=adapter,
+            quantize=quantize,
+        )  # fmt: skip
+    for note in notes_of(original_of(vlm.family.model_type, spec)):
+        stderr.print(Text(f"note: {note}", style="yellow"))
     seen = inspect_sample(row, vlm, spec)
     if as_json:
         stdout.print_json(json.dumps(as_record(seen)))
@@ -78,7 +90,7 @@ def as_record(seen: Any) -> dict[str, Any]:
         "chat_text": seen.chat_text,
         "tokens": [asdict(token) for token in seen.tokens],
         "boundaries": dict(capture.boundaries),
-        "tiles": list(seen.tiles),
+        "tiles": None if seen.tiles is None else list(seen.tiles),
         "inputs": {name: list(shape) for name, shape in seen.inputs.items()},
         "outputs": {name: list(shape) for name, shape in seen.outputs.items()},
         "vectors": {
@@ -94,17 +106,28 @@ def as_record(seen: Any) -> dict[str, Any]:
 def _show_input(seen: Any) -> None:
     sample = seen.sample
     grid = Table.grid(padding=(0, 2))
-    rows, columns = seen.tiles
-    tiles = f"{rows} × {columns} tiles of {shape_text(seen.inputs['pixel_values'][-2:])} pixels"
     for name, text in {
         "id": sample.id, "image": sample.image_id, "question": sample.question,
-        "ground truth": sample.target, "picture": tiles,
+        "ground truth": sample.target, "picture": _picture_text(seen),
     }.items():  # fmt: skip
         grid.add_row(Text(name, style="dim"), Text(text))
     show(grid)
+    rows, columns = seen.tiles or (0, 0)
     for row in range(rows):
         stdout.print(" ".join(f"[tile {row * columns + c}]" for c in range(columns)))
     show(Panel(Text(seen.chat_text), title="chat text", title_align="left"))
+
+
+def _picture_text(seen: Any) -> str:
+    """Return what became of the pictures: tiles where the family tells, else image tokens."""
+    if not seen.sample.images:
+        return "none: no vision representations"
+    if seen.tiles:
+        rows, columns = seen.tiles
+        size = shape_text(seen.inputs["pixel_values"][-2:])
+        return f"{rows} × {columns} tiles of {size} pixels"
+    several = f"{len(seen.sample.images)} pictures, " if len(seen.sample.images) > 1 else ""
+    return f"{several}{seen.num_image_tokens:,} image tokens"
 
 
 def _show_tokens(seen: Any) -> None:
@@ -114,13 +137,15 @@ def _show_tokens(seen: Any) -> None:
             heading,
             header_style="dim",
             justify="right" if heading in {"position", "id"} else "left",
+            overflow="fold",
         )
-    for token in seen.tokens:
-        marks = [_MARKS.get(mark, (f"◄ {mark}", "cyan")) for mark in token.marks]
+    for (_, names), group in groupby(seen.tokens, key=lambda token: (token.id, token.marks)):
+        first, *more = group  # an image may be thousands of equal tokens
+        marks = [_MARKS.get(mark, (f"◄ {mark}", "cyan")) for mark in names]
         table.add_row(
-            str(token.position),
-            str(token.id),
-            Text(repr(token.text)[1:-1]),
+            f"{first.position}–{more[-1].position}" if more else str(first.position),
+            str(first.id),
+            Text(repr(first.text)[1:-1] + (f"  × {1 + len(more):,}" if more else "")),
             Text(", ".join(text for text, _ in marks)),
             style=marks[0][1] if marks else "",
         )
@@ -144,18 +169,21 @@ def _show_pairs(title: str, pairs: Mapping[str, str]) -> None:
 def _show_vectors(seen: Any) -> None:
     """Print one row per layer, one column per position, as norms."""
     vectors, norms = seen.capture.vectors, seen.norms
-    stdout.print(
-        f"{VISION_ONLY} {shape_text(vectors[VISION_ONLY].shape)}, norm {norms[VISION_ONLY]:.4g}"
-    )
+    if VISION_ONLY in vectors:
+        stdout.print(
+            f"{VISION_ONLY} {shape_text(vectors[VISION_ONLY].shape)}, norm {norms[VISION_ONLY]:.4g}"
+        )
     names = [
         name for name in REPRESENTATIONS.values() if any(v.startswith(f"{name}/") for v in vectors)
     ]
+    if not names:
+        return
     layers = [v.split("/")[1] for v in vectors if v.startswith(f"{names[0]}/")]
     width = vectors[f"{names[0]}/{layers[0]}"].shape
     table = Table(title=f"Norms of the recorded vectors, {shape_text(width)} each",
                   title_justify="left", box=None, pad_edge=False)  # fmt: skip
     for heading in ("layer", *names):
-        table.add_column(heading, header_style="dim")
+        table.add_column(heading, header_style="dim", overflow="fold")
     for layer in layers:
         table.add_row(layer, *(f"{norms[f'{name}/{layer}']:.4g}" for name in names))
     show(table)

@@ -49,6 +49,13 @@ Map = Annotated[
         show_default=False,
     ),
 ]
+TextOnly = Annotated[
+    bool,
+    typer.Option(
+        "--text-only",
+        help="Take rows without a picture as questions about none (default: they fail).",
+    ),
+]
 Layers = Annotated[
     str,
     typer.Option(
@@ -76,6 +83,16 @@ MaxNewTokens = Annotated[
         "--max-new-tokens", help="Longest answer in tokens; 0 stops after the prefill, no answer."
     ),
 ]
+Compat = Annotated[
+    str,
+    typer.Option(
+        "--compat",
+        metavar="halp",
+        help="Read layers and positions as the original research did, where they are well defined "
+        "(docs/halp.md).",
+        show_default=False,
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option("--dtype", help="float32, bfloat16, float16, or auto: bfloat16 on a GPU."),
@@ -93,6 +110,28 @@ Revision = Annotated[
         "--revision", help="Branch, tag or commit of a hub checkpoint.", show_default=False
     ),
 ]
+FamilyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--family",
+        help="TOML file that describes an architecture vlmscope cannot find its way in "
+        "(docs/adding-a-model.md).",
+        show_default=False,
+    ),
+]
+Adapter = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="Folder of a LoRA adapter that peft saved.", show_default=False),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize",
+        metavar="4bit|8bit",
+        help="Round the weights with bitsandbytes as they are loaded.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 
 LAYERS = DEFAULT_LAYERS
@@ -101,7 +140,7 @@ MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 
 
 def build_spec(
-    layers: str, positions: str, vision_pooling: str, max_new_tokens: int
+    layers: str, positions: str, vision_pooling: str, max_new_tokens: int, compat: str = ""
 ) -> CaptureSpec:
     """Return the spec that these options ask for.
 
@@ -113,4 +152,5 @@ def build_spec(
         positions=tuple(name.strip() for name in positions.split(",") if name.strip()),
         vision_pooling=cast("Any", vision_pooling),
         max_new_tokens=max_new_tokens,
+        compat=cast("Any", compat),
     )

@@ -50,7 +50,8 @@ def quiet_libraries() -> None:
     """Keep the libraries' own bars and advice away from ours; their errors still come through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for library in ("transformers", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(transformers|huggingface_hub|accelerate|torch)\b")
     from transformers.utils import logging as transformers_logging
 

@@ -37,7 +37,8 @@ def show_plan(plan: Plan) -> None:
         "rows": f"{plan.todo:,} to do, {len(plan.done):,} already done",
         "model": f"{plan.vlm.family.title}, {plan.vlm.num_layers} layers, {plan.manifest.dtype} "
         f"on {plan.manifest.device}",
-        "layers": ", ".join(map(str, record.layers)),
+        "layers": ", ".join(map(str, record.layers))
+        + (f"; layer_k is {record.layer_k}, as in {record.compat}" if record.compat else ""),
         "positions": ", ".join(record.positions),
         "answer": answer,
         "batch size": "found while running"

@@ -42,6 +42,7 @@ def score(
     ] = None,
     images: options.Images = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
+    text_only: options.TextOnly = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -70,6 +71,7 @@ def score(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     revision: options.Revision = None,
+    adapter: options.Adapter = None,
     as_json: options.Json = False,
 ) -> None:
     """Tell how likely the answer is to be a hallucination, before a token of it is written.
@@ -83,10 +85,11 @@ def score(
     if out is not None:
         check_file(out, source=data)
     quiet_libraries()
-    table = None if data is None else _open(data, images, fields, limit)
+    table = None if data is None else _open(data, images, fields, limit, text_only)
     with stderr.status("loading the model"):
         scorer = RiskScorer.load(
-            model, probe, dtype=dtype, device=device, revision=revision, threshold=threshold,
+            model, probe, dtype=dtype, device=device, revision=revision, adapter=adapter,
+            threshold=threshold,
             batch_size=parse_batch_size(batch_size),  # type: ignore[arg-type]
         )  # fmt: skip
     trained = scorer.info.model.get("dtype", scorer.dtype)
@@ -129,12 +132,14 @@ def _check_what(
         raise InputError(f"--out {out}: name it .parquet, or leave it out to print JSON lines")
 
 
-def _open(data: str, images: str | None, fields: list[str], limit: int | None) -> Any:
+def _open(
+    data: str, images: str | None, fields: list[str], limit: int | None, text_only: bool
+) -> Any:
     """Open the table and read it once, so that bad tables are refused before the model loads."""
     from vlmscope.dataset import open_table, parse_mapping
 
     mapping: FieldSpec = parse_mapping(fields)
-    table = open_table(data, images=images, fields=mapping, limit=limit)
+    table = open_table(data, images=images, fields=mapping, limit=limit, text_only=text_only)
     return table, len(table.scan().ids)
 
 

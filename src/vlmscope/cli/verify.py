@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,11 +30,12 @@ def verify(
         float | None,
         typer.Option(
             "--tolerance",
-            help="Largest relative error (default: float32 1e-5, float16 1e-2, bfloat16 5e-2).",
+            help="Largest relative error (default: float32 3e-5, float16 2e-2, bfloat16 1e-1).",
             show_default=False,
         ),
     ] = None,
     model: options.ModelNow = None,
+    adapter: options.Adapter = None,
     data: options.DataNow = None,
     images: options.Images = None,
     device: options.Device = "auto",
@@ -47,7 +49,7 @@ def verify(
     stderr.print(f"checksums of {len(opened):,} rows are right")
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
     samples = choose_samples(opened, _table(opened, data, images), sample, seed)
-    vlm = _load(opened, model, device)
+    vlm = _load(opened, model, adapter, device)
     checks = _compare(opened, samples, vlm)
     if as_json:
         records = [asdict(check) | {"same_answer": check.same_answer} for check in checks]
@@ -64,25 +66,37 @@ def _table(run: Any, data: str | None, images: str | None) -> Any:
     record = run.manifest.data
     try:
         return open_table(
-            data or record.path, images=images or record.images, fields=FieldSpec(**record.fields)
+            data or record.path,
+            images=images or record.images,
+            fields=FieldSpec(**record.fields),
+            text_only=record.text_only,
         )
     except InputError as error:
         raise InputError(f"{error}; if it has moved, give --data and --images") from error
 
 
-def _load(run: Any, model: str | None, device: str) -> Any:
+def _load(run: Any, model: str | None, adapter: Path | None, device: str) -> Any:
     """Load the run's model, and refuse another one."""
     from vlmscope.executors import describe_model
     from vlmscope.model import load_model
 
     manifest = run.manifest
     name = model or manifest.model.name
-    options = {"revision": manifest.model.revision, "attention": manifest.attention}
+    record = manifest.model
     with stderr.status("loading the model"):
         try:
-            vlm = load_model(name, dtype=manifest.dtype, device=device, **options)
+            vlm = load_model(
+                name,
+                dtype=manifest.dtype,
+                device=device,
+                revision=record.revision,
+                attention=manifest.attention,
+                family=record.description,
+                adapter=adapter or record.adapter,
+                quantize=record.quantization or None,
+            )
         except ModelError as error:
-            raise ModelError(f"{error}; if it has moved, give --model") from error
+            raise ModelError(f"{error}; if it has moved, give --model or --adapter") from error
     found, expected = describe_model(vlm), manifest.model
     for part in (field.name for field in fields(found) if field.name.endswith("_hash")):
         if getattr(found, part) != getattr(expected, part):

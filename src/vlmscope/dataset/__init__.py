@@ -4,7 +4,8 @@
     _csv   _json                    _parquet   _hub
         └──────┴── rows of plain values ──┴──────┘
                           │
-       _columns (which column is what), _values (value → text or JSON)
+       _columns (which column is what), _values (value → text or JSON),
+       _pictures (cell → no, one or several pictures)
                           │
                  _rows (row → Sample)
                           │

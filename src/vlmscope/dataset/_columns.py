@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from vlmscope.dataset._pictures import FEATURES
 from vlmscope.errors import InputError
 from vlmscope.schema import FieldSpec
 
@@ -29,20 +30,23 @@ class Columns:
     id: str
     """Column of the id."""
     images: tuple[str, ...]
-    """Columns that may name or hold the image, in order of preference."""
+    """Columns that may name or hold the image, in order of preference; none without images."""
     question: str
     """Column of the question."""
     target: str | None
     """Column of the ground truth, if the table has one."""
 
 
-def find_columns(spec: FieldSpec, found: Sequence[str], table: str) -> Columns:
+def find_columns(
+    spec: FieldSpec, found: Sequence[str], table: str, *, text_only: bool = False
+) -> Columns:
     """Match the mapping and the known names against the columns of a table.
 
     Args:
         spec: explicit columns; those are used exactly.
         found: the table's columns.
         table: the table's name, for messages.
+        text_only: do without an image column where none is mapped.
 
     Raises:
         InputError: a column is missing, or stands twice.
@@ -60,7 +64,8 @@ def find_columns(spec: FieldSpec, found: Sequence[str], table: str) -> Columns:
         asked: str | None = getattr(spec, field)
         names = KNOWN[field] if asked is None else (asked,)
         here = tuple(name for name in names if name in found)
-        if not here and (asked is not None or field != "target"):
+        optional = field == "target" or (field == "image" and text_only)
+        if not here and (asked is not None or not optional):
             raise InputError(_missing(field, names, found, table))
         return here
 
@@ -73,6 +78,26 @@ def find_columns(spec: FieldSpec, found: Sequence[str], table: str) -> Columns:
     )
 
 
+def check_pictures(columns: Columns, media: Mapping[str, str], table: str) -> None:
+    """Refuse an image column that the table declares to hold something else.
+
+    Args:
+        columns: the table's columns, by role.
+        media: column → feature type, as ``Source.media`` gives it.
+        table: the table's name, for messages.
+
+    Raises:
+        InputError: it holds videos or sounds.
+    """
+    for column in columns.images:
+        if column in media:
+            kind = media[column]
+            raise InputError(
+                f"{table}: column {column!r} holds {FEATURES[kind]} ({kind}), and vlmscope reads "
+                "pictures only; name a column of pictures with --map image=COLUMN"
+            )
+
+
 def _missing(field: str, names: Sequence[str], found: Sequence[str], table: str) -> str:
     expected = " or ".join(repr(name) for name in names)
     separator = next((mark for mark in "\t;|" if mark in found[0]), None)
@@ -81,9 +106,10 @@ def _missing(field: str, names: Sequence[str], found: Sequence[str], table: str)
             f"{table}: one column {found[0]!r}, which looks like several with {separator!r} "
             "between them; save the table with commas, or name a tab-separated one .tsv"
         )
+    hint = ", or pass --text-only if no question is about a picture" if field == "image" else ""
     return (
         f"{table}: no column {expected} for the {field}; columns found: {', '.join(found)}; say "
-        f"which one it is with --map {field}=COLUMN"
+        f"which one it is with --map {field}=COLUMN{hint}"
     )
 
 

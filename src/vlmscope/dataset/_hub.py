@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmscope.dataset._parquet import BATCH_ROWS
+from vlmscope.dataset._parquet import BATCH_ROWS, declared_media
 from vlmscope.dataset._source import Row, Source, one_line
 from vlmscope.errors import InputError
 
@@ -26,6 +26,10 @@ class DatasetSource(Source):
     def columns(self) -> tuple[str, ...]:
         """Name the columns of the dataset."""
         return tuple(self.dataset.column_names)
+
+    def media(self) -> dict[str, str]:
+        """Name the columns of sounds and videos."""
+        return declared_media(self.dataset.features.to_dict())
 
     def rows(self) -> Iterator[Row]:
         """Read the rows; a class label is given by its name, as text, and not by its number."""

@@ -6,10 +6,12 @@ group of them may be gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._source import FileSource, Row, one_line
 from vlmscope.errors import InputError
 
@@ -27,10 +29,25 @@ class ParquetSource(FileSource):
         Raises:
             InputError: the file is no Parquet file, or pyarrow is missing.
         """
+        return tuple(self._schema().names)
+
+    def media(self) -> dict[str, str]:
+        """Name the columns of sounds and videos, where the ``datasets`` library wrote the file.
+
+        Raises:
+            InputError: as ``columns``.
+        """
+        try:
+            record = json.loads((self._schema().metadata or {})[b"huggingface"])
+            return declared_media(record["info"]["features"])
+        except (KeyError, TypeError, ValueError):  # nobody else promises what stands there
+            return {}
+
+    def _schema(self) -> Any:
         pyarrow, parquet = _pyarrow()
         try:
             with parquet.ParquetFile(self.path) as file:
-                return tuple(file.schema_arrow.names)
+                return file.schema_arrow
         except (pyarrow.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
 
@@ -57,6 +74,25 @@ class ParquetSource(FileSource):
             f"{place}: cannot be read as Parquet ({one_line(error)}); write the file again, or "
             "give it the extension of what it holds"
         )
+
+
+def declared_media(features: Mapping[str, Any]) -> dict[str, str]:
+    """Name the columns that hold sounds or videos, or lists of them, by their declared features.
+
+    Args:
+        features: column → feature, as the ``datasets`` library writes it to JSON.
+
+    >>> declared_media({"clip": {"feature": {"_type": "Video"}, "_type": "List"}, "id": {}})
+    {'clip': 'Video'}
+    """
+    found = {}
+    for column, feature in features.items():
+        while isinstance(feature, list) or (isinstance(feature, Mapping) and "feature" in feature):
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        kind = feature.get("_type") if isinstance(feature, Mapping) else None
+        if kind in FEATURES:
+            found[column] = str(kind)
+    return found
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.dataset._columns import Columns
+from vlmscope.dataset._pictures import REMEDY, ImageCells, PictureCell, find_pictures
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
@@ -27,18 +28,6 @@ from vlmscope.schema import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class ImageCell:
-    """What a row says about its image."""
-
-    name: str
-    """Name or path as the table gives it; empty where there is none."""
-    data: bytes | None
-    """The image file itself, where the table holds it."""
-    columns: frozenset[str]
-    """The columns that said so."""
-
-
-@dataclass(frozen=True, slots=True)
 class RowReader:
     """Reads rows of one table."""
 
@@ -48,6 +37,8 @@ class RowReader:
     """Its columns, by role."""
     images: Path
     """The folder that relative image paths start from."""
+    text_only: bool = False
+    """Whether a row without a picture is a question about none, and no failure."""
 
     def origin(self, row: Row) -> str:
         """Say where a row stands: ``questions.csv line 41``."""
@@ -75,17 +66,20 @@ class RowReader:
             "name another column with --map id=COLUMN"
         )
 
-    def key(self, row: Row) -> bytes:
+    def image(self, row: Row) -> ImageCells:
+        """Find what the row says about its pictures, good or not."""
+        return find_pictures(row.values, self.columns.images, self.source.missing)
+
+    def key(self, row: Row, image: ImageCells) -> bytes:
         """Write what tells this row from others, the same for every format.
 
         Embedded images count by name, or by size where they have none: hashing the bytes of a
         million images would take longer than it is worth.
         """
-        image = self._image(row)
         values = row.values
         cells = (
             self.id(row),
-            image.name or (len(image.data) if image.data else ""),
+            image.key,
             to_text(values.get(self.columns.question)) or "",
             self._target(row) or "",
         )
@@ -103,17 +97,18 @@ class RowReader:
         target = self._target(row)
         if target is None:
             raise self._error(row, f"the target in column {self.columns.target!r} is bytes", "text")
-        image = self._image(row)
+        image = self.image(row)
         for what, text in (("question", question), ("target", target), ("image name", image.name)):
             if flaw := unstorable(text):
                 raise self._error(row, f"the {what} holds {flaw}", "plain text")
+        pictures = self._pictures(row, image)
         return Sample(
             id=sample_id,
-            image=image.data or self._path(row, image.name),
+            image=pictures if len(pictures) > 1 else next(iter(pictures), None),
             question=question,
             target=target,
             metadata=self._metadata(row, image),
-            image_id=image.name or sample_id,
+            image_id=image.name or (sample_id if pictures else ""),
             origin=origin,
         )
 
@@ -135,31 +130,34 @@ class RowReader:
         column = self.columns.target
         return "" if column is None else to_target(row.values.get(column), self.source.missing)
 
-    def _image(self, row: Row) -> ImageCell:
-        """Find the image: bytes before names, and of each the first column that has one.
+    def _pictures(self, row: Row, image: ImageCells) -> tuple[bytes | Path, ...]:
+        """Return the pictures: their bytes, or else where they are."""
+        if not image.pictures and not self.text_only:
+            raise self._no_image(row)
+        return tuple(self._picture(row, image, cell) for cell in image.pictures)
 
-        Column by column is not enough: tables in use leave ``image_id`` empty in some rows and
-        fill ``image_name`` there.
-        """
-        name: tuple[str, str] | None = None
-        data: tuple[str, bytes] | None = None
-        for column in self.columns.images:
-            cell_data, cell_name = _split_image(row.values.get(column), self.source.missing)
-            if cell_data and data is None:
-                data = column, cell_data
-            if cell_name and name is None:
-                name = column, cell_name
-        return ImageCell(
-            name=name[1] if name else "",
-            data=data[1] if data else None,
-            columns=frozenset(found[0] for found in (name, data) if found),
-        )
+    def _no_image(self, row: Row) -> RowError:
+        columns = " or ".join(repr(column) for column in self.columns.images)
+        found = f"no image in column {columns}"
+        error = self._error(row, found, "a path, or the bytes of an image file,")
+        hint = "pass --text-only if questions without a picture are meant"
+        return RowError(error.stage, f"{error}, or {hint}")
+
+    def _picture(self, row: Row, image: ImageCells, cell: PictureCell) -> bytes | Path:
+        if cell.is_empty:
+            place = image.pictures.index(cell) + 1
+            found = f"image {place} of {len(image.pictures)} in the list is empty"
+            raise self._error(row, found, "a path, or the bytes of an image file,")
+        if cell.medium:
+            what = f"the image {cell.name!r}" if cell.name else "the image"
+            raise RowError(
+                "input",
+                f"{self.origin(row)}: {what} is {cell.medium}; vlmscope reads pictures only: "
+                f"{REMEDY[cell.medium]}",
+            )
+        return cell.data or self._path(row, cell.name)
 
     def _path(self, row: Row, name: str) -> Path:
-        if not name:
-            columns = " or ".join(repr(column) for column in self.columns.images)
-            found = f"no image in column {columns}"
-            raise self._error(row, found, "a path, or the bytes of an image file,")
         if "://" in name:
             raise self._error(row, f"the image {name!r} is a URL, which is not fetched", "a path")
         path = Path(name)
@@ -173,24 +171,11 @@ class RowReader:
             )
         return self.images / path
 
-    def _metadata(self, row: Row, image: ImageCell) -> dict[str, Any]:
+    def _metadata(self, row: Row, image: ImageCells) -> dict[str, Any]:
         """Keep every column that is not used as something else in this row."""
         columns = self.columns
-        used = {columns.id, columns.question, columns.target, *image.columns}
+        # Where there is no picture, no column of them holds anything.
+        of_image = image.columns if image.pictures else columns.images
+        used = {columns.id, columns.question, columns.target, *of_image}
         plain = {name: to_json(cell) for name, cell in row.values.items() if name not in used}
         return {name: cell for name, cell in plain.items() if cell is not LEFT_OUT}
-
-
-def _split_image(value: Any, missing: frozenset[str]) -> tuple[bytes | None, str]:
-    """Split an image cell into bytes and name; ``{bytes, path}`` is how ``datasets`` stores one."""
-    if isinstance(value, dict):
-        data, name = value.get("bytes"), value.get("path")
-    elif isinstance(value, bytes):
-        data, name = value, None
-    else:
-        data, name = None, value
-    text = "" if is_blank(name) else to_text(name) or ""
-    return (
-        data if isinstance(data, bytes) and data else None,
-        "" if text in missing else text,
-    )

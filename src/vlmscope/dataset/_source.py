@@ -43,6 +43,13 @@ class Source(ABC):
             InputError: the table cannot be read.
         """
 
+    def media(self) -> Mapping[str, str]:
+        """Name the columns that are declared to hold no pictures: column → ``Audio`` or ``Video``.
+
+        Only tables of the ``datasets`` library declare it.
+        """
+        return {}
+
     @abstractmethod
     def rows(self) -> Iterator[Row]:
         """Read the rows in order, from the first one at every call.

@@ -9,7 +9,7 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 
-from vlmscope.dataset._columns import find_columns
+from vlmscope.dataset._columns import check_pictures, find_columns
 from vlmscope.dataset._open import open_source
 from vlmscope.dataset._rows import RowReader
 from vlmscope.errors import InputError, RowError
@@ -28,6 +28,8 @@ class TableScan:
     fingerprint: str
     """SHA-256 over id, image name, question and target of every row in order, whatever the limit
     and the file format."""
+    without_picture: int = 0
+    """How many of ``ids`` are questions about no picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,21 @@ class Table:
         places: dict[str, int] = {}
         repeats: dict[str, list[int]] = {}
         digest = hashlib.sha256()
+        bare = 0
         for row in reader.source.rows():
             sample_id = reader.id(row)
             first = places.setdefault(sample_id, row.number)
             if first != row.number:
                 repeats.setdefault(sample_id, [first]).append(row.number)
-            digest.update(reader.key(row))
+            image = reader.image(row)
+            digest.update(reader.key(row, image))
+            within = self.limit is None or len(places) <= self.limit
+            bare += within and not image.pictures
         if not places:
             raise InputError(f"{reader.source.name}: 0 rows; expected at least one")
         if repeats:
             raise InputError(self._duplicates(repeats))
-        return TableScan(tuple(islice(places, self.limit)), digest.hexdigest())
+        return TableScan(tuple(islice(places, self.limit)), digest.hexdigest(), bare)
 
     def _duplicates(self, repeats: Mapping[str, Sequence[int]]) -> str:
         source = self.reader.source
@@ -100,6 +106,7 @@ def open_table(
     images: str | PathLike[str] | None = None,
     fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
     limit: int | None = None,
+    text_only: bool = False,
 ) -> Table:
     """Open a table of questions: find its format and its columns.
 
@@ -111,19 +118,22 @@ def open_table(
             for the hub the current directory.
         fields: columns to use in place of the known names.
         limit: read this many rows only.
+        text_only: take rows without a picture as questions about none (``Sample.image`` is None);
+            else each is a failure. The table then needs no image column.
 
     Raises:
         InputError: the data or the image folder is not there, the format is unknown, a column is
-            missing, or the limit is below 1.
+            missing or is one of videos or sounds, or the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
     if images is not None and not Path(images).is_dir():
         raise InputError(f"{images}: no such image folder; pass an existing one with --images DIR")
     source, beside = open_source(data)
-    columns = find_columns(fields, source.columns(), source.name)
+    columns = find_columns(fields, source.columns(), source.name, text_only=text_only)
+    check_pictures(columns, source.media(), source.name)
     root = Path(beside if images is None else images).absolute()
-    return Table(RowReader(source, columns, root), limit)
+    return Table(RowReader(source, columns, root, text_only), limit)
 
 
 def read_samples(
@@ -132,6 +142,7 @@ def read_samples(
     images: str | PathLike[str] | None = None,
     fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
     limit: int | None = None,
+    text_only: bool = False,
 ) -> Iterator[Sample]:
     """Stream the samples of a table, and stop at the first row that is not in order.
 
@@ -141,7 +152,8 @@ def read_samples(
     Raises:
         InputError: the table cannot be opened, or a row is no sample or repeats an id.
     """
-    return _strictly(open_table(data, images=images, fields=fields, limit=limit))
+    table = open_table(data, images=images, fields=fields, limit=limit, text_only=text_only)
+    return _strictly(table)
 
 
 def _strictly(table: Table) -> Iterator[Sample]:

@@ -1,7 +1,8 @@
 """From samples to a batch of tensors on the CPU: the part of the work that needs no model.
 
 A row whose picture or prompt is bad becomes a ``Failure`` here and the others go on, so that a
-batch which reaches the model holds good rows only. It runs ahead of the model, on other threads.
+batch which reaches the model holds good rows only. Rows with and without pictures become batches of
+their own, as not every model takes both at once. It runs ahead of the model, on other threads.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ class Batch:
     chat_texts: tuple[str, ...]
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
-    """SHA-256 of each decoded picture; rows with equal ones share a pass of the vision encoder."""
+    """SHA-256 of each row's decoded pictures, joined by ``+``; rows with equal ones may share a
+    pass of the vision encoder."""
     image_dhashes: tuple[str, ...]
-    """Perceptual hash of each picture."""
+    """Perceptual hashes of each row's pictures, joined by ``+``."""
+    pictures: tuple[int, ...]
+    """Pictures of each row: of all rows some, or of all rows none."""
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
 
@@ -51,8 +55,8 @@ class Batch:
 
 def prepare(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec | None = None
-) -> tuple[Batch | None, list[Failure]]:
-    """Load the pictures, render the prompts, and make one batch of the rows that are good.
+) -> tuple[list[Batch], list[Failure]]:
+    """Load the pictures, render the prompts, and make batches of the rows that are good.
 
     Args:
         samples: The rows.
@@ -60,28 +64,27 @@ def prepare(
         spec: What will be recorded; some positions need more of the prompt than its tokens.
 
     Returns:
-        The batch, None if no row is good, and the rows that are not.
+        The batches (one, or none if no row is good, where all rows have pictures), and the rows
+        that are not good.
     """
-    wants_question = spec is not None and "last_question_token" in spec.positions
     good: list[_Row] = []
     failures = []
     for sample in samples:
         try:
-            text = render(vlm.processor, sample.question)
-            after = count_after_question(vlm.processor, text) if wants_question else 0
-            good.append(_Row(sample, text, after, load_image(sample.image)))
+            good.append(_read(sample, vlm, spec))
         except RowError as error:
             failures.append(failure_of(sample, error.stage, str(error)))
-    if not good:
-        return None, failures
-    batch = _encode(good, vlm)
-    too_long = _too_long(batch, vlm.max_prompt_tokens)
-    if too_long:
-        failures += too_long
-        failed = {failure.id for failure in too_long}
-        good = [row for row in good if row.sample.id not in failed]
-        return (_encode(good, vlm) if good else None), failures
-    return batch, failures
+    batches = []
+    for rows in _groups(good, vlm):
+        batch = _encode(rows, vlm)
+        if too_long := _too_long(batch, vlm.max_prompt_tokens):
+            failures += too_long
+            failed = {failure.id for failure in too_long}
+            rows = [row for row in rows if row.sample.id not in failed]
+            batches += [_encode(rows, vlm)] if rows else []
+        else:
+            batches.append(batch)
+    return batches, failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +94,48 @@ class _Row:
     sample: Sample
     chat_text: str
     after_question: int
-    image: Image
+    images: tuple[Image, ...]
+
+
+def _read(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None) -> _Row:
+    """Render the prompt and load the pictures of one row.
+
+    Raises:
+        RowError: One of them is bad.
+    """
+    count = len(sample.images)
+    if not count and not vlm.family.text_only:
+        raise RowError("prompt", f"{vlm.family.title} takes no question without a picture")
+    text, after = render(vlm.processor, sample.question, count), 0
+    if spec is not None and "last_question_token" in spec.positions:
+        after = count_after_question(vlm.processor, text, count)
+    return _Row(sample, text, after, tuple(load_image(image) for image in sample.images))
+
+
+def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
+    """Return the rows that may go through the model together.
+
+    Mllama fills a batch up to the most pictures of a question, and what fills it reaches the tokens
+    before the first picture: there a batch holds questions about equally many.
+    """
+    if vlm.one_at_a_time:
+        return [[row] for row in rows]
+    groups: dict[int, list[_Row]] = {}
+    for row in rows:
+        count = len(row.images)
+        groups.setdefault(count if vlm.family.encoder_inputs else min(count, 1), []).append(row)
+    return list(groups.values())
 
 
 def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
-    texts, images = [row.chat_text for row in rows], [row.image for row in rows]
+    texts, images = [row.chat_text for row in rows], [row.images for row in rows]
     return Batch(
         samples=tuple(row.sample for row in rows),
         inputs=vlm.cast(encode(vlm.processor, texts, images)),
         chat_texts=tuple(texts),
-        image_hashes=tuple(hash_image(image) for image in images),
-        image_dhashes=tuple(difference_hash(image) for image in images),
+        image_hashes=tuple("+".join(map(hash_image, own)) for own in images),
+        image_dhashes=tuple("+".join(map(difference_hash, own)) for own in images),
+        pictures=tuple(map(len, images)),
         after_question=tuple(row.after_question for row in rows),
     )
 

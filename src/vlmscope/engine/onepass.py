@@ -10,12 +10,12 @@ the slow method that this must equal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
@@ -31,7 +31,9 @@ from vlmscope.engine.pooling import TokenChoice
 from vlmscope.engine.taps import Taps
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
 from vlmscope.schema import (
+    IMAGE_POSITIONS,
     REPRESENTATIONS,
     VISION_ONLY,
     Capture,
@@ -60,20 +62,22 @@ def capture(
             beyond rounding.
 
     Raises:
-        InputError: ``batch_size`` is below 1.
+        InputError: ``batch_size`` is below 1, or the spec's ``compat`` is not for this model.
         RowError: A sample failed. ``extract`` records such rows instead, and goes on.
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: give 1 or more")
     spec = spec or CaptureSpec()
+    original_of(vlm.family.model_type, spec)  # before any picture is read
     iterator = iter(samples)
     while chunk := tuple(islice(iterator, batch_size)):
-        batch, failures = prepare(chunk, vlm, spec)
-        results = list(failures) + (capture_batch(batch, vlm, spec) if batch else [])
-        for result in results:
+        batches, failures = prepare(chunk, vlm, spec)
+        found: dict[int, Capture] = {}
+        for result in chain(failures, *(capture_batch(batch, vlm, spec) for batch in batches)):
             if isinstance(result, Failure):
                 raise RowError(result.stage, f"{result.id}: {result.error}")
-        yield from (result for result in results if isinstance(result, Capture))
+            found[id(result.sample)] = result
+        yield from (found[id(sample)] for sample in chunk)
 
 
 def capture_batch(
@@ -95,25 +99,16 @@ def capture_batch(
         One entry for each row, in order: a ``Failure`` where the model returned NaN or infinity.
 
     Raises:
+        InputError: The spec's ``compat`` is not for this model.
         torch.OutOfMemoryError: The batch does not fit; nothing of it is kept.
     """
-    layers = resolve_layers(spec.layers, vlm.num_layers)
-    found = locate(
-        batch.input_ids,
-        batch.attention_mask,
-        vlm.image_token_id,
-        spec.prompt_positions,
-        batch.after_question,
-    )
+    original = original_of(vlm.family.model_type, spec)
+    vlm = with_encoder_of(original, vlm)
+    found = _tokens(batch, vlm, spec, original)
     answer_states = _answer_states(vlm, spec)
     inputs = {name: t.to(vlm.device, non_blocking=True) for name, t in batch.inputs.items()}
-    choices = {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()}
-    with (
-        torch.inference_mode(),
-        Taps(
-            vlm, layers, choices, inputs, batch.image_hashes, spec.vision_pooling, answer_states
-        ) as taps,
-    ):
+    taps = _taps(batch, vlm, spec, inputs, found, answer_states)
+    with torch.inference_mode(), taps:
         first, answers = _generate(vlm, inputs, taps, spec.max_new_tokens, answer_states)
     if shapes is not None:
         shapes |= taps.shapes_
@@ -137,6 +132,48 @@ def capture_batch(
         )
         results.append(_check_answer(item, spec, answer) or _check_finite(item))
     return results
+
+
+def _tokens(
+    batch: Batch, vlm: VisionLanguageModel, spec: CaptureSpec, original: Original | None
+) -> dict[str, Bool[np.ndarray, "batch length"]]:
+    """Return, for each position of the prompt, the tokens it means in each row."""
+    pictured = any(batch.pictures)
+    places = {
+        name: place_of(original, name)
+        for name in spec.prompt_positions
+        if pictured or name not in IMAGE_POSITIONS
+    }
+    found = locate(
+        batch.input_ids,
+        batch.attention_mask,
+        vlm.image_token_id,
+        list(places.values()),
+        batch.after_question,
+    )
+    return {name: found[place] for name, place in places.items()}
+
+
+def _taps(
+    batch: Batch,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    inputs: Mapping[str, Tensor],
+    found: Mapping[str, Bool[np.ndarray, "batch length"]],
+    answer_states: AnswerStates | None,
+) -> Taps:
+    """Return the taps of one batch, not yet in place."""
+    return Taps(
+        vlm,
+        resolve_layers(spec.layers, vlm.num_layers),
+        {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()},
+        inputs,
+        batch.pictures,
+        batch.image_hashes,
+        spec.vision_pooling,
+        answer_states,
+        states_of(original_of(vlm.family.model_type, spec)),
+    )
 
 
 def _answer_states(vlm: VisionLanguageModel, spec: CaptureSpec) -> AnswerStates | None:
@@ -175,7 +212,7 @@ def _vectors(
 ) -> dict[str, Float[np.ndarray, "batch width"]]:
     """Return HDF5 path → matrix of the batch, copied off the device."""
     seen = taps.seen()
-    vectors = {VISION_ONLY: seen.vision.cpu().numpy()}
+    vectors = {} if seen.vision is None else {VISION_ONLY: seen.vision.cpu().numpy()}
     for (position, layer), states in seen.states.items():
         vectors[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states.cpu().numpy()
     if answer_states is not None:

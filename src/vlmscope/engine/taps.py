@@ -12,7 +12,7 @@ the encoder each distinct picture once, and deals the output out to the rows aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
 from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import VisionPooling
+from vlmscope.model.vision_rows import RULES, Encoded
+from vlmscope.schema import LayerStates, VisionPooling
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a prefill left behind, on the device."""
 
-    vision: Float[Tensor, "batch vision"]
-    """Pooled output of the vision encoder, float32."""
+    vision: Float[Tensor, "batch vision"] | None
+    """Pooled output of the vision encoder, float32; None where there are no pictures."""
     states: dict[tuple[str, int], Float[Tensor, "batch hidden"]]
     """``(position, layer)`` → hidden states, float32."""
     first_logits: Float[Tensor, "batch vocabulary"]
@@ -47,9 +48,12 @@ class Taps:
         layers: Decoder layers to tap.
         choices: Position name → the tokens it means.
         inputs: The batch on the device; the vision tap needs it to split the encoder's output.
-        image_hashes: One for each row; equal ones share a pass of the encoder.
+        pictures: Pictures of each row; of all rows some, or of all rows none.
+        image_hashes: One for each row; where the family allows, equal ones share a pass of the
+            encoder.
         pooling: How the encoder's output becomes one vector.
         answer: Takes in the states of the decoding steps, if the answer's tokens are wanted.
+        states: What the hidden state of a layer is.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -62,9 +66,11 @@ class Taps:
         layers: Sequence[int],
         choices: Mapping[str, TokenChoice],
         inputs: Mapping[str, Tensor],
+        pictures: Sequence[int],
         image_hashes: Sequence[str],
         pooling: VisionPooling,
         answer: AnswerStates | None = None,
+        states: LayerStates = "hidden_states[k+1]",
     ) -> None:
         self._vlm = vlm
         self._layers = layers
@@ -72,10 +78,13 @@ class Taps:
         self._inputs = inputs
         self._pooling = pooling
         self._answer = answer
+        self._meant = states
         self._shape = tuple(inputs["input_ids"].shape)
-        order = {image: i for i, image in enumerate(dict.fromkeys(image_hashes))}
-        self._row_to_image = torch.tensor([order[image] for image in image_hashes])
-        self._image_to_row = torch.tensor([image_hashes.index(image) for image in order])
+        self._pictures = pictures
+        keys = image_hashes if vlm.family.encoder_inputs else list(map(str, range(len(pictures))))
+        order = {image: i for i, image in enumerate(dict.fromkeys(keys))}
+        self._row_to_image = torch.tensor([order[image] for image in keys])
+        self._image_to_row = torch.tensor([keys.index(image) for image in order])
         self._handles: list[Any] = []
         self._vision: Float[Tensor, "batch vision"] | None = None
         self._states: dict[tuple[str, int], Float[Tensor, "batch hidden"]] = {}
@@ -84,18 +93,40 @@ class Taps:
         self.shapes_: dict[str, tuple[int, ...]] = {}
 
     def __enter__(self) -> Taps:
-        encoder, last = self._vlm.vision_encoder, self._vlm.num_layers - 1
-        self._handles = [
-            encoder.register_forward_pre_hook(self._share_images, with_kwargs=True),
-            encoder.register_forward_hook(self._tap_vision),
-            self._vlm.projector.register_forward_hook(self._note_projection),
-            self._vlm.model.register_forward_hook(self._tap_logits),
-        ]
-        for layer in self._layers:
-            # As in ``hidden_states``, the last layer's vector is the one after the final norm.
-            module = self._vlm.final_norm if layer == last else self._vlm.layers[layer]
-            self._handles.append(module.register_forward_hook(self._tap_layer(layer)))
+        vlm = self._vlm
+        self._handles = [vlm.model.register_forward_hook(self._tap_logits)]
+        if any(self._pictures):
+            self._handles += [
+                vlm.vision_encoder.register_forward_pre_hook(self._share_images, with_kwargs=True),
+                vlm.vision_encoder.register_forward_hook(self._tap_vision),
+            ]
+            if vlm.projector is not None:
+                self._handles.append(vlm.projector.register_forward_hook(self._note_projection))
+        self._handles += [self._hook_layer(layer) for layer in self._layers]
         return self
+
+    def _hook_layer(self, layer: int) -> Any:
+        """Put the tap where the hidden state of a layer passes; return the hook's handle."""
+        tap = self._tap_layer(layer)
+        if self._meant == "hidden_states[k]":
+            return self._vlm.layers[layer].register_forward_pre_hook(
+                lambda _module, args, kwargs: tap(args[0] if args else kwargs["hidden_states"]),
+                with_kwargs=True,
+            )
+        return self._module_behind(layer).register_forward_hook(
+            lambda _module, _args, output: tap(output[0] if isinstance(output, tuple) else output)
+        )
+
+    def _module_behind(self, layer: int) -> nn.Module:
+        """Return the module whose output is the hidden state behind a decoder block."""
+        vlm = self._vlm
+        if layer == vlm.num_layers - 1 and self._meant != "block output":
+            # As in ``hidden_states``, the last layer's vector is the one after the final norm.
+            return vlm.final_norm
+        if not any(self._pictures):
+            while layer in vlm.skipped_without_image:
+                layer -= 1
+        return vlm.layers[layer] if layer >= 0 else vlm.model.get_input_embeddings()
 
     def __exit__(
         self,
@@ -112,11 +143,12 @@ class Taps:
         Raises:
             RuntimeError: A tap saw nothing: the model took a path we do not know.
         """
-        missing = [] if self._vision is not None else ["the vision encoder"]
+        blind = self._vision is None and any(self._pictures)
+        missing = ["the vision encoder"] if blind else []
         missing += [
             f"layer {layer}" for layer in self._layers if f"layer_{layer}" not in self.shapes_
         ]
-        if missing or self._vision is None or self._first_logits is None:
+        if missing or self._first_logits is None:
             raise RuntimeError(f"the prefill did not pass {', '.join(missing) or 'the logits'}")
         return Seen(self._vision, self._states, self._first_logits)
 
@@ -130,26 +162,36 @@ class Taps:
         return args, kwargs
 
     def _tap_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self._first_logits is not None:
+            return  # a model without a cache sees the pictures anew at every step
         if self._vision is not None:
             raise RuntimeError("the vision encoder ran twice for one batch")
-        features = output.last_hidden_state
-        inputs = {
+        # The tensor, never the object around it: the library overwrites its fields later.
+        features = output if isinstance(output, Tensor) else output.last_hidden_state
+        self.shapes_["vision_encoder"] = tuple(features.shape)
+        shared = {
             name: self._inputs[name][self._image_to_row.to(self._inputs[name].device)]
             for name in self._vlm.family.encoder_inputs
         }
-        pooled = pool_vision(self._vlm.family.split_vision(features, inputs), self._pooling)
-        self.shapes_["vision_encoder"] = tuple(features.shape)
+        encoded = Encoded(
+            features=features,
+            inputs={**self._inputs, **shared},
+            pictures=[self._pictures[row] for row in self._image_to_row.tolist()],
+            config=self._vlm.model.config,
+            image_token_id=self._vlm.image_token_id,
+        )
+        pooled = pool_vision(RULES[self._vlm.family.vision_rows](encoded), self._pooling)
         self._vision = pooled[self._row_to_image.to(pooled.device)]
         if len(pooled) != self._shape[0]:
             output.last_hidden_state = features[self._row_to_image.to(features.device)]
 
-    def _note_projection(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
-        self.shapes_.setdefault("projector", tuple(output.shape))
+    def _note_projection(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self.shapes_.setdefault("projector", tuple(output.shape))
 
-    def _tap_layer(self, layer: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+    def _tap_layer(self, layer: int) -> Callable[[Tensor], None]:
+        def tap(hidden: Tensor) -> None:
             name = f"layer_{layer}"
-            hidden = output[0] if isinstance(output, tuple) else output
             if name in self.shapes_:
                 if self._answer is not None:
                     self._answer.add(layer, hidden[:, -1])
@@ -163,7 +205,7 @@ class Taps:
             for position, choice in self._choices.items():
                 self._states[position, layer] = pool_tokens(hidden, choice.to(hidden.device))
 
-        return hook
+        return tap
 
     def _tap_logits(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self.shapes_.setdefault("logits", tuple(output.logits.shape))

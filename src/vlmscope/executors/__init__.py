@@ -2,7 +2,9 @@
 
 from vlmscope.executors.job import extract
 from vlmscope.executors.local import Observer, Summary, run_plan
-from vlmscope.executors.plan import Plan, Request, describe_model, make_plan
+from vlmscope.executors.plan import Plan, make_plan
+from vlmscope.executors.record import describe_model
+from vlmscope.executors.request import Request
 
 __all__ = [
     "Observer",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.executors.local import Observer, run_plan
-from vlmscope.executors.plan import Request, make_plan
+from vlmscope.executors.plan import make_plan
+from vlmscope.executors.request import Request
 from vlmscope.store import Run, open_run
 
 
@@ -31,7 +32,7 @@ def extract(
         observer: Told about every published batch.
         options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
             ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
-            ``strict``.
+            ``family``, ``adapter``, ``quantize``, ``text_only``, ``strict``.
 
     Raises:
         InputError: The table or an option is wrong.

@@ -6,70 +6,27 @@ duplicate id costs seconds and not minutes of loading.
 
 from __future__ import annotations
 
-import platform
-import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from vlmscope.dataset import Table, TableScan, open_table
 from vlmscope.errors import InputError
+from vlmscope.executors.record import capture_record, make_manifest
+from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.fingerprint import hash_config, hash_json, hash_processor, hash_weights
-from vlmscope.model.greedy import hash_generation
-from vlmscope.prompt import chat_template
-from vlmscope.schema import CaptureSpec, FieldSpec
+from vlmscope.model.halp import notes_of, original_of
 from vlmscope.selection import resolve_layers
 from vlmscope.store import (
-    CaptureRecord,
-    DataRecord,
     Manifest,
-    ModelRecord,
-    StoreDtype,
     bytes_per_row,
     check_free,
     check_same,
     open_run,
     read_manifest,
 )
-from vlmscope.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "h5py", "numpy", "pillow")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the user asked for, unchecked: the arguments of ``vlmscope extract``."""
-
-    data: str
-    """Path of the table, or a hub id."""
-    model: str
-    """Folder of a checkpoint, or a hub id."""
-    out: Path
-    """The run folder."""
-    images: str | None = None
-    """Image root (default: the table's folder)."""
-    fields: FieldSpec = field(default_factory=FieldSpec)
-    """Column mapping."""
-    spec: CaptureSpec = field(default_factory=CaptureSpec)
-    """What to record."""
-    limit: int | None = None
-    """Only the first rows of the table."""
-    batch_size: int | Literal["auto"] = "auto"
-    """Rows that go through the model together."""
-    dtype: str = "auto"
-    """Type the model computes in."""
-    device: str = "auto"
-    """Where it runs."""
-    store_dtype: StoreDtype = "float32"
-    """Type of the vectors on disk."""
-    revision: str | None = None
-    """Commit of a hub checkpoint."""
-    strict: bool = False
-    """Stop at the first row that fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +81,45 @@ def make_plan(request: Request) -> Plan:
     """
     _check_options(request)
     table = open_table(
-        request.data, images=request.images, fields=request.fields, limit=request.limit
+        request.data,
+        images=request.images,
+        fields=request.fields,
+        limit=request.limit,
+        text_only=request.text_only,
     )
     scan = table.scan()
     _check_early(request, scan)
     vlm = load_model(
-        request.model, dtype=request.dtype, device=request.device, revision=request.revision
+        request.model,
+        dtype=request.dtype,
+        device=request.device,
+        revision=request.revision,
+        family=request.family,
+        adapter=request.adapter,
+        quantize=request.quantize,
     )
     manifest = make_manifest(request, scan, vlm)
     done: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
+    original = original_of(vlm.family.model_type, request.spec)
+    notes = (*_notes_on_rows(request, scan, vlm), *notes_of(original))
     if (request.out / "run.json").exists():
         stored = read_manifest(request.out)
         check_same(stored, manifest)
         done = frozenset(scan.ids).intersection(open_run(request.out).ids)
-        notes = _notes(stored, manifest)
+        notes += _notes(stored, manifest)
     return Plan(request, table, scan, vlm, manifest, done, notes)
+
+
+def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Iterator[str]:
+    """Yield what rows without a picture will lack, and why rows go alone if they do."""
+    if vlm.one_at_a_time:
+        yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
+    if request.text_only and scan.without_picture:
+        have = "has" if scan.without_picture == 1 else "have"
+        yield (
+            f"{scan.without_picture:,} of {len(scan.ids):,} rows {have} no picture: no vision "
+            "representations for them"
+        )
 
 
 def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
@@ -188,82 +168,8 @@ def _check_early(request: Request, scan: TableScan) -> None:
     layers = resolve_layers(request.spec.layers, stored.model.num_layers)
     wanted = replace(
         stored,
-        capture=_capture_record(request.spec, layers),
+        capture=capture_record(request.spec, layers, stored.model.type),
         data=replace(stored.data, fingerprint=scan.fingerprint),
         store_dtype=request.store_dtype,
     )
     check_same(stored, wanted)
-
-
-def _capture_record(spec: CaptureSpec, layers: tuple[int, ...]) -> CaptureRecord:
-    positions = tuple(dict.fromkeys(spec.positions))
-    return CaptureRecord(layers, positions, spec.vision_pooling, spec.max_new_tokens)
-
-
-def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Manifest:
-    """Return the record of what this run is made with."""
-    spec = request.spec
-    return Manifest(
-        run_id=uuid.uuid4().hex,
-        model=describe_model(vlm),
-        capture=_capture_record(spec, resolve_layers(spec.layers, vlm.num_layers)),
-        data=DataRecord(
-            path=_absolute(request.data),
-            images=_absolute(request.images) if request.images else None,
-            fields=asdict(request.fields),
-            fingerprint=scan.fingerprint,
-        ),
-        dtype=str(vlm.dtype).removeprefix("torch."),
-        store_dtype=request.store_dtype,
-        attention=vlm.attention,
-        device=_describe_device(vlm),
-        versions=_versions(),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
-    """Return the record that says which model this is."""
-    folder = Path(vlm.name)
-    return ModelRecord(
-        name=_absolute(vlm.name),
-        type=vlm.family.model_type,
-        config_hash=hash_config(vlm.name, vlm.revision),
-        weights_hash=hash_weights(folder) if folder.is_dir() else str(vlm.revision),
-        processor_hash=hash_processor(vlm.processor),
-        chat_template_hash=hash_json(chat_template(vlm.processor)),
-        generation_hash=hash_generation(vlm.model),
-        num_layers=vlm.num_layers,
-        hidden_size=vlm.hidden_size,
-        vision_size=vlm.vision_size,
-        revision=vlm.revision,
-    )
-
-
-def _absolute(name: str) -> str:
-    """Return the absolute path of a local name, so that later commands find it from elsewhere.
-
-    A saved dataset may be named ``folder:split``.
-    """
-    path, colon, split = name.rpartition(":")
-    if colon and Path(path).exists() and not Path(name).exists():
-        return f"{Path(path).resolve()}:{split}"
-    return str(Path(name).resolve()) if Path(name).exists() else name
-
-
-def _describe_device(vlm: VisionLanguageModel) -> str:
-    import torch
-
-    if vlm.device.type == "cuda":
-        return f"{vlm.device} ({torch.cuda.get_device_name(vlm.device)})"
-    return str(vlm.device)
-
-
-def _versions() -> Mapping[str, str]:
-    found = {"vlmscope": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

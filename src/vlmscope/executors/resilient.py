@@ -36,7 +36,7 @@ _NO_MEMORY = (
 _DEAD_DEVICE = ("CUDA error", "device-side assert", "HIP error")
 """What a GPU says that will not answer again in this process."""
 
-Prepared = tuple[Batch | None, list[Failure]]
+Prepared = tuple[list[Batch], list[Failure]]
 Results = list[Capture | Failure]
 
 
@@ -123,8 +123,11 @@ class ResilientRunner:
         try:
             if isinstance(prepared, Exception):
                 raise prepared
-            batch, failures = prepared
-            return [*failures, *(self._capture(batch, len(samples)) if batch else [])]
+            batches, failures = prepared
+            results: Results = list(failures)
+            for batch in batches:
+                results += self._capture(batch, len(samples))
+            return results
         except Exception as error:
             out_of_memory = is_out_of_memory(error)
             if not out_of_memory and any(sign in str(error) for sign in _DEAD_DEVICE):

@@ -1,8 +1,10 @@
 """What differs between architectures, as data: one short description for each family.
 
-A description names the parts of the model by their path and says how the vision encoder's output
-falls into samples. Everything else (prompt, capture, store) is the same for all. How to add one:
-docs/adding-a-model.md.
+A description says only what the library's conventions leave open. By convention the vision encoder
+is ``get_encoder(modality="image")``, the decoder ``get_decoder()`` with ``layers`` and ``norm``,
+the image token ``config.image_token_id``, and every image token stands for equally many positions
+of the encoder. Everything else (prompt, capture, store) is the same for all. How to describe
+another one: docs/adding-a-model.md.
 """
 
 from __future__ import annotations
@@ -11,45 +13,46 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
-
-VisionRows = tuple[Float[Tensor, "positions width"], Bool[Tensor, " positions"]]
-"""One sample's share of the encoder's output, and which of its positions are not padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture."""
+    """One architecture. Every path is relative to the model, with dots; empty is the convention."""
 
     model_type: str
     """``config.model_type`` of its checkpoints."""
     title: str
     """What people call it."""
-    vision_encoder: str
-    """Path of the module whose output is pooled, before any projection into the language model."""
-    projector: str
-    """Path of the module that brings the encoder's output to the width of the decoder."""
-    decoder: str
-    """Path of the decoder; it holds ``layers`` and ``norm``."""
-    split_vision: Callable[[Tensor, Mapping[str, Tensor]], list[VisionRows]]
-    """(encoder output, model inputs) → one entry for each sample of the batch."""
-    tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]]
-    """(model inputs, config) → rows and columns of tiles of the first sample's picture."""
-    encoder_inputs: tuple[str, ...]
-    """Inputs of the encoder, each with one leading entry a sample: what the processor makes of the
-    image alone, and what is taken once where several questions of a batch share an image."""
-
-
-def split_mllama(features: Tensor, inputs: Mapping[str, Tensor]) -> list[VisionRows]:
-    """Split ``[batch, images, tiles, patches, width]``; tiles that hold no picture are padding."""
-    used = inputs["aspect_ratio_mask"].to(features.device, torch.bool)
-    rows = []
-    for sample, tiles in zip(features, used, strict=True):
-        valid = tiles.unsqueeze(-1).expand(sample.shape[:-1])
-        rows.append((sample.flatten(0, -2), valid.flatten()))
-    return rows
+    vision_type: str = ""
+    """``config.vision_config.model_type``, where ``model_type`` alone does not tell."""
+    vision_encoder: str = ""
+    """The module whose output is pooled, before any projection into the language model."""
+    projector: str = ""
+    """The module that brings the encoder's output to the width of the decoder; for display."""
+    decoder: str = ""
+    """The decoder."""
+    layers: str = "layers"
+    """Its blocks, relative to the decoder."""
+    final_norm: str = "norm"
+    """The norm behind the last block, relative to the decoder."""
+    image_token: str = "image_token_id"  # noqa: S105 - no password
+    """Where the configuration has the id of the image token."""
+    vision_rows: str = "image tokens"
+    """How the encoder's output falls into questions: a name in ``vision_rows.RULES``."""
+    encoder_inputs: tuple[str, ...] = ()
+    """Inputs of the encoder, where each has one leading entry a question: what is taken once where
+    several questions of a batch share their pictures."""
+    skipped_without_image: str = ""
+    """Where the configuration lists the blocks that a prompt without a picture does not pass."""
+    text_only: bool = True
+    """Whether its processor takes questions without a picture."""
+    prefix_sees_question: bool = False
+    """Whether image tokens attend to the question behind them."""
+    needs: str = ""
+    """What must be installed beside the library's own requirements."""
+    tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]] | None = None
+    """(inputs, config) → rows and columns of tiles of the first picture; for display."""
 
 
 def mllama_tiles(inputs: Mapping[str, Tensor], config: Any) -> tuple[int, int]:
@@ -66,10 +69,73 @@ MLLAMA = Family(
     vision_encoder="model.vision_model",
     projector="model.multi_modal_projector",
     decoder="model.language_model",
-    split_vision=split_mllama,
-    tile_layout=mllama_tiles,
+    vision_rows="image",
     encoder_inputs=("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"),
+    skipped_without_image="text_config.cross_attention_layers",
+    tile_layout=mllama_tiles,
 )
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (MLLAMA,)}
-"""``config.model_type`` → description."""
+_PROJECTOR = "model.multi_modal_projector"
+
+_ALL = (
+    MLLAMA,
+    Family("llava", "LLaVA-1.5", projector=_PROJECTOR),
+    Family("llava", "Pixtral", vision_type="pixtral", projector=_PROJECTOR),
+    Family("llava_next", "LLaVA-NeXT", projector=_PROJECTOR, vision_rows="tiles"),
+    Family("llava_onevision", "LLaVA-OneVision", projector=_PROJECTOR, vision_rows="tiles"),
+    Family("qwen2_vl", "Qwen2-VL", projector="model.visual.merger"),
+    Family("qwen2_5_vl", "Qwen2.5-VL", projector="model.visual.merger"),
+    Family("qwen3_vl", "Qwen3-VL", projector="model.visual.merger"),
+    Family("qwen3_vl_moe", "Qwen3-VL (MoE)", projector="model.visual.merger"),
+    # The encoder's own output is merged 2x2 and projected: what is pooled is the norm before that.
+    Family(
+        "glm4v",
+        "GLM-4.1V",
+        vision_encoder="model.visual.post_layernorm",
+        projector="model.visual.merger",
+    ),
+    Family("gemma3", "Gemma 3", projector=_PROJECTOR),
+    Family("gemma4", "Gemma 4", projector="model.embed_vision"),
+    Family(
+        "paligemma",
+        "PaliGemma",
+        projector=_PROJECTOR,
+        text_only=False,
+        prefix_sees_question=True,
+    ),
+    Family("idefics3", "Idefics3", projector="model.connector"),
+    Family("smolvlm", "SmolVLM", projector="model.connector"),
+    Family("internvl", "InternVL", projector=_PROJECTOR),
+    Family("aya_vision", "Aya Vision", projector=_PROJECTOR),
+    Family("mistral3", "Mistral 3", projector=_PROJECTOR),
+    Family("janus", "Janus", projector="model.aligner"),
+    Family(
+        "fast_vlm",
+        "FastVLM",
+        projector=_PROJECTOR,
+        vision_rows="channels first",
+        needs="timm and torchvision",
+    ),
+    Family(
+        "phi4_multimodal",
+        "Phi-4-multimodal",
+        vision_encoder="model.embed_tokens_extend.image_embed.img_processor",
+        projector="model.embed_tokens_extend.image_embed.img_projection_down",
+        decoder="model",
+        image_token="vision_config.image_token_id",  # noqa: S106
+        vision_rows="crops",
+        needs="torchvision",
+    ),
+    Family(
+        "molmo2",
+        "Molmo 2",
+        projector=_PROJECTOR,
+        vision_rows="crop counts",
+        needs="torchvision and transformers 5.20",
+    ),
+)
+
+FAMILIES: Mapping[str, Family] = {
+    (f"{family.model_type}/{family.vision_type}".rstrip("/")): family for family in _ALL
+}
+"""``config.model_type``, where needed with ``/vision_config.model_type`` → description."""

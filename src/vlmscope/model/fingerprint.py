@@ -2,15 +2,19 @@
 
 A hub checkpoint is pinned by its commit. A local folder has none, so its weights are identified by
 the names, types and shapes of all tensors and the first kilobytes of each: two fine-tunes of one
-model agree in the former and not in the latter; and 21 GB need not be read.
+model agree in the former and not in the latter; and 21 GB need not be read. A LoRA
+adapter and rounding at loading make other weights of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from vlmscope.model.vlm import VisionLanguageModel
 
 _SAMPLE = 4096
 """Bytes read of each tensor."""
@@ -20,6 +24,10 @@ _VOLATILE = frozenset(
     {"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"}
 )
 """Config entries that say where it was loaded, not what it is."""
+_VOLATILE_OF_ADAPTERS = frozenset(
+    {"base_model_name_or_path", "revision", "inference_mode", "peft_version", "task_type"}
+)
+"""The same for an adapter."""
 
 
 def hash_json(value: Any) -> str:
@@ -61,8 +69,32 @@ def hash_processor(processor: Any) -> str:
 
 def hash_weights(folder: Path) -> str:
     """Return the hash that identifies the weight files of a local checkpoint."""
+    return _hash_files(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin"})
+
+
+def hash_adapter(folder: Path) -> str:
+    """Return the hash that identifies a LoRA adapter: its tensors, and how they are applied."""
+    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    known = {name: value for name, value in config.items() if name not in _VOLATILE_OF_ADAPTERS}
+    return hash_json([_hash_files([folder / "adapter_model.safetensors"]), known])
+
+
+def hash_loaded_weights(vlm: VisionLanguageModel) -> str:
+    """Return the hash that identifies the weights which a loaded model computes with.
+
+    Those of the folder, or the commit of the hub; with an adapter or rounding, a hash of all three.
+    """
+    folder = Path(vlm.name)
+    base = hash_weights(folder) if folder.is_dir() else str(vlm.revision)
+    if vlm.adapter is None and not vlm.quantization:
+        return base
+    adapter = None if vlm.adapter is None else hash_adapter(Path(vlm.adapter))
+    return hash_json([base, adapter, vlm.quantization])
+
+
+def _hash_files(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin"}):
+    for path in sorted(paths):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -1,29 +1,42 @@
 """Load a checkpoint through ``from_pretrained``, and let it prove itself once.
 
-Nothing is guessed quietly: an architecture that is not described, weights that are missing from the
-checkpoint (``transformers`` would fill them with noise), or a device that is not there, each ends
-with one line that says what to do.
+Nothing is guessed quietly: an architecture that does not follow the conventions, weights that are
+missing from the checkpoint (``transformers`` would fill them with noise), or a device that is not
+there, each ends with one line that says what to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
-from vlmscope.model.families import FAMILIES, Family
+from vlmscope.model.adapters import attach_adapter, check_adapter
+from vlmscope.model.batching import check_rule, with_proven_rule
+from vlmscope.model.describing import (
+    described,
+    find_family,
+    read_description,
+    resolve,
+    stranger,
+)
 from vlmscope.model.greedy import make_greedy
+from vlmscope.model.placing import auto_class, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
+from vlmscope.model.quantized import (
+    check_quantize,
+    quantization_options,
+    rounding_of,
+    settle,
+)
+from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Names of the ``--dtype`` option."""
-
-_HEADROOM = 0.85
-"""Share of a GPU's free memory that weights may take before the model is spread over several."""
 
 
 def load_model(
@@ -33,6 +46,9 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     attention: str = "sdpa",
+    family: str | Path | Mapping[str, Any] | None = None,
+    adapter: str | Path | None = None,
+    quantize: str | None = None,
 ) -> VisionLanguageModel:
     """Load a vision-language model and its processor, and prove them on one blank image.
 
@@ -44,22 +60,52 @@ def load_model(
             ``auto``: the first GPU, spread where the weights do not fit on it, else the CPU.
         revision: Branch, tag or commit of a hub repository.
         attention: Attention implementation, ``sdpa`` or ``eager``.
+        family: TOML file (or what is in one) that describes the architecture, where the conventions
+            do not do.
+        adapter: Folder of a LoRA adapter that peft saved; the processor stays the checkpoint's.
+        quantize: ``4bit`` or ``8bit``: round the weights with bitsandbytes as they are loaded.
 
     Raises:
-        ModelError: The checkpoint cannot be loaded or is not what its family promises.
+        InputError: The description cannot be read.
+        ModelError: The checkpoint cannot be loaded or is not what its family promises, the adapter
+            does not fit it, or a package for either is missing.
     """
     name = str(name)
     config = _load_config(name, revision)
-    family = _family_of(config, name)
+    description = read_description(family) if isinstance(family, str | Path) else family
+    known = find_family(config) if description is None else described(description, config)
+    check_quantize(quantize, name, config)
+    if adapter is not None:
+        check_adapter(adapter)
     # A branch may move between two downloads: everything comes from the commit of the config.
     revision = getattr(config, "_commit_hash", None) or revision
-    kind = _choose_dtype(dtype, device)
-    model = _load_weights(name, revision, kind, _choose_place(device, config, kind), attention)
+    kind = choose_dtype(dtype, device)
+    place = choose_place(device, config, kind, quantize)
+    more = quantization_options(quantize, kind, config)
+    model = _load_weights(
+        name, config, place, revision=revision, dtype=kind, attn_implementation=attention, **more
+    )
+    settle(model)
+    if adapter is not None:
+        attach_adapter(model, adapter, name)
     processor = load_processor(name, revision)
+    _give_padding(name, processor)
     make_greedy(model, processor.tokenizer.pad_token_id)
-    vlm = VisionLanguageModel(model, processor, family, name, revision)
-    prove(vlm)
-    return vlm
+    vlm = VisionLanguageModel(
+        model,
+        processor,
+        resolve(known or stranger(config), model, name),
+        name,
+        revision,
+        description=description,
+        adapter=None if adapter is None else str(adapter),
+        quantization=rounding_of(model),
+    )
+    see_both_ways(vlm.vision_encoder)
+    vlm = replace(vlm, vision_size=prove(vlm))
+    if description is not None and vlm.quantization != "8bit":  # those are not batched
+        check_rule(vlm)
+    return vlm if known else with_proven_rule(vlm)
 
 
 def _load_config(name: str, revision: str | None) -> Any:
@@ -83,94 +129,35 @@ def _load_config(name: str, revision: str | None) -> Any:
         raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
 
 
-def _family_of(config: Any, name: str) -> Family:
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        known = ", ".join(f"{f.title} ({f.model_type})" for f in FAMILIES.values())
-        raise ModelError(
-            f"{name}: model type {config.model_type!r} is not described; vlmscope knows {known}. "
-            "A description is a few lines: docs/adding-a-model.md"
-        )
-    return family
+def _give_padding(name: str, processor: Any) -> None:
+    """Let a tokenizer without a padding token pad with its end: the mask hides it either way."""
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"{name}: the tokenizer has neither a padding nor an end-of-sequence token; "
+                "name one as pad_token in tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
 
 
-def _choose_place(device: str, config: Any, dtype: torch.dtype) -> str:
-    """Return a torch device, or ``spread`` for the layers to go over all GPUs."""
-    if device != "auto":
-        _check_device(device)
-        return device
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info(0)
-        alone = torch.cuda.device_count() == 1
-        return "cuda:0" if alone or _size(config, dtype) <= _HEADROOM * free else "spread"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _size(config: Any, dtype: torch.dtype) -> int:
-    """Return the bytes that the weights will take, from the architecture alone."""
-    from transformers import AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    return dtype.itemsize * sum(int(parameter.numel()) for parameter in model.parameters())
-
-
-def _check_device(device: str) -> None:
-    gpus = torch.cuda.device_count()
-    if device == "spread":
-        if gpus < 2:
-            raise ModelError(f"--device spread needs two GPUs or more; this machine has {gpus}")
-        return
+def _load_weights(name: str, config: Any, place: str, **options: Any) -> Any:
+    """Return the model in evaluation mode; ``options`` go to ``from_pretrained``."""
     try:
-        kind = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(
-            f"--device {device!r} is not a device; use auto, cpu, cuda, cuda:1, spread or mps"
-        ) from error
-    if kind.type not in {"cpu", "cuda", "mps"} or (kind.type == "cpu" and kind.index):
-        raise ModelError(f"--device {device!r}: use auto, cpu, cuda, cuda:1, spread or mps")
-    if kind.type == "cuda" and (kind.index or 0) >= gpus:
-        raise ModelError(f"--device {device!r}: this machine has {gpus} CUDA devices")
-    if kind.type == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("--device mps: this machine has no Metal device")
-
-
-def _choose_dtype(dtype: str, device: str) -> torch.dtype:
-    if dtype != "auto":
-        if dtype not in DTYPES:
-            raise ModelError(f"--dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
-        return DTYPES[dtype]
-    if device not in {"cpu", "mps"} and torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    on_metal = device == "mps" or (device == "auto" and torch.backends.mps.is_available())
-    return torch.float16 if on_metal else torch.float32
-
-
-def _load_weights(
-    name: str, revision: str | None, dtype: torch.dtype, place: str, attention: str
-) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        model, info = auto_class(config).from_pretrained(
             name,
-            revision=revision,
-            dtype=dtype,
             device_map="auto" if place == "spread" else place,
-            attn_implementation=attention,
             output_loading_info=True,
+            **options,
         )
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"{name}: cannot load the weights, or they do not fit the configuration: "
             f"{one_line(error)}"
         ) from error
-    except Exception as error:
-        # A damaged weight file raises safetensors' own error class, which derives from Exception.
-        if type(error).__module__.split(".")[0] not in {"safetensors", "safetensors_rust"}:
-            raise
+    except SafetensorError as error:
         raise ModelError(f"{name}: damaged weight file: {one_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(

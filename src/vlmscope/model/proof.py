@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmscope.errors import ModelError
+from vlmscope.errors import ModelError, one_line
+from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
 
@@ -25,9 +26,12 @@ TOLERANCE = 1e-3
 """Largest relative error between a hook and ``hidden_states``: the same tensor, but spread models
 copy it between devices."""
 
+_WIDTHS = ("vision_output_dim", "embed_dim", "hidden_size")
+"""What configurations call the width of a vision encoder's output."""
 
-def prove(vlm: VisionLanguageModel) -> None:
-    """Check every accessor of ``vlm`` on one blank image.
+
+def prove(vlm: VisionLanguageModel) -> int:
+    """Check every accessor of ``vlm`` on one blank image; return the vision encoder's width.
 
     Raises:
         ModelError: A part is missing or is not what its name promises; the message names it.
@@ -36,7 +40,7 @@ def prove(vlm: VisionLanguageModel) -> None:
 
     try:
         _touch(vlm)
-        images = [Image.new("RGB", (64, 48), (127, 127, 127))]
+        images = [[Image.new("RGB", (64, 48), (127, 127, 127))]]
         inputs = encode(vlm.processor, [render(vlm.processor, QUESTION)], images)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
@@ -48,16 +52,16 @@ def prove(vlm: VisionLanguageModel) -> None:
         except (RuntimeError, TypeError, ValueError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise _unexpected(vlm, f"it fails on a blank image: {first_line}") from error
-        _check_vision(vlm, calls, inputs)
         _check_decoder(vlm, calls, outputs, inputs["input_ids"].shape[1])
+        return _check_vision(vlm, calls, inputs)
 
 
 def _touch(vlm: VisionLanguageModel) -> None:
     """Reach for every accessor, so that a missing one fails here."""
-    for part in (vlm.vision_encoder, vlm.projector, vlm.layers, vlm.final_norm, vlm.lm_head):
+    for part in (vlm.vision_encoder, vlm.layers, vlm.final_norm, vlm.lm_head):
         if part is None:
             raise AttributeError("a part of the model is None")
-    _ = (vlm.image_token_id, vlm.num_layers, vlm.hidden_size, vlm.vision_size)
+    _ = (vlm.projector, vlm.image_token_id, vlm.num_layers, vlm.hidden_size)
 
 
 @contextmanager
@@ -90,20 +94,32 @@ def _check_prompt(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> None:
 
 def _check_vision(
     vlm: VisionLanguageModel, calls: dict[str, list[Tensor]], inputs: dict[str, Tensor]
-) -> None:
+) -> int:
+    """Return the width of the encoder's output, if it is what it should be."""
     outputs = calls["vision_encoder"]
-    if len(outputs) != 1:
+    if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
         raise _unexpected(
             vlm, f"the vision encoder ran {len(outputs)} times for one image, not once"
         )
-    if outputs[0].shape[-1] != vlm.vision_size:
+    encoded = Encoded(outputs[0], inputs, (1,), vlm.model.config, vlm.image_token_id)
+    try:
+        [(features, valid)] = RULES[vlm.family.vision_rows](encoded)
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        raise _unexpected(
+            vlm, f"the vision encoder's output does not split into samples: {one_line(error)}"
+        ) from error
+    width = features.shape[-1]
+    vision = vlm.model.config.vision_config
+    named = {int(getattr(vision, name)) for name in _WIDTHS if getattr(vision, name, None)}
+    if named and width not in named:
         raise _unexpected(
             vlm,
-            f"the vision encoder is {outputs[0].shape[-1]} wide, the config says {vlm.vision_size}",
+            f"the vision encoder is {width} wide, the config says "
+            + " or ".join(map(str, sorted(named))),
         )
-    rows = vlm.family.split_vision(outputs[0], inputs)
-    if len(rows) != 1 or rows[0][0].shape != (len(rows[0][1]), vlm.vision_size):
+    if features.shape != (len(valid), width):
         raise _unexpected(vlm, "the vision encoder's output does not split into samples")
+    return int(width)
 
 
 def _check_decoder(
@@ -121,9 +137,16 @@ def _check_decoder(
             raise _unexpected(vlm, f"{name} returned {found}, not once {expected}")
         if not _relative_error(calls[name][0], states[k + 1]) <= TOLERANCE:
             raise _unexpected(vlm, f"{name} is not hidden_states[{k + 1}], or not a number")
-    logits = vlm.lm_head(states[-1][:, -1].to(vlm.lm_head.weight.device))
+    logits = _logits(vlm, states[-1][:, -1])
     if not _relative_error(logits, outputs.logits[:, -1]) <= 10 * TOLERANCE:
         raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
+
+
+def _logits(vlm: VisionLanguageModel, hidden: Tensor) -> Tensor:
+    """Return what the model should make of a last hidden state: Gemma caps its logits softly."""
+    logits: Tensor = vlm.lm_head(hidden.to(next(vlm.lm_head.parameters()).device)).float()
+    cap = getattr(vlm.model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:

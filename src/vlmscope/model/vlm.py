@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -28,11 +29,19 @@ class VisionLanguageModel:
     processor: Any
     """Its processor."""
     family: Family
-    """What is particular about its architecture."""
+    """What is particular about its architecture, every path filled in."""
     name: str
     """Folder or hub id it was loaded from."""
     revision: str | None = None
     """Commit of the hub repository; None for a local folder."""
+    vision_size: int = 0
+    """Width of the vision encoder's output, as the proof saw it."""
+    description: Mapping[str, Any] | None = None
+    """The user's own description of the architecture, if there is one."""
+    adapter: str | None = None
+    """Folder of the LoRA adapter in it."""
+    quantization: str = ""
+    """What its weights were rounded to at loading, ``4bit`` or ``8bit``; empty: to nothing."""
 
     @property
     def vision_encoder(self) -> nn.Module:
@@ -40,19 +49,20 @@ class VisionLanguageModel:
         return self.model.get_submodule(self.family.vision_encoder)  # type: ignore[no-any-return]
 
     @property
-    def projector(self) -> nn.Module:
-        """The module that brings the encoder's output to the width of the decoder."""
-        return self.model.get_submodule(self.family.projector)  # type: ignore[no-any-return]
+    def projector(self) -> nn.Module | None:
+        """The module that brings the encoder's output to the width of the decoder, if known."""
+        path = self.family.projector
+        return self.model.get_submodule(path) if path else None
 
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder blocks."""
-        return self._decoder.layers  # type: ignore[no-any-return]
+        return self._decoder.get_submodule(self.family.layers)  # type: ignore[no-any-return]
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm after the last decoder block; ``hidden_states[-1]`` is its output."""
-        return self._decoder.norm  # type: ignore[no-any-return]
+        return self._decoder.get_submodule(self.family.final_norm)  # type: ignore[no-any-return]
 
     @property
     def lm_head(self) -> nn.Module:
@@ -62,7 +72,7 @@ class VisionLanguageModel:
     @property
     def image_token_id(self) -> int:
         """Id of the image token in the expanded prompt."""
-        return int(self.model.config.image_token_id)
+        return int(attrgetter(self.family.image_token)(self.model.config))
 
     @property
     def num_layers(self) -> int:
@@ -75,15 +85,11 @@ class VisionLanguageModel:
         return int(self.model.config.get_text_config(decoder=True).hidden_size)
 
     @property
-    def vision_size(self) -> int:
-        """Width of the vision encoder's output."""
-        config = self.model.config.vision_config
-        return int(getattr(config, "vision_output_dim", None) or config.hidden_size)
-
-    @property
     def max_prompt_tokens(self) -> int:
-        """Longest sequence the decoder's positions allow."""
-        return int(self.model.config.get_text_config(decoder=True).max_position_embeddings)
+        """Longest sequence the decoder's positions allow; where none is given, the tokenizer's."""
+        config = self.model.config.get_text_config(decoder=True)
+        limit = getattr(config, "max_position_embeddings", None)
+        return int(limit or self.processor.tokenizer.model_max_length)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,6 +111,21 @@ class VisionLanguageModel:
     def attention(self) -> str:
         """Attention implementation in use, ``sdpa`` for example."""
         return str(self.model.config._attn_implementation)
+
+    @property
+    def one_at_a_time(self) -> str:
+        """Why questions go through the model one at a time; empty where they may be batched."""
+        if self.quantization == "8bit":
+            return "8-bit rounding depends on all tokens that go through together"
+        if self.family.vision_rows == "whole":
+            return "in a batch this architecture's vectors could not be told apart, or changed"
+        return ""
+
+    @property
+    def skipped_without_image(self) -> frozenset[int]:
+        """Blocks that a prompt without a picture does not pass: what goes in comes out."""
+        path = self.family.skipped_without_image
+        return frozenset(attrgetter(path)(self.model.config) if path else ())
 
     @property
     def _decoder(self) -> Any:

@@ -7,9 +7,10 @@ re-encoded or resized copy counts as the same image, and folds never cut through
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt64
@@ -22,6 +23,8 @@ from sklearn.model_selection import (  # type: ignore[import-untyped,unused-igno
 )
 
 from vlmscope.errors import InputError
+
+Item = TypeVar("Item")
 
 HASH_BITS = 64
 """Bits of a perceptual hash."""
@@ -98,44 +101,72 @@ def _too_few(
 
 
 def image_groups(
-    hashes: Sequence[str], perceptual: Sequence[int] | None = None, *, distance: int = 4
+    hashes: Sequence[str | Sequence[str]],
+    perceptual: Sequence[int | Sequence[int]] | None = None,
+    *,
+    distance: int = 4,
 ) -> Int[np.ndarray, " rows"]:
     """Number the groups of rows that show the same image, from 0, in order of appearance.
 
     Two rows belong together if their exact hashes are equal or their perceptual hashes differ in
-    at most ``distance`` bits, and so do rows joined by a chain of such pairs. Featureless images
-    (one flat colour) share a perceptual hash and hence a group: the cautious mistake.
+    at most ``distance`` bits, and so do rows joined by a chain of such pairs. A row that shows
+    several images joins the rows of each of them. Featureless images (one flat colour) share a
+    perceptual hash and hence a group: the cautious mistake.
 
     Args:
-        hashes: An exact hash of each row's image, such as SHA-256 of its pixels.
-        perceptual: 64-bit perceptual hashes (``Capture.image_dhash``), if near-copies count.
+        hashes: An exact hash of each row's image, such as SHA-256 of its pixels; of a row with
+            several images, a sequence of them.
+        perceptual: 64-bit perceptual hashes (``Capture.image_dhash``), if near-copies count; of a
+            row with several images, a sequence of them.
         distance: Largest number of differing bits between near-copies, 0 to 31.
 
     Raises:
         FoldError: The two sequences differ in length, a hash has more than 64 bits, or the
             distance is out of range.
     """
-    _, exact = np.unique(np.asarray(hashes, dtype=str), return_inverse=True)
-    if perceptual is None:
-        return _by_appearance(exact)
-    if len(perceptual) != len(hashes) or not 0 <= distance < HASH_BITS // 2:
+    count = len(hashes)
+    if perceptual is not None and (len(perceptual) != count or not 0 <= distance < HASH_BITS // 2):
         raise FoldError(
-            f"image groups: {len(hashes)} exact and {len(perceptual)} perceptual hashes, distance "
+            f"image groups: {count} exact and {len(perceptual)} perceptual hashes, distance "
             f"{distance}; give one of each for every row and a distance of 0 to 31"
         )
-    if any(not 0 <= value < 1 << HASH_BITS for value in perceptual):
+    rows, names = _flat([each] if isinstance(each, str) else each for each in hashes)
+    distinct, exact = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    # Nodes are the rows, then the exact hashes, then the perceptual ones.
+    edges = [(rows, count + exact)]
+    if perceptual is not None:
+        edges += _likeness(perceptual, count + len(distinct), distance)
+    starts, ends = (np.concatenate(side) for side in zip(*edges, strict=True))
+    size = 1 + int(max(count - 1, ends.max(initial=-1), starts.max(initial=-1)))
+    graph = coo_array((np.ones(len(starts), dtype=np.int8), (starts, ends)), shape=(size, size))
+    _, component = connected_components(graph, directed=False)
+    return _by_appearance(component[:count])
+
+
+def _likeness(
+    perceptual: Sequence[int | Sequence[int]], first: int, distance: int
+) -> list[tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " edges"]]]:
+    """Return the edges from rows to their perceptual hashes, and between hashes that are near.
+
+    Args:
+        perceptual: The hashes of each row.
+        first: Number of the first node that is a perceptual hash.
+        distance: Largest number of differing bits.
+    """
+    rows, values = _flat([v] if isinstance(v, int | np.integer) else v for v in perceptual)
+    if any(not 0 <= value < 1 << HASH_BITS for value in values):
         raise FoldError("image groups: a perceptual hash is no unsigned 64-bit number; rehash")
-    codes, code = np.unique(np.asarray(perceptual, dtype=np.uint64), return_inverse=True)
+    codes, code = np.unique(np.asarray(values, dtype=np.uint64), return_inverse=True)
     near = [np.empty((2, 0), dtype=np.int64), *_near_pairs(codes, distance)]
     left, right = np.concatenate(near, axis=1)
-    # Nodes are the exact hashes, then the codes: a row joins its two, a near pair two codes.
-    first = len(exact) and exact.max() + 1
-    starts = np.concatenate([exact, first + left])
-    ends = np.concatenate([first + code, first + right])
-    size = first + len(codes)
-    edges = coo_array((np.ones(len(starts), dtype=np.int8), (starts, ends)), shape=(size, size))
-    _, component = connected_components(edges, directed=False)
-    return _by_appearance(component[exact])
+    return [(rows, first + code), (first + left, first + right)]
+
+
+def _flat(items: Iterable[Sequence[Item]]) -> tuple[Int[np.ndarray, " items"], list[Item]]:
+    """Return the items of all rows in one list, and the row of each."""
+    listed = [list(each) for each in items]
+    rows = np.repeat(np.arange(len(listed)), [len(each) for each in listed])
+    return rows, [item for each in listed for item in each]
 
 
 def _by_appearance(labels: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:

@@ -16,6 +16,9 @@ from vlmscope.probe.baselines import Facts
 from vlmscope.probing.source import Place, places
 from vlmscope.store import Run, read_labels
 
+NO_PICTURE = "the question has no picture"
+"""Why a row is left out: it lacks the image's vectors, and places are compared on equal rows."""
+
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
@@ -78,12 +81,20 @@ def probe_data(run: Run) -> ProbeData:
             "labelling; run vlmscope label again"
         )
     verdicts = [score.hallucinated for score in found if score is not None]
-    rows = np.array([i for i, verdict in enumerate(verdicts) if verdict is not None], np.int64)
+    scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
+    pictured = has_picture(table)
+    rows = np.flatnonzero(scorable & pictured)
+    bare = int((scorable & ~pictured).sum())
+    if bare and not len(rows):
+        raise InputError(
+            f"{run.path}: none of the {bare} scorable questions has a picture, and probes compare "
+            "what was read off pictures too; probe a run of questions about pictures"
+        )
     truth = np.array([verdicts[i] for i in rows], dtype=bool)
     check_truth(run.path, truth)
     kept = table.iloc[rows]
     groups, grouped_by = groups_by_content(kept)
-    unscorable = len(verdicts) - len(rows)
+    unscorable = int((~scorable).sum())
     return ProbeData(
         rows=rows,
         ids=tuple(run.ids[i] for i in rows),
@@ -94,8 +105,16 @@ def probe_data(run: Run) -> ProbeData:
         unscorable=unscorable,
         places=tuple(places(run)),
         grouped_by=grouped_by,
-        left_out=tuple(some_left_out("row", unscorable, "the answer could not be scored")),
+        left_out=(
+            *some_left_out("row", unscorable, "the answer could not be scored"),
+            *some_left_out("row", bare, NO_PICTURE),
+        ),
     )
+
+
+def has_picture(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows of a run's table are questions about a picture, ``[N]``."""
+    return np.array([bool(sha256) for sha256 in table["image_sha256"]], dtype=bool)
 
 
 def some_left_out(what: str, count: int, reason: str) -> Iterator[LeftOut]:
@@ -118,12 +137,16 @@ def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
 
 
 def groups_by_content(table: pd.DataFrame) -> tuple[NDArray[np.int64], str]:
-    """Number the images by content, and by likeness where hashes of it exist; say which."""
+    """Number the images by content, and by likeness where hashes of it exist; say which.
+
+    A question about several images belongs to the group of each of them.
+    """
+    hashes = [text.split("+") for text in table["image_sha256"]]
     likeness, grouped_by = None, "content"
     if "image_dhash" in table and all(table["image_dhash"]):
-        likeness = [int(text, 16) for text in table["image_dhash"]]
+        likeness = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
         grouped_by = "content and likeness"
-    return np.asarray(image_groups(list(table["image_sha256"]), likeness)), grouped_by
+    return np.asarray(image_groups(hashes, likeness)), grouped_by
 
 
 def _facts(table: pd.DataFrame) -> Facts:

@@ -167,7 +167,7 @@ def _stale(found: SavedSweep, run: Run) -> str:
     summary = found.summary
     if summary["run_id"] != run.manifest.run_id:
         return f"they are of another run (run_id {summary['run_id'][:8]}…)"
-    then = summary["rows"] + summary["unscorable"]
+    then = summary["rows"] + _left_out(summary)
     if then != len(run):
         return f"the run had {then:,} rows when they were trained and has {len(run):,} now"
     try:
@@ -175,9 +175,17 @@ def _stale(found: SavedSweep, run: Run) -> str:
     except InputError:
         return "the labels that they learnt are gone"
     learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
-    now = {id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels}
+    pictured = (has for block in run.blocks(vectors=False) for has in block.has_picture)
+    probed = [id_ for id_, has in zip(run.ids, pictured, strict=True) if has and id_ in labels]
+    now = {id_: labels[id_].hallucinated for id_ in probed}
     other = sum(learnt.get(id_) != now.get(id_) for id_ in learnt.keys() | now.keys())
     return f"{other:,} of {len(run):,} rows have another label now" if other else ""
+
+
+def _left_out(summary: Mapping[str, Any]) -> int:
+    """Return how many rows of the run a sweep left out; summaries of before say less."""
+    rows = [each for each in summary.get("left_out", ()) if each["what"] == "row"]
+    return sum(each["count"] for each in rows) if rows else int(summary["unscorable"])
 
 
 def _damaged(path: Path, finding: str, run: Run) -> StoreError:

@@ -20,10 +20,12 @@ from vlmscope.errors import InputError
 from vlmscope.probe import image_groups
 from vlmscope.probe.baselines import Facts
 from vlmscope.probing.data import (
+    NO_PICTURE,
     LeftOut,
     ProbeData,
     check_truth,
     groups_by_content,
+    has_picture,
     kind_of,
     some_left_out,
 )
@@ -92,11 +94,14 @@ def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
     texts = files.to_pandas()
     labelled = np.array([table.labels.get(id_) is not None for id_ in files.ids])
     failed = labelled & texts["answer"].str.startswith(FAILED).to_numpy(bool)
-    rows = np.flatnonzero(labelled & ~failed)
+    pictured = has_picture(texts) if "image_sha256" in texts else np.ones(len(files), dtype=bool)
+    rows = np.flatnonzero(labelled & ~failed & pictured)
     if not len(rows):
         raise InputError(_nothing(files, table))
     left_out = [*_without_verdict(files, table)]
     left_out += some_left_out("row", int(failed.sum()), "generation failed, there is no answer")
+    bare = int((labelled & ~failed & ~pictured).sum())
+    left_out += some_left_out("row", bare, NO_PICTURE)
     usable = _usable(files, rows, left_out)
     rows = _whole(rows, usable, left_out)
     ids = tuple(files.ids[i] for i in rows)

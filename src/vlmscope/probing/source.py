@@ -110,8 +110,8 @@ def model_of(source: Source) -> dict[str, Any]:
     """
     if isinstance(source, Run):
         manifest = source.manifest
-        capture = {"vision_pooling": manifest.capture.vision_pooling, "dtype": manifest.dtype}
-        return asdict(manifest.model) | capture
+        capture = {name: getattr(manifest.capture, name) for name in ("vision_pooling", "compat")}
+        return asdict(manifest.model) | capture | {"dtype": manifest.dtype}
     attrs = source.attrs if isinstance(source, SeedFiles) else {}
     return {**attrs, "source": RESEARCH}
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from vlmscope.report.document import Card
-from vlmscope.report.rows import category_of
+from vlmscope.report.rows import category_of, hashes_of
 from vlmscope.report.tokens import TokenText
 from vlmscope.schema import Capture, Score
 
@@ -35,11 +35,12 @@ def cards(
     """
     for capture in captures:
         sample, score = capture.sample, labels.get(capture.sample.id)
-        picture = capture.image_sha256
+        hashes = hashes_of(capture.image_sha256)
         tokens = _answer_tokens(capture, text)
         yield Card(
             id=sample.id,
-            picture=picture if picture in pictures else None,
+            pictures=tuple(sha256 for sha256 in hashes if sha256 in pictures),
+            num_pictures=len(hashes),
             image_id=sample.image_id,
             question=sample.question,
             truth=sample.target,

@@ -93,8 +93,10 @@ class Card:
     """One question of the gallery."""
 
     id: str
-    picture: str | None
-    """Key of ``Document.pictures``; None where the picture is not at hand."""
+    pictures: tuple[str, ...]
+    """Keys of ``Document.pictures``, in the order of the question: those that are at hand."""
+    num_pictures: int
+    """How many pictures the question is about."""
     image_id: str
     question: str
     truth: str

@@ -11,7 +11,7 @@ from vlmscope.probing import SavedSweep
 from vlmscope.probing.verdict import ABSTAIN
 from vlmscope.report.document import CategoryRow, LabelSummary, Number, ResultRow
 from vlmscope.report.provenance import when
-from vlmscope.report.rows import Row
+from vlmscope.report.rows import Row, hashes_of
 from vlmscope.schema import Score
 
 
@@ -32,8 +32,11 @@ def numbers(
         failed: Rows that could not be captured.
     """
     yield Number("rows", f"{len(rows):,}")
-    pictures = len({row.image_sha256 for row in rows})
-    yield Number("pictures", f"{pictures:,}", "different ones")
+    pictures = {sha256 for row in rows for sha256 in hashes_of(row.image_sha256)}
+    bare = sum(not row.image_sha256 for row in rows)
+    none = "1 question has none" if bare == 1 else f"{bare:,} questions have none"
+    note = f"different ones; {none}" if bare else "different ones"
+    yield Number("pictures", f"{len(pictures):,}", note)
     if total is not None and total.share is not None:
         scorable = total.hallucinated + total.faithful
         note = f"{total.hallucinated:,} of {scorable:,} scorable answers"

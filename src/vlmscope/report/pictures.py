@@ -13,14 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from PIL import features
 
 from vlmscope.dataset import Table, hash_image, load_image, open_table
 from vlmscope.errors import InputError, RowError
+from vlmscope.report.rows import hashes_of
 from vlmscope.report.spec import Progress, ReportSpec
 from vlmscope.schema import Failure, FieldSpec, Sample
 from vlmscope.store import Run
+
+if TYPE_CHECKING:
+    from vlmscope.schema import Picture
 
 SIDES = (256, 192, 128, 96)
 """Longest sides of thumbnails in pixels: the largest with which the page stays small is taken."""
@@ -49,6 +54,17 @@ class Thumbnails:
 
 
 @dataclass(frozen=True, slots=True)
+class _Task:
+    """One picture to be opened."""
+
+    sha256: str
+    image: Picture | None
+    """None where the row has other pictures now than it had."""
+    name: str
+    """Of the row's pictures, for messages."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Coded:
     """One picture, found or not."""
 
@@ -69,6 +85,7 @@ def find_table(run: Run, spec: ReportSpec) -> tuple[Table | None, str]:
             spec.data or record.path,
             images=spec.images or record.images,
             fields=FieldSpec(**record.fields),
+            text_only=record.text_only,
         )
     except InputError as error:
         return None, f"No pictures: {error}; if it has moved, give --data and --images."
@@ -91,11 +108,11 @@ def thumbnails(
 
     Args:
         table: The run's table.
-        wanted: Question id → hash of its picture.
+        wanted: Question id → hashes of its pictures, as ``Capture.image_sha256`` has them.
         limit: Most bytes of all pictures of a size; a size that takes more is dropped.
         progress: Told what is being done.
     """
-    different = set(wanted.values())
+    different = {sha256 for joined in wanted.values() for sha256 in hashes_of(joined)}
     sizes: list[dict[str, bytes]] = [{} for _ in SIDES]
     totals = [0] * len(SIDES)
     missing: list[_Coded] = []
@@ -129,32 +146,38 @@ def too_many(count: int) -> str:
 
 def _coded(table: Table, wanted: Mapping[str, str]) -> Iterator[_Coded]:
     """Yield each picture once, in the order of the table."""
-    samples = _first_of_each(table, wanted)
+    tasks = _first_of_each(table, wanted)
     with ThreadPoolExecutor(THREADS) as pool:
-        while chunk := list(islice(samples, CHUNK)):
+        while chunk := list(islice(tasks, CHUNK)):
             yield from pool.map(_code, chunk)
 
 
-def _first_of_each(table: Table, wanted: Mapping[str, str]) -> Iterator[tuple[str, Sample]]:
-    """Yield the first row that shows each picture, with the picture's hash."""
+def _first_of_each(table: Table, wanted: Mapping[str, str]) -> Iterator[_Task]:
+    """Yield each picture where the first row shows it.
+
+    A row that has other than its number of pictures now shows none of them for certain.
+    """
     seen: set[str] = set()
     for row in table.rows():
-        sha256 = wanted.get(row.id)
-        if sha256 is None or sha256 in seen or isinstance(row, Failure):
+        hashes = hashes_of(wanted.get(row.id, ""))
+        if isinstance(row, Failure) or not hashes:
             continue
-        seen.add(sha256)
-        yield sha256, row
+        same_number = len(hashes) == len(row.images)
+        for place, sha256 in enumerate(hashes):
+            if sha256 not in seen:
+                seen.add(sha256)
+                yield _Task(sha256, row.images[place] if same_number else None, row.image_id)
 
 
-def _code(task: tuple[str, Sample]) -> _Coded:
+def _code(task: _Task) -> _Coded:
     """Open a picture, check that it is the one, and write it in every size."""
-    sha256, sample = task
+    sha256 = task.sha256
     try:
-        picture = load_image(sample.image)
+        picture = None if task.image is None else load_image(task.image)
     except RowError as error:
         return _Coded(sha256, why="could not be opened", example=str(error))
-    if hash_image(picture) != sha256:
-        return _Coded(sha256, why="changed since the run was made", example=sample.image_id)
+    if picture is None or hash_image(picture) != sha256:
+        return _Coded(sha256, why="changed since the run was made", example=task.name)
     files = []
     for side in SIDES:
         picture.thumbnail((side, side))  # of the size before: as good, and quicker

@@ -82,12 +82,16 @@ def _data(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "pictures", data.images or "beside the table"
     mapped = {field: column for field, column in data.fields.items() if column}
     yield "fields", ", ".join(f"{f}={c}" for f, c in mapped.items()) or "the known names"
+    if data.text_only:
+        yield "questions without a picture", "captured (--text-only)"
     yield "fingerprint", data.fingerprint[:_HASH]
 
 
 def _capture(manifest: Manifest) -> Iterator[tuple[str, str]]:
     capture = manifest.capture
     yield "layers", ", ".join(map(str, capture.layers))
+    if capture.compat:
+        yield "layers and positions as in", f"{capture.compat}: layer_k is {capture.layer_k}"
     yield "positions", ", ".join(capture.positions)
     yield "vision pooling", capture.vision_pooling
     limit = capture.max_new_tokens

@@ -21,7 +21,7 @@ class Row:
     category: str | None
     """Kind of question, where the table says."""
     image_sha256: str
-    """Its picture's content."""
+    """Content of its picture; of several joined by ``+``, of none empty."""
 
 
 def draw(run: Run, count: int, seed: int, wanted: str | None = None) -> set[str]:
@@ -54,6 +54,15 @@ def read_rows(run: Run, shown: Collection[str]) -> tuple[list[Row], list[Capture
             if capture.sample.id in shown:
                 captures.append(capture)
     return rows, captures
+
+
+def hashes_of(image_sha256: str) -> list[str]:
+    """Return the hashes of a question's pictures, in their order; none where it has no picture.
+
+    >>> hashes_of("ab+cd"), hashes_of("")
+    (['ab', 'cd'], [])
+    """
+    return image_sha256.split("+") if image_sha256 else []
 
 
 def category_of(capture: Capture) -> str | None:

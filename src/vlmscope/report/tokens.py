@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmscope.dataset import hash_image, load_image
 from vlmscope.errors import RowError
@@ -15,6 +15,9 @@ from vlmscope.report.document import PromptToken, TokenView
 from vlmscope.schema import ANSWER_POSITIONS, Capture, Sample
 from vlmscope.selection import boundaries, locate
 from vlmscope.store import ModelRecord, boundary_name
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TokenText = Callable[[int], str]
 """Token id → what it decodes to."""
@@ -73,27 +76,23 @@ def token_view(
         processor: The run's.
         record: The run's model.
         capture: The stored row: its lengths and boundaries are the proof.
-        sample: The same row of the table, for its picture; None where the table has none.
+        sample: The same row of the table, for its pictures; None where the table has none.
 
     Raises:
-        RowError: The picture is not at hand, or the prompt is not the one that was captured.
+        RowError: A picture is not at hand, or the prompt is not the one that was captured.
     """
     from vlmscope.model.fingerprint import hash_json
 
     if hash_json(chat_template(processor)) != record.chat_template_hash:
         raise RowError("prompt", f"the chat template is not the one of the run; {_REMEDY}")
     question = capture.sample.question
-    picture = None if sample is None else load_image(sample.image)
-    if sample is None or picture is None:
-        raise RowError("image", f"picture {capture.sample.image_id} is not at hand")
-    if hash_image(picture) != capture.image_sha256:
-        raise RowError("image", f"picture {sample.image_id} has changed since the run was made")
-    text = render(processor, question)
-    inputs = encode(processor, [text], [picture])
+    pictures = _pictures(capture, sample)
+    text = render(processor, question, len(pictures))
+    inputs = encode(processor, [text], [pictures])
     ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()
     places = {n: i for n, i in capture.boundaries.items() if n not in ANSWER_POSITIONS}
     asked = "last_question_token" in places
-    behind = (count_after_question(processor, text),) if asked else ()
+    behind = (count_after_question(processor, text, len(pictures)),) if asked else ()
     try:
         found = boundaries(
             locate(ids, mask, processor.image_token_id, tuple(places), behind), mask, 0
@@ -104,6 +103,18 @@ def token_view(
         raise RowError("prompt", "the prompt made now has not the tokens that were captured")
     tokens = _grouped(ids[0].tolist(), places, token_text(processor))
     return TokenView(capture.sample.id, question, tuple(tokens))
+
+
+def _pictures(capture: Capture, sample: Sample | None) -> list[Image]:
+    """Return the pictures of a row, if they are those that the model saw."""
+    if not capture.image_sha256:  # a question about none
+        return []
+    if sample is None:
+        raise RowError("image", f"picture {capture.sample.image_id} is not at hand")
+    pictures = [load_image(image) for image in sample.images]
+    if "+".join(map(hash_image, pictures)) != capture.image_sha256:
+        raise RowError("image", f"picture {sample.image_id} has changed since the run was made")
+    return pictures
 
 
 def _grouped(

@@ -110,7 +110,7 @@ def with_pictures(gathered: Gathered, limit: int = MOST_BYTES) -> Document:
 
 
 def _without_pictures(document: Document, pictures: Mapping[str, bytes]) -> Document:
-    cards = tuple(replace(card, picture=None) for card in document.cards)
+    cards = tuple(replace(card, pictures=()) for card in document.cards)
     return replace(document, cards=cards, pictures_note=too_many(len(pictures)))
 
 

@@ -21,24 +21,27 @@ from vlmscope.executors.resilient import Prepared, ResilientRunner
 from vlmscope.executors.sizing import LARGEST_ELSEWHERE, LARGEST_ON_GPU, BatchSizer
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.halp import positions_of
 from vlmscope.probe import ProbeInfo, load_probe
 from vlmscope.risk.finding import find_probe
 from vlmscope.risk.matching import check_match
 from vlmscope.schema import (
     ANSWER_POSITIONS,
+    DEFAULT_POSITIONS,
+    IMAGE_REPRESENTATIONS,
     REPRESENTATIONS,
     VISION_ONLY,
     Capture,
     CaptureSpec,
     Failure,
     Sample,
+    failure_of,
 )
 from vlmscope.store import vector_path
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from vlmscope.probe.base import BinaryProbe
+    from vlmscope.schema import Picture
 
 _Rows = Sequence[Sample | Failure]
 
@@ -104,6 +107,7 @@ class RiskScorer:
         dtype: str = "auto",
         device: str = "auto",
         revision: str | None = None,
+        adapter: str | PathLike[str] | None = None,
         threshold: float | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> RiskScorer:
@@ -115,6 +119,7 @@ class RiskScorer:
             dtype: As in ``load_model``; ``auto`` takes the one the probe was trained with.
             device: As in ``load_model``.
             revision: Branch, tag or commit of a hub checkpoint.
+            adapter: Folder of a LoRA adapter (default: the one the probe was trained with).
             threshold: Risk above which an answer is flagged (default: the probe's own).
             batch_size: Questions that go through the model together.
 
@@ -129,20 +134,30 @@ class RiskScorer:
         _check_size(batch_size)
         if dtype == "auto":
             dtype = str(info.model.get("dtype", "auto"))
-        vlm = load_model(str(model), dtype=dtype, device=device, revision=revision)
+        adapter = adapter or info.model.get("adapter")
+        vlm = load_model(
+            str(model),
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            family=info.model.get("description"),
+            adapter=None if adapter is None else str(adapter),
+            quantize=info.model.get("quantization") or None,
+        )
         return cls(vlm, place, threshold=threshold, batch_size=batch_size)
 
     def score(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:
         """Yield the risk of each row, in order; a ``Failure`` where it cannot be told.
 
         Args:
-            rows: Questions about images. The failures among the rows of a table are passed on.
-                The next batches are prepared while the model works, so rows are drawn ahead.
+            rows: Questions about images, or about none. The failures among the rows of a table are
+                passed on. The next batches are prepared while the model works, so rows are drawn
+                ahead.
         """
         with ThreadPoolExecutor(AHEAD, "vlmscope-prepare") as preparing:
             try:
                 for chunk, prepared in batches_ahead(
-                    iter(rows), self._sizer, self._prepare, preparing
+                    map(self._readable, rows), self._sizer, self._prepare, preparing
                 ):
                     pieces = self._runner.run(_samples(chunk), prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
@@ -151,20 +166,36 @@ class RiskScorer:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def risk(self, image: str | PathLike[str] | bytes | Image, question: str) -> float:
-        """Return the risk of one question about one image.
+    def risk(
+        self, image: Picture | list[Picture] | tuple[Picture, ...] | None, question: str
+    ) -> float:
+        """Return the risk of one question about an image, several images, or none.
 
         Args:
-            image: Path of a file, the bytes of one, or a PIL image.
+            image: Path of a file, the bytes of one, or a PIL image; a list or tuple of these; or
+                None.
             question: The question.
 
         Raises:
-            RowError: The question cannot be run through the model.
+            RowError: The question cannot be run through the model, or it has no picture and the
+                probe reads one.
         """
         [found] = self.score([Sample("question", image, question)])
         if isinstance(found, Failure):
             raise RowError(found.stage, found.error)
         return found.risk
+
+    def _readable(self, row: Sample | Failure) -> Sample | Failure:
+        """Return a row, or why this probe has nothing to read of it."""
+        needs_picture = self.info.representation in IMAGE_REPRESENTATIONS
+        if isinstance(row, Failure) or row.images or not needs_picture:
+            return row
+        return failure_of(
+            row,
+            "input",
+            f"the question has no picture, and the probe reads {self.info.representation}; use a "
+            f"probe of another representation, {REPRESENTATIONS['last_prompt_token']} for example",
+        )
 
     def _prepare(self, rows: _Rows) -> Prepared | Exception:
         return self._runner.prepare(_samples(rows))
@@ -205,8 +236,15 @@ def spec_of(place: Path, info: ProbeInfo) -> CaptureSpec:
             that this vlmscope does not know.
     """
     pooling = info.model.get("vision_pooling", "all")
+    compat = info.model.get("compat", "")
     if info.representation == VISION_ONLY:
-        return CaptureSpec(layers="0", vision_pooling=pooling, max_new_tokens=0)
+        return CaptureSpec(
+            layers="0",
+            positions=positions_of(info.model.get("type", "")) if compat else DEFAULT_POSITIONS,
+            vision_pooling=pooling,
+            max_new_tokens=0,
+            compat=compat,
+        )
     position = {name: p for p, name in REPRESENTATIONS.items()}.get(info.representation)
     if position is None or info.layer is None:
         raise InputError(
@@ -219,7 +257,11 @@ def spec_of(place: Path, info: ProbeInfo) -> CaptureSpec:
             "written; choose a probe of the prompt"
         )
     return CaptureSpec(
-        layers=str(info.layer), positions=(position,), vision_pooling=pooling, max_new_tokens=0
+        layers=str(info.layer),
+        positions=(position,),
+        vision_pooling=pooling,
+        max_new_tokens=0,
+        compat=compat,
     )
 
 

@@ -5,7 +5,7 @@ publish, lock     atomic files, one writer
 manifest          run.json: what a run was made with
 failures          failures.jsonl
 labels            labels.parquet
-block             rows as columns: what everything below passes around
+checking, block   what a row must be; rows as columns: what everything below passes around
 columns, rows     the two faces of a shard: matrices, and the seed's tree
 shard, catalog    one file of rows; all files of a run
 writer, index     parts → packs → index.h5

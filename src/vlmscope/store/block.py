@@ -1,7 +1,8 @@
 """Rows as columns: what every shard is written from and read into.
 
 A ``Block`` is a handful of captures turned on its side. Parts, packs, exports and reads all pass
-through it, so each exists once.
+through it, so each exists once. Columns have no gaps: of a question without a picture, which is
+known by its empty ``image_sha256``, the image's vectors are NaN and its boundaries −1.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import StoreError
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.store.naming import boundary_name, boundary_position
+from vlmscope.store.checking import check_capture
+from vlmscope.store.naming import boundary_name, boundary_position, image_positions, is_of_image
 
 QUESTION_ID = "question_id"
 """The column of ids, in the order of the rows."""
+
+NO_BOUNDARY = -1
+"""Stands in the column of a boundary for a row that does not have it."""
 
 SEED_TEXTS = ("image_id", "question", "ground_truth_answer", "answer")
 """The seed's strings, in the seed's order. ``answer`` is absent after a prefill-only run."""
@@ -33,11 +37,17 @@ class Block:
     texts: Mapping[str, list[str]]
     """Strings: ids, question, answer, metadata as JSON …"""
     numbers: Mapping[str, NDArray[Any]]
-    """One number, or one list of fixed length, a row: ``[n]`` or ``[n, 20]``."""
+    """One number, or one list of fixed length, a row: ``[n]`` or ``[n, 20]``. −1 for the boundary
+    of an image that a row does not have."""
     ragged: Mapping[str, list[NDArray[Any]]]
     """Lists whose length differs from row to row: the answer's tokens."""
     vectors: Mapping[str, NDArray[np.float32]]
-    """Representations ``[n, D]``, by path."""
+    """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
+
+    @property
+    def has_picture(self) -> list[bool]:
+        """Whether each question is about a picture."""
+        return [bool(sha256) for sha256 in self.texts["image_sha256"]]
 
     @property
     def ids(self) -> list[str]:
@@ -49,9 +59,13 @@ class Block:
 
 
 def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
-    """Turn captures into columns. ``widths`` says which vectors each must have, and how wide."""
+    """Turn captures into columns. ``widths`` says which vectors each must have, and how wide.
+
+    A capture without a picture has none of the image's.
+    """
+    like = next((capture for capture in captures if capture.image_sha256), captures[0])
     for capture in captures:
-        _check(capture, widths, like=captures[0])
+        check_capture(capture, widths, like=like)
     samples = [capture.sample for capture in captures]
     texts = {
         QUESTION_ID: [sample.id for sample in samples],
@@ -72,28 +86,39 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
         ragged["answer_logprobs"] = [
             np.asarray(capture.answer_logprobs, np.float32) for capture in captures
         ]
-    vectors = {path: np.stack([capture.vectors[path] for capture in captures]) for path in widths}
-    return Block(texts, _numbers(captures), ragged, vectors)
+    vectors = {
+        path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
+        for path, width in widths.items()
+    }
+    return Block(texts, _numbers(captures, image_positions(widths)), ragged, vectors)
 
 
 def captures_of(block: Block) -> Iterator[Capture]:
-    """Turn columns back into captures; ``Sample.image`` is the image's name only."""
+    """Turn columns back into captures; ``Sample.image`` is the image's name only, None for none."""
     positions = {name: boundary_position(name) for name in block.numbers}
-    for i in range(len(block)):
+    for i, has_picture in enumerate(block.has_picture):
         text = {name: column[i] for name, column in block.texts.items()}
         number = {name: column[i] for name, column in block.numbers.items()}
         ragged = {name: column[i] for name, column in block.ragged.items()}
         yield Capture(
             sample=Sample(
                 id=text[QUESTION_ID],
-                image=text["image_id"],
+                image=text["image_id"] if has_picture else None,
                 question=text["question"],
                 target=text["ground_truth_answer"],
                 metadata=json.loads(text["metadata"]),
                 image_id=text["image_id"],
             ),
-            vectors={path: matrix[i] for path, matrix in block.vectors.items()},
-            boundaries={p: int(number[name]) for name, p in positions.items() if p is not None},
+            vectors={
+                path: matrix[i]
+                for path, matrix in block.vectors.items()
+                if has_picture or not is_of_image(path)
+            },
+            boundaries={
+                position: int(number[name])
+                for name, position in positions.items()
+                if position is not None and number[name] != NO_BOUNDARY
+            },
             num_prompt_tokens=int(number["num_prompt_tokens"]),
             image_sha256=text["image_sha256"],
             image_dhash=text.get("image_dhash", ""),
@@ -150,11 +175,18 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
     return text
 
 
-def _numbers(captures: Sequence[Capture]) -> dict[str, NDArray[Any]]:
-    """Return the columns of numbers: boundaries first, as in the row's attributes."""
+def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the columns of numbers: boundaries first, as in the row's attributes.
+
+    Those of the image are there even if no row of this block has a picture: all blocks of a run
+    have the same columns.
+    """
+    own = (position for capture in captures for position in capture.boundaries)
     boundaries = {
-        boundary_name(position): np.array([c.boundaries[position] for c in captures], np.int64)
-        for position in captures[0].boundaries
+        boundary_name(position): np.array(
+            [c.boundaries.get(position, NO_BOUNDARY) for c in captures], np.int64
+        )
+        for position in dict.fromkeys([*own, *of_image])
     }
     return {
         **boundaries,
@@ -167,38 +199,13 @@ def _numbers(captures: Sequence[Capture]) -> dict[str, NDArray[Any]]:
     }
 
 
+def _no_vector(width: int) -> NDArray[np.float32]:
+    return np.full(width, np.nan, np.float32)
+
+
 def _image_id(sample: Sample) -> str:
-    """Return the image's name: the table's, or else the file's path."""
-    if sample.image_id or not isinstance(sample.image, str | os.PathLike):
+    """Return the images' names: the table's, or else the files' paths."""
+    if sample.image_id:
         return sample.image_id
-    return os.fspath(sample.image)
-
-
-def _check(capture: Capture, widths: Mapping[str, int], *, like: Capture) -> None:
-    """Refuse a capture that the run's other rows would not match. Nothing is written."""
-    found = {path: vector.shape for path, vector in capture.vectors.items()}
-    wanted = {path: (width,) for path, width in widths.items()}
-    if found != wanted:
-        odd = sorted(path for path in found.keys() | wanted if found.get(path) != wanted.get(path))
-        raise StoreError(
-            f"question {capture.sample.id!r}: vectors do not match the manifest: "
-            + ", ".join(f"{p} is {found.get(p)}, expected {wanted.get(p)}" for p in odd)
-        )
-    for path, vector in capture.vectors.items():
-        if vector.dtype != np.float32 or not np.isfinite(vector).all():
-            raise StoreError(
-                f"question {capture.sample.id!r}: {path} must be finite float32, found "
-                f"{vector.dtype} with {np.count_nonzero(~np.isfinite(vector))} non-finite values"
-            )
-    tokens = (capture.answer, capture.answer_token_ids, capture.answer_logprobs)
-    answered = like.answer is not None
-    if any((part is not None) != answered for part in tokens):
-        raise StoreError(
-            f"question {capture.sample.id!r}: a run has answers with tokens and log-probabilities "
-            "on every row, or on none"
-        )
-    if capture.boundaries.keys() != like.boundaries.keys():
-        raise StoreError(
-            f"question {capture.sample.id!r}: boundaries of {sorted(capture.boundaries)}, but "
-            f"question {like.sample.id!r} has {sorted(like.boundaries)}"
-        )
+    paths = [os.fspath(image) for image in sample.images if isinstance(image, str | os.PathLike)]
+    return ", ".join(paths)

@@ -36,7 +36,7 @@ def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
         group.create_dataset(name, data=numbers).attrs["sha256"] = digest(numbers)
     for name, arrays in block.ragged.items():
         write_ragged(group, name, arrays).attrs["sha256"] = digest(arrays)
-    normed = final_norm_leaf(manifest)
+    normed = final_norm_leaves(manifest)
     for path, matrix in block.vectors.items():
         stored = narrow(matrix) if manifest.store_dtype == "float16" else matrix
         column = group.create_dataset(path, data=stored)
@@ -102,18 +102,21 @@ def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str
 
 
 def narrow(matrix: NDArray[np.float32]) -> NDArray[Any]:
-    """Return a column as float16, or as it is where a value would overflow."""
-    if np.abs(matrix).max(initial=0) > FLOAT16_MAX:
+    """Return a column as float16, or as it is where a value would overflow; NaN is no value."""
+    if np.fmax.reduce(np.abs(matrix), axis=None, initial=0) > FLOAT16_MAX:
         return matrix
     return matrix.astype(np.float16)
 
 
-def final_norm_leaf(manifest: Manifest) -> str:
+def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:
     """Return how the path ends of a vector that is after the final norm: the last layer's.
 
-    As in transformers, whose last hidden state has gone through the norm.
+    As in transformers, whose last hidden state has gone through the norm. Where ``layer_k`` is
+    something else, no vector has.
     """
-    return vector_path("", manifest.model.num_layers - 1)
+    if manifest.capture.layer_k != "hidden_states[k+1]":
+        return ()
+    return (vector_path("", manifest.model.num_layers - 1),)
 
 
 def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

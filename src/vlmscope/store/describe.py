@@ -18,7 +18,7 @@ from vlmscope.errors import InputError, StoreError
 from vlmscope.store.catalog import scan
 from vlmscope.store.columns import COLUMNS, walk
 from vlmscope.store.manifest import read_manifest
-from vlmscope.store.naming import is_vector
+from vlmscope.store.naming import is_of_image, is_vector
 from vlmscope.store.shard import opened
 
 
@@ -46,6 +46,8 @@ class Description:
     rows: int
     answers: int
     """Rows that have an answer."""
+    without_picture: int
+    """Rows whose question is about no picture."""
     representations: tuple[RepresentationInfo, ...]
     attrs: Mapping[str, Any]
     """The root attributes."""
@@ -59,6 +61,7 @@ class _Tally:
 
     rows: int
     answers: int
+    without_picture: int
     vectors: Counter[str]
     widths: dict[str, int]
     dtypes: dict[str, set[str]]
@@ -70,7 +73,7 @@ def describe(path: str | Path) -> Description:
     if place.is_dir():
         manifest = read_manifest(place)
         # A question that two writers were given counts once: the shard knows its own rows.
-        files = {shard.path: len(shard) for shard in scan(place)[0]}
+        files = {shard.path: shard.rows for shard in scan(place)[0]}
         size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
         extra = {"run_id": manifest.run_id, "model_name": manifest.model.name}
         return _summary(place, "run", files, size, extra)
@@ -86,10 +89,14 @@ def describe(path: str | Path) -> Description:
 
 
 def _summary(
-    path: Path, kind: str, files: Mapping[Path, int | None], size: int, attrs: Mapping[str, Any]
+    path: Path,
+    kind: str,
+    files: Mapping[Path, tuple[int, ...] | None],
+    size: int,
+    attrs: Mapping[str, Any],
 ) -> Description:
-    """Add the files up; each with how many of its rows count, where that is known."""
-    tally = _Tally(0, 0, Counter(), {}, {})
+    """Add the files up; each with those of its rows that count, where that is known."""
+    tally = _Tally(0, 0, 0, Counter(), {}, {})
     found: dict[str, Any] = dict(attrs)
     for file_path, rows in files.items():
         with opened(file_path) as file:
@@ -102,18 +109,31 @@ def _summary(
         found["num_samples"] = tally.rows
         for name in ("supersedes", "writer"):
             found.pop(name, None)
-    return Description(path, kind, tally.rows, tally.answers, _representations(tally), found, size)
+    return Description(
+        path=path,
+        kind=kind,
+        rows=tally.rows,
+        answers=tally.answers,
+        without_picture=tally.without_picture,
+        representations=_representations(tally),
+        attrs=found,
+        size=size,
+    )
 
 
-def _add_columns(tally: _Tally, group: Any, rows: int | None) -> None:
+def _add_columns(tally: _Tally, group: Any, places: tuple[int, ...] | None) -> None:
     """Count a file of ours: its columns say everything."""
-    if rows is None:
-        rows = len(group["question_id"]) if "question_id" in group else 0
+    hashes = group["image_sha256"].asstr()[:] if "image_sha256" in group else []
+    if places is None:
+        places = tuple(range(len(group["question_id"]) if "question_id" in group else 0))
+    rows = len(places)
+    bare = sum(not hashes[i] for i in places) if len(hashes) else 0
     tally.rows += rows
     tally.answers += rows if "answer" in group else 0
+    tally.without_picture += bare
     for path, column in walk(group):
         if is_vector(path):
-            _add_vector(tally, path, column, rows)
+            _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
 
 
 def _add_rows(tally: _Tally, file: Any) -> None:
@@ -124,6 +144,7 @@ def _add_rows(tally: _Tally, file: Any) -> None:
             continue
         tally.rows += 1
         tally.answers += "answer" in row
+        tally.without_picture += row.attrs.get("image_sha256") == ""
         for path, dataset in walk(row):
             if is_vector(path) and dataset.ndim == 1:
                 _add_vector(tally, path, dataset, 1)

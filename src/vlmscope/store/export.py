@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.store.block import Block
-from vlmscope.store.columns import final_norm_leaf
+from vlmscope.store.columns import final_norm_leaves
 from vlmscope.store.naming import vector_path
 from vlmscope.store.parquet import export_parquet
 from vlmscope.store.publish import publishing
@@ -46,7 +46,7 @@ def export_run(run: Run, out: str | Path, *, overwrite: bool = False) -> Path:
 
 def _export_h5(run: Run, path: Path) -> None:
     """Write the seed's tree with real datasets."""
-    final_norm = final_norm_leaf(run.manifest)
+    final_norm = final_norm_leaves(run.manifest)
     with Spool(path) as spool:
         with h5py.File(spool, "w", libver=LIBVER) as file:
             for block in run.blocks():

@@ -1,8 +1,9 @@
 """``run.json``: what the rows of a run were made with.
 
-It is written once, before the first row. A run continues only under a manifest that would give the
-same numbers; everything that would change them is compared, and every difference is named at once.
-Names, paths, devices and versions are kept for the record and never compared.
+It is written before the first row, and once more if a run goes on with ``--text-only``. A run
+continues only under a manifest that would give the same numbers; everything that would change them
+is compared, and every difference is named at once. Names, paths, devices and versions are kept for
+the record and never compared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vlmscope.errors import InputError, RunMismatchError, StoreError
-from vlmscope.schema import FORMAT_VERSION, VISION_ONLY, VisionPooling
+from vlmscope.schema import FORMAT_VERSION, VISION_ONLY, Compat, LayerStates, VisionPooling
 from vlmscope.store.naming import representation_name, vector_path
 from vlmscope.store.publish import publish
 
@@ -40,6 +41,12 @@ class ModelRecord:
     hidden_size: int
     vision_size: int
     revision: str | None = None
+    description: Mapping[str, Any] | None = None
+    """The user's own description of the architecture (``--family``)."""
+    adapter: str | None = None
+    """Folder of the LoRA adapter; its content counts in ``weights_hash``."""
+    quantization: str = ""
+    """``4bit`` or ``8bit``, where the weights are rounded; counts in ``weights_hash``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,10 @@ class CaptureRecord:
     positions: tuple[str, ...]
     vision_pooling: VisionPooling
     max_new_tokens: int
+    compat: Compat = ""
+    """Whose layers and positions they are; empty for our own."""
+    layer_k: LayerStates = "hidden_states[k+1]"
+    """What ``layer_k`` is, where ``compat`` makes it another than ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,9 @@ class DataRecord:
     images: str | None
     fields: Mapping[str, str | None]
     fingerprint: str
+    text_only: bool = False
+    """Whether rows without a picture are questions about none (``--text-only``). A run may take it
+    up later: rows that failed for want of a picture are then captured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,7 @@ _SAME_NUMBERS = (
     "format_version",
     *(f"model.{field.name}" for field in fields(ModelRecord) if field.name.endswith("_hash")),
     *(f"capture.{field.name}" for field in fields(CaptureRecord)),
-    *("data.fields", "data.fingerprint", "dtype", "store_dtype", "attention"),
+    *("model.description", "data.fields", "data.fingerprint", "dtype", "store_dtype", "attention"),
 )
 
 
@@ -179,6 +193,8 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         and all(isinstance(layer, int) for layer in capture.layers),
         "capture.positions": isinstance(capture.positions, tuple)
         and all(isinstance(name, str) for name in capture.positions),
+        "capture.compat": capture.compat in get_args(Compat),
+        "capture.layer_k": capture.layer_k in get_args(LayerStates),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
     }

@@ -9,9 +9,10 @@ otherwise read as one of these escapes, so ``100%`` stays ``100%``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from vlmscope.errors import InputError
-from vlmscope.schema import REPRESENTATIONS
+from vlmscope.schema import IMAGE_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 
 _ESCAPES = {"%25": "%", "%2F": "/", "%2E": ".", "%5F": "_"}
 _ESCAPE = re.compile("|".join(_ESCAPES))
@@ -92,3 +93,28 @@ def is_vector(path: str) -> bool:
     (True, False)
     """
     return path.partition("/")[0].endswith(_REPRESENTATION)
+
+
+def is_of_image(path: str) -> bool:
+    """Say whether a vector is read off a picture, so that a question without one lacks it.
+
+    >>> is_of_image("vision_token_representation/layer_2")
+    True
+    >>> is_of_image("query_token_representation/layer_2")
+    False
+    """
+    return path.partition("/")[0] in IMAGE_REPRESENTATIONS
+
+
+def image_positions(paths: Iterable[str]) -> list[str]:
+    """Return the image's positions among the vectors of a run that have a boundary: no means.
+
+    >>> image_positions(["vision_token_representation/layer_0", "vision_only_representation"])
+    ['last_image_token']
+    """
+    groups = {path.partition("/")[0] for path in paths}
+    return [
+        position
+        for position in IMAGE_POSITIONS
+        if REPRESENTATIONS[position] in groups and not position.endswith("_mean")
+    ]

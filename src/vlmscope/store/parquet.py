@@ -1,5 +1,7 @@
 """Export to Parquet: a row per question, a fixed-size list of float32 per vector.
 
+A question without a picture has null where others have the image's vectors and boundaries.
+
 A Parquet file has one schema from its first byte, and metadata may hold anything, so the texts are
 read once to learn the columns and once more to write them.
 """
@@ -11,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vlmscope.store.block import Block
+from vlmscope.store.block import NO_BOUNDARY, Block
+from vlmscope.store.naming import boundary_position, is_of_image
 from vlmscope.store.run import Run
 from vlmscope.store.table import metadata_name, scalar_columns
 
@@ -31,6 +35,8 @@ def export_parquet(run: Run, path: Path) -> None:
             table = _table(block, kinds)
             if writer is None:
                 writer = pq.ParquetWriter(path, table.schema)
+            # A shard that begins with a question without a picture has another order of columns.
+            table = table.select(writer.schema.names)
             writer.write_table(table, row_group_size=_ROW_GROUP)
         if writer is None:
             pq.write_table(pa.table({"question_id": pa.array([], pa.string())}), path)
@@ -51,8 +57,13 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     for name, numbers in block.numbers.items():
         if numbers.ndim > 1:
             columns[name] = _fixed(numbers)
+    for name, numbers in block.numbers.items():
+        if boundary_position(name) is not None:
+            columns[name] = pa.array(numbers, mask=numbers == NO_BOUNDARY)
+    bare = np.array([not has_picture for has_picture in block.has_picture])
     for path, matrix in block.vectors.items():
-        columns[path.replace("/", ".")] = _fixed(matrix)
+        absent = bare if is_of_image(path) and bare.any() else None
+        columns[path.replace("/", ".")] = _fixed(matrix, absent)
     metadata = [json.loads(text) for text in block.texts["metadata"]]
     for key, kind in kinds.items():
         values = [_as_kind(row.get(key), kind) for row in metadata]
@@ -60,11 +71,15 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     return pa.table(columns)
 
 
-def _fixed(matrix: np.ndarray[Any, Any]) -> Any:
-    """Return a matrix as an Arrow column of fixed-size lists, without copying it."""
+def _fixed(matrix: NDArray[Any], absent: NDArray[np.bool_] | None = None) -> Any:
+    """Return a matrix as an Arrow column of fixed-size lists, without copying it.
+
+    Rows that are absent are null.
+    """
     import pyarrow as pa
 
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+    values, mask = pa.array(matrix.ravel()), None if absent is None else pa.array(absent)
+    return pa.FixedSizeListArray.from_arrays(values, matrix.shape[1], mask=mask)
 
 
 def _metadata_kinds(run: Run) -> dict[str, type]:

@@ -1,8 +1,11 @@
 """The seed's picture: one group per question, with scalar strings and one vector per layer.
 
 In a shard the vectors are virtual datasets: windows of one row onto the columns, so the picture
-costs no second copy. Everything here goes through h5py's low-level API with shared types and
-spaces, several times faster than ``create_dataset``: HDF5 makes some twenty objects per question.
+costs no second copy. A row has no dataset and no attribute for what it lacks: the vectors and
+boundaries of a picture, where the question is about none.
+
+Everything here goes through h5py's low-level API with shared types and spaces, several times faster
+than ``create_dataset``: HDF5 makes some twenty objects per question.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
-from vlmscope.store.block import SEED_TEXTS, Block
+from vlmscope.store.block import NO_BOUNDARY, SEED_TEXTS, Block
 from vlmscope.store.columns import COLUMNS
-from vlmscope.store.naming import link_name
+from vlmscope.store.naming import boundary_position, is_of_image, link_name
 
 ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")
 """Our datasets beside the seed's. Every other number is an attribute of the row."""
@@ -33,7 +36,9 @@ class RowWriter:
     otherwise the values are copied.
     """
 
-    def __init__(self, file: Any, block: Block, *, final_norm: str, virtual: bool) -> None:
+    def __init__(
+        self, file: Any, block: Block, *, final_norm: tuple[str, ...], virtual: bool
+    ) -> None:
         self._file = file.id
         self._block = block
         self._final_norm = final_norm
@@ -45,6 +50,8 @@ class RowWriter:
         self._group = h5p.create(h5p.GROUP_CREATE)
         self._group.set_attr_phase_change(*_COMPACT_ATTRIBUTES)
         self._lists = _row_lists(block)
+        self._has_picture = block.has_picture
+        self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
 
     def write(self) -> Iterator[str]:
         """Write every row; yield each question's id when its row is there."""
@@ -61,7 +68,8 @@ class RowWriter:
 
     def _write_attributes(self, row: Any, i: int) -> None:
         for name, numbers in self._block.numbers.items():
-            if name not in ROW_LISTS:
+            absent = name in self._boundaries and numbers[i] == NO_BOUNDARY
+            if name not in ROW_LISTS and not absent:
                 self._write_number(row, name, numbers[i])
         for name in _ATTRIBUTE_TEXTS:
             value = np.array(self._block.texts[name][i].encode(), dtype=_OBJECT)
@@ -89,6 +97,8 @@ class RowWriter:
     def _write_vectors(self, row: Any, i: int) -> None:
         groups: dict[str, Any] = {"": row}
         for path, matrix in self._block.vectors.items():
+            if not self._has_picture[i] and is_of_image(path):
+                continue
             parent, _, leaf = path.rpartition("/")
             if parent not in groups:
                 groups[parent] = h5g.create(row, parent.encode(), None, self._group)

@@ -106,7 +106,12 @@ class Run:
         return known[representation]
 
     def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
-        """Return ``[N, D]``, row i belonging to ``ids[i]``."""
+        """Return ``[N, D]``, row i belonging to ``ids[i]``.
+
+        A question without a picture has no vector of the image's representations: its row is NaN.
+        ``matrix[~np.isnan(matrix).any(axis=1)]`` is without these rows, and so is
+        ``matrix[run.to_pandas()["image_sha256"] != ""]``.
+        """
         layers = self.layers(representation)
         if (layer not in layers) if layers else (layer is not None):
             asked = "no layer given" if layer is None else f"no layer {layer}"
@@ -121,7 +126,11 @@ class Run:
         return result
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a table with a row per question: texts, numbers, metadata; no vectors."""
+        """Return a table with a row per question: texts, numbers, metadata; no vectors.
+
+        A question without a picture has an empty ``image_sha256``, and −1 for the boundaries of the
+        image.
+        """
         return frame(self.blocks(vectors=False))
 
     @property

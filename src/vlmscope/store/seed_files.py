@@ -148,7 +148,8 @@ class SeedFiles:
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with a row per question: the seed's strings, empty where one is absent.
 
-        ``image_sha256`` and ``image_dhash`` are there if every row has them.
+        ``image_sha256`` and ``image_dhash`` are there if every row has them; they are empty where
+        the question has no picture.
         """
         import pandas as pd
 
@@ -156,7 +157,7 @@ class SeedFiles:
         hashes = {
             name: [row.hashes[name] for row in self._rows]
             for name in IMAGE_HASHES
-            if all(row.hashes.get(name) for row in self._rows)
+            if all(name in row.hashes for row in self._rows)
         }
         return pd.DataFrame({QUESTION_ID: list(self.ids), **texts, **hashes})
 

@@ -19,7 +19,7 @@ import h5py
 from vlmscope.errors import StoreError
 from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.block import Block
-from vlmscope.store.columns import final_norm_leaf, write_columns
+from vlmscope.store.columns import final_norm_leaves, write_columns
 from vlmscope.store.manifest import Manifest, check_version
 from vlmscope.store.rows import RowWriter
 from vlmscope.version import __version__
@@ -37,7 +37,7 @@ def build_shard(
     """Return the bytes of a shard that holds these rows."""
     with memory_file() as file:
         write_columns(file, block, manifest)
-        rows = RowWriter(file, block, final_norm=final_norm_leaf(manifest), virtual=True)
+        rows = RowWriter(file, block, final_norm=final_norm_leaves(manifest), virtual=True)
         for _ in rows.write():
             pass
         file.attrs.update(root_attributes(manifest, rows=len(block)))
@@ -75,6 +75,7 @@ def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
         "model_type": manifest.model.type,
         "device": manifest.device,
         "dtype": manifest.dtype,
+        **({"compat": manifest.capture.compat} if manifest.capture.compat else {}),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "num_samples": rows,
         "format_version": FORMAT_VERSION,

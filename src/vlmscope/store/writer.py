@@ -7,7 +7,7 @@ files. Nothing is kept between sessions but the published shards themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -161,6 +161,9 @@ class RunWriter:
 def claim_run(run: Path, wanted: Manifest) -> Manifest:
     """Return the manifest of the run in this folder; write ``wanted`` if there is none.
 
+    A run that goes on with ``--text-only`` remembers it from now on, so that whoever reads the
+    table again finds the rows without a picture.
+
     Raises ``RunMismatchError`` if the run there was made with other settings.
     """
     with waiting(run, "manifest"):
@@ -173,10 +176,13 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
             write_manifest(run, wanted)
             return wanted
         stored = read_manifest(run)
-    try:
-        check_same(stored, wanted)
-    except RunMismatchError as error:
-        raise RunMismatchError(f"{run}: {error}") from None
+        try:
+            check_same(stored, wanted)
+        except RunMismatchError as error:
+            raise RunMismatchError(f"{run}: {error}") from None
+        if wanted.data.text_only and not stored.data.text_only:
+            stored = replace(stored, data=replace(stored.data, text_only=True))
+            write_manifest(run, stored)
     return stored
 
 

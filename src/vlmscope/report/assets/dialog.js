@@ -18,7 +18,7 @@ function showFacts(list, card) {
   addFact(list, "scorer", card.scorer);
   addFact(list, "category", card.category);
   addFact(list, "id", card.id);
-  addFact(list, "picture", card.image_id);
+  addFact(list, card.num_pictures > 1 ? "pictures" : "picture", card.image_id || "none");
   addFact(list, "ended by", card.finish_reason);
   addFact(list, "prompt", `${count(card.num_prompt_tokens)} tokens`);
   for (const [name, place] of Object.entries(card.positions)) {
@@ -72,7 +72,7 @@ function showFirstTokens(root, card) {
 /** Fill the dialog with the card at a place among the chosen ones. */
 function fillDialog(dialog, chosen, place, pictures) {
   const card = chosen[place];
-  showPicture(dialog, card, pictures);
+  showPictures(dialog, card, pictures);
   showVerdict(dialog, card);
   setText(dialog, "question", card.question);
   setText(dialog, "place", `${count(place + 1)} of ${count(chosen.length)}`);

@@ -29,17 +29,18 @@ function count(value) {
   return value.toLocaleString("en");
 }
 
-/** Set the picture of a card or dialog; only pictures of the report, and only data. */
-function showPicture(root, card, pictures) {
-  const known = card.picture !== null && Object.hasOwn(pictures, card.picture);
-  const source = known ? pictures[card.picture] : "";
-  const shown = source.startsWith("data:image/");
-  const image = slot(root, "picture");
-  if (shown) image.setAttribute("src", source);
-  else image.removeAttribute("src");
-  image.setAttribute("alt", `picture ${card.image_id}`);
-  image.hidden = !shown;
-  slot(root, "no-picture").hidden = shown;
+/** Set the pictures of a card or dialog; only pictures of the report, and only data. */
+function showPictures(root, card, pictures) {
+  const all = card.num_pictures;
+  const known = card.pictures.filter((key) => Object.hasOwn(pictures, key)).map((key) => pictures[key]);
+  const images = known.filter((source) => source.startsWith("data:image/")).map((src, place) => {
+    const alt = `picture ${all > 1 ? `${place + 1} of ${all}, ` : ""}${card.image_id}`;
+    return Object.assign(element("img"), { src, alt, decoding: "async" });
+  });
+  slot(root, "pictures").replaceChildren(...images);
+  const none = all === 0 ? "no picture" : "picture not at hand";
+  setText(root, "no-picture", images.length ? `${images.length} of ${all} pictures at hand` : none);
+  slot(root, "no-picture").hidden = images.length > 0 && images.length === all;
 }
 
 /** Set outcome and risk: a shape and a word, a number and a bar. */

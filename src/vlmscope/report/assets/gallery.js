@@ -108,7 +108,7 @@ class Gallery {
 
   cardElement(card, place) {
     const root = this.template.cloneNode(true);
-    showPicture(root, card, this.pictures);
+    showPictures(root, card, this.pictures);
     showVerdict(root, card);
     setText(root, "question", card.question || card.id);
     setText(root, "answer", card.answer === "" ? "(empty)" : card.answer ?? "");

@@ -1,0 +1,298 @@
+"""The true shapes of four families beside the seed's: what their released checkpoints say, as data.
+
+Written down from the released ``config.json``, ``preprocessor_config.json`` and tokenizers of
+Qwen2.5-VL-7B-Instruct, gemma-3-12b-it, llama3-llava-next-8b-hf and SmolVLM2-2.2B-Instruct, and
+checked by their numbers of parameters. Vocabularies and the ids of the special tokens are the true
+ones. ``tiny`` says what becomes small for a CPU: widths, depths and tiles, never the structure.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# The chat formats and colours of the families are the tests' own, so that they stand in one place.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from families import chat_formats
+from families.decoders import CLIP_COLOURS, SIGLIP_COLOURS
+from families.tile_checkpoints import IDEFICS_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyShape:
+    """One released checkpoint, without its weights."""
+
+    title: str
+    """Its name."""
+    parameters: float
+    """How many parameters the released checkpoint has, in billions."""
+    config: Mapping[str, Any]
+    """``config.json``, with ``model_type``."""
+    processor: Mapping[str, Any]
+    """``processor_config.json``, with ``processor_class``."""
+    images: Mapping[str, Any]
+    """``preprocessor_config.json``, with ``image_processor_type``."""
+    template: str
+    """The chat template."""
+    tokens: Mapping[str, int]
+    """Special token → id."""
+    tokenizer: Mapping[str, Any]
+    """Roles of the special tokens: arguments of ``build_tokenizer``."""
+    stops: tuple[str, ...]
+    """Tokens that end an answer."""
+    tiny: Mapping[str, Any]
+    """What is different in the tiny one: ``config``, ``processor`` and ``images``, laid over."""
+    videos: Mapping[str, Any] | None = field(default=None)
+    """``video_preprocessor_config.json``, where the processor cannot do without."""
+
+
+_SIGLIP: Mapping[str, Any] = {
+    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+    "num_attention_heads": 16, "patch_size": 14,
+}  # fmt: skip
+"""SigLIP So400m."""
+
+_TINY_VISION = {
+    "hidden_size": 40, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 5,
+}  # fmt: skip
+
+_TINY_TEXT = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 5, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16,
+}  # fmt: skip
+
+QWEN2_5_VL = FamilyShape(
+    title="Qwen2.5-VL-7B",
+    parameters=8.292,
+    config={
+        "model_type": "qwen2_5_vl",
+        "vision_config": {
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 3584, "patch_size": 14, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+            "tokens_per_second": 2,
+        },
+        "text_config": {
+            "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944,
+            "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+            "max_position_embeddings": 128_000, "max_window_layers": 28, "sliding_window": 32_768,
+            "use_sliding_window": False, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+            "bos_token_id": 151_643, "eos_token_id": 151_645,
+        },
+        "image_token_id": 151_655, "video_token_id": 151_656,
+        "vision_start_token_id": 151_652, "vision_end_token_id": 151_653,
+        "tie_word_embeddings": False,
+    },
+    processor={"processor_class": "Qwen2_5_VLProcessor"},
+    images={
+        "image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136,
+        "max_pixels": 12_845_056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+        **CLIP_COLOURS,
+    },
+    template=chat_formats.QWEN2_VL,
+    tokens={
+        "<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645,
+        "<|vision_start|>": 151_652, "<|vision_end|>": 151_653, "<|vision_pad|>": 151_654,
+        "<|image_pad|>": 151_655, "<|video_pad|>": 151_656,
+    },
+    tokenizer={"eos": "<|im_end|>", "pad": "<|endoftext|>"},
+    stops=("<|im_end|>", "<|endoftext|>"),
+    tiny={
+        "config": {
+            "vision_config": {
+                "depth": 3, "hidden_size": 40, "intermediate_size": 56, "num_heads": 5,
+                "out_hidden_size": 128, "window_size": 56, "fullatt_block_indexes": [1],
+            },
+            # One head of the true width: the three sections of its rotation stay as they are.
+            "text_config": {
+                "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 5,
+                "num_attention_heads": 1, "num_key_value_heads": 1,
+            },
+        },
+        "images": {"max_pixels": 16 * 28 * 28},
+    },
+)  # fmt: skip
+"""Any size of picture; its patches see each other in windows. 391 image tokens for 640 x 480."""
+
+GEMMA3 = FamilyShape(
+    title="Gemma-3-12B",
+    parameters=12.187,
+    config={
+        "model_type": "gemma3",
+        "vision_config": {
+            "model_type": "siglip_vision_model", **_SIGLIP, "image_size": 896,
+            "vision_use_head": False,
+        },
+        "text_config": {
+            "model_type": "gemma3_text", "vocab_size": 262_208, "hidden_size": 3840,
+            "intermediate_size": 15_360, "num_hidden_layers": 48, "num_attention_heads": 16,
+            "num_key_value_heads": 8, "head_dim": 256, "query_pre_attn_scalar": 256,
+            "sliding_window": 1024, "sliding_window_pattern": 6, "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4, "max_position_embeddings": 131_072,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        "mm_tokens_per_image": 256, "boi_token_index": 255_999, "eoi_token_index": 256_000,
+        "image_token_index": 262_144,
+    },
+    processor={"processor_class": "Gemma3Processor", "image_seq_length": 256},
+    images={
+        "image_processor_type": "Gemma3ImageProcessor", "size": {"height": 896, "width": 896},
+        "image_seq_length": 256, "do_pan_and_scan": None, "do_convert_rgb": None,
+        "image_mean": SIGLIP_COLOURS["image_mean"], "image_std": SIGLIP_COLOURS["image_std"],
+    },
+    template=chat_formats.GEMMA3,
+    tokens={
+        "<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<start_of_turn>": 105,
+        "<end_of_turn>": 106, "<start_of_image>": 255_999, "<end_of_image>": 256_000,
+        "<image_soft_token>": 262_144,
+    },
+    tokenizer={
+        "bos": "<bos>", "eos": "<eos>", "pad": "<pad>", "adds_bos": True,
+        "named": {
+            "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+    },
+    stops=("<eos>", "<end_of_turn>"),
+    tiny={
+        "config": {
+            "vision_config": {**_TINY_VISION, "image_size": 112},
+            "text_config": {
+                **_TINY_TEXT, "num_hidden_layers": 7, "query_pre_attn_scalar": 16,
+                "sliding_window": 16,
+            },
+            "mm_tokens_per_image": 16,
+        },
+        "processor": {"image_seq_length": 16},
+        "images": {"size": {"height": 112, "width": 112}, "image_seq_length": 16},
+    },
+)  # fmt: skip
+"""Every picture is one square of 896 pixels, 4096 patches pooled to 256 image tokens."""
+
+_PINPOINTS = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
+"""Rows and columns of tiles that LLaVA-NeXT chooses from."""
+
+LLAVA_NEXT = FamilyShape(
+    title="LLaVA-NeXT-8B",
+    parameters=8.355,
+    config={
+        "model_type": "llava_next",
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096,
+            "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336,
+            "patch_size": 14, "projection_dim": 768, "vocab_size": 32_000,
+        },
+        "text_config": {
+            "model_type": "llama", "vocab_size": 128_320, "hidden_size": 4096,
+            "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+            "rope_theta": 5e5, "bos_token_id": 128_000, "eos_token_id": 128_009,
+            "pad_token_id": 128_257,
+        },
+        "image_token_index": 128_256, "image_seq_length": 576, "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_grid_pinpoints": [[336 * rows, 336 * columns] for rows, columns in _PINPOINTS],
+    },
+    processor={
+        "processor_class": "LlavaNextProcessor", "image_token": "<image>", "patch_size": 14,
+        "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1,
+    },
+    images={
+        "image_processor_type": "LlavaNextImageProcessor", "size": {"shortest_edge": 336},
+        "crop_size": {"height": 336, "width": 336}, "do_pad": True,
+        "image_grid_pinpoints": [[336 * rows, 336 * columns] for rows, columns in _PINPOINTS],
+        **CLIP_COLOURS,
+    },
+    template=(
+        "{% for message in messages %}"
+        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+        "{{ '<image>\n' }}{% endfor %}"
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+        "{{ part['text'] + '<|eot_id|>' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    ),
+    tokens={
+        "<|begin_of_text|>": 128_000, "<|end_of_text|>": 128_001, "<|start_header_id|>": 128_006,
+        "<|end_header_id|>": 128_007, "<|eot_id|>": 128_009, "<image>": 128_256, "<pad>": 128_257,
+    },
+    tokenizer={"bos": "<|begin_of_text|>", "eos": "<|eot_id|>", "pad": "<pad>", "adds_bos": True},
+    stops=("<|eot_id|>",),
+    tiny={
+        "config": {
+            "vision_config": {**_TINY_VISION, "image_size": 56},
+            "text_config": _TINY_TEXT,
+            "image_seq_length": 16,
+            "image_grid_pinpoints": [[56 * rows, 56 * columns] for rows, columns in _PINPOINTS],
+        },
+        "images": {
+            "size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56},
+            "image_grid_pinpoints": [[56 * rows, 56 * columns] for rows, columns in _PINPOINTS],
+        },
+    },
+)  # fmt: skip
+"""An overview and four tiles for 640 x 480: the longest prompts of the four."""
+
+SMOLVLM = FamilyShape(
+    title="SmolVLM2-2.2B",
+    parameters=2.247,
+    config={
+        "model_type": "smolvlm",
+        "vision_config": {"model_type": "smolvlm_vision", **_SIGLIP, "image_size": 384},
+        "text_config": {
+            "model_type": "llama", "vocab_size": 49_280, "hidden_size": 2048,
+            "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32,
+            "num_key_value_heads": 32, "head_dim": 64, "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5, "rope_theta": 130_000.0, "bos_token_id": 1,
+            "eos_token_id": 49_279, "pad_token_id": 2,
+        },
+        "image_token_id": 49_190, "pad_token_id": 2, "scale_factor": 3,
+        "tie_word_embeddings": False,
+    },
+    processor={"processor_class": "SmolVLMProcessor", "image_seq_len": 81},
+    images={
+        "image_processor_type": "SmolVLMImageProcessor", "do_image_splitting": True,
+        "size": {"longest_edge": 4 * 384}, "max_image_size": {"longest_edge": 384},
+        "do_pad": True, **SIGLIP_COLOURS,
+    },
+    template=chat_formats.SMOLVLM,
+    tokens={
+        "<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<global-img>": 49_152,
+        **{token: 49_153 + i for i, token in enumerate(IDEFICS_TOKENS[4:])},
+        "<fake_token_around_image>": 49_189, "<image>": 49_190, "<end_of_utterance>": 49_279,
+    },
+    tokenizer={
+        "bos": "<|im_start|>", "eos": "<end_of_utterance>", "pad": "<|im_end|>",
+        "named": {
+            "fake_image_token": "<fake_token_around_image>", "image_token": "<image>",
+            "end_of_utterance_token": "<end_of_utterance>", "global_image_token": "<global-img>",
+        },
+    },
+    stops=("<end_of_utterance>",),
+    tiny={
+        "config": {
+            "vision_config": {**_TINY_VISION, "image_size": 84}, "text_config": _TINY_TEXT,
+        },
+        "processor": {"image_seq_len": 4},
+        "images": {"size": {"longest_edge": 4 * 84}, "max_image_size": {"longest_edge": 84}},
+    },
+    videos={
+        "video_processor_type": "SmolVLMVideoProcessor", "do_image_splitting": True,
+        "size": {"longest_edge": 4 * 384}, "max_image_size": {"longest_edge": 384},
+        "do_pad": True, "fps": 1, "num_frames": 64, **SIGLIP_COLOURS,
+    },
+)  # fmt: skip
+"""Twelve tiles and an overview for 640 x 480, 729 patches shuffled to 81 image tokens each."""
+
+SHAPES: Mapping[str, FamilyShape] = {
+    "qwen2_5_vl": QWEN2_5_VL,
+    "gemma3": GEMMA3,
+    "llava_next": LLAVA_NEXT,
+    "smolvlm": SMOLVLM,
+}
+"""Name on the command line → shape."""

@@ -1,0 +1,110 @@
+"""Write the tables of docs/halp.md from what ``vlmscope.model.halp`` knows of the original.
+
+    python scripts/halp_table.py
+
+What stands between the two markers of the page is replaced. A test holds the page against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlmscope.model.halp import ENCODER, ORIGINALS, Original, Stored
+
+PAGE = Path(__file__).parent.parent / "docs" / "halp.md"
+BEGIN = "<!-- Begin of what scripts/halp_table.py wrote -->"
+END = "<!-- End of what scripts/halp_table.py wrote -->"
+
+NOT_LOADED = "cannot be loaded"
+LAYER_K = {
+    "hidden_states[k+1]": "`hidden_states[k+1]`, the last one after the final norm",
+    "block output": "the output of block k, the last one before the final norm",
+    "hidden_states[k]": "`hidden_states[k]`, the input of block k; `layer_0` is the embeddings",
+}
+OUR_LAYERS = LAYER_K["hidden_states[k+1]"]
+WHY_LAYERS = {
+    "hidden_states[k+1]": "",
+    "block output": "only the last layer differs, by the final norm",
+    "hidden_states[k]": "one block earlier; its `layer_k` is our `layer_(k-1)`",
+}
+OURS = {
+    "vision_only_representation": (ENCODER, "mean over all positions of the vision encoder"),
+    "vision_token_representation": ("last_image_token", "the last image token"),
+    "query_token_representation": ("last_prompt_token", "the last token of the prompt"),
+}
+"""Representation → the place where we read it, and that in words."""
+
+
+def stored(original: Original, representation: str) -> Stored:
+    """Return what the original stored under a name."""
+    found: Stored = getattr(original, representation.removesuffix("_representation"))
+    return found
+
+
+def effect(original: Original, representation: str) -> str:
+    """Return what ``--compat halp`` does about one representation."""
+    place, own = (
+        stored(original, representation).place,
+        representation == "vision_only_representation",
+    )
+    if not original.model_type:
+        return NOT_LOADED
+    if not place:
+        return "ours, with a note" if own else "refused"
+    if place == OURS[representation][0] and not (own and original.vision_encoder):
+        return "the same"
+    return "the original's"
+
+
+def overview() -> Iterator[str]:
+    """Yield the lines of the table of all models."""
+    yield "| model | `layer_k` | vision-only | vision token | query token |"
+    yield "| --- | --- | --- | --- | --- |"
+    for original in ORIGINALS:
+        layers = "the same" if original.states == "hidden_states[k+1]" else "the original's"
+        if not original.model_type:
+            layers = NOT_LOADED
+        effects = (effect(original, representation) for representation in OURS)
+        yield f"| {original.title} | {layers} | {' | '.join(effects)} |"
+
+
+def section(original: Original) -> Iterator[str]:
+    """Yield the lines about one model."""
+    family = f"`{original.model_type}`" if original.model_type else "none: remote code"
+    numbers = ", ".join(map(str, original.layers))
+    yield f"### {original.title}"
+    yield ""
+    yield f"`{original.checkpoint}`; family in transformers: {family}."
+    yield ""
+    yield "| | the original | vlmscope | why they differ | `--compat halp` |"
+    yield "| --- | --- | --- | --- | --- |"
+    same = original.states == "hidden_states[k+1]"
+    done = ("the same" if same else "the original's") if original.model_type else NOT_LOADED
+    yield (
+        f"| `layer_k` | {LAYER_K[original.states]} | {OUR_LAYERS} | {WHY_LAYERS[original.states]} "
+        f"| {done} |"
+    )
+    for name, (_, ours) in OURS.items():
+        found = stored(original, name)
+        yield f"| `{name}` | {found.what} | {ours} | {found.why} | {effect(original, name)} |"
+    yield f"| layers | {numbers} | the same by default | | as `--layers` says |"
+    yield (
+        f"| answer | greedy, up to {original.max_new_tokens} tokens; stored: {original.answer} | "
+        "greedy, up to 200 tokens; stored: the new tokens alone | | as `--max-new-tokens` says |"
+    )
+    yield f"| computed in | {original.dtype} | bfloat16 on a GPU | | as `--dtype` says |"
+
+
+def tables() -> str:
+    """Return all of it, markers included."""
+    lines = [BEGIN, "", *overview(), "", "## Model by model", ""]
+    for original in ORIGINALS:
+        lines += [*section(original), ""]
+    return "\n".join([*lines, END])
+
+
+if __name__ == "__main__":
+    page = PAGE.read_text("utf-8")
+    head, tail = page.split(BEGIN)[0], page.split(END)[1]
+    PAGE.write_text(head + tables() + tail, "utf-8")

@@ -1,0 +1,45 @@
+"""``vlmscope models``: the families, and what is proven of them."""
+
+from __future__ import annotations
+
+import json
+
+from rich.table import Table
+from rich.text import Text
+
+from vlmscope.cli import options
+from vlmscope.cli.output import show, stdout
+
+
+def models(as_json: options.Json = False) -> None:
+    """List the families of models, what is proven of each, and on which transformers."""
+    from importlib.metadata import version
+
+    from vlmscope.model.proven import standings
+
+    found = list(standings())
+    if as_json:
+        stdout.print_json(json.dumps([
+            {"title": s.family.title, "model_type": s.key, "proven_on": list(s.proven),
+             "failed_on": {v: list(names) for v, names in s.failed.items()},
+             "needs": s.family.needs}
+            for s in found
+        ]))  # fmt: skip
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("family", "model type", "every check passed on transformers"):
+        table.add_column(heading, header_style="dim")
+    for standing in found:
+        proven = ", ".join(standing.proven)
+        if standing.failed:
+            proven += "; failed on " + ", ".join(standing.failed)
+        if not proven:
+            proven = f"not run yet: needs {standing.family.needs}"
+        table.add_row(Text(standing.family.title), Text(standing.key), Text(proven))
+    show(table)
+    stdout.print(
+        f"\nHere: transformers {version('transformers')}. Every model proves itself again when it "
+        "is loaded.\nOne that is not listed works if it follows the library's conventions; if not, "
+        "--family FILE describes it.",
+        highlight=False,
+    )

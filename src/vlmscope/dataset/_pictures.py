@@ -1,0 +1,152 @@
+"""What a cell of a table says about the pictures of its question: none, one or several.
+
+A picture is a name, the bytes of a file, or ``{bytes, path}``, as ``datasets`` stores one. Several
+are a list of these, in text a JSON list of names. What is a video or a sound is told by its name or
+its struct, and refused: read as a picture it would fail with a message about something else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from vlmscope.dataset._values import is_blank, to_text
+
+MEDIA: Mapping[str, str] = {
+    **dict.fromkeys(
+        (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm",
+         ".wmv"),
+        "a video",
+    ),
+    **dict.fromkeys(
+        (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"),
+        "a sound",
+    ),
+}  # fmt: skip
+"""Suffix in lower case → what such a file is instead of a picture."""
+
+FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
+"""Feature type of the ``datasets`` library → what a column of it holds instead of pictures."""
+
+REMEDY: Mapping[str, str] = {
+    "a video": "extract a frame",
+    "a sound": "name a picture",
+}
+"""What to do about each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureCell:
+    """One picture as a cell gives it."""
+
+    name: str
+    """Name or path; empty where there is none."""
+    data: bytes | None
+    """The image file itself, where the table holds it."""
+    medium: str = ""
+    """``a video`` or ``a sound``, where it is no picture."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing: a gap in a list."""
+        return not (self.name or self.data or self.medium)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCells:
+    """What a row says about its pictures."""
+
+    pictures: tuple[PictureCell, ...]
+    """In the order of the list; empty where the question is about none."""
+    columns: frozenset[str]
+    """The columns that said so."""
+
+    @property
+    def name(self) -> str:
+        """The names, joined; empty where no picture has one."""
+        return ", ".join(picture.name for picture in self.pictures if picture.name)
+
+    @property
+    def key(self) -> Any:
+        """What tells these pictures from others, as JSON: names, or sizes where there are none."""
+        keys = [p.name or (len(p.data) if p.data else "") for p in self.pictures]
+        return keys if len(keys) > 1 else next(iter(keys), "")
+
+
+def find_pictures(
+    values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
+) -> ImageCells:
+    """Find a row's pictures: bytes before names, and of each the first column that has any.
+
+    Column by column is not enough: tables in use leave ``image_id`` empty in some rows and fill
+    ``image_name`` there.
+
+    Args:
+        values: The row.
+        columns: Columns that may hold pictures, in order of preference.
+        missing: Texts that stand for a gap in this format.
+
+    >>> row = {"image_id": None, "image": '["a.png", "b.png"]'}
+    >>> find_pictures(row, ["image_id", "image"], frozenset()).name
+    'a.png, b.png'
+    """
+    cells = {column: split_cell(values.get(column), missing) for column in columns}
+    said = [column for column in columns if cells[column]]
+    named = next((c for c in said if any(p.name for p in cells[c])), None)
+    held = next((c for c in said if any(p.data for p in cells[c])), None)
+    chosen = held or named or next(iter(said), None)
+    if chosen is None:
+        return ImageCells((), frozenset())
+    pictures = cells[chosen]
+    if named in (None, chosen) or len(cells[named]) != len(pictures):
+        return ImageCells(pictures, frozenset([chosen]))
+    labels = [label.name for label in cells[named]]
+    labelled = (replace(p, name=label) for p, label in zip(pictures, labels, strict=True))
+    return ImageCells(tuple(labelled), frozenset([chosen, named]))
+
+
+def split_cell(value: Any, missing: frozenset[str]) -> tuple[PictureCell, ...]:
+    """Return the pictures of one cell; none of an empty one, a gap in a list as an empty picture.
+
+    >>> split_cell(["a.png", b"..."], frozenset())
+    (PictureCell(name='a.png', data=None, medium=''), PictureCell(name='', data=b'...', medium=''))
+    """
+    several = _several(value)
+    if several is not None:
+        return tuple(_picture(item, missing) for item in several)
+    picture = _picture(value, missing)
+    return () if picture.is_empty else (picture,)
+
+
+def _several(value: Any) -> Sequence[Any] | None:
+    """Return the items of a list, also of one written as JSON text; None for one picture."""
+    if isinstance(value, list | tuple):
+        return value
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    names = isinstance(found, list) and all(isinstance(item, str) for item in found)
+    return found if names else None
+
+
+def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
+    if isinstance(value, dict):
+        data, name = value.get("bytes"), value.get("path")
+    elif isinstance(value, bytes):
+        data, name = value, None
+    else:
+        data, name = None, value
+    text = "" if is_blank(name) else to_text(name) or ""
+    text = "" if text in missing else text
+    decoded_sound = isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys()
+    return PictureCell(
+        name=text,
+        data=data if isinstance(data, bytes) and data else None,
+        medium="a sound" if decoded_sound else MEDIA.get(PurePath(text).suffix.lower(), ""),
+    )

@@ -1,0 +1,116 @@
+"""What the run folder will say of a run: the model, the table, the settings, the versions."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vlmscope.dataset import TableScan
+from vlmscope.executors.request import Request
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.fingerprint import (
+    hash_config,
+    hash_json,
+    hash_loaded_weights,
+    hash_processor,
+)
+from vlmscope.model.greedy import hash_generation
+from vlmscope.model.halp import original_of, states_of
+from vlmscope.prompt import chat_template
+from vlmscope.schema import CaptureSpec
+from vlmscope.selection import resolve_layers
+from vlmscope.store import CaptureRecord, DataRecord, Manifest, ModelRecord
+from vlmscope.version import __version__
+
+_LIBRARIES = (
+    "torch", "transformers", "tokenizers", "accelerate", "h5py", "numpy", "pillow", "peft",
+    "bitsandbytes",
+)  # fmt: skip
+
+
+def capture_record(spec: CaptureSpec, layers: tuple[int, ...], model_type: str) -> CaptureRecord:
+    """Return the record of what is captured, the layers as numbers."""
+    layer_k = states_of(original_of(model_type, spec))
+    positions = tuple(dict.fromkeys(spec.positions))
+    return CaptureRecord(
+        layers, positions, spec.vision_pooling, spec.max_new_tokens, spec.compat, layer_k
+    )
+
+
+def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Manifest:
+    """Return the record of what this run is made with."""
+    spec = request.spec
+    return Manifest(
+        run_id=uuid.uuid4().hex,
+        model=describe_model(vlm),
+        capture=capture_record(
+            spec, resolve_layers(spec.layers, vlm.num_layers), vlm.family.model_type
+        ),
+        data=DataRecord(
+            path=_absolute(request.data),
+            images=_absolute(request.images) if request.images else None,
+            fields=asdict(request.fields),
+            fingerprint=scan.fingerprint,
+            text_only=request.text_only,
+        ),
+        dtype=str(vlm.dtype).removeprefix("torch."),
+        store_dtype=request.store_dtype,
+        attention=vlm.attention,
+        device=_describe_device(vlm),
+        versions=_versions(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
+    """Return the record that says which model this is."""
+    return ModelRecord(
+        name=_absolute(vlm.name),
+        type=vlm.family.model_type,
+        config_hash=hash_config(vlm.name, vlm.revision),
+        weights_hash=hash_loaded_weights(vlm),
+        processor_hash=hash_processor(vlm.processor),
+        chat_template_hash=hash_json(chat_template(vlm.processor)),
+        generation_hash=hash_generation(vlm.model),
+        num_layers=vlm.num_layers,
+        hidden_size=vlm.hidden_size,
+        vision_size=vlm.vision_size,
+        revision=vlm.revision,
+        description=vlm.description,
+        adapter=None if vlm.adapter is None else _absolute(vlm.adapter),
+        quantization=vlm.quantization,
+    )
+
+
+def _absolute(name: str) -> str:
+    """Return the absolute path of a local name, so that later commands find it from elsewhere.
+
+    A saved dataset may be named ``folder:split``.
+    """
+    path, colon, split = name.rpartition(":")
+    if colon and Path(path).exists() and not Path(name).exists():
+        return f"{Path(path).resolve()}:{split}"
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _describe_device(vlm: VisionLanguageModel) -> str:
+    import torch
+
+    if vlm.device.type == "cuda":
+        return f"{vlm.device} ({torch.cuda.get_device_name(vlm.device)})"
+    return str(vlm.device)
+
+
+def _versions() -> Mapping[str, str]:
+    found = {"vlmscope": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

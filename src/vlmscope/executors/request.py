@@ -1,0 +1,50 @@
+"""``Request``: what the user asked for, before anything is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vlmscope.schema import CaptureSpec, FieldSpec
+from vlmscope.store import StoreDtype
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for, unchecked: the arguments of ``vlmscope extract``."""
+
+    data: str
+    """Path of the table, or a hub id."""
+    model: str
+    """Folder of a checkpoint, or a hub id."""
+    out: Path
+    """The run folder."""
+    images: str | None = None
+    """Image root (default: the table's folder)."""
+    fields: FieldSpec = field(default_factory=FieldSpec)
+    """Column mapping."""
+    spec: CaptureSpec = field(default_factory=CaptureSpec)
+    """What to record."""
+    limit: int | None = None
+    """Only the first rows of the table."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Rows that go through the model together."""
+    dtype: str = "auto"
+    """Type the model computes in."""
+    device: str = "auto"
+    """Where it runs."""
+    store_dtype: StoreDtype = "float32"
+    """Type of the vectors on disk."""
+    revision: str | None = None
+    """Commit of a hub checkpoint."""
+    family: Path | None = None
+    """TOML file that describes the model's architecture."""
+    adapter: Path | None = None
+    """Folder of a LoRA adapter."""
+    quantize: str | None = None
+    """Round the weights, ``4bit`` or ``8bit``."""
+    strict: bool = False
+    """Stop at the first row that fails."""
+    text_only: bool = False
+    """Take rows without a picture as questions about none; else each is a failure."""

@@ -1,0 +1,150 @@
+"""The second proof, for an architecture that vlmscope has no description of: may it be batched?
+
+Three noise pictures of different shapes are asked about together and one by one, the prompts padded
+on the left. If the vision encoder's output falls into questions by one of the rules, and the last
+hidden state of each prompt does not depend on its neighbours, questions go through the model in
+batches. If not, one at a time: slower, and as exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from vlmscope.errors import ModelError, RowError, one_line
+from vlmscope.model.vision_rows import RULES, Encoded
+from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.prompt import encode, render
+
+ASKED = (
+    ("What is it?", (64, 48)),
+    ("Is there anything at all in the image?", (40, 160)),
+    ("Which colours are there?", (180, 56)),
+)
+"""Questions, and width and height of their pictures."""
+
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Largest relative error between a question in a batch and the same alone."""
+
+_ERRORS = (
+    AttributeError, ImportError, IndexError, KeyError, RowError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+"""What a model or a rule may raise that is not made for what it gets."""
+
+Seen = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Output of the encoder, last hidden state of each prompt, inputs."""
+
+
+def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES)) -> str:
+    """Return the first of ``rules`` that holds for batches of this model, or ``whole``.
+
+    Raises:
+        ModelError: It cannot be asked a single question.
+    """
+    rng = np.random.default_rng(0)
+    pictures = [
+        fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for _, (width, height) in ASKED
+    ]
+    questions = [question for question, _ in ASKED]
+    try:
+        alone = [_look(vlm, [q], [p]) for q, p in zip(questions, pictures, strict=True)]
+    except _ERRORS as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(
+            f"{vlm.name}: it cannot answer a question about a picture: {what}"
+        ) from error
+    try:
+        together = _look(vlm, questions, pictures)
+    except _ERRORS:
+        return "whole"  # it does not take several questions at once
+    tolerance = TOLERANCES[vlm.dtype]
+    same = [_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
+    if not max(same) <= tolerance:
+        return "whole"
+    for rule in rules:
+        if _holds(vlm, rule, together, alone, tolerance):
+            return rule
+    return "whole"
+
+
+def check_rule(vlm: VisionLanguageModel) -> None:
+    """Check the rule that somebody's own description names.
+
+    Raises:
+        ModelError: It does not hold.
+    """
+    rule = vlm.family.vision_rows
+    if prove_batches(vlm, [rule]) != rule:
+        raise ModelError(
+            f"{vlm.name}: vision_rows = {rule!r} does not hold: questions in a batch and alone "
+            'differ; describe it with vision_rows = "whole", one question at a time'
+        )
+
+
+def _holds(
+    vlm: VisionLanguageModel, rule: str, together: Seen, alone: Sequence[Seen], tolerance: float
+) -> bool:
+    try:
+        shares = RULES[rule](_encoded(vlm, together))
+        single = [RULES[rule](_encoded(vlm, seen))[0] for seen in alone]
+    except _ERRORS:
+        return False
+    return all(
+        share.shape == own.shape and _error(share, own) <= tolerance
+        for (share, _), (own, _) in zip(shares, single, strict=True)
+    )
+
+
+def _encoded(vlm: VisionLanguageModel, seen: Seen) -> Encoded:
+    features, states, inputs = seen
+    pictures = [1] * len(states)
+    return Encoded(features, inputs, pictures, vlm.model.config, vlm.image_token_id)
+
+
+def _look(vlm: VisionLanguageModel, questions: Sequence[str], pictures: Sequence[Image]) -> Seen:
+    """Ask the questions together and return what the encoder and the decoder made of them."""
+    texts = [render(vlm.processor, question) for question in questions]
+    inputs = vlm.cast(encode(vlm.processor, texts, [[picture] for picture in pictures]))
+    moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
+    with torch.inference_mode(), _first_outputs(vlm) as seen:
+        # ``generate`` and not a plain forward: it counts positions from the first real token.
+        vlm.model.generate(**moved, max_new_tokens=1)
+    return seen["encoder"], seen["norm"][:, -1], inputs
+
+
+@contextmanager
+def _first_outputs(vlm: VisionLanguageModel) -> Iterator[dict[str, Tensor]]:
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            seen.setdefault(name, getattr(output, "last_hidden_state", output))
+
+        return hook
+
+    parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
+    handles = [part.register_forward_hook(keep(name)) for name, part in parts.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.float().cpu(), expected.float().cpu()
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def with_proven_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return the model of an architecture without a description, with the rule that holds."""
+    rows = prove_batches(vlm)
+    return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, vision_rows=rows))

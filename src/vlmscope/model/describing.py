@@ -1,0 +1,131 @@
+"""Which family a checkpoint is: one we describe, one that the user describes, or a stranger.
+
+A stranger that follows the library's conventions needs no description: its parts are found by
+them, and the proof at loading decides. What cannot be found is said, with the line that would
+describe it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vlmscope.errors import InputError, ModelError
+from vlmscope.model.families import FAMILIES, Family
+from vlmscope.model.vision_rows import RULES
+
+DOCUMENT = "docs/adding-a-model.md"
+"""Where a description is explained."""
+
+_KEYS = frozenset(field.name for field in dataclasses.fields(Family)) - {"tile_layout"}
+
+
+def find_family(config: Any) -> Family | None:
+    """Return the description of a configuration's architecture; None for a stranger."""
+    vision = getattr(config, "vision_config", None)
+    own = f"{config.model_type}/{getattr(vision, 'model_type', '')}"
+    return FAMILIES.get(own) or FAMILIES.get(config.model_type)
+
+
+def stranger(config: Any) -> Family:
+    """Return the description of an architecture that nobody described: the conventions."""
+    return Family(model_type=config.model_type, title=config.model_type)
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Read a description from a TOML file; see docs/adding-a-model.md.
+
+    Args:
+        path: The file; its keys are the fields of ``Family``, all of them optional.
+
+    Raises:
+        InputError: The file is missing or is no TOML, or says something no description says.
+    """
+    path = Path(path)
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"--family {path}: no such file; give a TOML file, {DOCUMENT}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--family {path}: cannot be read as TOML: {error}") from error
+    _check(found, path)
+    return found
+
+
+def described(description: Mapping[str, Any], config: Any) -> Family:
+    """Return the family that a description makes of a configuration's architecture."""
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in description.items()
+    }
+    return dataclasses.replace(stranger(config), **given)
+
+
+def _check(found: Mapping[str, Any], path: Path) -> None:
+    """Refuse keys and values that no description has."""
+    if unknown := sorted(found.keys() - _KEYS):
+        known = ", ".join(sorted(_KEYS))
+        raise InputError(f"--family {path}: no description has {unknown[0]!r}; it may have {known}")
+    kinds = {field.name: field.type for field in dataclasses.fields(Family)}
+    for name, value in found.items():
+        wanted = {"str": str, "bool": bool}.get(str(kinds[name]), list)
+        if not isinstance(value, wanted):
+            raise InputError(
+                f"--family {path}: {name} is {value!r}, expected a {wanted.__name__}; {DOCUMENT}"
+            )
+    if found.get("vision_rows", "whole") not in RULES:
+        raise InputError(
+            f"--family {path}: vision_rows is {found['vision_rows']!r}; choose from "
+            + ", ".join(map(repr, RULES))
+        )
+
+
+def resolve(family: Family, model: Any, name: str) -> Family:
+    """Return the description with the paths that it leaves to the conventions.
+
+    Raises:
+        ModelError: A part is not where the conventions say; the message has the line to write.
+    """
+    encoder = family.vision_encoder or _path_of(model, _find_encoder(model))
+    if not encoder:
+        raise ModelError(
+            f"{name}: no vision encoder: get_encoder(modality='image') gives none, and no part "
+            f'has the vision configuration; describe it with vision_encoder = "path", {DOCUMENT}'
+        )
+    decoder = family.decoder or _path_of(model, _find_decoder(model))
+    if not decoder:
+        raise ModelError(
+            f'{name}: no decoder: get_decoder() gives none; describe it with decoder = "path", '
+            f"{DOCUMENT}"
+        )
+    return dataclasses.replace(family, vision_encoder=encoder, decoder=decoder)
+
+
+def _find_encoder(model: Any) -> Any:
+    """Return the vision encoder by convention, or None."""
+    found = model.get_encoder(modality="image")
+    if found is not model and found is not getattr(model, "base_model", None):
+        return found
+    vision = getattr(model.config, "vision_config", None)
+    parts = [m for m in model.modules() if vision is not None and _config_of(m) is vision]
+    return parts[0] if parts else None
+
+
+def _config_of(module: nn.Module) -> Any:
+    return getattr(module, "config", None)
+
+
+def _find_decoder(model: Any) -> Any:
+    """Return the decoder by convention, or None."""
+    found = model.get_decoder()
+    return None if found is model else found
+
+
+def _path_of(model: nn.Module, part: Any) -> str:
+    """Return a part's dotted path; empty if it is none of the model's."""
+    return next((name for name, module in model.named_modules() if module is part), "")

@@ -1,0 +1,293 @@
+"""How the original research (HALP, arXiv 2603.05465) read its eight models, as data.
+
+Read from its public code, alliedbrother/HALP_EACL at 342e35c. Each model had an extraction script
+of its own, so ``layer_k`` and the three representations differ from model to model.
+``--compat halp`` reads a model as its script did, wherever that is a place in the model, and
+refuses where the script took an estimate for one. docs/halp.md is made of this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vlmscope.errors import InputError
+from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.schema import DEFAULT_POSITIONS, REPRESENTATIONS, CaptureSpec, LayerStates
+
+ENCODER = "vision_encoder"
+"""Where a vision-only vector is read that is a mean over the vision encoder's positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the original stored under one of its three names."""
+
+    what: str
+    """What it was, in words."""
+    place: str = ""
+    """The place of ours that it was read at: a token position, or ``ENCODER``; empty where it is
+    neither, an accident of the code."""
+    why: str = ""
+    """Where it is not what we store under that name: why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """How the original read one model."""
+
+    title: str
+    """What people call the model."""
+    checkpoint: str
+    """The checkpoint that the published numbers are of."""
+    model_type: str
+    """Our family; empty where transformers has no such architecture of its own."""
+    states: LayerStates
+    """What its ``layer_k`` is."""
+    layers: tuple[int, ...]
+    """The layers it stored."""
+    dtype: str
+    """What it computed in."""
+    max_new_tokens: int
+    """Its limit on the greedy answer."""
+    vision_only: Stored
+    """``vision_only_representation``."""
+    vision_token: Stored
+    """``vision_token_representation``."""
+    query_token: Stored
+    """``query_token_representation``."""
+    answer: str = "the new tokens alone"
+    """What it stored of the generated text."""
+    vision_encoder: str = ""
+    """Path of the module whose output it averaged, where that is not our vision encoder."""
+
+
+_LAST_IMAGE = Stored("the last image token", "last_image_token")
+_LAST_PROMPT = Stored("the last token of the prompt", "last_prompt_token")
+_EIGHT_OF_32 = (0, 8, 16, 24, 31)
+_SEVEN_OF_28 = (0, 7, 14, 21, 27)
+
+ORIGINALS = (
+    Original(
+        title="Llama-3.2-Vision",
+        checkpoint="meta-llama/Llama-3.2-11B-Vision-Instruct",
+        model_type="mllama",
+        states="hidden_states[k+1]",
+        layers=(0, 10, 20, 30, 39),
+        dtype="bfloat16",
+        max_new_tokens=200,
+        vision_only=Stored("mean over all patches of all tiles, padding tiles included", ENCODER),
+        vision_token=_LAST_IMAGE,
+        query_token=_LAST_PROMPT,
+    ),
+    Original(
+        title="Phi-4-multimodal",
+        checkpoint="microsoft/Phi-4-multimodal-instruct",
+        model_type="phi4_multimodal",
+        states="hidden_states[k+1]",
+        layers=_EIGHT_OF_32,
+        dtype="the checkpoint's own; the answer under float16 autocast",
+        max_new_tokens=200,
+        vision_only=Stored(
+            "mean of the processor's pixels over crops, channels and rows, 448 numbers",
+            why="the processor's input_image_embeds are pixels; the encoder was not run",
+        ),
+        vision_token=_LAST_IMAGE,
+        query_token=_LAST_PROMPT,
+    ),
+    Original(
+        title="Gemma 3",
+        checkpoint="google/gemma-3-12b-it",
+        model_type="gemma3",
+        states="block output",
+        layers=(0, 12, 24, 36, 47),
+        dtype="bfloat16",
+        max_new_tokens=200,
+        vision_only=Stored("mean over the patches of the vision tower", ENCODER),
+        vision_token=Stored(
+            "token min(255, length // 2)",
+            why="an estimate from the length; it falls among the 256 image tokens and moves with "
+            "the question",
+        ),
+        query_token=_LAST_PROMPT,
+    ),
+    Original(
+        title="Qwen2.5-VL",
+        checkpoint="Qwen/Qwen2.5-VL-7B-Instruct",
+        model_type="qwen2_5_vl",
+        states="block output",
+        layers=_SEVEN_OF_28,
+        dtype="bfloat16",
+        max_new_tokens=200,
+        vision_only=Stored("mean over the patches of the last block, before the merger", ENCODER),
+        vision_token=Stored(
+            "token min(T x H x W, length // 2)",
+            why="the grid counts patches before four become one token, so this is the middle of "
+            "the prompt",
+        ),
+        query_token=_LAST_PROMPT,
+    ),
+    Original(
+        title="SmolVLM2",
+        checkpoint="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        model_type="smolvlm",
+        states="hidden_states[k]",
+        layers=(0, 6, 12, 18, 23),
+        dtype="float32",
+        max_new_tokens=100,
+        vision_only=Stored(
+            "mean over the patches of all tiles, before the encoder's last layer norm",
+            ENCODER,
+            "the encoder's hidden_states[-1] stand before that norm, its output behind it",
+        ),
+        vision_token=Stored(
+            "token min(max(200, length // 4), 800)",
+            why="an estimate from the length; no token id was looked at",
+        ),
+        query_token=_LAST_PROMPT,
+        answer="prompt and answer in one text",
+        vision_encoder="model.vision_model.encoder",
+    ),
+    Original(
+        title="LLaVA-NeXT",
+        checkpoint="llava-hf/llama3-llava-next-8b-hf",
+        model_type="llava_next",
+        states="hidden_states[k]",
+        layers=_EIGHT_OF_32,
+        dtype="float16",
+        max_new_tokens=100,
+        vision_only=Stored(
+            "mean over the channels of each projected image token, up to 2928 numbers",
+            why="the mean runs over channels and leaves one number a token, so the length tells "
+            "the picture's shape; shorter ones were filled up with zeros",
+        ),
+        vision_token=Stored(
+            "token min(max(400, length // 3), 1500)",
+            why="an estimate from the length; no token id was looked at",
+        ),
+        query_token=_LAST_PROMPT,
+        answer="the text behind the last 'assistant'",
+    ),
+    Original(
+        title="FastVLM",
+        checkpoint="apple/FastVLM-7B",
+        model_type="fast_vlm",
+        states="hidden_states[k]",
+        layers=_SEVEN_OF_28,
+        dtype="float16",
+        max_new_tokens=100,
+        vision_only=Stored("mean over the positions of the vision tower", ENCODER),
+        vision_token=Stored(
+            "the first image token",
+            "first_image_token",
+            "the index of the placeholder, which becomes many tokens in the expanded prompt",
+        ),
+        query_token=Stored(
+            "the last index of the unexpanded prompt, in the expanded one",
+            why="it falls among the image tokens unless the text is long, so it has not seen the "
+            "question",
+        ),
+        answer="the text behind the first 'assistant'",
+    ),
+    Original(
+        title="Molmo",
+        checkpoint="allenai/Molmo-7B-O-0924",
+        model_type="",
+        states="block output",
+        layers=_EIGHT_OF_32,
+        dtype="bfloat16",
+        max_new_tokens=200,
+        vision_only=Stored(
+            "mean over crops and patches behind the projector",
+            why="the vision backbone ends with the projector",
+        ),
+        vision_token=Stored("the token behind the last patch", why="image_input_idx.max() + 1"),
+        query_token=_LAST_PROMPT,
+    ),
+)
+"""The eight models, in the order of the conventions of their layers."""
+
+BY_FAMILY: Mapping[str, Original] = {each.model_type: each for each in ORIGINALS if each.model_type}
+"""``config.model_type`` → the original's way, of the seven models that transformers has."""
+
+
+def original_of(model_type: str, spec: CaptureSpec) -> Original | None:
+    """Return how the original read a family, where the spec asks for it; None where not.
+
+    Args:
+        model_type: ``Family.model_type`` of the model.
+        spec: What to record.
+
+    Raises:
+        InputError: The original had no such model, or a position of the spec was no place in it.
+    """
+    if not spec.compat:
+        return None
+    original = BY_FAMILY.get(model_type)
+    if original is None:
+        known = ", ".join(each.title for each in BY_FAMILY.values())
+        raise InputError(
+            f"--compat {spec.compat}: {model_type} is none of the original's models that can be "
+            f"loaded here ({known}); leave --compat out"
+        )
+    for position in spec.positions:
+        stored = stored_at(original, position)
+        if not stored.place:
+            rest = ",".join(positions_of(model_type))
+            raise InputError(
+                f"--compat {spec.compat}: the {REPRESENTATIONS[position]} of the original's "
+                f"{original.title} is {stored.what}: {stored.why}; give --positions {rest}, or "
+                f"leave --compat out for the {position.replace('_', ' ')} itself"
+            )
+    return original
+
+
+def positions_of(model_type: str) -> tuple[str, ...]:
+    """Return the positions that the original read at a place in a family's prompt.
+
+    >>> positions_of("gemma3")
+    ('last_prompt_token',)
+    """
+    original = BY_FAMILY.get(model_type)
+    if original is None:
+        return ()
+    return tuple(p for p in DEFAULT_POSITIONS if stored_at(original, p).place)
+
+
+def stored_at(original: Original, position: str) -> Stored:
+    """Return what the original stored under the name of one of ``DEFAULT_POSITIONS``."""
+    return {
+        "last_image_token": original.vision_token,
+        "last_prompt_token": original.query_token,
+    }[position]
+
+
+def place_of(original: Original | None, position: str) -> str:
+    """Return the position in the prompt that a position's name means.
+
+    >>> place_of(BY_FAMILY["fast_vlm"], "last_image_token"), place_of(None, "last_image_token")
+    ('first_image_token', 'last_image_token')
+    """
+    return position if original is None else stored_at(original, position).place
+
+
+def states_of(original: Original | None) -> LayerStates:
+    """Return what ``layer_k`` is."""
+    return "hidden_states[k+1]" if original is None else original.states
+
+
+def with_encoder_of(original: Original | None, vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return the model with the vision encoder whose output the original averaged."""
+    if original is None or not original.vision_encoder:
+        return vlm
+    return replace(vlm, family=replace(vlm.family, vision_encoder=original.vision_encoder))
+
+
+def notes_of(original: Original | None) -> tuple[str, ...]:
+    """Return what a person should know: whether the vision-only vector is not the original's."""
+    if original is None or original.vision_only.place:
+        return ()
+    return (
+        f"vision_only_representation is our own, the mean of the vision encoder's output; the "
+        f"original's {original.title} has the {original.vision_only.what}",
+    )

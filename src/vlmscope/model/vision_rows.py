@@ -1,0 +1,175 @@
+"""How the vision encoder's output of a batch falls into questions.
+
+Some architectures return ``[pictures, positions, width]``, some lay all tiles or all patches of the
+batch one behind the other, some in a single row, and Mllama keeps places for pictures and tiles
+that are not there. Every rule here gives each question its own positions; ``RULES`` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+VisionRows = tuple[Float[Tensor, "_positions width"], Bool[Tensor, " _positions"]]
+"""One question's share of the encoder's output, and which of its positions are not padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the vision encoder returned for a batch, and what tells whose it is."""
+
+    features: Tensor
+    """The encoder's output, as it came."""
+    inputs: Mapping[str, Tensor]
+    """The model's inputs."""
+    pictures: Sequence[int]
+    """Pictures of each question; none has 0."""
+    config: Any
+    """The model's configuration."""
+    image_token_id: int
+    """Id of the image token in the expanded prompt."""
+
+
+Rule = Callable[[Encoded], list[VisionRows]]
+"""Output of the encoder → one entry for each question of the batch."""
+
+
+def whole(encoded: Encoded) -> list[VisionRows]:
+    """Give everything to the one question there is: the rule for an unknown order."""
+    if len(encoded.pictures) != 1:
+        raise RuntimeError(f"{len(encoded.pictures)} questions at once, this family takes one")
+    features = encoded.features.flatten(0, -2)
+    return _consecutive(features, [len(features)])
+
+
+def by_image_tokens(encoded: Encoded) -> list[VisionRows]:
+    """Share the positions out as the prompts' image tokens are.
+
+    True wherever every image token stands for the same number of positions: Qwen-VL merges 4
+    patches into one, InternVL and SmolVLM a square of each tile, LLaVA-1.5 and Gemma all alike.
+    """
+    features = encoded.features.flatten(0, -2)
+    tokens = (encoded.inputs["input_ids"] == encoded.image_token_id).sum(dim=1).tolist()
+    total = sum(tokens)
+    if any(count * len(features) % max(total, 1) for count in tokens):
+        raise RuntimeError(
+            f"{len(features)} positions of the vision encoder do not fall into shares of "
+            f"{tokens} image tokens"
+        )
+    return _consecutive(features, [count * len(features) // total for count in tokens])
+
+
+def by_channels_first(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[pictures, width, height, width of the map]``, the output of a convolution."""
+    maps = encoded.features.flatten(2).transpose(1, 2)
+    features = maps.flatten(0, 1)
+    return _consecutive(features, [count * maps.shape[1] for count in encoded.pictures])
+
+
+def by_tiles(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[tiles, positions, width]``: an overview and the tiles of the best grid (LLaVA-NeXT).
+
+    Image tokens do not tell: the model removes those of padding and adds one for every row. In
+    LLaVA-OneVision a picture that is not alone in its question has the overview only.
+    """
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    config, sizes = encoded.config, encoded.inputs["image_sizes"].tolist()
+    tiles = [
+        image_size_to_num_patches(
+            size, config.image_grid_pinpoints, config.vision_config.image_size
+        )
+        for size in sizes
+    ]
+    alone = [count == 1 for count in encoded.pictures for _ in range(count)]
+    if "batch_num_images" in encoded.inputs:
+        tiles = [count if single else 1 for count, single in zip(tiles, alone, strict=True)]
+    positions = encoded.features.shape[-2]
+    return _consecutive(
+        encoded.features.flatten(0, -2),
+        [positions * sum(own) for own in _of_questions(tiles, encoded.pictures)],
+    )
+
+
+def by_image(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[questions, images, tiles, patches, width]`` (Mllama).
+
+    Tiles that hold no picture are padding; images that a question does not have are not its own.
+    """
+    used = encoded.inputs["aspect_ratio_mask"].to(encoded.features.device, torch.bool)
+    rows = []
+    for question, tiles, count in zip(encoded.features, used, encoded.pictures, strict=True):
+        own = question[:count]
+        valid = tiles[:count].unsqueeze(-1).expand(own.shape[:-1])
+        rows.append((own.flatten(0, -2), valid.flatten()))
+    return rows
+
+
+def by_crops(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[pictures × most crops, patches, width]`` (Phi-4): an overview, then the crops.
+
+    What fills a picture up to the most crops of the batch is nobody's. Patches that the mask leaves
+    out are padding.
+    """
+    inputs, crop = encoded.inputs, encoded.config.vision_config.crop_size
+    sizes = inputs["image_sizes"].reshape(-1, 2)
+    counts = (1 + (sizes // crop).prod(dim=1)).tolist()
+    width = encoded.features.shape[-1]
+    pictures = encoded.features.reshape(len(counts), -1, encoded.features.shape[-2], width)
+    mask = inputs["image_attention_mask"].to(encoded.features.device, torch.bool)
+    masks = mask.reshape(pictures.shape[:-1])
+    crops = [
+        (picture[:count].flatten(0, 1), valid[:count].flatten())
+        for picture, valid, count in zip(pictures, masks, counts, strict=True)
+    ]
+    return [
+        (torch.cat([features for features, _ in own]), torch.cat([valid for _, valid in own]))
+        for own in _of_questions(crops, encoded.pictures)
+    ]
+
+
+def by_crop_counts(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[crops, patches, width]`` with ``image_num_crops`` for each picture (Molmo 2)."""
+    positions = encoded.features.shape[-2]
+    crops = encoded.inputs["image_num_crops"].tolist()
+    return _consecutive(
+        encoded.features.flatten(0, -2),
+        [positions * sum(own) for own in _of_questions(crops, encoded.pictures)],
+    )
+
+
+def _of_questions(values: Sequence[Any], pictures: Sequence[int]) -> list[Sequence[Any]]:
+    """Deal one value for each picture out to the questions."""
+    if len(values) != sum(pictures):
+        raise RuntimeError(f"the inputs know {len(values)} pictures, the questions {sum(pictures)}")
+    ends = [sum(pictures[: i + 1]) for i in range(len(pictures))]
+    return [values[end - count : end] for end, count in zip(ends, pictures, strict=True)]
+
+
+def _consecutive(features: Tensor, counts: Sequence[int]) -> list[VisionRows]:
+    """Cut ``[rows, width]`` into shares that lie one behind the other; all must be used."""
+    if sum(counts) != len(features):
+        raise RuntimeError(
+            f"the vision encoder returned {len(features)} positions, expected {sum(counts)}"
+        )
+    shares = torch.split(features, list(counts))
+    return [
+        (share, torch.ones(len(share), dtype=torch.bool, device=share.device)) for share in shares
+    ]
+
+
+RULES: Mapping[str, Rule] = {
+    "image tokens": by_image_tokens,
+    "channels first": by_channels_first,
+    "tiles": by_tiles,
+    "image": by_image,
+    "crops": by_crops,
+    "crop counts": by_crop_counts,
+    "whole": whole,
+}
+"""Name in a description → rule."""

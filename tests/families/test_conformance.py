@@ -1,0 +1,249 @@
+"""Every family, one suite: what vlmscope records of it is what the slow method sees.
+
+Tiny random weights, real processor classes, chat templates as released. One test is one column of
+the table in docs/families.md; a new version of transformers that breaks a family breaks its row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from families.conformance import (
+    NONE,
+    ONE_PICTURE,
+    RUNNABLE,
+    SEVERAL,
+    THIRD,
+    build,
+    picture,
+)
+from families.vision_rows import rows_per_picture
+from vlmscope.engine import capture, capture_batch, prepare
+from vlmscope.errors import RowError
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.reference import reference
+from vlmscope.schema import (
+    IMAGE_POSITIONS,
+    IMAGE_REPRESENTATIONS,
+    REPRESENTATIONS,
+    VISION_ONLY,
+    Capture,
+    CaptureSpec,
+    Sample,
+)
+
+# Some processors turn tensors into arrays in a way that NumPy 2 frowns upon: GLM-4.1V's and
+# PaliGemma's, and InternVL's of transformers 5.17.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+
+TOLERANCE = 1e-5
+"""Relative error of a vector in float32."""
+
+FILLED_UP = ("mllama", "phi4_multimodal")
+"""Families whose encoder's output holds padding."""
+
+PROMPT = CaptureSpec(layers="all", max_new_tokens=0)
+
+
+@pytest.fixture(scope="module", params=RUNNABLE)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def vlm(family: str, tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
+    folder = build(family, tmp_path_factory.mktemp("family") / family)
+    return load_model(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def endless(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    """The model, with an end-of-turn token that nothing can generate: no answer is empty."""
+    beyond = vlm.model.get_output_embeddings().weight.shape[0] + 8
+    monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", [beyond])
+    return vlm
+
+
+def positions(vlm: VisionLanguageModel) -> tuple[str, ...]:
+    """Every position; PaliGemma's template does not say where the question ends."""
+    blind = "last_question_token" if vlm.family.model_type == "paligemma" else ""
+    return tuple(name for name in REPRESENTATIONS if name != blind)
+
+
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def assert_same(found: Capture, expected: Capture) -> None:
+    assert found.vectors.keys() == expected.vectors.keys()
+    for name, vector in expected.vectors.items():
+        assert error(found.vectors[name], vector) < TOLERANCE, name
+    for name in ("boundaries", "num_prompt_tokens", "answer", "finish_reason", "image_sha256"):
+        assert getattr(found, name) == getattr(expected, name), name
+    if expected.answer is not None:
+        np.testing.assert_array_equal(found.answer_token_ids, expected.answer_token_ids)
+        np.testing.assert_allclose(
+            found.answer_logprobs, expected.answer_logprobs, rtol=1e-4, atol=1e-4
+        )
+    assert found.first_token_entropy == pytest.approx(expected.first_token_entropy, rel=1e-4)
+
+
+def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
+    """Every representation at every layer, of a left-padded batch of four, and the answers."""
+    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=6)
+    found = list(capture(ONE_PICTURE, endless, spec, batch_size=4))
+    for item, sample in zip(found, ONE_PICTURE, strict=True):
+        assert set(item.boundaries) == {p for p in spec.positions if not p.endswith("_mean")}
+        assert_same(item, reference(sample, endless, spec))
+
+
+def test_a_batch_equals_each_row_alone(vlm: VisionLanguageModel) -> None:
+    """With answers that end where the model ends them."""
+    spec = CaptureSpec(layers="all", max_new_tokens=8)
+    together = list(capture(ONE_PICTURE, vlm, spec, batch_size=4))
+    for item, alone in zip(together, capture(ONE_PICTURE, vlm, spec, batch_size=1), strict=True):
+        assert_same(item, alone)
+        assert_same(item, reference(item.sample, vlm, spec))
+
+
+def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageModel) -> None:
+    """Before the projector, pooled over positions: not pixels, not channel means.
+
+    Whose rows are whose is told by a rule of the suite's own; the encoder's width is neither the
+    decoder's nor the number of positions.
+    """
+    # Phi-4 fills up every picture of a batch to the most crops, Mllama to the most pictures.
+    rows = [*ONE_PICTURE, SEVERAL[0]] if family not in FILLED_UP else [ONE_PICTURE[0]]
+    [batch], _ = prepare(rows, vlm, PROMPT)
+    with encoder_output(vlm) as seen, torch.inference_mode():
+        vlm.model(**batch.inputs)
+    features = seen[0] if vlm.family.vision_rows != "channels first" else seen[0].movedim(1, -1)
+    flat = features.flatten(0, -2)
+    if family in FILLED_UP:
+        counts = [len(flat)]
+    elif family == "glm4v":  # the rule counts merged patches, four of what is pooled
+        counts = [4 * n for n in rows_of(family, batch.inputs, vlm)]
+    else:
+        counts = rows_of(family, batch.inputs, vlm)
+    shares = iter(flat.split(counts))
+    for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.pictures, strict=True):
+        assert isinstance(item, Capture)
+        own = torch.cat([next(shares) for _ in range(number)])
+        assert item.vectors[VISION_ONLY].shape == (vlm.vision_size,) == own.shape[1:]
+        assert error(item.vectors[VISION_ONLY], own.mean(dim=0).numpy()) < TOLERANCE
+    assert vlm.vision_size != vlm.hidden_size
+    assert next(shares, None) is None
+
+
+def rows_of(family: str, inputs: dict[str, Tensor], vlm: VisionLanguageModel) -> list[int]:
+    return rows_per_picture(family, inputs, vlm.model, vlm.processor.tokenizer)
+
+
+@contextmanager
+def encoder_output(vlm: VisionLanguageModel) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    handle = vlm.vision_encoder.register_forward_hook(
+        lambda _module, _args, output: seen.append(getattr(output, "last_hidden_state", output))
+    )
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
+    """Another picture changes what goes into the decoder at image tokens and nowhere else."""
+    pair = [Sample(str(seed), picture(70, 40, seed), "What is it?") for seed in (1, 2)]
+    [batch], _ = prepare(pair, vlm, PROMPT)
+    spec = dataclasses.replace(PROMPT, positions=("first_image_token", *PROMPT.positions))
+    [item, _] = capture_batch(batch, vlm, spec)
+    assert isinstance(item, Capture)
+    image = np.flatnonzero(batch.input_ids[0] == vlm.image_token_id)
+    assert item.boundaries["last_image_token"] == image[-1]
+    assert item.boundaries["first_image_token"] == image[0]
+    assert item.boundaries["last_prompt_token"] == batch.input_ids.shape[1] - 1
+    if vlm.family.skipped_without_image:  # Mllama: pictures come in by cross-attention
+        assert len(image) == 1
+        return
+    one, other = decoder_input(vlm, batch.inputs)
+    changed = np.flatnonzero((one - other).abs().amax(dim=1).numpy() > 1e-4)
+    assert len(changed) > 1
+    assert changed[0] == image[0]
+    assert set(changed) <= set(image)
+    # What follows in LLaVA-NeXT and OneVision marks the end of a row of patches.
+    assert set(range(changed[-1], image[-1] + 1)) <= set(image)
+
+
+def decoder_input(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> Tensor:
+    seen: list[Tensor] = []
+
+    def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = vlm.layers[0].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.inference_mode():
+            vlm.model(**inputs)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def test_several_pictures_in_one_question(endless: VisionLanguageModel) -> None:
+    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
+    rows = [ONE_PICTURE[0], *SEVERAL, ONE_PICTURE[1]]
+    for item in capture(rows, endless, spec, batch_size=4):
+        assert_same(item, reference(item.sample, endless, spec))
+
+
+def test_no_picture_in_the_question(endless: VisionLanguageModel) -> None:
+    """What needs a picture is absent: there is no position 0 that stands for nothing."""
+    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
+    rows = [ONE_PICTURE[0], NONE[0], SEVERAL[0], NONE[1]]
+    if not endless.family.text_only:
+        with pytest.raises(RowError, match="takes no question without a picture"):
+            list(capture(rows, endless, spec, batch_size=4))
+        return
+    for item in capture(rows, endless, spec, batch_size=4):
+        assert_same(item, reference(item.sample, endless, spec))
+        if not item.sample.images:
+            assert not set(item.boundaries) & set(IMAGE_POSITIONS)
+            assert not {name.split("/")[0] for name in item.vectors} & {*IMAGE_REPRESENTATIONS}
+            assert item.image_sha256 == ""
+
+
+def test_the_question_does_not_reach_the_image_tokens(vlm: VisionLanguageModel) -> None:
+    """Another last word changes the query token; image tokens only where they look ahead."""
+    pair = [Sample(word, THIRD, f"Is there a {word}") for word in ("cat", "cup")]
+    one, other = capture(pair, vlm, PROMPT, batch_size=2)
+    assert one.num_prompt_tokens == other.num_prompt_tokens
+    moved = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
+    assert moved[VISION_ONLY] < TOLERANCE
+    looks_ahead = vlm.family.prefix_sees_question
+    for layer in range(vlm.num_layers):
+        assert moved[f"query_token_representation/layer_{layer}"] > 1e-4
+        reached = moved[f"vision_token_representation/layer_{layer}"] > TOLERANCE
+        assert reached == looks_ahead
+
+
+def test_the_picture_reaches_every_representation(vlm: VisionLanguageModel) -> None:
+    pair = [Sample(str(seed), picture(90, 66, seed), "What is it?") for seed in (1, 2)]
+    one, other = capture(pair, vlm, PROMPT, batch_size=2)
+    moved = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
+    first = min(vlm.skipped_without_image, default=0)  # Mllama's first cross-attention
+    assert moved[VISION_ONLY] > 1e-4
+    for layer in range(vlm.num_layers):
+        assert (moved[f"vision_token_representation/layer_{layer}"] > 1e-4) == (layer >= first)
+    # A sliding window may take some layers to look back that far.
+    assert moved[f"query_token_representation/layer_{vlm.num_layers - 1}"] > 1e-4

@@ -1,0 +1,71 @@
+"""The record of the conformance suite and its tables: of these families, of these checks."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import record_families
+from families.conformance import FAMILIES as IN_THE_SUITE
+from vlmscope.model import FAMILIES
+from vlmscope.model.proven import CHECKS, read_record, standings
+
+ROOT = Path(__file__).parents[2]
+
+
+def pinned(package: str) -> str:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    return re.findall(rf"^{package}==(\S+)$", text, re.MULTILINE)[0]
+
+
+def test_every_family_has_a_description_and_a_checkpoint() -> None:
+    assert {record_families.KEYS.get(name, name) for name in IN_THE_SUITE} == set(FAMILIES)
+
+
+def test_the_columns_are_the_tests_that_every_family_passes() -> None:
+    suite = importlib.import_module("families.test_conformance")
+    found = {
+        name.removeprefix("test_")
+        for name, function in inspect.getmembers(suite, inspect.isfunction)
+        if name.startswith("test_")
+    }
+    assert found == set(CHECKS)
+
+
+def test_every_family_is_proven_on_the_pinned_version_and_nearly_all_on_the_oldest() -> None:
+    newest, oldest = pinned("transformers"), "5.17.0"
+    proven = {standing.key: standing.proven for standing in standings()}
+    assert {key for key, versions in proven.items() if newest not in versions} == set()
+    assert {key for key, versions in proven.items() if oldest not in versions} == {"molmo2"}
+
+
+def test_a_failed_check_is_no_proof() -> None:
+    checks = dict.fromkeys(CHECKS, True)
+    record = {"5.23.0": {"llava": checks | {"no_picture_in_the_question": False}}}
+    record["5.9.0"] = {"llava": checks}
+    [llava] = [standing for standing in standings(record) if standing.key == "llava"]
+    assert llava.proven == ("5.9.0",)
+    assert llava.failed == {"5.23.0": ("no_picture_in_the_question",)}
+    assert "✗" in record_families.tables(record)
+
+
+def test_the_page_has_the_table_of_the_record() -> None:
+    text = record_families.DOCUMENT.read_text(encoding="utf-8")
+    table = text.partition(record_families.BEGIN + "\n")[2].partition(record_families.END)[0]
+    assert table == record_families.tables(read_record())
+
+
+def test_the_command_lists_them_all() -> None:
+    command = [sys.executable, "-m", "vlmscope", "models"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listed = json.loads(
+        subprocess.run([*command, "--json"], capture_output=True, check=True).stdout
+    )
+    assert [family["model_type"] for family in listed] == list(FAMILIES)
+    for family in FAMILIES.values():
+        assert family.title in shown

@@ -1,0 +1,127 @@
+"""Rows about one picture, several and none: thumbnails, cards, numbers, and the prompt's tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from material import picture
+from store_support import make_bare, make_capture, make_manifest
+from vlmscope.dataset import hash_image
+from vlmscope.errors import RowError
+from vlmscope.executors import describe_model
+from vlmscope.model import VisionLanguageModel
+from vlmscope.prompt import encode, render
+from vlmscope.report import ReportSpec
+from vlmscope.report.document import Document
+from vlmscope.report.gathering import gather
+from vlmscope.report.tokens import token_view
+from vlmscope.report.writing import with_pictures
+from vlmscope.schema import Capture, Sample
+from vlmscope.store import RunWriter, open_run
+
+PICTURES = [picture("one", seed) for seed in range(3)]
+HASHES = [hash_image(each) for each in PICTURES]
+SHOWN = ([0], [0, 1], [], [2, 0])
+"""Which of the pictures each row is about."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A table of four questions, its pictures, and a run of it."""
+    for number, image in enumerate(PICTURES):
+        image.save(tmp_path / f"{number}.png")
+    rows, captures = [], []
+    for i, shown in enumerate(SHOWN):
+        names = [f"{number}.png" for number in shown]
+        joined = {"image_sha256": "+".join(HASHES[n] for n in shown), "image_dhash": ""}
+        capture = replace(make_capture(i), **joined) if shown else make_bare(i)  # type: ignore[arg-type]
+        sample = replace(capture.sample, image_id=", ".join(names))
+        captures.append(replace(capture, sample=sample))
+        rows.append({"id": sample.id, "image": names, "question": sample.question})
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = {"path": str(tmp_path / "t.jsonl"), "fields": {}, "text_only": True}
+    with RunWriter(tmp_path / "run", make_manifest(data=record)) as writer:
+        writer.add(captures)
+    return tmp_path
+
+
+def document_of(home: Path) -> Document:
+    return with_pictures(gather(open_run(home / "run"), ReportSpec(), lambda _: None))
+
+
+def test_each_card_has_all_its_pictures(home: Path) -> None:
+    document = document_of(home)
+    assert document.pictures_note == ""
+    assert set(document.pictures) == set(HASHES)
+    wanted = [tuple(HASHES[number] for number in shown) for shown in SHOWN]
+    assert [card.pictures for card in document.cards] == wanted
+    assert [card.num_pictures for card in document.cards] == [1, 2, 0, 2]
+    assert "last_image_token" not in document.cards[2].positions
+    [tile] = [number for number in document.numbers if number.label == "pictures"]
+    assert (tile.value, tile.note) == ("3", "different ones; 1 question has none")
+    said = dict(dict(document.provenance)["Data"])
+    assert said["questions without a picture"] == "captured (--text-only)"
+
+
+def test_one_of_several_that_has_changed_is_left_out(home: Path) -> None:
+    picture("four").save(home / "1.png")
+    document = document_of(home)
+    assert document.cards[1].pictures == (HASHES[0],)
+    assert document.cards[1].num_pictures == 2
+    assert document.pictures_note == (
+        "1 of 3 pictures are missing: 1 changed since the run was made (0.png, 1.png)."
+    )
+
+
+def test_a_row_with_another_number_of_pictures_has_changed(home: Path) -> None:
+    table = home / "t.jsonl"
+    table.write_text(table.read_text().replace('["2.png", "0.png"]', '["2.png"]'))
+    document = document_of(home)
+    assert document.cards[3].pictures == (HASHES[0],), "another row shows it"
+    assert "1 changed since the run was made (2.png)" in document.pictures_note
+
+
+def captured(vlm: VisionLanguageModel, images: list[Any]) -> tuple[Capture, Sample]:
+    """A row as the model would leave it, as far as a prompt goes."""
+    question = "What is it?"
+    inputs = encode(vlm.processor, [render(vlm.processor, question, len(images))], [images])
+    ids = inputs["input_ids"][0].tolist()
+    boundaries = {"last_prompt_token": len(ids) - 1}
+    if images:
+        last = max(i for i, token in enumerate(ids) if token == vlm.processor.image_token_id)
+        boundaries["last_image_token"] = last
+    sample = Sample("q", tuple(images), question, image_id="a, b")
+    row = replace(
+        make_bare(0),
+        sample=sample,
+        boundaries=boundaries,
+        num_prompt_tokens=len(ids),
+        image_sha256="+".join(map(hash_image, images)),
+    )
+    return row, sample
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_the_prompt_is_made_anew_with_its_pictures(vlm: VisionLanguageModel, count: int) -> None:
+    row, sample = captured(vlm, PICTURES[:count])
+    view = token_view(vlm.processor, describe_model(vlm), row, sample)
+    assert sum(token.count for token in view.tokens) == row.num_prompt_tokens
+    marks = [mark for token in view.tokens for mark in token.marks]
+    assert marks == ["vision_token_boundary", "query_token_boundary"][count == 0 :]
+
+
+def test_a_prompt_without_a_picture_needs_no_table(vlm: VisionLanguageModel) -> None:
+    row, _ = captured(vlm, [])
+    assert token_view(vlm.processor, describe_model(vlm), row, None).tokens
+
+
+def test_pictures_in_another_order_are_others(vlm: VisionLanguageModel) -> None:
+    row, sample = captured(vlm, PICTURES[:2])
+    turned = replace(sample, image=sample.images[::-1])
+    with pytest.raises(RowError, match="picture a, b has changed"):
+        token_view(vlm.processor, describe_model(vlm), row, turned)
