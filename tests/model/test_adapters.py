@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapter_folder import write_adapter
 from families.checkpoints import BUILDERS
 from material import picture
-from model.adapter_folder import write_adapter
 from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError

@@ -1,0 +1,167 @@
+"""Other families on the command line: what a run was made with is found again by every command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from adapter_folder import write_adapter
+from families import strangers
+from families.checkpoints import BUILDERS
+from families.conformance import TALL, WIDE
+from vlmscope.probe import MeanDifferenceProbe, save_probe
+from vlmscope.store import open_run
+
+Command = Callable[..., Any]
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+DESCRIPTION = """
+vision_encoder = "eyes.left"
+decoder = "mind"
+layers = "steps"
+final_norm = "last"
+image_token = "picture_token"
+"""
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return BUILDERS["llava"](tmp_path_factory.mktemp("models") / "llava")
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Questions about one picture, two and none."""
+    WIDE.save(tmp_path / "wide.png")
+    TALL.save(tmp_path / "tall.png")
+    rows = [
+        {"id": "one", "image": "wide.png", "question": "What is it?"},
+        {"id": "two", "image": ["tall.png", "wide.png"], "question": "Which one is it?"},
+        {"id": "none", "image": None, "question": "Why is the sky blue?"},
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def run_of(vlmscope: Command, tmp_path: Path) -> Command:
+    def run(table: Path, model: Path, *extra: object) -> Any:
+        return vlmscope(
+            *("extract", table, "--model", model, "--out", tmp_path / "run", "--device", "cpu"),
+            *("--max-new-tokens", 3, *extra),
+        )
+
+    return run
+
+
+def test_rows_with_one_picture_two_and_none(
+    run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
+) -> None:
+    first = run_of(mixed, llava)
+    assert first.code == 3
+    assert "--text-only" in (tmp_path / "run" / "failures.jsonl").read_text()
+    again = run_of(mixed, llava, "--text-only")
+    assert again.code == 0
+    assert "1 of 3 rows has no picture" in again.err
+    assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
+    with h5py.File(tmp_path / "run" / "index.h5") as file:
+        assert "vision_only_representation" in file["two"]
+        assert "vision_token_boundary" in file["two"].attrs
+        assert "vision_only_representation" not in file["none"]
+        assert "vision_token_boundary" not in file["none"].attrs
+        assert "query_token_representation" in file["none"]
+
+
+@pytest.mark.parametrize("id_", ["one", "two", "none"])
+def test_inspect_shows_any_question(vlmscope: Command, mixed: Path, llava: Path, id_: str) -> None:
+    command = ("inspect", mixed, "--model", llava, "--device", "cpu", "--text-only", "--id", id_)
+    shown = vlmscope(*command, "--max-new-tokens", 0)
+    assert shown.code == 0
+    # Nine image tokens a picture; the prompt's last one is marked and stands alone.
+    assert ("× 9" in shown.out) == (id_ == "two")
+    assert ("× 8" in shown.out) == (id_ != "none")
+    record = json.loads(vlmscope(*command, "--max-new-tokens", 0, "--json").out)
+    assert record["tiles"] is None
+    assert ("last_image_token" in record["boundaries"]) == (id_ != "none")
+
+
+def test_an_adapter_belongs_to_the_run(
+    run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
+) -> None:
+    adapter = write_adapter(llava, tmp_path / "adapter")
+    assert run_of(mixed, llava, "--text-only", "--adapter", adapter).code == 0
+    without = run_of(mixed, llava, "--text-only")
+    assert without.code == 2
+    assert "other weights" in without.err
+    assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
+    shutil.move(adapter, tmp_path / "moved")
+    lost = vlmscope("verify", tmp_path / "run", "--device", "cpu")
+    assert lost.code == 2
+    assert "--adapter" in lost.err
+    found = ("--adapter", tmp_path / "moved")
+    assert vlmscope("verify", tmp_path / "run", "--device", "cpu", *found).code == 0
+
+
+def test_a_description_belongs_to_the_run(
+    run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
+) -> None:
+    strangers.register()
+    odd = strangers.build_odd(llava, tmp_path / "odd")
+    family = tmp_path / "odd.toml"
+    family.write_text(DESCRIPTION)
+    unknown = run_of(mixed, odd, "--text-only")
+    assert unknown.code == 2
+    assert "describe it with" in unknown.err
+    done = run_of(mixed, odd, "--text-only", "--family", family)
+    assert done.code == 0
+    assert open_run(tmp_path / "run").manifest.model.description == {
+        "vision_encoder": "eyes.left",
+        "decoder": "mind",
+        "layers": "steps",
+        "final_norm": "last",
+        "image_token": "picture_token",
+    }
+    assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
+    family.write_text(DESCRIPTION + 'vision_rows = "whole"\n')
+    other = run_of(mixed, odd, "--text-only", "--family", family)
+    assert other.code == 2
+    assert "model.description" in other.err
+
+
+def test_a_probe_is_scored_with_the_adapter_it_was_trained_with(
+    run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from vlmscope.probe import ProbeInfo
+    from vlmscope.probing.source import model_of
+
+    adapter = write_adapter(llava, tmp_path / "adapter")
+    assert run_of(mixed, llava, "--text-only", "--adapter", adapter).code == 0
+    run = open_run(tmp_path / "run")
+    matrix = np.random.default_rng(0).normal(size=(20, run.manifest.model.hidden_size))
+    probe = MeanDifferenceProbe().fit(matrix.astype(np.float32), np.arange(20) % 2 == 0)
+    info = ProbeInfo(
+        representation="query_token_representation",
+        layer=2,
+        width=run.manifest.model.hidden_size,
+        estimator="MeanDifferenceProbe",
+        rows=20,
+        model=model_of(run),
+    )
+    save_probe(tmp_path / "probe", probe, info)
+    command = ("score", tmp_path / "wide.png", "What is it?", "--model", llava, "--device", "cpu")
+    scored = vlmscope(*command, "--probe", tmp_path / "probe", "--json")
+    assert scored.code == 0, scored.err
+    other = write_adapter(llava, tmp_path / "other", r=2)
+    refused = vlmscope(*command, "--probe", tmp_path / "probe", "--adapter", other)
+    assert refused.code == 2
+    assert "weights" in refused.err
