@@ -29,6 +29,7 @@ from vlmscope.dataset import difference_hash, hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
+from vlmscope.model.precision import full_float32
 from vlmscope.prompt import build_messages, chat_template
 from vlmscope.schema import (
     IMAGE_POSITIONS,
@@ -75,7 +76,7 @@ def reference(
     vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
     images = [load_image(image) for image in sample.images]
     inputs = _inputs(vlm, _chat_text(vlm, sample.question, len(images)), images)
-    with torch.inference_mode():
+    with torch.inference_mode(), full_float32():
         vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
         states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec, sample)
         answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}

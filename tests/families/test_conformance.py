@@ -7,6 +7,7 @@ the table in docs/families.md; a new version of transformers that breaks a famil
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ from families.vision_rows import rows_per_picture
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.precision import full_float32
 from vlmscope.reference import reference
 from vlmscope.schema import (
     IMAGE_POSITIONS,
@@ -47,7 +49,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]
 
-TOLERANCE = 1e-5
+DEVICE = os.environ.get("VLMSCOPE_DEVICE", "cpu")
+"""Where the suite runs; ``cuda`` proves the same of a GPU's kernels."""
+
+TOLERANCE = 1e-5 if DEVICE == "cpu" else 3e-5
 """Relative error of a vector in float32."""
 
 FILLED_UP = ("mllama", "phi4_multimodal")
@@ -64,7 +69,7 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def vlm(family: str, tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     folder = build(family, tmp_path_factory.mktemp("family") / family)
-    return load_model(folder, device="cpu", dtype="float32")
+    return load_model(folder, device=DEVICE, dtype="float32")
 
 
 @pytest.fixture
@@ -126,8 +131,8 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
     # Phi-4 fills up every picture of a batch to the most crops, Mllama to the most pictures.
     rows = [*ONE_PICTURE, SEVERAL[0]] if family not in FILLED_UP else [ONE_PICTURE[0]]
     [batch], _ = prepare(rows, vlm, PROMPT)
-    with encoder_output(vlm) as seen, torch.inference_mode():
-        vlm.model(**batch.inputs)
+    with encoder_output(vlm) as seen, torch.inference_mode(), full_float32():
+        vlm.model(**moved(batch.inputs))
     features = seen[0] if vlm.family.vision_rows != "channels first" else seen[0].movedim(1, -1)
     flat = features.flatten(0, -2)
     if family in FILLED_UP:
@@ -141,9 +146,13 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
         assert isinstance(item, Capture)
         own = torch.cat([next(shares) for _ in range(number)])
         assert item.vectors[VISION_ONLY].shape == (vlm.vision_size,) == own.shape[1:]
-        assert error(item.vectors[VISION_ONLY], own.mean(dim=0).numpy()) < TOLERANCE
+        assert error(item.vectors[VISION_ONLY], own.mean(dim=0).cpu().numpy()) < TOLERANCE
     assert vlm.vision_size != vlm.hidden_size
     assert next(shares, None) is None
+
+
+def moved(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(DEVICE) for name, tensor in inputs.items()}
 
 
 def rows_of(family: str, inputs: dict[str, Tensor], vlm: VisionLanguageModel) -> list[int]:
@@ -177,7 +186,7 @@ def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
         assert len(image) == 1
         return
     one, other = decoder_input(vlm, batch.inputs)
-    changed = np.flatnonzero((one - other).abs().amax(dim=1).numpy() > 1e-4)
+    changed = np.flatnonzero((one - other).abs().amax(dim=1).cpu().numpy() > 1e-4)
     assert len(changed) > 1
     assert changed[0] == image[0]
     assert set(changed) <= set(image)
@@ -194,7 +203,7 @@ def decoder_input(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> Tensor
     handle = vlm.layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     try:
         with torch.inference_mode():
-            vlm.model(**inputs)
+            vlm.model(**moved(inputs))
     finally:
         handle.remove()
     return seen[0]
@@ -228,22 +237,22 @@ def test_the_question_does_not_reach_the_image_tokens(vlm: VisionLanguageModel) 
     pair = [Sample(word, THIRD, f"Is there a {word}") for word in ("cat", "cup")]
     one, other = capture(pair, vlm, PROMPT, batch_size=2)
     assert one.num_prompt_tokens == other.num_prompt_tokens
-    moved = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
-    assert moved[VISION_ONLY] < TOLERANCE
+    change = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
+    assert change[VISION_ONLY] < TOLERANCE
     looks_ahead = vlm.family.prefix_sees_question
     for layer in range(vlm.num_layers):
-        assert moved[f"query_token_representation/layer_{layer}"] > 1e-4
-        reached = moved[f"vision_token_representation/layer_{layer}"] > TOLERANCE
+        assert change[f"query_token_representation/layer_{layer}"] > 1e-4
+        reached = change[f"vision_token_representation/layer_{layer}"] > TOLERANCE
         assert reached == looks_ahead
 
 
 def test_the_picture_reaches_every_representation(vlm: VisionLanguageModel) -> None:
     pair = [Sample(str(seed), picture(90, 66, seed), "What is it?") for seed in (1, 2)]
     one, other = capture(pair, vlm, PROMPT, batch_size=2)
-    moved = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
+    change = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
     first = min(vlm.skipped_without_image, default=0)  # Mllama's first cross-attention
-    assert moved[VISION_ONLY] > 1e-4
+    assert change[VISION_ONLY] > 1e-4
     for layer in range(vlm.num_layers):
-        assert (moved[f"vision_token_representation/layer_{layer}"] > 1e-4) == (layer >= first)
+        assert (change[f"vision_token_representation/layer_{layer}"] > 1e-4) == (layer >= first)
     # A sliding window may take some layers to look back that far.
-    assert moved[f"query_token_representation/layer_{vlm.num_layers - 1}"] > 1e-4
+    assert change[f"query_token_representation/layer_{vlm.num_layers - 1}"] > 1e-4

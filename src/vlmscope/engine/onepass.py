@@ -32,6 +32,7 @@ from vlmscope.engine.taps import Taps
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
+from vlmscope.model.precision import full_float32
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -108,7 +109,7 @@ def capture_batch(
     answer_states = _answer_states(vlm, spec)
     inputs = {name: t.to(vlm.device, non_blocking=True) for name, t in batch.inputs.items()}
     taps = _taps(batch, vlm, spec, inputs, found, answer_states)
-    with torch.inference_mode(), taps:
+    with torch.inference_mode(), full_float32(), taps:
         first, answers = _generate(vlm, inputs, taps, spec.max_new_tokens, answer_states)
     if shapes is not None:
         shapes |= taps.shapes_

@@ -19,6 +19,7 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
+from vlmscope.model.precision import full_float32
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import encode, render
@@ -114,7 +115,7 @@ def _look(vlm: VisionLanguageModel, questions: Sequence[str], pictures: Sequence
     texts = [render(vlm.processor, question) for question in questions]
     inputs = vlm.cast(encode(vlm.processor, texts, [[picture] for picture in pictures]))
     moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
-    with torch.inference_mode(), _first_outputs(vlm) as seen:
+    with torch.inference_mode(), full_float32(), _first_outputs(vlm) as seen:
         # ``generate`` and not a plain forward: it counts positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
     return seen["encoder"], seen["norm"][:, -1], inputs

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.model.precision import full_float32
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
@@ -46,7 +47,7 @@ def prove(vlm: VisionLanguageModel) -> int:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
     _check_prompt(vlm, inputs)
     moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
-    with torch.inference_mode(), _record(vlm) as calls:
+    with torch.inference_mode(), full_float32(), _record(vlm) as calls:
         try:
             outputs = vlm.model(**moved, output_hidden_states=True, use_cache=False)
         except (RuntimeError, TypeError, ValueError) as error:

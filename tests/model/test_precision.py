@@ -1,0 +1,43 @@
+"""While a model computes in float32 nothing rounds it, and afterwards everything is as before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from vlmscope.engine import capture
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.precision import full_float32
+from vlmscope.schema import CaptureSpec, Sample
+
+
+def switches() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("before", [(True, True), (True, False), (False, False)])
+def test_the_switches_are_off_inside_and_put_back(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool]
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before[0])
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", before[1])
+    with pytest.raises(ValueError, match="any"), full_float32():
+        assert switches() == (False, False)
+        raise ValueError("any")
+    assert switches() == before
+
+
+def test_a_capture_computes_with_the_switches_off(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[tuple[bool, bool]] = []
+    handle = vlm.vision_encoder.register_forward_hook(lambda *_: seen.append(switches()))
+    try:
+        list(capture(samples[:2], vlm, CaptureSpec(max_new_tokens=0)))
+    finally:
+        handle.remove()
+    assert seen == [(False, False)]
+    assert torch.backends.cudnn.allow_tf32
