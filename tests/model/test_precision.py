@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -17,12 +17,21 @@ def switches() -> tuple[bool, bool]:
     return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 
+def set_switches(convolutions: bool, products: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.backends.cuda.matmul.allow_tf32 = products
+
+
+@pytest.fixture(autouse=True)
+def _as_they_were() -> Iterator[None]:
+    before = switches()
+    yield
+    set_switches(*before)
+
+
 @pytest.mark.parametrize("before", [(True, True), (True, False), (False, False)])
-def test_the_switches_are_off_inside_and_put_back(
-    monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool]
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before[0])
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", before[1])
+def test_the_switches_are_off_inside_and_put_back(before: tuple[bool, bool]) -> None:
+    set_switches(*before)
     with pytest.raises(ValueError, match="any"), full_float32():
         assert switches() == (False, False)
         raise ValueError("any")
@@ -30,9 +39,9 @@ def test_the_switches_are_off_inside_and_put_back(
 
 
 def test_a_capture_computes_with_the_switches_off(
-    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    set_switches(True, True)
     seen: list[tuple[bool, bool]] = []
     handle = vlm.vision_encoder.register_forward_hook(lambda *_: seen.append(switches()))
     try:
@@ -40,4 +49,4 @@ def test_a_capture_computes_with_the_switches_off(
     finally:
         handle.remove()
     assert seen == [(False, False)]
-    assert torch.backends.cudnn.allow_tf32
+    assert switches() == (True, True)
