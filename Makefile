@@ -12,13 +12,13 @@ OLDEST_READY := $(OLDEST)/.ready
 LATEST := .venv-latest
 LATEST_READY := $(LATEST)/.ready
 
-TORCHVISION := .venv-torchvision
-TORCHVISION_READY := $(TORCHVISION)/.ready
+EXTRAS := .venv-extras
+EXTRAS_READY := $(EXTRAS)/.ready
 
 # What depends on transformers: the families, the engine, the loading of models.
 ON_TRANSFORMERS := tests/families tests/engine tests/model
 
-.PHONY: help demo test test-oldest test-families-oldest test-transformers-latest test-torchvision \
+.PHONY: help demo test test-oldest test-families-oldest test-transformers-latest test-extras \
 	lint check format docs clean
 
 help:
@@ -27,7 +27,7 @@ help:
 	@echo "make test-oldest    the same with the oldest supported transformers"
 	@echo "make test-families-oldest      of these, what depends on transformers"
 	@echo "make test-transformers-latest  the same with the newest transformers there is"
-	@echo "make test-torchvision          the families whose processors need torchvision or timm"
+	@echo "make test-extras               what needs torchvision, timm or bitsandbytes"
 	@echo "make lint    format, lint, types, import layers"
 	@echo "make check   lint and test: what must pass before a commit"
 	@echo "make format  mend format and simple lint"
@@ -49,9 +49,9 @@ test-families-oldest: $(OLDEST_READY)
 test-transformers-latest: $(LATEST_READY)
 	$(LATEST)/bin/python -m pytest -n auto --dist worksteal $(ON_TRANSFORMERS)
 
-test-torchvision: $(TORCHVISION_READY)
-	VLMSCOPE_TORCHVISION=1 $(TORCHVISION)/bin/python -m pytest -n auto --dist worksteal \
-		tests/families/test_conformance.py
+test-extras: $(EXTRAS_READY)
+	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python -m pytest -n auto --dist worksteal \
+		tests/families/test_conformance.py tests/model/test_quantized.py
 
 $(LATEST_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LATEST)
@@ -61,12 +61,13 @@ $(LATEST_READY): pyproject.toml constraints.txt
 		-e ".[dev]" --upgrade transformers
 	@touch $@
 
-$(TORCHVISION_READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(TORCHVISION)
-	$(TORCHVISION)/bin/python -m pip install --quiet --disable-pip-version-check \
+$(EXTRAS_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		"$$(grep '^torch==' constraints.txt)"
-	$(TORCHVISION)/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e ".[dev]" torchvision==0.28.0 timm==1.0.31
+	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e ".[dev]" torchvision==0.28.0 timm==1.0.31 \
+		bitsandbytes==0.50.2
 	@touch $@
 
 $(OLDEST_READY): pyproject.toml constraints.txt
@@ -93,7 +94,7 @@ docs: $(READY)
 	$(BIN)/python -m typer vlmscope.cli utils docs --name vlmscope --output docs/cli.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(LATEST) $(TORCHVISION) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(LATEST) $(EXTRAS) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # torch comes first and by its exact version, so that nothing else chooses a build for us.
 $(READY): pyproject.toml constraints.txt

@@ -2,7 +2,7 @@
 
 The wheel's compiled operators do not load there, and its Python code stops at the first that is not
 declared. Image processors use none of them: declared, without an implementation, they are enough to
-run the families whose processors exist for torchvision only (``make test-torchvision``).
+run the families whose processors exist for torchvision only (``make test-extras``).
 """
 
 from __future__ import annotations

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from adapter_folder import write_adapter
 from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import TALL, WIDE
-from vlmscope.probe import MeanDifferenceProbe, save_probe
+from vlmscope.probe import MeanDifferenceProbe, ProbeInfo, save_probe
+from vlmscope.probing.source import model_of
 from vlmscope.store import open_run
 
 Command = Callable[..., Any]
@@ -60,6 +62,24 @@ def run_of(vlmscope: Command, tmp_path: Path) -> Command:
         )
 
     return run
+
+
+def save_random_probe(folder: Path) -> Path:
+    """Save a probe of random numbers for the model of the run in ``folder``."""
+    run = open_run(folder / "run")
+    width = run.manifest.model.hidden_size
+    matrix = np.random.default_rng(0).normal(size=(20, width)).astype(np.float32)
+    probe = MeanDifferenceProbe().fit(matrix, np.arange(20) % 2 == 0)
+    info = ProbeInfo(
+        representation="query_token_representation",
+        layer=1,
+        width=width,
+        estimator="MeanDifferenceProbe",
+        rows=20,
+        model=model_of(run),
+    )
+    save_probe(folder / "probe", probe, info)
+    return folder / "probe"
 
 
 def test_rows_with_one_picture_two_and_none(
@@ -130,6 +150,9 @@ def test_a_description_belongs_to_the_run(
         "image_token": "picture_token",
     }
     assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
+    probe = save_random_probe(tmp_path)
+    asked = ("score", tmp_path / "wide.png", "What is it?", "--model", odd, "--device", "cpu")
+    assert vlmscope(*asked, "--probe", probe, "--json").code == 0
     family.write_text(DESCRIPTION + 'vision_rows = "whole"\n')
     other = run_of(mixed, odd, "--text-only", "--family", family)
     assert other.code == 2
@@ -139,29 +162,13 @@ def test_a_description_belongs_to_the_run(
 def test_a_probe_is_scored_with_the_adapter_it_was_trained_with(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:
-    import numpy as np
-
-    from vlmscope.probe import ProbeInfo
-    from vlmscope.probing.source import model_of
-
     adapter = write_adapter(llava, tmp_path / "adapter")
     assert run_of(mixed, llava, "--text-only", "--adapter", adapter).code == 0
-    run = open_run(tmp_path / "run")
-    matrix = np.random.default_rng(0).normal(size=(20, run.manifest.model.hidden_size))
-    probe = MeanDifferenceProbe().fit(matrix.astype(np.float32), np.arange(20) % 2 == 0)
-    info = ProbeInfo(
-        representation="query_token_representation",
-        layer=2,
-        width=run.manifest.model.hidden_size,
-        estimator="MeanDifferenceProbe",
-        rows=20,
-        model=model_of(run),
-    )
-    save_probe(tmp_path / "probe", probe, info)
+    probe = save_random_probe(tmp_path)
     command = ("score", tmp_path / "wide.png", "What is it?", "--model", llava, "--device", "cpu")
-    scored = vlmscope(*command, "--probe", tmp_path / "probe", "--json")
+    scored = vlmscope(*command, "--probe", probe, "--json")
     assert scored.code == 0, scored.err
     other = write_adapter(llava, tmp_path / "other", r=2)
-    refused = vlmscope(*command, "--probe", tmp_path / "probe", "--adapter", other)
+    refused = vlmscope(*command, "--probe", probe, "--adapter", other)
     assert refused.code == 2
     assert "weights" in refused.err

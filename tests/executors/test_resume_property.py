@@ -72,7 +72,7 @@ class Session:
         request = Request("table", "model", out, spec=CaptureSpec(), batch_size=self.batch_size)
         done = frozenset(open_run(out).ids) if (out / "run.json").exists() else frozenset()
         ids = tuple(f"q{i}" for i in range(self.limit))
-        vlm: Any = SimpleNamespace(cuda_devices=())
+        vlm: Any = SimpleNamespace(cuda_devices=(), one_at_a_time="")
         scan: Any = SimpleNamespace(ids=ids)
         plan = Plan(request, Rows(self.limit), scan, vlm, make_manifest(), done & set(ids))  # type: ignore[arg-type]
         try:

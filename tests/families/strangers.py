@@ -2,7 +2,7 @@
 
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
 ``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
-parts by names that no convention knows.
+parts by names that no convention knows. ``acme_mllama`` is Mllama without its description.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     SiglipVisionConfig,
@@ -73,6 +75,14 @@ class AcmeBackwards(LlavaForConditionalGeneration):
         if args:
             return (args[0].flip(0), *args[1:]), kwargs
         return args, {**kwargs, "pixel_values": kwargs["pixel_values"].flip(0)}
+
+
+class AcmeMllamaConfig(MllamaConfig):
+    model_type = "acme_mllama"
+
+
+class AcmeMllama(MllamaForConditionalGeneration):
+    config_class = AcmeMllamaConfig
 
 
 class AcmeOddConfig(PreTrainedConfig):
@@ -172,6 +182,7 @@ def register() -> None:
         (AcmeConfig, Acme),
         (AcmeTilesConfig, AcmeTiles),
         (AcmeBackwardsConfig, AcmeBackwards),
+        (AcmeMllamaConfig, AcmeMllama),
         (AcmeOddConfig, AcmeOdd),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -128,35 +128,39 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
     Whose rows are whose is told by a rule of the suite's own; the encoder's width is neither the
     decoder's nor the number of positions.
     """
-    # Phi-4 fills up every picture of a batch to the most crops, Mllama to the most pictures.
+    # Phi-4 fills up every picture of a batch to the most crops, Mllama to the most tiles.
     rows = [*ONE_PICTURE, SEVERAL[0]] if family not in FILLED_UP else [ONE_PICTURE[0]]
-    [batch], _ = prepare(rows, vlm, PROMPT)
+    batches, _ = prepare(rows, vlm, PROMPT)
+    assert vlm.vision_size != vlm.hidden_size
+    for batch in batches:
+        shares = encoder_rows(family, vlm, batch.inputs)
+        for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.pictures, strict=True):
+            assert isinstance(item, Capture)
+            own = torch.cat([next(shares) for _ in range(number)])
+            assert item.vectors[VISION_ONLY].shape == (vlm.vision_size,) == own.shape[1:]
+            assert error(item.vectors[VISION_ONLY], own.mean(dim=0).cpu().numpy()) < TOLERANCE
+        assert next(shares, None) is None
+
+
+def encoder_rows(
+    family: str, vlm: VisionLanguageModel, inputs: dict[str, Tensor]
+) -> Iterator[Tensor]:
+    """Yield each picture's share of the encoder's output, ``[rows, width]``."""
     with encoder_output(vlm) as seen, torch.inference_mode(), full_float32():
-        vlm.model(**moved(batch.inputs))
+        vlm.model(**moved(inputs))
     features = seen[0] if vlm.family.vision_rows != "channels first" else seen[0].movedim(1, -1)
     flat = features.flatten(0, -2)
     if family in FILLED_UP:
-        counts = [len(flat)]
-    elif family == "glm4v":  # the rule counts merged patches, four of what is pooled
-        counts = [4 * n for n in rows_of(family, batch.inputs, vlm)]
-    else:
-        counts = rows_of(family, batch.inputs, vlm)
-    shares = iter(flat.split(counts))
-    for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.pictures, strict=True):
-        assert isinstance(item, Capture)
-        own = torch.cat([next(shares) for _ in range(number)])
-        assert item.vectors[VISION_ONLY].shape == (vlm.vision_size,) == own.shape[1:]
-        assert error(item.vectors[VISION_ONLY], own.mean(dim=0).cpu().numpy()) < TOLERANCE
-    assert vlm.vision_size != vlm.hidden_size
-    assert next(shares, None) is None
+        yield flat
+        return
+    counts = rows_per_picture(family, inputs, vlm.model, vlm.processor.tokenizer)
+    if family == "glm4v":  # the rule counts merged patches, four of what is pooled
+        counts = [4 * n for n in counts]
+    yield from flat.split(counts)
 
 
 def moved(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(DEVICE) for name, tensor in inputs.items()}
-
-
-def rows_of(family: str, inputs: dict[str, Tensor], vlm: VisionLanguageModel) -> list[int]:
-    return rows_per_picture(family, inputs, vlm.model, vlm.processor.tokenizer)
 
 
 @contextmanager

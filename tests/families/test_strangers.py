@@ -9,8 +9,9 @@ import pytest
 
 from families import strangers
 from families.checkpoints import BUILDERS
-from families.conformance import ONE_PICTURE, SEVERAL
+from families.conformance import NONE, ONE_PICTURE, SEVERAL
 from families.test_conformance import assert_same
+from vlmscope.demo.standin import build_standin
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model import VisionLanguageModel, load_model
@@ -53,7 +54,9 @@ def write(path: Path, text: str) -> Path:
 
 
 def assert_exact(vlm: VisionLanguageModel) -> None:
-    for item in capture(ONE_PICTURE, vlm, SPEC, batch_size=4):
+    """Also with several pictures and none, beside questions about one."""
+    rows = [*ONE_PICTURE, *SEVERAL, *NONE, *ONE_PICTURE[:1]]
+    for item in capture(rows, vlm, SPEC, batch_size=8):
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
@@ -115,6 +118,23 @@ def test_a_few_lines_describe_it(odd: Path, tmp_path: Path) -> None:
     assert_exact(vlm)
 
 
+def test_a_stranger_that_fills_up_to_the_most_pictures(tmp_path: Path) -> None:
+    """Mllama under another name: questions about one and about two may not share a batch."""
+    folder = strangers.rename(build_standin(tmp_path / "known"), tmp_path / "copy", "acme_mllama")
+    vlm = load_model(folder, device="cpu")
+    for item in capture([*SEVERAL, *ONE_PICTURE], vlm, SPEC, batch_size=8):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+
+
+@pytest.mark.parametrize("part", ["vision_encoder", "decoder", "layers", "projector"])
+def test_a_path_that_leads_nowhere(odd: Path, tmp_path: Path, part: str) -> None:
+    lines = [line for line in DESCRIBED.splitlines() if not line.startswith(part)]
+    family = write(tmp_path / "family.toml", "\n".join([*lines, f'{part} = "model.nope"']))
+    with pytest.raises(ModelError, match="nope") as caught:
+        load_model(odd, device="cpu", family=family)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_description_that_promises_too_much(known: Path, tmp_path: Path) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_backwards")
     family = write(tmp_path / "family.toml", 'vision_rows = "image tokens"')
@@ -127,10 +147,11 @@ def test_a_description_that_promises_too_much(known: Path, tmp_path: Path) -> No
     ("text", "message"),
     [
         ("decoder = ", "cannot be read as TOML"),
-        ('decodr = "mind"', "no description has 'decodr'; it may have decoder"),
+        ('decodr = "mind"', "no description has 'decodr'; it may have title"),
         ("decoder = 3", "decoder is 3, expected a str"),
         ('vision_rows = "tokens"', "choose from 'image tokens'"),
         ('text_only = "no"', "expected a bool"),
+        ('encoder_inputs = ["pixel_values"]', "no description has 'encoder_inputs'"),
     ],
 )
 def test_a_description_that_cannot_be_read(

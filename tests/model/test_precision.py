@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -32,9 +33,9 @@ def _as_they_were() -> Iterator[None]:
 @pytest.mark.parametrize("before", [(True, True), (True, False), (False, False)])
 def test_the_switches_are_off_inside_and_put_back(before: tuple[bool, bool]) -> None:
     set_switches(*before)
-    with pytest.raises(ValueError, match="any"), full_float32():
+    with contextlib.suppress(ValueError), full_float32():
         assert switches() == (False, False)
-        raise ValueError("any")
+        raise ValueError
     assert switches() == before
 
 

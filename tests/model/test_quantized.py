@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from adapter_folder import write_adapter
 from families.checkpoints import BUILDERS
@@ -21,6 +22,7 @@ from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_loaded_weights, hash_weights
 from vlmscope.model.placing import bytes_of
+from vlmscope.model.quantized import check_device
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
@@ -94,9 +96,9 @@ def is_rounded(folder: Path, quantize: str) -> None:
     check_parts(vlm, quantize)
     assert vlm.vision_size == base.vision_size
     expected = [reference(sample, vlm, SPEC) for sample in questions()]
-    # 8-bit layers see the whole call: only alone is a question what it is.
-    together = 1 if quantize == "8bit" else 3
-    for found, right in zip(capture(questions(), vlm, SPEC, batch_size=together), expected,
+    # 8-bit layers see the whole call: asked together, the questions still go one at a time.
+    assert bool(vlm.one_at_a_time) == (quantize == "8bit")
+    for found, right in zip(capture(questions(), vlm, SPEC, batch_size=3), expected,
                             strict=True):  # fmt: skip
         assert found.answer == right.answer
         assert error(found, right) <= 1e-5
@@ -110,6 +112,14 @@ def is_rounded(folder: Path, quantize: str) -> None:
 @pytest.mark.parametrize(("family", "quantize"), CASES)
 def test_rounding(folders: Mapping[str, Path], family: str, quantize: str) -> None:
     (is_rounded if INSTALLED else is_refused)(folders[family], quantize)
+
+
+def test_what_bitsandbytes_cannot_do_is_refused(folders: Mapping[str, Path]) -> None:
+    config = AutoConfig.from_pretrained(folders["mllama"])
+    with pytest.raises(ModelError, match=r"in 8 bits on a CPU; use 4bit, or a GPU"):
+        check_device("8bit", "a model", config, "cpu")
+    check_device("8bit", "a model", config, "cuda:0")
+    check_device("4bit", "a model", config, "cpu")
 
 
 def test_without_bitsandbytes(folders: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,11 +122,12 @@ def _picture_text(seen: Any) -> str:
     """Return what became of the pictures: tiles where the family tells, else image tokens."""
     if not seen.sample.images:
         return "none: no vision representations"
+    several = f"{len(seen.sample.images)} pictures, " if len(seen.sample.images) > 1 else ""
     if seen.tiles:
         rows, columns = seen.tiles
         size = shape_text(seen.inputs["pixel_values"][-2:])
-        return f"{rows} × {columns} tiles of {size} pixels"
-    several = f"{len(seen.sample.images)} pictures, " if len(seen.sample.images) > 1 else ""
+        first = several and f"{several}the first: "
+        return f"{first}{rows} × {columns} tiles of {size} pixels"
     return f"{several}{seen.num_image_tokens:,} image tokens"
 
 

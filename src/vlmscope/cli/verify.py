@@ -96,7 +96,9 @@ def _load(run: Any, model: str | None, adapter: Path | None, device: str) -> Any
                 quantize=record.quantization or None,
             )
         except ModelError as error:
-            raise ModelError(f"{error}; if it has moved, give --model or --adapter") from error
+            moved = "no such folder" in str(error)
+            more = "; if it has moved, give --model or --adapter" if moved else ""
+            raise ModelError(f"{error}{more}") from error
     found, expected = describe_model(vlm), manifest.model
     for part in (field.name for field in fields(found) if field.name.endswith("_hash")):
         if getattr(found, part) != getattr(expected, part):

@@ -1,8 +1,8 @@
 """From samples to a batch of tensors on the CPU: the part of the work that needs no model.
 
 A row whose picture or prompt is bad becomes a ``Failure`` here and the others go on, so that a
-batch which reaches the model holds good rows only. Rows with and without pictures become batches of
-their own, as not every model takes both at once. It runs ahead of the model, on other threads.
+batch which reaches the model holds good rows only. Rows about different numbers of pictures become
+batches of their own. It runs ahead of the model, on other threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Batch:
     image_dhashes: tuple[str, ...]
     """Perceptual hashes of each row's pictures, joined by ``+``."""
     pictures: tuple[int, ...]
-    """Pictures of each row: of all rows some, or of all rows none."""
+    """Pictures of each row, all the same."""
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
 
@@ -77,7 +77,7 @@ def prepare(
     batches = []
     for rows in _groups(good, vlm):
         batch = _encode(rows, vlm)
-        if too_long := _too_long(batch, vlm.max_prompt_tokens):
+        if too_long := _too_long(batch, vlm):
             failures += too_long
             failed = {failure.id for failure in too_long}
             rows = [row for row in rows if row.sample.id not in failed]
@@ -115,15 +115,15 @@ def _read(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None) ->
 def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
     """Return the rows that may go through the model together.
 
-    Mllama fills a batch up to the most pictures of a question, and what fills it reaches the tokens
-    before the first picture: there a batch holds questions about equally many.
+    A batch holds questions about equally many pictures. Not every processor takes both questions
+    with and without one; and Mllama fills a batch up to the most pictures of a question, which
+    reaches the tokens before the first picture.
     """
     if vlm.one_at_a_time:
         return [[row] for row in rows]
     groups: dict[int, list[_Row]] = {}
     for row in rows:
-        count = len(row.images)
-        groups.setdefault(count if vlm.family.encoder_inputs else min(count, 1), []).append(row)
+        groups.setdefault(len(row.images), []).append(row)
     return list(groups.values())
 
 
@@ -140,14 +140,16 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     )
 
 
-def _too_long(batch: Batch, limit: int) -> list[Failure]:
-    lengths = batch.attention_mask.sum(axis=1)
+def _too_long(batch: Batch, vlm: VisionLanguageModel) -> list[Failure]:
+    lengths, limit = batch.attention_mask.sum(axis=1), vlm.max_prompt_tokens
+    images = (batch.input_ids == vlm.image_token_id).sum(axis=1)
     return [
         failure_of(
             sample,
             "prompt",
-            f"the prompt has {length} tokens, the model takes {limit}; shorten the question",
+            f"the prompt has {length} tokens, the model takes {limit}; "
+            + ("shorten the question" if 2 * seen < length else "give fewer or smaller pictures"),
         )
-        for sample, length in zip(batch.samples, lengths, strict=True)
+        for sample, length, seen in zip(batch.samples, lengths, images, strict=True)
         if length > limit
     ]

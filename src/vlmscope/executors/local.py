@@ -116,7 +116,7 @@ class _Session:
         self._tally = tally
         self._log = FailureLog(plan.request.out)
         largest = LARGEST_ON_GPU if plan.vlm.cuda_devices else LARGEST_ELSEWHERE
-        self._sizer = BatchSizer(plan.request.batch_size, largest)
+        self._sizer = BatchSizer(1 if plan.vlm.one_at_a_time else plan.request.batch_size, largest)
         self._runner = ResilientRunner(
             plan.vlm, plan.request.spec, self._sizer, went_well=bool(plan.done)
         )

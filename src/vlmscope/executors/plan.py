@@ -26,8 +26,6 @@ from vlmscope.store import (
     read_manifest,
 )
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "h5py", "numpy", "pillow")
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

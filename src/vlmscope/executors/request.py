@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.store import StoreDtype
@@ -38,8 +39,8 @@ class Request:
     """Type of the vectors on disk."""
     revision: str | None = None
     """Commit of a hub checkpoint."""
-    family: Path | None = None
-    """TOML file that describes the model's architecture."""
+    family: str | Path | Mapping[str, Any] | None = None
+    """TOML file, or what is in one, that describes the model's architecture."""
     adapter: Path | None = None
     """Folder of a LoRA adapter."""
     quantize: str | None = None

@@ -125,22 +125,21 @@ class ResilientRunner:
                 raise prepared
             batches, failures = prepared
             results: Results = list(failures)
+            used = idle = 0.0
             for batch in batches:
-                results += self._capture(batch, len(samples))
+                idle = max(idle, _memory_in_use(self._vlm))
+                results += capture_batch(batch, self._vlm, self._spec)
+                # Had all rows been of this kind, it would have been so much more.
+                grown = (_peak_memory(self._vlm) - idle) * len(samples) / len(batch.samples)
+                used = max(used, idle + grown)
+            if batches:
+                self._sizer.learn(rows=len(samples), memory_used=used, memory_idle=idle)
             return results
         except Exception as error:
             out_of_memory = is_out_of_memory(error)
             if not out_of_memory and any(sign in str(error) for sign in _DEAD_DEVICE):
                 raise
             return _Trouble(_without_frames(error), out_of_memory)
-
-    def _capture(self, batch: Batch, asked: int) -> Results:
-        """Run the model and tell the sizer how it went."""
-        idle = _memory_in_use(self._vlm)
-        results = capture_batch(batch, self._vlm, self._spec)
-        peak = _peak_memory(self._vlm)
-        self._sizer.learn(rows=asked, memory_used=peak, memory_idle=idle)
-        return results
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
         why = trouble.text

@@ -9,9 +9,7 @@ batches. If not, one at a time: slower, and as exact.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.precision import full_float32
+from vlmscope.model.proof import record, relative_error
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import encode, render
@@ -67,7 +66,7 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
     except _ERRORS:
         return "whole"  # it does not take several questions at once
     tolerance = TOLERANCES[vlm.dtype]
-    same = [_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
+    same = [relative_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
     if not max(same) <= tolerance:
         return "whole"
     for rule in rules:
@@ -99,7 +98,7 @@ def _holds(
     except _ERRORS:
         return False
     return all(
-        share.shape == own.shape and _error(share, own) <= tolerance
+        share.shape == own.shape and relative_error(share, own) <= tolerance
         for (share, _), (own, _) in zip(shares, single, strict=True)
     )
 
@@ -115,34 +114,11 @@ def _look(vlm: VisionLanguageModel, questions: Sequence[str], pictures: Sequence
     texts = [render(vlm.processor, question) for question in questions]
     inputs = vlm.cast(encode(vlm.processor, texts, [[picture] for picture in pictures]))
     moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
-    with torch.inference_mode(), full_float32(), _first_outputs(vlm) as seen:
+    parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
+    with torch.inference_mode(), full_float32(), record(parts) as calls:
         # ``generate`` and not a plain forward: it counts positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
-    return seen["encoder"], seen["norm"][:, -1], inputs
-
-
-@contextmanager
-def _first_outputs(vlm: VisionLanguageModel) -> Iterator[dict[str, Tensor]]:
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            seen.setdefault(name, getattr(output, "last_hidden_state", output))
-
-        return hook
-
-    parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
-    handles = [part.register_forward_hook(keep(name)) for name, part in parts.items()]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _error(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.float().cpu(), expected.float().cpu()
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    return calls["encoder"][0], calls["norm"][0][:, -1], inputs
 
 
 def with_proven_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:

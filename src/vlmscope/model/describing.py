@@ -22,7 +22,11 @@ from vlmscope.model.vision_rows import RULES
 DOCUMENT = "docs/adding-a-model.md"
 """Where a description is explained."""
 
-_KEYS = frozenset(field.name for field in dataclasses.fields(Family)) - {"tile_layout"}
+_KEYS = (
+    "title", "vision_encoder", "projector", "decoder", "layers", "final_norm", "image_token",
+    "vision_rows", "skipped_without_image", "text_only", "prefix_sees_question",
+)  # fmt: skip
+"""What a description may say: fields of ``Family``."""
 
 
 def find_family(config: Any) -> Family | None:
@@ -44,36 +48,42 @@ def read_description(path: str | Path) -> dict[str, Any]:
         path: The file; its keys are the fields of ``Family``, all of them optional.
 
     Raises:
-        InputError: The file is missing or is no TOML, or says something no description says.
+        InputError: The file is missing or is no TOML.
     """
-    path = Path(path)
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"--family {path}: no such file; give a TOML file, {DOCUMENT}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"--family {path}: cannot be read as TOML: {error}") from error
-    _check(found, path)
     return found
 
 
-def described(description: Mapping[str, Any], config: Any) -> Family:
-    """Return the family that a description makes of a configuration's architecture."""
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in description.items()
-    }
-    return dataclasses.replace(stranger(config), **given)
+def described(description: Mapping[str, Any], config: Any, path: str | Path = "") -> Family:
+    """Return the family that a description makes of a configuration's architecture.
+
+    What it leaves open is as in our own description, if there is one, or as the conventions say.
+
+    Args:
+        description: Some fields of ``Family``, by name.
+        config: The checkpoint's configuration.
+        path: Where it was read, for messages.
+
+    Raises:
+        InputError: It says something that no description says.
+    """
+    _check(description, path)
+    return dataclasses.replace(find_family(config) or stranger(config), **description)
 
 
-def _check(found: Mapping[str, Any], path: Path) -> None:
+def _check(found: Mapping[str, Any], path: str | Path) -> None:
     """Refuse keys and values that no description has."""
-    if unknown := sorted(found.keys() - _KEYS):
-        known = ", ".join(sorted(_KEYS))
+    if unknown := sorted(found.keys() - set(_KEYS)):
+        known = ", ".join(_KEYS)
         raise InputError(f"--family {path}: no description has {unknown[0]!r}; it may have {known}")
     kinds = {field.name: field.type for field in dataclasses.fields(Family)}
     for name, value in found.items():
-        wanted = {"str": str, "bool": bool}.get(str(kinds[name]), list)
+        wanted = bool if kinds[name] == "bool" else str
         if not isinstance(value, wanted):
             raise InputError(
                 f"--family {path}: {name} is {value!r}, expected a {wanted.__name__}; {DOCUMENT}"

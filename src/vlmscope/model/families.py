@@ -49,6 +49,8 @@ class Family:
     """Whether its processor takes questions without a picture."""
     prefix_sees_question: bool = False
     """Whether image tokens attend to the question behind them."""
+    causal_by_mistake: bool = False
+    """Whether its vision attention says it is causal and is not meant to be."""
     needs: str = ""
     """What must be installed beside the library's own requirements."""
     tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]] | None = None
@@ -124,6 +126,7 @@ _ALL = (
         decoder="model",
         image_token="vision_config.image_token_id",  # noqa: S106
         vision_rows="crops",
+        causal_by_mistake=True,
         needs="torchvision",
     ),
     Family(

@@ -75,7 +75,12 @@ def hash_weights(folder: Path) -> str:
 def hash_adapter(folder: Path) -> str:
     """Return the hash that identifies a LoRA adapter: its tensors, and how they are applied."""
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    known = {name: value for name, value in config.items() if name not in _VOLATILE_OF_ADAPTERS}
+    known = {
+        # peft writes sets of names, in any order.
+        name: sorted(value, key=str) if isinstance(value, list) else value
+        for name, value in config.items()
+        if name not in _VOLATILE_OF_ADAPTERS
+    }
     return hash_json([_hash_files([folder / "adapter_model.safetensors"]), known])
 
 

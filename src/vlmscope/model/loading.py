@@ -30,6 +30,7 @@ from vlmscope.model.placing import auto_class, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
 from vlmscope.model.quantized import (
+    check_device,
     check_quantize,
     quantization_options,
     rounding_of,
@@ -73,7 +74,9 @@ def load_model(
     name = str(name)
     config = _load_config(name, revision)
     description = read_description(family) if isinstance(family, str | Path) else family
-    known = find_family(config) if description is None else described(description, config)
+    known = find_family(config)
+    if description is not None:
+        known = described(description, config, family if isinstance(family, str | Path) else "")
     check_quantize(quantize, name, config)
     if adapter is not None:
         check_adapter(adapter)
@@ -81,6 +84,7 @@ def load_model(
     revision = getattr(config, "_commit_hash", None) or revision
     kind = choose_dtype(dtype, device)
     place = choose_place(device, config, kind, quantize)
+    check_device(quantize, name, config, place)
     more = quantization_options(quantize, kind, config)
     model = _load_weights(
         name, config, place, revision=revision, dtype=kind, attn_implementation=attention, **more
@@ -101,9 +105,19 @@ def load_model(
         adapter=None if adapter is None else str(adapter),
         quantization=rounding_of(model),
     )
-    see_both_ways(vlm.vision_encoder)
+    return _proven(vlm, known=known is not None)
+
+
+def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
+    """Return the model when it has passed its proofs; a stranger with the rule that it passed by.
+
+    Raises:
+        ModelError: It did not.
+    """
+    if vlm.family.causal_by_mistake:
+        see_both_ways(vlm.vision_encoder)
     vlm = replace(vlm, vision_size=prove(vlm))
-    if description is not None and vlm.quantization != "8bit":  # those are not batched
+    if vlm.description is not None and vlm.quantization != "8bit":  # those are not batched
         check_rule(vlm)
     return vlm if known else with_proven_rule(vlm)
 

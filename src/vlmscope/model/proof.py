@@ -7,7 +7,7 @@ returns. Afterwards the inner code trusts the accessors and checks nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,7 +47,9 @@ def prove(vlm: VisionLanguageModel) -> int:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
     _check_prompt(vlm, inputs)
     moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
-    with torch.inference_mode(), full_float32(), _record(vlm) as calls:
+    parts = {"vision_encoder": vlm.vision_encoder, "final_norm": vlm.final_norm}
+    parts |= {f"layers[{k}]": layer for k, layer in enumerate(vlm.layers)}
+    with torch.inference_mode(), full_float32(), record(parts) as calls:
         try:
             outputs = vlm.model(**moved, output_hidden_states=True, use_cache=False)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -63,13 +65,12 @@ def _touch(vlm: VisionLanguageModel) -> None:
         if part is None:
             raise AttributeError("a part of the model is None")
     _ = (vlm.projector, vlm.image_token_id, vlm.num_layers, vlm.hidden_size)
+    _ = vlm.skipped_without_image
 
 
 @contextmanager
-def _record(vlm: VisionLanguageModel) -> Iterator[dict[str, list[Tensor]]]:
-    """Keep what each part returns, call by call."""
-    parts = {"vision_encoder": vlm.vision_encoder, "final_norm": vlm.final_norm}
-    parts |= {f"layers[{k}]": layer for k, layer in enumerate(vlm.layers)}
+def record(parts: Mapping[str, Any]) -> Iterator[dict[str, list[Tensor]]]:
+    """Keep what each module returns, call by call, while the ``with`` block runs."""
     calls: dict[str, list[Tensor]] = {name: [] for name in parts}
 
     def keep(name: str) -> Any:
@@ -136,10 +137,10 @@ def _check_decoder(
         if len(calls[name]) != 1 or tuple(calls[name][0].shape) != expected:
             found = [tuple(call.shape) for call in calls[name]]
             raise _unexpected(vlm, f"{name} returned {found}, not once {expected}")
-        if not _relative_error(calls[name][0], states[k + 1]) <= TOLERANCE:
+        if not relative_error(calls[name][0], states[k + 1]) <= TOLERANCE:
             raise _unexpected(vlm, f"{name} is not hidden_states[{k + 1}], or not a number")
     logits = _logits(vlm, states[-1][:, -1])
-    if not _relative_error(logits, outputs.logits[:, -1]) <= 10 * TOLERANCE:
+    if not relative_error(logits, outputs.logits[:, -1]) <= 10 * TOLERANCE:
         raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
 
 
@@ -150,7 +151,8 @@ def _logits(vlm: VisionLanguageModel, hidden: Tensor) -> Tensor:
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
-def _relative_error(found: Tensor, expected: Tensor) -> float:
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return ‖found − expected‖ / ‖expected‖, in float32."""
     found, expected = found.float().cpu(), expected.float().cpu()
     return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
 

@@ -54,6 +54,19 @@ def check_quantize(quantize: str | None, name: str, config: Any) -> None:
         ) from error
 
 
+def check_device(quantize: str | None, name: str, config: Any, place: str) -> None:
+    """Refuse what bitsandbytes cannot do on a device.
+
+    Raises:
+        ModelError: Its 8-bit product on a CPU takes three dimensions, Mllama's encoder has four.
+    """
+    if quantize == "8bit" and place == "cpu" and config.model_type == "mllama":
+        raise ModelError(
+            f"--quantize 8bit: bitsandbytes cannot run {name} in 8 bits on a CPU; "
+            "use 4bit, or a GPU"
+        )
+
+
 def quantization_options(quantize: str | None, dtype: torch.dtype, config: Any) -> dict[str, Any]:
     """Return what ``from_pretrained`` is told beside the rest.
 

@@ -3,8 +3,7 @@
 Phi-4-multimodal's vision attention says ``is_causal`` (transformers 5.0 to 5.23 at least). With
 ``sdpa`` it matters: where all patches of a batch are real, the mask is dropped, and each patch sees
 only those before it; where one picture of the batch has padding, every picture is seen whole. A
-question's vectors would depend on its neighbours, and differ from ``eager`` attention. No vision
-encoder is meant to be causal, so the switch is turned off wherever it is on.
+question's vectors would depend on its neighbours, and differ from ``eager`` attention.
 """
 
 from __future__ import annotations

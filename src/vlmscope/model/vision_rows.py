@@ -99,14 +99,13 @@ def by_tiles(encoded: Encoded) -> list[VisionRows]:
 def by_image(encoded: Encoded) -> list[VisionRows]:
     """Split ``[questions, images, tiles, patches, width]`` (Mllama).
 
-    Tiles that hold no picture are padding; images that a question does not have are not its own.
+    Tiles that hold no picture are padding. All questions of a batch have equally many images.
     """
     used = encoded.inputs["aspect_ratio_mask"].to(encoded.features.device, torch.bool)
     rows = []
-    for question, tiles, count in zip(encoded.features, used, encoded.pictures, strict=True):
-        own = question[:count]
-        valid = tiles[:count].unsqueeze(-1).expand(own.shape[:-1])
-        rows.append((own.flatten(0, -2), valid.flatten()))
+    for question, tiles in zip(encoded.features, used, strict=True):
+        valid = tiles.unsqueeze(-1).expand(question.shape[:-1])
+        rows.append((question.flatten(0, -2), valid.flatten()))
     return rows
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,23 +46,23 @@ class VisionLanguageModel:
     @property
     def vision_encoder(self) -> nn.Module:
         """The module whose output becomes the vision-only representation."""
-        return self.model.get_submodule(self.family.vision_encoder)  # type: ignore[no-any-return]
+        return _part(self.model, "vision_encoder", self.family.vision_encoder)
 
     @property
     def projector(self) -> nn.Module | None:
         """The module that brings the encoder's output to the width of the decoder, if known."""
         path = self.family.projector
-        return self.model.get_submodule(path) if path else None
+        return _part(self.model, "projector", path) if path else None
 
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder blocks."""
-        return self._decoder.get_submodule(self.family.layers)  # type: ignore[no-any-return]
+        return cast("nn.ModuleList", _part(self._decoder, "layers", self.family.layers))
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm after the last decoder block; ``hidden_states[-1]`` is its output."""
-        return self._decoder.get_submodule(self.family.final_norm)  # type: ignore[no-any-return]
+        return _part(self._decoder, "final_norm", self.family.final_norm)
 
     @property
     def lm_head(self) -> nn.Module:
@@ -129,7 +129,7 @@ class VisionLanguageModel:
 
     @property
     def _decoder(self) -> Any:
-        return self.model.get_submodule(self.family.decoder)
+        return _part(self.model, "decoder", self.family.decoder)
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``inputs`` with floating tensors in the model's dtype, as its first layer does."""
@@ -137,3 +137,11 @@ class VisionLanguageModel:
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in inputs.items()
         }
+
+
+def _part(module: nn.Module, name: str, path: str) -> nn.Module:
+    """Return the part of a module at a path; the error says what it should have been."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise AttributeError(f"{name} {path!r}: {error}") from error

@@ -45,6 +45,8 @@ def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
         )
     found = asdict(describe_model(vlm))
     odd = [meaning for name, meaning in MEANINGS.items() if trained[name] != found[name]]
+    if trained.get("description") != found["description"]:
+        odd.append("the description of its architecture (--family)")
     if odd:
         raise InputError(
             f"{place}: trained on {trained.get('name')}, from which {vlm.name} differs in "

@@ -95,7 +95,7 @@ class RiskScorer:
         _check_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         largest = LARGEST_ON_GPU if vlm.cuda_devices else LARGEST_ELSEWHERE
-        self._sizer = BatchSizer(batch_size, largest)
+        self._sizer = BatchSizer(1 if vlm.one_at_a_time else batch_size, largest)
         self._runner = ResilientRunner(vlm, self._spec, self._sizer)
 
     @classmethod

@@ -94,7 +94,7 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
 
 
 def captures_of(block: Block) -> Iterator[Capture]:
-    """Turn columns back into captures; ``Sample.image`` is the image's name only, None for none."""
+    """Turn columns back into captures; ``Sample.image`` has the names of the pictures only."""
     positions = {name: boundary_position(name) for name in block.numbers}
     for i, has_picture in enumerate(block.has_picture):
         text = {name: column[i] for name, column in block.texts.items()}
@@ -103,7 +103,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
         yield Capture(
             sample=Sample(
                 id=text[QUESTION_ID],
-                image=text["image_id"] if has_picture else None,
+                image=_names(text["image_id"], text["image_sha256"]) if has_picture else None,
                 question=text["question"],
                 target=text["ground_truth_answer"],
                 metadata=json.loads(text["metadata"]),
@@ -130,6 +130,20 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
         )
+
+
+def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
+    """Return the names of a question's pictures: several where there are several hashes.
+
+    >>> _names("a, b.png", "1f"), _names("a.png, b.png", "1f+2e")
+    ('a, b.png', ('a.png', 'b.png'))
+    """
+    count = 1 + image_sha256.count("+")
+    names = tuple(image_id.split(", "))
+    if count == 1:
+        return image_id
+    # Names with commas of their own cannot be told apart: then each is the whole text.
+    return names if len(names) == count else (image_id,) * count
 
 
 def concatenate(blocks: Sequence[Block]) -> Block:
