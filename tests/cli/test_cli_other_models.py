@@ -22,7 +22,12 @@ from vlmscope.store import open_run
 
 Command = Callable[..., Any]
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+# Warnings of peft, and of processors that NumPy 2 frowns upon.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
 
 DESCRIPTION = """
 vision_encoder = "eyes.left"
@@ -62,6 +67,31 @@ def run_of(vlmscope: Command, tmp_path: Path) -> Command:
         )
 
     return run
+
+
+def test_what_would_fail_on_every_row_is_refused_first(
+    run_of: Command, mixed: Path, tmp_path: Path
+) -> None:
+    paligemma = BUILDERS["paligemma"](tmp_path / "paligemma")
+    end = run_of(mixed, paligemma, "--positions", "last_question_token")
+    assert end.code == 2
+    assert "leave that position out" in end.err
+    table = tmp_path / "words.jsonl"
+    table.write_text(mixed.read_text().splitlines()[2] + "\n")
+    blind = run_of(table, paligemma, "--text-only")
+    assert blind.code == 2
+    assert "PaliGemma takes no question without one" in blind.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("family", ["gemma3", "janus"])
+def test_the_report_shows_the_prompt_of_a_family_whose_processor_names_another_token(
+    run_of: Command, vlmscope: Command, mixed: Path, tmp_path: Path, family: str
+) -> None:
+    assert run_of(mixed, BUILDERS[family](tmp_path / family), "--text-only").code == 0
+    reported = vlmscope("report", tmp_path / "run")
+    assert reported.code == 0
+    assert "is not shown" not in reported.err
 
 
 def save_random_probe(folder: Path) -> Path:
@@ -121,6 +151,8 @@ def test_an_adapter_belongs_to_the_run(
     without = run_of(mixed, llava, "--text-only")
     assert without.code == 2
     assert "other weights" in without.err
+    assert "asked for no adapter" in without.err
+    assert str(adapter) in vlmscope("info", tmp_path / "run").out
     assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
     shutil.move(adapter, tmp_path / "moved")
     lost = vlmscope("verify", tmp_path / "run", "--device", "cpu")
@@ -168,6 +200,11 @@ def test_a_probe_is_scored_with_the_adapter_it_was_trained_with(
     command = ("score", tmp_path / "wide.png", "What is it?", "--model", llava, "--device", "cpu")
     scored = vlmscope(*command, "--probe", probe, "--json")
     assert scored.code == 0, scored.err
+    shutil.move(adapter, tmp_path / "moved")
+    lost = vlmscope(*command, "--probe", probe)
+    assert lost.code == 2
+    assert "give --adapter where it is now" in lost.err
+    assert vlmscope(*command, "--probe", probe, "--adapter", tmp_path / "moved").code == 0
     other = write_adapter(llava, tmp_path / "other", r=2)
     refused = vlmscope(*command, "--probe", probe, "--adapter", other)
     assert refused.code == 2

@@ -51,6 +51,47 @@ def test_one_question(score: Command, table: Path, samples: list[Sample]) -> Non
     assert record["flagged"] == (record["risk"] > 0.9)
 
 
+def test_a_question_about_several_pictures(
+    score: Command, table: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    names = [samples[0].image_id, samples[2].image_id]
+    rows = tmp_path / "several.jsonl"
+    rows.write_text(json.dumps({"id": "a", "question": "Which one?", "image": names}), "utf-8")
+    [line] = score("--data", rows, "--images", table.parent).out.splitlines()
+    asked = ("Which one?", "--json", "--images", table.parent)
+    done = score(json.dumps(names), *asked)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["risk"]
+    assert found == pytest.approx(json.loads(line)["risk"], abs=2e-5)
+    whole = json.dumps([str(table.parent / name) for name in names])
+    assert json.loads(score(whole, "Which one?", "--json").out)["risk"] == found
+    assert json.loads(score(names[0], *asked).out)["risk"] != found
+
+
+def test_a_question_about_no_picture(score: Command, tmp_path: Path) -> None:
+    question = "Why is the sky blue? " * 20
+    rows = tmp_path / "none.jsonl"
+    rows.write_text(json.dumps({"id": "a", "question": question}), "utf-8")
+    [line] = score("--data", rows, "--text-only").out.splitlines()
+    for arguments in ([question], ["", question], ["[]", question]):
+        done = score(*arguments, "--text-only", "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["risk"] == pytest.approx(json.loads(line)["risk"], abs=2e-5)
+
+
+def test_paths_start_where_the_user_is(
+    score: Command, table: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table.parent / "below").mkdir()
+    monkeypatch.chdir(table.parent / "below")
+    done = score(f"../{samples[0].image_id}", "What?")
+    assert done.code == 0, done.err
+    done = score(samples[0].image_id, "What?", "--text-only", "--images", table.parent)
+    assert done.code == 0, done.err
+    monkeypatch.chdir(table.parent)
+    assert "a QUESTION is missing" in score(samples[0].image_id, "--text-only").err
+
+
 def test_a_table_of_questions(score: Command, table: Path, samples: list[Sample]) -> None:
     (table.parent / samples[1].image_id).unlink()
     out = table.parent / "risks.parquet"
@@ -118,7 +159,15 @@ def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample
     ("arguments", "message"),
     [
         ([], "give an IMAGE and a QUESTION, or --data"),
-        (["x.png"], "a QUESTION is missing"),
+        (["x.png"], "a QUESTION is missing; put it in quotes after the IMAGE, or pass --text-only"),
+        (["", "What?"], "the IMAGE is empty; write a path, or pass --text-only and the QUESTION"),
+        (["clip.mp4", "What?"], "'clip.mp4' is a video; vlmscope reads pictures only: extract a"),
+        (['["x.png", "a.wav"]', "What?"], "score: the image 'a.wav' is a sound"),
+        (['["x.png", ""]', "What?"], "score: image 2 of 2 in the list is empty; write a path"),
+        (["http://x/y.png", "What?"], "is a URL, which is not fetched; write a path there"),
+        (["../x.png", "What?", "--images", "."], "leaves the image folder"),
+        (["x.png", "What?", "--images", "gone"], "gone: no such image folder"),
+        (["['a.png', 'b.png']", "What?"], 'are written as JSON, ["a.png", "b.png"]'),
         (["x.png", "What?", "--data", "t.csv"], "give an IMAGE and a QUESTION, or --data"),
         (["x.png", "What?", "--out", "r.parquet"], "--out: is for --data"),
         (["--data", "t.csv", "--out", "r.csv"], "name it .parquet"),

@@ -17,6 +17,7 @@ from vlmscope.dataset import load_image, open_table, read_samples
 from vlmscope.errors import InputError
 from vlmscope.schema import FieldSpec, Sample
 
+from .pictures import refusal
 from .tables import ROWS, WRITERS, around, failure, one, write_csv, write_jsonl, write_parquet
 
 NAMES = ["a.png", "b.png"]
@@ -62,6 +63,17 @@ def test_a_list_is_the_same_as_its_text(tmp_path: Path, name: str) -> None:
 def test_other_text_is_one_name(tmp_path: Path, text: str) -> None:
     sample = one(write_csv(tmp_path / "t.csv", [row(text)]))
     assert (sample.image, sample.image_id) == (tmp_path / text, text)
+
+
+@pytest.mark.parametrize("names", [NAMES, ["/far/a.png", "b c.png"], ["one/a.png"] * 99])
+def test_a_list_that_is_no_json_is_told_how_to_be(tmp_path: Path, names: list[str]) -> None:
+    """Written as pandas does; the last one is longer than any file's name."""
+    sample = one(write_csv(tmp_path / "t.csv", [row(str(names))]))
+    assert refusal(sample.image).endswith(
+        ": not found; correct the path, or pass --images DIR; several pictures are written as "
+        'JSON, ["a.png", "b.png"]'
+    )
+    assert "JSON" not in refusal(tmp_path / "a[1].png")
 
 
 @pytest.mark.parametrize("image", [["a.png"], '["a.png"]', [{"path": "a.png", "bytes": None}]])
@@ -130,6 +142,11 @@ def test_sequences_of_the_datasets_library(tmp_path: Path) -> None:
         (["a.png", "http://x/y.png"], "is a URL"),
         (["a.png", None], "image 2 of 2 in the list is empty; write a path"),
         ([None], "image 1 of 1 in the list is empty"),
+        (
+            [NAMES],
+            "image 1 of 1 in the list is a list; write a path, or the bytes of an image file",
+        ),
+        (["a.png", []], "image 2 of 2 in the list is a list"),
         (["a.png", "\0"], "the image name holds a NUL"),
     ],
 )

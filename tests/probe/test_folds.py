@@ -50,18 +50,45 @@ def test_images_may_have_names() -> None:
 def test_too_few_positives_are_said() -> None:
     truth, images = np.zeros(50, dtype=bool), np.arange(50)
     truth[[3, 9, 11]] = True
-    with pytest.raises(FoldError, match=r"found 3 positives in 3 images .* ask for 3 folds"):
+    with pytest.raises(FoldError, match=r"found 3 positives in 3 groups .* ask for 3 folds"):
         grouped_folds(truth, images)
     assert len(grouped_folds(truth, images, count=3)) == 3
     truth[[9, 11]] = False
-    with pytest.raises(FoldError, match="label more rows"):
+    with pytest.raises(FoldError) as caught:
         grouped_folds(truth, images)
+    assert str(caught.value) == (
+        "folds: found 1 positive in 1 group and 49 negatives in 49 groups; 5 folds need 5 groups "
+        "of each class; label more rows"
+    )
 
 
 def test_positives_of_one_image_are_one() -> None:
     truth, images = np.arange(60) < 30, np.r_[np.zeros(30, int), np.arange(1, 31)]
-    with pytest.raises(FoldError, match="30 positives in 1 images"):
+    with pytest.raises(FoldError) as caught:
         grouped_folds(truth, images, count=2)
+    assert str(caught.value) == (
+        "folds: found 30 positives in 1 group and 30 negatives in 30 groups; 2 folds need 2 groups "
+        "of each class; pictures that look alike or stand in one question are one group; label "
+        "questions about other pictures: more labels of the same pictures do not help"
+    )
+
+
+def test_fewer_folds_are_advised_where_a_sweep_can_use_them() -> None:
+    truth, groups = np.arange(40) % 2 == 0, np.arange(40) // 10
+    with pytest.raises(FoldError, match="ask for 4 folds, or label questions about other pictures"):
+        grouped_folds(truth, groups)
+    with pytest.raises(FoldError, match="one group; label questions about other pictures"):
+        grouped_folds(truth, groups // 2)
+
+
+def test_groups_that_the_splitter_cannot_share_out_are_said() -> None:
+    sizes, positives = (8, 6, 3, 4, 1, 1), (0, 1, 3, 3, 1, 1)
+    groups = np.repeat(np.arange(6), sizes)
+    truth = np.concatenate(
+        [np.arange(size) < count for size, count in zip(sizes, positives, strict=True)]
+    )
+    with pytest.raises(FoldError, match=r"3 folds of 6 groups left one .*; label questions about"):
+        grouped_folds(truth, groups, count=3)
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1])

@@ -212,3 +212,33 @@ def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Pat
         raise AssertionError(text)
 
     json.loads((saved / "results.json").read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("risky", "said"),
+    [
+        (True, "lowers the share of hallucinations from 40.0% to 33.3%."),
+        (False, "raises the share of hallucinations from 40.0% to 44.4%."),
+    ],
+)
+def test_abstaining_is_said_as_it_turned_out(
+    found: tuple[Path, SweepResult], risky: bool, said: str
+) -> None:
+    truth = np.arange(240) < 96
+    risk = np.where(np.arange(240) < 24, 0.9, 0.1) if risky else np.linspace(0, 1, 240)
+    result = replace(
+        found[1],
+        data=replace(found[1].data, truth=truth),
+        risks={**found[1].risks, "selected": risk},
+    )
+    assert f"Abstaining from the riskiest 10% {said}" in verdict(result)
+
+
+def test_a_share_that_abstaining_does_not_change_is_left(found: tuple[Path, SweepResult]) -> None:
+    truth = np.tile(np.arange(10) < 4, 24)
+    result = replace(
+        found[1],
+        data=replace(found[1].data, truth=truth),
+        risks={**found[1].risks, "selected": np.full(240, 0.5)},
+    )
+    assert any("leaves the share of hallucinations at 40.0%." in line for line in verdict(result))

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store_support import make_bare, make_capture, make_manifest
+from store_support import LAYERS, make_bare, make_capture, make_manifest
 from vlmscope.errors import InputError
 from vlmscope.probing import SweepSpec, probe_data, read_sweep, save_sweep, sweep
-from vlmscope.probing.data import NO_PICTURE, LeftOut
+from vlmscope.probing.data import LeftOut
+from vlmscope.probing.grouping import NO_PICTURE, Grouping
 from vlmscope.probing.research import LabelTable, research_data
+from vlmscope.probing.verdict import verdict
 from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
 
@@ -69,10 +71,67 @@ def test_a_sweep_over_them_is_read_back_and_fits(mixed: Path) -> None:
     assert again.stale == f"the run had {ROWS} rows when they were trained and has {ROWS + 1} now"
 
 
-def test_without_any_picture_there_is_nothing_to_probe(tmp_path: Path) -> None:
-    folder = labelled(tmp_path / "run", [make_bare(i) for i in range(12)])
-    with pytest.raises(InputError, match="none of the 10 scorable questions has a picture"):
+def test_without_any_picture_the_words_are_probed(tmp_path: Path) -> None:
+    run = open_run(labelled(tmp_path / "run", [make_bare(i) for i in range(ROWS)]))
+    data = probe_data(run)
+    count = ROWS - len(UNSCORABLE)
+    assert data.places == tuple(("query_token_representation", layer) for layer in LAYERS)
+    assert data.groups.tolist() == list(range(count)), "every question is its own group"
+    assert (data.grouped_by, data.grouping.pictures) == ("question", 0)
+    assert data.left_out == (LeftOut("row", 2, "the answer could not be scored"),)
+    result = sweep(run, SweepSpec(folds=3, draws=50))
+    assert (
+        f"on {count} answers to questions without a picture that it had not seen;"
+        in (verdict(result)[0])
+    )
+    save_sweep(run, result)
+    found = read_sweep(run)
+    assert found is not None
+    assert found.stale == ""
+    assert (found.summary["images"], found.summary["image_groups"]) == (0, count)
+
+
+def test_an_export_without_any_picture_is_probed_too(tmp_path: Path) -> None:
+    run = open_run(labelled(tmp_path / "run", [make_bare(i) for i in range(24)]))
+    files = open_seed_files(export_run(run, tmp_path / "rows.h5"))
+    marks = {id_: i % 3 == 0 for i, id_ in enumerate(run.ids)}
+    data = research_data(files, LabelTable(Path("labels.csv"), marks, {}))
+    assert {name for name, _ in data.places} == {"query_token_representation"}
+    assert data.groups.tolist() == list(range(24))
+    assert data.left_out == ()
+
+
+def test_scorable_rows_without_a_picture_beside_others_are_refused(tmp_path: Path) -> None:
+    rows = [make_capture(0), *(make_bare(i) for i in range(1, 12))]
+    folder = labelled(tmp_path / "run", rows)
+    with pytest.raises(InputError, match="none of the 10 scorable questions has a picture, though"):
         probe_data(open_run(folder))
+
+
+def test_a_run_that_holds_only_vectors_of_pictures_is_refused(tmp_path: Path) -> None:
+    """Its questions have no picture, so there is nothing to probe."""
+    manifest = make_manifest(capture={"positions": ("last_image_token",)})
+    bare = [replace(make_bare(i), vectors={}, boundaries={}) for i in range(12)]
+    with RunWriter(tmp_path / "run", manifest) as writer:
+        writer.add(bare)
+    truth = [Score(row.sample.id, i % 2 == 0, "column", "") for i, row in enumerate(bare)]
+    write_labels(tmp_path / "run", truth, {})
+    with pytest.raises(InputError, match="--positions last_prompt_token"):
+        probe_data(open_run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "pictures", "said"),
+    [
+        ([0, 1, 1, 2], 3, "about 3 images"),
+        ([0, 0, 0], 1, "about 1 image"),
+        ([0, 1, 1, 0], 4, "about 4 images in 2 groups (look-alikes, or shown in one question)"),
+        ([0, 0], 2, "about 2 images in 1 group (look-alikes, or shown in one question)"),
+        ([0, 1], 0, "to questions without a picture"),
+    ],
+)
+def test_what_answers_are_about(groups: list[int], pictures: int, said: str) -> None:
+    assert Grouping(np.array(groups), "content", pictures).phrase == said
 
 
 def test_a_question_about_several_pictures_joins_their_groups(tmp_path: Path) -> None:
@@ -111,3 +170,4 @@ def test_near_copies_are_found_beside_rows_without_a_picture(tmp_path: Path) -> 
     groups = dict(zip(data.ids, data.groups.tolist(), strict=True))
     assert data.grouped_by == "content and likeness"
     assert groups["question_comb_6"] == groups["question_comb_7"]
+    assert data.grouping.pictures == len(data.ids), "no two have the same content"

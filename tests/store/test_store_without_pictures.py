@@ -113,6 +113,7 @@ def test_several_pictures_are_a_row_like_any_other(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     assert_same(run[sample.id], several)
     assert run["unnamed"].sample.image_id == "/d/a.png, /d/b.png"
+    assert run["unnamed"].sample.images == ("/d/a.png", "/d/b.png")
     assert describe(tmp_path / "run").without_picture == 0
 
 

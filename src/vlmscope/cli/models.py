@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import show, stdout
+
+
+def _particular(standing: Any) -> str:
+    """Return what to install first, and what the family does not do."""
+    family = standing.family
+    found = [f"needs {family.needs}"] if family.needs else []
+    if not family.text_only:
+        found.append("no questions without a picture")
+    return "; ".join(found)
 
 
 def models(as_json: options.Json = False) -> None:
@@ -22,12 +32,12 @@ def models(as_json: options.Json = False) -> None:
         stdout.print_json(json.dumps([
             {"title": s.family.title, "model_type": s.key, "proven_on": list(s.proven),
              "failed_on": {v: list(names) for v, names in s.failed.items()},
-             "needs": s.family.needs}
+             "needs": s.family.needs, "takes_questions_without_a_picture": s.family.text_only}
             for s in found
         ]))  # fmt: skip
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("family", "model type", "every check passed on transformers"):
+    for heading in ("family", "model type", "every check passed on transformers", "particular"):
         table.add_column(heading, header_style="dim")
     for standing in found:
         proven = ", ".join(standing.proven)
@@ -35,7 +45,12 @@ def models(as_json: options.Json = False) -> None:
             proven += "; failed on " + ", ".join(standing.failed)
         if not proven:
             proven = f"not run yet: needs {standing.family.needs}"
-        table.add_row(Text(standing.family.title), Text(standing.key), Text(proven))
+        table.add_row(
+            Text(standing.family.title),
+            Text(standing.key),
+            Text(proven),
+            Text(_particular(standing)),
+        )
     show(table)
     stdout.print(
         f"\nHere: transformers {version('transformers')}. Every model proves itself again when it "

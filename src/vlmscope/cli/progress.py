@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
+from collections import Counter, deque
+from pathlib import Path
 from types import TracebackType
 
 from rich.progress import (
@@ -18,11 +22,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vlmscope.cli.output import count, human_size, stderr
+from vlmscope.cli.output import count, human_size, shown_text, stderr
 from vlmscope.executors import Plan, Summary
+from vlmscope.store.failures import FAILURES
 
 LOG_SECONDS = 30.0
 """Where no terminal can show a bar, a line is printed this often."""
+
+LONGEST_REASON = 240
+"""Characters of a reason that are shown: its end says what to do."""
 
 
 def show_plan(plan: Plan) -> None:
@@ -130,11 +138,45 @@ def show_summary(plan: Plan, summary: Summary) -> None:
     if summary.failed:
         stderr.print(
             Text(
-                f"{count(summary.failed, 'row')} failed: see {out / 'failures.jsonl'}; "
+                f"{count(summary.failed, 'row')} failed: see {out / FAILURES}; "
                 "the same command tries them again",
                 style="red",
             )
         )
+        name = plan.table.reader.source.name
+        often, reason = _most_frequent(_last_errors(out / FAILURES, summary.failed), name)
+        if often:
+            share = f"most often ({often:,} of {summary.failed:,})"
+            stderr.print(f"{share if summary.failed > 1 else 'reason'}: {reason}")
     if summary.stopped:
         left = plan.todo - summary.captured - summary.failed
         stderr.print(f"stopped with {count(left, 'row')} to do; the same command goes on from here")
+
+
+def _last_errors(path: Path, number: int) -> list[str]:
+    """Return what this session's failures say: the last lines, each a line of this session.
+
+    ``read_failures`` cannot tell the sessions apart: it has one failure for each id.
+    """
+    try:
+        with path.open("rb") as file:
+            return [str(json.loads(line)["error"]) for line in deque(file, maxlen=number)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # the rows are counted all the same
+
+
+def _most_frequent(errors: list[str], table: str) -> tuple[int, str]:
+    """Return the most frequent reason and how often it is given; 0 where there is none.
+
+    Reasons that differ in a name or a number are one reason, and the first stands for all.
+
+    >>> _most_frequent(["t.csv line 2: no 'a.png'", "t.csv line 3: no 'b.png'", "odd"], "t.csv")
+    (2, "no 'a.png'")
+    """
+    origin = re.compile(rf"\A{re.escape(table)} \w+ \d+: ")
+    reasons = [" ".join(origin.sub("", error).split()) for error in errors]
+    kinds = [re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason) for reason in reasons]
+    if not kinds:
+        return 0, ""
+    [(kind, often)] = Counter(kinds).most_common(1)
+    return often, shown_text(reasons[kinds.index(kind)], LONGEST_REASON)

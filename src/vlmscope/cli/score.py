@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,14 @@ def score(
             show_default=False,
         ),
     ],
-    image: Annotated[str | None, typer.Argument(help="An image file.", show_default=False)] = None,
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            help='An image file; several are a JSON list: \'["a.png", "b.png"]\'. For a question '
+            "about none, leave it away and pass --text-only.",
+            show_default=False,
+        ),
+    ] = None,
     question: Annotated[
         str | None, typer.Argument(help="The question about it.", show_default=False)
     ] = None,
@@ -40,7 +48,14 @@ def score(
         str | None,
         typer.Option("--data", help="A table of questions instead of one.", show_default=False),
     ] = None,
-    images: options.Images = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images",
+            help="Image root (default: the folder of the table; for IMAGE the current folder).",
+            show_default=False,
+        ),
+    ] = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
     text_only: options.TextOnly = False,
     out: Annotated[
@@ -81,7 +96,8 @@ def score(
     """
     from vlmscope.risk import RiskScorer
 
-    _check_what(image, question, data, out)
+    _check_what(image, data, out)
+    sample = None if image is None else _read_sample(image, question, images, text_only)
     if out is not None:
         check_file(out, source=data)
     quiet_libraries()
@@ -99,8 +115,8 @@ def score(
             "risks will differ a little"
         )
     _note_stale(probe)
-    if table is None:
-        _score_one(scorer, Sample("question", str(image), str(question)), as_json)
+    if sample is not None:
+        _score_one(scorer, sample, as_json)
         return
     failed = _score_table(scorer, table, out)
     if failed:
@@ -118,18 +134,34 @@ def _note_stale(probe: Path) -> None:
             stderr.print(f"{probe}: its probes are out of date: {found.stale}")
 
 
-def _check_what(
-    image: str | None, question: str | None, data: str | None, out: Path | None
-) -> None:
+def _check_what(image: str | None, data: str | None, out: Path | None) -> None:
     """Refuse what is neither one question nor a table."""
     if (data is None) == (image is None):
         raise InputError("score: give an IMAGE and a QUESTION, or --data with a table of them")
-    if data is None and question is None:
-        raise InputError("score: a QUESTION is missing; put it in quotes after the IMAGE")
     if out is not None and data is None:
         raise InputError("--out: is for --data; the risk of one question is printed")
     if out is not None and out.suffix != ".parquet":
         raise InputError(f"--out {out}: name it .parquet, or leave it out to print JSON lines")
+
+
+def _read_sample(image: str, question: str | None, images: str | None, text_only: bool) -> Sample:
+    """Read the arguments of one question; with ``text_only`` a single one is the question."""
+    from vlmscope.dataset import read_images
+
+    alone = "pass --text-only and the QUESTION alone if it is about no picture"
+    if question is None and text_only and not isfile(image):  # noqa: PTH113 - any length will do
+        image, question = "", image
+    if question is None:
+        raise InputError(
+            f"score: a QUESTION is missing; put it in quotes after the IMAGE, or {alone}"
+        )
+    try:
+        pictures = read_images(image, folder=images)
+    except RowError as error:
+        raise InputError(f"score: {error}") from error
+    if not pictures and not text_only:
+        raise InputError(f"score: the IMAGE is empty; write a path, or {alone}")
+    return Sample("question", pictures, question)
 
 
 def _open(

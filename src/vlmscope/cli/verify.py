@@ -102,9 +102,11 @@ def _load(run: Any, model: str | None, adapter: Path | None, device: str) -> Any
     found, expected = describe_model(vlm), manifest.model
     for part in (field.name for field in fields(found) if field.name.endswith("_hash")):
         if getattr(found, part) != getattr(expected, part):
+            how = "give the one it was made with with --model"
+            if adapter is not None and record.adapter is None:
+                how = "it was made without an adapter: leave --adapter out"
             raise RunMismatchError(
-                f"{vlm.name}: not the model of this run, its {part} differs; give the one it was "
-                "made with with --model"
+                f"{vlm.name}: not the model of this run, its {part} differs; {how}"
             )
     return vlm
 

@@ -5,7 +5,7 @@
         └──────┴── rows of plain values ──┴──────┘
                           │
        _columns (which column is what), _values (value → text or JSON),
-       _pictures (cell → no, one or several pictures)
+       _pictures (cell → no, one or several pictures), _locate (picture → bytes or path)
                           │
                  _rows (row → Sample)
                           │
@@ -17,6 +17,7 @@ keeps memory flat and makes a broken picture the failure of one row.
 
 from vlmscope.dataset._columns import parse_mapping
 from vlmscope.dataset._image import difference_hash, hash_image, load_image
+from vlmscope.dataset._locate import read_images
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "load_image",
     "open_table",
     "parse_mapping",
+    "read_images",
     "read_samples",
 ]

@@ -6,6 +6,7 @@ filled up with grey, and the size in the header is checked before a pixel is dec
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 import warnings
@@ -87,14 +88,30 @@ def _stream(image: str | PathLike[str] | bytes, what: str) -> Iterator[BinaryIO]
         yield BytesIO(image)
         return
     path = Path(image)
+    if not _exists(path):
+        raise RowError("image", f"{what}: {_not_found(path)}")
     if path.is_dir():
         raise RowError("image", f"{what}: is a folder; name a file in it")
-    if not path.exists():
-        raise RowError("image", f"{what}: not found; correct the path, or pass --images DIR")
     if not path.stat().st_size:
         raise RowError("image", f"{what}: is empty, 0 bytes; fetch the file again")
     with path.open("rb") as stream:
         yield stream
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False  # a list of many names is longer than any file's name
+
+
+def _not_found(path: Path) -> str:
+    """Say what to do about a file that is not there; a list that is no JSON was taken for one."""
+    listed = any(part.lstrip().startswith("[") for part in path.parts)
+    hint = '; several pictures are written as JSON, ["a.png", "b.png"]' if listed else ""
+    return f"not found; correct the path, or pass --images DIR{hint}"
 
 
 def _open(stream: BinaryIO, what: str) -> Image.Image:

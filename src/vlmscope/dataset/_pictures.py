@@ -48,11 +48,13 @@ class PictureCell:
     """The image file itself, where the table holds it."""
     medium: str = ""
     """``a video`` or ``a sound``, where it is no picture."""
+    other: str = ""
+    """What stands in a list instead of a picture: ``a list``."""
 
     @property
     def is_empty(self) -> bool:
         """Whether it says nothing: a gap in a list."""
-        return not (self.name or self.data or self.medium)
+        return not (self.name or self.data or self.medium or self.other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ def find_pictures(
 def split_cell(value: Any, missing: frozenset[str]) -> tuple[PictureCell, ...]:
     """Return the pictures of one cell; none of an empty one, a gap in a list as an empty picture.
 
-    >>> split_cell(["a.png", b"..."], frozenset())
-    (PictureCell(name='a.png', data=None, medium=''), PictureCell(name='', data=b'...', medium=''))
+    >>> [(picture.name, picture.data) for picture in split_cell(["a.png", b"..."], frozenset())]
+    [('a.png', None), ('', b'...')]
     """
     several = _several(value)
     if several is not None:
@@ -136,6 +138,8 @@ def _several(value: Any) -> Sequence[Any] | None:
 
 
 def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
+    if isinstance(value, list | tuple):
+        return PictureCell("", None, other="a list")
     if isinstance(value, dict):
         data, name = value.get("bytes"), value.get("path")
     elif isinstance(value, bytes):

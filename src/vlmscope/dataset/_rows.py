@@ -7,13 +7,13 @@ row's own, ``RowError``, and the rest goes on.
 from __future__ import annotations
 
 import json
-import os.path
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmscope.dataset._columns import Columns
-from vlmscope.dataset._pictures import REMEDY, ImageCells, PictureCell, find_pictures
+from vlmscope.dataset._locate import EXPECTED, locate_pictures
+from vlmscope.dataset._pictures import ImageCells, find_pictures
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
@@ -134,42 +134,16 @@ class RowReader:
         """Return the pictures: their bytes, or else where they are."""
         if not image.pictures and not self.text_only:
             raise self._no_image(row)
-        return tuple(self._picture(row, image, cell) for cell in image.pictures)
+        try:
+            return locate_pictures(image, self.images)
+        except RowError as error:
+            raise RowError(error.stage, f"{self.origin(row)}: {error}") from error
 
     def _no_image(self, row: Row) -> RowError:
         columns = " or ".join(repr(column) for column in self.columns.images)
-        found = f"no image in column {columns}"
-        error = self._error(row, found, "a path, or the bytes of an image file,")
+        found = f"{self.origin(row)}: no image in column {columns}"
         hint = "pass --text-only if questions without a picture are meant"
-        return RowError(error.stage, f"{error}, or {hint}")
-
-    def _picture(self, row: Row, image: ImageCells, cell: PictureCell) -> bytes | Path:
-        if cell.is_empty:
-            place = image.pictures.index(cell) + 1
-            found = f"image {place} of {len(image.pictures)} in the list is empty"
-            raise self._error(row, found, "a path, or the bytes of an image file,")
-        if cell.medium:
-            what = f"the image {cell.name!r}" if cell.name else "the image"
-            raise RowError(
-                "input",
-                f"{self.origin(row)}: {what} is {cell.medium}; vlmscope reads pictures only: "
-                f"{REMEDY[cell.medium]}",
-            )
-        return cell.data or self._path(row, cell.name)
-
-    def _path(self, row: Row, name: str) -> Path:
-        if "://" in name:
-            raise self._error(row, f"the image {name!r} is a URL, which is not fetched", "a path")
-        path = Path(name)
-        if path.is_absolute():
-            return path
-        if Path(os.path.normpath(name)).parts[:1] == ("..",):
-            raise RowError(
-                "input",
-                f"{self.origin(row)}: the image path {name!r} leaves the image folder "
-                f"{self.images}; pass a folder above it with --images DIR, or write the whole path",
-            )
-        return self.images / path
+        return RowError("input", f"{found}; {EXPECTED}, or {hint}")
 
     def _metadata(self, row: Row, image: ImageCells) -> dict[str, Any]:
         """Keep every column that is not used as something else in this row."""

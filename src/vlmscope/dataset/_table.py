@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
-from pathlib import Path
 
 from vlmscope.dataset._columns import check_pictures, find_columns
+from vlmscope.dataset._locate import image_folder
 from vlmscope.dataset._open import open_source
 from vlmscope.dataset._rows import RowReader
 from vlmscope.errors import InputError, RowError
@@ -127,13 +127,11 @@ def open_table(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
-    if images is not None and not Path(images).is_dir():
-        raise InputError(f"{images}: no such image folder; pass an existing one with --images DIR")
+    folder = None if images is None else image_folder(images)
     source, beside = open_source(data)
     columns = find_columns(fields, source.columns(), source.name, text_only=text_only)
     check_pictures(columns, source.media(), source.name)
-    root = Path(beside if images is None else images).absolute()
-    return Table(RowReader(source, columns, root, text_only), limit)
+    return Table(RowReader(source, columns, folder or beside.absolute(), text_only), limit)
 
 
 def read_samples(

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmscope.dataset import Table, TableScan, open_table
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, RowError
 from vlmscope.executors.record import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import notes_of, original_of
+from vlmscope.prompt import count_after_question, render
 from vlmscope.selection import resolve_layers
 from vlmscope.store import (
     Manifest,
@@ -96,6 +97,7 @@ def make_plan(request: Request) -> Plan:
         adapter=request.adapter,
         quantize=request.quantize,
     )
+    _check_prompts(request, scan, vlm)
     manifest = make_manifest(request, scan, vlm)
     done: frozenset[str] = frozenset()
     original = original_of(vlm.family.model_type, request.spec)
@@ -106,6 +108,20 @@ def make_plan(request: Request) -> Plan:
         done = frozenset(scan.ids).intersection(open_run(request.out).ids)
         notes += _notes(stored, manifest)
     return Plan(request, table, scan, vlm, manifest, done, notes)
+
+
+def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
+    """Refuse what would fail on every row."""
+    if request.text_only and scan.without_picture == len(scan.ids) and not vlm.family.text_only:
+        raise InputError(
+            f"{request.data}: no row has a picture, and {vlm.family.title} takes no question "
+            "without one"
+        )
+    if "last_question_token" in request.spec.positions:
+        try:
+            count_after_question(vlm.processor, render(vlm.processor, "Is it there?"))
+        except RowError as error:
+            raise InputError(f"--positions: {error}") from error
 
 
 def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Iterator[str]:

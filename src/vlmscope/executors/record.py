@@ -81,6 +81,7 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
         hidden_size=vlm.hidden_size,
         vision_size=vlm.vision_size,
         revision=vlm.revision,
+        image_token_id=vlm.image_token_id,
         description=vlm.description,
         adapter=None if vlm.adapter is None else _absolute(vlm.adapter),
         quantization=vlm.quantization,

@@ -26,7 +26,7 @@ from vlmscope.model.describing import (
     stranger,
 )
 from vlmscope.model.greedy import make_greedy
-from vlmscope.model.placing import auto_class, choose_dtype, choose_place
+from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
 from vlmscope.model.quantized import (
@@ -73,6 +73,7 @@ def load_model(
     """
     name = str(name)
     config = _load_config(name, revision)
+    check_kind(name, config)
     description = read_description(family) if isinstance(family, str | Path) else family
     known = find_family(config)
     if description is not None:
@@ -138,8 +139,13 @@ def _load_config(name: str, revision: str | None) -> Any:
     if not folder.exists() and looks_local:
         raise ModelError(f"{name}: no such folder, and not a hub id of the form owner/name")
     try:
-        return AutoConfig.from_pretrained(name, revision=revision)
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name}: the checkpoint brings code of its own, which is never run; give the "
+                "version of it that transformers loads by itself, often named with -hf at the end"
+            ) from error
         raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
 
 
@@ -162,6 +168,7 @@ def _load_weights(name: str, config: Any, place: str, **options: Any) -> Any:
             name,
             device_map="auto" if place == "spread" else place,
             output_loading_info=True,
+            trust_remote_code=False,
             **options,
         )
     except torch.OutOfMemoryError as error:

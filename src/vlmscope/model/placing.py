@@ -29,6 +29,28 @@ def auto_class(config: Any) -> Any:
     return AutoModelForImageTextToText if type(config) in KNOWN else AutoModelForMultimodalLM
 
 
+def check_kind(name: str, config: Any) -> None:
+    """Refuse an architecture that answers no questions about pictures, before weights are read.
+
+    Raises:
+        ModelError: It is a language, sound or vision model, or transformers cannot load it for
+            pictures and text.
+    """
+    from transformers import __version__
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    )
+
+    sees = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING and hasattr(config, "vision_config")
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not sees:
+        raise ModelError(
+            f"{name}: a model of type {config.model_type!r} takes no questions about pictures, or "
+            f"not in transformers {__version__}; give a vision-language model ('vlmscope models' "
+            "lists some)"
+        )
+
+
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """Return the type to compute in.
 

@@ -45,7 +45,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
 
     name = str(name)
     try:
-        processor = AutoProcessor.from_pretrained(name, revision=revision)
+        processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
         if _has_torchvision() and "num2words" not in str(error):
             raise ModelError(f"{name}: cannot load the processor: {one_line(error)}") from error
@@ -87,9 +87,11 @@ def _load_part(part: str, name: str, revision: str | None) -> Any:
     from transformers import AutoFeatureExtractor, AutoTokenizer
 
     if part == "tokenizer":
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     if part in {"feature_extractor", "audio_processor"}:
-        return AutoFeatureExtractor.from_pretrained(name, revision=revision)
+        return AutoFeatureExtractor.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
     if part == "image_processor":
         kind = _image_kind(name, revision)
         images = _load_images(kind, name, revision)
@@ -107,7 +109,9 @@ def _image_kind(name: str, revision: str | None) -> str:
     settings, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
     if not kind:
-        model_type = AutoConfig.from_pretrained(name, revision=revision).model_type
+        model_type = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        ).model_type
         kind = next(iter(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type, {}).values()), "")
     return str(kind).replace("FeatureExtractor", "ImageProcessor")
 
@@ -134,7 +138,10 @@ def _find_class(name: str, revision: str | None) -> Any:
         wanted = images.get("processor_class")
     wanted = wanted or get_tokenizer_config(name, revision=revision).get("processor_class")
     if not wanted:
-        wanted = NAMES.get(AutoConfig.from_pretrained(name, revision=revision).model_type, "")
+        wanted = NAMES.get(
+            AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type,
+            "",
+        )
     modules = [module for module, kind in NAMES.items() if kind == wanted]
     found = _defined_as(str(wanted), "processing", modules)
     if found is None:

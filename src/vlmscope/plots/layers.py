@@ -58,7 +58,10 @@ class Reference:
 
 @drawing()
 def auroc_by_layer(
-    lines: Sequence[LayerLine], references: Sequence[Reference], num_layers: int
+    lines: Sequence[LayerLine],
+    references: Sequence[Reference],
+    num_layers: int,
+    unseen: str = "about images",
 ) -> Plot:
     """Draw the AUROC of each representation over the layers, beside what has no layers.
 
@@ -66,6 +69,7 @@ def auroc_by_layer(
         lines: One a representation.
         references: Drawn as horizontal lines; those of kind ``representation`` with their interval.
         num_layers: Decoder layers of the model, recorded or not: the width of the plot.
+        unseen: What the answers are about that no probe has seen, for the caption.
     """
     looks = _looks(lines, references)
     rows: list[LayerLine | Reference] = [*lines, *references]
@@ -91,7 +95,7 @@ def auroc_by_layer(
         name="auroc_by_layer",
         title="AUROC by layer",
         caption=(
-            "How well a probe of each layer tells hallucinated from faithful answers about images "
+            f"How well a probe of each layer tells hallucinated from faithful answers {unseen} "
             "it has not seen; bands are 95% intervals. The grey dashed lines need no hidden state: "
             "a probe is of use where it is above them."
         ),

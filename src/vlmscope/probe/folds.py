@@ -30,6 +30,16 @@ HASH_BITS = 64
 """Bits of a perceptual hash."""
 
 
+FEWEST = 3
+"""Fewest folds that a sweep can use: fewer are no advice."""
+
+ONE_GROUP = "pictures that look alike or stand in one question are one group"
+"""What a group is, for messages."""
+
+MORE_PICTURES = "label questions about other pictures: more labels of the same pictures do not help"
+"""The way out where groups are short, not rows."""
+
+
 class FoldError(InputError, ValueError):
     """The rows cannot be split as asked. A ``ValueError`` too: scikit-learn's contract."""
 
@@ -77,8 +87,10 @@ def grouped_folds(
     if any(truth[fold.test].all() or not truth[fold.test].any() for fold in folds):
         # The splitter is greedy: a few huge groups can leave a fold with one class.
         raise FoldError(
-            f"folds: {count} folds of {len(np.unique(groups))} images left one without both "
-            f"classes, as a few images hold most rows; ask for fewer folds, or label more images"
+            f"folds: {count} folds of {_number(len(np.unique(groups)), 'group')} left one without "
+            f"both classes, as a few groups hold most rows; {ONE_GROUP}; "
+            + ("ask for fewer folds, or " if count > FEWEST else "")
+            + MORE_PICTURES
         )
     return folds
 
@@ -92,12 +104,22 @@ def _too_few(
     truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], count: int, most: int
 ) -> str:
     """Return what was found, what is needed, and the way out."""
-    ways = f"ask for {most} folds, or label more rows" if most >= 2 else "label more rows"
+    found, short_of_groups = [], False
+    for rows, noun in ((truth, "positive"), (~truth, "negative")):
+        size, held = int(rows.sum()), len(np.unique(groups[rows]))
+        found.append(f"{_number(size, noun)} in {_number(held, 'group')}")
+        # Several rows share a group: another row of the same pictures would not help.
+        short_of_groups |= held < min(count, size)
+    why = f"{ONE_GROUP}; " if len(np.unique(groups)) < len(groups) else ""
+    fewer = f"ask for {most} folds, or " if most >= FEWEST else ""
     return (
-        f"folds: found {truth.sum()} positives in {len(np.unique(groups[truth]))} images and "
-        f"{(~truth).sum()} negatives in {len(np.unique(groups[~truth]))} images; {count} folds "
-        f"need {count} images of each class; {ways}"
+        f"folds: found {found[0]} and {found[1]}; {count} folds need {count} groups of each class; "
+        f"{why}{fewer}{MORE_PICTURES if short_of_groups else 'label more rows'}"
     )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def image_groups(

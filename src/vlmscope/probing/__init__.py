@@ -1,6 +1,7 @@
 """Every representation and layer of a labelled run, probed and set beside the baselines.
 
 source     what can be probed: a run, or files of the original research
+grouping   which rows no fold may tear apart, and how a person reads of it
 data       what of a run a probe may learn from: scorable rows, truth, images, outside facts
 research   the same of research files and a CSV of labels
 grid       the sweep itself: one matrix in memory at a time

@@ -11,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.probe import image_groups
 from vlmscope.probe.baselines import Facts
+from vlmscope.probing.grouping import (
+    NO_PICTURE,
+    Grouping,
+    comparable,
+    group_by_content,
+    has_picture,
+    without_image_places,
+)
 from vlmscope.probing.source import Place, places
 from vlmscope.store import Run, read_labels
-
-NO_PICTURE = "the question has no picture"
-"""Why a row is left out: it lacks the image's vectors, and places are compared on equal rows."""
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -45,8 +49,8 @@ class ProbeData:
     """Question ids."""
     truth: NDArray[np.bool_]
     """True where the answer is a hallucination."""
-    groups: NDArray[np.int64]
-    """Image of each row; copies and near-copies of an image count as one."""
+    grouping: Grouping
+    """Which rows are about the same image; copies and near-copies of an image count as one."""
     facts: Facts
     """What is known of them from outside."""
     categories: tuple[str, ...] | None
@@ -55,8 +59,6 @@ class ProbeData:
     """Rows left out because nobody can say whether they are right."""
     places: tuple[Place, ...] = ()
     """The vectors to probe; every row has them all."""
-    grouped_by: str = "content"
-    """How images are told apart: ``content``, ``content and likeness``, or ``image_id``."""
     left_out: tuple[LeftOut, ...] = ()
     """What is left out, the unscorable rows among it."""
     origin: Mapping[str, Any] = field(default_factory=lambda: {"source": "run"})
@@ -64,12 +66,26 @@ class ProbeData:
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further columns of a label file, by name, each ``[N]``."""
 
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Number of each row's group, ``[N]``: what no fold may tear apart."""
+        return self.grouping.groups
+
+    @property
+    def grouped_by(self) -> str:
+        """How images are told apart: see ``Grouping.by``."""
+        return self.grouping.by
+
 
 def probe_data(run: Run) -> ProbeData:
     """Join a run with its labels.
 
+    Rows without a picture are left out, as all places are compared on equal rows; unless no row
+    of the run has one: then all are probed, on the places that are not of the image.
+
     Raises:
-        InputError: The run has no labels, or none of one kind: nothing can be learnt.
+        InputError: The run has no labels, none of one kind, or no vectors that its questions
+            have: nothing can be learnt.
     """
     labels = read_labels(run.path)
     table = run.to_pandas()
@@ -82,29 +98,28 @@ def probe_data(run: Run) -> ProbeData:
         )
     verdicts = [score.hallucinated for score in found if score is not None]
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
-    pictured = has_picture(table)
-    rows = np.flatnonzero(scorable & pictured)
-    bare = int((scorable & ~pictured).sum())
+    fit = comparable(has_picture(table))
+    rows = np.flatnonzero(scorable & fit)
+    bare = int((scorable & ~fit).sum())
     if bare and not len(rows):
         raise InputError(
-            f"{run.path}: none of the {bare} scorable questions has a picture, and probes compare "
-            "what was read off pictures too; probe a run of questions about pictures"
+            f"{run.path}: none of the {bare} scorable questions has a picture, though other rows "
+            "of the run have; label some of those, or extract these into a run of their own"
         )
     truth = np.array([verdicts[i] for i in rows], dtype=bool)
     check_truth(run.path, truth)
     kept = table.iloc[rows]
-    groups, grouped_by = groups_by_content(kept)
+    grouping = group_by_content(kept)
     unscorable = int((~scorable).sum())
     return ProbeData(
         rows=rows,
         ids=tuple(run.ids[i] for i in rows),
         truth=truth,
-        groups=groups,
+        grouping=grouping,
         facts=_facts(kept),
         categories=_texts(kept, "category"),
         unscorable=unscorable,
-        places=tuple(places(run)),
-        grouped_by=grouped_by,
+        places=_places(run, grouping),
         left_out=(
             *some_left_out("row", unscorable, "the answer could not be scored"),
             *some_left_out("row", bare, NO_PICTURE),
@@ -112,9 +127,17 @@ def probe_data(run: Run) -> ProbeData:
     )
 
 
-def has_picture(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which rows of a run's table are questions about a picture, ``[N]``."""
-    return np.array([bool(sha256) for sha256 in table["image_sha256"]], dtype=bool)
+def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
+    """Return the places that every row has."""
+    if grouping.pictures:
+        return tuple(places(run))
+    found = tuple(without_image_places(places(run)))
+    if not found:
+        raise InputError(
+            f"{run.path}: no question has a picture, and the run holds only vectors of pictures; "
+            "extract again into another folder with --positions last_prompt_token"
+        )
+    return found
 
 
 def some_left_out(what: str, count: int, reason: str) -> Iterator[LeftOut]:
@@ -134,19 +157,6 @@ def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
             f"{path}: of {len(truth)} scorable answers {int(truth.sum())} are hallucinated; "
             "a probe needs some that are and some that are not"
         )
-
-
-def groups_by_content(table: pd.DataFrame) -> tuple[NDArray[np.int64], str]:
-    """Number the images by content, and by likeness where hashes of it exist; say which.
-
-    A question about several images belongs to the group of each of them.
-    """
-    hashes = [text.split("+") for text in table["image_sha256"]]
-    likeness, grouped_by = None, "content"
-    if "image_dhash" in table and all(table["image_dhash"]):
-        likeness = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
-        grouped_by = "content and likeness"
-    return np.asarray(image_groups(hashes, likeness)), grouped_by
 
 
 def _facts(table: pd.DataFrame) -> Facts:

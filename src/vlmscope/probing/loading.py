@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import measure
+from vlmscope.probing.grouping import comparable
 from vlmscope.probing.judging import QUESTION_ONLY
 from vlmscope.probing.saving import PREDICTIONS, PROBES, RESULTS
 from vlmscope.store import Run, read_labels
@@ -175,8 +176,8 @@ def _stale(found: SavedSweep, run: Run) -> str:
     except InputError:
         return "the labels that they learnt are gone"
     learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
-    pictured = (has for block in run.blocks(vectors=False) for has in block.has_picture)
-    probed = [id_ for id_, has in zip(run.ids, pictured, strict=True) if has and id_ in labels]
+    fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_picture])
+    probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
     now = {id_: labels[id_].hallucinated for id_ in probed}
     other = sum(learnt.get(id_) != now.get(id_) for id_ in learnt.keys() | now.keys())
     return f"{other:,} of {len(run):,} rows have another label now" if other else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +20,19 @@ from vlmscope.errors import InputError
 from vlmscope.probe import image_groups
 from vlmscope.probe.baselines import Facts
 from vlmscope.probing.data import (
-    NO_PICTURE,
     LeftOut,
     ProbeData,
     check_truth,
-    groups_by_content,
-    has_picture,
     kind_of,
     some_left_out,
+)
+from vlmscope.probing.grouping import (
+    NO_PICTURE,
+    Grouping,
+    comparable,
+    group_by_content,
+    has_picture,
+    without_image_places,
 )
 from vlmscope.probing.source import RESEARCH, Place, places
 from vlmscope.score import LabelFile
@@ -95,31 +100,31 @@ def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
     labelled = np.array([table.labels.get(id_) is not None for id_ in files.ids])
     failed = labelled & texts["answer"].str.startswith(FAILED).to_numpy(bool)
     pictured = has_picture(texts) if "image_sha256" in texts else np.ones(len(files), dtype=bool)
-    rows = np.flatnonzero(labelled & ~failed & pictured)
+    fit = comparable(pictured)
+    rows = np.flatnonzero(labelled & ~failed & fit)
     if not len(rows):
         raise InputError(_nothing(files, table))
     left_out = [*_without_verdict(files, table)]
     left_out += some_left_out("row", int(failed.sum()), "generation failed, there is no answer")
-    bare = int((labelled & ~failed & ~pictured).sum())
+    bare = int((labelled & ~failed & ~fit).sum())
     left_out += some_left_out("row", bare, NO_PICTURE)
-    usable = _usable(files, rows, left_out)
+    known = places(files) if pictured.any() else without_image_places(places(files))
+    usable = _usable(files, known, rows, left_out)
     rows = _whole(rows, usable, left_out)
     ids = tuple(files.ids[i] for i in rows)
     truth = np.array([table.labels[id_] for id_ in ids], dtype=bool)
     check_truth(files.path, truth)
     kept = texts.iloc[rows]
     metadata = {name: [cells[id_] for id_ in ids] for name, cells in table.metadata.items() if name}
-    groups, grouped_by = _groups(kept, metadata)
     return ProbeData(
         rows=rows,
         ids=ids,
         truth=truth,
-        groups=groups,
+        grouping=_grouping(kept, metadata),
         facts=_facts(list(kept["question"]), metadata),
         categories=_column(metadata, "category"),
         unscorable=int((~labelled).sum()),
         places=tuple(usable),
-        grouped_by=grouped_by,
         left_out=tuple(left_out),
         origin={
             "source": RESEARCH,
@@ -151,14 +156,12 @@ def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
     yield from some_left_out("row", empty, f"no label in {name}")
 
 
-def _groups(
-    table: pd.DataFrame, metadata: Mapping[str, Sequence[str]]
-) -> tuple[NDArray[np.int64], str]:
-    """Number the images, and say by what: by content where the files know it, else by name."""
+def _grouping(table: pd.DataFrame, metadata: Mapping[str, Sequence[str]]) -> Grouping:
+    """Group rows by their images: by content where the files know it, else by name."""
     if "image_sha256" in table:
-        return groups_by_content(table)
+        return group_by_content(table)
     images, grouped_by = _images(list(table["image_id"]), metadata)
-    return np.asarray(image_groups(images)), grouped_by
+    return Grouping(np.asarray(image_groups(images)), grouped_by, len(set(images)))
 
 
 def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tuple[list[str], str]:
@@ -181,11 +184,11 @@ def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tupl
 
 
 def _usable(
-    files: SeedFiles, rows: NDArray[np.int64], left_out: list[LeftOut]
+    files: SeedFiles, known: Iterable[Place], rows: NDArray[np.int64], left_out: list[LeftOut]
 ) -> dict[Place, list[Fault]]:
     """Return what every row's vector lacks, by place; without the places that many rows lack."""
     usable = {}
-    for place in places(files):
+    for place in known:
         faults = files.faults(*place)
         found = Counter(faults[i] for i in rows)
         bad = len(rows) - found.pop("", 0)

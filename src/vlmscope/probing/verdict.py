@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from vlmscope.metrics import Difference, WithinKinds, abstain
 from vlmscope.probing.data import LeftOut
 from vlmscope.probing.results import ProbeResult, SweepResult
@@ -24,15 +22,14 @@ def verdict(result: SweepResult) -> list[str]:
     lines = [
         f"Before the answer is written, a linear probe tells hallucinated from faithful answers "
         f"with an AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on "
-        f"{len(data.truth):,} answers about {len(np.unique(data.groups)):,} images that it had not "
-        f"seen; its layer, chosen inside training, is {result[place].title} in {times} of "
+        f"{len(data.truth):,} answers {data.grouping.phrase} that it had not seen; "
+        f"its layer, chosen inside training, is {result[place].title} in {times} of "
         f"{len(result.chosen['selected'])} folds.",
         f"The best baseline known by then, {baseline.title}, reaches {baseline.metrics.auroc:.3f}: "
         + _comparison(selected.against),
         "Against the question's words alone: " + _comparison(selected.over_question),
         *_within(result, baseline),
-        f"Abstaining from the riskiest {ABSTAIN:.0%} lowers the share of hallucinations from "
-        f"{before:.1%} to {after:.1%}.",
+        _abstaining(before, after),
     ]
     found = shuffled.intervals["auroc"]
     if found.low > 0.5:
@@ -48,6 +45,19 @@ def verdict(result: SweepResult) -> list[str]:
             "a picture under another name counts as another image."
         )
     return lines + [_left_out(each) for each in data.left_out]
+
+
+def _abstaining(before: float, after: float) -> str:
+    """Say what abstaining does to the share of hallucinations, as far as the digits show it.
+
+    >>> _abstaining(0.425, 0.4721)
+    'Abstaining from the riskiest 10% raises the share of hallucinations from 42.5% to 47.2%.'
+    """
+    start, old, new = f"Abstaining from the riskiest {ABSTAIN:.0%}", f"{before:.1%}", f"{after:.1%}"
+    if old == new:
+        return f"{start} leaves the share of hallucinations at {old}."
+    verb = "lowers" if after < before else "raises"
+    return f"{start} {verb} the share of hallucinations from {old} to {new}."
 
 
 def _within(result: SweepResult, baseline: ProbeResult) -> list[str]:

@@ -92,7 +92,8 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     drawn = [
         LayerLine(title, *zip(*sorted(points), strict=True)) for title, points in lines.items()
     ]
-    return auroc_by_layer(drawn, references, num_layers)
+    unseen = "about images" if sweep.summary["images"] else "to questions"
+    return auroc_by_layer(drawn, references, num_layers, unseen)
 
 
 def _compared(sweep: SavedSweep) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ def numbers(
     bare = sum(not row.image_sha256 for row in rows)
     none = "1 question has none" if bare == 1 else f"{bare:,} questions have none"
     note = f"different ones; {none}" if bare else "different ones"
+    if not pictures:
+        note = "no question has one"
     yield Number("pictures", f"{len(pictures):,}", note)
     if total is not None and total.share is not None:
         scorable = total.hallucinated + total.faithful

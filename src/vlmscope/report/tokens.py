@@ -95,7 +95,7 @@ def token_view(
     behind = (count_after_question(processor, text, len(pictures)),) if asked else ()
     try:
         found = boundaries(
-            locate(ids, mask, processor.image_token_id, tuple(places), behind), mask, 0
+            locate(ids, mask, _image_token(processor, record), tuple(places), behind), mask, 0
         )
     except (AttributeError, ValueError):  # no image token
         found = {}
@@ -115,6 +115,11 @@ def _pictures(capture: Capture, sample: Sample | None) -> list[Image]:
     if "+".join(map(hash_image, pictures)) != capture.image_sha256:
         raise RowError("image", f"picture {sample.image_id} has changed since the run was made")
     return pictures
+
+
+def _image_token(processor: Any, record: ModelRecord) -> int:
+    """Return the id of the image token: the model's. Gemma's processor has another by that name."""
+    return int(record.image_token_id or processor.image_token_id)
 
 
 def _grouped(

@@ -134,7 +134,13 @@ class RiskScorer:
         _check_size(batch_size)
         if dtype == "auto":
             dtype = str(info.model.get("dtype", "auto"))
-        adapter = adapter or info.model.get("adapter")
+        trained = info.model.get("adapter")
+        if adapter is None and trained is not None and not Path(trained).is_dir():
+            raise InputError(
+                f"{place}: trained with the adapter {trained}, which is not there; "
+                "give --adapter where it is now"
+            )
+        adapter = adapter or trained
         vlm = load_model(
             str(model),
             dtype=dtype,

@@ -41,6 +41,8 @@ class ModelRecord:
     hidden_size: int
     vision_size: int
     revision: str | None = None
+    image_token_id: int | None = None
+    """Id of the image token in the expanded prompt; None in runs that did not say."""
     description: Mapping[str, Any] | None = None
     """The user's own description of the architecture (``--family``)."""
     adapter: str | None = None
@@ -157,6 +159,7 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
     """Raise ``RunMismatchError``, naming every difference, unless both give the same numbers."""
     differences = [
         _MEANINGS.get(name, f"{name} is {_shown(old)}, asked for {_shown(new)}")
+        + (_other_weights(stored, wanted) if name == "model.weights_hash" else "")
         for name in _SAME_NUMBERS
         if (old := _value(stored, name)) != (new := _value(wanted, name))
     ]
@@ -165,6 +168,16 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
             f"this run was made with other settings: {'; '.join(differences)}; "
             "give another --out, or the settings the run was made with"
         )
+
+
+def _other_weights(stored: Manifest, wanted: Manifest) -> str:
+    """Return what of adapter and rounding makes other weights, where it is that."""
+    made, asked = (
+        f"{f'adapter {m.adapter}' if m.adapter else 'no adapter'} and "
+        f"{m.quantization or 'no'} rounding"
+        for m in (stored.model, wanted.model)
+    )
+    return "" if made == asked else f": made with {made}, asked for {asked}"
 
 
 def _parse(path: Path, found: Any) -> Manifest:

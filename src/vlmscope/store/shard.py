@@ -75,12 +75,21 @@ def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
         "model_type": manifest.model.type,
         "device": manifest.device,
         "dtype": manifest.dtype,
-        **({"compat": manifest.capture.compat} if manifest.capture.compat else {}),
+        **{name: value for name, value in _particulars(manifest).items() if value},
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "num_samples": rows,
         "format_version": FORMAT_VERSION,
         "run_id": manifest.run_id,
         "vlmscope_version": __version__,
+    }
+
+
+def _particulars(manifest: Manifest) -> dict[str, str | None]:
+    """Return what most runs do not have: an attribute is there only where it says something."""
+    return {
+        "compat": manifest.capture.compat,
+        "adapter": manifest.model.adapter,
+        "quantization": manifest.model.quantization,
     }
 
 

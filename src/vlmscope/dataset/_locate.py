@@ -1,0 +1,95 @@
+"""From what a cell says to what can be opened: the bytes it holds, or the path of a file.
+
+Nothing is opened here. What is no picture at all, and a path that leads where no picture should be
+taken from, is refused by its name.
+"""
+
+from __future__ import annotations
+
+import os.path
+from pathlib import Path
+
+from vlmscope.dataset._pictures import REMEDY, ImageCells, find_pictures
+from vlmscope.errors import InputError, RowError
+
+EXPECTED = "write a path, or the bytes of an image file, there"
+"""What an image cell may hold, for messages."""
+
+
+def read_images(text: str, *, folder: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
+    """Read what a table's image cell may hold, written by hand: a path, or a JSON list of paths.
+
+    Args:
+        text: the path, the list, or nothing.
+        folder: where relative paths start, and must stay; default: the current directory, and they
+            may lead anywhere.
+
+    Returns:
+        The paths in order; none of an empty text or list. The files are not opened.
+
+    Raises:
+        InputError: the folder is not there.
+        RowError: stage ``input``: one is empty, a URL, a video or a sound, or leaves the folder.
+
+    >>> [path.name for path in read_images('["one/a.png", "b.png"]')]
+    ['a.png', 'b.png']
+    """
+    cells = find_pictures({"image": text}, ["image"], frozenset())
+    root = None if folder is None else image_folder(folder)
+    _check(cells)
+    return tuple(_path(cell.name, root) for cell in cells.pictures)
+
+
+def image_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder of pictures.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such image folder; pass an existing one with --images DIR")
+    return Path(folder).absolute()
+
+
+def locate_pictures(image: ImageCells, folder: Path) -> tuple[bytes | Path, ...]:
+    """Return a row's pictures in order: their bytes, or else where they are.
+
+    Args:
+        image: what the row says about them.
+        folder: where relative paths start, and must stay.
+
+    Raises:
+        RowError: stage ``input``: one is empty, no picture, a URL, or leaves the folder. The
+            message does not say in which row.
+    """
+    _check(image)
+    return tuple(cell.data or _path(cell.name, folder) for cell in image.pictures)
+
+
+def _check(image: ImageCells) -> None:
+    """Refuse what is no picture."""
+    for number, cell in enumerate(image.pictures, start=1):
+        if cell.is_empty or cell.other:
+            found = cell.other or "empty"
+            place = f"image {number} of {len(image.pictures)} in the list"
+            raise RowError("input", f"{place} is {found}; {EXPECTED}")
+        if cell.medium:
+            what = f"the image {cell.name!r}" if cell.name else "the image"
+            remedy = f"vlmscope reads pictures only: {REMEDY[cell.medium]}"
+            raise RowError("input", f"{what} is {cell.medium}; {remedy}")
+
+
+def _path(name: str, folder: Path | None) -> Path:
+    if "://" in name:
+        found = f"the image {name!r} is a URL, which is not fetched"
+        raise RowError("input", f"{found}; write a path there")
+    path = Path(name)
+    if folder is None or path.is_absolute():
+        return path
+    if Path(os.path.normpath(name)).parts[:1] == ("..",):
+        raise RowError(
+            "input",
+            f"the image path {name!r} leaves the image folder {folder}; pass a folder above it "
+            "with --images DIR, or write the whole path",
+        )
+    return folder / path

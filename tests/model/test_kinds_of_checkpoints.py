@@ -1,0 +1,41 @@
+"""Folders that are no vision-language model, and code that a checkpoint brings along."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlmscope.errors import ModelError
+from vlmscope.model import load_model
+
+
+def folder_of(path: Path, **config: object) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize("model_type", ["llama", "clip", "whisper", "qwen2_audio", "voxtral"])
+def test_a_model_of_another_kind_is_refused_before_its_weights(
+    tmp_path: Path, model_type: str
+) -> None:
+    folder = folder_of(tmp_path / "model", model_type=model_type)
+    with pytest.raises(ModelError, match=f"'{model_type}' takes no questions about pictures"):
+        load_model(folder, device="cpu")
+
+
+def test_code_of_a_checkpoint_is_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is asked either: a run in the background would wait for ever."""
+    folder = folder_of(
+        tmp_path / "model", model_type="internvl_chat", auto_map={"AutoConfig": "code.Config"}
+    )
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ModelError, match="brings code of its own, which is never run"):
+        load_model(folder, device="cpu")
+    assert not (tmp_path / "ran").exists()
+    assert "code" not in capsys.readouterr().out

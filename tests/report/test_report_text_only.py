@@ -1,0 +1,53 @@
+"""The report of a run in which no question has a picture, probed on what it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from store_support import make_bare, make_capture, make_manifest
+from vlmscope.probing import SweepSpec, save_sweep, sweep
+from vlmscope.report import ReportSpec, write_report
+from vlmscope.report.figures import NAMES
+from vlmscope.schema import Capture, Score
+from vlmscope.store import Run, RunWriter, open_run, write_labels
+
+ROWS = 60
+
+
+def probed(folder: Path, rows: list[Capture]) -> Run:
+    """A run of these rows with labels dealt out at random, and probes."""
+    with RunWriter(folder, make_manifest(data={"text_only": True})) as writer:
+        writer.add(rows)
+    truth = np.random.default_rng(2).random(len(rows)) < 0.4
+    labels = zip(rows, truth, strict=True)
+    write_labels(folder, [Score(r.sample.id, bool(t), "column", "") for r, t in labels], {})
+    run = open_run(folder)
+    save_sweep(run, sweep(run, SweepSpec(folds=3, draws=50)))
+    return run
+
+
+def test_a_report_of_questions_without_a_picture(tmp_path: Path) -> None:
+    run = probed(tmp_path / "run", [make_bare(i) for i in range(ROWS)])
+    document = write_report(run, ReportSpec()).document
+    assert document.headline is not None
+    assert f"on {ROWS} answers to questions without a picture that" in document.headline
+    [tile] = [number for number in document.numbers if number.label == "pictures"]
+    assert (tile.value, tile.note) == ("0", "no question has one")
+    assert {figure.name for figure in document.figures} == set(NAMES)
+    [layers] = [figure for figure in document.figures if figure.name == "auroc_by_layer"]
+    assert "faithful answers to questions it has not seen" in layers.caption
+    assert not any("probes" in line for line in document.missing)
+
+
+def test_groups_of_look_alikes_are_told_beside_the_pictures(tmp_path: Path) -> None:
+    rows = [make_capture(i, image_dhash=f"{i // 2 * 0x0F0F_1357:016x}") for i in range(ROWS)]
+    document = write_report(probed(tmp_path / "run", rows), ReportSpec()).document
+    assert document.headline is not None
+    about = f"about {ROWS} images in {ROWS // 2} groups (look-alikes, or shown in one question)"
+    assert f"on {ROWS} answers {about} that it had not seen" in document.headline
+    [tile] = [number for number in document.numbers if number.label == "pictures"]
+    assert tile.value == str(ROWS)
+    [layers] = [figure for figure in document.figures if figure.name == "auroc_by_layer"]
+    assert "faithful answers about images it has not seen" in layers.caption
