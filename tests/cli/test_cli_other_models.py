@@ -152,7 +152,8 @@ def test_an_adapter_belongs_to_the_run(
     assert without.code == 2
     assert "other weights" in without.err
     assert "asked for no adapter" in without.err
-    assert str(adapter) in vlmscope("info", tmp_path / "run").out
+    told = json.loads(vlmscope("info", tmp_path / "run", "--json").out)
+    assert told["attrs"]["adapter"] == str(adapter)
     assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
     shutil.move(adapter, tmp_path / "moved")
     lost = vlmscope("verify", tmp_path / "run", "--device", "cpu")
