@@ -48,7 +48,7 @@ class Taps:
         layers: Decoder layers to tap.
         choices: Position name → the tokens it means.
         inputs: The batch on the device; the vision tap needs it to split the encoder's output.
-        pictures: Pictures of each row; of all rows some, or of all rows none.
+        pictures: Pictures of each row, all the same.
         image_hashes: One for each row; where the family allows, equal ones share a pass of the
             encoder.
         pooling: How the encoder's output becomes one vector.

@@ -21,7 +21,7 @@ from typing import Protocol
 from vlmscope.executors.ahead import AHEAD, batches_ahead
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.resilient import ResilientRunner
-from vlmscope.executors.sizing import LARGEST_ELSEWHERE, LARGEST_ON_GPU, BatchSizer
+from vlmscope.executors.sizing import sizer_for
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.store import FailureLog, RunWriter, read_failures
 
@@ -115,8 +115,7 @@ class _Session:
         self._writer = writer
         self._tally = tally
         self._log = FailureLog(plan.request.out)
-        largest = LARGEST_ON_GPU if plan.vlm.cuda_devices else LARGEST_ELSEWHERE
-        self._sizer = BatchSizer(1 if plan.vlm.one_at_a_time else plan.request.batch_size, largest)
+        self._sizer = sizer_for(plan.vlm, plan.request.batch_size)
         self._runner = ResilientRunner(
             plan.vlm, plan.request.spec, self._sizer, went_well=bool(plan.done)
         )

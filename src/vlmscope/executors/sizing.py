@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vlmscope.model import VisionLanguageModel
+
 START = 1
 """Rows in the first batch of ``auto``."""
 
@@ -88,3 +90,14 @@ class BatchSizer:
             return
         self._fell_from = max(self._fell_from, self.size)
         self.size = min(self.size, failed // 2)
+
+
+def sizer_for(vlm: VisionLanguageModel, wanted: int | Literal["auto"]) -> BatchSizer:
+    """Return the batch size to begin with for a model: one row where it takes no more.
+
+    Args:
+        vlm: The model, for where it is and whether its rows may be batched.
+        wanted: A fixed size, or ``auto``.
+    """
+    largest = LARGEST_ON_GPU if vlm.cuda_devices else LARGEST_ELSEWHERE
+    return BatchSizer(1 if vlm.one_at_a_time else wanted, largest)

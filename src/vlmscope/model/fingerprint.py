@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vlmscope.model.adapters import CONFIG, WEIGHTS
 from vlmscope.model.vlm import VisionLanguageModel
 
 _SAMPLE = 4096
@@ -74,14 +75,14 @@ def hash_weights(folder: Path) -> str:
 
 def hash_adapter(folder: Path) -> str:
     """Return the hash that identifies a LoRA adapter: its tensors, and how they are applied."""
-    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    config = json.loads((folder / CONFIG).read_text("utf-8"))
     known = {
         # peft writes sets of names, in any order.
         name: sorted(value, key=str) if isinstance(value, list) else value
         for name, value in config.items()
         if name not in _VOLATILE_OF_ADAPTERS
     }
-    return hash_json([_hash_files([folder / "adapter_model.safetensors"]), known])
+    return hash_json([_hash_files([folder / WEIGHTS]), known])
 
 
 def hash_loaded_weights(vlm: VisionLanguageModel) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from vlmscope.errors import InputError, RowError
 from vlmscope.executors.ahead import AHEAD, batches_ahead
 from vlmscope.executors.resilient import Prepared, ResilientRunner
-from vlmscope.executors.sizing import LARGEST_ELSEWHERE, LARGEST_ON_GPU, BatchSizer
+from vlmscope.executors.sizing import sizer_for
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import positions_of
@@ -94,8 +94,7 @@ class RiskScorer:
         self.threshold = _threshold(self.info, threshold)
         _check_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
-        largest = LARGEST_ON_GPU if vlm.cuda_devices else LARGEST_ELSEWHERE
-        self._sizer = BatchSizer(1 if vlm.one_at_a_time else batch_size, largest)
+        self._sizer = sizer_for(vlm, batch_size)
         self._runner = ResilientRunner(vlm, self._spec, self._sizer)
 
     @classmethod
