@@ -28,6 +28,18 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--single", "2"],
             "one question",
         ),
+        (
+            "throughput.py",
+            ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2",
+             "--seed-rows", "1", "--verify", "2", "--hf-sizes", "2",
+             "--scenarios", "answers", "prefill", "lengths"],
+            "prefill, share of the FLOP/s",
+        ),
+        (
+            "throughput.py",
+            ["--cpu-overhead", "--rows", "4", "--tokens", "3", "--rounds", "1"],
+            "overhead",
+        ),
     ],
 )  # fmt: skip
 def test_a_benchmark_runs(script: str, arguments: list[str], shown: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.against_reference import assert_same, relative_error
 from material import QUESTIONS, picture
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
@@ -21,35 +22,6 @@ from vlmscope.reference import reference
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
 
 SHORT = CaptureSpec(max_new_tokens=12)
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-def assert_same(found: Capture, expected: Capture) -> None:
-    assert found.vectors.keys() == expected.vectors.keys()
-    for name, vector in found.vectors.items():
-        assert vector.dtype == np.float32
-        assert relative_error(vector, expected.vectors[name]) < 1e-5, name
-    assert found.answer == expected.answer
-    assert found.boundaries == expected.boundaries
-    assert found.num_prompt_tokens == expected.num_prompt_tokens
-    assert found.finish_reason == expected.finish_reason
-    assert found.image_sha256 == expected.image_sha256
-    assert found.first_token_entropy == pytest.approx(expected.first_token_entropy, rel=1e-4)
-    np.testing.assert_array_equal(found.first_token_ids, expected.first_token_ids)
-    np.testing.assert_allclose(
-        found.first_token_logprobs, expected.first_token_logprobs, rtol=1e-4, atol=1e-4
-    )
-    if expected.answer is None:
-        assert found.answer_token_ids is None
-        assert found.answer_logprobs is None
-    else:
-        np.testing.assert_array_equal(found.answer_token_ids, expected.answer_token_ids)
-        np.testing.assert_allclose(
-            found.answer_logprobs, expected.answer_logprobs, rtol=1e-4, atol=1e-4
-        )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

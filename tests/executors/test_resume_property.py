@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from executors.made_up_model import made_up
 from store.store_support import make_capture, make_manifest
 from vlmscope.executors import Request, local, resilient
 from vlmscope.executors.plan import Plan
@@ -72,9 +73,8 @@ class Session:
         request = Request("table", "model", out, spec=CaptureSpec(), batch_size=self.batch_size)
         done = frozenset(open_run(out).ids) if (out / "run.json").exists() else frozenset()
         ids = tuple(f"q{i}" for i in range(self.limit))
-        vlm: Any = SimpleNamespace(cuda_devices=(), one_at_a_time="")
         scan: Any = SimpleNamespace(ids=ids)
-        plan = Plan(request, Rows(self.limit), scan, vlm, make_manifest(), done & set(ids))  # type: ignore[arg-type]
+        plan = Plan(request, Rows(self.limit), scan, made_up(), make_manifest(), done & set(ids))  # type: ignore[arg-type]
         try:
             local.run_plan(plan)
         except PowerCut:

@@ -49,5 +49,5 @@ def test_a_capture_computes_with_the_switches_off(
         list(capture(samples[:2], vlm, CaptureSpec(max_new_tokens=0)))
     finally:
         handle.remove()
-    assert seen == [(False, False)]
+    assert set(seen) == {(False, False)}
     assert switches() == (True, True)

@@ -32,7 +32,7 @@ def extract(
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
     compat: options.Compat = "",
     batch_size: Annotated[
-        str, typer.Option("--batch-size", help="Rows that go through the model together, or auto.")
+        str, typer.Option("--batch-size", help="Questions in the model at once, or auto.")
     ] = "auto",
     limit: Annotated[
         int | None,

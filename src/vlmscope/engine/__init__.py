@@ -2,5 +2,6 @@
 
 from vlmscope.engine.batch import Batch, prepare
 from vlmscope.engine.onepass import capture, capture_batch
+from vlmscope.engine.session import CaptureSession
 
-__all__ = ["Batch", "capture", "capture_batch", "prepare"]
+__all__ = ["Batch", "CaptureSession", "capture", "capture_batch", "prepare"]

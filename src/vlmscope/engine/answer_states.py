@@ -4,11 +4,13 @@ A token's hidden states exist once it has been fed back to the model: one step a
 So the taps see the first answer token in the first decoding step, and the last one only if
 generation takes one step more than the answer is long; the engine asks for that step. End-of-turn
 tokens and what pads a finished row are no part of the answer.
+
+Everything is kept in tensors that are changed in place, so that a step can be replayed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,43 +23,83 @@ class AnswerStates:
 
     Args:
         ends: End-of-turn token ids.
+        rows: How many rows there can be; a step is about the first of them.
     """
 
-    def __init__(self, ends: int | Sequence[int] | None) -> None:
+    def __init__(self, ends: int | Sequence[int] | None, rows: int) -> None:
         self._ends = torch.from_numpy(np.atleast_1d([] if ends is None else ends).astype(np.int64))
-        self._alive: Bool[Tensor, " batch"] | None = None
-        self._count: dict[int, Int[Tensor, " batch"]] = {}
-        self._first: dict[int, Float[Tensor, "batch hidden"]] = {}
-        self._last: dict[int, Float[Tensor, "batch hidden"]] = {}
-        self._sum: dict[int, Float[Tensor, "batch hidden"]] = {}
+        self._rows = rows
+        self._alive: Tensor | None = None
+        self._layers: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self.paused = False
 
-    def note(self, tokens: Int[Tensor, " batch"]) -> None:
-        """Take note of the tokens that were just chosen and are fed next."""
-        goes_on = ~torch.isin(tokens, self._ends.to(tokens.device))
-        self._alive = goes_on if self._alive is None else self._alive & goes_on
+    def note(self, tokens: Int[Tensor, " chosen"], first: int = 0) -> None:
+        """Take note of the tokens that were just chosen and are fed next.
+
+        Args:
+            tokens: One a row.
+            first: The first of these rows.
+        """
+        if self._alive is None:
+            self._ends = self._ends.to(tokens.device)
+            self._alive = torch.ones(self._rows, dtype=torch.bool, device=tokens.device)
+        goes_on = (tokens.unsqueeze(1) != self._ends).all(dim=1)
+        self._alive[first : first + len(tokens)].logical_and_(goes_on)
+
+    def stop(self, ended: Bool[Tensor, " batch"]) -> None:
+        """Take in no more of the rows that have ended: a step that is under way may feed them."""
+        if self._alive is not None:
+            self._alive[: len(ended)].logical_and_(~ended)
 
     def add(self, layer: int, hidden: Float[Tensor, "batch hidden"]) -> None:
         """Take in one layer's states of the tokens last noted."""
         if self._alive is None:
             raise RuntimeError("a decoding step came before any token was chosen")
-        alive, states = self._alive.to(hidden.device), hidden.float()
-        if layer not in self._first:
-            self._first[layer] = self._last[layer] = states
-            self._sum[layer] = torch.zeros_like(states)
-            self._count[layer] = torch.zeros_like(alive, dtype=torch.int64)
+        if layer not in self._layers:
+            self.expect([layer], hidden.shape[1], hidden.device)
+        if self.paused:
+            return
+        states, now = hidden.float(), slice(len(hidden))
+        alive = self._alive[now].to(hidden.device)
+        first, last, total, count = (tensor[now] for tensor in self._layers[layer])
         # ``where`` and not a product: the states of padding may be anything, NaN included.
-        kept = torch.where(alive.unsqueeze(1), states, 0)
-        self._last[layer] = torch.where(alive.unsqueeze(1), states, self._last[layer])
-        self._sum[layer] = self._sum[layer] + kept
-        self._count[layer] = self._count[layer] + alive
+        fresh = (alive & (count == 0)).unsqueeze(1)
+        first.copy_(torch.where(fresh, states, first))
+        last.copy_(torch.where(alive.unsqueeze(1), states, last))
+        total.add_(torch.where(alive.unsqueeze(1), states, 0))
+        count.add_(alive)
 
-    def at(self, position: str) -> dict[int, Float[Tensor, "batch hidden"]]:
+    def expect(self, layers: Sequence[int], width: int, device: torch.device) -> None:
+        """Make room for the states of these layers."""
+        for layer in layers:
+            first, last, total = (torch.zeros(self._rows, width, device=device) for _ in range(3))
+            count = torch.zeros(self._rows, dtype=torch.int64, device=device)
+            self._layers[layer] = (first, last, total, count)
+
+    def begin(self, tokens: Int[Tensor, " chosen"], first: int) -> None:
+        """Forget who was in these rows before, and take note of the new ones' first tokens."""
+        rows = slice(first, first + len(tokens))
+        if self._alive is not None:
+            self._alive[rows] = True
+        for tensors in self._layers.values():
+            for tensor in tensors:
+                tensor[rows] = 0
+        self.note(tokens, first)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield everything that has one leading entry a row."""
+        if self._alive is not None:
+            yield self._alive
+        for tensors in self._layers.values():
+            yield from tensors
+
+    def at(self, position: str) -> dict[int, Float[Tensor, "rows hidden"]]:
         """Return layer → states at one of ``ANSWER_POSITIONS``; noise where an answer is empty."""
         if position == "first_answer_token":
-            return self._first
+            return {layer: first for layer, (first, *_) in self._layers.items()}
         if position == "last_answer_token":
-            return self._last
+            return {layer: last for layer, (_, last, *_) in self._layers.items()}
         return {
-            layer: total / self._count[layer].clamp_min(1).unsqueeze(1)
-            for layer, total in self._sum.items()
+            layer: total / count.clamp_min(1).unsqueeze(1)
+            for layer, (_, _, total, count) in self._layers.items()
         }

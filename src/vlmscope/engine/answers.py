@@ -1,15 +1,15 @@
 """The greedy answer: how it is asked for, and what is kept of it.
 
-``generate`` does the decoding, with the checkpoint's own generation settings except for what is not
-greedy (``model/greedy.py``). Log-probabilities come from the model's unprocessed logits, one number
-a step, so that no ``[steps, batch, vocabulary]`` tensor is ever kept.
+The checkpoint's own generation settings hold, except for what is not greedy (``model/greedy.py``).
+Log-probabilities come from the model's unprocessed logits, one number a step, so that no
+``[steps, batch, vocabulary]`` tensor is ever kept.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.taps import Taps
 from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import TOP_FIRST_TOKENS
+from vlmscope.schema import Capture, CaptureSpec, Failure, failure_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,40 +76,78 @@ class StepLogprobs:
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def first_token_statistics(
-    logits: Float[Tensor, "batch vocabulary"],
-) -> tuple[Float[Tensor, " batch"], Int[Tensor, "batch top"], Float[Tensor, "batch top"]]:
-    """Return the entropy in nats, the most likely first tokens, and their log-probabilities.
-
-    >>> entropy, ids, logprobs = first_token_statistics(torch.zeros(1, 32))
-    >>> round(float(entropy), 4) == round(float(np.log(32)), 4), tuple(ids.shape)
-    (True, (1, 20))
-    """
-    logprobs = logits.log_softmax(dim=1)
-    # A token of probability 0 has log-probability -inf and contributes nothing, not NaN.
-    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)
-    top, ids = logprobs.topk(min(TOP_FIRST_TOKENS, logits.shape[1]), dim=1)
-    return entropy, ids, top
-
-
-def cut_answers(
+def cut_answer(
     vlm: VisionLanguageModel,
-    generated: Int[np.ndarray, "batch steps"],
-    logprobs: Float[np.ndarray, "batch steps"],
-    eos_token_id: int | Sequence[int] | None,
-) -> list[Answer]:
-    """Cut each row at its first end-of-turn token, and decode what stands before it."""
-    ends = np.atleast_1d([] if eos_token_id is None else eos_token_id)
-    answers = []
-    for ids, values in zip(generated, logprobs, strict=True):
-        stops = np.flatnonzero(np.isin(ids, ends))
-        length = int(stops[0]) + 1 if len(stops) else len(ids)
-        answers.append(
-            Answer(
-                text=vlm.processor.decode(ids[:length].tolist(), skip_special_tokens=True),
-                token_ids=ids[:length].astype(np.int64),
-                logprobs=values[:length].astype(np.float32),
-                finish_reason="stop" if len(stops) else "length",
-            )
+    ids: Int[np.ndarray, " steps"],
+    logprobs: Float[np.ndarray, " steps"],
+) -> Answer:
+    """Cut a row at its first end-of-turn token, and decode what stands before it."""
+    ends = np.atleast_1d(end_tokens(vlm))
+    stops = np.flatnonzero(np.isin(ids, ends))
+    length = int(stops[0]) + 1 if len(stops) else len(ids)
+    return Answer(
+        text=vlm.processor.decode(ids[:length].tolist(), skip_special_tokens=True),
+        token_ids=ids[:length].astype(np.int64),
+        logprobs=logprobs[:length].astype(np.float32),
+        finish_reason="stop" if len(stops) else "length",
+    )
+
+
+def end_tokens(vlm: VisionLanguageModel) -> list[int]:
+    """Return the ids of the tokens that end an answer."""
+    ends = vlm.model.generation_config.eos_token_id
+    return [] if ends is None else np.atleast_1d(ends).tolist()
+
+
+def with_answer(
+    item: Capture,
+    spec: CaptureSpec,
+    answer: Answer,
+    states: Mapping[str, Float[np.ndarray, " hidden"]],
+) -> Capture | Failure:
+    """Return what a row left behind with its answer; a ``Failure`` where something is missing.
+
+    Args:
+        item: The prefill's part.
+        spec: What was asked for.
+        answer: The answer.
+        states: HDF5 path → hidden states of the answer's tokens.
+    """
+    last = item.num_prompt_tokens + answer.content_length - 1
+    places = {"first_answer_token": item.num_prompt_tokens, "last_answer_token": last}
+    if spec.answer_positions and not answer.content_length:
+        return failure_of(
+            item.sample,
+            "capture",
+            f"the answer is empty, so there is no {spec.answer_positions[0]}; "
+            "leave that position out to keep such rows",
         )
-    return answers
+    whole = replace(
+        item,
+        vectors={**item.vectors, **states},
+        boundaries={
+            **item.boundaries,
+            **{name: places[name] for name in spec.answer_positions if name in places},
+        },
+        finish_reason=answer.finish_reason,
+        answer=answer.text,
+        answer_token_ids=answer.token_ids,
+        answer_logprobs=answer.logprobs,
+    )
+    return check_finite(whole)
+
+
+def check_finite(item: Capture) -> Capture | Failure:
+    """Return ``item``, or the record of the first thing in it that is NaN or infinite."""
+    numbers = {**item.vectors, "first_token_entropy": np.array([item.first_token_entropy])}
+    if item.answer_logprobs is not None:
+        numbers["answer_logprobs"] = item.answer_logprobs
+    for name, values in numbers.items():
+        if not np.isfinite(values).all():
+            return failure_of(
+                item.sample,
+                "capture",
+                f"{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or "
+                "infinite; if the model runs in float16, try --dtype bfloat16 or float32",
+            )
+    return item

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -69,9 +71,10 @@ def prepare(
     """
     good: list[_Row] = []
     failures = []
+    opened: dict[str, Image] = {}
     for sample in samples:
         try:
-            good.append(_read(sample, vlm, spec))
+            good.append(_read(sample, vlm, spec, opened))
         except RowError as error:
             failures.append(failure_of(sample, error.stage, str(error)))
     batches = []
@@ -97,8 +100,19 @@ class _Row:
     images: tuple[Image, ...]
 
 
-def _read(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None) -> _Row:
+def _read(
+    sample: Sample,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec | None,
+    opened: dict[str, Image],
+) -> _Row:
     """Render the prompt and load the pictures of one row.
+
+    Args:
+        sample: The row.
+        vlm: The model.
+        spec: What will be recorded.
+        opened: Path → picture, of the rows before; filled further.
 
     Raises:
         RowError: One of them is bad.
@@ -109,7 +123,17 @@ def _read(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec | None) ->
     text, after = render(vlm.processor, sample.question, count), 0
     if spec is not None and "last_question_token" in spec.positions:
         after = count_after_question(vlm.processor, text, count)
-    return _Row(sample, text, after, tuple(load_image(image) for image in sample.images))
+    return _Row(sample, text, after, tuple(_open(image, opened) for image in sample.images))
+
+
+def _open(picture: Any, opened: dict[str, Image]) -> Image:
+    """Return a picture; a file that several rows of a batch name is read once."""
+    if not isinstance(picture, str | PathLike):
+        return load_image(picture)
+    path = str(picture)
+    if path not in opened:
+        opened[path] = load_image(picture)
+    return opened[path]
 
 
 def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
@@ -129,12 +153,15 @@ def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Ro
 
 def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     texts, images = [row.chat_text for row in rows], [row.images for row in rows]
+    distinct = {id(image): image for own in images for image in own}
+    hashes = {key: hash_image(image) for key, image in distinct.items()}
+    dhashes = {key: difference_hash(image) for key, image in distinct.items()}
     return Batch(
         samples=tuple(row.sample for row in rows),
         inputs=vlm.cast(encode(vlm.processor, texts, images)),
         chat_texts=tuple(texts),
-        image_hashes=tuple("+".join(map(hash_image, own)) for own in images),
-        image_dhashes=tuple("+".join(map(difference_hash, own)) for own in images),
+        image_hashes=tuple("+".join(hashes[id(image)] for image in own) for own in images),
+        image_dhashes=tuple("+".join(dhashes[id(image)] for image in own) for own in images),
         pictures=tuple(map(len, images)),
         after_question=tuple(row.after_question for row in rows),
     )

@@ -5,9 +5,6 @@ of tokens at a handful of layers. So each tap selects its tokens on the device, 
 float32 and drops the rest at once. The taps belong to the *prefill*: each reads the first call of
 its module and checks that it saw the whole batch. The decoding steps that follow are ignored, or
 given to ``AnswerStates``.
-
-The tap on the vision encoder also lets questions that share a picture share its encoding: it hands
-the encoder each distinct picture once, and deals the output out to the rows again.
 """
 
 from __future__ import annotations
@@ -17,11 +14,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.pictures import Encodings
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.vision_rows import RULES, Encoded
@@ -38,6 +35,9 @@ class Seen:
     """``(position, layer)`` → hidden states, float32."""
     first_logits: Float[Tensor, "batch vocabulary"]
     """Logits of the first answer token, float32."""
+    positions: Tensor | None
+    """Positions that the decoder was given, ``[..., batch or 1, length]``; None: it counts
+    itself."""
 
 
 class Taps:
@@ -49,11 +49,10 @@ class Taps:
         choices: Position name → the tokens it means.
         inputs: The batch on the device; the vision tap needs it to split the encoder's output.
         pictures: Pictures of each row, all the same.
-        image_hashes: One for each row; where the family allows, equal ones share a pass of the
-            encoder.
         pooling: How the encoder's output becomes one vector.
         answer: Takes in the states of the decoding steps, if the answer's tokens are wanted.
         states: What the hidden state of a layer is.
+        encodings: The pictures' encodings, where they were made beforehand.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -67,10 +66,10 @@ class Taps:
         choices: Mapping[str, TokenChoice],
         inputs: Mapping[str, Tensor],
         pictures: Sequence[int],
-        image_hashes: Sequence[str],
         pooling: VisionPooling,
         answer: AnswerStates | None = None,
         states: LayerStates = "hidden_states[k+1]",
+        encodings: Encodings | None = None,
     ) -> None:
         self._vlm = vlm
         self._layers = layers
@@ -81,52 +80,33 @@ class Taps:
         self._meant = states
         self._shape = tuple(inputs["input_ids"].shape)
         self._pictures = pictures
-        keys = image_hashes if vlm.family.encoder_inputs else list(map(str, range(len(pictures))))
-        order = {image: i for i, image in enumerate(dict.fromkeys(keys))}
-        self._row_to_image = torch.tensor([order[image] for image in keys])
-        self._image_to_row = torch.tensor([keys.index(image) for image in order])
         self._handles: list[Any] = []
-        self._vision: Float[Tensor, "batch vision"] | None = None
+        self._vision = None if encodings is None else encodings.pooled
         self._states: dict[tuple[str, int], Float[Tensor, "batch hidden"]] = {}
         self._first_logits: Float[Tensor, "batch vocabulary"] | None = None
+        self._positions: Tensor | None = None
         self.logits_: Float[Tensor, "batch vocabulary"] | None = None
         self.shapes_: dict[str, tuple[int, ...]] = {}
+        if encodings is not None:
+            self.shapes_["vision_encoder"] = encodings.encoder_shape
+            self.shapes_["projector"] = tuple(encodings.projected.shape)
 
     def __enter__(self) -> Taps:
         vlm = self._vlm
-        self._handles = [vlm.model.register_forward_hook(self._tap_logits)]
-        if any(self._pictures):
-            self._handles += [
-                vlm.vision_encoder.register_forward_pre_hook(self._share_images, with_kwargs=True),
-                vlm.vision_encoder.register_forward_hook(self._tap_vision),
-            ]
+        self._handles = [
+            vlm.model.register_forward_hook(self._tap_logits),
+            vlm.decoder.register_forward_pre_hook(self._tap_positions, with_kwargs=True),
+        ]
+        if any(self._pictures) and self._vision is None:
+            self._handles.append(vlm.vision_encoder.register_forward_hook(self._tap_vision))
             if vlm.projector is not None:
                 self._handles.append(vlm.projector.register_forward_hook(self._note_projection))
-        self._handles += [self._hook_layer(layer) for layer in self._layers]
+        pictured = any(self._pictures)
+        self._handles += [
+            tap_layer(vlm, layer, self._tap_layer(layer), self._meant, pictured=pictured)
+            for layer in self._layers
+        ]
         return self
-
-    def _hook_layer(self, layer: int) -> Any:
-        """Put the tap where the hidden state of a layer passes; return the hook's handle."""
-        tap = self._tap_layer(layer)
-        if self._meant == "hidden_states[k]":
-            return self._vlm.layers[layer].register_forward_pre_hook(
-                lambda _module, args, kwargs: tap(args[0] if args else kwargs["hidden_states"]),
-                with_kwargs=True,
-            )
-        return self._module_behind(layer).register_forward_hook(
-            lambda _module, _args, output: tap(output[0] if isinstance(output, tuple) else output)
-        )
-
-    def _module_behind(self, layer: int) -> nn.Module:
-        """Return the module whose output is the hidden state behind a decoder block."""
-        vlm = self._vlm
-        if layer == vlm.num_layers - 1 and self._meant != "block output":
-            # As in ``hidden_states``, the last layer's vector is the one after the final norm.
-            return vlm.final_norm
-        if not any(self._pictures):
-            while layer in vlm.skipped_without_image:
-                layer -= 1
-        return vlm.layers[layer] if layer >= 0 else vlm.model.get_input_embeddings()
 
     def __exit__(
         self,
@@ -150,16 +130,11 @@ class Taps:
         ]
         if missing or self._first_logits is None:
             raise RuntimeError(f"the prefill did not pass {', '.join(missing) or 'the logits'}")
-        return Seen(self._vision, self._states, self._first_logits)
+        return Seen(self._vision, self._states, self._first_logits, self._positions)
 
-    def _share_images(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._vision is not None or len(self._image_to_row) == len(self._row_to_image):
-            return None
-        for name in self._vlm.family.encoder_inputs:
-            kwargs[name] = kwargs[name][self._image_to_row.to(kwargs[name].device)]
-        return args, kwargs
+    def _tap_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
+        if self._first_logits is None:
+            self._positions = inputs.get("position_ids")
 
     def _tap_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self._first_logits is not None:
@@ -169,21 +144,14 @@ class Taps:
         # The tensor, never the object around it: the library overwrites its fields later.
         features = output if isinstance(output, Tensor) else output.last_hidden_state
         self.shapes_["vision_encoder"] = tuple(features.shape)
-        shared = {
-            name: self._inputs[name][self._image_to_row.to(self._inputs[name].device)]
-            for name in self._vlm.family.encoder_inputs
-        }
         encoded = Encoded(
             features=features,
-            inputs={**self._inputs, **shared},
-            pictures=[self._pictures[row] for row in self._image_to_row.tolist()],
+            inputs=self._inputs,
+            pictures=self._pictures,
             config=self._vlm.model.config,
             image_token_id=self._vlm.image_token_id,
         )
-        pooled = pool_vision(RULES[self._vlm.family.vision_rows](encoded), self._pooling)
-        self._vision = pooled[self._row_to_image.to(pooled.device)]
-        if len(pooled) != self._shape[0]:
-            output.last_hidden_state = features[self._row_to_image.to(features.device)]
+        self._vision = pool_vision(RULES[self._vlm.family.vision_rows](encoded), self._pooling)
 
     def _note_projection(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
@@ -212,3 +180,43 @@ class Taps:
         self.logits_ = output.logits[:, -1].float()
         if self._first_logits is None:
             self._first_logits = self.logits_
+
+
+def tap_layer(
+    vlm: VisionLanguageModel,
+    layer: int,
+    tap: Callable[[Tensor], None],
+    meant: LayerStates,
+    *,
+    pictured: bool,
+) -> Any:
+    """Put a tap where the hidden state of a layer passes; return the hook's handle.
+
+    Args:
+        vlm: The model.
+        layer: The layer.
+        tap: Takes ``[batch, tokens, hidden]`` whenever they pass.
+        meant: What the hidden state of a layer is.
+        pictured: Whether the questions are about pictures.
+    """
+    if meant == "hidden_states[k]":
+        return vlm.layers[layer].register_forward_pre_hook(
+            lambda _module, args, kwargs: tap(args[0] if args else kwargs["hidden_states"]),
+            with_kwargs=True,
+        )
+    return _module_behind(vlm, layer, meant, pictured=pictured).register_forward_hook(
+        lambda _module, _args, output: tap(output[0] if isinstance(output, tuple) else output)
+    )
+
+
+def _module_behind(
+    vlm: VisionLanguageModel, layer: int, meant: LayerStates, *, pictured: bool
+) -> nn.Module:
+    """Return the module whose output is the hidden state behind a decoder block."""
+    if layer == vlm.num_layers - 1 and meant != "block output":
+        # As in ``hidden_states``, the last layer's vector is the one after the final norm.
+        return vlm.final_norm
+    if not pictured:
+        while layer in vlm.skipped_without_image:
+            layer -= 1
+    return vlm.layers[layer] if layer >= 0 else vlm.model.get_input_embeddings()

@@ -1,8 +1,8 @@
 """The executor of this process: one model, three kinds of threads, bounded queues between them.
 
-    preparing threads        this thread            writing thread
+    preparing threads        this thread            writing thread, or process
     pictures, prompts   ──►  the model         ──►  shards, failures
-    up to AHEAD batches      one batch               up to BEHIND batches
+    some batches ahead       one batch              up to BEHIND batches
 
 Every batch is published before its rows count as done. A stop request ends after the batch in
 flight; whatever kills the process, the next run goes on from the published shards.
@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from vlmscope.executors.ahead import AHEAD, batches_ahead
+from vlmscope.engine import CaptureSession
+from vlmscope.executors.ahead import batches_ahead, batches_to_prepare
+from vlmscope.executors.ordering import same_picture_together
+from vlmscope.executors.outbox import Outbox
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.resilient import ResilientRunner
-from vlmscope.executors.sizing import sizer_for
+from vlmscope.executors.sizing import BatchSizer, rows_at_once, sizer_for
+from vlmscope.executors.writing import StrictStop, Writing, writing
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.store import FailureLog, RunWriter, read_failures
-
-BEHIND = 2
-"""Batches that may wait to be written before the model waits for the disk."""
+from vlmscope.store import read_failures
 
 
 class Observer(Protocol):
@@ -59,10 +60,6 @@ class Summary:
     """Whether it ended early, by a stop request or by ``strict``."""
 
 
-class _Stop(Exception):  # noqa: N818 - not an error
-    """Ends the loop: ``strict`` met a failure."""
-
-
 def run_plan(
     plan: Plan, *, observer: Observer | None = None, stop: threading.Event | None = None
 ) -> Summary:
@@ -78,12 +75,13 @@ def run_plan(
     """
     start = time.perf_counter()
     stop = stop or threading.Event()
-    tally = _Tally(observer or _Nobody())
-    with RunWriter(plan.request.out, plan.manifest) as writer:
-        session = _Session(plan, writer, tally)
+    spec, wanted = plan.request.spec, plan.request.batch_size
+    sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
+    tally = _Tally(observer or _Nobody(), sizer)
+    with writing(plan, tally.add) as results:
         try:
-            session.run(stop)
-        except _Stop:
+            _Session(plan, results, sizer).run(stop)
+        except StrictStop:
             stop.set()
     return Summary(
         total=plan.total,
@@ -98,83 +96,88 @@ def run_plan(
 @dataclass(slots=True)
 class _Tally:
     observer: Observer
+    sizer: BatchSizer
     captured: int = 0
     failed: int = 0
 
-    def add(self, *, captured: int, failed: int, batch_size: int) -> None:
-        self.captured += captured
+    def add(self, results: Sequence[Capture | Failure]) -> None:
+        failed = sum(isinstance(item, Failure) for item in results)
+        captured = len(results) - failed
         self.failed += failed
-        self.observer.advance(captured=captured, failed=failed, batch_size=batch_size)
+        self.captured += captured
+        self.observer.advance(captured=captured, failed=failed, batch_size=self.sizer.size)
 
 
 class _Session:
     """One run of the loop over the rows still to do."""
 
-    def __init__(self, plan: Plan, writer: RunWriter, tally: _Tally) -> None:
+    def __init__(self, plan: Plan, results: Writing, sizer: BatchSizer) -> None:
         self._plan = plan
-        self._writer = writer
-        self._tally = tally
-        self._log = FailureLog(plan.request.out)
-        self._sizer = sizer_for(plan.vlm, plan.request.batch_size)
+        self._writing = results
+        self._sizer = sizer
+        spec, rows = plan.request.spec, rows_at_once(plan.vlm, plan.request.batch_size)
         self._runner = ResilientRunner(
-            plan.vlm, plan.request.spec, self._sizer, went_well=bool(plan.done)
+            plan.vlm,
+            spec,
+            sizer,
+            went_well=bool(plan.done),
+            session=CaptureSession(plan.vlm, spec, rows),
         )
-        self._writing: deque[Future[None]] = deque()
+        self._outbox = Outbox(results.put, lambda: sizer.size)
 
     def run(self, stop: threading.Event) -> None:
         """Capture until the rows or the patience end."""
-        with (
-            ThreadPoolExecutor(AHEAD, "vlmscope-prepare") as preparing,
-            ThreadPoolExecutor(1, "vlmscope-write") as writing,
-        ):
+        ahead = batches_to_prepare(self._plan.vlm)
+        with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
             try:
-                rows = self._rows_to_do(writing)
+                rows = self._rows_to_do()
                 for samples, prepared in batches_ahead(
-                    rows, self._sizer, self._runner.prepare, preparing, stop.is_set
+                    rows, self._sizer, self._runner.prepare, preparing, stop.is_set, ahead
                 ):
                     pieces = self._runner.run(samples, prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
                     for results in pieces:
-                        self._hand_over(results, writing)
-                self._wait_for_writes(keep=0)
+                        self._outbox.put(results)
+                self._finish()
+            except StrictStop:
+                preparing.shutdown(wait=False, cancel_futures=True)
+                with suppress(StrictStop):
+                    self._finish()  # what is being answered is as good as done
+                raise
             except BaseException:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _rows_to_do(self, writing: ThreadPoolExecutor) -> Iterator[Sample]:
+    def _finish(self) -> None:
+        """Answer what is being answered, and hand everything over."""
+        for results in self._runner.drain():
+            self._outbox.put(results)
+        self._outbox.flush()
+
+    def _rows_to_do(self) -> Iterator[Sample]:
         """Yield the good rows that are not done; record the bad ones on the way.
 
         Rows that failed in an earlier session come last, so that they cannot keep the others back.
         """
-        done = frozenset(self._writer.done_ids)
+        done = frozenset(self._writing.done_ids)
         failed = frozenset(read_failures(self._plan.request.out)) - done
-        for turn_of_failed in (False, True):
-            if turn_of_failed and not failed:
-                return
-            for row in self._plan.table.rows():
-                if row.id in done or (row.id in failed) != turn_of_failed:
-                    continue
-                if isinstance(row, Failure):
-                    self._hand_over([row], writing)
-                else:
-                    yield row
+        yield from self._rows_of(lambda id_: id_ not in done and id_ not in failed)
+        if failed:
+            yield from self._rows_of(lambda id_: id_ in failed)
 
-    def _hand_over(self, results: Sequence[Capture | Failure], writing: ThreadPoolExecutor) -> None:
-        """Give results to the writing thread; wait if it is too far behind."""
-        self._writing.append(writing.submit(self._write, results))
-        self._wait_for_writes(keep=BEHIND)
-        if self._plan.request.strict and any(isinstance(item, Failure) for item in results):
-            self._wait_for_writes(keep=0)
-            raise _Stop
+    def _rows_of(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
+        """Yield the good rows that are due, those about the same picture together.
 
-    def _wait_for_writes(self, keep: int) -> None:
-        while len(self._writing) > keep:
-            self._writing.popleft().result()
+        Only afterwards are the others left out: so a run that was killed amid the questions about a
+        picture goes on in the order of one that was not.
+        """
+        rows = same_picture_together(self._good_rows(is_due))
+        return (row for row in rows if is_due(row.id))
 
-    def _write(self, results: Sequence[Capture | Failure]) -> None:
-        captures = [item for item in results if isinstance(item, Capture)]
-        failures = [item for item in results if isinstance(item, Failure)]
-        for failure in failures:
-            self._log.add(failure)
-        self._writer.add(captures)
-        self._tally.add(captured=len(captures), failed=len(failures), batch_size=self._sizer.size)
+    def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
+        """Yield every good row of the table; record the bad ones that are due as they are met."""
+        for row in self._plan.table.rows():
+            if isinstance(row, Sample):
+                yield row
+            elif is_due(row.id):
+                self._writing.put([row])

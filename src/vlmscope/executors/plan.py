@@ -16,6 +16,7 @@ from vlmscope.executors.record import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import notes_of, original_of
+from vlmscope.model.stepwise import why_not_stepwise
 from vlmscope.prompt import count_after_question, render
 from vlmscope.selection import resolve_layers
 from vlmscope.store import (
@@ -128,6 +129,8 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
     """Yield what rows without a picture will lack, and why rows go alone if they do."""
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
+    elif request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
+        yield f"the library's generate writes the answers, more slowly: {why}"
     if request.text_only and scan.without_picture:
         have = "has" if scan.without_picture == 1 else "have"
         yield (

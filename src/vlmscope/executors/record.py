@@ -29,7 +29,7 @@ from vlmscope.version import __version__
 
 _LIBRARIES = (
     "torch", "transformers", "tokenizers", "accelerate", "h5py", "numpy", "pillow", "peft",
-    "bitsandbytes",
+    "bitsandbytes", "flash-attn-4",
 )  # fmt: skip
 
 

@@ -49,3 +49,5 @@ class Request:
     """Stop at the first row that fails."""
     text_only: bool = False
     """Take rows without a picture as questions about none; else each is a failure."""
+    writer: Literal["auto", "thread", "process"] = "auto"
+    """Who writes the run: a thread, or a process of its own; auto: the latter on a GPU."""

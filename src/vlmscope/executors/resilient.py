@@ -2,9 +2,9 @@
 
 When memory runs out, or the model raises on some row, the batch is halved and each half tried
 again, down to the one row that cannot be done: that row is recorded, its neighbours are not harmed.
-Errors that no smaller batch can mend are not hidden in records: a dead GPU is raised at once, and
-so is one and the same error on several rows before any row went well, because then the fault is
-ours.
+Rows that were being answered when a step failed come again. Errors that no smaller batch can mend
+are not hidden in records: a dead GPU is raised at once, and so is one and the same error on several
+rows before any row went well, because then the fault is ours.
 """
 
 from __future__ import annotations
@@ -16,22 +16,14 @@ from dataclasses import dataclass
 
 import torch
 
-from vlmscope.engine import Batch, capture_batch, prepare
+from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
+from vlmscope.engine.memory import is_out_of_memory
 from vlmscope.executors.sizing import BatchSizer
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 
 SAME_ERRORS = 3
 """So many rows that end in the same unknown error, before any row went well, are a bug."""
-
-_NO_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "Cannot allocate memory",
-    "STATUS_ALLOC_FAILED",
-)
-"""What libraries say, beside ``torch.OutOfMemoryError``, when memory runs out."""
 
 _DEAD_DEVICE = ("CUDA error", "device-side assert", "HIP error")
 """What a GPU says that will not answer again in this process."""
@@ -62,6 +54,7 @@ class ResilientRunner:
         spec: What to record.
         sizer: The batch size, which learns from every batch.
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
+        session: Where the rows of a batch may be finished with a later one; then ``drain`` ends.
     """
 
     def __init__(
@@ -71,11 +64,13 @@ class ResilientRunner:
         sizer: BatchSizer,
         *,
         went_well: bool = False,
+        session: CaptureSession | None = None,
     ) -> None:
         self._vlm = vlm
         self._spec = spec
         self._sizer = sizer
         self._went_well = went_well
+        self._session = session
         self._blamed: list[str] = []
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
@@ -88,25 +83,30 @@ class ResilientRunner:
     def run(
         self, samples: Sequence[Sample], prepared: Prepared | Exception | None = None
     ) -> Iterator[Results]:
-        """Yield the results of ``samples``, in as many pieces as it took."""
+        """Yield results, those of ``samples`` and of earlier ones, in as many pieces as it took."""
         if len(samples) > self._sizer.size:  # prepared before memory ran out
             del prepared
             yield from self._in_pieces(samples, self._sizer.size)
             return
-        outcome = self._attempt(samples, self.prepare(samples) if prepared is None else prepared)
+        prepared = self.prepare(samples) if prepared is None else prepared
+        if isinstance(prepared, Exception):
+            yield from self._after(_trouble(prepared), samples)
+            return
+        batches, failures = list(prepared[0]), list[Capture | Failure](prepared[1])
         del prepared  # its tensors must not outlive the attempt while the halves are tried
-        if not isinstance(outcome, _Trouble):
-            self._went_well = self._went_well or any(isinstance(item, Capture) for item in outcome)
-            yield outcome
-            return
-        if outcome.out_of_memory:
-            _free_memory()
-            self._sizer.shrink(len(samples))
-        if len(samples) == 1:
-            yield [self._record(samples[0], outcome)]
-            self._raise_if_a_bug(outcome)
-            return
-        yield from self._in_pieces(samples, len(samples) // 2)
+        if failures:
+            yield failures
+        while batches:
+            yield from self._run_batch(batches.pop(0), asked=len(samples))
+
+    def drain(self) -> Iterator[Results]:
+        """Yield the results that are still to come."""
+        while self._session is not None:
+            yield self._session.drain()
+            lost = self._session.take_lost()
+            if not lost:
+                return
+            yield from self._in_pieces(lost, self._sizer.size)
 
     def _in_pieces(self, samples: Sequence[Sample], size: int) -> Iterator[Results]:
         """Yield the results of ``samples``, ``size`` at a time, fewer if memory runs out."""
@@ -116,30 +116,45 @@ class ResilientRunner:
             start += len(piece)
             yield from self.run(piece)
 
-    def _attempt(
-        self, samples: Sequence[Sample], prepared: Prepared | Exception
-    ) -> Results | _Trouble:
+    def _run_batch(self, batch: Batch, asked: int) -> Iterator[Results]:
+        """Yield what comes of one batch; ``asked`` rows were prepared with it."""
+        outcome, samples = self._attempt(batch, asked), batch.samples
+        del batch
+        if isinstance(outcome, _Trouble):
+            yield from self._after(outcome, samples)
+        else:
+            self._went_well = self._went_well or any(isinstance(item, Capture) for item in outcome)
+            yield outcome
+        if self._session is not None and (lost := self._session.take_lost()):
+            yield from self._in_pieces(lost, self._sizer.size)
+
+    def _after(self, trouble: _Trouble, samples: Sequence[Sample]) -> Iterator[Results]:
+        """Try the halves of a batch that failed; record the row that fails alone."""
+        if trouble.out_of_memory:
+            if self._session is not None:
+                self._session.forget()
+            _free_memory()
+            self._sizer.shrink(len(samples))
+        if len(samples) == 1:
+            yield [self._record(samples[0], trouble)]
+            self._raise_if_a_bug(trouble)
+            return
+        yield from self._in_pieces(samples, len(samples) // 2)
+
+    def _attempt(self, batch: Batch, asked: int) -> Results | _Trouble:
         """Run the model; return what it gave or why it failed."""
         try:
-            if isinstance(prepared, Exception):
-                raise prepared
-            batches, failures = prepared
-            results: Results = list(failures)
-            used = idle = 0.0
-            for batch in batches:
-                idle = max(idle, _memory_in_use(self._vlm))
-                results += capture_batch(batch, self._vlm, self._spec)
-                # Had all rows been of this kind, it would have been so much more.
-                grown = (_peak_memory(self._vlm) - idle) * len(samples) / len(batch.samples)
-                used = max(used, idle + grown)
-            if batches:
-                self._sizer.learn(rows=len(samples), memory_used=used, memory_idle=idle)
+            _watch_memory(self._vlm)
+            results = capture_batch(
+                batch, self._vlm, self._spec, *([self._session] if self._session else [])
+            )
+            idle, peak = _memory(self._vlm)
+            # Had all rows been of this kind, it would have been so much more.
+            grown = max(0.0, peak - idle) * asked / len(batch.samples)
+            self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
             return results
-        except Exception as error:
-            out_of_memory = is_out_of_memory(error)
-            if not out_of_memory and any(sign in str(error) for sign in _DEAD_DEVICE):
-                raise
-            return _Trouble(_without_frames(error), out_of_memory)
+        except Exception as error:  # noqa: BLE001 - raised or recorded by ``_after``
+            return _trouble(error)
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
         why = trouble.text
@@ -158,11 +173,12 @@ class ResilientRunner:
             raise trouble.error
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether ``error`` says that a device or the machine has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+def _trouble(error: Exception) -> _Trouble:
+    """Return why a batch failed; an error of a device that will not answer again is raised."""
+    out_of_memory = is_out_of_memory(error)
+    if not out_of_memory and any(sign in str(error) for sign in _DEAD_DEVICE):
+        raise error
+    return _Trouble(_without_frames(error), out_of_memory)
 
 
 def _without_frames(error: Exception) -> Exception:
@@ -172,24 +188,24 @@ def _without_frames(error: Exception) -> Exception:
     return error.with_traceback(None)
 
 
-def _memory_in_use(vlm: VisionLanguageModel) -> float:
-    """Return the largest share of a GPU's memory in use now, and start watching for the peak."""
-    shares = [0.0]
+def _watch_memory(vlm: VisionLanguageModel) -> None:
+    """Start watching for the peak of a GPU's memory."""
     for device in vlm.cuda_devices:
         torch.cuda.reset_peak_memory_stats(device)
-        shares.append(torch.cuda.memory_allocated(device) / torch.cuda.mem_get_info(device)[1])
-    return max(shares)
 
 
-def _peak_memory(vlm: VisionLanguageModel) -> float:
-    """Return the largest share of a GPU's memory that was taken since."""
-    return max(
-        [0.0]
-        + [
-            torch.cuda.max_memory_reserved(device) / torch.cuda.mem_get_info(device)[1]
-            for device in vlm.cuda_devices
-        ]
-    )
+def _memory(vlm: VisionLanguageModel) -> tuple[float, float]:
+    """Return the largest share of a GPU's memory in use now, and since it is watched."""
+    shares = [(0.0, 0.0)]
+    for device in vlm.cuda_devices:
+        whole = torch.cuda.mem_get_info(device)[1]
+        shares.append(
+            (
+                torch.cuda.memory_allocated(device) / whole,
+                torch.cuda.max_memory_allocated(device) / whole,
+            )
+        )
+    return max(shares, key=lambda share: share[1])
 
 
 def _free_memory() -> None:

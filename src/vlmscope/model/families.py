@@ -49,8 +49,16 @@ class Family:
     """Whether its processor takes questions without a picture."""
     prefix_sees_question: bool = False
     """Whether image tokens attend to the question behind them."""
+    cross_attention_mask: str = ""
+    """Input that says which pictures' tiles each token attends to, where blocks skipped without one
+    attend to them."""
+    fills_up_tiles: bool = False
+    """Whether a dense mask keeps the padding of its vision encoder's tiles from attending to itself
+    (``split_attention``)."""
     causal_by_mistake: bool = False
     """Whether its vision attention says it is causal and is not meant to be."""
+    writes_with_generate: str = ""
+    """Why its answers are not written step by step by ourselves."""
     needs: str = ""
     """What must be installed beside the library's own requirements."""
     tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]] | None = None
@@ -74,6 +82,8 @@ MLLAMA = Family(
     vision_rows="image",
     encoder_inputs=("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"),
     skipped_without_image="text_config.cross_attention_layers",
+    cross_attention_mask="cross_attention_mask",
+    fills_up_tiles=True,
     tile_layout=mllama_tiles,
 )
 

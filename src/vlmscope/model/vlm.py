@@ -55,14 +55,19 @@ class VisionLanguageModel:
         return _part(self.model, "projector", path) if path else None
 
     @property
+    def decoder(self) -> nn.Module:
+        """The language model: its blocks and the norm behind them."""
+        return _part(self.model, "decoder", self.family.decoder)
+
+    @property
     def layers(self) -> nn.ModuleList:
         """The decoder blocks."""
-        return cast("nn.ModuleList", _part(self._decoder, "layers", self.family.layers))
+        return cast("nn.ModuleList", _part(self.decoder, "layers", self.family.layers))
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm after the last decoder block; ``hidden_states[-1]`` is its output."""
-        return _part(self._decoder, "final_norm", self.family.final_norm)
+        return _part(self.decoder, "final_norm", self.family.final_norm)
 
     @property
     def lm_head(self) -> nn.Module:
@@ -126,10 +131,6 @@ class VisionLanguageModel:
         """Blocks that a prompt without a picture does not pass: what goes in comes out."""
         path = self.family.skipped_without_image
         return frozenset(attrgetter(path)(self.model.config) if path else ())
-
-    @property
-    def _decoder(self) -> Any:
-        return _part(self.model, "decoder", self.family.decoder)
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``inputs`` with floating tensors in the model's dtype, as its first layer does."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vlmscope.errors import InputError, RowError
-from vlmscope.executors.ahead import AHEAD, batches_ahead
+from vlmscope.executors.ahead import batches_ahead, batches_to_prepare
 from vlmscope.executors.resilient import Prepared, ResilientRunner
 from vlmscope.executors.sizing import sizer_for
 from vlmscope.metrics import Platt
@@ -95,6 +95,7 @@ class RiskScorer:
         _check_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         self._sizer = sizer_for(vlm, batch_size)
+        self._ahead = batches_to_prepare(vlm)
         self._runner = ResilientRunner(vlm, self._spec, self._sizer)
 
     @classmethod
@@ -159,10 +160,11 @@ class RiskScorer:
                 passed on. The next batches are prepared while the model works, so rows are drawn
                 ahead.
         """
-        with ThreadPoolExecutor(AHEAD, "vlmscope-prepare") as preparing:
+        ahead = self._ahead
+        with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
             try:
                 for chunk, prepared in batches_ahead(
-                    map(self._readable, rows), self._sizer, self._prepare, preparing
+                    map(self._readable, rows), self._sizer, self._prepare, preparing, ahead=ahead
                 ):
                     pieces = self._runner.run(_samples(chunk), prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch

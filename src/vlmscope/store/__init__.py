@@ -9,11 +9,13 @@ checking, block   what a row must be; rows as columns: what everything below pas
 columns, rows     the two faces of a shard: matrices, and the seed's tree
 shard, catalog    one file of rows; all files of a run
 writer, index     parts → packs → index.h5
+recorder, apart   rows and failures of a session; the same in a process of its own
 run, table        reading
 describe, export, parquet, size
 seed_rows, seed_files   files of the original research, read as one table
 """
 
+from vlmscope.store.apart import RecorderApart, recording_apart
 from vlmscope.store.block import clean_text
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
@@ -39,6 +41,7 @@ from vlmscope.store.naming import (
     vector_path,
 )
 from vlmscope.store.publish import publish
+from vlmscope.store.recorder import Recorder, recording
 from vlmscope.store.run import Run, open_run
 from vlmscope.store.seed_files import SeedFiles, find_seed_files, open_seed_files
 from vlmscope.store.size import bytes_per_row
@@ -52,6 +55,8 @@ __all__ = [
     "FailureLog",
     "Manifest",
     "ModelRecord",
+    "Recorder",
+    "RecorderApart",
     "RepresentationInfo",
     "Run",
     "RunWriter",
@@ -75,6 +80,8 @@ __all__ = [
     "read_labels",
     "read_manifest",
     "rebuild_index",
+    "recording",
+    "recording_apart",
     "representation_name",
     "vector_path",
     "write_labels",

@@ -1,0 +1,45 @@
+"""Results on their way from the device to the host, while the device works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Fetch:
+    """Copies of tensors that arrive by themselves.
+
+    From a GPU they go into pinned memory, in the order of the stream, and nobody waits for them
+    until they are looked at. On a CPU there is nothing to copy.
+
+    Args:
+        tensors: Name → tensor; it may be changed later, the copy has the values of now.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._copies: dict[str, Tensor] = {}
+        self._events: list[Any] = []
+        for name, tensor in tensors.items():
+            if tensor.is_cuda:
+                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                self._copies[name] = copy.copy_(tensor, non_blocking=True)
+            else:
+                self._copies[name] = tensor.cpu().clone()
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(device))
+            self._events.append(event)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return one of them, when it is here."""
+        while self._events:
+            self._events.pop().synchronize()
+        return self._copies[name].numpy()
+
+    def __iter__(self) -> Any:
+        """Iterate over the names."""
+        return iter(self._copies)

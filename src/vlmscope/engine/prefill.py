@@ -1,0 +1,186 @@
+"""The prefill: one pass of a batch's prompts, and all that is kept of it.
+
+The batch goes into ``generate`` once, for one token. That runs the vision encoder and the decoder
+over the prompt; the taps copy the pooled vision vector, the wanted hidden states and the first
+logits out of that very pass, and the cache is what decoding goes on from. ``generate`` and not a
+plain ``forward``, because that counts padded positions differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.batch import Batch
+from vlmscope.engine.fetching import Fetch
+from vlmscope.engine.pictures import Encodings, PictureEncoder, answering_for, to_device
+from vlmscope.engine.pooling import TokenChoice
+from vlmscope.engine.taps import Taps
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
+from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
+from vlmscope.schema import (
+    IMAGE_POSITIONS,
+    REPRESENTATIONS,
+    TOP_FIRST_TOKENS,
+    VISION_ONLY,
+    Capture,
+    CaptureSpec,
+)
+from vlmscope.selection import boundaries, locate, resolve_layers
+
+_STATISTICS = _ENTROPY, _IDS, _LOGPROBS = "entropy", "ids", "logprobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A batch on the device, its taps made and not yet in place."""
+
+    batch: Batch
+    """The rows."""
+    inputs: Mapping[str, Tensor]
+    """Their tensors on the device."""
+    encodings: Encodings | None
+    """Their pictures' encodings, where those are made apart."""
+    found: dict[str, Bool[np.ndarray, "batch length"]]
+    """Position → the tokens it means in each row."""
+    taps: Taps
+    """What copies out of the pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """What the pass of one row left behind. It holds nothing on the device."""
+
+    known: Mapping[str, Any]
+    """Fields of its ``Capture`` that are known already."""
+    numbers: Fetch
+    """The batch's vectors and statistics of the first token, on their way to the host."""
+    row: int
+    """Which of them are this row's."""
+
+    def capture(self) -> Capture:
+        """Return it without an answer."""
+        numbers, row = self.numbers, self.row
+        return Capture(
+            **self.known,
+            vectors={name: numbers[name][row] for name in numbers if name not in _STATISTICS},
+            first_token_entropy=float(numbers[_ENTROPY][row]),
+            first_token_ids=numbers[_IDS][row],
+            first_token_logprobs=numbers[_LOGPROBS][row],
+            finish_reason="prefill",
+        )
+
+
+def make_ready(
+    batch: Batch,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    pictures: PictureEncoder | None,
+    answer_states: AnswerStates | None = None,
+) -> Ready:
+    """Bring a batch to the device, encode its pictures if that is done apart, make its taps.
+
+    Raises:
+        InputError: The spec's ``compat`` is not for this model.
+    """
+    original = original_of(vlm.family.model_type, spec)
+    vlm = with_encoder_of(original, vlm)
+    found = _tokens(batch, vlm, spec, original)
+    encodings = pictures.encode(batch) if pictures is not None and any(batch.pictures) else None
+    apart = () if encodings is None else vlm.family.encoder_inputs
+    # What the encoder has seen already is not copied: a stand-in of its shape takes no memory.
+    inputs = {
+        name: tensor.new_zeros((), device=vlm.device).expand(tensor.shape)
+        if name in apart
+        else to_device(tensor, vlm.device)
+        for name, tensor in batch.inputs.items()
+    }
+    taps = Taps(
+        vlm,
+        resolve_layers(spec.layers, vlm.num_layers),
+        {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()},
+        inputs,
+        batch.pictures,
+        spec.vision_pooling,
+        answer_states,
+        states_of(original),
+        encodings,
+    )
+    return Ready(batch, inputs, encodings, found, taps)
+
+
+def run(ready: Ready, vlm: VisionLanguageModel, config: Any, **options: Any) -> Any:
+    """Run ``generate`` with the taps in place; return what it returns."""
+    apart = answering_for(vlm, ready.encodings) if ready.encodings is not None else nullcontext()
+    grouped = attending_with(GROUPED, grouped_attention, vlm.decoder)
+    with apart, grouped, ready.taps:
+        return vlm.model.generate(**ready.inputs, generation_config=config, **options)
+
+
+def kept_of(ready: Ready) -> list[Prefilled]:
+    """Return what the taps saw, row by row, and send it on its way to the host."""
+    batch, seen = ready.batch, ready.taps.seen()
+    numbers = {} if seen.vision is None else {VISION_ONLY: seen.vision}
+    for (position, layer), states in seen.states.items():
+        numbers[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states
+    statistics = first_token_statistics(seen.first_logits)
+    fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
+    return [
+        Prefilled(
+            {
+                "sample": sample,
+                "boundaries": boundaries(ready.found, batch.attention_mask, row),
+                "num_prompt_tokens": int(batch.attention_mask[row].sum()),
+                "image_sha256": batch.image_hashes[row],
+                "image_dhash": batch.image_dhashes[row],
+            },
+            fetch,
+            row,
+        )
+        for row, sample in enumerate(batch.samples)
+    ]
+
+
+def first_token_statistics(
+    logits: Float[Tensor, "batch vocabulary"],
+) -> tuple[Float[Tensor, " batch"], Int[Tensor, "batch top"], Float[Tensor, "batch top"]]:
+    """Return the entropy in nats, the most likely first tokens, and their log-probabilities.
+
+    >>> entropy, ids, logprobs = first_token_statistics(torch.zeros(1, 32))
+    >>> round(float(entropy), 4) == round(float(np.log(32)), 4), tuple(ids.shape)
+    (True, (1, 20))
+    """
+    logprobs = logits.log_softmax(dim=1)
+    # A token of probability 0 has log-probability -inf and contributes nothing, not NaN.
+    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)
+    top, ids = logprobs.topk(min(TOP_FIRST_TOKENS, logits.shape[1]), dim=1)
+    return entropy, ids, top
+
+
+def _tokens(
+    batch: Batch, vlm: VisionLanguageModel, spec: CaptureSpec, original: Original | None
+) -> dict[str, Bool[np.ndarray, "batch length"]]:
+    """Return, for each position of the prompt, the tokens it means in each row."""
+    pictured = any(batch.pictures)
+    places = {
+        name: place_of(original, name)
+        for name in spec.prompt_positions
+        if pictured or name not in IMAGE_POSITIONS
+    }
+    found = locate(
+        batch.input_ids,
+        batch.attention_mask,
+        vlm.image_token_id,
+        list(places.values()),
+        batch.after_question,
+    )
+    return {name: found[place] for name, place in places.items()}

@@ -1,0 +1,201 @@
+"""A session: batches go in, rows come out, and the model is never left without work.
+
+The fast way is ours: one prefill, then answers in slots (``decoding``). Where a model, a device or
+the checkpoint's own generation settings do not allow it, ``generate`` writes the whole answer,
+batch by batch, with the same result.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.answers import (
+    StepLogprobs,
+    check_finite,
+    cut_answer,
+    end_tokens,
+    greedy_config,
+    with_answer,
+)
+from vlmscope.engine.batch import Batch
+from vlmscope.engine.decoding import Decoding
+from vlmscope.engine.memory import is_out_of_memory
+from vlmscope.engine.pictures import PictureEncoder
+from vlmscope.engine.prefill import Prefilled, Ready, kept_of, make_ready, run
+from vlmscope.errors import one_line
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.precision import full_float32
+from vlmscope.model.static_cache import keys_and_values
+from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.schema import REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
+
+Results = list[Capture | Failure]
+
+
+class CaptureSession:
+    """Captures batch after batch.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        rows: How many rows may be answered at once.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, spec: CaptureSpec, rows: int) -> None:
+        self._vlm = vlm
+        self._spec = spec
+        self._finished: Results = []
+        self._decoding = Decoding(vlm, spec, rows, self._finished)
+        self._pictures: PictureEncoder | None = None
+        self._arriving: list[Prefilled] = []
+        self._stepwise: bool | None = None
+        self._too_long = sys.maxsize
+        self._lost: list[Sample] = []
+
+    def submit(self, batch: Batch, *, shapes: dict[str, tuple[int, ...]] | None = None) -> Results:
+        """Prefill a batch; return rows that are finished, of this batch or of earlier ones.
+
+        Args:
+            batch: The rows, from ``prepare``.
+            shapes: Filled, if given, with module → shape of what it returned in the prefill.
+
+        Raises:
+            InputError: The spec's ``compat`` is not for this model.
+            torch.OutOfMemoryError: The batch does not fit; nothing of it is kept, and the rows of
+                earlier batches are as they were.
+        """
+        with torch.inference_mode(), full_float32():
+            if self._spec.max_new_tokens and self._must_generate(batch):
+                self._generate(batch, shapes)
+            else:
+                self._prefill(batch, shapes)
+        return self._take()
+
+    def drain(self) -> Results:
+        """Finish every row."""
+        with torch.inference_mode(), full_float32():
+            self._careful(self._decoding.drain)
+            self._arrive()
+        return self._take()
+
+    def take_lost(self) -> list[Sample]:
+        """Return the rows that were being answered when a step failed; they are to come again."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def forget(self) -> None:
+        """Let go of what is only kept to save time: when memory runs out."""
+        if self._pictures is not None:
+            self._pictures.forget()
+
+    def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
+        """Bring a batch to the device, its pictures encoded where that is done apart."""
+        vlm = self._vlm
+        if self._pictures is None and vlm.family.encoder_inputs and vlm.projector is not None:
+            self._pictures = PictureEncoder(vlm, self._spec.vision_pooling)
+        return make_ready(batch, vlm, self._spec, self._pictures, states)
+
+    def _take(self) -> Results:
+        """Return what is finished. What an error kept from being returned comes with the next."""
+        finished = list(self._finished)
+        self._finished.clear()
+        return finished
+
+    def _prefill(self, batch: Batch, shapes: dict[str, tuple[int, ...]] | None) -> None:
+        """Prefill a batch, and let it write its answers beside those that write already."""
+        while not self._decoding.has_room(len(batch.samples)):
+            self._careful(self._decoding.step)
+        ready = self._ready(batch)
+        self._arrive()  # while the device encodes the pictures
+        config = greedy_config(self._vlm, 1)
+        config.return_dict_in_generate = True
+        output = run(ready, self._vlm, config)
+        if shapes is not None:
+            shapes |= ready.taps.shapes_
+        if self._spec.max_new_tokens:
+            self._answer(ready, output.past_key_values, batch)
+            return
+        self._arriving += kept_of(ready)
+        if not self._vlm.cuda_devices:
+            self._arrive()
+
+    def _answer(self, ready: Ready, cache: Any, batch: Batch) -> None:
+        tokens = batch.inputs["input_ids"].shape[1]
+        layers = keys_and_values(cache, self._decoding.length_for(tokens))
+        if layers is None:
+            self._too_long = min(self._too_long, tokens)
+            self._generate(batch, None)
+            return
+        if not self._decoding.fits(layers, tokens):
+            self._careful(self._decoding.drain)
+        self._decoding.admit(ready, kept_of(ready), layers)
+
+    def _arrive(self) -> None:
+        """Finish the rows without answers that are on their way to the host."""
+        while self._arriving:
+            self._finished.append(check_finite(self._arriving[0].capture()))
+            del self._arriving[0]
+
+    def _careful(self, work: Callable[[], None]) -> None:
+        """Take decoding steps; where one fails, give up the rows that were being answered.
+
+        Where memory ran out there are fewer slots next time. After any other error ``generate``
+        writes the answers.
+        """
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - whose fault it was will show
+            decoding = self._decoding
+            self._lost += decoding.samples
+            fewer = decoding.capacity // 2 if is_out_of_memory(error) else 0
+            self._stepwise = bool(self._stepwise and fewer)
+            self._decoding = Decoding(self._vlm, self._spec, max(1, fewer), self._finished)
+            if not self._stepwise:
+                warnings.warn(
+                    f"a decoding step failed ({type(error).__name__}: {one_line(error)}); generate "
+                    "writes the answers from here on, more slowly",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _must_generate(self, batch: Batch) -> bool:
+        """Return whether ``generate`` has to write the answers of a batch."""
+        if self._stepwise is None:
+            self._stepwise = not why_not_stepwise(self._vlm)
+        # A prompt without a picture skips blocks that the other rows pass.
+        skips = bool(self._vlm.skipped_without_image) and not any(batch.pictures)
+        return not self._stepwise or skips or batch.inputs["input_ids"].shape[1] >= self._too_long
+
+    def _generate(self, batch: Batch, shapes: dict[str, tuple[int, ...]] | None) -> None:
+        """Prefill a batch and write its answers with the library's ``generate``."""
+        vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
+        states = AnswerStates(end_tokens(vlm), rows) if spec.answer_positions else None
+        ready = self._ready(batch, states)
+        steps = StepLogprobs(ready.taps, states)
+        config = greedy_config(vlm, spec.max_new_tokens + (states is not None))
+        output = run(ready, vlm, config, stopping_criteria=[steps])
+        if shapes is not None:
+            shapes |= ready.taps.shapes_
+        prompt = batch.inputs["input_ids"].shape[1]
+        generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()
+        logprobs = torch.stack(steps.steps_[: spec.max_new_tokens], dim=1).cpu().numpy()
+        vectors = {
+            f"{REPRESENTATIONS[position]}/layer_{layer}": values.cpu().numpy()
+            for position in (spec.answer_positions if states is not None else ())
+            for layer, values in states.at(position).items()  # type: ignore[union-attr]
+        }
+        self._finished += [
+            with_answer(
+                row.capture(),
+                spec,
+                cut_answer(vlm, generated[i], logprobs[i]),
+                {name: values[i] for name, values in vectors.items()},
+            )
+            for i, row in enumerate(kept_of(ready))
+        ]

@@ -1,0 +1,125 @@
+"""Results on their way to the disk, behind the model: in this process, or through another one.
+
+The model goes on while a batch is written, but never by more than ``BEHIND`` batches. On a GPU the
+run is written by a process of its own, because writing would take the interpreter's lock from the
+thread that launches the GPU's work.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from vlmscope.executors.plan import Plan
+from vlmscope.schema import Capture, Failure
+from vlmscope.store import recording, recording_apart
+
+BEHIND = 2
+"""Batches that may wait to be written before the model waits for the disk."""
+
+Results = Sequence[Capture | Failure]
+
+
+class StrictStop(Exception):  # noqa: N818 - not an error
+    """Ends a run: ``strict`` met a failure, and it is recorded."""
+
+
+class Recording(Protocol):
+    """A run that is open for writing, here or in another process."""
+
+    @property
+    def done_ids(self) -> Set[str]:
+        """The questions that have a published row."""
+
+    def add(self, results: Results) -> None:
+        """Record a batch; a kill cannot take it once this returns."""
+
+
+class Writing:
+    """Takes results and writes them on a thread, which is idle while another process does the work.
+
+    Args:
+        recording: The run they go into.
+        thread: A pool of one thread.
+        published: Told about every recorded batch, from that thread.
+        strict: Whether a failure ends the run.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        thread: ThreadPoolExecutor,
+        published: Callable[[Results], None],
+        *,
+        strict: bool = False,
+    ) -> None:
+        self._recording = recording
+        self._thread = thread
+        self._published = published
+        self._strict = strict
+        self._waiting: deque[Future[None]] = deque()
+
+    @property
+    def done_ids(self) -> Set[str]:
+        """The questions that have a published row."""
+        return self._recording.done_ids
+
+    def put(self, results: Results) -> None:
+        """Hand results over; wait if too many batches are on their way already.
+
+        Raises:
+            StoreError: An earlier batch could not be recorded.
+            StrictStop: A row failed, and the run is to end then.
+        """
+        self._waiting.append(self._thread.submit(self._record, results))
+        self.wait(keep=BEHIND)
+        if self._strict and any(isinstance(item, Failure) for item in results):
+            self.wait()
+            raise StrictStop
+
+    def wait(self, keep: int = 0) -> None:
+        """Wait until at most ``keep`` batches are on their way; raise what befell one of them."""
+        while len(self._waiting) > keep:
+            self._waiting.popleft().result()
+
+    def _record(self, results: Results) -> None:
+        self._recording.add(results)
+        self._published(results)
+
+
+@contextmanager
+def writing(plan: Plan, published: Callable[[Results], None]) -> Iterator[Writing]:
+    """Open the run of a plan for writing; on leaving, wait until all is on the disk and indexed.
+
+    Left by an exception, it records what was handed over and lets go of the run.
+
+    Args:
+        plan: What is run.
+        published: Told about every recorded batch, from one thread.
+
+    Raises:
+        RunBusyError: Another process is writing the run.
+        RunMismatchError: The run was made with other settings.
+        StoreError: The run cannot be written. What was published is safe.
+    """
+    with _recording_of(plan) as run, ThreadPoolExecutor(1, "vlmscope-write") as thread:
+        results = Writing(run, thread, published, strict=plan.request.strict)
+        yield results
+        results.wait()
+
+
+def _recording_of(plan: Plan) -> AbstractContextManager[Recording]:
+    """Open the run in this process, or in one of its own: by default where the model is on a GPU.
+
+    A daemonic process may have no children.
+    """
+    wanted = plan.request.writer
+    if wanted == "auto":
+        may = not multiprocessing.current_process().daemon
+        wanted = "process" if may and plan.vlm.cuda_devices else "thread"
+    record = recording_apart if wanted == "process" else recording
+    return record(plan.request.out, plan.manifest)

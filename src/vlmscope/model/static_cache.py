@@ -1,0 +1,88 @@
+"""A cache of fixed size: every row has its own length, and a step can be replayed on it.
+
+The library's dynamic cache grows by a copy at every step, and its static one has a single length
+for all rows. Here each row writes to its own next place, so that rows of any age go through a step
+together, and nothing about a step depends on the host: it can be a CUDA graph. What may be seen of
+a row is said by the two-dimensional attention mask alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+
+class RowLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one decoder block; each row is written at a place of its own.
+
+    Args:
+        keys: ``[rows, heads, length, width]``.
+        values: Like ``keys``.
+        places: ``[rows]``, where the token of this step goes.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, places: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self._places = places
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the states of one new token a row; return everything."""
+        rows, heads, _one, width = key_states.shape
+        places = self._places.view(rows, 1, 1, 1).expand(rows, heads, 1, width)
+        self.keys.scatter_(2, places, key_states)
+        self.values.scatter_(2, places[..., :1].expand_as(value_states), value_states)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length of the keys, and that they begin at the beginning."""
+        del query_length
+        return int(self.keys.shape[2]), 0
+
+    def get_seq_length(self) -> int:
+        """Return the place of the query as the causal mask takes it: behind all others."""
+        return int(self.keys.shape[2]) - 1
+
+
+class FixedLayer(RowLayer):
+    """Keys and values that no step adds to: those of a cross-attention."""
+
+    def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Refuse: the vision encoder must not run again."""
+        raise RuntimeError("a decoding step computed keys of the picture again")
+
+
+def cache_over(layers: Sequence[RowLayer]) -> Cache:
+    """Return the library's cache over these layers, one for each decoder block."""
+    return Cache(layers=list(layers))
+
+
+def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | None:
+    """Return what a prefill left in the library's cache, layer by layer.
+
+    Args:
+        cache: The cache that ``generate`` returned.
+        length: Tokens that the longest row will have. A sliding window must not be shorter.
+
+    Returns:
+        One pair ``[batch, heads, tokens, width]`` a layer; None where there is a layer of a kind
+        that is not known, or is empty.
+    """
+    found = []
+    for layer in getattr(cache, "layers", ()):
+        if type(layer) is DynamicSlidingWindowLayer:
+            if layer.sliding_window < length:
+                return None
+        elif type(layer) is not DynamicLayer:
+            return None
+        if layer.keys is None or layer.keys.numel() == 0:
+            return None
+        found.append((layer.keys, layer.values))
+    return found or None

@@ -1,0 +1,97 @@
+"""How the tests of the engine run a session, and hold what it returns against the slow method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlmscope.engine import CaptureSession, prepare
+from vlmscope.model import VisionLanguageModel
+from vlmscope.reference import reference
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def assert_same(found: Capture | Failure, expected: Capture) -> None:
+    assert isinstance(found, Capture), found
+    assert found.vectors.keys() == expected.vectors.keys()
+    for name, vector in found.vectors.items():
+        assert vector.dtype == np.float32
+        assert relative_error(vector, expected.vectors[name]) < 1e-5, name
+    assert found.answer == expected.answer
+    assert found.boundaries == expected.boundaries
+    assert found.num_prompt_tokens == expected.num_prompt_tokens
+    assert found.finish_reason == expected.finish_reason
+    assert found.image_sha256 == expected.image_sha256
+    assert found.first_token_entropy == pytest.approx(expected.first_token_entropy, rel=1e-4)
+    np.testing.assert_array_equal(found.first_token_ids, expected.first_token_ids)
+    np.testing.assert_allclose(
+        found.first_token_logprobs, expected.first_token_logprobs, rtol=1e-4, atol=1e-4
+    )
+    if expected.answer is None:
+        assert found.answer_token_ids is None
+        assert found.answer_logprobs is None
+    else:
+        np.testing.assert_array_equal(found.answer_token_ids, expected.answer_token_ids)
+        np.testing.assert_allclose(
+            found.answer_logprobs, expected.answer_logprobs, rtol=1e-4, atol=1e-4
+        )
+
+
+Pieces = list[list[Capture | Failure]]
+
+
+def submitted(
+    session: CaptureSession,
+    samples: Iterable[Sample],
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    size: int,
+) -> Pieces:
+    """Give a session all samples, ``size`` at a time; return what each batch brought to light."""
+    pieces: Pieces = []
+    rows = iter(samples)
+    while chunk := list(islice(rows, size)):
+        batches, failures = prepare(chunk, vlm, spec)
+        assert not failures
+        pieces += [session.submit(batch) for batch in batches]
+    return pieces
+
+
+def run_session(
+    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec, *, rows: int, size: int
+) -> Pieces:
+    """Return what came of all samples, batch by batch, and at last of the drain."""
+    session = CaptureSession(vlm, spec, rows)
+    return [*submitted(session, samples, vlm, spec, size), session.drain()]
+
+
+def each_once(results: Iterable[Capture | Failure], samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the results by question; every question must have exactly one."""
+    found = [(item.sample.id if isinstance(item, Capture) else item.id, item) for item in results]
+    assert sorted(id_ for id_, _ in found) == sorted(sample.id for sample in samples)
+    return dict(found)
+
+
+def expected_of(
+    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec
+) -> Mapping[str, Capture]:
+    """Return what the slow method makes of every sample."""
+    return {sample.id: reference(sample, vlm, spec) for sample in samples}
+
+
+def assert_all_same(
+    results: Iterable[Capture | Failure],
+    expected: Mapping[str, Capture],
+    samples: Sequence[Sample],
+) -> None:
+    """Hold every result against the slow method's; none may be missing, none there twice."""
+    for id_, item in each_once(results, samples).items():
+        assert_same(item, expected[id_])

@@ -1,0 +1,80 @@
+"""What only a GPU does, done on a CPU: rows that go along to round a graph up, and flags seen late.
+
+A graph is recorded for a round number of rows, and the host looks at the flags of a step when the
+next one is under way. So rows take part in steps that are none of theirs: before they have begun,
+and after they have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from engine.against_reference import assert_all_same, expected_of, run_session
+from vlmscope.engine import stepping
+from vlmscope.engine.decoding import Decoding
+from vlmscope.engine.stepping import Stepper
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import REPRESENTATIONS, CaptureSpec, Sample
+
+
+@dataclass
+class Recording:
+    """Stands for a graph: the same step for the same rows, whoever they are."""
+
+    stepper: Stepper
+    rows: int
+    masked: bool
+
+    def replay(self) -> None:
+        self.stepper._run(self.rows, masked=self.masked)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each graph that was recorded."""
+    rows_of_graphs: list[int] = []
+    original = Stepper.__init__
+
+    def init(self: Stepper, *args: object, **options: object) -> None:
+        original(self, *args, **options)  # type: ignore[arg-type]
+        self.replays = True
+
+    def record(self: Stepper, rows: int, *, masked: bool) -> Recording:
+        rows_of_graphs.append(rows)
+        return Recording(self, rows, masked)
+
+    monkeypatch.setattr(stepping, "ROWS_OF_A_GRAPH", 4)
+    monkeypatch.setattr(Stepper, "__init__", init)
+    monkeypatch.setattr(Stepper, "_record", record)
+    monkeypatch.setattr(Decoding, "behind", property(lambda _: 1))
+    return rows_of_graphs
+
+
+@pytest.mark.parametrize("slots", [3, 8])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        CaptureSpec(max_new_tokens=12),
+        CaptureSpec(layers="0,3,n-1", positions=tuple(REPRESENTATIONS), max_new_tokens=5),
+    ],
+    ids=["answers", "every position"],
+)
+def test_rows_in_steps_that_are_none_of_theirs_are_not_changed(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    recorded: list[int],
+    spec: CaptureSpec,
+    slots: int,
+) -> None:
+    config = talkative_vlm.model.generation_config
+    answered = expected_of(samples, talkative_vlm, CaptureSpec(max_new_tokens=12))
+    firsts = {int(item.answer_token_ids[0]) for item in answered.values()}  # type: ignore[index]
+    assert not firsts & set(config.eos_token_id), "an empty answer has no position"
+    expected = expected_of(samples, talkative_vlm, spec)
+    pieces = run_session(samples, talkative_vlm, spec, rows=slots, size=2)
+    assert_all_same([item for piece in pieces for item in piece], expected, samples)
+    assert recorded
+    assert any(rows % 4 == 0 for rows in recorded) == (slots == 8)

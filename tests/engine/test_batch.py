@@ -1,0 +1,79 @@
+"""Preparing a batch: a file is read once, and pictures are told apart by their pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from material import picture
+from vlmscope.dataset import hash_image
+from vlmscope.engine import batch, prepare
+from vlmscope.engine.fetching import Fetch
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import Sample
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read."""
+    seen: list[str] = []
+    original = batch.load_image
+
+    def spy(image: Any) -> Any:
+        seen.append(Path(image).name if isinstance(image, str | Path) else "no file")
+        return original(image)
+
+    monkeypatch.setattr(batch, "load_image", spy)
+    return seen
+
+
+def test_a_file_that_several_rows_name_is_read_once_a_batch(
+    vlm: VisionLanguageModel, opened: list[str], tmp_path: Path
+) -> None:
+    for name in ("one", "four"):
+        picture(name).save(tmp_path / f"{name}.png")
+    one, four = tmp_path / "one.png", tmp_path / "four.png"
+    named: list[Any] = [str(one), one, four, (str(four), one), four.read_bytes()]
+    rows = [Sample(str(i), image, "Why?") for i, image in enumerate(named)]
+    batches, failures = prepare(rows, vlm)
+    assert not failures
+    assert sorted(opened) == ["four.png", "no file", "one.png"]
+    hashes = {
+        sample.id: hash_ for own in batches for sample, hash_ in
+        zip(own.samples, own.image_hashes, strict=True)
+    }  # fmt: skip
+    first, second = hash_image(picture("one")), hash_image(picture("four"))
+    assert [hashes[str(i)] for i in range(5)] == [
+        first, first, second, f"{second}+{first}", second
+    ]  # fmt: skip
+    prepare(rows[:1], vlm)
+    assert opened[-1] == "one.png"  # nothing is kept from batch to batch
+    assert len(opened) == 4
+
+
+def test_a_file_that_cannot_be_read_fails_for_each_of_its_rows(
+    vlm: VisionLanguageModel, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    rows = [Sample(id_, str(tmp_path / "bad.png"), "Why?") for id_ in "ab"]
+    batches, failures = prepare([*rows, Sample("c", picture("one"), "Why?")], vlm)
+    assert [failure.id for failure in failures] == ["a", "b"]
+    assert [[sample.id for sample in own.samples] for own in batches] == [["c"]]
+
+
+def test_what_is_fetched_has_the_values_of_its_time() -> None:
+    """On a CPU, too, it is a copy: the slots go on being written to."""
+    counts, states = torch.arange(4), torch.ones(2, 3)
+    fetch = Fetch({"counts": counts[1:], "states": states})
+    counts += 10
+    states.zero_()
+    assert list(fetch) == ["counts", "states"]
+    np.testing.assert_array_equal(fetch["counts"], [1, 2, 3])
+    np.testing.assert_array_equal(fetch["states"], np.ones((2, 3)))
+    assert fetch["counts"].dtype == np.int64
+    counts[:] = -1
+    np.testing.assert_array_equal(fetch["counts"], [1, 2, 3])

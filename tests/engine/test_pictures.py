@@ -1,0 +1,223 @@
+"""Each picture through the vision encoder once, and what is remembered of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.against_reference import (
+    assert_all_same,
+    expected_of,
+    relative_error,
+    run_session,
+    submitted,
+)
+from material import QUESTIONS, picture
+from vlmscope.engine import Batch, CaptureSession, pictures, prepare
+from vlmscope.engine.pictures import Encodings, PictureEncoder, answering_for
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
+
+SPEC = CaptureSpec(max_new_tokens=4)
+NAMES = ("one", "two_wide", "two_tall", "four")
+
+
+@pytest.fixture
+def encoded(vlm: VisionLanguageModel) -> Iterator[list[int]]:
+    """Pictures of every pass of the vision encoder."""
+    seen: list[int] = []
+    tiles = vlm.model.config.vision_config.max_num_tiles
+    handle = vlm.vision_encoder.patch_embedding.register_forward_hook(
+        lambda _m, _a, out: seen.append(len(out) // tiles)
+    )
+    yield seen
+    handle.remove()
+
+
+def about(image: Any, start: int = 0, count: int = 4) -> list[Sample]:
+    """Return questions about one picture."""
+    return [
+        Sample(f"{start + i}", image, QUESTIONS[(start + i) % len(QUESTIONS)]) for i in range(count)
+    ]
+
+
+def test_a_picture_is_encoded_once_for_all_its_questions(
+    vlm: VisionLanguageModel, encoded: list[int]
+) -> None:
+    """In one batch and in those that follow, with answers and without; reference.py agrees."""
+    image, other = picture("two_wide"), picture("four")
+    rows = [*about(image), *about(image, 4, 2), *about(other, 6, 1), *about(image, 7, 1)]
+    session = CaptureSession(vlm, SPEC, 4)
+    found = submitted(session, rows, vlm, SPEC, 4)
+    assert encoded == [1, 1]
+    results = [*(item for piece in found for item in piece), *session.drain()]
+    assert_all_same(results, expected_of(rows, vlm, SPEC), rows)
+    shared = [item for item in results if item.sample.image is image]  # type: ignore[union-attr]
+    assert len(shared) == 7
+    for item in shared:
+        np.testing.assert_array_equal(item.vectors[VISION_ONLY], shared[0].vectors[VISION_ONLY])  # type: ignore[union-attr]
+
+
+def test_the_pixels_tell_and_not_the_names(
+    vlm: VisionLanguageModel, encoded: list[int], tmp_path: Path
+) -> None:
+    same, pixels = picture("one"), np.asarray(picture("one")).copy()
+    pixels[0, 0, 0] ^= 1
+    same.save(tmp_path / "a.png")
+    same.save(tmp_path / "b.bmp")
+    Image.fromarray(pixels).save(tmp_path / "c.png")
+    rows = [
+        Sample(name, str(tmp_path / name), QUESTIONS[0])
+        for name in ("a.png", "b.bmp", "c.png", "a.png")[:3]
+    ]
+    spec = CaptureSpec(max_new_tokens=0)
+    found = {
+        item.sample.id: item.vectors[VISION_ONLY]  # type: ignore[union-attr]
+        for piece in run_session(rows, vlm, spec, rows=3, size=3)
+        for item in piece
+    }
+    assert encoded == [2]
+    np.testing.assert_array_equal(found["a.png"], found["b.bmp"])
+    assert not np.array_equal(found["a.png"], found["c.png"])
+
+
+def test_several_pictures_are_one_thing_in_their_order(
+    vlm: VisionLanguageModel, encoded: list[int]
+) -> None:
+    one, other = picture("one"), picture("two_tall")
+    orders = [(one, other), (other, one), (one, other)]
+    rows = [Sample(str(i), pair, QUESTIONS[i]) for i, pair in enumerate(orders)]
+    pieces = run_session(rows, vlm, SPEC, rows=3, size=3)
+    assert encoded == [4]  # two rows of two pictures each
+    assert_all_same(pieces[-1], expected_of(rows, vlm, SPEC), rows)
+
+
+def batch_of(vlm: VisionLanguageModel, seeds: Sequence[int]) -> Batch:
+    """Return a batch with one picture for each seed, of all tile counts."""
+    rows = [
+        Sample(str(i), picture(NAMES[seed % 4], seed), QUESTIONS[i % len(QUESTIONS)])
+        for i, seed in enumerate(seeds)
+    ]
+    [batch], _ = prepare(rows, vlm, SPEC)
+    return batch
+
+
+def encode(encoder: PictureEncoder, vlm: VisionLanguageModel, seeds: Sequence[int]) -> Encodings:
+    with torch.inference_mode():
+        return encoder.encode(batch_of(vlm, seeds))
+
+
+def plainly(vlm: VisionLanguageModel, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the encoder and the projector of the library make of a picture alone."""
+    batch = batch_of(vlm, [seed])
+    taken = {name: batch.inputs[name] for name in vlm.family.encoder_inputs}
+    with torch.inference_mode():
+        features = vlm.vision_encoder(**taken).last_hidden_state
+        assert vlm.projector is not None
+        return features.flatten(1, -2).mean(dim=1)[0].numpy(), vlm.projector(features)[0].numpy()
+
+
+@pytest.mark.parametrize("at_once", [2, 8])
+def test_each_row_gets_its_own_pictures_encoding(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, encoded: list[int], at_once: int
+) -> None:
+    """Some are known, some come twice, and rows with as many tiles go through together."""
+    monkeypatch.setattr(pictures, "AT_ONCE", at_once)
+    encoder, seeds = PictureEncoder(vlm, "all"), [0, 3, 1, 3, 2, 7, 4, 0, 5]
+    encode(encoder, vlm, [4, 1])
+    encoded.clear()
+    found = encode(encoder, vlm, seeds)
+    assert sum(encoded) == 5
+    assert max(encoded) == min(at_once, 5)
+    for row, seed in enumerate(seeds):
+        pooled, projected = plainly(vlm, seed)
+        assert relative_error(found.pooled[row].numpy(), pooled) < 1e-5
+        assert relative_error(found.projected[row].numpy(), projected) < 1e-5
+    assert found.encoder_shape[0] == len(seeds)
+
+
+def test_the_pictures_that_were_not_asked_for_longest_are_forgotten(
+    vlm: VisionLanguageModel, encoded: list[int]
+) -> None:
+    encoder = PictureEncoder(vlm, "all", kept=2)
+    history = []
+    for seed in (0, 1, 0, 2, 0, 2, 1, 0):
+        before = len(encoded)
+        encode(encoder, vlm, [seed])
+        history.append(len(encoded) > before)
+    assert history == [True, True, False, True, False, False, True, True]
+
+
+def test_a_batch_of_more_pictures_than_are_kept(
+    vlm: VisionLanguageModel, encoded: list[int]
+) -> None:
+    encoder = PictureEncoder(vlm, "all", kept=2)
+    found = encode(encoder, vlm, [0, 1, 2, 3])
+    for row in range(4):
+        assert relative_error(found.pooled[row].numpy(), plainly(vlm, row)[0]) < 1e-5
+    encoded.clear()
+    encode(encoder, vlm, [2, 3])
+    assert encoded == []
+    encode(encoder, vlm, [0])
+    assert encoded == [1]
+
+
+def test_a_session_keeps_so_many_and_no_more(vlm: VisionLanguageModel, encoded: list[int]) -> None:
+    spec, seeds = CaptureSpec(layers="0", max_new_tokens=0), [*range(pictures.KEPT + 1), 1, 0]
+    rows = [Sample(str(i), picture("one", seed), "Why?") for i, seed in enumerate(seeds)]
+    run_session(rows, vlm, spec, rows=1, size=1)
+    assert encoded == [1] * (pictures.KEPT + 2)  # of the last two only the older is gone
+
+
+def test_what_is_forgotten_is_encoded_again(
+    vlm: VisionLanguageModel, encoded: list[int], samples: Sequence[Sample]
+) -> None:
+    session, rows = CaptureSession(vlm, SPEC, 4), about(picture("four"), 0, 2)
+    session.forget()  # before there is anything
+    found = submitted(session, rows[:1], vlm, SPEC, 1)
+    session.forget()
+    found += [*submitted(session, rows[1:], vlm, SPEC, 1), session.drain()]
+    assert encoded == [1, 1]
+    flat = [item for piece in found for item in piece]
+    assert_all_same(flat, expected_of(rows, vlm, SPEC), rows)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_encoder_and_the_projector_are_put_back(
+    vlm: VisionLanguageModel, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert vlm.projector is not None
+    prepared = Encodings(torch.zeros(2, 3), torch.ones(2, 5, 7))
+    monkeypatch.setitem(vlm.projector.__dict__, "forward", own := lambda *_: "somebody's wrapper")
+    with contextlib.suppress(ArithmeticError), answering_for(vlm, prepared):
+        assert vlm.vision_encoder("anything").last_hidden_state.shape == (2, 5, 3)
+        assert vlm.projector("anything") is prepared.projected
+        if fails:
+            raise ArithmeticError
+    assert "forward" not in vlm.vision_encoder.__dict__
+    assert vlm.projector.__dict__["forward"] is own
+
+
+def test_after_a_prefill_that_raises_the_model_is_as_before(vlm: VisionLanguageModel) -> None:
+    def fail(*_: Any) -> None:
+        raise ArithmeticError
+
+    rows = about(picture("one"), 0, 2)
+    handle = vlm.layers[2].register_forward_hook(fail)
+    try:
+        with pytest.raises(ArithmeticError):
+            run_session(rows, vlm, SPEC, rows=2, size=2)
+    finally:
+        handle.remove()
+    assert "forward" not in vlm.vision_encoder.__dict__
+    assert vlm.projector is not None
+    assert "forward" not in vlm.projector.__dict__
+    pieces = run_session(rows, vlm, SPEC, rows=2, size=2)
+    assert_all_same(pieces[-1], expected_of(rows, vlm, SPEC), rows)

@@ -1,0 +1,272 @@
+"""A step that fails: no row is lost, none comes twice, and the answers are what they would be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+
+from engine.against_reference import (
+    Pieces,
+    assert_all_same,
+    expected_of,
+    run_session,
+    submitted,
+)
+from vlmscope.engine import CaptureSession, decoding, prepare
+from vlmscope.engine.slots import Slots
+from vlmscope.engine.stepping import Stepper
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import Capture, CaptureSpec, Sample
+
+SPEC = CaptureSpec(max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    samples: Sequence[Sample], talkative_vlm: VisionLanguageModel
+) -> Mapping[str, Capture]:
+    return expected_of(samples, talkative_vlm, SPEC)
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Questions that the library's ``generate`` answered."""
+    seen: list[str] = []
+    original = CaptureSession._generate
+
+    def spy(self: CaptureSession, batch: Any, shapes: Any) -> Any:
+        seen.extend(sample.id for sample in batch.samples)
+        return original(self, batch, shapes)
+
+    monkeypatch.setattr(CaptureSession, "_generate", spy)
+    return seen
+
+
+@pytest.fixture
+def failing_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Let some decoding steps fail, counted from 0; returns how many there are slots for."""
+
+    def fail(*, at: Sequence[int], error: Exception) -> list[int]:
+        rooms: list[int] = []
+        original = Stepper.step
+
+        def step(self: Stepper, *, masked: bool) -> None:
+            rooms.append(self._slots.rows)
+            if len(rooms) - 1 in at:
+                raise error
+            original(self, masked=masked)
+
+        monkeypatch.setattr(Stepper, "step", step)
+        return rooms
+
+    return fail
+
+
+def flat(pieces: Pieces) -> list[Any]:
+    return [item for piece in pieces for item in piece]
+
+
+def attempt(
+    session: CaptureSession, samples: Sequence[Sample], vlm: VisionLanguageModel, size: int = 2
+) -> tuple[list[Any], list[Sample]]:
+    """Return what a session makes of some rows, and the rows it lost."""
+    found = flat(submitted(session, samples, vlm, SPEC, size)) + session.drain()
+    return found, session.take_lost()
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 9, 14, 20])
+def test_what_a_failed_step_took_with_it_comes_again(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    failing_step: Callable[..., list[int]],
+    generated: list[str],
+    at: int,
+) -> None:
+    """Whatever step it is: every row has either been returned or is said to be lost."""
+    failing_step(at=[at], error=ValueError("a kernel that is not there\nand more"))
+    session = CaptureSession(talkative_vlm, SPEC, 3)
+    with pytest.warns(RuntimeWarning, match=r"ValueError: a kernel that is .*generate") as said:
+        found, lost = attempt(session, samples, talkative_vlm)
+    assert len(said) == 1
+    assert session.take_lost() == []
+    assert 0 < len(lost) <= 3
+    done = {item.sample.id for item in found}
+    assert not done & {sample.id for sample in lost}
+    assert len(found) + len(lost) == len(samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again, none = attempt(session, lost, talkative_vlm)
+    assert none == []
+    assert_all_same([*found, *again], expected, samples)
+    assert {sample.id for sample in lost} <= set(generated)
+
+
+def test_where_memory_runs_out_in_a_step_there_are_fewer_slots(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    failing_step: Callable[..., list[int]],
+    generated: list[str],
+) -> None:
+    rooms = failing_step(at=[3], error=torch.OutOfMemoryError("CUDA out of memory"))
+    session = CaptureSession(talkative_vlm, SPEC, 6)
+    found, lost = attempt(session, samples, talkative_vlm)
+    assert lost
+    again, none = attempt(session, lost, talkative_vlm)
+    assert none == []
+    assert_all_same([*found, *again], expected, samples)
+    assert generated == []
+    assert rooms[:4] == [6] * 4
+    assert set(rooms[4:]) == {3}
+
+
+def test_where_one_slot_is_too_many_generate_writes(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    failing_step: Callable[..., list[int]],
+    generated: list[str],
+) -> None:
+    failing_step(at=range(1000), error=torch.OutOfMemoryError("CUDA out of memory"))
+    session, rows = CaptureSession(talkative_vlm, SPEC, 4), samples[:3]
+
+    def until_all_are_done() -> list[Any]:
+        found, lost = attempt(session, rows, talkative_vlm, 1)
+        while lost:
+            more, lost = attempt(session, lost, talkative_vlm, 1)
+            found += more
+        return found
+
+    with pytest.warns(RuntimeWarning, match="out of memory") as said:
+        found = until_all_are_done()
+    assert len(said) == 1
+    assert_all_same(found, expected, rows)
+    assert generated
+
+
+def test_a_batch_that_does_not_fit_leaves_the_others_as_they_were(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+) -> None:
+    """Its own rows are not kept; what was being answered goes on, what was finished is there."""
+    session = CaptureSession(talkative_vlm, SPEC, 3)
+    found = flat(submitted(session, samples[:3], talkative_vlm, SPEC, 3))
+    [batch], _ = prepare(samples[3:6], talkative_vlm, SPEC)
+
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = talkative_vlm.layers[0].register_forward_hook(
+        lambda _m, _a, out: no_memory() if out.shape[1] > 1 else None
+    )
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            session.submit(batch)
+    finally:
+        handle.remove()
+    found += session.submit(batch) + session.drain()
+    assert session.take_lost() == []
+    assert_all_same(found, expected, samples[:6])
+
+
+def test_no_room_for_the_slots_of_a_longer_prompt(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows that had to be finished before are not lost with the batch that did not fit."""
+    session = CaptureSession(talkative_vlm, SPEC, 4)
+    found = flat(submitted(session, samples[:2], talkative_vlm, SPEC, 2))
+    long = Sample("long", samples[0].image, "Is there a cat, or a cup, " * 9)
+    [batch], _ = prepare([long], talkative_vlm, SPEC)
+    with monkeypatch.context() as patch:
+
+        def no_memory(*_: Any, **__: Any) -> Slots:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        patch.setattr(decoding, "make_slots", no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            session.submit(batch)
+    found += session.drain()
+    assert session.take_lost() == []
+    assert_all_same(found, expected, samples[:2])
+
+
+def test_a_row_is_lost_once_where_its_slot_cannot_be_given_away(
+    samples: Sequence[Sample], talkative_vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Slots, "release", no_memory)
+    session, rows = CaptureSession(talkative_vlm, SPEC, 5), samples[:5]
+    found, lost = attempt(session, rows, talkative_vlm, 5)
+    ids = [item.sample.id for item in found] + [sample.id for sample in lost]
+    assert sorted(ids) == sorted(sample.id for sample in rows)
+
+
+def test_what_was_finished_before_a_step_of_the_drain_failed_is_there(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    failing_step: Callable[..., list[int]],
+) -> None:
+    """All steps of a single batch are the drain's, and its answers end one after the other."""
+    rows = samples[:8]
+    lengths = [len(expected[row.id].answer_token_ids) for row in rows]  # type: ignore[arg-type]
+    at = max(lengths) - 2  # the last step of the longest answer; the shortest has long ended
+    assert min(lengths) < max(lengths)
+    failing_step(at=[at], error=torch.OutOfMemoryError("CUDA out of memory"))
+    session = CaptureSession(talkative_vlm, SPEC, 8)
+    found, lost = attempt(session, rows, talkative_vlm, 8)
+    assert len(lost) == lengths.count(max(lengths))
+    again, _ = attempt(session, lost, talkative_vlm, 8)
+    assert_all_same([*found, *again], expected, rows)
+
+
+@pytest.mark.parametrize("at", [1, 6])
+def test_an_answer_that_cannot_be_decoded_takes_no_other_with_it(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+) -> None:
+    """Nor are those done again that arrived with it and were decoded before."""
+    rows, tried = samples[:6], count(1)
+    lengths = [len(expected[row.id].answer_token_ids) for row in rows]  # type: ignore[arg-type]
+    assert lengths.count(max(lengths)) > 1  # so the last of all arrives with another
+    original = talkative_vlm.processor.decode
+
+    def decode(*taken: Any, **options: Any) -> str:
+        if next(tried) == at:
+            raise ValueError("what strange tokens")
+        return str(original(*taken, **options))
+
+    monkeypatch.setattr(talkative_vlm.processor, "decode", decode)
+    session = CaptureSession(talkative_vlm, SPEC, 6)
+    with pytest.warns(RuntimeWarning, match="strange tokens"):
+        found, lost = attempt(session, rows, talkative_vlm, 6)
+    again, _ = attempt(session, lost, talkative_vlm, 6)
+    assert_all_same([*found, *again], expected, rows)
+
+
+def test_prompts_alone_take_no_steps(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    failing_step: Callable[..., list[int]],
+    generated: list[str],
+) -> None:
+    steps = failing_step(at=(), error=ValueError())
+    spec = CaptureSpec(max_new_tokens=0)
+    pieces = run_session(samples[:4], talkative_vlm, spec, rows=2, size=2)
+    assert [len(piece) for piece in pieces] == [2, 2, 0]  # a CPU leaves nothing on its way
+    assert steps == generated == []

@@ -1,0 +1,28 @@
+"""A model that is not there, for tests in which something else makes the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.families import Family
+
+
+@dataclass(frozen=True, slots=True)
+class MadeUp(VisionLanguageModel):
+    """A model that says of itself where it is, and has no weights."""
+
+    gpus: tuple[torch.device, ...] = ()
+
+    @property
+    def cuda_devices(self) -> tuple[torch.device, ...]:
+        """What it says."""
+        return self.gpus
+
+
+def made_up(*gpus: str) -> MadeUp:
+    """Return a model on a CPU, or as if it were on some GPUs."""
+    family, devices = Family("made_up", "Made up"), tuple(map(torch.device, gpus))
+    return MadeUp(None, None, family, "made-up", description={}, gpus=devices)

@@ -1,0 +1,106 @@
+"""Sliding windows: one that is wider than a row changes nothing, else ``generate`` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.against_reference import Pieces, each_once, run_session
+from families.conformance import ONE_PICTURE, THIRD, build
+from families.test_conformance import SHORT_WINDOW, assert_same
+from vlmscope.engine import CaptureSession, session
+from vlmscope.engine.prefill import Ready
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.reference import reference
+from vlmscope.schema import ANSWER_POSITIONS, CaptureSpec, Sample
+
+WINDOW = 128
+"""Tokens: more than any row of the suite has."""
+
+LONG = Sample("long", THIRD, "Is there a cat, or a cup, " * 12)
+"""A row that has more."""
+
+SPEC = CaptureSpec(
+    layers="all", positions=("last_prompt_token", *ANSWER_POSITIONS), max_new_tokens=6
+)
+
+
+@pytest.fixture(scope="module", params=SHORT_WINDOW)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(family, tmp_path_factory.mktemp("windows") / family)
+
+
+@pytest.fixture(scope="module")
+def vlm(family: str, folder: Path) -> VisionLanguageModel:
+    """The family's model with a wide window; no answer ends before the limit."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    assert config["text_config"]["sliding_window"] == SHORT_WINDOW[family]
+    config["text_config"]["sliding_window"] = WINDOW
+    path.write_text(json.dumps(config))
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    vlm.model.generation_config.eos_token_id = [10**6]
+    return vlm
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Questions that the library's ``generate`` answered."""
+    seen: list[str] = []
+    original = CaptureSession._generate
+
+    def spy(self: CaptureSession, batch: Any, *rest: Any) -> Any:
+        seen.extend(sample.id for sample in batch.samples)
+        return original(self, batch, *rest)
+
+    monkeypatch.setattr(CaptureSession, "_generate", spy)
+    return seen
+
+
+@pytest.fixture
+def prefills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every pass through the model that begins with prompts."""
+    seen: list[int] = []
+    original = session.run
+
+    def spy(ready: Ready, *rest: Any, **options: Any) -> Any:
+        seen.append(len(ready.batch.samples))
+        return original(ready, *rest, **options)
+
+    monkeypatch.setattr(session, "run", spy)
+    return seen
+
+
+def assert_exact(pieces: Pieces, rows: Sequence[Sample], vlm: VisionLanguageModel) -> None:
+    found = each_once([item for piece in pieces for item in piece], rows)
+    for row in rows:
+        assert_same(found[row.id], reference(row, vlm, SPEC))
+        assert (found[row.id].num_prompt_tokens > WINDOW) == row.id.startswith("long")
+
+
+def test_rows_that_do_not_outgrow_the_window(
+    vlm: VisionLanguageModel, generated: list[str], prefills: list[int]
+) -> None:
+    assert_exact(run_session(ONE_PICTURE, vlm, SPEC, rows=4, size=4), ONE_PICTURE, vlm)
+    assert generated == []
+    assert prefills == [4]
+
+
+def test_only_rows_that_outgrow_the_window_go_another_way(
+    vlm: VisionLanguageModel, generated: list[str], prefills: list[int]
+) -> None:
+    """Also while those before them are still being answered, and not those behind them."""
+    again = Sample("long, too", THIRD, LONG.question)
+    rows = (*ONE_PICTURE[:2], LONG, ONE_PICTURE[2], again)
+    assert_exact(run_session(rows, vlm, SPEC, rows=4, size=1), rows, vlm)
+    assert generated == [LONG.id, again.id]
+    assert len(prefills) == len(rows) + 1  # once it was tried in vain

@@ -1,0 +1,135 @@
+"""The decoding steps' attention, for the library's, and how it gets into a model and out again."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.integrations import sdpa_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention import GROUPED, attending_with, grouped_attention, seeing
+
+BATCH, LENGTH, WIDTH = 3, 11, 8
+
+
+class Attention(nn.Module):
+    """What an implementation knows of the attention that calls it."""
+
+    is_causal = True
+
+    def __init__(self, heads: int, key_heads: int) -> None:
+        super().__init__()
+        self.num_key_value_groups = heads // key_heads
+        self.q_proj = nn.Identity()
+
+
+def tensors(heads: int, key_heads: int, tokens: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(heads * 100 + key_heads)
+    query = torch.randn(BATCH, heads, tokens, WIDTH, generator=rng)
+    key, value = torch.randn(2, BATCH, key_heads, LENGTH, WIDTH, generator=rng)
+    return query, key, value
+
+
+def mask_of(kind: str, tokens: int = 1, heads: int = 1) -> Tensor | None:
+    rng = torch.Generator().manual_seed(7)
+    seen = torch.rand(BATCH, heads, tokens, LENGTH, generator=rng) > 0.4
+    seen[..., 0] = True
+    if kind == "none":
+        return None
+    return seen if kind == "boolean" else torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+
+
+@pytest.mark.parametrize("kind", ["none", "boolean", "additive"])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("scaling", [None, 0.2])
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+def test_tokens_attend_as_in_the_library(
+    kind: str, heads: int, key_heads: int, scaling: float | None, tokens: int
+) -> None:
+    """One new token, a few and more than there are keys; without a mask they are causal."""
+    states = tensors(heads, key_heads, tokens)
+    taken = (Attention(heads, key_heads), *states, mask_of(kind, tokens), 0.0, scaling)
+    found, weights = grouped_attention(*taken)
+    expected, _ = sdpa_attention_forward(*taken)
+    assert weights is None
+    assert found.shape == (BATCH, tokens, heads, WIDTH)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["boolean", "additive"])
+def test_a_few_tokens_take_no_copy_of_the_keys(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is for: the library never sees them."""
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the library was to attend")
+
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", refused)
+    for tokens in (1, 2):
+        grouped_attention(Attention(4, 2), *tensors(4, 2, tokens), mask_of(kind, tokens))
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("what", ["a mask for each head", "a bias"])
+def test_what_it_cannot_do_goes_to_the_library(tokens: int, what: str) -> None:
+    mask = mask_of("boolean", tokens, 4 if what == "a mask for each head" else 1)
+    taken = (Attention(4, 2), *tensors(4, 2, tokens), mask)
+    bias = torch.linspace(0, 1, LENGTH).expand(1, 4, tokens, LENGTH)
+    options = {"position_bias": bias} if what == "a bias" else {}
+    found, _ = grouped_attention(*taken, **options)
+    torch.testing.assert_close(found, sdpa_attention_forward(*taken, **options)[0])
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_part_may_be_told_what_it_sees(tokens: int) -> None:
+    """More rows are described than go through a step; a mask that is handed in is not asked."""
+    part = nn.ModuleList([Attention(4, 2), nn.Identity(), Attention(4, 2)])
+    other = Attention(4, 2)
+    seen = torch.rand(BATCH + 2, LENGTH, generator=torch.Generator().manual_seed(1)) > 0.5
+    seen[:, 3] = True
+    states, handed = tensors(4, 2, tokens), mask_of("boolean", tokens)
+    expected, _ = sdpa_attention_forward(other, *states, seen[:BATCH, None, None])
+    plain, _ = sdpa_attention_forward(other, *states, handed)
+    with seeing([part], seen):
+        for module in (part[0], part[2]):
+            torch.testing.assert_close(grouped_attention(module, *states, handed)[0], expected)
+        torch.testing.assert_close(grouped_attention(other, *states, handed)[0], plain)
+    assert not torch.allclose(expected, plain)
+    torch.testing.assert_close(grouped_attention(part[0], *states, handed)[0], plain)
+
+
+def test_a_part_forgets_what_it_sees_when_a_step_raises() -> None:
+    part = Attention(4, 2)
+    before = dict(part.__dict__)
+    with contextlib.suppress(ArithmeticError), seeing([part], torch.ones(BATCH, LENGTH)):
+        assert part.__dict__ != before
+        raise ArithmeticError
+    assert part.__dict__ == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_only_one_part_attends_otherwise_and_only_for_a_while(
+    vlm: VisionLanguageModel, fails: bool
+) -> None:
+    with (
+        contextlib.suppress(ArithmeticError),
+        attending_with(GROUPED, grouped_attention, vlm.decoder),
+    ):
+        assert vlm.layers[0].self_attn.config._attn_implementation == GROUPED
+        assert vlm.vision_encoder.config._attn_implementation == "sdpa"
+        if fails:
+            raise ArithmeticError
+    assert vlm.layers[0].self_attn.config._attn_implementation == "sdpa"
+
+
+def test_an_implementation_that_is_not_sdpa_is_left_alone() -> None:
+    part = nn.Module()
+    part.config = type("Config", (), {"_attn_implementation": "eager"})()
+    with attending_with(GROUPED, grouped_attention, part):
+        assert part.config._attn_implementation == "eager"
+    assert part.config._attn_implementation == "eager"
