@@ -18,6 +18,7 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,15 @@ def write_table(work: Path, rows: int, tile: int) -> Path:
         writer.writerow(["question_id", "image_name", "question", "gt_answer"])
         for i in range(rows):
             name = f"crop_{i:04d}.jpg"
-            crop(photos[i % len(photos)], rng, tile).save(work / name, quality=90)
             writer.writerow([f"question_comb_{i}", name, QUESTIONS[i % len(QUESTIONS)], "No"])
+    seeds = [rng.getrandbits(32) for _ in range(rows)]
+
+    def save(i: int) -> None:
+        one = random.Random(seeds[i])  # noqa: S311 - pictures, no secrets
+        crop(photos[i % len(photos)], one, tile).save(work / f"crop_{i:04d}.jpg", quality=90)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(save, range(rows)))
     return path
 
 
