@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM on the real command: the batch in flight is published first."""
+"""Ctrl-C and SIGTERM on the real command: what is being answered is published first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_signal_stops_after_the_batch_in_flight(
     process.send_signal(signum)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
-    assert "stopping after the batch in flight" in stderr
+    assert "stopping when these rows are done" in stderr
     summary = json.loads(stdout)
     assert summary["stopped"]
     assert 0 < summary["captured"] < 10

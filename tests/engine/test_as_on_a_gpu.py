@@ -49,7 +49,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(stepping, "ROWS_OF_A_GRAPH", 4)
     monkeypatch.setattr(Stepper, "__init__", init)
     monkeypatch.setattr(Stepper, "_record", record)
-    monkeypatch.setattr(Decoding, "behind", property(lambda _: 1))
+    late = Decoding.__init__
+
+    def init_late(self: Decoding, *args: object, **options: object) -> None:
+        late(self, *args, **options)  # type: ignore[arg-type]
+        self._behind = 1
+
+    monkeypatch.setattr(Decoding, "__init__", init_late)
     return rows_of_graphs
 
 

@@ -17,7 +17,7 @@ from engine.against_reference import (
     run_session,
     submitted,
 )
-from vlmscope.engine import CaptureSession, decoding, prepare
+from vlmscope.engine import CaptureSession, capture, decoding, prepare
 from vlmscope.engine.slots import Slots
 from vlmscope.engine.stepping import Stepper
 from vlmscope.model import VisionLanguageModel
@@ -270,3 +270,17 @@ def test_prompts_alone_take_no_steps(
     pieces = run_session(samples[:4], talkative_vlm, spec, rows=2, size=2)
     assert [len(piece) for piece in pieces] == [2, 2, 0]  # a CPU leaves nothing on its way
     assert steps == generated == []
+
+
+def test_capture_returns_every_row_though_a_step_fails(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    failing_step: Callable[..., list[int]],
+) -> None:
+    """The public function has nobody behind it that would ask for the lost rows."""
+    failing_step(at=[2], error=ValueError("a kernel that is not there"))
+    with pytest.warns(RuntimeWarning, match="generate"):
+        found = list(capture(samples, talkative_vlm, SPEC, batch_size=4))
+    assert [item.sample.id for item in found] == [sample.id for sample in samples]
+    assert_all_same(found, expected, samples)

@@ -23,7 +23,14 @@ def empty_slots() -> Slots:
     states.expect([0, 2], 8, torch.device("cpu"))
     states.begin(torch.zeros(ROWS, dtype=torch.int64), 0)
     return make_slots(
-        LAYERS, frozenset({1}), rows=ROWS, length=LENGTH, limit=LIMIT, dims=3, states=states
+        LAYERS,
+        frozenset({1}),
+        rows=ROWS,
+        length=LENGTH,
+        limit=LIMIT,
+        dims=3,
+        ends=[1],
+        states=states,
     )
 
 
@@ -91,6 +98,8 @@ def test_the_slots_have_room_for_what_goes_into_them() -> None:
 
 
 def test_without_fixed_layers_there_is_nothing_to_see_of_pictures() -> None:
-    slots = make_slots(LAYERS, frozenset(), rows=2, length=LENGTH, limit=LIMIT, dims=1, states=None)
+    slots = make_slots(
+        LAYERS, frozenset(), rows=2, length=LENGTH, limit=LIMIT, dims=1, ends=[1], states=None
+    )
     assert slots.tiles is None
     assert {keys.shape[2] for keys in slots.keys} == {LENGTH}

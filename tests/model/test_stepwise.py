@@ -94,6 +94,7 @@ def test_nothing_keeps_the_plain_model_from_it(
         ({"suppress_tokens": [47, 60, 117]}, "SuppressTokensLogitsProcessor"),
         ({"no_repeat_ngram_size": 2}, "NoRepeatNGramLogitsProcessor"),
         ({"forced_eos_token_id": 641}, "ForcedEOSTokenLogitsProcessor"),
+        ({"min_new_tokens": 7}, "MinNewTokensLengthLogitsProcessor"),
     ],
     ids=lambda value: next(iter(value)),
 )

@@ -61,7 +61,7 @@ def extract(
 
     Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 bad usage or
     input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl); 130 and 143
-    stopped by Ctrl-C and SIGTERM after the batch in flight.
+    stopped by Ctrl-C and SIGTERM when what is being answered is done.
     """
     from vlmscope.dataset import parse_mapping
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the batch in flight, publish it, and say so in the exit code."""
+"""Ctrl-C and SIGTERM: finish what is being answered, publish it, and say so in the exit code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         request.event.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        stderr.print("stopping after the batch in flight; press Ctrl-C again to stop at once")
+        stderr.print("stopping when these rows are done; press Ctrl-C again to stop at once")
 
     try:
         for sig in previous:

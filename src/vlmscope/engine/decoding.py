@@ -13,28 +13,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from vlmscope.engine.admission import Layers, begin, rows_in_memory, see_tiles
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.answers import cut_answer, end_tokens, with_answer
-from vlmscope.engine.fetching import Fetch
+from vlmscope.engine.fetching import Fetch, to_device
 from vlmscope.engine.prefill import Prefilled, Ready
-from vlmscope.engine.slots import Slots, bytes_of_a_row, make_slots, rounded_up
+from vlmscope.engine.slots import Slots, make_slots, rounded_up
 from vlmscope.engine.stepping import Stepper
-from vlmscope.engine.taps import Seen
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.halp import original_of, states_of
 from vlmscope.schema import REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
 from vlmscope.selection import resolve_layers
 
-MEMORY_SHARE = 0.5
-"""Share of a GPU's free memory that slots may take; the rest is for prefills."""
+BEHIND = 1
+"""Steps of a GPU that may be under way when the flags of one are looked at."""
 
-Layers = Sequence[tuple[Tensor, Tensor]]
+TOO_LONG = 4
+"""Slots so many times longer than a prompt needs are made anew when they are empty."""
 
 
 @dataclass(eq=False, slots=True)
@@ -76,11 +75,7 @@ class Decoding:
         self._leaving: deque[tuple[list[_Row], Fetch]] = deque()
         self._masked = False
         self._finished = finished
-
-    @property
-    def behind(self) -> int:
-        """Steps that may be under way when the flags of one are looked at."""
-        return 1 if self._vlm.cuda_devices else 0
+        self._behind = BEHIND if vlm.cuda_devices else 0
 
     @property
     def capacity(self) -> int:
@@ -101,15 +96,17 @@ class Decoding:
     def length_for(self, tokens: int) -> int:
         """Return how many tokens the slots of such a prompt would have room for."""
         before = 0 if self._slots is None else self._slots.length
-        return max(before, rounded_up(tokens + self._limit + 1))
+        needed = rounded_up(tokens + self._limit + 1)
+        far_too_long = not self._rows and before > TOO_LONG * needed
+        return needed if far_too_long else max(before, needed)
 
     def fits(self, layers: Layers, tokens: int) -> bool:
         """Return whether the slots in use have the shape for a batch of such prompts."""
         slots = self._slots
         return slots is not None and (
-            tokens + self._limit < slots.length
+            self.length_for(tokens) == slots.length
             and len(slots.keys) == len(layers)
-            and all(slots.keys[i].shape[2] == layers[i][0].shape[2] for i in slots.fixed)
+            and all(slots.keys[i].shape[2] >= layers[i][0].shape[2] for i in slots.fixed)
         )
 
     def admit(self, ready: Ready, prefilled: Sequence[Prefilled], layers: Layers) -> None:
@@ -125,23 +122,25 @@ class Decoding:
         """
         seen, mask = ready.taps.seen(), ready.inputs["attention_mask"]
         rows, tokens = mask.shape
-        if not self.fits(layers, tokens) or not self.has_room(rows):
+        room = 0 if self._slots is None else self._slots.rows - len(self._rows)
+        if not self.fits(layers, tokens) or rows > room:
             if self._rows:
                 raise RuntimeError("a batch was admitted where there is no room for it")
             self._make_slots(ready, layers, rows, tokens)
         slots = self._slots
         if slots is None:
             raise RuntimeError("there are no slots")
-        begin = slice(slots.active, slots.active + rows)
+        rows_of = slice(slots.active, slots.active + rows)
         for index, (keys, values) in enumerate(layers):
             end = keys.shape[2]
-            slots.keys[index][begin, :, :end] = keys
-            slots.values[index][begin, :, :end] = values
-        _begin(slots, begin, seen, mask, end_tokens(self._vlm))
-        masked = _see_tiles(slots, begin, ready, self._vlm)
+            for slot, part in ((slots.keys[index], keys), (slots.values[index], values)):
+                slot[rows_of, :, :end] = part
+                slot[rows_of, :, end:] = 0  # a NaN of who was here before passes every mask
+        begin(slots, rows_of, seen, mask)
+        masked = see_tiles(slots, rows_of, ready, layers, self._vlm)
         self._masked = masked or (self._masked and bool(self._rows))
         slots.active += rows
-        self._rows += [_Row(row, begin.start + i) for i, row in enumerate(prefilled)]
+        self._rows += [_Row(row, rows_of.start + i) for i, row in enumerate(prefilled)]
 
     def step(self) -> None:
         """Take every row one token further; finish those whose answers have arrived."""
@@ -150,11 +149,18 @@ class Decoding:
             self._stepper.step(masked=self._masked)
             flags = Fetch({"ended": self._slots.ended[: self._slots.active]})
             self._flags.append((flags, list(self._rows)))
-        ahead = self.behind if self._rows else 0
+        ahead = self._behind if self._rows else 0
         while len(self._flags) > ahead:
             self._let_go(*self._flags.popleft())
         # On a CPU nothing is on its way: what has just ended has arrived.
         self._receive(arrived if ahead else len(self._leaving))
+
+    def forget(self) -> bool:
+        """Let go of the slots, which must be empty; return whether there were any."""
+        had = self._slots is not None
+        self._slots = self._stepper = None
+        self._flags.clear()
+        return had
 
     def drain(self) -> None:
         """Answer every row to the end."""
@@ -182,7 +188,7 @@ class Decoding:
 
     def _answers_in(self, slots: Slots, places: Sequence[int]) -> dict[str, Tensor]:
         """Return tokens, log-probabilities and hidden states of the answers in some slots."""
-        index = torch.tensor(places, device=slots.tokens.device)
+        index = to_device(torch.tensor(places), slots.tokens.device)
         found = {
             "count": slots.count[index],
             "chosen": slots.chosen[index],
@@ -204,7 +210,7 @@ class Decoding:
                 answer = cut_answer(
                     self._vlm, fetch["chosen"][i, :count], fetch["logprobs"][i, :count]
                 )
-                states = {name: fetch[name][i] for name in fetch if name not in _TOKENS}
+                states = {name: fetch[name][i].copy() for name in fetch if name not in _TOKENS}
                 whole = with_answer(row.prefilled.capture(), self._spec, answer, states)
                 self._finished.append(whole)
                 row.received = True
@@ -217,7 +223,7 @@ class Decoding:
         self._slots = self._stepper = None
         self._flags.clear()
         fixed = vlm.skipped_without_image if any(ready.batch.pictures) else frozenset()
-        many = max(rows, min(self.rows, _rows_in_memory(vlm, layers, fixed, length)))
+        many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
         original = original_of(vlm.family.model_type, spec)
         wanted = resolve_layers(spec.layers, vlm.num_layers)
         positions = ready.taps.seen().positions
@@ -229,59 +235,16 @@ class Decoding:
                 self._slots = make_slots(
                     layers, fixed, rows=many, length=length, limit=self._limit,
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
-                    states=states,
+                    states=states, ends=end_tokens(vlm),
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if many == rows:
                     raise
                 many = max(rows, many // 2)
         self._stepper = Stepper(
-            vlm, self._slots, end_tokens(vlm), wanted if spec.answer_positions else (),
+            vlm, self._slots, wanted if spec.answer_positions else (),
             states_of(original), pictured=any(ready.batch.pictures),
         )  # fmt: skip
 
 
 _TOKENS = ("count", "chosen", "logprobs")
-
-
-def _begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor, ends: Sequence[int]) -> None:
-    """Put the first token of new rows into their slots."""
-    tokens = mask.shape[1]
-    chosen = seen.first_logits.argmax(dim=1)
-    logprobs = seen.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-    last = mask.sum(dim=1) - 1 if seen.positions is None else seen.positions[..., -1]
-    slots.tokens[rows] = chosen.unsqueeze(1)
-    slots.places[rows] = tokens
-    slots.positions[:, rows, 0] = last.reshape(len(slots.positions), -1) + 1
-    slots.seen[rows] = False
-    slots.seen[rows, :tokens] = mask.bool()
-    slots.seen[rows, tokens] = True
-    slots.chosen[rows, 0] = chosen
-    slots.logprobs[rows, 0] = logprobs - seen.first_logits.logsumexp(dim=1)
-    slots.count[rows] = 1
-    over = torch.isin(chosen, torch.tensor(ends, device=chosen.device, dtype=chosen.dtype))
-    slots.ended[rows] = over | (slots.chosen.shape[1] <= 2)
-    if slots.states is not None:
-        slots.states.begin(chosen, rows.start)
-
-
-def _see_tiles(slots: Slots, rows: slice, ready: Ready, vlm: VisionLanguageModel) -> bool:
-    """Note which keys of the picture new rows may see; return whether that is not all."""
-    if slots.tiles is None:
-        return False
-    name = vlm.family.cross_attention_mask
-    seen: Any = ready.inputs[name][:, -1].flatten(1).bool()
-    slots.tiles[rows] = seen.repeat_interleave(slots.tiles.shape[1] // seen.shape[1], dim=1)
-    return not bool(np.all(ready.batch.inputs[name][:, -1].numpy()))
-
-
-def _rows_in_memory(
-    vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int
-) -> int:
-    """Return how many slots a GPU has room for beside the prefills; on a CPU it is not asked."""
-    if not vlm.cuda_devices:
-        return np.iinfo(np.int64).max
-    [device] = vlm.cuda_devices
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(MEMORY_SHARE * (free + unused)) // bytes_of_a_row(layers, fixed, length)

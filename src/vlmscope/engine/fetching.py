@@ -1,4 +1,4 @@
-"""Results on their way from the device to the host, while the device works on."""
+"""Copies between the host and the device that nobody waits for, while the device works on."""
 
 from __future__ import annotations
 
@@ -37,9 +37,16 @@ class Fetch:
     def __getitem__(self, name: str) -> np.ndarray:
         """Return one of them, when it is here."""
         while self._events:
-            self._events.pop().synchronize()
+            self._events[-1].synchronize()
+            self._events.pop()
         return self._copies[name].numpy()
 
     def __iter__(self) -> Any:
         """Iterate over the names."""
         return iter(self._copies)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the model's device; nobody waits for the copy to a GPU."""
+    pinned = tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
+    return pinned.to(device, non_blocking=True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from vlmscope.engine.batch import Batch, prepare
@@ -44,9 +44,8 @@ def capture(
     iterator = iter(samples)
     while chunk := tuple(islice(iterator, batch_size)):
         batches, failures = prepare(chunk, vlm, spec)
-        done = [item for batch in batches for item in capture_batch(batch, vlm, spec, session)]
         found: dict[int, Capture] = {}
-        for result in chain(failures, done, session.drain()):
+        for result in chain(failures, _all_of(batches, session, vlm, spec)):
             if isinstance(result, Failure):
                 raise RowError(result.stage, f"{result.id}: {result.error}")
             found[id(result.sample)] = result
@@ -82,9 +81,26 @@ def capture_batch(
     if session is not None:
         return session.submit(batch, shapes=shapes)
     session = CaptureSession(vlm, spec, len(batch.samples))
-    results = session.submit(batch, shapes=shapes) + session.drain()
+    results = _all_of([batch], session, vlm, spec, shapes)
     order = {sample.id: row for row, sample in enumerate(batch.samples)}
     return sorted(results, key=lambda item: order[_id_of(item)])
+
+
+def _all_of(
+    batches: Sequence[Batch],
+    session: CaptureSession,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> list[Capture | Failure]:
+    """Return the results of some batches; rows that a failed step gave up come again."""
+    results: list[Capture | Failure] = []
+    while batches:
+        for batch in batches:
+            results += session.submit(batch, shapes=shapes)
+        results += session.drain()
+        batches, _ = prepare(session.take_lost(), vlm, spec)
+    return results
 
 
 def _id_of(item: Capture | Failure) -> str:

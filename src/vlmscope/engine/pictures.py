@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlmscope.engine.batch import Batch
+from vlmscope.engine.fetching import to_device
 from vlmscope.engine.pooling import pool_vision
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.split_attention import exact_split
@@ -110,13 +111,8 @@ class PictureEncoder:
             raise RuntimeError("a family whose pictures are encoded apart needs its projector")
         projected = vlm.projector(features)
         for place, row in enumerate(rows):
-            self._known[keys[row]] = pooled[place], projected[place]
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on the model's device; nobody waits for the copy to a GPU."""
-    pinned = tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
-    return pinned.to(device, non_blocking=True)
+            # Copies: a view would keep all that were encoded with it.
+            self._known[keys[row]] = pooled[place].clone(), projected[place].clone()
 
 
 @contextmanager

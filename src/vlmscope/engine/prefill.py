@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.batch import Batch
-from vlmscope.engine.fetching import Fetch
-from vlmscope.engine.pictures import Encodings, PictureEncoder, answering_for, to_device
+from vlmscope.engine.fetching import Fetch, to_device
+from vlmscope.engine.pictures import Encodings, PictureEncoder, answering_for
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.engine.taps import Taps
 from vlmscope.model import VisionLanguageModel
@@ -72,10 +72,13 @@ class Prefilled:
         numbers, row = self.numbers, self.row
         return Capture(
             **self.known,
-            vectors={name: numbers[name][row] for name in numbers if name not in _STATISTICS},
+            # Copies: a view would keep the whole batch, and the pinned memory that it came in.
+            vectors={
+                name: numbers[name][row].copy() for name in numbers if name not in _STATISTICS
+            },
             first_token_entropy=float(numbers[_ENTROPY][row]),
-            first_token_ids=numbers[_IDS][row],
-            first_token_logprobs=numbers[_LOGPROBS][row],
+            first_token_ids=numbers[_IDS][row].copy(),
+            first_token_logprobs=numbers[_LOGPROBS][row].copy(),
             finish_reason="prefill",
         )
 

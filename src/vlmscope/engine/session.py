@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class CaptureSession:
     def __init__(self, vlm: VisionLanguageModel, spec: CaptureSpec, rows: int) -> None:
         self._vlm = vlm
         self._spec = spec
+        self._gpus = vlm.cuda_devices
         self._finished: Results = []
         self._decoding = Decoding(vlm, spec, rows, self._finished)
         self._pictures: PictureEncoder | None = None
@@ -70,7 +72,7 @@ class CaptureSession:
             torch.OutOfMemoryError: The batch does not fit; nothing of it is kept, and the rows of
                 earlier batches are as they were.
         """
-        with torch.inference_mode(), full_float32():
+        with self._computing():
             if self._spec.max_new_tokens and self._must_generate(batch):
                 self._generate(batch, shapes)
             else:
@@ -79,20 +81,42 @@ class CaptureSession:
 
     def drain(self) -> Results:
         """Finish every row."""
-        with torch.inference_mode(), full_float32():
+        with self._computing():
             self._careful(self._decoding.drain)
             self._arrive()
         return self._take()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute without gradients, in full precision, on the model's own GPU."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(full_float32())
+            for device in self._gpus[:1]:  # graphs and streams belong to the current one
+                stack.enter_context(torch.cuda.device(device))
+            yield
 
     def take_lost(self) -> list[Sample]:
         """Return the rows that were being answered when a step failed; they are to come again."""
         lost, self._lost = self._lost, []
         return lost
 
-    def forget(self) -> None:
-        """Let go of what is only kept to save time: when memory runs out."""
+    def forget(self, *, slots: bool = False) -> bool:
+        """Let go of what is only kept to save time: when memory runs out.
+
+        Args:
+            slots: Also finish what is being answered, and let go of the slots.
+
+        Returns:
+            Whether there were slots to let go of.
+        """
         if self._pictures is not None:
             self._pictures.forget()
+        if not slots:
+            return False
+        with self._computing():
+            self._careful(self._decoding.drain)
+        return self._decoding.forget()
 
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
         """Bring a batch to the device, its pictures encoded where that is done apart."""
@@ -122,7 +146,7 @@ class CaptureSession:
             self._answer(ready, output.past_key_values, batch)
             return
         self._arriving += kept_of(ready)
-        if not self._vlm.cuda_devices:
+        if not self._gpus:
             self._arrive()
 
     def _answer(self, ready: Ready, cache: Any, batch: Batch) -> None:
@@ -139,8 +163,12 @@ class CaptureSession:
     def _arrive(self) -> None:
         """Finish the rows without answers that are on their way to the host."""
         while self._arriving:
-            self._finished.append(check_finite(self._arriving[0].capture()))
-            del self._arriving[0]
+            row = self._arriving.pop(0)
+            try:
+                self._finished.append(check_finite(row.capture()))
+            except BaseException:
+                self._lost.append(row.known["sample"])
+                raise
 
     def _careful(self, work: Callable[[], None]) -> None:
         """Take decoding steps; where one fails, give up the rows that were being answered.

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.fetching import to_device
 
 STEP_OF_LENGTH = 64
 """Lengths are rounded up to this, so that not every longer prompt needs new tensors."""
@@ -48,6 +49,8 @@ class Slots:
     """How many they are."""
     ended: Bool[Tensor, " rows"]
     """Whether a row has chosen its last token."""
+    ends: Int[Tensor, " ends"]
+    """The tokens that end an answer; the same for all rows."""
     states: AnswerStates | None
     """Hidden states of the answers' tokens, where they are wanted."""
     active: int = 0
@@ -85,8 +88,7 @@ class Slots:
         left = [row for row in range(self.active, last) if row not in gone]
         moves = list(zip(left, holes, strict=True))
         if moves:
-            device = self.tokens.device
-            source, target = torch.tensor(moves, device=device).unbind(1)
+            source, target = to_device(torch.tensor(moves), self.tokens.device).unbind(1)
             for tensor in self.tensors():
                 tensor.index_copy_(0, target, tensor.index_select(0, source))
         return moves
@@ -101,6 +103,7 @@ def make_slots(
     limit: int,
     dims: int,
     states: AnswerStates | None,
+    ends: Sequence[int],
 ) -> Slots:
     """Return empty slots.
 
@@ -112,6 +115,7 @@ def make_slots(
         limit: How many of them can be the answer's.
         dims: Dimensions of a position.
         states: Gathers hidden states of the answers.
+        ends: The tokens that end an answer.
 
     Raises:
         torch.OutOfMemoryError: There is no room for so many.
@@ -137,6 +141,7 @@ def make_slots(
         logprobs=torch.zeros(rows, limit + 1, device=device),
         count=whole(rows),
         ended=torch.zeros(rows, dtype=torch.bool, device=device),
+        ends=torch.tensor(ends, dtype=torch.int64, device=device),
         states=states,
     )
 

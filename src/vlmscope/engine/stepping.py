@@ -7,17 +7,19 @@ launched one by one, they leave the GPU idle most of the time. Nothing in a step
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlmscope.engine.memory import is_out_of_memory
 from vlmscope.engine.slots import Slots
 from vlmscope.engine.taps import tap_layer
+from vlmscope.errors import one_line
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention import GROUPED, attending_with, grouped_attention, seeing
 from vlmscope.schema import LayerStates
@@ -32,7 +34,6 @@ class Stepper:
     Args:
         vlm: The model.
         slots: The rows.
-        ends: End-of-turn token ids.
         layers: Layers whose states of the answer are wanted.
         meant: What the hidden state of a layer is.
         pictured: Whether the questions are about pictures.
@@ -42,7 +43,6 @@ class Stepper:
         self,
         vlm: VisionLanguageModel,
         slots: Slots,
-        ends: int | Sequence[int] | None,
         layers: Sequence[int],
         meant: LayerStates,
         *,
@@ -54,7 +54,6 @@ class Stepper:
         self._meant = meant
         self._pictured = pictured
         device = slots.tokens.device
-        self._ends = torch.tensor(np.atleast_1d([] if ends is None else ends), device=device).long()
         self._caches: dict[int, Any] = {}
         self._graphs: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
@@ -84,6 +83,7 @@ class Stepper:
     def _record(self, rows: int, *, masked: bool) -> Any:
         """Record the step for so many rows; None where the model's code waits for the device."""
         slots, graph = self._slots, torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(slots.tokens.device)  # type: ignore[no-untyped-call]
         if slots.states is not None:
             slots.states.paused = True
         with self._prepared(masked=masked):  # kernels are chosen and compiled before
@@ -94,11 +94,21 @@ class Stepper:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
             # Threads that prepare pictures may pin memory meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
                 self._run(rows, masked=masked)
-        except RuntimeError:
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             torch.cuda.synchronize()
             self.replays = False
+            warnings.warn(
+                f"a decoding step cannot be recorded ({one_line(error)}): its kernels are launched "
+                "one by one, more slowly",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return None
         return graph
 
@@ -166,7 +176,7 @@ class Stepper:
         slots.chosen[:rows].scatter_(1, column, tokens.unsqueeze(1))
         slots.logprobs[:rows].scatter_(1, column, logprobs.unsqueeze(1))
         count.add_(~ended)
-        ended.logical_or_((tokens.unsqueeze(1) == self._ends).any(dim=1))
+        ended.logical_or_((tokens.unsqueeze(1) == slots.ends).any(dim=1))
         ended.logical_or_(count >= slots.chosen.shape[1] - 1)
         if slots.states is not None:
             slots.states.note(tokens)

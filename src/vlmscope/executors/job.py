@@ -32,7 +32,8 @@ def extract(
         observer: Told about every published batch.
         options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
             ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
-            ``family``, ``adapter``, ``quantize``, ``text_only``, ``strict``.
+            ``family``, ``adapter``, ``quantize``, ``text_only``, ``strict``,
+            ``writer``.
 
     Raises:
         InputError: The table or an option is wrong.

@@ -4,8 +4,8 @@
     pictures, prompts   ──►  the model         ──►  shards, failures
     some batches ahead       one batch              up to BEHIND batches
 
-Every batch is published before its rows count as done. A stop request ends after the batch in
-flight; whatever kills the process, the next run goes on from the published shards.
+Every batch is published before its rows count as done. A stop request ends when what is being
+answered is finished; whatever kills the process, the next run goes on from the published shards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Protocol
 
 from vlmscope.engine import CaptureSession
 from vlmscope.executors.ahead import batches_ahead, batches_to_prepare
-from vlmscope.executors.ordering import same_picture_together
+from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
 from vlmscope.executors.outbox import Outbox
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.resilient import ResilientRunner
@@ -68,7 +68,7 @@ def run_plan(
     Args:
         plan: What to do, from ``make_plan``.
         observer: Told about every published batch.
-        stop: Set it to stop after the batch in flight.
+        stop: Set it to stop when what is being answered is finished.
 
     Raises:
         StoreError: The run cannot be written. What was published is safe.
@@ -123,6 +123,7 @@ class _Session:
             went_well=bool(plan.done),
             session=CaptureSession(plan.vlm, spec, rows),
         )
+        self._strict = plan.request.strict
         self._outbox = Outbox(results.put, lambda: sizer.size)
 
     def run(self, stop: threading.Event) -> None:
@@ -138,6 +139,8 @@ class _Session:
                     del prepared  # if memory runs out, nobody else may hold the batch
                     for results in pieces:
                         self._outbox.put(results)
+                        if self._strict and any(isinstance(item, Failure) for item in results):
+                            self._outbox.flush()
                 self._finish()
             except StrictStop:
                 preparing.shutdown(wait=False, cancel_futures=True)
@@ -146,6 +149,8 @@ class _Session:
                 raise
             except BaseException:
                 preparing.shutdown(wait=False, cancel_futures=True)
+                with suppress(Exception):
+                    self._outbox.flush()
                 raise
 
     def _finish(self) -> None:
@@ -171,7 +176,8 @@ class _Session:
         Only afterwards are the others left out: so a run that was killed amid the questions about a
         picture goes on in the order of one that was not.
         """
-        rows = same_picture_together(self._good_rows(is_due))
+        ahead = 1 if self._strict else AHEAD_ROWS  # a bad row is not met before its turn
+        rows = same_picture_together(self._good_rows(is_due), ahead)
         return (row for row in rows if is_due(row.id))
 
     def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:

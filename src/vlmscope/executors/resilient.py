@@ -123,7 +123,9 @@ class ResilientRunner:
         if isinstance(outcome, _Trouble):
             yield from self._after(outcome, samples)
         else:
-            self._went_well = self._went_well or any(isinstance(item, Capture) for item in outcome)
+            # Of a session the rows come later; that their batch was taken is as good.
+            taken = self._session is not None or any(isinstance(o, Capture) for o in outcome)
+            self._went_well = self._went_well or taken
             yield outcome
         if self._session is not None and (lost := self._session.take_lost()):
             yield from self._in_pieces(lost, self._sizer.size)
@@ -135,11 +137,21 @@ class ResilientRunner:
                 self._session.forget()
             _free_memory()
             self._sizer.shrink(len(samples))
+        if len(samples) == 1 and trouble.out_of_memory and self._empty_slots():
+            yield from self.run(samples)  # all of the memory is its own now
+            return
         if len(samples) == 1:
             yield [self._record(samples[0], trouble)]
             self._raise_if_a_bug(trouble)
             return
         yield from self._in_pieces(samples, len(samples) // 2)
+
+    def _empty_slots(self) -> bool:
+        """Finish what is being answered and free its memory; return whether there was any."""
+        freed = self._session is not None and self._session.forget(slots=True)
+        if freed:
+            _free_memory()
+        return freed
 
     def _attempt(self, batch: Batch, asked: int) -> Results | _Trouble:
         """Run the model; return what it gave or why it failed."""

@@ -3,7 +3,7 @@
 It is the number of a prefill. More rows than that are answered at once, because a decoding step
 takes hardly longer for many rows than for few: ``rows_at_once``.
 
-A fixed size is only ever halved, when memory runs out. ``auto`` starts at one row and grows in
+A fixed size is only ever halved, when memory runs out. ``auto`` starts at few rows and grows in
 steps of four as far as the last batch's memory says that the next one fits; what it learns from are
 real rows, so nothing is wasted. Speed is not asked: how long a batch takes hangs on its longest
 answer, and a few probes cannot tell that from the size (docs/performance.md).

@@ -42,7 +42,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
         found: Any = kernel(
             *(part.transpose(1, 2) for part in (query, key, value)), softmax_scale=scale
         )
-    except Exception as error:  # noqa: BLE001 - a young package, and torch can do it too
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+            raise
         _kernel.cache_clear()
         _broken.append(one_line(error))
         warnings.warn(
@@ -70,6 +72,6 @@ def _kernel() -> Callable[..., Any] | None:
         return None
     try:
         from flash_attn.cute import flash_attn_func
-    except ImportError:
+    except Exception:  # noqa: BLE001 - a young package: torch can do it too
         return None
     return flash_attn_func  # type: ignore[no-any-return]

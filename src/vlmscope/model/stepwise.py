@@ -8,7 +8,11 @@ same answers, more slowly.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+import numpy as np
+import torch
 
 from vlmscope.model.describing import find_family
 from vlmscope.model.vlm import VisionLanguageModel
@@ -33,8 +37,13 @@ def why_not_stepwise(vlm: VisionLanguageModel) -> str:
 
 def _settings(model: Any) -> str:
     """Return what changes the logits before a token is chosen."""
-    config = model.generation_config
-    processors = model._get_logits_processor(config, input_ids_seq_length=1, device=model.device)
+    config = copy.deepcopy(model.generation_config)
+    ends = np.atleast_1d([] if config.eos_token_id is None else config.eos_token_id)
+    config._eos_token_tensor = torch.tensor(ends, dtype=torch.int64) if len(ends) else None
+    prompt = torch.zeros(1, 1, dtype=torch.int64)
+    processors = model._get_logits_processor(
+        config, input_ids_seq_length=1, encoder_input_ids=prompt, device="cpu"
+    )
     names = [type(processor).__name__ for processor in processors]
     if getattr(config, "token_healing", None):
         names.append("token_healing")
