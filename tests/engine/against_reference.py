@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlmscope.engine import CaptureSession, prepare
+from vlmscope.engine import Batch, CaptureSession, prepare
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -95,3 +95,16 @@ def assert_all_same(
     """Hold every result against the slow method's; none may be missing, none there twice."""
     for id_, item in each_once(results, samples).items():
         assert_same(item, expected[id_])
+
+
+def answered_by_generate(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that fills with the questions which the library's ``generate`` answers."""
+    seen: list[str] = []
+    original = CaptureSession._generate
+
+    def spy(self: CaptureSession, batch: Batch, *rest: Any) -> Any:
+        seen.extend(sample.id for sample in batch.samples)
+        return original(self, batch, *rest)
+
+    monkeypatch.setattr(CaptureSession, "_generate", spy)
+    return seen

@@ -12,6 +12,7 @@ import torch
 
 from engine.against_reference import (
     Pieces,
+    answered_by_generate,
     assert_all_same,
     expected_of,
     run_session,
@@ -36,15 +37,7 @@ def expected(
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Questions that the library's ``generate`` answered."""
-    seen: list[str] = []
-    original = CaptureSession._generate
-
-    def spy(self: CaptureSession, batch: Any, shapes: Any) -> Any:
-        seen.extend(sample.id for sample in batch.samples)
-        return original(self, batch, shapes)
-
-    monkeypatch.setattr(CaptureSession, "_generate", spy)
-    return seen
+    return answered_by_generate(monkeypatch)
 
 
 @pytest.fixture

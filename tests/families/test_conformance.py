@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.against_reference import answered_by_generate
 from families.conformance import (
     NONE,
     ONE_PICTURE,
@@ -27,7 +28,7 @@ from families.conformance import (
     picture,
 )
 from families.vision_rows import rows_per_picture
-from vlmscope.engine import Batch, CaptureSession, capture, capture_batch, prepare
+from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.precision import full_float32
@@ -121,15 +122,7 @@ def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Questions whose answers the library's ``generate`` wrote."""
-    seen: list[str] = []
-    original = CaptureSession._generate
-
-    def spy(self: CaptureSession, batch: Batch, *rest: Any) -> Any:
-        seen.extend(sample.id for sample in batch.samples)
-        return original(self, batch, *rest)
-
-    monkeypatch.setattr(CaptureSession, "_generate", spy)
-    return seen
+    return answered_by_generate(monkeypatch)
 
 
 def test_a_batch_equals_each_row_alone(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from engine.against_reference import Pieces, each_once, run_session
+from engine.against_reference import Pieces, answered_by_generate, each_once, run_session
 from families.conformance import ONE_PICTURE, THIRD, build
 from families.test_conformance import SHORT_WINDOW, assert_same
-from vlmscope.engine import CaptureSession, session
+from vlmscope.engine import session
 from vlmscope.engine.prefill import Ready
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.reference import reference
@@ -55,15 +55,7 @@ def vlm(family: str, folder: Path) -> VisionLanguageModel:
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Questions that the library's ``generate`` answered."""
-    seen: list[str] = []
-    original = CaptureSession._generate
-
-    def spy(self: CaptureSession, batch: Any, *rest: Any) -> Any:
-        seen.extend(sample.id for sample in batch.samples)
-        return original(self, batch, *rest)
-
-    monkeypatch.setattr(CaptureSession, "_generate", spy)
-    return seen
+    return answered_by_generate(monkeypatch)
 
 
 @pytest.fixture

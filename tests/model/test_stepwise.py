@@ -11,11 +11,17 @@ from typing import Any
 
 import pytest
 
-from engine.against_reference import assert_all_same, assert_same, expected_of, run_session
+from engine.against_reference import (
+    answered_by_generate,
+    assert_all_same,
+    assert_same,
+    expected_of,
+    run_session,
+)
 from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import ONE_PICTURE
-from vlmscope.engine import CaptureSession, capture
+from vlmscope.engine import capture
 from vlmscope.executors import Request, make_plan, plan
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.stepwise import why_not_stepwise
@@ -29,15 +35,7 @@ NOTE = "the library's generate writes the answers"
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Questions that the library's ``generate`` answered."""
-    seen: list[str] = []
-    original = CaptureSession._generate
-
-    def spy(self: CaptureSession, batch: Any, shapes: Any) -> Any:
-        seen.extend(sample.id for sample in batch.samples)
-        return original(self, batch, shapes)
-
-    monkeypatch.setattr(CaptureSession, "_generate", spy)
-    return seen
+    return answered_by_generate(monkeypatch)
 
 
 @pytest.fixture

@@ -57,7 +57,10 @@ def kill_after(process: subprocess.Popen[str], order: str, batches: int, seconds
     lines = [process.stdout.readline() for _ in range(batches)]
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    lines += process.communicate()[0].splitlines(keepends=True)
+    lines += process.stdout.readlines()  # not ``communicate``, which loses what was read ahead
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
     acknowledged = [int(line) for line in lines if line.endswith("\n")]
     return acknowledged[-1] if acknowledged else int(order.split()[1])
 
