@@ -86,14 +86,14 @@ def test_what_a_failed_step_took_with_it_comes_again(
     session = CaptureSession(talkative_vlm, SPEC, 3)
     with pytest.warns(RuntimeWarning, match=r"ValueError: a kernel that is .*generate") as said:
         found, lost = attempt(session, samples, talkative_vlm)
-    assert len(said) == 1
+    assert [one.category for one in said].count(RuntimeWarning) == 1
     assert session.take_lost() == []
     assert 0 < len(lost) <= 3
     done = {item.sample.id for item in found}
     assert not done & {sample.id for sample in lost}
     assert len(found) + len(lost) == len(samples)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", RuntimeWarning)
         again, none = attempt(session, lost, talkative_vlm)
     assert none == []
     assert_all_same([*found, *again], expected, samples)
@@ -138,7 +138,7 @@ def test_where_one_slot_is_too_many_generate_writes(
 
     with pytest.warns(RuntimeWarning, match="out of memory") as said:
         found = until_all_are_done()
-    assert len(said) == 1
+    assert [one.category for one in said].count(RuntimeWarning) == 1
     assert_all_same(found, expected, rows)
     assert generated
 

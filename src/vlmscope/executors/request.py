@@ -30,7 +30,7 @@ class Request:
     limit: int | None = None
     """Only the first rows of the table."""
     batch_size: int | Literal["auto"] = "auto"
-    """Rows that go through the model together."""
+    """Questions in the model at once; their prompts go through in smaller batches."""
     dtype: str = "auto"
     """Type the model computes in."""
     device: str = "auto"
