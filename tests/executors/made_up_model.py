@@ -1,13 +1,15 @@
-"""A model that is not there, for tests in which something else makes the rows."""
+"""A model and a table that are not there, for tests in which something else makes the rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.families import Family
+from vlmscope.schema import Failure, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +28,17 @@ def made_up(*gpus: str) -> MadeUp:
     """Return a model on a CPU, or as if it were on some GPUs."""
     family, devices = Family("made_up", "Made up"), tuple(map(torch.device, gpus))
     return MadeUp(None, None, family, "made-up", description={}, gpus=devices)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table in memory; row 5 is bad."""
+
+    count: int
+
+    def rows(self) -> Iterator[Sample | Failure]:
+        for i in range(self.count):
+            if i == 5:
+                yield Failure(f"q{i}", "input", "the question is empty")
+            else:
+                yield Sample(f"q{i}", f"{i}.png", f"Question {i}?")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,28 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executors.made_up_model import made_up
+from executors.made_up_model import Rows, made_up
 from store.store_support import make_capture, make_manifest
 from vlmscope.executors import Request, local, resilient
 from vlmscope.executors.plan import Plan
-from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import Capture, CaptureSpec
 from vlmscope.store import open_run
 
 ROWS = 12
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table in memory; row 5 is bad."""
-
-    count: int
-
-    def rows(self) -> Iterator[Sample | Failure]:
-        for i in range(self.count):
-            if i == 5:
-                yield Failure(f"q{i}", "input", "the question is empty")
-            else:
-                yield Sample(f"q{i}", "x.png", f"Question {i}?")
 
 
 def row(id_: str) -> Capture:

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,31 +21,17 @@ import h5py
 import numpy as np
 import pytest
 
-from executors.made_up_model import made_up
+from executors.made_up_model import Rows, made_up
 from store.store_support import assert_same, make_capture, make_manifest
 from vlmscope.cli.stopping import stop_on_signals
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
 from vlmscope.executors import Plan, Request, Summary, resilient, run_plan
 from vlmscope.executors.writing import BEHIND, writing
-from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import Capture, CaptureSpec
 from vlmscope.store import RunWriter, check_free, open_run, recording_apart
 
 ROWS = 12
 Kind = Literal["auto", "thread", "process"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table in memory; row 5 is bad."""
-
-    count: int
-
-    def rows(self) -> Iterator[Sample | Failure]:
-        for i in range(self.count):
-            if i == 5:
-                yield Failure(f"q{i}", "input", "the question is empty")
-            else:
-                yield Sample(f"q{i}", f"{i}.png", f"Question {i}?")
 
 
 class Log:

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vlmscope.schema import REPRESENTATIONS
+
 
 class AnswerStates:
     """Running first, last and sum of the answer tokens' hidden states, layer by layer.
@@ -102,4 +104,12 @@ class AnswerStates:
         return {
             layer: total / count.clamp_min(1).unsqueeze(1)
             for layer, (_, _, total, count) in self._layers.items()
+        }
+
+    def vectors(self, positions: Sequence[str]) -> dict[str, Float[Tensor, "rows hidden"]]:
+        """Return HDF5 path → states, for some of ``ANSWER_POSITIONS``."""
+        return {
+            f"{REPRESENTATIONS[position]}/layer_{layer}": states
+            for position in positions
+            for layer, states in self.at(position).items()
         }

@@ -26,7 +26,7 @@ from vlmscope.engine.slots import Slots, make_slots, rounded_up
 from vlmscope.engine.stepping import Stepper
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.halp import original_of, states_of
-from vlmscope.schema import REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.selection import resolve_layers
 
 BEHIND = 1
@@ -194,9 +194,9 @@ class Decoding:
             "chosen": slots.chosen[index],
             "logprobs": slots.logprobs[index],
         }
-        for position in self._spec.answer_positions if slots.states is not None else ():
-            for layer, states in slots.states.at(position).items():  # type: ignore[union-attr]
-                found[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states[index]
+        if slots.states is not None:
+            vectors = slots.states.vectors(self._spec.answer_positions)
+            found |= {name: states[index] for name, states in vectors.items()}
         return found
 
     def _receive(self, batches: int) -> None:

@@ -34,7 +34,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.model.precision import full_float32
 from vlmscope.model.static_cache import keys_and_values
 from vlmscope.model.stepwise import why_not_stepwise
-from vlmscope.schema import REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
 Results = list[Capture | Failure]
 
@@ -213,11 +213,8 @@ class CaptureSession:
         prompt = batch.inputs["input_ids"].shape[1]
         generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()
         logprobs = torch.stack(steps.steps_[: spec.max_new_tokens], dim=1).cpu().numpy()
-        vectors = {
-            f"{REPRESENTATIONS[position]}/layer_{layer}": values.cpu().numpy()
-            for position in (spec.answer_positions if states is not None else ())
-            for layer, values in states.at(position).items()  # type: ignore[union-attr]
-        }
+        found = {} if states is None else states.vectors(spec.answer_positions)
+        vectors = {name: values.cpu().numpy() for name, values in found.items()}
         self._finished += [
             with_answer(
                 row.capture(),
