@@ -12,7 +12,9 @@ question verbatim. Two details decide whether the positions are right:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +114,21 @@ def _control_tokens(tokenizer: Any) -> list[str]:
     return [token.content for token in added if token.special]
 
 
+@dataclass(frozen=True, slots=True)
+class EachOnce:
+    """Which rows of a batch show the same pictures, so that these are prepared once."""
+
+    entries: Sequence[int]
+    """For each row which of the different pictures it shows, numbered in the order of the rows."""
+    names: Sequence[str]
+    """The processor's outputs that hang on the pictures alone: they have one entry for each."""
+
+
 def encode(
-    processor: Any, chat_texts: Sequence[str], images: Sequence[Sequence[Image]]
+    processor: Any,
+    chat_texts: Sequence[str],
+    images: Sequence[Sequence[Image]],
+    each: EachOnce | None = None,
 ) -> dict[str, Any]:
     """Return the model's inputs for a batch, on the CPU, padded on the left.
 
@@ -122,6 +137,7 @@ def encode(
         chat_texts: Rendered prompts.
         images: The RGB images of each. Either every prompt has some or none has: most processors
             take a batch of both, but not all.
+        each: Which rows show the same pictures, if they are to be prepared once.
 
     Returns:
         Name → tensor, whatever this processor makes: always ``input_ids`` and ``attention_mask``
@@ -129,6 +145,9 @@ def encode(
         ``aspect_ratio_ids [batch, 1]``, ``aspect_ratio_mask [batch, 1, 4]`` and
         ``cross_attention_mask [batch, length, 1, 4]``.
     """
+    if each is not None:
+        processor = copy.copy(processor)
+        processor.image_processor = _Preparing(processor.image_processor, each)
     bos = processor.tokenizer.bos_token
     has_bos = bool(bos) and all(text.startswith(bos) for text in chat_texts)
     inputs = _process(processor, chat_texts, images, add_special_tokens=not has_bos)
@@ -161,3 +180,24 @@ def _process(
             return_tensors="pt",
         )
     )
+
+
+class _Preparing:
+    """An image processor that is asked for every row and works once for rows that show the same."""
+
+    def __init__(self, own: Any, each: EachOnce) -> None:
+        self._own = own
+        self._each = each
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def __call__(self, images: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        entries = list(self._each.entries)
+        first = [entries.index(entry) for entry in range(1 + max(entries))]
+        made = self._own([images[row] for row in first], *args, **kwargs)
+        for name, values in made.items():
+            if name not in self._each.names:
+                every = isinstance(values, list)
+                made[name] = [values[i] for i in entries] if every else values[entries]
+        return made

@@ -46,7 +46,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         rows_of_graphs.append(rows)
         return Recording(self, rows, masked)
 
-    monkeypatch.setattr(stepping, "ROWS_OF_A_GRAPH", 4)
+    monkeypatch.setattr(stepping, "ROWS_OF_A_GRAPH", (4,))
     monkeypatch.setattr(Stepper, "__init__", init)
     monkeypatch.setattr(Stepper, "_record", record)
     late = Decoding.__init__

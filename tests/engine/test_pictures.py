@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from engine.against_reference import (
     assert_all_same,
@@ -21,7 +22,7 @@ from engine.against_reference import (
 )
 from material import QUESTIONS, picture
 from vlmscope.engine import Batch, CaptureSession, pictures, prepare
-from vlmscope.engine.pictures import Encodings, PictureEncoder, answering_for
+from vlmscope.engine.pictures import Encodings, PictureEncoder
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
 
@@ -114,14 +115,16 @@ def encode(encoder: PictureEncoder, vlm: VisionLanguageModel, seeds: Sequence[in
         return encoder.encode(batch_of(vlm, seeds))
 
 
-def plainly(vlm: VisionLanguageModel, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the encoder and the projector of the library make of a picture alone."""
+def plainly(vlm: VisionLanguageModel, seed: int) -> tuple[np.ndarray, list[Tensor]]:
+    """Return the library's pooled encoding of a picture alone, and the keys and values of it."""
     batch = batch_of(vlm, [seed])
     taken = {name: batch.inputs[name] for name in vlm.family.encoder_inputs}
     with torch.inference_mode():
         features = vlm.vision_encoder(**taken).last_hidden_state
-        assert vlm.projector is not None
-        return features.flatten(1, -2).mean(dim=1)[0].numpy(), vlm.projector(features)[0].numpy()
+        cache = vlm.model(**batch.inputs, use_cache=True).past_key_values
+    layers = [cache.layers[block] for block in sorted(vlm.skipped_without_image)]
+    kept = [part[0] for layer in layers for part in (layer.keys, layer.values)]
+    return features.flatten(1, -2).mean(dim=1)[0].numpy(), kept
 
 
 @pytest.mark.parametrize("at_once", [2, 8])
@@ -137,10 +140,14 @@ def test_each_row_gets_its_own_pictures_encoding(
     assert sum(encoded) == 5
     assert max(encoded) == min(at_once, 5)
     for row, seed in enumerate(seeds):
-        pooled, projected = plainly(vlm, seed)
+        pooled, kept = plainly(vlm, seed)
         assert relative_error(found.pooled[row].numpy(), pooled) < 1e-5
-        assert relative_error(found.projected[row].numpy(), projected) < 1e-5
-    assert found.encoder_shape[0] == len(seeds)
+        own = [part[row] for pair in found.layers.values() for part in pair]
+        assert len(own) == len(kept) > 0
+        for part, expected in zip(own, kept, strict=True):
+            assert relative_error(part.numpy(), expected.numpy()) < 1e-5
+    assert list(found.layers) == sorted(vlm.skipped_without_image)
+    assert found.shapes["vision_encoder"][0] == len(seeds)
 
 
 def test_the_pictures_that_were_not_asked_for_longest_are_forgotten(
@@ -189,20 +196,37 @@ def test_what_is_forgotten_is_encoded_again(
     assert_all_same(flat, expected_of(rows, vlm, SPEC), rows)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_encoder_and_the_projector_are_put_back(
-    vlm: VisionLanguageModel, fails: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_image_processor_works_once_for_a_picture(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert vlm.projector is not None
-    prepared = Encodings(torch.zeros(2, 3), torch.ones(2, 5, 7))
-    monkeypatch.setitem(vlm.projector.__dict__, "forward", own := lambda *_: "somebody's wrapper")
-    with contextlib.suppress(ArithmeticError), answering_for(vlm, prepared):
-        assert vlm.vision_encoder("anything").last_hidden_state.shape == (2, 5, 3)
-        assert vlm.projector("anything") is prepared.projected
-        if fails:
-            raise ArithmeticError
-    assert "forward" not in vlm.vision_encoder.__dict__
-    assert vlm.projector.__dict__["forward"] is own
+    """Rows may mix it with others; every input has the values that it had, entry for entry."""
+    seeds = [3, 0, 3, 1, 0, 3]
+    apart = [batch_of(vlm, [seed]) for seed in seeds]
+    seen: list[int] = []
+    own = type(vlm.processor.image_processor).preprocess
+
+    def preprocess(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(len(images))
+        return own(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(type(vlm.processor.image_processor), "preprocess", preprocess)
+    batch = batch_of(vlm, seeds)
+    assert seen == [3]
+    assert len(batch.inputs["pixel_values"]) == 3
+    assert len(batch.inputs["cross_attention_mask"]) == len(seeds)
+    for name in vlm.family.encoder_inputs:
+        whole = batch.input(name)
+        for row, alone in enumerate(apart):
+            assert torch.equal(whole[row], alone.input(name)[0]), name
+
+
+def test_shared_pictures_where_the_encoder_is_not_apart(vlm: VisionLanguageModel) -> None:
+    """The prompt is then given every row's picture, although each was prepared once."""
+    rows = [*about(picture("two_wide"), 0, 2), *about(picture("four"), 2, 2)]
+    expected = expected_of(rows, vlm, SPEC)
+    family = dataclasses.replace(vlm.family, cross_attention="")
+    pieces = run_session(rows, dataclasses.replace(vlm, family=family), SPEC, rows=4, size=4)
+    assert_all_same([item for piece in pieces for item in piece], expected, rows)
 
 
 def test_after_a_prefill_that_raises_the_model_is_as_before(vlm: VisionLanguageModel) -> None:
@@ -216,8 +240,5 @@ def test_after_a_prefill_that_raises_the_model_is_as_before(vlm: VisionLanguageM
             run_session(rows, vlm, SPEC, rows=2, size=2)
     finally:
         handle.remove()
-    assert "forward" not in vlm.vision_encoder.__dict__
-    assert vlm.projector is not None
-    assert "forward" not in vlm.projector.__dict__
     pieces = run_session(rows, vlm, SPEC, rows=2, size=2)
     assert_all_same(pieces[-1], expected_of(rows, vlm, SPEC), rows)

@@ -26,6 +26,7 @@ from store.store_support import assert_same, make_capture, make_manifest
 from vlmscope.cli.stopping import stop_on_signals
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
 from vlmscope.executors import Plan, Request, Summary, resilient, run_plan
+from vlmscope.executors import writing as executors_writing
 from vlmscope.executors.writing import BEHIND, writing
 from vlmscope.schema import Capture, CaptureSpec
 from vlmscope.store import RunWriter, check_free, open_run, recording_apart
@@ -223,7 +224,12 @@ def test_leaving_by_an_exception_only_lets_go(tmp_path: Path) -> None:
     assert not (out / "index.h5").exists()
 
 
-def test_the_model_waits_for_a_slow_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("behind_bytes", "handed_over"), [(0, BEHIND), (2**30, BEHIND + 3)])
+def test_the_model_waits_for_a_slow_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind_bytes: int, handed_over: int
+) -> None:
+    """But not for a crowd of answers that ends at once, as long as it is not too large."""
+    monkeypatch.setattr(executors_writing, "BEHIND_BYTES", behind_bytes)
     out, handed = tmp_path / "run", []
     with writing(plan_of(out, "process"), lambda _: None) as results:
         [writer] = writers()
@@ -238,7 +244,7 @@ def test_the_model_waits_for_a_slow_disk(tmp_path: Path) -> None:
         model = threading.Thread(target=hand_over)
         model.start()
         model.join(0.5)
-        assert len(handed) == BEHIND
+        assert len(handed) == handed_over
         os.kill(writer.pid, signal.SIGCONT)
         model.join()
     assert len(handed) == BEHIND + 3

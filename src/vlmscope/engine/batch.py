@@ -18,9 +18,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vlmscope.dataset import difference_hash, hash_image, load_image
+from vlmscope.engine.fetching import pinned
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
-from vlmscope.prompt import count_after_question, encode, render
+from vlmscope.prompt import EachOnce, count_after_question, encode, render
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 
 
@@ -31,7 +32,8 @@ class Batch:
     samples: tuple[Sample, ...]
     """The rows, in order."""
     inputs: dict[str, Tensor]
-    """What the processor made of them, floating tensors in the model's dtype, on the CPU."""
+    """What the processor made of them, floating tensors in the model's dtype, on the CPU. See
+    ``input`` for those that have one entry for each different picture."""
     chat_texts: tuple[str, ...]
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
@@ -43,6 +45,20 @@ class Batch:
     """Pictures of each row, all the same."""
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
+    apart: tuple[str, ...] = ()
+    """Inputs that hang on the pictures alone and have one entry for each different one."""
+    entries: tuple[int, ...] = ()
+    """Which of these entries is each row's; empty: the first row's is the first, and so on."""
+
+    def entry(self, row: int) -> int:
+        """Return which entry of the inputs ``apart`` is a row's."""
+        return self.entries[row] if self.entries else row
+
+    def input(self, name: str) -> Tensor:
+        """Return one of the inputs with one entry for each row."""
+        if name not in self.apart or not self.entries:
+            return self.inputs[name]
+        return self.inputs[name][list(self.entries)]
 
     @property
     def input_ids(self) -> Int[np.ndarray, "batch length"]:
@@ -156,14 +172,24 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     distinct = {id(image): image for own in images for image in own}
     hashes = {key: hash_image(image) for key, image in distinct.items()}
     dhashes = {key: difference_hash(image) for key, image in distinct.items()}
+    names = tuple("+".join(hashes[id(image)] for image in own) for own in images)
+    places: dict[str, int] = {}
+    entries = tuple(places.setdefault(name, len(places)) for name in names)
+    apart = vlm.family.encoder_inputs if len(places) < len(rows) and any(images) else ()
+    each = EachOnce(entries, apart) if apart else None
+    inputs = vlm.cast(encode(vlm.processor, texts, images, each))
+    if vlm.device.type == "cuda":  # here, because this is not the thread that the GPU waits for
+        inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
     return Batch(
         samples=tuple(row.sample for row in rows),
-        inputs=vlm.cast(encode(vlm.processor, texts, images)),
+        inputs=inputs,
         chat_texts=tuple(texts),
-        image_hashes=tuple("+".join(hashes[id(image)] for image in own) for own in images),
+        image_hashes=names,
         image_dhashes=tuple("+".join(dhashes[id(image)] for image in own) for own in images),
         pictures=tuple(map(len, images)),
         after_question=tuple(row.after_question for row in rows),
+        apart=apart,
+        entries=entries if apart else (),
     )
 
 

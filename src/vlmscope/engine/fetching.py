@@ -46,7 +46,12 @@ class Fetch:
         return iter(self._copies)
 
 
+def pinned(tensor: Tensor) -> Tensor:
+    """Return a tensor of the host in memory that a GPU can read by itself."""
+    return tensor if tensor.is_pinned() else tensor.pin_memory()
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on the model's device; nobody waits for the copy to a GPU."""
-    pinned = tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
-    return pinned.to(device, non_blocking=True)
+    ready = pinned(tensor) if device.type == "cuda" else tensor
+    return ready.to(device, non_blocking=True)

@@ -2,28 +2,27 @@
 
 Where the encoder takes its pictures apart from the text, its output does not depend on the
 question. So the distinct pictures of a batch are encoded first, a few at a time, and of each only
-two things are kept: the pooled vector, and what the projector makes of it. The prefill is then
-given those. The last pictures stay: questions about one picture that come in different batches
-share its encoding too. Pictures are the same if their pixels are, whatever their files are called.
+two things are kept: the pooled vector, and the keys and values that the decoder's blocks make of
+it. The prompt then finds those in its cache, and the model is never given the picture. The last
+pictures stay: questions about one picture that come in different batches share its encoding too.
+Pictures are the same if their pixels are, whatever their files are called.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.fetching import to_device
 from vlmscope.engine.pooling import pool_vision
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.cross_attention import KeysAndValues, keys_of_pictures
 from vlmscope.model.split_attention import exact_split
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import VisionPooling
@@ -32,23 +31,29 @@ AT_ONCE = 8
 """Rows whose pictures go through the encoder together. More is no faster, and each takes memory:
 Mllama's encoder keeps all its layers' states, 0.7 GB a picture."""
 
-KEPT = 32
-"""Encodings kept for later batches: 52 MB each for a Llama-3.2-11B-Vision."""
+KEPT = 16
+"""Encodings kept for later batches: 210 MB each for a Llama-3.2-11B-Vision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """What the vision encoder has to say about the pictures of a batch."""
+    """What is to be known of the pictures of a batch, one leading entry a row."""
 
     pooled: Float[Tensor, "batch vision"]
     """The vision-only representation of each row, float32."""
-    projected: Tensor
-    """Each row's pictures as the projector returns them, one leading entry a row."""
+    layers: Mapping[int, KeysAndValues]
+    """Block → its keys and values of each row's pictures."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Module → shape that its output for this batch would have; for display."""
 
-    @property
-    def encoder_shape(self) -> tuple[int, ...]:
-        """Shape that the encoder's output for this batch would have."""
-        return (*self.projected.shape[:-1], self.pooled.shape[-1])
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """What is remembered of a row's pictures."""
+
+    pooled: Float[Tensor, " vision"]
+    layers: Mapping[int, KeysAndValues]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 class PictureEncoder:
@@ -64,22 +69,39 @@ class PictureEncoder:
         self._vlm = vlm
         self._pooling = pooling
         self._kept = kept
-        self._known: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._known: OrderedDict[str, _Picture] = OrderedDict()
 
     def encode(self, batch: Batch) -> Encodings:
         """Return the encodings of a batch about equally many pictures a row."""
         keys = batch.image_hashes
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         wanted = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
+        self._make_room(frozenset(keys))
         for rows in self._together(wanted, batch):
             self._encode(rows, keys, batch)
         for key in keys:
             self._known.move_to_end(key)
-        pooled, projected = zip(*(self._known[key] for key in keys), strict=True)
-        found = Encodings(torch.stack(pooled), torch.stack(projected))
-        while len(self._known) > self._kept:
-            self._known.popitem(last=False)
-        return found
+        found = [self._known[key] for key in keys]
+        self._make_room(frozenset())
+        return Encodings(
+            torch.stack([one.pooled for one in found]),
+            {
+                layer: (
+                    torch.stack([one.layers[layer][0] for one in found]),
+                    torch.stack([one.layers[layer][1] for one in found]),
+                )
+                for layer in found[0].layers
+            },
+            {name: (len(found), *shape) for name, shape in found[0].shapes.items()},
+        )
+
+    def _make_room(self, wanted: Set[str]) -> None:
+        """Let go of the pictures that were not asked for longest, but of none that is wanted."""
+        missing = sum(key not in self._known for key in wanted)
+        for key in [key for key in self._known if key not in wanted]:
+            if len(self._known) + missing <= self._kept:
+                return
+            del self._known[key]
 
     def forget(self) -> None:
         """Let go of every encoding: when memory runs out."""
@@ -88,14 +110,18 @@ class PictureEncoder:
     def _together(self, rows: Sequence[int], batch: Batch) -> Iterator[list[int]]:
         """Yield rows to encode together, those with as many tiles next to each other."""
         tiles = batch.inputs[self._vlm.family.encoder_inputs[-1]].flatten(1)
-        ordered = sorted(rows, key=lambda row: (tiles[row].tolist(), row), reverse=True)
+        used = (-tiles).tolist()  # most first
+        ordered = sorted(rows, key=lambda row: (used[batch.entry(row)], batch.entry(row)))
         for start in range(0, len(ordered), AT_ONCE):
             yield ordered[start : start + AT_ONCE]
 
     def _encode(self, rows: Sequence[int], keys: Sequence[str], batch: Batch) -> None:
         """Encode the pictures of some rows, and keep what is wanted of them."""
-        vlm, index = self._vlm, torch.tensor(rows)
-        chosen = {name: batch.inputs[name][index] for name in vlm.family.encoder_inputs}
+        vlm, entries = self._vlm, [batch.entry(row) for row in rows]
+        share: list[int] | slice = entries
+        if entries == list(range(entries[0], entries[0] + len(entries))):
+            share = slice(entries[0], entries[0] + len(entries))  # a view: nothing is copied
+        chosen = {name: batch.inputs[name][share] for name in vlm.family.encoder_inputs}
         taken = {name: to_device(tensor, vlm.device) for name, tensor in chosen.items()}
         with exact_split(vlm, chosen):
             features = vlm.vision_encoder(**taken).last_hidden_state
@@ -110,36 +136,21 @@ class PictureEncoder:
         if vlm.projector is None:
             raise RuntimeError("a family whose pictures are encoded apart needs its projector")
         projected = vlm.projector(features)
+        shapes = {
+            "vision_encoder": tuple(features.shape[1:]),
+            "projector": tuple(projected.shape[1:]),
+        }
+        layers = keys_of_pictures(vlm, projected)
         for place, row in enumerate(rows):
-            # Copies: a view would keep all that were encoded with it.
-            self._known[keys[row]] = pooled[place].clone(), projected[place].clone()
-
-
-@contextmanager
-def answering_for(vlm: VisionLanguageModel, encodings: Encodings) -> Iterator[None]:
-    """Let the model take the encodings for its own encoder's and projector's while the block runs.
-
-    The encoder's stand-in has the shape of its output and takes no memory: nobody reads it.
-    """
-    projected = encodings.projected
-    shape = projected.new_zeros(()).expand(encodings.encoder_shape)
-    with ExitStack() as stack:
-        stack.enter_context(
-            _returning(vlm.vision_encoder, SimpleNamespace(last_hidden_state=shape))
-        )
-        if vlm.projector is not None:
-            stack.enter_context(_returning(vlm.projector, projected))
-        yield
-
-
-@contextmanager
-def _returning(module: nn.Module, output: Any) -> Iterator[None]:
-    """Let a module return something prepared, whatever it is given."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = lambda *_, **__: output
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]
-        if before is not None:
-            module.__dict__["forward"] = before
+            self._known[keys[row]] = _Picture(
+                # Copies: a view would keep all that were encoded with it.
+                pooled[place].clone(),
+                {
+                    layer: (
+                        own[place].clone(memory_format=torch.contiguous_format),
+                        values[place].clone(memory_format=torch.contiguous_format),
+                    )
+                    for layer, (own, values) in layers.items()
+                },
+                shapes,
+            )

@@ -9,7 +9,6 @@ plain ``forward``, because that counts padded positions differently.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +20,13 @@ from torch import Tensor
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.fetching import Fetch, to_device
-from vlmscope.engine.pictures import Encodings, PictureEncoder, answering_for
+from vlmscope.engine.pictures import Encodings, PictureEncoder
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.engine.taps import Taps
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
 from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
+from vlmscope.model.static_cache import cache_with
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -100,12 +100,8 @@ def make_ready(
     found = _tokens(batch, vlm, spec, original)
     encodings = pictures.encode(batch) if pictures is not None and any(batch.pictures) else None
     apart = () if encodings is None else vlm.family.encoder_inputs
-    # What the encoder has seen already is not copied: a stand-in of its shape takes no memory.
     inputs = {
-        name: tensor.new_zeros((), device=vlm.device).expand(tensor.shape)
-        if name in apart
-        else to_device(tensor, vlm.device)
-        for name, tensor in batch.inputs.items()
+        name: to_device(batch.input(name), vlm.device) for name in batch.inputs if name not in apart
     }
     taps = Taps(
         vlm,
@@ -123,9 +119,9 @@ def make_ready(
 
 def run(ready: Ready, vlm: VisionLanguageModel, config: Any, **options: Any) -> Any:
     """Run ``generate`` with the taps in place; return what it returns."""
-    apart = answering_for(vlm, ready.encodings) if ready.encodings is not None else nullcontext()
-    grouped = attending_with(GROUPED, grouped_attention, vlm.decoder)
-    with apart, grouped, ready.taps:
+    if ready.encodings is not None:
+        options["past_key_values"] = cache_with(ready.encodings.layers, vlm.num_layers)
+    with attending_with(GROUPED, grouped_attention, vlm.decoder), ready.taps:
         return vlm.model.generate(**ready.inputs, generation_config=config, **options)
 
 

@@ -121,7 +121,7 @@ class CaptureSession:
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
         """Bring a batch to the device, its pictures encoded where that is done apart."""
         vlm = self._vlm
-        if self._pictures is None and vlm.family.encoder_inputs and vlm.projector is not None:
+        if self._pictures is None and vlm.family.cross_attention and vlm.projector is not None:
             self._pictures = PictureEncoder(vlm, self._spec.vision_pooling)
         return make_ready(batch, vlm, self._spec, self._pictures, states)
 

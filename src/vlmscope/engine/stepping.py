@@ -24,8 +24,9 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention import GROUPED, attending_with, grouped_attention, seeing
 from vlmscope.schema import LayerStates
 
-ROWS_OF_A_GRAPH = 16
-"""Graphs are recorded for multiples of so many rows."""
+ROWS_OF_A_GRAPH = (16, 32, 64)
+"""Graphs are recorded for so many rows, and for multiples of the last: each takes a quarter of a
+second, and rows that only go along cost little."""
 
 
 class Stepper:
@@ -69,7 +70,7 @@ class Stepper:
         if not self.replays:
             self._run(slots.active, masked=masked)
             return
-        rows = min(-(-slots.active // ROWS_OF_A_GRAPH) * ROWS_OF_A_GRAPH, slots.rows)
+        rows = min(rows_of_graph(slots.active), slots.rows)
         # Rows behind the active ones go along; they have ended, or were never begun.
         slots.ended[slots.active : rows] = True
         if (rows, masked) not in self._graphs:
@@ -187,3 +188,15 @@ class Stepper:
         slots.positions[:, :rows].add_(goes_on.unsqueeze(1))
         places = slots.places[:rows].unsqueeze(1)
         slots.seen[:rows].scatter_(1, places, True)
+
+
+def rows_of_graph(active: int) -> int:
+    """Return for how many rows the graph is that takes so many.
+
+    >>> [rows_of_graph(active) for active in (1, 16, 17, 64, 65, 192)]
+    [16, 16, 32, 64, 128, 192]
+    """
+    for rows in ROWS_OF_A_GRAPH:
+        if active <= rows:
+            return rows
+    return -(-active // rows) * rows

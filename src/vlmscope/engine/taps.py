@@ -88,8 +88,7 @@ class Taps:
         self.logits_: Float[Tensor, "batch vocabulary"] | None = None
         self.shapes_: dict[str, tuple[int, ...]] = {}
         if encodings is not None:
-            self.shapes_["vision_encoder"] = encodings.encoder_shape
-            self.shapes_["projector"] = tuple(encodings.projected.shape)
+            self.shapes_ |= encodings.shapes
 
     def __enter__(self) -> Taps:
         vlm = self._vlm

@@ -2,7 +2,7 @@
 
     preparing threads        this thread            writing thread, or process
     pictures, prompts   ──►  the model         ──►  shards, failures
-    some batches ahead       one batch              up to BEHIND batches
+    some batches ahead       one batch              up to BEHIND_BYTES
 
 Every batch is published before its rows count as done. A stop request ends when what is being
 answered is finished; whatever kills the process, the next run goes on from the published shards.

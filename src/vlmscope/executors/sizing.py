@@ -19,8 +19,9 @@ from vlmscope.model.stepwise import why_not_stepwise
 START = 1
 """Rows in the first batch of ``auto`` on a CPU."""
 
-START_ON_GPU = 8
-"""Rows in its first batch on a GPU: as many as the vision encoder takes at once anyway."""
+START_ON_GPU = 16
+"""Rows in its first batch on a GPU: not so few that the batches that are prepared before the first
+went well are a loss."""
 
 STEP = 4
 """How much larger the next batch of ``auto`` is. Small steps would spend a short run on growing."""
@@ -37,8 +38,9 @@ LARGEST_ELSEWHERE = 16
 LARGEST_GENERATING = 64
 """Where it stops on a GPU if ``generate`` writes the answers, and a batch is its own step."""
 
-ANSWERED_ON_GPU = 128
-"""Rows that ``auto`` answers at once on a GPU, if memory allows."""
+ANSWERED_ON_GPU = 192
+"""Rows that ``auto`` answers at once on a GPU, if memory allows: a step's weights are read once for
+all of them."""
 
 ANSWERED_ELSEWHERE = 32
 """Rows that ``auto`` answers at once on a CPU."""

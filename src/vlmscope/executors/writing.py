@@ -1,6 +1,7 @@
 """Results on their way to the disk, behind the model: in this process, or through another one.
 
-The model goes on while a batch is written, but never by more than ``BEHIND`` batches. On a GPU the
+The model goes on while batches are written, but not by more than ``BEHIND_BYTES``. Answers tend to
+end in crowds: a bound of few batches would make the model wait for each crowd. On a GPU the
 run is written by a process of its own, because writing would take the interpreter's lock from the
 thread that launches the GPU's work.
 """
@@ -19,7 +20,11 @@ from vlmscope.schema import Capture, Failure
 from vlmscope.store import recording, recording_apart
 
 BEHIND = 2
-"""Batches that may wait to be written before the model waits for the disk."""
+"""Batches that may always wait to be written."""
+
+BEHIND_BYTES = 128 * 2**20
+"""Beyond that, vectors of so many bytes may wait before the model waits for the disk: what a kill
+takes at most, and a few seconds of writing."""
 
 Results = Sequence[Capture | Failure]
 
@@ -61,7 +66,7 @@ class Writing:
         self._thread = thread
         self._published = published
         self._strict = strict
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: deque[tuple[Future[None], int]] = deque()
 
     @property
     def done_ids(self) -> Set[str]:
@@ -75,20 +80,39 @@ class Writing:
             StoreError: An earlier batch could not be recorded.
             StrictStop: A row failed, and the run is to end then.
         """
-        self._waiting.append(self._thread.submit(self._record, results))
-        self.wait(keep=BEHIND)
+        self._waiting.append((self._thread.submit(self._record, results), _size(results)))
+        self._let_pass()
         if self._strict and any(isinstance(item, Failure) for item in results):
             self.wait()
             raise StrictStop
 
-    def wait(self, keep: int = 0) -> None:
-        """Wait until at most ``keep`` batches are on their way; raise what befell one of them."""
-        while len(self._waiting) > keep:
-            self._waiting.popleft().result()
+    def wait(self) -> None:
+        """Wait until no batch is on its way; raise what befell one of them."""
+        while self._waiting:
+            self._waiting.popleft()[0].result()
+
+    def _let_pass(self) -> None:
+        """Take note of what has arrived; wait while too much is on its way."""
+        while self._waiting and (self._waiting[0][0].done() or self._are_too_many()):
+            self._waiting.popleft()[0].result()
+
+    def _are_too_many(self) -> bool:
+        waiting = sum(size for _, size in self._waiting)
+        return len(self._waiting) > BEHIND and waiting > BEHIND_BYTES
 
     def _record(self, results: Results) -> None:
         self._recording.add(results)
         self._published(results)
+
+
+def _size(results: Results) -> int:
+    """Return the bytes of the vectors of some results."""
+    return sum(
+        vector.nbytes
+        for item in results
+        if isinstance(item, Capture)
+        for vector in item.vectors.values()
+    )
 
 
 @contextmanager

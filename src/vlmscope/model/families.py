@@ -52,6 +52,8 @@ class Family:
     cross_attention_mask: str = ""
     """Input that says which pictures' tiles each token attends to, where blocks skipped without one
     attend to them."""
+    cross_attention: str = ""
+    """The attention to pictures in those blocks, relative to a block."""
     fills_up_tiles: bool = False
     """Whether a dense mask keeps the padding of its vision encoder's tiles from attending to itself
     (``split_attention``)."""
@@ -83,6 +85,7 @@ MLLAMA = Family(
     encoder_inputs=("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"),
     skipped_without_image="text_config.cross_attention_layers",
     cross_attention_mask="cross_attention_mask",
+    cross_attention="cross_attn",
     fills_up_tiles=True,
     tile_layout=mllama_tiles,
 )

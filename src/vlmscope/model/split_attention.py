@@ -94,14 +94,19 @@ def split_attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout, scaling
         )
-    found = torch.empty_like(query.transpose(1, 2))
+    tile = query.shape[2] // tiles
+    if set(used) == {tiles}:  # nothing to put together, so nothing is copied
+        found = attend(query, key, value, scaling)
+        _mend(query, key, value, found, used=tiles, patches=patches, scale=scaling)
+        return found.transpose(1, 2), None
+    whole = torch.empty_like(query.transpose(1, 2))
     for start, stop in _runs(used):
         share = slice(start, stop)
         _attend(
-            query[share], key[share], value[share], found[share].transpose(1, 2),
-            used=int(used[start]), patches=patches, tile=query.shape[2] // tiles, scale=scaling,
+            query[share], key[share], value[share], whole[share].transpose(1, 2),
+            used=int(used[start]), patches=patches, tile=tile, scale=scaling,
         )  # fmt: skip
-    return found, None
+    return whole, None
 
 
 def _attend(
@@ -117,22 +122,41 @@ def _attend(
 ) -> None:
     """Fill ``found`` for pictures that all use as many tiles."""
     end = used * tile
-
-    def by_tile(rows: Tensor) -> Tensor:
-        return rows[:, :, :end].view(len(rows), rows.shape[1], used, tile, -1)
-
     found[:, :, :end] = attend(query[:, :, :end], key, value, scale)
-    # The few padding rows between real ones came out wrong: once more, real keys only.
-    real = torch.arange(end, device=query.device) % tile < patches
-    filler = by_tile(query)[:, :, :, patches:].flatten(2, 3)
-    mask = real.expand(len(query), 1, filler.shape[2], end)
-    again = F.scaled_dot_product_attention(
-        filler, key[:, :, :end], value[:, :, :end], mask, scale=scale
-    )
-    by_tile(found)[:, :, :, patches:] = again.view(*again.shape[:2], used, -1, again.shape[3])
+    _mend(
+        query[:, :, :end], key[:, :, :end], value[:, :, :end], found[:, :, :end],
+        used=used, patches=patches, scale=scale,
+    )  # fmt: skip
     if end < query.shape[2]:
-        keys, values = (by_tile(part)[:, :, :, :patches].flatten(2, 3) for part in (key, value))
+        real = [_by_tile(part[:, :, :end], used)[:, :, :, :patches] for part in (key, value)]
+        keys, values = (part.flatten(2, 3) for part in real)
         found[:, :, end:] = attend(query[:, :, end:], keys, values, scale)
+
+
+def _mend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    found: Tensor,
+    *,
+    used: int,
+    patches: int,
+    scale: float | None,
+) -> None:
+    """Attend once more for the few padding rows between real ones, to the real keys only."""
+    end = query.shape[2]
+    real = torch.arange(end, device=query.device) % (end // used) < patches
+    filler = _by_tile(query, used)[:, :, :, patches:].flatten(2, 3)
+    mask = real.expand(len(query), 1, filler.shape[2], end)
+    again = F.scaled_dot_product_attention(filler, key, value, mask, scale=scale)
+    _by_tile(found, used)[:, :, :, patches:] = again.view(
+        *again.shape[:2], used, -1, again.shape[3]
+    )
+
+
+def _by_tile(rows: Tensor, used: int) -> Tensor:
+    """Return ``[pictures, heads, tiles × patches, width]`` with the tiles apart; a view."""
+    return rows.view(*rows.shape[:2], used, -1, rows.shape[3])
 
 
 def _runs(values: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ a row is said by the two-dimensional attention mask alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -52,16 +52,37 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class FixedLayer(RowLayer):
-    """Keys and values that no step adds to: those of a cross-attention."""
+    """Keys and values that no step adds to: those of a cross-attention.
+
+    Args:
+        keys: ``[rows, heads, length, width]``.
+        values: Like ``keys``.
+        places: Not looked at.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, places: Tensor | None = None) -> None:
+        super().__init__(keys, values, keys if places is None else places)
 
     def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Refuse: the vision encoder must not run again."""
         raise RuntimeError("a decoding step computed keys of the picture again")
 
 
-def cache_over(layers: Sequence[RowLayer]) -> Cache:
+def cache_over(layers: Sequence[DynamicLayer]) -> Cache:
     """Return the library's cache over these layers, one for each decoder block."""
     return Cache(layers=list(layers))
+
+
+def cache_with(given: Mapping[int, tuple[Tensor, Tensor]], blocks: int) -> Cache:
+    """Return a cache for a prompt that holds only keys and values that were computed beforehand.
+
+    Args:
+        given: Block → keys and values ``[rows, heads, length, width]``.
+        blocks: Blocks of the decoder.
+    """
+    return cache_over(
+        [FixedLayer(*given[block]) if block in given else DynamicLayer() for block in range(blocks)]
+    )
 
 
 def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | None:
@@ -80,7 +101,7 @@ def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | No
         if type(layer) is DynamicSlidingWindowLayer:
             if layer.sliding_window < length:
                 return None
-        elif type(layer) is not DynamicLayer:
+        elif type(layer) not in {DynamicLayer, FixedLayer}:
             return None
         if layer.keys is None or layer.keys.numel() == 0:
             return None
