@@ -21,7 +21,13 @@ from vlmscope.engine.slots import Slots
 from vlmscope.engine.taps import tap_layer
 from vlmscope.errors import one_line
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import GROUPED, attending_with, grouped_attention, seeing
+from vlmscope.model.attention import (
+    GROUPED,
+    attending_with,
+    configurations,
+    grouped_attention,
+    seeing,
+)
 from vlmscope.schema import LayerStates
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
@@ -55,6 +61,7 @@ class Stepper:
         self._meant = meant
         self._pictured = pictured
         device = slots.tokens.device
+        self._configs = configurations(vlm.decoder)
         self._caches: dict[int, Any] = {}
         self._graphs: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
@@ -122,7 +129,7 @@ class Stepper:
         """Give the model the attention of a step, and tap it where the answer's states pass."""
         slots, vlm = self._slots, self._vlm
         with ExitStack() as stack:
-            stack.enter_context(attending_with(GROUPED, grouped_attention, vlm.decoder))
+            stack.enter_context(attending_with(GROUPED, grouped_attention, self._configs))
             if masked and slots.tiles is not None:
                 parts = [vlm.layers[layer] for layer in slots.fixed]
                 stack.enter_context(seeing(parts, slots.tiles))

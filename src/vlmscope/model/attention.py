@@ -8,7 +8,7 @@ out again, so that ``reference.py`` always meets the model as it was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,24 +21,20 @@ GROUPED = "vlmscope_grouped"
 
 @contextmanager
 def attending_with(
-    name: str, function: Callable[..., tuple[Tensor, None]], part: nn.Module
+    name: str, function: Callable[..., tuple[Tensor, None]], part: nn.Module | Sequence[Any]
 ) -> Iterator[None]:
     """Let every attention of a part of the model use another implementation.
 
     Args:
         name: The name that it gets in the library's registry.
         function: The implementation.
-        part: The module; only where it attends with ``sdpa`` now, which every implementation of
-            ours stands for.
+        part: The module, or its ``configurations``; only where it attends with ``sdpa`` now, which
+            every implementation of ours stands for.
     """
     register(name, function)
-    configs = {
-        id(module.config): module.config for module in part.modules() if hasattr(module, "config")
-    }
+    configs = configurations(part) if isinstance(part, nn.Module) else part
     changed: list[Any] = [
-        config
-        for config in configs.values()
-        if getattr(config, "_attn_implementation", None) == "sdpa"
+        config for config in configs if getattr(config, "_attn_implementation", None) == "sdpa"
     ]
     for config in changed:
         config._attn_implementation = name
@@ -47,6 +43,14 @@ def attending_with(
     finally:
         for config in changed:
             config._attn_implementation = "sdpa"
+
+
+def configurations(part: nn.Module) -> list[Any]:
+    """Return the configurations of all modules in a part of the model, each once."""
+    found = {
+        id(module.config): module.config for module in part.modules() if hasattr(module, "config")
+    }
+    return list(found.values())
 
 
 def grouped_attention(
