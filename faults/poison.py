@@ -6,6 +6,7 @@ The row is known by a skull in its question, so whatever batch it comes in, the 
 from __future__ import annotations
 
 import ctypes
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,20 +38,17 @@ def _hang(_model: Any) -> None:
 
 
 def _hang_in_c(_model: Any) -> None:
-    libc = ctypes.CDLL(None)
-    while True:  # sleep returns early when a signal comes; the loop of a kernel would not
-        _sleep_masked(libc)
-
-
-def _sleep_masked(libc: ctypes.CDLL) -> None:
-    import signal
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-    libc.sleep(int(FOREVER))
+    _sleep_undisturbed(ctypes.CDLL(None))
 
 
 def _hang_with_the_lock(_model: Any) -> None:
-    ctypes.PyDLL(None).sleep(int(FOREVER))
+    _sleep_undisturbed(ctypes.PyDLL(None))
+
+
+def _sleep_undisturbed(libc: Any) -> None:
+    """Sleep as a kernel computes: no signal ends it. ``PyDLL`` keeps the interpreter's lock."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    libc.sleep(int(FOREVER))
 
 
 HARMS: dict[str, Callable[[Any], None]] = {
@@ -71,31 +69,25 @@ def poison(vlm: Any, harm: str) -> Any:
         vlm: A loaded model.
         harm: A name of ``HARMS``, or ``nan``: its hidden states become NaN.
     """
-    tokenizer = vlm.processor.tokenizer
-    token = tokenizer(SKULL, add_special_tokens=False)["input_ids"][-1]
+    skull = vlm.processor.tokenizer(SKULL, add_special_tokens=False)["input_ids"]
 
     def before(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if rows_of(args, kwargs, token) is not None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is not None and _rows_with(ids, skull).any():
             HARMS[harm](model)
 
-    if harm != "nan":
-        return vlm.model.register_forward_pre_hook(before, with_kwargs=True)
-    return _make_nan(vlm.model, token)
-
-
-def rows_of(args: Any, kwargs: dict[str, Any], token: int) -> Any:
-    """Return which rows of a call hold the token, or None if none does."""
-    ids = kwargs.get("input_ids", args[0] if args else None)
-    if ids is None or not (found := (ids == token).any(dim=1)).any():
-        return None
-    return found
-
-
-def _make_nan(model: Any, token: int) -> Any:
-    """Turn the embeddings of the poisoned row's tokens into NaN, and with them all that follows."""
-
     def after(_layer: Any, args: Any, output: Any) -> Any:
-        hit = (args[0] == token).any(dim=-1)
-        return torch.where(hit[..., None, None], torch.nan, output) if hit.any() else output
+        rows = _rows_with(args[0], skull)
+        return torch.where(rows[:, None, None], torch.nan, output) if rows.any() else output
 
-    return model.get_input_embeddings().register_forward_hook(after)
+    if harm == "nan":
+        return vlm.model.get_input_embeddings().register_forward_hook(after)
+    return vlm.model.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _rows_with(ids: torch.Tensor, wanted: list[int]) -> torch.Tensor:
+    """Return which rows ``[batch]`` of ``ids [batch, tokens]`` hold some tokens in a row."""
+    if ids.shape[1] <= len(wanted):  # a decoding step: the question was before
+        return torch.zeros(len(ids), dtype=torch.bool)
+    windows = ids.unfold(1, len(wanted), 1)
+    return (windows == torch.tensor(wanted)).all(dim=2).any(dim=1)

@@ -31,6 +31,10 @@ from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.store import read_failures
 
 
+BAD_ROWS = 256
+"""Bad rows of the table that are recorded together."""
+
+
 class Observer(Protocol):
     """Who watches a run: the command line's progress bar, or nobody."""
 
@@ -208,9 +212,18 @@ class _Session:
         return (row for row in rows if is_due(row.id))
 
     def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
-        """Yield every good row of the table; record the bad ones that are due as they are met."""
+        """Yield every good row of the table; record the bad ones that are due, many at once.
+
+        Each hand-over is flushed to the disk, which takes milliseconds.
+        """
+        bad: list[Failure] = []
         for row in self._plan.table.rows():
             if isinstance(row, Sample):
                 yield row
             elif is_due(row.id):
-                self._writing.put([row])
+                bad.append(row)
+                if self._strict or len(bad) >= BAD_ROWS:
+                    self._writing.put(bad)
+                    bad = []
+        if bad:
+            self._writing.put(bad)
