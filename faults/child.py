@@ -1,7 +1,7 @@
 """One vlmscope process that can be killed, started from a fork server that has imported all.
 
-So a child starts in milliseconds, and the kills fall on the work and not on the imports. Each leads
-a session of its own, for kills of the whole process group.
+So the kills fall on the work and not on the imports. Each child leads a session of its own, for
+kills of the whole process group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["vlmscope.cli.extract", "vlmscope.executors", "transformers", "faults.poison"]
+_PRELOAD = ["faults.warm"]
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def harmed(harm: str | None) -> Any:
 def command_line(
     arguments: Sequence[str], log: Path, harm: str | None, before: Callable[[], None] | None
 ) -> None:
-    """Run ``vlmscope`` in this process, as its console script would; what it says goes to a file."""
+    """Run ``vlmscope`` in this process, as its console script would; its words go to a file."""
     import torch
 
     from vlmscope.cli import main

@@ -17,7 +17,7 @@ import numpy as np
 from faults.child import finish, start
 from faults.killing import ONE_BY_ONE, undisturbed
 from faults.outcome import Outcome
-from faults.setting import Setting, differences, write_table
+from faults.setting import Setting, differences
 from vlmscope.errors import VlmscopeError
 from vlmscope.schema import Capture
 from vlmscope.store import Run, find_damage, open_run
@@ -39,8 +39,8 @@ def _become_nobody() -> None:
 def file_limit(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     """Let the system refuse writes beyond a random size, in the middle of a shard; then resume."""
     outcome, folder = Outcome("writes refused in the middle of a shard"), setting.folder / "limit"
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     for _ in range(tries):
         out = folder / "run"
         before = functools.partial(_limit_files, rng.randint(1_000, 500_000))
@@ -66,8 +66,8 @@ def _small_disk(place: Path, kilobytes: int) -> Iterator[bool]:
 def full_disk(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     """Fill a small disk, make room, and resume. Needs the right to mount one."""
     outcome, folder = Outcome("disk full (tmpfs)"), setting.folder / "full"
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     for _ in range(tries):
         with _small_disk(folder / "disk", 4_000) as there:
             if not there:
@@ -85,8 +85,8 @@ def full_disk(setting: Setting, tries: int, rng: random.Random) -> Outcome:
 def read_only(setting: Setting, tries: int, _rng: random.Random) -> Outcome:
     """Take the right to write a run away, for its folder or for its shards; give it back."""
     outcome, folder = Outcome("a read-only folder"), setting.folder / "readonly"
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     log.touch()
     log.chmod(0o666)
     for i in range(tries):
@@ -137,8 +137,8 @@ def damaged(
 ) -> Outcome:
     """Damage a shard: it must be found and named, never read as data, and captured again."""
     outcome, folder = Outcome(how), setting.folder / how.replace(" ", "-")
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     whole = {capture.sample.id: capture for capture in expected}
     out = shutil.copytree(expected.path, folder / "run")
     [shard] = (out / "shards").glob("*.h5")
@@ -149,7 +149,9 @@ def damaged(
         found = [damage.path for damage in find_damage(out)]
         wrong = [] if found == [shard] else [f"found damaged: {found}"]
         with contextlib.suppress(VlmscopeError):
-            wrong += [f"{row.sample.id} read wrong" for row in open_run(out) if not _same(row, whole)]
+            wrong += [
+                f"{row.sample.id} read wrong" for row in open_run(out) if not _same(row, whole)
+            ]
             read += 1
         outcome.add("found by verify --files and named", wrong)
     for _ in range(redone):

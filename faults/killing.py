@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -14,19 +15,28 @@ from pathlib import Path
 
 from faults.child import finish, start, start_python, writer_of
 from faults.outcome import Outcome
-from faults.setting import ROWS, Setting, differences, write_table
+from faults.setting import Setting, differences
 from vlmscope.store import Run, open_run
 
 ONE_BY_ONE = ("--batch-size", "1")
 """With batches of one row a resumed run is bit-equal to an undisturbed one."""
 
 
-def undisturbed(setting: Setting, table: Path, out: Path) -> Run:
-    """Return the run that nothing befell."""
-    code = finish(start(setting.arguments(table, out, *ONE_BY_ONE), setting.folder / "log"))
-    if code:
-        raise RuntimeError(f"the undisturbed run ended with {code}: see {setting.folder / 'log'}")
-    return open_run(out)
+_UNDISTURBED: dict[tuple[Path, bytes], Run] = {}
+_LOCK = threading.Lock()
+
+
+def undisturbed(setting: Setting, table: Path) -> Run:
+    """Return the run that nothing befell; it is made once for each text of a table."""
+    with _LOCK:
+        key = setting.model, table.read_bytes()
+        if key not in _UNDISTURBED:
+            out = setting.folder / f"undisturbed-{len(_UNDISTURBED)}"
+            child = start(setting.arguments(table, out, *ONE_BY_ONE), setting.folder / "log")
+            if code := finish(child):
+                raise RuntimeError(f"the undisturbed run ended with {code}: {setting.folder}/log")
+            _UNDISTURBED[key] = open_run(out)
+        return _UNDISTURBED[key]
 
 
 def killed(
@@ -38,13 +48,13 @@ def killed(
     """
     outcome = Outcome(name or f"SIGKILL of the {how}")
     folder = setting.folder / f"{how.replace(' ', '-')}-{lane}"
-    table, out, log = write_table(folder), folder / "run", folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, out, log = setting.table(folder.name), folder / "run", folder / "log"
+    expected = undisturbed(setting, table)
     begin, kill = _ways(setting, table, out, log)[how]
     amid: set[int] = set()
     while outcome.tries < tries:
         child = begin()
-        _wait_for_shards(out, rng.randint(0, 12), child)
+        _wait_for_shards(out, rng.randint(0, setting.rows // 3), child)
         child.join(rng.uniform(0, 0.15))
         alive = child.exitcode is None and kill(child)
         child.join(60)
@@ -57,7 +67,7 @@ def killed(
             _check_end(outcome, out, expected)
     last = finish(start(setting.arguments(table, out, *ONE_BY_ONE), log))
     _check_end(outcome, out, expected, [f"exit code {last}"] if last else [])
-    outcome.note = f"killed at {len(amid)} different numbers of rows of {ROWS}"
+    outcome.note = f"killed at {len(amid)} different numbers of rows of {setting.rows}"
     return outcome
 
 
@@ -137,11 +147,11 @@ def stopped(setting: Setting, signum: signal.Signals, tries: int, rng: random.Ra
     """Ctrl-C or SIGTERM at random moments, and resume until the end."""
     title = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signum]
     outcome, folder = Outcome(title), setting.folder / title
-    table, out, log = write_table(folder), folder / "run", folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, out, log = setting.table(folder.name), folder / "run", folder / "log"
+    expected = undisturbed(setting, table)
     while outcome.tries < tries:
         child = start(setting.arguments(table, out, *ONE_BY_ONE), log)
-        _wait_for_shards(out, rng.randint(0, 12), child)
+        _wait_for_shards(out, rng.randint(0, setting.rows // 3), child)
         child.join(rng.uniform(0, 0.15))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid or 0, signum)

@@ -11,7 +11,7 @@ from pathlib import Path
 from faults.child import finish, start
 from faults.killing import undisturbed
 from faults.outcome import Outcome
-from faults.setting import ROWS, Setting, differences, write_table
+from faults.setting import Setting, differences
 from vlmscope.store import Run, open_run, read_failures
 
 LIMIT = "3"
@@ -30,18 +30,18 @@ STAGES = {"hang": "model", "hang-in-c": "model"}
 
 
 def poisoned(setting: Setting, harm: str, tries: int, rng: random.Random) -> Outcome:
-    """Let one row harm the model: it is recorded, its neighbours are not harmed; then it is well."""
+    """Let one row harm the model: it is recorded, the others are not harmed; then it is well."""
     outcome, folder = Outcome(TITLES[harm]), setting.folder / harm
     for _ in range(tries):
-        row = rng.randrange(ROWS)
-        table, out = write_table(folder, poisoned=[row]), folder / "run"
-        expected = undisturbed(setting, table, folder / "undisturbed")
+        row = rng.randrange(setting.rows)
+        table, out = setting.table(harm, poisoned=[row]), folder / "run"
+        expected = undisturbed(setting, table)
         limit = ["--time-limit", LIMIT] if harm.startswith("hang") else []
         arguments, log = setting.arguments(table, out, *limit), folder / "log"
         codes = [finish(start(arguments, log, harm=harm))]
         wrong: list[str] = []
         if harm == "hang-in-c":
-            codes += _again_until_alone(arguments, log, out)
+            codes += _again_until_alone(arguments, log, out, setting.rows)
             wrong = [] if set(codes) == {124} else [f"exit codes {codes}"]
         elif codes != [3]:
             wrong = [f"exit code {codes}"]
@@ -51,7 +51,6 @@ def poisoned(setting: Setting, harm: str, tries: int, rng: random.Random) -> Out
         wrong += differences(out, expected)
         outcome.add(f"recorded, others unharmed{_sessions(codes)}", wrong)
         shutil.rmtree(out)
-        shutil.rmtree(folder / "undisturbed")
     return outcome
 
 
@@ -59,10 +58,10 @@ def _sessions(codes: list[int]) -> str:
     return "" if len(codes) == 1 else ", in sessions that end with 124"
 
 
-def _again_until_alone(arguments: list[str], log: Path, out: Path) -> list[int]:
+def _again_until_alone(arguments: list[str], log: Path, out: Path, rows: int) -> list[int]:
     """Run again until only the poisoned row has no row; return the exit codes."""
     codes = []
-    while len(open_run(out)) < ROWS - 1 and len(codes) < ROWS:
+    while len(open_run(out)) < rows - 1 and len(codes) < rows:
         codes.append(finish(start(arguments, log, harm="hang-in-c")))
     return codes
 
@@ -80,8 +79,9 @@ def locked_hang(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     """Hang in C with the interpreter's lock: no thread can record it; the process must end."""
     outcome, folder = Outcome(TITLES["hang-with-the-lock"]), setting.folder / "locked"
     for _ in range(tries):
-        table, out = write_table(folder, poisoned=[rng.randrange(ROWS)]), folder / "run"
-        expected = undisturbed(setting, table, folder / "undisturbed")
+        row = rng.randrange(setting.rows)
+        table, out = setting.table("locked", poisoned=[row]), folder / "run"
+        expected = undisturbed(setting, table)
         arguments = setting.arguments(table, out, "--time-limit", LIMIT)
         log = folder / "log"
         code = finish(start(arguments, log, harm="hang-with-the-lock"))
@@ -89,15 +89,14 @@ def locked_hang(setting: Setting, tries: int, rng: random.Random) -> Outcome:
         wrong = [f"exit codes {code}, {again}"] if (code, again) != (1, 0) else []
         outcome.add("ended at three times the limit", [*wrong, *differences(out, expected)])
         shutil.rmtree(out)
-        shutil.rmtree(folder / "undisturbed")
     return outcome
 
 
 def vanishing(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     """Remove pictures while their run goes on; then bring them back."""
     outcome, folder = Outcome("pictures that vanish while running"), setting.folder / "vanish"
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     for _ in range(tries):
         out, gone = folder / "run", folder / f"{rng.randrange(3)}.png"
         arguments = setting.arguments(table, out, "--batch-size", "1")
@@ -122,8 +121,8 @@ def vanishing(setting: Setting, tries: int, rng: random.Random) -> Outcome:
 def two_writers(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     """Start the same command twice."""
     outcome, folder = Outcome("two writers on one run at once"), setting.folder / "two"
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     for _ in range(tries):
         out = folder / "run"
         arguments = setting.arguments(table, out)
@@ -143,13 +142,13 @@ def two_writers(setting: Setting, tries: int, rng: random.Random) -> Outcome:
 def changed_table(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     """Change a question between two sessions: refused; changed back: resumed."""
     outcome, folder = Outcome("a data file changed before a resume"), setting.folder / "changed"
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     original = table.read_text("utf-8")
     for _ in range(tries):
-        out, row = folder / "run", rng.randrange(ROWS)
+        out, row = folder / "run", rng.randrange(setting.rows)
         shutil.copytree(expected.path, out)
-        table.write_text(original.replace(f"picture {row}?", f"picture {row}, then?"), "utf-8")
+        table.write_text(original.replace(f"picture {row}?", f"picture {row}, you say?"), "utf-8")
         before = _bytes_of(out)
         refused = finish(start(setting.arguments(table, out), log))
         wrong = [] if _bytes_of(out) == before else ["the run was changed"]
@@ -174,8 +173,8 @@ def _jump() -> None:
 def clock(setting: Setting, tries: int, _rng: random.Random) -> Outcome:
     """Run with a wall clock that jumps back and forth."""
     outcome, folder = Outcome("a clock that jumps by up to a year"), setting.folder / "clock"
-    table, log = write_table(folder), folder / "log"
-    expected = undisturbed(setting, table, folder / "undisturbed")
+    table, log = setting.table(folder.name), folder / "log"
+    expected = undisturbed(setting, table)
     for _ in range(tries):
         out = folder / "run"
         code = finish(start(setting.arguments(table, out, "--json"), log, before=_jump))

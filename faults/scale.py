@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import random
 import resource
 import time
@@ -29,8 +30,6 @@ def million(setting: Setting, rows: int = 1_000_000, bad: int = 10_000) -> Outco
     write_table(folder, 3)
     rng = random.Random(0)  # noqa: S311 - which rows are bad
     _write_large(path, rows, frozenset(rng.sample(range(rows), bad)))
-    import multiprocessing
-
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     child = context.Process(target=_read_large, args=(path, setting.model, folder / "run", queue))
@@ -41,9 +40,8 @@ def million(setting: Setting, rows: int = 1_000_000, bad: int = 10_000) -> Outco
     wrong = [f"{len(found):,} recorded"] if len(found) != bad else []
     wrong += [f"{good:,} good rows"] if good != rows - bad else []
     outcome.add("every bad row recorded, every good one passed on", wrong)
-    outcome.note = (
-        f"checked in {scan:.0f} s, read and recorded in {record:.0f} s, {memory:.0f} MiB more memory"
-    )
+    times = f"checked in {scan:.0f} s, read and recorded in {record:.0f} s"
+    outcome.note = f"{times}, {memory:.0f} MiB more memory"
     return outcome
 
 
@@ -119,6 +117,8 @@ def _watch(child: BaseProcess, log: Path, rows: int) -> Iterator[Sample]:
             handles = len(list(Path(f"/proc/{child.pid}/fd").iterdir()))
         except OSError:
             break
+        if not pages:
+            break  # it has ended, and is not waited for yet
         yield time.monotonic() - begin, pages / 256, handles, _rows_in(shards, counted, rows)
         child.join(0.5)
 

@@ -1,4 +1,4 @@
-"""The setting of a fault: a table with pictures, a tiny model, and what its rows are undisturbed."""
+"""The setting of a fault: a table with pictures, a tiny model, and when runs count as equal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from vlmscope.demo.standin import build_standin
 from vlmscope.store import Run, open_run
 
 ROWS = 40
-POISONED = 13
-"""The row whose question carries the skull, in a table that has one."""
-
 SIZES = ((50, 40), (100, 50), (110, 100))
 """Pictures of one, two and four tiles."""
 
@@ -33,6 +30,12 @@ class Setting:
     """Everything below it may be changed."""
     model: Path
     """Folder of the tiny checkpoint."""
+    rows: int = ROWS
+    """Rows of its tables."""
+
+    def table(self, name: str, *, poisoned: Sequence[int] = ()) -> Path:
+        """Write a table into a folder of that name."""
+        return write_table(self.folder / name, self.rows, poisoned=poisoned)
 
     def arguments(self, table: Path, out: Path, *more: str) -> list[str]:
         """Return the command line that extracts a table into a run folder."""
@@ -42,10 +45,10 @@ class Setting:
         ]
 
 
-def make_setting(folder: Path, model: Path | None = None) -> Setting:
+def make_setting(folder: Path, model: Path | None = None, rows: int = ROWS) -> Setting:
     """Return a setting; the tiny model is made unless one is given."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Setting(folder, model or build_standin(folder / "model"))
+    return Setting(folder, model or build_standin(folder / "model"), rows)
 
 
 def write_table(folder: Path, rows: int = ROWS, *, poisoned: Sequence[int] = ()) -> Path:

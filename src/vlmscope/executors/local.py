@@ -30,7 +30,6 @@ from vlmscope.executors.writing import StrictStop, Writing, writing
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.store import read_failures
 
-
 BAD_ROWS = 256
 """Bad rows of the table that are recorded together."""
 

@@ -88,7 +88,8 @@ class Patience:
     def _begin(self, seconds: float) -> None:
         """Start all three clocks."""
         self._since = time.monotonic()
-        faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)
+        if sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)
         signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
 
     def _expire(self, _signum: int, frame: FrameType | None) -> None:
@@ -121,7 +122,7 @@ def end_process(run: Path, samples: Sequence[Sample]) -> None:
     finally:
         ids = ", ".join(repr(sample.id) for sample in samples)
         line = f"error: the model hangs and cannot be interrupted; rows in it: {ids}"
-        print(f"{line}; run the same command again", file=sys.__stderr__, flush=True)  # noqa: T201
+        print(f"{line}; run the same command again", file=sys.__stderr__, flush=True)
         os._exit(EXIT_CODE)
 
 

@@ -29,8 +29,8 @@ DAMAGED = "damaged"
 """Name of the folder in a run folder to which damaged files are moved."""
 
 REMEDY = (
-    "restore the file from a copy, or run the same extract command with --redo-damaged, which moves "
-    "the file to damaged/ and captures its rows again"
+    "restore the file from a copy, or run the same extract command with --redo-damaged, which "
+    "moves the file to damaged/ and captures its rows again"
 )
 _LISTED = 5
 
@@ -50,7 +50,7 @@ class Damage:
     def text(self) -> str:
         """The damage in one line: the file, what was found, the rows, what to do."""
         if self.path.name == INDEX:
-            return f"{self.path}: {'; '.join(self.found)}; remove it, the next session makes it anew"
+            return f"{self.path}: damaged; remove it, the next session makes it anew"
         return f"{self.path}: {'; '.join(self.found)}; {_rows(self.ids)}; {REMEDY}"
 
 

@@ -22,6 +22,10 @@ _INTACT: dict[str, tuple[_Identity, set[str]]] = {}
 """Path of a file → what tells it from a later one of that name, and its columns found right."""
 
 
+_REMEMBERED = 512
+"""Files: a long run reads thousands of parts, each once."""
+
+
 def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str:
     """Return the SHA-256 of a column's values.
 
@@ -69,6 +73,8 @@ def confirm(column: Any, values: Any) -> None:
     if now is not None:
         known = intact if identity == now else set()
         _INTACT[column.file.filename] = (now, known | {column.name})
+        while len(_INTACT) > _REMEMBERED:
+            _INTACT.pop(next(iter(_INTACT)), None)
 
 
 def is_intact(column: Any) -> bool:
@@ -107,6 +113,6 @@ def _identity(column: Any) -> _Identity | None:
 def _damaged(column: Any) -> StoreError:
     path = column.name.partition("/_columns/")[2]
     return StoreError(
-        f"{column.file.filename}: column {path} is damaged; 'vlmscope verify RUN --files' finds all "
-        "that is, 'vlmscope extract' with --redo-damaged captures its rows again"
+        f"{column.file.filename}: column {path} is damaged; 'vlmscope verify RUN --files' finds "
+        "all that is, the same extract command with --redo-damaged captures its rows again"
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError
 from vlmscope.schema import Answered, Capture, Failure
 from vlmscope.store.block import QUESTION_ID, Block, captures_of
 from vlmscope.store.catalog import Shard, read_rows, read_shard, scan, vanished
