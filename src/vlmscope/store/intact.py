@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ _Identity = tuple[int, int, int]
 _INTACT: dict[str, tuple[_Identity, set[str]]] = {}
 """Path of a file → what tells it from a later one of that name, and its columns found right."""
 
+
+_LOCK = threading.Lock()
 
 _REMEMBERED = 512
 """Files: a long run reads thousands of parts, each once."""
@@ -68,13 +71,15 @@ def confirm(column: Any, values: Any) -> None:
         return
     if digest(values) != column.attrs.get("sha256"):
         raise _damaged(column)
-    identity, intact = _INTACT.get(column.file.filename, (None, set()))
     now = _identity(column)
-    if now is not None:
+    if now is None:
+        return
+    with _LOCK:
+        identity, intact = _INTACT.get(column.file.filename, (None, set()))
         known = intact if identity == now else set()
         _INTACT[column.file.filename] = (now, known | {column.name})
         while len(_INTACT) > _REMEMBERED:
-            _INTACT.pop(next(iter(_INTACT)), None)
+            del _INTACT[next(iter(_INTACT))]
 
 
 def is_intact(column: Any) -> bool:
