@@ -18,6 +18,9 @@ from faults.outcome import Outcome
 from faults.setting import Setting, write_table
 from vlmscope.store import open_run, read_failures
 
+FLAT = 0.5
+"""MiB per 1,000 rows from which memory counts as growing."""
+
 Sample = tuple[float, float, int, int]
 """Seconds, MiB of memory, file handles, rows published."""
 
@@ -94,7 +97,7 @@ def soak(setting: Setting, rows: int = 20_000, curve: Path | None = None) -> Out
     slope, handles = _slope(late), (min(s[2] for s in late), max(s[2] for s in late))
     wrong = [f"exit code {code}"] if code else []
     wrong += [f"{len(open_run(out)):,} rows"] if len(open_run(out)) != rows else []
-    wrong += [f"memory grows by {slope:.1f} MiB per 1,000 rows"] if slope > 2 else []
+    wrong += [f"memory grows by {slope:.1f} MiB per 1,000 rows"] if slope > FLAT else []
     wrong += [f"file handles {handles}"] if handles[1] - handles[0] > 8 else []
     outcome.add("memory and file handles flat", wrong)
     outcome.note = (
