@@ -18,12 +18,13 @@ EXTRAS_READY := $(EXTRAS)/.ready
 # What depends on transformers: the families, the engine, the loading of models.
 ON_TRANSFORMERS := tests/families tests/engine tests/model
 
-.PHONY: help demo test test-oldest test-families-oldest test-transformers-latest test-extras \
+.PHONY: help demo test faults test-oldest test-families-oldest test-transformers-latest test-extras \
 	lint check format docs clean
 
 help:
 	@echo "make demo    the main job on the model and 2,000 questions that ship; in runs/demo"
 	@echo "make test    every test"
+	@echo "make faults  every fault many times, under an hour; the table of docs/reliability.md"
 	@echo "make test-oldest    the same with the oldest supported transformers"
 	@echo "make test-families-oldest      of these, what depends on transformers"
 	@echo "make test-transformers-latest  the same with the newest transformers there is"
@@ -38,6 +39,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+faults: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m faults --curve docs/images/soak.svg
 
 # The oldest transformers that pyproject.toml allows.
 test-oldest: $(OLDEST_READY)

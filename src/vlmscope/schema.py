@@ -237,7 +237,7 @@ class Failure:
     id: str
     """The question id."""
     stage: str
-    """``input``, ``image``, ``prompt`` or ``capture``."""
+    """``input``, ``image``, ``prompt``, ``capture``, or ``model`` for one that took too long."""
     error: str
     """What went wrong and what to do, in one line."""
     attempt: int = 1

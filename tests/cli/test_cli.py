@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from vlmscope.store import open_run
+from vlmscope.store.seal import SEAL_SIZE, sealed
 
 Command = Callable[..., Any]
 
@@ -43,6 +44,7 @@ def forge(shard: Path) -> None:
             column = file["_columns"][name]
             column[2] = value
             column.attrs["sha256"] = hashlib.sha256(column[:].tobytes()).hexdigest()
+    shard.write_bytes(sealed(shard.read_bytes()[SEAL_SIZE:]))
 
 
 def test_verify_passes_and_then_finds_a_changed_number(

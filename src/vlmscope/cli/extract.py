@@ -53,6 +53,24 @@ def extract(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first row that fails.")
     ] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit",
+            metavar="SECONDS",
+            help="Longest that the model may take for a batch; a row that takes longer alone is "
+            "recorded as failed (default: none).",
+            show_default=False,
+        ),
+    ] = None,
+    redo_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--redo-damaged",
+            help="Move damaged files of the run to its folder damaged/ and capture their rows "
+            "again.",
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Run every question through the model once and keep what it thought.
@@ -61,7 +79,8 @@ def extract(
 
     Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 bad usage or
     input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl); 130 and 143
-    stopped by Ctrl-C and SIGTERM when what is being answered is done.
+    stopped by Ctrl-C and SIGTERM when what is being answered is done; 124 the model hung and could
+    not be interrupted (--time-limit).
     """
     from vlmscope.dataset import parse_mapping
 
@@ -82,6 +101,8 @@ def extract(
         "adapter": adapter,
         "quantize": quantize,
         "strict": strict,
+        "time_limit": time_limit,
+        "redo_damaged": redo_damaged,
         "text_only": text_only,
     }
     code = run_extract(arguments, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmscope.cli.output import count
+from vlmscope.cli.output import count, show_error
 from vlmscope.errors import StoreError
 
 if TYPE_CHECKING:
@@ -16,11 +16,12 @@ def open_sound_run(path: Path) -> Run:
     """Open a run and check every checksum.
 
     Raises:
-        StoreError: A column is damaged.
+        StoreError: A file is damaged; the others that are have been shown.
     """
-    from vlmscope.store import open_run
+    from vlmscope.store import find_damage, open_run
 
-    run = open_run(path)
-    if damage := run.check():
-        raise StoreError(f"{path}: {count(len(damage), 'damaged column')}: {damage[0]}")
-    return run
+    if damage := find_damage(path):
+        for one in damage[1:]:
+            show_error(one.text)
+        raise StoreError(f"{count(len(damage), 'damaged file')}: {damage[0].text}")
+    return open_run(path)

@@ -22,12 +22,16 @@ from vlmscope.engine import CaptureSession
 from vlmscope.executors.ahead import batches_ahead, batches_to_prepare
 from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
 from vlmscope.executors.outbox import Outbox
+from vlmscope.executors.patience import MODEL_STAGE, Patience, end_process
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.resilient import ResilientRunner
 from vlmscope.executors.sizing import BatchSizer, rows_at_once, sizer_for
 from vlmscope.executors.writing import StrictStop, Writing, writing
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.store import read_failures
+
+BAD_ROWS = 256
+"""Bad rows of the table that are recorded together."""
 
 
 class Observer(Protocol):
@@ -122,7 +126,13 @@ class _Session:
             sizer,
             went_well=bool(plan.done),
             session=CaptureSession(plan.vlm, spec, rows),
+            patience=Patience(
+                plan.request.time_limit,
+                lambda: end_process(plan.request.out, self._runner.in_model),
+            ),
         )
+        failed = read_failures(plan.request.out)
+        self._suspects = {id_: f for id_, f in failed.items() if f.stage == MODEL_STAGE}
         self._strict = plan.request.strict
         self._outbox = Outbox(results.put, lambda: sizer.size)
 
@@ -137,11 +147,9 @@ class _Session:
                 ):
                     pieces = self._runner.run(samples, prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
-                    for results in pieces:
-                        self._outbox.put(results)
-                        if self._strict and any(isinstance(item, Failure) for item in results):
-                            self._outbox.flush()
+                    self._put(pieces)
                 self._finish()
+                self._run_suspects(stop)
             except StrictStop:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 with suppress(StrictStop):
@@ -153,6 +161,24 @@ class _Session:
                     self._outbox.flush()
                 raise
 
+    def _put(self, pieces: Iterator[list[Capture | Failure]]) -> None:
+        """Hand results over as they come."""
+        for results in pieces:
+            self._outbox.put(results)
+            if self._strict and any(isinstance(item, Failure) for item in results):
+                self._outbox.flush()
+
+    def _run_suspects(self, stop: threading.Event) -> None:
+        """Try the rows that hung, each alone: the one that hangs again must not keep the others."""
+        if not self._suspects:
+            return
+        rows = self._rows_of(lambda id_: id_ in self._suspects)
+        for sample in sorted(rows, key=lambda row: self._suspects[row.id].attempt):
+            if stop.is_set():
+                return
+            self._put(self._runner.run([sample]))
+            self._finish()
+
     def _finish(self) -> None:
         """Answer what is being answered, and hand everything over."""
         for results in self._runner.drain():
@@ -163,10 +189,14 @@ class _Session:
         """Yield the good rows that are not done; record the bad ones on the way.
 
         Rows that failed in an earlier session come last, so that they cannot keep the others back.
+        Those that hung come after all of these.
         """
         done = frozenset(self._writing.done_ids)
-        failed = frozenset(read_failures(self._plan.request.out)) - done
-        yield from self._rows_of(lambda id_: id_ not in done and id_ not in failed)
+        self._suspects = {id_: f for id_, f in self._suspects.items() if id_ not in done}
+        failed = frozenset(read_failures(self._plan.request.out)) - done - self._suspects.keys()
+        yield from self._rows_of(
+            lambda id_: id_ not in done and id_ not in failed and id_ not in self._suspects
+        )
         if failed:
             yield from self._rows_of(lambda id_: id_ in failed)
 
@@ -181,9 +211,18 @@ class _Session:
         return (row for row in rows if is_due(row.id))
 
     def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
-        """Yield every good row of the table; record the bad ones that are due as they are met."""
+        """Yield every good row of the table; record the bad ones that are due, many at once.
+
+        Each hand-over is flushed to the disk, which takes milliseconds.
+        """
+        bad: list[Failure] = []
         for row in self._plan.table.rows():
             if isinstance(row, Sample):
                 yield row
             elif is_due(row.id):
-                self._writing.put([row])
+                bad.append(row)
+                if self._strict or len(bad) >= BAD_ROWS:
+                    self._writing.put(bad)
+                    bad = []
+        if bad:
+            self._writing.put(bad)

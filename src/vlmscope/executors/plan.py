@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vlmscope.dataset import Table, TableScan, open_table
 from vlmscope.errors import InputError, RowError
+from vlmscope.executors.patience import check_patience
 from vlmscope.executors.record import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel, load_model
@@ -24,8 +25,10 @@ from vlmscope.store import (
     bytes_per_row,
     check_free,
     check_same,
+    find_damage,
     open_run,
     read_manifest,
+    set_aside,
 )
 
 
@@ -106,6 +109,7 @@ def make_plan(request: Request) -> Plan:
     if (request.out / "run.json").exists():
         stored = read_manifest(request.out)
         check_same(stored, manifest)
+        notes += _set_damage_aside(request) if request.redo_damaged else ()
         done = frozenset(scan.ids).intersection(open_run(request.out).ids)
         notes += _notes(stored, manifest)
     return Plan(request, table, scan, vlm, manifest, done, notes)
@@ -150,7 +154,18 @@ def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     )
 
 
+def _set_damage_aside(request: Request) -> tuple[str, ...]:
+    """Move what is damaged out of the run; return what the user should know of it."""
+    damages = find_damage(request.out)
+    places = set_aside(request.out, damages) if damages else []
+    return tuple(
+        f"damaged, and set aside: {place} ({'; '.join(damage.found)})"
+        for damage, place in zip(damages, places, strict=True)
+    )
+
+
 def _check_options(request: Request) -> None:
+    check_patience(request.time_limit)
     if request.batch_size != "auto" and request.batch_size < 1:
         raise InputError(f"--batch-size {request.batch_size}: give 1 or more, or auto")
     if request.limit is not None and request.limit < 1:

@@ -49,5 +49,9 @@ class Request:
     """Stop at the first row that fails."""
     text_only: bool = False
     """Take rows without a picture as questions about none; else each is a failure."""
+    time_limit: float | None = None
+    """Seconds that the model may take for a batch; a row that takes longer alone is a failure."""
+    redo_damaged: bool = False
+    """Set damaged files of the run aside, and capture their rows again."""
     writer: Literal["auto", "thread", "process"] = "auto"
     """Who writes the run: a thread, or a process of its own; auto: the latter on a GPU."""

@@ -18,6 +18,7 @@ import torch
 
 from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
 from vlmscope.engine.memory import is_out_of_memory
+from vlmscope.executors.patience import MODEL_STAGE, Patience, TooSlowError
 from vlmscope.executors.sizing import BatchSizer
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
@@ -45,6 +46,11 @@ class _Trouble:
         first_line = (str(self.error).strip() or "no message").splitlines()[0]
         return f"{type(self.error).__name__}: {first_line}"
 
+    @property
+    def too_slow(self) -> bool:
+        """Whether the batch was given up at the time limit."""
+        return isinstance(self.error, TooSlowError)
+
 
 class ResilientRunner:
     """Runs batches, splits those that fail, and remembers what fits.
@@ -55,6 +61,7 @@ class ResilientRunner:
         sizer: The batch size, which learns from every batch.
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
         session: Where the rows of a batch may be finished with a later one; then ``drain`` ends.
+        patience: How long the model may take for a batch; by default as long as it likes.
     """
 
     def __init__(
@@ -65,13 +72,21 @@ class ResilientRunner:
         *,
         went_well: bool = False,
         session: CaptureSession | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._vlm = vlm
         self._spec = spec
         self._sizer = sizer
         self._went_well = went_well
         self._session = session
+        self._patience = patience or Patience(None)
+        self._in_model: dict[str, Sample] = {}
         self._blamed: list[str] = []
+
+    @property
+    def in_model(self) -> list[Sample]:
+        """The rows that went into the model and did not come out yet."""
+        return list(self._in_model.values())
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
         """Prepare a batch; an unexpected error is returned, for ``run`` to find who is to blame."""
@@ -102,7 +117,10 @@ class ResilientRunner:
     def drain(self) -> Iterator[Results]:
         """Yield the results that are still to come."""
         while self._session is not None:
-            yield self._session.drain()
+            with self._patience.limiting():
+                results = self._session.drain()
+            self._came_out(results)
+            yield results
             lost = self._session.take_lost()
             if not lost:
                 return
@@ -148,7 +166,8 @@ class ResilientRunner:
 
     def _empty_slots(self) -> bool:
         """Finish what is being answered and free its memory; return whether there was any."""
-        freed = self._session is not None and self._session.forget(slots=True)
+        with self._patience.limiting():
+            freed = self._session is not None and self._session.forget(slots=True)
         if freed:
             _free_memory()
         return freed
@@ -157,16 +176,26 @@ class ResilientRunner:
         """Run the model; return what it gave or why it failed."""
         try:
             _watch_memory(self._vlm)
-            results = capture_batch(
-                batch, self._vlm, self._spec, *([self._session] if self._session else [])
-            )
+            self._in_model |= {sample.id: sample for sample in batch.samples}
+            with self._patience.limiting():
+                results = capture_batch(
+                    batch, self._vlm, self._spec, *([self._session] if self._session else [])
+                )
+            self._came_out(results)
             idle, peak = _memory(self._vlm)
             # Had all rows been of this kind, it would have been so much more.
             grown = max(0.0, peak - idle) * asked / len(batch.samples)
             self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
             return results
         except Exception as error:  # noqa: BLE001 - raised or recorded by ``_after``
+            for sample in batch.samples:
+                self._in_model.pop(sample.id, None)
             return _trouble(error)
+
+    def _came_out(self, results: Results) -> None:
+        """Take note of rows that are finished."""
+        for item in results:
+            self._in_model.pop(item.id if isinstance(item, Failure) else item.sample.id, None)
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
         why = trouble.text
@@ -175,10 +204,12 @@ class ResilientRunner:
                 "memory runs out on this row alone; "
                 "try fewer --max-new-tokens, a smaller --dtype, or another --device"
             )
+        if trouble.too_slow:
+            return failure_of(sample, MODEL_STAGE, f"the model {trouble.error} on this row alone")
         return failure_of(sample, "capture", why)
 
     def _raise_if_a_bug(self, trouble: _Trouble) -> None:
-        if self._went_well or trouble.out_of_memory:
+        if self._went_well or trouble.out_of_memory or trouble.too_slow:
             return
         self._blamed.append(trouble.text)
         if self._blamed[-SAME_ERRORS:] == [trouble.text] * SAME_ERRORS:

@@ -7,16 +7,19 @@ failures          failures.jsonl
 labels            labels.parquet
 checking, block   what a row must be; rows as columns: what everything below passes around
 columns, rows     the two faces of a shard: matrices, and the seed's tree
+intact, seal      checksums: of a column when it is read, of a whole file
 shard, catalog    one file of rows; all files of a run
 writer, index     parts → packs → index.h5
 recorder, apart   rows and failures of a session; the same in a process of its own
 run, table        reading
+damage            files that are not what was published: found, and set aside
 describe, export, parquet, size
 seed_rows, seed_files   files of the original research, read as one table
 """
 
 from vlmscope.store.apart import RecorderApart, recording_apart
 from vlmscope.store.block import clean_text
+from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
@@ -50,6 +53,7 @@ from vlmscope.store.writer import RunWriter
 
 __all__ = [
     "CaptureRecord",
+    "Damage",
     "DataRecord",
     "Description",
     "FailureLog",
@@ -69,6 +73,7 @@ __all__ = [
     "clean_text",
     "describe",
     "export_run",
+    "find_damage",
     "find_seed_files",
     "label_settings",
     "link_name",
@@ -83,6 +88,7 @@ __all__ = [
     "recording",
     "recording_apart",
     "representation_name",
+    "set_aside",
     "vector_path",
     "write_labels",
     "write_manifest",

@@ -13,6 +13,7 @@ from pathlib import Path
 from vlmscope.errors import StoreError
 from vlmscope.store.block import QUESTION_ID, Block, take
 from vlmscope.store.columns import COLUMNS, read_columns
+from vlmscope.store.intact import read_column
 from vlmscope.store.shard import opened
 
 SHARDS = "shards"
@@ -54,11 +55,23 @@ def shard_name(kind: str, writer: str, seq: int) -> str:
     return f"{kind}-{writer}-{seq:06d}.h5"
 
 
+def writer_of(path: Path) -> str:
+    """Return the name of the writer that made a shard, by the shard's name.
+
+    >>> writer_of(Path("run/shards/part-000-000041.h5"))
+    '000'
+    """
+    name = _NAME.fullmatch(path.name)
+    if name is None:
+        raise ValueError(path)
+    return name["writer"]
+
+
 def scan(run: Path) -> tuple[list[Shard], list[Path]]:
     """Return the shards that count, in the order of writing, and the superseded parts."""
     for _ in range(_RESCANS):
         try:
-            shards = [_read(path) for path in _list(run)]
+            shards = [_read(path) for path in list_shards(run)]
         except FileNotFoundError:
             continue  # a writer packed it away between the listing and the look inside
         superseded = {name for shard in shards for name in shard.supersedes}
@@ -91,8 +104,8 @@ def vanished(path: Path) -> StoreError:
     )
 
 
-def _list(run: Path) -> list[Path]:
-    """Return every file of a shard's name; hidden ones are not published."""
+def list_shards(run: Path) -> list[Path]:
+    """Return every file of a shard's name, superseded or not; hidden ones are not published."""
     folder = Path(run) / SHARDS
     return sorted(path for path in folder.glob("*.h5") if _NAME.fullmatch(path.name))
 
@@ -103,7 +116,7 @@ def _read(path: Path) -> Shard:
     if name is None:
         raise ValueError(path)
     with opened(path) as file:
-        ids = tuple(file[COLUMNS][QUESTION_ID].asstr()[:].tolist())
+        ids = tuple(read_column(file[COLUMNS][QUESTION_ID]))
         supersedes = frozenset(str(part) for part in file.attrs.get("supersedes", ()))
     return Shard(
         path=path,

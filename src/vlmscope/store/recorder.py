@@ -30,9 +30,8 @@ class Recorder:
         Raises:
             StoreError: The disk refuses, or a row does not belong into this run.
         """
-        for item in results:
-            if isinstance(item, Failure):
-                self._log.add(item)
+        if failures := [item for item in results if isinstance(item, Failure)]:
+            self._log.add_all(failures)
         self._writer.add([item for item in results if isinstance(item, Capture)])
 
 

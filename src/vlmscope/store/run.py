@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError
 from vlmscope.schema import Answered, Capture, Failure
 from vlmscope.store.block import QUESTION_ID, Block, captures_of
 from vlmscope.store.catalog import Shard, read_rows, read_shard, scan, vanished
-from vlmscope.store.columns import COLUMNS, damaged_columns
+from vlmscope.store.columns import COLUMNS
+from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
+from vlmscope.store.intact import confirm, read_column
 from vlmscope.store.manifest import Manifest, read_manifest
-from vlmscope.store.naming import link_name, vector_path
+from vlmscope.store.naming import vector_path
 from vlmscope.store.shard import opened
 from vlmscope.store.table import frame
 
@@ -140,7 +142,7 @@ class Run:
         return {id_: failure for id_, failure in failed.items() if id_ not in self}
 
     def check(self) -> list[str]:
-        """Recompute the digest of every column; return what is damaged, a line each."""
+        """Recompute every checksum; return what is damaged, a line each."""
         return [damage for shard in self._shards for damage in _damage(shard)]
 
 
@@ -151,8 +153,10 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
             column = file[COLUMNS][path]
             if shard.whole and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
+                confirm(column, out)
             else:  # NumPy turns float16 into float32 three times faster than HDF5
-                out[:] = column[:] if shard.whole else column[:][list(shard.rows)]
+                values = read_column(column)
+                out[:] = values if shard.whole else values[list(shard.rows)]
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
 
@@ -160,17 +164,9 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
 def _damage(shard: Shard) -> Iterator[str]:
     """Yield what is wrong with a shard."""
     try:
-        with opened(shard.path) as file:
-            missing = [id_ for id_ in shard.ids if link_name(id_) not in file]
-            columns = damaged_columns(file)
+        yield from (f"{shard.path}: {found}; {REMEDY}" for found in damage_of(shard.path))
     except FileNotFoundError:
         yield str(vanished(shard.path))
-    except StoreError as error:
-        yield str(error)
-    else:
-        remedy = "restore the file from a copy, or remove it and extract its rows again"
-        yield from (f"{shard.path}: column {name} is damaged; {remedy}" for name in columns)
-        yield from (f"{shard.path}: row {id_!r} is missing; {remedy}" for id_ in missing)
 
 
 def _near(name: Any, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from vlmscope.store.block import Block
 from vlmscope.store.columns import final_norm_leaves, write_columns
 from vlmscope.store.manifest import Manifest, check_version
 from vlmscope.store.rows import RowWriter
+from vlmscope.store.seal import SEAL_SIZE, sealed
 from vlmscope.version import __version__
 
 LIBVER = ("v110", "v110")
@@ -55,17 +56,22 @@ def memory_file() -> Iterator[Any]:
     """
     name = f"vlmscope-memory-{next(_COUNT)}"
     file = h5py.File(
-        name, "w", driver="core", backing_store=False, block_size=_GROWTH, libver=LIBVER
+        name,
+        "w",
+        driver="core",
+        backing_store=False,
+        block_size=_GROWTH,
+        libver=LIBVER,
+        userblock_size=SEAL_SIZE,
     )
     with file:
         yield file
 
 
 def image_of(file: Any) -> bytes:
-    """Return the bytes of an open in-memory file."""
+    """Return the bytes of an open in-memory file, sealed."""
     file.flush()
-    image: bytes = file.id.get_file_image()
-    return image
+    return sealed(file.id.get_file_image())
 
 
 def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
@@ -107,6 +113,6 @@ def opened(path: Path) -> Iterator[Any]:
         raise
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         raise StoreError(
-            f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or remove it and "
-            "run the same extract command again to make its rows anew"
+            f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or run the same "
+            "extract command with --redo-damaged to capture its rows again"
         ) from error

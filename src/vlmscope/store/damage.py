@@ -1,0 +1,173 @@
+"""Damage: finding the files of a run that are not what was published, and setting them aside.
+
+A file that is set aside is moved to ``damaged/``, never removed: then its rows have no row, and the
+next session captures them as it captures any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from vlmscope.errors import StoreError
+from vlmscope.store.block import QUESTION_ID
+from vlmscope.store.catalog import SHARDS, list_shards, writer_of
+from vlmscope.store.columns import COLUMNS, damaged_columns
+from vlmscope.store.index import INDEX
+from vlmscope.store.intact import is_intact, read_column
+from vlmscope.store.lock import acquire, lock_of
+from vlmscope.store.naming import link_name, question_id
+from vlmscope.store.publish import cannot_write, sync
+from vlmscope.store.seal import seal_is_broken
+from vlmscope.store.shard import opened
+
+DAMAGED = "damaged"
+"""Name of the folder in a run folder to which damaged files are moved."""
+
+REMEDY = (
+    "restore the file from a copy, or run the same extract command with --redo-damaged, which "
+    "moves the file to damaged/ and captures its rows again"
+)
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file of a run that is not what was published."""
+
+    path: Path
+    """The shard, or the index."""
+    found: tuple[str, ...]
+    """What is wrong with it, a phrase each."""
+    ids: tuple[str, ...] | None
+    """The questions whose rows it holds; None where neither it nor the index can tell."""
+
+    @property
+    def text(self) -> str:
+        """The damage in one line: the file, what was found, the rows, what to do."""
+        if self.path.name == INDEX:
+            return f"{self.path}: damaged; remove it, the next session makes it anew"
+        return f"{self.path}: {'; '.join(self.found)}; {_rows(self.ids)}; {REMEDY}"
+
+
+def find_damage(run: Path) -> list[Damage]:
+    """Read every file of a run whole, its index too, and return those that are damaged.
+
+    Raises:
+        StoreError: The folder cannot be read.
+    """
+    found = []
+    for path in list_shards(run):
+        try:
+            faults = tuple(damage_of(path))
+        except FileNotFoundError:
+            continue  # a writer has packed it away meanwhile
+        if faults:
+            found.append(Damage(path, faults, _ids_of(path)))
+    index = Path(run) / INDEX
+    if index.exists() and _seal_is_broken(index):
+        found.append(Damage(index, ("damaged",), ()))
+    return found
+
+
+def damage_of(path: Path) -> Iterator[str]:
+    """Yield what is wrong with a shard, a phrase each.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    try:
+        with opened(path) as file:
+            columns = damaged_columns(file)
+            yield from (f"column {name} is damaged" for name in columns)
+            missing = []
+            if QUESTION_ID not in columns:
+                ids = read_column(file[COLUMNS][QUESTION_ID])
+                missing = [id_ for id_ in ids if link_name(id_) not in file]
+            yield from (f"row {id_!r} is missing" for id_ in missing)
+    except FileNotFoundError:
+        raise
+    except StoreError as error:
+        yield f"damaged or no HDF5 file ({error.__cause__ or error})"
+    else:
+        if not columns and not missing and _seal_is_broken(path):
+            yield "bytes beside the columns are changed"
+
+
+def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
+    """Move damaged files to ``damaged/``, under the locks of their writers; return where they are.
+
+    Raises:
+        RunBusyError: Somebody is writing the run.
+        StoreError: A file cannot be moved.
+    """
+    run, moved = Path(run), []
+    with ExitStack() as stack:
+        shards = [damage.path for damage in damages if damage.path.name != INDEX]
+        for writer in sorted({writer_of(path) for path in shards}):
+            lock = lock_of(run, writer)
+            acquire(lock, run)
+            stack.callback(lock.release)
+        try:
+            (run / DAMAGED).mkdir(exist_ok=True)
+            for damage in damages:
+                moved.append(damage.path.replace(_free_name(run / DAMAGED / damage.path.name)))
+            for folder in (run / SHARDS, run / DAMAGED, run):
+                sync(folder)
+        except OSError as error:
+            raise cannot_write(run / DAMAGED, error) from error
+    return moved
+
+
+def _free_name(path: Path) -> Path:
+    """Return a name that nothing has: a shard may be damaged twice under one name."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def _seal_is_broken(path: Path) -> bool:
+    try:
+        return seal_is_broken(path)
+    except OSError:
+        return True
+
+
+def _ids_of(path: Path) -> tuple[str, ...] | None:
+    """Return the ids that a damaged shard holds: by its own word, or else by the index's links."""
+    try:
+        with h5py.File(path, "r") as file:
+            column = file[COLUMNS][QUESTION_ID]
+            if is_intact(column):
+                return tuple(read_column(column))
+    except (OSError, KeyError, RuntimeError, ValueError):
+        pass
+    return _ids_by_index(path)
+
+
+def _ids_by_index(path: Path) -> tuple[str, ...] | None:
+    target = f"{SHARDS}/{path.name}"
+    try:
+        with h5py.File(path.parent.parent / INDEX, "r") as index:
+            links = {name: index.get(name, getlink=True) for name in index}
+    except (OSError, KeyError, RuntimeError):
+        return None
+    ids = tuple(
+        question_id(name)
+        for name, link in links.items()
+        if isinstance(link, h5py.ExternalLink) and link.filename == target
+    )
+    return ids or None
+
+
+def _rows(ids: tuple[str, ...] | None) -> str:
+    if ids is None:
+        return "which rows it held cannot be read"
+    shown = ", ".join(map(repr, ids[:_LISTED])) + (", …" if len(ids) > _LISTED else "")
+    return f"{len(ids):,} row{'s' if len(ids) != 1 else ''}: {shown}"

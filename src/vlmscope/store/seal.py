@@ -1,0 +1,40 @@
+"""The seal of a file: the SHA-256 of all of it, in 512 bytes before HDF5's own.
+
+HDF5 calls that place the user block and every reader of HDF5 passes over it, so the checksum is
+published, renamed, moved and copied with the file that it is about. The columns' own digests say
+which numbers are damaged; the seal finds any changed byte, in the rows' copies of the strings too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+SEAL_SIZE = 512
+"""Bytes of the user block: the least that HDF5 allows."""
+
+_MARK = b"vlmscope sha256 "
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_CHUNK = 2**20
+
+
+def sealed(image: bytes) -> bytes:
+    """Return a file: the seal, then ``image``, which was made with a user block of its size."""
+    seal = _MARK + hashlib.sha256(image).hexdigest().encode() + b"\n"
+    return b"".join((seal.ljust(SEAL_SIZE, b"\0"), image))
+
+
+def seal_is_broken(path: Path) -> bool:
+    """Return whether a file is not the one that was sealed; False for files of before the seal.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        seal = file.read(SEAL_SIZE)
+        if seal.startswith(_HDF5):
+            return False  # of a version that had no seal
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return seal != (_MARK + digest.hexdigest().encode() + b"\n").ljust(SEAL_SIZE, b"\0")

@@ -1,0 +1,77 @@
+"""The time limit itself; what it does to a run is in ``tests/faults``."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+
+import pytest
+
+from vlmscope.errors import InputError
+from vlmscope.executors.patience import Patience, TooSlowError
+
+
+def hang(seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def test_what_takes_too_long_is_interrupted() -> None:
+    patience, start = Patience(0.1), time.monotonic()
+    with pytest.raises(TooSlowError, match=r"longer than --time-limit 0\.1"), patience.limiting():
+        hang()
+    assert time.monotonic() - start < 5
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    with patience.limiting():
+        time.sleep(0.01)
+    time.sleep(0.2)  # nothing is left that could raise
+
+
+def test_who_goes_on_within_the_block_has_the_limit_again() -> None:
+    with Patience(0.1).limiting():
+        for _ in range(2):
+            with pytest.raises(TooSlowError):
+                hang()
+        time.sleep(0.01)
+
+
+def test_without_a_limit_nothing_is_set() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with Patience(None).limiting():
+        assert signal.getsignal(signal.SIGALRM) is before
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def compute_in_c(seconds: int) -> None:
+    """Be as good as a kernel that takes so long: no signal ends it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    try:
+        ctypes.CDLL(None).sleep(seconds)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+
+
+def test_at_twice_the_limit_the_other_thread_gives_up() -> None:
+    gave_up = threading.Event()
+    with pytest.raises(TooSlowError), Patience(0.4, gave_up.set).limiting():
+        compute_in_c(1)
+    assert gave_up.is_set()
+
+
+def test_a_limit_is_refused_where_no_signal_comes() -> None:
+    said: list[str] = []
+
+    def elsewhere() -> None:
+        try:
+            Patience(1.0)
+        except InputError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    [line] = said
+    assert line.startswith("--time-limit: works in the main thread of a process only")
