@@ -49,5 +49,9 @@ class Request:
     """Stop at the first row that fails."""
     text_only: bool = False
     """Take rows without a picture as questions about none; else each is a failure."""
+    allow_absolute_paths: bool = False
+    """Let paths of pictures lead out of the image root."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles."""
     writer: Literal["auto", "thread", "process"] = "auto"
     """Who writes the run: a thread, or a process of its own; auto: the latter on a GPU."""

@@ -7,7 +7,7 @@ keeps no checksum of contiguous data, so every column carries the SHA-256 of its
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.store.block import Block
+from vlmscope.store.layout import COLUMNS, columns_of
 from vlmscope.store.manifest import Manifest
 from vlmscope.store.naming import is_vector, vector_path
-
-COLUMNS = "_columns"
-"""Name of the root group that holds the columns."""
 
 FLOAT16_MAX = 65504.0
 """Largest finite float16. Some models have massive activations beyond it."""
@@ -63,7 +61,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
     numbers: dict[str, NDArray[Any]] = {}
     ragged: dict[str, list[NDArray[Any]]] = {}
     matrices: dict[str, NDArray[np.float32]] = {}
-    for path, column in walk(file[COLUMNS]):
+    for path, column in columns_of(file).items():
         if is_vector(path):
             if vectors:
                 matrices[path] = column[rows].astype(np.float32, copy=False)
@@ -78,7 +76,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
 
 def damaged_columns(file: Any) -> list[str]:
     """Return the paths of the columns whose values are not the ones that were written."""
-    return [path for path, column in walk(file[COLUMNS]) if not _is_intact(column)]
+    return [path for path, column in columns_of(file).items() if not _is_intact(column)]
 
 
 def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str:
@@ -117,16 +115,6 @@ def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:
     if manifest.capture.layer_k != "hidden_states[k+1]":
         return ()
     return (vector_path("", manifest.model.num_layers - 1),)
-
-
-def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and dataset of everything below a group, in the group's order."""
-    for name in group:
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            yield from walk(item, f"{prefix}{name}/")
-        else:
-            yield prefix + name, item
 
 
 def _is_intact(column: Any) -> bool:
