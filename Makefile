@@ -18,7 +18,12 @@ EXTRAS_READY := $(EXTRAS)/.ready
 # What depends on transformers: the families, the engine, the loading of models.
 ON_TRANSFORMERS := tests/families tests/engine tests/model
 
-.PHONY: help demo test faults test-oldest test-families-oldest test-transformers-latest test-extras \
+# Of each target, for `make fuzz`.
+SECONDS_EACH := 30
+FUZZED := csv tsv jsonl json labels manifest failures probe picture shard research
+
+.PHONY: fuzz help demo test faults test-oldest test-families-oldest test-transformers-latest \
+	test-extras \
 	lint check format docs clean
 
 help:
@@ -29,6 +34,7 @@ help:
 	@echo "make test-families-oldest      of these, what depends on transformers"
 	@echo "make test-transformers-latest  the same with the newest transformers there is"
 	@echo "make test-extras               what needs torchvision, timm or bitsandbytes"
+	@echo "make fuzz    every reader for $(SECONDS_EACH) seconds (SECONDS_EACH=300 for longer)"
 	@echo "make lint    format, lint, types, import layers"
 	@echo "make check   lint and test: what must pass before a commit"
 	@echo "make format  mend format and simple lint"
@@ -81,6 +87,13 @@ $(OLDEST_READY): pyproject.toml constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-e ".[dev]" "transformers==5.17.0"
 	@touch $@
+
+# atheris has wheels for some versions of Python only, so it is not among the packages of the tests.
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	for name in $(FUZZED); do \
+		$(BIN)/python fuzz/run.py $$name -max_total_time=$(SECONDS_EACH) -timeout=10 || exit 1; \
+	done
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

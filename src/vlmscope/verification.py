@@ -18,7 +18,7 @@ from vlmscope.dataset import Table
 from vlmscope.errors import InputError, RunMismatchError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
-from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import Manifest, Run, clean_text
 
 TOLERANCES = {"float32": 3e-5, "float16": 2e-2, "bfloat16": 1e-1}
@@ -84,7 +84,7 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
     """Return ``count`` stored rows of ``run``, drawn at random, as samples of its table.
 
     Raises:
-        InputError: The run is empty.
+        InputError: The run is empty, or a row that was drawn cannot be read any more.
         RunMismatchError: The table is not the one that the run was made from.
     """
     if not len(run):
@@ -96,7 +96,12 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
         )
     drawn = random.Random(seed).sample(run.ids, min(count, len(run)))  # noqa: S311 - a sample
     order = {id_: i for i, id_ in enumerate(drawn)}
-    found = [row for row in table.rows() if isinstance(row, Sample) and row.id in order]
+    found = []
+    for row in table.rows():
+        if row.id in order:
+            if isinstance(row, Failure):
+                raise InputError(row.error)
+            found.append(row)
     return sorted(found, key=lambda sample: order[sample.id])
 
 

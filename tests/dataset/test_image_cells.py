@@ -76,10 +76,49 @@ def test_image_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert one(Path("t.csv")).image == tmp_path / "a.png", "a later chdir does no harm"
 
 
-def test_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "t.csv", [{**ROWS[0], "image": "/far/a.png"}])
-    sample = one(path)
-    assert (sample.image, sample.image_id) == (Path("/far/a.png"), "/far/a.png")
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_absolute_path_inside_the_image_folder(tmp_path: Path, anywhere: bool) -> None:
+    inside = str(tmp_path / "a.png")
+    sample = one(
+        write_csv(tmp_path / "t.csv", [{**ROWS[0], "image": inside}]), allow_absolute_paths=anywhere
+    )
+    assert (sample.image, sample.image_id) == (tmp_path / "a.png", inside)
+
+
+def test_absolute_path_outside_the_image_folder(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", around({"image": "/far/a.png"}))
+    assert failure(path).error == (
+        f"t.csv line 3: the image path '/far/a.png' lies outside the image folder {tmp_path}; pass "
+        "the folder of the pictures with --images DIR, or pass --allow-absolute-paths if you trust "
+        "the table"
+    )
+    alone = write_csv(tmp_path / "alone.csv", [{**ROWS[0], "image": "/far/a.png"}])
+    assert one(alone, allow_absolute_paths=True).image == Path("/far/a.png")
+
+
+@pytest.mark.parametrize("name", ["link.png", "folder/a.png", "chain.png"])
+def test_symbolic_link_that_leaves_the_image_folder(tmp_path: Path, name: str) -> None:
+    images, far = tmp_path / "images", tmp_path / "far"
+    images.mkdir()
+    far.mkdir()
+    (far / "a.png").write_bytes(b"private")
+    (images / "link.png").symlink_to(far / "a.png")
+    (images / "chain.png").symlink_to(images / "link.png")
+    (images / "folder").symlink_to(far)
+    path = write_csv(images / "t.csv", around({"image": name}))
+    assert f"{name!r} leads by a symbolic link out of the image folder {images}" in (
+        failure(path).error
+    )
+    alone = write_csv(images / "alone.csv", [{**ROWS[0], "image": name}])
+    assert one(alone, allow_absolute_paths=True).image == images / name
+
+
+def test_links_within_the_image_folder_and_to_it(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "same.png").symlink_to(tmp_path / "images" / "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    path = write_csv(tmp_path / "t.csv", [{**ROWS[0], "image": "same.png"}])
+    assert one(path, images=tmp_path / "link").image == tmp_path / "link" / "same.png"
 
 
 def test_image_root_that_is_not_there(tmp_path: Path) -> None:

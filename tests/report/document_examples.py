@@ -33,6 +33,11 @@ HOSTILE = (
     "\"'`><svg onload=window.hacked=3> &amp; &lt;b&gt;",
     "\u202eright to left\u202d \u2066 isolate \x00\x07\x1b[31m \u2028\u2029",
     "long" * 400,
+    "</SCRIPT ><script>window.hacked=5</script> </style><style>*{display:none}</style>",
+    "\" onerror=\"window.hacked=6\" x=' onfocus='window.hacked=7' autofocus='",
+    "javascript:window.hacked=8",
+    "\u2067\u202egnp.exe\u2069\u200b\u200f <a href=javascript:window.hacked=9>name</a>",
+    '=HYPERLINK("http://example.org")',
     "{{ 7 * 7 }} {% raw %} ${7*7} \\u003cscript> \U0001f9ff \ud800",
 )
 """Texts that break pages."""
@@ -190,7 +195,12 @@ def hostile() -> Document:
         categories=tuple(replace(row, name=bad) for row in CATEGORY_ROWS),
         cards=cards,
         rows=len(cards),
-        pictures={"red.png": "javascript:window.hacked=4", "blue.png": "data:text/html,hi"},
+        pictures={
+            "red.png": "javascript:window.hacked=4",
+            "blue.png": "data:text/html,hi",
+            "green.png": "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' "
+            "onload='window.hacked=10'></svg>",
+        },
         pictures_note=bad,
         token_view=TokenView(bad, bad, (PromptToken(0, 1, 7, bad, (bad,)),)),
         token_view_note=bad,

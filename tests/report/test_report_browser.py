@@ -119,9 +119,9 @@ def test_hostile_texts_do_nothing_but_stand_there(open_page: OpenPage) -> None:
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     field(page, "category").select_option(examples.HOSTILE[0])
-    assert count(page) == "1 of 7"
+    assert count(page) == "1 of 12"
     page.reload()
-    assert count(page) == "1 of 7"
+    assert count(page) == "1 of 12"
     assert page.locator("img[src]").count() == 0  # no picture was a picture
     assert page.evaluate("window.hacked") is None
 

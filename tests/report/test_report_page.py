@@ -113,7 +113,7 @@ def test_hostile_texts_add_no_element(hostile: Outline) -> None:
     tame = replace(
         examples.hostile(),
         title="t",
-        missing=(*"123456", "`b`"),
+        missing=(*map(str, range(len(examples.HOSTILE))), "`b`"),
         figures=(examples.figure("roc_curves", "t"),),
     )
     expected = [name for name, _ in Outline(render(tame)).elements]

@@ -50,6 +50,8 @@ def extract(
     family: options.FamilyFile = None,
     adapter: options.Adapter = None,
     quantize: options.Quantize = None,
+    allow_absolute_paths: options.AllowAbsolutePaths = False,
+    allow_pickle_weights: options.AllowPickleWeights = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first row that fails.")
     ] = False,
@@ -104,6 +106,8 @@ def extract(
         "time_limit": time_limit,
         "redo_damaged": redo_damaged,
         "text_only": text_only,
+        "allow_absolute_paths": allow_absolute_paths,
+        "allow_pickle_weights": allow_pickle_weights,
     }
     code = run_extract(arguments, as_json=as_json)
     if code:

@@ -45,6 +45,8 @@ def inspect(
     family: options.FamilyFile = None,
     adapter: options.Adapter = None,
     quantize: options.Quantize = None,
+    allow_absolute_paths: options.AllowAbsolutePaths = False,
+    allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
     """Explain one sample: prompt, tokens and boundaries, tiles, every shape, norms, the answer."""
@@ -55,7 +57,10 @@ def inspect(
 
     quiet_libraries()
     mapping = parse_mapping(fields)
-    rows = open_table(data, images=images, fields=mapping, text_only=text_only).rows()
+    rows = open_table(
+        data, images=images, fields=mapping, text_only=text_only,
+        allow_absolute_paths=allow_absolute_paths,
+    ).rows()  # fmt: skip
     row = next((row for row in rows if id_ is None or row.id == id_), None)
     if row is None:
         raise InputError(f"--id {id_!r}: {data} holds no such question")
@@ -65,7 +70,7 @@ def inspect(
     with stderr.status("loading the model"):
         vlm = load_model(
             model, dtype=dtype, device=device, revision=revision, family=family, adapter=adapter,
-            quantize=quantize,
+            quantize=quantize, allow_pickle_weights=allow_pickle_weights,
         )  # fmt: skip
     for note in notes_of(original_of(vlm.family.model_type, spec)):
         stderr.print(Text(f"note: {note}", style="yellow"))

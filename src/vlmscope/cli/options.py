@@ -56,6 +56,20 @@ TextOnly = Annotated[
         help="Take rows without a picture as questions about none (default: they fail).",
     ),
 ]
+AllowAbsolutePaths = Annotated[
+    bool,
+    typer.Option(
+        "--allow-absolute-paths",
+        help="Let whole paths and symbolic links of pictures lead out of the image root.",
+    ),
+]
+AllowPickleWeights = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle-weights",
+        help="Read weights that are pickles (.bin), from somebody you trust.",
+    ),
+]
 Layers = Annotated[
     str,
     typer.Option(

@@ -46,6 +46,7 @@ def report(
     images: Annotated[
         str | None, typer.Option("--images", help="Where its pictures are now.", show_default=False)
     ] = None,
+    allow_absolute_paths: options.AllowAbsolutePaths = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Write one self-contained HTML page about a run, and its figures as SVG, PNG and CSV.
@@ -57,7 +58,8 @@ def report(
 
     quiet_libraries()
     spec = ReportSpec(
-        samples=samples, seed=seed, id=id_, model=model, data=data, images=images
+        samples=samples, seed=seed, id=id_, model=model, data=data, images=images,
+        allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     opened = open_run(run)
     with stderr.status("reading the run") as status:

@@ -87,6 +87,8 @@ def score(
     device: options.Device = "auto",
     revision: options.Revision = None,
     adapter: options.Adapter = None,
+    allow_absolute_paths: options.AllowAbsolutePaths = False,
+    allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
     """Tell how likely the answer is to be a hallucination, before a token of it is written.
@@ -101,11 +103,14 @@ def score(
     if out is not None:
         check_file(out, source=data)
     quiet_libraries()
-    table = None if data is None else _open(data, images, fields, limit, text_only)
+    table = None if data is None else _open(
+        data, images=images, fields=fields, limit=limit, text_only=text_only,
+        allow_absolute_paths=allow_absolute_paths,
+    )  # fmt: skip
     with stderr.status("loading the model"):
         scorer = RiskScorer.load(
             model, probe, dtype=dtype, device=device, revision=revision, adapter=adapter,
-            threshold=threshold,
+            threshold=threshold, allow_pickle_weights=allow_pickle_weights,
             batch_size=parse_batch_size(batch_size),  # type: ignore[arg-type]
         )  # fmt: skip
     trained = scorer.info.model.get("dtype", scorer.dtype)
@@ -164,14 +169,12 @@ def _read_sample(image: str, question: str | None, images: str | None, text_only
     return Sample("question", pictures, question)
 
 
-def _open(
-    data: str, images: str | None, fields: list[str], limit: int | None, text_only: bool
-) -> Any:
+def _open(data: str, *, fields: list[str], **options: Any) -> Any:
     """Open the table and read it once, so that bad tables are refused before the model loads."""
     from vlmscope.dataset import open_table, parse_mapping
 
     mapping: FieldSpec = parse_mapping(fields)
-    table = open_table(data, images=images, fields=mapping, limit=limit, text_only=text_only)
+    table = open_table(data, fields=mapping, **options)
     return table, len(table.scan().ids)
 
 

@@ -42,6 +42,8 @@ def verify(
     data: options.DataNow = None,
     images: options.Images = None,
     device: options.Device = "auto",
+    allow_absolute_paths: options.AllowAbsolutePaths = False,
+    allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
     """Check every checksum, then recompute some rows with the seed's method and show the error."""
@@ -53,8 +55,9 @@ def verify(
     if files:
         return
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
-    samples = choose_samples(opened, _table(opened, data, images), sample, seed)
-    vlm = _load(opened, model, adapter, device)
+    table = _table(opened, data, images, allow_absolute_paths=allow_absolute_paths)
+    samples = choose_samples(opened, table, sample, seed)
+    vlm = _load(opened, model, adapter, device, allow_pickle_weights=allow_pickle_weights)
     checks = _compare(opened, samples, vlm)
     if as_json:
         records = [asdict(check) | {"same_answer": check.same_answer} for check in checks]
@@ -64,7 +67,7 @@ def verify(
     _judge(opened, checks, limit)
 
 
-def _table(run: Any, data: str | None, images: str | None) -> Any:
+def _table(run: Any, data: str | None, images: str | None, *, allow_absolute_paths: bool) -> Any:
     from vlmscope.dataset import open_table
     from vlmscope.schema import FieldSpec
 
@@ -75,12 +78,15 @@ def _table(run: Any, data: str | None, images: str | None) -> Any:
             images=images or record.images,
             fields=FieldSpec(**record.fields),
             text_only=record.text_only,
+            allow_absolute_paths=allow_absolute_paths,
         )
     except InputError as error:
         raise InputError(f"{error}; if it has moved, give --data and --images") from error
 
 
-def _load(run: Any, model: str | None, adapter: Path | None, device: str) -> Any:
+def _load(
+    run: Any, model: str | None, adapter: Path | None, device: str, *, allow_pickle_weights: bool
+) -> Any:
     """Load the run's model, and refuse another one."""
     from vlmscope.executors import describe_model
     from vlmscope.model import load_model
@@ -99,6 +105,7 @@ def _load(run: Any, model: str | None, adapter: Path | None, device: str) -> Any
                 family=record.description,
                 adapter=adapter or record.adapter,
                 quantize=record.quantization or None,
+                allow_pickle_weights=allow_pickle_weights,
             )
         except ModelError as error:
             moved = "no such folder" in str(error)

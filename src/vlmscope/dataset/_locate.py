@@ -10,6 +10,7 @@ import os.path
 from pathlib import Path
 
 from vlmscope.dataset._pictures import REMEDY, ImageCells, find_pictures
+from vlmscope.dataset._values import unstorable
 from vlmscope.errors import InputError, RowError
 
 EXPECTED = "write a path, or the bytes of an image file, there"
@@ -51,19 +52,38 @@ def image_folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder).absolute()
 
 
-def locate_pictures(image: ImageCells, folder: Path) -> tuple[bytes | Path, ...]:
+def locate_pictures(
+    image: ImageCells, folder: Path, *, anywhere: bool = False
+) -> tuple[bytes | Path, ...]:
     """Return a row's pictures in order: their bytes, or else where they are.
 
     Args:
         image: what the row says about them.
-        folder: where relative paths start, and must stay.
+        folder: where relative paths start, and where every path must stay.
+        anywhere: let whole paths and symbolic links lead out of the folder.
 
     Raises:
         RowError: stage ``input``: one is empty, no picture, a URL, or leaves the folder. The
             message does not say in which row.
     """
     _check(image)
-    return tuple(cell.data or _path(cell.name, folder) for cell in image.pictures)
+    return tuple(cell.data or _inside(cell.name, folder, anywhere) for cell in image.pictures)
+
+
+def _inside(name: str, folder: Path, anywhere: bool) -> Path:
+    """Return the path of a picture that a table names: a table may be a stranger's."""
+    path = _path(name, folder)
+    if anywhere:
+        return path
+    root, target = os.path.realpath(folder), os.path.realpath(path)
+    if os.path.commonpath([root, target]) == root:
+        return path
+    how = "lies outside" if path == Path(name) else "leads by a symbolic link out of"
+    raise RowError(
+        "input",
+        f"the image path {name!r} {how} the image folder {folder}; pass the folder of the pictures "
+        "with --images DIR, or pass --allow-absolute-paths if you trust the table",
+    )
 
 
 def _check(image: ImageCells) -> None:
@@ -83,6 +103,8 @@ def _path(name: str, folder: Path | None) -> Path:
     if "://" in name:
         found = f"the image {name!r} is a URL, which is not fetched"
         raise RowError("input", f"{found}; write a path there")
+    if flaw := unstorable(name):
+        raise RowError("input", f"the image path {name!r} holds {flaw}; write a path there")
     path = Path(name)
     if folder is None or path.is_absolute():
         return path
@@ -90,6 +112,6 @@ def _path(name: str, folder: Path | None) -> Path:
         raise RowError(
             "input",
             f"the image path {name!r} leaves the image folder {folder}; pass a folder above it "
-            "with --images DIR, or write the whole path",
+            "with --images DIR",
         )
     return folder / path

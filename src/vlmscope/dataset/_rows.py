@@ -39,6 +39,8 @@ class RowReader:
     """The folder that relative image paths start from."""
     text_only: bool = False
     """Whether a row without a picture is a question about none, and no failure."""
+    anywhere: bool = False
+    """Whether paths of pictures may lead out of ``images``."""
 
     def origin(self, row: Row) -> str:
         """Say where a row stands: ``questions.csv line 41``."""
@@ -135,7 +137,7 @@ class RowReader:
         if not image.pictures and not self.text_only:
             raise self._no_image(row)
         try:
-            return locate_pictures(image, self.images)
+            return locate_pictures(image, self.images, anywhere=self.anywhere)
         except RowError as error:
             raise RowError(error.stage, f"{self.origin(row)}: {error}") from error
 

@@ -107,6 +107,7 @@ def open_table(
     fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
     limit: int | None = None,
     text_only: bool = False,
+    allow_absolute_paths: bool = False,
 ) -> Table:
     """Open a table of questions: find its format and its columns.
 
@@ -120,6 +121,8 @@ def open_table(
         limit: read this many rows only.
         text_only: take rows without a picture as questions about none (``Sample.image`` is None);
             else each is a failure. The table then needs no image column.
+        allow_absolute_paths: let whole paths, and symbolic links, lead out of the image folder;
+            else such a row is a failure.
 
     Raises:
         InputError: the data or the image folder is not there, the format is unknown, a column is
@@ -131,7 +134,10 @@ def open_table(
     source, beside = open_source(data)
     columns = find_columns(fields, source.columns(), source.name, text_only=text_only)
     check_pictures(columns, source.media(), source.name)
-    return Table(RowReader(source, columns, folder or beside.absolute(), text_only), limit)
+    reader = RowReader(
+        source, columns, folder or beside.absolute(), text_only, allow_absolute_paths
+    )
+    return Table(reader, limit)
 
 
 def read_samples(
@@ -141,6 +147,7 @@ def read_samples(
     fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
     limit: int | None = None,
     text_only: bool = False,
+    allow_absolute_paths: bool = False,
 ) -> Iterator[Sample]:
     """Stream the samples of a table, and stop at the first row that is not in order.
 
@@ -150,7 +157,10 @@ def read_samples(
     Raises:
         InputError: the table cannot be opened, or a row is no sample or repeats an id.
     """
-    table = open_table(data, images=images, fields=fields, limit=limit, text_only=text_only)
+    table = open_table(
+        data, images=images, fields=fields, limit=limit, text_only=text_only,
+        allow_absolute_paths=allow_absolute_paths,
+    )  # fmt: skip
     return _strictly(table)
 
 

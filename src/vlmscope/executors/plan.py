@@ -89,6 +89,7 @@ def make_plan(request: Request) -> Plan:
         fields=request.fields,
         limit=request.limit,
         text_only=request.text_only,
+        allow_absolute_paths=request.allow_absolute_paths,
     )
     scan = table.scan()
     _check_early(request, scan)
@@ -100,6 +101,7 @@ def make_plan(request: Request) -> Plan:
         family=request.family,
         adapter=request.adapter,
         quantize=request.quantize,
+        allow_pickle_weights=request.allow_pickle_weights,
     )
     _check_prompts(request, scan, vlm)
     manifest = make_manifest(request, scan, vlm)

@@ -53,5 +53,9 @@ class Request:
     """Seconds that the model may take for a batch; a row that takes longer alone is a failure."""
     redo_damaged: bool = False
     """Set damaged files of the run aside, and capture their rows again."""
+    allow_absolute_paths: bool = False
+    """Let paths of pictures lead out of the image root."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles."""
     writer: Literal["auto", "thread", "process"] = "auto"
     """Who writes the run: a thread, or a process of its own; auto: the latter on a GPU."""

@@ -58,12 +58,17 @@ def _check_kind(folder: Path) -> None:
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         kind = config.get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"--adapter {folder}: {CONFIG} cannot be read: {one_line(error)}"
         ) from error
     if kind != "LORA":
         raise ModelError(f"--adapter {folder}: is an adapter of type {kind}; only LORA is taken")
+    # peft imports the module that megatron_core names, whatever it is.
+    if config.get("megatron_config"):
+        raise ModelError(
+            f"--adapter {folder}: is made for Megatron (megatron_config), which is not taken"
+        )
     # Activated LoRA looks for its tokens in every call; without that it would be on all the time.
     if config.get("alora_invocation_tokens"):
         raise ModelError(

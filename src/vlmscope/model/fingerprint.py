@@ -14,11 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vlmscope.errors import ModelError, one_line
 from vlmscope.model.adapters import CONFIG, WEIGHTS
 from vlmscope.model.vlm import VisionLanguageModel
 
 _SAMPLE = 4096
 """Bytes read of each tensor."""
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header; the format allows no more."""
 
 _MEBIBYTE = 1 << 20
 _VOLATILE = frozenset(
@@ -120,13 +124,19 @@ def _add_tensors(digest: Any, file: BinaryIO) -> None:
     tensor name → type, shape, and where its bytes begin and end behind the header.
     """
     length = int.from_bytes(file.read(8), "little")
-    header = file.read(length)
+    header = file.read(min(length, _LONGEST_HEADER))
     digest.update(header)
-    for name, tensor in sorted(json.loads(header).items()):
-        if name != "__metadata__":
-            begin, end = tensor["data_offsets"]
+    try:
+        tensors = sorted(json.loads(header).items())
+        offsets = [tensor["data_offsets"] for name, tensor in tensors if name != "__metadata__"]
+        for begin, end in offsets:
             file.seek(8 + length + begin)
-            digest.update(file.read(min(_SAMPLE, end - begin)))
+            digest.update(file.read(min(_SAMPLE, max(0, end - begin))))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        # One that is in the folder and was not loaded: those that are loaded are sound.
+        raise ModelError(
+            f"{file.name}: damaged weight file: {one_line(error)}; remove it or get it again"
+        ) from error
 
 
 def _without_volatile(value: Any) -> Any:

@@ -7,6 +7,7 @@ there, each ends with one line that says what to do.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from vlmscope.model.quantized import (
 )
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.model.weights import check_weights, pickled_only, without_pickles
 
 
 def load_model(
@@ -50,6 +52,7 @@ def load_model(
     family: str | Path | Mapping[str, Any] | None = None,
     adapter: str | Path | None = None,
     quantize: str | None = None,
+    allow_pickle_weights: bool = False,
 ) -> VisionLanguageModel:
     """Load a vision-language model and its processor, and prove them on one blank image.
 
@@ -65,6 +68,8 @@ def load_model(
             do not do.
         adapter: Folder of a LoRA adapter that peft saved; the processor stays the checkpoint's.
         quantize: ``4bit`` or ``8bit``: round the weights with bitsandbytes as they are loaded.
+        allow_pickle_weights: Read weights from pickles too (``pytorch_model.bin``); else only from
+            safetensors.
 
     Raises:
         InputError: The description cannot be read.
@@ -88,8 +93,9 @@ def load_model(
     check_device(quantize, name, config, place)
     more = quantization_options(quantize, kind, config)
     model = _load_weights(
-        name, config, place, revision=revision, dtype=kind, attn_implementation=attention, **more
-    )
+        name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
+        attn_implementation=attention, **more,
+    )  # fmt: skip
     settle(model)
     if adapter is not None:
         attach_adapter(model, adapter, name)
@@ -161,19 +167,25 @@ def _give_padding(name: str, processor: Any) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _load_weights(name: str, config: Any, place: str, **options: Any) -> Any:
+def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **options: Any) -> Any:
     """Return the model in evaluation mode; ``options`` go to ``from_pretrained``."""
+    if not pickles:
+        check_weights(name)
     try:
-        model, info = auto_class(config).from_pretrained(
-            name,
-            device_map="auto" if place == "spread" else place,
-            output_loading_info=True,
-            trust_remote_code=False,
-            **options,
-        )
+        with contextlib.nullcontext() if pickles else without_pickles(name):
+            model, info = auto_class(config).from_pretrained(
+                name,
+                device_map="auto" if place == "spread" else place,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=None if pickles else True,
+                **options,
+            )
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it
+            raise pickled_only(name, "safetensors are not among its files") from error
         raise ModelError(
             f"{name}: cannot load the weights, or they do not fit the configuration: "
             f"{one_line(error)}"

@@ -48,7 +48,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
         processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
         if _has_torchvision() and "num2words" not in str(error):
-            raise ModelError(f"{name}: cannot load the processor: {one_line(error)}") from error
+            raise _unloadable(name, error) from error
         processor = _assemble(name, revision, error)
     if not hasattr(processor, "image_processor"):
         raise ModelError(
@@ -79,7 +79,17 @@ def _assemble(name: str, revision: str | None, first: Exception) -> Any:
                 f"{name}: its processor needs torchvision, which is not installed: "
                 f"pip install torchvision ({one_line(error)})"
             ) from error
-        raise ModelError(f"{name}: cannot load the processor: {one_line(first)}") from error
+        raise _unloadable(name, first) from error
+
+
+def _unloadable(name: str, error: Exception) -> ModelError:
+    """Return the error for a processor that cannot be loaded; the library's may name its option."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"{name}: the processor brings code of its own, which is never run; give the version "
+            "of it that transformers loads by itself, often named with -hf at the end"
+        )
+    return ModelError(f"{name}: cannot load the processor: {one_line(error)}")
 
 
 def _load_part(part: str, name: str, revision: str | None) -> Any:

@@ -28,7 +28,7 @@ def csv_text(plot: Plot) -> str:
     out = StringIO()
     # The line ends of RFC 4180, which also make the module quote a cell that holds one of them.
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(plot.columns)
+    writer.writerow(map(_cell, plot.columns))
     writer.writerows([_cell(value) for value in row] for row in _rows(plot))
     return out.getvalue()
 

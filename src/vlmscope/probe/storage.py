@@ -68,8 +68,10 @@ def save_probe(path: Path, probe: BinaryProbe, info: ProbeInfo) -> None:
         path.mkdir(parents=True, exist_ok=True)
         # Without a description the folder is no probe, until both files are whole.
         (path / DESCRIPTION).unlink(missing_ok=True)
-        (path / WEIGHTS).write_bytes(data)
         temporary = path / f".{DESCRIPTION}.tmp"
+        for leftover in (path / WEIGHTS, temporary):  # or a link to a file that is not ours
+            leftover.unlink(missing_ok=True)
+        (path / WEIGHTS).write_bytes(data)
         temporary.write_text(text, "utf-8")
         temporary.replace(path / DESCRIPTION)
     except OSError as error:
@@ -156,7 +158,7 @@ def _read_json(place: Path) -> dict[str, Any]:
         raise InputError(
             f"{place}: cannot be read: {error.strerror or error}; give a folder of save_probe"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: is not JSON: {error}; copy the probe again") from error
     if not isinstance(description, dict):
         raise InputError(f"{place}: holds no object; give a folder of save_probe")

@@ -108,7 +108,7 @@ def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON ({error})", run) from error
     if lack := _lack_of_summary(found):
         raise _damaged(path, lack, run)

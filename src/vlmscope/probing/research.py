@@ -76,14 +76,15 @@ def read_label_table(path: Path) -> LabelTable:
     """
     labels = LabelFile(path).labels
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        header = rows.fieldnames or ()
+        lines = (cells for cells in csv.reader(file, strict=True) if cells)
+        header = next(lines, [])
         used = [next(name for name in names if name in header)
                 for names in (ID_COLUMNS, LABEL_COLUMNS)]  # fmt: skip
         metadata: dict[str, dict[str, str]] = {name: {} for name in header if name not in used}
-        for row in rows:
-            for name, cells in metadata.items():
-                cells.setdefault(row[used[0]], row[name])
+        for cells in lines:
+            row = dict(zip(header, cells, strict=True))
+            for name, known in metadata.items():
+                known.setdefault(row[used[0]], row[name])
     return LabelTable(path, labels, metadata)
 
 

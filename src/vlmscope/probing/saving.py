@@ -202,7 +202,7 @@ def _older_probes(folder: Path) -> set[str]:
     try:
         found = json.loads((folder / RESULTS).read_text("utf-8"))["probes"]
         names = {str(probe["folder"]) for probe in found}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
     return {name for name in names if (folder / name / DESCRIPTION).is_file() and "/" not in name}
 

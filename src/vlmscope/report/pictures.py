@@ -62,6 +62,8 @@ class _Task:
     """None where the row has other pictures now than it had."""
     name: str
     """Of the row's pictures, for messages."""
+    error: str = ""
+    """What is wrong with the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def find_table(run: Run, spec: ReportSpec) -> tuple[Table | None, str]:
             images=spec.images or record.images,
             fields=FieldSpec(**record.fields),
             text_only=record.text_only,
+            allow_absolute_paths=spec.allow_absolute_paths,
         )
     except InputError as error:
         return None, f"No pictures: {error}; if it has moved, give --data and --images."
@@ -158,20 +161,26 @@ def _first_of_each(table: Table, wanted: Mapping[str, str]) -> Iterator[_Task]:
     A row that has other than its number of pictures now shows none of them for certain.
     """
     seen: set[str] = set()
+    refused: dict[str, str] = {}
     for row in table.rows():
         hashes = hashes_of(wanted.get(row.id, ""))
-        if isinstance(row, Failure) or not hashes:
+        if isinstance(row, Failure):
+            refused.update((sha256, row.error) for sha256 in hashes)
             continue
         same_number = len(hashes) == len(row.images)
         for place, sha256 in enumerate(hashes):
             if sha256 not in seen:
                 seen.add(sha256)
                 yield _Task(sha256, row.images[place] if same_number else None, row.image_id)
+    for sha256 in sorted(refused.keys() - seen):
+        yield _Task(sha256, None, "", refused[sha256])
 
 
 def _code(task: _Task) -> _Coded:
     """Open a picture, check that it is the one, and write it in every size."""
     sha256 = task.sha256
+    if task.error:
+        return _Coded(sha256, why="refused", example=task.error)
     try:
         picture = None if task.image is None else load_image(task.image)
     except RowError as error:

@@ -30,6 +30,8 @@ class ReportSpec:
     """Where the table is now."""
     images: str | None = None
     """Where its pictures are now."""
+    allow_absolute_paths: bool = False
+    """Let the table's paths lead out of the image root."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be shown."""

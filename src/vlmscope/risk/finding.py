@@ -38,7 +38,7 @@ def find_probe(path: str | Path) -> Path:
     try:
         name = json.loads(summary.read_text("utf-8"))["selected_probe"]
         found = summary.parent / Path(str(name)).name
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise StoreError(f"{summary}: names no selected probe; run vlmscope probe again") from error
     if not (found / DESCRIPTION).is_file():
         raise StoreError(f"{found}: is gone or incomplete; run vlmscope probe again")

@@ -110,6 +110,7 @@ class RiskScorer:
         adapter: str | PathLike[str] | None = None,
         threshold: float | None = None,
         batch_size: int | Literal["auto"] = "auto",
+        allow_pickle_weights: bool = False,
     ) -> RiskScorer:
         """Load the model and the probe.
 
@@ -122,6 +123,7 @@ class RiskScorer:
             adapter: Folder of a LoRA adapter (default: the one the probe was trained with).
             threshold: Risk above which an answer is flagged (default: the probe's own).
             batch_size: Questions that go through the model together.
+            allow_pickle_weights: As in ``load_model``.
 
         Raises:
             InputError: There is no such probe, or it belongs to another model or prompt.
@@ -149,6 +151,7 @@ class RiskScorer:
             family=info.model.get("description"),
             adapter=None if adapter is None else str(adapter),
             quantize=info.model.get("quantization") or None,
+            allow_pickle_weights=allow_pickle_weights,
         )
         return cls(vlm, place, threshold=threshold, batch_size=batch_size)
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.errors import StoreError, one_line
 from vlmscope.schema import Capture, FinishReason, Sample
 from vlmscope.store.checking import check_capture
 from vlmscope.store.naming import boundary_name, boundary_position, image_positions, is_of_image
@@ -25,6 +26,8 @@ QUESTION_ID = "question_id"
 
 NO_BOUNDARY = -1
 """Stands in the column of a boundary for a row that does not have it."""
+
+_REMEDY = "restore the run from a copy"
 
 SEED_TEXTS = ("image_id", "question", "ground_truth_answer", "answer")
 """The seed's strings, in the seed's order. ``answer`` is absent after a prefill-only run."""
@@ -106,7 +109,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
                 image=_names(text["image_id"], text["image_sha256"]) if has_picture else None,
                 question=text["question"],
                 target=text["ground_truth_answer"],
-                metadata=json.loads(text["metadata"]),
+                metadata=metadata_of(text["metadata"]),
                 image_id=text["image_id"],
             ),
             vectors={
@@ -187,6 +190,21 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
     if "NaN" in text or "Infinity" in text:
         text = json.dumps(json.loads(text, parse_constant=lambda _: None))
     return text
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """Return the metadata that a line of JSON holds: the inverse of ``metadata_text``.
+
+    Raises:
+        StoreError: It is no object in JSON.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"a row's metadata is damaged: {one_line(error)}; {_REMEDY}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"a row's metadata is damaged: no object; {_REMEDY}")
+    return found
 
 
 def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from vlmscope.errors import StoreError
 from vlmscope.store.block import QUESTION_ID, Block, take
-from vlmscope.store.columns import COLUMNS, read_columns
-from vlmscope.store.intact import read_column
+from vlmscope.store.columns import read_columns
+from vlmscope.store.layout import text_column
 from vlmscope.store.shard import opened
 
 SHARDS = "shards"
@@ -116,8 +118,8 @@ def _read(path: Path) -> Shard:
     if name is None:
         raise ValueError(path)
     with opened(path) as file:
-        ids = tuple(read_column(file[COLUMNS][QUESTION_ID]))
-        supersedes = frozenset(str(part) for part in file.attrs.get("supersedes", ()))
+        ids = tuple(text_column(file, QUESTION_ID))
+        supersedes = frozenset(str(part) for part in np.ravel(file.attrs.get("supersedes", ())))
     return Shard(
         path=path,
         kind=name["kind"],

@@ -7,7 +7,7 @@ filter wants chunks, and every read of a column then takes 4 to 10 times as long
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from vlmscope.store.block import Block
 from vlmscope.store.intact import digest, is_intact, read_column
+from vlmscope.store.layout import COLUMNS, columns_of
 from vlmscope.store.manifest import Manifest
 from vlmscope.store.naming import is_vector, vector_path
-
-COLUMNS = "_columns"
-"""Name of the root group that holds the columns."""
 
 FLOAT16_MAX = 65504.0
 """Largest finite float16. Some models have massive activations beyond it."""
@@ -68,7 +66,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
     numbers: dict[str, NDArray[Any]] = {}
     ragged: dict[str, list[NDArray[Any]]] = {}
     matrices: dict[str, NDArray[np.float32]] = {}
-    for path, column in walk(file[COLUMNS]):
+    for path, column in columns_of(file).items():
         if is_vector(path):
             if vectors:
                 matrices[path] = read_column(column, rows).astype(np.float32, copy=False)
@@ -83,7 +81,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
 
 def damaged_columns(file: Any) -> list[str]:
     """Return the paths of the columns whose values are not the ones that were written."""
-    return [path for path, column in walk(file[COLUMNS]) if not is_intact(column)]
+    return [path for path, column in columns_of(file).items() if not is_intact(column)]
 
 
 def narrow(matrix: NDArray[np.float32]) -> NDArray[Any]:
@@ -102,13 +100,3 @@ def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:
     if manifest.capture.layer_k != "hidden_states[k+1]":
         return ()
     return (vector_path("", manifest.model.num_layers - 1),)
-
-
-def walk(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and dataset of everything below a group, in the group's order."""
-    for name in group:
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            yield from walk(item, f"{prefix}{name}/")
-        else:
-            yield prefix + name, item

@@ -16,11 +16,12 @@ import h5py
 from vlmscope.errors import StoreError
 from vlmscope.store.block import QUESTION_ID
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
-from vlmscope.store.columns import COLUMNS, damaged_columns
+from vlmscope.store.columns import damaged_columns
 from vlmscope.store.index import INDEX
-from vlmscope.store.intact import is_intact, read_column
+from vlmscope.store.layout import text_column
 from vlmscope.store.lock import acquire, lock_of
 from vlmscope.store.naming import link_name, question_id
+from vlmscope.store.nofollow import is_there
 from vlmscope.store.publish import cannot_write, sync
 from vlmscope.store.seal import seal_is_broken
 from vlmscope.store.shard import opened
@@ -86,8 +87,8 @@ def damage_of(path: Path) -> Iterator[str]:
             yield from (f"column {name} is damaged" for name in columns)
             missing = []
             if QUESTION_ID not in columns:
-                ids = read_column(file[COLUMNS][QUESTION_ID])
-                missing = [id_ for id_ in ids if link_name(id_) not in file]
+                ids = text_column(file, QUESTION_ID)
+                missing = [id_ for id_ in ids if not is_there(file, link_name(id_))]
             yield from (f"row {id_!r} is missing" for id_ in missing)
     except FileNotFoundError:
         raise
@@ -143,10 +144,8 @@ def _ids_of(path: Path) -> tuple[str, ...] | None:
     """Return the ids that a damaged shard holds: by its own word, or else by the index's links."""
     try:
         with h5py.File(path, "r") as file:
-            column = file[COLUMNS][QUESTION_ID]
-            if is_intact(column):
-                return tuple(read_column(column))
-    except (OSError, KeyError, RuntimeError, ValueError):
+            return tuple(text_column(file, QUESTION_ID))
+    except (OSError, KeyError, RuntimeError, ValueError, StoreError):
         pass
     return _ids_by_index(path)
 

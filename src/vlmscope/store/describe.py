@@ -16,9 +16,10 @@ import h5py
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.store.catalog import scan
-from vlmscope.store.columns import COLUMNS, walk
+from vlmscope.store.layout import COLUMNS, text_column
 from vlmscope.store.manifest import read_manifest
 from vlmscope.store.naming import is_of_image, is_vector
+from vlmscope.store.nofollow import is_there, member, walk
 from vlmscope.store.shard import opened
 
 
@@ -101,8 +102,8 @@ def _summary(
     for file_path, rows in files.items():
         with opened(file_path) as file:
             found.update({name: _plain(value) for name, value in file.attrs.items()})
-            if COLUMNS in file:
-                _add_columns(tally, file[COLUMNS], rows)
+            if is_there(file, COLUMNS):
+                _add_columns(tally, file, rows)
             else:
                 _add_rows(tally, file)
     if kind == "run":
@@ -121,17 +122,19 @@ def _summary(
     )
 
 
-def _add_columns(tally: _Tally, group: Any, places: tuple[int, ...] | None) -> None:
-    """Count a file of ours: its columns say everything."""
-    hashes = group["image_sha256"].asstr()[:] if "image_sha256" in group else []
+def _add_columns(tally: _Tally, file: Any, places: tuple[int, ...] | None) -> None:
+    """Count a file of ours: its columns say everything. Those of an index show other files."""
+    group = member(file, COLUMNS)
+    hashes = text_column(file, "image_sha256") if is_there(group, "image_sha256") else []
     if places is None:
-        places = tuple(range(len(group["question_id"]) if "question_id" in group else 0))
+        ids = text_column(file, "question_id") if is_there(group, "question_id") else []
+        places = tuple(range(len(ids)))
     rows = len(places)
     bare = sum(not hashes[i] for i in places) if len(hashes) else 0
     tally.rows += rows
-    tally.answers += rows if "answer" in group else 0
+    tally.answers += rows if is_there(group, "answer") else 0
     tally.without_picture += bare
-    for path, column in walk(group):
+    for path, column in walk(group, values=False):
         if is_vector(path):
             _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
 
@@ -139,13 +142,13 @@ def _add_columns(tally: _Tally, group: Any, places: tuple[int, ...] | None) -> N
 def _add_rows(tally: _Tally, file: Any) -> None:
     """Count a file without columns, row by row."""
     for name in file:
-        row = file.get(name)
+        row = member(file, name)
         if not isinstance(row, h5py.Group) or name.startswith("_"):
             continue
         tally.rows += 1
-        tally.answers += "answer" in row
+        tally.answers += is_there(row, "answer")
         tally.without_picture += row.attrs.get("image_sha256") == ""
-        for path, dataset in walk(row):
+        for path, dataset in walk(row, values=False):
             if is_vector(path) and dataset.ndim == 1:
                 _add_vector(tally, path, dataset, 1)
 

@@ -71,7 +71,7 @@ def _parse(line: bytes) -> Failure | None:
         found = json.loads(line)
         texts = (found["id"], found["stage"], found["error"])
         attempt = found["attempt"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if not all(isinstance(text, str) for text in texts) or not isinstance(attempt, int):
         return None

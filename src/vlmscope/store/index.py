@@ -15,7 +15,8 @@ import numpy as np
 
 from vlmscope.store.block import concatenate
 from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
-from vlmscope.store.columns import COLUMNS, walk, write_ragged, write_texts
+from vlmscope.store.columns import write_ragged, write_texts
+from vlmscope.store.layout import COLUMNS, columns_of
 from vlmscope.store.lock import waiting
 from vlmscope.store.manifest import read_manifest
 from vlmscope.store.naming import link_name
@@ -59,7 +60,7 @@ def _map_columns(group: Any, packs: list[Shard]) -> None:
     for pack in packs:
         rows = slice(None) if pack.whole else list(pack.rows)
         with opened(pack.path) as file:
-            for path, column in walk(file[COLUMNS]):
+            for path, column in columns_of(file).items():
                 if h5py.check_vlen_dtype(column.dtype) or h5py.check_string_dtype(column.dtype):
                     continue
                 name = f"{SHARDS}/{pack.path.name}"

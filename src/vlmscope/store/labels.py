@@ -86,7 +86,7 @@ def label_settings(run: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads(_read(run).schema.metadata[_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{run}: the settings in {LABELS} are no JSON; {_REMEDY}") from error
     return record
 

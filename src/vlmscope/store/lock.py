@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vlmscope.errors import RunBusyError
+from vlmscope.store.inside import check_inside
 from vlmscope.store.publish import cannot_write
 
 _PATIENCE = 600.0  # seconds: an index of a million rows takes a minute or two
@@ -16,6 +17,7 @@ _PATIENCE = 600.0  # seconds: an index of a million rows takes a minute or two
 
 def lock_of(run: Path, name: str, *, timeout: float = 0) -> FileLock:
     """Return a lock that is not tied to the thread that takes it."""
+    check_inside(run)
     return FileLock(run / f".lock-{name}", timeout=timeout, thread_local=False)
 
 

@@ -9,18 +9,32 @@ the record and never compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vlmscope.errors import InputError, RunMismatchError, StoreError
-from vlmscope.schema import FORMAT_VERSION, VISION_ONLY, Compat, LayerStates, VisionPooling
+from vlmscope.schema import (
+    FORMAT_VERSION,
+    VISION_ONLY,
+    Compat,
+    FieldSpec,
+    LayerStates,
+    VisionPooling,
+)
+from vlmscope.store.inside import check_inside
 from vlmscope.store.naming import representation_name, vector_path
 from vlmscope.store.publish import publish
 
 MANIFEST = "run.json"
 """Name of the file in a run folder."""
+
+LARGEST = 2**24
+"""Largest size in a manifest: a thousand times the widest model there is, and no petabytes."""
+
+_TYPES = {"str": str, "str | None": str | None, "bool": bool, "int | None": int | None}
+"""Annotation of a field → what its value may be. The others are checked by what they mean."""
 
 StoreDtype = Literal["float32", "float16"]
 """How vectors are kept on disk. They are read as float32 either way."""
@@ -141,6 +155,7 @@ def write_manifest(run: Path, manifest: Manifest) -> None:
 def read_manifest(run: Path) -> Manifest:
     """Return the manifest of a run folder."""
     path = Path(run) / MANIFEST
+    check_inside(run)
     try:
         found = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -150,7 +165,7 @@ def read_manifest(run: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON ({error})") from error
     return _parse(path, found)
 
@@ -199,20 +214,37 @@ def _parse(path: Path, found: Any) -> Manifest:
 def _check_values(path: Path, manifest: Manifest) -> None:
     """Refuse values that nothing could have written."""
     model, capture = manifest.model, manifest.capture
-    sizes = (model.num_layers, model.hidden_size, model.vision_size, capture.max_new_tokens)
+    layers, positions = capture.layers, capture.positions
+    columns = manifest.data.fields
+    names = {field.name for field in fields(FieldSpec)}
     right = {
-        "a size": all(isinstance(size, int) for size in sizes),
-        "capture.layers": isinstance(capture.layers, tuple)
-        and all(isinstance(layer, int) for layer in capture.layers),
-        "capture.positions": isinstance(capture.positions, tuple)
-        and all(isinstance(name, str) for name in capture.positions),
+        "a size": all(_is_size(getattr(record, name)) for record, name in _sizes(manifest)),
+        "capture.layers": isinstance(layers, tuple)
+        and all(_is_size(layer) and layer < model.num_layers for layer in layers)
+        and len(set(layers)) == len(layers),
+        "capture.positions": isinstance(positions, tuple)
+        and all(isinstance(name, str) for name in positions),
+        "capture.vision_pooling": capture.vision_pooling in get_args(VisionPooling),
         "capture.compat": capture.compat in get_args(Compat),
         "capture.layer_k": capture.layer_k in get_args(LayerStates),
+        "data.fields": isinstance(columns, dict)
+        and columns.keys() <= names
+        and all(name is None or isinstance(name, str) for name in columns.values()),
+        "versions": isinstance(manifest.versions, dict),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
     }
     if wrong := [name for name, fine in right.items() if not fine]:
         raise _damaged(path, f"{wrong[0]} makes no sense")
+
+
+def _sizes(manifest: Manifest) -> Iterator[tuple[Any, str]]:
+    yield from ((manifest.model, name) for name in ("num_layers", "hidden_size", "vision_size"))
+    yield manifest.capture, "max_new_tokens"
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def check_version(path: Path, version: int) -> None:
@@ -236,6 +268,10 @@ def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
     if missing:
         raise _damaged(path, f"no {', '.join(missing)}")
     known = {field.name: found[field.name] for field in fields(kind) if field.name in found}
+    for field in fields(kind):
+        expected = _TYPES.get(str(field.type))
+        if field.name in known and expected and not isinstance(known[field.name], expected):
+            raise _damaged(path, f"{prefix}{field.name} makes no sense")
     tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
     return kind(**tuples)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.store.block import NO_BOUNDARY, Block
+from vlmscope.store.block import NO_BOUNDARY, Block, metadata_of
 from vlmscope.store.naming import boundary_position, is_of_image
 from vlmscope.store.run import Run
 from vlmscope.store.table import metadata_name, scalar_columns
@@ -64,7 +64,7 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     for path, matrix in block.vectors.items():
         absent = bare if is_of_image(path) and bare.any() else None
         columns[path.replace("/", ".")] = _fixed(matrix, absent)
-    metadata = [json.loads(text) for text in block.texts["metadata"]]
+    metadata = [metadata_of(text) for text in block.texts["metadata"]]
     for key, kind in kinds.items():
         values = [_as_kind(row.get(key), kind) for row in metadata]
         columns[metadata_name(key, columns)] = pa.array(values, type=_arrow_type(kind))
@@ -87,7 +87,7 @@ def _metadata_kinds(run: Run) -> dict[str, type]:
     seen: dict[str, set[type]] = {}
     for block in run.blocks(vectors=False):
         for text in block.texts["metadata"]:
-            for key, value in json.loads(text).items():
+            for key, value in metadata_of(text).items():
                 seen.setdefault(key, set()).update([_kind_of(value)] if value is not None else [])
     return {key: _common(kinds) for key, kinds in seen.items()}
 

@@ -29,6 +29,7 @@ def publishing(path: Path) -> Iterator[Path]:
     operating system becomes a ``StoreError``.
     """
     temporary = temporary_path(path)
+    _discard(temporary)  # a leftover, or a link that somebody left to have another file written
     try:
         yield temporary
         sync(temporary)

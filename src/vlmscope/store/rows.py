@@ -18,7 +18,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from vlmscope.store.block import NO_BOUNDARY, SEED_TEXTS, Block
-from vlmscope.store.columns import COLUMNS
+from vlmscope.store.layout import COLUMNS
 from vlmscope.store.naming import boundary_position, is_of_image, link_name
 
 ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")

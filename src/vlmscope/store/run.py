@@ -7,24 +7,25 @@ may go on meanwhile.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, StoreError
 from vlmscope.schema import Answered, Capture, Failure
-from vlmscope.store.block import QUESTION_ID, Block, captures_of
+from vlmscope.store.block import QUESTION_ID, Block, captures_of, metadata_of
 from vlmscope.store.catalog import Shard, read_rows, read_shard, scan, vanished
-from vlmscope.store.columns import COLUMNS
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
 from vlmscope.store.intact import confirm, read_column
+from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import Manifest, read_manifest
 from vlmscope.store.naming import vector_path
+from vlmscope.store.nofollow import member
 from vlmscope.store.shard import opened
 from vlmscope.store.table import frame
 
@@ -88,7 +89,7 @@ class Run:
             names = (QUESTION_ID, "question", "ground_truth_answer", "metadata")
             columns = (texts[name] for name in names)
             for id_, question, target, metadata, answer in zip(*columns, answers, strict=True):
-                yield Answered(id_, question, answer, target, json.loads(metadata))
+                yield Answered(id_, question, answer, target, metadata_of(metadata))
 
     @property
     def representations(self) -> tuple[str, ...]:
@@ -150,7 +151,8 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
     """Read one column of a shard straight into its place in the matrix."""
     try:
         with opened(shard.path) as file:
-            column = file[COLUMNS][path]
+            column = member(file, f"{COLUMNS}/{path}")
+            _check_shape(shard, path, column, out.shape[1])
             if shard.whole and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
                 confirm(column, out)
@@ -159,6 +161,19 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
                 out[:] = values if shard.whole else values[list(shard.rows)]
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
+
+
+def _check_shape(shard: Shard, path: str, column: Any, width: int) -> None:
+    """Refuse a column that is not what the manifest and the shard's ids promise."""
+    shape = column.shape if isinstance(column, h5py.Dataset) else None
+    last = max(shard.rows, default=-1)
+    shape = shape or (0,)
+    enough = shape[0] == len(shard) if shard.whole else shape[0] > last
+    if not enough or shape[1:] != (width,) or column.dtype.kind != "f":
+        raise StoreError(
+            f"{shard.path}: damaged, column {path} has the shape {shape}, expected "
+            f"{len(shard)} rows of {width} numbers; restore the file from a copy"
+        )
 
 
 def _damage(shard: Shard) -> Iterator[str]:

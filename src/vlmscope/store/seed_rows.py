@@ -16,14 +16,15 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5o, h5s
+from h5py import h5a, h5g, h5s
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.store.block import SEED_TEXTS, clean_text
-from vlmscope.store.columns import COLUMNS
+from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import check_version
 from vlmscope.store.naming import is_vector, question_id, vector_path
+from vlmscope.store.nofollow import index_target, member, open_link, walk_links
 
 Place = tuple[str, int | None]
 """Representation and layer."""
@@ -81,27 +82,45 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> Iterator[SeedRow]:
-    """Yield every question of a file, all its vectors read once."""
+    """Yield every question of a file, all its vectors read once.
+
+    Of an index of ours, those in the shards that it links to.
+    """
+    shards: dict[Path, dict[bytes, bytes]] = {}
     with opened_seed(path) as file:
-        exported = "vlmscope_version" in file.attrs  # then ids are written as links, escaped
+        seen: set[int] = set()
         for link in file.id:
-            group = h5o.open(file.id, link)
-            if link == COLUMNS.encode() or not isinstance(group, h5g.GroupID):
-                continue
-            name = clean_text(link.decode("utf-8", "replace"))
-            yield _read_row(path, link, question_id(name) if exported else name, group)
+            if (target := index_target(file.id, link)) is not None:
+                shards.setdefault(target[0], {})[target[1]] = link
+            elif link != COLUMNS.encode():
+                yield from _read_link(path, file, link, seen)
+    for shard, links in shards.items():
+        with opened_seed(shard) as file:
+            seen = set()
+            for link in links:
+                yield from _read_link(shard, file, link, seen)
+
+
+def _read_link(path: Path, file: Any, link: bytes, seen: set[int]) -> Iterator[SeedRow]:
+    """Yield the question that a link at the root leads to, if it is one."""
+    group = open_link(file.id, link)
+    if isinstance(group, h5g.GroupID):
+        exported = "vlmscope_version" in file.attrs  # then ids are written as links, escaped
+        name = clean_text(link.decode("utf-8", "replace"))
+        yield _read_row(path, link, question_id(name) if exported else name, group, seen)
 
 
 def read_vector(file: Any, row: SeedRow, place: Place) -> NDArray[np.float32]:
     """Return a vector of a row, ``[D]``; the row's file must be open."""
-    return _values(h5d.open(file.id, row.link + b"/" + vector_path(*place).encode()))
+    group = h5py.Group(open_link(file.id, row.link))
+    return _values(member(group, vector_path(*place)).id)
 
 
-def _read_row(path: Path, link: bytes, id_: str, group: Any) -> SeedRow:
+def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> SeedRow:
     texts: dict[str, str] = {}
     widths: dict[Place, int] = {}
     not_finite = set()
-    for name, dataset in _datasets(group):
+    for name, dataset in walk_links(group, seen):
         if name in SEED_TEXTS:
             texts[name] = _text(dataset)
         elif is_vector(name):
@@ -121,17 +140,6 @@ def _has(group: Any, name: str) -> bool:
 def _text_attribute(group: Any, name: str) -> str:
     value = h5py.Group(group).attrs[name]
     return str(_plain(value))
-
-
-def _datasets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and low-level dataset of everything below a group."""
-    for link in group:
-        item = h5o.open(group, link)
-        name = prefix + link.decode("utf-8", "replace")
-        if isinstance(item, h5g.GroupID):
-            yield from _datasets(item, f"{name}/")
-        elif isinstance(item, h5d.DatasetID):
-            yield name, item
 
 
 def _place(path: Path, id_: str, name: str) -> Place:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from vlmscope.store.block import QUESTION_ID, SEED_TEXTS, Block
+from vlmscope.errors import StoreError
+from vlmscope.store.block import QUESTION_ID, SEED_TEXTS, Block, metadata_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -23,7 +23,9 @@ def frame(blocks: Iterable[Block]) -> pd.DataFrame:
     for block in blocks:
         for name, values in scalar_columns(block).items():
             columns.setdefault(name, []).extend(values)
-        metadata += map(json.loads, block.texts["metadata"])
+        metadata += map(metadata_of, block.texts["metadata"])
+    if len({len(values) for values in columns.values()}) > 1:
+        raise StoreError("the run's shards have different columns; restore them from a copy")
     for key in dict.fromkeys(key for row in metadata for key in row):
         columns[metadata_name(key, columns)] = [_valid(row.get(key)) for row in metadata]
     return pd.DataFrame(columns)

@@ -33,7 +33,7 @@ function count(value) {
 function showPictures(root, card, pictures) {
   const all = card.num_pictures;
   const known = card.pictures.filter((key) => Object.hasOwn(pictures, key)).map((key) => pictures[key]);
-  const images = known.filter((source) => source.startsWith("data:image/")).map((src, place) => {
+  const images = known.filter((source) => /^data:image\/(jpeg|png|webp);base64,/.test(source)).map((src, place) => {
     const alt = `picture ${all > 1 ? `${place + 1} of ${all}, ` : ""}${card.image_id}`;
     return Object.assign(element("img"), { src, alt, decoding: "async" });
   });

@@ -1,0 +1,241 @@
+"""Walk an HDF5 file that may be a stranger's: no other file is opened because of what it says.
+
+HDF5 follows external links, soft links, virtual datasets and external storage wherever they lead,
+and reads what it finds there as if it were the file's own. Here a member is opened by a hard link
+only, its values must lie in the same file, and it must hold about as many bytes as it declares: a
+file of a kilobyte can say that it holds a petabyte.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5f, h5g, h5l, h5o, h5t
+
+from vlmscope.errors import StoreError
+
+MOST_EXPANSION = 1100
+"""Bytes that a stored byte may stand for: gzip, which research files may use, reaches 1,032."""
+
+DEEPEST = 8
+"""Groups within one another; our layout and the research's have three."""
+
+_KINDS = {h5l.TYPE_EXTERNAL: "an external link", h5l.TYPE_SOFT: "a soft link"}
+_SHARD = re.compile(rb"shards/[A-Za-z0-9_.-]+\.h5")
+_HERE = b"."
+_REMEDY = "files outside a run are never read; put the data itself there, or get a whole copy"
+
+
+def member(group: Any, path: str) -> Any:
+    """Return a group or dataset below a group, found by hard links only.
+
+    Args:
+        group: An open file or group.
+        path: Names with ``/`` between them.
+
+    Raises:
+        KeyError: There is no such member.
+        StoreError: A link leads out of the group's own tree, or a dataset's values lie elsewhere.
+    """
+    found = group.id
+    for name in path.encode("utf-8", "surrogateescape").split(b"/"):
+        if not isinstance(found, h5g.GroupID):
+            raise KeyError(path)
+        found = open_link(found, name)
+    return _wrapped(found)
+
+
+def is_there(group: Any, name: str) -> bool:
+    """Say whether a group has a hard link of this name; where others lead is not looked at."""
+    link = name.encode("utf-8", "surrogateescape")
+    links = group.id.links
+    return bool(links.exists(link) and links.get_info(link).type == h5l.TYPE_HARD)
+
+
+def walk(group: Any, *, values: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield path and dataset of everything below a group, in the group's order.
+
+    Args:
+        group: An open file or group.
+        values: Whether they are going to be read; if not, they may lie elsewhere.
+
+    Raises:
+        StoreError: As ``member``; or a group is there twice, or within itself.
+    """
+    for name, dataset in walk_links(group.id, set(), values=values):
+        yield name, h5py.Dataset(dataset)
+
+
+def walk_links(
+    group: Any, seen: set[int], prefix: str = "", *, values: bool = True
+) -> Iterator[tuple[str, Any]]:
+    """Yield path and low-level dataset of everything below a low-level group.
+
+    Args:
+        group: The group.
+        seen: Addresses of the groups that were walked; those of this one are added.
+        prefix: Path of the group, with a ``/`` at its end.
+        values: As in ``walk``.
+
+    Raises:
+        StoreError: As ``walk``.
+    """
+    address = int(h5o.get_info(group).addr)
+    if address in seen or prefix.count("/") > DEEPEST:
+        raise StoreError(
+            f"{file_name(group)}: {prefix.rstrip('/') or 'a group'!r} is there twice, or too deep; "
+            "the file is damaged, get a whole copy"
+        )
+    seen.add(address)
+    for link in group:
+        item = open_link(group, link, values=values)
+        name = prefix + link.decode("utf-8", "replace")
+        if isinstance(item, h5d.DatasetID):
+            yield name, item
+        elif isinstance(item, h5g.GroupID):
+            yield from walk_links(item, seen, f"{name}/", values=values)
+
+
+def open_link(group: Any, name: bytes, *, values: bool = True) -> Any:
+    """Open what a hard link of a low-level group leads to, as a low-level object.
+
+    Args:
+        group: The group.
+        name: The link.
+        values: Whether those of a dataset are going to be read.
+
+    Raises:
+        KeyError: There is no such link.
+        StoreError: It is another kind of link, or a dataset whose values lie elsewhere.
+    """
+    kind = group.links.get_info(name).type
+    if kind != h5l.TYPE_HARD:
+        raise _refusal(group, name, _KINDS.get(kind, "a link of an unknown kind"))
+    found = h5o.open(group, name)
+    if values and isinstance(found, h5d.DatasetID):
+        _check_storage(found, name.decode("utf-8", "replace"))
+    return found
+
+
+def index_target(root: Any, name: bytes) -> tuple[Path, bytes] | None:
+    """Return the shard and the link there that a link of a run's index leads to.
+
+    Args:
+        root: An open file, low-level.
+        name: The link.
+
+    Returns:
+        None for a link that is not external.
+
+    Raises:
+        StoreError: It leads anywhere but to a row of a shard that lies in the same run.
+    """
+    if root.links.get_info(name).type != h5l.TYPE_EXTERNAL:
+        return None
+    told, path = root.links.get_val(name)
+    folder = Path(os.path.realpath(file_name(root))).parent
+    shard = folder / told.decode("utf-8", "replace")
+    inside = _SHARD.fullmatch(told) and os.path.realpath(shard) == str(shard)
+    if not inside or path[:1] != b"/" or b"/" in path[1:]:
+        raise _refusal(root, name, _KINDS[h5l.TYPE_EXTERNAL])
+    return shard, path[1:]
+
+
+def file_name(item: Any) -> str:
+    """Return the name of the file that a low-level object lies in."""
+    return str(h5f.get_name(item).decode("utf-8", "replace"))
+
+
+def _refusal(group: Any, name: bytes, kind: str) -> StoreError:
+    shown = name.decode("utf-8", "replace")
+    return StoreError(f"{file_name(group)}: {shown!r} is {kind}; {_REMEDY}")
+
+
+def _wrapped(item: Any) -> Any:
+    if isinstance(item, h5d.DatasetID):
+        return h5py.Dataset(item)
+    return h5py.Group(item) if isinstance(item, h5g.GroupID) else item
+
+
+def _check_storage(dataset: Any, name: str) -> None:
+    """Refuse a dataset whose values lie in another file, or that holds far less than it says."""
+    created = dataset.get_create_plist()
+    if created.get_external_count():
+        raise StoreError(
+            f"{file_name(dataset)}: {name!r} keeps its values in other files; {_REMEDY}"
+        )
+    if created.get_layout() == h5d.VIRTUAL:
+        _check_sources(dataset, created, name)
+        return
+    count, held = math.prod(dataset.shape or (0,)), dataset.get_storage_size()
+    declared = count * dataset.get_type().get_size()
+    if lists := _size_of_listed(dataset.get_type()):
+        declared = _lengths(dataset, count, name) * lists
+        held = Path(file_name(dataset)).stat().st_size
+    if declared > (held if lists else MOST_EXPANSION * held):
+        raise StoreError(
+            f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and holds {held:,}; it is "
+            "damaged, or made to fill the memory: get a whole copy"
+        )
+
+
+def _size_of_listed(kind: Any) -> int:
+    """Return the bytes of an item where the values are texts or lists of any length, else 0."""
+    if isinstance(kind, h5t.TypeVlenID):
+        return int(kind.get_super().get_size())
+    return int(isinstance(kind, h5t.TypeStringID) and kind.is_variable_str())
+
+
+def _lengths(dataset: Any, count: int, name: str) -> int:
+    """Return how many items the texts or lists of a dataset hold in all, as they declare it.
+
+    HDF5 keeps 16 bytes for each: its length, and where it lies. It takes the length at its word,
+    and may then fill the memory or never come back.
+    """
+    place = dataset.get_offset()
+    if count and (place is None or dataset.get_storage_size() != 16 * count):
+        raise StoreError(
+            f"{file_name(dataset)}: {name!r} is stored in a way that is never written here; get a "
+            "whole copy"
+        )
+    with Path(file_name(dataset)).open("rb") as file:
+        file.seek(place or 0)
+        records = np.frombuffer(file.read(16 * count), np.uint8).reshape(-1, 16)
+    return int(records[:, :4].copy().view("<u4").sum(dtype=np.int64))
+
+
+def _check_sources(dataset: Any, created: Any, name: str) -> None:
+    """Refuse a virtual dataset that shows more than a window of plain columns of its own file."""
+    columns = h5g.open(dataset, b"/")
+    size = dataset.get_type().get_size()
+    declared, shown = math.prod(dataset.shape or (0,)) * size, 0
+    for number in range(created.get_virtual_count()):
+        if created.get_virtual_filename(number).encode() != _HERE:
+            raise StoreError(f"{file_name(dataset)}: {name!r} shows another file; {_REMEDY}")
+        source: Any = columns
+        for part in created.get_virtual_dsetname(number).encode().strip(b"/").split(b"/"):
+            source = _open_source(source, part, name)
+        shown += math.prod(source.shape or (0,)) * size
+    if declared > shown:
+        raise StoreError(
+            f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and shows {shown:,}; "
+            "it is damaged, or made to fill the memory: get a whole copy"
+        )
+
+
+def _open_source(group: Any, part: bytes, name: str) -> Any:
+    """Open one step of the way to what a virtual dataset shows; that is no virtual one itself."""
+    found = open_link(group, part)
+    virtual = (
+        isinstance(found, h5d.DatasetID) and found.get_create_plist().get_layout() == h5d.VIRTUAL
+    )
+    if virtual or b"%" in part:
+        raise StoreError(f"{file_name(group)}: {name!r} shows what is no column; {_REMEDY}")
+    return found
