@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +54,16 @@ def extract(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first row that fails.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Only this rank's share of the rows, rank I of N counted from 0, beside the other "
+            "ranks; auto: as torchrun or Slurm says in the environment.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Run every question through the model once and keep what it thought.
@@ -64,6 +75,7 @@ def extract(
     stopped by Ctrl-C and SIGTERM when what is being answered is done.
     """
     from vlmscope.dataset import parse_mapping
+    from vlmscope.executors import share_of
 
     arguments = {
         "data": data,
@@ -83,6 +95,7 @@ def extract(
         "quantize": quantize,
         "strict": strict,
         "text_only": text_only,
+        "shard": None if shard is None else share_of(shard, os.environ),
     }
     code = run_extract(arguments, as_json=as_json)
     if code:

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections import Counter, deque
-from pathlib import Path
 from types import TracebackType
 
 from rich.progress import (
@@ -144,7 +143,7 @@ def show_summary(plan: Plan, summary: Summary) -> None:
             )
         )
         name = plan.table.reader.source.name
-        often, reason = _most_frequent(_last_errors(out / FAILURES, summary.failed), name)
+        often, reason = _most_frequent(_last_errors(plan, summary.failed), name)
         if often:
             share = f"most often ({often:,} of {summary.failed:,})"
             stderr.print(f"{share if summary.failed > 1 else 'reason'}: {reason}")
@@ -153,14 +152,18 @@ def show_summary(plan: Plan, summary: Summary) -> None:
         stderr.print(f"stopped with {count(left, 'row')} to do; the same command goes on from here")
 
 
-def _last_errors(path: Path, number: int) -> list[str]:
-    """Return what this session's failures say: the last lines, each a line of this session.
+def _last_errors(plan: Plan, number: int) -> list[str]:
+    """Return what this session's failures say: the last lines about its rows.
 
-    ``read_failures`` cannot tell the sessions apart: it has one failure for each id.
+    ``read_failures`` cannot tell the sessions apart: it has one failure for each id. Between the
+    lines may be those of other ranks.
     """
+    ours = frozenset(plan.scan.ids)
     try:
-        with path.open("rb") as file:
-            return [str(json.loads(line)["error"]) for line in deque(file, maxlen=number)]
+        with (plan.request.out / FAILURES).open("rb") as file:
+            found = (json.loads(line) for line in file)
+            errors = (str(each["error"]) for each in found if each["id"] in ours)
+            return list(deque(errors, maxlen=number))
     except (OSError, ValueError, KeyError, TypeError):
         return []  # the rows are counted all the same
 

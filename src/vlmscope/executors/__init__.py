@@ -3,6 +3,7 @@
 from vlmscope.executors.job import extract
 from vlmscope.executors.local import Observer, Summary, run_plan
 from vlmscope.executors.plan import Plan, make_plan
+from vlmscope.executors.ranks import share_of
 from vlmscope.executors.record import describe_model
 from vlmscope.executors.request import Request
 
@@ -15,4 +16,5 @@ __all__ = [
     "extract",
     "make_plan",
     "run_plan",
+    "share_of",
 ]

@@ -33,7 +33,7 @@ def extract(
         options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
             ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
             ``family``, ``adapter``, ``quantize``, ``text_only``, ``strict``,
-            ``writer``.
+            ``shard``, ``writer``.
 
     Raises:
         InputError: The table or an option is wrong.

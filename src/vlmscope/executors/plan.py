@@ -38,7 +38,7 @@ class Plan:
     table: Table
     """The rows."""
     scan: TableScan
-    """Their ids and fingerprint."""
+    """Their ids, and the whole table's fingerprint."""
     vlm: VisionLanguageModel
     """The loaded, proven model."""
     manifest: Manifest
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Rows the run will hold when all is done."""
+        """Rows to hold when all is done: those of the run, or of this rank's share."""
         return len(self.scan.ids)
 
     @property
@@ -86,6 +86,7 @@ def make_plan(request: Request) -> Plan:
         fields=request.fields,
         limit=request.limit,
         text_only=request.text_only,
+        share=request.shard,
     )
     scan = table.scan()
     _check_early(request, scan)
@@ -113,7 +114,7 @@ def make_plan(request: Request) -> Plan:
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
     """Refuse what would fail on every row."""
-    if request.text_only and scan.without_picture == len(scan.ids) and not vlm.family.text_only:
+    if request.text_only and scan.without_picture == scan.rows and not vlm.family.text_only:
         raise InputError(
             f"{request.data}: no row has a picture, and {vlm.family.title} takes no question "
             "without one"
@@ -126,7 +127,12 @@ def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 
 def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Iterator[str]:
-    """Yield what rows without a picture will lack, and why rows go alone if they do."""
+    """Yield whose rows these are, what they will lack, and why they go alone if they do."""
+    if request.shard:
+        yield (
+            f"rank {request.shard.index} of {request.shard.count}: its share is {len(scan.ids):,} "
+            f"of {scan.rows:,} rows, and all numbers are of this share"
+        )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
     elif request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
@@ -134,7 +140,7 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
     if request.text_only and scan.without_picture:
         have = "has" if scan.without_picture == 1 else "have"
         yield (
-            f"{scan.without_picture:,} of {len(scan.ids):,} rows {have} no picture: no vision "
+            f"{scan.without_picture:,} of {scan.rows:,} rows {have} no picture: no vision "
             "representations for them"
         )
 
@@ -157,15 +163,15 @@ def _check_options(request: Request) -> None:
         raise InputError(f"--limit {request.limit}: give 1 or more")
     if request.store_dtype not in {"float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
-    _check_folder(request.out)
+    _check_folder(request.out, request.writes_as)
 
 
-def _check_folder(out: Path) -> None:
+def _check_folder(out: Path, writer: str) -> None:
     """Refuse an ``--out`` that is no run and no place for one, or that somebody is writing."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if not out.is_dir() or (out / "run.json").exists():
-        check_free(out)
+        check_free(out, writer)
         return
     if list((out / "shards").glob("*.h5")):
         raise InputError(

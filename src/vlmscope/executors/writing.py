@@ -122,4 +122,4 @@ def _recording_of(plan: Plan) -> AbstractContextManager[Recording]:
         may = not multiprocessing.current_process().daemon
         wanted = "process" if may and plan.vlm.cuda_devices else "thread"
     record = recording_apart if wanted == "process" else recording
-    return record(plan.request.out, plan.manifest)
+    return record(plan.request.out, plan.manifest, plan.request.writes_as)
