@@ -2,13 +2,14 @@
 
 from vlmscope.executors.job import extract
 from vlmscope.executors.local import Observer, Summary, run_plan
-from vlmscope.executors.plan import Plan, make_plan
+from vlmscope.executors.plan import Outline, Plan, make_plan
 from vlmscope.executors.ranks import share_of
 from vlmscope.executors.record import describe_model
 from vlmscope.executors.request import Request
 
 __all__ = [
     "Observer",
+    "Outline",
     "Plan",
     "Request",
     "Summary",

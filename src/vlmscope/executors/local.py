@@ -12,22 +12,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vlmscope.engine import CaptureSession
-from vlmscope.executors.ahead import batches_ahead, batches_to_prepare
-from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
-from vlmscope.executors.outbox import Outbox
+from vlmscope.executors.due import rows_due
+from vlmscope.executors.loop import Loop
 from vlmscope.executors.plan import Plan
-from vlmscope.executors.resilient import ResilientRunner
-from vlmscope.executors.sizing import BatchSizer, rows_at_once, sizer_for
-from vlmscope.executors.writing import StrictStop, Writing, writing
-from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.store import read_failures
+from vlmscope.executors.sizing import BatchSizer, sizer_for
+from vlmscope.executors.writing import StrictStop, writing
+from vlmscope.schema import Capture, Failure
 
 
 class Observer(Protocol):
@@ -37,7 +31,9 @@ class Observer(Protocol):
         """Take note of rows that were just published or recorded as failed."""
 
 
-class _Nobody:
+class Nobody:
+    """An observer that nobody looks at."""
+
     def advance(self, *, captured: int, failed: int, batch_size: int) -> None:
         """Ignore it."""
 
@@ -77,10 +73,11 @@ def run_plan(
     stop = stop or threading.Event()
     spec, wanted = plan.request.spec, plan.request.batch_size
     sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
-    tally = _Tally(observer or _Nobody(), sizer)
+    tally = _Tally(observer or Nobody(), sizer)
     with writing(plan, tally.add) as results:
         try:
-            _Session(plan, results, sizer).run(stop)
+            loop = Loop(plan.vlm, plan.request, results, sizer, went_well=bool(plan.done))
+            loop.run(rows_due(plan.table, plan.request, results.done_ids, results.put), stop)
         except StrictStop:
             stop.set()
     return Summary(
@@ -106,84 +103,3 @@ class _Tally:
         self.failed += failed
         self.captured += captured
         self.observer.advance(captured=captured, failed=failed, batch_size=self.sizer.size)
-
-
-class _Session:
-    """One run of the loop over the rows still to do."""
-
-    def __init__(self, plan: Plan, results: Writing, sizer: BatchSizer) -> None:
-        self._plan = plan
-        self._writing = results
-        self._sizer = sizer
-        spec, rows = plan.request.spec, rows_at_once(plan.vlm, plan.request.batch_size)
-        self._runner = ResilientRunner(
-            plan.vlm,
-            spec,
-            sizer,
-            went_well=bool(plan.done),
-            session=CaptureSession(plan.vlm, spec, rows),
-        )
-        self._strict = plan.request.strict
-        self._outbox = Outbox(results.put, lambda: sizer.size)
-
-    def run(self, stop: threading.Event) -> None:
-        """Capture until the rows or the patience end."""
-        ahead = batches_to_prepare(self._plan.vlm)
-        with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
-            try:
-                rows = self._rows_to_do()
-                for samples, prepared in batches_ahead(
-                    rows, self._sizer, self._runner.prepare, preparing, stop.is_set, ahead
-                ):
-                    pieces = self._runner.run(samples, prepared)
-                    del prepared  # if memory runs out, nobody else may hold the batch
-                    for results in pieces:
-                        self._outbox.put(results)
-                        if self._strict and any(isinstance(item, Failure) for item in results):
-                            self._outbox.flush()
-                self._finish()
-            except StrictStop:
-                preparing.shutdown(wait=False, cancel_futures=True)
-                with suppress(StrictStop):
-                    self._finish()  # what is being answered is as good as done
-                raise
-            except BaseException:
-                preparing.shutdown(wait=False, cancel_futures=True)
-                with suppress(Exception):
-                    self._outbox.flush()
-                raise
-
-    def _finish(self) -> None:
-        """Answer what is being answered, and hand everything over."""
-        for results in self._runner.drain():
-            self._outbox.put(results)
-        self._outbox.flush()
-
-    def _rows_to_do(self) -> Iterator[Sample]:
-        """Yield the good rows that are not done; record the bad ones on the way.
-
-        Rows that failed in an earlier session come last, so that they cannot keep the others back.
-        """
-        done = frozenset(self._writing.done_ids)
-        failed = frozenset(read_failures(self._plan.request.out)) - done
-        yield from self._rows_of(lambda id_: id_ not in done and id_ not in failed)
-        if failed:
-            yield from self._rows_of(lambda id_: id_ in failed)
-
-    def _rows_of(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
-        """Yield the good rows that are due, those about the same picture together.
-
-        Only afterwards are the others left out: so a run that was killed amid the questions about a
-        picture goes on in the order of one that was not.
-        """
-        ahead = 1 if self._strict else AHEAD_ROWS  # a bad row is not met before its turn
-        rows = same_picture_together(self._good_rows(is_due), ahead)
-        return (row for row in rows if is_due(row.id))
-
-    def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
-        """Yield every good row of the table; record the bad ones that are due as they are met."""
-        for row in self._plan.table.rows():
-            if isinstance(row, Sample):
-                yield row
-            elif is_due(row.id):
-                self._writing.put([row])

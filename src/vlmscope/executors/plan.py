@@ -29,9 +29,10 @@ from vlmscope.store import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A checked request: ready to run."""
+class Outline:
+    """What can be said of a plan before the start, wherever its models will be."""
+
+    __slots__ = ()
 
     request: Request
     """What was asked for."""
@@ -39,14 +40,17 @@ class Plan:
     """The rows."""
     scan: TableScan
     """Their ids, and the whole table's fingerprint."""
-    vlm: VisionLanguageModel
-    """The loaded, proven model."""
     manifest: Manifest
     """What the run folder will say."""
     done: frozenset[str]
     """Ids of the table that the run already holds."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     """What the user should know before the start, and is no error."""
+
+    @property
+    def title(self) -> str:
+        """The name of the model's family."""
+        raise NotImplementedError
 
     @property
     def total(self) -> int:
@@ -61,14 +65,33 @@ class Plan:
     @property
     def bytes_todo(self) -> int:
         """Expected size on disk of the rows still to capture."""
-        capture = self.manifest.capture
+        capture, model = self.manifest.capture, self.manifest.model
         return self.todo * bytes_per_row(
-            vision_size=self.vlm.vision_size,
-            hidden_size=self.vlm.hidden_size,
+            vision_size=model.vision_size,
+            hidden_size=model.hidden_size,
             num_layers_captured=len(capture.layers),
             num_positions=len(capture.positions),
             store_dtype=self.request.store_dtype,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Outline):
+    """A checked request: ready to run."""
+
+    request: Request
+    table: Table
+    scan: TableScan
+    vlm: VisionLanguageModel
+    """The loaded, proven model."""
+    manifest: Manifest
+    done: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name of the model's family."""
+        return self.vlm.family.title
 
 
 def make_plan(request: Request) -> Plan:
@@ -79,7 +102,25 @@ def make_plan(request: Request) -> Plan:
         ModelError: The checkpoint cannot be used.
         RunMismatchError: The run folder holds rows made with other settings.
     """
+    table, scan = open_checked(request)
+    vlm, manifest, notes = load_checked(request, scan)
+    done, more = compare(request, scan, manifest)
+    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more))
+
+
+def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan]:
+    """Check all that can be checked without the model; return the table and what is in it.
+
+    Args:
+        request: What was asked for.
+        patience: Seconds to wait for another writer of the run to end.
+
+    Raises:
+        InputError: The table or an option is wrong.
+        RunMismatchError: The run folder holds rows made with other settings.
+    """
     _check_options(request)
+    _check_folder(request.out, request.writes_as, patience)
     table = open_table(
         request.data,
         images=request.images,
@@ -90,6 +131,18 @@ def make_plan(request: Request) -> Plan:
     )
     scan = table.scan()
     _check_early(request, scan)
+    return table, scan
+
+
+def load_checked(
+    request: Request, scan: TableScan
+) -> tuple[VisionLanguageModel, Manifest, tuple[str, ...]]:
+    """Load the model; return it with what the run will say, and what the user should know.
+
+    Raises:
+        InputError: The model cannot do what was asked for.
+        ModelError: The checkpoint cannot be used.
+    """
     vlm = load_model(
         request.model,
         dtype=request.dtype,
@@ -100,16 +153,25 @@ def make_plan(request: Request) -> Plan:
         quantize=request.quantize,
     )
     _check_prompts(request, scan, vlm)
-    manifest = make_manifest(request, scan, vlm)
-    done: frozenset[str] = frozenset()
     original = original_of(vlm.family.model_type, request.spec)
     notes = (*_notes_on_rows(request, scan, vlm), *notes_of(original))
-    if (request.out / "run.json").exists():
-        stored = read_manifest(request.out)
-        check_same(stored, manifest)
-        done = frozenset(scan.ids).intersection(open_run(request.out).ids)
-        notes += _notes(stored, manifest)
-    return Plan(request, table, scan, vlm, manifest, done, notes)
+    return vlm, make_manifest(request, scan, vlm), notes
+
+
+def compare(
+    request: Request, scan: TableScan, manifest: Manifest
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Compare with the run that is there; return the ids it holds, and notes on what differs.
+
+    Raises:
+        RunMismatchError: It was made with other settings.
+    """
+    if not (request.out / "run.json").exists():
+        return frozenset(), ()
+    stored = read_manifest(request.out)
+    check_same(stored, manifest)
+    done = frozenset(scan.ids).intersection(open_run(request.out).ids)
+    return done, _notes(stored, manifest)
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
@@ -163,15 +225,14 @@ def _check_options(request: Request) -> None:
         raise InputError(f"--limit {request.limit}: give 1 or more")
     if request.store_dtype not in {"float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
-    _check_folder(request.out, request.writes_as)
 
 
-def _check_folder(out: Path, writer: str) -> None:
+def _check_folder(out: Path, writer: str, patience: float) -> None:
     """Refuse an ``--out`` that is no run and no place for one, or that somebody is writing."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if not out.is_dir() or (out / "run.json").exists():
-        check_free(out, writer)
+        check_free(out, writer, patience=patience)
         return
     if list((out / "shards").glob("*.h5")):
         raise InputError(

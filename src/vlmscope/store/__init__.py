@@ -45,7 +45,7 @@ from vlmscope.store.publish import publish
 from vlmscope.store.recorder import Recorder, recording
 from vlmscope.store.run import Run, open_run
 from vlmscope.store.seed_files import SeedFiles, find_seed_files, open_seed_files
-from vlmscope.store.sharing import ALONE, check_free, rank_name
+from vlmscope.store.sharing import ALONE, check_free, rank_name, team_name, wait_for_end
 from vlmscope.store.size import bytes_per_row
 from vlmscope.store.tables import write_table
 from vlmscope.store.writer import RunWriter
@@ -88,7 +88,9 @@ __all__ = [
     "recording",
     "recording_apart",
     "representation_name",
+    "team_name",
     "vector_path",
+    "wait_for_end",
     "write_labels",
     "write_manifest",
     "write_table",

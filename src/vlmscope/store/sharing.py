@@ -37,7 +37,16 @@ def rank_name(index: int, count: int) -> str:
     ('rank_003_of_008', 'rank_0003_of_1200')
     """
     width = max(3, len(str(count)))
-    return f"rank_{index:0{width}}{_TEAM}{count:0{width}}"
+    return team_name(f"{count:0{width}}", f"rank_{index:0{width}}")
+
+
+def team_name(team: str, member: str) -> str:
+    """Return the writer's name of a member of a team.
+
+    >>> team_name("ray_5f0c", "worker_001")
+    'worker_001_of_ray_5f0c'
+    """
+    return f"{member}{_TEAM}{team}"
 
 
 def enter(run: Path, writer: str) -> FileLock:
@@ -78,6 +87,22 @@ def check_free(run: Path, writer: str = ALONE, *, patience: float = 0) -> None:
 def writers_at_work(run: Path) -> frozenset[str]:
     """Return the names of those who write the run. To be asked at the gate."""
     return frozenset(name for name in _locks(run) if _is_held(run, name))
+
+
+def wait_for_end(run: Path, writer: str, *, patience: float) -> bool:
+    """Wait until a writer that died has let go of the run; return whether it has.
+
+    Args:
+        run: The run folder.
+        writer: Its name, which nobody will take again.
+        patience: Seconds to wait.
+    """
+    give_up = time.monotonic() + patience
+    while writer in _locks(run) and _is_held(run, writer):
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def forget_locks(run: Path, *, besides: str) -> None:
