@@ -92,7 +92,8 @@ def plan_on_ray(
             crew.hire()
         member, loaded = first_loaded(crew)
         done, more = compare(request, scan, loaded.manifest)
-        of_crew = f"{crew.room.workers} Ray workers, {_each(crew.room)} each"
+        crowd = "1 Ray worker" if crew.room.workers == 1 else f"{crew.room.workers} Ray workers"
+        of_crew = f"{crowd}, {_each(crew.room)} each"
         notes = (of_crew, *loaded.notes, *more)
         first = ((member, loaded),)
         yield RayPlan(request, table, scan, loaded.manifest, done, notes, loaded.title, crew, first)
@@ -271,4 +272,6 @@ def _valid_anywhere(request: Request) -> Request:
 
 
 def _each(room: Room) -> str:
-    return "a GPU" if room.gpus else f"{room.cpus} processors"
+    if room.gpus:
+        return "a GPU"
+    return "a processor" if room.cpus == 1 else f"{room.cpus} processors"
