@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlmscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from vlmscope.dataset import read_samples
+    from vlmscope.dataset import Share, read_samples
     from vlmscope.engine import capture
     from vlmscope.errors import VlmscopeError
     from vlmscope.executors import extract
@@ -33,6 +33,7 @@ __all__ = [
     "RiskScorer",
     "Run",
     "Sample",
+    "Share",
     "SweepSpec",
     "VisionLanguageModel",
     "VlmscopeError",
@@ -57,6 +58,7 @@ _HOMES = {
     "RiskScorer": "risk",
     "Run": "store",
     "Sample": "schema",
+    "Share": "dataset",
     "SweepSpec": "probing",
     "VisionLanguageModel": "model",
     "VlmscopeError": "errors",

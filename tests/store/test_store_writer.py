@@ -102,7 +102,9 @@ def test_rows_without_a_manifest_are_not_mixed_with_others(run: Path) -> None:
 
 def test_writers_in_several_threads(tmp_path: Path) -> None:
     def work(number: int) -> None:
-        with RunWriter(tmp_path, make_manifest(), f"{number:03d}", pack_rows=6) as writer:
+        with RunWriter(
+            tmp_path, make_manifest(), f"rank_{number:03d}_of_004", pack_rows=6
+        ) as writer:
             for start in range(number * 100, number * 100 + 12, 3):
                 writer.add(make_captures(range(start, start + 3)))
 
@@ -184,18 +186,75 @@ def test_two_writers_of_one_name(run: Path) -> None:
             pass
         with pytest.raises(RunBusyError, match="another vlmscope"):
             check_free(run)
-        with RunWriter(run, make_manifest(), "001") as other:
-            other.add(make_captures([30]))
-    run_ = open_run(run)
-    assert run_.ids[-1] == "question_comb_30"
+
+
+def test_writers_of_one_team_write_at_once_and_others_stay_out(run: Path) -> None:
+    with RunWriter(run, make_manifest(), "rank_000_of_002") as first:
+        with RunWriter(run, make_manifest(), "rank_001_of_002") as second:
+            second.add(make_captures([30]))
+        for other in ("000", "rank_000_of_002", "rank_001_of_003"):
+            with pytest.raises(RunBusyError, match=r"another vlmscope .* \(as rank_000_of_002\)"):
+                check_free(run, other)
+            with (
+                pytest.raises(RunBusyError, match="as rank_000_of_002"),
+                RunWriter(run, make_manifest(), other),
+            ):
+                pass
+        check_free(run, "rank_001_of_002")
+        assert open_run(run).ids[-1] == "question_comb_30"
+        with h5py.File(run / "index.h5") as index:
+            assert len(index) == 11  # the last one to end makes it anew
+        first.add(make_captures([31]))
     with h5py.File(run / "index.h5") as index:
-        assert len(index) == 12
+        assert len(index) == 13
+    with (
+        RunWriter(run, make_manifest()),
+        pytest.raises(RunBusyError, match="another vlmscope is writing this run; wait"),
+    ):
+        check_free(run, "rank_000_of_002")
+
+
+def test_what_a_killed_writer_left_is_packed_by_whoever_ends_last(tmp_path: Path) -> None:
+    killed = RunWriter(tmp_path, make_manifest(), "rank_001_of_002")
+    killed.__enter__()
+    killed.add(make_captures([1, 2]))
+    killed.add(make_captures([3]))
+    (tmp_path / "shards" / ".part-rank_001_of_002-000002.h5.tmp").write_bytes(b"half")
+    killed.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    with RunWriter(tmp_path, make_manifest()) as writer:
+        assert len(writer.done_ids) == 3
+        writer.add(make_captures([4]))
+    assert shard_names(tmp_path) == ["pack-000-000001.h5", "pack-000-000002.h5"]
+    with h5py.File(tmp_path / "index.h5") as index:
+        assert index.attrs["num_samples"] == 4
+    assert [path.name for path in tmp_path.glob(".lock-*_of_*")] == []
+    assert open_run(tmp_path).check() == []
+
+
+def test_a_reader_sees_the_rows_of_many_that_pack_meanwhile(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        with RunWriter(tmp_path, make_manifest(), f"rank_{number:03d}_of_004") as writer:
+            for start in range(number * 100, number * 100 + 12):
+                writer.add(make_captures([start]))
+                writer._pack()
+
+    seen = [0]
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(write, number) for number in range(4)]
+        while not all(task.done() for task in tasks):
+            if (tmp_path / "run.json").exists():
+                seen.append(len(open_run(tmp_path)))
+        assert [task.result() for task in tasks] == [None] * 4
+    assert seen == sorted(seen)
+    assert len(open_run(tmp_path)) == 48
+    with h5py.File(tmp_path / "index.h5") as index:
+        assert index.attrs["num_samples"] == 48
 
 
 def test_a_question_given_to_two_writers_counts_once(tmp_path: Path) -> None:
     with (
-        RunWriter(tmp_path, make_manifest()) as first,
-        RunWriter(tmp_path, make_manifest(), "001") as second,
+        RunWriter(tmp_path, make_manifest(), "rank_000_of_002") as first,
+        RunWriter(tmp_path, make_manifest(), "rank_001_of_002") as second,
     ):
         first.add(make_captures([0, 1, 2]))
         second.add(make_captures([3, 1, 4]))

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, stderr, stdout
 from vlmscope.errors import InputError
+
+if TYPE_CHECKING:
+    from vlmscope.executors import Outline, Request, Summary
 
 
 def extract(
@@ -73,6 +80,41 @@ def extract(
             "again.",
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Only this rank's share of the rows, rank I of N counted from 0, beside the other "
+            "ranks; auto: as torchrun or Slurm says in the environment.",
+            show_default=False,
+        ),
+    ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Run on Ray: a model on every GPU of the cluster, the rows handed out as they are "
+            "done. Without a cluster one is started on this machine.",
+        ),
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="Address of the Ray cluster, or local to start one in any case (default: the one "
+            "that runs on this machine).",
+            show_default=False,
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            "--actors",
+            help="Models at work on Ray (default: one for each GPU, without GPUs one).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Run every question through the model once and keep what it thought.
@@ -85,6 +127,7 @@ def extract(
     not be interrupted (--time-limit).
     """
     from vlmscope.dataset import parse_mapping
+    from vlmscope.executors import share_of
 
     arguments = {
         "data": data,
@@ -108,29 +151,69 @@ def extract(
         "text_only": text_only,
         "allow_absolute_paths": allow_absolute_paths,
         "allow_pickle_weights": allow_pickle_weights,
+        "shard": None if shard is None else share_of(shard, os.environ),
     }
-    code = run_extract(arguments, as_json=as_json)
+    planned = None
+    if ray:
+        planned = _on_ray(address, actors)
+    elif address is not None or actors is not None:
+        given = "--actors" if address is None else "--address"
+        raise InputError(f"{given} is for Ray: give --ray too, or leave it away")
+    code = run_extract(arguments, as_json=as_json, executor=planned or _here)
     if code:
         raise typer.Exit(code)
 
 
-def run_extract(arguments: dict[str, Any], *, as_json: bool = False) -> int:
+Executor = Callable[["Request"], AbstractContextManager[tuple["Outline", Callable[..., "Summary"]]]]
+"""Makes a plan, and what runs it."""
+
+
+@contextmanager
+def _here(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
+    """Plan for one model in this process."""
+    from vlmscope.executors import make_plan, run_plan
+
+    plan = make_plan(request)
+    yield plan, partial(run_plan, plan)
+
+
+def _on_ray(address: str | None, actors: int | None) -> Executor:
+    """Return what plans for a Ray cluster."""
+    try:
+        from vlmscope.executors.on_ray import plan_on_ray, run_on_ray
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        raise InputError("--ray needs Ray: pip install 'vlmscope[ray]'") from None
+
+    @contextmanager
+    def executor(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
+        with plan_on_ray(request, address=address, workers=actors) as plan:
+            yield plan, partial(run_on_ray, plan)
+
+    return executor
+
+
+def run_extract(
+    arguments: dict[str, Any], *, as_json: bool = False, executor: Executor = _here
+) -> int:
     """Plan, show, run, and return the exit code."""
     from vlmscope.cli.progress import RunProgress, show_plan, show_summary
     from vlmscope.cli.stopping import stop_on_signals
-    from vlmscope.executors import Request, make_plan, run_plan
+    from vlmscope.executors import Request
 
     quiet_libraries()
-    try:
-        with stderr.status("loading the table and the model"):
-            plan = make_plan(Request(**arguments))
-    except KeyboardInterrupt:
-        stderr.print("interrupted before the first row; nothing was changed")
-        return 130
-    show_plan(plan)
-    with stop_on_signals() as request, RunProgress(plan) as progress:
-        summary = run_plan(plan, observer=progress, stop=request.event)
-    show_summary(plan, summary)
+    with ExitStack() as stack:
+        try:
+            with stderr.status("loading the table and the model"):
+                plan, run = stack.enter_context(executor(Request(**arguments)))
+        except KeyboardInterrupt:
+            stderr.print("interrupted before the first row; nothing was changed")
+            return 130
+        show_plan(plan)
+        with stop_on_signals() as request, RunProgress(plan) as progress:
+            summary = run(observer=progress, stop=request.event)
+        show_summary(plan, summary)
     if as_json:
         stdout.print_json(json.dumps(asdict(summary)))
     if request.signum:

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections import Counter, deque
-from pathlib import Path
 from types import TracebackType
 
 from rich.progress import (
@@ -23,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli.output import count, human_size, shown_text, stderr
-from vlmscope.executors import Plan, Summary
+from vlmscope.executors import Outline, Summary
 from vlmscope.store.failures import FAILURES
 
 LOG_SECONDS = 30.0
@@ -33,7 +32,7 @@ LONGEST_REASON = 240
 """Characters of a reason that are shown: its end says what to do."""
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: Outline) -> None:
     """Print what will be done, before anything is."""
     record, request = plan.manifest.capture, plan.request
     answer = (
@@ -43,7 +42,7 @@ def show_plan(plan: Plan) -> None:
     )
     lines = {
         "rows": f"{plan.todo:,} to do, {len(plan.done):,} already done",
-        "model": f"{plan.vlm.family.title}, {plan.vlm.num_layers} layers, {plan.manifest.dtype} "
+        "model": f"{plan.title}, {plan.manifest.model.num_layers} layers, {plan.manifest.dtype} "
         f"on {plan.manifest.device}",
         "layers": ", ".join(map(str, record.layers))
         + (f"; layer_k is {record.layer_k}, as in {record.compat}" if record.compat else ""),
@@ -73,7 +72,7 @@ class _Rate(ProgressColumn):
 class RunProgress:
     """A live bar on a terminal, a line now and then elsewhere. An ``Observer`` of the executor."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Outline) -> None:
         self._captured = self._failed = 0
         self._todo = plan.todo
         self._start = self._logged = time.monotonic()
@@ -126,7 +125,7 @@ class RunProgress:
         )
 
 
-def show_summary(plan: Plan, summary: Summary) -> None:
+def show_summary(plan: Outline, summary: Summary) -> None:
     """Print how the run ended."""
     rate = summary.captured / summary.seconds if summary.seconds else 0.0
     speed = f" ({rate:.2f} rows/s)" if summary.captured else ""
@@ -144,7 +143,7 @@ def show_summary(plan: Plan, summary: Summary) -> None:
             )
         )
         name = plan.table.reader.source.name
-        often, reason = _most_frequent(_last_errors(out / FAILURES, summary.failed), name)
+        often, reason = _most_frequent(_last_errors(plan, summary.failed), name)
         if often:
             share = f"most often ({often:,} of {summary.failed:,})"
             stderr.print(f"{share if summary.failed > 1 else 'reason'}: {reason}")
@@ -153,14 +152,18 @@ def show_summary(plan: Plan, summary: Summary) -> None:
         stderr.print(f"stopped with {count(left, 'row')} to do; the same command goes on from here")
 
 
-def _last_errors(path: Path, number: int) -> list[str]:
-    """Return what this session's failures say: the last lines, each a line of this session.
+def _last_errors(plan: Outline, number: int) -> list[str]:
+    """Return what this session's failures say: the last lines about its rows.
 
-    ``read_failures`` cannot tell the sessions apart: it has one failure for each id.
+    ``read_failures`` cannot tell the sessions apart: it has one failure for each id. Between the
+    lines may be those of other ranks.
     """
+    ours = frozenset(plan.scan.ids)
     try:
-        with path.open("rb") as file:
-            return [str(json.loads(line)["error"]) for line in deque(file, maxlen=number)]
+        with (plan.request.out / FAILURES).open("rb") as file:
+            found = (json.loads(line) for line in file)
+            errors = (str(each["error"]) for each in found if each["id"] in ours)
+            return list(deque(errors, maxlen=number))
     except (OSError, ValueError, KeyError, TypeError):
         return []  # the rows are counted all the same
 

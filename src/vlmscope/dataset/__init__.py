@@ -9,7 +9,7 @@
                           │
                  _rows (row → Sample)
                           │
-                 _table (the front: scan, rows)
+        _table (the front: scan, rows), _share (which of them a rank does)
 
 Pictures are opened late, one at a time, by ``load_image``; reading a table never opens one. That
 keeps memory flat and makes a broken picture the failure of one row.
@@ -18,9 +18,11 @@ keeps memory flat and makes a broken picture the failure of one row.
 from vlmscope.dataset._columns import parse_mapping
 from vlmscope.dataset._image import difference_hash, hash_image, load_image
 from vlmscope.dataset._locate import read_images
+from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 
 __all__ = [
+    "Share",
     "Table",
     "TableScan",
     "difference_hash",

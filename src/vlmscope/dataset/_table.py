@@ -12,6 +12,7 @@ from vlmscope.dataset._columns import check_pictures, find_columns
 from vlmscope.dataset._locate import image_folder
 from vlmscope.dataset._open import open_source
 from vlmscope.dataset._rows import RowReader
+from vlmscope.dataset._share import Share
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
@@ -24,12 +25,14 @@ class TableScan:
     """What one pass over a table found."""
 
     ids: tuple[str, ...]
-    """The ids in order; with a limit only the first ones."""
+    """The ids in order; with a limit only the first ones, of a share only its own."""
     fingerprint: str
     """SHA-256 over id, image name, question and target of every row in order, whatever the limit
     and the file format."""
     without_picture: int = 0
-    """How many of ``ids`` are questions about no picture."""
+    """How many rows are questions about no picture, within the limit, of all shares."""
+    rows: int = 0
+    """How many rows there are within the limit, of all shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Table:
     """Turns rows into samples."""
     limit: int | None = None
     """How many rows ``rows`` and ``TableScan.ids`` stop after; None for all."""
+    share: Share | None = None
+    """Which of these rows they give; None for all."""
 
     def rows(self) -> Iterator[Sample | Failure]:
         """Stream the rows from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
@@ -50,6 +55,8 @@ class Table:
             InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
         """
         for row in islice(self.reader.source.rows(), self.limit):
+            if self.share and not self.share.holds(self.reader.image(row), self.reader.id(row)):
+                continue
             try:
                 yield self.reader.sample(row)
             except RowError as error:
@@ -70,6 +77,7 @@ class Table:
         repeats: dict[str, list[int]] = {}
         digest = hashlib.sha256()
         bare = 0
+        ids: list[str] = []
         for row in reader.source.rows():
             sample_id = reader.id(row)
             first = places.setdefault(sample_id, row.number)
@@ -79,11 +87,14 @@ class Table:
             digest.update(reader.key(row, image))
             within = self.limit is None or len(places) <= self.limit
             bare += within and not image.pictures
+            if within and (self.share is None or self.share.holds(image, sample_id)):
+                ids.append(sample_id)
         if not places:
             raise InputError(f"{reader.source.name}: 0 rows; expected at least one")
         if repeats:
             raise InputError(self._duplicates(repeats))
-        return TableScan(tuple(islice(places, self.limit)), digest.hexdigest(), bare)
+        rows = min(len(places), self.limit or len(places))
+        return TableScan(tuple(ids), digest.hexdigest(), bare, rows)
 
     def _duplicates(self, repeats: Mapping[str, Sequence[int]]) -> str:
         source = self.reader.source
@@ -108,6 +119,7 @@ def open_table(
     limit: int | None = None,
     text_only: bool = False,
     allow_absolute_paths: bool = False,
+    share: Share | None = None,
 ) -> Table:
     """Open a table of questions: find its format and its columns.
 
@@ -123,6 +135,7 @@ def open_table(
             else each is a failure. The table then needs no image column.
         allow_absolute_paths: let whole paths, and symbolic links, lead out of the image folder;
             else such a row is a failure.
+        share: read the rows of this rank only.
 
     Raises:
         InputError: the data or the image folder is not there, the format is unknown, a column is
@@ -137,7 +150,7 @@ def open_table(
     reader = RowReader(
         source, columns, folder or beside.absolute(), text_only, allow_absolute_paths
     )
-    return Table(reader, limit)
+    return Table(reader, limit, share)
 
 
 def read_samples(

@@ -2,12 +2,14 @@
 
 from vlmscope.executors.job import extract
 from vlmscope.executors.local import Observer, Summary, run_plan
-from vlmscope.executors.plan import Plan, make_plan
+from vlmscope.executors.plan import Outline, Plan, make_plan
+from vlmscope.executors.ranks import share_of
 from vlmscope.executors.record import describe_model
 from vlmscope.executors.request import Request
 
 __all__ = [
     "Observer",
+    "Outline",
     "Plan",
     "Request",
     "Summary",
@@ -15,4 +17,5 @@ __all__ = [
     "extract",
     "make_plan",
     "run_plan",
+    "share_of",
 ]

@@ -33,7 +33,8 @@ def extract(
         options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
             ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
             ``family``, ``adapter``, ``quantize``, ``text_only``, ``strict``,
-            ``time_limit``, ``redo_damaged``, ``writer``.
+            ``time_limit``, ``redo_damaged``, ``allow_absolute_paths``, ``allow_pickle_weights``,
+            ``shard``, ``writer``.
 
     Raises:
         InputError: The table or an option is wrong.

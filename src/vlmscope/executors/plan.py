@@ -32,28 +32,32 @@ from vlmscope.store import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A checked request: ready to run."""
+class Outline:
+    """What can be said of a plan before the start, wherever its models will be."""
+
+    __slots__ = ()
 
     request: Request
     """What was asked for."""
     table: Table
     """The rows."""
     scan: TableScan
-    """Their ids and fingerprint."""
-    vlm: VisionLanguageModel
-    """The loaded, proven model."""
+    """Their ids, and the whole table's fingerprint."""
     manifest: Manifest
     """What the run folder will say."""
     done: frozenset[str]
     """Ids of the table that the run already holds."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     """What the user should know before the start, and is no error."""
 
     @property
+    def title(self) -> str:
+        """The name of the model's family."""
+        raise NotImplementedError
+
+    @property
     def total(self) -> int:
-        """Rows the run will hold when all is done."""
+        """Rows to hold when all is done: those of the run, or of this rank's share."""
         return len(self.scan.ids)
 
     @property
@@ -64,14 +68,33 @@ class Plan:
     @property
     def bytes_todo(self) -> int:
         """Expected size on disk of the rows still to capture."""
-        capture = self.manifest.capture
+        capture, model = self.manifest.capture, self.manifest.model
         return self.todo * bytes_per_row(
-            vision_size=self.vlm.vision_size,
-            hidden_size=self.vlm.hidden_size,
+            vision_size=model.vision_size,
+            hidden_size=model.hidden_size,
             num_layers_captured=len(capture.layers),
             num_positions=len(capture.positions),
             store_dtype=self.request.store_dtype,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Outline):
+    """A checked request: ready to run."""
+
+    request: Request
+    table: Table
+    scan: TableScan
+    vlm: VisionLanguageModel
+    """The loaded, proven model."""
+    manifest: Manifest
+    done: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name of the model's family."""
+        return self.vlm.family.title
 
 
 def make_plan(request: Request) -> Plan:
@@ -82,7 +105,25 @@ def make_plan(request: Request) -> Plan:
         ModelError: The checkpoint cannot be used.
         RunMismatchError: The run folder holds rows made with other settings.
     """
+    table, scan = open_checked(request)
+    vlm, manifest, notes = load_checked(request, scan)
+    done, more = compare(request, scan, manifest)
+    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more))
+
+
+def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan]:
+    """Check all that can be checked without the model; return the table and what is in it.
+
+    Args:
+        request: What was asked for.
+        patience: Seconds to wait for another writer of the run to end.
+
+    Raises:
+        InputError: The table or an option is wrong.
+        RunMismatchError: The run folder holds rows made with other settings.
+    """
     _check_options(request)
+    _check_folder(request.out, request.writes_as, patience)
     table = open_table(
         request.data,
         images=request.images,
@@ -90,9 +131,22 @@ def make_plan(request: Request) -> Plan:
         limit=request.limit,
         text_only=request.text_only,
         allow_absolute_paths=request.allow_absolute_paths,
+        share=request.shard,
     )
     scan = table.scan()
     _check_early(request, scan)
+    return table, scan
+
+
+def load_checked(
+    request: Request, scan: TableScan
+) -> tuple[VisionLanguageModel, Manifest, tuple[str, ...]]:
+    """Load the model; return it with what the run will say, and what the user should know.
+
+    Raises:
+        InputError: The model cannot do what was asked for.
+        ModelError: The checkpoint cannot be used.
+    """
     vlm = load_model(
         request.model,
         dtype=request.dtype,
@@ -104,22 +158,33 @@ def make_plan(request: Request) -> Plan:
         allow_pickle_weights=request.allow_pickle_weights,
     )
     _check_prompts(request, scan, vlm)
-    manifest = make_manifest(request, scan, vlm)
-    done: frozenset[str] = frozenset()
     original = original_of(vlm.family.model_type, request.spec)
     notes = (*_notes_on_rows(request, scan, vlm), *notes_of(original))
-    if (request.out / "run.json").exists():
-        stored = read_manifest(request.out)
-        check_same(stored, manifest)
-        notes += _set_damage_aside(request) if request.redo_damaged else ()
-        done = frozenset(scan.ids).intersection(open_run(request.out).ids)
-        notes += _notes(stored, manifest)
-    return Plan(request, table, scan, vlm, manifest, done, notes)
+    return vlm, make_manifest(request, scan, vlm), notes
+
+
+def compare(
+    request: Request, scan: TableScan, manifest: Manifest
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Compare with the run that is there; return the ids it holds, and notes on what differs.
+
+    Damaged files are set aside first, if that was asked for.
+
+    Raises:
+        RunMismatchError: It was made with other settings.
+    """
+    if not (request.out / "run.json").exists():
+        return frozenset(), ()
+    stored = read_manifest(request.out)
+    check_same(stored, manifest)
+    notes = _set_damage_aside(request) if request.redo_damaged else ()
+    done = frozenset(scan.ids).intersection(open_run(request.out).ids)
+    return done, (*notes, *_notes(stored, manifest))
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
     """Refuse what would fail on every row."""
-    if request.text_only and scan.without_picture == len(scan.ids) and not vlm.family.text_only:
+    if request.text_only and scan.without_picture == scan.rows and not vlm.family.text_only:
         raise InputError(
             f"{request.data}: no row has a picture, and {vlm.family.title} takes no question "
             "without one"
@@ -132,7 +197,12 @@ def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 
 def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Iterator[str]:
-    """Yield what rows without a picture will lack, and why rows go alone if they do."""
+    """Yield whose rows these are, what they will lack, and why they go alone if they do."""
+    if request.shard:
+        yield (
+            f"rank {request.shard.index} of {request.shard.count}: its share is {len(scan.ids):,} "
+            f"of {scan.rows:,} rows, and all numbers are of this share"
+        )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
     elif request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
@@ -140,7 +210,7 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
     if request.text_only and scan.without_picture:
         have = "has" if scan.without_picture == 1 else "have"
         yield (
-            f"{scan.without_picture:,} of {len(scan.ids):,} rows {have} no picture: no vision "
+            f"{scan.without_picture:,} of {scan.rows:,} rows {have} no picture: no vision "
             "representations for them"
         )
 
@@ -174,15 +244,14 @@ def _check_options(request: Request) -> None:
         raise InputError(f"--limit {request.limit}: give 1 or more")
     if request.store_dtype not in {"float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
-    _check_folder(request.out)
 
 
-def _check_folder(out: Path) -> None:
+def _check_folder(out: Path, writer: str, patience: float) -> None:
     """Refuse an ``--out`` that is no run and no place for one, or that somebody is writing."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if not out.is_dir() or (out / "run.json").exists():
-        check_free(out)
+        check_free(out, writer, patience=patience)
         return
     if list((out / "shards").glob("*.h5")):
         raise InputError(

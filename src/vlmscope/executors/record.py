@@ -52,8 +52,8 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
             spec, resolve_layers(spec.layers, vlm.num_layers), vlm.family.model_type
         ),
         data=DataRecord(
-            path=_absolute(request.data),
-            images=_absolute(request.images) if request.images else None,
+            path=absolute(request.data),
+            images=absolute(request.images) if request.images else None,
             fields=asdict(request.fields),
             fingerprint=scan.fingerprint,
             text_only=request.text_only,
@@ -70,7 +70,7 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
 def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
     """Return the record that says which model this is."""
     return ModelRecord(
-        name=_absolute(vlm.name),
+        name=absolute(vlm.name),
         type=vlm.family.model_type,
         config_hash=hash_config(vlm.name, vlm.revision),
         weights_hash=hash_loaded_weights(vlm),
@@ -83,12 +83,12 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
         revision=vlm.revision,
         image_token_id=vlm.image_token_id,
         description=vlm.description,
-        adapter=None if vlm.adapter is None else _absolute(vlm.adapter),
+        adapter=None if vlm.adapter is None else absolute(vlm.adapter),
         quantization=vlm.quantization,
     )
 
 
-def _absolute(name: str) -> str:
+def absolute(name: str) -> str:
     """Return the absolute path of a local name, so that later commands find it from elsewhere.
 
     A saved dataset may be named ``folder:split``.

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vlmscope.dataset import Share
 from vlmscope.schema import CaptureSpec, FieldSpec
-from vlmscope.store import StoreDtype
+from vlmscope.store import ALONE, StoreDtype, rank_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +58,12 @@ class Request:
     """Let paths of pictures lead out of the image root."""
     allow_pickle_weights: bool = False
     """Read weights that are pickles."""
+    shard: Share | None = None
+    """Only the rows of this rank; the others of the run write theirs beside it."""
     writer: Literal["auto", "thread", "process"] = "auto"
     """Who writes the run: a thread, or a process of its own; auto: the latter on a GPU."""
+
+    @property
+    def writes_as(self) -> str:
+        """The name to write the run as."""
+        return rank_name(self.shard.index, self.shard.count) if self.shard else ALONE

@@ -16,8 +16,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from vlmscope.executors.plan import Plan
+from vlmscope.executors.request import Request
+from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, Failure
-from vlmscope.store import recording, recording_apart
+from vlmscope.store import Manifest, recording, recording_apart
 
 BEHIND = 2
 """Batches that may always wait to be written."""
@@ -130,20 +132,31 @@ def writing(plan: Plan, published: Callable[[Results], None]) -> Iterator[Writin
         RunMismatchError: The run was made with other settings.
         StoreError: The run cannot be written. What was published is safe.
     """
-    with _recording_of(plan) as run, ThreadPoolExecutor(1, "vlmscope-write") as thread:
-        results = Writing(run, thread, published, strict=plan.request.strict)
+    request = plan.request
+    with writing_as(request.writes_as, request, plan.manifest, plan.vlm, published) as results:
         yield results
-        results.wait()
 
 
-def _recording_of(plan: Plan) -> AbstractContextManager[Recording]:
-    """Open the run in this process, or in one of its own: by default where the model is on a GPU.
+@contextmanager
+def writing_as(
+    writer: str,
+    request: Request,
+    manifest: Manifest,
+    vlm: VisionLanguageModel,
+    published: Callable[[Results], None],
+) -> Iterator[Writing]:
+    """Do what ``writing`` does, under a name of one's own.
 
+    By default the run is written in this process, or in one of its own where the model is on a GPU.
     A daemonic process may have no children.
     """
-    wanted = plan.request.writer
+    wanted = request.writer
     if wanted == "auto":
         may = not multiprocessing.current_process().daemon
-        wanted = "process" if may and plan.vlm.cuda_devices else "thread"
+        wanted = "process" if may and vlm.cuda_devices else "thread"
     record = recording_apart if wanted == "process" else recording
-    return record(plan.request.out, plan.manifest)
+    opened: AbstractContextManager[Recording] = record(request.out, manifest, writer)
+    with opened as run, ThreadPoolExecutor(1, "vlmscope-write") as thread:
+        results = Writing(run, thread, published, strict=request.strict)
+        yield results
+        results.wait()

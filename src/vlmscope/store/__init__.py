@@ -1,7 +1,8 @@
 """The store: runs on disk, crash-safe to write and plain HDF5 to read. Format: docs/format.md.
 
 naming            question id ↔ HDF5 name
-publish, lock     atomic files, one writer
+publish, lock     atomic files, and who waits for whom
+sharing           who may write a run at once
 manifest          run.json: what a run was made with
 failures          failures.jsonl
 labels            labels.parquet
@@ -19,13 +20,13 @@ seed_rows, seed_files   files of the original research, read as one table
 
 from vlmscope.store.apart import RecorderApart, recording_apart
 from vlmscope.store.block import clean_text
+from vlmscope.store.catalog import ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
 from vlmscope.store.index import rebuild_index
 from vlmscope.store.labels import label_settings, read_labels, write_labels
-from vlmscope.store.lock import check_free
 from vlmscope.store.manifest import (
     CaptureRecord,
     DataRecord,
@@ -47,11 +48,13 @@ from vlmscope.store.publish import publish
 from vlmscope.store.recorder import Recorder, recording
 from vlmscope.store.run import Run, open_run
 from vlmscope.store.seed_files import SeedFiles, find_seed_files, open_seed_files
+from vlmscope.store.sharing import ALONE, check_free, rank_name, team_name, wait_for_end
 from vlmscope.store.size import bytes_per_row
 from vlmscope.store.tables import write_table
 from vlmscope.store.writer import RunWriter
 
 __all__ = [
+    "ALONE",
     "CaptureRecord",
     "Damage",
     "DataRecord",
@@ -75,12 +78,14 @@ __all__ = [
     "export_run",
     "find_damage",
     "find_seed_files",
+    "ids_written_by",
     "label_settings",
     "link_name",
     "open_run",
     "open_seed_files",
     "publish",
     "question_id",
+    "rank_name",
     "read_failures",
     "read_labels",
     "read_manifest",
@@ -89,7 +94,9 @@ __all__ = [
     "recording_apart",
     "representation_name",
     "set_aside",
+    "team_name",
     "vector_path",
+    "wait_for_end",
     "write_labels",
     "write_manifest",
     "write_table",

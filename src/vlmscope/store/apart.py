@@ -35,6 +35,7 @@ from vlmscope.errors import StoreError
 from vlmscope.schema import Capture, Failure
 from vlmscope.store.manifest import Manifest
 from vlmscope.store.recorder import Recorder, recording
+from vlmscope.store.sharing import ALONE
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What a terminal or a scheduler sends to every process of a job: this process decides."""
@@ -87,7 +88,7 @@ class RecorderApart:
 
 
 @contextmanager
-def recording_apart(run: Path, manifest: Manifest) -> Iterator[RecorderApart]:
+def recording_apart(run: Path, manifest: Manifest, writer: str = ALONE) -> Iterator[RecorderApart]:
     """Open a run for writing in a process of its own; on leaving, wait until it is packed.
 
     Leaving by an exception only lets go of the lock. If this process dies, the other one does too.
@@ -95,6 +96,7 @@ def recording_apart(run: Path, manifest: Manifest) -> Iterator[RecorderApart]:
     Args:
         run: The run folder; it is made if it is not there.
         manifest: What its rows are made with.
+        writer: The name to write as.
 
     Raises:
         RunBusyError: Another process is writing the run.
@@ -103,7 +105,9 @@ def recording_apart(run: Path, manifest: Manifest) -> Iterator[RecorderApart]:
     """
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, run, manifest), name="vlmscope-write")
+    process = context.Process(
+        target=_serve, args=(theirs, run, manifest, writer), name="vlmscope-write"
+    )
     with pipe:
         with theirs, _without_main(), _without_signals():
             process.start()
@@ -156,14 +160,14 @@ def _without_pictures(item: Capture | Failure) -> Capture | Failure:
     return replace(item, sample=replace(item.sample, image=names))
 
 
-def _serve(pipe: Connection, run: Path, manifest: Manifest) -> None:
+def _serve(pipe: Connection, run: Path, manifest: Manifest, writer: str) -> None:
     """Write what comes through the pipe, until its end. This is the other process."""
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with pipe:
         try:
-            with recording(run, manifest) as recorder:
+            with recording(run, manifest, writer) as recorder:
                 pipe.send(recorder.done_ids)
                 _record_all(pipe, recorder)
             pipe.send(None)

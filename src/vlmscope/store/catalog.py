@@ -21,6 +21,9 @@ from vlmscope.store.shard import opened
 SHARDS = "shards"
 """Name of the folder of shards in a run folder."""
 
+KINDS = ("part", "pack")
+"""What a shard is: a batch, or parts merged."""
+
 _NAME = re.compile(r"(?P<kind>part|pack)-(?P<writer>[A-Za-z0-9_.]+)-(?P<seq>\d{6,})\.h5")
 _RESCANS = 20
 
@@ -71,9 +74,11 @@ def writer_of(path: Path) -> str:
 
 def scan(run: Path) -> tuple[list[Shard], list[Path]]:
     """Return the shards that count, in the order of writing, and the superseded parts."""
+    known: dict[Path, Shard] = {}  # a shard never changes: what was read need not be read again
     for _ in range(_RESCANS):
         try:
-            shards = [_read(path) for path in list_shards(run)]
+            paths = list_shards(run)
+            shards = [known[path] if path in known else _learn(known, path) for path in paths]
         except FileNotFoundError:
             continue  # a writer packed it away between the listing and the look inside
         superseded = {name for shard in shards for name in shard.supersedes}
@@ -81,6 +86,17 @@ def scan(run: Path) -> tuple[list[Shard], list[Path]]:
         current.sort(key=lambda shard: (shard.writer, shard.seq))
         return _once(current), [shard.path for shard in shards if shard.path.name in superseded]
     raise StoreError(f"{run}: shards vanish while they are read; is something deleting them?")
+
+
+def ids_written_by(run: Path, writer: str) -> frozenset[str]:
+    """Return the ids in the shards of one writer, without a look at those of others."""
+    own = [path for path in list_shards(run) if path.name.split("-")[1] == writer]
+    return frozenset(id_ for path in own for id_ in _read(path).ids)
+
+
+def packs_of(run: Path) -> frozenset[str]:
+    """Return the names of the packs."""
+    return frozenset(path.name for path in list_shards(run) if path.name.startswith("pack-"))
 
 
 def read_shard(path: Path, rows: slice = slice(None), *, vectors: bool = True) -> Block:
@@ -110,6 +126,11 @@ def list_shards(run: Path) -> list[Path]:
     """Return every file of a shard's name, superseded or not; hidden ones are not published."""
     folder = Path(run) / SHARDS
     return sorted(path for path in folder.glob("*.h5") if _NAME.fullmatch(path.name))
+
+
+def _learn(known: dict[Path, Shard], path: Path) -> Shard:
+    """Look into a shard and remember it."""
+    return known.setdefault(path, _read(path))
 
 
 def _read(path: Path) -> Shard:

@@ -1,7 +1,8 @@
 """``failures.jsonl``: one line per attempt that failed.
 
-A line is appended and flushed to the disk as it happens. A kill may tear the last line: readers
-skip it, the next writer starts on a fresh line. The last line of an id wins.
+A line is appended and flushed to the disk as it happens, under a lock, because several ranks may
+write one run. A kill may tear the last line: readers skip it, the next writer starts on a fresh
+line. The last line of an id wins.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from vlmscope.errors import StoreError
 from vlmscope.schema import Failure
+from vlmscope.store.lock import waiting
 from vlmscope.store.publish import cannot_write
 
 FAILURES = "failures.jsonl"
@@ -22,7 +24,7 @@ FAILURES = "failures.jsonl"
 
 
 class FailureLog:
-    """The open failure log of a run, for one process that appends to it."""
+    """The failure log of a run, open for appending. Other processes may append to it too."""
 
     def __init__(self, run: Path) -> None:
         self._path = Path(run) / FAILURES
@@ -42,7 +44,7 @@ class FailureLog:
             counted.append(replace(failure, attempt=before + 1))
         lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in counted)
         try:
-            with self._path.open("ab+") as file:
+            with waiting(self._path.parent, "failures"), self._path.open("ab+") as file:
                 file.write(_line_break(file) + lines.encode())
                 file.flush()
                 os.fsync(file.fileno())

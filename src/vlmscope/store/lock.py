@@ -1,4 +1,4 @@
-"""Locks of a run: one writer of a name, one rebuilder of the index. Readers need none."""
+"""Locks of a run. Readers need none; who may write at once, ``sharing`` decides."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def lock_of(run: Path, name: str, *, timeout: float = 0) -> FileLock:
 
 
 def acquire(lock: FileLock, run: Path) -> None:
-    """Take the lock, or say who has it."""
+    """Take the lock, or say who has it. A folder that is gone is not made again."""
     try:
+        run.stat()
         lock.acquire()
     except Timeout as error:
         raise RunBusyError(
@@ -32,14 +33,6 @@ def acquire(lock: FileLock, run: Path) -> None:
         ) from error
     except OSError as error:
         raise cannot_write(run, error) from error
-
-
-def check_free(run: Path, writer: str = "000") -> None:
-    """Raise ``RunBusyError`` if somebody is writing the run. Makes nothing."""
-    if (run / f".lock-{writer}").exists():
-        lock = lock_of(run, writer)
-        acquire(lock, run)
-        lock.release()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from vlmscope.schema import Capture, Failure
 from vlmscope.store.failures import FailureLog
 from vlmscope.store.manifest import Manifest
+from vlmscope.store.sharing import ALONE
 from vlmscope.store.writer import RunWriter
 
 
@@ -36,7 +37,7 @@ class Recorder:
 
 
 @contextmanager
-def recording(run: Path, manifest: Manifest) -> Iterator[Recorder]:
+def recording(run: Path, manifest: Manifest, writer: str = ALONE) -> Iterator[Recorder]:
     """Open a run for writing, in this process; on leaving, pack its rows and rebuild its index.
 
     Leaving by an exception only lets go of the lock.
@@ -44,11 +45,12 @@ def recording(run: Path, manifest: Manifest) -> Iterator[Recorder]:
     Args:
         run: The run folder; it is made if it is not there.
         manifest: What its rows are made with.
+        writer: The name to write as.
 
     Raises:
         RunBusyError: Another process is writing the run.
         RunMismatchError: The run was made with other settings.
         StoreError: The disk refuses.
     """
-    with RunWriter(run, manifest) as writer:
-        yield Recorder(writer, FailureLog(run))
+    with RunWriter(run, manifest, writer) as rows:
+        yield Recorder(rows, FailureLog(run))

@@ -14,13 +14,14 @@ from types import TracebackType
 from vlmscope.errors import RunMismatchError, StoreError
 from vlmscope.schema import Capture
 from vlmscope.store.block import Block, block_of, concatenate
-from vlmscope.store.catalog import SHARDS, read_shard, scan, shard_name
+from vlmscope.store.catalog import KINDS, SHARDS, packs_of, read_shard, scan, shard_name
 from vlmscope.store.index import rebuild_index
-from vlmscope.store.lock import acquire, lock_of, waiting
+from vlmscope.store.lock import lock_of, waiting
 from vlmscope.store.manifest import MANIFEST, Manifest, check_same, read_manifest, write_manifest
 from vlmscope.store.naming import link_name
 from vlmscope.store.publish import cannot_write, publish, sync
 from vlmscope.store.shard import build_shard
+from vlmscope.store.sharing import ALONE, GATE, enter, forget_locks, writers_at_work
 
 PACK_ROWS = 1_000
 """Parts are merged when together they reach this many rows …"""
@@ -39,7 +40,7 @@ class _Part:
 
 
 class RunWriter:
-    """Adds rows to a run. A context manager; one per ``writer`` name at a time.
+    """Adds rows to a run. A context manager; ``sharing`` says which writers may work at once.
 
     Opening it makes the folder and ``run.json``, or checks that the run there has the same
     settings. Leaving it by an exception only lets go of the lock: every row added is already safe.
@@ -50,7 +51,7 @@ class RunWriter:
         self,
         run: Path,
         manifest: Manifest,
-        writer: str = "000",
+        writer: str = ALONE,
         *,
         pack_rows: int = PACK_ROWS,
         pack_bytes: int = PACK_BYTES,
@@ -68,10 +69,10 @@ class RunWriter:
 
     def __enter__(self) -> RunWriter:
         _make_folders(self.run)
-        acquire(self._lock, self.run)
+        self._lock = enter(self.run, self.writer)
         try:
             self.manifest = claim_run(self.run, self.manifest)
-            self._remove_leftovers()
+            _remove(self._unpublished(self.writer))
             self._find_rows()
         except BaseException:
             self._lock.release()
@@ -98,21 +99,50 @@ class RunWriter:
         path = self._publish("part", block)
         self.done_ids.update(block.ids)
         self._parts.append(_part(path, len(block)))
-        rows = sum(part.rows for part in self._parts)
-        size = sum(part.size for part in self._parts)
-        if rows >= self._pack_rows or size >= self._pack_bytes:
-            self._pack()
+        self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
 
     def close(self) -> None:
-        """Merge what is left, rebuild ``index.h5``, let go of the lock. Twice is no harm."""
+        """Merge what is left, let go of the lock, rebuild ``index.h5``. Twice is no harm.
+
+        Of several writers only the last one rebuilds the index, so that a hundred ranks do not make
+        it a hundred times. The rows of those that were killed are in it too.
+        """
         if not self._lock.is_locked:
             return
         try:
-            if self._parts:
-                self._pack()
-            rebuild_index(self.run)
+            self._pack()
+            indexed: frozenset[str] | None = None
+            while (packs := self._leave(indexed)) is not None:
+                rebuild_index(self.run)
+                indexed = packs
         finally:
             self._lock.release()
+
+    def _leave(self, indexed: frozenset[str] | None) -> frozenset[str] | None:
+        """Let go of the lock if others write, or if nothing came since these packs were indexed.
+
+        Else return the packs that are to be indexed.
+        """
+        with waiting(self.run, GATE):
+            packs = None
+            if writers_at_work(self.run) == {self.writer}:
+                self._take_over()
+                packs = packs_of(self.run)
+            if packs is None or packs == indexed:
+                self._lock.release()
+                return None
+            return packs
+
+    def _take_over(self) -> None:
+        """Pack the parts of writers that were killed, and clear up after them: nobody else will."""
+        shards, superseded = scan(self.run)
+        _remove([*superseded, *self._unpublished("*")])
+        for shard in shards:
+            if shard.kind == "part":
+                self._parts.append(_part(shard.path, len(shard)))
+                self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
+        self._pack()
+        forget_locks(self.run, besides=self.writer)
 
     def _publish(self, kind: str, block: Block, supersedes: Sequence[str] = ()) -> Path:
         """Publish one shard under the next number, which no shard has had before."""
@@ -122,8 +152,12 @@ class RunWriter:
         self._next += 1
         return path
 
-    def _pack(self) -> None:
-        """Merge the parts into a pack, publish it, then remove them."""
+    def _pack(self, *, least: int = 1, least_bytes: int = 1) -> None:
+        """If they are so many rows or bytes, merge the parts to a pack and then remove them."""
+        rows = sum(part.rows for part in self._parts)
+        size = sum(part.size for part in self._parts)
+        if rows < least and size < least_bytes:
+            return
         paths = [part.path for part in self._parts]
         block = concatenate([read_shard(path) for path in paths])
         self._publish("pack", block, supersedes=[path.name for path in paths])
@@ -139,11 +173,10 @@ class RunWriter:
         self._parts = [_part(shard.path, len(shard)) for shard in own if shard.kind == "part"]
         self._next = 1 + max((shard.seq for shard in own), default=-1)
 
-    def _remove_leftovers(self) -> None:
-        """Remove what a killed session of this writer left unpublished."""
+    def _unpublished(self, writer: str) -> list[Path]:
+        """Return what a killed session of a writer left half written."""
         folder = self.run / SHARDS
-        for kind in ("part", "pack"):
-            _remove(list(folder.glob(f".{kind}-{self.writer}-*.tmp")))
+        return [path for kind in KINDS for path in folder.glob(f".{kind}-{writer}-*.tmp")]
 
     def _refuse_stored(self, ids: Sequence[str]) -> None:
         """Refuse an id that has a row, that comes twice, or that HDF5 cannot name."""

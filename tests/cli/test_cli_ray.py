@@ -1,0 +1,194 @@
+"""``extract --ray`` on a real local cluster: what it makes, and what is left when one dies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import vlmscope
+from material import QUESTIONS, picture
+from vlmscope.store import Run, open_run, read_failures
+
+Command = Callable[..., Any]
+ROWS, PICTURES = 30, 10
+
+CRASHES = '''
+import os, signal
+from pathlib import Path
+
+import PIL.Image
+
+_open = PIL.Image.open
+
+def crash(file, *rest, **options):
+    """Die as a library does that crashes: of 7.png always, of 3.png the first time."""
+    name = getattr(file, "name", file)
+    name = Path(name).name if isinstance(name, str | os.PathLike) else ""
+    once = Path(os.environ["CRASHED"])
+    if name == "7.png" or (name == "3.png" and not once.exists()):
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _open(file, *rest, **options)
+
+PIL.Image.open = crash
+'''
+"""Every process of the test has this as its ``sitecustomize``; only workers open pictures."""
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Thirty questions about ten pictures, the eighth in one of them, and one that is empty."""
+    for i in range(PICTURES):
+        picture("one", i).save(tmp_path / f"{i}.png")
+    pictures = [f"{i % 7}.png" for i in range(ROWS)]
+    pictures[4] = "7.png"
+    rows = [(f"q{i}", pictures[i], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
+    path = tmp_path / "many.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        header = ("question_id", "image_name", "question", "gt_answer")
+        csv.writer(file).writerows([header, *rows, ("empty", "0.png", "", "Yes")])
+    return path
+
+
+@pytest.fixture
+def temporary() -> Iterator[str]:
+    """A folder with a short name: Ray's sockets allow no long one."""
+    with tempfile.TemporaryDirectory(prefix="vr", dir="/tmp") as folder:
+        yield folder
+
+
+@pytest.fixture
+def start(questions: Path, checkpoint: Path, tmp_path: Path, temporary: str) -> Callable[..., Any]:
+    """Start ``vlmscope extract --ray`` with two workers on a cluster of its own."""
+
+    def begin(*extra: str, **environment: str) -> subprocess.Popen[str]:
+        command = [
+            *(sys.executable, "-m", "vlmscope", "extract", str(questions), "--json"),
+            *("--model", str(checkpoint), "--out", str(tmp_path / "run"), "--device", "cpu"),
+            *("--max-new-tokens", "5", "--batch-size", "1"),
+            *("--ray", "--address", "local", "--actors", "2", *extra),
+        ]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"RAY_TMPDIR": temporary} | environment,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def plain(extract: Command, questions: Path, tmp_path: Path) -> Callable[[], Run]:
+    """The same rows from one plain session."""
+
+    def run() -> Run:
+        assert extract("--batch-size", 1, data=questions, out="plain").code == 3
+        return open_run(tmp_path / "plain")
+
+    return run
+
+
+def assert_same_rows(found: Run, expected: Run, *, without: frozenset[str] = frozenset()) -> None:
+    assert sorted(found.ids) == sorted(set(expected.ids) - without)
+    assert found.check() == []
+    for id_ in found.ids:
+        one, other = found[id_], expected[id_]
+        assert one.answer == other.answer
+        np.testing.assert_array_equal(one.answer_logprobs, other.answer_logprobs)
+        for name, vector in other.vectors.items():
+            np.testing.assert_array_equal(one.vectors[name], vector)
+
+
+def ended(process: subprocess.Popen[str], code: int) -> Any:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return json.loads(out)
+
+
+def test_workers_that_die_are_replaced_and_the_row_to_blame_is_found(
+    start: Callable[..., Any], plain: Callable[[], Run], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CRASHES)
+    places = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = start(PYTHONPATH=places, CRASHED=str(tmp_path / "crashed"))
+    summary = ended(process, 3)
+    assert (tmp_path / "crashed").exists()
+    run = open_run(tmp_path / "run")
+    assert_same_rows(run, plain(), without=frozenset({"q4"}))
+    failures = read_failures(tmp_path / "run")
+    assert set(failures) == {"q4", "empty"}
+    assert "many.csv line 6: the worker died on this row alone" in failures["q4"].error
+    assert (summary["captured"], summary["failed"], summary["total"]) == (29, 2, 31)
+    with h5py.File(tmp_path / "run" / "index.h5") as index:
+        assert index.attrs["num_samples"] == 29
+    assert len({path.name.split("-")[1] for path in (tmp_path / "run" / "shards").iterdir()}) > 1
+
+
+def test_a_job_whose_driver_is_killed_goes_on_with_the_same_command(
+    start: Callable[..., Any], plain: Callable[[], Run], tmp_path: Path
+) -> None:
+    first = start()
+    shards, deadline = tmp_path / "run" / "shards", time.monotonic() + 120
+    while not list(shards.glob("part-*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+    second = start()  # at once: it waits for the first one's workers to end
+    summary = ended(second, 3)
+    assert 0 < summary["already_done"] < ROWS
+    assert summary["already_done"] + summary["captured"] == ROWS
+    assert_same_rows(open_run(tmp_path / "run"), plain())
+    with h5py.File(tmp_path / "run" / "index.h5") as index:
+        assert index.attrs["num_samples"] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--ray", "--shard", "0/2"), "--shard and --ray"),
+        (("--address", "auto"), "--address is for Ray"),
+        (("--actors", 2), "--actors is for Ray"),
+        (("--ray", "--actors", 0), "--actors 0"),
+        (("--ray", "--device", "cuda:1"), "--device cuda:1 and --ray"),
+        (("--ray", "--address", "127.0.0.1:1"), "--address 127.0.0.1:1: no Ray cluster"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    extract: Command, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    refused = extract(*options)
+    assert refused.code == 2, refused.err
+    assert message in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_ray_it_says_what_to_install(
+    extract: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("on_ray", "crew", "cluster"):
+        monkeypatch.delitem(sys.modules, f"vlmscope.executors.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused = extract("--ray")
+    assert refused.code == 2
+    assert "--ray needs Ray: pip install 'vlmscope[ray]'" in refused.err
+
+
+def test_nothing_else_imports_ray() -> None:
+    source = Path(vlmscope.__file__).parent
+    importing = {path.name for path in source.rglob("*.py") if "import ray" in path.read_text()}
+    assert importing == {"cluster.py", "crew.py", "on_ray.py"}

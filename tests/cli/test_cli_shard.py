@@ -1,0 +1,192 @@
+"""``extract --shard``: ranks of one run, at once and one after the other, killed and run again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from material import QUESTIONS, picture
+from vlmscope.store import Run, open_run, read_failures
+
+Command = Callable[..., Any]
+ROWS, PICTURES = 30, 10
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Thirty questions about ten pictures, and two that fail."""
+    names = [f"{i}.png" for i in range(PICTURES)]
+    for i, name in enumerate(names):
+        picture("one", i).save(tmp_path / name)
+    rows = [(f"q{i}", names[i % PICTURES], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
+    rows += [("empty", names[0], "", "Yes"), ("gone", "gone.png", "What is it?", "Yes")]
+    path = tmp_path / "many.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("question_id", "image_name", "question", "gt_answer"), *rows])
+    return path
+
+
+@pytest.fixture
+def start(questions: Path, checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Start ``vlmscope extract`` as a process of its own."""
+
+    def begin(*extra: str, out: str = "run", tokens: int = 5) -> subprocess.Popen[str]:
+        command = [
+            *(sys.executable, "-m", "vlmscope", "extract", str(questions), "--json"),
+            *("--model", str(checkpoint), "--out", str(tmp_path / out), "--device", "cpu"),
+            *("--max-new-tokens", str(tokens), "--batch-size", "1", *extra),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+@pytest.fixture
+def rank(extract: Command, questions: Path) -> Command:
+    """Run a rank in this process, in the settings of ``start``."""
+
+    def run(*extra: object, **options: Any) -> Any:
+        return extract("--batch-size", 1, "--json", *extra, data=questions, **options)
+
+    return run
+
+
+def assert_same_rows(found: Run, expected: Run) -> None:
+    assert sorted(found.ids) == sorted(expected.ids)
+    assert found.check() == []
+    for id_ in expected.ids:
+        one, other = found[id_], expected[id_]
+        assert one.answer == other.answer
+        np.testing.assert_array_equal(one.answer_logprobs, other.answer_logprobs)
+        for name, vector in other.vectors.items():
+            np.testing.assert_array_equal(one.vectors[name], vector)
+
+
+def indexed(run: Path) -> int:
+    with h5py.File(run / "index.h5") as index:
+        return int(index.attrs["num_samples"])
+
+
+def test_ranks_at_once_make_the_run_that_one_session_makes(
+    start: Command, rank: Command, vlmscope: Command, tmp_path: Path
+) -> None:
+    ranks = [start("--shard", f"{i}/3") for i in range(3)]
+    ended = [process.communicate(timeout=300) for process in ranks]
+    summaries = [json.loads(out) for out, _ in ended]
+    for i, (process, summary) in enumerate(zip(ranks, summaries, strict=True)):
+        err = ended[i][1]
+        assert process.returncode == (3 if summary["failed"] else 0), err
+        assert summary["captured"] + summary["failed"] == summary["total"] > 0
+        assert f"rank {i} of 3: its share is {summary['total']} of 32 rows" in " ".join(err.split())
+    assert sum(summary["total"] for summary in summaries) == ROWS + 2
+    assert sum(summary["failed"] for summary in summaries) == 2
+    plain = rank(out="plain")
+    assert plain.code == 3
+    run = open_run(tmp_path / "run")
+    assert_same_rows(run, open_run(tmp_path / "plain"))
+    assert set(run.failures) == set(open_run(tmp_path / "plain").failures) == {"empty", "gone"}
+    assert indexed(tmp_path / "run") == ROWS
+    assert json.loads(vlmscope("info", tmp_path / "run", "--json").out)["rows"] == ROWS
+    of_one_picture = {}
+    for path in (tmp_path / "run" / "shards").glob("*.h5"):
+        with h5py.File(path) as shard:
+            for id_ in shard["_columns/question_id"].asstr()[:]:
+                of_one_picture.setdefault(int(id_[1:]) % PICTURES, set()).add(path.name)
+    assert all(len(files) == 1 for files in of_one_picture.values())
+
+
+def test_a_killed_rank_is_run_again_and_others_stay_out_meanwhile(
+    start: Command, rank: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = start("--shard", "0/2", tokens=60)
+    deadline = time.monotonic() + 120
+    while not list((out / "shards").glob("part-*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    tokens = ("--max-new-tokens", 60)
+    refused = [rank(*tokens, *how) for how in (("--shard", "0/2"), (), ("--shard", "1/3"))]
+    assert first.poll() is None, "it ended before the others could be refused"
+    assert rank(*tokens, "--shard", "1/2").code in (0, 3)  # its neighbour may
+    for each in refused:
+        assert each.code == 2
+        assert "another vlmscope is writing this run (as rank_000_of_002)" in each.err
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+    before = len(open_run(out))
+    again = rank(*tokens, "--shard", "0/2")
+    assert again.code in (0, 3)
+    summary = json.loads(again.out)
+    assert summary["already_done"] > 0
+    assert before + summary["captured"] == len(open_run(out)) == indexed(out) == ROWS
+    assert rank(*tokens, out="plain").code == 3
+    assert_same_rows(open_run(out), open_run(tmp_path / "plain"))
+
+
+def test_another_number_of_ranks_and_a_plain_session_go_on_from_there(
+    rank: Command, tmp_path: Path
+) -> None:
+    done = json.loads(rank("--shard", "1/2").out)["captured"]
+    assert 0 < done < ROWS
+    part = json.loads(rank("--shard", "0/3").out)
+    assert part["already_done"] + part["captured"] + part["failed"] == part["total"]
+    rest = json.loads(rank().out)
+    assert rest["already_done"] == done + part["captured"]
+    assert rest["captured"] == ROWS - rest["already_done"]
+    assert len(open_run(tmp_path / "run")) == indexed(tmp_path / "run") == ROWS
+    nothing = rank("--shard", "2/3")
+    assert json.loads(nothing.out)["captured"] == 0
+
+
+def test_the_environment_says_which_rank_it_is(
+    rank: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = rank("--shard", "auto")
+    assert lost.code == 2
+    assert "RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID" in lost.err
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for index in ("0", "1"):
+        monkeypatch.setenv("RANK", index)
+        assert rank("--shard", "auto").code in (0, 3)
+    assert len(open_run(tmp_path / "run")) == ROWS
+
+
+def test_a_rank_without_rows_has_nothing_to_do(rank: Command, tmp_path: Path) -> None:
+    codes = [rank("--shard", f"{i}/64", "--limit", 2).code for i in (0, 1)]
+    assert codes == [0, 0]
+    assert len(open_run(tmp_path / "run")) == 0
+
+
+@pytest.mark.parametrize("text", ["2/2", "-1/2", "1", "all", "0/0"])
+def test_what_is_no_rank_is_refused(rank: Command, tmp_path: Path, text: str) -> None:
+    refused = rank(f"--shard={text}")
+    assert refused.code == 2
+    assert "--shard" in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_lines_of_several_processes_are_whole(tmp_path: Path) -> None:
+    """Each one longer than a page, so that the system would write it in pieces."""
+    code = (
+        "import sys; from vlmscope.schema import Failure; from vlmscope.store import FailureLog\n"
+        "log = FailureLog(sys.argv[1])\n"
+        "for i in range(40): log.add(Failure(f'{sys.argv[2]}-{i}', 'input', 'x' * 20_000))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(i)], env=os.environ) for i in range(3)]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    lines = (tmp_path / "failures.jsonl").read_text().splitlines()
+    assert len(lines) == len(read_failures(tmp_path)) == 120
+    assert all(len(json.loads(line)["error"]) == 20_000 for line in lines)
