@@ -60,22 +60,16 @@ def _write_large(path: Path, rows: int, bad: frozenset[int]) -> None:
 def _read_large(path: Path, model: Path, out: Path, queue: object) -> None:
     """Plan the run and take all of its rows as the executor does, without the model."""
     from vlmscope.executors import Request, make_plan
-    from vlmscope.executors.local import _Session, _Tally
-    from vlmscope.executors.sizing import sizer_for
+    from vlmscope.executors.due import rows_due
     from vlmscope.executors.writing import writing
 
     make_plan(Request(str(path), str(model), out, limit=1, device="cpu"))  # imports and weights
     before, start_ = _peak(), time.perf_counter()
     plan = make_plan(Request(str(path), str(model), out, device="cpu"))
     planned = time.perf_counter()
-    sizer = sizer_for(plan.vlm, "auto")
-
-    class Nobody:
-        def advance(self, **_: int) -> None:
-            pass
-
-    with writing(plan, _Tally(Nobody(), sizer).add) as results:
-        good = sum(1 for _ in _Session(plan, results, sizer)._rows_to_do())
+    with writing(plan, lambda _: None) as results:
+        due = rows_due(plan.table, plan.request, results.done_ids, results.put)
+        good = sum(1 for _ in due)
     ended = time.perf_counter()
     found = (planned - start_, ended - planned, good, _peak() - before)
     queue.put(found)  # type: ignore[attr-defined]

@@ -190,6 +190,8 @@ class _Preparing:
         self._each = each
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_own":  # not there yet: a copy of this is being made
+            raise AttributeError(name)
         return getattr(self._own, name)
 
     def __call__(self, images: Sequence[Any], *args: Any, **kwargs: Any) -> Any:

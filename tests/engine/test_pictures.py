@@ -24,6 +24,7 @@ from material import QUESTIONS, picture
 from vlmscope.engine import Batch, CaptureSession, pictures, prepare
 from vlmscope.engine.pictures import Encodings, PictureEncoder
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention import configurations
 from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=4)
@@ -169,11 +170,36 @@ def test_a_batch_of_more_pictures_than_are_kept(
     found = encode(encoder, vlm, [0, 1, 2, 3])
     for row in range(4):
         assert relative_error(found.pooled[row].numpy(), plainly(vlm, row)[0]) < 1e-5
+    kept = [
+        part
+        for one in encoder._known.values()
+        for part in (one.pooled, *(part for pair in one.layers.values() for part in pair))
+    ]
+    assert len(encoder._known) == 2
+    for part in kept:  # and nothing of what was encoded with them
+        assert part.untyped_storage().nbytes() == part.nbytes
     encoded.clear()
     encode(encoder, vlm, [2, 3])
     assert encoded == []
     encode(encoder, vlm, [0])
     assert encoded == [1]
+
+
+def test_room_is_made_before_pictures_are_encoded(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, known = PictureEncoder(vlm, "all", kept=3), list[int]()
+    encode(encoder, vlm, [0, 1, 2])
+    original = PictureEncoder._encode
+
+    def watch(self: PictureEncoder, rows: Sequence[int], *arguments: Any) -> None:
+        known.append(len(self._known) + len(rows))
+        original(self, rows, *arguments)
+
+    monkeypatch.setattr(PictureEncoder, "_encode", watch)
+    encode(encoder, vlm, [2, 3, 4])
+    encode(encoder, vlm, [5, 6, 7, 0])
+    assert known == [3, 4]
 
 
 def test_a_session_keeps_so_many_and_no_more(vlm: VisionLanguageModel, encoded: list[int]) -> None:
@@ -215,9 +241,12 @@ def test_the_image_processor_works_once_for_a_picture(
     assert len(batch.inputs["pixel_values"]) == 3
     assert len(batch.inputs["cross_attention_mask"]) == len(seeds)
     for name in vlm.family.encoder_inputs:
-        whole = batch.input(name)
+        whole = batch.whole()[name]
         for row, alone in enumerate(apart):
-            assert torch.equal(whole[row], alone.input(name)[0]), name
+            assert torch.equal(whole[row], alone.whole()[name][0]), name
+    assert set(batch.whole(without=vlm.family.encoder_inputs)) == {
+        "input_ids", "attention_mask", "cross_attention_mask",
+    }  # fmt: skip
 
 
 def test_shared_pictures_where_the_encoder_is_not_apart(vlm: VisionLanguageModel) -> None:
@@ -233,12 +262,21 @@ def test_after_a_prefill_that_raises_the_model_is_as_before(vlm: VisionLanguageM
     def fail(*_: Any) -> None:
         raise ArithmeticError
 
-    rows = about(picture("one"), 0, 2)
+    def state() -> tuple[list[str], int]:
+        hooks = sum(
+            len(module._forward_hooks) + len(module._forward_pre_hooks)
+            for module in vlm.model.modules()
+        )
+        names = [one._attn_implementation for one in configurations(vlm.model)]
+        return names, hooks
+
+    rows, before = about(picture("one"), 0, 2), state()
     handle = vlm.layers[2].register_forward_hook(fail)
     try:
         with pytest.raises(ArithmeticError):
             run_session(rows, vlm, SPEC, rows=2, size=2)
     finally:
         handle.remove()
+    assert state() == before
     pieces = run_session(rows, vlm, SPEC, rows=2, size=2)
     assert_all_same(pieces[-1], expected_of(rows, vlm, SPEC), rows)

@@ -32,8 +32,8 @@ class Batch:
     samples: tuple[Sample, ...]
     """The rows, in order."""
     inputs: dict[str, Tensor]
-    """What the processor made of them, floating tensors in the model's dtype, on the CPU. See
-    ``input`` for those that have one entry for each different picture."""
+    """What the processor made of them, floating tensors in the model's dtype, on the CPU. Those
+    ``apart`` have one entry for each different picture; ``whole`` is what a model takes."""
     chat_texts: tuple[str, ...]
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
@@ -54,11 +54,18 @@ class Batch:
         """Return which entry of the inputs ``apart`` is a row's."""
         return self.entries[row] if self.entries else row
 
-    def input(self, name: str) -> Tensor:
-        """Return one of the inputs with one entry for each row."""
-        if name not in self.apart or not self.entries:
-            return self.inputs[name]
-        return self.inputs[name][list(self.entries)]
+    def whole(self, without: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Return what the model takes: the inputs with one entry for each row.
+
+        Args:
+            without: Names to leave out.
+        """
+        rows = list(self.entries)
+        return {
+            name: tensor[rows] if rows and name in self.apart else tensor
+            for name, tensor in self.inputs.items()
+            if name not in without
+        }
 
     @property
     def input_ids(self) -> Int[np.ndarray, "batch length"]:

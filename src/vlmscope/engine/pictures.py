@@ -32,7 +32,7 @@ AT_ONCE = 8
 Mllama's encoder keeps all its layers' states, 0.7 GB a picture."""
 
 KEPT = 16
-"""Encodings kept for later batches: 210 MB each for a Llama-3.2-11B-Vision."""
+"""Rows whose encodings are kept for later batches: 210 MB a picture for a Llama-3.2-11B-Vision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,10 @@ class PictureEncoder:
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         wanted = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
         self._make_room(frozenset(keys))
+        names = self._vlm.family.encoder_inputs if wanted else ()
+        taken = {name: to_device(batch.inputs[name], self._vlm.device) for name in names}
         for rows in self._together(wanted, batch):
-            self._encode(rows, keys, batch)
+            self._encode(rows, taken, batch)
         for key in keys:
             self._known.move_to_end(key)
         found = [self._known[key] for key in keys]
@@ -115,15 +117,22 @@ class PictureEncoder:
         for start in range(0, len(ordered), AT_ONCE):
             yield ordered[start : start + AT_ONCE]
 
-    def _encode(self, rows: Sequence[int], keys: Sequence[str], batch: Batch) -> None:
-        """Encode the pictures of some rows, and keep what is wanted of them."""
+    def _encode(self, rows: Sequence[int], inputs: Mapping[str, Tensor], batch: Batch) -> None:
+        """Encode the pictures of some rows, and keep what is wanted of them.
+
+        Args:
+            rows: The rows.
+            inputs: The encoder's inputs for the whole batch, on the device: rows with as many tiles
+                lie anywhere in it, and to gather them on the host would keep the device waiting.
+            batch: The batch.
+        """
         vlm, entries = self._vlm, [batch.entry(row) for row in rows]
         share: list[int] | slice = entries
         if entries == list(range(entries[0], entries[0] + len(entries))):
             share = slice(entries[0], entries[0] + len(entries))  # a view: nothing is copied
-        chosen = {name: batch.inputs[name][share] for name in vlm.family.encoder_inputs}
-        taken = {name: to_device(tensor, vlm.device) for name, tensor in chosen.items()}
-        with exact_split(vlm, chosen):
+        taken = {name: tensor[share] for name, tensor in inputs.items()}
+        # How many tiles are used: on the host, and small.
+        with exact_split(vlm, {name: batch.inputs[name][share] for name in list(inputs)[1:]}):
             features = vlm.vision_encoder(**taken).last_hidden_state
         encoded = Encoded(
             features=features,
@@ -142,7 +151,7 @@ class PictureEncoder:
         }
         layers = keys_of_pictures(vlm, projected)
         for place, row in enumerate(rows):
-            self._known[keys[row]] = _Picture(
+            self._known[batch.image_hashes[row]] = _Picture(
                 # Copies: a view would keep all that were encoded with it.
                 pooled[place].clone(),
                 {

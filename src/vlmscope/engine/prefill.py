@@ -101,7 +101,7 @@ def make_ready(
     encodings = pictures.encode(batch) if pictures is not None and any(batch.pictures) else None
     apart = () if encodings is None else vlm.family.encoder_inputs
     inputs = {
-        name: to_device(batch.input(name), vlm.device) for name in batch.inputs if name not in apart
+        name: to_device(tensor, vlm.device) for name, tensor in batch.whole(without=apart).items()
     }
     taps = Taps(
         vlm,

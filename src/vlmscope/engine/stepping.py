@@ -206,4 +206,4 @@ def rows_of_graph(active: int) -> int:
     for rows in ROWS_OF_A_GRAPH:
         if active <= rows:
             return rows
-    return -(-active // rows) * rows
+    return -(-active // ROWS_OF_A_GRAPH[-1]) * ROWS_OF_A_GRAPH[-1]

@@ -25,8 +25,8 @@ BEHIND = 2
 """Batches that may always wait to be written."""
 
 BEHIND_BYTES = 128 * 2**20
-"""Beyond that, vectors of so many bytes may wait before the model waits for the disk: what a kill
-takes at most, and a few seconds of writing."""
+"""Beyond that, captured vectors of so many bytes may wait before the model waits for the disk: what
+a kill takes at most, and a few seconds of writing."""
 
 Results = Sequence[Capture | Failure]
 

@@ -2,7 +2,8 @@
 
 Where the decoder looks at pictures through blocks of its own, what these blocks keep of a picture
 hangs on the picture alone. So it is computed once for all the questions about it, by the model's
-own modules, and the prompt is given it as if it were in the cache already.
+own modules, and the prompt is given it as if it were in the cache already. Hooks of a user on these
+modules see that call too: one token a picture, whose output nobody takes.
 """
 
 from __future__ import annotations

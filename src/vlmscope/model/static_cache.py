@@ -24,7 +24,7 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         places: ``[rows]``, where the token of this step goes.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, places: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, places: Tensor | None) -> None:
         super().__init__()
         self.keys, self.values = keys, values
         self._places = places
@@ -35,6 +35,8 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the states of one new token a row; return everything."""
+        if self._places is None:
+            raise RuntimeError("nobody said where the keys of a step go")
         rows, heads, _one, width = key_states.shape
         places = self._places.view(rows, 1, 1, 1).expand(rows, heads, 1, width)
         self.keys.scatter_(2, places, key_states)
@@ -61,7 +63,7 @@ class FixedLayer(RowLayer):
     """
 
     def __init__(self, keys: Tensor, values: Tensor, places: Tensor | None = None) -> None:
-        super().__init__(keys, values, keys if places is None else places)
+        super().__init__(keys, values, places)
 
     def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Refuse: the vision encoder must not run again."""
