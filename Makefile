@@ -22,9 +22,8 @@ ON_TRANSFORMERS := tests/families tests/engine tests/model
 SECONDS_EACH := 30
 FUZZED := csv tsv jsonl json labels manifest failures probe picture shard research
 
-.PHONY: fuzz help demo test faults test-oldest test-families-oldest test-transformers-latest \
-	test-extras \
-	lint check format docs clean
+.PHONY: help demo test faults fuzz test-oldest test-families-oldest test-transformers-latest \
+	test-extras lint check format docs clean
 
 help:
 	@echo "make demo    the main job on the model and 2,000 questions that ship; in runs/demo"
@@ -91,9 +90,10 @@ $(OLDEST_READY): pyproject.toml constraints.txt
 # atheris has wheels for some versions of Python only, so it is not among the packages of the tests.
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
-	for name in $(FUZZED); do \
-		$(BIN)/python fuzz/run.py $$name -max_total_time=$(SECONDS_EACH) -timeout=10 || exit 1; \
-	done
+	@found=; for name in $(FUZZED); do \
+		$(BIN)/python fuzz/run.py $$name -max_total_time=$(SECONDS_EACH) -timeout=10 \
+			|| found="$$found $$name"; \
+	done; test -z "$$found" || { echo "something was found in:$$found"; exit 1; }
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

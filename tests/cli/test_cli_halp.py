@@ -20,7 +20,8 @@ from vlmscope.model import load_model
 from vlmscope.probing.source import model_of
 from vlmscope.risk import RiskScorer
 from vlmscope.schema import Sample
-from vlmscope.store import columns, export_run, open_run
+from vlmscope.store import export_run, open_run
+from vlmscope.store.nofollow import walk
 
 Command = Callable[..., Any]
 QUERY = "query_token_representation"
@@ -89,7 +90,7 @@ def test_no_vector_before_the_norm_is_said_to_be_after_it(
     [pack] = (tmp_path / "gemma3" / "shards").glob("*.h5")
     with h5py.File(pack) as shard, h5py.File(exported) as copy:
         assert shard.attrs["compat"] == copy.attrs["compat"] == "halp"
-        for path, column in columns.walk(shard["_columns"]):
+        for path, column in walk(shard["_columns"]):
             assert not column.attrs.get("final_norm", False), path
         for file in (shard, copy):
             row = file[run.ids[0]]

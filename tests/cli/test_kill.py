@@ -16,7 +16,7 @@ import numpy as np
 from material import QUESTIONS, picture
 from vlmscope.store import Run, open_run
 
-KILLS = 20
+KILLS = 12
 ROWS = 40
 
 
@@ -65,7 +65,7 @@ def assert_equal(found: Run, expected: Run) -> None:
             np.testing.assert_array_equal(one.vectors[name], vector)
 
 
-def test_twenty_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
     # A fork server that has imported everything: a child starts in milliseconds, so that the
     # kills fall on the work and not on the imports. Batches of one row make results bit-equal.
     context = multiprocessing.get_context("forkserver")
@@ -101,7 +101,7 @@ def test_twenty_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
             assert child.exitcode == 0
             assert_equal(open_run(out), expected)
             shutil.rmtree(out)
-    assert len(amid - {0, ROWS}) >= 5, f"the kills did not fall on the work: {amid}"
+    assert len(amid - {0, ROWS}) >= 4, f"the kills did not fall on the work: {amid}"
     last = start(out)
     last.join(120)
     assert last.exitcode == 0

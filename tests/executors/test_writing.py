@@ -144,22 +144,21 @@ def test_on_a_gpu_it_is_a_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 @pytest.mark.usefixtures("by_hand")
-def test_a_full_disk_is_one_error(
+def test_a_disk_that_refuses_is_one_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Kind
 ) -> None:
     out = tmp_path / "run"
 
     def capture_batch(batch: Any, *_: Any) -> list[Capture]:
-        full = out / "shards" / ".part-000-000001.h5.tmp"
-        if not full.is_symlink():
-            full.symlink_to("/dev/full")
+        (out / "shards" / ".part-000-000001.h5.tmp").mkdir(exist_ok=True)
         return capture_by_hand(batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(resilient, "capture_batch", capture_batch)
-        with pytest.raises(StoreError, match=r"part-000-000001\.h5: .* No space left on device"):
+        with pytest.raises(StoreError, match=r"part-000-000001\.h5: .* Is a directory"):
             run_plan(plan_of(out, kind))
     assert {"q0", "q1"} <= set(open_run(out).ids) < {f"q{i}" for i in range(ROWS)}
+    (out / "shards" / ".part-000-000001.h5.tmp").rmdir()
     run_plan(plan_of(out, kind))
     assert len(open_run(out)) == ROWS - 1
 
@@ -333,13 +332,18 @@ def test_a_signal_to_the_whole_group_publishes_the_batch_in_flight(
 def test_a_killed_command_takes_its_writing_process_along(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = start_and_wait_for_rows(out)
-    os.mkfifo(out / "shards" / ".part-000-000008.h5.tmp")  # a disk that never answers
-    while not (out / "shards" / "part-000-000007.h5").exists():
-        time.sleep(0.01)
-    time.sleep(0.2)
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+    [writer] = [
+        int(child)
+        for child in children
+        if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+    os.kill(writer, signal.SIGSTOP)  # a disk that does not answer
     assert is_busy(out)
     command.kill()
     command.join()
+    assert is_busy(out)
+    os.kill(writer, signal.SIGCONT)
     deadline = time.monotonic() + 5
     while is_busy(out):
         assert time.monotonic() < deadline
@@ -348,7 +352,7 @@ def test_a_killed_command_takes_its_writing_process_along(tmp_path: Path) -> Non
     run_plan(plan_of(out, "process", LONG))
     run_plan(plan_of(tmp_path / "uninterrupted", "thread", LONG))
     found, expected = open_run(out), open_run(tmp_path / "uninterrupted")
-    assert published == 2 * 8
+    assert 4 <= published < LONG
     assert len(found) == LONG - 1
     assert found.ids == expected.ids
     assert not found.check()

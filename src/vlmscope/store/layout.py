@@ -57,7 +57,7 @@ def columns_of(file: Any) -> dict[str, Any]:
 
 
 def text_column(file: Any, name: str) -> list[str]:
-    """Return one column of strings of an open shard.
+    """Return one column of strings of an open shard; or of an index, whose columns have no digest.
 
     Raises:
         KeyError: There is none of the name.
@@ -68,7 +68,8 @@ def text_column(file: Any, name: str) -> list[str]:
         raise StoreError(
             f"{file.filename}: damaged, column {name} {flaw}; restore the file from a copy"
         )
-    texts: list[str] = read_column(column)
+    is_index = "writer" not in file.attrs
+    texts: list[str] = column.asstr()[:].tolist() if is_index else read_column(column)
     return texts
 
 
