@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vlmscope.store import open_run
-from vlmscope.store.seal import SEAL_SIZE, sealed
+from vlmscope.store.seal import SEAL_SIZE, seal_of
 
 Command = Callable[..., Any]
 
@@ -44,7 +44,8 @@ def forge(shard: Path) -> None:
             column = file["_columns"][name]
             column[2] = value
             column.attrs["sha256"] = hashlib.sha256(column[:].tobytes()).hexdigest()
-    shard.write_bytes(sealed(shard.read_bytes()[SEAL_SIZE:]))
+    image = shard.read_bytes()[SEAL_SIZE:]
+    shard.write_bytes(seal_of(image) + image)
 
 
 def test_verify_passes_and_then_finds_a_changed_number(

@@ -273,6 +273,18 @@ def test_a_run_folder_can_be_moved(
         assert np.array_equal(index["question_comb_4"][path][:], wanted[4])
 
 
+def test_lists_of_one_length_are_copied_to_the_index(tmp_path: Path) -> None:
+    tokens = [np.full(6, i) for i in range(5)]
+    with RunWriter(tmp_path, make_manifest(), pack_rows=2) as writer:
+        for i, ids in enumerate(tokens):
+            logprobs = np.zeros(6, np.float32)
+            writer.add(make_captures([i], answer_token_ids=ids, answer_logprobs=logprobs))
+    with h5py.File(tmp_path / "index.h5") as index:
+        found = index["_columns/answer_token_ids"][:]
+        assert [list(ids) for ids in found] == [list(ids) for ids in tokens]
+        assert index["_columns/answer"].asstr()[4] == make_capture(4).answer
+
+
 def test_a_missing_pack_reads_as_nan_in_the_index(run: Path) -> None:
     only_shard(run).unlink()
     with h5py.File(run / "index.h5") as index:

@@ -21,7 +21,7 @@ LARGE = 70_000.0
 def shard(captures: list[Capture], **changes: Any) -> h5py.File:
     manifest = make_manifest(**changes)
     block = block_of(captures, manifest.widths())
-    return h5py.File(io.BytesIO(build_shard(block, manifest, writer="000")), "r")
+    return h5py.File(io.BytesIO(b"".join(build_shard(block, manifest, writer="000"))), "r")
 
 
 def test_the_row_is_the_seeds_tree() -> None:

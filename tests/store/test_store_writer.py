@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
 from vlmscope.errors import InputError, RunBusyError, RunMismatchError, StoreError
-from vlmscope.store import RunWriter, check_free, open_run
+from vlmscope.store import RunWriter, check_free, intact, open_run
 from vlmscope.store import writer as writer_module
 
 HERE = Path(__file__).parent
@@ -43,6 +43,13 @@ def test_packs_are_made_on_the_way(tmp_path: Path, limits: dict[str, int]) -> No
             assert all(name.startswith("pack") for name in shard_names(tmp_path))
     assert shard_names(tmp_path) == ["pack-000-000001.h5", "pack-000-000003.h5"]
     assert len(open_run(tmp_path)) == 8
+
+
+def test_nothing_is_remembered_of_parts_that_were_packed(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, make_manifest(), pack_rows=4) as writer:
+        for start in range(0, 8, 2):
+            writer.add(make_captures(range(start, start + 2)))
+        assert not [path for path in intact._INTACT if path.startswith(str(tmp_path))]
 
 
 def test_packs_equal_parts(tmp_path: Path) -> None:

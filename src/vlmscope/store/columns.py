@@ -23,7 +23,8 @@ from vlmscope.store.naming import is_vector, vector_path
 FLOAT16_MAX = 65504.0
 """Largest finite float16. Some models have massive activations beyond it."""
 
-_TEXT = h5py.string_dtype()
+TEXT = h5py.string_dtype()
+"""The type of a column of strings."""
 
 
 def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
@@ -45,15 +46,25 @@ def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
 
 def write_texts(group: Any, name: str, texts: Sequence[str]) -> Any:
     """Write a column of strings and return it."""
-    return group.create_dataset(name, data=np.array(texts, dtype=object), dtype=_TEXT)
+    return group.create_dataset(name, data=as_texts(texts), dtype=TEXT)
 
 
 def write_ragged(group: Any, name: str, arrays: Sequence[NDArray[Any]]) -> Any:
     """Write a column of lists of different length and return it."""
-    kind = h5py.vlen_dtype(arrays[0].dtype)
-    data = np.empty(len(arrays), dtype=kind)
+    data = as_ragged(arrays)
+    return group.create_dataset(name, data=data, dtype=data.dtype)
+
+
+def as_texts(texts: Sequence[str]) -> NDArray[np.object_]:
+    """Return strings as h5py takes them, ``[n]``."""
+    return np.array(texts, dtype=TEXT)
+
+
+def as_ragged(arrays: Sequence[NDArray[Any]]) -> NDArray[np.object_]:
+    """Return lists of different length as h5py takes them, ``[n]``."""
+    data = np.empty(len(arrays), dtype=h5py.vlen_dtype(arrays[0].dtype))
     data[:] = list(arrays)
-    return group.create_dataset(name, data=data, dtype=kind)
+    return data
 
 
 def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:

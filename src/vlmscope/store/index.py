@@ -12,10 +12,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5s
+from numpy.typing import NDArray
 
-from vlmscope.store.block import concatenate
 from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
-from vlmscope.store.columns import write_ragged, write_texts
+from vlmscope.store.columns import TEXT, as_ragged, as_texts
 from vlmscope.store.layout import COLUMNS, columns_of
 from vlmscope.store.lock import waiting
 from vlmscope.store.manifest import read_manifest
@@ -39,8 +40,8 @@ def rebuild_index(run: Path) -> None:
                 _map_columns(file[COLUMNS], packs)
                 _copy_texts(file[COLUMNS], packs)
             file.attrs.update(root_attributes(read_manifest(run), rows=rows))
-            image = image_of(file)
-        publish(run / INDEX, image)
+            pieces = image_of(file)
+        publish(run / INDEX, *pieces)
 
 
 def _link_rows(file: Any, packs: list[Shard]) -> int:
@@ -92,9 +93,23 @@ def _fill(parts: list[Any]) -> Any:
 
 
 def _copy_texts(group: Any, packs: list[Shard]) -> None:
-    """Copy strings and token lists."""
-    block = concatenate([read_rows(pack, vectors=False) for pack in packs])
-    for name, texts in block.texts.items():
-        write_texts(group, name, texts)
-    for name, arrays in block.ragged.items():
-        write_ragged(group, name, arrays)
+    """Copy strings and token lists, one pack after the other: Python needs room for one of them."""
+    rows, start = sum(len(pack) for pack in packs), 0
+    for pack in packs:
+        block = read_rows(pack, vectors=False)
+        for name, texts in block.texts.items():
+            _write(group.require_dataset(name, (rows,), TEXT), start, as_texts(texts))
+        for name, arrays in block.ragged.items():
+            values = as_ragged(arrays)
+            _write(group.require_dataset(name, (rows,), values.dtype), start, values)
+        start += len(block)
+
+
+def _write(column: Any, start: int, values: NDArray[np.object_]) -> None:
+    """Write values into a column from a row on.
+
+    Not by ``column[a:b] = values``: h5py stacks lists of equal length to a matrix and refuses it.
+    """
+    there = column.id.get_space()
+    there.select_hyperslab((start,), values.shape)
+    column.id.write(h5s.create_simple(values.shape), there, values)

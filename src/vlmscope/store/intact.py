@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -26,7 +27,7 @@ _INTACT: dict[str, tuple[_Identity, set[str]]] = {}
 _LOCK = threading.Lock()
 
 _REMEMBERED = 512
-"""Files: a long run reads thousands of parts, each once."""
+"""Files: of a run with more shards the last ones read."""
 
 
 def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str:
@@ -80,6 +81,13 @@ def confirm(column: Any, values: Any) -> None:
         _INTACT[column.file.filename] = (now, known | {column.name})
         while len(_INTACT) > _REMEMBERED:
             del _INTACT[next(iter(_INTACT))]
+
+
+def forget(paths: Iterable[Path]) -> None:
+    """Let go of what is known of files that were removed; a long run removes thousands."""
+    with _LOCK:
+        for path in paths:
+            _INTACT.pop(str(path), None)
 
 
 def is_intact(column: Any) -> bool:

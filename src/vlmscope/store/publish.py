@@ -15,10 +15,10 @@ from pathlib import Path
 from vlmscope.errors import StoreError
 
 
-def publish(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically and durably."""
+def publish(path: Path, *pieces: bytes) -> None:
+    """Write the pieces, one after the other, to ``path`` atomically and durably."""
     with publishing(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
+        file.writelines(pieces)
 
 
 @contextmanager

@@ -18,10 +18,9 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CHUNK = 2**20
 
 
-def sealed(image: bytes) -> bytes:
-    """Return a file: the seal, then ``image``, which was made with a user block of its size."""
-    seal = _MARK + hashlib.sha256(image).hexdigest().encode() + b"\n"
-    return b"".join((seal.ljust(SEAL_SIZE, b"\0"), image))
+def seal_of(image: bytes) -> bytes:
+    """Return what comes before ``image``, which was made with a user block of its size."""
+    return (_MARK + hashlib.sha256(image).hexdigest().encode() + b"\n").ljust(SEAL_SIZE, b"\0")
 
 
 def seal_is_broken(path: Path) -> bool:

@@ -22,7 +22,7 @@ from vlmscope.store.block import Block
 from vlmscope.store.columns import final_norm_leaves, write_columns
 from vlmscope.store.manifest import Manifest, check_version
 from vlmscope.store.rows import RowWriter
-from vlmscope.store.seal import SEAL_SIZE, sealed
+from vlmscope.store.seal import SEAL_SIZE, seal_of
 from vlmscope.version import __version__
 
 LIBVER = ("v110", "v110")
@@ -34,8 +34,8 @@ _GROWTH = 16 * 2**20  # bytes the in-memory file grows by; h5py's 64 KB would co
 
 def build_shard(
     block: Block, manifest: Manifest, *, writer: str, supersedes: Sequence[str] = ()
-) -> bytes:
-    """Return the bytes of a shard that holds these rows."""
+) -> tuple[bytes, bytes]:
+    """Return the bytes of a shard that holds these rows, in two pieces as ``image_of`` does."""
     with memory_file() as file:
         write_columns(file, block, manifest)
         rows = RowWriter(file, block, final_norm=final_norm_leaves(manifest), virtual=True)
@@ -68,10 +68,14 @@ def memory_file() -> Iterator[Any]:
         yield file
 
 
-def image_of(file: Any) -> bytes:
-    """Return the bytes of an open in-memory file, sealed."""
+def image_of(file: Any) -> tuple[bytes, bytes]:
+    """Return the bytes of an open in-memory file: its seal, and the rest.
+
+    In two pieces, because to join them would be one more copy of the file in memory.
+    """
     file.flush()
-    return sealed(file.id.get_file_image())
+    image = file.id.get_file_image()
+    return seal_of(image), image
 
 
 def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vlmscope.schema import Capture
 from vlmscope.store.block import Block, block_of, concatenate
 from vlmscope.store.catalog import KINDS, SHARDS, packs_of, read_shard, scan, shard_name
 from vlmscope.store.index import rebuild_index
+from vlmscope.store.intact import forget
 from vlmscope.store.lock import lock_of, waiting
 from vlmscope.store.manifest import MANIFEST, Manifest, check_same, read_manifest, write_manifest
 from vlmscope.store.naming import link_name
@@ -147,8 +148,8 @@ class RunWriter:
     def _publish(self, kind: str, block: Block, supersedes: Sequence[str] = ()) -> Path:
         """Publish one shard under the next number, which no shard has had before."""
         path = self.run / SHARDS / shard_name(kind, self.writer, self._next)
-        image = build_shard(block, self.manifest, writer=self.writer, supersedes=supersedes)
-        publish(path, image)
+        pieces = build_shard(block, self.manifest, writer=self.writer, supersedes=supersedes)
+        publish(path, *pieces)
         self._next += 1
         return path
 
@@ -163,6 +164,7 @@ class RunWriter:
         self._publish("pack", block, supersedes=[path.name for path in paths])
         self._parts.clear()
         _remove(paths)
+        forget(paths)
 
     def _find_rows(self) -> None:
         """Learn from the published shards what is done and which number comes next."""
