@@ -24,6 +24,17 @@ def sealed(image: bytes) -> bytes:
     return b"".join((seal.ljust(SEAL_SIZE, b"\0"), image))
 
 
+def seal_of(path: Path) -> bytes:
+    """Return the seal of a file, unchecked: what tells its content from any other; empty if none.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        seal = file.read(SEAL_SIZE)
+    return seal if seal.startswith(_MARK) else b""
+
+
 def seal_is_broken(path: Path) -> bool:
     """Return whether a file is not the one that was sealed; False for files of before the seal.
 
