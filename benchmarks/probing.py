@@ -80,7 +80,7 @@ def captures(truth: np.ndarray, width: int, rng: np.random.Generator) -> Iterato
     """Yield rows: correlated features, as hidden states have, and one planted direction."""
     mixing = rng.standard_normal((64, width), np.float32)
     direction = rng.standard_normal(width, np.float32) * np.float32(2 / np.sqrt(width))
-    for i, item in enumerate(storage.captures(len(truth))):
+    for i, item in enumerate(storage.captures(range(len(truth)))):
         vectors = {
             path: vector[:width] + rng.standard_normal(64, np.float32) @ mixing
             for path, vector in item.vectors.items()

@@ -22,6 +22,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
              "--seed-rows", "1", "--verify", "2", "--exact"],
             "parity with reference.py",
         ),
+        ("scale.py", ["--rows", "4", "8", "--to", "1000"], "index made, s"),
         ("probing.py", ["--rows", "150", "--width", "32", "--draws", "100"], "largest matrix"),
         (
             "risk.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,32 @@ def test_rows_with_flaws_are_in_the_scan(tmp_path: Path) -> None:
         ],
     )
     assert open_table(path).scan().ids == ("q1", "bad", "q2", "x")
+
+
+def test_fingerprint_is_that_of_the_rows_as_json(tmp_path: Path) -> None:
+    """Runs that are on disk hold it: it may never change."""
+    odd = {
+        **ROWS[0],
+        "question_id": 'ö"\\',
+        "question": "\t日本 \U0001f600 \x7f/",
+        "answer": "a\nb",
+    }
+    rows = [ROWS[0], odd, {**ROWS[1], "image": '["a.png", "b.png"]'}]
+    wanted = hashlib.sha256()
+    for row in rows:
+        image = json.loads(row["image"]) if row["image"].startswith("[") else row["image"]
+        cells = [row["question_id"], image, row["question"], row["answer"]]
+        wanted.update(json.dumps(cells).encode() + b"\n")
+    table = open_table(write_csv(tmp_path / "t.csv", rows))
+    assert table.scan().fingerprint == wanted.hexdigest()
+
+
+def test_rows_that_are_passed_hold_their_place(tmp_path: Path) -> None:
+    several = {**ROWS[0], "question_id": "two", "image": '["a.png", "./b//c.png"]'}
+    table = open_table(write_csv(tmp_path / "t.csv", [*around({"question": ""}), several]))
+    whole, passed = list(table.rows()), list(table.rows({"q1", "bad", "two"}))
+    assert [row.id for row in passed] == [row.id for row in whole]
+    assert passed[2] == whole[2]
+    for i in (0, 3):
+        images = [[str(image) for image in rows[i].images] for rows in (whole, passed)]
+        assert images[0] == images[1]

@@ -356,3 +356,36 @@ def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
         RunWriter(tmp_path / "file", make_manifest()),
     ):
         pass
+
+
+def test_an_index_that_is_up_to_date_is_not_made_again(run: Path) -> None:
+    index = run / "index.h5"
+    before = index.stat()
+    with RunWriter(run, make_manifest()):
+        pass
+    assert index.stat() == before
+    with RunWriter(run, make_manifest()) as writer:
+        writer.add(make_captures([20]))
+    with h5py.File(index) as file:
+        assert file.attrs["num_samples"] == 11
+    index.write_bytes(b"no HDF5")
+    with RunWriter(run, make_manifest()):
+        pass
+    with h5py.File(index) as file:
+        assert file.attrs["num_samples"] == 11
+
+
+def test_an_index_made_of_a_lost_pack_is_made_again(run: Path) -> None:
+    """Its name came again, and no session of then lived to make the index."""
+    stale = (run / "index.h5").read_bytes()
+    [pack] = (run / "shards").iterdir()
+    pack.unlink()
+    with RunWriter(run, make_manifest()) as writer:
+        for i in (9, 4, 7):
+            writer.add(make_captures([i]))
+    assert shard_names(run) == [pack.name]
+    (run / "index.h5").write_bytes(stale)
+    with RunWriter(run, make_manifest()):
+        pass
+    with h5py.File(run / "index.h5") as file:
+        assert file.attrs["num_samples"] == 3

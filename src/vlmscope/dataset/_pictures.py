@@ -8,6 +8,7 @@ its struct, and refused: read as a picture it would fail with a message about so
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -27,6 +28,9 @@ MEDIA: Mapping[str, str] = {
     ),
 }  # fmt: skip
 """Suffix in lower case → what such a file is instead of a picture."""
+
+_MAYBE_MEDIUM = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA))})[/.]*\Z", re.IGNORECASE)
+"""What ends otherwise is none of these: taking a path apart costs more than all else of a cell."""
 
 FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
 """Feature type of the ``datasets`` library → what a column of it holds instead of pictures."""
@@ -97,6 +101,8 @@ def find_pictures(
     """
     cells = {column: split_cell(values.get(column), missing) for column in columns}
     said = [column for column in columns if cells[column]]
+    if len(said) == 1:  # almost every row of almost every table: no need to weigh anything
+        return ImageCells(cells[said[0]], frozenset(said))
     named = next((c for c in said if any(p.name for p in cells[c])), None)
     held = next((c for c in said if any(p.data for p in cells[c])), None)
     chosen = held or named or next(iter(said), None)
@@ -146,11 +152,16 @@ def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
         data, name = value, None
     else:
         data, name = None, value
-    text = "" if is_blank(name) else to_text(name) or ""
+    text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name) or ""
     text = "" if text in missing else text
     decoded_sound = isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys()
     return PictureCell(
         name=text,
         data=data if isinstance(data, bytes) and data else None,
-        medium="a sound" if decoded_sound else MEDIA.get(PurePath(text).suffix.lower(), ""),
+        medium="a sound" if decoded_sound else _medium(text),
     )
+
+
+def _medium(name: str) -> str:
+    """Return what a file of this name is instead of a picture, or an empty text."""
+    return MEDIA.get(PurePath(name).suffix.lower(), "") if _MAYBE_MEDIUM.search(name) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
@@ -46,21 +46,29 @@ class Table:
     share: Share | None = None
     """Which of these rows they give; None for all."""
 
-    def rows(self) -> Iterator[Sample | Failure]:
+    def rows(self, passed: Set[str] = frozenset()) -> Iterator[Sample | Failure]:
         """Stream the rows from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
 
         Images are not opened.
+
+        Args:
+            passed: Ids of rows that only hold a place: of these a ``Sample`` has the id and the
+                pictures, unchecked, and no question. It takes a fifth of the time.
 
         Raises:
             InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
         """
         for row in islice(self.reader.source.rows(), self.limit):
-            if self.share and not self.share.holds(self.reader.image(row), self.reader.id(row)):
+            sample_id = self.reader.id(row)
+            if self.share and not self.share.holds(self.reader.image(row), sample_id):
+                continue
+            if sample_id in passed:
+                yield self.reader.glance(row, sample_id)
                 continue
             try:
                 yield self.reader.sample(row)
             except RowError as error:
-                yield Failure(self.reader.id(row), stage=error.stage, error=str(error))
+                yield Failure(sample_id, stage=error.stage, error=str(error))
 
     def scan(self) -> TableScan:
         """Check the whole table in one pass, before anything is done with it.
@@ -84,7 +92,7 @@ class Table:
             if first != row.number:
                 repeats.setdefault(sample_id, [first]).append(row.number)
             image = reader.image(row)
-            digest.update(reader.key(row, image))
+            digest.update(reader.key(row, sample_id, image))
             within = self.limit is None or len(places) <= self.limit
             bare += within and not image.pictures
             if within and (self.share is None or self.share.holds(image, sample_id)):

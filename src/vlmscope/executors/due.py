@@ -49,7 +49,7 @@ def rows_due(
     """
     done = frozenset(done)
     failed = frozenset(read_failures(request.out)) - done - apart
-    rows = _Due(table, request, record)
+    rows = _Due(table, request, record, done)
     yield from rows.of(lambda id_: id_ not in done and id_ not in failed and id_ not in apart)
     if failed:
         yield from rows.of(lambda id_: id_ in failed)
@@ -59,9 +59,14 @@ class _Due:
     """Passes over a table."""
 
     def __init__(
-        self, table: Table, request: Request, record: Callable[[Sequence[Failure]], None]
+        self,
+        table: Table,
+        request: Request,
+        record: Callable[[Sequence[Failure]], None],
+        done: Set[str] = frozenset(),
     ) -> None:
         self._table = table
+        self._done = done
         # Of a strict session a bad row is not met before its turn, and recorded at once.
         self._ahead = 1 if request.strict else AHEAD_ROWS
         self._together = 1 if request.strict else BAD_ROWS
@@ -79,7 +84,7 @@ class _Due:
     def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
         """Yield every good row of the table; record the bad ones that are due, many at once."""
         bad: list[Failure] = []
-        for row in self._table.rows():
+        for row in self._table.rows(self._done):
             if isinstance(row, Sample):
                 yield row
             elif is_due(row.id):

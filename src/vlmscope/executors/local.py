@@ -78,11 +78,12 @@ def run_plan(
         try:
             loop = Loop(plan.vlm, plan.request, results, sizer, went_well=bool(plan.done))
             suspects = suspects_of(plan.request, results.done_ids)
-            due = rows_due(
-                plan.table, plan.request, results.done_ids, results.put, apart=suspects.keys()
-            )
-            loop.run(due, stop)
-            loop.run_alone(rows_apart(plan.table, plan.request, suspects), stop)
+            if plan.todo:  # else a pass over a table of a million rows would find nothing
+                due = rows_due(
+                    plan.table, plan.request, results.done_ids, results.put, apart=suspects.keys()
+                )
+                loop.run(due, stop)
+                loop.run_alone(rows_apart(plan.table, plan.request, suspects), stop)
         except StrictStop:
             stop.set()
     return Summary(

@@ -7,6 +7,7 @@ ignored, so a kill between publishing the pack and removing its parts doubles no
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Shard:
     seq: int
     """One count per writer for parts and packs alike: the order of writing."""
     ids: tuple[str, ...]
-    rows: tuple[int, ...]
+    rows: Sequence[int]
     """Where each id stands in the columns."""
     whole: bool
     """Every row of the columns is in ``ids``. False only where another shard has the same id:
@@ -147,7 +148,7 @@ def _read(path: Path) -> Shard:
         writer=name["writer"],
         seq=int(name["seq"]),
         ids=ids,
-        rows=tuple(range(len(ids))),
+        rows=range(len(ids)),
         whole=True,
         supersedes=supersedes,
     )

@@ -7,7 +7,7 @@ and in which a row may lack a vector.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def describe(path: str | Path) -> Description:
 def _summary(
     path: Path,
     kind: str,
-    files: Mapping[Path, tuple[int, ...] | None],
+    files: Mapping[Path, Sequence[int] | None],
     size: int,
     attrs: Mapping[str, Any],
 ) -> Description:
@@ -122,13 +122,13 @@ def _summary(
     )
 
 
-def _add_columns(tally: _Tally, file: Any, places: tuple[int, ...] | None) -> None:
+def _add_columns(tally: _Tally, file: Any, places: Sequence[int] | None) -> None:
     """Count a file of ours: its columns say everything. Those of an index show other files."""
     group = member(file, COLUMNS)
     hashes = text_column(file, "image_sha256") if is_there(group, "image_sha256") else []
     if places is None:
         ids = text_column(file, "question_id") if is_there(group, "question_id") else []
-        places = tuple(range(len(ids)))
+        places = range(len(ids))
     rows = len(places)
     bare = sum(not hashes[i] for i in places) if len(hashes) else 0
     tally.rows += rows

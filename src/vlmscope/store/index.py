@@ -7,6 +7,7 @@ virtual datasets of those. It refers to packs only: they are never removed, part
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 
 from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
 from vlmscope.store.columns import TEXT, as_ragged, as_texts
+from vlmscope.store.intact import digest
 from vlmscope.store.layout import COLUMNS, columns_of
 from vlmscope.store.lock import waiting
 from vlmscope.store.manifest import read_manifest
 from vlmscope.store.naming import link_name
 from vlmscope.store.publish import publish
+from vlmscope.store.seal import seal_on
 from vlmscope.store.shard import image_of, memory_file, opened, root_attributes
 
 INDEX = "index.h5"
@@ -40,8 +43,35 @@ def rebuild_index(run: Path) -> None:
                 _map_columns(file[COLUMNS], packs)
                 _copy_texts(file[COLUMNS], packs)
             file.attrs.update(root_attributes(read_manifest(run), rows=rows))
+            file.attrs["packs_sha256"] = _digest_of(run, {pack.path.name for pack in packs})
             pieces = image_of(file)
         publish(run / INDEX, *pieces)
+
+
+def is_indexed(run: Path, packs: Set[str]) -> bool:
+    """Return whether ``index.h5`` is there and was made of exactly these packs.
+
+    Then it need not be made again, which takes minutes of a run of a million rows. A name may come
+    again after its file was set aside, so the packs' seals tell.
+
+    Args:
+        run: The run folder.
+        packs: The packs' file names.
+    """
+    try:
+        with h5py.File(run / INDEX, "r") as file:
+            told = file.attrs.get("packs_sha256", "")
+        return bool(told) and told == _digest_of(run, packs)
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError):
+        return False
+
+
+def _digest_of(run: Path, packs: Set[str]) -> str:
+    """Return what tells these packs from others; empty if one is of before the seal."""
+    seals = {name: seal_on(run / SHARDS / name) for name in packs}
+    if not all(seals.values()):
+        return ""
+    return digest([text for name in sorted(seals) for text in (name, seals[name].hex())])
 
 
 def _link_rows(file: Any, packs: list[Shard]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,13 @@ class Run:
         self.ids: tuple[str, ...] = tuple(id_ for shard in shards for id_ in shard.ids)
         """The question ids. Row i of every matrix belongs to ``ids[i]``."""
         self._shards = shards
-        self._places = {
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Shard, int]]:
+        """Where each row is: made when a row is first asked for, most readers want columns."""
+        return {
             id_: (shard, row)
-            for shard in shards
+            for shard in self._shards
             for id_, row in zip(shard.ids, shard.rows, strict=True)
         }
 

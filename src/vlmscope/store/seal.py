@@ -23,6 +23,17 @@ def seal_of(image: bytes) -> bytes:
     return (_MARK + hashlib.sha256(image).hexdigest().encode() + b"\n").ljust(SEAL_SIZE, b"\0")
 
 
+def seal_on(path: Path) -> bytes:
+    """Return the seal of a file, unchecked: what tells its content from any other; empty if none.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        seal = file.read(SEAL_SIZE)
+    return seal if seal.startswith(_MARK) else b""
+
+
 def seal_is_broken(path: Path) -> bool:
     """Return whether a file is not the one that was sealed; False for files of before the seal.
 

@@ -15,7 +15,7 @@ from vlmscope.errors import RunMismatchError, StoreError
 from vlmscope.schema import Capture
 from vlmscope.store.block import Block, block_of, concatenate
 from vlmscope.store.catalog import KINDS, SHARDS, packs_of, read_shard, scan, shard_name
-from vlmscope.store.index import rebuild_index
+from vlmscope.store.index import is_indexed, rebuild_index
 from vlmscope.store.intact import forget
 from vlmscope.store.lock import lock_of, waiting
 from vlmscope.store.manifest import MANIFEST, Manifest, check_same, read_manifest, write_manifest
@@ -103,7 +103,7 @@ class RunWriter:
         self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
 
     def close(self) -> None:
-        """Merge what is left, let go of the lock, rebuild ``index.h5``. Twice is no harm.
+        """Merge what is left, rebuild ``index.h5`` if it lacks a pack, let go. Twice is no harm.
 
         Of several writers only the last one rebuilds the index, so that a hundred ranks do not make
         it a hundred times. The rows of those that were killed are in it too.
@@ -114,7 +114,8 @@ class RunWriter:
             self._pack()
             indexed: frozenset[str] | None = None
             while (packs := self._leave(indexed)) is not None:
-                rebuild_index(self.run)
+                if not is_indexed(self.run, packs):
+                    rebuild_index(self.run)
                 indexed = packs
         finally:
             self._lock.release()
