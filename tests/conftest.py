@@ -17,12 +17,14 @@ _hook = install_import_hook(["vlmscope.selection", "vlmscope.engine"], "beartype
 _hook.__enter__()
 
 import json  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from material import QUESTIONS, picture  # noqa: E402
+from object_store import new_bucket, serving  # noqa: E402
 from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
@@ -33,6 +35,18 @@ if os.environ.get("VLMSCOPE_TORCHVISION"):
     _operators = declare()
 
 torch.set_num_threads(1)  # the suite runs in several processes
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[object]:
+    """A real S3 server, which the environment of this and of started processes names."""
+    yield from serving()
+
+
+@pytest.fixture
+def bucket(s3_server: object) -> str:
+    """URL of an empty bucket."""
+    return new_bucket()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@
     ├── RunMismatchError the run folder was made with other settings
     ├── RunBusyError     another process is writing the run
     ├── StoreError       a run cannot be written or read (full disk, damaged shard)
+    │   └── UnreachableError  the object store does not answer
     ├── ToleranceError   ``verify`` found rows that differ from the seed's method
     └── RowError         one row failed; the others go on
 
@@ -52,6 +53,10 @@ class RunBusyError(VlmscopeError):
 
 class StoreError(VlmscopeError):
     """A run could not be written or read."""
+
+
+class UnreachableError(StoreError):
+    """The object store that holds the run does not answer: nothing is known to be damaged."""
 
 
 class ToleranceError(VlmscopeError):

@@ -27,7 +27,12 @@ def extract(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Run folder; an unfinished one is continued.", show_default=False
+            "--out",
+            "-o",
+            metavar="PATH",
+            parser=options.place,
+            help="Run folder, or a URL such as s3://bucket/run; an unfinished one is continued.",
+            show_default=False,
         ),
     ],
     images: options.Images = None,

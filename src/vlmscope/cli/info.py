@@ -17,7 +17,15 @@ from vlmscope.cli.output import count, human_size, show, stdout
 
 
 def info(
-    run: Annotated[Path, typer.Argument(help="A run folder or an HDF5 file.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            parser=options.place,
+            help="A run folder, its URL, or an HDF5 file.",
+            show_default=False,
+        ),
+    ],
     as_json: options.Json = False,
 ) -> None:
     """Show what is in a run, or in any HDF5 file of the same layout."""

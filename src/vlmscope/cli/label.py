@@ -165,6 +165,13 @@ def _make_judge(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the judge and its settings as plain data."""
     from vlmscope.score.judge import Judge, JudgeSettings
+    from vlmscope.store import is_remote
+
+    if is_remote(run):
+        raise InputError(
+            f"--judge-model: its verdicts are appended to {JUDGEMENTS} in the run as they come, "
+            f"and nothing can be appended in an object store; copy {run} to a folder first"
+        )
 
     per_input, per_output = prices or (None, None)
     settings = JudgeSettings(

@@ -33,7 +33,23 @@ ModelNow = Annotated[
 DataNow = Annotated[
     str | None, typer.Option("--data", help="Where the table is now.", show_default=False)
 ]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+
+
+def place(text: str) -> Path:
+    """Return a path, or what stands for the URL of an object store."""
+    if "://" not in text:
+        return Path(text)
+    from vlmscope.store import place
+
+    return place(text)
+
+
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", parser=place, help="A run folder, or its URL.", show_default=False
+    ),
+]
 Images = Annotated[
     str | None,
     typer.Option(

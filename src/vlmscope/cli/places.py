@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from vlmscope.errors import InputError
+from vlmscope.store import is_remote
 
 
 def check_writable(folder: Path) -> None:
@@ -14,6 +15,8 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: It is a file, or the system says no.
     """
+    if is_remote(folder):
+        return
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"{folder}: cannot be written; give another folder with --out")

@@ -27,6 +27,8 @@ def probe(
     run: Annotated[
         Path,
         typer.Argument(
+            metavar="RUN",
+            parser=options.place,
             help="A labelled run folder; or, with --labels, files of the original research: a "
             "folder of .h5 files, or one.",
             show_default=False,
@@ -46,6 +48,8 @@ def probe(
         typer.Option(
             "--out",
             "-o",
+            metavar="PATH",
+            parser=options.place,
             help="Folder for results and probes (default: probes in the folder given, or "
             "<name>-probes beside a file).",
             show_default=False,

@@ -21,7 +21,11 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The page; its figures go beside it (default: RUN/report.html).",
+            "--out",
+            "-o",
+            metavar="PATH",
+            parser=options.place,
+            help="The page; its figures go beside it (default: RUN/report.html).",
             show_default=False,
         ),
     ] = None,

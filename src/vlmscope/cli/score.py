@@ -29,6 +29,8 @@ def score(
         typer.Option(
             "--probe",
             "-p",
+            metavar="PATH",
+            parser=options.place,
             help="Folder of a saved probe, or a run that was probed.",
             show_default=False,
         ),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from vlmscope.executors.local import Observer, run_plan
 from vlmscope.executors.plan import make_plan
 from vlmscope.executors.request import Request
-from vlmscope.store import Run, open_run
+from vlmscope.store import Run, open_run, place
 
 
 def extract(
@@ -28,7 +27,7 @@ def extract(
     Args:
         data: Path of the table, or a hub id.
         model: Folder of a checkpoint, or a hub id.
-        out: The run folder.
+        out: The run folder, or its URL in an object store.
         observer: Told about every published batch.
         options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
             ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
@@ -42,6 +41,6 @@ def extract(
         RunMismatchError: The run folder holds rows made with other settings.
         StoreError: The run cannot be written.
     """
-    request = Request(data=str(data), model=str(model), out=Path(out), **options)
+    request = Request(data=str(data), model=str(model), out=place(out), **options)
     run_plan(make_plan(request), observer=observer)
     return open_run(request.out)

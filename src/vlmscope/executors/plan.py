@@ -24,6 +24,7 @@ from vlmscope.store import (
     Manifest,
     bytes_per_row,
     check_free,
+    check_reachable,
     check_same,
     find_damage,
     open_run,
@@ -248,6 +249,7 @@ def _check_options(request: Request) -> None:
 
 def _check_folder(out: Path, writer: str, patience: float) -> None:
     """Refuse an ``--out`` that is no run and no place for one, or that somebody is writing."""
+    check_reachable(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if not out.is_dir() or (out / "run.json").exists():

@@ -20,11 +20,12 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, StoreError
 from vlmscope.probe.base import BinaryProbe
 from vlmscope.probe.info import ProbeInfo, check_info, read_info
 from vlmscope.probe.linear import LinearProbe, LogisticProbe, MeanDifferenceProbe
 from vlmscope.probe.mlp import MlpProbe
+from vlmscope.store import make_folder, publish
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "probe.json"
@@ -65,19 +66,14 @@ def save_probe(path: Path, probe: BinaryProbe, info: ProbeInfo) -> None:
     data = save({key: np.ascontiguousarray(value) for key, value in _tensors(probe).items()})
     text = _describe(path, probe, info, data)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path, parents=True)
         # Without a description the folder is no probe, until both files are whole.
         (path / DESCRIPTION).unlink(missing_ok=True)
-        temporary = path / f".{DESCRIPTION}.tmp"
-        for leftover in (path / WEIGHTS, temporary):  # or a link to a file that is not ours
-            leftover.unlink(missing_ok=True)
-        (path / WEIGHTS).write_bytes(data)
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path / DESCRIPTION)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror or error}; choose another folder"
-        ) from error
+        for name, content in ((WEIGHTS, data), (DESCRIPTION, text.encode())):
+            publish(path / name, content)
+    except (OSError, StoreError) as error:
+        why = getattr(error.__cause__ or error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written: {why}; choose another folder") from error
 
 
 def _describe(path: Path, probe: BinaryProbe, info: ProbeInfo, data: bytes) -> str:

@@ -11,7 +11,6 @@ results.json         the same numbers as the table, the settings, the choices, i
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.source import Source, model_of, run_id_of
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import VISION_ONLY
-from vlmscope.store import publish, write_table
+from vlmscope.store import make_folder, publish, remove_folder, write_table
 from vlmscope.version import __version__
 
 PROBES = "probes"
@@ -61,7 +60,7 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
     """
     folder = folder or default_folder(source.path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, parents=True)
     except OSError as error:
         raise StoreError(
             f"{folder}: cannot be made: {error.strerror or error}; give another --out"
@@ -81,7 +80,7 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
     text = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
     publish(folder / RESULTS, (text + "\n").encode())
     for name in older - {probe["folder"] for probe in saved}:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        remove_folder(folder / name)
     return folder
 
 

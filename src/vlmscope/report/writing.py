@@ -15,7 +15,7 @@ from vlmscope.report.gathering import Gathered, gather
 from vlmscope.report.page import render
 from vlmscope.report.pictures import FORMAT, too_many
 from vlmscope.report.spec import MOST_BYTES, Progress, ReportSpec
-from vlmscope.store import Run, publish
+from vlmscope.store import Run, make_folder, publish
 
 REPORT, PLOTS = "report.html", "plots"
 """The page in a run folder, and the folder of figures beside it."""
@@ -77,7 +77,7 @@ def write_report(
 def _save_plots(gathered: Gathered, folder: Path) -> list[Path]:
     """Publish the files of every figure; the folder is made if need be."""
     try:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise StoreError(
             f"{folder}: cannot be made: {error.strerror or error}; give another --out"

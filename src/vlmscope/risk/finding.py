@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from os import PathLike
 from pathlib import Path
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.probe.storage import DESCRIPTION
 from vlmscope.probing.saving import PROBES, RESULTS
+from vlmscope.store import check_reachable, place
 
 _SUMMARY = Path(PROBES) / RESULTS
 
 
-def find_probe(path: str | Path) -> Path:
+def find_probe(path: str | PathLike[str]) -> Path:
     """Return the folder of the probe that ``path`` names.
 
     Args:
@@ -24,17 +26,18 @@ def find_probe(path: str | Path) -> Path:
         InputError: It is neither.
         StoreError: The run's summary of its probes is damaged.
     """
-    place = Path(path)
-    if (place / DESCRIPTION).is_file():
-        return place
-    summary = next((f for f in (place / _SUMMARY, place / RESULTS) if f.is_file()), None)
+    folder = place(path)
+    check_reachable(folder)
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    summary = next((f for f in (folder / _SUMMARY, folder / RESULTS) if f.is_file()), None)
     if summary is None:
         kind = (
             "a run without probes; run vlmscope probe on it"
-            if (place / "run.json").is_file()
+            if (folder / "run.json").is_file()
             else "no probe; give a folder in RUN/probes, or a run that vlmscope probe was used on"
         )
-        raise InputError(f"{place}: is {kind}")
+        raise InputError(f"{folder}: is {kind}")
     try:
         name = json.loads(summary.read_text("utf-8"))["selected_probe"]
         found = summary.parent / Path(str(name)).name

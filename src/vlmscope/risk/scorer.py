@@ -86,7 +86,7 @@ class RiskScorer:
         threshold: float | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> None:
-        place = find_probe(Path(probe))
+        place = find_probe(probe)
         self.probe: BinaryProbe
         self.probe, self.info = load_probe(place)
         self._spec = spec_of(place, self.info)
@@ -129,7 +129,7 @@ class RiskScorer:
             InputError: There is no such probe, or it belongs to another model or prompt.
             ModelError: The checkpoint cannot be used.
         """
-        place = find_probe(Path(probe))  # cheap checks before the model is loaded
+        place = find_probe(probe)  # cheap checks before the model is loaded
         _, info = load_probe(place)
         spec_of(place, info)
         _threshold(info, threshold)

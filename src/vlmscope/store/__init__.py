@@ -1,6 +1,7 @@
 """The store: runs on disk, crash-safe to write and plain HDF5 to read. Format: docs/format.md.
 
 naming            question id ↔ HDF5 name
+place, remote     a folder, or a prefix of an object store
 publish, lock     atomic files, and who waits for whom
 sharing           who may write a run at once
 manifest          run.json: what a run was made with
@@ -44,6 +45,14 @@ from vlmscope.store.naming import (
     representation_name,
     vector_path,
 )
+from vlmscope.store.place import (
+    check_reachable,
+    is_remote,
+    make_folder,
+    place,
+    remove,
+    remove_folder,
+)
 from vlmscope.store.publish import publish
 from vlmscope.store.recorder import Recorder, recording
 from vlmscope.store.run import Run, open_run
@@ -72,6 +81,7 @@ __all__ = [
     "boundary_name",
     "bytes_per_row",
     "check_free",
+    "check_reachable",
     "check_same",
     "clean_text",
     "describe",
@@ -79,10 +89,13 @@ __all__ = [
     "find_damage",
     "find_seed_files",
     "ids_written_by",
+    "is_remote",
     "label_settings",
     "link_name",
+    "make_folder",
     "open_run",
     "open_seed_files",
+    "place",
     "publish",
     "question_id",
     "rank_name",
@@ -92,6 +105,8 @@ __all__ = [
     "rebuild_index",
     "recording",
     "recording_apart",
+    "remove",
+    "remove_folder",
     "representation_name",
     "set_aside",
     "team_name",

@@ -17,6 +17,7 @@ from vlmscope.errors import StoreError
 from vlmscope.store.block import QUESTION_ID, Block, take
 from vlmscope.store.columns import read_columns
 from vlmscope.store.layout import text_column
+from vlmscope.store.place import is_remote, place, unreachable
 from vlmscope.store.shard import opened
 
 SHARDS = "shards"
@@ -125,8 +126,13 @@ def vanished(path: Path) -> StoreError:
 
 def list_shards(run: Path) -> list[Path]:
     """Return every file of a shard's name, superseded or not; hidden ones are not published."""
-    folder = Path(run) / SHARDS
-    return sorted(path for path in folder.glob("*.h5") if _NAME.fullmatch(path.name))
+    folder = place(run) / SHARDS
+    try:
+        return sorted(path for path in folder.glob("*.h5") if _NAME.fullmatch(path.name))
+    except Exception as error:
+        if is_remote(folder):
+            raise unreachable(folder, error) from error
+        raise
 
 
 def _learn(known: dict[Path, Shard], path: Path) -> Shard:

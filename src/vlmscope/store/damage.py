@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 
-from vlmscope.errors import StoreError
+from vlmscope.errors import StoreError, UnreachableError
 from vlmscope.store.block import QUESTION_ID
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
 from vlmscope.store.columns import damaged_columns
@@ -22,6 +22,7 @@ from vlmscope.store.layout import text_column
 from vlmscope.store.lock import acquire, lock_of
 from vlmscope.store.naming import link_name, question_id
 from vlmscope.store.nofollow import is_there
+from vlmscope.store.place import make_folder, move, place
 from vlmscope.store.publish import cannot_write, sync
 from vlmscope.store.seal import seal_is_broken
 from vlmscope.store.shard import opened
@@ -69,7 +70,7 @@ def find_damage(run: Path) -> list[Damage]:
             continue  # a writer has packed it away meanwhile
         if faults:
             found.append(Damage(path, faults, _ids_of(path)))
-    index = Path(run) / INDEX
+    index = place(run) / INDEX
     if index.exists() and _seal_is_broken(index):
         found.append(Damage(index, ("damaged",), ()))
     return found
@@ -80,6 +81,7 @@ def damage_of(path: Path) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: It is gone.
+        UnreachableError: The object store does not answer.
     """
     try:
         with opened(path) as file:
@@ -90,7 +92,7 @@ def damage_of(path: Path) -> Iterator[str]:
                 ids = text_column(file, QUESTION_ID)
                 missing = [id_ for id_ in ids if not is_there(file, link_name(id_))]
             yield from (f"row {id_!r} is missing" for id_ in missing)
-    except FileNotFoundError:
+    except (FileNotFoundError, UnreachableError):
         raise
     except StoreError as error:
         yield f"damaged or no HDF5 file ({error.__cause__ or error})"
@@ -106,7 +108,7 @@ def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
         RunBusyError: Somebody is writing the run.
         StoreError: A file cannot be moved.
     """
-    run, moved = Path(run), []
+    run, moved = place(run), []
     with ExitStack() as stack:
         shards = [damage.path for damage in damages if damage.path.name != INDEX]
         for writer in sorted({writer_of(path) for path in shards}):
@@ -114,9 +116,10 @@ def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
             acquire(lock, run)
             stack.callback(lock.release)
         try:
-            (run / DAMAGED).mkdir(exist_ok=True)
+            make_folder(run / DAMAGED)
             for damage in damages:
-                moved.append(damage.path.replace(_free_name(run / DAMAGED / damage.path.name)))
+                moved.append(_free_name(run / DAMAGED / damage.path.name))
+                move(damage.path, moved[-1])
             for folder in (run / SHARDS, run / DAMAGED, run):
                 sync(folder)
         except OSError as error:
@@ -143,8 +146,10 @@ def _seal_is_broken(path: Path) -> bool:
 def _ids_of(path: Path) -> tuple[str, ...] | None:
     """Return the ids that a damaged shard holds: by its own word, or else by the index's links."""
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             return tuple(text_column(file, QUESTION_ID))
+    except UnreachableError:
+        raise
     except (OSError, KeyError, RuntimeError, ValueError, StoreError):
         pass
     return _ids_by_index(path)

@@ -20,6 +20,7 @@ from vlmscope.store.layout import COLUMNS, text_column
 from vlmscope.store.manifest import read_manifest
 from vlmscope.store.naming import is_of_image, is_vector
 from vlmscope.store.nofollow import is_there, member, walk
+from vlmscope.store.place import check_reachable, place, size_of_all
 from vlmscope.store.shard import opened
 
 
@@ -70,21 +71,22 @@ class _Tally:
 
 def describe(path: str | Path) -> Description:
     """Look into a run folder or an HDF5 file."""
-    place = Path(path)
-    if place.is_dir():
-        manifest = read_manifest(place)
+    folder = place(path)
+    check_reachable(folder)
+    if folder.is_dir():
+        manifest = read_manifest(folder)
         # A question that two writers were given counts once: the shard knows its own rows.
-        files = {shard.path: shard.rows for shard in scan(place)[0]}
-        size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        files = {shard.path: shard.rows for shard in scan(folder)[0]}
+        size = size_of_all(folder)
         extra = {"run_id": manifest.run_id, "model_name": manifest.model.name}
-        return _summary(place, "run", files, size, extra)
-    if not place.exists():
-        raise InputError(f"{place}: no such file or folder; give a run folder or an HDF5 file")
+        return _summary(folder, "run", files, size, extra)
+    if not folder.exists():
+        raise InputError(f"{folder}: no such file or folder; give a run folder or an HDF5 file")
     try:
-        return _summary(place, "file", {place: None}, place.stat().st_size, {})
+        return _summary(folder, "file", {folder: None}, folder.stat().st_size, {})
     except (StoreError, TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         raise InputError(
-            f"{place}: no HDF5 file of the seed's layout, or damaged; "
+            f"{folder}: no HDF5 file of the seed's layout, or damaged; "
             "give a run folder or such a file"
         ) from error
 

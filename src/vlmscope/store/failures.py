@@ -3,12 +3,17 @@
 A line is appended and flushed to the disk as it happens, under a lock, because several ranks may
 write one run. A kill may tear the last line: readers skip it, the next writer starts on a fresh
 line. The last line of an id wins.
+
+Nothing can be appended to an object. There every session puts objects of its own, named
+``failures-….jsonl``, of so many lines each, and puts the last one anew for more. Of an id that is
+in several the highest attempt counts.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,17 +22,23 @@ from typing import Any
 from vlmscope.errors import StoreError
 from vlmscope.schema import Failure
 from vlmscope.store.lock import waiting
-from vlmscope.store.publish import cannot_write
+from vlmscope.store.place import is_remote, place, unreachable
+from vlmscope.store.publish import cannot_write, publish
+from vlmscope.store.remote import reading
 
 FAILURES = "failures.jsonl"
 """Name of the file in a run folder."""
+
+_OBJECTS = "failures-*.jsonl"
+_LINES = 1_000  # of an object: it is put anew, whole, with every bunch of failures
 
 
 class FailureLog:
     """The failure log of a run, open for appending. Other processes may append to it too."""
 
     def __init__(self, run: Path) -> None:
-        self._path = Path(run) / FAILURES
+        self._path = place(run) / FAILURES
+        self._object: list[str] = []
         self._attempts = {id_: failure.attempt for id_, failure in read_failures(run).items()}
 
     def add(self, failure: Failure) -> Failure:
@@ -42,7 +53,15 @@ class FailureLog:
             before = attempts.get(failure.id, self._attempts.get(failure.id, 0))
             attempts[failure.id] = before + 1
             counted.append(replace(failure, attempt=before + 1))
-        lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in counted)
+        lines = [json.dumps(asdict(failure)) + "\n" for failure in counted]
+        if is_remote(self._path):
+            self._put(lines)
+        else:
+            self._append("".join(lines))
+        self._attempts |= attempts
+        return counted
+
+    def _append(self, lines: str) -> None:
         try:
             with waiting(self._path.parent, "failures"), self._path.open("ab+") as file:
                 file.write(_line_break(file) + lines.encode())
@@ -50,21 +69,46 @@ class FailureLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from error
-        self._attempts |= attempts
-        return counted
+
+    def _put(self, lines: list[str]) -> None:
+        if not self._object or len(self._object) >= _LINES:
+            self._object = []
+            self._path = self._path.with_name(f"failures-{uuid.uuid4().hex}.jsonl")
+        self._object += lines
+        publish(self._path, "".join(self._object).encode())
 
 
 def read_failures(run: Path) -> dict[str, Failure]:
     """Return the last failure of every id, in the order of first appearance."""
-    path = Path(run) / FAILURES
+    found: dict[str, Failure] = {}
+    for path in _files(place(run)):
+        several = path.name != FAILURES
+        for failure in filter(None, map(_parse, _lines(path))):
+            before = found.get(failure.id)
+            if before is None or not several or failure.attempt >= before.attempt:
+                found[failure.id] = failure
+    return found
+
+
+def _files(run: Path) -> list[Path]:
+    """Return the log of a run, and the objects of one that is or was in an object store."""
     try:
-        lines = path.read_bytes().splitlines()
+        return [run / FAILURES, *sorted(run.glob(_OBJECTS))]
+    except Exception as error:
+        if is_remote(run):
+            raise unreachable(run, error) from error
+        raise
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        with reading(path) as file:
+            data: bytes = file.read()
     except FileNotFoundError:
-        return {}
+        return []
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    failures = (_parse(line) for line in lines)
-    return {failure.id: failure for failure in failures if failure is not None}
+    return data.splitlines()
 
 
 def _parse(line: bytes) -> Failure | None:

@@ -23,6 +23,7 @@ from vlmscope.store.layout import COLUMNS, columns_of
 from vlmscope.store.lock import waiting
 from vlmscope.store.manifest import read_manifest
 from vlmscope.store.naming import link_name
+from vlmscope.store.place import place
 from vlmscope.store.publish import publish
 from vlmscope.store.seal import seal_on
 from vlmscope.store.shard import image_of, memory_file, opened, root_attributes
@@ -33,7 +34,7 @@ INDEX = "index.h5"
 
 def rebuild_index(run: Path) -> None:
     """Write ``index.h5`` anew from the packs of a run, atomically."""
-    run = Path(run)
+    run = place(run)
     with waiting(run, "index"):
         packs = [shard for shard in scan(run)[0] if shard.kind == "pack" and shard.ids]
         with memory_file() as file:

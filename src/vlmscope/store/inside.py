@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmscope.errors import StoreError
+from vlmscope.store.place import is_remote
 
 OURS = frozenset(
     {"run.json", "index.h5", "failures.jsonl", "labels.parquet", "judge.jsonl", "report.html"}
@@ -29,6 +30,8 @@ def check_inside(run: Path) -> None:
     Raises:
         StoreError: There is such a link.
     """
+    if is_remote(run):
+        return  # an object store has no links
     root = os.path.realpath(run)
     for path in _names(Path(run)):
         target = os.path.realpath(path)

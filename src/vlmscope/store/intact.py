@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError
+from vlmscope.store.remote import open_file
 
-_Identity = tuple[int, int, int]
+_Identity = tuple[str | int, ...]
 _INTACT: dict[str, tuple[_Identity, set[str]]] = {}
 """Path of a file → what tells it from a later one of that name, and its columns found right."""
 
@@ -116,8 +117,11 @@ def _is_known(column: Any) -> bool:
 
 def _identity(column: Any) -> _Identity | None:
     """Return what changes when the file is replaced or written; None where there is no file."""
+    name = column.file.filename
+    if remote := open_file(name):
+        return remote.identity
     try:
-        found = os.stat(column.file.filename)  # noqa: PTH116 - a hot path
+        found = os.stat(name)  # noqa: PTH116 - a hot path
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns

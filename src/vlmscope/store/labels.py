@@ -15,7 +15,9 @@ from typing import Any
 from vlmscope.errors import InputError, StoreError
 from vlmscope.schema import Score
 from vlmscope.store.block import clean_text
+from vlmscope.store.place import place
 from vlmscope.store.publish import publishing
+from vlmscope.store.remote import reading
 from vlmscope.version import __version__
 
 LABELS = "labels.parquet"
@@ -56,7 +58,7 @@ def write_labels(run: Path, scores: Iterable[Score], settings: Mapping[str, Any]
         "evidence": pa.array([clean_text(score.evidence) for score in kept], pa.string()),
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(record, default=str)})
-    path = Path(run) / LABELS
+    path = place(run) / LABELS
     with publishing(path) as temporary:
         pq.write_table(table, temporary)
     return path
@@ -96,9 +98,9 @@ def _read(run: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(run) / LABELS
+    path = place(run) / LABELS
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             table = pq.read_table(file)
     except FileNotFoundError:
         raise InputError(f"{run}: no labels yet; run 'vlmscope label {run}' first") from None

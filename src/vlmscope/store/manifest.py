@@ -25,6 +25,7 @@ from vlmscope.schema import (
 )
 from vlmscope.store.inside import check_inside
 from vlmscope.store.naming import representation_name, vector_path
+from vlmscope.store.place import check_reachable, place
 from vlmscope.store.publish import publish
 
 MANIFEST = "run.json"
@@ -147,14 +148,26 @@ _MEANINGS = {
 """What a difference of hashes means."""
 
 
-def write_manifest(run: Path, manifest: Manifest) -> None:
-    """Write ``run.json`` atomically; the run folder must exist."""
-    publish(Path(run) / MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode())
+def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
+    """Write ``run.json`` atomically; the run folder must exist.
+
+    Args:
+        run: The run folder.
+        manifest: What goes into it.
+        new: Whether there may be none yet.
+
+    Raises:
+        RunBusyError: Somebody has just written one into an object store.
+        StoreError: The disk or the store refuses.
+    """
+    data = (json.dumps(asdict(manifest), indent=2) + "\n").encode()
+    publish(place(run) / MANIFEST, data, exclusive=new)
 
 
 def read_manifest(run: Path) -> Manifest:
     """Return the manifest of a run folder."""
-    path = Path(run) / MANIFEST
+    path = place(run) / MANIFEST
+    check_reachable(path)
     check_inside(run)
     try:
         found = json.loads(path.read_text("utf-8"))

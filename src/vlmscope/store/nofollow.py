@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from h5py import h5d, h5f, h5g, h5l, h5o, h5t
 
 from vlmscope.errors import StoreError
+from vlmscope.store.remote import open_file
 
 MOST_EXPANSION = 1100
 """Bytes that a stored byte may stand for: gzip, which research files may use, reaches 1,032."""
@@ -153,6 +155,23 @@ def file_name(item: Any) -> str:
     return str(h5f.get_name(item).decode("utf-8", "replace"))
 
 
+@contextmanager
+def raw_file(item: Any) -> Iterator[Any]:
+    """Open the bytes of the file that a low-level object lies in, wherever that is."""
+    name = file_name(item)
+    if remote := open_file(name):
+        yield remote  # whose place HDF5 sets before it reads
+        return
+    with Path(name).open("rb") as file:
+        yield file
+
+
+def size_of(item: Any) -> int:
+    """Return the bytes of the file that a low-level object lies in."""
+    remote = open_file(file_name(item))
+    return remote.size if remote else Path(file_name(item)).stat().st_size
+
+
 def _refusal(group: Any, name: bytes, kind: str) -> StoreError:
     shown = name.decode("utf-8", "replace")
     return StoreError(f"{file_name(group)}: {shown!r} is {kind}; {_REMEDY}")
@@ -178,7 +197,7 @@ def _check_storage(dataset: Any, name: str) -> None:
     declared = count * dataset.get_type().get_size()
     if lists := _size_of_listed(dataset.get_type()):
         declared = _lengths(dataset, count, name) * lists
-        held = Path(file_name(dataset)).stat().st_size
+        held = size_of(dataset)
     if declared > (held if lists else MOST_EXPANSION * held):
         raise StoreError(
             f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and holds {held:,}; it is "
@@ -205,7 +224,7 @@ def _lengths(dataset: Any, count: int, name: str) -> int:
             f"{file_name(dataset)}: {name!r} is stored in a way that is never written here; get a "
             "whole copy"
         )
-    with Path(file_name(dataset)).open("rb") as file:
+    with raw_file(dataset) as file:
         file.seek(place or 0)
         records = np.frombuffer(file.read(16 * count), np.uint8).reshape(-1, 16)
     return int(records[:, :4].copy().view("<u4").sum(dtype=np.int64))

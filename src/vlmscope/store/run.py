@@ -27,6 +27,7 @@ from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import Manifest, read_manifest
 from vlmscope.store.naming import vector_path
 from vlmscope.store.nofollow import member
+from vlmscope.store.place import place
 from vlmscope.store.shard import opened
 from vlmscope.store.table import frame
 
@@ -35,8 +36,17 @@ if TYPE_CHECKING:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder for reading: what is published now, whether a writer goes on or not."""
-    folder = Path(path)
+    """Open a run for reading: what is published now, whether a writer goes on or not.
+
+    Args:
+        path: The run folder, or its URL in an object store, such as ``s3://bucket/run``.
+
+    Raises:
+        InputError: It is no run, or the URL cannot be opened.
+        StoreError: The run is damaged.
+        UnreachableError: The object store does not answer.
+    """
+    folder = place(path)
     manifest = read_manifest(folder)
     return Run(folder, manifest, scan(folder)[0])
 

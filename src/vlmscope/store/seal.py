@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from vlmscope.store.remote import reading
+
 SEAL_SIZE = 512
 """Bytes of the user block: the least that HDF5 allows."""
 
 _MARK = b"vlmscope sha256 "
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_CHUNK = 2**20
+_CHUNK = 2**23
 
 
 def seal_of(image: bytes) -> bytes:
@@ -28,8 +30,9 @@ def seal_on(path: Path) -> bytes:
 
     Raises:
         OSError: The file cannot be read.
+        UnreachableError: The object store does not answer.
     """
-    with path.open("rb") as file:
+    with reading(path) as file:
         seal = file.read(SEAL_SIZE)
     return seal if seal.startswith(_MARK) else b""
 
@@ -39,12 +42,13 @@ def seal_is_broken(path: Path) -> bool:
 
     Raises:
         OSError: The file cannot be read.
+        UnreachableError: The object store does not answer.
     """
-    with path.open("rb") as file:
+    with reading(path) as file:
         seal = file.read(SEAL_SIZE)
         if seal.startswith(_HDF5):
             return False  # of a version that had no seal
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return seal != (_MARK + digest.hexdigest().encode() + b"\n").ljust(SEAL_SIZE, b"\0")
+    return bool(seal != (_MARK + digest.hexdigest().encode() + b"\n").ljust(SEAL_SIZE, b"\0"))

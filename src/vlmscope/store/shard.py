@@ -21,6 +21,8 @@ from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.block import Block
 from vlmscope.store.columns import final_norm_leaves, write_columns
 from vlmscope.store.manifest import Manifest, check_version
+from vlmscope.store.place import is_remote
+from vlmscope.store.remote import remote_file
 from vlmscope.store.rows import RowWriter
 from vlmscope.store.seal import SEAL_SIZE, seal_of
 from vlmscope.version import __version__
@@ -108,9 +110,14 @@ def opened(path: Path) -> Iterator[Any]:
     """Open a shard for reading; any trouble with its content names the file.
 
     With HDF5's own default for locks: it refuses a file that the process has open otherwise.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        StoreError: It is damaged.
+        UnreachableError: The object store does not answer.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with _hdf5(path) as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file
     except FileNotFoundError:
@@ -120,3 +127,14 @@ def opened(path: Path) -> Iterator[Any]:
             f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or run the same "
             "extract command with --redo-damaged to capture its rows again"
         ) from error
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading, wherever it lies."""
+    if not is_remote(path):
+        with h5py.File(path, "r") as file:
+            yield file
+        return
+    with remote_file(path) as remote, h5py.File(remote, "r") as file:
+        yield file

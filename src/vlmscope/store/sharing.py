@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vlmscope.errors import RunBusyError
-from vlmscope.store.lock import acquire, lock_of, waiting
+from vlmscope.store.lock import Lock, acquire, lock_of, waiting
+from vlmscope.store.place import is_remote, place
 from vlmscope.store.publish import cannot_write
 
 ALONE = "000"
@@ -49,7 +50,7 @@ def team_name(team: str, member: str) -> str:
     return f"{member}{_TEAM}{team}"
 
 
-def enter(run: Path, writer: str) -> FileLock:
+def enter(run: Path, writer: str) -> Lock:
     """Take the lock of a writer's name, if nobody writes whom it excludes.
 
     Raises:
@@ -134,8 +135,9 @@ def _team(writer: str) -> str:
 
 
 def _locks(run: Path) -> Iterator[str]:
-    """Yield the names of which there is a lock, held or not."""
-    names = (path.name.removeprefix(_PREFIX) for path in Path(run).glob(f"{_PREFIX}*"))
+    """Yield the names of which there is a lock, held or not; an object store has none."""
+    locks = () if is_remote(run) else place(run).glob(f"{_PREFIX}*")
+    names = (path.name.removeprefix(_PREFIX) for path in locks)
     return (name for name in names if name not in _SHORT)
 
 

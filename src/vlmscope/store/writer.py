@@ -7,11 +7,12 @@ files. Nothing is kept between sessions but the published shards themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from vlmscope.errors import RunMismatchError, StoreError
+from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
 from vlmscope.schema import Capture
 from vlmscope.store.block import Block, block_of, concatenate
 from vlmscope.store.catalog import KINDS, SHARDS, packs_of, read_shard, scan, shard_name
@@ -20,6 +21,7 @@ from vlmscope.store.intact import forget
 from vlmscope.store.lock import lock_of, waiting
 from vlmscope.store.manifest import MANIFEST, Manifest, check_same, read_manifest, write_manifest
 from vlmscope.store.naming import link_name
+from vlmscope.store.place import make_folder, place, remove
 from vlmscope.store.publish import cannot_write, publish, sync
 from vlmscope.store.shard import build_shard
 from vlmscope.store.sharing import ALONE, GATE, enter, forget_locks, writers_at_work
@@ -57,7 +59,7 @@ class RunWriter:
         pack_rows: int = PACK_ROWS,
         pack_bytes: int = PACK_BYTES,
     ) -> None:
-        self.run = Path(run)
+        self.run = place(run)
         self.manifest = manifest
         self.writer = writer
         self.done_ids: set[str] = set()
@@ -150,7 +152,7 @@ class RunWriter:
         """Publish one shard under the next number, which no shard has had before."""
         path = self.run / SHARDS / shard_name(kind, self.writer, self._next)
         pieces = build_shard(block, self.manifest, writer=self.writer, supersedes=supersedes)
-        publish(path, *pieces)
+        publish(path, *pieces, exclusive=True)
         self._next += 1
         return path
 
@@ -209,8 +211,9 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
                     f"{run}: has rows but no {MANIFEST}, so nothing says what they were made with; "
                     "restore it from a copy, or give another --out"
                 )
-            write_manifest(run, wanted)
-            return wanted
+            with suppress(RunBusyError):  # another rank was faster
+                write_manifest(run, wanted, new=True)
+                return wanted
         stored = read_manifest(run)
         try:
             check_same(stored, wanted)
@@ -229,7 +232,7 @@ def _part(path: Path, rows: int) -> _Part:
 def _make_folders(run: Path) -> None:
     """Make the run's folders, and make sure that a power cut does not unmake them."""
     try:
-        (run / SHARDS).mkdir(parents=True, exist_ok=True)
+        make_folder(run / SHARDS, parents=True)
         sync(run)
         sync(run.parent)
     except OSError as error:
@@ -239,7 +242,4 @@ def _make_folders(run: Path) -> None:
 def _remove(paths: Sequence[Path]) -> None:
     """Remove files that nothing needs any more; one that stays is ignored, so go on."""
     for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            continue
+        remove(path)

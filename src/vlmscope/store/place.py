@@ -1,0 +1,136 @@
+"""Where a run lies: a folder of a file system, or everything below a URL of an object store.
+
+A folder is a ``pathlib.Path``. What ``s3://``, ``gs://`` and their like lead to is a ``UPath`` of
+universal_pathlib, which has the same methods over an fsspec file system, so that most of vlmscope
+need not know which of the two it has. What an object store lacks is asked for here: it has no
+folders to make, no locks, and no renaming; a whole object is put at once, or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, cast
+
+from vlmscope.errors import InputError, UnreachableError, one_line
+
+_LOCAL = ("file://", "local://")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""Scheme of a URL → the extra of vlmscope that installs what it needs."""
+
+
+def place(path: str | PathLike[str] | Path) -> Path:
+    """Return a path, or of a URL what stands for it and has the methods of a path.
+
+    >>> place("runs/pope").name, is_remote(place("runs/pope"))
+    ('pope', False)
+
+    Raises:
+        InputError: It is a URL that nothing installed here can open.
+    """
+    if isinstance(path, Path) or is_remote(path):
+        return cast("Path", path)
+    text = fspath(path)
+    if text.startswith(_LOCAL):
+        return Path(text.partition("://")[2])
+    return _remote(text) if "://" in text else Path(text)
+
+
+def is_remote(path: Any) -> bool:
+    """Return whether a path is one of an object store: what ``place`` made of a URL."""
+    return hasattr(path, "fs") and not isinstance(path, Path)
+
+
+def make_folder(path: Path, *, parents: bool = False) -> None:
+    """Make a folder where there are folders; it may be there.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not is_remote(path):
+        path.mkdir(parents=parents, exist_ok=True)
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a file another name. On an object store that is a copy, and then the removal.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    if is_remote(path):
+        remote = cast("Any", path)
+        remote.fs.mv(remote.path, cast("Any", target).path)
+    else:
+        path.replace(target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that nothing needs any more; if it stays, that is no harm."""
+    with suppress(Exception if is_remote(path) else OSError):
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it; if it stays, that is no harm."""
+    if is_remote(folder):
+        remote = cast("Any", folder)
+        with suppress(Exception):
+            remote.fs.rm(remote.path, recursive=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def size_of_all(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    if is_remote(folder):
+        remote = cast("Any", folder)
+        return int(remote.fs.du(remote.path))
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def check_reachable(path: Path) -> None:
+    """Look once at what a URL leads to, so that a wrong address is a clear line.
+
+    Raises:
+        InputError: The store does not answer, or lets nobody in.
+    """
+    if not is_remote(path):
+        return
+    try:
+        path.exists()
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be reached: {one_line(error)}; check the address, and the "
+            "credentials and endpoint in the environment"
+        ) from error
+
+
+def unreachable(path: Path, error: BaseException) -> UnreachableError:
+    """Return the error for a store that answered before and does not now."""
+    return UnreachableError(
+        f"{path}: cannot be reached: {one_line(error)}; what was published is safe, run the same "
+        "command again to continue"
+    )
+
+
+def _remote(url: str) -> Path:
+    """Return what stands for a URL."""
+    scheme = url.partition("://")[0]
+    extra = _EXTRAS.get(scheme, "s3")
+    try:
+        from upath import UPath
+
+        found = UPath(url, use_listings_cache=False)  # others write there too
+        found.fs  # noqa: B018 - imports what the scheme needs
+    except ImportError as error:
+        raise InputError(
+            f"{url}: {scheme}:// needs more packages ({one_line(error)}); "
+            f"pip install 'vlmscope[{extra}]'"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{url}: {one_line(error)}; give a folder, or a URL such as s3://bucket/run"
+        ) from error
+    return cast("Path", found)
