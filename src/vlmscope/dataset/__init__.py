@@ -18,10 +18,12 @@ keeps memory flat and makes a broken picture the failure of one row.
 from vlmscope.dataset._columns import parse_mapping
 from vlmscope.dataset._image import difference_hash, hash_image, load_image
 from vlmscope.dataset._locate import read_images
+from vlmscope.dataset._rows import Place
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 
 __all__ = [
+    "Place",
     "Share",
     "Table",
     "TableScan",

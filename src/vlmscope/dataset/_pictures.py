@@ -116,6 +116,38 @@ def find_pictures(
     return ImageCells(tuple(labelled), frozenset([chosen, named]))
 
 
+def plain_name(
+    values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
+) -> str | None:
+    """Return the name of a row's picture where ``find_pictures`` would find one name in a text.
+
+    Almost every row of almost every table is such a row, and this takes a tenth of the time.
+
+    Args:
+        values: The row.
+        columns: Columns that may hold pictures, in order of preference.
+        missing: Texts that stand for a gap in this format.
+
+    Returns:
+        The name, or None where the row says something else, or nothing.
+
+    >>> plain_name({"image": "a.png"}, ["image"], frozenset())
+    'a.png'
+    """
+    name: str | None = None
+    for column in columns:
+        value = values.get(column)
+        if type(value) is not str:
+            if value is None:
+                continue
+            return None
+        if name is None and value and not value.isspace() and value not in missing:
+            if value.lstrip()[0] == "[":
+                return None
+            name = value
+    return name
+
+
 def split_cell(value: Any, missing: frozenset[str]) -> tuple[PictureCell, ...]:
     """Return the pictures of one cell; none of an empty one, a gap in a list as an empty picture.
 

@@ -7,15 +7,18 @@ row's own, ``RowError``, and the rest goes on.
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from os import fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._locate import EXPECTED, locate_pictures
-from vlmscope.dataset._pictures import ImageCells, find_pictures
+from vlmscope.dataset._pictures import ImageCells, find_pictures, plain_name
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
@@ -27,6 +30,24 @@ from vlmscope.dataset._values import (
 )
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Sample
+
+_TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
+"""A relative path that ``pathlib``, which is slow, would leave as it is."""
+
+
+class Place(NamedTuple):
+    """A row that only holds its place among those about its pictures."""
+
+    images: tuple[bytes | str, ...]
+    """The pictures: the bytes of each, or else its path."""
+
+
+@lru_cache(maxsize=4096)
+def _place_at(folder: str, name: str) -> Place:
+    """Return the place of a row about one picture: the questions about it tend to be near."""
+    if _TIDY.fullmatch(name):
+        return Place((f"{folder}{os.sep}{name}",))
+    return Place((fspath(Path(folder) / name),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +77,9 @@ class RowReader:
         """
         column = self.columns.id
         value = row.values.get(column)
+        # Of a million rows about all: printable ASCII needs no closer look.
+        if type(value) is str and value.isascii() and value.isprintable() and value.strip():
+            return value
         text = to_text(value)
         if is_blank(value):
             found = "is empty"
@@ -74,24 +98,34 @@ class RowReader:
         """Find what the row says about its pictures, good or not."""
         return find_pictures(row.values, self.columns.images, self.source.missing)
 
-    def key(self, row: Row, sample_id: str, image: ImageCells) -> bytes:
-        """Write what tells this row from others, the same for every format.
+    def pictures(self, row: Row) -> Any:
+        """Return what tells this row's pictures from others, as JSON; None if it is about none.
 
         Embedded images count by name, or by size where they have none: hashing the bytes of a
         million images would take longer than it is worth.
         """
-        values = row.values
-        pictures = image.key
-        cells = (
-            sample_id,
-            pictures,
-            to_text(values.get(self.columns.question)) or "",
-            self._target(row) or "",
-        )
+        name = plain_name(row.values, self.columns.images, self.source.missing)
+        if name is not None:
+            return name
+        image = self.image(row)
+        return image.key if image.pictures else None
+
+    def key(self, row: Row, sample_id: str, pictures: Any) -> str:
+        """Write what tells this row from others, the same for every format.
+
+        Args:
+            row: The row.
+            sample_id: Its id.
+            pictures: What ``pictures`` says of it.
+        """
+        question = to_text(row.values.get(self.columns.question)) or ""
+        if pictures is None:
+            pictures = ""
+        cells = (sample_id, pictures, question, self._target(row) or "")
         if not isinstance(pictures, str):
-            return json.dumps(cells).encode() + b"\n"
-        # The same bytes, without an encoder set up anew for each of a million rows.
-        return f"[{', '.join(map(encode_basestring_ascii, cells))}]\n".encode()
+            return json.dumps(cells) + "\n"
+        # The same text, without an encoder set up anew for each of a million rows.
+        return f"[{', '.join(map(encode_basestring_ascii, cells))}]\n"
 
     def sample(self, row: Row) -> Sample:
         """Read a whole row. Images are not opened.
@@ -120,14 +154,16 @@ class RowReader:
             origin=origin,
         )
 
-    def glance(self, row: Row, sample_id: str) -> Sample:
-        """Read only which row this is and which pictures it is about, as the table names them.
+    def glance(self, row: Row) -> Place:
+        """Read only which pictures a row is about.
 
         For rows that were captured before: nothing of them is checked, or opened later.
         """
+        name = plain_name(row.values, self.columns.images, self.source.missing)
+        if name is not None:
+            return _place_at(fspath(self.images), name)
         cells = self.image(row).pictures
-        pictures = tuple(cell.data or fspath(self.images / cell.name) for cell in cells)
-        return Sample(sample_id, pictures, "")
+        return Place(tuple(cell.data or fspath(self.images / cell.name) for cell in cells))
 
     def _error(self, row: Row, found: str, expected: str) -> RowError:
         return RowError("input", f"{self.origin(row)}: {found}; write {expected} there")

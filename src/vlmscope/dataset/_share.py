@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from vlmscope.dataset._pictures import ImageCells
 from vlmscope.errors import InputError
 
 
@@ -38,16 +38,16 @@ class Share:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def holds(self, image: ImageCells, sample_id: str) -> bool:
+    def holds(self, pictures: Any, sample_id: str) -> bool:
         """Return whether a row is in this share.
 
         The pictures count as the table names them, by size where it has no names: so it does not
         matter where a rank finds them, or whether it does.
 
         Args:
-            image: What the row says about its pictures.
-            sample_id: What counts where it is about none.
+            pictures: What tells the row's pictures from others; None where it is about none.
+            sample_id: What counts then.
         """
-        about = ["picture", image.key] if image.pictures else ["id", sample_id]
+        about = ["id", sample_id] if pictures is None else ["picture", pictures]
         digest = hashlib.sha256(json.dumps(about).encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index

@@ -7,17 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
+from typing import cast
 
 from vlmscope.dataset._columns import check_pictures, find_columns
 from vlmscope.dataset._locate import image_folder
 from vlmscope.dataset._open import open_source
-from vlmscope.dataset._rows import RowReader
+from vlmscope.dataset._rows import Place, RowReader
 from vlmscope.dataset._share import Share
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
 SHOWN_DUPLICATES = 10
 """How many of the ids that stand more than once a message lists."""
+
+_TOGETHER = 1000
+"""Rows that are hashed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +50,37 @@ class Table:
     share: Share | None = None
     """Which of these rows they give; None for all."""
 
-    def rows(self, passed: Set[str] = frozenset()) -> Iterator[Sample | Failure]:
+    def rows(self) -> Iterator[Sample | Failure]:
         """Stream the rows from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
 
         Images are not opened.
 
+        Raises:
+            InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
+        """
+        return cast("Iterator[Sample | Failure]", self.rows_and_places(frozenset()))
+
+    def rows_and_places(self, passed: Set[str]) -> Iterator[Sample | Failure | Place]:
+        """Stream the rows as ``rows`` does, but a ``Place`` for some: in a tenth of the time.
+
         Args:
-            passed: Ids of rows that only hold a place: of these a ``Sample`` has the id and the
-                pictures, unchecked, and no question. It takes a fifth of the time.
+            passed: Ids of the rows that only hold their place. Nothing of them is checked.
 
         Raises:
             InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
         """
-        for row in islice(self.reader.source.rows(), self.limit):
-            sample_id = self.reader.id(row)
-            if self.share and not self.share.holds(self.reader.image(row), sample_id):
+        reader, share, column = self.reader, self.share, self.reader.columns.id
+        for row in islice(reader.source.rows(), self.limit):
+            value = row.values.get(column)
+            is_passed = isinstance(value, str) and value in passed
+            sample_id = str(value) if is_passed else reader.id(row)
+            if share and not share.holds(reader.pictures(row), sample_id):
                 continue
-            if sample_id in passed:
-                yield self.reader.glance(row, sample_id)
+            if is_passed or sample_id in passed:
+                yield reader.glance(row)
                 continue
             try:
-                yield self.reader.sample(row)
+                yield reader.sample(row)
             except RowError as error:
                 yield Failure(sample_id, stage=error.stage, error=str(error))
 
@@ -86,17 +100,22 @@ class Table:
         digest = hashlib.sha256()
         bare = 0
         ids: list[str] = []
+        keys: list[str] = []
         for row in reader.source.rows():
             sample_id = reader.id(row)
             first = places.setdefault(sample_id, row.number)
             if first != row.number:
                 repeats.setdefault(sample_id, [first]).append(row.number)
-            image = reader.image(row)
-            digest.update(reader.key(row, sample_id, image))
+            pictures = reader.pictures(row)
+            keys.append(reader.key(row, sample_id, pictures))
+            if len(keys) == _TOGETHER:
+                digest.update("".join(keys).encode())
+                keys.clear()
             within = self.limit is None or len(places) <= self.limit
-            bare += within and not image.pictures
-            if within and (self.share is None or self.share.holds(image, sample_id)):
+            bare += within and pictures is None
+            if within and (self.share is None or self.share.holds(pictures, sample_id)):
                 ids.append(sample_id)
+        digest.update("".join(keys).encode())
         if not places:
             raise InputError(f"{reader.source.name}: 0 rows; expected at least one")
         if repeats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
-from vlmscope.dataset import Table
+from vlmscope.dataset import Place, Table
 from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
 from vlmscope.executors.patience import MODEL_STAGE
 from vlmscope.executors.request import Request
@@ -79,13 +79,13 @@ class _Due:
         picture goes on in the order of one that was not.
         """
         rows = same_picture_together(self._good_rows(is_due), self._ahead)
-        return (row for row in rows if is_due(row.id))
+        return (row for row in rows if isinstance(row, Sample) and is_due(row.id))
 
-    def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
-        """Yield every good row of the table; record the bad ones that are due, many at once."""
+    def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample | Place]:
+        """Yield every good row, or its place; record the bad rows that are due, many at once."""
         bad: list[Failure] = []
-        for row in self._table.rows(self._done):
-            if isinstance(row, Sample):
+        for row in self._table.rows_and_places(self._done):
+            if not isinstance(row, Failure):
                 yield row
             elif is_due(row.id):
                 bad.append(row)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from os import PathLike, fspath
-from typing import TYPE_CHECKING
-
-from vlmscope.schema import Sample
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from vlmscope.schema import Picture
+
+RowT = TypeVar("RowT", bound="AboutPictures")
 
 AHEAD_ROWS = 4096
 """Rows that may wait for others about their picture. Without pictures in them they are small."""
@@ -27,9 +27,17 @@ AHEAD_BYTES = 256 * 2**20
 """Bytes of pictures in waiting rows at which no more are read; paths count nothing."""
 
 
+class AboutPictures(Protocol):
+    """A row, or what holds its place."""
+
+    @property
+    def images(self) -> Sequence[Picture]:
+        """The pictures it is about, in order."""
+
+
 def same_picture_together(
-    rows: Iterator[Sample], ahead: int = AHEAD_ROWS, *, ahead_bytes: int = AHEAD_BYTES
-) -> Iterator[Sample]:
+    rows: Iterator[RowT], ahead: int = AHEAD_ROWS, *, ahead_bytes: int = AHEAD_BYTES
+) -> Iterator[RowT]:
     """Yield every row once, the waiting ones about the same pictures after each other.
 
     Again and again the oldest waiting row is yielded, then in their order all that wait and are
@@ -43,15 +51,20 @@ def same_picture_together(
         ahead_bytes: No row is read while pictures of so many bytes are held, so that they exceed it
             by one row at most. A picture given by its path counts nothing.
 
+    >>> from vlmscope.schema import Sample
     >>> rows = [Sample(id_, f"{id_[0]}.png", "?") for id_ in ("a1", "b1", "a2", "b2")]
     >>> [row.id for row in same_picture_together(iter(rows))]
     ['a1', 'a2', 'b1', 'b2']
     """
     # A group is as old as its first row, and a new one is put last: the first holds the oldest row.
-    groups: OrderedDict[Hashable, deque[Sample]] = OrderedDict()
+    groups: OrderedDict[Hashable, deque[RowT]] = OrderedDict()
     held_rows = held_bytes = 0
     for row in rows:
-        groups.setdefault(_key(row), deque()).append(row)
+        key = _key(row)
+        if key in groups:
+            groups[key].append(row)
+        else:
+            groups[key] = deque((row,))
         held_rows += 1
         held_bytes += _size(row)
         while groups and (held_rows >= ahead or held_bytes >= ahead_bytes):
@@ -63,31 +76,39 @@ def same_picture_together(
         yield from _oldest_group(groups)
 
 
-def _oldest_group(groups: OrderedDict[Hashable, deque[Sample]]) -> Iterator[Sample]:
+def _oldest_group(groups: OrderedDict[Hashable, deque[RowT]]) -> Iterator[RowT]:
     """Take the oldest row and those about its pictures out, letting go of each when it is taken."""
     _, group = groups.popitem(last=False)
     while group:
         yield group.popleft()
 
 
-def _key(row: Sample) -> Hashable:
+def _key(row: AboutPictures) -> Hashable:
     """Return what rows about the same pictures share; no other row has that of one without."""
-    return tuple(_identity(picture) for picture in row.images) or object()
+    images = row.images
+    if len(images) == 1:
+        return _identity(images[0])
+    return tuple(_identity(picture) for picture in images) or object()
 
 
 def _identity(picture: Picture) -> Hashable:
+    if isinstance(picture, str):
+        return picture
     if isinstance(picture, bytes):
         return hashlib.sha256(picture).digest()
-    if isinstance(picture, str | PathLike):
+    if isinstance(picture, PathLike):
         return fspath(picture)
     # A table never holds a PIL image. Its pixels may still be in a file, perhaps a broken one:
     # hashing them would decode it here, where an error stops the run and not only its row.
     return id(picture)
 
 
-def _size(row: Sample) -> int:
+def _size(row: AboutPictures) -> int:
     """Return the bytes of the row's pictures; of a PIL image one a channel and pixel, about."""
-    return sum(_bytes(picture) for picture in row.images)
+    size = 0
+    for picture in row.images:
+        size += 0 if isinstance(picture, str) else _bytes(picture)
+    return size
 
 
 def _bytes(picture: Picture) -> int:

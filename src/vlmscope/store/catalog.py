@@ -7,6 +7,7 @@ ignored, so a kill between publishing the pack and removing its parts doubles no
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from vlmscope.store.block import QUESTION_ID, Block, take
 from vlmscope.store.columns import read_columns
 from vlmscope.store.layout import text_column
 from vlmscope.store.place import is_remote, place, unreachable
+from vlmscope.store.remote import Identity, identity_of
 from vlmscope.store.shard import opened
 
 SHARDS = "shards"
@@ -28,6 +30,11 @@ KINDS = ("part", "pack")
 
 _NAME = re.compile(r"(?P<kind>part|pack)-(?P<writer>[A-Za-z0-9_.]+)-(?P<seq>\d{6,})\.h5")
 _RESCANS = 20
+
+_KNOWN: dict[Path, tuple[Identity, Shard]] = {}
+"""Path of a shard → what tells it from a later file of that name, and what is in it."""
+
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +83,9 @@ def writer_of(path: Path) -> str:
 
 def scan(run: Path) -> tuple[list[Shard], list[Path]]:
     """Return the shards that count, in the order of writing, and the superseded parts."""
-    known: dict[Path, Shard] = {}  # a shard never changes: what was read need not be read again
     for _ in range(_RESCANS):
         try:
-            paths = list_shards(run)
-            shards = [known[path] if path in known else _learn(known, path) for path in paths]
+            shards = _look_into(list_shards(run))
         except FileNotFoundError:
             continue  # a writer packed it away between the listing and the look inside
         superseded = {name for shard in shards for name in shard.supersedes}
@@ -135,9 +140,25 @@ def list_shards(run: Path) -> list[Path]:
         raise
 
 
-def _learn(known: dict[Path, Shard], path: Path) -> Shard:
-    """Look into a shard and remember it."""
-    return known.setdefault(path, _read(path))
+def _look_into(paths: Sequence[Path]) -> list[Shard]:
+    """Look into shards, but for those that were looked into before and are the same file still.
+
+    A session opens its run twice, to plan and to write. Those of one run are remembered.
+    """
+    with _LOCK:
+        known = dict(_KNOWN)
+        for gone in _KNOWN.keys() - set(paths):
+            del _KNOWN[gone]
+    shards = []
+    for path in paths:
+        identity = identity_of(path)
+        before, shard = known.get(path, (None, None))
+        if shard is None or before != identity:
+            shard = _read(path)
+            with _LOCK:
+                _KNOWN[path] = (identity, shard)
+        shards.append(shard)
+    return shards
 
 
 def _read(path: Path) -> Shard:
@@ -165,8 +186,8 @@ def _once(shards: list[Shard]) -> list[Shard]:
     seen: set[str] = set()
     result = []
     for shard in shards:
-        rows = [i for i, id_ in enumerate(shard.ids) if id_ not in seen]
-        if len(rows) < len(shard):
+        if not seen.isdisjoint(shard.ids):
+            rows = [i for i, id_ in enumerate(shard.ids) if id_ not in seen]
             ids = tuple(shard.ids[i] for i in rows)
             result.append(replace(shard, ids=ids, rows=tuple(rows), whole=False))
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5f
 from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError
@@ -44,10 +45,9 @@ def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str
         return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
     total = hashlib.sha256()
     for value in values:
-        if isinstance(value, str):
-            total.update(value.encode() + b"\0")
-        else:
-            total.update(np.int64(len(value)).tobytes() + value.tobytes())
+        if isinstance(value, str):  # then all are: together they take a tenth of the time
+            return hashlib.sha256("\0".join((*values, "")).encode()).hexdigest()
+        total.update(np.int64(len(value)).tobytes() + value.tobytes())
     return total.hexdigest()
 
 
@@ -77,9 +77,10 @@ def confirm(column: Any, values: Any) -> None:
     if now is None:
         return
     with _LOCK:
-        identity, intact = _INTACT.get(column.file.filename, (None, set()))
+        name = _file_of(column)
+        identity, intact = _INTACT.get(name, (None, set()))
         known = intact if identity == now else set()
-        _INTACT[column.file.filename] = (now, known | {column.name})
+        _INTACT[name] = (now, known | {column.name})
         while len(_INTACT) > _REMEMBERED:
             del _INTACT[next(iter(_INTACT))]
 
@@ -111,13 +112,13 @@ def _values(column: Any, rows: slice) -> Any:
 
 
 def _is_known(column: Any) -> bool:
-    identity, intact = _INTACT.get(column.file.filename, (None, frozenset[str]()))
+    identity, intact = _INTACT.get(_file_of(column), (None, frozenset[str]()))
     return column.name in intact and identity == _identity(column)
 
 
 def _identity(column: Any) -> _Identity | None:
     """Return what changes when the file is replaced or written; None where there is no file."""
-    name = column.file.filename
+    name = _file_of(column)
     if remote := open_file(name):
         return remote.identity
     try:
@@ -125,6 +126,11 @@ def _identity(column: Any) -> _Identity | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _file_of(column: Any) -> str:
+    """Return the name of a column's file, without the objects that ``column.file`` makes."""
+    return os.fsdecode(h5f.get_name(column.id))
 
 
 def _damaged(column: Any) -> StoreError:

@@ -18,6 +18,9 @@ BLOCK = 2**20
 _BLOCKS = 16
 _COMPARED = 2**20
 
+Identity = tuple[str | int, ...]
+"""What changes when another file takes a name."""
+
 _OPEN: WeakValueDictionary[str, RemoteFile] = WeakValueDictionary()
 """Name as HDF5 has it → an open file: who asks about a dataset gets at the bytes of its file."""
 
@@ -38,16 +41,10 @@ class RemoteFile(io.RawIOBase):
 
         remote = cast("Any", path)
         self._path, self._fs, self._at = path, remote.fs, 0
-        try:
-            found = self._fs.info(remote.path)
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise unreachable(path, error) from error
-        self.size = int(found["size"])
-        """Bytes."""
-        self.identity = (str(found.get("ETag") or found.get("LastModified", "")), self.size)
+        self.identity = identity_of(path)
         """What changes when another object takes the name."""
+        self.size = int(self.identity[-1])
+        """Bytes."""
         self.failure: BaseException | None = None
         """Why the store did not answer, if it did not: HDF5 would call it a damaged file."""
         self._cache = BlockCache(BLOCK, self._fetch, self.size, maxblocks=_BLOCKS)
@@ -92,6 +89,27 @@ class RemoteFile(io.RawIOBase):
             self.failure = error
             raise OSError(f"{self._path}: {error}") from error
         return found
+
+
+def identity_of(path: Path) -> Identity:
+    """Return what tells a file from a later one of its name; its size comes last.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UnreachableError: The store does not answer.
+    """
+    if not is_remote(path):
+        found = path.stat()
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+    remote = cast("Any", path)
+    try:
+        told = remote.fs.info(remote.path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise unreachable(path, error) from error
+    changed = told.get("ETag") or told.get("etag") or told.get("LastModified") or ""
+    return str(changed or told.get("created", "")), int(told["size"])
 
 
 def open_file(name: str) -> RemoteFile | None:
