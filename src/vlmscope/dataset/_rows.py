@@ -31,7 +31,6 @@ from vlmscope.dataset._values import (
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Sample
 
-
 _TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
 """A relative path that ``pathlib``, which is slow, would leave as it is."""
 
