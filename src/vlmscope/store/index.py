@@ -7,6 +7,7 @@ virtual datasets of those. It refers to packs only: they are never removed, part
 
 from __future__ import annotations
 
+import io
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from vlmscope.store.lock import waiting
 from vlmscope.store.manifest import read_manifest
 from vlmscope.store.naming import link_name
 from vlmscope.store.place import place
-from vlmscope.store.publish import publish
-from vlmscope.store.seal import seal_on
-from vlmscope.store.shard import image_of, memory_file, opened, root_attributes
+from vlmscope.store.publish import publishing
+from vlmscope.store.seal import SEAL_SIZE, seal_of, seal_on
+from vlmscope.store.shard import LIBVER, opened, root_attributes
 
 INDEX = "index.h5"
 """Name of the file in a run folder."""
@@ -37,7 +38,8 @@ def rebuild_index(run: Path) -> None:
     run = place(run)
     with waiting(run, "index"):
         packs = [shard for shard in scan(run)[0] if shard.kind == "pack" and shard.ids]
-        with memory_file() as file:
+        image = io.BytesIO()
+        with h5py.File(image, "w", libver=LIBVER, userblock_size=SEAL_SIZE) as file:
             rows = _link_rows(file, packs)
             file.create_group(COLUMNS, track_order=True)
             if packs:
@@ -45,8 +47,13 @@ def rebuild_index(run: Path) -> None:
                 _copy_texts(file[COLUMNS], packs)
             file.attrs.update(root_attributes(read_manifest(run), rows=rows))
             file.attrs["packs_sha256"] = _digest_of(run, {pack.path.name for pack in packs})
-            pieces = image_of(file)
-        publish(run / INDEX, *pieces)
+        # Sealed and published from where it is: a copy would be gigabytes of a million rows.
+        with (
+            image.getbuffer()[SEAL_SIZE:] as rest,
+            publishing(run / INDEX) as temporary,
+            temporary.open("wb") as file,
+        ):
+            file.writelines((seal_of(rest), rest))
 
 
 def is_indexed(run: Path, packs: Set[str]) -> bool:

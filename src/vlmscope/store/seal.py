@@ -20,7 +20,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CHUNK = 2**23
 
 
-def seal_of(image: bytes) -> bytes:
+def seal_of(image: bytes | memoryview) -> bytes:
     """Return what comes before ``image``, which was made with a user block of its size."""
     return (_MARK + hashlib.sha256(image).hexdigest().encode() + b"\n").ljust(SEAL_SIZE, b"\0")
 
