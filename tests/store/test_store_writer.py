@@ -296,7 +296,7 @@ def test_a_failed_publication_changes_nothing(
     with RunWriter(tmp_path, make_manifest()) as writer:
         writer.add(make_captures([0]))
 
-        def refuse(*args: object) -> None:
+        def refuse(*args: object, **options: object) -> None:
             raise StoreError("full")
 
         with monkeypatch.context() as patch:

@@ -149,17 +149,7 @@ _MEANINGS = {
 
 
 def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
-    """Write ``run.json`` atomically; the run folder must exist.
-
-    Args:
-        run: The run folder.
-        manifest: What goes into it.
-        new: Whether there may be none yet.
-
-    Raises:
-        RunBusyError: Somebody has just written one into an object store.
-        StoreError: The disk or the store refuses.
-    """
+    """Write ``run.json`` atomically into a run folder; ``new``: ``publish`` it exclusively."""
     data = (json.dumps(asdict(manifest), indent=2) + "\n").encode()
     publish(place(run) / MANIFEST, data, exclusive=new)
 
