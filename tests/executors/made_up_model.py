@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from vlmscope.dataset import Place
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.families import Family
 from vlmscope.schema import Failure, Sample
@@ -36,9 +37,11 @@ class Rows:
 
     count: int
 
-    def rows_and_places(self, _passed: Set[str]) -> Iterator[Sample | Failure]:
+    def rows_and_places(self, passed: Set[str]) -> Iterator[Sample | Failure | Place]:
         for i in range(self.count):
             if i == 5:
                 yield Failure(f"q{i}", "input", "the question is empty")
+            elif f"q{i}" in passed:
+                yield Place((f"{i}.png",))
             else:
                 yield Sample(f"q{i}", f"{i}.png", f"Question {i}?")

@@ -177,6 +177,23 @@ def test_a_shard_packed_away_while_reading(mixed: Path) -> None:
     assert len(open_run(mixed)) == 13
 
 
+def test_a_shard_that_is_another_file_is_looked_into_again(run: Path, tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "other", make_manifest()) as writer:
+        writer.add([make_capture(i) for i in range(20, 24)])
+    shard = only_shard(run)
+    assert open_run(run).ids == open_run(run).ids == tuple(f"question_comb_{i}" for i in range(10))
+    other = only_shard(tmp_path / "other").read_bytes()
+    shard.write_bytes(other)
+    assert open_run(run).ids == tuple(f"question_comb_{i}" for i in range(20, 24))
+    before = shard.stat()
+    changed = bytearray(other)
+    changed[other.index(b"question_comb_20") + 15] = ord("5")
+    shard.write_bytes(changed)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))  # of the same age and size
+    with pytest.raises(StoreError, match="damaged"):
+        open_run(run)
+
+
 @pytest.mark.parametrize("cut", [0, 10, 3000])
 def test_a_truncated_shard_is_named(run: Path, cut: int) -> None:
     reader = open_run(run)

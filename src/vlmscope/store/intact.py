@@ -125,7 +125,7 @@ def _identity(column: Any) -> _Identity | None:
         found = os.stat(name)  # noqa: PTH116 - a hot path
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _file_of(column: Any) -> str:
