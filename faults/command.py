@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from faults import disks, killing, rows, scale
+from faults import actors, disks, killing, rows, scale
 from faults.outcome import HEADER, Outcome
 from faults.setting import Setting, make_setting
 
@@ -71,6 +71,7 @@ def main() -> int:
     """Do it all, print the table, and return 1 if something came that should not."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=240, help="SIGKILLs in all (240)")
+    parser.add_argument("--actors", type=int, default=20, help="SIGKILLs of Ray's actors (20)")
     parser.add_argument("--tries", type=int, default=4, help="tries of what is slow (4)")
     parser.add_argument("--soak", type=int, default=20_000, help="rows of the soak, 0 for none")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the large table")
@@ -86,6 +87,9 @@ def main() -> int:
         todo.insert(0, lambda: scale.soak(setting, options.soak, options.curve))
     if options.rows:
         todo.append(lambda: scale.million(setting, options.rows, options.rows // 100))
+    if options.actors:
+        rng = random.Random(options.seed * 1000 + 90)  # noqa: S311 - moments, no secrets
+        todo.append(lambda: actors.killed(setting, options.actors, rng))
     with ThreadPoolExecutor(options.lanes) as lanes:
         coming: list[Future[Outcome]] = [
             lanes.submit(lambda job=job: _said(job(), began)) for job in todo

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
-from h5py import h5d, h5f, h5g, h5l, h5o, h5t
+from h5py import h5d, h5f, h5g, h5i, h5l, h5o, h5t
 
 from vlmscope.errors import StoreError
+from vlmscope.store.heap import Heap, HeapError
 from vlmscope.store.remote import open_file
 
 MOST_EXPANSION = 1100
@@ -30,6 +30,10 @@ DEEPEST = 8
 """Groups within one another; our layout and the research's have three."""
 
 _KINDS = {h5l.TYPE_EXTERNAL: "an external link", h5l.TYPE_SOFT: "a soft link"}
+_OF_PARTS = (h5t.TypeVlenID, h5t.TypeCompoundID, h5t.TypeArrayID, h5t.TypeReferenceID)
+_HEAPS: dict[int, Heap] = {}
+"""Number that HDF5 gave to the opening of a file → its heap; of the last file."""
+
 _SHARD = re.compile(rb"shards/[A-Za-z0-9_.-]+\.h5")
 _HERE = b"."
 _REMEDY = "files outside a run are never read; put the data itself there, or get a whole copy"
@@ -193,55 +197,86 @@ def _check_storage(dataset: Any, name: str) -> None:
     if created.get_layout() == h5d.VIRTUAL:
         _check_sources(dataset, created, name)
         return
-    count, held = math.prod(dataset.shape or (0,)), dataset.get_storage_size()
+    count, held = _count(dataset), dataset.get_storage_size()
     declared = count * dataset.get_type().get_size()
-    if lists := _size_of_listed(dataset.get_type()):
-        declared = _lengths(dataset, count, name) * lists
-        held = size_of(dataset)
-    if declared > (held if lists else MOST_EXPANSION * held):
+    if lists := _size_of_listed(dataset, name):
+        _check_lists(dataset, count, lists, name)
+    elif declared > MOST_EXPANSION * held:
         raise StoreError(
             f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and holds {held:,}; it is "
             "damaged, or made to fill the memory: get a whole copy"
         )
 
 
-def _size_of_listed(kind: Any) -> int:
+def _count(dataset: Any) -> int:
+    """Return how many values there are: one without dimensions, none without a dataspace."""
+    return 0 if dataset.shape is None else math.prod(dataset.shape)
+
+
+def _count(dataset: Any) -> int:
+    """Return how many values there are: one without dimensions, none without a dataspace."""
+    return 0 if dataset.shape is None else math.prod(dataset.shape)
+
+
+def _size_of_listed(dataset: Any, name: str) -> int:
     """Return the bytes of an item where the values are texts or lists of any length, else 0."""
-    if isinstance(kind, h5t.TypeVlenID):
-        return int(kind.get_super().get_size())
-    return int(isinstance(kind, h5t.TypeStringID) and kind.is_variable_str())
+    kind = dataset.get_type()
+    if isinstance(kind, h5t.TypeStringID):
+        return int(kind.is_variable_str())
+    if not kind.detect_class(h5t.VLEN):
+        return 0
+    if not isinstance(kind, h5t.TypeVlenID) or isinstance(kind.get_super(), _OF_PARTS):
+        raise _never_written(dataset, name)
+    return int(kind.get_super().get_size())
 
 
-def _lengths(dataset: Any, count: int, name: str) -> int:
-    """Return how many items the texts or lists of a dataset hold in all, as they declare it.
+def _check_lists(dataset: Any, count: int, item: int, name: str) -> None:
+    """Refuse texts or lists that HDF5 could not read: it would fill the memory or never come back.
 
-    HDF5 keeps 16 bytes for each: its length, and where it lies. It takes the length at its word,
-    and may then fill the memory or never come back.
+    It keeps 16 bytes for each: its length, and where it lies.
     """
     place = dataset.get_offset()
     if count and (place is None or dataset.get_storage_size() != 16 * count):
-        raise StoreError(
-            f"{file_name(dataset)}: {name!r} is stored in a way that is never written here; get a "
-            "whole copy"
-        )
+        raise _never_written(dataset, name)
     with raw_file(dataset) as file:
         file.seek(place or 0)
-        records = np.frombuffer(file.read(16 * count), np.uint8).reshape(-1, 16)
-    return int(records[:, :4].copy().view("<u4").sum(dtype=np.int64))
+        try:
+            _heap(dataset).check(file, file.read(16 * count), item)
+        except HeapError as error:
+            raise StoreError(
+                f"{file_name(dataset)}: {name!r} is damaged, it has {error}; get a whole copy"
+            ) from error
+
+
+def _heap(dataset: Any) -> Heap:
+    """Return what is known of the collections of a file, as long as it is open."""
+    opened = h5o.get_info(dataset).fileno
+    if opened not in _HEAPS:
+        _HEAPS.clear()  # of files that were open before
+        base = h5i.get_file_id(dataset).get_create_plist().get_userblock()
+        _HEAPS[opened] = Heap(base, size_of(dataset))
+    return _HEAPS[opened]
+
+
+def _never_written(dataset: Any, name: str) -> StoreError:
+    return StoreError(
+        f"{file_name(dataset)}: {name!r} is stored in a way that is never written here; get a "
+        "whole copy"
+    )
 
 
 def _check_sources(dataset: Any, created: Any, name: str) -> None:
     """Refuse a virtual dataset that shows more than a window of plain columns of its own file."""
     columns = h5g.open(dataset, b"/")
     size = dataset.get_type().get_size()
-    declared, shown = math.prod(dataset.shape or (0,)) * size, 0
+    declared, shown = _count(dataset) * size, 0
     for number in range(created.get_virtual_count()):
         if created.get_virtual_filename(number).encode() != _HERE:
             raise StoreError(f"{file_name(dataset)}: {name!r} shows another file; {_REMEDY}")
         source: Any = columns
         for part in created.get_virtual_dsetname(number).encode().strip(b"/").split(b"/"):
             source = _open_source(source, part, name)
-        shown += math.prod(source.shape or (0,)) * size
+        shown += _count(source) * size
     if declared > shown:
         raise StoreError(
             f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and shows {shown:,}; "

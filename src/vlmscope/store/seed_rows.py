@@ -122,7 +122,7 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
     not_finite = set()
     for name, dataset in walk_links(group, seen):
         if name in SEED_TEXTS:
-            texts[name] = _text(dataset)
+            texts[name] = _text(path, id_, name, dataset)
         elif is_vector(name):
             place = _place(path, id_, name)
             values = _values(dataset)
@@ -164,9 +164,14 @@ def _values(dataset: Any) -> NDArray[np.float32]:
     return values
 
 
-def _text(dataset: Any) -> str:
+def _text(path: Path, id_: str, name: str, dataset: Any) -> str:
     """Return a string by its bytes: some files tag UTF-8 as ASCII."""
     value = h5py.Dataset(dataset)[()]
+    if not isinstance(value, str | bytes | h5py.Empty):
+        raise InputError(
+            f"{path}: question {id_!r} has a {name} that is no text; the file is damaged or of "
+            "another layout, get a whole copy"
+        )
     if isinstance(value, h5py.Empty):
         return ""
     return clean_text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))

@@ -1,0 +1,85 @@
+"""Ray's actors killed at random moments: the job goes on, and its rows are those of a quiet run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from faults.killing import ONE_BY_ONE, undisturbed
+from faults.outcome import Outcome
+from faults.setting import Setting, differences
+
+ACTORS = 2
+
+
+def killed(setting: Setting, tries: int, rng: random.Random) -> Outcome:
+    """SIGKILL one of two actors, again and again; jobs that come to their end are begun anew."""
+    outcome = Outcome("SIGKILL of an actor")
+    folder = setting.folder / "actors"
+    table, jobs, amid = setting.table(folder.name), 0, set[int]()
+    expected = undisturbed(setting, table)
+    with tempfile.TemporaryDirectory(prefix="vr", dir="/tmp") as short:
+        while outcome.tries < tries:
+            out = folder / f"run-{jobs}"
+            job, jobs = _start(setting, table, out, Path(short), folder / "log"), jobs + 1
+            for rows in _kill_some(job, out, rng, tries - outcome.tries):
+                amid.add(rows)
+                outcome.add("replaced, its rows done again")
+            code = job.wait(600)
+            found = [f"exit code {code}"] if code else differences(out, expected)
+            if found:
+                outcome.wrong.append("; ".join(found[:3]))
+                break
+    outcome.note = f"jobs: {jobs}, each equal; killed at {len(amid)} different numbers of shards"
+    return outcome
+
+
+def _start(
+    setting: Setting, table: Path, out: Path, short: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    ray = ("--ray", "--address", "local", "--actors", str(ACTORS))
+    arguments = setting.arguments(table, out, *ONE_BY_ONE, *ray)
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "vlmscope", *arguments],
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"RAY_TMPDIR": str(short)},
+        )
+
+
+def _kill_some(job: subprocess.Popen[bytes], out: Path, rng: random.Random, most: int) -> list[int]:
+    """Kill actors of a job until it ends; return how many shards there were each time."""
+    found: list[int] = []
+    while job.poll() is None and len(found) < most:
+        before = _shards(out)
+        wanted = before + rng.randint(1, 6)
+        while job.poll() is None and _shards(out) < wanted:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
+        actors = _actors(job)
+        if actors and job.poll() is None:
+            rng.choice(actors).send_signal(signal.SIGKILL)
+            found.append(_shards(out))
+    return found
+
+
+def _shards(out: Path) -> int:
+    return len(list((out / "shards").glob("*.h5")))
+
+
+def _actors(job: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes in which actors of a job's cluster are at work."""
+    try:
+        below = psutil.Process(job.pid).children(recursive=True)
+        return [one for one in below if "ray::Worker" in one.name() + " ".join(one.cmdline()[:1])]
+    except psutil.Error:  # it has just ended
+        return []
