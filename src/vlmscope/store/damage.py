@@ -22,7 +22,7 @@ from vlmscope.store.layout import text_column
 from vlmscope.store.lock import acquire, lock_of
 from vlmscope.store.naming import link_name, question_id
 from vlmscope.store.nofollow import is_there
-from vlmscope.store.place import make_folder, move, place
+from vlmscope.store.place import is_remote, make_folder, move, place
 from vlmscope.store.publish import cannot_write, sync
 from vlmscope.store.seal import seal_is_broken
 from vlmscope.store.shard import opened
@@ -156,6 +156,8 @@ def _ids_of(path: Path) -> tuple[str, ...] | None:
 
 
 def _ids_by_index(path: Path) -> tuple[str, ...] | None:
+    if is_remote(path):  # a run in an object store has no index
+        return None
     target = f"{SHARDS}/{path.name}"
     try:
         with h5py.File(path.parent.parent / INDEX, "r") as index:

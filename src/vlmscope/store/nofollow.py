@@ -218,6 +218,11 @@ def _count(dataset: Any) -> int:
     return 0 if dataset.shape is None else math.prod(dataset.shape)
 
 
+def _count(dataset: Any) -> int:
+    """Return how many values there are: one without dimensions, none without a dataspace."""
+    return 0 if dataset.shape is None else math.prod(dataset.shape)
+
+
 def _size_of_listed(dataset: Any, name: str) -> int:
     """Return the bytes of an item where the values are texts or lists of any length, else 0."""
     kind = dataset.get_type()
