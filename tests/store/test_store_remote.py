@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from vlmscope.store import (
     set_aside,
     write_labels,
 )
+from vlmscope.store.holding import file_name, size_of
 from vlmscope.store.remote import BLOCK, RemoteFile, put
+from vlmscope.store.shard import opened
 
 
 @pytest.fixture
@@ -237,6 +240,52 @@ def test_a_file_is_read_like_any_other(bucket: str) -> None:
             file.seek(start)
             assert file.read(size) == data[start : start + size]
         assert file.read() == b""
+
+
+def test_files_are_told_apart_whatever_their_names(bucket: str) -> None:
+    """Also those whose names HDF5 spells alike, and one that is opened twice."""
+    rows = {"é": [0, 1], "è": [2, 3, 4]}
+    for name, numbers in rows.items():
+        with RunWriter(f"{bucket}/{name}", make_manifest()) as writer:
+            writer.add(make_captures(numbers))
+    packs = {name: next(iter((place(f"{bucket}/{name}") / "shards").iterdir())) for name in rows}
+    with (
+        opened(packs["é"]) as one,
+        opened(packs["è"]) as other,
+        opened(packs["é"]) as again,
+    ):
+        assert size_of(one.id) == packs["é"].stat().st_size != size_of(other.id)
+        again.close()
+        gc.collect()
+        assert size_of(one.id) == packs["é"].stat().st_size
+        assert file_name(one.id) == str(packs["é"])
+    for name, numbers in rows.items():
+        found = open_run(f"{bucket}/{name}")
+        for capture, i in zip(found, numbers, strict=True):
+            assert_same(capture, make_capture(i))
+
+
+def test_a_part_that_could_not_be_removed_doubles_no_row(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, missing_ok: bool = False) -> None:
+        raise PermissionError("no right to remove")
+
+    url = f"{bucket}/run"
+    monkeypatch.setattr(type(place(url)), "unlink", refuse)
+    with RunWriter(url, make_manifest(), pack_rows=4) as writer:
+        for start in range(0, 6, 2):
+            writer.add(make_captures(range(start, start + 2)))
+    assert any("part-" in name for name in names(url))
+    assert list(open_run(url).ids) == [f"question_comb_{i}" for i in range(6)]
+    assert find_damage(place(url)) == []
+    with RunWriter(url, make_manifest()) as again:
+        assert len(again.done_ids) == 6
+
+
+def test_a_url_that_was_made_a_path_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Path\(\) takes a slash from a URL"):
+        open_run(Path("s3://bucket/run"))
 
 
 @pytest.mark.parametrize(

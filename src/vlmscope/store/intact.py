@@ -15,11 +15,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5f
 from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError
-from vlmscope.store.remote import open_file
+from vlmscope.store.holding import file_name, remote_of
 
 _Identity = tuple[str | int, ...]
 _INTACT: dict[str, tuple[_Identity, set[str]]] = {}
@@ -118,11 +117,10 @@ def _is_known(column: Any) -> bool:
 
 def _identity(column: Any) -> _Identity | None:
     """Return what changes when the file is replaced or written; None where there is no file."""
-    name = _file_of(column)
-    if remote := open_file(name):
+    if remote := remote_of(column.id):
         return remote.identity
     try:
-        found = os.stat(name)  # noqa: PTH116 - a hot path
+        found = os.stat(_file_of(column))  # noqa: PTH116 - a hot path
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -130,12 +128,12 @@ def _identity(column: Any) -> _Identity | None:
 
 def _file_of(column: Any) -> str:
     """Return the name of a column's file, without the objects that ``column.file`` makes."""
-    return os.fsdecode(h5f.get_name(column.id))
+    return file_name(column.id)
 
 
 def _damaged(column: Any) -> StoreError:
     path = column.name.partition("/_columns/")[2]
     return StoreError(
-        f"{column.file.filename}: column {path} is damaged; 'vlmscope verify RUN --files' finds "
+        f"{_file_of(column)}: column {path} is damaged; 'vlmscope verify RUN --files' finds "
         "all that is, the same extract command with --redo-damaged captures its rows again"
     )

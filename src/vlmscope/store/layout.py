@@ -12,6 +12,7 @@ import h5py
 
 from vlmscope.errors import StoreError
 from vlmscope.store.block import QUESTION_ID
+from vlmscope.store.holding import file_name
 from vlmscope.store.intact import read_column
 from vlmscope.store.naming import is_vector
 from vlmscope.store.nofollow import member, walk
@@ -47,7 +48,7 @@ def columns_of(file: Any) -> dict[str, Any]:
     for path, column in columns.items():
         if flaw := _flaw(path, column, rows):
             raise StoreError(
-                f"{file.filename}: damaged, column {path} {flaw}; restore the file from a copy"
+                f"{file_name(file.id)}: damaged, column {path} {flaw}; restore the file from a copy"
             )
     for name in (*TEXTS, *NUMBERS):
         columns[name]
@@ -66,7 +67,7 @@ def text_column(file: Any, name: str) -> list[str]:
     column = member(file, f"{COLUMNS}/{name}")
     if flaw := _flaw(name, column, getattr(column, "shape", None)):
         raise StoreError(
-            f"{file.filename}: damaged, column {name} {flaw}; restore the file from a copy"
+            f"{file_name(file.id)}: damaged, column {name} {flaw}; restore the file from a copy"
         )
     is_index = "writer" not in file.attrs
     texts: list[str] = column.asstr()[:].tolist() if is_index else read_column(column)

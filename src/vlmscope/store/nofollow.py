@@ -12,16 +12,15 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
-from h5py import h5d, h5f, h5g, h5i, h5l, h5o, h5t
+from h5py import h5d, h5g, h5i, h5l, h5o, h5t
 
 from vlmscope.errors import StoreError
 from vlmscope.store.heap import Heap, HeapError
-from vlmscope.store.remote import open_file
+from vlmscope.store.holding import file_name, raw_file, size_of
 
 MOST_EXPANSION = 1100
 """Bytes that a stored byte may stand for: gzip, which research files may use, reaches 1,032."""
@@ -154,28 +153,6 @@ def index_target(root: Any, name: bytes) -> tuple[Path, bytes] | None:
     return shard, path[1:]
 
 
-def file_name(item: Any) -> str:
-    """Return the name of the file that a low-level object lies in."""
-    return str(h5f.get_name(item).decode("utf-8", "replace"))
-
-
-@contextmanager
-def raw_file(item: Any) -> Iterator[Any]:
-    """Open the bytes of the file that a low-level object lies in, wherever that is."""
-    name = file_name(item)
-    if remote := open_file(name):
-        yield remote  # whose place HDF5 sets before it reads
-        return
-    with Path(name).open("rb") as file:
-        yield file
-
-
-def size_of(item: Any) -> int:
-    """Return the bytes of the file that a low-level object lies in."""
-    remote = open_file(file_name(item))
-    return remote.size if remote else Path(file_name(item)).stat().st_size
-
-
 def _refusal(group: Any, name: bytes, kind: str) -> StoreError:
     shown = name.decode("utf-8", "replace")
     return StoreError(f"{file_name(group)}: {shown!r} is {kind}; {_REMEDY}")
@@ -206,16 +183,6 @@ def _check_storage(dataset: Any, name: str) -> None:
             f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and holds {held:,}; it is "
             "damaged, or made to fill the memory: get a whole copy"
         )
-
-
-def _count(dataset: Any) -> int:
-    """Return how many values there are: one without dimensions, none without a dataspace."""
-    return 0 if dataset.shape is None else math.prod(dataset.shape)
-
-
-def _count(dataset: Any) -> int:
-    """Return how many values there are: one without dimensions, none without a dataspace."""
-    return 0 if dataset.shape is None else math.prod(dataset.shape)
 
 
 def _count(dataset: Any) -> int:

@@ -31,7 +31,7 @@ def place(path: str | PathLike[str] | Path) -> Path:
         InputError: It is a URL that nothing installed here can open.
     """
     if isinstance(path, Path) or is_remote(path):
-        return cast("Path", path)
+        return _no_squeezed_url(cast("Path", path))
     text = fspath(path)
     if text.startswith(_LOCAL):
         return Path(text.partition("://")[2])
@@ -115,10 +115,19 @@ def unreachable(path: Path, error: BaseException) -> UnreachableError:
     )
 
 
+def _no_squeezed_url(path: Path) -> Path:
+    """Refuse what ``Path`` made of a URL: one slash is lost, and it would be a folder named s3:."""
+    scheme, colon, _ = str(path).partition(":/")
+    if isinstance(path, Path) and colon and scheme in _EXTRAS and not path.exists():
+        raise InputError(f"{path}: Path() takes a slash from a URL; give the URL as a string")
+    return path
+
+
 def _remote(url: str) -> Path:
     """Return what stands for a URL."""
     scheme = url.partition("://")[0]
-    extra = _EXTRAS.get(scheme, "s3")
+    extra = _EXTRAS.get(scheme)
+    remedy = f"pip install 'vlmscope[{extra}]'" if extra else "install fsspec's package for it"
     try:
         from upath import UPath
 
@@ -126,8 +135,7 @@ def _remote(url: str) -> Path:
         found.fs  # noqa: B018 - imports what the scheme needs
     except ImportError as error:
         raise InputError(
-            f"{url}: {scheme}:// needs more packages ({one_line(error)}); "
-            f"pip install 'vlmscope[{extra}]'"
+            f"{url}: {scheme}:// needs more packages ({one_line(error)}); {remedy}"
         ) from error
     except (ValueError, TypeError) as error:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ _COMPARED = 2**20
 
 Identity = tuple[str | int, ...]
 """What changes when another file takes a name."""
+
+_NUMBERS = itertools.count()
 
 _OPEN: WeakValueDictionary[str, RemoteFile] = WeakValueDictionary()
 """Name as HDF5 has it → an open file: who asks about a dataset gets at the bytes of its file."""
@@ -48,9 +51,14 @@ class RemoteFile(io.RawIOBase):
         self.failure: BaseException | None = None
         """Why the store did not answer, if it did not: HDF5 would call it a damaged file."""
         self._cache = BlockCache(BLOCK, self._fetch, self.size, maxblocks=_BLOCKS)
+        self._number = next(_NUMBERS)
         _OPEN[_name(self)] = self
 
     def __repr__(self) -> str:
+        """Return a name that no other opening has, of this object or another: HDF5's for it."""
+        return f"{self._path}#{self._number}"
+
+    def __str__(self) -> str:
         return str(self._path)
 
     def readable(self) -> bool:
