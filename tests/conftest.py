@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every command compiles all modules again
 os.environ["OMP_NUM_THREADS"] = "1"  # commands started by tests share the cores with them
 
 from jaxtyping import install_import_hook
@@ -24,7 +25,6 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from material import QUESTIONS, picture  # noqa: E402
-from object_store import new_bucket, serving  # noqa: E402
 from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
@@ -37,15 +37,38 @@ if os.environ.get("VLMSCOPE_TORCHVISION"):
 torch.set_num_threads(1)  # the suite runs in several processes
 
 
+LONG = (
+    "test_benchmarks.py",
+    "test_cli_ray.py",
+    "test_kill.py",
+    "test_docs.py",
+    "test_faults.py",
+    "test_tables_page.py",
+    "test_cli_s3.py",
+    "test_store_remote.py",
+)
+"""Files whose tests take longest: they begin first, so that none is left alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that take longest first."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[object]:
     """A real S3 server, which the environment of this and of started processes names."""
+    from object_store import serving  # takes a second, and few tests need it
+
     yield from serving()
 
 
 @pytest.fixture
 def bucket(s3_server: object) -> str:
     """URL of an empty bucket."""
+    from object_store import new_bucket
+
     return new_bucket()
 
 
