@@ -18,6 +18,7 @@ _hook = install_import_hook(["vlmscope.selection", "vlmscope.engine"], "beartype
 _hook.__enter__()
 
 import json  # noqa: E402
+import tempfile  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -25,6 +26,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from material import QUESTIONS, picture  # noqa: E402
+from ready import ready_python  # noqa: E402
 from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
@@ -70,6 +72,16 @@ def bucket(s3_server: object) -> str:
     from object_store import new_bucket
 
     return new_bucket()
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[str]:
+    """Path of a python for commands and scripts that begin at once."""
+    with (
+        tempfile.TemporaryDirectory(prefix="vr", dir="/tmp") as folder,
+        ready_python(Path(folder)) as path,
+    ):
+        yield path
 
 
 @pytest.fixture(scope="session")

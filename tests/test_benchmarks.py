@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,22 +36,31 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             "prefill, share of the FLOP/s",
         ),
         (
+            "scaling.py",
+            ["--size", "tiny", "--cores", "1", "--workers", "1", "--rows", "2", "--tokens", "2"],
+            "| plain | 1 |",
+        ),
+        (
             "throughput.py",
             ["--cpu-overhead", "--rows", "4", "--tokens", "3", "--rounds", "1"],
             "overhead",
         ),
     ],
 )  # fmt: skip
-def test_a_benchmark_runs(script: str, arguments: list[str], shown: str, tmp_path: Path) -> None:
+def test_a_benchmark_runs(
+    script: str, arguments: list[str], shown: str, tmp_path: Path, python: str
+) -> None:
     work = [] if script == "storage.py" else ["--work", str(tmp_path)]
-    command = [sys.executable, str(BENCHMARKS / script), *arguments, *work]
+    command = [python, str(BENCHMARKS / script), *arguments, *work]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
 
 
-def test_the_benchmark_of_families_does_what_the_large_one_does(tmp_path: Path) -> None:
-    script = [sys.executable, str(BENCHMARKS / "true_families.py"), "--work", str(tmp_path)]
+def test_the_benchmark_of_families_does_what_the_large_one_does(
+    tmp_path: Path, python: str
+) -> None:
+    script = [python, str(BENCHMARKS / "true_families.py"), "--work", str(tmp_path)]
     small = ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2"]
     command = [*script, *small, "--seed-rows", "1", "--verify", "2", "--models", "smolvlm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

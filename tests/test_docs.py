@@ -44,9 +44,9 @@ def example_folder(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyP
     return tmp_path
 
 
-def test_the_readme_works(example_folder: Path) -> None:
+def test_the_readme_works(example_folder: Path, python: str) -> None:
     [commands] = blocks(ROOT / "README.md", "bash")
-    script = f'set -euo pipefail\nvlmscope() {{ "{sys.executable}" -m vlmscope "$@"; }}\n{commands}'
+    script = f'set -euo pipefail\nvlmscope() {{ "{python}" -m vlmscope "$@"; }}\n{commands}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "vision_token_boundary" in done.stdout
@@ -85,7 +85,9 @@ def test_the_page_on_the_demo_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert printed.getvalue().count(" | ") == 6
 
 
-def test_the_page_on_probing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_on_probing_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
     """Its commands and code, on fewer questions."""
     bundled = ROOT / "src" / "vlmscope" / "demo"
     (tmp_path / "MODEL").symlink_to(bundled / "model")
@@ -94,7 +96,7 @@ def test_the_page_on_probing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "questions.csv").write_text("".join(rows[:9]), "utf-8")
     monkeypatch.chdir(tmp_path)
     fewer = '$([ "$1" != demo ] || echo --limit 100)'
-    vlmscope = f'vlmscope() {{ "{sys.executable}" -m vlmscope "$@" {fewer}; }}'
+    vlmscope = f'vlmscope() {{ "{python}" -m vlmscope "$@" {fewer}; }}'
     commands = "".join(blocks(ROOT / "docs" / "probing.md", "bash"))
     script = f"set -euo pipefail\n{vlmscope}\n{commands}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)

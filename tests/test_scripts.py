@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 MODEL = Path(str(files("vlmscope"))) / "demo" / "model"
 
 
-def test_a_model_is_trained(tmp_path: Path) -> None:
+def test_a_model_is_trained(tmp_path: Path, python: str) -> None:
     model = tmp_path / "model"
     train = [
         "--pictures",
@@ -31,27 +31,27 @@ def test_a_model_is_trained(tmp_path: Path) -> None:
         "--workers",
         "1",
     ]
-    script("train_demo_model.py", "--out", model, *train)
+    script(python, "train_demo_model.py", "--out", model, *train)
     assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
         path.name for path in model.iterdir()
     }
     assert json.loads((model / "training.json").read_text())["steps"] == 3
 
 
-def test_a_model_is_measured(tmp_path: Path) -> None:
+def test_a_model_is_measured(tmp_path: Path, python: str) -> None:
     model = shutil.copytree(MODEL, tmp_path / "model")
     (model / "README.md").unlink()
     write_bundle(tmp_path / "bundle", split="other", pictures=24, questions=96)
     options = ["--run", tmp_path / "run", "--data", tmp_path / "bundle"]
-    facts = json.loads(script("measure_demo_model.py", model, *options))
+    facts = json.loads(script(python, "measure_demo_model.py", model, *options))
     assert 0.6 < facts["accuracy"] < 1
     assert facts["auroc_vision_token_layer_0"] < facts["auroc_query_token_layer_9"]
     assert "96 questions about 24 pictures" in (model / "README.md").read_text(encoding="utf-8")
 
 
-def script(name: str, *arguments: object) -> str:
+def script(python: str, name: str, *arguments: object) -> str:
     """Run a script and return what it printed."""
-    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    command = [python, str(SCRIPTS / name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

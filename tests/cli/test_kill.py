@@ -69,7 +69,7 @@ def test_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
     # A fork server that has imported everything: a child starts in milliseconds, so that the
     # kills fall on the work and not on the imports. Batches of one row make results bit-equal.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vlmscope.cli.extract", "vlmscope.executors", "transformers"])
+    context.set_forkserver_preload(["faults.warm"])
     table, out = write_table(tmp_path), tmp_path / "run"
     arguments = [
         *("extract", str(table), "--model", str(checkpoint), "--device", "cpu"),

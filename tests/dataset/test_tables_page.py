@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,10 +68,10 @@ def test_what_is_mapped_and_what_is_metadata(folder: Path) -> None:
     assert second.metadata == {"topic": "colours"}
 
 
-def test_the_commands_work(folder: Path) -> None:
+def test_the_commands_work(folder: Path, python: str) -> None:
     run_code()
     commands = "".join(blocks("bash"))
-    script = f'set -euo pipefail\nvlmscope() {{ "{sys.executable}" -m vlmscope "$@"; }}\n{commands}'
+    script = f'set -euo pipefail\nvlmscope() {{ "{python}" -m vlmscope "$@"; }}\n{commands}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 pictures" in done.stdout
