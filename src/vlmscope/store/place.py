@@ -14,7 +14,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, cast
 
-from vlmscope.errors import InputError, UnreachableError, one_line
+from vlmscope.errors import InputError, StoreError, UnreachableError, one_line
 
 _LOCAL = ("file://", "local://")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -107,8 +107,13 @@ def check_reachable(path: Path) -> None:
         ) from error
 
 
-def unreachable(path: Path, error: BaseException) -> UnreachableError:
-    """Return the error for a store that answered before and does not now."""
+def unreachable(path: Path, error: BaseException) -> StoreError:
+    """Return the error for a store that answered before and does not now, or that refuses."""
+    if isinstance(error, PermissionError):
+        return StoreError(
+            f"{path}: the store refuses access: {one_line(error)}; what was published is safe, get "
+            "the right to read and write there and run the same command again"
+        )
     return UnreachableError(
         f"{path}: cannot be reached: {one_line(error)}; what was published is safe, run the same "
         "command again to continue"

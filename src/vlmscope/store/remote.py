@@ -93,6 +93,8 @@ class RemoteFile(io.RawIOBase):
     def _fetch(self, start: int, end: int) -> bytes:
         try:
             found: bytes = self._fs.cat_file(cast("Any", self._path).path, start=start, end=end)
+        except MemoryError:
+            raise
         except Exception as error:
             self.failure = error
             raise OSError(f"{self._path}: {error}") from error
@@ -112,7 +114,7 @@ def identity_of(path: Path) -> Identity:
     remote = cast("Any", path)
     try:
         told = remote.fs.info(remote.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:
         raise unreachable(path, error) from error
@@ -149,6 +151,8 @@ def remote_file(path: Path) -> Iterator[RemoteFile]:
     try:
         yield file
     except Exception:
+        if isinstance(file.failure, FileNotFoundError):
+            raise file.failure from None  # removed since: a part that its writer merged
         if file.failure is not None:
             raise unreachable(path, file.failure) from file.failure
         raise
@@ -176,6 +180,8 @@ def put(path: Path, data: bytes, *, exclusive: bool) -> None:
             f"{path}: somebody else has just put it there: another vlmscope is writing this run; "
             "wait for it to end, or give another --out"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise unreachable(path, error) from error
 
