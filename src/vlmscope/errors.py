@@ -5,6 +5,7 @@
     ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
     ├── RunMismatchError the run folder was made with other settings
     ├── RunBusyError     another process is writing the run
+    ├── TableChangedError  the table is not the one that was checked any more
     ├── StoreError       a run cannot be written or read (full disk, damaged shard)
     │   └── UnreachableError  the object store does not answer
     ├── ToleranceError   ``verify`` found rows that differ from the seed's method
@@ -17,7 +18,8 @@ shows its traceback.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 class VlmscopeError(Exception):
@@ -49,6 +51,18 @@ class RunBusyError(VlmscopeError):
     """Another process is writing the run. Nothing was done."""
 
     exit_code = 2
+
+
+class TableChangedError(VlmscopeError):
+    """The table changed after it was checked. Rows that were read before are as they were."""
+
+    def __init__(self, message: str, *, appended: bool = False) -> None:
+        super().__init__(message)
+        self.appended = appended
+        """Whether every row that was checked was read as it was, and more follow."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(TableChangedError, appended=self.appended), self.args
 
 
 class StoreError(VlmscopeError):

@@ -86,10 +86,12 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
     Raises:
         InputError: The run is empty, or a row that was drawn cannot be read any more.
         RunMismatchError: The table is not the one that the run was made from.
+        TableChangedError: It changed meanwhile.
     """
     if not len(run):
         raise InputError(f"{run.path}: the run holds no rows; run vlmscope extract first")
-    if table.scan().fingerprint != run.manifest.data.fingerprint:
+    scan = table.scan()
+    if scan.fingerprint != run.manifest.data.fingerprint:
         raise RunMismatchError(
             f"{run.manifest.data.path}: the table has changed since the run was made; "
             "give the original with --data"
@@ -97,7 +99,7 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
     drawn = random.Random(seed).sample(run.ids, min(count, len(run)))  # noqa: S311 - a sample
     order = {id_: i for i, id_ in enumerate(drawn)}
     found = []
-    for row in table.rows():
+    for row in table.as_scanned(scan).rows():
         if row.id in order:
             if isinstance(row, Failure):
                 raise InputError(row.error)

@@ -177,7 +177,8 @@ def _open(data: str, *, fields: list[str], **options: Any) -> Any:
 
     mapping: FieldSpec = parse_mapping(fields)
     table = open_table(data, fields=mapping, **options)
-    return table, len(table.scan().ids)
+    scan = table.scan()
+    return table.as_scanned(scan), len(scan.ids)
 
 
 def _score_one(scorer: RiskScorer, sample: Sample, as_json: bool) -> None:
@@ -195,10 +196,12 @@ def _score_one(scorer: RiskScorer, sample: Sample, as_json: bool) -> None:
 
 def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
     """Score every row of a table, print or write the risks, and return how many rows failed."""
+    from vlmscope.dataset import UntilChanged
     from vlmscope.store import write_table
 
-    table, rows = opened
-    shown = track(scorer.score(table.rows()), "scoring", rows, console=stderr, transient=True,
+    table, number = opened
+    rows = UntilChanged(table.rows())
+    shown = track(scorer.score(rows), "scoring", number, console=stderr, transient=True,
                   disable=not stderr.is_terminal)  # fmt: skip
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "risk", "flagged", "error")}
     failed = flagged = 0
@@ -211,8 +214,9 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
             continue
         for name, values in columns.items():
             values.append(record[name])
+    rows.raise_error()
     stderr.print(
-        f"{count(rows - failed, 'question')} scored, {flagged:,} flagged above "
+        f"{count(number - failed, 'question')} scored, {flagged:,} flagged above "
         f"{scorer.threshold:.1%}; {count(failed, 'row')} failed"
     )
     stderr.print(meaning(scorer.info, scorer.threshold), style="dim")

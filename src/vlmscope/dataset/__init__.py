@@ -9,7 +9,8 @@
                           │
                  _rows (row → Sample)
                           │
-        _table (the front: scan, rows), _share (which of them a rank does)
+        _table (the front: scan, rows), _share (which of them a rank does),
+        _unchanged (rows held against the scan)
 
 Pictures are opened late, one at a time, by ``load_image``; reading a table never opens one. That
 keeps memory flat and makes a broken picture the failure of one row.
@@ -21,12 +22,14 @@ from vlmscope.dataset._locate import read_images
 from vlmscope.dataset._rows import Place
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
+from vlmscope.dataset._unchanged import UntilChanged
 
 __all__ = [
     "Place",
     "Share",
     "Table",
     "TableScan",
+    "UntilChanged",
     "difference_hash",
     "hash_image",
     "load_image",

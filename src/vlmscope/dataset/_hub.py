@@ -6,14 +6,38 @@ Rows are read as Arrow batches, never through the library's decoders. A picture 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmscope.dataset._parquet import BATCH_ROWS, declared_media
+from vlmscope.dataset._parquet import BATCH_ROWS, declared_media, pyarrow_and_parquet
 from vlmscope.dataset._source import Row, Source, one_line
 from vlmscope.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it was at some time."""
+
+    path: str
+    state: tuple[int, int, int]
+    """Which file it is, its size and when it was written."""
+
+    @classmethod
+    def now(cls, path: str) -> _File:
+        """Return a file as it is."""
+        found = os.stat(path)  # noqa: PTH116 - asked for every few rows
+        return cls(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+    def was_written_to(self) -> bool:
+        """Return whether this very file is another one now."""
+        try:
+            now = _File.now(self.path)
+        except FileNotFoundError:
+            return False
+        return now.state[0] == self.state[0] and now != self
 
 
 @dataclass(frozen=True)
@@ -22,6 +46,8 @@ class DatasetSource(Source):
 
     name: str
     dataset: Any
+    files: tuple[_File, ...] = ()
+    """The files that the dataset is mapped from, as they were when it was opened."""
 
     def columns(self) -> tuple[str, ...]:
         """Name the columns of the dataset."""
@@ -32,15 +58,38 @@ class DatasetSource(Source):
         return declared_media(self.dataset.features.to_dict())
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows; a class label is given by its name, as text, and not by its number."""
+        """Read the rows; a class label is given by its name, as text, and not by its number.
+
+        Raises:
+            InputError: the files are damaged, or were written to since the dataset was opened.
+        """
         labels = _label_names(self.dataset)
-        number = 0
-        for batch in self.dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
-            for values in batch.to_pylist():
-                number += 1
-                for column, names in labels.items():
-                    values[column] = _label(values[column], names)
-                yield Row(number, values)
+        for number, values in enumerate(self._plain_rows(), start=1):
+            for column, names in labels.items():
+                values[column] = _label(values[column], names)
+            yield Row(number, values)
+
+    def _plain_rows(self) -> Iterator[dict[str, Any]]:
+        pyarrow, _ = pyarrow_and_parquet()
+        self._check_files()
+        try:
+            for batch in self.dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+                yield from batch.to_pylist()
+                self._check_files()
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.name}: cannot be read as a saved dataset ({one_line(error)}); save it again"
+            ) from error
+
+    def _check_files(self) -> None:
+        """Refuse to read what was written to since it was mapped: it may be cut off there.
+
+        Beyond the end of a mapped file the system kills the process. A file that was replaced by
+        another one of its name is no harm: the old one stays mapped.
+        """
+        for file in self.files:
+            if file.was_written_to():
+                raise InputError(f"{file.path}: was written to while it was read; save it again")
 
 
 def open_saved(folder: Path, split: str | None) -> DatasetSource:
@@ -66,7 +115,7 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
         return _pick(loaded, str(folder), split)
     if split not in (None, str(loaded.split)):
         raise InputError(f"{folder}: holds one table without splits; leave ':{split}' away")
-    return DatasetSource(folder.name, loaded)
+    return _source(folder.name, loaded)
 
 
 def open_hub(name: str, split: str | None) -> DatasetSource:
@@ -87,7 +136,12 @@ def open_hub(name: str, split: str | None) -> DatasetSource:
         ) from error
     if isinstance(loaded, dict):
         return _pick(loaded, name, split)
-    return DatasetSource(f"{name}:{split}" if split else name, loaded)
+    return _source(f"{name}:{split}" if split else name, loaded)
+
+
+def _source(name: str, dataset: Any) -> DatasetSource:
+    files = tuple(_File.now(file["filename"]) for file in dataset.cache_files)
+    return DatasetSource(name, dataset, files)
 
 
 def _pick(splits: dict[str, Any], name: str, split: str | None) -> DatasetSource:
@@ -98,7 +152,7 @@ def _pick(splits: dict[str, Any], name: str, split: str | None) -> DatasetSource
         raise InputError(
             f"{name}: {asked} Found {', '.join(splits)}; write {name}:{next(iter(splits), 'SPLIT')}"
         )
-    return DatasetSource(f"{Path(name).name}:{split}", splits[split])
+    return _source(f"{Path(name).name}:{split}", splits[split])
 
 
 def _label_names(dataset: Any) -> dict[str, list[str]]:

@@ -44,7 +44,7 @@ class ParquetSource(FileSource):
             return {}
 
     def _schema(self) -> Any:
-        pyarrow, parquet = _pyarrow()
+        pyarrow, parquet = pyarrow_and_parquet()
         try:
             with parquet.ParquetFile(self.path) as file:
                 return file.schema_arrow
@@ -57,7 +57,7 @@ class ParquetSource(FileSource):
         Raises:
             InputError: the file is damaged, or pyarrow is missing.
         """
-        pyarrow, parquet = _pyarrow()
+        pyarrow, parquet = pyarrow_and_parquet()
         number = 0
         try:
             with parquet.ParquetFile(self.path) as file:
@@ -95,7 +95,12 @@ def declared_media(features: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow_and_parquet() -> tuple[Any, Any]:
+    """Return the two modules.
+
+    Raises:
+        InputError: they are not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -70,6 +71,25 @@ class FileSource(Source):
     def name(self) -> str:  # type: ignore[override]  # read-only here, and never set elsewhere
         """The file's name without its folder."""
         return self.path.name
+
+
+@contextmanager
+def reading(source: Source) -> Iterator[None]:
+    """Make what the system or the memory refuses an error of the table.
+
+    Raises:
+        InputError: the table cannot be read, or not on from here.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or one_line(error)
+        raise InputError(f"{source.name}: cannot be read ({why}); check the file") from error
+    except MemoryError as error:
+        raise InputError(
+            f"{source.name}: does not fit into memory; save it as .jsonl or .parquet, which are "
+            "read a few rows at a time, and without one huge row"
+        ) from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from os import PathLike
 from typing import cast
@@ -14,6 +14,8 @@ from vlmscope.dataset._locate import image_folder
 from vlmscope.dataset._open import open_source
 from vlmscope.dataset._rows import Place, RowReader
 from vlmscope.dataset._share import Share
+from vlmscope.dataset._source import Row, Source, reading
+from vlmscope.dataset._unchanged import Unchanged
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
@@ -37,6 +39,8 @@ class TableScan:
     """How many rows are questions about no picture, within the limit, of all shares."""
     rows: int = 0
     """How many rows there are within the limit, of all shares."""
+    digests: bytes = field(default=b"", repr=False, compare=False)
+    """What each row of ``ids`` was, for ``Table.as_scanned``: 16 bytes a row, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,17 @@ class Table:
     """How many rows ``rows`` and ``TableScan.ids`` stop after; None for all."""
     share: Share | None = None
     """Which of these rows they give; None for all."""
+    scanned: TableScan | None = None
+    """What the rows must be; None for whatever is there."""
+
+    def as_scanned(self, scan: TableScan) -> Table:
+        """Return this table, held to what a scan of it found.
+
+        Its rows are compared as they are read. One that was edited, inserted, removed or moved
+        since, or cannot be read any more, raises ``TableChangedError`` in place of itself; an
+        appended one does so after all that were scanned.
+        """
+        return replace(self, scanned=scan)
 
     def rows(self) -> Iterator[Sample | Failure]:
         """Stream the rows from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
@@ -57,6 +72,7 @@ class Table:
 
         Raises:
             InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
+            TableChangedError: of a table ``as_scanned``, in place of this.
         """
         return cast("Iterator[Sample | Failure]", self.rows_and_places(frozenset()))
 
@@ -64,25 +80,45 @@ class Table:
         """Stream the rows as ``rows`` does, but a ``Place`` for some: in a tenth of the time.
 
         Args:
-            passed: Ids of the rows that only hold their place. Nothing of them is checked.
+            passed: Ids of the rows that only hold their place. Nothing of them is checked, and of a
+                table ``as_scanned`` only the id.
 
         Raises:
             InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
+            TableChangedError: of a table ``as_scanned``, in place of this.
         """
+        if self.scanned is None:
+            yield from self._read(passed, None)
+            return
+        expected = Unchanged(self.reader, self.scanned.ids, self.scanned.digests)
+        try:
+            yield from self._read(passed, expected)
+        except InputError as error:
+            raise expected.unreadable(error) from error
+
+    def _read(
+        self, passed: Set[str], expected: Unchanged | None
+    ) -> Iterator[Sample | Failure | Place]:
         reader, share, column = self.reader, self.share, self.reader.columns.id
-        for row in islice(reader.source.rows(), self.limit):
+        for row in islice(_rows_of(reader.source), self.limit):
             value = row.values.get(column)
             is_passed = isinstance(value, str) and value in passed
             sample_id = str(value) if is_passed else reader.id(row)
             if share and not share.holds(reader.pictures(row), sample_id):
                 continue
             if is_passed or sample_id in passed:
+                if expected:
+                    expected.check_id(row, sample_id)
                 yield reader.glance(row)
                 continue
+            if expected:
+                expected.check(row, sample_id)
             try:
                 yield reader.sample(row)
             except RowError as error:
                 yield Failure(sample_id, stage=error.stage, error=str(error))
+        if expected:
+            expected.check_end()
 
     def scan(self) -> TableScan:
         """Check the whole table in one pass, before anything is done with it.
@@ -101,7 +137,8 @@ class Table:
         bare = 0
         ids: list[str] = []
         keys: list[str] = []
-        for row in reader.source.rows():
+        digests = bytearray()
+        for row in _rows_of(reader.source):
             sample_id = reader.id(row)
             first = places.setdefault(sample_id, row.number)
             if first != row.number:
@@ -115,13 +152,14 @@ class Table:
             bare += within and pictures is None
             if within and (self.share is None or self.share.holds(pictures, sample_id)):
                 ids.append(sample_id)
+                digests += reader.digest(row)
         digest.update("".join(keys).encode())
         if not places:
             raise InputError(f"{reader.source.name}: 0 rows; expected at least one")
         if repeats:
             raise InputError(self._duplicates(repeats))
         rows = min(len(places), self.limit or len(places))
-        return TableScan(tuple(ids), digest.hexdigest(), bare, rows)
+        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests))
 
     def _duplicates(self, repeats: Mapping[str, Sequence[int]]) -> str:
         source = self.reader.source
@@ -172,7 +210,9 @@ def open_table(
         raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
     folder = None if images is None else image_folder(images)
     source, beside = open_source(data)
-    columns = find_columns(fields, source.columns(), source.name, text_only=text_only)
+    with reading(source):
+        found = source.columns()
+    columns = find_columns(fields, found, source.name, text_only=text_only)
     check_pictures(columns, source.media(), source.name)
     reader = RowReader(
         source, columns, folder or beside.absolute(), text_only, allow_absolute_paths
@@ -202,6 +242,11 @@ def read_samples(
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     return _strictly(table)
+
+
+def _rows_of(source: Source) -> Iterator[Row]:
+    with reading(source):
+        yield from source.rows()
 
 
 def _strictly(table: Table) -> Iterator[Sample]:

@@ -46,7 +46,7 @@ class Crew:
     def hire(self) -> None:
         """Start a worker, which begins to load its model."""
         options = {"num_gpus": self.room.gpus, "num_cpus": self.room.cpus}
-        known = replace(self.scan, ids=())
+        known = replace(self.scan, ids=(), digests=b"")
         actor = ray.remote(Worker).options(**options).remote(self.request, known)
         name = team_name(self.team, f"worker_{self.hired:03d}")
         self.hired += 1

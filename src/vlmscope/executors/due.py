@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 from vlmscope.dataset import Place, Table
+from vlmscope.errors import TableChangedError
 from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
 from vlmscope.executors.patience import MODEL_STAGE
 from vlmscope.executors.request import Request
@@ -46,6 +47,10 @@ def rows_due(
         done: Ids of rows that the run holds.
         record: Takes rows that are not in order.
         apart: Ids of rows that are not to be among them.
+
+    Raises:
+        TableChangedError: The table is not the one that was checked. Rows that were read and wait
+            for others about their image are lost then, except where rows were only appended.
     """
     done = frozenset(done)
     failed = frozenset(read_failures(request.out)) - done - apart
@@ -53,6 +58,8 @@ def rows_due(
     yield from rows.of(lambda id_: id_ not in done and id_ not in failed and id_ not in apart)
     if failed:
         yield from rows.of(lambda id_: id_ in failed)
+    if rows.appended is not None:
+        raise rows.appended
 
 
 class _Due:
@@ -71,6 +78,8 @@ class _Due:
         self._ahead = 1 if request.strict else AHEAD_ROWS
         self._together = 1 if request.strict else BAD_ROWS
         self._record = record
+        self.appended: TableChangedError | None = None
+        """Set where more rows followed on those that were checked."""
 
     def of(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
         """Yield the good rows that are due, those about the same picture together.
@@ -84,7 +93,7 @@ class _Due:
     def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample | Place]:
         """Yield every good row, or its place; record the bad rows that are due, many at once."""
         bad: list[Failure] = []
-        for row in self._table.rows_and_places(self._done):
+        for row in self._rows():
             if not isinstance(row, Failure):
                 yield row
             elif is_due(row.id):
@@ -94,3 +103,12 @@ class _Due:
                     bad = []
         if bad:
             self._record(bad)
+
+    def _rows(self) -> Iterator[Sample | Failure | Place]:
+        """Yield every row. That others were appended is no reason to lose those that wait."""
+        try:
+            yield from self._table.rows_and_places(self._done)
+        except TableChangedError as error:
+            if not error.appended:
+                raise
+            self.appended = error

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from vlmscope.dataset import UntilChanged
 from vlmscope.executors.due import rows_apart, rows_due, suspects_of
 from vlmscope.executors.loop import Loop
 from vlmscope.executors.plan import Plan
@@ -68,6 +69,8 @@ def run_plan(
 
     Raises:
         StoreError: The run cannot be written. What was published is safe.
+        TableChangedError: The table is not the one that was checked. What was read before is
+            published.
     """
     start = time.perf_counter()
     stop = stop or threading.Event()
@@ -77,15 +80,16 @@ def run_plan(
     with writing(plan, tally.add) as results:
         try:
             loop = Loop(plan.vlm, plan.request, results, sizer, went_well=bool(plan.done))
-            suspects = suspects_of(plan.request, results.done_ids)
+            done, suspects = results.done_ids, suspects_of(plan.request, results.done_ids)
+            rows = rows_due(plan.table, plan.request, done, results.put, apart=suspects.keys())
+            due = UntilChanged(rows)
             if plan.todo:  # else a pass over a table of a million rows would find nothing
-                due = rows_due(
-                    plan.table, plan.request, results.done_ids, results.put, apart=suspects.keys()
-                )
                 loop.run(due, stop)
-                loop.run_alone(rows_apart(plan.table, plan.request, suspects), stop)
+                if due.is_whole:
+                    loop.run_alone(rows_apart(plan.table, plan.request, suspects), stop)
         except StrictStop:
             stop.set()
+    due.raise_error()
     return Summary(
         total=plan.total,
         already_done=len(plan.done),

@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from vlmscope.dataset import Table, TableScan
+from vlmscope.dataset import Table, TableScan, UntilChanged
 from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.executors.cluster import Room, cluster, room
 from vlmscope.executors.crew import Crew, Member, first_loaded
@@ -111,12 +111,15 @@ def run_on_ray(
 
     Raises:
         StoreError: The run cannot be written. What was published is safe.
+        TableChangedError: The table is not the one that was checked. What was read before is
+            published.
     """
     start = time.perf_counter()
     driver = team_name(plan.crew.team, "driver")
     with RunWriter(plan.request.out, plan.manifest, driver) as own:
         job = _Job(plan, frozenset(own.done_ids), observer or Nobody(), stop or Event())
         job.run()
+    job.rows.raise_error()
     return Summary(
         total=plan.total,
         already_done=len(plan.done),
@@ -139,8 +142,8 @@ class _Job:
         self._crew = plan.crew
         self._observer = observer
         self._log = FailureLog(plan.request.out)
-        rows = rows_due(plan.table, plan.request, done, self._record)
-        self._dispatcher = Dispatcher(rows)
+        self.rows = UntilChanged(rows_due(plan.table, plan.request, done, self._record))
+        self._dispatcher = Dispatcher(self.rows)
         self._at_rest: deque[tuple[Member, Report]] = deque()
         self._at_work: dict[str, Member] = {}
         self._batch_size = 0

@@ -115,6 +115,8 @@ def make_plan(request: Request) -> Plan:
 def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan]:
     """Check all that can be checked without the model; return the table and what is in it.
 
+    The table is held to it from now on: loading the model takes minutes.
+
     Args:
         request: What was asked for.
         patience: Seconds to wait for another writer of the run to end.
@@ -136,7 +138,7 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
     )
     scan = table.scan()
     _check_early(request, scan)
-    return table, scan
+    return table.as_scanned(scan), scan
 
 
 def load_checked(
