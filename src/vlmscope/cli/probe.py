@@ -72,6 +72,7 @@ def probe(
     """
     from vlmscope.probing import SweepSpec, open_source, read_label_table, save_sweep, sweep
     from vlmscope.probing.saving import RESULTS, default_folder
+    from vlmscope.store import read_document
 
     names = tuple(name.strip() for name in estimators.split(",") if name.strip())
     spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed)
@@ -87,7 +88,7 @@ def probe(
         )
         status.update("saving")
         save_sweep(source, result, folder)
-    summary = json.loads((folder / RESULTS).read_text("utf-8"))
+    summary = json.loads(read_document(folder / RESULTS).decode())
     if as_json:
         stdout.print_json(json.dumps(summary))
         return

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from vlmscope.cli.output import count, human_size, shown_text, stderr
 from vlmscope.executors import Outline, Summary
+from vlmscope.store import reading
 from vlmscope.store.failures import FAILURES
 
 LOG_SECONDS = 30.0
@@ -160,11 +161,11 @@ def _last_errors(plan: Outline, number: int) -> list[str]:
     """
     ours = frozenset(plan.scan.ids)
     try:
-        with (plan.request.out / FAILURES).open("rb") as file:
+        with reading(plan.request.out / FAILURES) as file:
             found = (json.loads(line) for line in file)
             errors = (str(each["error"]) for each in found if each["id"] in ours)
             return list(deque(errors, maxlen=number))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # the rows are counted all the same
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import ClassVar
 
 from vlmscope.dataset._source import FileSource, Row, not_utf8
 from vlmscope.errors import InputError
+from vlmscope.regular import open_regular
 
 FIELD_LIMIT = 64 * 2**20
 """Longest field in characters. A longer one is a quote that was never closed."""
@@ -51,7 +53,7 @@ class CsvSource(FileSource):
         # The limit is the csv module's only, process-wide setting; raising it takes nothing away.
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
         line = 1
-        with self.path.open(encoding="utf-8-sig", newline="") as handle:
+        with TextIOWrapper(open_regular(self.path), "utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, delimiter=self.delimiter, strict=True)
             try:
                 for fields in reader:

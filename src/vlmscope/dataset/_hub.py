@@ -15,6 +15,7 @@ from typing import Any
 from vlmscope.dataset._parquet import BATCH_ROWS, declared_media, pyarrow_and_parquet
 from vlmscope.dataset._source import Row, Source, one_line
 from vlmscope.errors import InputError
+from vlmscope.regular import check_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,10 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
             f"{folder}: found a folder that datasets.save_to_disk did not write; name a table in "
             "it (.csv, .tsv, .jsonl, .json, .parquet)"
         )
+    try:
+        check_folder(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; save the dataset again") from error
     datasets = _datasets()
     try:
         loaded = datasets.load_from_disk(str(folder))

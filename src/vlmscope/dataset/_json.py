@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from vlmscope.dataset._source import FileSource, Row, not_utf8
 from vlmscope.errors import InputError
+from vlmscope.regular import open_regular
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class JsonLinesSource(_JsonSource):
 
     def _values(self) -> Iterator[tuple[int, Any]]:
         remedy = "write one whole object on each line, or name a file with one list .json"
-        with self.path.open("rb") as handle:
+        with open_regular(self.path) as handle:
             for number, raw in enumerate(handle, start=1):
                 line = (_without_bom(raw) if number == 1 else raw).strip()
                 if line:
@@ -75,7 +76,9 @@ class JsonListSource(_JsonSource):
 
     def _values(self) -> Iterator[tuple[int, Any]]:
         remedy = "mend it, or name a file with one object a line .jsonl"
-        found = self._parse(_without_bom(self.path.read_bytes()), self.name, remedy)
+        with open_regular(self.path) as handle:
+            text = _without_bom(handle.read())
+        found = self._parse(text, self.name, remedy)
         if not isinstance(found, list):
             raise InputError(
                 f"{self.name}: found {type(found).__name__}, expected a list of objects; save the "

@@ -13,6 +13,7 @@ from vlmscope.dataset._json import JsonLinesSource, JsonListSource
 from vlmscope.dataset._parquet import ParquetSource
 from vlmscope.dataset._source import Source
 from vlmscope.errors import InputError
+from vlmscope.regular import NotRegularError, open_regular
 
 READERS: Mapping[str, Callable[[Path], Source]] = {
     ".csv": CsvSource,
@@ -53,16 +54,20 @@ def open_source(data: str | PathLike[str]) -> tuple[Source, Path]:
 
 
 def _open_file(path: Path) -> Source:
+    try:
+        open_regular(path).close()
+    except NotRegularError as error:
+        raise InputError(
+            f"{path}: {error.strerror}; a table is read more than once: save it as a file first"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be opened ({error.strerror}); check its rights"
+        ) from error
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
             f"{path}: unknown extension {path.suffix!r}, expected one of {', '.join(READERS)}; "
             "save the table as one of them"
         )
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be opened ({error.strerror}); check its rights"
-        ) from error
     return reader(path)

@@ -14,6 +14,7 @@ from typing import Any
 from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._source import FileSource, Row, one_line
 from vlmscope.errors import InputError
+from vlmscope.regular import check_regular
 
 BATCH_ROWS = 64
 """Rows turned into Python values at a time."""
@@ -46,6 +47,7 @@ class ParquetSource(FileSource):
     def _schema(self) -> Any:
         pyarrow, parquet = pyarrow_and_parquet()
         try:
+            check_regular(self.path)
             with parquet.ParquetFile(self.path) as file:
                 return file.schema_arrow
         except (pyarrow.ArrowException, OSError) as error:
@@ -60,6 +62,7 @@ class ParquetSource(FileSource):
         pyarrow, parquet = pyarrow_and_parquet()
         number = 0
         try:
+            check_regular(self.path)
             with parquet.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):
                     for values in batch.to_pylist():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from vlmscope.errors import InputError
+from vlmscope.regular import open_regular
 
 
 class Row(NamedTuple):
@@ -109,7 +110,7 @@ def not_utf8(path: Path) -> InputError:
     character but the newline itself holds a newline byte: reading by line cuts no character.
     """
     offset = 0
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         for number, line in enumerate(handle, start=1):
             try:
                 line.decode()

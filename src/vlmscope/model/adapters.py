@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.regular import check_folder, read_regular
 
 CONFIG = "adapter_config.json"
 """What an adapter is: its rank, its modules."""
@@ -32,6 +33,10 @@ def check_adapter(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"--adapter {folder}: no such folder")
+    try:
+        check_folder(folder)
+    except OSError as error:
+        raise ModelError(f"--adapter {error.filename}: {error.strerror}") from error
     if not (folder / CONFIG).is_file():
         raise ModelError(
             f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft's "
@@ -56,7 +61,7 @@ def check_adapter(folder: str | Path) -> None:
 
 def _check_kind(folder: Path) -> None:
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads(read_regular(folder / CONFIG).decode())
         kind = config.get("peft_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(

@@ -18,6 +18,7 @@ from torch import nn
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model.families import FAMILIES, Family
 from vlmscope.model.vision_rows import RULES
+from vlmscope.regular import read_regular
 
 DOCUMENT = "docs/adding-a-model.md"
 """Where a description is explained."""
@@ -51,7 +52,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         InputError: The file is missing or is no TOML.
     """
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found = tomllib.loads(read_regular(path).decode())
     except FileNotFoundError as error:
         raise InputError(f"--family {path}: no such file; give a TOML file, {DOCUMENT}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -25,10 +25,13 @@ from vlmscope.probe.base import BinaryProbe
 from vlmscope.probe.info import ProbeInfo, check_info, read_info
 from vlmscope.probe.linear import LinearProbe, LogisticProbe, MeanDifferenceProbe
 from vlmscope.probe.mlp import MlpProbe
-from vlmscope.store import make_folder, publish
+from vlmscope.store import make_folder, publish, read_document
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "probe.json"
+
+MOST_OF_WEIGHTS = 2**30
+"""Bytes of the largest ``weights.safetensors`` that is read; a linear probe has some kilobytes."""
 
 _ESTIMATORS: Mapping[str, Callable[[], BinaryProbe]] = {
     "LogisticProbe": LogisticProbe,
@@ -149,7 +152,7 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
 def _read_json(place: Path) -> dict[str, Any]:
     """Read the description, an object."""
     try:
-        description = json.loads(place.read_text("utf-8"))
+        description = json.loads(read_document(place).decode())
     except OSError as error:
         raise InputError(
             f"{place}: cannot be read: {error.strerror or error}; give a folder of save_probe"
@@ -164,7 +167,7 @@ def _read_json(place: Path) -> dict[str, Any]:
 def _read_tensors(place: Path, checksum: Any) -> dict[str, Shaped[np.ndarray, ...]]:
     """Read the arrays, if they are the ones that were described."""
     try:
-        data = place.read_bytes()
+        data = read_document(place, MOST_OF_WEIGHTS)
     except OSError as error:
         raise InputError(
             f"{place}: cannot be read: {error.strerror or error}; copy the probe again"

@@ -20,7 +20,7 @@ from vlmscope.metrics import measure
 from vlmscope.probing.grouping import comparable
 from vlmscope.probing.judging import QUESTION_ONLY
 from vlmscope.probing.saving import PREDICTIONS, PROBES, RESULTS
-from vlmscope.store import Run, read_labels
+from vlmscope.store import Run, read_document, read_labels, reading
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -103,7 +103,7 @@ def read_sweep(run: Run) -> SavedSweep | None:
 def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
     """Return the summary with all that is read of it; None where there is no file."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -137,7 +137,7 @@ def _read_predictions(path: Path, run: Run) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             return pq.read_table(file).to_pandas()
     except (OSError, pa.ArrowException) as error:
         what = (str(error).splitlines() or [type(error).__name__])[0]

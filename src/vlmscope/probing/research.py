@@ -10,6 +10,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from vlmscope.probing.grouping import (
     without_image_places,
 )
 from vlmscope.probing.source import RESEARCH, Place, places
+from vlmscope.regular import open_regular
 from vlmscope.score import LabelFile
 from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
 from vlmscope.store import SeedFiles, vector_path
@@ -75,7 +77,7 @@ def read_label_table(path: Path) -> LabelTable:
         InputError: The file cannot be read, lacks a column, or a cell holds no label.
     """
     labels = LabelFile(path).labels
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
         lines = (cells for cells in csv.reader(file, strict=True) if cells)
         header = next(lines, [])
         used = [next(name for name in names if name in header)

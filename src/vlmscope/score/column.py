@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
 from vlmscope.errors import InputError
+from vlmscope.regular import open_regular
 from vlmscope.schema import Answered, Score
 from vlmscope.score.scorer import Finding, excerpt
 
@@ -146,7 +148,7 @@ def read_label_file(
         InputError: The file cannot be read, lacks a column, or a cell holds no label.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             return _read(_lines(file), path, id_column, label_column)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a CSV file of labels") from error

@@ -55,6 +55,7 @@ from vlmscope.store.place import (
 )
 from vlmscope.store.publish import publish
 from vlmscope.store.recorder import Recorder, recording
+from vlmscope.store.remote import read_document, reading
 from vlmscope.store.run import Run, open_run
 from vlmscope.store.seed_files import SeedFiles, find_seed_files, open_seed_files
 from vlmscope.store.sharing import ALONE, check_free, rank_name, team_name, wait_for_end
@@ -99,9 +100,11 @@ __all__ = [
     "publish",
     "question_id",
     "rank_name",
+    "read_document",
     "read_failures",
     "read_labels",
     "read_manifest",
+    "reading",
     "rebuild_index",
     "recording",
     "recording_apart",

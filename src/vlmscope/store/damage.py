@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 
 from vlmscope.errors import StoreError, UnreachableError
+from vlmscope.regular import check_regular
 from vlmscope.store.block import QUESTION_ID
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
 from vlmscope.store.columns import damaged_columns
@@ -160,6 +161,7 @@ def _ids_by_index(path: Path) -> tuple[str, ...] | None:
         return None
     target = f"{SHARDS}/{path.name}"
     try:
+        check_regular(path.parent.parent / INDEX)
         with h5py.File(path.parent.parent / INDEX, "r") as index:
             links = {name: index.get(name, getlink=True) for name in index}
     except (OSError, KeyError, RuntimeError):

@@ -11,15 +11,17 @@ in several the highest attempt counts.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from vlmscope.errors import StoreError
+from vlmscope.regular import check_size
 from vlmscope.schema import Failure
 from vlmscope.store.lock import waiting
 from vlmscope.store.place import is_remote, place, unreachable
@@ -30,6 +32,12 @@ FAILURES = "failures.jsonl"
 """Name of the file in a run folder."""
 
 _OBJECTS = "failures-*.jsonl"
+_MOST = 2**32
+"""Bytes of the largest log that is read: of a million rows that failed ten times."""
+
+_LONGEST = 2**20
+"""Bytes of a line of ours; a kill may leave others."""
+
 _LINES = 1_000  # of an object: it is put anew, whole, with every bunch of failures
 
 
@@ -100,15 +108,20 @@ def _files(run: Path) -> list[Path]:
         raise
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines that may be ours: those that end, and are not too long."""
     try:
         with reading(path) as file:
-            data: bytes = file.read()
+            check_size(file.seek(0, os.SEEK_END), _MOST, path)
+            file.seek(0)
+            lines = io.BufferedReader(file) if is_remote(path) else file
+            while line := lines.readline(_LONGEST):
+                if len(line) < _LONGEST:
+                    yield line
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return data.splitlines()
 
 
 def _parse(line: bytes) -> Failure | None:

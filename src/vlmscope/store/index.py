@@ -17,6 +17,7 @@ import numpy as np
 from h5py import h5s
 from numpy.typing import NDArray
 
+from vlmscope.regular import check_regular
 from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
 from vlmscope.store.columns import TEXT, as_ragged, as_texts
 from vlmscope.store.intact import digest
@@ -67,6 +68,7 @@ def is_indexed(run: Path, packs: Set[str]) -> bool:
         packs: The packs' file names.
     """
     try:
+        check_regular(run / INDEX)
         with h5py.File(run / INDEX, "r") as file:
             told = file.attrs.get("packs_sha256", "")
         return bool(told) and told == _digest_of(run, packs)

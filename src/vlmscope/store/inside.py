@@ -1,7 +1,8 @@
 """A run folder that a stranger packed: none of its names may lead out of it.
 
 A symbolic link in the place of a shard would have another file read as part of the run; in the
-place of a lock, a log or a hidden file it would have another file overwritten.
+place of a lock, a log or a hidden file it would have another file overwritten. A reader would wait
+for a pipe for ever.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmscope.errors import StoreError
+from vlmscope.regular import NotRegularError, check_regular
 from vlmscope.store.place import is_remote
 
 OURS = frozenset(
@@ -23,17 +25,18 @@ FOLDERS = frozenset({"shards", "probes", "plots"})
 
 
 def check_inside(run: Path) -> None:
-    """Refuse a run folder in which a name of ours is a symbolic link that leads out of it.
+    """Refuse a run folder in which a name of ours is no file, or leads out of it by a link.
 
-    The folder itself may be reached by one. Other files in it are nobody's concern.
+    The folder itself may be reached by a link. Other files in it are nobody's concern.
 
     Raises:
-        StoreError: There is such a link.
+        StoreError: There is such a link, or a pipe, a socket or a device.
     """
     if is_remote(run):
         return  # an object store has no links
     root = os.path.realpath(run)
     for path in _names(Path(run)):
+        _check_kind(path)
         target = os.path.realpath(path)
         if os.path.commonpath([root, target]) != root:
             raise StoreError(
@@ -42,18 +45,28 @@ def check_inside(run: Path) -> None:
             )
 
 
+def _check_kind(path: Path) -> None:
+    """Refuse what a reader would wait for, or never come to the end of."""
+    try:
+        check_regular(path)
+    except NotRegularError as error:
+        raise StoreError(f"{path}: {error.strerror}; get a whole copy of the run") from error
+    except OSError:  # a link to a folder, or to nothing: whoever opens it says so
+        return
+
+
 def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
-    """Yield the symbolic links among our names, in the folder and in folders of ours."""
+    """Yield what is no file or folder among our names, in the folder and in folders of ours."""
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if all_ours or _is_ours(entry.name)]
     except OSError:  # not there, or not to be read: whoever opens it says so
         return
     for entry in found:
-        if entry.is_symlink():
-            yield Path(entry.path)
-        elif entry.is_dir(follow_symlinks=False):
+        if entry.is_dir(follow_symlinks=False):
             yield from _names(Path(entry.path), all_ours=True)
+        elif not entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
 
 
 def _is_ours(name: str) -> bool:

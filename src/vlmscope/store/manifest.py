@@ -27,6 +27,7 @@ from vlmscope.store.inside import check_inside
 from vlmscope.store.naming import representation_name, vector_path
 from vlmscope.store.place import check_reachable, place
 from vlmscope.store.publish import publish
+from vlmscope.store.remote import read_document
 
 MANIFEST = "run.json"
 """Name of the file in a run folder."""
@@ -160,7 +161,7 @@ def read_manifest(run: Path) -> Manifest:
     check_reachable(path)
     check_inside(run)
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{run}: not a run folder, it has no {MANIFEST}; give the folder that "

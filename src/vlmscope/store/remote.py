@@ -11,6 +11,7 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from vlmscope.errors import RunBusyError
+from vlmscope.regular import MOST_OF_A_DOCUMENT, check_size, open_regular, read_regular
 from vlmscope.store.place import is_remote, unreachable
 
 BLOCK = 2**20
@@ -135,8 +136,26 @@ def reading(path: Path) -> Iterator[Any]:
         OSError: It is not there or cannot be read.
         UnreachableError: The store does not answer.
     """
-    with remote_file(path) if is_remote(path) else path.open("rb") as file:
+    with remote_file(path) if is_remote(path) else open_regular(path) as file:
         yield file
+
+
+def read_document(path: Path, most: int = MOST_OF_A_DOCUMENT) -> bytes:
+    """Return what is in a file, wherever it lies.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: It is not there, cannot be read, or is larger.
+        UnreachableError: The store does not answer.
+    """
+    if not is_remote(path):
+        return read_regular(path, most)
+    with remote_file(path) as file:
+        check_size(file.size, most, str(path))
+        return file.readall()
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def seal_is_broken(path: Path) -> bool:
         seal = file.read(SEAL_SIZE)
         if seal.startswith(_HDF5):
             return False  # of a version that had no seal
+        if not seal.startswith(_MARK):
+            return True  # however long it is
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

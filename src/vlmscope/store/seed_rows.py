@@ -20,6 +20,7 @@ from h5py import h5a, h5g, h5s
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
+from vlmscope.regular import check_regular
 from vlmscope.store.block import SEED_TEXTS, clean_text
 from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import check_version
@@ -64,6 +65,7 @@ def opened_seed(path: Path) -> Iterator[Any]:
         StoreError: It is of a format that came after this vlmscope.
     """
     try:
+        check_regular(path)
         with h5py.File(path, "r") as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file

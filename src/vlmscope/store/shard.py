@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 
 from vlmscope.errors import StoreError
+from vlmscope.regular import check_regular
 from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.block import Block
 from vlmscope.store.columns import final_norm_leaves, write_columns
@@ -133,6 +134,7 @@ def opened(path: Path) -> Iterator[Any]:
 def _hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading, wherever it lies."""
     if not is_remote(path):
+        check_regular(path)
         with h5py.File(path, "r") as file:
             yield file
         return

@@ -1,0 +1,124 @@
+"""Regular files only: what a run, a checkpoint or a table is read from must be a file that ends.
+
+A pipe or a socket in the place of a file would have a reader wait for ever, a device such as
+``/dev/zero`` would never end, and a sparse file of terabytes would fill the memory. A folder that
+somebody else packed may hold any of them. All errors are ``OSError``, as those of ``open`` are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+MOST_OF_A_DOCUMENT = 64 * 2**20
+"""Bytes of the largest JSON document of ours that is read; most have some kilobytes."""
+
+MOST_OF_A_TEXT = 2**30
+"""Bytes of the largest JSON or template of a checkpoint; tokenizers have some 30 MB."""
+
+_TEXTS = (".jinja", ".json")
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class NotRegularError(OSError):
+    """There is something of this name, and it is no regular file."""
+
+
+def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
+    """Refuse what is no regular file, for libraries that open files by their name.
+
+    Returns:
+        What the system says of the file.
+
+    Raises:
+        NotRegularError: It is a pipe, a socket or a device.
+        OSError: It is not there, or a folder.
+    """
+    found = os.stat(path)  # noqa: PTH116 - takes whatever os.open takes
+    _check(found, path)
+    return found
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a regular file for reading bytes; nothing else is opened, or waited for.
+
+    Raises:
+        NotRegularError: It is a pipe, a socket or a device.
+        OSError: It is not there, a folder, or not ours to read.
+    """
+    check_regular(path)  # some devices do something when they are opened
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _check(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], most: int = MOST_OF_A_DOCUMENT) -> bytes:
+    """Return what is in a regular file.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: As ``open_regular``; or it is larger.
+    """
+    with open_regular(path) as file:
+        check_size(os.fstat(file.fileno()).st_size, most, path)
+        data = file.read(most + 1)
+    check_size(len(data), most, path)
+    return data
+
+
+def check_size(size: int, most: int, path: str | os.PathLike[str]) -> None:
+    """Raise ``OSError`` for a file that is larger than any of its kind."""
+    if size > most:
+        found = f"has {size:,} bytes, expected at most {most:,}"
+        raise OSError(errno.EFBIG, found, os.fspath(path))
+
+
+def check_folder(folder: str | os.PathLike[str], *, depth: int = 1) -> None:
+    """Refuse a folder for a library that may open any file of it.
+
+    Args:
+        folder: The folder.
+        depth: How many levels of folders below it are looked into.
+
+    Raises:
+        OSError: There is a pipe, a socket, a device, or a huge JSON file in it.
+    """
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
+        try:
+            state = entry.stat()
+        except OSError:  # a link to nothing; or whoever opens it will say so
+            continue
+        if stat.S_ISDIR(state.st_mode):
+            if depth:
+                check_folder(entry.path, depth=depth - 1)
+            continue
+        _check(state, entry.path)
+        if Path(entry.name).suffix in _TEXTS:
+            check_size(state.st_size, MOST_OF_A_TEXT, entry.path)
+
+
+def _check(state: os.stat_result, path: str | os.PathLike[str]) -> None:
+    kind = stat.S_IFMT(state.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if kind != stat.S_IFREG:
+        found = f"is {_KINDS.get(kind, 'no file')}, expected a file"
+        raise NotRegularError(errno.EINVAL, found, os.fspath(path))
