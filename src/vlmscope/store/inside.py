@@ -18,14 +18,16 @@ OURS = frozenset(
 )
 """Files that vlmscope reads or writes in a run folder, beside hidden ones."""
 
-FOLDERS = frozenset({"shards", "probes", "plots"})
-"""Folders of which everything is ours."""
+FOLDERS = frozenset({"shards", "probes", "plots", "damaged"})
+"""Folders of which everything is ours. None may be a link, not even one within the run: what is
+removed or replaced in one of them would be something else of the run."""
 
 
 def check_inside(run: Path) -> None:
     """Refuse a run folder in which a name of ours is a symbolic link that leads out of it.
 
-    The folder itself may be reached by one. Other files in it are nobody's concern.
+    The folder itself may be reached by one. Other files in it are nobody's concern. A folder of
+    ours must be a folder itself.
 
     Raises:
         StoreError: There is such a link.
@@ -33,8 +35,13 @@ def check_inside(run: Path) -> None:
     if is_remote(run):
         return  # an object store has no links
     root = os.path.realpath(run)
-    for path in _names(Path(run)):
+    for path in _links(Path(run)):
         target = os.path.realpath(path)
+        if path.name in FOLDERS and os.path.realpath(path.parent) == root:
+            raise StoreError(
+                f"{path}: is a symbolic link, to {target}, where a folder is expected; remove the "
+                "link, or put the folder itself there"
+            )
         if os.path.commonpath([root, target]) != root:
             raise StoreError(
                 f"{path}: is a symbolic link that leads out of the run, to {target}; nothing "
@@ -42,7 +49,7 @@ def check_inside(run: Path) -> None:
             )
 
 
-def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
+def _links(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
     """Yield the symbolic links among our names, in the folder and in folders of ours."""
     try:
         with os.scandir(folder) as entries:
@@ -53,9 +60,11 @@ def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
         if entry.is_symlink():
             yield Path(entry.path)
         elif entry.is_dir(follow_symlinks=False):
-            yield from _names(Path(entry.path), all_ours=True)
+            yield from _links(Path(entry.path), all_ours=True)
 
 
 def _is_ours(name: str) -> bool:
-    hidden = name.startswith(".lock-") or (name.startswith(".") and name.endswith(".tmp"))
+    hidden = name.startswith((".lock-", ".marker-")) or (
+        name.startswith(".") and name.endswith(".tmp")
+    )
     return hidden or name in OURS or name in FOLDERS
