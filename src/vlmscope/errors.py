@@ -99,3 +99,16 @@ def one_line(error: BaseException) -> str:
     """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
+
+
+LONGEST_QUOTE = 80
+"""Characters of a cell or an id that a message repeats."""
+
+
+def shortened(text: str, limit: int = LONGEST_QUOTE) -> str:
+    """Return a text as a message repeats it: its beginning, where it is long.
+
+    >>> shortened("question_comb_7"), len(shortened("x" * 70_000))
+    ('question_comb_7', 81)
+    """
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -30,6 +30,10 @@ DEFAULT_LAYERS = "0,n/4,n/2,3n/4,n-1"
 DEFAULT_MAX_NEW_TOKENS = 200
 """The seed's limit on the answer."""
 
+LONGEST_ID = 16_000
+"""Bytes of a question id in UTF-8. HDF5 opens no link whose name has more than about 65,000, and
+what has to be escaped takes three times the room."""
+
 TOP_FIRST_TOKENS = 20
 """How many of the most likely first tokens are kept from the prefill's logits."""
 

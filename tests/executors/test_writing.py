@@ -150,17 +150,18 @@ def test_a_disk_that_refuses_is_one_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Kind
 ) -> None:
     out = tmp_path / "run"
+    in_the_way = out / "shards" / "part-000-000001.h5"
 
     def capture_batch(batch: Any, *_: Any) -> list[Capture]:
-        (out / "shards" / ".part-000-000001.h5.tmp").mkdir(exist_ok=True)
+        in_the_way.mkdir(exist_ok=True)
         return capture_by_hand(batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(resilient, "capture_batch", capture_batch)
         with pytest.raises(StoreError, match=r"part-000-000001\.h5: .* Is a directory"):
             run_plan(plan_of(out, kind))
+    in_the_way.rmdir()
     assert {"q0", "q1"} <= set(open_run(out).ids) < {f"q{i}" for i in range(ROWS)}
-    (out / "shards" / ".part-000-000001.h5.tmp").rmdir()
     run_plan(plan_of(out, kind))
     assert len(open_run(out)) == ROWS - 1
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from store_support import make_capture, make_manifest
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
 from vlmscope.probe import load_probe
 from vlmscope.probing import SweepResult, SweepSpec, probe_data, save_sweep, sweep
@@ -173,16 +175,63 @@ def test_a_later_sweep_leaves_no_older_probe_behind(
     assert all("auroc" not in load_probe(saved / name)[1].metrics for name in others)
 
 
-def test_a_save_that_breaks_off_leaves_no_summary(
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, locks left out."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if not path.name.startswith(".lock-")
+    }
+
+
+def test_a_save_that_cannot_be_written_leaves_the_earlier_sweep(
     found: tuple[Path, SweepResult], tmp_path: Path
 ) -> None:
     run, folder = open_run(found[0]), tmp_path / "probes"
     save_sweep(run, found[1], folder)
     shutil.rmtree(folder / "vision_only_representation")
     (folder / "vision_only_representation").write_text("in the way")
-    with pytest.raises(InputError, match="cannot be written"):
+    before = contents(folder)
+    with pytest.raises(StoreError, match="where a folder is expected"):
         save_sweep(run, found[1], folder)
-    assert not (folder / "results.json").exists(), "old numbers would stand beside new probes"
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "calls"),
+    [
+        ("vlmscope.probing.saving", "probe_files", 1),
+        ("vlmscope.probing.saving", "parquet_bytes", 1),
+        ("vlmscope.probing.saving", "publish_together", 0),
+        ("vlmscope.store.publish", "sync", 0),
+        ("vlmscope.store.publish", "sync", 4),
+    ],
+)
+def test_a_save_that_is_killed_leaves_the_earlier_sweep(
+    found: tuple[Path, SweepResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    name: str,
+    calls: int,
+) -> None:
+    run, folder = open_run(found[0]), tmp_path / "probes"
+    save_sweep(run, found[1], folder)
+    before = contents(folder)
+    original = getattr(importlib.import_module(module), name)
+    made = []
+
+    def killed(*given: Any) -> Any:
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        made.append(given)
+        return original(*given)
+
+    monkeypatch.setattr(importlib.import_module(module), name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_sweep(run, replace(found[1], best_baseline="majority"), folder)
+    assert contents(folder) == before
 
 
 def test_few_hallucinations_do_not_break_the_control(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import h5py
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
-from vlmscope.store import boundary_name, link_name, question_id
+from vlmscope.schema import LONGEST_ID
+from vlmscope.store import RunWriter, boundary_name, link_name, open_run, question_id
 from vlmscope.store.naming import boundary_position
 
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -59,3 +63,14 @@ def test_ids_that_hdf5_cannot_name_are_refused(bad: str) -> None:
 @pytest.mark.parametrize("position", ["last_image_token", "last_prompt_token", "answer_mean"])
 def test_boundary_names_come_back(position: str) -> None:
     assert boundary_position(boundary_name(position)) == position
+
+
+@pytest.mark.parametrize("id_", ["x" * LONGEST_ID, "/" * LONGEST_ID, "€" * (LONGEST_ID // 3)])
+def test_the_longest_id_can_be_opened_everywhere(id_: str, tmp_path: Path) -> None:
+    with RunWriter(tmp_path, make_manifest()) as writer:
+        with pytest.raises(InputError, match="HDF5 can name at most 16,000"):
+            writer.add([make_capture(1, id_ + "xx")])
+        writer.add([make_capture(2, id_)])
+    assert open_run(tmp_path)[id_].answer == make_capture(2).answer
+    with h5py.File(tmp_path / "index.h5") as index:
+        assert index[link_name(id_)]["answer"].asstr()[()] == make_capture(2).answer

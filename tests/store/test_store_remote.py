@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -254,11 +254,11 @@ def test_files_are_told_apart_whatever_their_names(bucket: str) -> None:
 def test_a_part_that_could_not_be_removed_doubles_no_row(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: object, missing_ok: bool = False) -> None:
+    def refuse(path: str) -> None:
         raise PermissionError("no right to remove")
 
     url = f"{bucket}/run"
-    monkeypatch.setattr(type(place(url)), "unlink", refuse)
+    monkeypatch.setattr(cast("Any", place(url)).fs, "rm_file", refuse)
     with RunWriter(url, make_manifest(), pack_rows=4) as writer:
         for start in range(0, 6, 2):
             writer.add(make_captures(range(start, start + 2)))

@@ -171,9 +171,9 @@ def test_a_shard_packed_away_while_reading(mixed: Path) -> None:
         lambda: run.matrix("query_token_representation", 2),
         lambda: list(run),
     ):
-        with pytest.raises(StoreError, match="call open_run again"):
+        with pytest.raises(StoreError, match="open the run again"):
             read()
-    assert any("call open_run again" in line for line in run.check())
+    assert any("open the run again" in line for line in run.check())
     assert len(open_run(mixed)) == 13
 
 

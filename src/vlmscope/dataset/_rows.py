@@ -30,8 +30,8 @@ from vlmscope.dataset._values import (
     to_text,
     unstorable,
 )
-from vlmscope.errors import InputError, RowError
-from vlmscope.schema import Sample
+from vlmscope.errors import InputError, RowError, shortened
+from vlmscope.schema import LONGEST_ID, Sample
 
 _TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
 """A relative path that ``pathlib``, which is slow, would leave as it is."""
@@ -95,15 +95,20 @@ class RowReader:
         column = self.columns.id
         value = row.values.get(column)
         # Of a million rows about all: printable ASCII needs no closer look.
-        if type(value) is str and value.isascii() and value.isprintable() and value.strip():
-            return value
+        plain = type(value) is str and value.isascii() and value.isprintable() and value.strip()
+        if plain and len(str(value)) <= LONGEST_ID:
+            return str(value)
         text = to_text(value)
         if is_blank(value):
             found = "is empty"
         elif text is None:
             found = f"is a {type(value).__name__}, expected text or a number"
         elif flaw := unstorable(text):
-            found = f"{text!r} holds {flaw}"
+            found = f"{shortened(text)!r} holds {flaw}"
+        elif (size := len(text.encode())) > LONGEST_ID:
+            found = (
+                f"{shortened(text)!r} has {size:,} bytes, and at most {LONGEST_ID:,} can be named"
+            )
         else:
             return text
         raise InputError(

@@ -1,8 +1,8 @@
 """A probe on disk: a folder of two files, numbers in safetensors and the rest in JSON.
 
-Never a pickle: a file from somebody else must not be able to run code. ``probe.json`` is written
-last and holds the checksum of ``weights.safetensors``; a folder whose writing was cut short, or
-whose weights belong to another probe, is refused.
+Never a pickle: a file from somebody else must not be able to run code. ``probe.json`` is published
+last and holds the checksum of ``weights.safetensors``; a folder whose weights belong to another
+probe is refused. Both are whole on the disk before either replaces an older one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from vlmscope.probe.base import BinaryProbe
 from vlmscope.probe.info import ProbeInfo, check_info, read_info
 from vlmscope.probe.linear import LinearProbe, LogisticProbe, MeanDifferenceProbe
 from vlmscope.probe.mlp import MlpProbe
-from vlmscope.store import make_folder, publish, read_document
+from vlmscope.store import make_folder, publish_together, read_document
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "probe.json"
+
+PROBE_FILES = (DESCRIPTION, WEIGHTS)
+"""Every file of a probe's folder."""
 
 MOST_OF_WEIGHTS = 2**30
 """Bytes of the largest ``weights.safetensors`` that is read; a linear probe has some kilobytes."""
@@ -52,6 +55,26 @@ def save_probe(path: Path, probe: BinaryProbe, info: ProbeInfo) -> None:
         InputError: Probe and info disagree, or a value is not finite or not JSON, or the folder
             cannot be written.
     """
+    files = probe_files(path, probe, info)
+    try:
+        make_folder(path, parents=True)
+        publish_together(files)
+    except (OSError, StoreError) as error:
+        why = getattr(error.__cause__ or error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written: {why}; choose another folder") from error
+
+
+def probe_files(path: Path, probe: BinaryProbe, info: ProbeInfo) -> dict[Path, bytes]:
+    """Return the files of a fitted probe in the order in which they are to be published.
+
+    Args:
+        path: The folder they are for.
+        probe: Fitted on labels False and True.
+        info: Must name the probe's class and width.
+
+    Raises:
+        InputError: Probe and info disagree, or a value is not finite or not JSON.
+    """
     name = type(probe).__name__
     if name not in _ESTIMATORS:
         raise InputError(f"{path}: {name} cannot be saved; use one of {', '.join(_ESTIMATORS)}")
@@ -68,15 +91,7 @@ def save_probe(path: Path, probe: BinaryProbe, info: ProbeInfo) -> None:
     check_info(path, info)
     data = save({key: np.ascontiguousarray(value) for key, value in _tensors(probe).items()})
     text = _describe(path, probe, info, data)
-    try:
-        make_folder(path, parents=True)
-        # Without a description the folder is no probe, until both files are whole.
-        (path / DESCRIPTION).unlink(missing_ok=True)
-        for name, content in ((WEIGHTS, data), (DESCRIPTION, text.encode())):
-            publish(path / name, content)
-    except (OSError, StoreError) as error:
-        why = getattr(error.__cause__ or error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be written: {why}; choose another folder") from error
+    return {path / WEIGHTS: data, path / DESCRIPTION: text.encode()}
 
 
 def _describe(path: Path, probe: BinaryProbe, info: ProbeInfo, data: bytes) -> str:

@@ -18,17 +18,27 @@ from typing import Any
 
 import numpy as np
 
-from vlmscope.errors import StoreError
+from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import risk_coverage, threshold_at
-from vlmscope.probe import LogisticProbe, ProbeInfo, save_probe
-from vlmscope.probe.storage import DESCRIPTION
+from vlmscope.probe import LogisticProbe, ProbeInfo
+from vlmscope.probe.storage import DESCRIPTION, PROBE_FILES, probe_files
 from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.grid import known_of, vectors
 from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.source import Source, model_of, run_id_of
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import VISION_ONLY
-from vlmscope.store import make_folder, publish, remove_folder, write_table
+from vlmscope.store import (
+    alone,
+    is_child_name,
+    is_remote,
+    make_child_folder,
+    make_folder,
+    parquet_bytes,
+    publish_together,
+    read_document,
+    remove_folder,
+)
 from vlmscope.version import __version__
 
 PROBES = "probes"
@@ -65,23 +75,44 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
         raise StoreError(
             f"{folder}: cannot be made: {error.strerror or error}; give another --out"
         ) from error
-    older = _older_probes(folder)
-    # Without a summary the folder holds no sweep, until everything of this one is there.
-    (folder / RESULTS).unlink(missing_ok=True)
-    write_table(folder / "results.parquet", _table(result))
-    write_table(folder / PREDICTIONS, _predictions(result))
-    saved = [_save_probe(source, result, row, folder) for row in _kept(result)]
+    if folder.is_symlink() and folder == default_folder(source.path):
+        raise StoreError(
+            f"{folder}: is a symbolic link, where a folder is expected; remove the link, or give "
+            "--out"
+        )
+    with alone(folder, "probes", "saving probes here"):
+        _check_ours(folder)
+        older = _older_probes(folder)
+        files: dict[Path, bytes] = {}
+        saved = []
+        for row in _kept(result):
+            told, made = _fitted_probe(source, result, row, folder)
+            saved.append(told)
+            files |= made
+        for told in saved:
+            make_child_folder(folder, told["folder"])
+        publish_together(
+            files
+            | {
+                folder / "results.parquet": parquet_bytes(_table(result)),
+                folder / PREDICTIONS: parquet_bytes(_predictions(result)),
+                folder / RESULTS: _document(source, result, saved),
+            }
+        )
+        for name in older - {told["folder"] for told in saved}:
+            remove_folder(folder, name, files=PROBE_FILES)
+    return folder
+
+
+def _document(source: Source, result: SweepResult, saved: list[dict[str, Any]]) -> bytes:
+    """Return the bytes of ``results.json``."""
     summary = (
         _summary(result)
         | {"verdict": verdict(result)}
         | {"run_id": run_id_of(source), "probes": saved}
         | {"selected_probe": _folder_name(result.selected_place)}
     )
-    text = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
-    publish(folder / RESULTS, (text + "\n").encode())
-    for name in older - {probe["folder"] for probe in saved}:
-        remove_folder(folder / name)
-    return folder
+    return (json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n").encode()
 
 
 def _table(result: SweepResult) -> dict[str, list[Any]]:
@@ -155,10 +186,14 @@ def _kept(result: SweepResult) -> Iterator[ProbeResult]:
             yield row
 
 
-def _save_probe(
+def _fitted_probe(
     source: Source, result: SweepResult, row: ProbeResult, folder: Path
-) -> dict[str, Any]:
-    """Train on all rows, calibrate on rows that fits of its kind have not seen, and save."""
+) -> tuple[dict[str, Any], dict[Path, bytes]]:
+    """Train on all rows, calibrate on rows that fits of its kind have not seen.
+
+    Returns:
+        What the summary says of the probe, and its files.
+    """
     data, representation = result.data, row.representation or VISION_ONLY
     matrix = vectors(source, data, representation, row.layer)
     probe = LogisticProbe().fit(matrix, data.truth, groups=data.groups)
@@ -188,8 +223,8 @@ def _save_probe(
         },
     )
     name = _folder_name(row.name)
-    save_probe(folder / name, probe, info)
-    return {"folder": name, "known": known_of(representation)}
+    files = probe_files(folder / name, probe, info)
+    return {"folder": name, "known": known_of(representation)}, files
 
 
 def _folder_name(place: str) -> str:
@@ -197,13 +232,41 @@ def _folder_name(place: str) -> str:
 
 
 def _older_probes(folder: Path) -> set[str]:
-    """Return the folders that the sweep saved here before says it made: no others are ours."""
+    """Return the folders that the sweep saved here before says it made: no others are ours.
+
+    What it says may be a stranger's: only a plain name of a folder with a probe in it counts.
+    """
     try:
-        found = json.loads((folder / RESULTS).read_text("utf-8"))["probes"]
-        names = {str(probe["folder"]) for probe in found}
+        found = json.loads(read_document(folder / RESULTS).decode())["probes"]
+        names = {probe["folder"] for probe in found}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
-    return {name for name in names if (folder / name / DESCRIPTION).is_file() and "/" not in name}
+    return {name for name in names if is_child_name(name) and _holds_probe(folder / name)}
+
+
+def _holds_probe(folder: Path) -> bool:
+    """Return whether this is a folder, no link to one, with a probe in it."""
+    linked = not is_remote(folder) and folder.is_symlink()
+    return not linked and (folder / DESCRIPTION).is_file()
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse to replace a ``results.json`` that no sweep wrote.
+
+    Raises:
+        InputError: There is one.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return
+    try:
+        ours = "vlmscope_version" in json.loads(read_document(path).decode())
+    except (ValueError, TypeError, RecursionError):
+        ours = False
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not ours and folder.name != PROBES:
+        raise InputError(f"{path}: is no result of vlmscope probe; give another --out")
 
 
 def _without_nan(value: Any) -> Any:

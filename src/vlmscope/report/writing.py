@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError
 from vlmscope.plots import plot_files
 from vlmscope.report.document import Document
 from vlmscope.report.figures import NAMES
@@ -15,10 +15,23 @@ from vlmscope.report.gathering import Gathered, gather
 from vlmscope.report.page import render
 from vlmscope.report.pictures import FORMAT, too_many
 from vlmscope.report.spec import MOST_BYTES, Progress, ReportSpec
-from vlmscope.store import Run, make_folder, publish
+from vlmscope.store import (
+    Run,
+    alone,
+    is_remote,
+    make_child_folder,
+    publish_together,
+    remove_file,
+)
 
 REPORT, PLOTS = "report.html", "plots"
 """The page in a run folder, and the folder of figures beside it."""
+
+_FIGURE_FILES = tuple(f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv"))
+"""Every file that a report may write into its folder of figures."""
+
+_GENERATOR = b'<meta name="generator" content="vlmscope">'
+"""What a page begins with that ``write_report`` wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,9 @@ def write_report(
         progress: Told what is being done.
 
     Raises:
-        InputError: The run has no row of the id asked for, or the page cannot be put there.
+        InputError: The run has no row of the id asked for, or the page cannot be put there: it
+            would replace a page or figures that no report wrote.
+        RunBusyError: Another process is writing a report there.
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
     page = out or run.path / REPORT
@@ -62,32 +77,47 @@ def write_report(
         raise InputError(f"--out {page}: name it .html")
     if not page.parent.is_dir():
         raise InputError(f"--out {page}: the folder {page.parent} does not exist; make it first")
+    plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
+    if page != run.path / REPORT:
+        _check_ours(page, page.with_name(plots))
     gathered = gather(run, spec or ReportSpec(), progress)
     progress("plots")
-    folder = page.with_name(PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}")
-    saved = _save_plots(gathered, folder)
-    _remove_older(folder, keep=saved)
-    progress("page")
+    files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
     document = with_pictures(gathered)
     data = render(document).encode()
-    publish(page, data)
+    with alone(page.parent, "report", "writing a report here"):
+        folder = make_child_folder(page.parent, plots)
+        saved = {folder / name: content for name, content in files.items()}
+        progress("page")
+        publish_together(saved | {page: data})
+        _remove_older(page.parent, plots, keep=files)
     return WrittenReport(page, len(data), tuple(saved), document)
 
 
-def _save_plots(gathered: Gathered, folder: Path) -> list[Path]:
-    """Publish the files of every figure; the folder is made if need be."""
+def _check_ours(page: Path, plots: Path) -> None:
+    """Refuse to replace a page, or figures, that no report wrote.
+
+    Raises:
+        InputError: There is such a page, or such a figure without a report beside it.
+    """
+    if is_remote(page) or _is_report(page):
+        return
+    if page.exists():
+        raise InputError(f"--out {page}: is there and is no vlmscope report; give another name")
+    if found := next((name for name in _FIGURE_FILES if (plots / name).exists()), None):
+        raise InputError(
+            f"--out {page}: its figures would replace {plots / found}, which no report there made; "
+            "give another name"
+        )
+
+
+def _is_report(page: Path) -> bool:
+    """Return whether a file is a page that this module wrote."""
     try:
-        make_folder(folder)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be made: {error.strerror or error}; give another --out"
-        ) from error
-    saved = []
-    for plot in gathered.plots:
-        for name, data in plot_files(plot).items():
-            publish(folder / name, data)
-            saved.append(folder / name)
-    return saved
+        with page.open("rb") as file:
+            return _GENERATOR in file.read(4096)
+    except OSError:
+        return False
 
 
 def with_pictures(gathered: Gathered, limit: int = MOST_BYTES) -> Document:
@@ -118,10 +148,8 @@ def _uri(file: bytes) -> str:
     return f"data:image/{FORMAT};base64,{base64.b64encode(file).decode()}"
 
 
-def _remove_older(folder: Path, keep: list[Path]) -> None:
+def _remove_older(root: Path, plots: str, keep: Container[str]) -> None:
     """Remove figures of an older report that this one does not have: they may be wrong by now."""
-    for name in NAMES:
-        for suffix in (".svg", ".png", ".csv"):
-            path = folder / f"{name}{suffix}"
-            if path not in keep:
-                path.unlink(missing_ok=True)
+    for name in _FIGURE_FILES:
+        if name not in keep:
+            remove_file(root, plots, name)

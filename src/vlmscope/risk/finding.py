@@ -9,7 +9,7 @@ from pathlib import Path
 from vlmscope.errors import InputError, StoreError
 from vlmscope.probe.storage import DESCRIPTION
 from vlmscope.probing.saving import PROBES, RESULTS
-from vlmscope.store import check_reachable, place, read_document
+from vlmscope.store import check_reachable, is_child_name, place, read_document
 
 _SUMMARY = Path(PROBES) / RESULTS
 
@@ -40,7 +40,9 @@ def find_probe(path: str | PathLike[str]) -> Path:
         raise InputError(f"{folder}: is {kind}")
     try:
         name = json.loads(read_document(summary).decode())["selected_probe"]
-        found = summary.parent / Path(str(name)).name
+        if not is_child_name(name):
+            raise ValueError(name)
+        found = summary.parent / str(name)
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise StoreError(f"{summary}: names no selected probe; run vlmscope probe again") from error
     if not (found / DESCRIPTION).is_file():

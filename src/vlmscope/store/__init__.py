@@ -3,6 +3,7 @@
 naming            question id ↔ HDF5 name
 place, remote     a folder, or a prefix of an object store
 publish, lock     atomic files, and who waits for whom
+removal           what is removed or moved, by plain child names only
 sharing           who may write a run at once
 manifest          run.json: what a run was made with
 failures          failures.jsonl
@@ -28,6 +29,7 @@ from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
 from vlmscope.store.index import rebuild_index
 from vlmscope.store.labels import label_settings, read_labels, write_labels
+from vlmscope.store.lock import alone
 from vlmscope.store.manifest import (
     CaptureRecord,
     DataRecord,
@@ -50,17 +52,21 @@ from vlmscope.store.place import (
     is_remote,
     make_folder,
     place,
-    remove,
-    remove_folder,
 )
-from vlmscope.store.publish import publish
+from vlmscope.store.publish import publish, publish_together
 from vlmscope.store.recorder import Recorder, recording
 from vlmscope.store.remote import read_document, reading
+from vlmscope.store.removal import (
+    is_child_name,
+    make_child_folder,
+    remove_file,
+    remove_folder,
+)
 from vlmscope.store.run import Run, open_run
 from vlmscope.store.seed_files import SeedFiles, find_seed_files, open_seed_files
 from vlmscope.store.sharing import ALONE, check_free, rank_name, team_name, wait_for_end
 from vlmscope.store.size import bytes_per_row
-from vlmscope.store.tables import write_table
+from vlmscope.store.tables import parquet_bytes, write_table
 from vlmscope.store.writer import RunWriter
 
 __all__ = [
@@ -79,6 +85,7 @@ __all__ = [
     "RunWriter",
     "SeedFiles",
     "StoreDtype",
+    "alone",
     "boundary_name",
     "bytes_per_row",
     "check_free",
@@ -90,14 +97,18 @@ __all__ = [
     "find_damage",
     "find_seed_files",
     "ids_written_by",
+    "is_child_name",
     "is_remote",
     "label_settings",
     "link_name",
+    "make_child_folder",
     "make_folder",
     "open_run",
     "open_seed_files",
+    "parquet_bytes",
     "place",
     "publish",
+    "publish_together",
     "question_id",
     "rank_name",
     "read_document",
@@ -108,7 +119,7 @@ __all__ = [
     "rebuild_index",
     "recording",
     "recording_apart",
-    "remove",
+    "remove_file",
     "remove_folder",
     "representation_name",
     "set_aside",

@@ -88,16 +88,33 @@ def scan(run: Path) -> tuple[list[Shard], list[Path]]:
             shards = _look_into(list_shards(run))
         except FileNotFoundError:
             continue  # a writer packed it away between the listing and the look inside
-        superseded = {name for shard in shards for name in shard.supersedes}
-        current = [shard for shard in shards if shard.path.name not in superseded]
+        superseded = _superseded(shards)
+        current = [shard for shard in shards if shard.path not in superseded]
         current.sort(key=lambda shard: (shard.writer, shard.seq))
-        return _once(current), [shard.path for shard in shards if shard.path.name in superseded]
+        return _once(current), superseded
     raise StoreError(f"{run}: shards vanish while they are read; is something deleting them?")
+
+
+def _superseded(shards: Sequence[Shard]) -> list[Path]:
+    """Return the parts that a pack took over: those it names, and all of whose rows it holds.
+
+    Superseded parts are removed, so the pack's word is not enough: in a file from elsewhere it may
+    name what it does not hold.
+    """
+    parts = {shard.path.name: shard for shard in shards if shard.kind == "part"}
+    found: dict[Path, None] = {}
+    for pack in shards:
+        named = pack.supersedes & parts.keys() if pack.kind == "pack" else frozenset()
+        held = set(pack.ids) if named else set()
+        for name in sorted(named):
+            if held.issuperset(parts[name].ids):
+                found[parts[name].path] = None
+    return list(found)
 
 
 def ids_written_by(run: Path, writer: str) -> frozenset[str]:
     """Return the ids in the shards of one writer, without a look at those of others."""
-    own = [path for path in list_shards(run) if path.name.split("-")[1] == writer]
+    own = [path for path in list_shards(run) if writer_of(path) == writer]
     return frozenset(id_ for path in own for id_ in _read(path).ids)
 
 
@@ -125,7 +142,7 @@ def vanished(path: Path) -> StoreError:
     """Return the error for a shard that was there when the run was opened."""
     return StoreError(
         f"{path}: gone since the run was opened, a writer has packed it into a larger file; "
-        "call open_run again"
+        "run the command again, or open the run again"
     )
 
 

@@ -23,8 +23,9 @@ from vlmscope.store.layout import text_column
 from vlmscope.store.lock import acquire, lock_of
 from vlmscope.store.naming import link_name, question_id
 from vlmscope.store.nofollow import is_there
-from vlmscope.store.place import is_remote, make_folder, move, place
+from vlmscope.store.place import is_remote, make_folder, place
 from vlmscope.store.publish import cannot_write, sync
+from vlmscope.store.removal import move_file
 from vlmscope.store.seal import seal_is_broken
 from vlmscope.store.shard import opened
 
@@ -119,8 +120,7 @@ def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
         try:
             make_folder(run / DAMAGED)
             for damage in damages:
-                moved.append(_free_name(run / DAMAGED / damage.path.name))
-                move(damage.path, moved[-1])
+                moved.append(_set_one_aside(run, damage.path))
             for folder in (run / SHARDS, run / DAMAGED, run):
                 sync(folder)
         except OSError as error:
@@ -128,13 +128,10 @@ def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
     return moved
 
 
-def _free_name(path: Path) -> Path:
-    """Return a name that nothing has: a shard may be damaged twice under one name."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}.{number}")
-    return free
+def _set_one_aside(run: Path, path: Path) -> Path:
+    """Move one file to ``damaged/``, under a name that nothing has there."""
+    source = (path.name,) if path.name == INDEX else (SHARDS, path.name)
+    return move_file(run, source, (DAMAGED, path.name))
 
 
 def _seal_is_broken(path: Path) -> bool:

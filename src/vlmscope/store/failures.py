@@ -25,7 +25,7 @@ from vlmscope.regular import check_size
 from vlmscope.schema import Failure
 from vlmscope.store.lock import waiting
 from vlmscope.store.place import is_remote, place, unreachable
-from vlmscope.store.publish import cannot_write, publish
+from vlmscope.store.publish import cannot_write, publish, sync_descriptor
 from vlmscope.store.remote import reading
 
 FAILURES = "failures.jsonl"
@@ -74,7 +74,7 @@ class FailureLog:
             with waiting(self._path.parent, "failures"), self._path.open("ab+") as file:
                 file.write(_line_break(file) + lines.encode())
                 file.flush()
-                os.fsync(file.fileno())
+                sync_descriptor(file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from error
 

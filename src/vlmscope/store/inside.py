@@ -20,14 +20,16 @@ OURS = frozenset(
 )
 """Files that vlmscope reads or writes in a run folder, beside hidden ones."""
 
-FOLDERS = frozenset({"shards", "probes", "plots"})
-"""Folders of which everything is ours."""
+FOLDERS = frozenset({"shards", "probes", "plots", "damaged"})
+"""Folders of which everything is ours. None may be a link, not even one within the run: what is
+removed or replaced in one of them would be something else of the run."""
 
 
 def check_inside(run: Path) -> None:
     """Refuse a run folder in which a name of ours is no file, or leads out of it by a link.
 
-    The folder itself may be reached by a link. Other files in it are nobody's concern.
+    The folder itself may be reached by one. Other files in it are nobody's concern. A folder of
+    ours must be a folder itself.
 
     Raises:
         StoreError: There is such a link, or a pipe, a socket or a device.
@@ -36,13 +38,18 @@ def check_inside(run: Path) -> None:
         return  # an object store has no links
     root = os.path.realpath(run)
     for path in _names(Path(run)):
-        _check_kind(path)
         target = os.path.realpath(path)
+        if path.name in FOLDERS and os.path.realpath(path.parent) == root:
+            raise StoreError(
+                f"{path}: is a symbolic link, to {target}, where a folder is expected; remove the "
+                "link, or put the folder itself there"
+            )
         if os.path.commonpath([root, target]) != root:
             raise StoreError(
                 f"{path}: is a symbolic link that leads out of the run, to {target}; nothing "
                 "outside a run is read or written as its own: put the file itself there"
             )
+        _check_kind(path)
 
 
 def _check_kind(path: Path) -> None:
@@ -70,5 +77,7 @@ def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
 
 
 def _is_ours(name: str) -> bool:
-    hidden = name.startswith(".lock-") or (name.startswith(".") and name.endswith(".tmp"))
+    hidden = name.startswith((".lock-", ".marker-")) or (
+        name.startswith(".") and name.endswith(".tmp")
+    )
     return hidden or name in OURS or name in FOLDERS

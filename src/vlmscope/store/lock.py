@@ -1,25 +1,40 @@
 """Locks of a run. Readers need none; who may write at once, ``sharing`` decides.
 
-An object store has no locks. There every shard is put under a name that nobody may have taken, so
-that of two writers of one name the second one is refused with its first shard.
+A lock is the operating system's (``flock``), which goes with the process that holds it. Some file
+systems have none (FUSE, some network mounts): there a file that is made exclusively stands for it,
+with the name of the process that made it. An object store has no locks at all. There every shard is
+put under a name that nobody may have taken, so that of two writers of one name the second one is
+refused with its first shard.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from vlmscope.errors import RunBusyError
 from vlmscope.store.inside import check_inside
 from vlmscope.store.place import is_remote
 from vlmscope.store.publish import cannot_write
 
+LOCK_PREFIX = ".lock-"
+"""Beginning of a lock file's name in a run folder."""
+
+_MARKER_PREFIX = ".marker-"
+"""Beginning of the name of the file that stands for a lock where there is no ``flock``."""
+
 _PATIENCE = 600.0  # seconds: an index of a million rows takes a minute or two
+
+_NO_FLOCK = frozenset(
+    {errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+)
+"""What file systems without ``flock`` answer."""
 
 
 class Lock(Protocol):
@@ -37,6 +52,48 @@ class Lock(Protocol):
     def release(self) -> None:
         """Let go of it."""
         ...
+
+
+class _FolderLock:
+    """A lock in a folder: by ``flock``, or by a marker file where the file system has none.
+
+    Whoever has ``flock`` looks for a marker too: of two machines on one mount, one may lack it.
+    """
+
+    def __init__(self, run: Path, name: str, timeout: float) -> None:
+        self._native = FileLock(run / f"{LOCK_PREFIX}{name}", timeout=timeout, thread_local=False)
+        self._marker = SoftFileLock(
+            run / f"{_MARKER_PREFIX}{name}", timeout=timeout, thread_local=False
+        )
+
+    @property
+    def is_locked(self) -> bool:
+        return self._native.is_locked or self._marker.is_locked
+
+    @property
+    def marker(self) -> Path:
+        """The file that stands for the lock where there is no ``flock``."""
+        return Path(self._marker.lock_file)
+
+    def acquire(self) -> None:
+        try:
+            self._native.acquire()
+        except OSError as error:
+            if isinstance(error, Timeout) or error.errno not in _NO_FLOCK:
+                raise
+            self._marker.acquire()
+            return
+        if self.marker.exists():
+            try:
+                self._marker.acquire()  # takes over one whose process is gone
+            except BaseException:
+                self._native.release()
+                raise
+            self._marker.release()
+
+    def release(self) -> None:
+        self._native.release()
+        self._marker.release()
 
 
 @dataclass(slots=True)
@@ -57,7 +114,7 @@ def lock_of(run: Path, name: str, *, timeout: float = 0) -> Lock:
     if is_remote(run):
         return _NoLock()
     check_inside(run)
-    return FileLock(run / f".lock-{name}", timeout=timeout, thread_local=False)
+    return _FolderLock(run, name, timeout)
 
 
 def acquire(lock: Lock, run: Path) -> None:
@@ -67,10 +124,7 @@ def acquire(lock: Lock, run: Path) -> None:
             run.stat()
         lock.acquire()
     except Timeout as error:
-        raise RunBusyError(
-            f"{run}: another vlmscope is writing this run; wait for it to end, "
-            "or give another --out"
-        ) from error
+        raise busy(lock, run, "writing this run") from error
     except OSError as error:
         raise cannot_write(run, error) from error
 
@@ -84,3 +138,39 @@ def waiting(run: Path, name: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def alone(folder: Path, name: str, doing: str) -> Iterator[None]:
+    """Hold a lock while several files are replaced that belong together; nobody waits for it.
+
+    Args:
+        folder: Where the files are.
+        name: The lock's name.
+        doing: What the other one is doing, if there is one: ``saving probes here``.
+
+    Raises:
+        RunBusyError: Another process holds it.
+        StoreError: The folder cannot be written.
+    """
+    lock = lock_of(folder, name)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise busy(lock, folder, doing) from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def busy(lock: Lock, folder: Path, doing: str) -> RunBusyError:
+    """Return the error for a lock that somebody else holds: what they do, and what to do."""
+    stale = ""
+    if isinstance(lock, _FolderLock) and lock.marker.exists():
+        stale = f"; if none is (it was killed on another machine), remove {lock.marker}"
+    return RunBusyError(
+        f"{folder}: another vlmscope is {doing}; wait for it to end, or give another --out{stale}"
+    )

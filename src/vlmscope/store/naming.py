@@ -11,8 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from vlmscope.errors import InputError
-from vlmscope.schema import IMAGE_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
+from vlmscope.errors import InputError, shortened
+from vlmscope.schema import (
+    IMAGE_POSITIONS,
+    IMAGE_REPRESENTATIONS,
+    LONGEST_ID,
+    REPRESENTATIONS,
+)
 
 _ESCAPES = {"%25": "%", "%2F": "/", "%2E": ".", "%5F": "_"}
 _ESCAPE = re.compile("|".join(_ESCAPES))
@@ -30,10 +35,19 @@ def link_name(question_id: str) -> str:
     ('amber%2F7', '%2E', '%5Fcolumns', '50%252F')
     """
     if not question_id or "\0" in question_id:
-        found = "is empty" if not question_id else f"{question_id!r} holds a NUL character"
+        found = (
+            "is empty" if not question_id else f"{shortened(question_id)!r} holds a NUL character"
+        )
         raise InputError(f"question id {found}; HDF5 cannot name it, give the row another id")
     if any("\ud800" <= char <= "\udfff" for char in question_id):
-        raise InputError(f"question id {question_id!r} is not valid Unicode; give the row another")
+        raise InputError(
+            f"question id {shortened(question_id)!r} is not valid Unicode; give the row another"
+        )
+    if len(question_id) > LONGEST_ID // 4 and (size := len(question_id.encode())) > LONGEST_ID:
+        raise InputError(
+            f"question id {shortened(question_id)!r} has {size:,} bytes; HDF5 can name at most "
+            f"{LONGEST_ID:,}, give the row another id"
+        )
     return _NEEDS_ESCAPE.sub(lambda match: f"%{ord(match[0]):02X}", question_id)
 
 

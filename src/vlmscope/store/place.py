@@ -8,8 +8,6 @@ folders to make, no locks, and no renaming; a whole object is put at once, or no
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, cast
@@ -51,35 +49,6 @@ def make_folder(path: Path, *, parents: bool = False) -> None:
     """
     if not is_remote(path):
         path.mkdir(parents=parents, exist_ok=True)
-
-
-def move(path: Path, target: Path) -> None:
-    """Give a file another name. On an object store that is a copy, and then the removal.
-
-    Raises:
-        OSError: It cannot be moved.
-    """
-    if is_remote(path):
-        remote = cast("Any", path)
-        remote.fs.mv(remote.path, cast("Any", target).path)
-    else:
-        path.replace(target)
-
-
-def remove(path: Path) -> None:
-    """Remove a file that nothing needs any more; if it stays, that is no harm."""
-    with suppress(Exception if is_remote(path) else OSError):
-        path.unlink(missing_ok=True)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it; if it stays, that is no harm."""
-    if is_remote(folder):
-        remote = cast("Any", folder)
-        with suppress(Exception):
-            remote.fs.rm(remote.path, recursive=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def size_of_all(folder: Path) -> int:

@@ -15,9 +15,10 @@ from pathlib import Path
 from filelock import Timeout
 
 from vlmscope.errors import RunBusyError
-from vlmscope.store.lock import Lock, acquire, lock_of, waiting
+from vlmscope.store.lock import LOCK_PREFIX, Lock, acquire, busy, lock_of, waiting
 from vlmscope.store.place import is_remote, place
 from vlmscope.store.publish import cannot_write
+from vlmscope.store.removal import remove_file
 
 ALONE = "000"
 """The name of a writer that shares the run with nobody."""
@@ -26,9 +27,8 @@ GATE = "writers"
 """The lock under which writers come and go."""
 
 _TEAM = "_of_"
-_SHORT = frozenset({GATE, "manifest", "index", "failures"})
-"""Locks that are held for a moment and say nothing about writers."""
-_PREFIX = ".lock-"
+_OTHER = frozenset({GATE, "manifest", "index", "failures", "probes", "labels", "report"})
+"""Locks that say nothing about writers: held for a moment, or by commands that add no rows."""
 
 
 def rank_name(index: int, count: int) -> str:
@@ -110,7 +110,7 @@ def forget_locks(run: Path, *, besides: str) -> None:
     """Remove the locks of writers that are gone. At the gate, where nobody else writes."""
     for name in _locks(run):
         if name != besides:
-            (run / f"{_PREFIX}{name}").unlink(missing_ok=True)
+            remove_file(run, f"{LOCK_PREFIX}{name}")
 
 
 def _refuse(run: Path, writer: str) -> None:
@@ -118,15 +118,8 @@ def _refuse(run: Path, writer: str) -> None:
     team = _team(writer)
     for name in sorted(writers_at_work(run)):
         if name == writer or not team or _team(name) != team:
-            raise _busy(run, name)
-
-
-def _busy(run: Path, name: str) -> RunBusyError:
-    as_whom = "" if name == ALONE else f" (as {name})"
-    return RunBusyError(
-        f"{run}: another vlmscope is writing this run{as_whom}; wait for it to end, or give "
-        "another --out"
-    )
+            as_whom = "" if name == ALONE else f" (as {name})"
+            raise busy(lock_of(run, name), run, f"writing this run{as_whom}")
 
 
 def _team(writer: str) -> str:
@@ -136,9 +129,9 @@ def _team(writer: str) -> str:
 
 def _locks(run: Path) -> Iterator[str]:
     """Yield the names of which there is a lock, held or not; an object store has none."""
-    locks = () if is_remote(run) else place(run).glob(f"{_PREFIX}*")
-    names = (path.name.removeprefix(_PREFIX) for path in locks)
-    return (name for name in names if name not in _SHORT)
+    locks = () if is_remote(run) else place(run).glob(f"{LOCK_PREFIX}*")
+    names = (path.name.removeprefix(LOCK_PREFIX) for path in locks)
+    return (name for name in names if name not in _OTHER)
 
 
 def _is_held(run: Path, name: str) -> bool:

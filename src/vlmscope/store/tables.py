@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmscope.store.publish import publishing
+from vlmscope.store.publish import publish
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
@@ -15,10 +15,17 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
     Raises:
         StoreError: The disk refuses. What was there stays.
     """
+    publish(path, parquet_bytes(columns))
+    return path
+
+
+def parquet_bytes(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """Return columns of equal length as the bytes of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.table({name: list(values) for name, values in columns.items()})
-    with publishing(path) as temporary:
-        pq.write_table(table, temporary)
-    return path
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data

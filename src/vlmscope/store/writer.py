@@ -15,14 +15,23 @@ from types import TracebackType
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
 from vlmscope.schema import Capture
 from vlmscope.store.block import Block, block_of, concatenate
-from vlmscope.store.catalog import KINDS, SHARDS, packs_of, read_shard, scan, shard_name
+from vlmscope.store.catalog import (
+    KINDS,
+    SHARDS,
+    packs_of,
+    read_shard,
+    scan,
+    shard_name,
+    writer_of,
+)
 from vlmscope.store.index import is_indexed, rebuild_index
 from vlmscope.store.intact import forget
 from vlmscope.store.lock import lock_of, waiting
 from vlmscope.store.manifest import MANIFEST, Manifest, check_same, read_manifest, write_manifest
 from vlmscope.store.naming import link_name
-from vlmscope.store.place import make_folder, place, remove
+from vlmscope.store.place import make_folder, place
 from vlmscope.store.publish import cannot_write, publish, sync
+from vlmscope.store.removal import remove_file
 from vlmscope.store.shard import build_shard
 from vlmscope.store.sharing import ALONE, GATE, enter, forget_locks, writers_at_work
 
@@ -75,7 +84,7 @@ class RunWriter:
         self._lock = enter(self.run, self.writer)
         try:
             self.manifest = claim_run(self.run, self.manifest)
-            _remove(self._unpublished(self.writer))
+            _clear(self._unpublished(self.writer))
             self._find_rows()
         except BaseException:
             self._lock.release()
@@ -140,7 +149,7 @@ class RunWriter:
     def _take_over(self) -> None:
         """Pack the parts of writers that were killed, and clear up after them: nobody else will."""
         shards, superseded = scan(self.run)
-        _remove([*superseded, *self._unpublished("*")])
+        _clear([*superseded, *self._unpublished("*")])
         for shard in shards:
             if shard.kind == "part":
                 self._parts.append(_part(shard.path, len(shard)))
@@ -166,13 +175,13 @@ class RunWriter:
         block = concatenate([read_shard(path) for path in paths])
         self._publish("pack", block, supersedes=[path.name for path in paths])
         self._parts.clear()
-        _remove(paths)
+        _clear(paths)
         forget(paths)
 
     def _find_rows(self) -> None:
         """Learn from the published shards what is done and which number comes next."""
         shards, superseded = scan(self.run)
-        _remove([path for path in superseded if path.name.startswith(f"part-{self.writer}-")])
+        _clear([path for path in superseded if writer_of(path) == self.writer])
         self.done_ids.update(*(shard.ids for shard in shards))
         own = [shard for shard in shards if shard.writer == self.writer]
         self._parts = [_part(shard.path, len(shard)) for shard in own if shard.kind == "part"]
@@ -239,7 +248,11 @@ def _make_folders(run: Path) -> None:
         raise cannot_write(run, error) from error
 
 
-def _remove(paths: Sequence[Path]) -> None:
-    """Remove files that nothing needs any more; one that stays is ignored, so go on."""
+def _clear(paths: Sequence[Path]) -> None:
+    """Remove shards that a pack has taken over, and leftovers.
+
+    One that stays is not read as data, and the next session tries again: no reason to end this one.
+    """
     for path in paths:
-        remove(path)
+        with suppress(StoreError):
+            remove_file(path.parent.parent, SHARDS, path.name)
