@@ -2,8 +2,7 @@
 
 It is written before the first row, and once more if a run goes on with ``--text-only``. A run
 continues only under a manifest that would give the same numbers; everything that would change them
-is compared, and every difference is named at once. Names, paths, devices and versions are kept for
-the record and never compared.
+is compared, and every difference is named. Names, paths, devices and versions are never compared.
 """
 
 from __future__ import annotations
