@@ -33,17 +33,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.model.sample import hash_sample
 
-PIECE = 4096
-"""Bytes of a piece of the sample."""
-STRIDE = 1 << 22
-"""Distance of the pieces that are taken whatever the tensors are."""
-
-_LONGEST_HEADER = 1 << 25
-"""Bytes of a safetensors header that is parsed for the sample; of a longer one only the stride."""
 _LARGEST_ENTRY = 1 << 16
 _BUFFER = 1 << 22
-_SETTLED = 2.0
+SETTLED = 2.0
 """Seconds after which a further change is sure to get another time stamp, on any file system."""
 _PATIENCE = 600.0
 """Seconds to wait for another process that hashes the same file."""
@@ -106,17 +100,17 @@ def checksum(path: Path, stop: threading.Event | None = None) -> Checksum:
         with _opened(path) as file:
             before = stamp_of(os.fstat(file))
             kept = _Entry.of(before)
-            if found := kept.read(file, path.suffix):
+            if found := kept.read(file):
                 return Checksum(before[2], found)
             with kept.lock(stop):
-                if found := kept.read(file, path.suffix):  # another process has hashed it
+                if found := kept.read(file):  # another process has hashed it
                     return Checksum(before[2], found)
-                settled = time.time() - max(before[3:]) / 1e9 > _SETTLED
+                settled = time.time() - max(before[3:]) / 1e9 > SETTLED
                 found = _hash_all(file, stop)
                 if stamp_of(os.fstat(file)) != before:
                     raise changed(path)
                 if settled:
-                    kept.write(file, path.suffix, found)
+                    kept.write(file, found)
             return Checksum(before[2], found)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {one_line(error)}") from error
@@ -158,53 +152,6 @@ def _hash_all(file: int, stop: threading.Event) -> str:
     return digest.hexdigest()
 
 
-def hash_sample(file: int, suffix: str) -> str:
-    """Return the SHA-256 of a sample of an open file: see the module's text.
-
-    Args:
-        file: The open file.
-        suffix: Of its name; a ``.safetensors`` tells where its tensors begin and end.
-    """
-    size = os.fstat(file).st_size
-    header, tensors = _read_header(file, size) if suffix == ".safetensors" else (b"", ())
-    strides = ((at, min(at + PIECE, size)) for at in range(0, size, STRIDE))
-    spans = (*tensors, *strides, (max(0, size - PIECE), size))
-    pieces = sorted({at // PIECE for span in spans for at in _ends_and_middle(*span) if at >= 0})
-    if hasattr(os, "posix_fadvise"):  # the disk then reads them together, not one by one
-        for piece in pieces:
-            os.posix_fadvise(file, piece * PIECE, PIECE, os.POSIX_FADV_WILLNEED)
-    digest = hashlib.sha256(f"{size} ".encode() + header)
-    for piece in pieces:
-        digest.update(os.pread(file, PIECE, piece * PIECE))
-    return digest.hexdigest()
-
-
-def _ends_and_middle(begin: int, end: int) -> tuple[int, ...]:
-    """Return where the pieces of a sample lie that cover both ends of a tensor, and its middle."""
-    first, last = min(begin + PIECE, end) - 1, max(end - PIECE, begin)
-    return begin, first, (begin + end) // 2, last, end - 1
-
-
-def _read_header(file: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ...]]:
-    """Return the header of a safetensors file, and where its tensors begin and end.
-
-    The file begins with the header's length as little-endian uint64, then the header as JSON:
-    tensor name → type, shape, and where its bytes begin and end behind the header. What makes no
-    sense is left out: whoever loads the file will refuse it.
-    """
-    length = int.from_bytes(os.pread(file, 8, 0), "little")
-    if length > min(size - 8, _LONGEST_HEADER):
-        return b"", ()
-    header = os.pread(file, length, 8)
-    try:
-        tensors = json.loads(header)
-        offsets = [tensor["data_offsets"] for name, tensor in tensors.items() if name[:2] != "__"]
-        spans = ((8 + length + begin, 8 + length + end) for begin, end in offsets)
-        return header, tuple((begin, end) for begin, end in spans if 0 <= begin < end <= size)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return header, ()
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """The checksum of one file in the cache; ``path`` is None where there is no cache."""
@@ -222,11 +169,11 @@ class _Entry:
             return cls(stamp, None)
         return cls(stamp, folder / f"{stamp[0]:x}-{stamp[1]:x}.json")
 
-    def read(self, file: int, suffix: str) -> str:
+    def read(self, file: int) -> str:
         """Return the SHA-256 that was kept; empty if there is none that holds for the file."""
         known = self._read()
         sound = known and known.get("check") == _check(known) and known["stamp"] == [*self.stamp]
-        return known["sha256"] if sound and known["sample"] == hash_sample(file, suffix) else ""
+        return known["sha256"] if sound and known["sample"] == hash_sample(file) else ""
 
     def _read(self) -> dict[str, Any]:
         """Return what the entry says; empty if it is none of ours."""
@@ -243,11 +190,11 @@ class _Entry:
             return {}
         return known if isinstance(known, dict) else {}
 
-    def write(self, file: int, suffix: str, sha256: str) -> None:
+    def write(self, file: int, sha256: str) -> None:
         """Keep a checksum, if the disk allows it."""
         if self.path is None:
             return
-        known = {"stamp": [*self.stamp], "sample": hash_sample(file, suffix), "sha256": sha256}
+        known = {"stamp": [*self.stamp], "sample": hash_sample(file), "sha256": sha256}
         known["check"] = _check(known)
         with contextlib.suppress(OSError):
             handle, temporary = tempfile.mkstemp(prefix=".", dir=self.path.parent)

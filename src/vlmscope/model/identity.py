@@ -211,6 +211,6 @@ def _check_name(path: Path, sha256: str) -> None:
     if of_hub and _SHA256.fullmatch(blob.name) and blob.name != sha256:
         raise ModelError(
             f"{path}: is not what the hub has: its SHA-256 is {sha256[:16]}…, the hub's is "
-            f"{blob.name[:16]}…; remove {path.parent / blob} and load the model again, which "
-            "downloads it"
+            f"{blob.name[:16]}…; remove {os.path.normpath(path.parent / blob)} and load the "
+            "model again, which downloads it"
         )

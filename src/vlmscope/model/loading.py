@@ -8,6 +8,7 @@ there, each ends with one line that says what to do.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from vlmscope.model.quantized import (
 )
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.model.weights import pickled_only, without_pickles
+from vlmscope.model.weights import check_file, pickled_only, without_pickles
 
 
 def load_model(
@@ -79,7 +80,7 @@ def load_model(
     """
     name = str(name)
     with Fingerprinting(name, adapter) as fingerprint:
-        config = _load_config(name, revision)
+        config, revision = _load_config(name, revision)
         check_kind(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
         known = find_family(config)
@@ -88,8 +89,6 @@ def load_model(
         check_quantize(quantize, name, config)
         if adapter is not None:
             check_adapter(adapter)
-        # A branch may move between two downloads: everything comes from the commit of the config.
-        revision = getattr(config, "_commit_hash", None) or revision
         kind = choose_dtype(dtype, device)
         place = choose_place(device, config, kind, quantize)
         check_device(quantize, name, config, place)
@@ -132,7 +131,8 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     return vlm if known else with_proven_rule(vlm)
 
 
-def _load_config(name: str, revision: str | None) -> Any:
+def _load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
+    """Return the configuration, and the commit of the hub that everything else is to come from."""
     from transformers import AutoConfig
 
     folder = Path(name)
@@ -140,15 +140,21 @@ def _load_config(name: str, revision: str | None) -> Any:
         raise ModelError("--model '': give the folder of a checkpoint, or a hub id")
     if folder.is_file():
         raise ModelError(f"{name}: is a file; give the folder that holds it")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{name}: the folder holds no config.json; give the folder that save_pretrained wrote"
-        )
+    if folder.is_dir():
+        if not os.path.lexists(folder / "config.json"):
+            raise ModelError(
+                f"{name}: the folder holds no config.json; give the folder that save_pretrained "
+                "wrote"
+            )
+        for file in ("config.json", "tokenizer.json"):
+            if os.path.lexists(folder / file):
+                check_file(folder, file)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.exists() and looks_local:
         raise ModelError(f"{name}: no such folder, and not a hub id of the form owner/name")
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        revision = _commit(name, revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
@@ -156,6 +162,24 @@ def _load_config(name: str, revision: str | None) -> Any:
                 "version of it that transformers loads by itself, often named with -hf at the end"
             ) from error
         raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
+    return config, revision
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a revision of a hub repository is now; None for a folder.
+
+    A branch may move between two downloads. The commit is the name of the folder in the hub's cache
+    that the configuration is in: transformers 5.23 does not say it any more, as 5.17 did.
+
+    Raises:
+        OSError: The repository has no configuration, or cannot be reached.
+    """
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        return None
+    found = Path(str(cached_file(name, "config.json", revision=revision)))
+    return found.parent.name if found.parent.parent.name == "snapshots" else revision
 
 
 def _load_processor(name: str, revision: str | None) -> Any:

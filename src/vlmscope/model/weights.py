@@ -180,10 +180,11 @@ def _first(folder: Path, config: Any, *, pickles: bool) -> str:
 
 def _inside(folder: Path, name: Any, source: str) -> str:
     """Return a name that stands in a file, in its plain form, unless it leads out of the folder."""
-    path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in str(path):
+    text = name if isinstance(name, str) and name.isprintable() else ""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts or text.endswith("/"):
         raise ModelError(
-            f"{folder / source}: names {name!r} as weights, which does not lie in the folder; "
+            f"{folder / source}: names {name!r} as weights, which is no file in the folder; "
             "weights are read from the checkpoint itself only"
         )
     return str(path)
