@@ -3,6 +3,7 @@
     VlmscopeError
     ├── InputError       the data file, the options or the paths given are wrong
     ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
+    │   └── ModelChangedError  its files were written to while the model computed
     ├── RunMismatchError the run folder was made with other settings
     ├── RunBusyError     another process is writing the run
     ├── TableChangedError  the table is not the one that was checked any more
@@ -39,6 +40,12 @@ class ModelError(VlmscopeError):
     """The checkpoint cannot be loaded, or failed its proof. Nothing was done."""
 
     exit_code = 2
+
+
+class ModelChangedError(ModelError):
+    """The checkpoint was written to while the model computed. What was recorded before is sound."""
+
+    exit_code = 1
 
 
 class RunMismatchError(VlmscopeError):

@@ -8,6 +8,7 @@ loader and not ``load_adapter`` of transformers, which drops DoRA's magnitudes (
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.model.weights import check_file
 from vlmscope.regular import check_folder, read_regular
 
 CONFIG = "adapter_config.json"
@@ -37,18 +39,20 @@ def check_adapter(folder: str | Path) -> None:
         check_folder(folder)
     except OSError as error:
         raise ModelError(f"--adapter {error.filename}: {error.strerror}") from error
-    if not (folder / CONFIG).is_file():
+    if not os.path.lexists(folder / CONFIG):
         raise ModelError(
             f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft's "
             "save_pretrained wrote"
         )
-    if not (folder / WEIGHTS).is_file():
+    if not os.path.lexists(folder / WEIGHTS):
         pickled = ", only adapter_model.bin, a pickle, which may run code when it is read;"
         found = pickled if (folder / "adapter_model.bin").is_file() else ";"
         raise ModelError(
             f"--adapter {folder}: the folder holds no {WEIGHTS}{found} save it with "
             "safe_serialization=True"
         )
+    check_file(folder, CONFIG)
+    check_file(folder, WEIGHTS)
     _check_kind(folder)
     try:
         import peft  # noqa: F401

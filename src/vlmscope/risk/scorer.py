@@ -96,6 +96,7 @@ class RiskScorer:
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         self._sizer = sizer_for(vlm, batch_size)
         self._ahead = batches_to_prepare(vlm)
+        self._check_files = vlm.check_files
         self._runner = ResilientRunner(vlm, self._spec, self._sizer)
 
     @classmethod
@@ -171,7 +172,9 @@ class RiskScorer:
                 ):
                     pieces = self._runner.run(_samples(chunk), prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
-                    yield from self._in_order(chunk, [item for piece in pieces for item in piece])
+                    results = [item for piece in pieces for item in piece]
+                    self._check_files()
+                    yield from self._in_order(chunk, results)
             except BaseException:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 raise
