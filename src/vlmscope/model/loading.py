@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.locking import model_lock
 from vlmscope.model.adapters import attach_adapter, check_adapter
 from vlmscope.model.batching import check_rule, with_proven_rule
+from vlmscope.model.changes import undoing
 from vlmscope.model.describing import (
     described,
     find_family,
@@ -56,6 +59,8 @@ def load_model(
 ) -> VisionLanguageModel:
     """Load a vision-language model and its processor, and prove them on one blank image.
 
+    No other thread of the process runs a model meanwhile: loading changes settings of torch.
+
     Args:
         name: Folder of a checkpoint, or a hub id.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU that has it,
@@ -89,30 +94,30 @@ def load_model(
     # A branch may move between two downloads: everything comes from the commit of the config.
     revision = getattr(config, "_commit_hash", None) or revision
     kind = choose_dtype(dtype, device)
-    place = choose_place(device, config, kind, quantize)
-    check_device(quantize, name, config, place)
-    more = quantization_options(quantize, kind, config)
-    model = _load_weights(
-        name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
-        attn_implementation=attention, **more,
-    )  # fmt: skip
-    settle(model)
-    if adapter is not None:
-        attach_adapter(model, adapter, name)
-    processor = load_processor(name, revision)
-    _give_padding(name, processor)
-    make_greedy(model, processor.tokenizer.pad_token_id)
-    vlm = VisionLanguageModel(
-        model,
-        processor,
-        resolve(known or stranger(config), model, name),
-        name,
-        revision,
-        description=description,
-        adapter=None if adapter is None else str(adapter),
-        quantization=rounding_of(model),
-    )
-    return _proven(vlm, known=known is not None)
+    with model_lock():  # the default dtype, torch.load and more are changed meanwhile
+        place = choose_place(device, config, kind, quantize)
+        check_device(quantize, name, config, place)
+        model = _load_weights(
+            name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
+            attn_implementation=attention, **quantization_options(quantize, kind, config),
+        )  # fmt: skip
+        settle(model)
+        if adapter is not None:
+            attach_adapter(model, adapter, name)
+        processor = load_processor(name, revision)
+        _give_padding(name, processor)
+        make_greedy(model, processor.tokenizer.pad_token_id)
+        vlm = VisionLanguageModel(
+            model,
+            processor,
+            resolve(known or stranger(config), model, name),
+            name,
+            revision,
+            description=description,
+            adapter=None if adapter is None else str(adapter),
+            quantization=rounding_of(model),
+        )
+        return _proven(vlm, known=known is not None)
 
 
 def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
@@ -172,7 +177,10 @@ def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **option
     if not pickles:
         check_weights(name)
     try:
-        with contextlib.nullcontext() if pickles else without_pickles(name):
+        with (
+            contextlib.nullcontext() if pickles else without_pickles(name),
+            undoing(partial(torch.set_default_dtype, torch.get_default_dtype())),
+        ):
             model, info = auto_class(config).from_pretrained(
                 name,
                 device_map="auto" if place == "spread" else place,

@@ -7,7 +7,6 @@ configuration names one; and where an adapter lies beside the checkpoint.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +15,10 @@ from typing import Any, NoReturn
 import torch
 
 from vlmscope.errors import ModelError
+from vlmscope.model.changes import undoing
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weight files that are pickles."""
-
-_LOADING = threading.Lock()
-"""One model at a time: PyTorch's reader belongs to the whole process."""
 
 
 def check_weights(name: str) -> None:
@@ -60,10 +57,11 @@ def without_pickles(name: str) -> Iterator[None]:
     def refuse(file: Any, *_: Any, **__: Any) -> NoReturn:
         raise pickled_only(name, f"{Path(str(file)).name} is a pickle")
 
-    with _LOADING:
-        before = torch.load
+    before = torch.load
+
+    def put_back() -> None:
+        torch.load = before
+
+    with undoing(put_back):  # it is the whole process's, and ``load_model`` holds the lock
         torch.load = refuse  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            torch.load = before
+        yield
