@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from vlmscope.dataset._pixels import to_rgb
 from vlmscope.dataset._source import one_line
 from vlmscope.errors import RowError
-
-_WARNINGS = threading.Lock()
+from vlmscope.locking import image_lock, warnings_lock
 
 _UPRIGHT: Mapping[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,7 +56,8 @@ def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
     what = _describe(image)
     try:
         if isinstance(image, Image.Image):
-            return _decode(image, what)
+            with image_lock(image):  # it may be decoded here first, and another thread may have it
+                return _decode(image, what)
         with _stream(image, what) as stream, _open(stream, what) as picture:
             return _decode(picture, what)
     except RowError:
@@ -168,7 +167,7 @@ def _quiet() -> Iterator[None]:
     Python's warning filters belong to the whole process, hence the lock; it is held for the header
     and the EXIF block, never while pixels are decoded.
     """
-    with _WARNINGS, warnings.catch_warnings():
+    with warnings_lock(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

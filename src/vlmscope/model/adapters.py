@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.locking import warnings_lock
 from vlmscope.model.weights import check_file
 from vlmscope.regular import check_folder, read_regular
 
@@ -100,7 +101,7 @@ def attach_adapter(model: Any, folder: str | Path, name: str) -> None:
     from peft import PeftModel
 
     try:
-        with warnings.catch_warnings():
+        with warnings_lock(), warnings.catch_warnings():
             # peft 0.21 asks transformers 5.23 for a property by its old name.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             wrapped = PeftModel(model, _read_config(folder))

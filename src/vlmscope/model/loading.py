@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.locking import model_lock
 from vlmscope.model.adapters import attach_adapter, check_adapter
 from vlmscope.model.batching import check_rule, with_proven_rule
+from vlmscope.model.changes import undoing
 from vlmscope.model.describing import (
     described,
     find_family,
@@ -59,6 +62,8 @@ def load_model(
 ) -> VisionLanguageModel:
     """Load a vision-language model and its processor, and prove them on one blank image.
 
+    No other thread of the process runs a model meanwhile: loading changes settings of torch.
+
     Args:
         name: Folder of a checkpoint, or a hub id.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU that has it,
@@ -91,31 +96,31 @@ def load_model(
         if adapter is not None:
             check_adapter(adapter)
         kind = choose_dtype(dtype, device)
-        place = choose_place(device, config, kind, quantize)
-        check_device(quantize, name, config, place)
         fingerprint.begin(config, revision, pickles=allow_pickle_weights)
-        model = _load_weights(
-            name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
-            attn_implementation=attention, **quantization_options(quantize, kind, config),
-        )  # fmt: skip
-        settle(model)
-        if adapter is not None:
-            attach_adapter(model, adapter, name)
-        processor = _load_processor(name, revision)
-        make_greedy(model, processor.tokenizer.pad_token_id)
-        identity = fingerprint.finish(rounding_of(model))
-    vlm = VisionLanguageModel(
-        model,
-        processor,
-        resolve(known or stranger(config), model, name),
-        name,
-        revision,
-        description=description,
-        adapter=None if adapter is None else str(adapter),
-        quantization=rounding_of(model),
-        identity=identity,
-    )
-    return _proven(vlm, known=known is not None)
+        with model_lock():  # the default dtype, torch.load and more are changed meanwhile
+            place = choose_place(device, config, kind, quantize)
+            check_device(quantize, name, config, place)
+            model = _load_weights(
+                name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
+                attn_implementation=attention, **quantization_options(quantize, kind, config),
+            )  # fmt: skip
+            settle(model)
+            if adapter is not None:
+                attach_adapter(model, adapter, name)
+            processor = _load_processor(name, revision)
+            make_greedy(model, processor.tokenizer.pad_token_id)
+            vlm = VisionLanguageModel(
+                model,
+                processor,
+                resolve(known or stranger(config), model, name),
+                name,
+                revision,
+                description=description,
+                adapter=None if adapter is None else str(adapter),
+                quantization=rounding_of(model),
+                identity=fingerprint.finish(rounding_of(model)),
+            )
+            return _proven(vlm, known=known is not None)
 
 
 def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
@@ -209,7 +214,10 @@ def _load_processor(name: str, revision: str | None) -> Any:
 def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **options: Any) -> Any:
     """Return the model in evaluation mode; ``options`` go to ``from_pretrained``."""
     try:
-        with contextlib.nullcontext() if pickles else without_pickles(name):
+        with (
+            contextlib.nullcontext() if pickles else without_pickles(name),
+            undoing(partial(torch.set_default_dtype, torch.get_default_dtype())),
+        ):
             model, info = auto_class(config).from_pretrained(
                 name,
                 device_map="auto" if place == "spread" else place,

@@ -22,7 +22,6 @@ import json
 import os
 import re
 import stat
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -31,6 +30,7 @@ from typing import Any, NoReturn
 import torch
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.model.changes import undoing
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weight files that are pickles."""
@@ -45,8 +45,6 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _LARGEST_INDEX = 1 << 28
 _DISTRIBUTED = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 """Files for which ``from_pretrained`` leaves all others aside."""
-_LOADING = threading.Lock()
-"""One model at a time: PyTorch's reader belongs to the whole process."""
 
 
 def find_weights(folder: Path, config: Any, *, pickles: bool) -> tuple[str, ...]:
@@ -146,13 +144,14 @@ def without_pickles(name: str) -> Iterator[None]:
     def refuse(file: Any, *_: Any, **__: Any) -> NoReturn:
         raise pickled_only(name, f"{Path(str(file)).name} is a pickle")
 
-    with _LOADING:
-        before = torch.load
+    before = torch.load
+
+    def put_back() -> None:
+        torch.load = before
+
+    with undoing(put_back):  # it is the whole process's, and ``load_model`` holds the lock
         torch.load = refuse  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            torch.load = before
+        yield
 
 
 def _first(folder: Path, config: Any, *, pickles: bool) -> str:
