@@ -164,7 +164,7 @@ def _last_errors(plan: Outline, number: int) -> list[str]:
             found = (json.loads(line) for line in file)
             errors = (str(each["error"]) for each in found if each["id"] in ours)
             return list(deque(errors, maxlen=number))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # the rows are counted all the same
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmscope.dataset._parquet import BATCH_ROWS, declared_media
+from vlmscope.dataset._parquet import BATCH_ROWS, declared_media, plain_rows
 from vlmscope.dataset._source import Row, Source, one_line
 from vlmscope.errors import InputError
 
@@ -36,7 +36,7 @@ class DatasetSource(Source):
         labels = _label_names(self.dataset)
         number = 0
         for batch in self.dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
-            for values in batch.to_pylist():
+            for values in plain_rows(batch):
                 number += 1
                 for column, names in labels.items():
                     values[column] = _label(values[column], names)

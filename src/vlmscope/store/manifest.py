@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vlmscope.errors import InputError, RunMismatchError, StoreError
+from vlmscope.jsontext import load_json
 from vlmscope.schema import (
     FORMAT_VERSION,
     VISION_ONLY,
@@ -136,7 +137,6 @@ _SAME_NUMBERS = (
     *("model.description", "data.fields", "data.fingerprint", "dtype", "store_dtype", "attention"),
 )
 
-
 _MEANINGS = {
     "data.fingerprint": "the table has other rows (data.fingerprint)",
     "model.config_hash": "the model has another configuration (model.config_hash)",
@@ -160,7 +160,7 @@ def read_manifest(run: Path) -> Manifest:
     check_reachable(path)
     check_inside(run)
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = load_json(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{run}: not a run folder, it has no {MANIFEST}; give the folder that "
@@ -168,7 +168,7 @@ def read_manifest(run: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _damaged(path, f"not JSON ({error})") from error
     return _parse(path, found)
 
