@@ -18,7 +18,7 @@ from vlmscope.cli.info import info
 from vlmscope.cli.inspect import inspect
 from vlmscope.cli.label import label
 from vlmscope.cli.models import models
-from vlmscope.cli.output import show_error
+from vlmscope.cli.output import keep_writing, show_error
 from vlmscope.cli.probe import probe
 from vlmscope.cli.report import report
 from vlmscope.cli.score import score
@@ -66,6 +66,7 @@ def root(
 
 def main() -> None:
     """Run the command line; a ``VlmscopeError`` becomes one line and its exit code."""
+    keep_writing()
     try:
         app()
     except VlmscopeError as error:

@@ -88,6 +88,8 @@ def probe_data(run: Run) -> ProbeData:
             have: nothing can be learnt.
     """
     labels = read_labels(run.path)
+    if not len(run):
+        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
     table = run.to_pandas()
     found = [labels.get(id_) for id_ in run.ids]
     missing = sum(score is None for score in found)

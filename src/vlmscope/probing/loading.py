@@ -6,7 +6,6 @@ other labels or other rows must not be shown as if they were of these, so the re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.jsontext import load_json
 from vlmscope.metrics import measure
 from vlmscope.probing.grouping import comparable
 from vlmscope.probing.judging import QUESTION_ONLY
@@ -103,12 +103,12 @@ def read_sweep(run: Run) -> SavedSweep | None:
 def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
     """Return the summary with all that is read of it; None where there is no file."""
     try:
-        found = json.loads(read_document(path).decode())
+        found = load_json(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _damaged(path, f"not JSON ({error})", run) from error
     if lack := _lack_of_summary(found):
         raise _damaged(path, lack, run)

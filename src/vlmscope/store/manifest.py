@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.jsontext import load_json
 from vlmscope.schema import (
     FORMAT_VERSION,
     VISION_ONLY,
@@ -142,7 +143,7 @@ def read_manifest(run: Path) -> Manifest:
     check_reachable(path)
     check_inside(run)
     try:
-        found = json.loads(read_document(path).decode())
+        found = load_json(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{run}: not a run folder, it has no {MANIFEST}; give the folder that "
@@ -150,7 +151,7 @@ def read_manifest(run: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _damaged(path, f"not JSON ({error})") from error
     return _parse(path, found)
 
