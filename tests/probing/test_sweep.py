@@ -230,6 +230,7 @@ def test_abstaining_is_said_as_it_turned_out(
         found[1],
         data=replace(found[1].data, truth=truth),
         risks={**found[1].risks, "selected": risk},
+        fold_of=np.zeros(240, dtype=np.int64),
     )
     assert f"Abstaining from the riskiest 10% {said}" in verdict(result)
 
@@ -240,5 +241,6 @@ def test_a_share_that_abstaining_does_not_change_is_left(found: tuple[Path, Swee
         found[1],
         data=replace(found[1].data, truth=truth),
         risks={**found[1].risks, "selected": np.full(240, 0.5)},
+        fold_of=np.zeros(240, dtype=np.int64),
     )
     assert any("leaves the share of hallucinations at 40.0%." in line for line in verdict(result))

@@ -17,7 +17,7 @@ def verdict(result: SweepResult) -> list[str]:
     baseline = result[result.best_baseline]
     place = result.selected_place
     times = result.chosen["selected"].count(place)
-    before, after = abstain(data.truth, result.risks["selected"], ABSTAIN)
+    before, after = abstain(data.truth, result.risks["selected"], ABSTAIN, result.fold_of)
     shuffled = result["shuffled"]
     lines = [
         f"Before the answer is written, a linear probe tells hallucinated from faithful answers "

@@ -109,7 +109,7 @@ def _style(row: Mapping[str, Any]) -> Literal["baseline", "probe"]:
 def _roc(sweep: SavedSweep) -> Plot:
     lines = []
     for name in _compared(sweep):
-        curve, row = roc(sweep.truth, sweep.risk(name)), sweep[name]
+        curve, row = roc(sweep.truth, sweep.risk(name), sweep.folds), sweep[name]
         ends = curve.false_alarms, curve.recall, row["auroc"]
         lines.append(RocLine(row["title"], *ends, _style(row)))
     return roc_curves(lines)
@@ -119,10 +119,10 @@ def _coverage(sweep: SavedSweep) -> Plot:
     truth = sweep.truth
     lines = []
     for name in _compared(sweep):
-        curve, row = risk_coverage(truth, sweep.risk(name)), sweep[name]
+        curve, row = risk_coverage(truth, sweep.risk(name), sweep.folds), sweep[name]
         ends = curve.coverage, curve.rate, curve.aurc
         lines.append(CoverageLine(row["title"], *ends, _style(row)))
-    best = risk_coverage(truth, truth.astype(float))
+    best = risk_coverage(truth, truth.astype(float), sweep.folds)
     lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))
     return risk_coverage_plot(lines, float(truth.mean()))
 

@@ -56,7 +56,7 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     span = f"95% interval {selected['auroc_low']:.3f} to {selected['auroc_high']:.3f}"
     yield Number("AUROC before the answer", f"{selected['auroc']:.3f}", span)
     yield Number("best baseline", f"{baseline['auroc']:.3f}", f"AUROC of {baseline['title']}")
-    before, after = abstain(sweep.truth, sweep.risk("selected"), ABSTAIN)
+    before, after = abstain(sweep.truth, sweep.risk("selected"), ABSTAIN, sweep.folds)
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
     yield Number("abstaining", f"{before:.1%} → {after:.1%}", note)
 
