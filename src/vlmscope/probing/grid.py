@@ -27,10 +27,10 @@ from vlmscope.probe import (
     crossfit_select,
     grouped_folds,
 )
-from vlmscope.probe.baselines import Known, baseline_risks
+from vlmscope.probe.baselines import JOINT, Known, baseline_fits
 from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.data import ProbeData, probe_data
-from vlmscope.probing.judging import Entry, judge, within_category
+from vlmscope.probing.judging import JOINT_AND_PROBE, Entry, judge, within_category
 from vlmscope.probing.research import LabelTable, research_data
 from vlmscope.probing.results import SweepResult, most_chosen
 from vlmscope.probing.source import Source, check_labels
@@ -124,10 +124,12 @@ def sweep_rows(
     spec = spec or SweepSpec()
     folds = grouped_folds(data.truth, data.groups, count=spec.folds, seed=spec.seed)
     report("baselines")
-    entries = {
-        baseline.name: Entry(baseline.title, "baseline", risk, baseline.known)
-        for baseline, risk in baseline_risks(data.facts, data.truth, folds, data.groups)
-    }
+    known = {}
+    entries = {}
+    for baseline, raw in baseline_fits(data.facts, data.truth, folds):
+        known[baseline.name] = calibrated(raw, data.truth, folds)
+        risk = known[baseline.name].risk
+        entries[baseline.name] = Entry(baseline.title, "baseline", risk, baseline.known)
     before: dict[str, CrossFit] = {}
     for name, entry, fit in _probes(matrix, data, folds, spec, report):
         entries[name] = entry
@@ -137,6 +139,9 @@ def sweep_rows(
     entries["selected"] = Entry("best layer, chosen inside training", "selected", chosen.risk)
     combined = combine(before, data.truth, folds, data.groups, grid=(1.0,))
     entries["combined"] = Entry("all layers together", "combined", combined.risk)
+    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds, data.groups)
+    title = "everything known before the answer, and the best layer"
+    entries[JOINT_AND_PROBE] = Entry(title, "combined", both.risk)
     report("shuffled labels")
     entries["shuffled"] = _shuffled(matrix, data, chosen.chosen, spec)
     report("intervals")
@@ -144,8 +149,8 @@ def sweep_rows(
     rows, best = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
     within, gaps = within_category(
         data,
-        {name: entries[name].risk for name in ("selected", best)},
-        [("selected", best)],
+        {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
+        [("selected", best), ("selected", JOINT), (JOINT_AND_PROBE, JOINT)],
         fold_of,
         draws=spec.draws,
         seed=spec.seed,

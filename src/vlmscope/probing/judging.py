@@ -23,14 +23,12 @@ from vlmscope.metrics import (
     tied_pairs,
 )
 from vlmscope.metrics.weighted import NAMES
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import ProbeData
 from vlmscope.probing.results import ProbeResult, ResultKind, WithinGap
 
 QUESTION_ONLY = "question_words"
 """The baseline that a probe must beat to have learnt more than the question gives away."""
-
-JOINT = "joint"
-"""The baseline that knows everything at once: what hidden states add is what is above it."""
 
 JOINT_AND_PROBE = "joint_and_probe"
 """The joint baseline with the selected probe beside it."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import measure
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.grouping import comparable
-from vlmscope.probing.judging import QUESTION_ONLY
+from vlmscope.probing.judging import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.probing.saving import COMPARED, PREDICTIONS, PROBES, RESULTS
 from vlmscope.store import Run, read_labels
 
@@ -133,7 +134,8 @@ def _lack_of_summary(found: Any) -> str:
         if not all(isinstance(row, dict) and name in row for row in results):
             return f"has a result without {name}"
     names = {row["name"] for row in results}
-    needed = ("selected", "combined", QUESTION_ONLY, found["best_baseline"])
+    needed = ["selected", "combined", QUESTION_ONLY, found["best_baseline"]]
+    needed += [JOINT, JOINT_AND_PROBE] if found.get("compared") == COMPARED else []
     return next((f"has no result {name!r}" for name in needed if name not in names), "")
 
 

@@ -104,6 +104,7 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
             flat[f"{name}_low"] = row.intervals[name].low
             flat[f"{name}_high"] = row.intervals[name].high
     flat["tied"] = row.tied
+    flat["found_nothing"] = row.found_nothing
     for name, gap in (
         ("above_baseline", row.against),
         ("above_question", row.over_question),

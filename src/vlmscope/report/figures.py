@@ -22,6 +22,7 @@ from vlmscope.plots import (
     risk_histogram,
     roc_curves,
 )
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing import SavedSweep
 from vlmscope.probing.grid import place_title
 from vlmscope.probing.judging import QUESTION_ONLY
@@ -85,7 +86,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
                 references.append(Reference(title, *ends, "representation"))
             else:
                 lines.setdefault(title, []).append((row["layer"], *ends))
-    for name in dict.fromkeys((sweep.summary["best_baseline"], QUESTION_ONLY)):
+    for name in dict.fromkeys((JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)):
         row = sweep[name]
         ends = row["auroc"], row["auroc_low"], row["auroc_high"]
         references.append(Reference(row["title"], *ends, "baseline"))
@@ -98,7 +99,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
 
 def _compared(sweep: SavedSweep) -> tuple[str, ...]:
     """Return the results that are drawn beside each other."""
-    wanted = ("selected", "combined", sweep.summary["best_baseline"], QUESTION_ONLY)
+    wanted = ("selected", "combined", JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)
     return tuple(dict.fromkeys(wanted))
 
 
