@@ -50,7 +50,7 @@ Known = Literal["before", "after"]
 WORD_GRID = (0.1, 1.0, 10.0)
 """Values of ``C`` for the question's words."""
 
-JOINT_GRID = (0.01, 0.1, 1.0, 10.0)
+JOINT_GRID = (0.03, 0.3, 3.0)
 """Values of ``C`` for the joint baseline."""
 
 JOINT = "joint"

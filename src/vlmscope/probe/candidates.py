@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import expit, logit  # type: ignore[import-untyped,unused-ignore]
-from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped,unused-ignore]
+from sklearn import config_context  # type: ignore[import-untyped,unused-ignore]
 
+from vlmscope.probe.crossfit import rank_auroc
 from vlmscope.probe.folds import Fold, FoldError
 
 FURTHEST = 1e-6
@@ -89,6 +90,16 @@ def crossfit_candidates(
         raise FoldError(
             f"candidates: {len(candidates)} on {len(folds)} folds; give one or more on 3 or more"
         )
+    # Hundreds of small fits: checking finite matrices again and again costs as much as fitting.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return _choose(candidates, truth, folds)
+
+
+def _choose(
+    candidates: Mapping[str, Candidate],
+    truth: Bool[np.ndarray, " rows"],
+    folds: Sequence[Fold],
+) -> ChosenFit:
     inner = {name: _inner(each, truth, folds) for name, each in candidates.items()}
     scores = np.array([_scores(logits, truth, folds) for logits in inner.values()])
     best, names = scores.argmax(axis=0), list(candidates)
@@ -164,6 +175,9 @@ def _scores(
     scores = []
     for number in range(len(folds)):
         others = [f for f in range(len(folds)) if f != number]
-        found = [roc_auc_score(truth[folds[f].test], logits[number, folds[f].test]) for f in others]
+        found = [
+            rank_auroc(truth[folds[f].test], logits[number : number + 1, folds[f].test])[0]
+            for f in others
+        ]
         scores.append(float(np.average(found, weights=[sizes[f] for f in others])))
     return scores

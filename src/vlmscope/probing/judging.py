@@ -68,9 +68,9 @@ def judge(
         draws: Resamples of the images.
         seed: Decides them.
     """
-    best = _best_baseline(entries, data, fold_of)
     plain = {name: entry.risk for name, entry in entries.items() if entry.truth is None}
     drawn = resample(data.truth, plain, data.groups, fold_of, draws=draws, seed=seed)
+    best = _best_baseline(entries, drawn)
 
     def result(name: str, entry: Entry) -> ProbeResult:
         truth = data.truth if entry.truth is None else entry.truth
@@ -105,13 +105,11 @@ def _difference(drawn: Resamples, entry: Entry, name: str, other: str) -> Differ
     return None if entry.kind in ("baseline", "control") else drawn.difference(name, other)
 
 
-def _best_baseline(
-    entries: Mapping[str, Entry], data: ProbeData, fold_of: NDArray[np.int64]
-) -> str:
+def _best_baseline(entries: Mapping[str, Entry], drawn: Resamples) -> str:
     """Return the single baseline known before the answer with the highest AUROC."""
     return max(
         (name for name, entry in entries.items() if _is_baseline_before(entry) and name != JOINT),
-        key=lambda name: measure(data.truth, entries[name].risk, fold_of).auroc,
+        key=lambda name: drawn.whole[name]["auroc"],
     )
 
 
