@@ -150,7 +150,7 @@ def sweep_rows(
     within, gaps = within_category(
         data,
         {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
-        [("selected", best), ("selected", JOINT), (JOINT_AND_PROBE, JOINT)],
+        [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)],
         fold_of,
         draws=spec.draws,
         seed=spec.seed,
