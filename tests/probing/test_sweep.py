@@ -114,10 +114,10 @@ def test_little_data_is_said_to_be_little(found: tuple[Path, SweepResult]) -> No
     assert not any("little data" in line for line in verdict(result))
     truth = np.arange(236) % 20 == 0
     few = replace(result, data=replace(result.data, truth=truth))
-    assert any("with 12 hallucinated answers this is little data" in line for line in verdict(few))
+    assert any("12 of them with the rarer label, are little data" in line for line in verdict(few))
     grouping = replace(result.data.grouping, groups=np.arange(236) // 8)
     few = replace(result, data=replace(result.data, grouping=grouping))
-    assert any("30 groups of answers this is little data" in line for line in verdict(few))
+    assert any("Warning: 30 groups of answers" in line for line in verdict(few))
 
 
 def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ roc          every threshold of an alarm: what it finds, what it costs
 calibration  is a risk of 0.3 wrong three times in ten? and the map that makes it so
 weighted     the same numbers of a resample, without sorting again
 resampling   intervals, and the paired test of two risks
+small_samples
+             intervals of the AUROC where images are few
 selective    what abstaining on the riskiest answers buys
 within       how well a risk orders answers of the same kind
 """

@@ -9,12 +9,20 @@ difference of two of them less uncertain than either.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.metrics.answers import Floats, answers, strata
+from vlmscope.metrics.small_samples import (
+    Jackknife,
+    compare,
+    images_of_classes,
+    interval_of_auroc,
+    is_small,
+    jackknife,
+)
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
 
@@ -24,9 +32,9 @@ class Interval:
 
     Percentiles, because the metrics are bounded and skewed near their bounds: the interval stays
     within them, need not be symmetric, and means the same on any monotone scale (Efron and
-    Tibshirani, 1993, chapter 13). It is somewhat narrow below about 50 images. Of the calibration
-    error it shows the spread only: resampling adds noise to every bin, so a small error may lie
-    below its own interval.
+    Tibshirani, 1993, chapter 13). It is too narrow below about 50 images, where ``correct`` is for.
+    Of the calibration error it shows the spread only: resampling adds noise to every bin, so a
+    small error may lie below its own interval.
     """
 
     low: float
@@ -55,9 +63,15 @@ class Resamples:
     """Risk → metric → value on the answers as they are."""
     drawn: Mapping[str, Mapping[str, Floats]]
     """Risk → metric → value of each draw, shape ``(draw,)``."""
+    jackknives: Mapping[str, Jackknife] = field(default_factory=dict)
+    """Of a small sample, if asked for: risk → its AUROC without each image."""
+    images: int = 0
+    """Of a small sample: images that the rarer class is found in."""
 
     def interval(self, name: str, metric: str = "auroc", level: float = 0.95) -> Interval:
-        """Return the interval of one metric of one risk."""
+        """Return the interval of one metric of one risk; see ``small_samples``."""
+        if metric == "auroc" and name in self.jackknives:
+            return Interval(*interval_of_auroc(self.jackknives[name], self.images, level))
         return interval_of(self.drawn[name][metric], level)
 
     def difference(
@@ -66,6 +80,10 @@ class Resamples:
         """Return how much the metric of one risk is above that of another, paired by draw."""
         gap = self.drawn[one][metric] - self.drawn[other][metric]
         whole = self.whole[one][metric] - self.whole[other][metric]
+        if metric == "auroc" and one in self.jackknives and other in self.jackknives:
+            without = self.jackknives[one].without - self.jackknives[other].without
+            low, high, p_value = compare(whole, without, self.images, level)
+            return Difference(whole, Interval(low, high), p_value)
         return Difference(whole, interval_of(gap, level), _p_value(gap))
 
 
@@ -78,6 +96,7 @@ def resample(
     draws: int = 2000,
     seed: int = 0,
     metrics: Collection[str] = NAMES,
+    correct: bool = False,
 ) -> Resamples:
     """Measure every risk on the answers as they are and on each draw of the images.
 
@@ -92,6 +111,8 @@ def resample(
         draws: Resamples of the images, the same for all risks.
         seed: Decides the draws; the same seed and images give the same draws.
         metrics: Names from ``Metrics``: those that are wanted.
+        correct: In a small sample, take intervals of the AUROC from leaving out images instead of
+            the draws, which are too narrow there (``small_samples``).
 
     Raises:
         ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
@@ -115,7 +136,11 @@ def resample(
         for name, counted in tallies.items():
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
-    return Resamples(whole, found)
+    if not correct or not is_small(truth, image):
+        return Resamples(whole, found)
+    jackknives = {name: jackknife(each) for name, each in tallies.items()}
+    rarer = min(images_of_classes(truth, image))
+    return Resamples(whole, found, jackknives, rarer)
 
 
 def bootstrap(
@@ -127,6 +152,7 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    correct: bool = False,
 ) -> Mapping[str, Mapping[str, Interval]]:
     """Return the interval of every metric of every risk, by the risk's name and the metric's.
 
@@ -139,6 +165,7 @@ def bootstrap(
         draws: Resamples of the images, the same for all risks.
         seed: Decides the draws; the same seed and images give the same intervals.
         level: Share of the draws within an interval.
+        correct: As for ``resample``.
 
     Raises:
         ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
@@ -149,7 +176,7 @@ def bootstrap(
     Interval(low=1.0, high=1.0, left_out=0)
     """
     _check_level(level)
-    found = resample(truth, risks, groups, folds, draws=draws, seed=seed)
+    found = resample(truth, risks, groups, folds, draws=draws, seed=seed, correct=correct)
     return {risk: {name: found.interval(risk, name, level) for name in NAMES} for risk in risks}
 
 

@@ -75,6 +75,7 @@ def resample_within(
     *,
     draws: int = 2000,
     seed: int = 0,
+    correct: bool = False,
 ) -> Resamples:
     """Return the AUROC within kinds of several risks on the same draws, and their differences.
 
@@ -86,9 +87,12 @@ def resample_within(
         folds: The fold of each answer.
         draws: Resamples of the images.
         seed: Decides the draws.
+        correct: As for ``resample``.
     """
     both = strata(len(np.asarray(truth)), kinds, folds)
-    return resample(truth, risks, groups, both, draws=draws, seed=seed, metrics=("auroc",))
+    return resample(
+        truth, risks, groups, both, draws=draws, seed=seed, metrics=("auroc",), correct=correct
+    )
 
 
 def share_of_pairs(truth: ArrayLike, kinds: ArrayLike, folds: ArrayLike | None = None) -> float:

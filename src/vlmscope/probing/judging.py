@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from vlmscope.metrics import (
     Difference,
+    Metrics,
     Resamples,
     WithinKinds,
-    measure,
     resample,
     resample_within,
     share_of_pairs,
@@ -69,7 +69,7 @@ def judge(
         seed: Decides them.
     """
     plain = {name: entry.risk for name, entry in entries.items() if entry.truth is None}
-    drawn = resample(data.truth, plain, data.groups, fold_of, draws=draws, seed=seed)
+    drawn = resample(data.truth, plain, data.groups, fold_of, draws=draws, seed=seed, correct=True)
     best = _best_baseline(entries, drawn)
 
     def result(name: str, entry: Entry) -> ProbeResult:
@@ -77,7 +77,9 @@ def judge(
         folds = fold_of if entry.fold_of is None else entry.fold_of
         own = drawn
         if entry.truth is not None:
-            own = resample(truth, {name: entry.risk}, data.groups, folds, draws=draws, seed=seed)
+            own = resample(
+                truth, {name: entry.risk}, data.groups, folds, draws=draws, seed=seed, correct=True
+            )
         against = _difference(drawn, entry, name, best)
         return ProbeResult(
             name=name,
@@ -87,7 +89,7 @@ def judge(
             representation=entry.representation,
             layer=entry.layer,
             estimator=entry.estimator,
-            metrics=measure(truth, entry.risk, folds),
+            metrics=Metrics(**own.whole[name], count=len(truth)),
             intervals={metric: own.interval(name, metric) for metric in NAMES},
             against=against,
             over_question=against
@@ -148,7 +150,9 @@ def within_category(
     if not share > 0:
         return {}, ()
     kept = {name: risk[named] for name, risk in risks.items()}
-    found = resample_within(truth, kept, kinds, data.groups[named], folds, draws=draws, seed=seed)
+    found = resample_within(
+        truth, kept, kinds, data.groups[named], folds, draws=draws, seed=seed, correct=True
+    )
     return (
         {
             name: WithinKinds(found.whole[name]["auroc"], found.interval(name), share)

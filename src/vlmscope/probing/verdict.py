@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds, abstain
+from vlmscope.metrics.small_samples import images_of_classes, is_small
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import LeftOut
 from vlmscope.probing.judging import JOINT_AND_PROBE
@@ -17,9 +18,6 @@ ABSTAIN = 0.10
 
 NEGLIGIBLE = 0.01
 """An interval of a gain that lies this near to 0 says that nothing is gained."""
-
-FEW_IMAGES, FEW_OF_A_CLASS = 50, 20
-"""Below these, intervals are rough and a fold's probe learns from next to nothing."""
 
 
 def verdict(result: SweepResult) -> list[str]:
@@ -88,17 +86,12 @@ def _warnings(result: SweepResult) -> Iterator[str]:
     """Say what makes the numbers doubtful."""
     data, shuffled = result.data, result["shuffled"]
     images = len(np.unique(data.groups))
-    classes = {"hallucinated": data.truth, "faithful": ~data.truth}
-    few = [
-        f"{rows.sum():,} {name} answers"
-        for name, rows in classes.items()
-        if rows.sum() < FEW_OF_A_CLASS
-    ]
-    few += [f"{images:,} groups of answers"] if images < FEW_IMAGES else []
-    if few:
+    rarer = min(images_of_classes(data.truth, data.groups))
+    if is_small(data.truth, data.groups):
         yield (
-            f"Warning: with {' and '.join(few)} this is little data: the intervals are too narrow, "
-            "and a probe that finds nothing here may find something in more."
+            f"Warning: {images:,} groups of answers, {rarer:,} of them with the rarer label, are "
+            "little data: intervals are those of small samples, a fold's probe learns from next to "
+            "nothing, and one that finds little here may find more in more."
         )
     found = shuffled.intervals["auroc"]
     if found.low > 0.5:

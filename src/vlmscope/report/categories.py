@@ -108,5 +108,5 @@ def _auroc(
         return _NO_AUROC
     if len(np.unique(groups)) < 2:
         return value, None, None
-    found = bootstrap(truth, {"": risk}, groups, folds, draws=DRAWS)[""]["auroc"]
+    found = bootstrap(truth, {"": risk}, groups, folds, draws=DRAWS, correct=True)[""]["auroc"]
     return (value, found.low, found.high) if np.isfinite(found.low) else (value, None, None)
