@@ -17,6 +17,7 @@ from vlmscope.errors import InputError
 from vlmscope.metrics import Platt
 from vlmscope.probe import load_probe
 from vlmscope.probing import SweepResult, SweepSpec, probe_data, save_sweep, sweep
+from vlmscope.probing.grouping import Grouping
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, open_run, write_labels
@@ -297,6 +298,11 @@ def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Pat
     json.loads((saved / "results.json").read_text(), parse_constant=refuse)
 
 
+def every_third(result: SweepResult) -> Grouping:
+    """Three rows an image, of 240."""
+    return replace(result.data.grouping, groups=np.arange(240) // 3)
+
+
 @pytest.mark.parametrize(
     ("risky", "said"),
     [
@@ -311,7 +317,7 @@ def test_abstaining_is_said_as_it_turned_out(
     risk = np.where(np.arange(240) < 24, 0.9, 0.1) if risky else np.linspace(0, 1, 240)
     result = replace(
         found[1],
-        data=replace(found[1].data, truth=truth),
+        data=replace(found[1].data, truth=truth, grouping=every_third(found[1])),
         risks={**found[1].risks, "selected": risk},
         fold_of=np.zeros(240, dtype=np.int64),
     )
@@ -322,7 +328,7 @@ def test_a_share_that_abstaining_does_not_change_is_left(found: tuple[Path, Swee
     truth = np.tile(np.arange(10) < 4, 24)
     result = replace(
         found[1],
-        data=replace(found[1].data, truth=truth),
+        data=replace(found[1].data, truth=truth, grouping=every_third(found[1])),
         risks={**found[1].risks, "selected": np.full(240, 0.5)},
         fold_of=np.zeros(240, dtype=np.int64),
     )
