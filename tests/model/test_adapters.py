@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adapter_folder import write_adapter
-from checkpoint_identity import weights_hash
+from checkpoint_identity import identify, split, weights_hash
 from families.checkpoints import BUILDERS
 from material import picture
 from vlmscope import capture
@@ -240,6 +240,15 @@ def test_the_hash_is_of_tensors_and_of_how_they_are_applied(
     stronger = weights_hash(checkpoint, adapter)
     edit_tensors(adapter, lambda all_: {name: tensor + 1e-3 for name, tensor in all_.items()})
     assert len({original, stronger, weights_hash(checkpoint, adapter)}) == 3
+
+
+def test_no_file_of_a_checkpoint_hides_the_adapters(
+    folders: Mapping[str, tuple[Path, Path]], adapter: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folders["llava"][0], tmp_path / "copy"))
+    split(copy, ("adapter/adapter_model.safetensors", "two.safetensors"))
+    assert len(identify(copy).weight_files) == 2
+    assert len(identify(copy, adapter).weight_files) == 3
 
 
 def hash_of(vlm: VisionLanguageModel) -> str:

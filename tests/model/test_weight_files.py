@@ -275,9 +275,32 @@ def test_a_file_that_changes_while_the_model_is_loaded(
         load_model(copy, device="cpu")
 
 
-def test_a_repository_that_is_an_adapter_of_another(snapshot: Path, checkpoint: Path) -> None:
+def test_a_repository_that_is_an_adapter_of_another(
+    snapshot: Path, checkpoint: Path, opened: list[Path]
+) -> None:
     adapter = write_adapter(checkpoint, snapshot.parent / "adapter")
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(adapter / name, snapshot)
+    opened.clear()
     with pytest.raises(ModelError, match=f"is an adapter of {checkpoint}; give --model"):
         load_model("owner/name", device="cpu")
+    assert not opened
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", "null", "[" * 100_000, '{"peft_type": "IA3"}'])
+@pytest.mark.parametrize("by_id", [True, False])
+def test_settings_of_an_adapter_beside_that_are_none(
+    snapshot: Path, text: str, *, by_id: bool
+) -> None:
+    (snapshot / "adapter_config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"config.json cannot be read|is an adapter of type"):
+        load_model("owner/name" if by_id else snapshot, device="cpu")
+
+
+def test_an_adapter_beside_may_not_import_modules(copy: Path) -> None:
+    with_an_adapter_beside(copy)
+    config = json.loads((copy / "adapter_config.json").read_text())
+    config |= {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}
+    (copy / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"the adapter in it: is made for Megatron"):
+        load_model(copy, device="cpu")

@@ -54,7 +54,7 @@ def check_adapter(folder: str | Path) -> None:
         )
     check_file(folder, CONFIG)
     check_file(folder, WEIGHTS)
-    _check_kind(folder)
+    check_settings(folder, f"--adapter {folder}")
     try:
         import peft  # noqa: F401
     except ImportError as error:
@@ -64,26 +64,30 @@ def check_adapter(folder: str | Path) -> None:
         ) from error
 
 
-def _check_kind(folder: Path) -> None:
+def check_settings(folder: Path, name: str) -> None:
+    """Refuse an adapter's settings with which it would not be a plain LoRA, or would run code.
+
+    Args:
+        folder: Where they lie.
+        name: What the folder is, for the message.
+
+    Raises:
+        ModelError: They cannot be read, or are of another kind of adapter.
+    """
     try:
         config = json.loads(read_regular(folder / CONFIG).decode())
         kind = config.get("peft_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(
-            f"--adapter {folder}: {CONFIG} cannot be read: {one_line(error)}"
-        ) from error
+        raise ModelError(f"{name}: {CONFIG} cannot be read: {one_line(error)}") from error
     if kind != "LORA":
-        raise ModelError(f"--adapter {folder}: is an adapter of type {kind}; only LORA is taken")
+        raise ModelError(f"{name}: is an adapter of type {kind}; only LORA is taken")
     # peft imports the module that megatron_core names, whatever it is.
     if config.get("megatron_config"):
-        raise ModelError(
-            f"--adapter {folder}: is made for Megatron (megatron_config), which is not taken"
-        )
+        raise ModelError(f"{name}: is made for Megatron (megatron_config), which is not taken")
     # Activated LoRA looks for its tokens in every call; without that it would be on all the time.
     if config.get("alora_invocation_tokens"):
         raise ModelError(
-            f"--adapter {folder}: is an activated LoRA (alora_invocation_tokens), which is not "
-            "taken"
+            f"{name}: is an activated LoRA (alora_invocation_tokens), which is not taken"
         )
 
 

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vlmscope.errors import ModelError, one_line
-from vlmscope.model.adapters import CONFIG, WEIGHTS
+from vlmscope.model.adapters import CONFIG, WEIGHTS, check_settings
 from vlmscope.model.checksums import Checksumming, Stamp, changed, stamp_of
 from vlmscope.model.fingerprint import hash_adapter_config, hash_config, hash_json
 from vlmscope.model.weights import find_adapter_weights, find_weights
@@ -73,7 +73,9 @@ class Fingerprinting:
         self._adapter = None if adapter is None else Path(adapter)
         self._stamps: dict[Path, Stamp] = {}
         self._files: dict[str, Path] = {}
+        self._settings: list[str | None] = []
         self._sums: Checksumming | None = None
+        self._is_local = Path(name).is_dir()
         self._watch(Path(name) / "config.json")
 
     def __enter__(self) -> Self:
@@ -125,17 +127,12 @@ class Fingerprinting:
         for name, path in self._files.items():
             _check_name(path, sums[name].sha256)
         content = {name: [found.size, found.sha256] for name, found in sums.items()}
-        settings = [folder and hash_adapter_config(folder) for folder in self._adapters()]
         return Identity(
             config_hash=self._config_hash,
-            weights_hash=hash_json([content, settings, quantization]),
+            weights_hash=hash_json([content, self._settings, quantization]),
             weight_files={name: found.sha256 for name, found in sums.items()},
             stamps={path: self._stamps[path] for path in self._files.values()},
         )
-
-    @property
-    def _is_local(self) -> bool:
-        return Path(self._name).is_dir()
 
     def _folder(self) -> Path:
         """Return where the checkpoint's files lie: of a hub id, in the hub's cache."""
@@ -169,10 +166,11 @@ class Fingerprinting:
         files = {name: folder / name for name in find_weights(folder, config, pickles=pickles)}
         beside, ours = self._adapters()
         if beside is not None:
+            check_settings(beside, f"{beside}: the adapter in it")
             name = find_adapter_weights(beside, pickles=pickles)
             files[name] = beside / name
         if ours is not None:
-            files[f"adapter/{WEIGHTS}"] = ours / WEIGHTS
+            files[f"adapter//{WEIGHTS}"] = ours / WEIGHTS  # what no name in a checkpoint can be
         return files
 
     def _start(self, files: dict[str, Path]) -> None:
@@ -182,9 +180,10 @@ class Fingerprinting:
         if self._sums is not None:
             self._sums.cancel()
         self._files = files
-        settings = (folder / CONFIG for folder in self._adapters() if folder)
-        for path in (*files.values(), *settings):
+        adapters = self._adapters()
+        for path in (*files.values(), *(folder / CONFIG for folder in adapters if folder)):
             self._watch(path)
+        self._settings = [hash_adapter_config(folder) if folder else None for folder in adapters]
         self._sums = Checksumming(files)
 
     def _watch(self, path: Path) -> None:

@@ -8,6 +8,7 @@ there, each ends with one line that says what to do.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
 from vlmscope.locking import model_lock
-from vlmscope.model.adapters import attach_adapter, check_adapter
+from vlmscope.model.adapters import CONFIG, attach_adapter, check_adapter
 from vlmscope.model.batching import check_rule, with_proven_rule
 from vlmscope.model.changes import undoing
 from vlmscope.model.describing import (
@@ -96,6 +97,7 @@ def load_model(
         if adapter is not None:
             check_adapter(adapter)
         kind = choose_dtype(dtype, device)
+        _check_repository(name, revision)
         fingerprint.begin(config, revision, pickles=allow_pickle_weights)
         with model_lock():  # the default dtype, torch.load and more are changed meanwhile
             place = choose_place(device, config, kind, quantize)
@@ -197,6 +199,25 @@ def _commit(name: str, revision: str | None) -> str | None:
     return found.parent.name if found.parent.parent.name == "snapshots" else revision
 
 
+def _check_repository(name: str, revision: str | None) -> None:
+    """Refuse a hub repository that is an adapter: its base would be loaded, from any commit."""
+    from transformers.utils import cached_file, is_peft_available
+
+    if Path(name).is_dir() or not is_peft_available():
+        return
+    try:
+        found = Path(str(cached_file(name, CONFIG, revision=revision)))
+        base = json.loads(found.read_text("utf-8"))["base_model_name_or_path"]
+    except OSError:
+        return  # there is none
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{name}: {CONFIG} cannot be read: {one_line(error)}") from error
+    raise ModelError(
+        f"{name}: is an adapter of {base}; give --model {base}, and a folder with the adapter as "
+        "--adapter"
+    )
+
+
 def _load_processor(name: str, revision: str | None) -> Any:
     """Return the processor; without a padding token it pads with the end: the mask hides either."""
     processor = load_processor(name, revision)
@@ -241,11 +262,6 @@ def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **option
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
             "and they would be noise; download it again"
-        )
-    if (loaded := model.config.name_or_path) != name:  # a hub repository that is an adapter
-        raise ModelError(
-            f"{name}: is an adapter of {loaded}; give --model {loaded} and the adapter's folder as "
-            "--adapter"
         )
     placed = {str(part) for part in getattr(model, "hf_device_map", {}).values()}
     if aside := sorted(placed & {"cpu", "disk"}) if place == "spread" else []:

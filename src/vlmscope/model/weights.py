@@ -156,7 +156,10 @@ def without_pickles(name: str) -> Iterator[None]:
 
 def _first(folder: Path, config: Any, *, pickles: bool) -> str:
     """Return the file that ``from_pretrained`` opens first: weights, or an index of them."""
-    found = sorted(path.name for path in folder.iterdir())
+    try:
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read: {one_line(error)}") from error
     if distributed := next(filter(_DISTRIBUTED.fullmatch, found), ""):
         raise ModelError(
             f"{folder / distributed}: belongs to a distributed checkpoint, which cannot be read "
