@@ -81,4 +81,22 @@ def test_large_samples_keep_their_draws() -> None:
         "r"
     ) == plain.interval("r")
     assert is_small(truth, image % 49)
+    assert is_small(truth, np.where(np.arange(320) < 107, 0, image)), "one with a third of all"
     assert is_small(np.arange(320) < 60, image), "hallucinations in 15 images"
+
+
+def test_one_giant_image_is_no_proof() -> None:
+    """A third of the rows is about one image: noise must not be told from chance by it."""
+    told = {True: 0, False: 0}
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        image = np.where(np.arange(320) < 107, 0, np.arange(320) // 4)
+        truth, fold = rng.random(320) < 0.3, np.random.default_rng(seed).integers(5, size=80)[image]
+        noise = rng.random(320)
+        for correct in told:
+            found = resample(
+                truth, {"r": noise}, image, fold, draws=60, metrics=("auroc",), correct=correct
+            ).interval("r")
+            told[correct] += not found.low <= 0.5 <= found.high
+    assert told[True] <= 8, "5% of 120 are 6"
+    assert told[False] > 12

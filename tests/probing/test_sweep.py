@@ -115,9 +115,9 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
 def test_little_data_is_said_to_be_little(found: tuple[Path, SweepResult]) -> None:
     result = found[1]
     assert not any("little data" in line for line in verdict(result))
-    truth = np.arange(236) % 20 == 0
+    truth = np.arange(236) % 20 == 0  # twelve of them
     few = replace(result, data=replace(result.data, truth=truth))
-    assert any("12 of them with the rarer label, are little data" in line for line in verdict(few))
+    assert any("are little data" in line for line in verdict(few))
     grouping = replace(result.data.grouping, groups=np.arange(236) // 8)
     few = replace(result, data=replace(result.data, grouping=grouping))
     assert any("Warning: 30 groups of answers" in line for line in verdict(few))

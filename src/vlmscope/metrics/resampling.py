@@ -18,10 +18,10 @@ from vlmscope.metrics.answers import Floats, answers, strata
 from vlmscope.metrics.small_samples import (
     Jackknife,
     compare,
-    images_of_classes,
     interval_of_auroc,
     is_small,
     jackknife,
+    worth_of_rarer,
 )
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
@@ -65,8 +65,8 @@ class Resamples:
     """Risk → metric → value of each draw, shape ``(draw,)``."""
     jackknives: Mapping[str, Jackknife] = field(default_factory=dict)
     """Of a small sample, if asked for: risk → its AUROC without each image."""
-    images: int = 0
-    """Of a small sample: images that the rarer class is found in."""
+    images: float = 0
+    """Of a small sample: what the images of the rarer class are worth."""
 
     def interval(self, name: str, metric: str = "auroc", level: float = 0.95) -> Interval:
         """Return the interval of one metric of one risk; see ``small_samples``."""
@@ -139,8 +139,7 @@ def resample(
     if not correct or not is_small(truth, image):
         return Resamples(whole, found)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
-    rarer = min(images_of_classes(truth, image))
-    return Resamples(whole, found, jackknives, rarer)
+    return Resamples(whole, found, jackknives, worth_of_rarer(truth, image))
 
 
 def bootstrap(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds, abstain
-from vlmscope.metrics.small_samples import images_of_classes, is_small
+from vlmscope.metrics.small_samples import is_small, worth_of_rarer
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import LeftOut
 from vlmscope.probing.judging import JOINT_AND_PROBE
@@ -86,12 +86,12 @@ def _warnings(result: SweepResult) -> Iterator[str]:
     """Say what makes the numbers doubtful."""
     data, shuffled = result.data, result["shuffled"]
     images = len(np.unique(data.groups))
-    rarer = min(images_of_classes(data.truth, data.groups))
+    rarer = worth_of_rarer(data.truth, data.groups)
     if is_small(data.truth, data.groups):
         yield (
-            f"Warning: {images:,} groups of answers, {rarer:,} of them with the rarer label, are "
-            "little data: intervals are those of small samples, a fold's probe learns from next to "
-            "nothing, and one that finds little here may find more in more."
+            f"Warning: {images:,} groups of answers are little data (those with the rarer label "
+            f"are worth {rarer:.0f} of equal size): intervals are those of small samples, a fold's "
+            "probe learns from next to nothing, and one that finds little may find more in more."
         )
     found = shuffled.intervals["auroc"]
     if found.low > 0.5:
