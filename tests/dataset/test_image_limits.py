@@ -75,7 +75,7 @@ def tiff_with(tags: list[tuple[int, int, int, int]], pixels: bytes = b"") -> byt
             for way in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd")
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_what_people_have_is_read(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     image = Image.new("RGB", (64, 48), (250, 10, 20))
