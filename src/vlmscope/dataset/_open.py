@@ -59,6 +59,10 @@ def _open_file(path: Path) -> Source:
             f"{path}: unknown extension {path.suffix!r}, expected one of {', '.join(READERS)}; "
             "save the table as one of them"
         )
+    if not path.is_file():
+        raise InputError(
+            f"{path}: is a pipe or a device, and a table is read more than once; write it to a file"
+        )
     try:
         path.open("rb").close()
     except OSError as error:
