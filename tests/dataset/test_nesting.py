@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,9 @@ def test_a_message_stays_short(tmp_path: Path) -> None:
     assert len(failed.error) < LONGEST_ROW_ERROR + 10
     assert failed.error.startswith("t.jsonl line 1: the image path '../xxx")
     assert failed.error.endswith("pass a folder above it with --images DIR")
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.jsonl")
+    with pytest.raises(InputError, match=r"t\.jsonl: is a pipe or a device, and a table is read"):
+        open_table(tmp_path / "t.jsonl")
