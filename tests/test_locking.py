@@ -178,6 +178,7 @@ def test_the_next_pass_undoes_what_an_interrupted_one_left(
     [batch], _ = prepare(samples[1:2], vlm)
     attending = attending_with(GROUPED, grouped_attention, vlm.decoder)
     hooked, seen = removing_hooks(), seeing(list(vlm.layers), torch.zeros(1, 9, dtype=torch.bool))
+    during: list[str] = []
     left = [full_float32(), attending, seen, exact_split(vlm, batch.inputs), hooked]
     for block in left[:-1]:
         block.__enter__()
@@ -189,6 +190,7 @@ def test_the_next_pass_undoes_what_an_interrupted_one_left(
     def end_them(*_: Any) -> None:
         while left:
             left.pop().__exit__(None, None, None)
+        during.append(vlm.layers[0].self_attn.config._attn_implementation)
 
     hook = vlm.layers[1].register_forward_hook(end_them)
     try:
@@ -196,6 +198,7 @@ def test_the_next_pass_undoes_what_an_interrupted_one_left(
     finally:
         hook.remove()
     assert left == []
+    assert during == [GROUPED]  # the pass's own change is still in force
     assert vlm.layers[0].self_attn.config._attn_implementation == "sdpa"
     assert numbers(vlm, samples[0]) == expected
 

@@ -121,6 +121,22 @@ def test_a_model_is_loaded_while_another_one_computes(
     assert waits
 
 
+def test_models_are_loaded_at_once_and_used_at_once(
+    checkpoint: Path, vlm: VisionLanguageModel
+) -> None:
+    """In two types: each is loaded, proven and run in its own."""
+    rows = ONE_PICTURE[:1]
+
+    def load_and_run(dtype: str) -> tuple[torch.dtype, list[tuple[Any, ...]]]:
+        loaded = load_model(checkpoint, device="cpu", dtype=dtype)
+        return loaded.dtype, captured(rows, loaded, PROMPT)
+
+    half = load_and_run("bfloat16")
+    both = at_once([lambda d=dtype: load_and_run(d) for dtype in ("float32", "bfloat16")])
+    assert both == [(torch.float32, captured(rows, vlm, PROMPT)), half]
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_sessions_take_turns_with_their_rows_half_answered(
     talkative_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
@@ -194,18 +210,19 @@ class AskedToStop(BaseException):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("where", "error"),
     [
-        ValueError("no such kernel"),
-        torch.OutOfMemoryError("CUDA out of memory"),
-        KeyboardInterrupt(),
-        GeneratorExit(),
-        StopIteration(),
-        AskedToStop(),
+        ("prefill", ValueError("no such kernel")),
+        ("prefill", torch.OutOfMemoryError("CUDA out of memory")),
+        ("prefill", StopIteration()),
+        ("prefill", AskedToStop()),
+        ("vision", GeneratorExit()),
+        ("vision", KeyboardInterrupt()),
+        ("step", KeyboardInterrupt()),
+        ("step", torch.OutOfMemoryError("CUDA out of memory")),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
 )
-@pytest.mark.parametrize("where", ["prefill", "step", "vision"])
 def test_an_error_leaves_the_model_free_and_as_it_was(
     talkative_vlm: VisionLanguageModel, samples: list[Sample], error: BaseException, where: str
 ) -> None:

@@ -8,7 +8,7 @@ import gc
 import io
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,23 @@ def test_a_risk_is_asked_for_between_two_captures(
         risk.risk
         for risk in scorer.score(samples[:4])  # type: ignore[union-attr]
     ]
+
+
+def test_no_row_is_lost_when_the_batches_grow_while_rows_are_drawn(
+    vlm: VisionLanguageModel, probe: Path, samples: list[Sample]
+) -> None:
+    """Whoever else uses the scorer, another thread or the rows' own source, may make them grow."""
+    scorer = RiskScorer(vlm, probe)
+    first = scorer._sizer.size
+
+    def drawn() -> Iterator[Sample]:
+        for sample in samples[:6]:
+            ask(scorer, sample)
+            yield sample
+
+    found = list(scorer.score(drawn()))
+    assert [item.id for item in found] == [sample.id for sample in samples[:6]]
+    assert scorer._sizer.size > first
 
 
 def test_a_failure_is_raised_where_it_was_asked_for(

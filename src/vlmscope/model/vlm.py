@@ -27,7 +27,8 @@ class VisionLanguageModel:
     """A model and its processor. Made by ``load_model``, which proves the accessors first."""
 
     model: Any
-    """The ``transformers`` model, in evaluation mode."""
+    """The ``transformers`` model, in evaluation mode. Where other threads use vlmscope, hold
+    ``model_lock()`` around calls of it."""
     processor: Any
     """Its processor."""
     family: Family
