@@ -24,7 +24,7 @@ from vlmscope.engine import capture
 from vlmscope.errors import RowError
 from vlmscope.executors import plan
 from vlmscope.locking import tokenizer_lock
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import VisionLanguageModel, model_lock
 from vlmscope.risk import Risk, RiskScorer
 from vlmscope.schema import CaptureSpec, Failure, Sample
 from vlmscope.store import Run
@@ -176,6 +176,18 @@ def test_a_failure_is_raised_where_it_was_asked_for(
     *said, found = at_once([*works, lambda: ask(scorer, samples[0])])
     assert [f"no_{i}.png" in line for i, line in enumerate(said)] == [True] * 3
     assert found == expected
+
+
+def test_who_holds_the_lock_may_ask(scorer: RiskScorer, samples: list[Sample]) -> None:
+    """A server that asks for the risk and writes the answer in one go: others wait for both."""
+    expected = [ask(scorer, sample) for sample in samples[:3]]
+
+    def ask_all() -> list[float]:
+        with model_lock():
+            risks = [ask(scorer, sample) for sample in samples[:2]]
+            return [*risks, next(iter(scorer.score(samples[2:3]))).risk]  # type: ignore[union-attr]
+
+    assert at_once([ask_all] * 2) == [expected] * 2
 
 
 def test_an_abandoned_table_is_collected_by_a_thread_that_holds_a_lock(
