@@ -213,7 +213,7 @@ class _Entry:
             if self.path is not None:
                 lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
                 end = time.monotonic() + _PATIENCE
-                with contextlib.suppress(OSError, NotImplementedError):
+                with contextlib.suppress(OSError, RuntimeError):
                     while time.monotonic() < end and not stop.is_set():
                         with contextlib.suppress(Timeout):
                             held.enter_context(lock.acquire(timeout=0.5))
