@@ -34,7 +34,7 @@ def test_files_and_functions_are_small_and_say_what_they_are(path: Path) -> None
     text = path.read_text("utf-8")
     tree = ast.parse(text)
     assert ast.get_docstring(tree), "a file opens by saying what it is and why"
-    assert len(text.splitlines()) < 300
+    assert len(text.splitlines()) <= 500, "one subject a file"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             # Signatures and docstrings are for the reader; the body is what has to be small.

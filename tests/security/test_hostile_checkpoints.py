@@ -112,12 +112,18 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 for _name in (WEIGHTS, INDEX, "two.safetensors", "config.json", "tokenizer.json"):
     CASES |= {
-        f"{_name} a pipe": (in_place_of(_name, os.mkfifo), f"{_name}: is not a regular file"),
+        f"{_name} a pipe": (
+            in_place_of(_name, os.mkfifo),
+            f"{_name}: is (not a regular file|a pipe|a device|a socket)",
+        ),
         f"{_name} a device": (
             in_place_of(_name, lambda path: path.symlink_to("/dev/zero")),
-            f"{_name}: is not a regular file",
+            f"{_name}: is (not a regular file|a pipe|a device|a socket)",
         ),
-        f"{_name} a folder": (in_place_of(_name, Path.mkdir), f"{_name}: is not a regular file"),
+        f"{_name} a folder": (
+            in_place_of(_name, Path.mkdir),
+            f"{_name}: is (not a regular file|a pipe|a device|a socket)",
+        ),
         f"{_name} a link to nothing": (
             in_place_of(_name, lambda path: path.symlink_to("nowhere")),
             f"{_name}: is a symbolic link to a file that is not there",

@@ -21,6 +21,7 @@ from vlmscope.probe import (
     FoldError,
     MeanDifferenceProbe,
     MlpProbe,
+    Selected,
     combine,
     crossfit_estimator,
     crossfit_logistic,
@@ -123,25 +124,7 @@ def sweep_rows(
     """
     spec = spec or SweepSpec()
     folds = grouped_folds(data.truth, data.groups, count=spec.folds, seed=spec.seed)
-    report("baselines")
-    known = {}
-    entries = {}
-    for baseline, raw in baseline_fits(data.facts, data.truth, folds):
-        known[baseline.name] = calibrated(raw, data.truth, folds)
-        risk = known[baseline.name].risk
-        entries[baseline.name] = Entry(baseline.title, "baseline", risk, baseline.known)
-    before: dict[str, CrossFit] = {}
-    for name, entry, fit in _probes(matrix, data, folds, spec, report):
-        entries[name] = entry
-        if fit is not None and entry.known == "before":
-            before[name] = fit
-    chosen = crossfit_select(before, folds)
-    entries["selected"] = Entry("best layer, chosen inside training", "selected", chosen.risk)
-    combined = combine(before, data.truth, folds, data.groups, grid=(1.0,))
-    entries["combined"] = Entry("all layers together", "combined", combined.risk)
-    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds, data.groups)
-    title = "everything known before the answer, and the best layer"
-    entries[JOINT_AND_PROBE] = Entry(title, "combined", both.risk)
+    entries, chosen = _entries(data, matrix, folds, spec, report)
     report("shuffled labels")
     entries["shuffled"] = _shuffled(matrix, data, chosen.chosen, spec)
     report("intervals")
@@ -166,6 +149,32 @@ def sweep_rows(
         within_category=within,
         within_gaps=gaps,
     )
+
+
+def _entries(
+    data: ProbeData, matrix: Matrix, folds: Sequence[Fold], spec: SweepSpec, report: Report
+) -> tuple[dict[str, Entry], Selected]:
+    """Return every baseline, probe and combination with its risks, and the selected layers."""
+    report("baselines")
+    known = {}
+    entries = {}
+    for baseline, raw in baseline_fits(data.facts, data.truth, folds):
+        known[baseline.name] = calibrated(raw, data.truth, folds)
+        risk = known[baseline.name].risk
+        entries[baseline.name] = Entry(baseline.title, "baseline", risk, baseline.known)
+    before: dict[str, CrossFit] = {}
+    for name, entry, fit in _probes(matrix, data, folds, spec, report):
+        entries[name] = entry
+        if fit is not None and entry.known == "before":
+            before[name] = fit
+    chosen = crossfit_select(before, folds)
+    entries["selected"] = Entry("best layer, chosen inside training", "selected", chosen.risk)
+    combined = combine(before, data.truth, folds, data.groups, grid=(1.0,))
+    entries["combined"] = Entry("all layers together", "combined", combined.risk)
+    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds, data.groups)
+    title = "everything known before the answer, and the best layer"
+    entries[JOINT_AND_PROBE] = Entry(title, "combined", both.risk)
+    return entries, chosen
 
 
 def vectors(
