@@ -18,6 +18,9 @@ OURS = frozenset(
 )
 """Files that vlmscope reads or writes in a run folder, beside hidden ones."""
 
+IN_PROGRESS = ".in-progress-"
+"""How the names of the files begin that say which rows a session has in work."""
+
 FOLDERS = frozenset({"shards", "probes", "plots"})
 """Folders of which everything is ours."""
 
@@ -57,5 +60,5 @@ def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
 
 
 def _is_ours(name: str) -> bool:
-    hidden = name.startswith(".lock-") or (name.startswith(".") and name.endswith(".tmp"))
+    hidden = name.startswith((".lock-", IN_PROGRESS)) or (name[0] == "." and name.endswith(".tmp"))
     return hidden or name in OURS or name in FOLDERS
