@@ -6,12 +6,15 @@ The row is known by a skull in its question, so whatever batch it comes in, the 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from vlmscope.engine import batch
 
 SKULL = "☠"
 """In the question of the row that is to be hit."""
@@ -51,6 +54,10 @@ def _sleep_undisturbed(libc: Any) -> None:
     libc.sleep(int(FOREVER))
 
 
+def _die(_model: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+
+
 HARMS: dict[str, Callable[[Any], None]] = {
     "raise": _raise,
     "gpu-memory": _run_out,
@@ -58,6 +65,7 @@ HARMS: dict[str, Callable[[Any], None]] = {
     "hang": _hang,
     "hang-in-c": _hang_in_c,
     "hang-with-the-lock": _hang_with_the_lock,
+    "kill-in-model": _die,
 }
 """What can befall the poisoned row before the model sees it."""
 
@@ -67,8 +75,11 @@ def poison(vlm: Any, harm: str) -> Any:
 
     Args:
         vlm: A loaded model.
-        harm: A name of ``HARMS``, or ``nan``: its hidden states become NaN.
+        harm: A name of ``HARMS``; or ``nan``: its hidden states become NaN; or ``kill-in-prepare``:
+            the process dies when the row's images are loaded.
     """
+    if harm == "kill-in-prepare":
+        return _die_when_prepared()
     skull = vlm.processor.tokenizer(SKULL, add_special_tokens=False)["input_ids"]
 
     def before(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -83,6 +94,19 @@ def poison(vlm: Any, harm: str) -> Any:
     if harm == "nan":
         return vlm.model.get_input_embeddings().register_forward_hook(after)
     return vlm.model.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _die_when_prepared() -> Any:
+    """Let the process die when the poisoned row is prepared."""
+    original = batch.render
+
+    def render(processor: Any, question: str, *rest: Any) -> Any:
+        if SKULL in question:
+            _die(None)
+        return original(processor, question, *rest)
+
+    batch.render = render
+    return None
 
 
 def _rows_with(ids: torch.Tensor, wanted: list[int]) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -25,8 +26,12 @@ TITLES = {
     "hang": "a model that hangs on a row, in Python",
     "hang-in-c": "a model that hangs on a row, in C",
     "hang-with-the-lock": "a model that hangs on a row, in C with the interpreter's lock",
+    "kill-in-prepare": "the process is killed while a row is prepared (SIGKILL)",
+    "kill-in-model": "the process is killed while a row is in the model (SIGKILL)",
 }
-STAGES = {"hang": "model", "hang-in-c": "model"}
+STAGES = {
+    "hang": "model", "hang-in-c": "model", "kill-in-prepare": "prepare", "kill-in-model": "model",
+}  # fmt: skip
 
 
 def poisoned(setting: Setting, harm: str, tries: int, rng: random.Random) -> Outcome:
@@ -43,6 +48,10 @@ def poisoned(setting: Setting, harm: str, tries: int, rng: random.Random) -> Out
         if harm == "hang-in-c":
             codes += _again_until_alone(arguments, log, out, setting.rows)
             wrong = [] if set(codes) == {124} else [f"exit codes {codes}"]
+        elif harm.startswith("kill"):
+            while codes[-1] == -signal.SIGKILL and len(codes) < 5:
+                codes.append(finish(start(arguments, log, harm=harm)))
+            wrong = [] if codes[-1] == 3 and len(codes) > 2 else [f"exit codes {codes}"]
         elif codes != [3]:
             wrong = [f"exit code {codes}"]
         wrong += _recorded_alone(out, expected, f"q{row}", STAGES.get(harm, "capture"))
@@ -55,7 +64,9 @@ def poisoned(setting: Setting, harm: str, tries: int, rng: random.Random) -> Out
 
 
 def _sessions(codes: list[int]) -> str:
-    return "" if len(codes) == 1 else ", in sessions that end with 124"
+    if len(codes) == 1:
+        return ""
+    return f", in sessions that end with {124 if 124 in codes else 'SIGKILL, then with 3'}"
 
 
 def _again_until_alone(arguments: list[str], log: Path, out: Path, rows: int) -> list[int]:

@@ -241,7 +241,8 @@ class Failure:
     id: str
     """The question id."""
     stage: str
-    """``input``, ``image``, ``prompt``, ``capture``, or ``model`` for one that took too long."""
+    """``input``, ``image``, ``prompt``, ``capture``; ``prepare`` or ``model`` for a row with which
+    the process was killed, and ``model`` for one that took too long."""
     error: str
     """What went wrong and what to do, in one line."""
     attempt: int = 1

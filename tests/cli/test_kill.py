@@ -53,10 +53,12 @@ def wait_for_shards(run: Path, new: int, child: multiprocessing.process.BaseProc
 
 
 def assert_equal(found: Run, expected: Run) -> None:
-    assert found.ids == expected.ids
+    assert sorted(found.ids) == sorted(expected.ids)  # rows in work at a kill come last
     assert not found.check()
     assert not found.failures
-    for one, other in zip(found, expected, strict=True):
+    assert not list(found.path.glob(".in-progress-*"))
+    for other in expected:
+        one = found[other.sample.id]
         assert one.answer == other.answer
         np.testing.assert_array_equal(one.answer_token_ids, other.answer_token_ids)
         np.testing.assert_array_equal(one.answer_logprobs, other.answer_logprobs)
@@ -97,12 +99,17 @@ def test_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
         if child.exitcode == -signal.SIGKILL:
             kills += 1
             amid.add(len(open_run(out)) if (out / "run.json").exists() else 0)
+        elif child.exitcode == 3:  # a row that was alone in work at two kills is recorded
+            assert [f.stage for f in open_run(out).failures.values()] in (["prepare"], ["model"])
         else:  # it got to the end: begin anew, so that kills go on to fall on work
             assert child.exitcode == 0
             assert_equal(open_run(out), expected)
             shutil.rmtree(out)
     assert len(amid - {0, ROWS}) >= 4, f"the kills did not fall on the work: {amid}"
-    last = start(out)
-    last.join(120)
+    for _ in range(2):  # a row that was recorded is tried again
+        last = start(out)
+        last.join(120)
+        if last.exitcode != 3:
+            break
     assert last.exitcode == 0
     assert_equal(open_run(out), expected)

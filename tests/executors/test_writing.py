@@ -357,10 +357,10 @@ def test_a_killed_command_takes_its_writing_process_along(tmp_path: Path) -> Non
     found, expected = open_run(out), open_run(tmp_path / "uninterrupted")
     assert 4 <= published < LONG
     assert len(found) == LONG - 1
-    assert found.ids == expected.ids
+    assert sorted(found.ids) == sorted(expected.ids)  # rows in work at the kill come last
     assert not found.check()
-    for one, other in zip(found, expected, strict=True):
-        assert_same(one, other)
+    for other in expected:
+        assert_same(found[other.sample.id], other)
 
 
 def is_busy(out: Path) -> bool:

@@ -46,6 +46,10 @@ def test_a_row_that_harms_the_model_is_recorded(
     assert_well(rows.poisoned(setting, harm, 1, rng))
 
 
+def test_a_row_that_kills_the_process_is_recorded(setting: Setting, rng: random.Random) -> None:
+    assert_well(rows.poisoned(setting, "kill-in-prepare", 1, rng))
+
+
 def test_a_hang_that_nothing_interrupts_ends_the_process(
     setting: Setting, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,9 @@
-"""The rows of a table that are still to do, in the order to do them in."""
+"""The rows of a table that are still to do, in the order to do them in.
+
+First come those of which nothing bad is known; then those that failed in an earlier session. Last
+of all, apart from each other, come the suspects: rows that hung in the model, and rows that were in
+work when a session was killed.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,92 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 from vlmscope.dataset import Place, Table
 from vlmscope.errors import TableChangedError
+from vlmscope.executors.journal import MODEL_STAGE, PREPARE_STAGE
 from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
-from vlmscope.executors.patience import MODEL_STAGE
 from vlmscope.executors.request import Request
-from vlmscope.schema import Failure, Sample
+from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.store import read_failures
 
 BAD_ROWS = 256
 """Bad rows of the table that are recorded together: each hand-over is flushed to the disk."""
 
+GROUP = 8
+"""Suspects that are tried together where there are more. A session that is killed from outside
+leaves a few hundred of them on a GPU, of which none is to blame."""
 
-def suspects_of(request: Request, done: Set[str]) -> dict[str, Failure]:
-    """Return the rows that took too long in an earlier session, and what is known of them."""
+_DIED = {
+    PREPARE_STAGE: "while its images and its prompt were prepared",
+    MODEL_STAGE: "while it was in the model",
+}
+
+
+def suspects_of(
+    request: Request, done: Set[str], in_work: Mapping[str, int], left_out: Set[str]
+) -> dict[str, int]:
+    """Return the rows to try last, and how often each was in work when a session ended badly.
+
+    Args:
+        request: What was asked for.
+        done: Ids of rows that the run holds.
+        in_work: Ids of rows that were in work when a session was killed, and how often.
+        left_out: Ids of rows that are not to be tried.
+    """
     failed = read_failures(request.out)
-    return {id_: f for id_, f in failed.items() if f.stage == MODEL_STAGE and id_ not in done}
+    known = {id_: 1 + failed[id_].attempt for id_ in _apart(failed)}  # each was alone then
+    counts = {**in_work, **known}
+    return {i: count for i, count in counts.items() if i not in done and i not in left_out}
 
 
-def rows_apart(table: Table, request: Request, suspects: Mapping[str, Failure]) -> Iterator[Sample]:
-    """Yield some rows that are good, those that were tried least often first."""
-    if suspects:
-        rows = _Due(table, request, lambda _: None).of(lambda id_: id_ in suspects)
-        yield from sorted(rows, key=lambda row: suspects[row.id].attempt)
+def recorded_apart(request: Request) -> frozenset[str]:
+    """Return the rows on record that hung in the model, or with which a session was killed."""
+    return frozenset(_apart(read_failures(request.out)))
+
+
+def _apart(failed: Mapping[str, Failure]) -> list[str]:
+    return [id_ for id_, failure in failed.items() if failure.stage in _DIED]
+
+
+def groups_apart(
+    table: Table, request: Request, suspects: Mapping[str, int]
+) -> Iterator[list[Sample]]:
+    """Yield the suspects that are good rows, in the groups to try them in.
+
+    Those of which least is known come first, ``GROUP`` at a time if they are many; who was in work
+    more than once comes alone.
+    """
+    if not suspects:
+        return
+    rows = list(_Due(table, request, lambda _: None).of(lambda id_: id_ in suspects))
+    rows.sort(key=lambda row: suspects[row.id])
+    first = sum(suspects[row.id] == 1 for row in rows)
+    size = GROUP if first > GROUP else 1
+    for start in range(0, first, size):
+        yield rows[start : min(start + size, first)]
+    for row in rows[first:]:
+        yield [row]
+
+
+def killed_by(table: Table, request: Request, blamed: Mapping[str, str]) -> list[Failure]:
+    """Return the records of rows that were alone in work when a session was killed again.
+
+    Args:
+        table: The rows; those that are not among them are left out.
+        request: What was asked for.
+        blamed: Id → the stage that it was in.
+    """
+    if not blamed:
+        return []
+    rows = _Due(table, request, lambda _: None).of(lambda id_: id_ in blamed)
+    return [
+        failure_of(
+            row,
+            PREPARE_STAGE if blamed[row.id] == PREPARE_STAGE else MODEL_STAGE,
+            f"the process was killed {_DIED.get(blamed[row.id], 'with it')}, alone, as it had been "
+            "with this row among others; memory may run out on it: give it more memory or smaller "
+            "images; the same command tries it again, last",
+        )
+        for row in rows
+    ]
 
 
 def rows_due(

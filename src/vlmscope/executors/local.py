@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vlmscope.dataset import UntilChanged
-from vlmscope.executors.due import rows_apart, rows_due, suspects_of
+from vlmscope.errors import TableChangedError
+from vlmscope.executors.due import groups_apart, killed_by, recorded_apart, rows_due, suspects_of
 from vlmscope.executors.loop import Loop
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.sizing import BatchSizer, sizer_for
-from vlmscope.executors.writing import StrictStop, writing
+from vlmscope.executors.writing import StrictStop, Writing, writing
 from vlmscope.schema import Capture, Failure
+from vlmscope.store import InProgress
 
 
 class Observer(Protocol):
@@ -77,19 +79,17 @@ def run_plan(
     spec, wanted = plan.request.spec, plan.request.batch_size
     sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
     tally = _Tally(observer or Nobody(), sizer)
-    with writing(plan, tally.add) as results:
+    with (
+        writing(plan, tally.add) as results,
+        InProgress(plan.request.out, plan.request.writes_as) as journal,
+    ):
+        changed = None
         try:
-            loop = Loop(plan.vlm, plan.request, results, sizer, went_well=bool(plan.done))
-            done, suspects = results.done_ids, suspects_of(plan.request, results.done_ids)
-            rows = rows_due(plan.table, plan.request, done, results.put, apart=suspects.keys())
-            due = UntilChanged(rows)
-            if plan.todo:  # else a pass over a table of a million rows would find nothing
-                loop.run(due, stop)
-                if due.is_whole:
-                    loop.run_alone(rows_apart(plan.table, plan.request, suspects), stop)
+            changed = _run_rows(plan, results, sizer, journal, stop)
         except StrictStop:
             stop.set()
-    due.raise_error()
+    if changed is not None:
+        raise changed
     return Summary(
         total=plan.total,
         already_done=len(plan.done),
@@ -98,6 +98,39 @@ def run_plan(
         seconds=time.perf_counter() - start,
         stopped=stop.is_set() and tally.captured + tally.failed < plan.todo,
     )
+
+
+def _run_rows(
+    plan: Plan, results: Writing, sizer: BatchSizer, journal: InProgress, stop: threading.Event
+) -> TableChangedError | None:
+    """Capture the rows of a plan; those with which a session died before come last, and apart.
+
+    A session that has found which row it was tries neither that one nor others that are on record
+    like it: it comes to its end, and the next session tries them again.
+
+    Returns:
+        What has changed in the table since it was checked, if anything has.
+    """
+    table, request, vlm = plan.table, plan.request, plan.vlm
+    killers = killed_by(table, request, journal.blamed if plan.todo else {})
+    left_out = recorded_apart(request) if killers else frozenset()
+    left_out |= {failure.id for failure in killers}
+    suspects = suspects_of(request, results.done_ids, journal.suspects, left_out)
+    try:
+        if killers:
+            results.put(killers)
+            results.wait()
+    finally:
+        journal.start(suspects)
+    if not plan.todo:  # a pass over a table of a million rows would find nothing
+        return None
+    loop = Loop(vlm, request, results, sizer, went_well=bool(plan.done), journal=journal)
+    apart = left_out.union(suspects)
+    rows = UntilChanged(rows_due(table, request, results.done_ids, results.put, apart=apart))
+    loop.run(rows, stop)
+    if rows.is_whole:
+        loop.run_apart(groups_apart(table, request, suspects), stop)
+    return rows.error
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from vlmscope.executors.sizing import BatchSizer, rows_at_once
 from vlmscope.executors.writing import StrictStop, Writing
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
+from vlmscope.store import InProgress
 
 
 class Loop:
@@ -28,6 +29,7 @@ class Loop:
         results: Where the results go.
         sizer: The batch size.
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
+        journal: Told which rows are in work, and closed before the process ends because of a row.
     """
 
     def __init__(
@@ -38,8 +40,11 @@ class Loop:
         sizer: BatchSizer,
         *,
         went_well: bool,
+        journal: InProgress | None = None,
     ) -> None:
         self._vlm = vlm
+        self._request = request
+        self._journal = journal
         self._sizer = sizer
         self._runner = ResilientRunner(
             vlm,
@@ -47,9 +52,8 @@ class Loop:
             sizer,
             went_well=went_well,
             session=CaptureSession(vlm, request.spec, rows_at_once(vlm, request.batch_size)),
-            patience=Patience(
-                request.time_limit, lambda: end_process(request.out, self._runner.in_model)
-            ),
+            patience=Patience(request.time_limit, self._give_up),
+            journal=journal,
         )
         self._strict = request.strict
         self._outbox = Outbox(results.put, lambda: sizer.size)
@@ -77,13 +81,26 @@ class Loop:
                     self._outbox.flush()
                 raise
 
-    def run_alone(self, rows: Iterator[Sample], stop: threading.Event) -> None:
-        """Capture one row after the other: one that hangs again must not keep the others."""
-        for sample in rows:
+    def run_apart(self, groups: Iterator[list[Sample]], stop: threading.Event) -> None:
+        """Capture one group of rows after the other, their images one by one.
+
+        A row that hangs again, or with which the process dies again, must not keep the others; and
+        the fewer are in work then, the more is known of it.
+        """
+        for group in groups:
             if stop.is_set():
                 return
-            self._put(self._runner.run([sample]))
+            prepared = [(sample, self._runner.prepare([sample])) for sample in group]
+            while prepared:
+                sample, own = prepared.pop(0)
+                self._put(self._runner.run([sample], own))
             self._finish()
+
+    def _give_up(self) -> None:
+        """End the process: the model hangs, and it is known on which rows."""
+        if self._journal is not None:
+            self._journal.close()
+        end_process(self._request.out, self._runner.in_model)
 
     def _put(self, pieces: Iterator[list[Capture | Failure]]) -> None:
         """Hand results over as they come."""

@@ -21,12 +21,10 @@ from pathlib import Path
 from types import FrameType
 
 from vlmscope.errors import InputError
+from vlmscope.executors.journal import MODEL_STAGE
 from vlmscope.locking import model_lock
 from vlmscope.schema import Sample, failure_of
 from vlmscope.store import FailureLog
-
-MODEL_STAGE = "model"
-"""The stage of a failure whose row took too long: it is tried last, and alone."""
 
 EXIT_CODE = 124
 """What the process ends with where nothing could interrupt the model: that of ``timeout``."""

@@ -18,7 +18,8 @@ import torch
 
 from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
 from vlmscope.engine.memory import is_out_of_memory
-from vlmscope.executors.patience import MODEL_STAGE, Patience, TooSlowError
+from vlmscope.executors.journal import MODEL_STAGE, PREPARE_STAGE, Journal, NoJournal
+from vlmscope.executors.patience import Patience, TooSlowError
 from vlmscope.executors.sizing import BatchSizer
 from vlmscope.locking import model_lock
 from vlmscope.model import VisionLanguageModel
@@ -63,6 +64,7 @@ class ResilientRunner:
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
         session: Where the rows of a batch may be finished with a later one; then ``drain`` ends.
         patience: How long the model may take for a batch; by default as long as it likes.
+        journal: Told which rows are in work.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ResilientRunner:
         went_well: bool = False,
         session: CaptureSession | None = None,
         patience: Patience | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._vlm = vlm
         self._spec = spec
@@ -81,6 +84,7 @@ class ResilientRunner:
         self._went_well = went_well
         self._session = session
         self._patience = patience or Patience(None)
+        self._journal = journal or NoJournal()
         self._in_model: dict[str, Sample] = {}
         self._blamed: list[str] = []
 
@@ -91,10 +95,14 @@ class ResilientRunner:
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
         """Prepare a batch; an unexpected error is returned, for ``run`` to find who is to blame."""
+        ids = [sample.id for sample in samples]
+        self._journal.begin(PREPARE_STAGE, ids)
         try:
             return prepare(samples, self._vlm, self._spec)
         except Exception as error:  # noqa: BLE001 - raised or recorded by ``run``
             return error
+        finally:
+            self._journal.leave(ids)
 
     def run(
         self, samples: Sequence[Sample], prepared: Prepared | Exception | None = None
@@ -111,6 +119,7 @@ class ResilientRunner:
         batches, failures = list(prepared[0]), list[Capture | Failure](prepared[1])
         del prepared  # its tensors must not outlive the attempt while the halves are tried
         if failures:
+            self._came_out(failures)
             yield failures
         while batches:
             yield from self._run_batch(batches.pop(0), asked=len(samples))
@@ -161,7 +170,9 @@ class ResilientRunner:
             yield from self.run(samples)  # all of the memory is its own now
             return
         if len(samples) == 1:
-            yield [self._record(samples[0], trouble)]
+            failure = self._record(samples[0], trouble)
+            self._came_out([failure])
+            yield [failure]
             self._raise_if_a_bug(trouble)
             return
         yield from self._in_pieces(samples, len(samples) // 2)
@@ -182,12 +193,14 @@ class ResilientRunner:
             except Exception as error:  # noqa: BLE001 - raised or recorded by ``_after``
                 for sample in batch.samples:
                     self._in_model.pop(sample.id, None)
+                self._journal.leave([sample.id for sample in batch.samples])
                 return _trouble(error)
 
     def _measured(self, batch: Batch, asked: int) -> Results:
         """Run the model, and learn from the memory that it took."""
         _watch_memory(self._vlm)
         self._in_model |= {sample.id: sample for sample in batch.samples}
+        self._journal.begin(MODEL_STAGE, [sample.id for sample in batch.samples])
         with self._patience.limiting():
             results = capture_batch(
                 batch, self._vlm, self._spec, *([self._session] if self._session else [])
@@ -201,8 +214,11 @@ class ResilientRunner:
 
     def _came_out(self, results: Results) -> None:
         """Take note of rows that are finished."""
-        for item in results:
-            self._in_model.pop(item.id if isinstance(item, Failure) else item.sample.id, None)
+        ids = [item.id if isinstance(item, Failure) else item.sample.id for item in results]
+        for id_ in ids:
+            self._in_model.pop(id_, None)
+        if ids:
+            self._journal.finish(ids)
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
         why = trouble.text

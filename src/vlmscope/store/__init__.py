@@ -8,6 +8,7 @@ sharing           who may write a run at once
 manifest          run.json: what a run was made with
 differences       what makes two manifests other numbers
 failures          failures.jsonl
+in_progress       which rows are in work, for the session after one that was killed
 labels            labels.parquet
 checking, block   what a row must be; rows as columns: what everything below passes around
 columns, rows     the two faces of a shard: matrices, and the seed's tree
@@ -29,6 +30,7 @@ from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.differences import check_same, other_weights
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
+from vlmscope.store.in_progress import InProgress
 from vlmscope.store.index import rebuild_index
 from vlmscope.store.labels import label_settings, read_labels, write_labels
 from vlmscope.store.lock import alone
@@ -77,6 +79,7 @@ __all__ = [
     "DataRecord",
     "Description",
     "FailureLog",
+    "InProgress",
     "Manifest",
     "ModelRecord",
     "Recorder",

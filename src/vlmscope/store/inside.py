@@ -20,6 +20,9 @@ OURS = frozenset(
 )
 """Files that vlmscope reads or writes in a run folder, beside hidden ones."""
 
+IN_PROGRESS = ".in-progress-"
+"""How the names of the files begin that say which rows a session has in work."""
+
 FOLDERS = frozenset({"shards", "probes", "plots", "damaged"})
 """Folders of which everything is ours. None may be a link, not even one within the run: what is
 removed or replaced in one of them would be something else of the run."""
@@ -77,7 +80,7 @@ def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
 
 
 def _is_ours(name: str) -> bool:
-    hidden = name.startswith((".lock-", ".marker-")) or (
+    hidden = name.startswith((".lock-", ".marker-", IN_PROGRESS)) or (
         name.startswith(".") and name.endswith(".tmp")
     )
     return hidden or name in OURS or name in FOLDERS
