@@ -14,7 +14,7 @@ from typing import Any
 from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._source import FileSource, Row, one_line
 from vlmscope.errors import InputError
-from vlmscope.regular import check_regular
+from vlmscope.regular import open_regular
 
 BATCH_ROWS = 64
 """Rows turned into Python values at a time."""
@@ -47,8 +47,7 @@ class ParquetSource(FileSource):
     def _schema(self) -> Any:
         pyarrow, parquet = pyarrow_and_parquet()
         try:
-            check_regular(self.path)
-            with parquet.ParquetFile(self.path) as file:
+            with open_regular(self.path) as opened, parquet.ParquetFile(opened) as file:
                 return file.schema_arrow
         except (pyarrow.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
@@ -62,8 +61,7 @@ class ParquetSource(FileSource):
         pyarrow, parquet = pyarrow_and_parquet()
         number = 0
         try:
-            check_regular(self.path)
-            with parquet.ParquetFile(self.path) as file:
+            with open_regular(self.path) as opened, parquet.ParquetFile(opened) as file:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):
                     for values in batch.to_pylist():
                         number += 1

@@ -15,7 +15,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
-from vlmscope.regular import check_folder, read_regular
+from vlmscope.model.weights import check_files
+from vlmscope.regular import read_regular
 
 CONFIG = "adapter_config.json"
 """What an adapter is: its rank, its modules."""
@@ -33,10 +34,7 @@ def check_adapter(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"--adapter {folder}: no such folder")
-    try:
-        check_folder(folder)
-    except OSError as error:
-        raise ModelError(f"--adapter {error.filename}: {error.strerror}") from error
+    check_files(folder)
     if not (folder / CONFIG).is_file():
         raise ModelError(
             f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft's "

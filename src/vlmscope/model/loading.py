@@ -39,8 +39,7 @@ from vlmscope.model.quantized import (
 )
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.model.weights import check_weights, pickled_only, without_pickles
-from vlmscope.regular import check_folder
+from vlmscope.model.weights import check_files, check_weights, pickled_only, without_pickles
 
 
 def load_model(
@@ -139,7 +138,7 @@ def _load_config(name: str, revision: str | None) -> Any:
     if folder.is_file():
         raise ModelError(f"{name}: is a file; give the folder that holds it")
     if folder.is_dir():
-        _check_folder(folder)
+        check_files(folder)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(
             f"{name}: the folder holds no config.json; give the folder that save_pretrained wrote"
@@ -156,14 +155,6 @@ def _load_config(name: str, revision: str | None) -> Any:
                 "version of it that transformers loads by itself, often named with -hf at the end"
             ) from error
         raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse what transformers would wait for, or read for ever."""
-    try:
-        check_folder(folder)
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; download the model again") from error
 
 
 def _give_padding(name: str, processor: Any) -> None:
@@ -192,7 +183,7 @@ def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **option
                 use_safetensors=None if pickles else True,
                 **options,
             )
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it

@@ -1,4 +1,4 @@
-"""Weights only from safetensors, unless pickles are asked for.
+"""Folders of files only; weights only from safetensors, unless pickles are asked for.
 
 A pickle may run code when it is read. ``transformers`` reads one by itself, with PyTorch's
 restricted reader, where safetensors are missing; where the index of the safetensors or the
@@ -16,12 +16,32 @@ from typing import Any, NoReturn
 import torch
 
 from vlmscope.errors import ModelError
+from vlmscope.regular import check_folder
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weight files that are pickles."""
 
 _LOADING = threading.Lock()
 """One model at a time: PyTorch's reader belongs to the whole process."""
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder that the libraries would wait for, read for ever, or could not open.
+
+    Raises:
+        ModelError: It holds a pipe, a socket, a device or a huge JSON file, or its path is not
+            UTF-8.
+    """
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(
+            f"{folder}: the path is not UTF-8, and safetensors opens no other; rename the folder"
+        ) from error
+    try:
+        check_folder(folder)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; get the folder again") from error
 
 
 def check_weights(name: str) -> None:
