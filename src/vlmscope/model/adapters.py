@@ -37,15 +37,13 @@ def check_adapter(folder: str | Path) -> None:
     check_files(folder)
     if not (folder / CONFIG).is_file():
         raise ModelError(
-            f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft's "
-            "save_pretrained wrote"
+            f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft saved"
         )
     if not (folder / WEIGHTS).is_file():
         pickled = ", only adapter_model.bin, a pickle, which may run code when it is read;"
         found = pickled if (folder / "adapter_model.bin").is_file() else ";"
         raise ModelError(
-            f"--adapter {folder}: the folder holds no {WEIGHTS}{found} save it with "
-            "safe_serialization=True"
+            f"--adapter {folder}: the folder holds no {WEIGHTS}{found} save it as safetensors"
         )
     _check_kind(folder)
     try:

@@ -141,7 +141,7 @@ def _load_config(name: str, revision: str | None) -> Any:
         check_files(folder)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(
-            f"{name}: the folder holds no config.json; give the folder that save_pretrained wrote"
+            f"{name}: the folder holds no config.json; give that of a whole checkpoint"
         )
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.exists() and looks_local:
