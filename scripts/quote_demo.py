@@ -31,11 +31,18 @@ def findings(run: Path) -> dict[str, object]:
     """Return what is quoted of a run's probes."""
     summary = json.loads((run / "probes" / "results.json").read_text("utf-8"))
     names = ("auroc", "auroc_low", "auroc_high", "ece")
+    gains = ("above_joint", "above_joint_low", "above_joint_high")
     return {
         "made_of": hashes(),
         "verdict": summary["verdict"],
         "results": {
-            row["name"]: {name: round(row[name], 6) for name in names} for row in summary["results"]
+            row["name"]: {
+                name: round(row[name], 6) for name in (*names, *gains) if row[name] is not None
+            }
+            for row in summary["results"]
+        },
+        "within_category": {
+            name: round(found["auroc"], 6) for name, found in summary["within_category"].items()
         },
     }
 

@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ["VLMSCOPE_CACHE"] = os.devnull  # no folder: no test may write into the user's cache
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every command compiles all modules again
 os.environ["OMP_NUM_THREADS"] = "1"  # commands started by tests share the cores with them
 

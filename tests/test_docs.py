@@ -159,12 +159,24 @@ def test_what_is_quoted_of_the_demo_is_what_was_found() -> None:
     assert found["made_of"] == quote_demo.hashes(), "run scripts/quote_demo.py"
     readme = " ".join((ROOT / "README.md").read_text("utf-8").replace("\n> ", " ").split())
     sentences = found["verdict"]
-    for number in range(4):
+    for number in range(8):
         assert sentences[number] in readme, sentences[number]
     page = " ".join((ROOT / "docs" / "probing.md").read_text("utf-8").split())
-    for name in ("selected", "combined", "first_token_in_category", "category", "question_words"):
+    for name in (
+        "selected",
+        "combined",
+        "first_token_in_category",
+        "category",
+        "question_words",
+        "joint",
+        "joint_and_probe",
+    ):
         row = found["results"][name]
         quoted = f"| {row['auroc']:.3f} | {row['auroc_low']:.3f} to {row['auroc_high']:.3f} |"
         assert quoted in page, name
-    for number in re.findall(r"[\d.]+ \([\d.]+ to [\d.]+\)", sentences[3]):
+    for name in ("selected", "joint_and_probe"):
+        row = found["results"][name]
+        gain = [f"{row[f'above_joint{end}']:+.3f}" for end in ("", "_low", "_high")]
+        assert "{} ({} to {})".format(*gain) in page, name
+    for number in re.findall(r" [\d.]+ \([\d.]+ to [\d.]+\)", " ".join(sentences[5:8])):
         assert number in page, number

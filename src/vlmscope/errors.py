@@ -3,6 +3,7 @@
     VlmscopeError
     ├── InputError       the data file, the options or the paths given are wrong
     ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
+    │   └── ModelChangedError  its files were written to while the model computed
     ├── RunMismatchError the run folder was made with other settings
     ├── RunBusyError     another process is writing the run
     ├── TableChangedError  the table is not the one that was checked any more
@@ -18,6 +19,7 @@ shows its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -39,6 +41,12 @@ class ModelError(VlmscopeError):
     """The checkpoint cannot be loaded, or failed its proof. Nothing was done."""
 
     exit_code = 2
+
+
+class ModelChangedError(ModelError):
+    """The checkpoint was written to while the model computed. What was recorded before is sound."""
+
+    exit_code = 1
 
 
 class RunMismatchError(VlmscopeError):
@@ -83,8 +91,32 @@ class RowError(VlmscopeError):
     exit_code = 2
 
     def __init__(self, stage: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(_shortened(message))
         self.stage = stage
+
+
+LONGEST_ROW_ERROR = 2_000
+"""Characters of what is recorded of a row that failed: a message may quote the row."""
+
+
+def _shortened(message: str) -> str:
+    """Leave out the middle of a message that is too long: where it was, and what to do, stay."""
+    if len(message) <= LONGEST_ROW_ERROR:
+        return message
+    half = LONGEST_ROW_ERROR // 2
+    return f"{message[:half]} … {message[-half:]}"
+
+
+def listed(names: Iterable[str], most: int = 50) -> str:
+    r"""List names from a file as a message shows them: on one line, the first ones, shortened.
+
+    >>> listed(["a", "b\n", "c"]), listed("abc", 2)
+    ("a, 'b\\n', c", 'a, b and 1 more')
+    """
+    every = list(names)
+    shown = [shortened(name, 60) for name in every[:most]]
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(name if name.isprintable() else repr(name) for name in shown) + more
 
 
 LONGEST_MESSAGE = 300

@@ -15,10 +15,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import ModelError, RowError, one_line
+from vlmscope.locking import tokenizer_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,7 +114,8 @@ def count_after_question(processor: Any, chat_text: str, pictures: int = 1) -> i
             "question; leave that position out",
         )
     # The tokenizer itself, not the call around it, which changes the tokenizer's padding.
-    encoding = processor.tokenizer.backend_tokenizer.encode(chat_text, add_special_tokens=False)
+    with tokenizer_lock():
+        encoding = processor.tokenizer.backend_tokenizer.encode(chat_text, add_special_tokens=False)
     return sum(start >= len(chat_text) - len(behind) for start, _ in encoding.offsets)
 
 
@@ -153,8 +156,8 @@ def encode(
         ``aspect_ratio_ids [batch, 1]``, ``aspect_ratio_mask [batch, 1, 4]`` and
         ``cross_attention_mask [batch, length, 1, 4]``.
     """
+    processor = in_turn(processor)
     if each is not None:
-        processor = copy.copy(processor)
         processor.image_processor = _Preparing(processor.image_processor, each)
     bos = processor.tokenizer.bos_token
     has_bos = bool(bos) and all(text.startswith(bos) for text in chat_texts)
@@ -163,6 +166,17 @@ def encode(
         inputs = _process(processor, chat_texts, images, add_special_tokens=False)
     inputs.pop("labels", None)
     return inputs
+
+
+def in_turn(processor: Any) -> Any:
+    """Return a shallow copy of a processor whose tokenizer is called by one thread at a time.
+
+    A tokenizer keeps whether and how it pads from one call to the next, and a call sets that before
+    it encodes: a call in another thread that comes between would decide how this one pads.
+    """
+    copied = copy.copy(processor)
+    copied.tokenizer = _InTurn(processor.tokenizer)
+    return copied
 
 
 def count_bos(processor: Any, inputs: Mapping[str, Any]) -> int:
@@ -188,6 +202,34 @@ def _process(
             return_tensors="pt",
         )
     )
+
+
+class _InTurn:
+    """A tokenizer every call of which, and of whose methods, waits for those of other threads."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_own":  # not there yet: a copy of this is being made
+            raise AttributeError(name)
+        value = getattr(self._own, name)
+        if not callable(value):
+            return value
+
+        @wraps(value)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with tokenizer_lock():
+                return value(*args, **kwargs)
+
+        return call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with tokenizer_lock():
+            return self._own(*args, **kwargs)
+
+    def __len__(self) -> int:
+        return len(self._own)
 
 
 class _Preparing:

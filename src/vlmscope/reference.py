@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from vlmscope.dataset import difference_hash, hash_image, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.changes import removing_hooks
+from vlmscope.model.computing import computing
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
-from vlmscope.model.precision import full_float32
-from vlmscope.prompt import build_messages, chat_template
+from vlmscope.prompt import build_messages, chat_template, in_turn
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -76,7 +77,7 @@ def reference(
     vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
     images = [load_image(image) for image in sample.images]
     inputs = _inputs(vlm, _chat_text(vlm, sample.question, len(images)), images)
-    with torch.inference_mode(), full_float32():
+    with computing():
         vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
         states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec, sample)
         answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}
@@ -117,9 +118,9 @@ def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> _Inp
     """Return the model's inputs, with one BOS where the tokenizer has one."""
     made = {"text": [chat_text], "images": [images] if images else None, "return_tensors": "pt"}
     bos = vlm.processor.tokenizer.bos_token_id
-    inputs = vlm.processor(**made, add_special_tokens=False)
+    inputs = in_turn(vlm.processor)(**made, add_special_tokens=False)
     if bos is not None and bos not in inputs["input_ids"][0]:
-        inputs = vlm.processor(**made)
+        inputs = in_turn(vlm.processor)(**made)
     inputs.pop("labels", None)  # PaliGemma's processor adds them
     return vlm.cast({name: tensor.to(vlm.device) for name, tensor in inputs.items()})
 
@@ -169,15 +170,13 @@ def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
 def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """Keep what a module returns, call by call, while the block runs."""
     seen: list[Tensor] = []
-    handle = module.register_forward_hook(
-        lambda _module, _args, output: seen.append(
-            output if isinstance(output, Tensor) else output[0]
-        )
-    )
-    try:
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(output if isinstance(output, Tensor) else output[0])
+
+    with removing_hooks() as handles:
+        handles.append(module.register_forward_hook(keep))
         yield seen
-    finally:
-        handle.remove()
 
 
 def _decoder_pass(
@@ -235,7 +234,7 @@ def _count_behind(vlm: VisionLanguageModel, sample: Sample) -> int:
     text = question if chat_text[start:].startswith(question) else question.strip()
     upto = chat_text[: start + len(text)]
     whole, part = (
-        len(vlm.processor.tokenizer(t, add_special_tokens=False)["input_ids"])
+        len(in_turn(vlm.processor).tokenizer(t, add_special_tokens=False)["input_ids"])
         for t in (chat_text, upto)
     )
     return whole - part

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from judge_server import KEY, Server, serving
 from vlmscope import demo
 from vlmscope.cli import main
 
@@ -53,6 +54,15 @@ def extract(vlmscope: Command, table: Path, checkpoint: Path, tmp_path: Path) ->
         )
 
     return run
+
+
+@pytest.fixture
+def judge_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An endpoint that a judge can be asked at."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def test_verify_refuses_another_model_and_another_table(
     build_standin(other, seed=1)
     wrong_model = vlmscope("verify", tmp_path / "run", "--model", other, "--device", "cpu")
     assert wrong_model.code == 2
-    assert "weights_hash differs" in wrong_model.err
+    assert "weights_hash differs: other bytes in 'model.safetensors'; give" in wrong_model.err
     table.write_text(table.read_text("utf-8").replace("What is it?", "What was it?"), "utf-8")
     wrong_table = vlmscope("verify", tmp_path / "run", "--device", "cpu")
     assert wrong_table.code == 2

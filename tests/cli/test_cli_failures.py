@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,8 @@ from typing import Any
 import pytest
 
 from material import picture
+from vlmscope.cli import main
+from vlmscope.store import open_run
 
 Command = Callable[..., Any]
 
@@ -59,3 +64,52 @@ def test_nothing_is_said_where_nothing_failed(extract: Command) -> None:
     done = extract()
     assert done.code == 0
     assert "most often" not in done.err
+
+
+def test_one_cell_that_no_run_can_hold_stops_no_other_row(
+    extract: Command, vlmscope: Command, table: Path, tmp_path: Path
+) -> None:
+    """From extract to report; and the same command tries the rows again."""
+    deep: Any = 1
+    for _ in range(240):
+        deep = {"a": [deep]}
+    plain = {"image": "one_0.png", "question": "What is it?", "answer": "Yes"}
+    rows = [
+        {"id": "first", **plain, "category": "\ud800x", "\udfff\n": 1},
+        {"id": "deep", **plain, "tags": deep},
+        {"id": "deep truth", **plain, "answer": deep},
+        {"id": "last", **plain, "category": [["a"], "\ud800"]},
+    ]
+    data = table.parent / "t.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for attempt in (1, 2):
+        done = extract(data=data)
+        assert done.code == 3
+        assert "2 rows failed" in done.err
+        run = open_run(tmp_path / "run")
+        assert run.ids == ("first", "last")
+        assert {id_: failed.attempt for id_, failed in run.failures.items()} == {
+            "deep": attempt, "deep truth": attempt
+        }  # fmt: skip
+        assert all("nests deeper than 64 levels" in f.error for f in run.failures.values())
+    labelled = vlmscope("label", tmp_path / "run")
+    assert labelled.code == 0, labelled.err
+    assert "\ufffdx" in labelled.out
+    labelled.out.encode()
+    wrong = vlmscope("label", tmp_path / "run", "--column", "none")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    for command in ("info", "verify", "report"):
+        assert vlmscope(command, tmp_path / "run").code == 0
+    assert vlmscope("export", tmp_path / "run", tmp_path / "out.parquet").code == 0
+
+
+def test_a_terminal_that_lacks_a_sign_stops_nothing(
+    extract: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(out="café")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    monkeypatch.setattr(sys, "argv", ["vlmscope", "info", str(tmp_path / "café")])
+    with pytest.raises(SystemExit):
+        main()
+    assert b"caf?: 10 rows" in written.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from demo_verdict import judge as demo_verdict
+from judge_server import KEY, Server, failure, said, verdict
 from vlmscope.schema import Answered, Score
 from vlmscope.store import label_settings, open_run, read_labels
 
@@ -180,6 +182,34 @@ def test_auto_asks_the_judge_about_what_the_rules_leave(judged: Command, run: Pa
         "http://localhost:1",
         2,
     )
+
+
+def test_a_judge_that_echoes_the_key_and_talks_nonsense(
+    vlmscope: Command, run: Path, judge_server: Server
+) -> None:
+    """Nothing of the key or of a password in the address is in any file, or on the terminal."""
+    odd = [
+        (200, {}, b'{"a":' * 200_000),
+        said("{" * 9_000 + KEY),
+        verdict("hallucinated", f"you sent {KEY}"),
+        verdict("unclear", KEY.upper()),
+        failure(400, f"a refusal of {KEY}"),
+    ]
+    replies = itertools.cycle([verdict("faithful"), *odd])
+    judge_server.respond = lambda _: next(replies)
+    url = f"http://me:secret-word@127.0.0.1:{judge_server.server_port}/v1"
+    options = ("--judge-model", "m", "--judge-url", url, "--judge-concurrency", 1, "--yes")
+    done = vlmscope("label", run, "--scorer", "judge", *options)
+    assert done.code == 0, done.err
+    scores = list(read_labels(run).values())
+    assert {score.hallucinated for score in scores} == {True, False, None}
+    assert "you sent ***" in {score.evidence for score in scores}
+    shown = done.out + done.err + json.dumps(label_settings(run))
+    shown += "".join(score.evidence for score in scores) + (run / "judge.jsonl").read_text()
+    assert KEY not in shown
+    assert KEY.upper() not in shown
+    assert "secret-word" not in shown
+    assert f"http://127.0.0.1:{judge_server.server_port}/v1" in shown
 
 
 def test_labels_of_other_questions_replace_nothing(

@@ -175,7 +175,7 @@ def test_jsonl_bom_crlf_and_blank_lines(tmp_path: Path) -> None:
     assert [sample.origin for sample in read_samples(path)] == ["t.jsonl line 1", "t.jsonl line 3"]
 
 
-@pytest.mark.parametrize("bad", ['{"id": ', "{'id': 1}", "[" * 100_000, "9" * 5000])
+@pytest.mark.parametrize("bad", ['{"id": ', "{'id': 1}", "[" * 100_000, "9" * 5000 + "}"])
 def test_jsonl_bad_line(tmp_path: Path, bad: str) -> None:
     path = write_jsonl(tmp_path / "t.jsonl", ROWS)
     path.write_text(path.read_text() + bad + "\n")

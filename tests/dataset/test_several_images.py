@@ -70,7 +70,7 @@ def test_a_list_that_is_no_json_is_told_how_to_be(tmp_path: Path, names: list[st
     """Written as pandas does; the last one is longer than any file's name."""
     sample = one(write_csv(tmp_path / "t.csv", [row(str(names))]))
     assert refusal(sample.image).endswith(
-        ": not found; correct the path, or pass --images DIR; several pictures are written as "
+        ": not found; correct the path, or pass --images DIR; several images are written as "
         'JSON, ["a.png", "b.png"]'
     )
     assert "JSON" not in refusal(tmp_path / "a[1].png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,37 @@ def test_what_is_fetched_has_the_values_of_its_time() -> None:
     assert fetch["counts"].dtype == np.int64
     counts[:] = -1
     np.testing.assert_array_equal(fetch["counts"], [1, 2, 3])
+
+
+def test_a_batch_of_large_images_is_divided(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ("one", "two_wide", "four")
+    for name in names:
+        picture(name).save(tmp_path / f"{name}.png")
+    rows = [Sample(str(i), tmp_path / f"{names[i % 3]}.png", "Why?") for i in range(7)]
+    rows.insert(3, Sample("bad", tmp_path / "none.png", "Why?"))
+    [whole], _ = prepare(rows, vlm)
+    loaded: list[Any] = []
+    most, original = 0, batch.load_image
+
+    def spy(image: Any) -> Any:
+        nonlocal most
+        opened = original(image)
+        loaded.append(weakref.ref(opened))
+        alive = [each for each in (reference() for reference in loaded) if each is not None]
+        most = max(most, sum(each.width * each.height for each in alive))
+        return opened
+
+    monkeypatch.setattr(batch, "load_image", spy)
+    monkeypatch.setattr(batch, "PIXELS_AT_ONCE", 1)
+    batches, failures = prepare(rows, vlm)
+    assert most == picture("four").width * picture("four").height, "one image at a time"
+    assert [failure.id for failure in failures] == ["bad"]
+    assert [[sample.id for sample in own.samples] for own in batches] == [
+        [str(i)] for i in range(7)
+    ]
+    assert [hash_ for own in batches for hash_ in own.image_hashes] == list(whole.image_hashes)
+    ids = [own.input_ids[own.attention_mask == 1] for own in batches]
+    for row, alone in enumerate(ids):
+        np.testing.assert_array_equal(whole.input_ids[row][whole.attention_mask[row] == 1], alone)

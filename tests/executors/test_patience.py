@@ -9,8 +9,10 @@ import time
 
 import pytest
 
+from threads import Worker
 from vlmscope.errors import InputError
 from vlmscope.executors.patience import Patience, TooSlowError
+from vlmscope.locking import model_lock
 
 
 def hang(seconds: float = 30) -> None:
@@ -75,3 +77,23 @@ def test_a_limit_is_refused_where_no_signal_comes() -> None:
     thread.join()
     [line] = said
     assert line.startswith("--time-limit: works in the main thread of a process only")
+
+
+def test_the_passes_of_other_threads_do_not_count() -> None:
+    """Else a row would be given up, or the process ended, for what another thread does."""
+    has_it, gave_up = threading.Event(), threading.Event()
+
+    def run_long() -> None:
+        with model_lock():
+            has_it.set()
+            time.sleep(0.6)
+
+    other = Worker(run_long)
+    assert has_it.wait(10)
+    start = time.monotonic()
+    with Patience(0.2, gave_up.set).limiting():
+        waited = time.monotonic() - start
+        time.sleep(0.02)
+    other.result()
+    assert waited > 0.45
+    assert not gave_up.is_set()

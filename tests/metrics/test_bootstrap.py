@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmscope.metrics import Interval, bootstrap, holm, measure, paired
+from vlmscope.metrics import Interval, bootstrap, holm, measure, paired, resample
+from vlmscope.metrics.answers import strata
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
 # An answer's truth, its risk in tenths (so that many tie), and its image.
@@ -49,10 +50,16 @@ def test_a_resample_is_measured_as_if_its_rows_were_written_out(
     repeated = np.repeat(np.arange(len(rows)), np.array(weights)[image])
     if not repeated.size:
         return
-    found = measure_draw(tally(truth, risk, image, 6), np.array(weights, dtype=float))
-    expected = measure(truth[repeated], risk[repeated])
-    for name in NAMES:
-        assert found[name] == pytest.approx(getattr(expected, name), nan_ok=True), name
+    fold = image % 3  # an image lies in one fold
+    folds: tuple[np.ndarray | None, ...] = (None, fold, fold * 7)
+    for each in folds:
+        stratum = strata(len(rows), each)
+        counted = tally(truth, risk, image, 6, stratum)
+        found = measure_draw(counted, np.array(weights, dtype=float))
+        own = None if each is None else each[repeated]
+        expected = measure(truth[repeated], risk[repeated], own)
+        for name in NAMES:
+            assert found[name] == pytest.approx(getattr(expected, name), nan_ok=True), name
 
 
 @pytest.mark.parametrize("decimals", [15, 2])
@@ -78,6 +85,52 @@ def test_the_intervals_are_those_of_resampled_rows() -> None:
             low, high = np.quantile([getattr(m, metric) for m in measured], [0.05, 0.95])
             assert found[name][metric].low == pytest.approx(low)
             assert found[name][metric].high == pytest.approx(high)
+
+
+def test_an_image_that_is_drawn_keeps_its_fold() -> None:
+    truth, risk, image = clustered(30, 4, seed=1)
+    fold = np.random.default_rng(2).integers(3, size=30)[image]
+    found = bootstrap(truth, {"risk": risk}, image, fold, draws=40, seed=5, level=0.9)["risk"]
+    generator = np.random.default_rng(5)
+    resamples = [generator.integers(30, size=30) for _ in range(40)]
+    rows = [np.concatenate([np.flatnonzero(image == i) for i in drawn]) for drawn in resamples]
+    measured = [measure(truth[row], risk[row], fold[row]) for row in rows]
+    for metric in NAMES:
+        low, high = np.quantile([getattr(m, metric) for m in measured], [0.05, 0.95])
+        assert (found[metric].low, found[metric].high) == pytest.approx((low, high)), metric
+
+
+@pytest.mark.parametrize("metric", ["auroc", "auprc", "recall_at_5"])
+def test_a_fold_s_own_scale_changes_no_comparison(metric: str) -> None:
+    """Each fold's risks on another scale: what ranks answers does not see it, nor do intervals."""
+    truth, risk, image = clustered(60, 4, seed=8)
+    fold = image % 4
+    odd = risk ** np.array([0.2, 1.0, 3.0, 0.5])[fold]
+    assert abs(getattr(measure(truth, odd), metric) - getattr(measure(truth, risk), metric)) > 0.01
+    found = paired(truth, odd, risk, image, metric, folds=fold, draws=50)
+    assert (found.value, found.interval, found.p_value) == (0, Interval(0, 0), 1)
+
+
+def test_a_risk_that_is_the_share_in_training_is_worth_nothing() -> None:
+    """Pooled it looks worse than chance: where training has more, the fold has fewer."""
+    rng = np.random.default_rng(0)
+    pooled, within = [], []
+    for _ in range(40):
+        truth, fold = rng.random(60) < 0.3, np.arange(60) // 12
+        risk = np.array([truth[fold != f].mean() for f in range(5)])[fold]
+        pooled.append(measure(truth, risk).auroc)
+        within.append(measure(truth, risk, fold).auroc)
+    assert np.mean(pooled) < 0.42
+    assert within == [0.5] * 40
+
+
+def test_only_what_is_asked_for_is_drawn() -> None:
+    truth, risk, image = clustered(20, 3, seed=9)
+    found = resample(truth, {"risk": risk}, image, draws=10, metrics=("auroc", "ece"))
+    assert set(found.drawn["risk"]) == set(found.whole["risk"]) == {"auroc", "ece"}
+    assert found.whole["risk"]["auroc"] == pytest.approx(measure(truth, risk).auroc)
+    all_of_them = bootstrap(truth, {"risk": risk}, image, draws=10)["risk"]
+    assert found.interval("risk") == all_of_them["auroc"]
 
 
 def test_the_interval_covers_the_true_auroc() -> None:
@@ -189,6 +242,7 @@ def test_holm_keeps_order_and_ties_and_never_passes_one() -> None:
     ("changes", "message"),
     [
         ({"groups": [0, 0, 0]}, "at least 2 images, found 1"),
+        ({"folds": [0, 1]}, r"folds and kinds must have shape \(3,\), found \(2,\)"),
         ({"groups": [0, 1]}, r"groups must have shape \(3,\), found \(2,\)"),
         ({"groups": ["a", None, "b"]}, "groups lack the image of 1 of 3 answers"),
         ({"groups": [1.0, np.nan, 2.0]}, "groups lack the image of 1 of 3 answers"),

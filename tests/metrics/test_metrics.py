@@ -16,7 +16,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 from vlmscope import metrics
-from vlmscope.metrics import Platt, fit_platt, measure, reliability, threshold_at
+from vlmscope.metrics import (
+    Platt,
+    fit_platt,
+    measure,
+    reliability,
+    threshold_at,
+    tied_pairs,
+)
 
 # Risks in 64ths are exact, so a monotone map of them keeps every tie and makes none.
 ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 64)), min_size=1, max_size=60)
@@ -240,3 +247,13 @@ def test_a_sigmoid_that_cannot_be_fitted_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         fit_platt(truth, score)
+
+
+def test_tied_pairs_are_counted_within_folds() -> None:
+    truth = np.tile([True, False, False], 4)
+    fold = np.arange(12) // 6
+    assert tied_pairs(truth, np.full(12, 0.3)) == 1
+    assert tied_pairs(truth, 0.1 + fold * 0.5, fold) == 1
+    assert tied_pairs(truth, np.where(fold == 0, 0.2, np.arange(12) / 12), fold) == 0.5
+    assert tied_pairs(truth, np.arange(12) / 12) == 0
+    assert np.isnan(tied_pairs([True, False], [0.1, 0.1], [0, 1]))

@@ -52,3 +52,27 @@ def test_one_class_has_no_curve(only: bool, found: str) -> None:
 def test_what_is_no_risk_is_refused() -> None:
     with pytest.raises(ValueError, match=r"within \[0, 1\]"):
         roc([True, False], [0.1, 1.2])
+
+
+@pytest.mark.parametrize("decimals", [15, 1])
+def test_over_folds_the_area_is_the_stated_auroc(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    fold, truth = np.arange(300) // 60, rng.random(300) < 0.3
+    truth[240:] = False  # a fold of one class orders nothing
+    risk = np.clip((rng.random(300) * 0.6 + 0.2 * truth).round(decimals) ** (fold + 1), 0, 1)
+    curve = roc(truth, risk, fold)
+    assert (np.diff(curve.false_alarms) >= 0).all()
+    assert (np.diff(curve.recall) >= -1e-12).all()
+    assert (curve.false_alarms[0], curve.recall[0], curve.recall[-1]) == (0, 0, 1)
+    area = auc(curve.false_alarms, curve.recall)
+    assert area == pytest.approx(measure(truth, risk, fold).auroc)
+    assert area != pytest.approx(measure(truth, risk).auroc, abs=0.01)
+
+
+def test_over_one_fold_the_curve_is_the_plain_one() -> None:
+    truth, risk = [False, True, True, False], [0.1, 0.4, 0.8, 0.4]
+    plain, folded = roc(truth, risk), roc(truth, risk, [7] * 4)
+    assert folded.recall.tolist() == plain.recall.tolist()
+    assert folded.threshold.tolist() == plain.threshold.tolist()
+    with pytest.raises(ValueError, match="and no fold with both"):
+        roc(truth, risk, [0, 1, 2, 3])

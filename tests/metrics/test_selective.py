@@ -82,6 +82,19 @@ def test_the_riskiest_tenth_goes_first() -> None:
     assert abstain(truth, np.arange(100) / 100, 0.1) == pytest.approx((0.15, 5 / 90))
 
 
+def test_of_every_fold_the_same_share_is_answered() -> None:
+    """The risks of one fold are all above those of the other: pooled, it alone would abstain."""
+    truth = np.tile([False, False, False, True], 20)
+    fold = np.arange(80) // 40
+    risk = 0.1 * truth + 0.5 * fold
+    assert abstain(truth, risk, 0.25, fold) == (0.25, 0.0)
+    assert abstain(truth, risk, 0.25)[1] == pytest.approx(1 / 6)
+    curve, whole = risk_coverage(truth, risk, fold), risk_coverage(truth, truth.astype(float))
+    assert curve.rate == pytest.approx(whole.rate)
+    assert curve.aurc == pytest.approx(curve.optimal_aurc)
+    assert curve.rate[-1] == pytest.approx(truth.mean())
+
+
 def test_what_cannot_be_answered_is_refused() -> None:
     with pytest.raises(ValueError, match="share must be from 0 to below 1, found 1"):
         abstain([True], [0.5], 1)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from adapter_folder import write_adapter
+from checkpoint_identity import identify, split, weights_hash
 from families.checkpoints import BUILDERS
 from material import picture
 from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.fingerprint import hash_adapter, hash_loaded_weights, hash_weights
 from vlmscope.prompt import encode, render
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
@@ -231,22 +231,37 @@ def test_peft_is_asked_for_before_the_model_is_loaded(
 def test_the_hash_is_of_tensors_and_of_how_they_are_applied(
     folders: Mapping[str, tuple[Path, Path]], adapter: Path
 ) -> None:
-    original = hash_adapter(adapter)
+    checkpoint, _ = folders["llava"]
+    original = weights_hash(checkpoint, adapter)
     edit_config(adapter, base_model_name_or_path="/elsewhere")
     (adapter / "training_args.bin").write_bytes(b"of the trainer")
-    assert hash_adapter(adapter) == original
+    assert weights_hash(checkpoint, adapter) == original
     edit_config(adapter, lora_alpha=9)
-    stronger = hash_adapter(adapter)
+    stronger = weights_hash(checkpoint, adapter)
     edit_tensors(adapter, lambda all_: {name: tensor + 1e-3 for name, tensor in all_.items()})
-    assert len({original, stronger, hash_adapter(adapter)}) == 3
+    assert len({original, stronger, weights_hash(checkpoint, adapter)}) == 3
+
+
+def test_no_file_of_a_checkpoint_hides_the_adapters(
+    folders: Mapping[str, tuple[Path, Path]], adapter: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folders["llava"][0], tmp_path / "copy"))
+    split(copy, ("adapter/adapter_model.safetensors", "two.safetensors"))
+    assert len(identify(copy).weight_files) == 2
+    assert len(identify(copy, adapter).weight_files) == 3
+
+
+def hash_of(vlm: VisionLanguageModel) -> str:
+    assert vlm.identity is not None
+    return vlm.identity.weights_hash
 
 
 def test_the_weights_of_a_model_with_an_adapter_are_others(
     folders: Mapping[str, tuple[Path, Path]], adapter: Path
 ) -> None:
     checkpoint, original = folders["llava"]
-    assert hash_loaded_weights(load(checkpoint)) == hash_weights(checkpoint)
-    with_it = hash_loaded_weights(load(checkpoint, original))
-    assert hash_loaded_weights(load(checkpoint, adapter)) == with_it != hash_weights(checkpoint)
+    assert hash_of(load(checkpoint)) == weights_hash(checkpoint)
+    with_it = hash_of(load(checkpoint, original))
+    assert hash_of(load(checkpoint, adapter)) == with_it != weights_hash(checkpoint)
     edit_config(adapter, lora_alpha=9)
-    assert hash_loaded_weights(load(checkpoint, adapter)) != with_it
+    assert hash_of(load(checkpoint, adapter)) != with_it

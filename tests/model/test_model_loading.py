@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoint_identity import weights_hash
 from families.checkpoints import BUILDERS
 from vlmscope import capture
 from vlmscope.demo.processor import build_processor
 from vlmscope.demo.standin import TRUE, build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
-from vlmscope.model.fingerprint import hash_config, hash_processor, hash_weights
+from vlmscope.model.fingerprint import hash_processor
 from vlmscope.model.proof import prove
 from vlmscope.prompt import encode, render
 from vlmscope.schema import CaptureSpec, Sample
@@ -201,16 +202,18 @@ def test_fingerprints_tell_models_apart(
 ) -> None:
     other = build_standin(tmp_path / "other", seed=1)
     again = build_standin(tmp_path / "again", seed=0)
-    assert hash_weights(copy) == hash_weights(again) != hash_weights(other)
+    assert weights_hash(copy) == weights_hash(again) != weights_hash(other)
     from safetensors.torch import load_file, save_file
 
     weights = load_file(copy / "model.safetensors")
-    before = hash_weights(copy)
+    before = weights_hash(copy)
     weights[next(name for name in weights if "layers.4.mlp.up_proj" in name)] += 1e-3
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert hash_weights(copy) != before
+    assert weights_hash(copy) != before
     moved = load_model(copy, device="cpu")
-    assert hash_config(moved.name) == hash_config(vlm.name)
+    assert moved.identity is not None
+    assert vlm.identity is not None
+    assert moved.identity.config_hash == vlm.identity.config_hash
     assert hash_processor(moved.processor) == hash_processor(vlm.processor)
     edit(
         copy / "processor_config.json", lambda c: c["image_processor"].update(image_mean=[0, 0, 0])

@@ -14,13 +14,13 @@ from torch import nn
 from transformers import AutoConfig
 
 from adapter_folder import write_adapter
+from checkpoint_identity import identify
 from families.checkpoints import BUILDERS
 from material import QUESTIONS, picture
 from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.fingerprint import hash_loaded_weights, hash_weights
 from vlmscope.model.placing import bytes_of
 from vlmscope.model.quantized import check_device
 from vlmscope.reference import reference
@@ -142,8 +142,9 @@ def has_an_adapter(folder: Path, adapter: Path) -> None:
 
 
 def check_hashes(folder: Path, vlm: VisionLanguageModel) -> None:
-    hashes = [hash_loaded_weights(vlm), hash_weights(folder)]
-    hashes += [hash_loaded_weights(load(folder, quantize=how)) for how in ("4bit", "8bit", None)]
+    others = [load(folder, quantize=how) for how in ("4bit", "8bit", None)]
+    identities = [vlm.identity, identify(folder), *(other.identity for other in others)]
+    hashes = [identity and identity.weights_hash for identity in identities]
     assert len(set(hashes)) == 4
     assert hashes[1] == hashes[4]
 

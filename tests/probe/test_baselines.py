@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
+from vlmscope.metrics import measure
 from vlmscope.probe import grouped_folds
-from vlmscope.probe.baselines import BASELINES, Facts, baseline_risks
+from vlmscope.probe.baselines import BASELINES, Facts, baseline_fits
 
 ROWS = 300
 
@@ -34,8 +34,11 @@ def case() -> tuple[Facts, np.ndarray, np.ndarray]:
 
 def aurocs(facts: Facts, truth: np.ndarray, groups: np.ndarray) -> dict[str, float]:
     folds = grouped_folds(truth, groups)
-    found = baseline_risks(facts, truth, folds, groups)
-    return {baseline.name: roc_auc_score(truth, risk) for baseline, risk in found}
+    fold_of = np.empty(len(truth), dtype=np.int64)
+    for number, fold in enumerate(folds):
+        fold_of[fold.test] = number
+    found = baseline_fits(facts, truth, folds)
+    return {baseline.name: measure(truth, fit.risk, fold_of).auroc for baseline, fit in found}
 
 
 def test_each_finds_what_is_there(case: tuple[Facts, np.ndarray, np.ndarray]) -> None:
@@ -69,6 +72,97 @@ def test_an_answer_that_is_empty_is_no_obstacle(
     logprobs[::7] = np.nan
     found = aurocs(replace(facts, mean_answer_logprob=logprobs), truth, groups)
     assert found["answer_probability"] > 0.85
+
+
+def test_a_number_that_is_risky_at_both_ends_is_found(
+    case: tuple[Facts, np.ndarray, np.ndarray],
+) -> None:
+    """A line through it is flat: the baseline must be able to turn."""
+    facts, _, groups = case
+    value = np.random.default_rng(1).normal(size=ROWS)
+    truth = np.abs(value) > 1
+    found = aurocs(replace(facts, first_token_entropy=value), truth, groups)
+    assert found["first_token_entropy"] > 0.95
+    assert found["joint"] > 0.95
+
+
+def test_a_number_of_few_values_breaks_no_spline(
+    case: tuple[Facts, np.ndarray, np.ndarray],
+) -> None:
+    facts, truth, groups = case
+    for values in (np.zeros(ROWS), np.arange(ROWS) % 2.0, np.r_[1e6, np.zeros(ROWS - 1)]):
+        found = aurocs(replace(facts, first_token_entropy=values), truth, groups)
+        assert 0.4 < found["first_token_entropy"] < 0.6
+
+
+def test_the_joint_baseline_knows_what_no_single_one_does() -> None:
+    """Two facts of equal weight, and a third that matters in one category only."""
+    rng = np.random.default_rng(3)
+    category, entropy, logprob = rng.integers(0, 4, 600), rng.normal(size=600), rng.normal(size=600)
+    logit = np.array([-3, -1, 0, 1.5])[category] + 1.5 * entropy + 3 * logprob * (category == 2)
+    truth = rng.random(600) < 1 / (1 + np.exp(-logit))
+    facts = Facts(
+        question=["Is it?"] * 600,
+        category=[f"c{number}" for number in category],
+        answer_type=None,
+        first_token_entropy=entropy,
+        first_token_logprob=logprob,
+        num_answer_tokens=None,
+        mean_answer_logprob=None,
+    )
+    found = aurocs(facts, truth, np.arange(600) // 2)
+    single = max(value for name, value in found.items() if name != "joint")
+    assert found["joint"] > single + 0.05
+    assert found["joint"] > 0.85
+
+
+def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
+    case: tuple[Facts, np.ndarray, np.ndarray],
+) -> None:
+    """How likely token 7 was tells all; how likely the likeliest was, nothing."""
+    facts, _, groups = case
+    rng = np.random.default_rng(5)
+    logprobs = np.sort(-5 * rng.random((ROWS, 6)))[:, ::-1]
+    tokens = rng.permuted(np.tile(np.arange(5, 11), (ROWS, 1)), axis=1)
+    seventh = np.where(tokens == 7, logprobs, 0).sum(axis=1)
+    truth = seventh > np.median(seventh)
+    known = replace(facts, first_token_ids=tokens, first_token_logprobs=logprobs)
+    assert aurocs(known, truth, groups)["joint"] > 0.9
+    assert aurocs(facts, truth, groups)["joint"] < 0.65
+
+
+def test_nothing_known_is_nothing_found() -> None:
+    """Of facts that tell nothing, the best inside training tells nothing outside."""
+    values = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        facts = Facts(
+            question=[f"Is there a {word}?" for word in rng.choice(["cat", "dog", "cup"], 200)],
+            category=[f"c{number}" for number in rng.integers(0, 5, 200)],
+            answer_type=None,
+            first_token_entropy=rng.random(200),
+            first_token_logprob=-rng.random(200),
+            num_answer_tokens=None,
+            mean_answer_logprob=None,
+        )
+        values.append(aurocs(facts, rng.random(200) < 0.4, np.arange(200) // 2)["joint"])
+    assert abs(np.mean(values) - 0.5) < 0.05
+
+
+def test_a_fold_s_own_labels_reach_none_of_its_predictions(
+    case: tuple[Facts, np.ndarray, np.ndarray],
+) -> None:
+    facts, truth, groups = case
+    folds = grouped_folds(truth, groups)
+    lied = truth.copy()
+    lied[folds[0].test] ^= True
+    there = {b.name: fit for b, fit in baseline_fits(facts, truth, folds)}
+    for baseline, fit in baseline_fits(facts, lied, folds):
+        test = folds[0].test
+        np.testing.assert_array_equal(fit.logit[test], there[baseline.name].logit[test])
+        np.testing.assert_array_equal(fit.inner_logit[0], there[baseline.name].inner_logit[0])
+        assert np.isnan(fit.inner_logit[0][test]).all()
+        assert fit.chosen[0] == there[baseline.name].chosen[0]
 
 
 def test_names_are_unique_and_the_answers_own_come_after() -> None:

@@ -24,6 +24,7 @@ from vlmscope.probe import (
     grouped_folds,
     solver,
 )
+from vlmscope.probe.crossfit import rank_auroc
 
 
 def run(world: World, **options: object) -> CrossFit:
@@ -216,3 +217,11 @@ def test_any_probe_can_be_crossfitted() -> None:
         grouped_folds(null.truth, null.images), null.images,
     )  # fmt: skip
     assert abs(roc_auc_score(null.truth, risk) - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("decimals", [12, 1])
+def test_our_auroc_is_scikit_learn_s(decimals: int) -> None:
+    rng = np.random.default_rng(0)
+    label, scores = rng.random(80) < 0.3, rng.normal(size=(6, 80)).round(decimals)
+    expected = [roc_auc_score(label, row) for row in scores]
+    np.testing.assert_allclose(rank_auroc(label, scores), expected, rtol=1e-12)

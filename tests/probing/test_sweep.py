@@ -19,6 +19,7 @@ from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
 from vlmscope.probe import load_probe
 from vlmscope.probing import SweepResult, SweepSpec, probe_data, save_sweep, sweep
+from vlmscope.probing.grouping import Grouping
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, open_run, write_labels
@@ -74,6 +75,12 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
     assert 0.35 < result["shuffled"].metrics.auroc < 0.62
     assert result["selected"].against is not None
     assert result["selected"].against.interval.low > 0.2
+    for name in ("selected", "joint_and_probe"):
+        assert result[name].over_joint is not None
+        assert result[name].over_joint.interval.low > 0.2, name
+    text = " ".join(verdict(result))
+    assert "Put beside it in that model, the probe adds +" in text
+    assert "hidden states know something more" in text
 
 
 def test_with_no_sign_nothing_is_found_and_that_is_said(tmp_path: Path) -> None:
@@ -81,6 +88,83 @@ def test_with_no_sign_nothing_is_found_and_that_is_said(tmp_path: Path) -> None:
     result = sweep(open_run(folder), SPEC)
     assert 0.35 < result["selected"].metrics.auroc < 0.62
     assert "the probe does not beat it" in " ".join(verdict(result))
+
+
+def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path: Path) -> None:
+    """Vectors without a difference: no AUROC, and above all none below one half."""
+    folder = labelled_run(
+        tmp_path / "run",
+        lambda row, _: replace(
+            row, vectors={name: np.ones_like(v) for name, v in row.vectors.items()}
+        ),
+    )
+    run = open_run(folder)
+    result = sweep(run, SPEC)
+    assert result["selected"].tied == 1
+    assert result["selected"].metrics.auroc == 0.5
+    first, *others = verdict(result)
+    assert "a linear probe found nothing" in first
+    assert "in 5 of 5 folds it gives every answer the same risk" in first
+    assert not any("the probe" in line for line in others), "there is nothing to compare"
+    saved = json.loads((save_sweep(run, result) / "results.json").read_text())
+    rows = {row["name"]: row for row in saved["results"]}
+    assert rows["selected"]["found_nothing"] is True
+    assert rows["majority"]["found_nothing"] is True
+
+
+def test_little_data_is_said_to_be_little(found: tuple[Path, SweepResult]) -> None:
+    result = found[1]
+    assert not any("little data" in line for line in verdict(result))
+    truth = np.arange(236) % 20 == 0  # twelve of them
+    few = replace(result, data=replace(result.data, truth=truth))
+    assert any("are little data" in line for line in verdict(few))
+    grouping = replace(result.data.grouping, groups=np.arange(236) // 8)
+    few = replace(result, data=replace(result.data, grouping=grouping))
+    assert any("Warning: 30 groups of answers" in line for line in verdict(few))
+
+
+def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
+    """Vectors that hold the category and the entropy, which decide: known without them."""
+    rng = np.random.default_rng(11)
+    kinds, entropy = rng.integers(0, 4, ROWS), rng.normal(size=ROWS)
+    logit = np.array([-2.5, -1, 0, 1.5])[kinds] + 1.5 * entropy
+    truth = rng.random(ROWS) < 1 / (1 + np.exp(-logit))
+
+    def facts(row: Capture, _: bool) -> Capture:
+        i = int(row.sample.id.rsplit("_", 1)[1])
+        vector = np.r_[np.eye(4)[kinds[i]], entropy[i], np.zeros(3)].astype(np.float32)
+        return replace(
+            row,
+            sample=replace(row.sample, metadata={"category": f"c{kinds[i]}"}),
+            first_token_entropy=float(entropy[i]),
+            vectors={**row.vectors, PLANTED: vector},
+        )
+
+    folder = labelled_run(tmp_path / "run", facts)
+    run = open_run(folder)
+    marks = zip(run.ids, truth, strict=True)
+    write_labels(folder, [Score(id_, bool(t), "column", "facts") for id_, t in marks], {})
+    result = sweep(run, SPEC)
+    selected, both = result["selected"], result["joint_and_probe"]
+    assert selected.against is not None
+    assert selected.against.interval.low > 0, "better than each fact alone"
+    assert selected.over_joint is not None
+    assert selected.over_joint.interval.low < 0
+    assert both.over_joint is not None
+    assert both.over_joint.interval.low < 0
+    assert both.over_joint.value < 0.02
+    text = " ".join(verdict(result))
+    assert "hidden states know something more" not in text
+    assert set(result.within_category) == {
+        "selected", result.best_baseline, "joint", "joint_and_probe"
+    }  # fmt: skip
+    saved = json.loads((save_sweep(run, result) / "results.json").read_text())
+    assert set(saved["within_category"]["joint"]) == {"auroc", "interval", "share"}
+    assert {(each["of"], each["over"]) for each in saved["within_category_gaps"]} == {
+        ("selected", result.best_baseline),
+        ("selected", "joint"),
+        ("joint_and_probe", "joint"),
+    }
 
 
 def test_an_image_that_gives_the_label_away_does_not_count(tmp_path: Path) -> None:
@@ -263,6 +347,11 @@ def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Pat
     json.loads((saved / "results.json").read_text(), parse_constant=refuse)
 
 
+def every_third(result: SweepResult) -> Grouping:
+    """Three rows an image, of 240."""
+    return replace(result.data.grouping, groups=np.arange(240) // 3)
+
+
 @pytest.mark.parametrize(
     ("risky", "said"),
     [
@@ -277,8 +366,9 @@ def test_abstaining_is_said_as_it_turned_out(
     risk = np.where(np.arange(240) < 24, 0.9, 0.1) if risky else np.linspace(0, 1, 240)
     result = replace(
         found[1],
-        data=replace(found[1].data, truth=truth),
+        data=replace(found[1].data, truth=truth, grouping=every_third(found[1])),
         risks={**found[1].risks, "selected": risk},
+        fold_of=np.zeros(240, dtype=np.int64),
     )
     assert f"Abstaining from the riskiest 10% {said}" in verdict(result)
 
@@ -287,7 +377,8 @@ def test_a_share_that_abstaining_does_not_change_is_left(found: tuple[Path, Swee
     truth = np.tile(np.arange(10) < 4, 24)
     result = replace(
         found[1],
-        data=replace(found[1].data, truth=truth),
+        data=replace(found[1].data, truth=truth, grouping=every_third(found[1])),
         risks={**found[1].risks, "selected": np.full(240, 0.5)},
+        fold_of=np.zeros(240, dtype=np.int64),
     )
     assert any("leaves the share of hallucinations at 40.0%." in line for line in verdict(result))

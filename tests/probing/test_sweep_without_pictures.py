@@ -171,3 +171,9 @@ def test_near_copies_are_found_beside_rows_without_a_picture(tmp_path: Path) -> 
     assert data.grouped_by == "content and likeness"
     assert groups["question_comb_6"] == groups["question_comb_7"]
     assert data.grouping.pictures == len(data.ids), "no two have the same content"
+
+
+def test_a_run_without_rows_is_refused(tmp_path: Path) -> None:
+    run = labelled(tmp_path / "run", [])
+    with pytest.raises(InputError, match=r"run: has no rows to learn from; run vlmscope extract"):
+        probe_data(open_run(run))

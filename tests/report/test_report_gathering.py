@@ -160,7 +160,8 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
     assert safe.share_high == pytest.approx(0.161, abs=1e-3)  # Wilson, 0 of 20
     count = next(row for row in categories if row.name == "count")
     inside = saved.predictions["id"].str.slice(1).astype(int) % 3 == 0
-    expected = measure(saved.truth[inside], saved.risk("selected")[inside]).auroc
+    risk = saved.risk("selected")[inside]
+    expected = measure(saved.truth[inside], risk, saved.folds[inside]).auroc
     assert count.auroc == expected
     assert count.auroc_low is not None
     assert count.auroc_high is not None

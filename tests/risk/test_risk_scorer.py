@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from PIL import Image
 
 from probe_on_disk import CALIBRATION, QUERY, save
 from vlmscope.engine import capture
-from vlmscope.errors import InputError, RowError, StoreError
+from vlmscope.errors import InputError, ModelChangedError, ModelError, RowError, StoreError
 from vlmscope.executors import describe_model
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.checksums import stamp_of
 from vlmscope.risk import Risk, RiskScorer, find_probe
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
@@ -98,9 +99,34 @@ def test_other_weights_are_refused(
     save(tmp_path, vlm, captures, model=record | {"weights_hash": "0" * 64})
     with pytest.raises(InputError, match="differs in weights;"):
         RiskScorer(vlm, tmp_path)
+    files = {"weights_hash": "0" * 64, "weight_files": {"model.safetensors": "0" * 64}}
+    save(tmp_path, vlm, captures, model=record | files)
+    with pytest.raises(InputError, match=r"weights: other bytes in 'model.safetensors';"):
+        RiskScorer(vlm, tmp_path)
     save(tmp_path, vlm, captures, model=record | {"weights_hash": "0", "config_hash": "0"})
     with pytest.raises(InputError, match="differs in configuration and weights;"):
         RiskScorer(vlm, tmp_path)
+
+
+def test_no_risk_is_told_once_the_models_files_are_rewritten(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    save(tmp_path / "probe", vlm, captures)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"before")
+    assert vlm.identity is not None
+    identity = replace(vlm.identity, stamps={file: stamp_of(file.stat())})
+    scores = RiskScorer(replace(vlm, identity=identity), tmp_path / "probe", batch_size=2)
+    found = scores.score(iter(samples))
+    assert isinstance(next(found), Risk)
+    file.write_bytes(b"after it")
+    with pytest.raises(ModelChangedError, match=r"model.safetensors: was written to"):
+        list(found)
+
+
+def test_a_model_that_nobody_loaded_is_not_described(vlm: VisionLanguageModel) -> None:
+    with pytest.raises(ModelError, match="make it by load_model"):
+        describe_model(replace(vlm, identity=None))
 
 
 def test_a_probe_of_unknown_origin_is_refused(

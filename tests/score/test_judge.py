@@ -7,134 +7,19 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from judge_server import KEY, Reply, Request, Server, always, failure, row, rows, said, verdict
 from vlmscope.errors import InputError, StoreError, VlmscopeError
 from vlmscope.schema import Answered, Score
 from vlmscope.score.judge import ROWS_AHEAD, Judge, JudgeSettings, judge_prompt
 from vlmscope.score.judge_cache import VerdictCache, cache_key
 from vlmscope.score.judge_endpoint import FAILURES_BEFORE_GIVING_UP
-
-KEY = "sk-test-0123456789abcdef"
-Reply = tuple[int, dict[str, str], Any]
-
-
-def said(content: str | None) -> Reply:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    return 200, {}, body
-
-
-def verdict(word: str, reason: str = "because") -> Reply:
-    return said(json.dumps({"reason": reason, "verdict": word}))
-
-
-def always(reply: Reply) -> Callable[[Request], Reply]:
-    return lambda _: reply
-
-
-def failure(status: int, message: str = "no", **headers: str) -> Reply:
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return status, headers, {"error": {"message": message, "type": "t", "code": None}}
-
-
-class Request:
-    """One request as the server saw it."""
-
-    def __init__(self, body: dict[str, Any], key: str) -> None:
-        self.body = body
-        self.key = key
-        self.at = time.monotonic()
-        content = body["messages"][1]["content"]
-        self.fields = json.loads(content.removeprefix("<data>\n").removesuffix("\n</data>"))
-
-    @property
-    def format(self) -> str:
-        return str(self.body.get("response_format", {}).get("type", "text"))
-
-
-class Server(ThreadingHTTPServer):
-    """Replies with what ``respond`` returns; says faithful until told otherwise."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.respond: Callable[[Request], Reply] = always(verdict("faithful"))
-        self.requests: list[Request] = []
-        self.under_way = self.most_under_way = 0
-        self.guard = threading.Lock()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up: some tests have them do it."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        assert self.path == "/v1/chat/completions"
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        request = Request(body, self.headers["authorization"])
-        with self.server.guard:
-            self.server.requests.append(request)
-            self.server.under_way += 1
-            self.server.most_under_way = max(self.server.most_under_way, self.server.under_way)
-        try:
-            status, headers, reply = self.server.respond(request)
-        finally:
-            with self.server.guard:
-                self.server.under_way -= 1
-        payload = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-        self.send_response(status)
-        headers = {"content-type": "application/json", **headers}
-        for name, value in {**headers, "content-length": str(len(payload))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def settings(server: Server) -> JudgeSettings:
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    return JudgeSettings("judge-1", url, concurrency=4, timeout=5.0, max_attempts=3, backoff=0.001)
-
-
-@pytest.fixture
-def judge(settings: JudgeSettings, tmp_path: Path) -> Judge:
-    return Judge(settings, tmp_path / "cache.jsonl")
-
-
-def row(number: int, answer: str | None = None, target: str = "yes") -> Answered:
-    answer = f"Yes, number {number}." if answer is None else answer
-    return Answered(f"q{number}", f"Is it {number}?", answer, target)
-
-
-def rows(count: int) -> list[Answered]:
-    return [row(number) for number in range(count)]
 
 
 def lines(tmp_path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,28 @@ def test_a_name_of_ours_that_leads_out_of_the_run(shard: Path, tmp_path: Path, n
         open_run(run)
     with pytest.raises(StoreError, match="is a symbolic link that leads out of the run"):
         describe(run)
+
+
+@pytest.mark.parametrize("how", ["itself", "by a link"])
+@pytest.mark.parametrize("name", ["shards/pack", "run.json", "failures.jsonl", "labels.parquet",
+                                  "judge.jsonl", "index.h5", ".lock-000",
+                                  "probes/results.json", "shards"])  # fmt: skip
+def test_a_name_of_ours_that_is_a_pipe(shard: Path, name: str, how: str) -> None:
+    """Whoever opens one waits for ever."""
+    run = shard.parent.parent
+    path = run / name if name != "shards/pack" else shard
+    path.parent.mkdir(exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if how == "itself":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(run / "pipe")
+        path.symlink_to(run / "pipe")
+    for read in (open_run, describe):
+        with pytest.raises(StoreError, match="is a pipe, a socket or a device, and no file"):
+            read(run)
 
 
 def test_a_run_that_is_reached_by_a_link_is_read(shard: Path, tmp_path: Path) -> None:

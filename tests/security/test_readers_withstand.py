@@ -86,6 +86,13 @@ def test_any_value_in_a_manifest(change: tuple[str, str, object]) -> None:
     readers.feed("manifest", json.dumps(changed).encode())
 
 
+@pytest.mark.parametrize("depth", [70, 500, 900])
+def test_a_manifest_that_nests_too_deep(depth: int) -> None:
+    deep = '{"a": [' * (depth // 2) + "]}" * (depth // 2)
+    text = json.dumps({**RUN_JSON, "versions": {"vlmscope": "DEEP"}})
+    readers.feed("manifest", text.replace('"DEEP"', deep).encode())
+
+
 @pytest.mark.parametrize("name", ["shard", "research"])
 @FEW
 @given(st.data())

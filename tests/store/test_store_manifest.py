@@ -48,6 +48,40 @@ def test_what_changes_the_numbers_is_compared(change: dict[str, object]) -> None
         check_same(make_manifest(), make_manifest(**change))
 
 
+FILES = {"one.safetensors": "1" * 64, "two.safetensors": "2" * 64}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason"),
+    [
+        (FILES, FILES | {"two.safetensors": "3" * 64}, ": other bytes in 'two.safetensors'; give"),
+        (FILES, {"one.safetensors": "1" * 64}, ": without 'two.safetensors'; give"),
+        (
+            FILES,
+            {"two.safetensors": "3" * 64, "model.safetensors": "4" * 64},
+            ": other bytes in 'two.safetensors', without 'one.safetensors', "
+            "with 'model.safetensors'; give",
+        ),
+        ({f"{i}.bin": "1" for i in range(9)}, {}, ": without '0.bin', '1.bin', '2.bin' …; give"),
+        ({"a\nb": 5}, {"a\nb": None}, r": other bytes in 'a\nb'; give"),
+        (None, FILES, "; give"),
+        (["one.safetensors"], FILES, "; give"),
+        (5, FILES, "; give"),
+    ],
+)
+def test_the_weight_files_that_differ_are_named(before: object, now: object, reason: str) -> None:
+    made = make_manifest(model={"weights_hash": "x", "weight_files": before})
+    with pytest.raises(RunMismatchError) as caught:
+        check_same(made, make_manifest(model={"weight_files": now}))
+    assert f"the model has other weights (model.weights_hash){reason}" in str(caught.value)
+
+
+def test_weight_files_come_back_and_are_not_compared(tmp_path: Path) -> None:
+    write_manifest(tmp_path, make_manifest(model={"weight_files": FILES}))
+    assert read_manifest(tmp_path).model.weight_files == FILES
+    check_same(read_manifest(tmp_path), make_manifest(model={"weight_files": {}}))
+
+
 def test_names_paths_devices_and_versions_are_not_compared() -> None:
     other = make_manifest(
         run_id="another",

@@ -79,9 +79,7 @@ def _run() -> int:
         code = _run_app()
         sys.stdout.flush()
     except StdoutError as error:
-        if not isinstance(
-            error.__cause__, BrokenPipeError
-        ):  # as ``head`` leaves when it has enough
+        if not isinstance(error.__cause__, BrokenPipeError):  # head has seen enough
             show_error(str(error))
         return error.exit_code
     except VlmscopeError as error:

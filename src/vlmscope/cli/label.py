@@ -6,7 +6,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,7 +180,7 @@ def _make_judge(
         input_price=per_input,
         output_price=per_output,
     )
-    return Judge(settings, cache=run / JUDGEMENTS), asdict(settings)
+    return Judge(settings, cache=run / JUDGEMENTS), settings.record()
 
 
 def _confirm_judge(judge: Any, run: Run, scorer: str, model: str, yes: bool) -> None:

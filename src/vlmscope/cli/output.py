@@ -17,6 +17,9 @@ stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_w
 """Progress, plans, errors."""
 
 
+_NOT_SHOWN = ("Cc", "Cf", "Cs")
+
+
 def show(renderable: RenderableType) -> None:
     """Print a table or a panel to stdout, its long texts wrapped to the terminal."""
     stdout.print(renderable, soft_wrap=False)
@@ -25,10 +28,12 @@ def show(renderable: RenderableType) -> None:
 def shown_text(text: str, longest: int = 80) -> str:
     r"""Return a text from data as a terminal may show it: no control characters, not too long.
 
+    Half a surrogate pair, which no encoding has, is none either.
+
     >>> shown_text("a\x1b[31mb"), shown_text("x" * 90, 5)
     ('a�[31mb', 'xxxx…')
     """
-    plain = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf") else c for c in text)
+    plain = "".join("\ufffd" if unicodedata.category(c) in _NOT_SHOWN else c for c in text)
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
 
 

@@ -106,11 +106,12 @@ def _show_results(result: SweepResult) -> None:
         table.add_column(heading, overflow="fold")
     for row in result.rows:
         metrics, interval = row.metrics, row.intervals["auroc"]
-        table.add_row(
-            Text(row.title + AFTER * (row.known == "after")), f"{metrics.auroc:.3f}",
-            f"{interval.low:.3f}–{interval.high:.3f}", f"{metrics.auprc:.3f}",
-            f"{metrics.recall_at_5:.1%}", f"{metrics.ece:.3f}", style=STYLES.get(row.kind),
-        )  # fmt: skip
+        ranked = [f"{metrics.auroc:.3f}", f"{interval.low:.3f}–{interval.high:.3f}",
+                  f"{metrics.auprc:.3f}", f"{metrics.recall_at_5:.1%}"]  # fmt: skip
+        if row.found_nothing:
+            ranked = ["–", "finds nothing", "–", "–"]
+        title = Text(row.title + AFTER * (row.known == "after"))
+        table.add_row(title, *ranked, f"{metrics.ece:.3f}", style=STYLES.get(row.kind))
     show(table)
     if any(row.known == "after" for row in result.rows):
         stdout.print(f"{AFTER.strip()} known only after the answer is written", style="dim")

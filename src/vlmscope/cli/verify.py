@@ -90,6 +90,7 @@ def _load(
     """Load the run's model, and refuse another one."""
     from vlmscope.executors import describe_model
     from vlmscope.model import load_model
+    from vlmscope.store import other_weights
 
     manifest = run.manifest
     name = model or manifest.model.name
@@ -117,8 +118,9 @@ def _load(
             how = "give the one it was made with with --model"
             if adapter is not None and record.adapter is None:
                 how = "it was made without an adapter: leave --adapter out"
+            more = other_weights(asdict(expected), asdict(found)) if part == "weights_hash" else ""
             raise RunMismatchError(
-                f"{vlm.name}: not the model of this run, its {part} differs; {how}"
+                f"{vlm.name}: not the model of this run, its {part} differs{more}; {how}"
             )
     return vlm
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from vlmscope.dataset._pictures import FEATURES
-from vlmscope.errors import InputError
+from vlmscope.dataset._values import shown_name
+from vlmscope.errors import InputError, listed
 from vlmscope.schema import FieldSpec
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
@@ -56,14 +58,17 @@ def find_columns(
     """
     if not found:
         raise InputError(f"{table}: is empty, 0 rows; expected a table with at least one row")
-    twice = sorted({column for column in found if found.count(column) > 1})
+    twice = sorted(column for column, times in Counter(found).items() if times > 1)
     if twice:
-        raise InputError(f"{table}: column {twice[0]!r} stands twice; rename one of the two")
+        name = shown_name(twice[0])
+        raise InputError(f"{table}: column {name} stands twice; rename one of the two")
+
+    known = frozenset(found)
 
     def present(field: str) -> tuple[str, ...]:
         asked: str | None = getattr(spec, field)
         names = KNOWN[field] if asked is None else (asked,)
-        here = tuple(name for name in names if name in found)
+        here = tuple(name for name in names if name in known)
         optional = field == "target" or (field == "image" and text_only)
         if not here and (asked is not None or not optional):
             raise InputError(_missing(field, names, found, table))
@@ -102,13 +107,14 @@ def _missing(field: str, names: Sequence[str], found: Sequence[str], table: str)
     expected = " or ".join(repr(name) for name in names)
     separator = next((mark for mark in "\t;|" if mark in found[0]), None)
     if len(found) == 1 and separator:
+        name = shown_name(found[0], 200)
         return (
-            f"{table}: one column {found[0]!r}, which looks like several with {separator!r} "
+            f"{table}: one column {name}, which looks like several with {separator!r} "
             "between them; save the table with commas, or name a tab-separated one .tsv"
         )
     hint = ", or pass --text-only if no question is about a picture" if field == "image" else ""
     return (
-        f"{table}: no column {expected} for the {field}; columns found: {', '.join(found)}; say "
+        f"{table}: no column {expected} for the {field}; columns found: {listed(found)}; say "
         f"which one it is with --map {field}=COLUMN{hint}"
     )
 

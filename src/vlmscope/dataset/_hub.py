@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmscope.dataset._parquet import BATCH_ROWS, declared_media, pyarrow_and_parquet
+from vlmscope.dataset._parquet import (
+    BATCH_ROWS,
+    declared_media,
+    plain_rows,
+    pyarrow_and_parquet,
+)
 from vlmscope.dataset._source import Row, Source, one_line
 from vlmscope.errors import InputError
 from vlmscope.regular import check_folder
@@ -75,9 +80,9 @@ class DatasetSource(Source):
         self._check_files()
         try:
             for batch in self.dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
-                yield from batch.to_pylist()
+                yield from plain_rows(batch)
                 self._check_files()
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        except pyarrow.ArrowException as error:
             raise InputError(
                 f"{self.name}: cannot be read as a saved dataset ({one_line(error)}); save it again"
             ) from error

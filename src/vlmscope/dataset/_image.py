@@ -1,31 +1,29 @@
-"""Open one picture as the RGB a person sees, or say in one line why it cannot be.
+"""Decode one image as the RGB a person sees, or say in one line why it cannot be.
 
-Pillow is used as it comes: no process-wide setting is touched, a cut file is refused and not
-filled up with grey, and the size in the header is checked before a pixel is decoded.
+Pillow is used as it comes: no process-wide setting is touched, and a cut file is refused and not
+filled up with grey. What may be opened at all, and how large it may be, is in ``_image_file``.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
-from io import BytesIO
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from vlmscope.dataset._pixels import to_rgb
+from vlmscope.dataset._image_file import (
+    check_pixels,
+    opened_image,
+    read_image_file,
+    without_warnings,
+)
+from vlmscope.dataset._pixels import bands, to_rgb
 from vlmscope.dataset._source import one_line
 from vlmscope.errors import RowError
-
-_WARNINGS = threading.Lock()
+from vlmscope.locking import image_lock
 
 _UPRIGHT: Mapping[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,28 +39,36 @@ table, but also rewrites the EXIF block, which fails on blocks that other progra
 
 
 def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
-    """Decode a picture and convert it to RGB, upright, on white where it is transparent.
+    """Decode an image and convert it to RGB, upright, on white where it is transparent.
 
-    Of an animation the first frame is taken, of a PIL image the current one.
+    Of an animation the first frame is taken, of a PIL image the current one. Files may be JPEG,
+    PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.
 
     Args:
         image: the path of an image file, the bytes of one, or a PIL image.
 
     Returns:
-        A new picture of mode ``RGB`` that no file or other picture stands behind.
+        A new image of mode ``RGB`` that no file or other image stands behind.
 
     Raises:
-        RowError: stage ``image``: the file is missing, empty, cut, damaged, no image, without
-            pixels, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        RowError: stage ``image``: the file is missing, empty, cut, damaged, no image or one of
+            another format, without pixels, or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels
+            or ``MAX_IMAGE_BYTES`` bytes.
     """
     what = _describe(image)
     try:
         if isinstance(image, Image.Image):
-            return _decode(image, what)
-        with _stream(image, what) as stream, _open(stream, what) as picture:
-            return _decode(picture, what)
+            with image_lock(image):  # it may be decoded here first, and another thread may have it
+                check_pixels(image, what)
+                return _upright(*_decode(image))
+        return _upright(*_decode_file(image, what))
     except RowError:
         raise
+    except MemoryError as error:
+        raise RowError(
+            "image",
+            f"{what}: memory runs out while it is decoded; scale the image down, or save it as PNG",
+        ) from error
     except Exception as error:  # Pillow's readers raise anything on damaged files
         raise RowError(
             "image",
@@ -79,104 +85,50 @@ def _describe(image: str | PathLike[str] | bytes | Image.Image) -> str:
     return f"image {Path(image)}"
 
 
-@contextmanager
-def _stream(image: str | PathLike[str] | bytes, what: str) -> Iterator[BinaryIO]:
-    """Open the file or the bytes; refuse what is not there or empty."""
-    if isinstance(image, bytes):
-        if not image:
-            raise RowError("image", f"{what}: is empty; put the image file's bytes there")
-        yield BytesIO(image)
-        return
-    path = Path(image)
-    if not _exists(path):
-        raise RowError("image", f"{what}: {_not_found(path)}")
-    if path.is_dir():
-        raise RowError("image", f"{what}: is a folder; name a file in it")
-    if not path.stat().st_size:
-        raise RowError("image", f"{what}: is empty, 0 bytes; fetch the file again")
-    with path.open("rb") as stream:
-        yield stream
+def _decode_file(
+    image: str | PathLike[str] | bytes, what: str
+) -> tuple[Image.Image, Image.Transpose | None]:
+    """Do what ``_decode`` does; the file and the decoder's own copy are gone when it returns."""
+    data = image if isinstance(image, bytes) else read_image_file(Path(image), what)
+    if not data:
+        raise RowError("image", f"{what}: is empty; put the image file's bytes there")
+    with opened_image(data, what) as opened:
+        return _decode(opened)
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return False  # a list of many names is longer than any file's name
+def _decode(image: Image.Image) -> tuple[Image.Image, Image.Transpose | None]:
+    """Return an image as RGB, and what brings it upright."""
+    if hasattr(image, "tag_v2"):
+        _orientation(image)  # loading a TIFF reads its EXIF block too, and would warn
+    image.load()
+    return to_rgb(image), _UPRIGHT.get(_orientation(image))
 
 
-def _not_found(path: Path) -> str:
-    """Say what to do about a file that is not there; a list that is no JSON was taken for one."""
-    listed = any(part.lstrip().startswith("[") for part in path.parts)
-    hint = '; several pictures are written as JSON, ["a.png", "b.png"]' if listed else ""
-    return f"not found; correct the path, or pass --images DIR{hint}"
-
-
-def _open(stream: BinaryIO, what: str) -> Image.Image:
-    """Read the header."""
-    try:
-        with _quiet():
-            return Image.open(stream, formats=_formats())
-    except UnidentifiedImageError as error:
-        stream.seek(0)
-        raise RowError(
-            "image",
-            f"{what}: is no image Pillow can read, starts with {stream.read(12)!r}; replace it by "
-            "a JPEG, PNG or the like",
-        ) from error
-    except Image.DecompressionBombError as error:  # what Pillow itself refuses: twice its limit
-        raise RowError("image", f"{what}: {_too_large(str(error))}") from error
-
-
-def _decode(picture: Image.Image, what: str) -> Image.Image:
-    width, height = picture.size
-    if not width * height:
-        raise RowError("image", f"{what}: has no pixels, {width}×{height}; replace the file")
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > limit:
-        raise RowError("image", f"{what}: {_too_large(f'{width}×{height}, limit {limit} pixels')}")
-    picture.load()
-    upright = _UPRIGHT.get(_orientation(picture))
-    rgb = to_rgb(picture)
-    if upright is not None:
-        rgb = rgb.transpose(upright)
-    # Without this the picture would carry its old orientation and be turned again by the next one
+def _upright(rgb: Image.Image, transpose: Image.Transpose | None) -> Image.Image:
+    if transpose is not None:
+        rgb = rgb.transpose(transpose)
+    # Without this the image would carry its old orientation and be turned again by the next one
     # to load it.
     rgb.info = {}
     return rgb
 
 
-def _orientation(picture: Image.Image) -> object:
-    """Read the EXIF orientation. A damaged EXIF block has none: the picture is still good."""
+def _orientation(image: Image.Image) -> object:
+    """Read the EXIF orientation. A damaged EXIF block has none: the image is still good."""
     try:
-        with _quiet():
-            return picture.getexif().get(ExifTags.Base.Orientation)
+        with without_warnings():
+            return image.getexif().get(ExifTags.Base.Orientation)
+    except RowError:
+        raise
     except Exception:  # noqa: BLE001  the parser raises anything on a damaged block
         return None
-
-
-def _too_large(found: str) -> str:
-    return f"too many pixels, may be a decompression bomb ({found}); scale the image down"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Pillow's warnings in: what matters in them is checked here and said as an error.
-
-    Python's warning filters belong to the whole process, hence the lock; it is held for the header
-    and the EXIF block, never while pixels are decoded.
-    """
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def hash_image(picture: Image.Image) -> str:
     """Return the SHA-256 of a picture's size and pixels: its identity, whatever its file."""
     digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
-    digest.update(picture.tobytes())
+    for _, band in bands(picture):
+        digest.update(band.tobytes())
     return digest.hexdigest()
 
 
@@ -194,10 +146,3 @@ def difference_hash(picture: Image.Image) -> str:
     cells = np.asarray(small, dtype=np.int16)
     bits = np.packbits((cells[:, :-1] < cells[:, 1:]).reshape(-1))
     return bits.tobytes().hex()
-
-
-@cache
-def _formats() -> list[str]:
-    """Return what Pillow may try: all it knows but EPS, for which it would start Ghostscript."""
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]

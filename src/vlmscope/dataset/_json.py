@@ -3,6 +3,9 @@
 JSON has no header. The columns are every key that any row has, in order of first appearance: a
 first row that happens to lack an optional key must not hide it. Finding them costs one more pass,
 seconds for a million rows.
+
+A value that nests too deep, or a number that is too long, is cut short where it stands: enough is
+left for ``_values`` to refuse it as the failure of one row.
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ from typing import Any, ClassVar
 
 from vlmscope.dataset._source import FileSource, Row, not_utf8
 from vlmscope.errors import InputError
+from vlmscope.jsontext import DEEPEST, cut_json
 from vlmscope.regular import open_regular
+
+_LEVELS = DEEPEST + 2
+"""Levels that are read: a list of rows, and a row, hold values of one level more than may be."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,15 @@ class _JsonSource(FileSource):
 
     def _parse(self, text: bytes, place: str, remedy: str) -> Any:
         try:
-            return json.loads(text.decode())
+            decoded = text.decode()
         except UnicodeDecodeError as error:
             raise not_utf8(self.path) from error
+        try:
+            return json.loads(decoded)
+        except (ValueError, RecursionError):  # is it JSON that only nests too deep?
+            decoded = cut_json(decoded, _LEVELS)
+        try:
+            return json.loads(decoded)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: is not JSON ({error}); {remedy}") from error
 

@@ -70,4 +70,5 @@ def _open_file(path: Path) -> Source:
             f"{path}: unknown extension {path.suffix!r}, expected one of {', '.join(READERS)}; "
             "save the table as one of them"
         )
+
     return reader(path)

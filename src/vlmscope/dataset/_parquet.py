@@ -6,15 +6,19 @@ group of them may be gigabytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._source import FileSource, Row, one_line
+from vlmscope.dataset._values import Unreadable
 from vlmscope.errors import InputError
+from vlmscope.jsontext import load_json
 from vlmscope.regular import open_regular
+
+_NOT_DECLARED = (LookupError, TypeError, ValueError, AttributeError)
+_NO_VALUE = (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError)
 
 BATCH_ROWS = 64
 """Rows turned into Python values at a time."""
@@ -39,9 +43,9 @@ class ParquetSource(FileSource):
             InputError: as ``columns``.
         """
         try:
-            record = json.loads((self._schema().metadata or {})[b"huggingface"])
+            record = load_json((self._schema().metadata or {})[b"huggingface"].decode())
             return declared_media(record["info"]["features"])
-        except (KeyError, TypeError, ValueError):  # nobody else promises what stands there
+        except _NOT_DECLARED:  # nobody else promises what stands there
             return {}
 
     def _schema(self) -> Any:
@@ -63,10 +67,10 @@ class ParquetSource(FileSource):
         try:
             with open_regular(self.path) as opened, parquet.ParquetFile(opened) as file:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                    for values in batch.to_pylist():
+                    for values in plain_rows(batch):
                         number += 1
                         yield Row(number, values)
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pyarrow.ArrowException, OSError) as error:
             raise self._unreadable(error, after=number) from error
 
     def _unreadable(self, error: Exception, after: int = 0) -> InputError:
@@ -75,6 +79,28 @@ class ParquetSource(FileSource):
             f"{place}: cannot be read as Parquet ({one_line(error)}); write the file again, or "
             "give it the extension of what it holds"
         )
+
+
+def plain_rows(batch: Any) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow batch as Python's own values.
+
+    Arrow holds more than Python: dates after the year 9999, structs with two fields of one name,
+    text that is not UTF-8. Such a cell is ``Unreadable``, and all others are read.
+    """
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except _NO_VALUE:
+        columns = [[_plain_cell(cell) for cell in column] for column in batch.columns]
+        names = batch.schema.names
+        return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return rows
+
+
+def _plain_cell(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except _NO_VALUE as error:
+        return Unreadable(one_line(error, 100))
 
 
 def declared_media(features: Mapping[str, Any]) -> dict[str, str]:

@@ -7,14 +7,14 @@ its struct, and refused: read as a picture it would fail with a message about so
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from vlmscope.dataset._values import is_blank, to_text
+from vlmscope.dataset._values import is_blank, kind_name, to_text
+from vlmscope.jsontext import load_json
 
 MEDIA: Mapping[str, str] = {
     **dict.fromkeys(
@@ -35,6 +35,9 @@ _MAYBE_MEDIUM = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA))})[/.]*\Z", re.
 FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
 """Feature type of the ``datasets`` library → what a column of it holds instead of pictures."""
 
+_OF_PICTURES = frozenset({"bytes", "path", "array"})
+"""Keys of an object that is a picture or, with an array, a sound."""
+
 REMEDY: Mapping[str, str] = {
     "a video": "extract a frame",
     "a sound": "name a picture",
@@ -53,7 +56,7 @@ class PictureCell:
     medium: str = ""
     """``a video`` or ``a sound``, where it is no picture."""
     other: str = ""
-    """What stands in a list instead of a picture: ``a list``."""
+    """What stands there instead of a picture: ``a list``."""
 
     @property
     def is_empty(self) -> bool:
@@ -168,8 +171,8 @@ def _several(value: Any) -> Sequence[Any] | None:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return None
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        found = load_json(value)
+    except ValueError:
         return None
     names = isinstance(found, list) and all(isinstance(item, str) for item in found)
     return found if names else None
@@ -178,19 +181,24 @@ def _several(value: Any) -> Sequence[Any] | None:
 def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
     if isinstance(value, list | tuple):
         return PictureCell("", None, other="a list")
+    if isinstance(value, dict) and value and not value.keys() & _OF_PICTURES:
+        return PictureCell("", None, other=kind_name(value))
     if isinstance(value, dict):
         data, name = value.get("bytes"), value.get("path")
     elif isinstance(value, bytes):
         data, name = value, None
     else:
         data, name = None, value
-    text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name) or ""
-    text = "" if text in missing else text
+    text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
+    data = data if isinstance(data, bytes) and data else None
+    other = kind_name(name) if text is None and data is None else ""
+    text = "" if text is None or text in missing else text
     decoded_sound = isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys()
     return PictureCell(
         name=text,
-        data=data if isinstance(data, bytes) and data else None,
+        data=data,
         medium="a sound" if decoded_sound else _medium(text),
+        other=other,
     )
 
 

@@ -6,9 +6,15 @@ clips 16-bit grey to white.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+BAND_PIXELS = 4 * 2**20
+"""Pixels that are converted at a time."""
 
 _ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
 _DEEP = frozenset({"I", "F"})
@@ -30,12 +36,34 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP or image.mode.startswith("I;16"):
         return _from_deep(image)
     if image.mode in _ALPHA or "transparency" in image.info or _has_alpha_palette(image):
-        return _on_white(image)
+        return _by_band(image, _on_white)
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
 def _has_alpha_palette(image: Image.Image) -> bool:
     return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+
+
+def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield an image in bands of full width, top to bottom, each with the row it begins at.
+
+    What is made of a band takes memory for the band only: of an image of 89 million pixels, a
+    float64 for each is 0.7 GB.
+    """
+    rows = max(1, BAND_PIXELS // image.width)
+    if rows >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _by_band(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image band by band to a new one of mode ``RGB``."""
+    rgb = Image.new("RGB", image.size)
+    for top, band in bands(image):
+        rgb.paste(convert(band), (0, top))
+    return rgb
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -45,31 +73,44 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    pixels = np.asarray(image)
-    grey = _from_float(pixels) if image.mode == "F" else _from_int(pixels)
+    scale = _scale_of(image)
     clear = image.info.get("transparency")
-    if isinstance(clear, int):  # a PNG's one transparent shade
-        grey[pixels == clear] = 255
-    return Image.fromarray(grey).convert("RGB")
+
+    def convert(band: Image.Image) -> Image.Image:
+        pixels = np.asarray(band)
+        grey = _upper_bits(pixels) if scale is None else _stretched(pixels, *scale)
+        if isinstance(clear, int):  # a PNG's one transparent shade
+            grey[pixels == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
+
+    return _by_band(image, convert)
 
 
-def _from_int(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """``[H, W]`` integers → ``[H, W]`` 8-bit grey."""
-    wide = pixels.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 0xFFFF:
-        return _from_float(pixels)
-    return (wide >> 8).astype(np.uint8)
+def _scale_of(image: Image.Image) -> tuple[float, float] | None:
+    """Return which values become 0 and 255; None for integers that all fit in 16 bits."""
+    low, high = math.inf, -math.inf
+    for _, band in bands(image):
+        pixels = np.asarray(band)
+        known = pixels[np.isfinite(pixels)]
+        if known.size:
+            low, high = min(low, float(known.min())), max(high, float(known.max()))
+    if image.mode != "F" and low >= 0 and high <= 0xFFFF:
+        return None
+    if low > high:
+        low, high = 0.0, 0.0
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return (0.0, 255.0) if low >= 0 and high <= 255 else (low, high)
 
 
-def _from_float(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _upper_bits(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """``[H, W]`` integers of 16 bits → ``[H, W]`` 8-bit grey."""
+    return (pixels.astype(np.int64) >> 8).astype(np.uint8)
+
+
+def _stretched(pixels: NDArray[np.generic], low: float, high: float) -> NDArray[np.uint8]:
     """``[H, W]`` numbers → ``[H, W]`` 8-bit grey."""
     wide = pixels.astype(np.float64)
     finite = np.isfinite(wide)
-    known = wide[finite]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
     scaled = (np.where(finite, wide, low) - low) / ((high - low) or 1.0) * 255
     return np.where(finite, np.rint(scaled), 0).astype(np.uint8)

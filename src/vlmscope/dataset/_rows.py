@@ -24,13 +24,16 @@ from vlmscope.dataset._pictures import ImageCells, find_pictures, plain_name
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
+    CellError,
     is_blank,
+    kind_name,
+    shown_name,
     to_json,
     to_target,
     to_text,
     unstorable,
 )
-from vlmscope.errors import InputError, RowError, shortened
+from vlmscope.errors import InputError, RowError
 from vlmscope.schema import LONGEST_ID, Sample
 
 _TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
@@ -102,18 +105,16 @@ class RowReader:
         if is_blank(value):
             found = "is empty"
         elif text is None:
-            found = f"is a {type(value).__name__}, expected text or a number"
+            found = f"is {kind_name(value)}, expected text or a number"
         elif flaw := unstorable(text):
-            found = f"{shortened(text)!r} holds {flaw}"
+            found = f"{shown_name(text)} holds {flaw}"
         elif (size := len(text.encode())) > LONGEST_ID:
-            found = (
-                f"{shortened(text)!r} has {size:,} bytes, and at most {LONGEST_ID:,} can be named"
-            )
+            found = f"{shown_name(text)} has {size:,} bytes, expected at most {LONGEST_ID:,}"
         else:
             return text
         raise InputError(
-            f"{self.origin(row)}: the id in column {column!r} {found}; give the row an id, or "
-            "name another column with --map id=COLUMN"
+            f"{self.origin(row)}: the id in column {shown_name(column)} {found}; give the row an "
+            "id, or name another column with --map id=COLUMN"
         )
 
     def image(self, row: Row) -> ImageCells:
@@ -143,7 +144,7 @@ class RowReader:
         question = to_text(row.values.get(self.columns.question)) or ""
         if pictures is None:
             pictures = ""
-        cells = (sample_id, pictures, question, self._target(row) or "")
+        cells = (sample_id, pictures, question, self._target_or_gap(row))
         if not isinstance(pictures, str):
             return json.dumps(cells) + "\n"
         # The same text, without an encoder set up anew for each of a million rows.
@@ -175,8 +176,6 @@ class RowReader:
         sample_id, origin = self.id(row), self.origin(row)
         question = self._question(row)
         target = self._target(row)
-        if target is None:
-            raise self._error(row, f"the target in column {self.columns.target!r} is bytes", "text")
         image = self.image(row)
         for what, text in (("question", question), ("target", target), ("image name", image.name)):
             if flaw := unstorable(text):
@@ -213,13 +212,28 @@ class RowReader:
             raise self._error(row, f"the question in column {column!r} is empty", "a question")
         text = to_text(value)
         if text is None:
-            found = f"the question in column {column!r} is a {type(value).__name__}"
+            found = f"the question in column {column!r} is {kind_name(value)}"
             raise self._error(row, found, "text")
         return text
 
-    def _target(self, row: Row) -> str | None:
+    def _target(self, row: Row) -> str:
         column = self.columns.target
-        return "" if column is None else to_target(row.values.get(column), self.source.missing)
+        if column is None:
+            return ""
+        try:
+            target = to_target(row.values.get(column), self.source.missing)
+        except CellError as error:
+            raise self._error(row, f"the target in column {column!r} {error}", "text") from error
+        if target is None:
+            raise self._error(row, f"the target in column {column!r} is bytes", "text")
+        return target
+
+    def _target_or_gap(self, row: Row) -> str:
+        """Return the target, and of a row that fails for it an empty one."""
+        try:
+            return self._target(row)
+        except RowError:
+            return ""
 
     def _pictures(self, row: Row, image: ImageCells) -> tuple[bytes | Path, ...]:
         """Return the pictures: their bytes, or else where they are."""
@@ -242,5 +256,13 @@ class RowReader:
         # Where there is no picture, no column of them holds anything.
         of_image = image.columns if image.pictures else columns.images
         used = {columns.id, columns.question, columns.target, *of_image}
-        plain = {name: to_json(cell) for name, cell in row.values.items() if name not in used}
+        cells = (item for item in row.values.items() if item[0] not in used)
+        plain = {name: self._plain(row, name, cell) for name, cell in cells}
         return {name: cell for name, cell in plain.items() if cell is not LEFT_OUT}
+
+    def _plain(self, row: Row, name: str, cell: Any) -> Any:
+        try:
+            return to_json(cell)
+        except CellError as error:
+            found = f"the value in column {shown_name(name)} {error}"
+            raise self._error(row, found, "a plain value") from error

@@ -16,6 +16,7 @@ from vlmscope.dataset._rows import Place, RowReader
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._source import Row, Source, reading
 from vlmscope.dataset._unchanged import Unchanged
+from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
@@ -164,9 +165,9 @@ class Table:
     def _duplicates(self, repeats: Mapping[str, Sequence[int]]) -> str:
         source = self.reader.source
         shown = [
-            f"{sample_id!r} ({source.unit}s {', '.join(map(str, numbers[:SHOWN_DUPLICATES]))}"
-            f"{', …' if len(numbers) > SHOWN_DUPLICATES else ''})"
-            for sample_id, numbers in islice(repeats.items(), SHOWN_DUPLICATES)
+            f"{shown_name(sample_id)} ({source.unit}s {', '.join(map(str, at[:SHOWN_DUPLICATES]))}"
+            f"{', …' if len(at) > SHOWN_DUPLICATES else ''})"
+            for sample_id, at in islice(repeats.items(), SHOWN_DUPLICATES)
         ]
         more = f" and {len(repeats) - len(shown)} more" if len(repeats) > len(shown) else ""
         ids = "1 id stands" if len(repeats) == 1 else f"{len(repeats)} ids stand"
@@ -255,6 +256,7 @@ def _strictly(table: Table) -> Iterator[Sample]:
         if isinstance(row, Failure):
             raise InputError(row.error)
         if row.id in seen:
-            raise InputError(f"{row.origin}: id {row.id!r} is already taken; give it its own id")
+            taken = f"{row.origin}: id {shown_name(row.id)} is already taken"
+            raise InputError(f"{taken}; give it its own id")
         seen.add(row.id)
         yield row

@@ -4,12 +4,50 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
 from typing import Any, Final
 
+from vlmscope.errors import shortened
+from vlmscope.jsontext import DEEPEST, MOST_DIGITS, is_long
+
 LEFT_OUT: Final = object()
 """What ``to_json`` gives for values that are no metadata: bytes, and anything it does not know."""
+
+
+class CellError(ValueError):
+    """A cell holds what no run can; the message says what, as the end of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A cell that the file has and Python has no value for: a date in the year 20000."""
+
+    why: str
+    """What the library said."""
+
+
+def kind_name(value: object) -> str:
+    """Say what a value is, where it is not what was expected.
+
+    >>> kind_name([1]), kind_name(Unreadable("OverflowError: year 20000"))
+    ('a list', 'not readable (OverflowError: year 20000)')
+    """
+    if isinstance(value, Unreadable):
+        return f"not readable ({value.why})"
+    if isinstance(value, int) and is_long(value):
+        return f"a number of more than {MOST_DIGITS} digits"
+    return f"a {type(value).__name__}"
+
+
+def shown_name(name: str, longest: int = 60) -> str:
+    r"""Return a name from a table as a message shows it: in quotes, on one line, not too long.
+
+    >>> shown_name("a\nb"), shown_name("x" * 90, 4)
+    ("'a\\nb'", "'xxxx…'")
+    """
+    return repr(shortened(name, longest))
 
 
 def is_null(value: object) -> bool:
@@ -30,7 +68,8 @@ def to_text(value: object) -> str | None:
     """Write one cell as text: text verbatim, numbers by ``str``, dates in ISO form.
 
     Returns:
-        The text, or None where the value is no single text: lists, structs, bytes.
+        The text, or None where the value is no single text: lists, structs, bytes, a whole number
+        of more than ``MOST_DIGITS`` digits.
 
     >>> to_text("007"), to_text(3), to_text(12.0), to_text(True), to_text([1])
     ('007', '3', '12.0', 'True', None)
@@ -39,6 +78,8 @@ def to_text(value: object) -> str | None:
         return value
     if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, int) and is_long(value):
+        return None
     if isinstance(value, int | float | Decimal):
         return str(value)
     return None
@@ -54,6 +95,9 @@ def to_target(value: object, missing: frozenset[str]) -> str | None:
     Returns:
         The text, or None where there is none for such a value: bytes.
 
+    Raises:
+        CellError: no run can hold it.
+
     >>> to_target(float("nan"), frozenset()), to_target(["a", "é"], frozenset())
     ('', '["a", "é"]')
     """
@@ -66,32 +110,53 @@ def to_target(value: object, missing: frozenset[str]) -> str | None:
     return None if plain is LEFT_OUT else json.dumps(plain, ensure_ascii=False)
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: Any, levels: int = DEEPEST) -> Any:
     """Turn a cell into what ``json.dumps(..., allow_nan=False)`` takes.
 
     NaN becomes None, infinities and decimals become text, dates and times ISO text, numpy and
     pandas scalars Python's own; bytes and unknown objects are left out, inside lists and structs
     too.
 
+    Args:
+        value: the cell.
+        levels: how deep it may nest.
+
     Returns:
         The plain value, or ``LEFT_OUT``.
+
+    Raises:
+        CellError: it nests deeper, or holds a number that is too long or a value that Python has
+            none for.
 
     >>> to_json({"when": date(2024, 5, 1), "score": float("nan"), "raw": b"x", "tags": ("a", b"y")})
     {'when': '2024-05-01', 'score': None, 'tags': ['a']}
     """
-    if isinstance(value, dict):
-        items = ((str(key), to_json(item)) for key, item in value.items())
-        return {key: item for key, item in items if item is not LEFT_OUT}
-    if isinstance(value, list | tuple):
-        return [item for item in map(to_json, value) if item is not LEFT_OUT]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict | list | tuple):
+        return _nested_json(value, levels)
     if is_null(value):
         return None
+    if isinstance(value, Unreadable) or (isinstance(value, int) and is_long(value)):
+        raise CellError(f"is {kind_name(value)}")
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     text = to_text(value)
-    if text is not None:
-        return text
-    return to_json(value.tolist()) if hasattr(value, "tolist") else LEFT_OUT
+    if text is not None or not hasattr(value, "tolist"):
+        return LEFT_OUT if text is None else text
+    plain = value.tolist()
+    return LEFT_OUT if type(plain) is type(value) else to_json(plain, levels)  # a long double
+
+
+def _nested_json(value: dict[Any, Any] | list[Any] | tuple[Any, ...], levels: int) -> Any:
+    """Do as ``to_json`` for what holds other values."""
+    if not levels:
+        raise CellError(f"nests deeper than {DEEPEST} levels")
+    if isinstance(value, dict):
+        items = ((str(key), to_json(item, levels - 1)) for key, item in value.items())
+        return {key: item for key, item in items if item is not LEFT_OUT}
+    plain = (to_json(item, levels - 1) for item in value)
+    return [item for item in plain if item is not LEFT_OUT]
 
 
 def unstorable(text: str) -> str | None:

@@ -7,7 +7,7 @@ batches of their own. It runs ahead of the model, on other threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -23,6 +23,10 @@ from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import EachOnce, count_after_question, encode, render
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
+
+PIXELS_AT_ONCE = 2**28
+"""Decoded pixels of a batch that are in memory together, 1 GiB in Pillow; a batch that has more is
+divided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +93,21 @@ def prepare(
         spec: What will be recorded; some positions need more of the prompt than its tokens.
 
     Returns:
-        The batches (one, or none if no row is good, where all rows have pictures), and the rows
-        that are not good.
+        The batches (one, or none if no row is good, where all rows have pictures and these are not
+        very large), and the rows that are not good.
     """
-    good: list[_Row] = []
-    failures = []
-    opened: dict[str, Image] = {}
-    for sample in samples:
-        try:
-            good.append(_read(sample, vlm, spec, opened))
-        except RowError as error:
-            failures.append(failure_of(sample, error.stage, str(error)))
+    failures: list[Failure] = []
+    batches: list[Batch] = []
+    for good in _read_all(samples, vlm, spec, failures):
+        batches += _batches_of(good, vlm, failures)
+        good.clear()  # of their images the tensors are enough
+    return batches, failures
+
+
+def _batches_of(
+    good: Sequence[_Row], vlm: VisionLanguageModel, failures: list[Failure]
+) -> list[Batch]:
+    """Make batches of good rows; note those whose prompt is too long."""
     batches = []
     for rows in _groups(good, vlm):
         batch = _encode(rows, vlm)
@@ -110,7 +118,7 @@ def prepare(
             batches += [_encode(rows, vlm)] if rows else []
         else:
             batches.append(batch)
-    return batches, failures
+    return batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,33 @@ class _Row:
     chat_text: str
     after_question: int
     images: tuple[Image, ...]
+
+
+def _read_all(
+    samples: Sequence[Sample],
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec | None,
+    failures: list[Failure],
+) -> Iterator[list[_Row]]:
+    """Yield the good rows: all at once, or as many as have ``PIXELS_AT_ONCE``; note the others."""
+    good: list[_Row] = []
+    opened: dict[str, Image] = {}
+    for sample in samples:
+        try:
+            good.append(_read(sample, vlm, spec, opened))
+        except RowError as error:
+            failures.append(failure_of(sample, error.stage, str(error)))
+        if _pixels_of(good) >= PIXELS_AT_ONCE:
+            yield good
+            good, opened = [], {}
+    if good:
+        yield good
+
+
+def _pixels_of(rows: Sequence[_Row]) -> int:
+    """Return how many decoded pixels some rows keep in memory."""
+    sizes = {id(image): image.width * image.height for row in rows for image in row.images}
+    return sum(sizes.values())
 
 
 def _read(

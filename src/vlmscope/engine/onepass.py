@@ -25,6 +25,9 @@ def capture(
 ) -> Iterator[Capture]:
     """Yield what each sample leaves behind in one run through the model, in order.
 
+    Several may run at once, in threads or in turn: the lock of the model is held while a batch goes
+    through it, never while a result is yielded.
+
     Args:
         samples: Questions about images.
         vlm: The model, from ``load_model``.

@@ -121,7 +121,7 @@ def run(ready: Ready, vlm: VisionLanguageModel, config: Any, **options: Any) -> 
     """Run ``generate`` with the taps in place; return what it returns."""
     if ready.encodings is not None:
         options["past_key_values"] = cache_with(ready.encodings.layers, vlm.num_layers)
-    with attending_with(GROUPED, grouped_attention, vlm.decoder), ready.taps:
+    with attending_with(GROUPED, grouped_attention, vlm.decoder), ready.taps.in_place():
         return vlm.model.generate(**ready.inputs, generation_config=config, **options)
 
 

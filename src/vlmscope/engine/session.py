@@ -30,8 +30,9 @@ from vlmscope.engine.memory import is_out_of_memory
 from vlmscope.engine.pictures import PictureEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, kept_of, make_ready, run
 from vlmscope.errors import one_line
+from vlmscope.locking import model_lock
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.precision import full_float32
+from vlmscope.model.computing import computing
 from vlmscope.model.static_cache import keys_and_values
 from vlmscope.model.stepwise import why_not_stepwise
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -41,6 +42,9 @@ Results = list[Capture | Failure]
 
 class CaptureSession:
     """Captures batch after batch.
+
+    Sessions of one model, or of several, may be used in different threads, and in turn by one. A
+    session that threads share returns rows to whichever of them asks next.
 
     Args:
         vlm: The model.
@@ -77,28 +81,28 @@ class CaptureSession:
                 self._generate(batch, shapes)
             else:
                 self._prefill(batch, shapes)
-        return self._take()
+            return self._take()
 
     def drain(self) -> Results:
         """Finish every row."""
         with self._computing():
             self._careful(self._decoding.drain)
             self._arrive()
-        return self._take()
+            return self._take()
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Compute without gradients, in full precision, on the model's own GPU."""
+        """Compute as every model does, on this model's own GPU."""
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(full_float32())
+            stack.enter_context(computing())
             for device in self._gpus[:1]:  # graphs and streams belong to the current one
                 stack.enter_context(torch.cuda.device(device))
             yield
 
     def take_lost(self) -> list[Sample]:
         """Return the rows that were being answered when a step failed; they are to come again."""
-        lost, self._lost = self._lost, []
+        with model_lock():
+            lost, self._lost = self._lost, []
         return lost
 
     def forget(self, *, slots: bool = False) -> bool:
@@ -110,13 +114,13 @@ class CaptureSession:
         Returns:
             Whether there were slots to let go of.
         """
-        if self._pictures is not None:
-            self._pictures.forget()
-        if not slots:
-            return False
         with self._computing():
+            if self._pictures is not None:
+                self._pictures.forget()
+            if not slots:
+                return False
             self._careful(self._decoding.drain)
-        return self._decoding.forget()
+            return self._decoding.forget()
 
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
         """Bring a batch to the device, its pictures encoded where that is done apart."""

@@ -28,6 +28,7 @@ from vlmscope.model.attention import (
     grouped_attention,
     seeing,
 )
+from vlmscope.model.changes import removing_hooks
 from vlmscope.schema import LayerStates
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
@@ -133,8 +134,9 @@ class Stepper:
             if masked and slots.tiles is not None:
                 parts = [vlm.layers[layer] for layer in slots.fixed]
                 stack.enter_context(seeing(parts, slots.tiles))
+            handles = stack.enter_context(removing_hooks())
             for layer in self._layers if slots.states is not None else ():
-                stack.callback(self._tap(layer).remove)
+                handles.append(self._tap(layer))
             yield
 
     def _tap(self, layer: int) -> Any:

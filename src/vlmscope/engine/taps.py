@@ -9,9 +9,9 @@ given to ``AnswerStates``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from jaxtyping import Float
@@ -21,6 +21,8 @@ from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.pictures import Encodings
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.changes import removing_hooks
+from vlmscope.model.computing import check_thread
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import LayerStates, VisionPooling
 
@@ -41,7 +43,7 @@ class Seen:
 
 
 class Taps:
-    """Hooks for one batch, in place while the ``with`` block runs.
+    """Hooks for one batch.
 
     Args:
         vlm: The model.
@@ -80,7 +82,6 @@ class Taps:
         self._meant = states
         self._shape = tuple(inputs["input_ids"].shape)
         self._pictures = pictures
-        self._handles: list[Any] = []
         self._vision = None if encodings is None else encodings.pooled
         self._states: dict[tuple[str, int], Float[Tensor, "batch hidden"]] = {}
         self._first_logits: Float[Tensor, "batch vocabulary"] | None = None
@@ -90,31 +91,23 @@ class Taps:
         if encodings is not None:
             self.shapes_ |= encodings.shapes
 
-    def __enter__(self) -> Taps:
-        vlm = self._vlm
-        self._handles = [
-            vlm.model.register_forward_hook(self._tap_logits),
-            vlm.decoder.register_forward_pre_hook(self._tap_positions, with_kwargs=True),
-        ]
-        if any(self._pictures) and self._vision is None:
-            self._handles.append(vlm.vision_encoder.register_forward_hook(self._tap_vision))
-            if vlm.projector is not None:
-                self._handles.append(vlm.projector.register_forward_hook(self._note_projection))
-        pictured = any(self._pictures)
-        self._handles += [
-            tap_layer(vlm, layer, self._tap_layer(layer), self._meant, pictured=pictured)
-            for layer in self._layers
-        ]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Have the hooks on the model while the block runs."""
+        vlm, pictured = self._vlm, any(self._pictures)
+        with removing_hooks() as handles:
+            handles.append(vlm.model.register_forward_hook(self._tap_logits))
+            handles.append(
+                vlm.decoder.register_forward_pre_hook(self._tap_positions, with_kwargs=True)
+            )
+            if pictured and self._vision is None:
+                handles.append(vlm.vision_encoder.register_forward_hook(self._tap_vision))
+                if vlm.projector is not None:
+                    handles.append(vlm.projector.register_forward_hook(self._note_projection))
+            for layer in self._layers:
+                tap = self._tap_layer(layer)
+                handles.append(tap_layer(vlm, layer, tap, self._meant, pictured=pictured))
+            yield
 
     def seen(self) -> Seen:
         """Return what the prefill left behind.
@@ -132,6 +125,7 @@ class Taps:
         return Seen(self._vision, self._states, self._first_logits, self._positions)
 
     def _tap_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
+        check_thread()
         if self._first_logits is None:
             self._positions = inputs.get("position_ids")
 

@@ -56,8 +56,9 @@ def batches_ahead(
     exhausted = False
     while not stopped():
         while not exhausted and len(queue) < (ahead if sizer.worth_preparing else 1):
-            chunk = list(islice(rows, sizer.size))
-            exhausted = len(chunk) < sizer.size
+            size = sizer.size  # it may change while the rows are drawn
+            chunk = list(islice(rows, size))
+            exhausted = len(chunk) < size
             if chunk:
                 queue.append((chunk, preparing.submit(prepare, chunk)))
         if not queue:

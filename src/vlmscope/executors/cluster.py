@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from vlmscope.errors import InputError, one_line
+from vlmscope.locking import warnings_lock
 
 _PATIENCE = 10.0  # seconds until a machine that does not answer is taken for none
 
@@ -57,7 +58,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[None]:
 
 def _start(address: str | None, workers: int | None) -> None:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    with warnings.catch_warnings():
+    with warnings_lock(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's advice on its own settings
         if address == LOCAL or not _connect(address, quiet):
             cpus = max(os.cpu_count() or 1, workers or 1)

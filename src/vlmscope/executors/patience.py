@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from vlmscope.errors import InputError
+from vlmscope.locking import model_lock
 from vlmscope.schema import Sample, failure_of
 from vlmscope.store import FailureLog
 
@@ -33,7 +34,10 @@ EXIT_CODE = 124
 _AGAIN = 0.05
 """Seconds until the signal comes again, should it have come at a wrong moment."""
 
-_OURS = ("vlmscope.engine", "vlmscope.executors")
+_OURS = (
+    "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.changes",
+    "vlmscope.model.computing",
+)  # fmt: skip
 """Not amid their bookkeeping is a batch given up, but in the code that they call."""
 
 
@@ -68,15 +72,19 @@ class Patience:
         if self._seconds is None:
             yield
             return
+        with model_lock():  # the time of other threads' passes is not this one's
+            yield from self._clocked(self._seconds)
+
+    def _clocked(self, seconds: float) -> Iterator[None]:
         ended = threading.Event()
         watch = threading.Thread(
-            target=self._watch, args=(ended, self._seconds), name="vlmscope-patience", daemon=True
+            target=self._watch, args=(ended, seconds), name="vlmscope-patience", daemon=True
         )
         before = signal.signal(signal.SIGALRM, self._expire)
-        self._begin(self._seconds)
-        self._armed = True
-        watch.start()
         try:
+            self._begin(seconds)
+            self._armed = True
+            watch.start()
             yield
         finally:
             self._armed = False

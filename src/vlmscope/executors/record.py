@@ -11,14 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vlmscope.dataset import TableScan
+from vlmscope.errors import ModelError
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.fingerprint import (
-    hash_config,
-    hash_json,
-    hash_loaded_weights,
-    hash_processor,
-)
+from vlmscope.model.fingerprint import hash_json, hash_processor
 from vlmscope.model.greedy import hash_generation
 from vlmscope.model.halp import original_of, states_of
 from vlmscope.prompt import chat_template
@@ -68,12 +64,18 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
 
 
 def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
-    """Return the record that says which model this is."""
+    """Return the record that says which model this is.
+
+    Raises:
+        ModelError: ``load_model`` did not make it.
+    """
+    if vlm.identity is None:
+        raise ModelError(f"{vlm.name}: nobody knows what it was loaded from; make it by load_model")
     return ModelRecord(
         name=absolute(vlm.name),
         type=vlm.family.model_type,
-        config_hash=hash_config(vlm.name, vlm.revision),
-        weights_hash=hash_loaded_weights(vlm),
+        config_hash=vlm.identity.config_hash,
+        weights_hash=vlm.identity.weights_hash,
         processor_hash=hash_processor(vlm.processor),
         chat_template_hash=hash_json(chat_template(vlm.processor)),
         generation_hash=hash_generation(vlm.model),
@@ -85,6 +87,7 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
         description=vlm.description,
         adapter=None if vlm.adapter is None else absolute(vlm.adapter),
         quantization=vlm.quantization,
+        weight_files=vlm.identity.weight_files,
     )
 
 

@@ -20,6 +20,7 @@ from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
 from vlmscope.engine.memory import is_out_of_memory
 from vlmscope.executors.patience import MODEL_STAGE, Patience, TooSlowError
 from vlmscope.executors.sizing import BatchSizer
+from vlmscope.locking import model_lock
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 
@@ -151,10 +152,11 @@ class ResilientRunner:
     def _after(self, trouble: _Trouble, samples: Sequence[Sample]) -> Iterator[Results]:
         """Try the halves of a batch that failed; record the row that fails alone."""
         if trouble.out_of_memory:
-            if self._session is not None:
-                self._session.forget()
-            _free_memory()
-            self._sizer.shrink(len(samples))
+            with model_lock():
+                if self._session is not None:
+                    self._session.forget()
+                _free_memory()
+                self._sizer.shrink(len(samples))
         if len(samples) == 1 and trouble.out_of_memory and self._empty_slots():
             yield from self.run(samples)  # all of the memory is its own now
             return
@@ -174,23 +176,28 @@ class ResilientRunner:
 
     def _attempt(self, batch: Batch, asked: int) -> Results | _Trouble:
         """Run the model; return what it gave or why it failed."""
-        try:
-            _watch_memory(self._vlm)
-            self._in_model |= {sample.id: sample for sample in batch.samples}
-            with self._patience.limiting():
-                results = capture_batch(
-                    batch, self._vlm, self._spec, *([self._session] if self._session else [])
-                )
-            self._came_out(results)
-            idle, peak = _memory(self._vlm)
-            # Had all rows been of this kind, it would have been so much more.
-            grown = max(0.0, peak - idle) * asked / len(batch.samples)
-            self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
-            return results
-        except Exception as error:  # noqa: BLE001 - raised or recorded by ``_after``
-            for sample in batch.samples:
-                self._in_model.pop(sample.id, None)
-            return _trouble(error)
+        with model_lock():  # the memory that another thread's batch takes is not this one's
+            try:
+                return self._measured(batch, asked)
+            except Exception as error:  # noqa: BLE001 - raised or recorded by ``_after``
+                for sample in batch.samples:
+                    self._in_model.pop(sample.id, None)
+                return _trouble(error)
+
+    def _measured(self, batch: Batch, asked: int) -> Results:
+        """Run the model, and learn from the memory that it took."""
+        _watch_memory(self._vlm)
+        self._in_model |= {sample.id: sample for sample in batch.samples}
+        with self._patience.limiting():
+            results = capture_batch(
+                batch, self._vlm, self._spec, *([self._session] if self._session else [])
+            )
+        self._came_out(results)
+        idle, peak = _memory(self._vlm)
+        # Had all rows been of this kind, it would have been so much more.
+        grown = max(0.0, peak - idle) * asked / len(batch.samples)
+        self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
+        return results
 
     def _came_out(self, results: Results) -> None:
         """Take note of rows that are finished."""

@@ -54,6 +54,7 @@ class Writing:
         thread: A pool of one thread.
         published: Told about every recorded batch, from that thread.
         strict: Whether a failure ends the run.
+        check: Raises where results cannot be trusted any more.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Writing:
         published: Callable[[Results], None],
         *,
         strict: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._recording = recording
         self._thread = thread
         self._published = published
         self._strict = strict
+        self._check = check
         self._waiting: deque[tuple[Future[None], int]] = deque()
 
     @property
@@ -79,9 +82,11 @@ class Writing:
         """Hand results over; wait if too many batches are on their way already.
 
         Raises:
+            ModelChangedError: The model's files were written to.
             StoreError: An earlier batch could not be recorded.
             StrictStop: A row failed, and the run is to end then.
         """
+        self._check()
         self._waiting.append((self._thread.submit(self._record, results), _size(results)))
         self._let_pass()
         if self._strict and any(isinstance(item, Failure) for item in results):
@@ -157,6 +162,6 @@ def writing_as(
     record = recording_apart if wanted == "process" else recording
     opened: AbstractContextManager[Recording] = record(request.out, manifest, writer)
     with opened as run, ThreadPoolExecutor(1, "vlmscope-write") as thread:
-        results = Writing(run, thread, published, strict=request.strict)
+        results = Writing(run, thread, published, strict=request.strict, check=vlm.check_files)
         yield results
         results.wait()

@@ -1,7 +1,9 @@
 """How well a risk foretells a hallucination, and how sure we are of it.
 
 ``truth`` is true where an answer is hallucinated; ``risk`` is a number from 0 to 1 for each answer.
-Questions share images, so everything uncertain is resampled by image, never by row.
+Questions share images, so everything uncertain is resampled by image, never by row. Out-of-fold
+risks come from as many fits as there are folds: what ranks answers takes the ``folds`` and compares
+within them only.
 
 answers      what is accepted as truth and risk
 scores       the numbers of one risk on one set of answers, and the threshold for an alarm
@@ -9,16 +11,26 @@ roc          every threshold of an alarm: what it finds, what it costs
 calibration  is a risk of 0.3 wrong three times in ten? and the map that makes it so
 weighted     the same numbers of a resample, without sorting again
 resampling   intervals, and the paired test of two risks
+small_samples
+             intervals of the AUROC where images are few
 selective    what abstaining on the riskiest answers buys
 within       how well a risk orders answers of the same kind
 """
 
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
-from vlmscope.metrics.resampling import Difference, Interval, bootstrap, holm, paired
+from vlmscope.metrics.resampling import (
+    Difference,
+    Interval,
+    Resamples,
+    bootstrap,
+    holm,
+    paired,
+    resample,
+)
 from vlmscope.metrics.roc import RocCurve, roc
-from vlmscope.metrics.scores import Metrics, measure, threshold_at
+from vlmscope.metrics.scores import Metrics, measure, threshold_at, tied_pairs
 from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
-from vlmscope.metrics.within import WithinKinds, within_kinds
+from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
 __all__ = [
     "Difference",
@@ -26,6 +38,7 @@ __all__ = [
     "Metrics",
     "Platt",
     "ReliabilityCurve",
+    "Resamples",
     "RiskCoverage",
     "RocCurve",
     "WithinKinds",
@@ -36,9 +49,13 @@ __all__ = [
     "measure",
     "paired",
     "reliability",
+    "resample",
+    "resample_within",
     "risk_coverage",
     "roc",
+    "share_of_pairs",
     "threshold_at",
+    "tied_pairs",
     "wilson",
     "within_kinds",
 ]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Numbers = NDArray[np.intp]
 
 
 def answers(truth: ArrayLike, risk: ArrayLike, name: str = "risk") -> tuple[Flags, Floats]:
@@ -54,6 +55,32 @@ def scored_answers(truth: ArrayLike, score: ArrayLike, name: str) -> tuple[Flags
     if bad := int((~np.isfinite(numbers)).sum()):
         raise ValueError(f"{name} must be finite, found {bad} of {numbers.size} that are not")
     return flags, numbers.astype(np.float64)
+
+
+def strata(count: int, *columns: ArrayLike | None) -> Numbers:
+    """Number the combinations of several columns, from 0: only answers of one are compared.
+
+    Args:
+        count: Answers in all.
+        columns: One value an answer: anything that can be sorted, such as a fold or a category.
+            None stands for a column that does not tell answers apart.
+
+    Raises:
+        ValueError: A column has another length.
+
+    >>> strata(4, [1, 1, 0, 0], list("aabb")).tolist(), strata(2, None).tolist()
+    ([1, 1, 0, 0], [0, 0])
+    """
+    found = np.zeros(count, dtype=np.intp)
+    for column in columns:
+        if column is None:
+            continue
+        names = np.asarray(column)
+        if names.shape != (count,):
+            raise ValueError(f"folds and kinds must have shape ({count},), found {names.shape}")
+        values, number = np.unique(names, return_inverse=True)
+        found = np.unique(found * len(values) + number, return_inverse=True)[1]
+    return found
 
 
 def whole_part(share: float, count: float) -> int:

@@ -8,14 +8,21 @@ difference of two of them less uncertain than either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlmscope.metrics.answers import Floats, answers
-from vlmscope.metrics.scores import measure
+from vlmscope.metrics.answers import Floats, answers, strata
+from vlmscope.metrics.small_samples import (
+    Jackknife,
+    compare,
+    interval_of_auroc,
+    is_small,
+    jackknife,
+    worth_of_rarer,
+)
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
 
@@ -25,9 +32,9 @@ class Interval:
 
     Percentiles, because the metrics are bounded and skewed near their bounds: the interval stays
     within them, need not be symmetric, and means the same on any monotone scale (Efron and
-    Tibshirani, 1993, chapter 13). It is somewhat narrow below about 50 images. Of the calibration
-    error it shows the spread only: resampling adds noise to every bin, so a small error may lie
-    below its own interval.
+    Tibshirani, 1993, chapter 13). It is too narrow below about 50 images, where ``correct`` is for.
+    Of the calibration error it shows the spread only: resampling adds noise to every bin, so a
+    small error may lie below its own interval.
     """
 
     low: float
@@ -48,14 +55,103 @@ class Difference:
     """Two-sided: twice the share of draws on the rarer side of 0, those at 0 on either side."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Resamples:
+    """The metrics of several risks on the same draws of the images. Made by ``resample``."""
+
+    whole: Mapping[str, Mapping[str, float]]
+    """Risk → metric → value on the answers as they are."""
+    drawn: Mapping[str, Mapping[str, Floats]]
+    """Risk → metric → value of each draw, shape ``(draw,)``."""
+    jackknives: Mapping[str, Jackknife] = field(default_factory=dict)
+    """Of a small sample, if asked for: risk → its AUROC without each image."""
+    images: float = 0
+    """Of a small sample: what the images of the rarer class are worth."""
+
+    def interval(self, name: str, metric: str = "auroc", level: float = 0.95) -> Interval:
+        """Return the interval of one metric of one risk; see ``small_samples``."""
+        if metric == "auroc" and name in self.jackknives:
+            return Interval(*interval_of_auroc(self.jackknives[name], self.images, level))
+        return interval_of(self.drawn[name][metric], level)
+
+    def difference(
+        self, one: str, other: str, metric: str = "auroc", level: float = 0.95
+    ) -> Difference:
+        """Return how much the metric of one risk is above that of another, paired by draw."""
+        gap = self.drawn[one][metric] - self.drawn[other][metric]
+        whole = self.whole[one][metric] - self.whole[other][metric]
+        if metric == "auroc" and one in self.jackknives and other in self.jackknives:
+            without = self.jackknives[one].without - self.jackknives[other].without
+            low, high, p_value = compare(whole, without, self.images, level)
+            return Difference(whole, Interval(low, high), p_value)
+        return Difference(whole, interval_of(gap, level), _p_value(gap))
+
+
+def resample(
+    truth: ArrayLike,
+    risks: Mapping[str, ArrayLike],
+    groups: ArrayLike,
+    folds: ArrayLike | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    metrics: Collection[str] = NAMES,
+    correct: bool = False,
+) -> Resamples:
+    """Measure every risk on the answers as they are and on each draw of the images.
+
+    An image that is drawn keeps its fold: fits are not made anew, and answers are compared within
+    their fold in every draw (see ``measure``).
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risks: By name, numbers from 0 to 1, one an answer.
+        groups: The image of each answer: anything that can be sorted.
+        folds: The fold of each answer, likewise; all are compared without it.
+        draws: Resamples of the images, the same for all risks.
+        seed: Decides the draws; the same seed and images give the same draws.
+        metrics: Names from ``Metrics``: those that are wanted.
+        correct: In a small sample, take intervals of the AUROC from leaving out images instead of
+            the draws, which are too narrow there (``small_samples``).
+
+    Raises:
+        ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
+            range.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, found {draws}")
+    checked = {name: answers(truth, risk, f"risk {name!r}") for name, risk in risks.items()}
+    count = len(np.asarray(truth))
+    image, images = image_numbers(groups, count)
+    stratum = strata(count, folds)
+    tallies = {
+        name: tally(flags, risk, image, images, stratum) for name, (flags, risk) in checked.items()
+    }
+    whole = {name: measure_draw(each, np.ones(images), metrics) for name, each in tallies.items()}
+    found = {name: {metric: np.empty(draws) for metric in metrics} for name in risks}
+    generator = np.random.default_rng(seed)
+    for draw in range(draws):
+        drawn = generator.integers(images, size=images)
+        weights = np.bincount(drawn, minlength=images).astype(np.float64)
+        for name, counted in tallies.items():
+            for metric, value in measure_draw(counted, weights, metrics).items():
+                found[name][metric][draw] = value
+    if not correct or not is_small(truth, image):
+        return Resamples(whole, found)
+    jackknives = {name: jackknife(each) for name, each in tallies.items()}
+    return Resamples(whole, found, jackknives, worth_of_rarer(truth, image))
+
+
 def bootstrap(
     truth: ArrayLike,
     risks: Mapping[str, ArrayLike],
     groups: ArrayLike,
+    folds: ArrayLike | None = None,
     *,
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    correct: bool = False,
 ) -> Mapping[str, Mapping[str, Interval]]:
     """Return the interval of every metric of every risk, by the risk's name and the metric's.
 
@@ -63,9 +159,12 @@ def bootstrap(
         truth: Booleans, one an answer; true where it is hallucinated.
         risks: By name, numbers from 0 to 1, one an answer.
         groups: The image of each answer: anything that can be sorted.
+        folds: The fold of each answer, likewise; only answers of one fold are compared (see
+            ``measure``).
         draws: Resamples of the images, the same for all risks.
         seed: Decides the draws; the same seed and images give the same intervals.
         level: Share of the draws within an interval.
+        correct: As for ``resample``.
 
     Raises:
         ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
@@ -76,11 +175,8 @@ def bootstrap(
     Interval(low=1.0, high=1.0, left_out=0)
     """
     _check_level(level)
-    found = _replicates(truth, risks, groups, draws=draws, seed=seed)
-    return {
-        risk: {name: interval_of(values, level) for name, values in metrics.items()}
-        for risk, metrics in found.items()
-    }
+    found = resample(truth, risks, groups, folds, draws=draws, seed=seed, correct=correct)
+    return {risk: {name: found.interval(risk, name, level) for name in NAMES} for risk in risks}
 
 
 def paired(
@@ -90,6 +186,7 @@ def paired(
     groups: ArrayLike,
     metric: str = "auroc",
     *,
+    folds: ArrayLike | None = None,
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -108,6 +205,7 @@ def paired(
         groups: The image of each answer: anything that can be sorted.
         metric: Which of ``auroc``, ``auprc``, ``brier``, ``ece``, ``recall_at_5``. Of ``brier``
             and ``ece`` less is better.
+        folds: The fold of each answer; only answers of one fold are compared (see ``measure``).
         draws: Resamples of the images.
         seed: Decides the draws.
         level: Share of the draws within the interval.
@@ -123,10 +221,9 @@ def paired(
     names = [name for name in NAMES if name != "prevalence"]
     if metric not in names:
         raise ValueError(f"metric must be one of {', '.join(names)}, found {metric!r}")
-    found = _replicates(truth, {"one": one, "other": other}, groups, draws=draws, seed=seed)
-    gap = found["one"][metric] - found["other"][metric]
-    whole = getattr(measure(truth, one), metric) - getattr(measure(truth, other), metric)
-    return Difference(whole, interval_of(gap, level), _p_value(gap))
+    both = {"one": one, "other": other}
+    found = resample(truth, both, groups, folds, draws=draws, seed=seed, metrics=(metric,))
+    return found.difference("one", "other", metric, level)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -147,26 +244,6 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     corrected = np.empty_like(found)
     corrected[order] = np.minimum(np.maximum.accumulate(raised), 1)
     return tuple(corrected.tolist())
-
-
-def _replicates(
-    truth: ArrayLike, risks: Mapping[str, ArrayLike], groups: ArrayLike, *, draws: int, seed: int
-) -> dict[str, dict[str, Floats]]:
-    """Return every metric of every draw, shape ``(draw,)``, by name of the risk and the metric."""
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, found {draws}")
-    checked = {name: answers(truth, risk, f"risk {name!r}") for name, risk in risks.items()}
-    image, images = image_numbers(groups, len(np.asarray(truth)))
-    tallies = {name: tally(flags, risk, image, images) for name, (flags, risk) in checked.items()}
-    found = {name: {metric: np.empty(draws) for metric in NAMES} for name in risks}
-    generator = np.random.default_rng(seed)
-    for draw in range(draws):
-        drawn = generator.integers(images, size=images)
-        weights = np.bincount(drawn, minlength=images).astype(np.float64)
-        for name, counted in tallies.items():
-            for metric, value in measure_draw(counted, weights).items():
-                found[name][metric][draw] = value
-    return found
 
 
 def image_numbers(groups: ArrayLike, count: int) -> tuple[NDArray[np.intp], int]:

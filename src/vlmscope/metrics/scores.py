@@ -16,7 +16,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped,unused-ignore]
     roc_auc_score,
 )
 
-from vlmscope.metrics.answers import answers, whole_part
+from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
 from vlmscope.metrics.calibration import reliability
 
 FALSE_ALARMS = 0.05
@@ -43,12 +43,22 @@ class Metrics:
     """Answers measured."""
 
 
-def measure(truth: ArrayLike, risk: ArrayLike) -> Metrics:
+def measure(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> Metrics:
     """Return the metrics of a risk.
+
+    With ``folds``, the rank metrics compare answers of one fold only. Out-of-fold risks of two
+    folds come from two fits: where training has more hallucinations, the fold that is judged has
+    fewer, so a risk that only repeats the training share would order pairs across folds wrongly
+    and look worse than chance. ``auroc`` is then the share of the pairs *within a fold* in the
+    right order; ``auprc`` and ``recall_at_5`` are the folds' own numbers, averaged over the
+    hallucinated answers. A fold of one class counts for none of them. ``brier`` and ``ece`` stay
+    pooled: they compare a risk with its own answer, not with another's risk, and a promise of 30%
+    has to hold whichever fit made it.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
+        folds: The fold in which each answer was judged; all are compared without it.
 
     Raises:
         ValueError: The arrays are empty, of different shapes, or the risk is not within [0, 1].
@@ -56,22 +66,65 @@ def measure(truth: ArrayLike, risk: ArrayLike) -> Metrics:
     >>> found = measure([False, False, True, True], [0.1, 0.4, 0.35, 0.8])
     >>> found.auroc, round(found.auprc, 3), found.recall_at_5, found.prevalence
     (0.75, 0.833, 0.5, 0.5)
+    >>> measure([False, True, False, True], [0.1, 0.2, 0.8, 0.9], folds=[0, 0, 1, 1]).auroc
+    1.0
     >>> measure([True, True], [0.2, 0.9]).auroc
     nan
     """
     flags, risks = answers(truth, risk)
-    both = bool(flags.any() and not flags.all())
-    nan = float("nan")
+    auroc, auprc, recall = _ranks(flags, risks, strata(flags.size, folds))
     return Metrics(
-        auroc=float(roc_auc_score(flags, risks)) if both else nan,
-        auprc=float(average_precision_score(flags, risks)) if both else nan,
+        auroc=auroc,
+        auprc=auprc,
         # As integers: of a single boolean class scikit-learn cannot tell which it is.
         brier=float(brier_score_loss(flags.astype(int), risks, pos_label=1)),
         ece=reliability(flags, risks).error,
-        recall_at_5=float((risks[flags] > threshold_at(flags, risks)).mean()) if both else nan,
+        recall_at_5=recall,
         prevalence=float(flags.mean()),
         count=flags.size,
     )
+
+
+def _ranks(truth: Flags, risk: Floats, stratum: Numbers) -> tuple[float, float, float]:
+    """Return AUROC, AUPRC and recall at 5% within strata; NaN where no stratum has both classes."""
+    found, weights = [], []
+    for number in range(int(stratum.max()) + 1):
+        flags, risks = truth[stratum == number], risk[stratum == number]
+        hits = int(flags.sum())
+        if not 0 < hits < flags.size:
+            continue
+        recall = (risks[flags] > threshold_at(flags, risks)).mean()
+        found.append((roc_auc_score(flags, risks), average_precision_score(flags, risks), recall))
+        weights.append((hits * (flags.size - hits), hits, hits))
+    if not found:
+        return (float("nan"),) * 3
+    if len(found) == 1:  # not a digit is lost
+        auroc, auprc, recall = found[0]
+    else:
+        auroc, auprc, recall = np.multiply(found, weights).sum(axis=0) / np.sum(weights, axis=0)
+    return float(auroc), float(auprc), float(recall)
+
+
+def tied_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> float:
+    """Return the share of the compared pairs whose two risks are equal; NaN without a pair.
+
+    A risk that is the same for every answer of a fold orders none of its pairs: its AUROC of 0.5
+    is no finding about the answers.
+
+    >>> tied_pairs([False, True, False, True], [0.2, 0.2, 0.2, 0.9], folds=[0, 0, 1, 1])
+    0.5
+    """
+    flags, risks = answers(truth, risk)
+    stratum = strata(flags.size, folds)
+    tied = pairs = 0
+    for number in range(int(stratum.max()) + 1):
+        own = stratum == number
+        _, level = np.unique(risks[own], return_inverse=True)
+        hits = np.bincount(level[flags[own]], minlength=level.size)
+        alarms = np.bincount(level[~flags[own]], minlength=level.size)
+        tied += int(hits @ alarms)
+        pairs += int(hits.sum() * alarms.sum())
+    return tied / pairs if pairs else float("nan")
 
 
 def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_ALARMS) -> float:

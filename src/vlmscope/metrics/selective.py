@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlmscope.metrics.answers import Flags, Floats, answers, whole_part
+from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,18 @@ class RiskCoverage:
         return self.aurc - self.optimal_aurc
 
 
-def risk_coverage(truth: ArrayLike, risk: ArrayLike) -> RiskCoverage:
+def risk_coverage(
+    truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None
+) -> RiskCoverage:
     """Return the risk-coverage curve and its area (Geifman and El-Yaniv, 2017).
+
+    With ``folds``, the same share of every fold is answered, its own safest: risks of different
+    fits are not ranked against each other.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
+        folds: The fold of each answer: anything that can be sorted.
 
     Raises:
         ValueError: The arrays are empty, of different shapes, or the risk is not within [0, 1].
@@ -49,10 +55,10 @@ def risk_coverage(truth: ArrayLike, risk: ArrayLike) -> RiskCoverage:
     ([0.25, 0.5, 0.75, 1.0], [0.0, 0.25, 0.333, 0.5])
     """
     flags, risks = answers(truth, risk)
+    stratum = strata(flags.size, folds)
     answered = np.arange(1, flags.size + 1)
-    rate = _expected_errors(flags, risks) / answered
-    faithful = flags.size - int(flags.sum())
-    optimal = np.maximum(answered - faithful, 0) / answered
+    rate = _errors(flags, risks, stratum) / answered
+    optimal = _errors(flags, flags.astype(np.float64), stratum) / answered
     return RiskCoverage(
         coverage=answered / flags.size,
         rate=rate,
@@ -61,13 +67,16 @@ def risk_coverage(truth: ArrayLike, risk: ArrayLike) -> RiskCoverage:
     )
 
 
-def abstain(truth: ArrayLike, risk: ArrayLike, share: float) -> tuple[float, float]:
+def abstain(
+    truth: ArrayLike, risk: ArrayLike, share: float, folds: ArrayLike | None = None
+) -> tuple[float, float]:
     """Return the hallucination rate before and after leaving out the riskiest answers.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
         share: Share of the answers to leave out, from 0 to below 1; rounded down to whole answers.
+        folds: The fold of each answer: the same share of every fold is left out.
 
     Raises:
         ValueError: The arrays are wrong, or the share is out of range.
@@ -79,16 +88,22 @@ def abstain(truth: ArrayLike, risk: ArrayLike, share: float) -> tuple[float, flo
     if not 0 <= share < 1:
         raise ValueError(f"share must be from 0 to below 1, found {share}")
     kept = max(1, flags.size - whole_part(share, flags.size))
-    return float(flags.mean()), float(_expected_errors(flags, risks)[kept - 1] / kept)
+    errors = _errors(flags, risks, strata(flags.size, folds))
+    return float(flags.mean()), float(errors[kept - 1] / kept)
 
 
-def _expected_errors(truth: Flags, risk: Floats) -> Floats:
+def _errors(truth: Flags, risk: Floats, stratum: Numbers) -> Floats:
     """Return the hallucinations to expect among the k safest answers, k from 1.
 
-    Within answers of equal risk the expectation grows evenly, whichever of them come first.
+    Within answers of equal risk the expectation grows evenly, whichever of them come first. Of each
+    stratum the same share is answered, k times its part of all answers.
     """
-    _, group, size = np.unique(risk, return_inverse=True, return_counts=True)
-    errors = np.bincount(group, weights=truth)
-    ends = np.concatenate([[0], np.cumsum(size)])
-    below = np.concatenate([[0], np.cumsum(errors)])
-    return np.asarray(np.interp(np.arange(1, truth.size + 1), ends, below))
+    answered = np.arange(1, truth.size + 1)
+    errors = np.zeros(truth.size)
+    for number in range(int(stratum.max()) + 1):
+        own = stratum == number
+        _, group, size = np.unique(risk[own], return_inverse=True, return_counts=True)
+        ends = np.concatenate([[0], np.cumsum(size)])
+        below = np.concatenate([[0], np.cumsum(np.bincount(group, weights=truth[own]))])
+        errors += np.interp(answered * (own.sum() / truth.size), ends, below)
+    return errors

@@ -1,20 +1,21 @@
 """The metrics of one risk on a resample of images, fast enough for thousands of resamples.
 
 A resample of images is a whole number for each image: how often it was drawn. Counting the answers
-by distinct risk and image once turns every resample into two sparse products and a few running
-sums, without sorting again. The results are those of ``measure`` on the rows written out.
+by stratum (fold), distinct risk and image once turns every resample into two sparse products and a
+few running sums, without sorting again. The results are those of ``measure`` on the rows written
+out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.metrics.answers import Flags, Floats, whole_part
+from vlmscope.metrics.answers import Flags, Floats, Numbers
 from vlmscope.metrics.calibration import BINS
 from vlmscope.metrics.scores import FALSE_ALARMS
 
@@ -24,19 +25,33 @@ NAMES = ("auroc", "auprc", "brier", "ece", "recall_at_5", "prevalence")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """The answers of one risk, counted by distinct risk (ascending) and image."""
+    """The answers of one risk, counted by stratum, distinct risk (ascending) and image."""
 
     levels: Floats
-    """The distinct risks, shape ``(level,)``, ascending."""
+    """The risk of each level, ``(level,)``: ascending within a stratum, strata one by one."""
+    starts: Numbers
+    """First level of each stratum, shape ``(stratum,)``."""
+    sizes: Numbers
+    """Levels of each stratum, shape ``(stratum,)``."""
     hallucinated: Any
     """Sparse counts of hallucinated answers, shape ``(level, image)``."""
     faithful: Any
     """Sparse counts of faithful answers, shape ``(level, image)``."""
     loss: Floats
     """Squared distance of risk and truth, summed by image, shape ``(image,)``."""
+    distinct: Floats
+    """The distinct risks of all strata, ascending."""
+    place: Numbers
+    """Where each level's risk stands in ``distinct``, shape ``(level,)``."""
 
 
-def tally(truth: Flags, risk: Floats, image: NDArray[np.intp], images: int) -> Tally:
+def tally(
+    truth: Flags,
+    risk: Floats,
+    image: Numbers,
+    images: int,
+    stratum: Numbers | None = None,
+) -> Tally:
     """Count the answers.
 
     Args:
@@ -44,58 +59,103 @@ def tally(truth: Flags, risk: Floats, image: NDArray[np.intp], images: int) -> T
         risk: Risk, shape ``(answer,)``.
         image: Number of the answer's image, below ``images``, shape ``(answer,)``.
         images: Images in all.
+        stratum: Number of the stratum within which the answer is compared, from 0 without a gap,
+            shape ``(answer,)``; one stratum without it.
     """
-    levels, level = np.unique(risk, return_inverse=True)
-    shape = (levels.size, images)
+    distinct, value = np.unique(risk, return_inverse=True)
+    own = np.zeros(risk.size, dtype=np.intp) if stratum is None else stratum
+    keys, level = np.unique(own * distinct.size + value, return_inverse=True)
+    shape = (keys.size, images)
 
     def counts(rows: Flags) -> Any:
         # Repeated places add up.
         return csr_array((np.ones(rows.sum()), (level[rows], image[rows])), shape=shape)
 
     loss = np.bincount(image, weights=(risk - truth) ** 2, minlength=images).astype(np.float64)
-    return Tally(levels, counts(truth), counts(~truth), loss)
+    sizes = np.bincount(keys // distinct.size)
+    place = keys % distinct.size
+    return Tally(
+        levels=distinct[place],
+        starts=np.cumsum(sizes) - sizes,
+        sizes=sizes,
+        hallucinated=counts(truth),
+        faithful=counts(~truth),
+        loss=loss,
+        distinct=distinct,
+        place=place,
+    )
 
 
-def measure_draw(counted: Tally, weights: Floats) -> dict[str, float]:
+def measure_draw(
+    counted: Tally, weights: Floats, names: Collection[str] = NAMES
+) -> dict[str, float]:
     """Return the metrics of one resample, by name of ``NAMES``.
 
     One resample at a time: its arrays stay in the processor's cache, and measured three times as
-    fast as many side by side. Without both classes the rank metrics are NaN.
+    fast as many side by side. Without a stratum of both classes the rank metrics are NaN.
 
     Args:
         counted: The answers of one risk.
         weights: How often each image was drawn, whole numbers of shape ``(image,)``.
+        names: The metrics that are wanted.
     """
-    # Ascending by risk: place k of a running sum holds the answers at or below the k-th level.
     hits, alarms = counted.hallucinated @ weights, counted.faithful @ weights
-    hits_below, alarms_below = np.cumsum(hits), np.cumsum(alarms)
-    rows, rows_below = hits + alarms, hits_below + alarms_below
-    all_hits, all_alarms, total = hits_below[-1], alarms_below[-1], rows_below[-1]
-    found = dict.fromkeys(NAMES, float("nan"))
-    found["brier"] = float(counted.loss @ weights / total)
-    found["ece"] = _calibration_error(rows, rows_below, np.cumsum(hits - counted.levels * rows))
-    found["prevalence"] = float(all_hits / total)
-    if all_hits and all_alarms:
-        pairs = hits @ (alarms_below - alarms / 2)
-        found["auroc"] = float(pairs / (all_hits * all_alarms))
-        # Flagged are the answers at or above each level. None flagged, none hit.
-        precision = (all_hits - hits_below + hits) / np.maximum(total - rows_below + rows, 1)
-        found["auprc"] = float(hits @ precision / all_hits)
-        # The threshold is the first level above which few enough faithful answers lie.
-        allowed = whole_part(FALSE_ALARMS, all_alarms)
-        threshold = np.searchsorted(alarms_below, all_alarms - allowed)
-        found["recall_at_5"] = float(1 - hits_below[threshold] / all_hits)
+    found = _rank_metrics(counted, hits, alarms, names)
+    if "prevalence" in names:
+        found["prevalence"] = float(hits.sum() / (hits.sum() + alarms.sum()))
+    if "brier" in names:
+        found["brier"] = float(counted.loss @ weights / (hits.sum() + alarms.sum()))
+    if "ece" in names:
+        found["ece"] = _calibration_error(counted, hits, alarms)
+    return {name: found[name] for name in names}
+
+
+def _rank_metrics(
+    counted: Tally, hits: Floats, alarms: Floats, names: Collection[str]
+) -> dict[str, float]:
+    """Return the metrics that compare answers of one stratum."""
+    found = dict.fromkeys(("auroc", "auprc", "recall_at_5"), float("nan"))
+    all_hits, all_alarms = (np.add.reduceat(each, counted.starts) for each in (hits, alarms))
+    pairs = all_hits @ all_alarms
+    if not pairs:
+        return found
+    # Ascending by risk: place k of a running sum holds the answers at or below the k-th level.
+    alarms_below = _running(counted, alarms, all_alarms)
+    found["auroc"] = float(hits @ (alarms_below - alarms / 2) / pairs)
+    if "auprc" not in names and "recall_at_5" not in names:
+        return found
+    # A stratum of one class orders nothing.
+    kept = hits * np.repeat((all_hits > 0) & (all_alarms > 0), counted.sizes)
+    # Flagged are the answers at or above each level. None flagged, none hit.
+    hit = np.repeat(all_hits, counted.sizes) - _running(counted, hits, all_hits) + hits
+    flagged = hit + np.repeat(all_alarms, counted.sizes) - alarms_below + alarms
+    found["auprc"] = float(kept @ (hit / np.maximum(flagged, 1)) / kept.sum())
+    # Flagged is a level with enough faithful answers below it: all but those that may be flagged.
+    enough = all_alarms - np.floor(FALSE_ALARMS * all_alarms + 1e-9)
+    above = alarms_below - alarms >= np.repeat(enough, counted.sizes)
+    found["recall_at_5"] = float(kept @ above / kept.sum())
     return found
 
 
-def _calibration_error(rows: Floats, rows_below: Floats, excess_below: Floats) -> float:
-    """Return the calibration error over the bins that ``reliability`` makes.
+def _running(counted: Tally, values: Floats, totals: Floats) -> Floats:
+    """Return running sums that begin anew in every stratum."""
+    before = np.cumsum(totals) - totals
+    return np.asarray(np.cumsum(values) - np.repeat(before, counted.sizes))
+
+
+def _calibration_error(counted: Tally, hits: Floats, alarms: Floats) -> float:
+    """Return the calibration error over the bins that ``reliability`` makes of all strata.
 
     Args:
-        rows: Answers at each level, shape ``(level,)``.
-        rows_below: Answers at or below each level, shape ``(level,)``.
-        excess_below: Hallucinations at or below each level beyond those promised, ``(level,)``.
+        counted: The answers of one risk.
+        hits: Hallucinated answers at each level, shape ``(level,)``.
+        alarms: Faithful answers at each level.
     """
+    size = counted.distinct.size
+    rows = np.bincount(counted.place, weights=hits + alarms, minlength=size)
+    rows_below = np.cumsum(rows)
+    hit = np.bincount(counted.place, weights=hits, minlength=size)
+    excess_below = np.cumsum(hit - counted.distinct * rows)
     total = rows_below[-1]
     # Twice a middle rank is whole, and an edge is whole or at least a fifteenth from it: rounding
     # moves no answer to another bin.

@@ -6,14 +6,14 @@ would order answers of different kinds well, and those of one kind not at all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlmscope.metrics.answers import Floats, answers
-from vlmscope.metrics.resampling import Interval, image_numbers, interval_of
-from vlmscope.metrics.weighted import Tally, tally
+from vlmscope.metrics.answers import strata
+from vlmscope.metrics.resampling import Interval, Resamples, resample
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class WithinKinds:
     interval: Interval
     """95% interval, images resampled."""
     share: float
-    """Share of all pairs that are of the same kind."""
+    """Share of all pairs that are of the same kind (and fold)."""
 
 
 def within_kinds(
@@ -33,17 +33,23 @@ def within_kinds(
     risk: ArrayLike,
     kinds: ArrayLike,
     groups: ArrayLike,
+    folds: ArrayLike | None = None,
     *,
     draws: int = 2000,
     seed: int = 0,
 ) -> WithinKinds:
     """Return the AUROC within kinds (the covariate-adjusted one of Janes and Pepe, 2009).
 
+    Of out-of-fold risks the pairs have to be of one fold too. Where a fold has more of a kind's
+    hallucinations, the fits that judge it were trained on fewer: a risk that is the kind's share
+    in training orders pairs of one kind and two folds *against* the truth.
+
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
         kinds: The kind of each answer: anything that can be sorted.
         groups: The image of each answer: anything that can be sorted.
+        folds: The fold of each answer, likewise.
         draws: Resamples of the images.
         seed: Decides the draws.
 
@@ -55,36 +61,48 @@ def within_kinds(
     >>> found.auroc, found.share
     (1.0, 0.5)
     """
-    flags, risks = answers(truth, risk)
-    image, images = image_numbers(groups, flags.size)
-    names = np.asarray(kinds)
-    if names.shape != flags.shape:
-        raise ValueError(f"kinds must have shape {flags.shape}, found {names.shape}")
-    tallies = []
-    for kind in np.unique(names):
-        own = names == kind
-        tallies.append(tally(flags[own], risks[own], image[own], images))
-    ones = np.ones(images)
-    wins, pairs = _pairs(tallies, ones)
-    generator = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for draw in range(draws):
-        drawn = np.bincount(generator.integers(images, size=images), minlength=images)
-        won, of = _pairs(tallies, drawn.astype(np.float64))
-        values[draw] = won / of if of else np.nan
-    everything = int(flags.sum()) * int((~flags).sum())
-    return WithinKinds(
-        auroc=wins / pairs if pairs else float("nan"),
-        interval=interval_of(values, 0.95),
-        share=pairs / everything if everything else float("nan"),
+    found = resample_within(truth, {"": risk}, kinds, groups, folds, draws=draws, seed=seed)
+    share = share_of_pairs(truth, kinds, folds)
+    return WithinKinds(found.whole[""]["auroc"], found.interval(""), share)
+
+
+def resample_within(
+    truth: ArrayLike,
+    risks: Mapping[str, ArrayLike],
+    kinds: ArrayLike,
+    groups: ArrayLike,
+    folds: ArrayLike | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    correct: bool = False,
+) -> Resamples:
+    """Return the AUROC within kinds of several risks on the same draws, and their differences.
+
+    Args:
+        truth: As for ``within_kinds``.
+        risks: By name, numbers from 0 to 1, one an answer.
+        kinds: As for ``within_kinds``, like the others.
+        groups: The image of each answer.
+        folds: The fold of each answer.
+        draws: Resamples of the images.
+        seed: Decides the draws.
+        correct: As for ``resample``.
+    """
+    both = strata(len(np.asarray(truth)), kinds, folds)
+    return resample(
+        truth, risks, groups, both, draws=draws, seed=seed, metrics=("auroc",), correct=correct
     )
 
 
-def _pairs(tallies: list[Tally], weights: Floats) -> tuple[float, float]:
-    """Return the pairs that are ordered rightly, ties half, and all of them, of a resample."""
-    wins = pairs = 0.0
-    for counted in tallies:
-        hits, alarms = counted.hallucinated @ weights, counted.faithful @ weights
-        wins += float(hits @ (np.cumsum(alarms) - alarms / 2))
-        pairs += float(hits.sum() * alarms.sum())
-    return wins, pairs
+def share_of_pairs(truth: ArrayLike, kinds: ArrayLike, folds: ArrayLike | None = None) -> float:
+    """Return the share of all pairs of a hallucinated and a faithful answer that are compared.
+
+    >>> share_of_pairs([True, False, True, False], list("aabb"))
+    0.5
+    """
+    flags = np.asarray(truth, dtype=bool)
+    stratum = strata(flags.size, kinds, folds)
+    hits, alarms = np.bincount(stratum, weights=flags), np.bincount(stratum, weights=~flags)
+    everything = hits.sum() * alarms.sum()
+    return float(hits @ alarms / everything) if everything else float("nan")

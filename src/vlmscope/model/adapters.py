@@ -8,6 +8,7 @@ loader and not ``load_adapter`` of transformers, which drops DoRA's magnitudes (
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
-from vlmscope.model.weights import check_files
+from vlmscope.locking import warnings_lock
+from vlmscope.model.folder import check_files
+from vlmscope.model.weights import check_file
 from vlmscope.regular import read_regular
 
 CONFIG = "adapter_config.json"
@@ -35,17 +38,19 @@ def check_adapter(folder: str | Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"--adapter {folder}: no such folder")
     check_files(folder)
-    if not (folder / CONFIG).is_file():
+    if not os.path.lexists(folder / CONFIG):
         raise ModelError(
             f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft saved"
         )
-    if not (folder / WEIGHTS).is_file():
+    if not os.path.lexists(folder / WEIGHTS):
         pickled = ", only adapter_model.bin, a pickle, which may run code when it is read;"
         found = pickled if (folder / "adapter_model.bin").is_file() else ";"
         raise ModelError(
             f"--adapter {folder}: the folder holds no {WEIGHTS}{found} save it as safetensors"
         )
-    _check_kind(folder)
+    check_file(folder, CONFIG)
+    check_file(folder, WEIGHTS)
+    check_settings(folder, f"--adapter {folder}")
     try:
         import peft  # noqa: F401
     except ImportError as error:
@@ -55,26 +60,30 @@ def check_adapter(folder: str | Path) -> None:
         ) from error
 
 
-def _check_kind(folder: Path) -> None:
+def check_settings(folder: Path, name: str) -> None:
+    """Refuse an adapter's settings with which it would not be a plain LoRA, or would run code.
+
+    Args:
+        folder: Where they lie.
+        name: What the folder is, for the message.
+
+    Raises:
+        ModelError: They cannot be read, or are of another kind of adapter.
+    """
     try:
         config = json.loads(read_regular(folder / CONFIG).decode())
         kind = config.get("peft_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(
-            f"--adapter {folder}: {CONFIG} cannot be read: {one_line(error)}"
-        ) from error
+        raise ModelError(f"{name}: {CONFIG} cannot be read: {one_line(error)}") from error
     if kind != "LORA":
-        raise ModelError(f"--adapter {folder}: is an adapter of type {kind}; only LORA is taken")
+        raise ModelError(f"{name}: is an adapter of type {kind}; only LORA is taken")
     # peft imports the module that megatron_core names, whatever it is.
     if config.get("megatron_config"):
-        raise ModelError(
-            f"--adapter {folder}: is made for Megatron (megatron_config), which is not taken"
-        )
+        raise ModelError(f"{name}: is made for Megatron (megatron_config), which is not taken")
     # Activated LoRA looks for its tokens in every call; without that it would be on all the time.
     if config.get("alora_invocation_tokens"):
         raise ModelError(
-            f"--adapter {folder}: is an activated LoRA (alora_invocation_tokens), which is not "
-            "taken"
+            f"{name}: is an activated LoRA (alora_invocation_tokens), which is not taken"
         )
 
 
@@ -92,7 +101,7 @@ def attach_adapter(model: Any, folder: str | Path, name: str) -> None:
     from peft import PeftModel
 
     try:
-        with warnings.catch_warnings():
+        with warnings_lock(), warnings.catch_warnings():
             # peft 0.21 asks transformers 5.23 for a property by its old name.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             wrapped = PeftModel(model, _read_config(folder))

@@ -3,7 +3,8 @@
 The library looks up a configuration's attention by name at every call, in a registry that anyone
 may add to. So a faster implementation needs no change of any model's code: it is registered under a
 name of ours, put into the configurations of one part of the model for the time of a call, and taken
-out again, so that ``reference.py`` always meets the model as it was loaded.
+out again, so that ``reference.py`` always meets the model as it was loaded. The lock of the models
+is held meanwhile (``computing``), and a thread that calls the model without it is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from vlmscope.model.changes import undoing
+from vlmscope.model.computing import check_thread
 
 GROUPED = "vlmscope_grouped"
 """Name of ``grouped_attention`` in the registry."""
@@ -36,13 +40,15 @@ def attending_with(
     changed: list[Any] = [
         config for config in configs if getattr(config, "_attn_implementation", None) == "sdpa"
     ]
-    for config in changed:
-        config._attn_implementation = name
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for config in changed:
             config._attn_implementation = "sdpa"
+
+    with undoing(put_back):
+        for config in changed:
+            config._attn_implementation = name
+        yield
 
 
 def configurations(part: nn.Module) -> list[Any]:
@@ -84,6 +90,7 @@ def grouped_attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    check_thread()
     batch, heads, tokens, _ = query.shape
     groups = heads // key.shape[1]
     if _SEEN in module.__dict__:
@@ -123,13 +130,15 @@ def seeing(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
         mask: ``[rows, length]``, boolean; a call is about the first of the rows.
     """
     modules = [module for part in parts for module in part.modules() if hasattr(module, "q_proj")]
-    for module in modules:
-        module.__dict__[_SEEN] = mask
-    try:
-        yield
-    finally:
+
+    def forget() -> None:
         for module in modules:
-            del module.__dict__[_SEEN]
+            module.__dict__.pop(_SEEN, None)
+
+    with undoing(forget):
+        for module in modules:
+            module.__dict__[_SEEN] = mask
+        yield
 
 
 _SEEN = "_vlmscope_seen"

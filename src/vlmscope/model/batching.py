@@ -17,7 +17,7 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
-from vlmscope.model.precision import full_float32
+from vlmscope.model.computing import computing
 from vlmscope.model.proof import record, relative_error
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
@@ -115,7 +115,7 @@ def _look(vlm: VisionLanguageModel, questions: Sequence[str], pictures: Sequence
     inputs = vlm.cast(encode(vlm.processor, texts, [[picture] for picture in pictures]))
     moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
     parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
-    with torch.inference_mode(), full_float32(), record(parts) as calls:
+    with computing(), record(parts) as calls:
         # ``generate`` and not a plain forward: it counts positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
     return calls["encoder"][0], calls["norm"][0][:, -1], inputs

@@ -1,30 +1,14 @@
-"""What a model *is*, in hashes: so that a run never mixes rows of two models under one name.
-
-A hub checkpoint is pinned by its commit. A local folder has none, so its weights are identified by
-the names, types and shapes of all tensors and the first kilobytes of each: two fine-tunes of one
-model agree in the former and not in the latter; and 21 GB need not be read. A LoRA
-adapter and rounding at loading make other weights of them.
-"""
+"""Hashes of what a model is made of besides its weights: settings, processor, adapter settings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from vlmscope.errors import ModelError, one_line
-from vlmscope.model.adapters import CONFIG, WEIGHTS
-from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.model.adapters import CONFIG
 
-_SAMPLE = 4096
-"""Bytes read of each tensor."""
-
-_LONGEST_HEADER = 100_000_000
-"""Bytes of a safetensors header; the format allows no more."""
-
-_MEBIBYTE = 1 << 20
 _VOLATILE = frozenset(
     {"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"}
 )
@@ -72,71 +56,15 @@ def hash_processor(processor: Any) -> str:
     ])  # fmt: skip
 
 
-def hash_weights(folder: Path) -> str:
-    """Return the hash that identifies the weight files of a local checkpoint."""
-    return _hash_files(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin"})
-
-
-def hash_adapter(folder: Path) -> str:
-    """Return the hash that identifies a LoRA adapter: its tensors, and how they are applied."""
+def hash_adapter_config(folder: Path) -> str:
+    """Return the hash of how a LoRA adapter's tensors are applied."""
     config = json.loads((folder / CONFIG).read_text("utf-8"))
-    known = {
+    return hash_json({
         # peft writes sets of names, in any order.
         name: sorted(value, key=str) if isinstance(value, list) else value
         for name, value in config.items()
         if name not in _VOLATILE_OF_ADAPTERS
-    }
-    return hash_json([_hash_files([folder / WEIGHTS]), known])
-
-
-def hash_loaded_weights(vlm: VisionLanguageModel) -> str:
-    """Return the hash that identifies the weights which a loaded model computes with.
-
-    Those of the folder, or the commit of the hub; with an adapter or rounding, a hash of all three.
-    """
-    folder = Path(vlm.name)
-    base = hash_weights(folder) if folder.is_dir() else str(vlm.revision)
-    if vlm.adapter is None and not vlm.quantization:
-        return base
-    adapter = None if vlm.adapter is None else hash_adapter(Path(vlm.adapter))
-    return hash_json([base, adapter, vlm.quantization])
-
-
-def _hash_files(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if path.suffix == ".safetensors":
-                _add_tensors(digest, file)
-            else:
-                digest.update(file.read(_MEBIBYTE))
-                file.seek(max(0, size - _MEBIBYTE))
-                digest.update(file.read(_MEBIBYTE))
-    return digest.hexdigest()
-
-
-def _add_tensors(digest: Any, file: BinaryIO) -> None:
-    """Add the header of a safetensors file, and the beginning of every tensor.
-
-    The file begins with the header's length as little-endian uint64, then the header as JSON:
-    tensor name → type, shape, and where its bytes begin and end behind the header.
-    """
-    length = int.from_bytes(file.read(8), "little")
-    header = file.read(min(length, _LONGEST_HEADER))
-    digest.update(header)
-    try:
-        tensors = sorted(json.loads(header).items())
-        offsets = [tensor["data_offsets"] for name, tensor in tensors if name != "__metadata__"]
-        for begin, end in offsets:
-            file.seek(8 + length + begin)
-            digest.update(file.read(min(_SAMPLE, max(0, end - begin))))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        # One that is in the folder and was not loaded: those that are loaded are sound.
-        raise ModelError(
-            f"{file.name}: damaged weight file: {one_line(error)}; remove it or get it again"
-        ) from error
+    })  # fmt: skip
 
 
 def _without_volatile(value: Any) -> Any:

@@ -8,8 +8,11 @@ there, each ends with one line that says what to do.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ import torch
 from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
-from vlmscope.model.adapters import attach_adapter, check_adapter
+from vlmscope.locking import model_lock
+from vlmscope.model.adapters import CONFIG, attach_adapter, check_adapter
 from vlmscope.model.batching import check_rule, with_proven_rule
+from vlmscope.model.changes import undoing
 from vlmscope.model.describing import (
     described,
     find_family,
@@ -26,7 +31,9 @@ from vlmscope.model.describing import (
     resolve,
     stranger,
 )
+from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
+from vlmscope.model.identity import Fingerprinting
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
@@ -39,7 +46,7 @@ from vlmscope.model.quantized import (
 )
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.model.weights import check_files, check_weights, pickled_only, without_pickles
+from vlmscope.model.weights import check_file, pickled_only, without_pickles
 
 
 def load_model(
@@ -55,6 +62,8 @@ def load_model(
     allow_pickle_weights: bool = False,
 ) -> VisionLanguageModel:
     """Load a vision-language model and its processor, and prove them on one blank image.
+
+    No other thread of the process runs a model meanwhile: loading changes settings of torch.
 
     Args:
         name: Folder of a checkpoint, or a hub id.
@@ -77,42 +86,43 @@ def load_model(
             does not fit it, or a package for either is missing.
     """
     name = str(name)
-    config = _load_config(name, revision)
-    check_kind(name, config)
-    description = read_description(family) if isinstance(family, str | Path) else family
-    known = find_family(config)
-    if description is not None:
-        known = described(description, config, family if isinstance(family, str | Path) else "")
-    check_quantize(quantize, name, config)
-    if adapter is not None:
-        check_adapter(adapter)
-    # A branch may move between two downloads: everything comes from the commit of the config.
-    revision = getattr(config, "_commit_hash", None) or revision
-    kind = choose_dtype(dtype, device)
-    place = choose_place(device, config, kind, quantize)
-    check_device(quantize, name, config, place)
-    more = quantization_options(quantize, kind, config)
-    model = _load_weights(
-        name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
-        attn_implementation=attention, **more,
-    )  # fmt: skip
-    settle(model)
-    if adapter is not None:
-        attach_adapter(model, adapter, name)
-    processor = load_processor(name, revision)
-    _give_padding(name, processor)
-    make_greedy(model, processor.tokenizer.pad_token_id)
-    vlm = VisionLanguageModel(
-        model,
-        processor,
-        resolve(known or stranger(config), model, name),
-        name,
-        revision,
-        description=description,
-        adapter=None if adapter is None else str(adapter),
-        quantization=rounding_of(model),
-    )
-    return _proven(vlm, known=known is not None)
+    with Fingerprinting(name, adapter) as fingerprint:
+        config, revision = _load_config(name, revision)
+        check_kind(name, config)
+        description = read_description(family) if isinstance(family, str | Path) else family
+        known = find_family(config)
+        if description is not None:
+            known = described(description, config, family if isinstance(family, str | Path) else "")
+        check_quantize(quantize, name, config)
+        if adapter is not None:
+            check_adapter(adapter)
+        kind = choose_dtype(dtype, device)
+        _check_repository(name, revision)
+        fingerprint.begin(config, revision, pickles=allow_pickle_weights)
+        with model_lock():  # the default dtype, torch.load and more are changed meanwhile
+            place = choose_place(device, config, kind, quantize)
+            check_device(quantize, name, config, place)
+            model = _load_weights(
+                name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
+                attn_implementation=attention, **quantization_options(quantize, kind, config),
+            )  # fmt: skip
+            settle(model)
+            if adapter is not None:
+                attach_adapter(model, adapter, name)
+            processor = _load_processor(name, revision)
+            make_greedy(model, processor.tokenizer.pad_token_id)
+            vlm = VisionLanguageModel(
+                model,
+                processor,
+                resolve(known or stranger(config), model, name),
+                name,
+                revision,
+                description=description,
+                adapter=None if adapter is None else str(adapter),
+                quantization=rounding_of(model),
+                identity=fingerprint.finish(rounding_of(model)),
+            )
+            return _proven(vlm, known=known is not None)
 
 
 def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
@@ -129,7 +139,8 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     return vlm if known else with_proven_rule(vlm)
 
 
-def _load_config(name: str, revision: str | None) -> Any:
+def _load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
+    """Return the configuration, and the commit of the hub that everything else is to come from."""
     from transformers import AutoConfig
 
     folder = Path(name)
@@ -139,15 +150,19 @@ def _load_config(name: str, revision: str | None) -> Any:
         raise ModelError(f"{name}: is a file; give the folder that holds it")
     if folder.is_dir():
         check_files(folder)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{name}: the folder holds no config.json; give that of a whole checkpoint"
-        )
+        if not os.path.lexists(folder / "config.json"):
+            raise ModelError(
+                f"{name}: the folder holds no config.json; give that of a whole checkpoint"
+            )
+        for file in ("config.json", "tokenizer.json"):
+            if os.path.lexists(folder / file):
+                check_file(folder, file)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.exists() and looks_local:
         raise ModelError(f"{name}: no such folder, and not a hub id of the form owner/name")
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        revision = _commit(name, revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
@@ -155,10 +170,48 @@ def _load_config(name: str, revision: str | None) -> Any:
                 "version of it that transformers loads by itself, often named with -hf at the end"
             ) from error
         raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
+    return config, revision
 
 
-def _give_padding(name: str, processor: Any) -> None:
-    """Let a tokenizer without a padding token pad with its end: the mask hides it either way."""
+def _commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a revision of a hub repository is now; None for a folder.
+
+    A branch may move between two downloads. The commit is the name of the folder in the hub's cache
+    that the configuration is in: transformers 5.23 does not say it any more, as 5.17 did.
+
+    Raises:
+        OSError: The repository has no configuration, or cannot be reached.
+    """
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        return None
+    found = Path(str(cached_file(name, "config.json", revision=revision)))
+    return found.parent.name if found.parent.parent.name == "snapshots" else revision
+
+
+def _check_repository(name: str, revision: str | None) -> None:
+    """Refuse a hub repository that is an adapter: its base would be loaded, from any commit."""
+    from transformers.utils import cached_file, is_peft_available
+
+    if Path(name).is_dir() or not is_peft_available():
+        return
+    try:
+        found = Path(str(cached_file(name, CONFIG, revision=revision)))
+        base = json.loads(found.read_text("utf-8"))["base_model_name_or_path"]
+    except OSError:
+        return  # there is none
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{name}: {CONFIG} cannot be read: {one_line(error)}") from error
+    raise ModelError(
+        f"{name}: is an adapter of {base}; give --model {base}, and a folder with the adapter as "
+        "--adapter"
+    )
+
+
+def _load_processor(name: str, revision: str | None) -> Any:
+    """Return the processor; without a padding token it pads with the end: the mask hides either."""
+    processor = load_processor(name, revision)
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -167,14 +220,16 @@ def _give_padding(name: str, processor: Any) -> None:
                 "name one as pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    return processor
 
 
 def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **options: Any) -> Any:
     """Return the model in evaluation mode; ``options`` go to ``from_pretrained``."""
-    if not pickles:
-        check_weights(name)
     try:
-        with contextlib.nullcontext() if pickles else without_pickles(name):
+        with (
+            contextlib.nullcontext() if pickles else without_pickles(name),
+            undoing(partial(torch.set_default_dtype, torch.get_default_dtype())),
+        ):
             model, info = auto_class(config).from_pretrained(
                 name,
                 device_map="auto" if place == "spread" else place,

@@ -25,7 +25,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from vlmscope.errors import ModelError, one_line
-from vlmscope.model.weights import check_files
+from vlmscope.model.folder import check_files
 
 
 def load_processor(name: str | Path, revision: str | None = None) -> Any:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
-from vlmscope.model.precision import full_float32
+from vlmscope.model.changes import removing_hooks
+from vlmscope.model.computing import computing
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
@@ -51,7 +52,7 @@ def prove(vlm: VisionLanguageModel) -> int:
     moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
     parts = {"vision_encoder": vlm.vision_encoder, "final_norm": vlm.final_norm}
     parts |= {f"layers[{k}]": layer for k, layer in enumerate(vlm.layers)}
-    with torch.inference_mode(), full_float32(), record(parts) as calls:
+    with computing(), record(parts) as calls:
         try:
             outputs = vlm.model(**moved, output_hidden_states=True, use_cache=False)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -81,12 +82,10 @@ def record(parts: Mapping[str, Any]) -> Iterator[dict[str, list[Tensor]]]:
 
         return hook
 
-    handles = [part.register_forward_hook(keep(name)) for name, part in parts.items()]
-    try:
+    with removing_hooks() as handles:
+        for name, part in parts.items():
+            handles.append(part.register_forward_hook(keep(name)))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _check_prompt(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> None:

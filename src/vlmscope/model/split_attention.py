@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.model.attention import attending_with
+from vlmscope.model.changes import undoing
+from vlmscope.model.computing import check_thread
 from vlmscope.model.flash import attend
 from vlmscope.model.vlm import VisionLanguageModel
 
@@ -48,14 +50,15 @@ def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Itera
     mask = inputs["aspect_ratio_mask"]
     tiles = (mask.flatten(0, -2).sum(dim=1).tolist(), encoder.num_patches, mask.shape[-1])
     attentions = [module for module in encoder.modules() if hasattr(module, "q_proj")]
-    for module in attentions:
-        module.__dict__[_TILES] = tiles
-    try:
-        with attending_with(SPLIT, split_attention, encoder):
-            yield
-    finally:
+
+    def forget() -> None:
         for module in attentions:
-            del module.__dict__[_TILES]
+            module.__dict__.pop(_TILES, None)
+
+    with undoing(forget), attending_with(SPLIT, split_attention, encoder):
+        for module in attentions:
+            module.__dict__[_TILES] = tiles
+        yield
 
 
 _TILES = "_vlmscope_tiles"
@@ -87,6 +90,7 @@ def split_attention(
     Returns:
         ``[pictures, tiles × filled-up patches, heads, width]``, and no weights.
     """
+    check_thread()
     used, patches, tiles = module.__dict__[_TILES]
     if query.shape[2] == tiles * patches:  # nothing fills up, and the library's mask means another
         from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -17,7 +17,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vlmscope.errors import ModelChangedError
 from vlmscope.model.families import Family
+from vlmscope.model.identity import Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class VisionLanguageModel:
     """A model and its processor. Made by ``load_model``, which proves the accessors first."""
 
     model: Any
-    """The ``transformers`` model, in evaluation mode."""
+    """The ``transformers`` model, in evaluation mode. Where other threads use vlmscope, hold
+    ``model_lock()`` around calls of it."""
     processor: Any
     """Its processor."""
     family: Family
@@ -42,6 +45,8 @@ class VisionLanguageModel:
     """Folder of the LoRA adapter in it."""
     quantization: str = ""
     """What its weights were rounded to at loading, ``4bit`` or ``8bit``; empty: to nothing."""
+    identity: Identity | None = None
+    """What it was loaded from, in hashes; None for a model that ``load_model`` did not make."""
 
     @property
     def vision_encoder(self) -> nn.Module:
@@ -131,6 +136,20 @@ class VisionLanguageModel:
         """Blocks that a prompt without a picture does not pass: what goes in comes out."""
         path = self.family.skipped_without_image
         return frozenset(attrgetter(path)(self.model.config) if path else ())
+
+    def check_files(self) -> None:
+        """Check that the weights still are what was loaded: on a CPU they are the files, mapped.
+
+        Raises:
+            ModelChangedError: A weight file was written to in place since.
+        """
+        if self.identity is None or self.device.type != "cpu":
+            return
+        if path := self.identity.rewritten():
+            raise ModelChangedError(
+                f"{path}: was written to while the model computed with it, so that what it gave "
+                "since is not recorded; restore the file and run the same command again"
+            )
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``inputs`` with floating tensors in the model's dtype, as its first layer does."""

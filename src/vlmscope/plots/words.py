@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from vlmscope.locking import warnings_lock
+
 FONT = "DejaVu Sans"
 """Ships with matplotlib: nothing has to be installed."""
 
@@ -24,7 +26,7 @@ LONGEST = 80
 @contextmanager
 def quiet_glyphs() -> Iterator[None]:
     """Let matplotlib draw a box for a character that its font lacks, without a warning of each."""
-    with warnings.catch_warnings():
+    with warnings_lock(), warnings.catch_warnings():
         for message in (r"Glyph .* missing from", r"Matplotlib currently does not support"):
             warnings.filterwarnings("ignore", message, UserWarning)
         yield

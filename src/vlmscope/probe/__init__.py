@@ -4,6 +4,9 @@ folds             folds that keep an image on one side; which images are the sam
 base              scikit-learn's contract, shared
 linear, mlp       the probes
 crossfit          out-of-fold predictions with the penalty chosen inside training
+candidates        the same for ordinary classifiers, the best of several
+baselines, known_facts
+                  what can be told without hidden states, one fact or all of them
 select            the best candidate, or all together, without looking at the test rows
 blocks, curvature, solver
                   fifty regressions on masks of the same rows at once

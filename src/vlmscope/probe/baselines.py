@@ -1,42 +1,60 @@
 """What can be foretold without looking inside the model. A probe has to beat it to mean anything.
 
-Each baseline goes through the same folds as the probes. Some are known before the first token of
-the answer is written, as the probes' vectors are; others need the whole answer and are marked so.
+Each baseline goes through the same folds as the probes, with its form and its penalty chosen inside
+training as theirs are. Some are known before the first token of the answer is written, as the
+probes' vectors are; others need the whole answer and are marked so. The last, ``joint``, knows
+everything at once that is known before: what hidden states add is what they add to that.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.dummy import DummyClassifier  # type: ignore[import-untyped,unused-ignore]
-from sklearn.feature_extraction.text import (  # type: ignore[import-untyped,unused-ignore]
-    TfidfVectorizer,
+from sklearn.ensemble import (  # type: ignore[import-untyped,unused-ignore]
+    HistGradientBoostingClassifier,
 )
 from sklearn.linear_model import (  # type: ignore[import-untyped,unused-ignore]
     LogisticRegression,
-)
-from sklearn.model_selection import (  # type: ignore[import-untyped,unused-ignore]
-    GridSearchCV,
-    StratifiedGroupKFold,
 )
 from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped,unused-ignore]
 from sklearn.preprocessing import (  # type: ignore[import-untyped,unused-ignore]
     OneHotEncoder,
     StandardScaler,
 )
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
 
+from vlmscope.probe.candidates import Candidate, ChosenFit, best_of, crossfit_candidates
 from vlmscope.probe.folds import Fold
+from vlmscope.probe.known_facts import (
+    Known as KnownFacts,
+)
+from vlmscope.probe.known_facts import (
+    all_facts,
+    few_facts,
+    for_trees,
+    kinds_and_numbers,
+    spline,
+    words,
+)
 
 Known = Literal["before", "after"]
 """Whether a baseline is known before the answer is written, or only after."""
 
-INNER_FOLDS = 3
-"""Folds inside training that choose the regularisation of the question's words."""
+WORD_GRID = (0.1, 1.0, 10.0)
+"""Values of ``C`` for the question's words."""
+
+JOINT_GRID = (0.03, 0.3, 3.0)
+"""Values of ``C`` for the joint baseline."""
+
+JOINT = "joint"
+"""The baseline that knows everything at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,14 @@ class Facts:
     """Mean natural-log probability of the answer's tokens; NaN for an empty answer."""
     first_token: Sequence[str] | None = None
     """The likeliest first token: what the model is about to say."""
+    first_token_ids: NDArray[np.int64] | None = None
+    """The likeliest first tokens, most likely first, ``[N, K]``."""
+    first_token_logprobs: NDArray[np.float64] | None = None
+    """Their natural-log probabilities, ``[N, K]``."""
+    num_prompt_tokens: NDArray[np.float64] | None = None
+    """Length of the prompt in tokens; it tells the image's size where the model cuts it up."""
+    num_images: NDArray[np.float64] | None = None
+    """Images that the question is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +97,32 @@ class Baseline:
     """As a person reads it."""
     known: Known
     """Before or after the answer is written."""
-    features: Callable[[Facts], Any]
-    """Facts → features, one row each; None where the facts lack them."""
-    model: Callable[[], Any]
-    """Makes the classifier."""
+    candidates: Callable[[Facts], Mapping[str, Candidate] | None]
+    """Facts → the forms to choose from inside training, the simplest first; None where the facts
+    lack what it needs."""
 
 
-def baseline_risks(
-    facts: Facts, truth: NDArray[np.bool_], folds: Sequence[Fold], groups: NDArray[np.int64]
-) -> Iterator[tuple[Baseline, NDArray[np.float64]]]:
-    """Yield every baseline that the facts allow with its out-of-fold risks, ``[N]``.
+def baseline_fits(
+    facts: Facts, truth: NDArray[np.bool_], folds: Sequence[Fold]
+) -> Iterator[tuple[Baseline, ChosenFit]]:
+    """Yield every baseline that the facts allow with its out-of-fold predictions; ``joint`` last.
 
     Args:
         facts: What is known from outside.
         truth: True where the answer is a hallucination, ``[N]``.
         folds: The outer folds, the probes' own.
-        groups: Image group of each row; rows of one group are never on both sides.
     """
+    before = {}
     for baseline in BASELINES:
-        features = baseline.features(facts)
-        if features is None:
-            continue
-        risk = np.full(len(truth), np.nan)
-        for fold in folds:
-            model = baseline.model()
-            if isinstance(model, GridSearchCV):
-                inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=0)
-                model.cv = list(inner.split(fold.train, truth[fold.train], groups[fold.train]))
-            model.fit(features[fold.train], truth[fold.train])
-            risk[fold.test] = model.predict_proba(features[fold.test])[:, 1]
-        yield baseline, risk
+        candidates = baseline.candidates(facts)
+        if candidates is not None:
+            fit = crossfit_candidates(candidates, truth, folds)
+            if baseline.known == "before":
+                before[baseline.name] = fit
+            yield baseline, fit
+    # A small table may bear no more than one fact: so each of them stays in the choice.
+    before["together"] = crossfit_candidates(joint_candidates(facts), truth, folds)
+    yield JOINT_BASELINE, best_of(before, folds)
 
 
 def question_form(question: str) -> str:
@@ -120,6 +142,78 @@ _YES_NO_STARTS = frozenset(
 )
 
 
+def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
+    """Return the forms of the joint baseline: regressions from small to large, and trees."""
+    known = _known(facts)
+    found = {}
+    for name, make in (("few", few_facts), ("pairs", kinds_and_numbers), ("all", all_facts)):
+        features = make(known)
+        for strength in JOINT_GRID:
+            found[f"{name}, C={strength:g}"] = Candidate(features, partial(_regression, strength))
+    features, kinds = for_trees(known)
+    found["trees"] = Candidate(features, partial(_Trees, kinds))
+    return found
+
+
+def _known(facts: Facts) -> KnownFacts:
+    """Return what is known before the answer, without what does not differ."""
+    kinds = {"category": facts.category, "answer_type": _answer_types(facts),
+             "first_token": facts.first_token}  # fmt: skip
+    ids, logprobs = facts.first_token_ids, facts.first_token_logprobs
+    wide = ids is not None and logprobs is not None and logprobs.shape[1] > 1
+    numbers = {
+        "entropy": facts.first_token_entropy,
+        "logprob": facts.first_token_logprob,
+        "margin": logprobs[:, 0] - logprobs[:, 1] if wide and logprobs is not None else None,
+        "question_length": np.array([float(len(text.split())) for text in facts.question]),
+        "prompt_length": facts.num_prompt_tokens,
+        "images": facts.num_images,
+    }
+    return KnownFacts(
+        kinds={
+            name: c[:, 0].tolist() for name, v in kinds.items() if (c := _column(v)) is not None
+        },
+        numbers={
+            name: column[:, 0]
+            for name, values in numbers.items()
+            if (column := _number(values)) is not None and np.ptp(column) > 0
+        },
+        questions=facts.question,
+        tokens=ids if wide else None,
+        logprobs=logprobs if wide else None,
+    )
+
+
+class _Trees:
+    """Gradient boosting of small trees, on one thread where there are few rows."""
+
+    def __init__(self, kinds: Sequence[bool]) -> None:
+        self._model = HistGradientBoostingClassifier(
+            max_iter=60, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=15,
+            l2_regularization=1.0, categorical_features=list(kinds), early_stopping=False,
+            random_state=0,
+        )  # fmt: skip
+
+    def fit(self, features: NDArray[np.float64], truth: NDArray[np.bool_]) -> _Trees:
+        """Learn from some rows."""
+        with threadpool_limits(1 if len(truth) < FEW_ROWS else None):
+            self._model.fit(features, truth)
+        return self
+
+    def predict_proba(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability of each class."""
+        with threadpool_limits(1 if len(features) < FEW_ROWS else None):
+            return np.asarray(self._model.predict_proba(features))
+
+
+FEW_ROWS = 5000
+"""Below this, starting threads costs more than they save."""
+
+
+def _regression(strength: float) -> Any:
+    return LogisticRegression(C=strength, max_iter=2000, tol=1e-3)
+
+
 def _column(values: Sequence[str] | None) -> NDArray[Any] | None:
     """Return texts as a column, where there are any that differ."""
     if values is None or len(set(values)) < 2:
@@ -134,9 +228,9 @@ def _number(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     return np.where(np.isnan(values), np.nanmean(values), values)[:, None]
 
 
-def _answer_type(facts: Facts) -> NDArray[Any] | None:
-    """Return the type of answer, from the table or else from the question's form."""
-    return _column(facts.answer_type or [question_form(text) for text in facts.question])
+def _answer_types(facts: Facts) -> Sequence[str]:
+    """Return the types of answer, from the table or else from the question's form."""
+    return facts.answer_type or [question_form(text) for text in facts.question]
 
 
 def _first_token_in_category(facts: Facts) -> NDArray[Any] | None:
@@ -147,47 +241,63 @@ def _first_token_in_category(facts: Facts) -> NDArray[Any] | None:
     return np.array([[kind, token, f"{kind}\n{token}"] for kind, token in pairs], dtype=object)
 
 
-def _by_kind() -> Any:
+def _by_kind(values: NDArray[Any] | None) -> Mapping[str, Candidate] | None:
     """Return a classifier of kinds: near each kind's share in training."""
-    return make_pipeline(
-        OneHotEncoder(handle_unknown="ignore"), LogisticRegression(C=10.0, max_iter=1000)
-    )
+    if values is None:
+        return None
+    features = OneHotEncoder().fit_transform(values)
+    return {"kinds": Candidate(features, partial(_regression, 10.0))}
 
 
-def _by_number() -> Any:
-    """Return a classifier of one number."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=10.0))
+def _by_number(values: NDArray[np.float64] | None) -> Mapping[str, Candidate] | None:
+    """Return classifiers of one number: a line, and a spline that may turn."""
+    column = _number(values)
+    if column is None:
+        return None
+    return {
+        "linear": Candidate(
+            column, lambda: make_pipeline(StandardScaler(), LogisticRegression(C=10.0))
+        ),
+        "spline": Candidate(spline(column[:, 0]), partial(_regression, 10.0)),
+    }
 
 
-def _by_words() -> Any:
-    """Return a classifier of texts, its regularisation chosen inside training."""
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    pipeline = make_pipeline(words, LogisticRegression(max_iter=1000))
-    return GridSearchCV(
-        pipeline, {"logisticregression__C": [0.1, 1.0, 10.0]}, scoring="roc_auc", n_jobs=1
-    )
+def _by_words(facts: Facts) -> Mapping[str, Candidate] | None:
+    """Return classifiers of the question's words, of several penalties."""
+    features = words(facts.question)
+    if features is None:
+        features = np.zeros((len(facts.question), 1))
+    return {f"C={c:g}": Candidate(features, partial(_regression, c)) for c in WORD_GRID}
+
+
+def _majority(facts: Facts) -> Mapping[str, Candidate]:
+    features = np.zeros((len(facts.question), 1))
+    return {"prior": Candidate(features, lambda: DummyClassifier(strategy="prior"))}
 
 
 BASELINES = (
-    Baseline("majority", "share of hallucinations in training", "before",
-             lambda facts: np.zeros((len(facts.question), 1)),
-             lambda: DummyClassifier(strategy="prior")),
+    Baseline("majority", "share of hallucinations in training", "before", _majority),
     Baseline("category", "the question's category", "before",
-             lambda facts: _column(facts.category), _by_kind),
-    Baseline("answer_type", "the type of answer asked for", "before", _answer_type, _by_kind),
-    Baseline("question_words", "the question's words (TF-IDF)", "before",
-             lambda facts: np.array(facts.question, dtype=object), _by_words),
+             lambda facts: _by_kind(_column(facts.category))),
+    Baseline("answer_type", "the type of answer asked for", "before",
+             lambda facts: _by_kind(_column(_answer_types(facts)))),
+    Baseline("question_words", "the question's words (TF-IDF)", "before", _by_words),
     Baseline("first_token_entropy", "entropy of the first token", "before",
-             lambda facts: _number(facts.first_token_entropy), _by_number),
+             lambda facts: _by_number(facts.first_token_entropy)),
     Baseline("first_token_probability", "probability of the first token", "before",
-             lambda facts: _number(facts.first_token_logprob), _by_number),
+             lambda facts: _by_number(facts.first_token_logprob)),
     Baseline("first_token", "the first token it is about to write", "before",
-             lambda facts: _column(facts.first_token), _by_kind),
+             lambda facts: _by_kind(_column(facts.first_token))),
     Baseline("first_token_in_category", "category and first token", "before",
-             _first_token_in_category, _by_kind),
+             lambda facts: _by_kind(_first_token_in_category(facts))),
     Baseline("answer_length", "length of the answer", "after",
-             lambda facts: _number(facts.num_answer_tokens), _by_number),
+             lambda facts: _by_number(facts.num_answer_tokens)),
     Baseline("answer_probability", "mean log-probability of the answer", "after",
-             lambda facts: _number(facts.mean_answer_logprob), _by_number),
+             lambda facts: _by_number(facts.mean_answer_logprob)),
 )  # fmt: skip
-"""Every baseline, simplest first."""
+"""Every single baseline, simplest first."""
+
+JOINT_BASELINE = Baseline(
+    JOINT, "everything known before the answer, together", "before", joint_candidates
+)
+"""Made of the single ones and of models of all facts, whichever is best inside training."""

@@ -16,11 +16,10 @@ from jaxtyping import Bool, Float
 from sklearn.linear_model import (  # type: ignore[import-untyped,unused-ignore]
     LogisticRegression,
 )
-from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.probe.base import BinaryProbe, block_numbers, inner_count
 from vlmscope.probe.blocks import BlockedRows, block_rows, pose
-from vlmscope.probe.crossfit import GRID, checked_grid, log_loss_of
+from vlmscope.probe.crossfit import GRID, checked_grid, log_loss_of, rank_auroc
 from vlmscope.probe.curvature import Curvature, curvature_of
 from vlmscope.probe.folds import grouped_folds
 from vlmscope.probe.solver import solve
@@ -132,14 +131,12 @@ def _grid_scores(
     weights = solve(inner, curvature)
     held = inner.logits(weights, np.arange(len(masks)), held_out=True)
     label = truth[rows.order]
-    auroc = [
-        [roc_auc_score(label[span], held[span, block * len(grid) + c]) for c in range(len(grid))]
+    parts = [
+        (label[span], held[span, block * len(grid) : (block + 1) * len(grid)].T)
         for block, span in rows.spans()
     ]
-    loss = [
-        log_loss_of(label[span], held[span, block * len(grid) : (block + 1) * len(grid)].T)
-        for block, span in rows.spans()
-    ]
+    auroc = [rank_auroc(*part) for part in parts]
+    loss = [log_loss_of(*part) for part in parts]
     return np.asarray(np.mean(auroc, axis=0)), np.asarray(np.mean(loss, axis=0))
 
 

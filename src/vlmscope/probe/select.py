@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.special import expit  # type: ignore[import-untyped,unused-ignore]
 
+from vlmscope.probe.candidates import OutOfFold
 from vlmscope.probe.crossfit import CrossFit
 from vlmscope.probe.folds import Fold, FoldError
 from vlmscope.probe.linear import LogisticProbe
@@ -32,6 +33,9 @@ class Selected:
     """The candidate of each fold."""
     inner_auroc: Float[np.ndarray, " folds"]
     """Its inner AUROC; being the largest of many, it flatters: report the AUROC of ``risk``."""
+    inner_logit: Float[np.ndarray, "folds rows"]
+    """For each fold, the inner out-of-fold log-odds of its training rows by its candidate; NaN for
+    the rows that it tests."""
 
     @property
     def risk(self) -> Float[np.ndarray, " rows"]:
@@ -71,11 +75,18 @@ def crossfit_select(candidates: Mapping[str, CrossFit], folds: Sequence[Fold]) -
     logit = np.empty_like(candidates[names[0]].logit)
     for fold, choice in zip(folds, best, strict=True):
         logit[fold.test] = candidates[names[choice]].logit[fold.test]
-    return Selected(logit, tuple(names[choice] for choice in best), inner.max(axis=0))
+    return Selected(
+        logit=logit,
+        chosen=tuple(names[choice] for choice in best),
+        inner_auroc=inner.max(axis=0),
+        inner_logit=np.stack(
+            [candidates[names[choice]].inner_logit[number] for number, choice in enumerate(best)]
+        ),
+    )
 
 
 def combine(
-    candidates: Mapping[str, CrossFit],
+    candidates: Mapping[str, OutOfFold],
     truth: Shaped[np.ndarray, " rows"],
     folds: Sequence[Fold],
     groups: Shaped[np.ndarray, " rows"],
@@ -89,7 +100,8 @@ def combine(
     its own prediction by any way.
 
     Args:
-        candidates: As in ``crossfit_select``.
+        candidates: As in ``crossfit_select``; or whatever else has log-odds of both kinds, such
+            as a baseline of known facts and the selected probe.
         truth: Whether each row is positive (hallucinated).
         folds: The folds of the candidates.
         groups: The image of each row, for the choice of ``C``.
@@ -112,7 +124,7 @@ def combine(
     return Combined(logit, tuple(names), weights)
 
 
-def _checked(candidates: Mapping[str, CrossFit], folds: Sequence[Fold]) -> list[str]:
+def _checked(candidates: Mapping[str, OutOfFold], folds: Sequence[Fold]) -> list[str]:
     """Return the names, having checked that every candidate was made on these folds."""
     if not candidates:
         raise FoldError("probe: no candidates to choose from; give one or more")

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.jsontext import load_json
 from vlmscope.probe.base import BinaryProbe
 from vlmscope.probe.info import ProbeInfo, check_info, read_info
 from vlmscope.probe.linear import LinearProbe, LogisticProbe, MeanDifferenceProbe
@@ -167,12 +168,12 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
 def _read_json(place: Path) -> dict[str, Any]:
     """Read the description, an object."""
     try:
-        description = json.loads(read_document(place).decode())
+        description = load_json(read_document(place).decode())
     except OSError as error:
         raise InputError(
             f"{place}: cannot be read: {error.strerror or error}; give a probe's folder"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{place}: is not JSON: {error}; copy the probe again") from error
     if not isinstance(description, dict):
         raise InputError(f"{place}: holds no object; give a probe's folder")

@@ -1,28 +1,32 @@
-"""Log-odds of different fits made comparable, and a final probe's scale.
+"""Log-odds of different fits made to mean the same, and a final probe's scale.
 
-Each fold chooses its own penalty, so its log-odds have a scale of their own: pooled as they are, a
-faithful answer of one fold would stand above a hallucinated one of another, though each fold orders
-its own perfectly. Platt's sigmoid, fitted on the fold's inner out-of-fold log-odds, mends that
-without a look at the rows that are judged.
+Each fold chooses its own form and penalty, so its log-odds have a scale of their own. What ranks
+answers compares those of one fold and does not see it; a risk that is read as a probability does.
+Platt's sigmoid, fitted on the fold's inner out-of-fold log-odds, mends that without a look at the
+rows that are judged; probes and baselines go through it alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.metrics import Platt, fit_platt
 from vlmscope.probe import CrossFit, Fold, LogisticProbe, crossfit_logistic, grouped_folds
+from vlmscope.probe.candidates import ChosenFit
+
+Fit = TypeVar("Fit", CrossFit, ChosenFit)
 
 
-def calibrated(fit: CrossFit, truth: NDArray[np.bool_], folds: Sequence[Fold]) -> CrossFit:
+def calibrated(fit: Fit, truth: NDArray[np.bool_], folds: Sequence[Fold]) -> Fit:
     """Return a cross-fit whose log-odds mean the same in every fold.
 
     Args:
-        fit: As ``crossfit_logistic`` returns it.
+        fit: As ``crossfit_logistic`` or ``crossfit_candidates`` returns it.
         truth: True where the answer is a hallucination, ``[N]``.
         folds: The folds of the fit.
     """

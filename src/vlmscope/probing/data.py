@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
 
+TOKENS, LOGPROBS = "first_token_ids", "first_token_logprobs"
+"""The likeliest first tokens of a row and their log-probabilities, as a run's columns."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """Something that the sweep does without."""
@@ -88,6 +92,8 @@ def probe_data(run: Run) -> ProbeData:
             have: nothing can be learnt.
     """
     labels = read_labels(run.path)
+    if not len(run):
+        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
     table = run.to_pandas()
     found = [labels.get(id_) for id_ in run.ids]
     missing = sum(score is None for score in found)
@@ -116,7 +122,7 @@ def probe_data(run: Run) -> ProbeData:
         ids=tuple(run.ids[i] for i in rows),
         truth=truth,
         grouping=grouping,
-        facts=_facts(kept),
+        facts=_facts(run, kept, rows),
         categories=_texts(kept, "category"),
         unscorable=unscorable,
         places=_places(run, grouping),
@@ -159,7 +165,12 @@ def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
         )
 
 
-def _facts(table: pd.DataFrame) -> Facts:
+def _facts(run: Run, table: pd.DataFrame, rows: NDArray[np.int64]) -> Facts:
+    """Return what the run knows of some rows, from outside and of the first token."""
+    likeliest: dict[str, list[NDArray[Any]]] = {name: [] for name in (TOKENS, LOGPROBS)}
+    for block in run.blocks(vectors=False):
+        for name, parts in likeliest.items():
+            parts.append(block.numbers[name])
     return Facts(
         question=list(table["question"]),
         category=_texts(table, "category"),
@@ -169,7 +180,20 @@ def _facts(table: pd.DataFrame) -> Facts:
         num_answer_tokens=_numbers(table, "num_answer_tokens"),
         mean_answer_logprob=_numbers(table, "mean_answer_logprob"),
         first_token=_texts(table, "first_token_id"),
+        first_token_ids=np.concatenate(likeliest[TOKENS])[rows].astype(np.int64),
+        first_token_logprobs=np.concatenate(likeliest[LOGPROBS])[rows].astype(np.float64),
+        num_prompt_tokens=_numbers(table, "num_prompt_tokens"),
+        num_images=np.array([images_of(text) for text in table["image_sha256"]], np.float64),
     )
+
+
+def images_of(hashes: str) -> int:
+    """Return how many images a row's hashes are of.
+
+    >>> images_of("ab+cd"), images_of("")
+    (2, 0)
+    """
+    return hashes.count("+") + 1 if hashes else 0
 
 
 def _texts(table: pd.DataFrame, name: str) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,10 @@ from vlmscope.probe import (
     crossfit_select,
     grouped_folds,
 )
-from vlmscope.probe.baselines import Known, baseline_risks
+from vlmscope.probe.baselines import JOINT, Known, baseline_fits
 from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.data import ProbeData, probe_data
-from vlmscope.probing.judging import Entry, judge, within_category
+from vlmscope.probing.judging import JOINT_AND_PROBE, Entry, judge, within_category
 from vlmscope.probing.research import LabelTable, research_data
 from vlmscope.probing.results import SweepResult, most_chosen
 from vlmscope.probing.source import Source, check_labels
@@ -47,6 +48,9 @@ SHUFFLES = 100
 
 Report = Callable[[str], None]
 """Told what is being done."""
+
+Matrix = Callable[[str, int | None], NDArray[np.float32]]
+"""Representation and layer → vectors of the rows that are probed, ``[N, D]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,41 +99,72 @@ def sweep(
     Raises:
         InputError: No labels, or too few images of either kind.
     """
-    spec = spec or SweepSpec()
     data = _joined(source, labels)
+    return sweep_rows(data, partial(vectors, source, data), spec, report=report)
+
+
+def sweep_rows(
+    data: ProbeData,
+    matrix: Matrix,
+    spec: SweepSpec | None = None,
+    *,
+    report: Report = lambda _: None,
+) -> SweepResult:
+    """Probe every representation and layer of some rows: what ``sweep`` does, without a source.
+
+    Args:
+        data: What may be learnt from.
+        matrix: Representation and layer → the vectors of those rows, ``[N, D]``.
+        spec: What to sweep.
+        report: Told what is being done, a line each.
+
+    Raises:
+        FoldError: Too few images of either kind.
+    """
+    spec = spec or SweepSpec()
     folds = grouped_folds(data.truth, data.groups, count=spec.folds, seed=spec.seed)
     report("baselines")
-    entries = {
-        baseline.name: Entry(baseline.title, "baseline", risk, baseline.known)
-        for baseline, risk in baseline_risks(data.facts, data.truth, folds, data.groups)
-    }
+    known = {}
+    entries = {}
+    for baseline, raw in baseline_fits(data.facts, data.truth, folds):
+        known[baseline.name] = calibrated(raw, data.truth, folds)
+        risk = known[baseline.name].risk
+        entries[baseline.name] = Entry(baseline.title, "baseline", risk, baseline.known)
     before: dict[str, CrossFit] = {}
-    for name, entry, fit in _probes(source, data, folds, spec, report):
+    for name, entry, fit in _probes(matrix, data, folds, spec, report):
         entries[name] = entry
         if fit is not None and entry.known == "before":
             before[name] = fit
     chosen = crossfit_select(before, folds)
     entries["selected"] = Entry("best layer, chosen inside training", "selected", chosen.risk)
-    # One penalty for all folds, so that their log-odds can be pooled; the inputs are calibrated.
     combined = combine(before, data.truth, folds, data.groups, grid=(1.0,))
     entries["combined"] = Entry("all layers together", "combined", combined.risk)
+    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds, data.groups)
+    title = "everything known before the answer, and the best layer"
+    entries[JOINT_AND_PROBE] = Entry(title, "combined", both.risk)
     report("shuffled labels")
-    entries["shuffled"] = _shuffled(source, data, chosen.chosen, spec)
+    entries["shuffled"] = _shuffled(matrix, data, chosen.chosen, spec)
     report("intervals")
-    rows, best = judge(entries, data, draws=spec.draws, seed=spec.seed)
-    within = {
-        name: within_category(data, entries[name].risk, draws=spec.draws, seed=spec.seed)
-        for name in ("selected", best)
-    }
+    fold_of = _fold_of(folds, len(data.truth))
+    rows, best = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
+    within, gaps = within_category(
+        data,
+        {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
+        [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)],
+        fold_of,
+        draws=spec.draws,
+        seed=spec.seed,
+    )
     return SweepResult(
         rows=rows,
         risks={name: entry.risk for name, entry in entries.items()},
         data=data,
         best_baseline=best,
         chosen={"selected": chosen.chosen},
-        fold_of=_fold_of(folds, len(data.truth)),
+        fold_of=fold_of,
         settings=asdict(spec),
-        within_category={name: found for name, found in within.items() if found},
+        within_category=within,
+        within_gaps=gaps,
     )
 
 
@@ -167,14 +202,14 @@ def _joined(source: Source, labels: LabelTable | None) -> ProbeData:
 
 
 def _probes(
-    source: Source, data: ProbeData, folds: Sequence[Fold], spec: SweepSpec, report: Report
+    read: Matrix, data: ProbeData, folds: Sequence[Fold], spec: SweepSpec, report: Report
 ) -> Iterator[tuple[str, Entry, CrossFit | None]]:
     """Yield every probe's name, risk and, of a logistic one, what selection needs."""
     others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
     for representation, layer in data.places:
         place = vector_path(representation, layer)
         report(place)
-        matrix = vectors(source, data, representation, layer)
+        matrix = read(representation, layer)
         common = (known_of(representation), representation, layer)
         raw = crossfit_logistic(matrix, data.truth, folds, data.groups)
         fit = calibrated(raw, data.truth, folds)
@@ -187,24 +222,33 @@ def _probes(
                 yield f"{place} {name}", entry, None
 
 
-def _shuffled(source: Source, data: ProbeData, chosen: Sequence[str], spec: SweepSpec) -> Entry:
+def _shuffled(read: Matrix, data: ProbeData, chosen: Sequence[str], spec: SweepSpec) -> Entry:
     """Return the probe of the place chosen most often, on labels dealt out anew: it must fail."""
     place = most_chosen(chosen)
     representation, layer = next(where for where in data.places if vector_path(*where) == place)
     truth, folds = _dealt_anew(data, spec)
-    matrix = vectors(source, data, representation, layer)
+    matrix = read(representation, layer)
     fit = calibrated(crossfit_logistic(matrix, truth, folds, data.groups), truth, folds)
     title = f"{place_title(representation, layer)}, on shuffled labels"
     known = known_of(representation)
-    return Entry(title, "control", fit.risk, known, representation, layer, "logistic", truth)
+    return Entry(
+        title,
+        "control",
+        fit.risk,
+        known,
+        representation,
+        layer,
+        "logistic",
+        truth,
+        _fold_of(folds, len(truth)),
+    )
 
 
 def _dealt_anew(data: ProbeData, spec: SweepSpec) -> tuple[NDArray[np.bool_], tuple[Fold, ...]]:
     """Return the labels shuffled among the rows, with folds of their own.
 
-    Split anew, so that these labels too are spread evenly: where training has more, a fold has
-    fewer, and pooled risks would look worse than chance. Where few images hold a hallucination, a
-    shuffle may put two into one image and leave too few: then another is tried.
+    Split anew, so that every fold has both classes of these labels too. Where few images hold a
+    hallucination, a shuffle may put two into one image and leave too few: then another is tried.
     """
     generator = np.random.default_rng(spec.seed)
     for _ in range(SHUFFLES):

@@ -1,20 +1,37 @@
-"""From risks to results: the metrics, their intervals, and the test against the best baseline."""
+"""From risks to results: the metrics, their intervals, and the tests against the baselines.
+
+Everything that ranks answers compares those of one fold only: see ``metrics.measure``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.metrics import Difference, WithinKinds, bootstrap, measure, paired, within_kinds
+from vlmscope.metrics import (
+    Difference,
+    Metrics,
+    Resamples,
+    WithinKinds,
+    resample,
+    resample_within,
+    share_of_pairs,
+    tied_pairs,
+)
+from vlmscope.metrics.weighted import NAMES
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import ProbeData
-from vlmscope.probing.results import ProbeResult, ResultKind
+from vlmscope.probing.results import ProbeResult, ResultKind, WithinGap
 
 QUESTION_ONLY = "question_words"
 """The baseline that a probe must beat to have learnt more than the question gives away."""
+
+JOINT_AND_PROBE = "joint_and_probe"
+"""The joint baseline with the selected probe beside it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,38 +47,40 @@ class Entry:
     estimator: str | None = None
     truth: NDArray[np.bool_] | None = None
     """Of a control: the labels that it was trained and is judged on."""
+    fold_of: NDArray[np.int64] | None = None
+    """Of a control: its own folds."""
 
 
 def judge(
-    entries: Mapping[str, Entry], data: ProbeData, *, draws: int, seed: int
+    entries: Mapping[str, Entry],
+    data: ProbeData,
+    fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
 ) -> tuple[tuple[ProbeResult, ...], str]:
-    """Return a result for each entry, and the name of the best baseline known before the answer.
+    """Return a result for each entry, and the name of the best single baseline known in time.
 
     Args:
         entries: Name → risk.
         data: Truth and images of the rows.
+        fold_of: Fold in which each row is judged.
         draws: Resamples of the images.
         seed: Decides them.
     """
-    best = max(
-        (name for name, entry in entries.items() if _is_baseline_before(entry)),
-        key=lambda name: measure(data.truth, entries[name].risk).auroc,
-    )
     plain = {name: entry.risk for name, entry in entries.items() if entry.truth is None}
-    intervals = dict(bootstrap(data.truth, plain, data.groups, draws=draws, seed=seed))
-    for name, entry in entries.items():
-        if entry.truth is not None:
-            own = bootstrap(entry.truth, {name: entry.risk}, data.groups, draws=draws, seed=seed)
-            intervals |= own
-
-    def difference(entry: Entry, other: str) -> Difference | None:
-        if entry.kind in ("baseline", "control"):
-            return None
-        rival = entries[other].risk
-        return paired(data.truth, entry.risk, rival, data.groups, draws=draws, seed=seed)
+    drawn = resample(data.truth, plain, data.groups, fold_of, draws=draws, seed=seed, correct=True)
+    best = _best_baseline(entries, drawn)
 
     def result(name: str, entry: Entry) -> ProbeResult:
-        against = difference(entry, best)
+        truth = data.truth if entry.truth is None else entry.truth
+        folds = fold_of if entry.fold_of is None else entry.fold_of
+        own = drawn
+        if entry.truth is not None:
+            own = resample(
+                truth, {name: entry.risk}, data.groups, folds, draws=draws, seed=seed, correct=True
+            )
+        against = _difference(drawn, entry, name, best)
         return ProbeResult(
             name=name,
             title=entry.title,
@@ -70,13 +89,30 @@ def judge(
             representation=entry.representation,
             layer=entry.layer,
             estimator=entry.estimator,
-            metrics=measure(data.truth if entry.truth is None else entry.truth, entry.risk),
-            intervals=intervals[name],
+            metrics=Metrics(**own.whole[name], count=len(truth)),
+            intervals={metric: own.interval(name, metric) for metric in NAMES},
             against=against,
-            over_question=against if best == QUESTION_ONLY else difference(entry, QUESTION_ONLY),
+            over_question=against
+            if best == QUESTION_ONLY
+            else _difference(drawn, entry, name, QUESTION_ONLY),
+            over_joint=_difference(drawn, entry, name, JOINT) if JOINT in entries else None,
+            tied=tied_pairs(truth, entry.risk, folds),
         )
 
     return tuple(result(name, entry) for name, entry in entries.items()), best
+
+
+def _difference(drawn: Resamples, entry: Entry, name: str, other: str) -> Difference | None:
+    """Return what a probe's AUROC is above another's; baselines and controls are not compared."""
+    return None if entry.kind in ("baseline", "control") else drawn.difference(name, other)
+
+
+def _best_baseline(entries: Mapping[str, Entry], drawn: Resamples) -> str:
+    """Return the single baseline known before the answer with the highest AUROC."""
+    return max(
+        (name for name, entry in entries.items() if _is_baseline_before(entry) and name != JOINT),
+        key=lambda name: drawn.whole[name]["auroc"],
+    )
 
 
 def _is_baseline_before(entry: Entry) -> bool:
@@ -84,17 +120,43 @@ def _is_baseline_before(entry: Entry) -> bool:
 
 
 def within_category(
-    data: ProbeData, risk: NDArray[np.float64], *, draws: int, seed: int
-) -> WithinKinds | None:
-    """Return how well a risk orders answers of one category; None where there are no two.
+    data: ProbeData,
+    risks: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str]],
+    fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, WithinKinds], tuple[WithinGap, ...]]:
+    """Return how well risks order answers of one category and fold, and their differences.
 
-    Rows without a category are no category, and left out.
+    Rows without a category are no category, and left out. Both are empty where there are no two
+    categories, or no category with both outcomes in a fold.
+
+    Args:
+        data: Truth, images and categories of the rows.
+        risks: By name, the risks to measure.
+        pairs: Names of a risk and of the one that it is compared with.
+        fold_of: Fold in which each row is judged.
+        draws: Resamples of the images.
+        seed: Decides them.
     """
     named = np.array([bool(name) for name in data.categories or ()], dtype=bool)
     kinds = np.array(data.categories or ())[named]
     if len(np.unique(kinds)) < 2 or len(np.unique(data.groups[named])) < 2:
-        return None
-    found = within_kinds(
-        data.truth[named], risk[named], kinds, data.groups[named], draws=draws, seed=seed
+        return {}, ()
+    truth, folds = data.truth[named], fold_of[named]
+    share = share_of_pairs(truth, kinds, folds)
+    if not share > 0:
+        return {}, ()
+    kept = {name: risk[named] for name, risk in risks.items()}
+    found = resample_within(
+        truth, kept, kinds, data.groups[named], folds, draws=draws, seed=seed, correct=True
     )
-    return found if found.share > 0 else None
+    return (
+        {
+            name: WithinKinds(found.whole[name]["auroc"], found.interval(name), share)
+            for name in risks
+        },
+        tuple(WithinGap(one, other, found.difference(one, other)) for one, other in pairs),
+    )

@@ -6,7 +6,6 @@ other labels or other rows must not be shown as if they were of these, so the re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.jsontext import load_json
 from vlmscope.metrics import measure
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.grouping import comparable
-from vlmscope.probing.judging import QUESTION_ONLY
-from vlmscope.probing.saving import PREDICTIONS, PROBES, RESULTS
+from vlmscope.probing.judging import JOINT_AND_PROBE, QUESTION_ONLY
+from vlmscope.probing.saving import COMPARED, PREDICTIONS, PROBES, RESULTS
 from vlmscope.store import Run, read_document, read_labels, reading
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class SavedSweep:
         """Number of each row's image, ``[N]``."""
         return np.asarray(self.predictions["image_group"], dtype=np.int64)
 
+    @property
+    def folds(self) -> NDArray[np.int64]:
+        """Number of the fold in which each row was judged, ``[N]``."""
+        return np.asarray(self.predictions["fold"], dtype=np.int64)
+
     def risk(self, name: str) -> NDArray[np.float64]:
         """Return the out-of-fold risks behind a result, ``[N]``."""
         return np.asarray(self.predictions[f"risk/{name}"], dtype=np.float64)
@@ -103,12 +109,12 @@ def read_sweep(run: Run) -> SavedSweep | None:
 def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
     """Return the summary with all that is read of it; None where there is no file."""
     try:
-        found = json.loads(read_document(path).decode())
+        found = load_json(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _damaged(path, f"not JSON ({error})", run) from error
     if lack := _lack_of_summary(found):
         raise _damaged(path, lack, run)
@@ -128,7 +134,8 @@ def _lack_of_summary(found: Any) -> str:
         if not all(isinstance(row, dict) and name in row for row in results):
             return f"has a result without {name}"
     names = {row["name"] for row in results}
-    needed = ("selected", "combined", QUESTION_ONLY, found["best_baseline"])
+    needed = ["selected", "combined", QUESTION_ONLY, found["best_baseline"]]
+    needed += [JOINT, JOINT_AND_PROBE] if found.get("compared") == COMPARED else []
     return next((f"has no result {name!r}" for name in needed if name not in names), "")
 
 
@@ -155,10 +162,11 @@ def _lack_of_predictions(found: SavedSweep) -> str:
         return "has a risk that is no number from 0 to 1"
     # A kill between the two files leaves the predictions of one sweep and the summary of another.
     told = found["selected"]["auroc"]
+    folds = found.folds if found.summary.get("compared") == COMPARED else None
     same = (
         len(found.predictions) == found.summary["rows"]
         and int(found.truth.sum()) == found.summary["hallucinated"]
-        and abs(measure(found.truth, found.risk("selected")).auroc - told) < 1e-6
+        and abs(measure(found.truth, found.risk("selected"), folds).auroc - told) < 1e-6
     )
     return "" if same else f"is of another sweep than {RESULTS}"
 
@@ -168,6 +176,8 @@ def _stale(found: SavedSweep, run: Run) -> str:
     summary = found.summary
     if summary["run_id"] != run.manifest.run_id:
         return f"they are of another run (run_id {summary['run_id'][:8]}…)"
+    if summary.get("compared") != COMPARED:
+        return "they rank answers of different folds against each other, as earlier versions did"
     then = summary["rows"] + _left_out(summary)
     if then != len(run):
         return f"the run had {then:,} rows when they were trained and has {len(run):,} now"

@@ -17,6 +17,9 @@ ResultKind = Literal["probe", "selected", "combined", "baseline", "control"]
 """One layer's probe; the best layer, chosen inside training; all layers together; what is known
 from outside; labels shuffled among the rows."""
 
+CONSTANT = 0.5
+"""Share of the pairs within a fold that must be tied for a risk to have found nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
@@ -37,13 +40,34 @@ class ProbeResult:
     estimator: str | None
     """Of a probe: ``logistic``, ``mean-difference`` or ``mlp``."""
     metrics: Metrics
-    """On out-of-fold risks."""
+    """On out-of-fold risks; what ranks answers compares those of one fold."""
     intervals: Mapping[str, Interval]
     """Metric → 95% interval, from a bootstrap over images."""
     against: Difference | None
-    """AUROC less that of the best baseline known before the answer."""
+    """AUROC less that of the best single baseline known before the answer."""
     over_question: Difference | None
     """AUROC less that of the question's words alone."""
+    over_joint: Difference | None = None
+    """AUROC less that of the joint baseline, which knows all that is known before the answer."""
+    tied: float = 0.0
+    """Share of the compared pairs of answers whose risks are equal: see ``found_nothing``."""
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether the risk is the same for most answers of a fold: its AUROC says nothing then."""
+        return not self.tied < CONSTANT
+
+
+@dataclass(frozen=True, slots=True)
+class WithinGap:
+    """How much better one risk orders answers of one category and fold than another does."""
+
+    of: str
+    """Name of the one."""
+    over: str
+    """Name of the other."""
+    gap: Difference
+    """AUROC within categories of the one less that of the other, on the same draws."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +81,7 @@ class SweepResult:
     data: ProbeData
     """What they were trained and judged on."""
     best_baseline: str
-    """Name of the best baseline known before the answer."""
+    """Name of the best single baseline known before the answer."""
     chosen: Mapping[str, tuple[str, ...]]
     """Selection → the candidate chosen in each fold."""
     fold_of: NDArray[np.int64]
@@ -65,8 +89,10 @@ class SweepResult:
     settings: Mapping[str, Any]
     """What the sweep was asked for."""
     within_category: Mapping[str, WithinKinds] = field(default_factory=dict)
-    """The selected risk and the best baseline on pairs of answers of the same category, by name;
-    empty where no category has both outcomes."""
+    """Risks on pairs of answers of the same category and fold, by name: the selected, the best
+    baseline, the joint baseline and both together; empty where no category has both outcomes."""
+    within_gaps: tuple[WithinGap, ...] = ()
+    """Their differences."""
 
     def __getitem__(self, name: str) -> ProbeResult:
         """Return a row by its name."""

@@ -48,6 +48,10 @@ RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 """The summary, which is written last, and the risks, in that folder."""
 
 
+COMPARED = "within folds"
+"""Which answers are ranked against each other. Earlier versions ranked those of different folds."""
+
+
 def default_folder(path: Path) -> Path:
     """Return where the sweep of a source is written: in its folder, or beside its file.
 
@@ -130,7 +134,13 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
         if name in row.intervals:
             flat[f"{name}_low"] = row.intervals[name].low
             flat[f"{name}_high"] = row.intervals[name].high
-    for name, gap in (("above_baseline", row.against), ("above_question", row.over_question)):
+    flat["tied"] = row.tied
+    flat["found_nothing"] = row.found_nothing
+    for name, gap in (
+        ("above_baseline", row.against),
+        ("above_question", row.over_question),
+        ("above_joint", row.over_joint),
+    ):
         flat[name] = None if gap is None else gap.value
         flat[f"{name}_low"] = None if gap is None else gap.interval.low
         flat[f"{name}_high"] = None if gap is None else gap.interval.high
@@ -169,8 +179,12 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "best_baseline": result.best_baseline,
         "chosen": {name: list(places) for name, places in result.chosen.items()},
+        "compared": COMPARED,
         "within_category": {name: asdict(w) for name, w in result.within_category.items()},
-        "aurc": risk_coverage(data.truth, result.risks["selected"]).aurc,
+        "within_category_gaps": [
+            {"of": each.of, "over": each.over, **asdict(each.gap)} for each in result.within_gaps
+        ],
+        "aurc": risk_coverage(data.truth, result.risks["selected"], result.fold_of).aurc,
         "results": [_flat(row) for row in result.rows],
     }
 

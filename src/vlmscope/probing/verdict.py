@@ -2,49 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from vlmscope.metrics import Difference, WithinKinds, abstain
+from vlmscope.metrics.small_samples import is_small, worth_of_rarer
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import LeftOut
+from vlmscope.probing.judging import JOINT_AND_PROBE
 from vlmscope.probing.results import ProbeResult, SweepResult
 
 ABSTAIN = 0.10
 """Share of the answers that one might abstain from."""
 
+NEGLIGIBLE = 0.01
+"""An interval of a gain that lies this near to 0 says that nothing is gained."""
+
 
 def verdict(result: SweepResult) -> list[str]:
     """Return what the sweep says, the main thing first."""
+    selected = result["selected"]
+    lines = [_found(result), *_joint(result)]
+    if not selected.found_nothing:
+        baseline = result[result.best_baseline]
+        lines += [
+            f"The best single baseline known by then, {baseline.title}, {_reaches(baseline)}: "
+            + _comparison(selected.against),
+            "Against the question's words alone: " + _comparison(selected.over_question),
+            *_within(result),
+            _abstaining(
+                *abstain(result.data.truth, result.risks["selected"], ABSTAIN, result.fold_of)
+            ),
+        ]
+    return [*lines, *_warnings(result), *map(_left_out, result.data.left_out)]
+
+
+def _found(result: SweepResult) -> str:
+    """Say what the selected probe reaches, or that it found nothing."""
     data, selected = result.data, result["selected"]
+    where = f"{len(data.truth):,} answers {data.grouping.phrase} that it had not seen"
+    if selected.found_nothing:
+        constant = _constant_folds(result)
+        return (
+            f"Before the answer is written, a linear probe found nothing, on {where}: in "
+            f"{constant} of {len(np.unique(result.fold_of))} folds it gives every answer the same "
+            "risk, so there is no AUROC to tell."
+        )
     low, high = selected.intervals["auroc"].low, selected.intervals["auroc"].high
-    baseline = result[result.best_baseline]
     place = result.selected_place
-    times = result.chosen["selected"].count(place)
-    before, after = abstain(data.truth, result.risks["selected"], ABSTAIN)
-    shuffled = result["shuffled"]
-    lines = [
+    chosen = result.chosen["selected"]
+    return (
         f"Before the answer is written, a linear probe tells hallucinated from faithful answers "
         f"with an AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on "
-        f"{len(data.truth):,} answers {data.grouping.phrase} that it had not seen; "
-        f"its layer, chosen inside training, is {result[place].title} in {times} of "
-        f"{len(result.chosen['selected'])} folds.",
-        f"The best baseline known by then, {baseline.title}, reaches {baseline.metrics.auroc:.3f}: "
-        + _comparison(selected.against),
-        "Against the question's words alone: " + _comparison(selected.over_question),
-        *_within(result, baseline),
-        _abstaining(before, after),
-    ]
+        f"{where}; its layer, chosen inside training, is {result[place].title} in "
+        f"{chosen.count(place)} of {len(chosen)} folds."
+    )
+
+
+def _constant_folds(result: SweepResult) -> int:
+    """Return in how many folds the selected probe gives every answer the same risk."""
+    risk, folds = result.risks["selected"], result.fold_of
+    return sum(np.ptp(risk[folds == fold]) == 0 for fold in np.unique(folds))
+
+
+def _joint(result: SweepResult) -> Iterator[str]:
+    """Say what is known without hidden states, and what they add to it."""
+    joint, both, selected = result[JOINT], result[JOINT_AND_PROBE], result["selected"]
+    text = f"Everything known by then without hidden states, in one model, {_reaches(joint)}"
+    if selected.found_nothing:
+        yield f"{text}."
+        return
+    yield f"{text}: {_comparison(selected.over_joint)}"
+    yield f"Put beside it in that model, the probe {_gain(both.over_joint)}"
+
+
+def _reaches(row: ProbeResult) -> str:
+    """Say what a baseline reaches."""
+    return "finds nothing" if row.found_nothing else f"reaches {row.metrics.auroc:.3f}"
+
+
+def _warnings(result: SweepResult) -> Iterator[str]:
+    """Say what makes the numbers doubtful."""
+    data, shuffled = result.data, result["shuffled"]
+    images = len(np.unique(data.groups))
+    rarer = worth_of_rarer(data.truth, data.groups)
+    if is_small(data.truth, data.groups):
+        yield (
+            f"Warning: {images:,} groups of answers are little data (those with the rarer label "
+            f"are worth {rarer:.0f} of equal size): intervals are those of small samples, a fold's "
+            "probe learns from next to nothing, and one that finds little may find more in more."
+        )
     found = shuffled.intervals["auroc"]
     if found.low > 0.5:
-        lines.append(
+        yield (
             f"Warning: with shuffled labels the AUROC is {shuffled.metrics.auroc:.3f} "
             f"({found.low:.3f} to {found.high:.3f}), above chance: one sweep in forty shows "
             "that by luck; if another --seed shows it too, something leaks, and these numbers "
             "cannot be trusted."
         )
     if data.grouped_by.startswith("image_id"):
-        lines.append(
+        yield (
             f"Images are told apart by their {data.grouped_by}: there are no hashes, so a copy of "
             "a picture under another name counts as another image."
         )
-    return lines + [_left_out(each) for each in data.left_out]
 
 
 def _abstaining(before: float, after: float) -> str:
@@ -60,18 +121,21 @@ def _abstaining(before: float, after: float) -> str:
     return f"{start} {verb} the share of hallucinations from {old} to {new}."
 
 
-def _within(result: SweepResult, baseline: ProbeResult) -> list[str]:
-    """Say how much is left where categories cannot help, and how much the best baseline has."""
+def _within(result: SweepResult) -> Iterator[str]:
+    """Say how much is left where categories cannot help, beside what the baselines have left."""
     found = result.within_category.get("selected")
     if found is None:
-        return []
+        return
     text = f"Comparing only answers of the same category, its AUROC is {_span(found)}"
     if found.interval.low <= 0.5:
         text += ": that it knows more than the category cannot be told"
-    rival = result.within_category.get(baseline.name)
-    if rival is not None:
-        text += f"; that of the baseline, {baseline.title}, is {_span(rival)}"
-    return [f"{text}."]
+    yield f"{text}."
+    names = {JOINT: "everything known, in one model,"}
+    names[result.best_baseline] = f"the best single baseline, {result[result.best_baseline].title},"
+    for each in result.within_gaps:
+        rival = result.within_category[each.over]
+        if each.of == "selected" and each.over in names:
+            yield f"There {names[each.over]} reaches {_span(rival)}: {_comparison(each.gap)}"
 
 
 def _span(found: WithinKinds) -> str:
@@ -98,9 +162,26 @@ def _comparison(gap: Difference | None) -> str:
     """Say whether a difference is one."""
     if gap is None:
         return "not compared."
-    span = f"{gap.value:+.3f} (95% interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f})"
     if gap.interval.low > 0:
-        return f"the probe is better by {span}."
+        return f"the probe is better by {_signed(gap)}."
     if gap.interval.high < 0:
-        return f"the probe is worse, {span}."
-    return f"the probe does not beat it, {span}."
+        return f"the probe is worse, {_signed(gap)}."
+    return f"the probe does not beat it, {_signed(gap)}."
+
+
+def _gain(gap: Difference | None) -> str:
+    """Say what is gained, as far as the interval shows it."""
+    if gap is None:
+        return "was not compared."
+    low, high = gap.interval.low, gap.interval.high
+    if low > 0:
+        return f"adds {_signed(gap)}: hidden states know something more."
+    if high < 0:
+        return f"makes it worse, {_signed(gap)}."
+    if (most := max(-low, high)) < NEGLIGIBLE:
+        return f"adds nothing beyond ±{most:.3f}, {_signed(gap)}."
+    return f"changes it by {_signed(gap)}: whether hidden states know more cannot be told."
+
+
+def _signed(gap: Difference) -> str:
+    return f"{gap.value:+.3f} (95% interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f})"

@@ -80,11 +80,11 @@ def _told(sweep: SavedSweep | None) -> _Auroc:
     return row["auroc"], row["auroc_low"], row["auroc_high"]
 
 
-_Judged = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]
+_Judged = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 
 
 def _judged(named: Mapping[str, str], sweep: SavedSweep | None) -> dict[str, _Judged]:
-    """Return truth, risk and image of each category's rows that were probed."""
+    """Return truth, risk, image and fold of each category's rows that were probed."""
     if sweep is None:
         return {}
     truth, risk, groups = sweep.truth, sweep.risk("selected"), sweep.groups
@@ -92,18 +92,21 @@ def _judged(named: Mapping[str, str], sweep: SavedSweep | None) -> dict[str, _Ju
     found = {}
     for name in np.unique(category):
         inside = category == name
-        found[str(name)] = truth[inside], risk[inside], groups[inside]
+        found[str(name)] = truth[inside], risk[inside], groups[inside], sweep.folds[inside]
     return found
 
 
 def _auroc(
-    truth: NDArray[np.bool_], risk: NDArray[np.float64], groups: NDArray[np.int64]
+    truth: NDArray[np.bool_],
+    risk: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    folds: NDArray[np.int64],
 ) -> _Auroc:
-    """Return the AUROC within a category with its interval, where there is one."""
-    if truth.all() or not truth.any():
+    """Return the AUROC within a category and fold with its interval, where there is one."""
+    value = measure(truth, risk, folds).auroc
+    if not np.isfinite(value):
         return _NO_AUROC
-    value = measure(truth, risk).auroc
     if len(np.unique(groups)) < 2:
         return value, None, None
-    found = bootstrap(truth, {"": risk}, groups, draws=DRAWS)[""]["auroc"]
+    found = bootstrap(truth, {"": risk}, groups, folds, draws=DRAWS, correct=True)[""]["auroc"]
     return (value, found.low, found.high) if np.isfinite(found.low) else (value, None, None)

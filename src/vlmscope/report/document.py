@@ -61,9 +61,15 @@ class ResultRow:
     recall_at_5: float
     """Share of the hallucinated flagged at 5% false alarms."""
     above_baseline: float | None
-    """AUROC less that of the best baseline known before the answer; of probes."""
+    """AUROC less that of the best single baseline known before the answer; of probes."""
     above_baseline_low: float | None
     above_baseline_high: float | None
+    above_joint: float | None = None
+    """AUROC less that of everything known before the answer, in one model; of probes."""
+    above_joint_low: float | None = None
+    above_joint_high: float | None = None
+    found_nothing: bool = False
+    """Whether it gives most answers of a fold the same risk: its AUROC says nothing then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from vlmscope.plots import (
     risk_histogram,
     roc_curves,
 )
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing import SavedSweep
 from vlmscope.probing.grid import place_title
 from vlmscope.probing.judging import QUESTION_ONLY
@@ -85,7 +86,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
                 references.append(Reference(title, *ends, "representation"))
             else:
                 lines.setdefault(title, []).append((row["layer"], *ends))
-    for name in dict.fromkeys((sweep.summary["best_baseline"], QUESTION_ONLY)):
+    for name in dict.fromkeys((JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)):
         row = sweep[name]
         ends = row["auroc"], row["auroc_low"], row["auroc_high"]
         references.append(Reference(row["title"], *ends, "baseline"))
@@ -98,7 +99,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
 
 def _compared(sweep: SavedSweep) -> tuple[str, ...]:
     """Return the results that are drawn beside each other."""
-    wanted = ("selected", "combined", sweep.summary["best_baseline"], QUESTION_ONLY)
+    wanted = ("selected", "combined", JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)
     return tuple(dict.fromkeys(wanted))
 
 
@@ -109,7 +110,7 @@ def _style(row: Mapping[str, Any]) -> Literal["baseline", "probe"]:
 def _roc(sweep: SavedSweep) -> Plot:
     lines = []
     for name in _compared(sweep):
-        curve, row = roc(sweep.truth, sweep.risk(name)), sweep[name]
+        curve, row = roc(sweep.truth, sweep.risk(name), sweep.folds), sweep[name]
         ends = curve.false_alarms, curve.recall, row["auroc"]
         lines.append(RocLine(row["title"], *ends, _style(row)))
     return roc_curves(lines)
@@ -119,10 +120,10 @@ def _coverage(sweep: SavedSweep) -> Plot:
     truth = sweep.truth
     lines = []
     for name in _compared(sweep):
-        curve, row = risk_coverage(truth, sweep.risk(name)), sweep[name]
+        curve, row = risk_coverage(truth, sweep.risk(name), sweep.folds), sweep[name]
         ends = curve.coverage, curve.rate, curve.aurc
         lines.append(CoverageLine(row["title"], *ends, _style(row)))
-    best = risk_coverage(truth, truth.astype(float))
+    best = risk_coverage(truth, truth.astype(float), sweep.folds)
     lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))
     return risk_coverage_plot(lines, float(truth.mean()))
 

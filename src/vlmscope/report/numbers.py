@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from vlmscope.metrics import abstain
+from vlmscope.probe.baselines import JOINT
 from vlmscope.probing import SavedSweep
+from vlmscope.probing.judging import JOINT_AND_PROBE
 from vlmscope.probing.verdict import ABSTAIN
 from vlmscope.report.document import CategoryRow, LabelSummary, Number, ResultRow
 from vlmscope.report.provenance import when
@@ -53,10 +55,21 @@ def numbers(
 
 def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     selected, baseline = sweep["selected"], sweep[sweep.summary["best_baseline"]]
-    span = f"95% interval {selected['auroc_low']:.3f} to {selected['auroc_high']:.3f}"
-    yield Number("AUROC before the answer", f"{selected['auroc']:.3f}", span)
-    yield Number("best baseline", f"{baseline['auroc']:.3f}", f"AUROC of {baseline['title']}")
-    before, after = abstain(sweep.truth, sweep.risk("selected"), ABSTAIN)
+    if selected["found_nothing"]:
+        yield Number("AUROC before the answer", "–", "the probe found nothing")
+    else:
+        span = f"95% interval {selected['auroc_low']:.3f} to {selected['auroc_high']:.3f}"
+        yield Number("AUROC before the answer", f"{selected['auroc']:.3f}", span)
+    joint, gain = sweep[JOINT], sweep[JOINT_AND_PROBE]
+    ends = f"{gain['above_joint_low']:+.3f} to {gain['above_joint_high']:+.3f}"
+    note = f"AUROC in one model; with the probe {gain['above_joint']:+.3f} ({ends})"
+    yield Number("known without hidden states", f"{joint['auroc']:.3f}", note)
+    yield Number(
+        "best single baseline", f"{baseline['auroc']:.3f}", f"AUROC of {baseline['title']}"
+    )
+    if selected["found_nothing"]:
+        return
+    before, after = abstain(sweep.truth, sweep.risk("selected"), ABSTAIN, sweep.folds)
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
     yield Number("abstaining", f"{before:.1%} → {after:.1%}", note)
 

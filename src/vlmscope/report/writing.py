@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlmscope.errors import InputError
 from vlmscope.plots import plot_files
+from vlmscope.regular import open_regular
 from vlmscope.report.document import Document
 from vlmscope.report.figures import NAMES
 from vlmscope.report.gathering import Gathered, gather
@@ -114,7 +115,7 @@ def _check_ours(page: Path, plots: Path) -> None:
 def _is_report(page: Path) -> bool:
     """Return whether a file is a page that this module wrote."""
     try:
-        with page.open("rb") as file:
+        with open_regular(page) as file:
             return _GENERATOR in file.read(4096)
     except OSError:
         return False

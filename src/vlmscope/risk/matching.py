@@ -15,6 +15,7 @@ from vlmscope.errors import InputError
 from vlmscope.executors import describe_model
 from vlmscope.model import VisionLanguageModel
 from vlmscope.probe import ProbeInfo
+from vlmscope.store import other_weights
 
 MEANINGS: Mapping[str, str] = {
     "config_hash": "configuration",
@@ -44,7 +45,11 @@ def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
             "train it with vlmscope probe on a run of vlmscope extract"
         )
     found = asdict(describe_model(vlm))
-    odd = [meaning for name, meaning in MEANINGS.items() if trained[name] != found[name]]
+    odd = [
+        meaning + (other_weights(trained, found) if name == "weights_hash" else "")
+        for name, meaning in MEANINGS.items()
+        if trained[name] != found[name]
+    ]
     if trained.get("description") != found["description"]:
         odd.append("the description of its architecture (--family)")
     if odd:

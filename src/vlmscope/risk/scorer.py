@@ -61,6 +61,10 @@ class Risk:
 class RiskScorer:
     """Scores questions before the model writes a token. Made by ``RiskScorer.load``.
 
+    A scorer may be called from several threads: one at a time runs the model, and each gets the
+    risks that it asked for. Calls of your own of ``vlm.model`` then hold
+    ``vlmscope.model.model_lock()``.
+
     Args:
         vlm: The model that the probe was trained on.
         probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on.
@@ -96,6 +100,7 @@ class RiskScorer:
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         self._sizer = sizer_for(vlm, batch_size)
         self._ahead = batches_to_prepare(vlm)
+        self._check_files = vlm.check_files
         self._runner = ResilientRunner(vlm, self._spec, self._sizer)
 
     @classmethod
@@ -164,17 +169,20 @@ class RiskScorer:
                 ahead.
         """
         ahead = self._ahead
-        with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
-            try:
-                for chunk, prepared in batches_ahead(
-                    map(self._readable, rows), self._sizer, self._prepare, preparing, ahead=ahead
-                ):
-                    pieces = self._runner.run(_samples(chunk), prepared)
-                    del prepared  # if memory runs out, nobody else may hold the batch
-                    yield from self._in_order(chunk, [item for piece in pieces for item in piece])
-            except BaseException:
-                preparing.shutdown(wait=False, cancel_futures=True)
-                raise
+        preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
+        try:
+            for chunk, prepared in batches_ahead(
+                map(self._readable, rows), self._sizer, self._prepare, preparing, ahead=ahead
+            ):
+                pieces = self._runner.run(_samples(chunk), prepared)
+                del prepared  # if memory runs out, nobody else may hold the batch
+                results = [item for piece in pieces for item in piece]
+                self._check_files()
+                yield from self._in_order(chunk, results)
+        finally:
+            # No waiting: the garbage collector may do this, in a thread that has a lock which the
+            # preparing threads wait for.
+            preparing.shutdown(wait=False, cancel_futures=True)
 
     def risk(
         self, image: Picture | list[Picture] | tuple[Picture, ...] | None, question: str

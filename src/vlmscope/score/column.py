@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, listed
 from vlmscope.regular import open_regular
 from vlmscope.schema import Answered, Score
 from vlmscope.score.scorer import Finding, excerpt
@@ -79,7 +79,7 @@ class Column:
             others |= row.metadata.keys()
             yield finding.score(row, self.name)
         if total and self.column not in others:
-            have = ", ".join(sorted(others)) or "none"
+            have = listed(sorted(others)) or "none"
             raise InputError(f"--column {self.column}: no such column; there are: {have}")
         if total and bad == total:
             raise InputError(
@@ -201,5 +201,5 @@ def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str,
             return header.index(name)
     raise InputError(
         f"{path}: no column {wanted or ' or '.join(usual)} in the header, found "
-        f"{', '.join(header) or 'none'}; rename a column"
+        f"{listed(header) or 'none'}; rename a column"
     )

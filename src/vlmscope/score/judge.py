@@ -9,6 +9,7 @@ and never silently faithful, and no verdict is paid for twice.
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from typing import Self
 from vlmscope.schema import Answered, Score
 from vlmscope.score.judge_cache import VerdictCache, cache_key
 from vlmscope.score.judge_endpoint import Endpoint, Messages
+from vlmscope.score.judge_mask import Mask
 from vlmscope.score.judge_settings import JudgeSettings
 from vlmscope.score.judge_verdict import Verdict
 
@@ -111,7 +113,7 @@ class Judge:
         counted = unscorable = characters = 0
         seen: set[str] = set()
         settings = self._settings
-        with VerdictCache(self._path, settings.model) as kept:
+        with _cache(self._path, settings) as kept:
             for row in rows:
                 counted += 1
                 if _why_unscorable(row):
@@ -146,7 +148,7 @@ class _Hearing:
     def __init__(self, settings: JudgeSettings, path: Path) -> None:
         self._settings = settings
         self._open = ExitStack()
-        self._kept = VerdictCache(path, settings.model)
+        self._kept = _cache(path, settings)
         self._endpoint: Endpoint | None = None
         self._under_way: dict[str, Future[Verdict]] = {}
 
@@ -186,6 +188,12 @@ class _Hearing:
 def judge_prompt() -> str:
     """Return what the judge is told: ``judge_prompt.md``."""
     return resources.files("vlmscope.score").joinpath("judge_prompt.md").read_text("utf-8")
+
+
+def _cache(path: Path, settings: JudgeSettings) -> VerdictCache:
+    """Return the verdicts in a file; whoever wrote it may have kept a reason with the key in it."""
+    secrets = (os.environ.get("OPENAI_API_KEY", ""), *settings.secrets)
+    return VerdictCache(path, settings.model, Mask(secrets))
 
 
 def _known(verdict: Verdict) -> Future[Verdict]:

@@ -3,6 +3,9 @@
 An append-only file of one JSON object a line. A line is written with one call as soon as its reply
 is there: whatever stops a run, every verdict that came is kept, and at worst the last line is torn.
 A torn line is skipped, and what is written next begins on a line of its own.
+
+A run folder may be a stranger's: lines that hold no verdict are skipped, however long they are, and
+what is no plain file, or too large to have come from a judge, is refused.
 """
 
 from __future__ import annotations
@@ -10,13 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from io import FileIO
+import stat
+from collections.abc import Iterator
+from io import BufferedIOBase, BufferedReader, FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vlmscope.errors import StoreError
-from vlmscope.score.judge_verdict import Verdict, verdict_of
+from vlmscope.jsontext import load_json
+from vlmscope.score.judge_mask import Mask
+from vlmscope.score.judge_verdict import NOTHING_MASKED, Verdict, verdict_of
+
+LONGEST_LINE = 2**16
+"""Bytes of a line that is read; ours take a tenth of it at most."""
+
+LARGEST_FILE = 2**32
+"""Bytes of a file that is read: ten million verdicts."""
 
 
 def cache_key(prompt: str, model: str, question: str, target: str, answer: str) -> str:
@@ -34,19 +47,21 @@ class VerdictCache:
     Args:
         path: The file. It need not exist.
         model: The judge's model, noted beside each verdict for whoever reads the file.
+        mask: What the reasons that are read are written through.
     """
 
-    def __init__(self, path: Path, model: str) -> None:
+    def __init__(self, path: Path, model: str, mask: Mask = NOTHING_MASKED) -> None:
         self._path = path
         self._model = model
+        self._mask = mask
         self._verdicts: dict[str, Verdict] = {}
         self._file: FileIO | None = None
 
     def __enter__(self) -> Self:
         """Read what is there."""
         try:
-            with self._path.open("rb") as lines:
-                for line in lines:
+            with BufferedReader(_open(self._path, os.O_RDONLY)) as file:
+                for line in _lines(file):
                     self._remember(line)
         except FileNotFoundError:
             pass
@@ -92,20 +107,52 @@ class VerdictCache:
 
     def _remember(self, line: bytes) -> None:
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = load_json(line.decode())
+        except ValueError:
             return  # torn by a crash, or not ours
-        verdict = verdict_of(record)
+        verdict = verdict_of(record, self._mask)
         if verdict is not None and isinstance(record.get("key"), str):
             self._verdicts[record["key"]] = verdict
 
     def _opened(self) -> FileIO:
         """Return the file, opened for appending without a buffer, on a fresh line."""
         if self._file is None:
-            file = FileIO(self._path, "a+")
+            file = _open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             self._file = file
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
         return self._file
+
+
+def _open(path: Path, flags: int) -> FileIO:
+    """Open a file without a buffer, and without waiting for whoever might write into a pipe.
+
+    Raises:
+        OSError: It cannot be opened, is no plain file, or is too large.
+    """
+    file = FileIO(
+        path, "r" if flags == os.O_RDONLY else "a+",
+        opener=lambda name, _: os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666),
+    )  # fmt: skip
+    try:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is no plain file; remove it")
+        if found.st_size > LARGEST_FILE:
+            raise OSError(f"it has {found.st_size:,} bytes, more than any judge wrote; remove it")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _lines(file: BufferedIOBase) -> Iterator[bytes]:
+    """Yield the lines of a file, but not those that are longer than ours."""
+    whole = True
+    while line := file.readline(LONGEST_LINE):
+        ends = line.endswith(b"\n")
+        if whole and (ends or len(line) < LONGEST_LINE):
+            yield line
+        whole = ends

@@ -15,11 +15,18 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from json import JSONDecodeError
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from vlmscope.errors import InputError, VlmscopeError
+from vlmscope.score.judge_client import (
+    UnusableReplyError,
+    connect,
+    content_of,
+    import_openai,
+    redirect_of,
+)
+from vlmscope.score.judge_mask import Mask
 from vlmscope.score.judge_patience import may_pass, pause_before_retry
 from vlmscope.score.judge_settings import JudgeSettings
 from vlmscope.score.judge_verdict import WORDS, Verdict, read_verdict
@@ -27,8 +34,8 @@ from vlmscope.score.judge_verdict import WORDS, Verdict, read_verdict
 FAILURES_BEFORE_GIVING_UP = 3
 """So many failed rows above those under way, before a single reply, are not the rows' fault."""
 
-SHORTEST_KEY = 8
-"""Shorter keys are placeholders for endpoints that ask for none, and may be parts of words."""
+LONGEST_ERROR = 300
+"""Characters of an error that are shown."""
 
 _SCHEMA = {
     "type": "object",
@@ -71,8 +78,9 @@ class Endpoint:
 
     def __init__(self, settings: JudgeSettings) -> None:
         self._settings = settings
-        self._openai = _import_openai()
-        self._client = self._connect()
+        self._openai = import_openai()
+        self._client = connect(self._openai, settings)
+        self._mask = Mask([self._client.api_key, *settings.secrets])
         self._places = asyncio.Semaphore(settings.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -116,25 +124,6 @@ class Endpoint:
                 raise
             raise self._stopped_by from None
 
-    def _connect(self) -> Any:
-        try:
-            client = self._openai.AsyncOpenAI(
-                base_url=self._settings.base_url,
-                timeout=self._settings.timeout,
-                max_retries=0,  # ours keep count, wait with jitter and say what happened
-            )
-        except self._openai.OpenAIError:
-            client = None
-        key = client.api_key if client is not None else ""
-        if not key:
-            raise InputError(
-                "the judge needs an API key: set OPENAI_API_KEY "
-                "(to any word, where the endpoint asks for none)"
-            )
-        if not (key.isascii() and key.isprintable() and " " not in key):
-            raise InputError("OPENAI_API_KEY holds a blank, a line break or a letter no key has")
-        return client
-
     async def _guarded(self, messages: Messages, keep: Callable[[Verdict], None]) -> Verdict:
         """Ask for one verdict; an error that concerns every row stops the others too."""
         task = asyncio.current_task()
@@ -161,18 +150,17 @@ class Endpoint:
         """Return the judge's verdict, asked for a second time where the reply held none."""
         try:
             reply = await self._reply(messages)
-            verdict = read_verdict(reply)
+            verdict = read_verdict(reply, self._mask)
             if verdict is None:
                 said = {"role": "assistant", "content": reply[:2000] or "(nothing)"}
                 again = [*messages, said, {"role": "user", "content": _NUDGE}]
                 reply = await self._reply(again)
-                verdict = read_verdict(reply)
+                verdict = read_verdict(reply, self._mask)
         except _NoVerdictError as why:
             return Verdict(None, f"the judge gave no verdict: {why}")
         if verdict is None:
-            return Verdict(
-                None, f"the judge gave no verdict: its replies were no JSON: {reply!a:.80}"
-            )
+            shown = f"no JSON: {self._mask.line(reply, 80)!a:.80}" if reply else "no readable text"
+            return Verdict(None, f"the judge gave no verdict: its replies were {shown}")
         return verdict
 
     async def _reply(self, messages: Messages) -> str:
@@ -203,7 +191,7 @@ class Endpoint:
             attempt += 1
             try:
                 return await self._send(messages, options)
-            except self._openai.APIError as error:
+            except (self._openai.APIError, TimeoutError) as error:
                 if not may_pass(error):
                     self._sort_out(error)
                     raise
@@ -214,18 +202,19 @@ class Endpoint:
             await asyncio.sleep(pause)
 
     async def _send(self, messages: Messages, options: dict[str, Any]) -> str:
-        """Return the text of one reply; what is no chat completion has none."""
+        """Return the text of one reply, which must be there whole within the time limit."""
+        create = self._client.chat.completions.with_raw_response.create
         try:
-            reply = await self._client.chat.completions.create(
-                model=self._settings.model, messages=messages, **options
-            )
-        except (self._openai.APIResponseValidationError, JSONDecodeError, UnicodeDecodeError):
-            return ""
-        choices = getattr(reply, "choices", None)
-        first = choices[0] if isinstance(choices, list) and choices else None
-        message = getattr(first, "message", None)
-        text = getattr(message, "content", None) or getattr(message, "refusal", None)
-        return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else ""
+            async with asyncio.timeout(self._settings.timeout):
+                sent = await create(model=self._settings.model, messages=messages, **options)
+            return content_of(sent.http_response)
+        except (self._openai.APIError, TimeoutError):
+            raise
+        except UnusableReplyError as error:
+            raise self._failure(str(error)) from None
+        except Exception as error:  # noqa: BLE001 - a reply may be odd in ways nobody foresaw
+            why = f"its reply cannot be read: {type(error).__name__}: {self._plain(error)}"
+            raise self._failure(why) from None
 
     def _sort_out(self, error: Any) -> None:
         """Raise what an error that will not pass means; return where the request may be changed."""
@@ -233,6 +222,10 @@ class Endpoint:
         if status in (400, 422):
             return
         judge = f"the judge {self._settings.model}"
+        if redirect := redirect_of(error, self._mask):
+            if self._replied:
+                raise self._failure(redirect) from None
+            raise InputError(f"{judge}: {redirect}; give the address that answers") from None
         if status == 413:
             raise self._failure("the row is too long for the endpoint") from None
         if status == 401:
@@ -257,13 +250,15 @@ class Endpoint:
         """Return an error as one line, without the key should the endpoint have echoed it."""
         body, status = getattr(error, "body", None), getattr(error, "status_code", None)
         said = body.get("message") if isinstance(body, dict) else None
-        text = f"{said} ({status})" if said and status else str(error)
+        if isinstance(said, str) and said and status:
+            text = f"{said} ({status})"
+        elif isinstance(error, TimeoutError):
+            text = f"no whole reply within {self._settings.timeout:g} seconds"
+        else:
+            text = str(error)
         if error.__cause__ is not None and status is None:
             text = f"{text} ({error.__cause__})"  # "Connection error." alone tells nothing
-        if len(self._client.api_key) >= SHORTEST_KEY:
-            text = text.replace(self._client.api_key, "***")
-        line = " ".join(text.split())
-        return line if len(line) <= 300 else f"{line[:300]}…"
+        return self._mask.line(text, LONGEST_ERROR)
 
     async def _wind_up(self) -> None:
         tasks = list(self._tasks)
@@ -271,14 +266,3 @@ class Endpoint:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
-
-
-def _import_openai() -> ModuleType:
-    """Return the client's package, which only the judge needs."""
-    try:
-        import openai
-    except ImportError as error:
-        raise InputError(
-            'the judge needs the openai package: pip install "vlmscope[judge]"'
-        ) from error
-    return openai

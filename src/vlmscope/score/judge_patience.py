@@ -54,6 +54,6 @@ def _wish(header: str | None) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, OSError, TypeError, IndexError):
             return 0.0
     return min(max(0.0, seconds), LONGEST_WISH)

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
+
+from vlmscope.score.judge_mask import Mask
+
+NOTHING_MASKED: Final = Mask()
 
 Word = Literal["hallucinated", "faithful", "unclear"]
 """What the judge may say."""
 
 WORDS: tuple[Word, ...] = get_args(Word)
 
-_LONGEST_REASON = 500
+LONGEST_REASON = 500
+"""Characters of a reason that are kept."""
+
 _LONGEST_REPLY = 50_000
+_MOST_OBJECTS = 1_000  # that are looked at, from the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +47,12 @@ class Verdict:
         return f"unclear: {reason}" if self.word == "unclear" else reason
 
 
-def verdict_of(record: Any) -> Verdict | None:
+def verdict_of(record: Any, mask: Mask = NOTHING_MASKED) -> Verdict | None:
     r"""Return the verdict that a decoded JSON value holds, None if it holds none.
+
+    Args:
+        record: The value.
+        mask: What the reason is written through.
 
     >>> verdict_of({"verdict": " Faithful", "reason": "Both say\nyes."})
     Verdict(word='faithful', reason='Both say yes.')
@@ -50,15 +61,17 @@ def verdict_of(record: Any) -> Verdict | None:
     """
     if not isinstance(record, dict):
         return None
-    said = str(record.get("verdict")).strip().lower()
-    reason = record.get("reason")
+    said, reason = record.get("verdict"), record.get("reason")
+    if not isinstance(said, str):
+        return None
     for word in WORDS:
-        if said == word:
-            return Verdict(word, _one_line(reason) if isinstance(reason, str) else "")
+        if said.strip().lower() == word:
+            shown = mask.line(reason, LONGEST_REASON) if isinstance(reason, str) else ""
+            return Verdict(word, shown)
     return None
 
 
-def read_verdict(reply: str) -> Verdict | None:
+def read_verdict(reply: str, mask: Mask = NOTHING_MASKED) -> Verdict | None:
     r"""Return the last verdict in a reply, None if there is none.
 
     >>> read_verdict('Let me see: {"a": 1}. So: ```json\n{"verdict": "unclear"}```')
@@ -69,18 +82,14 @@ def read_verdict(reply: str) -> Verdict | None:
     reply = reply[-_LONGEST_REPLY:]
     decoder = json.JSONDecoder()
     start = reply.rfind("{")
-    while start >= 0:
+    for _ in range(_MOST_OBJECTS):
+        if start < 0:
+            return None
         try:
-            verdict = verdict_of(decoder.raw_decode(reply, start)[0])
+            verdict = verdict_of(decoder.raw_decode(reply, start)[0], mask)
         except (ValueError, RecursionError):
             verdict = None
         if verdict is not None:
             return verdict
         start = reply.rfind("{", 0, start)
     return None
-
-
-def _one_line(text: str) -> str:
-    """Return ``text`` in one line of bounded length that every file can hold."""
-    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"

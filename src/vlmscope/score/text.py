@@ -10,9 +10,10 @@ and an answer that is nothing but an article, as option *A* is, stays.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
+
+from vlmscope.jsontext import load_json
 
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -109,8 +110,8 @@ def _one_spelling(token: str) -> str:
 def _listed(text: str) -> list[str]:
     """Return the items of a printed list."""
     try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
+        items = load_json(text)
+    except ValueError:
         return ["".join(groups) for groups in _QUOTED.findall(text[1:-1])]
     return [_item(item) for item in items]
 

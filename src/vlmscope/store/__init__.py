@@ -6,6 +6,7 @@ publish, lock     atomic files, and who waits for whom
 removal           what is removed or moved, by plain child names only
 sharing           who may write a run at once
 manifest          run.json: what a run was made with
+differences       what makes two manifests other numbers
 failures          failures.jsonl
 labels            labels.parquet
 checking, block   what a row must be; rows as columns: what everything below passes around
@@ -25,6 +26,7 @@ from vlmscope.store.block import clean_text
 from vlmscope.store.catalog import ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
+from vlmscope.store.differences import check_same, other_weights
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
 from vlmscope.store.index import rebuild_index
@@ -36,7 +38,6 @@ from vlmscope.store.manifest import (
     Manifest,
     ModelRecord,
     StoreDtype,
-    check_same,
     read_manifest,
     write_manifest,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "make_folder",
     "open_run",
     "open_seed_files",
+    "other_weights",
     "parquet_bytes",
     "place",
     "publish",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError, one_line
+from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
 from vlmscope.schema import Capture, FinishReason, Sample
 from vlmscope.store.checking import check_capture
 from vlmscope.store.naming import boundary_name, boundary_position, image_positions, is_of_image
@@ -26,6 +27,8 @@ QUESTION_ID = "question_id"
 
 NO_BOUNDARY = -1
 """Stands in the column of a boundary for a row that does not have it."""
+
+_METADATA_LEVELS = DEEPEST + 1  # the object that holds the values is one
 
 _REMEDY = "restore the run from a copy"
 
@@ -78,7 +81,7 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
         "finish_reason": [str(capture.finish_reason) for capture in captures],
         "image_sha256": [capture.image_sha256 for capture in captures],
         "image_dhash": [capture.image_dhash for capture in captures],
-        "metadata": [metadata_text(sample.metadata) for sample in samples],
+        "metadata": [_metadata_text(sample) for sample in samples],
     }
     ragged: dict[str, list[NDArray[Any]]] = {}
     if captures[0].answer is not None:
@@ -183,10 +186,20 @@ def clean_text(text: str) -> str:
 def metadata_text(metadata: Mapping[str, Any]) -> str:
     r"""Return metadata as one line of strict ASCII JSON: NaN becomes null, dates become text.
 
+    Raises:
+        ValueError: JSON cannot hold it, or a value in it nests deeper than ``DEEPEST`` levels.
+
     >>> metadata_text({"category": "été", "score": float("nan")})
     '{"category": "\\u00e9t\\u00e9", "score": null}'
     """
-    text = json.dumps(dict(metadata), default=str)
+    try:
+        text = json.dumps(dict(metadata), default=str)
+    except RecursionError:
+        text = ""
+    except TypeError as error:  # a key that is no text
+        raise ValueError(one_line(error)) from error
+    if not text or nests_deeper(text, _METADATA_LEVELS):
+        raise ValueError(f"a value nests deeper than {DEEPEST} levels")
     if "NaN" in text or "Infinity" in text:
         text = json.dumps(json.loads(text, parse_constant=lambda _: None))
     return text
@@ -199,8 +212,8 @@ def metadata_of(text: str) -> dict[str, Any]:
         StoreError: It is no object in JSON.
     """
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = load_json(text, levels=_METADATA_LEVELS)
+    except ValueError as error:
         raise StoreError(f"a row's metadata is damaged: {one_line(error)}; {_REMEDY}") from error
     if not isinstance(found, dict):
         raise StoreError(f"a row's metadata is damaged: no object; {_REMEDY}")
@@ -229,6 +242,17 @@ def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, 
             [np.asarray(c.first_token_logprobs, np.float32) for c in captures]
         ),
     }
+
+
+def _metadata_text(sample: Sample) -> str:
+    """Return a sample's metadata as text, or say which sample's cannot be kept."""
+    try:
+        return metadata_text(sample.metadata)
+    except ValueError as error:
+        raise StoreError(
+            f"question {sample.id!r}: its metadata cannot be kept: {one_line(error)}; give plain "
+            "values that JSON can hold"
+        ) from error
 
 
 def _no_vector(width: int) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.jsontext import load_json
 from vlmscope.schema import Score
 from vlmscope.store.block import clean_text
 from vlmscope.store.place import place
@@ -88,8 +89,8 @@ def label_settings(run: Path) -> dict[str, Any]:
         StoreError: The file is damaged.
     """
     try:
-        record: dict[str, Any] = json.loads(_read(run).schema.metadata[_KEY])
-    except (ValueError, RecursionError) as error:
+        record: dict[str, Any] = load_json(_read(run).schema.metadata[_KEY].decode())
+    except ValueError as error:
         raise StoreError(f"{run}: the settings in {LABELS} are no JSON; {_REMEDY}") from error
     return record
 

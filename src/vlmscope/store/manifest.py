@@ -1,8 +1,7 @@
 """``run.json``: what the rows of a run were made with.
 
-It is written before the first row, and once more if a run goes on with ``--text-only``. A run
-continues only under a manifest that would give the same numbers; everything that would change them
-is compared, and every difference is named. Names, paths, devices and versions are never compared.
+It is written before the first row, and once more if a run goes on with ``--text-only``. What of it
+has to stay the same, ``differences`` says.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vlmscope.errors import InputError, RunMismatchError, StoreError
+from vlmscope.errors import InputError, StoreError
+from vlmscope.jsontext import load_json
 from vlmscope.schema import (
     FORMAT_VERSION,
     VISION_ONLY,
@@ -64,6 +64,8 @@ class ModelRecord:
     """Folder of the LoRA adapter; its content counts in ``weights_hash``."""
     quantization: str = ""
     """``4bit`` or ``8bit``, where the weights are rounded; counts in ``weights_hash``."""
+    weight_files: Mapping[str, str] | None = None
+    """Weight file → SHA-256 of its bytes, which count in ``weights_hash``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +131,6 @@ class Manifest:
         return {VISION_ONLY: self.model.vision_size, **layered}
 
 
-_SAME_NUMBERS = (
-    "format_version",
-    *(f"model.{field.name}" for field in fields(ModelRecord) if field.name.endswith("_hash")),
-    *(f"capture.{field.name}" for field in fields(CaptureRecord)),
-    *("model.description", "data.fields", "data.fingerprint", "dtype", "store_dtype", "attention"),
-)
-
-
-_MEANINGS = {
-    "data.fingerprint": "the table has other rows (data.fingerprint)",
-    "model.config_hash": "the model has another configuration (model.config_hash)",
-    "model.weights_hash": "the model has other weights (model.weights_hash)",
-    "model.processor_hash": "the processor is another one (model.processor_hash)",
-    "model.chat_template_hash": "the chat template is another one (model.chat_template_hash)",
-    "model.generation_hash": "generation_config.json decides otherwise (model.generation_hash)",
-}
-"""What a difference of hashes means."""
-
-
 def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
     """Write ``run.json`` atomically into a run folder; ``new``: ``publish`` it exclusively."""
     data = (json.dumps(asdict(manifest), indent=2) + "\n").encode()
@@ -160,7 +143,7 @@ def read_manifest(run: Path) -> Manifest:
     check_reachable(path)
     check_inside(run)
     try:
-        found = json.loads(read_document(path).decode())
+        found = load_json(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{run}: not a run folder, it has no {MANIFEST}; give the folder that "
@@ -168,34 +151,9 @@ def read_manifest(run: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _damaged(path, f"not JSON ({error})") from error
     return _parse(path, found)
-
-
-def check_same(stored: Manifest, wanted: Manifest) -> None:
-    """Raise ``RunMismatchError``, naming every difference, unless both give the same numbers."""
-    differences = [
-        _MEANINGS.get(name, f"{name} is {_shown(old)}, asked for {_shown(new)}")
-        + (_other_weights(stored, wanted) if name == "model.weights_hash" else "")
-        for name in _SAME_NUMBERS
-        if (old := _value(stored, name)) != (new := _value(wanted, name))
-    ]
-    if differences:
-        raise RunMismatchError(
-            f"this run was made with other settings: {'; '.join(differences)}; "
-            "give another --out, or the settings the run was made with"
-        )
-
-
-def _other_weights(stored: Manifest, wanted: Manifest) -> str:
-    """Return what of adapter and rounding makes other weights, where it is that."""
-    made, asked = (
-        f"{f'adapter {m.adapter}' if m.adapter else 'no adapter'} and "
-        f"{m.quantization or 'no'} rounding"
-        for m in (stored.model, wanted.model)
-    )
-    return "" if made == asked else f": made with {made}, asked for {asked}"
 
 
 def _parse(path: Path, found: Any) -> Manifest:
@@ -284,16 +242,3 @@ def _damaged(path: Path, finding: str) -> StoreError:
     return StoreError(
         f"{path}: damaged, {finding}; restore it from a copy, or extract into another --out"
     )
-
-
-def _value(manifest: Manifest, name: str) -> Any:
-    """Return a field by its dotted name."""
-    value: Any = manifest
-    for part in name.split("."):
-        value = getattr(value, part)
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _shown(value: Any) -> str:
-    """Return a value as the message shows it: JSON, so that lists and text look familiar."""
-    return json.dumps(value, ensure_ascii=False)

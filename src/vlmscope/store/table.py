@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import StoreError
@@ -50,14 +50,14 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
     return {**texts, **later, **numbers, **first}
 
 
-def metadata_name(key: str, taken: Iterable[str]) -> str:
+def metadata_name(key: str, taken: Container[str]) -> str:
     """Return the column of a metadata key; a key that is one of our columns gets a prefix.
 
     >>> metadata_name("category", ["answer"]), metadata_name("answer", ["answer"])
     ('category', 'metadata.answer')
     """
-    name, used = str(_valid(key)), set(taken)
-    while name in used:
+    name = str(_valid(key))
+    while name in taken:
         name = f"metadata.{name}"
     return name
 

@@ -24,10 +24,11 @@ from vlmscope.store.catalog import (
     shard_name,
     writer_of,
 )
+from vlmscope.store.differences import check_same
 from vlmscope.store.index import is_indexed, rebuild_index
 from vlmscope.store.intact import forget
 from vlmscope.store.lock import lock_of, waiting
-from vlmscope.store.manifest import MANIFEST, Manifest, check_same, read_manifest, write_manifest
+from vlmscope.store.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from vlmscope.store.naming import link_name
 from vlmscope.store.place import make_folder, place
 from vlmscope.store.publish import cannot_write, publish, sync

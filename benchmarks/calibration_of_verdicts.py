@@ -1,0 +1,376 @@
+"""How often is a verdict wrong? Sweeps of simulated rows whose truth is known, by scenario.
+
+Every data set goes through what ``vlmscope probe`` does: folds by image, baselines, the selection
+of a layer, intervals, differences. Of each scenario the table tells
+
+bias        mean of the stated AUROC less the true one of the very fits that were judged, which is
+            measured on fresh rows
+coverage    share of the 95% intervals that hold that true AUROC
+better      how often the verdict says "better": of the probe over the best single baseline, over
+            the joint baseline, of both together over the joint baseline, of the probe within
+            categories (over the best single and over the joint baseline), and of all layers over
+            the category
+
+Where hidden states know nothing more than the facts, "better" over the joint baseline is false, and
+2.5% of the data sets may say it.
+
+    python benchmarks/calibration_of_verdicts.py                      # 200 data sets each
+    python benchmarks/calibration_of_verdicts.py --sets 20 --only null "entropy, both ends"
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
+if TYPE_CHECKING:
+    from vlmscope.probing import ProbeData, SweepResult
+
+WIDTH = 12
+"""Numbers in a vector: small worlds, so that hundreds fit into minutes."""
+
+PLACES = (("query_token_representation", 0), ("query_token_representation", 1))
+"""The first layer is noise; the second holds what the scenario plants."""
+
+FRESH = 4000
+"""Rows that the true AUROC is measured on."""
+
+DRAWS = 200
+"""Resamples of the images: coverage is told to a percent, not an interval's third digit."""
+
+COMPARISONS = (
+    "probe > best single",
+    "probe > joint",
+    "joint + probe > joint",
+    "within: probe > best single",
+    "within: probe > joint",
+    "all layers > category",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Rows with everything that a sweep wants to know of them."""
+
+    vectors: NDArray[np.float32]
+    """Of the informed layer, ``[N, WIDTH]``."""
+    truth: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+    category: NDArray[np.int64]
+    entropy: NDArray[np.float64]
+    question: NDArray[np.int64]
+    noise: NDArray[np.float32]
+    """Of the other layer."""
+
+
+Rng = np.random.Generator
+
+Make = Callable[[Rng, Rng, int, int], World]
+"""A generator of what all rows of the world share, one of its rows, images and rows an image."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A kind of data set."""
+
+    make: Make
+    images: int
+    each: int
+    """Rows of an image."""
+    false: frozenset[str] = frozenset()
+    """Comparisons in which "better" is false."""
+
+
+def facts_of(rng: Rng, images: int, each: int) -> dict[str, NDArray]:
+    """Return what all worlds have in common: images, categories, entropies, questions."""
+    rows = images * each
+    return {
+        "groups": np.repeat(np.arange(images), each),
+        "category": rng.integers(0, 5, rows),
+        "entropy": rng.gamma(2.0, size=rows),
+        "question": rng.integers(0, 30, rows),
+        "noise": rng.standard_normal((rows, WIDTH)).astype(np.float32),
+    }
+
+
+def world(facts: Mapping[str, NDArray], truth: NDArray, vectors: NDArray) -> World:
+    """Return a world of these parts."""
+    return World(vectors.astype(np.float32), truth.astype(bool), **facts)
+
+
+RATES = np.array([-2.6, -1.7, -1.0, -0.3, 0.5])
+"""Log-odds of each category."""
+
+
+def signal(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """A direction of the vectors knows, beside a category and an image that decide too."""
+    facts = facts_of(rng, images, each)
+    knows = rng.normal(size=images * each)
+    image = 0.7 * rng.normal(size=images)[facts["groups"]]
+    logit = RATES[facts["category"]] + 1.2 * knows + image
+    vectors = rng.normal(size=(images * each, WIDTH))
+    vectors[:, 0] = knows + 0.5 * rng.normal(size=images * each)
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
+def null(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """Nothing knows anything: labels are drawn by image."""
+    facts = facts_of(rng, images, each)
+    logit = -1 + rng.normal(size=images)[facts["groups"]]
+    truth = rng.random(images * each) < expit(logit)
+    return world(facts, truth, rng.normal(size=(images * each, WIDTH)))
+
+
+def category_only(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """The category decides, and the vectors hold it."""
+    facts = facts_of(rng, images, each)
+    truth = rng.random(images * each) < expit(RATES[facts["category"]])
+    vectors = rng.normal(size=(images * each, WIDTH)) * 0.3
+    vectors[:, :5] += np.eye(5)[facts["category"]]
+    return world(facts, truth, vectors)
+
+
+def two_facts(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """Category and entropy decide, and the vectors hold both."""
+    facts = facts_of(rng, images, each)
+    logit = RATES[facts["category"]] + 0.9 * (facts["entropy"] - 2)
+    vectors = rng.normal(size=(images * each, WIDTH)) * 0.3
+    vectors[:, :5] += np.eye(5)[facts["category"]]
+    vectors[:, 5] += facts["entropy"]
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
+def both_ends(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """Far from the usual entropy is wrong, and the vectors hold how far: a line sees nothing."""
+    facts = facts_of(rng, images, each)
+    facts["entropy"] = rng.normal(2, 0.6, images * each)
+    far = np.abs(facts["entropy"] - 2)
+    vectors = rng.normal(size=(images * each, WIDTH)) * 0.3
+    vectors[:, 0] += far
+    return world(facts, rng.random(images * each) < expit(-2.5 + 4 * far), vectors)
+
+
+def shared_questions(fixed: Rng, rng: Rng, images: int, each: int) -> World:
+    """The question decides, its words say which it is, and the vectors hold it."""
+    facts = facts_of(rng, images, each)
+    face = fixed.normal(size=(30, WIDTH))
+    vectors = face[facts["question"]] + 0.3 * rng.normal(size=(images * each, WIDTH))
+    logit = -1 + 1.5 * fixed.normal(size=30)[facts["question"]]
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
+def giant_image(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """A third of all rows is about one image, with a rate of its own; nothing else knows."""
+    facts = facts_of(rng, images, each)
+    rows = images * each
+    facts["groups"] = np.where(np.arange(rows) < rows // 3, 0, facts["groups"])
+    rate = np.where(facts["groups"] == 0, 0.55, 0.25)
+    return world(facts, rng.random(rows) < rate, rng.normal(size=(rows, WIDTH)))
+
+
+def two_names(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """An image leaks, and half of its rows are about a copy that nobody recognised as one."""
+    facts = facts_of(rng, images, each)
+    face, mood = rng.normal(size=(images, WIDTH)), rng.normal(size=images) * 1.5
+    vectors = face[facts["groups"]] + 0.2 * rng.normal(size=(images * each, WIDTH))
+    truth = rng.random(images * each) < expit(-1 + mood[facts["groups"]])
+    copy = np.arange(images * each) % 2
+    return world({**facts, "groups": facts["groups"] + images * copy}, truth, vectors)
+
+
+NOTHING_MORE = frozenset(COMPARISONS[1:5])
+"""False where the vectors hold no more than the facts; a single fact they may beat."""
+
+NOTHING = frozenset(COMPARISONS)
+
+SCENARIOS = {
+    "signal, 80 images × 4": Scenario(signal, 80, 4),
+    "signal, 60 images × 2": Scenario(signal, 60, 2),
+    "signal, 40 images × 15": Scenario(signal, 40, 15),
+    "signal, 30 rows": Scenario(signal, 30, 1),
+    "null, 80 images × 4": Scenario(null, 80, 4, NOTHING),
+    "null, 60 images × 2": Scenario(null, 60, 2, NOTHING),
+    "null, 40 images × 15": Scenario(null, 40, 15, NOTHING),
+    "null, 30 rows": Scenario(null, 30, 1, NOTHING),
+    "one giant image": Scenario(giant_image, 80, 4, NOTHING),
+    "category only": Scenario(category_only, 80, 4, NOTHING),
+    "two facts": Scenario(two_facts, 80, 4, frozenset(COMPARISONS[1:3]) | {COMPARISONS[4]}),
+    "entropy, both ends": Scenario(both_ends, 80, 4, frozenset(COMPARISONS[:5])),
+    "shared questions": Scenario(shared_questions, 80, 4, NOTHING_MORE - {COMPARISONS[3]}),
+    "images under two names": Scenario(two_names, 60, 8),
+}
+"""The last has a leak that no fold can see: its numbers are wrong on purpose."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one data set came to."""
+
+    stated: float
+    true: float
+    covered: bool
+    nothing: bool
+    better: Mapping[str, bool] = field(default_factory=dict)
+
+
+def run_one(name: str, seed: int) -> Outcome | None:
+    """Make a data set, sweep it, and hold what is said against the truth."""
+    from vlmscope.probe import FoldError
+    from vlmscope.probing.grid import SweepSpec, sweep_rows
+
+    made = made_for(name, seed)
+
+    def matrix(_: str, layer: int | None) -> NDArray[np.float32]:
+        return made.vectors if layer else made.noise
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = sweep_rows(probe_data_of(made), matrix, SweepSpec(draws=DRAWS, seed=seed))
+    except FoldError:  # too few of a class for five folds
+        return None
+    selected = result["selected"]
+    interval = selected.intervals["auroc"]
+    true = true_auroc(result, made, made_for(name, seed, fresh=True))
+    return Outcome(
+        stated=selected.metrics.auroc,
+        true=true,
+        covered=bool(interval.low <= true <= interval.high),
+        nothing=selected.found_nothing,
+        better=better(result),
+    )
+
+
+def made_for(name: str, seed: int, *, fresh: bool = False) -> World:
+    """Return a scenario's world; or fresh rows about other images of the same world."""
+    scenario = SCENARIOS[name]
+    key = [sum(map(ord, name)), seed]
+    images = max(FRESH // scenario.each, 20) if fresh else scenario.images
+    fixed, rows = np.random.default_rng([*key, 0]), np.random.default_rng([*key, 1 + fresh])
+    return scenario.make(fixed, rows, images, scenario.each)
+
+
+def true_auroc(result: SweepResult, made: World, fresh: World) -> float:
+    """Return the AUROC on fresh rows of the fits that were judged, a fold's weight by its pairs."""
+    from vlmscope.probe import Fold, LogisticProbe, crossfit_logistic
+
+    numbers = np.unique(result.fold_of)
+    folds = [Fold(np.flatnonzero(result.fold_of != f), np.flatnonzero(result.fold_of == f))
+             for f in numbers]  # fmt: skip
+    fits: dict[int, NDArray[np.float64]] = {}
+    values, weights = [], []
+    for number, fold in enumerate(folds):
+        layer = int(result.chosen["selected"][number].endswith("1"))
+        vectors = made.vectors if layer else made.noise
+        if layer not in fits:
+            fits[layer] = crossfit_logistic(vectors, made.truth, folds, made.groups).chosen_c
+        weights.append(made.truth[fold.test].sum() * (~made.truth[fold.test]).sum())
+        if np.ptp(result.risks["selected"][fold.test]) == 0:
+            values.append(0.5)
+            continue
+        probe = LogisticProbe(C=float(fits[layer][number]))
+        probe.fit(vectors[fold.train], made.truth[fold.train])
+        score = probe.decision_function(fresh.vectors if layer else fresh.noise)
+        values.append(roc_auc_score(fresh.truth, score))
+    return float(np.average(values, weights=weights))
+
+
+def better(result: SweepResult) -> dict[str, bool]:
+    """Return which comparisons come out as "better"."""
+    from vlmscope.metrics import paired
+
+    selected, both = result["selected"], result["joint_and_probe"]
+    found = dict.fromkeys(COMPARISONS, False)
+    for name, gap in (
+        (COMPARISONS[0], selected.against),
+        (COMPARISONS[1], selected.over_joint),
+        (COMPARISONS[2], both.over_joint),
+    ):
+        found[name] = gap is not None and gap.interval.low > 0
+    for each in result.within_gaps:
+        if each.of == "selected":
+            name = COMPARISONS[4 if each.over == "joint" else 3]
+            found[name] = each.gap.interval.low > 0
+    data, risks = result.data, result.risks
+    layers = paired(data.truth, risks["combined"], risks["category"], data.groups,
+                    folds=result.fold_of, draws=DRAWS)  # fmt: skip
+    found[COMPARISONS[5]] = layers.interval.low > 0
+    return found
+
+
+def probe_data_of(made: World) -> ProbeData:
+    """Return the world as the sweep takes it."""
+    from vlmscope.probe.baselines import Facts
+    from vlmscope.probing.data import ProbeData
+    from vlmscope.probing.grouping import Grouping
+
+    rows = len(made.truth)
+    categories = tuple(f"c{kind}" for kind in made.category)
+    return ProbeData(
+        rows=np.arange(rows),
+        ids=tuple(map(str, range(rows))),
+        truth=made.truth,
+        grouping=Grouping(made.groups, "content", len(np.unique(made.groups))),
+        facts=Facts(
+            question=[f"Is the w{word} there?" for word in made.question],
+            category=categories,
+            answer_type=None,
+            first_token_entropy=made.entropy,
+            first_token_logprob=None,
+            num_answer_tokens=None,
+            mean_answer_logprob=None,
+        ),
+        categories=categories,
+        unscorable=0,
+        places=PLACES,
+    )
+
+
+def main() -> None:
+    """Simulate, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sets", type=int, default=200, help="data sets of each scenario")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    options = parser.parse_args()
+    started = time.monotonic()
+    print("| scenario | bias | coverage | found nothing | " + " | ".join(COMPARISONS) + " |")
+    print("| --- " * (4 + len(COMPARISONS)) + "|")
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for name in options.only:
+            found = list(pool.map(run_one, [name] * options.sets, range(options.sets)))
+            print(line(name, [each for each in found if each is not None]), flush=True)
+    print(f"{time.monotonic() - started:.0f} s on {options.jobs} cores", file=sys.stderr)
+
+
+def line(name: str, found: Sequence[Outcome]) -> str:
+    """Return a scenario's line of the table; what is false there is in bold."""
+    bias = np.mean([each.stated - each.true for each in found])
+    cells = [
+        f"{bias:+.3f}",
+        f"{np.mean([each.covered for each in found]):.1%}",
+        f"{np.mean([each.nothing for each in found]):.0%}",
+    ]
+    for comparison in COMPARISONS:
+        share = f"{np.mean([each.better[comparison] for each in found]):.1%}"
+        cells.append(f"**{share}**" if comparison in SCENARIOS[name].false else share)
+    return f"| {name} ({len(found)}) | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    # One thread a process: as many processes as cores are busy already.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    main()

@@ -1,0 +1,157 @@
+"""Intervals of the AUROC where there are few images, or few of a class.
+
+Resampling images with replacement understates what few of them leave open: simulated, 95%
+intervals held the truth in 90% at 40 images of 15 rows, and in 74% at 30 rows that a risk separates
+well. Here the error comes from leaving out one image at a time (the jackknife of the two-sample
+statistic; Arvesen, 1969); the interval is taken on the scale of log-odds, with Student's quantile
+for what the images of the rarer class are worth. A sample that is separated perfectly would have no
+error at all: it is never below a quarter of the largest variance that an AUROC can have (Birnbaum
+and Klose, 1957). With these the simulated coverage is 94% and more from 30 rows upwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit  # type: ignore[import-untyped,unused-ignore]
+from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignore]
+
+from vlmscope.metrics.answers import Floats, Numbers
+from vlmscope.metrics.weighted import Tally
+
+FEW_IMAGES = 50
+"""What is worth fewer images than this is a small sample."""
+
+FEW_OF_A_CLASS = 20
+"""So is one with a class that is worth fewer."""
+
+LEAST = 0.25
+"""Least variance of an AUROC, as a share of the largest possible."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Jackknife:
+    """The AUROC of one risk with each image left out."""
+
+    wins: float
+    """Pairs in the right order, ties half."""
+    pairs: float
+    """Pairs compared."""
+    without: Floats
+    """AUROC without each image, shape ``(image,)``; NaN where no pair is left."""
+
+
+def worth(image: Numbers) -> float:
+    """Return how many images of equally many answers some images are worth (Kish, 1965).
+
+    One image with a third of all answers leaves little to the others, however many they are.
+
+    >>> worth(np.array([0, 1, 2, 3])), worth(np.array([0, 0, 0, 1]))
+    (4.0, 1.6)
+    """
+    count = np.unique(image, return_counts=True)[1].astype(np.float64)
+    return float(count.sum() ** 2 / np.square(count).sum()) if count.size else 0.0
+
+
+def worth_of_rarer(truth: ArrayLike, groups: ArrayLike) -> float:
+    """Return what the images of the class are worth that has the fewer."""
+    flags, image = np.asarray(truth, dtype=bool), np.asarray(groups)
+    return min(worth(image[flags]), worth(image[~flags]))
+
+
+def is_small(truth: ArrayLike, groups: ArrayLike) -> bool:
+    """Return whether a sample is small: worth few images, or few of a class.
+
+    >>> is_small([True, False] * 100, list(range(200))), is_small([True] * 9, list(range(9)))
+    (False, True)
+    """
+    image = np.asarray(groups)
+    return worth(image) < FEW_IMAGES or worth_of_rarer(truth, image) < FEW_OF_A_CLASS
+
+
+def jackknife(counted: Tally) -> Jackknife:
+    """Return the AUROC of a tally with each image left out.
+
+    A pair goes with either of its images; pairs within one image must not be taken away twice.
+    """
+    hits, alarms = (np.asarray(m.sum(axis=1)) for m in (counted.hallucinated, counted.faithful))
+    stratum = np.repeat(np.arange(counted.starts.size), counted.sizes)
+    all_hits, all_alarms = (
+        np.bincount(stratum, weights=each).astype(np.float64) for each in (hits, alarms)
+    )
+
+    def below(values: Floats, totals: Floats) -> Floats:
+        before = (np.cumsum(totals) - totals)[stratum]
+        return np.asarray(np.cumsum(values) - before - values / 2)
+
+    beaten = below(alarms, all_alarms)
+    above = all_hits[stratum] - below(hits, all_hits)
+    wins, pairs = float(hits @ beaten), float(all_hits @ all_alarms)
+    lost = counted.hallucinated.T @ beaten + counted.faithful.T @ above
+    gone = counted.hallucinated.T @ all_alarms[stratum] + counted.faithful.T @ all_hits[stratum]
+    own_wins, own_pairs = _within_images(counted, stratum)
+    left = pairs - gone + own_pairs
+    with np.errstate(invalid="ignore", divide="ignore"):
+        without = np.where(left > 0, (wins - lost + own_wins) / left, np.nan)
+    return Jackknife(wins, pairs, np.asarray(without))
+
+
+def _within_images(counted: Tally, stratum: Numbers) -> tuple[Floats, Floats]:
+    """Return the wins and pairs within each image, of answers of one stratum."""
+    hallucinated, faithful = counted.hallucinated.tocsc(), counted.faithful.tocsc()
+    wins, pairs = np.zeros(hallucinated.shape[1]), np.zeros(hallucinated.shape[1])
+    both = np.flatnonzero(np.diff(hallucinated.indptr) * np.diff(faithful.indptr))
+    for image in both:
+        one, other = (
+            slice(matrix.indptr[image], matrix.indptr[image + 1])
+            for matrix in (hallucinated, faithful)
+        )
+        hit, alarm = hallucinated.indices[one, None], faithful.indices[None, other]
+        count = hallucinated.data[one, None] * faithful.data[None, other]
+        count = count * (stratum[hit] == stratum[alarm])
+        # Levels ascend by risk within a stratum.
+        wins[image] = (count * ((hit > alarm) + (hit == alarm) / 2)).sum()
+        pairs[image] = count.sum()
+    return wins, pairs
+
+
+def error_of(without: Floats) -> float:
+    """Return the standard error of a statistic from its values without each image."""
+    kept = without[~np.isnan(without)]
+    count = kept.size
+    if count < 2:
+        return float("nan")
+    return float(np.sqrt((count - 1) / count * np.square(kept - kept.mean()).sum()))
+
+
+def interval_of_auroc(found: Jackknife, images: float, level: float) -> tuple[float, float]:
+    """Return the interval of an AUROC.
+
+    Args:
+        found: The AUROC without each image.
+        images: What the images of the rarer class are worth.
+        level: Share of the intervals that shall hold the truth.
+    """
+    if not found.pairs or images <= 1:
+        return float("nan"), float("nan")
+    if not (np.nanmax(found.without) - np.nanmin(found.without)) and found.wins == found.pairs / 2:
+        return 0.5, 0.5  # every pair is tied: a constant, whatever the sample
+    value = (found.wins + 0.5) / (found.pairs + 1)
+    most = value * (1 - value)
+    variance = max(error_of(found.without) ** 2, LEAST * most / images)
+    half = student.ppf((1 + level) / 2, images - 1) * np.sqrt(variance) / most
+    low, high = expit(logit(value) - half), expit(logit(value) + half)
+    return float(low), float(high)
+
+
+def compare(gap: float, without: Floats, images: float, level: float) -> tuple[float, float, float]:
+    """Return the interval of a difference of two AUROCs, and the two-sided p-value of none."""
+    error = error_of(without)
+    if images <= 1 or not np.isfinite(error):
+        return float("nan"), float("nan"), float("nan")
+    if not error:
+        return gap, gap, 1.0 if not gap else 0.0
+    half = float(student.ppf((1 + level) / 2, images - 1)) * error
+    return gap - half, gap + half, float(2 * student.sf(abs(gap) / error, images - 1))

@@ -1,0 +1,239 @@
+"""SHA-256 checksums of large files: computed once, and afterwards confirmed by a sample.
+
+Hashing a checkpoint of 22 GB takes ten seconds or more, reading a sample of it less than one. So
+the checksum of a file is kept in a folder of the user's, under device and inode: ``checksums`` in
+``$VLMSCOPE_CACHE``, by default ``$XDG_CACHE_HOME/vlmscope`` or ``~/.cache/vlmscope``. It is used
+again only if size, modification time and change time are the same, and if a sample of the bytes is:
+the header of a safetensors file, the beginning, middle and end of every tensor, and four kilobytes
+every four megabytes. The times show every ordinary change, ``os.utime`` included, because no
+program can set the change time; the sample is for file systems without a change time and for clocks
+that were set back.
+
+The cache is a convenience: without one, or with one that cannot be used, every file is hashed. An
+entry carries a checksum of its own, and counts only as a regular file that belongs to the user. One
+process hashes a file while others wait for its result; if the lock cannot be had, each hashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vlmscope.errors import ModelError, one_line
+from vlmscope.model.sample import hash_sample
+
+_LARGEST_ENTRY = 1 << 16
+_BUFFER = 1 << 22
+SETTLED = 2.0
+"""Seconds after which a further change is sure to get another time stamp, on any file system."""
+_PATIENCE = 600.0
+"""Seconds to wait for another process that hashes the same file."""
+_THREADS = 8
+
+Stamp = tuple[int, int, int, int, int]
+"""Device, inode, size, modification time and change time of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """What a file holds."""
+
+    size: int
+    sha256: str
+
+
+class Checksumming:
+    """Checksums of files, computed by threads while something else goes on.
+
+    Args:
+        files: Any names → the files.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._stop = threading.Event()
+        threads = max(1, min(len(files), os.cpu_count() or 1, _THREADS))
+        self._pool = ThreadPoolExecutor(threads, "vlmscope-checksum")
+        self._found: dict[str, Future[Checksum]] = {
+            name: self._pool.submit(checksum, path, self._stop) for name, path in files.items()
+        }
+
+    def result(self) -> dict[str, Checksum]:
+        """Wait for the threads; return the checksum of every file.
+
+        Raises:
+            ModelError: A file cannot be read, or was changed meanwhile.
+        """
+        return {name: found.result() for name, found in self._found.items()}
+
+    def cancel(self) -> None:
+        """Stop the threads."""
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def checksum(path: Path, stop: threading.Event | None = None) -> Checksum:
+    """Return the checksum of a regular file, from the cache if the file is still the same.
+
+    Args:
+        path: The file.
+        stop: Ends the work when it is set.
+
+    Raises:
+        CancelledError: ``stop`` was set.
+        ModelError: It is no regular file, cannot be read, or was changed meanwhile.
+    """
+    stop = stop or threading.Event()
+    try:
+        with _opened(path) as file:
+            before = stamp_of(os.fstat(file))
+            kept = _Entry.of(before)
+            if found := kept.read(file):
+                return Checksum(before[2], found)
+            with kept.lock(stop):
+                if found := kept.read(file):  # another process has hashed it
+                    return Checksum(before[2], found)
+                settled = time.time() - max(before[3:]) / 1e9 > SETTLED
+                found = _hash_all(file, stop)
+                if stamp_of(os.fstat(file)) != before:
+                    raise changed(path)
+                if settled:
+                    kept.write(file, found)
+            return Checksum(before[2], found)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {one_line(error)}") from error
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """Return what changes when a file does."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def changed(path: Path) -> ModelError:
+    """Return the error for a file that was written to while the model was loaded."""
+    return ModelError(
+        f"{path}: was changed while the model was being loaded; wait until nothing writes to the "
+        "checkpoint, and load it again"
+    )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a regular file; anything else is refused without waiting for it."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise ModelError(f"{path}: is not a regular file")
+        yield file
+    finally:
+        os.close(file)
+
+
+def _hash_all(file: int, stop: threading.Event) -> str:
+    digest, buffer, position = hashlib.sha256(), bytearray(_BUFFER), 0
+    view = memoryview(buffer)
+    while count := os.preadv(file, [buffer], position):
+        if stop.is_set():
+            raise CancelledError
+        digest.update(view[:count])
+        position += count
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """The checksum of one file in the cache; ``path`` is None where there is no cache."""
+
+    stamp: Stamp
+    path: Path | None
+
+    @classmethod
+    def of(cls, stamp: Stamp) -> _Entry:
+        """Return the entry for a file; its folder is made."""
+        try:
+            folder = _cache() / "checksums"
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (OSError, RuntimeError, ValueError):  # unwritable, no home, no path
+            return cls(stamp, None)
+        return cls(stamp, folder / f"{stamp[0]:x}-{stamp[1]:x}.json")
+
+    def read(self, file: int) -> str:
+        """Return the SHA-256 that was kept; empty if there is none that holds for the file."""
+        known = self._read()
+        sound = known and known.get("check") == _check(known) and known["stamp"] == [*self.stamp]
+        return known["sha256"] if sound and known["sample"] == hash_sample(file) else ""
+
+    def _read(self) -> dict[str, Any]:
+        """Return what the entry says; empty if it is none of ours."""
+        if self.path is None:
+            return {}
+        try:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self.path, flags), "rb") as entry:  # noqa: PTH123 - opened with flags
+                found = os.fstat(entry.fileno())
+                if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                    return {}
+                known = json.loads(entry.read(_LARGEST_ENTRY))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def write(self, file: int, sha256: str) -> None:
+        """Keep a checksum, if the disk allows it."""
+        if self.path is None:
+            return
+        known = {"stamp": [*self.stamp], "sample": hash_sample(file), "sha256": sha256}
+        known["check"] = _check(known)
+        with contextlib.suppress(OSError):
+            handle, temporary = tempfile.mkstemp(prefix=".", dir=self.path.parent)
+            try:
+                with open(handle, "w", encoding="ascii") as entry:  # noqa: PTH123 - a descriptor
+                    json.dump(known, entry)
+                Path(temporary).replace(self.path)
+            except OSError:
+                Path(temporary).unlink()
+                raise
+
+    @contextlib.contextmanager
+    def lock(self, stop: threading.Event) -> Iterator[None]:
+        """Hold the entry's lock, if it can be had: without it two processes hash the same file."""
+        with contextlib.ExitStack() as held:
+            if self.path is not None:
+                lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
+                end = time.monotonic() + _PATIENCE
+                with contextlib.suppress(OSError, RuntimeError):
+                    while time.monotonic() < end and not stop.is_set():
+                        with contextlib.suppress(Timeout):
+                            held.enter_context(lock.acquire(timeout=0.5))
+                            break
+            yield
+
+
+def _cache() -> Path:
+    """Return the folder for what vlmscope keeps for the user.
+
+    Raises:
+        RuntimeError: There is no home.
+    """
+    if own := os.environ.get("VLMSCOPE_CACHE"):
+        return Path(own)
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # counts only if it is absolute
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "vlmscope"
+
+
+def _check(known: Mapping[str, Any]) -> str:
+    """Return the checksum of an entry: a damaged one must not pass for another model's."""
+    parts = [known.get(name) for name in ("stamp", "sample", "sha256")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

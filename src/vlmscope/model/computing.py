@@ -1,0 +1,68 @@
+"""How a model is run, wherever that is: by one thread at a time, and with the same settings."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from vlmscope.errors import InputError
+from vlmscope.locking import model_lock
+from vlmscope.model.changes import undo_interrupted
+from vlmscope.model.precision import full_float32
+
+_thread: int | None = None
+"""The thread that computes; guarded by the lock."""
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Run a model in the ``with`` block: alone, without gradients, in full float32 precision.
+
+    Raises:
+        InputError: This thread runs a model already: the call comes from a hook on it, or from a
+            signal handler.
+    """
+    global _thread
+    with model_lock():
+        if _thread == threading.get_ident():
+            raise InputError(
+                "a model was asked to run while it runs in this same thread, by a hook or a signal "
+                "handler; call vlmscope when the model has returned"
+            )
+        undo_interrupted()
+        try:
+            _thread = threading.get_ident()
+            with torch.inference_mode(), full_float32():
+                yield
+        finally:
+            _thread = None
+
+
+def check_thread() -> None:
+    """Refuse a call of a model by another thread than the one that computes.
+
+    It would meet hooks and attentions that are not made for it, and both results would be wrong.
+
+    Raises:
+        InputError: It is another thread, which does not hold the lock.
+    """
+    if _thread is not None and _thread != threading.get_ident():
+        raise InputError(
+            "a model was called while vlmscope runs it in another thread; hold "
+            "vlmscope.model.model_lock() around calls of vlm.model"
+        )
+
+
+def _after_fork() -> None:
+    """Forget, in a forked child, a thread that it does not have."""
+    global _thread
+    if _thread != threading.get_ident():
+        _thread = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

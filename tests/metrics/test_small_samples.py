@@ -1,0 +1,102 @@
+"""Intervals of small samples: the jackknife written out, and coverage by simulation."""
+
+from __future__ import annotations
+
+from math import erf
+
+import numpy as np
+import pytest
+from test_bootstrap import clustered
+
+from vlmscope.metrics import measure, resample
+from vlmscope.metrics.answers import strata
+from vlmscope.metrics.small_samples import is_small, jackknife
+from vlmscope.metrics.weighted import tally
+
+
+@pytest.mark.parametrize("decimals", [12, 1])
+def test_the_jackknife_is_that_of_images_left_out(decimals: int) -> None:
+    truth, risk, image = clustered(15, 6, seed=1)
+    risk = risk.round(decimals)
+    kind = np.random.default_rng(0).integers(0, 3, truth.size)  # an image lies in several
+    stratum = strata(truth.size, kind, image % 2)
+    found = jackknife(tally(truth, risk, image, 15, stratum))
+    assert found.wins / found.pairs == pytest.approx(measure(truth, risk, stratum).auroc)
+    for left in range(15):
+        kept = image != left
+        expected = measure(truth[kept], risk[kept], stratum[kept]).auroc
+        assert found.without[left] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "each", "gap"), [(40, 15, 1.0), (30, 1, 1.0), (30, 1, 3.0), (20, 5, 2.0)]
+)
+def test_small_samples_are_covered(images: int, each: int, gap: float) -> None:
+    """Draws alone miss the truth too often, most of all where a few rows are separated well."""
+    true = (1 + erf(gap / 2 / np.sqrt(2))) / 2
+    fold = np.arange(images) % 5
+    covered = []
+    for seed in range(150):
+        truth, risk, image = clustered(images, each, seed, gap)
+        if len(np.unique(fold[image[truth]])) < 5:
+            continue
+        found = resample(
+            truth, {"r": risk}, image, fold[image], draws=1, metrics=("auroc",), correct=True
+        )
+        interval = found.interval("r")
+        covered.append(interval.low <= true <= interval.high)
+    assert np.mean(covered) >= 0.93
+
+
+def test_a_difference_of_nothing_is_seldom_found_in_small_samples() -> None:
+    p_values, found = [], []
+    for seed in range(150):
+        truth, risk, image = clustered(30, 3, seed, gap=0)
+        other = np.random.default_rng(seed + 1000).random(90)
+        gap = resample(
+            truth, {"a": risk, "b": other}, image, image % 5, draws=1, correct=True
+        ).difference("a", "b")
+        p_values.append(gap.p_value)
+        found.append(gap.interval.low > 0)
+        assert (gap.p_value < 0.05) == (not gap.interval.low <= 0 <= gap.interval.high)
+    assert np.mean(found) <= 0.06
+    assert np.mean(np.array(p_values) < 0.05) <= 0.1
+
+
+def test_perfect_order_of_a_few_rows_is_not_certain() -> None:
+    truth = np.tile([True, False, False], 10)
+    found = resample(
+        truth, {"r": truth * 0.8, "flat": np.full(30, 0.5)}, range(30), draws=1, correct=True
+    )
+    assert found.whole["r"]["auroc"] == 1
+    assert found.interval("r").low < 0.9
+    assert (found.interval("flat").low, found.interval("flat").high) == (0.5, 0.5)
+
+
+def test_large_samples_keep_their_draws() -> None:
+    truth, risk, image = clustered(80, 4, seed=3)
+    assert not is_small(truth, image)
+    plain = resample(truth, {"r": risk}, image, draws=50)
+    assert resample(truth, {"r": risk}, image, draws=50, correct=True).interval(
+        "r"
+    ) == plain.interval("r")
+    assert is_small(truth, image % 49)
+    assert is_small(truth, np.where(np.arange(320) < 107, 0, image)), "one with a third of all"
+    assert is_small(np.arange(320) < 60, image), "hallucinations in 15 images"
+
+
+def test_one_giant_image_is_no_proof() -> None:
+    """A third of the rows is about one image: noise must not be told from chance by it."""
+    told = {True: 0, False: 0}
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        image = np.where(np.arange(320) < 107, 0, np.arange(320) // 4)
+        truth, fold = rng.random(320) < 0.3, np.random.default_rng(seed).integers(5, size=80)[image]
+        noise = rng.random(320)
+        for correct in told:
+            found = resample(
+                truth, {"r": noise}, image, fold, draws=60, metrics=("auroc",), correct=correct
+            ).interval("r")
+            told[correct] += not found.low <= 0.5 <= found.high
+    assert told[True] <= 8, "5% of 120 are 6"
+    assert told[False] > 12

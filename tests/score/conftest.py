@@ -1,0 +1,30 @@
+"""A judge and the endpoint that it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from judge_server import KEY, Server, serving
+from vlmscope.score.judge import Judge, JudgeSettings
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(server: Server) -> JudgeSettings:
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    return JudgeSettings("judge-1", url, concurrency=4, timeout=5.0, max_attempts=3, backoff=0.001)
+
+
+@pytest.fixture
+def judge(settings: JudgeSettings, tmp_path: Path) -> Judge:
+    return Judge(settings, tmp_path / "cache.jsonl")
