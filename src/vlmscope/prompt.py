@@ -19,7 +19,7 @@ from functools import wraps
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from vlmscope.errors import ModelError, RowError
+from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.locking import tokenizer_lock
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def render(processor: Any, question: str, pictures: int = 1) -> str:
     Raises:
         RowError: The question is empty, or holds the text of a control token, the image placeholder
             for example: the tokenizer would read it as one, and the prompt would have another
-            structure.
+            structure. Or the template fails on it.
     """
     if not question.strip():
         raise RowError("prompt", "the question is empty; write one")
@@ -78,14 +78,22 @@ def render(processor: Any, question: str, pictures: int = 1) -> str:
 
 
 def _apply(processor: Any, question: str, pictures: int) -> str:
-    return str(
-        processor.apply_chat_template(
-            build_messages(question, pictures),
-            chat_template=chat_template(processor),
-            add_generation_prompt=True,
-            tokenize=False,
+    template = chat_template(processor)
+    try:
+        return str(
+            processor.apply_chat_template(
+                build_messages(question, pictures),
+                chat_template=template,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
         )
-    )
+    except Exception as error:  # a template is a program of the checkpoint's, in a sandbox
+        found = f"{type(error).__name__}: {one_line(error)}"
+        raise RowError(
+            "prompt",
+            f"the checkpoint's chat template fails ({found}); mend its chat_template.jinja",
+        ) from error
 
 
 def count_after_question(processor: Any, chat_text: str, pictures: int = 1) -> int:

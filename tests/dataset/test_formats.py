@@ -239,5 +239,5 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # the suite may run as root, who may read all
+    monkeypatch.setattr("os.open", refuse)  # the suite may run as root, who may read all
     assert "cannot be opened (Permission denied); check its rights" in refusal(path)

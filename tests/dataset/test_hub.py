@@ -118,7 +118,7 @@ def test_split_of_a_table_without_splits(tmp_path: Path) -> None:
 
 
 def test_other_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"save_to_disk did not write; name a table in it"):
+    with pytest.raises(InputError, match=r"datasets did not save; name a table in it"):
         open_table(tmp_path)
 
 

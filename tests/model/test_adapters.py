@@ -188,7 +188,7 @@ def add_a_layer(tensors: Tensors) -> Tensors:
         (lambda a: (a / "adapter_config.json").write_text("{"), r"adapter_config\.json cannot be"),
         (lambda a: (a / "adapter_config.json").write_text("[]"), r"adapter_config\.json cannot be"),
         (lambda a: (a / "adapter_model.safetensors").unlink(), r"no adapter_model\.safetensors; s"),
-        (pickle, r"only adapter_model\.bin, a pickle.*safe_serialization=True"),
+        (pickle, r"only adapter_model\.bin, a pickle.*save it as safetensors"),
         (cut, r"damaged adapter_model\.safetensors"),
         (lambda a: edit_config(a, peft_type="PROMPT_TUNING"), "type PROMPT_TUNING; only LORA"),
         (lambda a: edit_config(a, alora_invocation_tokens=[5]), "activated LoRA"),

@@ -8,6 +8,7 @@ rows failed; 130 and 143 stopped by Ctrl-C and SIGTERM, everything finished is s
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -18,12 +19,13 @@ from vlmscope.cli.info import info
 from vlmscope.cli.inspect import inspect
 from vlmscope.cli.label import label
 from vlmscope.cli.models import models
-from vlmscope.cli.output import keep_writing, show_error
+from vlmscope.cli.output import show_error
 from vlmscope.cli.probe import probe
 from vlmscope.cli.report import report
 from vlmscope.cli.score import score
+from vlmscope.cli.streams import StdoutError, safe_streams
 from vlmscope.cli.verify import verify
-from vlmscope.errors import VlmscopeError
+from vlmscope.errors import InputError, VlmscopeError
 
 app = typer.Typer(
     help="Record what a vision-language model thought, before it writes a token.",
@@ -66,12 +68,39 @@ def root(
 
 def main() -> None:
     """Run the command line; a ``VlmscopeError`` becomes one line and its exit code."""
-    keep_writing()
+    with safe_streams():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code."""
     try:
-        app()
+        code = _run_app()
+        sys.stdout.flush()
+    except StdoutError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):  # head has seen enough
+            show_error(str(error))
+        return error.exit_code
     except VlmscopeError as error:
         show_error(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         show_error("interrupted; what was published is safe")
-        sys.exit(130)
+        return 130
+    except MemoryError:
+        show_error("out of memory; what was published is safe")
+        return 1
+    return code
+
+
+def _run_app() -> int:
+    try:
+        Path.cwd()
+    except OSError as error:  # libraries would end the process
+        raise InputError("the current folder is gone; change to one that is there") from error
+    try:
+        app()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0

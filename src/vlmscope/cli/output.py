@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import sys
 import unicodedata
 import warnings
 
@@ -20,13 +18,6 @@ stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_w
 
 
 _NOT_SHOWN = ("Cc", "Cf", "Cs")
-
-
-def keep_writing() -> None:
-    """Write a sign that the terminal's encoding lacks as a question mark, and go on."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
 
 
 def show(renderable: RenderableType) -> None:

@@ -107,8 +107,8 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
     """
     if not any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
         raise InputError(
-            f"{folder}: found a folder that datasets.save_to_disk did not write; name a table in "
-            "it (.csv, .tsv, .jsonl, .json, .parquet)"
+            f"{folder}: found a folder that Hugging Face datasets did not save; name a table in it "
+            "(.csv, .tsv, .jsonl, .json, .parquet)"
         )
     try:
         check_folder(folder)
@@ -141,8 +141,8 @@ def open_hub(name: str, split: str | None) -> DatasetSource:
     except Exception as error:  # network, rights, unknown names, broken scripts …
         raise InputError(
             f"{name}: no such file or folder here, and the hub dataset of that name cannot be "
-            f"loaded ({one_line(error)}); check the path, or fetch it elsewhere, save_to_disk it "
-            "and name the folder"
+            f"loaded ({one_line(error)}); check the path, or fetch it elsewhere, save it to "
+            "disk and name the folder"
         ) from error
     if isinstance(loaded, dict):
         return _pick(loaded, name, split)

@@ -15,7 +15,7 @@ from vlmscope.dataset._source import FileSource, Row, one_line
 from vlmscope.dataset._values import Unreadable
 from vlmscope.errors import InputError
 from vlmscope.jsontext import load_json
-from vlmscope.regular import check_regular
+from vlmscope.regular import open_regular
 
 _NOT_DECLARED = (LookupError, TypeError, ValueError, AttributeError)
 _NO_VALUE = (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError)
@@ -51,8 +51,7 @@ class ParquetSource(FileSource):
     def _schema(self) -> Any:
         pyarrow, parquet = pyarrow_and_parquet()
         try:
-            check_regular(self.path)
-            with parquet.ParquetFile(self.path) as file:
+            with open_regular(self.path) as opened, parquet.ParquetFile(opened) as file:
                 return file.schema_arrow
         except (pyarrow.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
@@ -66,8 +65,7 @@ class ParquetSource(FileSource):
         pyarrow, parquet = pyarrow_and_parquet()
         number = 0
         try:
-            check_regular(self.path)
-            with parquet.ParquetFile(self.path) as file:
+            with open_regular(self.path) as opened, parquet.ParquetFile(opened) as file:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):
                     for values in plain_rows(batch):
                         number += 1

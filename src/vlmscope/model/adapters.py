@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
 from vlmscope.locking import warnings_lock
+from vlmscope.model.folder import check_files
 from vlmscope.model.weights import check_file
-from vlmscope.regular import check_folder, read_regular
+from vlmscope.regular import read_regular
 
 CONFIG = "adapter_config.json"
 """What an adapter is: its rank, its modules."""
@@ -36,21 +37,16 @@ def check_adapter(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"--adapter {folder}: no such folder")
-    try:
-        check_folder(folder)
-    except OSError as error:
-        raise ModelError(f"--adapter {error.filename}: {error.strerror}") from error
+    check_files(folder)
     if not os.path.lexists(folder / CONFIG):
         raise ModelError(
-            f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft's "
-            "save_pretrained wrote"
+            f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft saved"
         )
     if not os.path.lexists(folder / WEIGHTS):
         pickled = ", only adapter_model.bin, a pickle, which may run code when it is read;"
         found = pickled if (folder / "adapter_model.bin").is_file() else ";"
         raise ModelError(
-            f"--adapter {folder}: the folder holds no {WEIGHTS}{found} save it with "
-            "safe_serialization=True"
+            f"--adapter {folder}: the folder holds no {WEIGHTS}{found} save it as safetensors"
         )
     check_file(folder, CONFIG)
     check_file(folder, WEIGHTS)

@@ -31,6 +31,7 @@ from vlmscope.model.describing import (
     resolve,
     stranger,
 )
+from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
@@ -46,7 +47,6 @@ from vlmscope.model.quantized import (
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
-from vlmscope.regular import check_folder
 
 
 def load_model(
@@ -149,11 +149,10 @@ def _load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
     if folder.is_file():
         raise ModelError(f"{name}: is a file; give the folder that holds it")
     if folder.is_dir():
-        _check_folder(folder)
+        check_files(folder)
         if not os.path.lexists(folder / "config.json"):
             raise ModelError(
-                f"{name}: the folder holds no config.json; give the folder that save_pretrained "
-                "wrote"
+                f"{name}: the folder holds no config.json; give that of a whole checkpoint"
             )
         for file in ("config.json", "tokenizer.json"):
             if os.path.lexists(folder / file):
@@ -172,14 +171,6 @@ def _load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
             ) from error
         raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
     return config, revision
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse what transformers would wait for, or read for ever."""
-    try:
-        check_folder(folder)
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; download the model again") from error
 
 
 def _commit(name: str, revision: str | None) -> str | None:
@@ -247,7 +238,7 @@ def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **option
                 use_safetensors=None if pickles else True,
                 **options,
             )
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it

@@ -25,6 +25,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from vlmscope.errors import ModelError, one_line
+from vlmscope.model.folder import check_files
 
 
 def load_processor(name: str | Path, revision: str | None = None) -> Any:
@@ -44,6 +45,8 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
     from transformers import AutoProcessor
 
     name = str(name)
+    if Path(name).is_dir():
+        check_files(Path(name))
     try:
         processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmscope.errors import ModelError, one_line
+from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.changes import removing_hooks
 from vlmscope.model.computing import computing
 from vlmscope.model.vision_rows import RULES, Encoded
@@ -46,6 +46,8 @@ def prove(vlm: VisionLanguageModel) -> int:
         inputs = encode(vlm.processor, [render(vlm.processor, QUESTION)], images)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
+    except RowError as error:
+        raise ModelError(f"{vlm.name}: {error}") from error
     _check_prompt(vlm, inputs)
     moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
     parts = {"vision_encoder": vlm.vision_encoder, "final_norm": vlm.final_norm}

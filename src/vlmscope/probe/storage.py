@@ -137,7 +137,7 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
     place = path / DESCRIPTION
     description = _read_json(place)
     if description.get("kind") != "vlmscope probe":
-        raise InputError(f"{place}: describes no vlmscope probe; give a folder of save_probe")
+        raise InputError(f"{place}: describes no vlmscope probe; give a probe's folder")
     if description.pop("description_sha256", None) != _checksum(description):
         raise InputError(
             f"{place}: was changed after it was written; copy the probe again, or train it again"
@@ -171,12 +171,12 @@ def _read_json(place: Path) -> dict[str, Any]:
         description = load_json(read_document(place).decode())
     except OSError as error:
         raise InputError(
-            f"{place}: cannot be read: {error.strerror or error}; give a folder of save_probe"
+            f"{place}: cannot be read: {error.strerror or error}; give a probe's folder"
         ) from error
     except ValueError as error:
         raise InputError(f"{place}: is not JSON: {error}; copy the probe again") from error
     if not isinstance(description, dict):
-        raise InputError(f"{place}: holds no object; give a folder of save_probe")
+        raise InputError(f"{place}: holds no object; give a probe's folder")
     return description
 
 

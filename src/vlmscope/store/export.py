@@ -108,8 +108,13 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 
+def _export_parquet(run: Run, path: Path) -> None:
+    with path.open("wb") as file:  # by its name Arrow opens none whose path is not UTF-8
+        export_parquet(run, file)
+
+
 _EXPORTS: dict[str, Callable[[Run, Path], None]] = {
     ".h5": _export_h5,
-    ".parquet": export_parquet,
+    ".parquet": _export_parquet,
     ".npz": _export_npz,
 }

@@ -60,8 +60,9 @@ def write_labels(run: Path, scores: Iterable[Score], settings: Mapping[str, Any]
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(record, default=str)})
     path = place(run) / LABELS
-    with publishing(path) as temporary:
-        pq.write_table(table, temporary)
+    # By its name Arrow opens no file whose path is not UTF-8.
+    with publishing(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(table, file)
     return path
 
 

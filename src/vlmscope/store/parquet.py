@@ -9,8 +9,7 @@ read once to learn the columns and once more to write them.
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from vlmscope.store.table import metadata_name, scalar_columns
 _ROW_GROUP = 256  # rows: about 50 MB at the seed's sizes
 
 
-def export_parquet(run: Run, path: Path) -> None:
+def export_parquet(run: Run, file: BinaryIO) -> None:
     """Write the run as one Parquet file, a shard at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -34,12 +33,12 @@ def export_parquet(run: Run, path: Path) -> None:
         for block in run.blocks():
             table = _table(block, kinds)
             if writer is None:
-                writer = pq.ParquetWriter(path, table.schema)
+                writer = pq.ParquetWriter(file, table.schema)
             # A shard that begins with a question without a picture has another order of columns.
             table = table.select(writer.schema.names)
             writer.write_table(table, row_group_size=_ROW_GROUP)
         if writer is None:
-            pq.write_table(pa.table({"question_id": pa.array([], pa.string())}), path)
+            pq.write_table(pa.table({"question_id": pa.array([], pa.string())}), file)
     finally:
         if writer is not None:
             writer.close()

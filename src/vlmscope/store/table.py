@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,11 @@ def metadata_name(key: str, taken: Container[str]) -> str:
 
 
 def _valid(value: Any) -> Any:
-    """Return a text without lone surrogates, which no file format can hold; else the value."""
+    """Return a value without lone surrogates, which no file format can hold."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict | list):
+        text = json.dumps(value, ensure_ascii=False)
+        whole = _valid(text)
+        return value if whole == text else json.loads(whole)
     return value

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmscope.store.block import clean_text
 from vlmscope.store.publish import publish
 
 
@@ -24,8 +25,13 @@ def parquet_bytes(columns: Mapping[str, Sequence[Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table({name: list(values) for name, values in columns.items()})
+    table = pa.table({name: list(map(_valid, values)) for name, values in columns.items()})
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     data: bytes = buffer.getvalue().to_pybytes()
     return data
+
+
+def _valid(value: Any) -> Any:
+    """Return a text without what Parquet cannot hold: a path may have half a surrogate pair."""
+    return clean_text(value) if isinstance(value, str) else value

@@ -200,8 +200,7 @@ class RunWriter:
             link_name(id_)
             if id_ in seen or id_ in self.done_ids:
                 raise StoreError(
-                    f"question {id_!r} already has a row in {self.run}; ids are unique in a run, "
-                    "skip those in done_ids"
+                    f"question {id_!r} already has a row in {self.run}; ids are unique in a run"
                 )
             seen.add(id_)
 
