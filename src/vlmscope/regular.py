@@ -107,7 +107,7 @@ def check_folder(folder: str | os.PathLike[str], *, depth: int = 1) -> None:
         except OSError:  # a link to nothing; or whoever opens it will say so
             continue
         if stat.S_ISDIR(state.st_mode):
-            if depth:
+            if depth and os.access(entry.path, os.R_OK | os.X_OK):  # else no library reads it
                 check_folder(entry.path, depth=depth - 1)
             continue
         _check(state, entry.path)

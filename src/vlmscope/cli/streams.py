@@ -126,7 +126,8 @@ def _open_again(number: int) -> None:
     try:
         os.fstat(number)
     except OSError:
-        os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+        opened = os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+        os.set_inheritable(opened, True)  # a process of ours would start without it
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
