@@ -134,7 +134,7 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
         if name in row.intervals:
             flat[f"{name}_low"] = row.intervals[name].low
             flat[f"{name}_high"] = row.intervals[name].high
-    flat["tied"] = row.tied
+    flat["constant"] = row.constant
     flat["found_nothing"] = row.found_nothing
     for name, gap in (
         ("above_baseline", row.against),
