@@ -1,18 +1,37 @@
-"""``vlmscope.label``: the answers of a run against their ground truth, written beside it."""
+"""``vlmscope.label``: the answers of a run against their ground truth, written beside it.
+
+Labels that a rule or a judge made can be made again, so newer ones replace them. Labels that were
+read from a file or a column may be the work of a person, and the file may be gone: they are only
+replaced if that is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.schema import Score
 from vlmscope.score import Auto, Column, LabelFile, Scorer
-from vlmscope.store import Run, write_labels
+from vlmscope.store import Run, alone, label_settings, read_labels, write_labels
+
+READ = frozenset({Column.name, LabelFile.name})
+"""Scorers that read labels which somebody else made."""
+
+MADE = frozenset({"auto", "exact", "judge", "vqa", "yesno"})
+"""Scorers whose labels can be made again."""
+
+_REMEDY = "give --overwrite (in Python overwrite=True) to replace them"
 
 
 def label(
-    run: Run, scorer: Scorer | None = None, *, settings: Mapping[str, Any] | None = None
+    run: Run,
+    scorer: Scorer | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Score]:
     """Label every answer of a run, replacing older labels.
 
@@ -21,20 +40,100 @@ def label(
         scorer: Decides; by default ``score.Auto``: by the stance of a yes/no answer or by VQA
             matching, as the truth asks for.
         settings: Kept with the labels, to say how they were made; by default the scorer's name.
+        overwrite: Replace labels that were read from a file or a column, too.
 
     Returns:
         Question id → verdict, in the order of the run.
 
     Raises:
-        InputError: The run stopped at the prefill, so it has no answers to score.
+        InputError: The run stopped at the prefill, so it has no answers to score; or labels that
+            were read from a file or a column would be lost.
+        RunBusyError: The run is being labelled elsewhere.
         StoreError: The disk refuses.
     """
     scorer = scorer or Auto()
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
     scores = list(scorer(run.answers()))
-    write_labels(run.path, scores, settings or {"scorer": scorer.name})
+    replace_labels(run, scores, settings or {"scorer": scorer.name}, overwrite=overwrite)
     return {score.id: score for score in scores}
+
+
+def replace_labels(
+    run: Run, scores: Sequence[Score], settings: Mapping[str, Any], *, overwrite: bool = False
+) -> Path:
+    """Write the labels of a run if none of somebody else's are lost by it, and return the file.
+
+    Args:
+        run: The run.
+        scores: One verdict a row.
+        settings: How they were made.
+        overwrite: Write them whatever is lost.
+
+    Raises:
+        InputError: Labels that were read from a file or a column would be lost.
+        RunBusyError: The run is being labelled elsewhere.
+        StoreError: The disk refuses.
+    """
+    with alone(run.path, "labels", "labelling this run"):
+        if not overwrite:
+            check_kept(run, scores)
+        return write_labels(run.path, scores, settings)
+
+
+def check_kept(run: Run, scores: Iterable[Score] = ()) -> None:
+    """Refuse to replace labels that nobody but a person may be able to make again.
+
+    Labels that are read again may replace those with the same verdicts, and labels of a scorer
+    those that it made itself.
+
+    Args:
+        run: The run.
+        scores: The new labels; none yet for those of a rule or a judge.
+
+    Raises:
+        InputError: There are such labels, or what is there cannot be read.
+    """
+    try:
+        old = read_labels(run.path)
+    except InputError:
+        return  # there are none
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        raise InputError(f"{error}; they may be a person's: {_REMEDY}") from error
+    new = {score.id: score for score in scores}
+    made = MADE.union(score.scorer for score in new.values()) - READ
+    lost = Counter(
+        score.scorer
+        for score in old.values()
+        if score.hallucinated is not None
+        and score.scorer not in made
+        and not _is_kept(score, new.get(score.id))
+    )
+    if lost:
+        count = "1 label" if lost.total() == 1 else f"{lost.total():,} labels"
+        raise InputError(
+            f"{run.path}: {count} read from {_source(run, lost)} would be lost; {_REMEDY}"
+        )
+
+
+def _is_kept(old: Score, new: Score | None) -> bool:
+    """Return whether a new label says what an old one said, and comes from somebody too."""
+    return new is not None and new.scorer in READ and new.hallucinated == old.hallucinated
+
+
+def _source(run: Run, lost: Mapping[str, int]) -> str:
+    """Say where labels come from, as far as that is known."""
+    try:
+        told = label_settings(run.path)["settings"]
+        if told.get("labels"):
+            return str(told["labels"])
+        if told.get("column"):
+            return f"the column {told['column']!r}"
+    except (StoreError, KeyError, TypeError, AttributeError):
+        pass
+    return " and ".join(repr(name) for name in sorted(lost))
 
 
 def check_answers(run: Run) -> None:

@@ -226,5 +226,5 @@ def test_a_message_stays_short(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_table(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.jsonl")
-    with pytest.raises(InputError, match=r"t\.jsonl: is a pipe or a device, and a table is read"):
+    with pytest.raises(InputError, match=r"t\.jsonl: is a pipe, expected a file; a table is read"):
         open_table(tmp_path / "t.jsonl")

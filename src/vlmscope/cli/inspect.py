@@ -167,6 +167,8 @@ def _show_shapes(seen: Any) -> None:
 
 def _show_pairs(title: str, pairs: Mapping[str, str]) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    for _ in range(2):
+        table.add_column(overflow="fold")
     for name, text in pairs.items():
         table.add_row(name, text)
     show(table)

@@ -86,21 +86,32 @@ def label(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask the judge without asking you first.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace labels that were read from --labels or --column, too."
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare every answer with its ground truth and write the labels, replacing older ones.
 
+    Labels that were read from a file or a column may be a person's work: they are kept, unless
+    --overwrite is given.
+
     A label is hallucinated, faithful, or unscorable with the reason: what no rule can decide is
     never silently faithful.
     """
-    from vlmscope.labelling import check_answers
-    from vlmscope.store import open_run, write_labels
+    from vlmscope.labelling import check_answers, check_kept, replace_labels
+    from vlmscope.store import open_run
 
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
     opened = open_run(run)
     if scorer not in READ_LABELS:
         check_answers(opened)
+        if not overwrite:  # before a judge is paid
+            check_kept(opened)
     settings: dict[str, Any] = {"scorer": scorer}
     judge = None
     if judge_model is not None:
@@ -121,9 +132,9 @@ def label(
             raise InputError(
                 f"{labels}: none of its questions is in the run; its ids look like "
                 f"{next(iter(chosen.labels), 'none')!r}, "  # type: ignore[attr-defined]
-                f"the run's like {opened.ids[0]!r}"
+                f"the run's like {next(iter(opened.ids), 'none')!r}"
             )
-    record["labels"] = str(write_labels(run, scores, settings))
+    record["labels"] = str(replace_labels(opened, scores, settings, overwrite=overwrite))
     if as_json:
         stdout.print_json(json.dumps(record))
     else:

@@ -163,7 +163,7 @@ def _first(folder: Path, config: Any, *, pickles: bool) -> str:
     if distributed := next(filter(_DISTRIBUTED.fullmatch, found), ""):
         raise ModelError(
             f"{folder / distributed}: belongs to a distributed checkpoint, which cannot be read "
-            "here; load it with transformers, and give the folder that save_pretrained writes"
+            "here; load it with transformers, save it whole, and give that folder"
         )
     if explicit := getattr(config, "transformers_weights", None):
         return _inside(folder, explicit, "config.json")

@@ -25,7 +25,7 @@ LABELS = "labels.parquet"
 """Name of the file in a run folder."""
 
 _KEY = b"vlmscope"
-_REMEDY = "run 'vlmscope label' again to replace it"
+_REMEDY = "run 'vlmscope label' with --overwrite to replace it"
 _COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence")
 
 
