@@ -77,6 +77,10 @@ class Patience:
         """Held to begin, to end, and to send a signal: none comes after the end."""
         self._watchdog: Watchdog | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Patience:
+        """A copy counts for itself; locks and threads are not copied."""
+        return Patience(self._seconds or None, self._give_up)
+
     @contextmanager
     def limiting(self) -> Iterator[None]:
         """Raise ``TooSlowError`` inside the block where it takes longer than the limit.

@@ -119,6 +119,9 @@ class VerdictCache:
         """Return the file, opened for appending without a buffer, on a fresh line."""
         if self._file is None:
             file = open_to_append(self._path)
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                file.close()
+                raise OSError("it is larger than any judge wrote; remove it")
             self._file = file
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
