@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import captured
+import judged
 from vlmscope.dataset import load_image, open_table
 from vlmscope.errors import VlmscopeError
 from vlmscope.probe.storage import load_probe
@@ -54,6 +56,11 @@ def read_table(suffix: str) -> Callable[[Path, bytes], None]:
             pass
 
     return read
+
+
+def capture_rows(folder: Path, data: bytes) -> None:
+    """Capture a table without a model, and read the run."""
+    captured.capture_table(folder, data, MANIFEST)
 
 
 def read_labels_csv(folder: Path, data: bytes) -> None:
@@ -126,6 +133,9 @@ READERS: Mapping[str, Callable[[Path, bytes], None]] = {
     "tsv": read_table(".tsv"),
     "jsonl": read_table(".jsonl"),
     "json": read_table(".json"),
+    "rows": capture_rows,
+    "judge": judged.ask,
+    "verdicts": judged.read_verdicts,
     "labels": read_labels_csv,
     "manifest": read_run_json,
     "failures": read_failure_log,

@@ -20,8 +20,8 @@ from PIL import Image
 
 from threads import Worker, at_once
 from vlmscope import locking
-from vlmscope.dataset import _image as image_module
 from vlmscope.dataset import hash_image, load_image
+from vlmscope.dataset._image_file import without_warnings
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.locking import ProcessLock, model_lock, tokenizer_lock, warnings_lock
@@ -214,7 +214,7 @@ def test_warning_filters_are_changed_by_one_thread_at_a_time() -> None:
 
     def read() -> None:
         inside.wait(10)
-        with image_module._quiet():
+        with without_warnings():
             time.sleep(0.2)
 
     at_once([draw, read])

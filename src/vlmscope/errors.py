@@ -91,7 +91,7 @@ class RowError(VlmscopeError):
     exit_code = 2
 
     def __init__(self, stage: str, message: str) -> None:
-        super().__init__(_shortened(message))
+        super().__init__(_without_middle(message))
         self.stage = stage
 
 
@@ -99,7 +99,7 @@ LONGEST_ROW_ERROR = 2_000
 """Characters of what is recorded of a row that failed: a message may quote the row."""
 
 
-def _shortened(message: str) -> str:
+def _without_middle(message: str) -> str:
     """Leave out the middle of a message that is too long: where it was, and what to do, stay."""
     if len(message) <= LONGEST_ROW_ERROR:
         return message

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 MOST_OF_A_DOCUMENT = 64 * 2**20
@@ -60,6 +60,35 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     try:
         _check(os.fstat(descriptor), path)
         return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def open_to_append(path: str | os.PathLike[str]) -> FileIO:
+    """Open a regular file for reading and appending, without a buffer; it is made if need be.
+
+    A link, or a second name of the file, would have something else written to.
+
+    Raises:
+        NotRegularError: It is a symbolic link, has another name (a hard link), or is no file.
+        OSError: It is a folder, or not ours to write.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        found = "is a symbolic link, expected a file; remove it"
+        raise NotRegularError(errno.EINVAL, found, os.fspath(path)) from error
+    try:
+        state = os.fstat(descriptor)
+        _check(state, path)
+        if state.st_nlink > 1:
+            found = "has another name too (a hard link), which would change with it; copy it"
+            raise NotRegularError(errno.EINVAL, found, os.fspath(path))
+        return FileIO(descriptor, "a+")
     except BaseException:
         os.close(descriptor)
         raise

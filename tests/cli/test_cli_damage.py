@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from conftest import Command
 from vlmscope.store import open_run
+
+Command = Callable[..., Any]
 
 
 def damage(run: Path) -> Path:

@@ -112,4 +112,4 @@ def test_a_terminal_that_lacks_a_sign_stops_nothing(
     monkeypatch.setattr(sys, "argv", ["vlmscope", "info", str(tmp_path / "café")])
     with pytest.raises(SystemExit):
         main()
-    assert b"caf?: 10 rows" in written.getvalue()
+    assert b"caf\\u00e9: 10 rows" in written.getvalue()

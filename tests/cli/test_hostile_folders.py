@@ -17,21 +17,23 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import Command
 from store_support import make_capture, make_manifest
-from vlmscope.errors import StoreError, VlmscopeError
+from vlmscope.errors import InputError, StoreError, VlmscopeError
 from vlmscope.labelling import label
 from vlmscope.probing import SweepResult, SweepSpec, save_sweep, sweep
 from vlmscope.report import write_report
 from vlmscope.risk.finding import find_probe
-from vlmscope.schema import Score
-from vlmscope.store import RunWriter, find_damage, open_run, set_aside, write_labels
+from vlmscope.schema import Failure, Score
+from vlmscope.score.judge_cache import VerdictCache
+from vlmscope.score.judge_verdict import Verdict
+from vlmscope.store import FailureLog, RunWriter, find_damage, open_run, set_aside, write_labels
 from vlmscope.store.seal import seal_on
 
 ROWS = 60
 PROBES = ("probe", "--draws", "100", "--folds", "3")
 SELECTED = "query_token_representation-layer_2"
 
+Command = Callable[..., Any]
 Mutation = Callable[[Path], None]
 
 
@@ -139,10 +141,11 @@ def test_a_folder_of_an_older_sweep_keeps_what_is_not_ours(home: Path, result: S
     probes = home / "run/probes"
     save_sweep(open_run(home / "run"), result)
     told = json.loads((probes / "results.json").read_text("utf-8"))
-    for name in ("old", "older"):
+    old, older = (f"answer_mean_representation-layer_{layer}" for layer in (1, 2))
+    for name in (old, older, "keepsake"):
         shutil.copytree(probes / told["probes"][0]["folder"], probes / name)
         told["probes"].append({"folder": name, "known": "before"})
-    (probes / "old/notes.txt").write_text("my notes on this probe")
+    (probes / old / "notes.txt").write_text("my notes on this probe")
     (probes / "linked").symlink_to(home / "photos")
     told["probes"].append({"folder": "linked", "known": "before"})
     (probes / "results.json").write_text(json.dumps(told))
@@ -151,8 +154,9 @@ def test_a_folder_of_an_older_sweep_keeps_what_is_not_ours(home: Path, result: S
     (probes / "linked").symlink_to("..")
     save_sweep(open_run(home / "run"), result)
     assert kept(home) == before
-    assert [path.name for path in (probes / "old").iterdir()] == ["notes.txt"]
-    assert not (probes / "older").exists()
+    assert [path.name for path in (probes / old).iterdir()] == ["notes.txt"]
+    assert not (probes / older).exists()
+    assert (probes / "keepsake/probe.json").exists(), "no sweep gives such a name"
     assert (probes / "linked").is_symlink()
 
 
@@ -275,3 +279,59 @@ def test_a_report_replaces_only_a_report(vlmscope: Command, home: Path) -> None:
         assert vlmscope("report", home / "run", "--out", page).code == 0
         assert (figures / "other.png").read_text() == "another figure"
         assert (figures / "category_rates.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("target", ["run.json", "notes.txt", "shards", "../thesis.txt"])
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_log_that_is_another_file_is_not_appended_to(home: Path, target: str, hard: bool) -> None:
+    run = home / "run"
+    if target == "shards":
+        target = str(next((run / "shards").glob("*.h5")).relative_to(run))
+    before = kept(home)
+    for name in ("failures.jsonl", "judge.jsonl"):
+        if hard:
+            (run / name).hardlink_to(run / target)
+        else:
+            (run / name).symlink_to(target)
+    with pytest.raises(StoreError, match=r"\.jsonl.*(symbolic link|hard link)"):
+        FailureLog(run).add(Failure("a", "image", "not found"))
+    verdict = Verdict(True, "no")
+    with pytest.raises(StoreError, match="link"), VerdictCache(run / "judge.jsonl", "m") as cache:
+        cache.put("key", verdict)
+    assert kept(home) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["results.parquet", "predictions.parquet", f"{SELECTED}/probe.json"]
+)
+def test_probe_replaces_no_file_of_the_same_name(
+    home: Path, result: SweepResult, name: str
+) -> None:
+    for folder in (home / "photos", home / "photos/probes"):
+        mine = folder / name
+        for each in ("vision_only_representation", SELECTED):
+            (folder / each).mkdir(parents=True, exist_ok=True)
+        mine.write_text("mine")
+        (folder / "vision_only_representation/probe.json").write_text("mine too")
+        with pytest.raises(InputError, match="is there and no sweep beside it; give another --out"):
+            save_sweep(open_run(home / "run"), result, folder)
+        assert mine.read_text() == "mine"
+        (folder / "results.json").write_text('["vlmscope_version", "results"]')
+        with pytest.raises(InputError, match="is no result of vlmscope probe"):
+            save_sweep(open_run(home / "run"), result, folder)
+
+
+def test_a_name_that_no_file_can_have_is_no_probe(home: Path, result: SweepResult) -> None:
+    sweep_said("a" * 300)(home)
+    with pytest.raises(StoreError, match="names no selected probe"):
+        find_probe(home / "run/probes")
+    save_sweep(open_run(home / "run"), result)
+
+
+def test_a_pack_with_an_attribute_of_an_odd_type_is_damaged(home: Path) -> None:
+    [pack] = (home / "run/shards").glob("*.h5")
+    with h5py.File(pack, "r+") as file:
+        del file.attrs["supersedes"]
+        h5py.h5a.create(file.id, b"supersedes", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((2,)))
+    with pytest.raises(StoreError, match="damaged"):
+        open_run(home / "run")

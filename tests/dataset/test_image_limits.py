@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vlmscope.dataset import _image_file, _pixels, hash_image, load_image
+from vlmscope.errors import RowError
 
 from .pictures import corners, pixels, refusal, save
 
@@ -404,6 +407,33 @@ def test_a_gif_whose_screen_is_larger_than_its_frame() -> None:
     assert "too many pixels" in refusal(bytes(data))
     data[6:10] = struct.pack("<HH", 4, 4)  # or smaller: the frame makes it larger
     assert load_image(bytes(data)).size == (8, 8)
+
+
+def small(kind: str) -> bytes:
+    options = {"progressive": True} if kind == "JPEG" else {}
+    frames = {"save_all": True, "append_images": [corners()]} if kind == "MPO" else {}
+    return encoded(corners(), kind, **options, **frames)
+
+
+SMALL = {
+    kind: small(kind)
+    for kind in ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "PPM", "WEBP", "AVIF")
+}
+
+
+@settings(deadline=None, max_examples=120, derandomize=True)
+@given(st.data())
+def test_any_damage_is_refused_in_a_line_or_gives_an_image(data: st.DataObject) -> None:
+    content = bytearray(SMALL[data.draw(st.sampled_from(sorted(SMALL)))])
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=8))
+    try:
+        image = load_image(bytes(content))
+    except RowError:
+        refusal(bytes(content))
+    else:
+        assert image.mode == "RGB"
 
 
 # Memory

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import pytest
 
@@ -58,8 +64,8 @@ def compute_in_c(seconds: int) -> None:
 
 def test_at_twice_the_limit_the_other_thread_gives_up() -> None:
     gave_up = threading.Event()
-    with pytest.raises(TooSlowError), Patience(0.4, gave_up.set).limiting():
-        compute_in_c(1)
+    with pytest.raises(TooSlowError), Patience(0.2, gave_up.set).limiting():
+        compute_in_c(2)  # a loaded machine lets the counting thread run late
     assert gave_up.is_set()
 
 
@@ -97,3 +103,81 @@ def test_the_passes_of_other_threads_do_not_count() -> None:
     other.result()
     assert waited > 0.45
     assert not gave_up.is_set()
+
+
+# Time in which the process is stopped
+
+
+def hang_in_c(pipe: int) -> None:
+    os.write(pipe, b"in")
+    compute_in_c(600)
+
+
+def hang_with_the_lock(pipe: int) -> None:
+    os.write(pipe, b"in")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    ctypes.PyDLL(None).sleep(600)
+
+
+def until_told(pipe: int) -> None:
+    os.write(pipe, b"in")
+    os.read(pipe, 1)
+
+
+def hang_in_python(pipe: int) -> None:
+    os.write(pipe, b"in")
+    hang(600)
+
+
+def limited(task: Callable[[int], None], seconds: float, pipe: Connection) -> None:
+    """Do a task under a limit, in a process of its own; its exit code says what came of it."""
+    patience = Patience(seconds, lambda: os._exit(124))
+    try:
+        with patience.limiting():
+            task(pipe.fileno())
+    except TooSlowError:
+        os._exit(3)
+    os._exit(0)
+
+
+@contextmanager
+def child(
+    task: Callable[[int], None], seconds: float
+) -> Iterator[tuple[BaseProcess, Callable[[], None]]]:
+    """A process that is amid a task under a limit, and what tells it to end it."""
+    context = multiprocessing.get_context("fork")  # at once: nothing has to be imported
+    ours, theirs = context.Pipe()
+    process = context.Process(target=limited, args=(task, seconds, theirs))
+    process.start()
+    assert os.read(ours.fileno(), 2) == b"in"
+    try:
+        yield process, lambda: ours.send_bytes(b"out")
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_stops_take_no_time_and_what_hangs_is_still_caught() -> None:
+    hangs = {hang_in_python: 3, hang_in_c: 124, hang_with_the_lock: -signal.SIGABRT}
+    with ExitStack() as children:
+        stopped = {}
+        for task in (until_told, *hangs):
+            process, end = children.enter_context(child(task, 0.7))
+            os.kill(process.pid or 0, signal.SIGSTOP)
+            stopped[task] = process, end
+        often, end_often = children.enter_context(child(until_told, 1.0))
+        for _ in range(31):  # longer together than three times the limit, and each is short
+            os.kill(often.pid or 0, signal.SIGSTOP)
+            time.sleep(0.1)
+            os.kill(often.pid or 0, signal.SIGCONT)
+            time.sleep(0.001)
+        end_often()
+        for process, end in stopped.values():
+            os.kill(process.pid or 0, signal.SIGCONT)
+            end()
+        ends: dict[object, int | None] = {}
+        for task, (process, _) in {**stopped, "often": (often, None)}.items():
+            process.join(20)
+            ends[task] = process.exitcode
+    assert ends == {until_told: 0, "often": 0, **hangs}

@@ -18,11 +18,11 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from vlmscope import metrics
 from vlmscope.metrics import (
     Platt,
+    constant_pairs,
     fit_platt,
     measure,
     reliability,
     threshold_at,
-    tied_pairs,
 )
 
 # Risks in 64ths are exact, so a monotone map of them keeps every tie and makes none.
@@ -249,11 +249,13 @@ def test_a_sigmoid_that_cannot_be_fitted_is_refused(
         fit_platt(truth, score)
 
 
-def test_tied_pairs_are_counted_within_folds() -> None:
+def test_pairs_of_constant_folds_are_counted() -> None:
     truth = np.tile([True, False, False], 4)
     fold = np.arange(12) // 6
-    assert tied_pairs(truth, np.full(12, 0.3)) == 1
-    assert tied_pairs(truth, 0.1 + fold * 0.5, fold) == 1
-    assert tied_pairs(truth, np.where(fold == 0, 0.2, np.arange(12) / 12), fold) == 0.5
-    assert tied_pairs(truth, np.arange(12) / 12) == 0
-    assert np.isnan(tied_pairs([True, False], [0.1, 0.1], [0, 1]))
+    assert constant_pairs(truth, np.full(12, 0.3)) == 1
+    assert constant_pairs(truth, 0.1 + fold * 0.5, fold) == 1
+    assert constant_pairs(truth, np.where(fold == 0, 0.2, np.arange(12) / 12), fold) == 0.5
+    assert constant_pairs(truth, np.arange(12) / 12) == 0
+    coarse = np.where(np.arange(12) % 6 == 0, 0.9, 0.1)  # many ties, and it tells answers apart
+    assert constant_pairs(truth, coarse, fold) == 0
+    assert np.isnan(constant_pairs([True, False], [0.1, 0.1], [0, 1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import erf
 
 import numpy as np
@@ -100,3 +101,35 @@ def test_one_giant_image_is_no_proof() -> None:
             told[correct] += not found.low <= 0.5 <= found.high
     assert told[True] <= 8, "5% of 120 are 6"
     assert told[False] > 12
+
+
+def test_a_difference_to_a_constant_is_not_certain_after_perfect_order() -> None:
+    truth = np.arange(30) % 3 == 0
+    found = resample(
+        truth, {"right": truth.astype(float), "flat": np.full(30, 0.5)}, np.arange(30), draws=1,
+        correct=True,
+    ).difference("right", "flat")  # fmt: skip
+    assert found.value == 0.5
+    assert 0 < found.interval.low < 0.5 < found.interval.high <= 1
+    assert 0 < found.p_value < 0.05
+
+
+def test_a_difference_stays_within_bounds_where_one_image_holds_a_class() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.r_[np.ones(65, bool), np.zeros(200, bool)]
+    image = np.r_[np.zeros(60, int), np.arange(1, 206)]
+    risks = {"one": rng.random(265), "other": rng.random(265)}
+    found = resample(truth, risks, image, draws=1, correct=True).difference("one", "other")
+    assert -1 <= found.interval.low <= found.value <= found.interval.high <= 1
+
+
+def test_one_image_with_most_rows_takes_no_time_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    truth, risk = rng.random(20_000) < 0.3, rng.random(20_000)
+    image = np.where(np.arange(20_000) < 18_000, 0, np.arange(20_000))
+    start = time.perf_counter()
+    found = jackknife(tally(truth, risk, np.unique(image, return_inverse=True)[1], 2_001,
+                            strata(truth.size)))  # fmt: skip
+    assert time.perf_counter() - start < 2
+    kept = image != 0
+    assert found.without[0] == pytest.approx(measure(truth[kept], risk[kept]).auroc)

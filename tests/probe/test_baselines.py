@@ -131,6 +131,25 @@ def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
     assert aurocs(facts, truth, groups)["joint"] < 0.65
 
 
+@pytest.mark.parametrize("impossible", [False, True])
+def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> None:
+    """No kind has enough rows for a column of its own, and no number varies."""
+    rng = np.random.default_rng(0)
+    facts = Facts(
+        question=["Is it?"] * 18,
+        category=[f"c{number % 6}" for number in range(18)],
+        answer_type=None,
+        first_token_entropy=None,
+        first_token_logprob=None,
+        num_answer_tokens=None,
+        mean_answer_logprob=None,
+        first_token_ids=rng.integers(0, 3, (18, 4)) if impossible else None,
+        first_token_logprobs=np.full((18, 4), -np.inf) if impossible else None,
+    )
+    truth = np.arange(18) % 2 == 0
+    assert 0 <= aurocs(facts, truth, np.arange(18))["joint"] <= 1
+
+
 def test_nothing_known_is_nothing_found() -> None:
     """Of facts that tell nothing, the best inside training tells nothing outside."""
     values = []

@@ -100,7 +100,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
     )
     run = open_run(folder)
     result = sweep(run, SPEC)
-    assert result["selected"].tied == 1
+    assert result["selected"].constant == 1
     assert result["selected"].metrics.auroc == 0.5
     first, *others = verdict(result)
     assert "a linear probe found nothing" in first

@@ -156,3 +156,19 @@ def _stale(run: Run) -> str:
 def _change(run: Run, **changes: Any) -> None:
     path = run.path / "probes" / "results.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("found_nothing", None), ("above_joint", "gone"), ("above_joint_low", None)]
+)
+def test_a_summary_without_gains_is_damage(run: Run, name: str, value: str | None) -> None:
+    path = run.path / "probes/results.json"
+    summary = json.loads(path.read_text("utf-8"))
+    row = next(row for row in summary["results"] if row["name"] == "joint_and_probe")
+    if value == "gone":
+        del row[name]
+    else:
+        row[name] = value
+    path.write_text(json.dumps(summary))
+    with pytest.raises(StoreError, match=r"results\.json: damaged, .*gains"):
+        read_sweep(run)

@@ -181,7 +181,7 @@ def test_a_probe_is_found_in_its_folder_or_by_its_run(
     summary.write_text(json.dumps({"selected_probe": "best"}))
     assert find_probe(tmp_path) == find_probe(tmp_path / "probes" / "best")
     summary.write_text(json.dumps({"selected_probe": "../../elsewhere"}))
-    with pytest.raises(StoreError, match="elsewhere: is gone or incomplete; run vlmscope probe"):
+    with pytest.raises(StoreError, match="names no selected probe; run vlmscope probe"):
         find_probe(tmp_path)
 
 

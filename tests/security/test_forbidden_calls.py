@@ -15,6 +15,8 @@ SOURCES = sorted(Path(vlmscope.__file__).parent.rglob("*.py"))
 FORBIDDEN_MODULES = {
     "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "subprocess", "yaml",
 }  # fmt: skip
+STARTS_ITSELF = "executors/watchdog.py"
+"""Starts one process, of its own file, to end this one when nothing in it can run any more."""
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "os.system"}
 CSV_WRITERS = {"plots/files.py", "demo/bundle.py"}
@@ -36,7 +38,8 @@ def test_nothing_unpickles_and_nothing_is_evaluated() -> None:
             imported = {(node.module or "").partition(".")[0]}
         else:
             imported = set()
-        assert not imported & FORBIDDEN_MODULES, name
+        forbidden = imported & FORBIDDEN_MODULES
+        assert not forbidden or (name, forbidden) == (STARTS_ITSELF, {"subprocess"}), name
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in FORBIDDEN_CALLS | FORBIDDEN_METHODS, f"{name}: {called}"

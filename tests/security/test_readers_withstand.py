@@ -42,7 +42,7 @@ def test_any_csv(name: str, data: bytes) -> None:
     readers.feed(name, HEADER + data)
 
 
-@pytest.mark.parametrize("name", ["jsonl", "json", "failures", "probe"])
+@pytest.mark.parametrize("name", ["jsonl", "json", "rows", "verdicts", "failures", "probe"])
 @FEW
 @given(data=st.binary(max_size=200) | plain.map(lambda value: json.dumps(value).encode()))
 @example(data=b"[" * 100_000)
@@ -60,6 +60,49 @@ def test_any_row(row: object) -> None:
     whole = {"id": "first", "image": "a.png", "question": "?"}
     lines = "\n".join(json.dumps(each) for each in (whole, row))
     readers.feed("jsonl", lines.encode("utf-8", "surrogatepass"))
+
+
+def _nested(opening: str, depth: int, inner: object) -> str:
+    closing = {"[": "]", '{"a": ': "}", '[{"b": ': "}]"}[opening]
+    return opening * depth + json.dumps(inner) + closing * depth
+
+
+depths = st.sampled_from([1, 60, 64, 65, 66, 300, 480, 950, 2000])
+cells = (
+    plain.map(json.dumps)
+    | st.builds(_nested, st.sampled_from(["[", '{"a": ', '[{"b": ']), depths, plain)
+    | st.integers(600, 5000).map(lambda digits: "-" + "9" * digits)
+    | st.sampled_from(["1e999", '"\\ud800"', '"\\u0000"', '{"bytes": "x", "path": ["a"]}', '"[1,"'])
+)
+names = st.sampled_from(["image", "question", "answer", "category", "x", "", "\\ud800", "row"])
+
+
+@settings(FEW, max_examples=25)
+@given(st.lists(st.dictionaries(names, cells, max_size=5), max_size=4))
+def test_any_table_that_is_accepted_is_captured(rows: list[dict[str, str]]) -> None:
+    lines = []
+    for number, row in enumerate(rows):
+        whole = {"id": f'"q{number}"', "question": '"?"', **row}
+        lines.append("{" + ", ".join(f'"{name}": {cell}' for name, cell in whole.items()) + "}\n")
+    readers.feed("rows", "".join(lines).encode())
+
+
+@settings(FEW, max_examples=25)
+@given(
+    st.integers(0, 59), st.text(max_size=9), cells, st.sampled_from(["", "faithful", "unclear", 1])
+)
+def test_any_reply_of_a_judge(head: int, header: str, cell: str, word: object) -> None:
+    said = f'{{"verdict": {json.dumps(word)}, "reason": {cell}, "KEY": "KEY"}}'
+    for content in (json.dumps(said), cell, json.dumps(f"K EY {said} KEY")):
+        body = f'{{"choices": [{{"message": {{"content": {content}}}}}], "error": {cell}}}'
+        readers.feed("judge", bytes([head]) + header.encode() + b"\n" + body.encode())
+
+
+@FEW
+@given(st.lists(cells, max_size=3), st.sampled_from(["faithful", "", 1, None]))
+def test_any_file_of_verdicts(lines: list[str], word: object) -> None:
+    whole = [f'{{"key": "k", "verdict": {json.dumps(word)}, "reason": {cell}}}' for cell in lines]
+    readers.feed("verdicts", "\n".join([*whole, *lines]).encode())
 
 
 @FEW

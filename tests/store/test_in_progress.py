@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vlmscope.errors import StoreError
 from vlmscope.store import InProgress, in_progress, is_remote, place
@@ -177,6 +179,13 @@ def test_what_is_no_such_line_says_nothing(tmp_path: Path, line: bytes) -> None:
     good = json.dumps({"begin": "prepare", "ids": ["good"]}).encode()
     (tmp_path / ".in-progress-000").write_bytes(line + b"\n" + good)
     assert left(tmp_path) == ({"good": 1}, {})
+
+
+@settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.binary(max_size=200))
+def test_any_bytes(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / ".in-progress-000").write_bytes(data)
+    left(tmp_path)
 
 
 def link(path: Path) -> None:

@@ -267,3 +267,17 @@ def test_two_who_replace_what_belongs_together(tmp_path: Path) -> None:
         pass
     with alone(tmp_path, "probes", "saving probes here"):
         json.dumps({})
+
+
+def test_a_folder_of_the_users_may_hold_links_of_any_name(tmp_path: Path) -> None:
+    for name in ("plots", "probes", "shards"):
+        (tmp_path / name).symlink_to(tmp_path)
+    with alone(tmp_path, "report", "writing a report here"):
+        pass
+    (tmp_path / ".lock-probes").symlink_to(tmp_path / "victim")
+    with (
+        pytest.raises(StoreError, match=r"\.lock-probes: is a symbolic link"),
+        alone(tmp_path, "probes", "saving probes here"),
+    ):
+        pass
+    assert not (tmp_path / "victim").exists()

@@ -214,7 +214,8 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
             continue
         for name, values in columns.items():
             values.append(record[name])
-    rows.raise_error()
+    if not rows.is_whole:
+        rows.raise_error()
     stderr.print(
         f"{count(number - failed, 'question')} scored, {flagged:,} flagged above "
         f"{scorer.threshold:.1%}; {count(failed, 'row')} failed"
@@ -222,6 +223,7 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
     stderr.print(meaning(scorer.info, scorer.threshold), style="dim")
     if out is not None:
         stdout.print(str(write_table(out, columns)))
+    rows.raise_error()
     return failed
 
 

@@ -67,7 +67,8 @@ class LimitedReader(BytesIO):
 
     def __init__(self, data: bytes, what: str) -> None:
         super().__init__(data)
-        self._what = what
+        self.name = what
+        """As an open file has one."""
         self._left = HEADER_READS
 
     def allow(self, reads: int) -> None:
@@ -84,7 +85,7 @@ class LimitedReader(BytesIO):
         if self._left < 0:
             raise RowError(
                 "image",
-                f"{self._what}: has so many small parts that decoding it would take far longer "
+                f"{self.name}: has so many small parts that decoding it would take far longer "
                 "than its size explains; save it anew as PNG",
             )
         return super().read(size)

@@ -163,14 +163,19 @@ class _Due:
     def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample | Place]:
         """Yield every good row, or its place; record the bad rows that are due, many at once."""
         bad: list[Failure] = []
-        for row in self._rows():
-            if not isinstance(row, Failure):
-                yield row
-            elif is_due(row.id):
-                bad.append(row)
-                if len(bad) >= self._together:
-                    self._record(bad)
-                    bad = []
+        try:
+            for row in self._rows():
+                if not isinstance(row, Failure):
+                    yield row
+                elif is_due(row.id):
+                    bad.append(row)
+                    if len(bad) >= self._together:
+                        self._record(bad)
+                        bad = []
+        except TableChangedError:
+            if bad:
+                self._record(bad)
+            raise
         if bad:
             self._record(bad)
 

@@ -4,12 +4,15 @@ In three steps, each for what the one before cannot interrupt. At the limit a si
 ``TooSlowError`` inside the model, wherever Python code of the model or of torch runs; the batch is
 then halved like one that raised, down to the row that hangs alone. A call of C that never returns
 is ended with the process at twice the limit, by a thread; one that holds the interpreter's lock
-too, at three times, by the standard library's ``faulthandler``, which needs no lock.
+too, at three times, by another process: ``watchdog``.
+
+Only the time in which this process runs counts. No clock tells that, so a thread adds up short
+waits; one that took longer than it should, because the process was stopped meanwhile by Ctrl-Z or
+SIGSTOP, counts as a short one.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import sys
@@ -19,9 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from vlmscope.errors import InputError
 from vlmscope.executors.journal import MODEL_STAGE
+from vlmscope.executors.watchdog import ALIVE, AT_REST, Watchdog
 from vlmscope.locking import model_lock
 from vlmscope.schema import Sample, failure_of
 from vlmscope.store import FailureLog
@@ -29,8 +34,11 @@ from vlmscope.store import FailureLog
 EXIT_CODE = 124
 """What the process ends with where nothing could interrupt the model: that of ``timeout``."""
 
-_AGAIN = 0.05
-"""Seconds until the signal comes again, should it have come at a wrong moment."""
+_TICKS = 50
+"""Short waits that make up the limit."""
+
+_REST = 5.0
+"""Seconds without anything to limit after which nobody watches any more."""
 
 _OURS = (
     "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.changes",
@@ -56,10 +64,22 @@ class Patience:
 
     def __init__(self, seconds: float | None, give_up: Callable[[], None] = lambda: None) -> None:
         check_patience(seconds)
-        self._seconds = seconds
+        self._seconds = seconds or 0.0
+        self._tick = min(max(self._seconds / _TICKS, 0.01), 0.25)
         self._give_up = give_up
-        self._armed = False
-        self._since = 0.0
+        self._ran = 0.0
+        """Seconds that this process ran while it was limited. Only the thread that watches adds."""
+        self._began = 0.0
+        """What ``_ran`` was when the present limit began. Only the main thread sets it."""
+        self._limited = False
+        self._wake = threading.Event()
+        self._turn = threading.Lock()
+        """Held to begin, to end, and to send a signal: none comes after the end."""
+        self._watchdog: Watchdog | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Patience:
+        """A copy counts for itself; locks and threads are not copied."""
+        return Patience(self._seconds or None, self._give_up)
 
     @contextmanager
     def limiting(self) -> Iterator[None]:
@@ -67,49 +87,92 @@ class Patience:
 
         Who catches it there and goes on has the whole limit again.
         """
-        if self._seconds is None:
+        if not self._seconds:
             yield
             return
         with model_lock():  # the time of other threads' passes is not this one's
-            yield from self._clocked(self._seconds)
+            yield from self._clocked()
 
-    def _clocked(self, seconds: float) -> Iterator[None]:
-        ended = threading.Event()
-        watch = threading.Thread(
-            target=self._watch, args=(ended, seconds), name="vlmscope-patience", daemon=True
-        )
+    def _clocked(self) -> Iterator[None]:
         before = signal.signal(signal.SIGALRM, self._expire)
         try:
-            self._begin(seconds)
-            self._armed = True
-            watch.start()
+            self._begin()
             yield
         finally:
-            self._armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            faulthandler.cancel_dump_traceback_later()
-            ended.set()
+            self._end()
             signal.signal(signal.SIGALRM, before)
 
-    def _begin(self, seconds: float) -> None:
-        """Start all three clocks."""
-        self._since = time.monotonic()
-        if sys.__stderr__ is not None:
-            faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)
-        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    def _begin(self) -> None:
+        """Have the time counted from now on."""
+        with self._turn:
+            if self._watchdog is None:
+                self._watchdog = Watchdog(3 * self._seconds)
+                thread = threading.Thread(target=self._watch, args=(self._watchdog,), daemon=True)
+                thread.name = "vlmscope-patience"
+                thread.start()
+            self._watchdog.say(ALIVE)
+            self._began = self._ran
+            self._limited = True
+            self._wake.set()
+
+    def _end(self) -> None:
+        """Have it counted no longer; a signal that has been sent comes to nothing."""
+        self._limited = False
+        with self._turn:
+            if self._watchdog is not None:
+                self._watchdog.say(AT_REST)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        if signal.SIGALRM in signal.sigpending():
+            signal.sigwait([signal.SIGALRM])
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _expire(self, _signum: int, frame: FrameType | None) -> None:
         """Raise in the code that our engine calls; amid the engine's own, wait for the next."""
         module = frame.f_globals.get("__name__", "") if frame is not None else ""
-        if self._armed and self._seconds is not None and not module.startswith(_OURS):
-            self._begin(self._seconds)
+        late = self._ran - self._began >= self._seconds
+        if late and self._limited and not module.startswith(_OURS):
+            self._began = self._ran
             raise TooSlowError(f"took longer than --time-limit {self._seconds:g} seconds")
 
-    def _watch(self, ended: threading.Event, seconds: float) -> None:
-        while not ended.wait(self._since + 2 * seconds - time.monotonic()):
-            if time.monotonic() - self._since >= 2 * seconds:
-                self._give_up()
-                return
+    def _watch(self, watchdog: Watchdog) -> None:
+        """Count the time, and act when it is over. This is a thread of its own."""
+        gave_up = -1.0
+        while self._is_wanted(watchdog):
+            last = time.monotonic()
+            while self._limited:
+                time.sleep(self._tick)
+                now = time.monotonic()
+                self._ran += min(now - last, self._tick)
+                last, began = now, self._began
+                self._remind(watchdog, late=self._ran - began >= self._seconds)
+                if self._ran - began >= 2 * self._seconds and gave_up != began:
+                    gave_up = began
+                    self._give_up()
+
+    def _remind(self, watchdog: Watchdog, *, late: bool) -> None:
+        """Give a sign of life; and the signal that raises, if it is time."""
+        with self._turn:
+            if self._limited:
+                watchdog.say(ALIVE)
+                if late:
+                    signal.pthread_kill(_main(), signal.SIGALRM)
+
+    def _is_wanted(self, watchdog: Watchdog) -> bool:
+        """Wait for something to limit; if nothing comes for long, let go of the other process."""
+        while not self._limited:
+            self._wake.clear()
+            if self._limited or self._wake.wait(_REST):
+                continue
+            with self._turn:
+                if not self._limited:
+                    self._watchdog = None
+                    watchdog.close()
+                    return False
+        return True
+
+
+def _main() -> Any:
+    return threading.main_thread().ident
 
 
 def end_process(run: Path, samples: Sequence[Sample]) -> None:

@@ -28,7 +28,7 @@ from vlmscope.metrics.resampling import (
     resample,
 )
 from vlmscope.metrics.roc import RocCurve, roc
-from vlmscope.metrics.scores import Metrics, measure, threshold_at, tied_pairs
+from vlmscope.metrics.scores import Metrics, constant_pairs, measure, threshold_at
 from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
 from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
@@ -44,6 +44,7 @@ __all__ = [
     "WithinKinds",
     "abstain",
     "bootstrap",
+    "constant_pairs",
     "fit_platt",
     "holm",
     "measure",
@@ -55,7 +56,6 @@ __all__ = [
     "roc",
     "share_of_pairs",
     "threshold_at",
-    "tied_pairs",
     "wilson",
     "within_kinds",
 ]

@@ -81,8 +81,9 @@ class Resamples:
         gap = self.drawn[one][metric] - self.drawn[other][metric]
         whole = self.whole[one][metric] - self.whole[other][metric]
         if metric == "auroc" and one in self.jackknives and other in self.jackknives:
-            without = self.jackknives[one].without - self.jackknives[other].without
-            low, high, p_value = compare(whole, without, self.images, level)
+            low, high, p_value = compare(
+                self.jackknives[one], self.jackknives[other], self.images, level
+            )
             return Difference(whole, Interval(low, high), p_value)
         return Difference(whole, interval_of(gap, level), _p_value(gap))
 
@@ -190,6 +191,7 @@ def paired(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    correct: bool = False,
 ) -> Difference:
     """Compare two risks on the same answers and the same draws.
 
@@ -209,6 +211,7 @@ def paired(
         draws: Resamples of the images.
         seed: Decides the draws.
         level: Share of the draws within the interval.
+        correct: As in ``resample``.
 
     Raises:
         ValueError: As for ``bootstrap``, or the metric has another name.
@@ -222,7 +225,9 @@ def paired(
     if metric not in names:
         raise ValueError(f"metric must be one of {', '.join(names)}, found {metric!r}")
     both = {"one": one, "other": other}
-    found = resample(truth, both, groups, folds, draws=draws, seed=seed, metrics=(metric,))
+    found = resample(
+        truth, both, groups, folds, draws=draws, seed=seed, metrics=(metric,), correct=correct
+    )
     return found.difference("one", "other", metric, level)
 
 

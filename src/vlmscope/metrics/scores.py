@@ -105,26 +105,25 @@ def _ranks(truth: Flags, risk: Floats, stratum: Numbers) -> tuple[float, float, 
     return float(auroc), float(auprc), float(recall)
 
 
-def tied_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> float:
-    """Return the share of the compared pairs whose two risks are equal; NaN without a pair.
+def constant_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> float:
+    """Return the share of the compared pairs that lie in folds of one risk; NaN without a pair.
 
     A risk that is the same for every answer of a fold orders none of its pairs: its AUROC of 0.5
-    is no finding about the answers.
+    is no finding about the answers. A coarse risk is another matter: it orders what it tells apart.
 
-    >>> tied_pairs([False, True, False, True], [0.2, 0.2, 0.2, 0.9], folds=[0, 0, 1, 1])
+    >>> constant_pairs([False, True, False, True], [0.2, 0.2, 0.2, 0.9], folds=[0, 0, 1, 1])
     0.5
     """
     flags, risks = answers(truth, risk)
     stratum = strata(flags.size, folds)
-    tied = pairs = 0
+    constant = pairs = 0
     for number in range(int(stratum.max()) + 1):
         own = stratum == number
-        _, level = np.unique(risks[own], return_inverse=True)
-        hits = np.bincount(level[flags[own]], minlength=level.size)
-        alarms = np.bincount(level[~flags[own]], minlength=level.size)
-        tied += int(hits @ alarms)
-        pairs += int(hits.sum() * alarms.sum())
-    return tied / pairs if pairs else float("nan")
+        compared = int(flags[own].sum()) * int((~flags[own]).sum())
+        pairs += compared
+        if np.ptp(risks[own]) == 0:
+            constant += compared
+    return constant / pairs if pairs else float("nan")
 
 
 def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_ALARMS) -> float:

@@ -101,6 +101,8 @@ def jackknife(counted: Tally) -> Jackknife:
 def _within_images(counted: Tally, stratum: Numbers) -> tuple[Floats, Floats]:
     """Return the wins and pairs within each image, of answers of one stratum."""
     hallucinated, faithful = counted.hallucinated.tocsc(), counted.faithful.tocsc()
+    hallucinated.sort_indices()  # levels ascend by risk within a stratum
+    faithful.sort_indices()
     wins, pairs = np.zeros(hallucinated.shape[1]), np.zeros(hallucinated.shape[1])
     both = np.flatnonzero(np.diff(hallucinated.indptr) * np.diff(faithful.indptr))
     for image in both:
@@ -108,12 +110,15 @@ def _within_images(counted: Tally, stratum: Numbers) -> tuple[Floats, Floats]:
             slice(matrix.indptr[image], matrix.indptr[image + 1])
             for matrix in (hallucinated, faithful)
         )
-        hit, alarm = hallucinated.indices[one, None], faithful.indices[None, other]
-        count = hallucinated.data[one, None] * faithful.data[None, other]
-        count = count * (stratum[hit] == stratum[alarm])
-        # Levels ascend by risk within a stratum.
-        wins[image] = (count * ((hit > alarm) + (hit == alarm) / 2)).sum()
-        pairs[image] = count.sum()
+        hit, alarm = hallucinated.indices[one], faithful.indices[other]
+        before = np.concatenate([[0], np.cumsum(faithful.data[other])])
+        start = counted.starts[stratum[hit]]
+        first = before[np.searchsorted(alarm, start)]
+        below = before[np.searchsorted(alarm, hit)]
+        up_to = before[np.searchsorted(alarm, hit, "right")]
+        last = before[np.searchsorted(alarm, start + counted.sizes[stratum[hit]])]
+        wins[image] = hallucinated.data[one] @ ((below + up_to) / 2 - first)
+        pairs[image] = hallucinated.data[one] @ (last - first)
     return wins, pairs
 
 
@@ -138,7 +143,7 @@ def interval_of_auroc(found: Jackknife, images: float, level: float) -> tuple[fl
         return float("nan"), float("nan")
     if not (np.nanmax(found.without) - np.nanmin(found.without)) and found.wins == found.pairs / 2:
         return 0.5, 0.5  # every pair is tied: a constant, whatever the sample
-    value = (found.wins + 0.5) / (found.pairs + 1)
+    value = _smoothed(found)
     most = value * (1 - value)
     variance = max(error_of(found.without) ** 2, LEAST * most / images)
     half = student.ppf((1 + level) / 2, images - 1) * np.sqrt(variance) / most
@@ -146,12 +151,34 @@ def interval_of_auroc(found: Jackknife, images: float, level: float) -> tuple[fl
     return float(low), float(high)
 
 
-def compare(gap: float, without: Floats, images: float, level: float) -> tuple[float, float, float]:
-    """Return the interval of a difference of two AUROCs, and the two-sided p-value of none."""
-    error = error_of(without)
-    if images <= 1 or not np.isfinite(error):
+def compare(
+    one: Jackknife, other: Jackknife, images: float, level: float
+) -> tuple[float, float, float]:
+    """Return the interval of the difference of two AUROCs, and the two-sided p-value of none.
+
+    Two risks that never change together by leaving out an image would have no error; the least one
+    is that by which the variances of the two differ, or that of either where both stand still.
+
+    Args:
+        one: The AUROC of the one risk without each image.
+        other: That of the other.
+        images: What the images of the rarer class are worth.
+        level: Share of the intervals that shall hold the truth.
+    """
+    error = error_of(one.without - other.without)
+    if images <= 1 or not np.isfinite(error) or not one.pairs:
         return float("nan"), float("nan"), float("nan")
-    if not error:
-        return gap, gap, 1.0 if not gap else 0.0
+    gap = one.wins / one.pairs - other.wins / other.pairs
+    if not gap and not error:
+        return 0.0, 0.0, 1.0
+    most = [value * (1 - value) for value in (_smoothed(one), _smoothed(other))]
+    least = LEAST * (abs(most[0] - most[1]) if error else max(most)) / images
+    error = max(error, float(np.sqrt(least)))
     half = float(student.ppf((1 + level) / 2, images - 1)) * error
-    return gap - half, gap + half, float(2 * student.sf(abs(gap) / error, images - 1))
+    p_value = float(2 * student.sf(abs(gap) / error, images - 1))
+    return max(-1.0, gap - half), min(1.0, gap + half), p_value
+
+
+def _smoothed(found: Jackknife) -> float:
+    """Return an AUROC that is never 0 or 1."""
+    return (found.wins + 0.5) / (found.pairs + 1)

@@ -28,18 +28,27 @@ def computing() -> Iterator[None]:
     """
     global _thread
     with model_lock():
-        if _thread == threading.get_ident():
-            raise InputError(
-                "a model was asked to run while it runs in this same thread, by a hook or a signal "
-                "handler; call vlmscope when the model has returned"
-            )
-        undo_interrupted()
+        start_clean()
         try:
             _thread = threading.get_ident()
             with torch.inference_mode(), full_float32():
                 yield
         finally:
             _thread = None
+
+
+def start_clean() -> None:
+    """Undo what an interrupted pass left changed; for the thread that has just taken the lock.
+
+    Raises:
+        InputError: This thread runs a model already: that pass is not interrupted.
+    """
+    if _thread == threading.get_ident():
+        raise InputError(
+            "a model was asked to run while it runs in this same thread, by a hook or a signal "
+            "handler; call vlmscope when the model has returned"
+        )
+    undo_interrupted()
 
 
 def check_thread() -> None:

@@ -24,6 +24,7 @@ from vlmscope.locking import model_lock
 from vlmscope.model.adapters import CONFIG, attach_adapter, check_adapter
 from vlmscope.model.batching import check_rule, with_proven_rule
 from vlmscope.model.changes import undoing
+from vlmscope.model.computing import start_clean
 from vlmscope.model.describing import (
     described,
     find_family,
@@ -100,6 +101,7 @@ def load_model(
         _check_repository(name, revision)
         fingerprint.begin(config, revision, pickles=allow_pickle_weights)
         with model_lock():  # the default dtype, torch.load and more are changed meanwhile
+            start_clean()
             place = choose_place(device, config, kind, quantize)
             check_device(quantize, name, config, place)
             model = _load_weights(

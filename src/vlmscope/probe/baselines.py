@@ -57,6 +57,10 @@ JOINT = "joint"
 """The baseline that knows everything at once."""
 
 
+LEAST_LOGPROB = -1e4
+"""What stands for a log-probability of minus infinity."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of each answer from outside; all aligned, ``[N]``. None where it is not."""
@@ -160,6 +164,8 @@ def _known(facts: Facts) -> KnownFacts:
     kinds = {"category": facts.category, "answer_type": _answer_types(facts),
              "first_token": facts.first_token}  # fmt: skip
     ids, logprobs = facts.first_token_ids, facts.first_token_logprobs
+    if logprobs is not None:  # a token that cannot come has minus infinity
+        logprobs = np.maximum(logprobs, LEAST_LOGPROB)
     wide = ids is not None and logprobs is not None and logprobs.shape[1] > 1
     numbers = {
         "entropy": facts.first_token_entropy,

@@ -170,4 +170,5 @@ def _standardised(values: Matrix) -> Matrix:
 
 
 def _joined(parts: Sequence[Matrix], rows: int) -> Matrix:
-    return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 1))
+    wide = [part for part in parts if part.shape[1]]
+    return np.concatenate(wide, axis=1) if wide else np.zeros((rows, 1))

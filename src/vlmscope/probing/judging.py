@@ -17,10 +17,10 @@ from vlmscope.metrics import (
     Metrics,
     Resamples,
     WithinKinds,
+    constant_pairs,
     resample,
     resample_within,
     share_of_pairs,
-    tied_pairs,
 )
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probe.baselines import JOINT
@@ -96,7 +96,7 @@ def judge(
             if best == QUESTION_ONLY
             else _difference(drawn, entry, name, QUESTION_ONLY),
             over_joint=_difference(drawn, entry, name, JOINT) if JOINT in entries else None,
-            tied=tied_pairs(truth, entry.risk, folds),
+            constant=constant_pairs(truth, entry.risk, folds),
         )
 
     return tuple(result(name, entry) for name, entry in entries.items()), best

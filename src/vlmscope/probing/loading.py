@@ -47,6 +47,9 @@ _ROW = (
 )
 """What every result has."""
 
+_GAINS = ("above_joint", "above_joint_low", "above_joint_high")
+"""What every result has since answers are compared within folds."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedSweep:
@@ -136,7 +139,21 @@ def _lack_of_summary(found: Any) -> str:
     names = {row["name"] for row in results}
     needed = ["selected", "combined", QUESTION_ONLY, found["best_baseline"]]
     needed += [JOINT, JOINT_AND_PROBE] if found.get("compared") == COMPARED else []
-    return next((f"has no result {name!r}" for name in needed if name not in names), "")
+    if lack := next((f"has no result {name!r}" for name in needed if name not in names), ""):
+        return lack
+    return _lack_of_gains(results) if found.get("compared") == COMPARED else ""
+
+
+def _lack_of_gains(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is missing of the gains over the joint baseline, or an empty text."""
+    for row in results:
+        if not isinstance(row.get("found_nothing"), bool) or not row.keys() >= set(_GAINS):
+            return f"has the result {row['name']!r} without what it gains"
+        if row["name"] == JOINT_AND_PROBE and not all(
+            isinstance(row[name], int | float) for name in _GAINS
+        ):
+            return f"says nothing of what {JOINT_AND_PROBE} gains"
+    return ""
 
 
 def _read_predictions(path: Path, run: Run) -> pd.DataFrame:

@@ -18,7 +18,7 @@ ResultKind = Literal["probe", "selected", "combined", "baseline", "control"]
 from outside; labels shuffled among the rows."""
 
 CONSTANT = 0.5
-"""Share of the pairs within a fold that must be tied for a risk to have found nothing."""
+"""Share of the compared pairs in folds of one single risk from which on a risk found nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class ProbeResult:
     """AUROC less that of the question's words alone."""
     over_joint: Difference | None = None
     """AUROC less that of the joint baseline, which knows all that is known before the answer."""
-    tied: float = 0.0
-    """Share of the compared pairs of answers whose risks are equal: see ``found_nothing``."""
+    constant: float = 0.0
+    """Share of the compared pairs that lie in folds of one single risk: see ``found_nothing``."""
 
     @property
     def found_nothing(self) -> bool:
-        """Whether the risk is the same for most answers of a fold: its AUROC says nothing then."""
-        return not self.tied < CONSTANT
+        """Whether the risk is a constant in most folds: its AUROC says nothing then."""
+        return not self.constant < CONSTANT
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ results.json         the same numbers as the table, the settings, the choices, i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from vlmscope.probing.grid import known_of, vectors
 from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.source import Source, model_of, run_id_of
 from vlmscope.probing.verdict import verdict
-from vlmscope.schema import VISION_ONLY
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.store import (
     alone,
     is_child_name,
@@ -46,6 +47,11 @@ PROBES = "probes"
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 """The summary, which is written last, and the risks, in that folder."""
+
+_PLACE = re.compile(
+    rf"({'|'.join(map(re.escape, (VISION_ONLY, *REPRESENTATIONS.values())))})(-layer_\d+)?"
+)
+"""The names of folders that a sweep makes for its probes."""
 
 
 COMPARED = "within folds"
@@ -85,7 +91,6 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
             "--out"
         )
     with alone(folder, "probes", "saving probes here"):
-        _check_ours(folder)
         older = _older_probes(folder)
         files: dict[Path, bytes] = {}
         saved = []
@@ -93,16 +98,16 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
             told, made = _fitted_probe(source, result, row, folder)
             saved.append(told)
             files |= made
+        files |= {
+            folder / "results.parquet": parquet_bytes(_table(result)),
+            folder / PREDICTIONS: parquet_bytes(_predictions(result)),
+            folder / RESULTS: _document(source, result, saved),
+        }
+        if folder != default_folder(source.path):
+            _check_ours(folder, files)
         for told in saved:
             make_child_folder(folder, told["folder"])
-        publish_together(
-            files
-            | {
-                folder / "results.parquet": parquet_bytes(_table(result)),
-                folder / PREDICTIONS: parquet_bytes(_predictions(result)),
-                folder / RESULTS: _document(source, result, saved),
-            }
-        )
+        publish_together(files)
         for name in older - {told["folder"] for told in saved}:
             remove_folder(folder, name, files=PROBE_FILES)
     return folder
@@ -134,7 +139,7 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
         if name in row.intervals:
             flat[f"{name}_low"] = row.intervals[name].low
             flat[f"{name}_high"] = row.intervals[name].high
-    flat["tied"] = row.tied
+    flat["constant"] = row.constant
     flat["found_nothing"] = row.found_nothing
     for name, gap in (
         ("above_baseline", row.against),
@@ -248,14 +253,16 @@ def _folder_name(place: str) -> str:
 def _older_probes(folder: Path) -> set[str]:
     """Return the folders that the sweep saved here before says it made: no others are ours.
 
-    What it says may be a stranger's: only a plain name of a folder with a probe in it counts.
+    What it says may be a stranger's: only a name that a sweep gives, of a folder with a probe in
+    it, counts.
     """
     try:
         found = json.loads(read_document(folder / RESULTS).decode())["probes"]
         names = {probe["folder"] for probe in found}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
-    return {name for name in names if is_child_name(name) and _holds_probe(folder / name)}
+    ours = (name for name in names if is_child_name(name) and _PLACE.fullmatch(name))
+    return {name for name in ours if _holds_probe(folder / name)}
 
 
 def _holds_probe(folder: Path) -> bool:
@@ -264,23 +271,28 @@ def _holds_probe(folder: Path) -> bool:
     return not linked and (folder / DESCRIPTION).is_file()
 
 
-def _check_ours(folder: Path) -> None:
-    """Refuse to replace a ``results.json`` that no sweep wrote.
+def _check_ours(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse to replace files that no sweep wrote, in a folder that the user named.
+
+    Args:
+        folder: The folder.
+        files: What is to be written.
 
     Raises:
-        InputError: There is one.
+        InputError: There is such a file: without a summary of ours nothing there is ours.
     """
     path = folder / RESULTS
-    if not path.exists():
-        return
-    try:
-        ours = "vlmscope_version" in json.loads(read_document(path).decode())
-    except (ValueError, TypeError, RecursionError):
-        ours = False
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not ours and folder.name != PROBES:
-        raise InputError(f"{path}: is no result of vlmscope probe; give another --out")
+    if path.exists():
+        try:
+            summary = json.loads(read_document(path).decode())
+        except (ValueError, RecursionError):
+            summary = None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if not isinstance(summary, dict) or not summary.keys() >= {"vlmscope_version", "results"}:
+            raise InputError(f"{path}: is no result of vlmscope probe; give another --out")
+    elif taken := next((file for file in files if file.exists()), None):
+        raise InputError(f"{taken}: is there and no sweep beside it; give another --out")
 
 
 def _without_nan(value: Any) -> Any:

@@ -69,7 +69,7 @@ class ResultRow:
     above_joint_low: float | None = None
     above_joint_high: float | None = None
     found_nothing: bool = False
-    """Whether it gives most answers of a fold the same risk: its AUROC says nothing then."""
+    """Whether it is a constant in most folds: its AUROC says nothing then."""
 
 
 @dataclass(frozen=True, slots=True)

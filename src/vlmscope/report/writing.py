@@ -31,8 +31,8 @@ REPORT, PLOTS = "report.html", "plots"
 _FIGURE_FILES = tuple(f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv"))
 """Every file that a report may write into its folder of figures."""
 
-_GENERATOR = b'<meta name="generator" content="vlmscope">'
-"""What a page begins with that ``write_report`` wrote."""
+_MARKS = (b'<meta name="generator" content="vlmscope">', " – vlmscope report</title>".encode())
+"""What a page has at its beginning that ``write_report`` wrote, now or in earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ def write_report(
     files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
     document = with_pictures(gathered)
     data = render(document).encode()
-    with alone(page.parent, "report", "writing a report here"):
-        folder = make_child_folder(page.parent, plots)
+    folder = make_child_folder(page.parent, plots)
+    with alone(folder, "report", "writing a report here"):
         saved = {folder / name: content for name, content in files.items()}
         progress("page")
         publish_together(saved | {page: data})
@@ -116,7 +116,8 @@ def _is_report(page: Path) -> bool:
     """Return whether a file is a page that this module wrote."""
     try:
         with open_regular(page) as file:
-            return _GENERATOR in file.read(4096)
+            beginning = file.read(4096)
+            return any(mark in beginning for mark in _MARKS)
     except OSError:
         return False
 

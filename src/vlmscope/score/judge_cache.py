@@ -22,6 +22,7 @@ from typing import Self
 
 from vlmscope.errors import StoreError
 from vlmscope.jsontext import load_json
+from vlmscope.regular import open_to_append
 from vlmscope.score.judge_mask import Mask
 from vlmscope.score.judge_verdict import NOTHING_MASKED, Verdict, verdict_of
 
@@ -117,7 +118,10 @@ class VerdictCache:
     def _opened(self) -> FileIO:
         """Return the file, opened for appending without a buffer, on a fresh line."""
         if self._file is None:
-            file = _open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            file = open_to_append(self._path)
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                file.close()
+                raise OSError("it is larger than any judge wrote; remove it")
             self._file = file
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)

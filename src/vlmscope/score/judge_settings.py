@@ -33,13 +33,14 @@ class JudgeSettings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """A password in the endpoint's address, as it stands there and as it is meant."""
+        """User and password in the endpoint's address, as they stand there and as meant."""
         address = self.base_url or os.environ.get("OPENAI_BASE_URL", "")
         try:
-            password = urlsplit(address).password or ""
+            parts = urlsplit(address)
+            given = (parts.username or "", parts.password or "")
         except ValueError:
             return ()
-        return password, unquote(password)
+        return (*given, *map(unquote, given))
 
     def record(self) -> dict[str, Any]:
         """Return the settings to be kept: the endpoint without a user's name or password.

@@ -185,7 +185,10 @@ def _read(path: Path) -> Shard:
         raise ValueError(path)
     with opened(path) as file:
         ids = tuple(text_column(file, QUESTION_ID))
-        supersedes = frozenset(str(part) for part in np.ravel(file.attrs.get("supersedes", ())))
+        try:
+            supersedes = frozenset(map(str, np.ravel(file.attrs.get("supersedes", ()))))
+        except (TypeError, ValueError, OSError) as error:  # of a type that nobody writes
+            raise StoreError(f"{path}: damaged, its supersedes makes no sense") from error
     return Shard(
         path=path,
         kind=name["kind"],

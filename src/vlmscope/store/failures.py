@@ -11,6 +11,7 @@ in several the highest attempt counts.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.errors import StoreError
-from vlmscope.regular import check_size
+from vlmscope.regular import check_size, open_to_append
 from vlmscope.schema import Failure
 from vlmscope.store.lock import waiting
 from vlmscope.store.place import is_remote, place, unreachable
@@ -71,9 +72,10 @@ class FailureLog:
 
     def _append(self, lines: str) -> None:
         try:
-            with waiting(self._path.parent, "failures"), self._path.open("ab+") as file:
-                file.write(_line_break(file) + lines.encode())
-                file.flush()
+            with waiting(self._path.parent, "failures"), open_to_append(self._path) as file:
+                data = _line_break(file) + lines.encode()
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 sync_descriptor(file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from error

@@ -42,7 +42,8 @@ def check_inside(run: Path) -> None:
     root = os.path.realpath(run)
     for path in _names(Path(run)):
         target = os.path.realpath(path)
-        if path.name in FOLDERS and os.path.realpath(path.parent) == root:
+        ours = path.name in FOLDERS and os.path.realpath(path.parent) == root
+        if ours and path.is_symlink():
             raise StoreError(
                 f"{path}: is a symbolic link, to {target}, where a folder is expected; remove the "
                 "link, or put the folder itself there"

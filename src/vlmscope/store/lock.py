@@ -18,7 +18,7 @@ from typing import Protocol
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from vlmscope.errors import RunBusyError
+from vlmscope.errors import RunBusyError, StoreError
 from vlmscope.store.inside import check_inside
 from vlmscope.store.place import is_remote
 from vlmscope.store.publish import cannot_write
@@ -57,7 +57,8 @@ class Lock(Protocol):
 class _FolderLock:
     """A lock in a folder: by ``flock``, or by a marker file where the file system has none.
 
-    Whoever has ``flock`` looks for a marker too: of two machines on one mount, one may lack it.
+    Whoever has ``flock`` looks for a marker too, for of two machines on one mount one may lack it.
+    The other way round it is no help: who lacks ``flock`` cannot see who holds it.
     """
 
     def __init__(self, run: Path, name: str, timeout: float) -> None:
@@ -145,7 +146,7 @@ def alone(folder: Path, name: str, doing: str) -> Iterator[None]:
     """Hold a lock while several files are replaced that belong together; nobody waits for it.
 
     Args:
-        folder: Where the files are.
+        folder: Where the files are: a folder of ours, as the lock stays in it.
         name: The lock's name.
         doing: What the other one is doing, if there is one: ``saving probes here``.
 
@@ -153,7 +154,12 @@ def alone(folder: Path, name: str, doing: str) -> Iterator[None]:
         RunBusyError: Another process holds it.
         StoreError: The folder cannot be written.
     """
-    lock = lock_of(folder, name)
+    lock: Lock = _NoLock()
+    if not is_remote(folder):
+        lock = _FolderLock(folder, name, timeout=0)
+        for path in (folder / f"{LOCK_PREFIX}{name}", folder / f"{_MARKER_PREFIX}{name}"):
+            if path.is_symlink():
+                raise StoreError(f"{path}: is a symbolic link, where a lock is expected; remove it")
     try:
         lock.acquire()
     except Timeout as error:

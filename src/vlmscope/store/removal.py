@@ -20,6 +20,9 @@ from typing import Any, cast
 from vlmscope.errors import StoreError, UnreachableError
 from vlmscope.store.place import is_remote, unreachable
 
+LONGEST_NAME = 255
+"""Bytes of a name in any file system that is in use."""
+
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
@@ -31,6 +34,11 @@ def is_child_name(name: object) -> bool:
     [True, False, False, False, False, False, False]
     """
     if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name:
+        return False
+    try:
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            return False
+    except UnicodeEncodeError:
         return False
     return not any(separator in name for separator in (os.sep, os.altsep, "/") if separator)
 

@@ -27,7 +27,7 @@ GATE = "writers"
 """The lock under which writers come and go."""
 
 _TEAM = "_of_"
-_OTHER = frozenset({GATE, "manifest", "index", "failures", "probes", "labels", "report"})
+_OTHER = frozenset({GATE, "manifest", "index", "failures", "probes", "report"})
 """Locks that say nothing about writers: held for a moment, or by commands that add no rows."""
 
 

@@ -1,0 +1,98 @@
+"""A process that ends this one when nothing in it can run any more.
+
+A call of C that keeps the interpreter's lock and never returns stops every thread of Python, so
+that only somebody outside can end it. This file is both sides: ``Watchdog`` is used here, and run
+as a script it is the process that watches, with Python's standard library only.
+
+Whoever is watched sends a byte from time to time. The other side counts its own short waits without
+a byte, and none in which the watched process was stopped: Ctrl-Z, SIGSTOP or a laptop that sleeps
+take no time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import subprocess
+import sys
+
+ALIVE, AT_REST = b"+", b"-"
+"""What is sent: that Python runs, and that nothing is limited for now."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What a terminal or a scheduler sends to every process of a job: the watched one decides."""
+
+
+class Watchdog:
+    """Watches this process.
+
+    Where no process can be started, nothing watches.
+
+    Args:
+        seconds: After so long without a sign of life this process is ended by SIGABRT, with the
+            stacks of its threads on stderr.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        if sys.__stderr__ is not None and not faulthandler.is_enabled():
+            with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+                faulthandler.enable(sys.__stderr__)
+        command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(seconds)]
+        self._process: subprocess.Popen[bytes] | None = None
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # inherited, for good
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0
+            )
+        except OSError:
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)
+
+    def say(self, word: bytes) -> None:
+        """Send ``ALIVE`` or ``AT_REST``."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(word)
+
+    def close(self) -> None:
+        """Be watched no longer."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.kill()
+            self._process.wait()
+
+
+def watch(process: int, seconds: float) -> None:
+    """Wait for signs of life of the process that started this one, and end it without them."""
+    tick = min(max(seconds / 60, 0.01), 0.25)
+    limited, silent = False, 0.0
+    while os.getppid() == process:
+        if select.select([0], [], [], tick)[0]:
+            said = os.read(0, 65_536)
+            if not said:
+                return
+            limited, silent = said.endswith(ALIVE), 0.0
+        elif limited and not _is_stopped(process):
+            silent += tick
+            if silent >= seconds:
+                os.kill(process, signal.SIGABRT)
+                return
+
+
+def _is_stopped(process: int) -> bool:
+    """Return whether a process is stopped, where the system says so in /proc."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+            return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    watch(int(sys.argv[1]), float(sys.argv[2]))
