@@ -51,7 +51,7 @@ def make_run(run: Path, text: str) -> Path:
         captures.append(replace(item, sample=sample, answer=text))
     with RunWriter(run, make_manifest()) as writer:
         writer.add(captures)
-    scores = [Score(c.sample.id, i % 2 == 0, "rule", text) for i, c in enumerate(captures)]
+    scores = [Score(c.sample.id, i % 2 == 0, "yesno", text) for i, c in enumerate(captures)]
     write_labels(run, scores, {"scorer": "yesno"})
     return run
 

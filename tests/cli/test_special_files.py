@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         captures.append(make_capture(i, image_sha256=f"{image:064x}", image_dhash=f"{image:016x}"))
     with RunWriter(run, make_manifest()) as writer:
         writer.add(captures)
-    scores = [Score(item.sample.id, i % 2 == 0, "rule", "made") for i, item in enumerate(captures)]
+    scores = [Score(item.sample.id, i % 2 == 0, "yesno", "made") for i, item in enumerate(captures)]
     write_labels(run, scores, {"scorer": "yesno"})
     opened = open_run(run)
     save_sweep(opened, sweep(opened, SweepSpec(draws=100, folds=3)))
