@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from vlmscope.dataset._image_formats import READ, known_formats, other_format, remedy_for
+from vlmscope.dataset._image_jpeg import check_scans, check_segments
 from vlmscope.errors import RowError
 from vlmscope.locking import warnings_lock
 
@@ -32,17 +32,6 @@ MAX_PLAIN_BYTES = 16 * 2**20
 """The largest PBM, PGM or PPM that is written in digits: Pillow reads 2 to 6 MB of these a
 second."""
 
-MAX_EXIF_BYTES = 16 * 2**20
-"""The most EXIF data in a JPEG, which Pillow joins segment by segment. Almost every file has one
-segment, of at most 64 KiB."""
-
-MAX_SEGMENTS = 100_000
-"""The most segments of a JPEG."""
-
-MAX_SCANS = 32
-"""The most scans of a JPEG that has as many pixels as are allowed; a smaller one may have more in
-proportion. A progressive JPEG usually has 10, each of which goes over all pixels."""
-
 HEADER_READS = 20_000
 """How often a header may be read from: files have fewer than 1,000 segments, chunks and tags."""
 
@@ -50,10 +39,6 @@ PIXEL_READS = 4_000_000
 """How often pixels may be read from a file: 130,000 times are needed for a PNG of 256 MiB in chunks
 of 8 KiB."""
 
-_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
-"""A marker of a JPEG that is neither an escaped byte of pixels nor a restart."""
-
-_SOI, _EOI, _SOS, _APP1, _TEM = b"\xd8", b"\xd9", b"\xda", b"\xe1", b"\x01"
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
@@ -158,11 +143,11 @@ def opened_image(data: bytes, what: str) -> Iterator[Image.Image]:
             f"{what}: is a PPM written in digits of {len(data):,} bytes, the limit for these is "
             f"{MAX_PLAIN_BYTES:,}; save it as PNG",
         )
-    scans = _check_jpeg(data, what) if data[:2] == b"\xff\xd8" else 0
+    scans = check_segments(data, what) if data[:2] == b"\xff\xd8" else 0
     stream = LimitedReader(data, what)
     with _open(stream, data, what) as image:
         check_pixels(image, what)
-        _check_scans(image, scans, what)
+        check_scans(image, scans, what)
         stream.allow(PIXEL_READS)
         yield image
 
@@ -218,50 +203,6 @@ def _open(stream: LimitedReader, data: bytes, what: str) -> Image.Image:
         ) from error
     except Image.DecompressionBombError as error:  # what Pillow itself refuses: twice its limit
         raise too_many_pixels(str(error), what) from error
-
-
-def _check_jpeg(data: bytes, what: str) -> int:
-    """Refuse a JPEG whose EXIF data or segments are too many; return the number of its scans.
-
-    Raises:
-        RowError: stage ``image``.
-    """
-    scans = exif = segments = 0
-    at = 2
-    while found := _MARKER.search(data, at):
-        marker, at = found[1], found.end()
-        segments += 1
-        if marker == _EOI:
-            break
-        if marker in (_SOI, _TEM):
-            continue
-        scans += marker == _SOS
-        length = int.from_bytes(data[at : at + 2], "big")
-        if marker == _APP1 and data[at + 2 : at + 6] == b"Exif":
-            exif += length
-        if exif > MAX_EXIF_BYTES or segments > MAX_SEGMENTS:
-            raise RowError(
-                "image",
-                f"{what}: a JPEG with {exif:,} bytes of EXIF data in {segments:,} segments, the "
-                f"limits are {MAX_EXIF_BYTES:,} and {MAX_SEGMENTS:,}; save it anew",
-            )
-        at += length
-    return scans
-
-
-def _check_scans(image: Image.Image, scans: int, what: str) -> None:
-    """Refuse a JPEG that goes over its pixels again and again.
-
-    Raises:
-        RowError: stage ``image``.
-    """
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and scans * image.width * image.height > MAX_SCANS * limit:
-        raise RowError(
-            "image",
-            f"{what}: a JPEG of {image.width}×{image.height} pixels in {scans:,} scans, {MAX_SCANS}"
-            f" scans of {limit:,} pixels are the limit; save it anew as JPEG or PNG",
-        )
 
 
 def _stat(path: Path) -> os.stat_result | None:
