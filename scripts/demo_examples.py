@@ -82,14 +82,20 @@ def filling(made: Examples, processor: Any, source: Source, workers: int) -> Ite
     """Fill the arrays in parallel; yield how many images are ready, from the front, as it goes on.
 
     The first number is 0: the processes have started. What is still to do when the iteration is
-    closed is given up.
+    closed is given up. With no workers this process does it.
     """
     frequency(), company()  # counted once, before the processes part
+    starts = range(0, len(source), CHUNK)
+    if not workers:
+        _take(made, processor, source)
+        yield 0
+        yield from map(_draw, starts)
+        return
     context = multiprocessing.get_context("fork")
     start = partial(_start, made, processor, source)
     pool = ProcessPoolExecutor(workers, context, initializer=start)
     try:
-        chunks = pool.map(_draw, range(0, len(source), CHUNK))
+        chunks = pool.map(_draw, starts)
         yield 0
         yield from chunks
     finally:
@@ -141,10 +147,15 @@ _processor: Any
 _source: Source
 
 
-def _start(made: Examples, processor: Any, source: Source) -> None:
-    """Take over what a worker needs; one thread, and behind the process that trains."""
+def _take(made: Examples, processor: Any, source: Source) -> None:
+    """Take over what drawing needs."""
     global _made, _processor, _source
     _made, _processor, _source = made, processor, source
+
+
+def _start(made: Examples, processor: Any, source: Source) -> None:
+    """Begin a worker: one thread, and behind the process that trains."""
+    _take(made, processor, source)
     torch.set_num_threads(1)
     os.nice(5)
 

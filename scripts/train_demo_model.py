@@ -140,7 +140,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--measure-every", type=int, default=2000, metavar="STEPS")
     parser.add_argument("--save-every", type=int, default=5000, metavar="STEPS")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=7_000)
     parser.add_argument(
         "--seconds", type=float, default=1080,
         help="at most, with the drawing; the schedule then ends early too",
