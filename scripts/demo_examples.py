@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,15 +84,13 @@ def filling(made: Examples, processor: Any, source: Source, workers: int) -> Ite
     closed is given up. With no workers this process does it.
     """
     frequency(), company()  # counted once, before the processes part
-    starts = range(0, len(source), CHUNK)
+    drawing, starts = Drawing(made, processor, source), range(0, len(source), CHUNK)
     if not workers:
-        _take(made, processor, source)
         yield 0
-        yield from map(_draw, starts)
+        yield from map(drawing.chunk, starts)
         return
     context = multiprocessing.get_context("fork")
-    start = partial(_start, made, processor, source)
-    pool = ProcessPoolExecutor(workers, context, initializer=start)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(drawing,))
     try:
         chunks = pool.map(_draw, starts)
         yield 0
@@ -142,50 +139,61 @@ def _shared(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
 
 
-_made: Examples
-_processor: Any
-_source: Source
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What drawing a source's images needs."""
+
+    made: Examples
+    """The arrays to fill."""
+    processor: Any
+    """The real one."""
+    source: Source
+    """What to draw."""
+
+    def chunk(self, start: int) -> int:
+        """Fill the rows of one chunk; return where it ends."""
+        stop = min(start + CHUNK, len(self.source))
+        rows = self.source.rows(start, stop)
+        images = self.processor.image_processor(
+            [[row.image] for row in rows],
+            do_rescale=False, do_normalize=False, return_tensors="np",
+        )  # fmt: skip
+        self.made.tiles[start:stop] = images["pixel_values"][:, 0]
+        self.made.num_tiles[start:stop] = images["aspect_ratio_mask"][:, 0].sum(-1)
+        self.made.ratio_ids[start:stop] = images["aspect_ratio_ids"][:, 0]
+        for number, row in enumerate(rows, start):
+            self._fill(number, row)
+        return stop
+
+    def _fill(self, number: int, row: Row) -> None:
+        """Write the targets and the questions of one image."""
+        made = self.made
+        made.objects[number] = objects(row.scene)
+        made.places[number] = places(*row.image.size)
+        for column, pair in enumerate(encode(self.processor, list(row.questions))):
+            _put(made.questions, made.question_starts, (number, column), *pair)
+            made.categories[number, column] = NAMES.index(row.questions[column].category)
+        made.captions[number] = UNKNOWN
+        if row.caption:
+            (pair,) = encode(self.processor, [row.caption])
+            _put(made.captions, made.caption_starts, (number, 0), *pair)
 
 
-def _take(made: Examples, processor: Any, source: Source) -> None:
-    """Take over what drawing needs."""
-    global _made, _processor, _source
-    _made, _processor, _source = made, processor, source
+_drawing: Drawing
+"""A worker's own."""
 
 
-def _start(made: Examples, processor: Any, source: Source) -> None:
+def _start(drawing: Drawing) -> None:
     """Begin a worker: one thread, and behind the process that trains."""
-    _take(made, processor, source)
+    global _drawing
+    _drawing = drawing
     torch.set_num_threads(1)
     os.nice(5)
 
 
 def _draw(start: int) -> int:
-    """Fill the rows of one chunk; return where it ends."""
-    stop = min(start + CHUNK, len(_source))
-    rows = _source.rows(start, stop)
-    images = _processor.image_processor(
-        [[row.image] for row in rows], do_rescale=False, do_normalize=False, return_tensors="np"
-    )
-    _made.tiles[start:stop] = images["pixel_values"][:, 0]
-    _made.num_tiles[start:stop] = images["aspect_ratio_mask"][:, 0].sum(-1)
-    _made.ratio_ids[start:stop] = images["aspect_ratio_ids"][:, 0]
-    for number, row in enumerate(rows, start):
-        _fill(number, row)
-    return stop
-
-
-def _fill(number: int, row: Row) -> None:
-    """Write the targets and the questions of one image."""
-    _made.objects[number] = objects(row.scene)
-    _made.places[number] = places(*row.image.size)
-    for column, pair in enumerate(encode(_processor, list(row.questions))):
-        _put(_made.questions, _made.question_starts, (number, column), *pair)
-        _made.categories[number, column] = NAMES.index(row.questions[column].category)
-    _made.captions[number] = UNKNOWN
-    if row.caption:
-        (pair,) = encode(_processor, [row.caption])
-        _put(_made.captions, _made.caption_starts, (number, 0), *pair)
+    """Fill one chunk in a worker."""
+    return _drawing.chunk(start)
 
 
 def _put(
