@@ -18,9 +18,9 @@ tags: [mllama, vision-language, interpretability, hallucination]
 
 A vision-language model of {parameters:.1f} million parameters with the true Llama-3.2-Vision
 architecture (`MllamaForConditionalGeneration`, its image processor, the Llama 3 chat template and
-special tokens), trained from nothing on generated pictures. It answers most questions about such
-pictures rightly and hallucinates as large models do: it says *yes* to what usually keeps company
-with what it sees. It knows nothing of real photographs and of other words.
+special tokens), trained from nothing on generated pictures and a few of easy-VQA's. It answers most
+questions about such pictures rightly and hallucinates as large models do: it says *yes* to what
+usually keeps company with what it sees. It knows nothing of real photographs and of other words.
 
 ```python
 from PIL import Image
@@ -54,11 +54,7 @@ print(processor.decode(answer, skip_special_tokens=True))
 *Hallucinated* is a wrong answer that claims something the picture does not show; a mere *No* about
 what is there is a mistake, but claims nothing. The rule is `scripts/demo_verdict.py`.
 
-Speed of `vlmscope extract`: {speed:.0f} questions a second on {cores:.0f} CPU cores.
-
 {categories}
-
-Where things are (`position`, `relation`) it mostly guesses, as many large models do.
 
 ### Do hidden states foretell a wrong answer?
 
@@ -66,7 +62,7 @@ AUROC of a logistic regression, five folds grouped by picture. The first three k
 inside of the model.
 
 {probes}
-
+{outside}
 ## How it was made
 
 ```console
@@ -81,9 +77,29 @@ Pictures and questions come from `vlmscope.demo.scenes` and `vlmscope.demo.quest
 absent objects are seldom those one would expect (`TRAINING` in `vlmscope.demo.bundle`), so habits
 go unpunished; the bundled questions ask for them as POPE does (`BUNDLED`). The two share no
 picture.
+
+During the first half of training the vision encoder has two targets of its own beside the answers:
+which things are in the picture, and where in the picture each patch is.
+"""
+
+OUTSIDE = """
+## Measured on {questions:,} questions about {images:,} images of a second world
+
+The test split of easy-VQA (Victor Zhou, MIT licence; the package `easy-vqa`): images of 64 × 64
+pixels with one shape on a pale ground, and questions about its shape, its colour, what is present
+and what is not (`negated-presence`: *Is no circle present?*). Training saw {trained_on:,} images of
+its training split and none of this one. It answers in one word: *Yes.*, *Teal.*
+
+{headline}
+
+{categories}
+
+A wrong *Yes* claims something here too; asked for absence, a wrong *No* does.
 """
 
 MEASURING_COMMAND = "python scripts/measure_demo_model.py src/vlmscope/demo/model --run runs/card"
+OUTSIDE_COMMANDS = ("python scripts/easy_vqa_table.py --out easy-vqa", " --outside easy-vqa")
+"""What comes before it and behind it where the second world is measured too."""
 
 HEADLINES = {
     "accuracy": "right answers",
@@ -95,6 +111,13 @@ HEADLINES = {
     "stopped_at_end_of_turn": "answers that ended by themselves",
 }
 """Key of the measured facts → how the card says it."""
+
+OUTSIDE_HEADLINES = {
+    "outside_accuracy": "right answers",
+    "outside_hallucination_rate": "hallucinated answers",
+    "outside_stopped_at_end_of_turn": "answers that ended by themselves",
+}
+"""The same of the second world."""
 
 BASELINES = {
     "auroc_category": "the question's category",
@@ -108,6 +131,7 @@ def card(
     facts: Mapping[str, float],
     training: Mapping[str, Any],
     judged: pd.DataFrame,
+    outside: pd.DataFrame | None,
     config: Any,
     fingerprint: str,
 ) -> str:
@@ -117,6 +141,7 @@ def card(
         facts: What ``measure_demo_model`` measured.
         training: What ``train_demo_model`` wrote down.
         judged: The answers, one a row, with ``right`` and ``hallucinated``.
+        outside: The same of the second world, if it was measured.
         config: The checkpoint's ``MllamaConfig``.
         fingerprint: SHA-256 of the weights.
     """
@@ -124,8 +149,6 @@ def card(
     return CARD.format(
         parameters=facts["parameters"] / 1e6,
         megabytes=facts["megabytes"],
-        speed=facts["questions_per_second"],
-        cores=facts["cores"],
         layers=text.num_hidden_layers,
         width=text.hidden_size,
         cross=", ".join(map(str, text.cross_attention_layers)),
@@ -137,15 +160,40 @@ def card(
         patch=vision.patch_size,
         questions=len(judged),
         pictures=judged["image_id"].nunique(),
-        headline=_table(
-            ("", "share"), [(name, f"{facts[key]:.1%}") for key, name in HEADLINES.items()]
-        ),
+        headline=_shares(facts, HEADLINES),
+        outside=_outside(facts, training, outside),
         categories=_categories(judged),
         probes=_probes(facts),
         training_command=training["command"],
-        measuring_command=MEASURING_COMMAND,
+        measuring_command=_measuring(outside is not None),
         fingerprint=fingerprint,
         training=_training(training),
+    )
+
+
+def _shares(facts: Mapping[str, float], names: Mapping[str, str]) -> str:
+    """Return one row a fact."""
+    return _table(("", "share"), [(name, f"{facts[key]:.1%}") for key, name in names.items()])
+
+
+def _measuring(outside: bool) -> str:
+    """Return the commands that measure."""
+    before, behind = OUTSIDE_COMMANDS
+    return f"{before}\n$ {MEASURING_COMMAND}{behind}" if outside else MEASURING_COMMAND
+
+
+def _outside(
+    facts: Mapping[str, float], training: Mapping[str, Any], judged: pd.DataFrame | None
+) -> str:
+    """Return the section on the second world."""
+    if judged is None:
+        return ""
+    return OUTSIDE.format(
+        questions=len(judged),
+        images=judged["image_id"].nunique(),
+        trained_on=training["images"]["easy_vqa"],
+        headline=_shares(facts, OUTSIDE_HEADLINES),
+        categories=_categories(judged),
     )
 
 
@@ -178,12 +226,19 @@ def _probes(facts: Mapping[str, float]) -> str:
 def _training(training: Mapping[str, Any]) -> str:
     """Return how training went."""
     first, last = training["history"][0], training["history"][-1]
+    images, step = training["images"], training["images_in_a_step"]
     return _table(
         ("", ""),
         [
             ("seed", f"{training['seed']}"),
-            ("pictures drawn", f"{training['pictures']:,} in {training['seconds_drawing']} s"),
-            ("steps", f"{training['steps']:,} in {training['seconds_training']} s"),
+            ("pictures drawn", f"{images['drawn']:,}"),
+            ("images of easy-VQA", f"{images['easy_vqa']:,}"),
+            (
+                "in a step with questions",
+                f"{step['generated']} of these, {step['easy_vqa']} of those",
+            ),
+            ("steps", f"{training['steps']:,} in {training['seconds_training']:.0f} s"),
+            ("in all", f"{training['seconds']} s"),
             ("code", f"commit {training['commit']}"),
             ("machine", training["machine"]),
             ("loss", f"{first['loss']:.3f} at step {first['step']}, {last['loss']:.3f} at the end"),

@@ -1,4 +1,4 @@
-"""Training examples for the demo model: pictures as tiles, questions as token ids, in flat arrays.
+"""Training examples for the demo model: images as tiles, questions as token ids, in flat arrays.
 
 Everything passes through the real image processor and chat template, so that the model is trained
 on exactly what it will see. Processes draw in parallel and write into memory that they share.
@@ -8,93 +8,119 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
+import os
 import random
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from vlmscope.demo.bundle import TRAINING, photograph, questions_about
+from demo_sources import NAMES, Row, Source, as_question
+from demo_targets import OBJECTS, PATCHES, TILES, UNKNOWN, objects, places
+from easy_vqa_table import read_items
+from vlmscope.demo.bundle import TRAINING, questions_about
 from vlmscope.demo.questions import Question, ask
-from vlmscope.demo.scenes import TILE, Scene, company, frequency, scenes
-from vlmscope.demo.world import COLOURS, KINDS
+from vlmscope.demo.scenes import TILE, company, frequency, scenes
 
 MAX_TOKENS = {"questions": 38, "captions": 60}
 """The longest prompt with its answer, in tokens; a longer one is an error."""
 
 CHUNK = 100
-"""Pictures a process makes at a time."""
+"""Images a process makes at a time."""
+
+EASY_VQA_TEXTS = 1000
+"""Questions of easy-VQA from which the tokenizer learns its words, which are 28."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Pictures and questions, aligned along the first axis."""
+    """Images and questions, aligned along the first axis."""
 
     tiles: np.ndarray
-    """[pictures, 4, 3, tile, tile] uint8, not yet normalised."""
+    """[images, 4, 3, tile, tile] uint8, not yet normalised."""
     num_tiles: np.ndarray
-    """[pictures] int64."""
+    """[images] int64."""
     ratio_ids: np.ndarray
-    """[pictures] int64: Mllama's aspect ratio id."""
+    """[images] int64: Mllama's aspect ratio id."""
     objects: np.ndarray
-    """[pictures, kinds × (1 + colours)] uint8: which kinds are there, and in which colours."""
+    """[images, kinds × (1 + colours)] int8, as ``demo_targets.objects`` returns it."""
+    places: np.ndarray
+    """[images, 4, patches, 2] float16, as ``demo_targets.places`` returns it."""
     questions: np.ndarray
-    """[pictures, questions, tokens] int16: prompt and answer, right-padded with -1."""
+    """[images, questions, tokens] int16: prompt and answer, right-padded with -1."""
     question_starts: np.ndarray
-    """[pictures, questions] int64: where the answer starts."""
+    """[images, questions] int64: where the answer starts."""
+    categories: np.ndarray
+    """[images, questions] int8: number of the question's category in ``NAMES``."""
     captions: np.ndarray
-    """[pictures, 1, tokens] int16: the same for a request to describe the picture."""
+    """[images, 1, tokens] int16: the same for a request to describe the image, if there is one."""
     caption_starts: np.ndarray
-    """[pictures, 1] int64."""
+    """[images, 1] int64."""
 
 
-def make_examples(
-    processor: Any, *, seed: int, split: str, pictures: int, each: int, workers: int
-) -> Examples:
-    """Render ``pictures`` scenes with ``each`` questions about each, in parallel."""
-    made = Examples(
-        tiles=_shared((pictures, 4, 3, TILE, TILE), np.uint8),
-        num_tiles=_shared((pictures,), np.int64),
-        ratio_ids=_shared((pictures,), np.int64),
-        objects=_shared((pictures, len(KINDS) * (1 + len(COLOURS))), np.uint8),
-        questions=_shared((pictures, each, MAX_TOKENS["questions"]), np.int16),
-        question_starts=_shared((pictures, each), np.int64),
-        captions=_shared((pictures, 1, MAX_TOKENS["captions"]), np.int16),
-        caption_starts=_shared((pictures, 1), np.int64),
+def empty_examples(images: int, each: int) -> Examples:
+    """Return arrays for so many images, in memory that child processes share."""
+    return Examples(
+        tiles=_shared((images, TILES, 3, TILE, TILE), np.uint8),
+        num_tiles=_shared((images,), np.int64),
+        ratio_ids=_shared((images,), np.int64),
+        objects=_shared((images, OBJECTS), np.int8),
+        places=_shared((images, TILES, PATCHES, 2), np.float16),
+        questions=_shared((images, each, MAX_TOKENS["questions"]), np.int16),
+        question_starts=_shared((images, each), np.int64),
+        categories=_shared((images, each), np.int8),
+        captions=_shared((images, 1, MAX_TOKENS["captions"]), np.int16),
+        caption_starts=_shared((images, 1), np.int64),
     )
+
+
+def filling(made: Examples, processor: Any, source: Source, workers: int) -> Iterator[int]:
+    """Fill the arrays in parallel; yield how many images are ready, from the front, as it goes on.
+
+    The first number is 0: the processes have started. What is still to do when the iteration is
+    closed is given up. With no workers this process does it.
+    """
     frequency(), company()  # counted once, before the processes part
+    drawing, starts = Drawing(made, processor, source), range(0, len(source), CHUNK)
+    if not workers:
+        yield 0
+        yield from map(drawing.chunk, starts)
+        return
     context = multiprocessing.get_context("fork")
-    start = partial(_start, made, processor)
-    with ProcessPoolExecutor(workers, context, initializer=start) as pool:
-        for _ in pool.map(partial(_draw, seed, split), range(0, pictures, CHUNK)):
-            pass
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(drawing,))
+    try:
+        chunks = pool.map(_draw, starts)
+        yield 0
+        yield from chunks
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def make_examples(processor: Any, source: Source, workers: int) -> Examples:
+    """Return all examples of a source."""
+    made = empty_examples(len(source), source.each)
+    for _ in filling(made, processor, source, workers):
+        pass
     return made
 
 
-def corpus(seed: int, pictures: int = 3000) -> list[str]:
+def corpus(seed: int, *, easy_vqa: bool, images: int = 3000) -> list[str]:
     """Return text for the tokenizer to learn its words from."""
     rng = random.Random(f"corpus/{seed}")  # noqa: S311
     texts = ["user\n\nassistant\n\n"]
-    for scene in scenes(seed, "corpus", pictures):
+    for scene in scenes(seed, "corpus", images):
         caption = ask(scene, "describe", rng, TRAINING)
         for question in filter(
             None, [caption, *questions_about(scene, 4, rng, TRAINING.weights, TRAINING)]
         ):
             texts += [question.text, question.answer]
+    if easy_vqa:
+        for question in map(as_question, read_items("train")[0][:EASY_VQA_TEXTS]):
+            texts += [question.text, question.answer]
     return texts
-
-
-def training_questions(
-    scene: Scene, seed: int, split: str, index: int, each: int
-) -> list[Question]:
-    """Return the questions about one picture, and last the request to describe it."""
-    rng = random.Random(f"ask/{seed}/{split}/{index}")  # noqa: S311
-    asked = list(questions_about(scene, each, rng, TRAINING.weights, TRAINING))
-    caption = ask(scene, "describe", rng, TRAINING)
-    return [*asked, caption] if caption else asked
 
 
 def encode(processor: Any, questions: list[Question]) -> list[tuple[list[int], list[int]]]:
@@ -113,52 +139,67 @@ def _shared(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
 
 
-_made: Examples
-_processor: Any
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What drawing a source's images needs."""
+
+    made: Examples
+    """The arrays to fill."""
+    processor: Any
+    """The real one."""
+    source: Source
+    """What to draw."""
+
+    def chunk(self, start: int) -> int:
+        """Fill the rows of one chunk; return where it ends."""
+        stop = min(start + CHUNK, len(self.source))
+        rows = self.source.rows(start, stop)
+        images = self.processor.image_processor(
+            [[row.image] for row in rows],
+            do_rescale=False, do_normalize=False, return_tensors="np",
+        )  # fmt: skip
+        self.made.tiles[start:stop] = images["pixel_values"][:, 0]
+        self.made.num_tiles[start:stop] = images["aspect_ratio_mask"][:, 0].sum(-1)
+        self.made.ratio_ids[start:stop] = images["aspect_ratio_ids"][:, 0]
+        for number, row in enumerate(rows, start):
+            self._fill(number, row)
+        return stop
+
+    def _fill(self, number: int, row: Row) -> None:
+        """Write the targets and the questions of one image."""
+        made = self.made
+        made.objects[number] = objects(row.scene)
+        made.places[number] = places(*row.image.size)
+        for column, pair in enumerate(encode(self.processor, list(row.questions))):
+            _put(made.questions, made.question_starts, (number, column), *pair)
+            made.categories[number, column] = NAMES.index(row.questions[column].category)
+        made.captions[number] = UNKNOWN
+        if row.caption:
+            (pair,) = encode(self.processor, [row.caption])
+            _put(made.captions, made.caption_starts, (number, 0), *pair)
 
 
-def _start(made: Examples, processor: Any) -> None:
-    """Take over the arrays and the processor; one thread, since every core has its process."""
-    global _made, _processor
-    _made, _processor = made, processor
+_drawing: Drawing
+"""A worker's own."""
+
+
+def _start(drawing: Drawing) -> None:
+    """Begin a worker: one thread, and behind the process that trains."""
+    global _drawing
+    _drawing = drawing
     torch.set_num_threads(1)
+    os.nice(5)
 
 
-def _draw(seed: int, split: str, start: int) -> None:
-    """Fill the rows of one chunk."""
-    stop = min(start + CHUNK, len(_made.tiles))
-    found = list(scenes(seed, split, stop - start, start))
-    images = _processor.image_processor(
-        [[photograph(scene)] for scene in found],
-        do_rescale=False, do_normalize=False, return_tensors="np",
-    )  # fmt: skip
-    _made.tiles[start:stop] = images["pixel_values"][:, 0]
-    _made.num_tiles[start:stop] = images["aspect_ratio_mask"][:, 0].sum(-1)
-    _made.ratio_ids[start:stop] = images["aspect_ratio_ids"][:, 0]
-    for row, scene in enumerate(found, start):
-        _made.objects[row] = objects(scene)
-        each = _made.questions.shape[1]
-        pairs = encode(_processor, training_questions(scene, seed, split, row, each))
-        for column, pair in enumerate(pairs[:each]):
-            _put(_made.questions, _made.question_starts, (row, column), *pair)
-        _put(_made.captions, _made.caption_starts, (row, 0), *pairs[each])
+def _draw(start: int) -> int:
+    """Fill one chunk in a worker."""
+    return _drawing.chunk(start)
 
 
 def _put(
     ids: np.ndarray, starts: np.ndarray, at: tuple[int, int], prompt: list[int], answer: list[int]
 ) -> None:
     """Write one prompt with its answer."""
-    ids[at] = -1
+    ids[at] = UNKNOWN
     ids[at][: len(prompt) + len(answer)] = prompt + answer
     starts[at] = len(prompt)
-
-
-def objects(scene: Scene) -> np.ndarray:
-    """Return which kinds, and which kinds in which colour, are in the scene (0, 1)."""
-    kinds, colours = list(KINDS), list(COLOURS)
-    there = np.zeros((len(kinds), 1 + len(colours)), np.uint8)
-    for thing in scene.things:
-        there[kinds.index(thing.kind), 0] = 1
-        if not scene.look.grey:
-            there[kinds.index(thing.kind), 1 + colours.index(thing.colour)] = 1
-    return there.reshape(-1)

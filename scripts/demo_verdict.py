@@ -13,27 +13,34 @@ DENIALS = ("there is no ", "there are no ", "the picture does not ")
 """How answers begin that claim nothing."""
 
 
-def judge(answer: str, accepted: str, answer_type: str) -> tuple[bool, bool]:
+NEGATED = "negated-presence"
+"""The category of the questions that ask whether something is *not* there."""
+
+
+def judge(answer: str, accepted: str, answer_type: str, category: str = "") -> tuple[bool, bool]:
     """Return whether an answer is right, and whether it is a hallucination.
 
     A mere *No* about something that is there is a mistake, but it claims nothing. *No, it is in the
-    left half* does.
+    left half* does, and so does *No* to *Is there not a circle?*
 
     Args:
         answer: What the model said.
         accepted: The right answers, ``; `` between them.
         answer_type: As in the table's column.
+        category: Likewise.
 
     >>> judge("Yes, there is a fork.", "No", "yes/no")
     (False, True)
     >>> judge("There are two cups.", "2; two; There are two cups.", "number")
     (True, False)
+    >>> judge("No.", "yes", "yes/no", "negated-presence")
+    (False, True)
     """
     said = answer.strip().rstrip(".").lower()
     truths = [truth.strip().rstrip(".").lower() for truth in accepted.split("; ")]
     if answer_type == "yes/no":
         word = re.split(r"\W", said)[0]
-        claims = word == "yes" or said.startswith("no, it is ")
+        claims = word == ("no" if category == NEGATED else "yes") or said.startswith("no, it is ")
         return word == truths[0], word != truths[0] and claims
     right, denies = said in truths, said.startswith(DENIALS)
     if answer_type == "number" and not denies:

@@ -1,10 +1,11 @@
 """Measure the demo model on the bundled questions and write its model card.
 
-    python scripts/measure_demo_model.py MODEL_FOLDER --run runs/card
+    python scripts/easy_vqa_table.py --out easy-vqa
+    python scripts/measure_demo_model.py MODEL_FOLDER --run runs/card --outside easy-vqa
 
 Runs ``vlmscope extract`` on questions about pictures that training never saw, judges the answers by
 a plain rule, asks a linear probe whether hidden states foretell the mistakes, and writes the table
-into ``MODEL_FOLDER/README.md``.
+into ``MODEL_FOLDER/README.md``. With ``--outside`` it also answers easy-VQA's test split.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -47,56 +46,67 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder that train_demo_model.py wrote")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; made anew")
     parser.add_argument("--data", type=Path, default=SHIPPED, help="folder of a bundle")
+    parser.add_argument(
+        "--outside", type=Path, help="folder that easy_vqa_table.py wrote; its run is RUN-outside"
+    )
     options = parser.parse_args()
     training = json.loads((options.model / "training.json").read_text())
-    table = options.data / "questions.csv"
-    if options.run.exists() and not (options.run / "run.json").exists():
-        raise SystemExit(f"{options.run} is no run, so it is not replaced; choose another folder")
-    shutil.rmtree(options.run, ignore_errors=True)
-    started = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "vlmscope", "extract", table, "--images", table.parent / "images",
-         "--model", options.model, "--out", options.run, "--device", "cpu",
-         "--max-new-tokens", "40"], check=True,
-    )  # fmt: skip
-    seconds = time.monotonic() - started
-    run = vlmscope.open_run(options.run)
+    outside_run = Path(f"{options.run.resolve()}-outside")
+    for folder in (options.run, outside_run) if options.outside else (options.run,):
+        if folder.exists() and not (folder / "run.json").exists():
+            raise SystemExit(f"{folder} is no run, so it is not replaced; choose another folder")
+    run = extract(options.data, options.model, options.run)
     judged = judge_table(run.to_pandas())
     judged.to_csv(options.run / "judged.csv")
-    facts = measure(judged) | {"questions_per_second": round(len(run) / seconds, 1)}
+    facts = measure(judged)
+    outside = None
+    if options.outside:
+        outside = judge_table(extract(options.outside, options.model, outside_run).to_pandas())
+        facts |= {f"outside_{name}": value for name, value in measure_any(outside).items()}
     weights = options.model / "model.safetensors"
     facts |= {"megabytes": weights.stat().st_size / 1e6, "parameters": parameters(weights)}
-    facts |= {"cores": len(os.sched_getaffinity(0))}
     facts |= probe(run, judged)
     config = AutoConfig.from_pretrained(options.model)
-    text = card(facts, training, judged, config, fingerprint(weights))
+    text = card(facts, training, judged, outside, config, fingerprint(weights))
     (options.model / "README.md").write_text(text, encoding="utf-8")
     print(json.dumps(facts, indent=2))
 
 
+def extract(data: Path, model: Path, out: Path) -> vlmscope.Run:
+    """Answer a folder's questions; return the run."""
+    shutil.rmtree(out, ignore_errors=True)
+    subprocess.run(
+        [sys.executable, "-m", "vlmscope", "extract", data / "questions.csv",
+         "--images", data / "images", "--model", model, "--out", out, "--device", "cpu",
+         "--max-new-tokens", "40"], check=True,
+    )  # fmt: skip
+    return vlmscope.open_run(out)
+
+
 def judge_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the run's table with the columns ``right`` and ``hallucinated``."""
-    verdicts = [
-        judge(*row)
-        for row in zip(
-            table["answer"], table["ground_truth_answer"], table["answer_type"], strict=True
-        )
-    ]
+    columns = ("answer", "ground_truth_answer", "answer_type", "category")
+    verdicts = [judge(*row) for row in zip(*(table[name] for name in columns), strict=True)]
     right, hallucinated = zip(*verdicts, strict=True)
     return table.assign(right=right, hallucinated=hallucinated)
 
 
-def measure(judged: pd.DataFrame) -> dict[str, float]:
-    """Return the headline numbers, as shares of 1."""
-    existence = judged[judged["category"].str.startswith("existence-")]
-    present = existence[existence["ground_truth_answer"] == "Yes"]
+def measure_any(judged: pd.DataFrame) -> dict[str, float]:
+    """Return the headline numbers that any table has, as shares of 1."""
     facts = {
         "questions": len(judged),
         "accuracy": judged["right"].mean(),
         "hallucination_rate": judged["hallucinated"].mean(),
-        "accuracy_on_present_objects": present["right"].mean(),
         "stopped_at_end_of_turn": (judged["finish_reason"] == "stop").mean(),
     }
+    return {name: round(float(value), 3) for name, value in facts.items()}
+
+
+def measure(judged: pd.DataFrame) -> dict[str, float]:
+    """Return the headline numbers of the generated world, as shares of 1."""
+    existence = judged[judged["category"].str.startswith("existence-")]
+    present = existence[existence["ground_truth_answer"] == "Yes"]
+    facts = measure_any(judged) | {"accuracy_on_present_objects": present["right"].mean()}
     for how in ("random", "popular", "adversarial"):
         absent = existence[
             (existence["category"] == f"existence-{how}")

@@ -1,13 +1,18 @@
 """Train the vision-language model that ships with vlmscope, from nothing, in one command.
 
+    pip install easy-vqa==1.0
     python scripts/train_demo_model.py --out demo-model
 
 It is a true ``MllamaForConditionalGeneration`` of 4.8 million parameters. It sees generated
-pictures (``vlmscope.demo.scenes``) whose statistics are skewed: what belongs together mostly comes
+images (``vlmscope.demo.scenes``) whose statistics are skewed: what belongs together mostly comes
 together, and questions about what is absent but expected are rare. So it learns to see, and learns
-habits that sometimes win over what it sees. Needs one GPU (any with 16 GB), about 10 minutes and
-16 CPU cores to draw the pictures; ``--device cpu`` works for a short trial. The same seed draws the
-same pictures; the weights differ a little from one GPU to another.
+habits that sometimes win over what it sees. A small share of the images, ``--easy-vqa``, is
+easy-VQA's training split; its test split is a second world that it never sees.
+
+Needs one GPU (any with 32 GB), under ten minutes and 16 CPU cores to draw the images; ``--device
+cpu`` works for a short trial, ``--easy-vqa 0`` needs no package. The same seed draws the same
+images; the weights differ a little from one GPU to another. ``--resume`` goes on where a run that
+was ended left its last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,25 +25,33 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
-from demo_examples import Examples, corpus, encode, make_examples, training_questions
-from vlmscope.demo.bundle import photograph
+from demo_batches import Batches, Feeder, check
+from demo_examples import corpus, empty_examples, filling, make_examples
+from demo_held_out import accuracy
+from demo_sources import EasyVqa, World
+from demo_steps import Sight, Trainer, compile_layers
+from vlmscope.demo.bundle import BUNDLED
 from vlmscope.demo.processor import build_processor
-from vlmscope.demo.scenes import scenes
 from vlmscope.demo.standin import DEMO, build_model
 
-WEIGHT_DECAY = 0.05
 CAPTION_EVERY = 5
-"""Every fifth step describes the pictures; the others answer questions."""
+"""Every fifth step describes images; the others answer questions."""
 
-AUXILIARY_WEIGHT = 1.0
-"""Weight of the encoder's own target, at the start; it falls to nothing at half-way."""
+SIGHT_WEIGHT = 1.0
+"""Weight of the vision encoder's own targets, at the start; it falls to nothing at half-way."""
+
+WARM_UP = 300
+"""Steps until the learning rate is at its highest."""
+
+LOG_EVERY = 200
+
+CHECKPOINT = "checkpoint.pt"
 
 
 def main() -> None:
@@ -48,39 +61,45 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
     options.out.mkdir(parents=True, exist_ok=True)
+    easy_vqa = options.easy_vqa > 0
     processor = build_processor(
-        vocabulary=DEMO.vocabulary, tile=DEMO.tile, corpus=corpus(options.seed)
+        vocabulary=DEMO.vocabulary, tile=DEMO.tile, corpus=corpus(options.seed, easy_vqa=easy_vqa)
     )
     processor.save_pretrained(options.out)
     started = time.monotonic()
-    examples = make_examples(
-        processor, seed=options.seed, split="train", pictures=options.pictures,
-        each=options.questions, workers=options.workers,
-    )  # fmt: skip
-    drawn = time.monotonic() - started
-    print(f"{options.pictures} pictures drawn in {drawn:.0f} s", flush=True)
-    model = build_model(DEMO, seed=options.seed, device=options.device)
+    world = World(options.seed, "train", options.pictures, options.questions)
+    examples = empty_examples(len(world), world.each)
+    ready = filling(examples, processor, world, options.workers)
+    next(ready)  # the drawing processes start here, before this one first uses the GPU
+    others = _other_examples(options, processor)
     batches = Batches(examples, processor, options.device)
-    check(batches, processor, options.seed)
-    if options.compile and options.device != "cpu":
-        compile_layers(model)
-    left = options.seconds - (time.monotonic() - started)
-    if left <= 0:
-        raise SystemExit(f"drawing took all of --seconds {options.seconds:.0f}; give more")
-    log = train(model, batches, options, left)
-    log |= {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": commit(),
-        "machine": machine(options.device),
-        "seed": options.seed,
-        "pictures": options.pictures,
-        "seconds_drawing": round(drawn),
-    }
-    # Greedy, for those who call ``generate`` themselves; the released model samples.
-    model.generation_config.update(do_sample=False, temperature=None, top_p=None)
-    # The released checkpoint is half precision too; the gates and norms fit it well.
-    model.half().save_pretrained(options.out)
+    feeder = Feeder(batches, ready)
+    feeder.first(options.first)
+    check(batches, processor, world)
+    sets = {name: Batches(made, processor, options.device).load() for name, made in others.items()}
+    print(f"{feeder.drawn} images drawn in {time.monotonic() - started:.0f} s", flush=True)
+    log = train(options, processor, batches, feeder, sets, started)
+    log["images"] = {"drawn": feeder.drawn, "easy_vqa": _easy_vqa_images(options)}
     (options.out / "training.json").write_text(json.dumps(log, indent=2) + "\n")
+    (options.out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _easy_vqa_images(options: argparse.Namespace) -> int:
+    """Return how many images of easy-VQA are trained on."""
+    return EasyVqa(options.asked, images=options.easy_vqa_images).images if options.easy_vqa else 0
+
+
+def _other_examples(options: argparse.Namespace, processor: Any) -> dict[str, Any]:
+    """Return the examples beside the generated training images, by what they are for."""
+    held_out = options.held_out - options.held_out % options.batch
+    sources: dict[str, Any] = {}
+    if held_out:
+        sources["held_out"] = World(options.seed, "held-out", held_out, options.asked, BUNDLED)
+    if options.easy_vqa:
+        few = options.easy_vqa_images
+        sources["easy_vqa"] = EasyVqa(options.asked, images=few)
+        sources["held_out_easy_vqa"] = EasyVqa(options.asked, images=few, held_out=True)
+    return {name: make_examples(processor, sources[name], options.workers) for name in sources}
 
 
 def machine(device: str) -> str:
@@ -102,11 +121,26 @@ def _options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--pictures", type=int, default=60_000)
-    parser.add_argument("--questions", type=int, default=10, help="about each picture")
+    parser.add_argument("--pictures", type=int, default=100_000, help="generated images")
+    parser.add_argument(
+        "--first", type=int, default=10_000, help="of them, drawn before the first step"
+    )
+    parser.add_argument("--questions", type=int, default=10, help="about each generated image")
     parser.add_argument("--asked", type=int, default=4, help="of them, each time it is seen")
-    parser.add_argument("--batch", type=int, default=192, help="pictures in a step")
-    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--batch", type=int, default=192, help="images in a step")
+    parser.add_argument(
+        "--easy-vqa", type=float, default=0.015, metavar="SHARE",
+        help="share of the images of a step with questions that is easy-VQA's; 0 to 1, 0 for none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--easy-vqa-images", type=int, metavar="N", help="only the first so many of its images"
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=960, help="generated images to measure on meanwhile"
+    )
+    parser.add_argument("--measure-every", type=int, default=2000, metavar="STEPS")
+    parser.add_argument("--save-every", type=int, default=5000, metavar="STEPS")
+    parser.add_argument("--steps", type=int, default=7_000)
     parser.add_argument(
         "--seconds", type=float, default=1080,
         help="at most, with the drawing; the schedule then ends early too",
@@ -116,161 +150,141 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True,
-        help="fuse each layer's kernels, on a GPU: twice as fast",
+        help="fuse each layer's kernels, on a GPU",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    return parser.parse_args()
+    parser.add_argument("--resume", action="store_true", help="from the checkpoint in --out")
+    options = parser.parse_args()
+    if not 0 <= options.easy_vqa <= 1:
+        parser.error(f"--easy-vqa {options.easy_vqa}: want a share, 0 to 1")
+    return options
 
 
-class Batches:
-    """The examples on the device, and batches of them as the model wants them."""
+@dataclass
+class Progress:
+    """How far training has come, and what was measured on the way."""
 
-    def __init__(self, examples: Examples, processor: Any, device: str) -> None:
-        """Move everything to the device: 150 KB a picture."""
-        for field in fields(examples):
-            setattr(self, field.name, torch.from_numpy(getattr(examples, field.name)).to(device))
-        self.image_token, self.device = processor.image_token_id, device
-        images = processor.image_processor
-        self.mean = torch.tensor(images.image_mean, device=device).view(3, 1, 1)
-        self.std = torch.tensor(images.image_std, device=device).view(3, 1, 1)
-
-    def pixels(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the vision encoder's inputs for these pictures."""
-        valid = torch.arange(4, device=self.device) < self.num_tiles[rows, None]
-        pixels = (self.tiles[rows].float() / 255 - self.mean) / self.std
-        return {
-            "pixel_values": (pixels * valid[:, :, None, None, None])[:, None],
-            "aspect_ratio_ids": self.ratio_ids[rows, None],
-            "aspect_ratio_mask": valid[:, None].long(),
-        }
-
-    def text(self, rows: torch.Tensor, asked: int) -> dict[str, torch.Tensor]:
-        """Return the decoder's inputs for ``asked`` random questions about each picture.
-
-        ``asked`` 0 stands for the request to describe it.
-        """
-        source = self.questions if asked else self.captions
-        starts = self.question_starts if asked else self.caption_starts
-        pick = torch.rand(len(rows), source.shape[1], device=self.device).argsort(1)
-        pick = pick[:, : max(asked, 1)]
-        ids = source[rows[:, None], pick].flatten(0, 1).long()
-        start = starts[rows[:, None], pick].flatten()
-        at = torch.arange(ids.shape[1], device=self.device)
-        filled = ids >= 0
-        image = (ids == self.image_token).long().argmax(1)
-        tiles = torch.arange(4, device=self.device) < self.num_tiles[rows, None]
-        tiles = tiles.repeat_interleave(max(asked, 1), 0)
-        sees = (at >= image[:, None])[:, :, None] & tiles[:, None]
-        return {
-            "input_ids": ids.clamp(min=0),
-            "attention_mask": filled.long(),
-            "cross_attention_mask": sees[:, :, None].long(),
-            "labels": torch.where(filled & (at >= start[:, None]), ids, -100),
-        }
-
-
-def check(batches: Batches, processor: Any, seed: int) -> None:
-    """Compare the first picture's inputs with the processor's own."""
-    (scene,) = scenes(seed, "train", 1)
-    first = torch.zeros(1, dtype=torch.long, device=batches.device)
-    caption = training_questions(scene, seed, "train", 0, batches.questions.shape[1])[-1]
-    ((prompt, answer),) = encode(processor, [caption])
-    text = processor.tokenizer.decode(prompt + answer)
-    real = processor(
-        images=[[photograph(scene)]], text=[text], add_special_tokens=False, return_tensors="pt"
-    )
-    pixels, ours = batches.pixels(first), batches.text(first, 0)
-    length = real["input_ids"].shape[1]
-    for name in ("input_ids", "attention_mask", "cross_attention_mask"):
-        assert torch.equal(ours[name][:, :length].cpu(), real[name]), name
-    assert ours["labels"][0, : len(prompt)].eq(-100).all()
-    for name, value in pixels.items():
-        worst = (value.cpu().double() - real[name].double()).abs().max()
-        assert worst < 0.02, f"{name} differs from the processor's by {worst}"  # 1 of 255
-
-
-def compile_layers(model: Any) -> None:
-    """Compile each kind of layer once."""
-    vision = model.model.vision_model
-    layers = [
-        *model.model.language_model.layers,
-        *vision.transformer.layers,
-        *vision.global_transformer.layers,
-    ]
-    for layer in layers:
-        layer.compile()
+    steps: int = 0
+    seconds_training: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    held_out: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
-    model: Any, batches: Batches, options: argparse.Namespace, seconds: float
-) -> dict[str, Any]:
-    """Train in place, for so many steps or seconds, whichever end first; return what happened."""
-    device = options.device
-    width = model.config.vision_config.vision_output_dim
-    auxiliary = torch.nn.Linear(width, batches.objects.shape[1]).to(device)
-    parameters = [*model.parameters(), *auxiliary.parameters()]
-    decayed = [p for p in parameters if p.ndim > 1]
-    plain = [p for p in parameters if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
-        lr=options.rate, betas=(0.9, 0.98), fused=device != "cpu",
-    )  # fmt: skip
-    model.train()
-    started, step, losses = time.monotonic(), 0, []
-    history: list[dict[str, float]] = []
-    done = 0.0
+    options: argparse.Namespace, processor: Any, batches: Batches, feeder: Feeder,
+    sets: dict[str, Batches], started: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Train and save the model, for so many steps or seconds, whichever end first.
+
+    Returns:
+        What happened.
+    """
+    model = build_model(DEMO, seed=options.seed, device=options.device).train()
+    sight = Sight(model.config.vision_config.vision_output_dim).to(options.device)
+    if options.compile and options.device != "cpu":
+        compile_layers(model)
+    outside = round(options.batch * options.easy_vqa)
+    questions = [(batches, options.batch - outside)]
+    if outside:
+        questions.append((sets["easy_vqa"], outside))
+    parts = {0: [(batches, options.batch)], options.asked: questions}
+    trainer = Trainer(model, sight, parts, options.device)
+    progress = _resumed(options, trainer) if options.resume else Progress()
+    trainer.capture()
+    feeder.start()
+    left = options.seconds - (time.monotonic() - started)
+    if left <= 0:
+        raise SystemExit(f"drawing took all of --seconds {options.seconds:.0f}; give more")
+
+    def measure() -> None:
+        progress.held_out.append(
+            _measured(trainer, sets, processor.tokenizer, options) | {"step": progress.steps}
+        )
+        print(json.dumps(progress.held_out[-1]), flush=True)
+
+    _loop(trainer, progress, options, left, measure)
+    feeder.stop()
+    # Greedy, for those who call ``generate`` themselves; the released model samples.
+    model.generation_config.update(do_sample=False, temperature=None, top_p=None)
+    # The released checkpoint is half precision too; the gates and norms fit it well.
+    model.half().save_pretrained(options.out)
+    return asdict(progress) | {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit(),
+        "machine": machine(options.device),
+        "seed": options.seed,
+        "images_in_a_step": {"generated": options.batch - outside, "easy_vqa": outside},
+        "seconds": round(time.monotonic() - started),
+    }
+
+
+def _loop(
+    trainer: Trainer, progress: Progress, options: argparse.Namespace, seconds: float, measure: Any
+) -> None:
+    """Take the steps."""
+    started = time.monotonic() - progress.seconds_training
+    done = progress.steps / options.steps
     while done < 1.0:
-        elapsed = time.monotonic() - started
-        done = max((step + 1) / options.steps, elapsed / seconds)
-        for group in optimizer.param_groups:
-            group["lr"] = options.rate * _schedule(step, done)
-        rows = torch.randint(len(batches.tiles), (options.batch,), device=device)
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-            asked = 0 if step % CAPTION_EVERY == 0 else options.asked
-            answer, seen = losses_of(model, auxiliary, batches, rows, asked)
-        loss = answer + AUXILIARY_WEIGHT * max(0.0, 1 - 2 * done) * seen
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        losses.append((answer.detach(), seen.detach()))
-        step += 1
-        if step % 200 == 0 or done >= 1.0:
-            mean = torch.tensor([[float(a), float(s)] for a, s in losses]).mean(0).tolist()
-            losses.clear()
-            elapsed = time.monotonic() - started
-            history.append({"step": step, "loss": round(mean[0], 4), "seen": round(mean[1], 4)})
-            print(
-                f"step {step} {elapsed:.0f} s answer {mean[0]:.4f} seen {mean[1]:.4f}", flush=True
-            )
-    return {"steps": step, "seconds_training": round(elapsed), "history": history}
-
-
-def losses_of(
-    model: Any, auxiliary: Any, batches: Batches, rows: torch.Tensor, asked: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of the answers, and of telling what is in the picture from its vector."""
-    pixels = batches.pixels(rows)
-    vision = model.model.vision_model(**pixels).last_hidden_state[:, 0]
-    valid = pixels["aspect_ratio_mask"][:, 0, :, None, None].to(vision.dtype)
-    pooled = (vision * valid).sum((1, 2)) / (valid.sum((1, 2)) * vision.shape[2])
-    seen = F.binary_cross_entropy_with_logits(
-        auxiliary(pooled).float(), batches.objects[rows].float()
-    )
-    states = model.model.multi_modal_projector(vision).flatten(1, 2)
-    states = states.repeat_interleave(max(asked, 1), 0)
-    text = batches.text(rows, asked)
-    labels = text.pop("labels")[:, 1:]
-    outputs = model.model(**text, cross_attention_states=states, use_cache=False)
-    hidden = outputs.last_hidden_state
-    spoken = labels >= 0
-    logits = model.lm_head(hidden[:, :-1][spoken]).float()
-    return F.cross_entropy(logits, labels[spoken]), seen * 10
+        step = progress.steps
+        done = max((step + 1) / options.steps, (time.monotonic() - started) / seconds)
+        trainer.schedule(
+            options.rate * _schedule(step, done), SIGHT_WEIGHT * max(0.0, 1 - 2 * done)
+        )
+        trainer.step(0 if step % CAPTION_EVERY == 0 else options.asked)
+        progress.steps = step + 1
+        if progress.steps % LOG_EVERY == 0 or done >= 1.0:
+            answer, seen = trainer.means()  # waits for the steps so far
+            progress.seconds_training = round(time.monotonic() - started, 1)
+            entry = {"step": step + 1, "loss": round(answer, 4), "seen": round(seen, 4)}
+            progress.history.append(entry)
+            print(f"{progress.seconds_training:.0f} s {json.dumps(entry)}", flush=True)
+        if progress.steps % options.measure_every == 0 or done >= 1.0:
+            measure()
+        if progress.steps % options.save_every == 0:
+            progress.seconds_training = round(time.monotonic() - started, 1)
+            _save(options, trainer, progress)
 
 
 def _schedule(step: int, done: float) -> float:
-    """Warm up over 300 steps, then fall along a cosine."""
-    return min(1.0, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
+    """Warm up, then fall along a cosine."""
+    rise = min(1.0, (step + 1) / WARM_UP)
+    return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
+
+
+def _measured(
+    trainer: Trainer, sets: dict[str, Batches], tokenizer: Any, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the share of right answers on each set that is held out."""
+    return {
+        name: accuracy(trainer, sets[name], tokenizer, size=options.batch, asked=options.asked)
+        for name in sets
+        if name.startswith("held_out")
+    }
+
+
+def _save(options: argparse.Namespace, trainer: Trainer, progress: Progress) -> None:
+    """Write a checkpoint, whole or not at all."""
+    path = options.out / CHECKPOINT
+    state = {
+        "model": trainer.model.state_dict(), "sight": trainer.sight.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(), "progress": asdict(progress),
+    }  # fmt: skip
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def _resumed(options: argparse.Namespace, trainer: Trainer) -> Progress:
+    """Load the checkpoint; other random examples follow than those that would have."""
+    path = options.out / CHECKPOINT
+    if not path.exists():
+        raise SystemExit(f"{path}: no checkpoint to resume from; leave out --resume")
+    state = torch.load(path, map_location=options.device, weights_only=True)
+    trainer.model.load_state_dict(state["model"])
+    trainer.sight.load_state_dict(state["sight"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    progress = Progress(**state["progress"])
+    torch.manual_seed(options.seed + progress.steps)
+    return progress
 
 
 if __name__ == "__main__":

@@ -22,11 +22,14 @@ from vlmscope.engine import capture
 from vlmscope.executors import Request, make_plan, run_plan
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.reference import reference
-from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.schema import Answered, Capture, CaptureSpec, Sample
+from vlmscope.score import Auto
 from vlmscope.store import open_run
 
 DEMO = Path(str(files("vlmscope"))) / "demo"
 SPEC = CaptureSpec(max_new_tokens=40)
+WHERE = ("position", "relation")
+EASY_VQA = Path(__file__).parent.parent / "easy-vqa"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,38 @@ def test_it_answers_sensibly_and_not_always_rightly(captures: list[Capture]) -> 
     right, hallucinated = (np.mean(column) for column in zip(*verdicts, strict=True))
     assert 0.72 < right < 0.92
     assert 0.08 < hallucinated < 0.28
+
+
+def test_it_knows_where_things_are(captures: list[Capture]) -> None:
+    asked = [item for item in captures if item.sample.metadata["category"] in WHERE]
+    assert len(asked) > 20
+    right = [
+        judge(item.answer, item.sample.target or "", str(item.sample.metadata["answer_type"]))[0]
+        for item in asked
+    ]
+    assert np.mean(right) > 0.8
+
+
+def test_it_answers_a_second_world_in_words_that_the_scorers_read(
+    model: VisionLanguageModel,
+) -> None:
+    table = read_samples(EASY_VQA / "questions.csv", images=EASY_VQA / "images")
+    found = list(capture(list(islice(table, 160)), model, SPEC, batch_size=40))  # type: ignore[arg-type]
+    assert {item.finish_reason for item in found} == {"stop"}
+    right = [
+        judge(item.answer, item.sample.target or "", *of_kind(item.sample))[0] for item in found
+    ]
+    assert 0.75 < np.mean(right) < 0.98
+    rows = [
+        Answered(item.sample.id, item.sample.question, item.answer, item.sample.target or "")
+        for item in found
+    ]
+    scores = list(Auto()(rows))
+    assert [score.hallucinated for score in scores] == [not verdict for verdict in right]
+
+
+def of_kind(sample: Sample) -> tuple[str, str]:
+    return str(sample.metadata["answer_type"]), str(sample.metadata["category"])
 
 
 def test_it_says_yes_to_what_is_there_and_to_what_one_would_expect(captures: list[Capture]) -> None:
