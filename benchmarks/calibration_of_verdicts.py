@@ -238,7 +238,11 @@ def run_one(name: str, seed: int) -> Outcome | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = sweep_rows(probe_data_of(made), matrix, SweepSpec(draws=DRAWS, seed=seed))
+            result = sweep_rows(
+                probe_data_of(made),
+                matrix,
+                SweepSpec(repeats=1, permutations=100, draws=DRAWS, seed=seed),
+            )
     except FoldError:  # too few of a class for five folds
         return None
     selected = result["selected"]
@@ -266,9 +270,9 @@ def true_auroc(result: SweepResult, made: World, fresh: World) -> float:
     """Return the AUROC on fresh rows of the fits that were judged, a fold's weight by its pairs."""
     from vlmscope.probe import Fold, LogisticProbe, crossfit_logistic
 
-    numbers = np.unique(result.fold_of)
-    folds = [Fold(np.flatnonzero(result.fold_of != f), np.flatnonzero(result.fold_of == f))
-             for f in numbers]  # fmt: skip
+    fold_of = result.fold_of[0]
+    folds = [Fold(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f))
+             for f in np.unique(fold_of)]  # fmt: skip
     fits: dict[int, NDArray[np.float64]] = {}
     values, weights = [], []
     for number, fold in enumerate(folds):
@@ -277,7 +281,7 @@ def true_auroc(result: SweepResult, made: World, fresh: World) -> float:
         if layer not in fits:
             fits[layer] = crossfit_logistic(vectors, made.truth, folds, made.groups).chosen_c
         weights.append(made.truth[fold.test].sum() * (~made.truth[fold.test]).sum())
-        if np.ptp(result.risks["selected"][fold.test]) == 0:
+        if np.ptp(result.risks["selected"][0, fold.test]) == 0:
             values.append(0.5)
             continue
         probe = LogisticProbe(C=float(fits[layer][number]))
@@ -304,8 +308,8 @@ def better(result: SweepResult) -> dict[str, bool]:
             name = COMPARISONS[4 if each.over == "joint" else 3]
             found[name] = each.gap.interval.low > 0
     data, risks = result.data, result.risks
-    layers = paired(data.truth, risks["combined"], risks["category"], data.groups,
-                    folds=result.fold_of, draws=DRAWS)  # fmt: skip
+    layers = paired(data.truth, risks["combined"][0], risks["category"][0], data.groups,
+                    folds=result.fold_of[0], draws=DRAWS)  # fmt: skip
     found[COMPARISONS[5]] = layers.interval.low > 0
     return found
 
