@@ -186,14 +186,27 @@ def _dealt(
 ) -> Bool[np.ndarray, "count rows"]:
     """Return labels dealt among blocks of groups, those of a kind among each other."""
     generator = np.random.default_rng(seed)
-
-    def lined_up(blocks: Pairs) -> Int[np.ndarray, " rows"]:
-        order = [rows[group] for block in generator.permutation(len(blocks)) for group in
-                 blocks[block]]  # fmt: skip
-        return np.concatenate([generator.permutation(each) for each in order])
-
+    lined = [_Lined(rows, blocks) for blocks in kinds]
     labels = np.empty((count, len(truth)), dtype=bool)
     for line in labels:
-        for blocks in kinds:
-            line[lined_up(blocks)] = truth[lined_up(blocks)]
+        for each in lined:
+            line[each.shuffled(generator)] = truth[each.shuffled(generator)]
     return labels
+
+
+class _Lined:
+    """The rows of some blocks, to be lined up block by block."""
+
+    def __init__(self, rows: Sequence[Int[np.ndarray, " rows"]], blocks: Pairs) -> None:
+        groups = [(number, rows[group]) for number, block in enumerate(blocks) for group in block]
+        sizes = [len(each) for _, each in groups]
+        self._rows = np.concatenate([each for _, each in groups])
+        self._block = np.repeat([number for number, _ in groups], sizes)
+        self._group = np.repeat(np.arange(len(groups)), sizes)  # of a block in their order
+        self._count = len(blocks)
+
+    def shuffled(self, generator: np.random.Generator) -> Int[np.ndarray, " rows"]:
+        """Return the rows, blocks in a random order and the rows of each group too."""
+        rank = generator.permutation(self._count)[self._block]
+        within = generator.random(len(self._rows))
+        return np.asarray(self._rows[np.lexsort((within, self._group, rank))])

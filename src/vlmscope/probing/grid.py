@@ -247,9 +247,9 @@ def _entries(
             before[name] = fit
     chosen = crossfit_select(before, folds)
     entries["selected"] = Entry("best layer, chosen inside training", "selected", chosen.risk)
-    combined = combine(before, data.truth, folds, data.groups, grid=(1.0,))
+    combined = combine(before, data.truth, folds, grid=(1.0,))
     entries["combined"] = Entry("all layers together", "combined", combined.risk)
-    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds, data.groups)
+    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds)
     title = "everything known before the answer, and the best layer"
     entries[JOINT_AND_PROBE] = Entry(title, "combined", both.risk)
     return entries, chosen
