@@ -12,6 +12,7 @@ from vlmscope.probe import grouped_folds
 from vlmscope.probe.permutation import (
     auroc_of_lines,
     nearest_pairs,
+    neighbouring_groups,
     permute_groups,
     permute_in_pairs,
     ridge_scores,
@@ -102,3 +103,14 @@ def test_auroc_of_many_labellings_is_that_of_each() -> None:
                                    strict=True):  # fmt: skip
         assert value == pytest.approx(measure(label, score, fold_of).auroc)
     assert np.isnan(auroc_of_lines(np.zeros((1, 120), bool), scores[:1], folds)[0])
+
+
+def test_of_many_groups_some_are_drawn_with_their_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    face = rng.normal(size=(15, 6))[np.arange(30) % 15]
+    vectors = face[GROUPS] + 0.05 * rng.normal(size=(120, 6))
+    rows = neighbouring_groups(vectors, GROUPS, count=4)
+    drawn = np.unique(GROUPS[rows])
+    assert len(rows) == 4 * len(drawn)
+    assert 4 <= len(drawn) <= 8
+    assert all(group + 15 in drawn or group - 15 in drawn for group in drawn)

@@ -11,7 +11,7 @@ from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, measure
 from vlmscope.probe import FoldError, grouped_folds
-from vlmscope.probing import SweepResult, SweepSpec
+from vlmscope.probing import SweepResult, SweepSpec, chance
 from vlmscope.probing.chance import Permutations
 from vlmscope.probing.grid import sweep_rows
 from vlmscope.probing.results import PlannedTest
@@ -86,6 +86,20 @@ def test_an_image_under_two_names_is_seen() -> None:
     text = " ".join(verdict(result))
     assert "Warning: groups whose vectors are each other's nearest" in text
     assert "one image there under two names" in text
+
+
+def test_of_too_many_rows_a_part_is_permuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are drawn with each other: a random part of the images would hold few of both."""
+    monkeypatch.setattr(chance, "MOST_ROWS", 150)
+    made = benchmark.made_for("images under two names", 1)
+    folds = grouped_folds(made.truth, made.groups)
+    null = Permutations(made.truth, made.groups, folds, count=100, seed=0)
+    null.add("noise", made.noise)
+    assert 100 < null.chance().rows <= 150
+    found = null.recognition(made.vectors)
+    assert found is not None
+    assert found.pairs >= 15
+    assert found.auroc > 0.52
 
 
 @pytest.mark.parametrize(

@@ -80,19 +80,49 @@ def nearest_pairs(
         vectors: One vector for each row; features are standardised.
         groups: The image of each row.
     """
-    _, number = np.unique(groups, return_inverse=True)
-    count = np.bincount(number)
-    if len(count) < 3:
-        return [(each,) for each in range(len(count))]
-    order = np.argsort(number, kind="stable")
-    starts = np.cumsum(count) - count
-    centre = np.add.reduceat(_standardised(vectors)[order], starts, axis=0) / count[:, None]
-    found = NearestNeighbors(n_neighbors=2).fit(centre).kneighbors(return_distance=False)[:, 0]
-    mutual = found[found] == np.arange(len(count))
+    centre = _centres(vectors, groups)
+    if len(centre) < 3:
+        return [(each,) for each in range(len(centre))]
+    found = NearestNeighbors(n_neighbors=1).fit(centre).kneighbors(return_distance=False)[:, 0]
+    mutual = found[found] == np.arange(len(centre))
     pairs: Pairs = [
         (int(one), int(found[one])) for one in np.flatnonzero(mutual) if one < found[one]
     ]
     return pairs + [(int(one),) for one in np.flatnonzero(~mutual)]
+
+
+def neighbouring_groups(
+    vectors: Float[np.ndarray, "rows width"],
+    groups: Shaped[np.ndarray, " rows"],
+    *,
+    count: int,
+    seed: int = 0,
+) -> Int[np.ndarray, " rows"]:
+    """Return the rows of some groups drawn at random and of the group nearest to each.
+
+    Args:
+        vectors: One vector for each row; features are standardised.
+        groups: The image of each row.
+        count: Groups to draw; fewer come with their neighbours where some are each other's.
+        seed: Decides the draw.
+    """
+    centre = _centres(vectors, groups)
+    drawn = np.random.default_rng(seed).permutation(len(centre))[:count]
+    index = NearestNeighbors(n_neighbors=2).fit(centre)
+    near = index.kneighbors(centre[drawn], return_distance=False)
+    _, number = np.unique(groups, return_inverse=True)
+    return np.flatnonzero(np.isin(number, np.union1d(near, drawn)))
+
+
+def _centres(
+    vectors: Float[np.ndarray, "rows width"], groups: Shaped[np.ndarray, " rows"]
+) -> Float32[np.ndarray, "groups width"]:
+    """Return the mean standardised vector of each group."""
+    _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(number, kind="stable")
+    starts = np.cumsum(count) - count
+    total = np.add.reduceat(_standardised(vectors)[order], starts, axis=0)
+    return np.asarray(total / count[:, None].astype(np.float32))
 
 
 def ridge_scores(

@@ -18,13 +18,15 @@ from vlmscope.probe import Fold
 from vlmscope.probe.permutation import (
     auroc_of_lines,
     nearest_pairs,
+    neighbouring_groups,
     permute_groups,
     permute_in_pairs,
     ridge_scores,
 )
 
 MOST_ROWS = 10_000
-"""Rows that permutations are made of: of more, whole groups are drawn."""
+"""Rows that permutations are made of: of more, whole groups are drawn; to see whether images are
+recognised, groups and their neighbours."""
 
 SUSPICIOUS = 0.75
 """Share of the permutations in pairs above chance from which on images count as recognised.
@@ -106,12 +108,13 @@ class Permutations:
         count: int,
         seed: int,
     ) -> None:
-        self._rows = _drawn(groups, seed)
-        self._truth, self._groups = truth[self._rows], groups[self._rows]
-        self._folds = [_within(fold, self._rows) for fold in folds]
+        self._truth, self._groups, self._all = truth, groups, tuple(folds)
         self._count, self._seed = count, seed
-        permuted = permute_groups(self._truth, self._groups, count=count, seed=seed)
-        self._labels = np.concatenate([self._truth[None], permuted])
+        self._rows = _drawn(groups, seed)
+        self._folds = [_within(fold, self._rows) for fold in folds]
+        told = truth[self._rows]
+        permuted = permute_groups(told, groups[self._rows], count=count, seed=seed)
+        self._labels = np.concatenate([told[None], permuted])
         self._found: dict[str, NDArray[np.float64]] = {}
 
     def add(self, place: str, matrix: NDArray[np.float32]) -> None:
@@ -147,22 +150,32 @@ class Permutations:
             matrix: Vectors of all rows, to be probed.
             seen: Vectors that tell which groups look alike; by default the same.
         """
-        alike = (matrix if seen is None else seen)[self._rows]
-        pairs = nearest_pairs(alike, self._groups)
+        alike = matrix if seen is None else seen
+        rows = self._look_alikes(alike)
+        groups = self._groups[rows]
+        pairs = nearest_pairs(alike[rows], groups)
         count = sum(len(each) == 2 for each in pairs)
         if count < 2:
             return None
         labels = permute_in_pairs(
-            self._truth, self._groups, pairs, count=self._count, seed=self._seed
+            self._truth[rows], groups, pairs, count=self._count, seed=self._seed
         )
-        scores = ridge_scores(matrix[self._rows], labels, self._folds)
-        found = auroc_of_lines(labels, scores, self._folds)
+        folds = [_within(fold, rows) for fold in self._all]
+        found = auroc_of_lines(labels, ridge_scores(matrix[rows], labels, folds), folds)
         found = found[np.isfinite(found)]
         if not len(found):
             return None
         low, high = np.quantile(found, [0.025, 0.975])
         above = float(((found > 0.5) + 0.5 * (found == 0.5)).mean())
         return Recognition(float(found.mean()), float(low), float(high), above, count)
+
+    def _look_alikes(self, alike: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return all rows; of too many, those of some groups and of the groups nearest to them."""
+        if len(self._truth) <= MOST_ROWS:
+            return np.arange(len(self._truth))
+        each = len(self._truth) / len(np.unique(self._groups))
+        count = max(2, int(MOST_ROWS / each / 2))
+        return neighbouring_groups(alike, self._groups, count=count, seed=self._seed)
 
 
 def _p_value(value: float, best: NDArray[np.float64]) -> float:
