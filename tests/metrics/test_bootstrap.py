@@ -90,14 +90,36 @@ def test_the_intervals_are_those_of_resampled_rows() -> None:
 def test_an_image_that_is_drawn_keeps_its_fold() -> None:
     truth, risk, image = clustered(30, 4, seed=1)
     fold = np.random.default_rng(2).integers(3, size=30)[image]
-    found = bootstrap(truth, {"risk": risk}, image, fold, draws=40, seed=5, level=0.9)["risk"]
+    found = resample(truth, {"risk": risk}, image, fold, draws=40, seed=5).drawn["risk"]
     generator = np.random.default_rng(5)
     resamples = [generator.integers(30, size=30) for _ in range(40)]
     rows = [np.concatenate([np.flatnonzero(image == i) for i in drawn]) for drawn in resamples]
     measured = [measure(truth[row], risk[row], fold[row]) for row in rows]
     for metric in NAMES:
-        low, high = np.quantile([getattr(m, metric) for m in measured], [0.05, 0.95])
-        assert (found[metric].low, found[metric].high) == pytest.approx((low, high)), metric
+        assert found[metric] == pytest.approx([getattr(m, metric) for m in measured]), metric
+
+
+def test_near_chance_folds_depend_on_each_other() -> None:
+    """Each fold is judged by a fit on the others: at chance the variance is twice what is seen."""
+    rng = np.random.default_rng(0)
+    truth, image = rng.random(600) < 0.4, np.arange(600) // 3
+    risks = {"noise": rng.random(600), "knows": np.clip(0.5 * truth + 0.5 * rng.random(600), 0, 1)}
+    apart = resample(truth, risks, image, draws=200)
+    fitted = resample(truth, risks, image, image % 5, draws=200)
+    assert apart.widening("noise") == 1
+    assert 1.3 < fitted.widening("noise") <= np.sqrt(2)
+    assert fitted.widening("knows") == pytest.approx(1)
+    assert fitted.widening("knows", "noise") == fitted.widening("noise")
+    found, value = fitted.interval("noise"), fitted.whole["noise"]["auroc"]
+    low, high = np.quantile(fitted.drawn["noise"]["auroc"], [0.025, 0.975])
+    wider = fitted.widening("noise")
+    assert (found.low, found.high) == pytest.approx(
+        (value + wider * (low - value), value + wider * (high - value))
+    )
+    gap = fitted.difference("noise", "knows").interval
+    drawn = fitted.drawn["noise"]["auroc"] - fitted.drawn["knows"]["auroc"]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert gap.high - gap.low == pytest.approx(wider * (high - low))
 
 
 @pytest.mark.parametrize("metric", ["auroc", "auprc", "recall_at_5"])

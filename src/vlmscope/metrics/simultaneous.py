@@ -49,7 +49,7 @@ def simultaneous(
     bands = {}
     for name in names:
         own = drawn.interval(name, level=level)
-        half = width * spread[name] if spread[name] > 0 else 0.0
+        half = width * spread[name] * drawn.widening(name) if spread[name] > 0 else 0.0
         low, high = (float(expit(centre[name] + side * half)) for side in (-1, 1))
         bands[name] = Interval(min(low, own.low), max(high, own.high)) if half else own
     return bands

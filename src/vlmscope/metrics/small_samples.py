@@ -24,6 +24,9 @@ from vlmscope.metrics.weighted import Tally
 FEW_IMAGES = 50
 """What is worth fewer images than this is a small sample."""
 
+TOO_FEW_TO_DRAW = 100
+"""Below this many, draws of images are too narrow: 92% coverage at 80 images of 4 rows."""
+
 FEW_OF_A_CLASS = 20
 """So is one with a class that is worth fewer."""
 
@@ -61,14 +64,14 @@ def worth_of_rarer(truth: ArrayLike, groups: ArrayLike) -> float:
     return min(worth(image[flags]), worth(image[~flags]))
 
 
-def is_small(truth: ArrayLike, groups: ArrayLike) -> bool:
+def is_small(truth: ArrayLike, groups: ArrayLike, few: int = FEW_IMAGES) -> bool:
     """Return whether a sample is small: worth few images, or few of a class.
 
     >>> is_small([True, False] * 100, list(range(200))), is_small([True] * 9, list(range(9)))
     (False, True)
     """
     image = np.asarray(groups)
-    return worth(image) < FEW_IMAGES or worth_of_rarer(truth, image) < FEW_OF_A_CLASS
+    return worth(image) < few or worth_of_rarer(truth, image) < FEW_OF_A_CLASS
 
 
 def jackknife(counted: Tally) -> Jackknife:
@@ -131,13 +134,16 @@ def error_of(without: Floats) -> float:
     return float(np.sqrt((count - 1) / count * np.square(kept - kept.mean()).sum()))
 
 
-def interval_of_auroc(found: Jackknife, images: float, level: float) -> tuple[float, float]:
+def interval_of_auroc(
+    found: Jackknife, images: float, level: float, wider: float = 1.0
+) -> tuple[float, float]:
     """Return the interval of an AUROC.
 
     Args:
         found: The AUROC without each image.
         images: What the images of the rarer class are worth.
         level: Share of the intervals that shall hold the truth.
+        wider: Factor of the error, where answers alone do not show all of it.
     """
     if not found.pairs or images <= 1:
         return float("nan"), float("nan")
@@ -146,13 +152,13 @@ def interval_of_auroc(found: Jackknife, images: float, level: float) -> tuple[fl
     value = _smoothed(found)
     most = value * (1 - value)
     variance = max(error_of(found.without) ** 2, LEAST * most / images)
-    half = student.ppf((1 + level) / 2, images - 1) * np.sqrt(variance) / most
+    half = wider * student.ppf((1 + level) / 2, images - 1) * np.sqrt(variance) / most
     low, high = expit(logit(value) - half), expit(logit(value) + half)
     return float(low), float(high)
 
 
 def compare(
-    one: Jackknife, other: Jackknife, images: float, level: float
+    one: Jackknife, other: Jackknife, images: float, level: float, wider: float = 1.0
 ) -> tuple[float, float, float]:
     """Return the interval of the difference of two AUROCs, and the two-sided p-value of none.
 
@@ -164,6 +170,7 @@ def compare(
         other: That of the other.
         images: What the images of the rarer class are worth.
         level: Share of the intervals that shall hold the truth.
+        wider: Factor of the error, where answers alone do not show all of it.
     """
     error = error_of(one.without - other.without)
     if images <= 1 or not np.isfinite(error) or not one.pairs:
@@ -173,7 +180,7 @@ def compare(
         return 0.0, 0.0, 1.0
     most = [value * (1 - value) for value in (_smoothed(one), _smoothed(other))]
     least = LEAST * (abs(most[0] - most[1]) if error else max(most)) / images
-    error = max(error, float(np.sqrt(least)))
+    error = wider * max(error, float(np.sqrt(least)))
     half = float(student.ppf((1 + level) / 2, images - 1)) * error
     p_value = float(2 * student.sf(abs(gap) / error, images - 1))
     return max(-1.0, gap - half), min(1.0, gap + half), p_value

@@ -7,7 +7,7 @@ flatters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -152,24 +152,15 @@ def sweep_rows(
     permuted = Permutations(
         data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed
     )
-    rounds: list[dict[str, Entry]] = []
-    chosen: tuple[str, ...] = ()
-    for number, folds in enumerate(splits):
-        told = _in_repeat(report, number, len(splits))
-        entries, selected = _entries(
-            data, matrix, folds, spec, told, permuted if not number else None
-        )
-        rounds.append(entries)
-        chosen += selected.chosen
+    entries, chosen = _of_all_splits(data, matrix, splits, spec, report, permuted)
     fold_of = np.stack([fold_numbers(folds, len(data.truth)) for folds in splits])
     report("permuted labels")
     recognition = _recognition(data, matrix, permuted, most_chosen(chosen))
     report("intervals")
-    together = _stacked_entries(rounds)
-    rows, best = judge(together, data, fold_of, draws=spec.draws, seed=spec.seed)
+    rows, best = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
     within, gaps = within_category(
         data,
-        {name: together[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
+        {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
         [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)],
         fold_of,
         draws=spec.draws,
@@ -177,7 +168,7 @@ def sweep_rows(
     )
     return SweepResult(
         rows=rows,
-        risks={name: entry.risk for name, entry in together.items()},
+        risks={name: entry.risk for name, entry in entries.items()},
         data=data,
         best_baseline=best,
         chosen={"selected": chosen},
@@ -192,19 +183,38 @@ def sweep_rows(
     )
 
 
+def _of_all_splits(
+    data: ProbeData,
+    matrix: Matrix,
+    splits: Sequence[Sequence[Fold]],
+    spec: SweepSpec,
+    report: Report,
+    permuted: Permutations,
+) -> tuple[dict[str, Entry], tuple[str, ...]]:
+    """Return every entry with its risks of all splits, ``[R, N]``, and the chosen layers.
+
+    The matrices of the first split are handed to ``permuted`` too.
+    """
+    rounds: list[dict[str, Entry]] = []
+    chosen: tuple[str, ...] = ()
+    for number, folds in enumerate(splits):
+        told = _in_repeat(report, number, len(splits))
+        null = None if number else permuted
+        entries, selected = _entries(data, matrix, folds, spec, told, null)
+        rounds.append(entries)
+        chosen += selected.chosen
+    together = {
+        name: replace(entry, risk=np.stack([entries[name].risk for entries in rounds]))
+        for name, entry in rounds[0].items()
+    }
+    return together, chosen
+
+
 def _in_repeat(report: Report, number: int, repeats: int) -> Report:
     """Return the report that says which repeat it is, where there are several."""
     if repeats == 1:
         return report
     return lambda doing: report(f"repeat {number + 1} of {repeats}, {doing}")
-
-
-def _stacked_entries(rounds: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:
-    """Return every entry with its risks of all repeats, ``[R, N]``."""
-    return {
-        name: replace(entry, risk=np.stack([entries[name].risk for entries in rounds]))
-        for name, entry in rounds[0].items()
-    }
 
 
 def _recognition(

@@ -114,6 +114,7 @@ def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
         {name: {**others.drawn[name], **ranks.drawn[name]} for name in rows.risks},
         ranks.jackknives,
         ranks.images,
+        ranks.crossfitted,
     )
 
 
