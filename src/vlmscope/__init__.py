@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlmscope.executors import extract
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
-    from vlmscope.probing import SweepSpec, save_sweep, sweep
+    from vlmscope.probing import SweepSpec, save_sweep, save_transfer, sweep, transfer
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.risk import RiskScorer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
@@ -45,7 +45,9 @@ __all__ = [
     "open_run",
     "read_samples",
     "save_sweep",
+    "save_transfer",
     "sweep",
+    "transfer",
     "write_report",
 ]
 
@@ -70,7 +72,9 @@ _HOMES = {
     "open_run": "store",
     "read_samples": "dataset",
     "save_sweep": "probing",
+    "save_transfer": "probing",
     "sweep": "probing",
+    "transfer": "probing",
     "write_report": "report",
 }
 

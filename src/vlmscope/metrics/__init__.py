@@ -21,11 +21,13 @@ from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, rel
 from vlmscope.metrics.resampling import (
     Difference,
     Interval,
+    Judged,
     Resamples,
     bootstrap,
     holm,
     paired,
     resample,
+    resample_sides,
 )
 from vlmscope.metrics.roc import RocCurve, roc
 from vlmscope.metrics.scores import Metrics, constant_pairs, measure, threshold_at
@@ -35,6 +37,7 @@ from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs
 __all__ = [
     "Difference",
     "Interval",
+    "Judged",
     "Metrics",
     "Platt",
     "ReliabilityCurve",
@@ -51,6 +54,7 @@ __all__ = [
     "paired",
     "reliability",
     "resample",
+    "resample_sides",
     "resample_within",
     "risk_coverage",
     "roc",

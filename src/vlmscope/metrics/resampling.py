@@ -56,6 +56,18 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A risk with the truth that it is judged by; all aligned, ``[N]``."""
+
+    truth: ArrayLike
+    """Booleans, one an answer; true where it is hallucinated."""
+    risk: ArrayLike
+    """Numbers from 0 to 1, one an answer."""
+    folds: ArrayLike | None = None
+    """The fold of each answer; all are compared without it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Resamples:
     """The metrics of several risks on the same draws of the images. Made by ``resample``."""
 
@@ -119,17 +131,50 @@ def resample(
         ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
             range.
     """
+    sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
+    return resample_sides(sides, groups, draws=draws, seed=seed, metrics=metrics, correct=correct)
+
+
+def resample_sides(
+    sides: Mapping[str, Judged],
+    groups: ArrayLike,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    metrics: Collection[str] = NAMES,
+    correct: bool = False,
+) -> Resamples:
+    """Do what ``resample`` does for risks that are judged by truths, or in folds, of their own.
+
+    Two models answer the same questions, and each has hallucinations of its own: which answers are
+    positive differs, and the AUROCs are of different pairs. What they share is the images, so each
+    draw takes the same images for both, and the interval of the difference is valid: it counts
+    whatever the two have in common. The same goes for one truth and risks of different folds.
+
+    Args:
+        sides: By name, risks with their truths, all of the same rows.
+        groups: The image of each row: anything that can be sorted.
+        draws: Resamples of the images, the same for all sides.
+        seed: Decides the draws; the same seed and images give the same draws.
+        metrics: Names from ``Metrics``: those that are wanted.
+        correct: As for ``resample``; one small side makes intervals of all those of small samples.
+
+    Raises:
+        ValueError: As for ``resample``.
+    """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
-    checked = {name: answers(truth, risk, f"risk {name!r}") for name, risk in risks.items()}
-    count = len(np.asarray(truth))
+    checked = {name: answers(e.truth, e.risk, f"risk {name!r}") for name, e in sides.items()}
+    if len({len(flags) for flags, _ in checked.values()}) != 1:
+        raise ValueError("give one side or more, all of the same rows")
+    count = len(next(iter(checked.values()))[0])
     image, images = image_numbers(groups, count)
-    stratum = strata(count, folds)
     tallies = {
-        name: tally(flags, risk, image, images, stratum) for name, (flags, risk) in checked.items()
+        name: tally(flags, risk, image, images, strata(count, sides[name].folds))
+        for name, (flags, risk) in checked.items()
     }
     whole = {name: measure_draw(each, np.ones(images), metrics) for name, each in tallies.items()}
-    found = {name: {metric: np.empty(draws) for metric in metrics} for name in risks}
+    found = {name: {metric: np.empty(draws) for metric in metrics} for name in sides}
     generator = np.random.default_rng(seed)
     for draw in range(draws):
         drawn = generator.integers(images, size=images)
@@ -137,10 +182,12 @@ def resample(
         for name, counted in tallies.items():
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
-    if not correct or not is_small(truth, image):
+    truths = {flags.tobytes(): flags for flags, _ in checked.values()}.values()
+    if not correct or not any(is_small(flags, image) for flags in truths):
         return Resamples(whole, found)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
-    return Resamples(whole, found, jackknives, worth_of_rarer(truth, image))
+    worth = min(worth_of_rarer(flags, image) for flags in truths)
+    return Resamples(whole, found, jackknives, worth)
 
 
 def bootstrap(
