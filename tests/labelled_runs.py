@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from store_support import make_capture, make_manifest
-from vlmscope.schema import Score
-from vlmscope.store import Run, RunWriter, open_run, write_labels
+from vlmscope.schema import Capture, Score
+from vlmscope.store import Manifest, Run, RunWriter, open_run, vector_path, write_labels
+from vlmscope.store.block import Block, block_of
 
 QUERY = "query_token_representation"
 WIDTH = 8
@@ -33,8 +34,9 @@ def labelled_run(
     noise: int = 0,
     labelled: bool = True,
     change: Mapping[str, Any] | None = None,
+    on_disk: bool = False,
 ) -> Run:
-    """Write a run and open it. ``layer_3`` of the query token holds ``vectors``; the rest is noise.
+    """Return a run. ``layer_3`` of the query token holds ``vectors``; the rest is noise.
 
     Args:
         folder: Where to; its name makes the run's id.
@@ -49,6 +51,7 @@ def labelled_run(
         noise: Decides the vectors that know nothing.
         labelled: Whether to label it.
         change: Changes of every row.
+        on_disk: Whether to write its rows too; without, a folder holds its labels alone.
     """
     sizes = {"hidden_size": vectors.shape[1], "vision_size": WIDTH, **(model or {})}
     record = make_manifest(
@@ -70,17 +73,35 @@ def labelled_run(
         )
         # A likeness far from all others: its bits are those of a hash of the number.
         dhash = int(np.random.default_rng(images[i] + 7).integers(0, 2**63))
-        rows.append(
-            replace(
-                row, sample=sample, vectors=mine, image_sha256=f"{images[i]:064x}",
-                image_dhash=f"{dhash:016x}", **(change or {}),
-            )
-        )  # fmt: skip
-    with RunWriter(folder, record) as writer:
-        writer.add(rows)
+        hashes = {"image_sha256": f"{images[i]:064x}", "image_dhash": f"{dhash:016x}"}
+        rows.append(replace(row, sample=sample, vectors=mine, **{**hashes, **(change or {})}))
+    if on_disk:
+        with RunWriter(folder, record) as writer:
+            writer.add(rows)
+    else:
+        folder.mkdir(parents=True)
     if labelled:
         label(folder, [row.sample.id for row in rows], truth)
-    return open_run(folder)
+    return open_run(folder) if on_disk else HeldRun(folder, record, rows)
+
+
+class HeldRun(Run):
+    """A run whose rows are in memory: writing a row takes a millisecond or two."""
+
+    def __init__(self, path: Path, manifest: Manifest, rows: Sequence[Capture]) -> None:
+        super().__init__(path, manifest, [])
+        self.ids = tuple(row.sample.id for row in rows)
+        self.rows = list(rows)
+        self._block = block_of(rows, manifest.widths())
+
+    def __iter__(self) -> Iterator[Capture]:
+        return iter(self.rows)
+
+    def blocks(self, *, vectors: bool = True) -> Iterator[Block]:
+        yield self._block if vectors else replace(self._block, vectors={})
+
+    def matrix(self, representation: str, layer: int | None = None) -> np.ndarray:
+        return self._block.vectors[vector_path(representation, layer)]
 
 
 def label(folder: Path, ids: Sequence[str], truth: Sequence[bool | None]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import erf
 from pathlib import Path
 from typing import Any
@@ -10,22 +13,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
-from labelled_runs import OTHER_MODEL, QUERY, WIDTH, labelled_run, planted
+from labelled_runs import OTHER_MODEL, QUERY, WIDTH, HeldRun, labelled_run, planted
 from vlmscope.errors import InputError, StoreError
-from vlmscope.probing import SweepResult, SweepSpec, save_sweep, save_transfer, sweep, transfer
+from vlmscope.metrics import Platt
+from vlmscope.probe import LogisticProbe, baselines, load_probe
+from vlmscope.probe.baselines import Facts
+from vlmscope.probe.candidates import Candidate
+from vlmscope.probe.known_facts import few_facts
+from vlmscope.probing import (
+    SweepResult,
+    SweepSpec,
+    TransferResult,
+    carrying,
+    save_sweep,
+    save_transfer,
+    sweep,
+    transfer,
+)
+from vlmscope.probing.data import LeftOut
+from vlmscope.probing.targets import targets
 from vlmscope.probing.transfer_saving import transfer_document
 from vlmscope.probing.transfer_verdict import transfer_verdict
 from vlmscope.probing.transferring import TransferTest
 from vlmscope.store import Run, open_run
 
-ROWS = 240
-SPEC = SweepSpec(folds=3, draws=200)
+ROWS = 180
+SPEC = SweepSpec(folds=3, draws=50)
 PLANTED = f"{QUERY}/layer_3"
 ALONG = np.eye(WIDTH)[0]
 ACROSS = np.eye(WIDTH)[1]
 TRUE = 0.5 * (1 + erf(2.0 / 2))
 """AUROC of two normal distributions whose means are 2 apart, along the right direction."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_forms() -> Iterator[None]:
+    """One form of the joint baseline instead of ten: their choice is tested with the baselines."""
+
+    def one(facts: Facts) -> Mapping[str, Candidate]:
+        features = few_facts(baselines._known(facts))
+        return {"few": Candidate(features, lambda: LogisticRegression(C=0.3))}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "WORD_GRID", (1.0,))
+        for module in (baselines, carrying):
+            patch.setattr(module, "joint_candidates", one)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +70,20 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, SweepResult]:
     truth, vectors = planted(np.random.default_rng(1), ROWS, ALONG)
     folder = tmp_path_factory.mktemp("transfer") / "A"
     kinds = [f"c{i % 3}" for i in range(ROWS)]
-    run = labelled_run(folder, truth, vectors, np.arange(ROWS) // 2, categories=kinds, noise=1)
+    run = labelled_run(
+        folder, truth, vectors, np.arange(ROWS) // 2, categories=kinds, noise=1, on_disk=True
+    )
     return run, sweep(run, SPEC)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    source: tuple[Run, SweepResult], tmp_path_factory: pytest.TempPathFactory
+) -> TransferResult:
+    """The transfer to a run of other images in which the same direction knows."""
+    folder = tmp_path_factory.mktemp("shared") / "B"
+    run = other(folder, categories=[f"c{i % 4}" for i in range(ROWS)])
+    return transfer(source[0], [run], SPEC, result=source[1])
 
 
 def other(
@@ -54,14 +102,14 @@ def found(source: tuple[Run, SweepResult], test: Run) -> TransferTest:
 
 
 def test_a_direction_that_both_share_carries_over(
-    source: tuple[Run, SweepResult], tmp_path: Path
+    source: tuple[Run, SweepResult], shared: TransferResult
 ) -> None:
-    test = found(source, other(tmp_path / "B", categories=[f"c{i % 4}" for i in range(ROWS)]))
+    [test] = shared.tests
     row = test["selected"]
     assert test.chosen == (PLANTED,)
     assert row.intervals["auroc"].low <= TRUE <= row.intervals["auroc"].high
     assert row.source_auroc == source[1]["selected"].metrics.auroc
-    assert abs(row.own_auroc - TRUE) < 0.06
+    assert abs(row.own_auroc - TRUE) < 0.12
     assert row.over_own is not None
     assert row.over_own.interval.low < 0.02
     assert row.over_joint is not None
@@ -99,30 +147,26 @@ def test_a_direction_that_is_turned_round_is_told_to_be_worse(
 
 
 def test_the_risk_is_that_of_the_saved_probe(
-    source: tuple[Run, SweepResult], tmp_path: Path
+    source: tuple[Run, SweepResult], shared: TransferResult, tmp_path: Path
 ) -> None:
     """What is told of a transfer is told of the probe that ``vlmscope score`` uses."""
-    from vlmscope.metrics import Platt
-    from vlmscope.probe import load_probe
-
     folder = save_sweep(source[0], source[1], tmp_path / "saved")
     probe, info = load_probe(folder / PLANTED.replace("/", "-"))
     assert info.calibration is not None
-    run = other(tmp_path / "B")
-    logit = probe.decision_function(run.matrix(QUERY, 3))
-    test = found(source, run)
+    [test] = shared.tests
+    logit = probe.decision_function(test.target.run.matrix(QUERY, 3))
     assert np.allclose(Platt(*info.calibration).apply(logit), test.risks["selected"])
 
 
 def test_rows_about_images_of_the_training_run_are_left_out(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
-    """Whatever their ids and names are: 40 of 120 images are known, by their content."""
+    """Whatever their ids and names are: 40 of 90 images are known, by their content."""
     run = other(tmp_path / "B", first_image=ROWS // 2 - 40, ids=[f"other_{i}" for i in range(ROWS)])
-    test = found(source, run)
-    assert not test.target.paired
-    assert len(test.target.kept) == ROWS - 80
-    assert "80 rows are left out: the training run has the image too." in transfer_verdict(test)
+    [target] = targets(source[0], [run])
+    assert not target.paired
+    assert len(target.kept) == ROWS - 80
+    assert target.left_out == (LeftOut("row", 80, "the training run has the image too"),)
 
 
 def test_a_near_copy_is_the_same_image(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
@@ -131,25 +175,13 @@ def test_a_near_copy_is_the_same_image(source: tuple[Run, SweepResult], tmp_path
     truth, vectors = planted(np.random.default_rng(3), ROWS, ALONG)
     images = 20_000 + np.arange(ROWS) // 2
     run = labelled_run(tmp_path / "B", truth, vectors, images, noise=2)
-    copied = labelled_run(
-        tmp_path / "C", truth[:2], vectors[:2], [1, 1], noise=3, labelled=False,
-        change={"image_sha256": "e" * 64, "image_dhash": f"{dhash:016x}"},
-        ids=["copy_0", "copy_1"],
-    )  # fmt: skip
-    from labelled_runs import label
-    from vlmscope.store import RunWriter
-
-    with RunWriter(run.path, run.manifest) as writer:
-        writer.add(list(copied))
-    grown = open_run(run.path)
-    label(run.path, grown.ids, [*truth, True, False])
-    test = found(source, grown)
-    assert test.target.overlap.by == "content and likeness"
-    assert len(test.target.kept) == ROWS
-    assert [grown.ids[i] for i in np.flatnonzero(test.target.overlap.shared)] == [
-        "copy_0",
-        "copy_1",
-    ]
+    assert isinstance(run, HeldRun)
+    copies = {"image_sha256": "e" * 64, "image_dhash": f"{dhash:016x}"}
+    rows = [replace(row, **copies) if i in (5, 9) else row for i, row in enumerate(run.rows)]
+    [target] = targets(source[0], [HeldRun(run.path, run.manifest, rows)])
+    assert target.overlap.by == "content and likeness"
+    assert np.flatnonzero(target.overlap.shared).tolist() == [5, 9]
+    assert len(target.kept) == ROWS - 2
 
 
 def leaky(folder: Path, mood: np.ndarray, faces: np.ndarray, noise: int, **options: Any) -> Run:
@@ -172,10 +204,6 @@ def test_the_same_questions_on_another_model_are_judged_without_their_images(
     one = leaky(tmp_path / "A", mood, faces, 1)
     two = leaky(tmp_path / "B", mood, faces, 2, model=OTHER_MODEL)
     [test] = transfer(one, [two], SPEC).tests
-    from sklearn.metrics import roc_auc_score
-
-    from vlmscope.probe import LogisticProbe
-
     naive = LogisticProbe().fit(one.matrix(QUERY, 3), mood.repeat(4), groups=np.arange(240) // 4)
     leaked = roc_auc_score(mood.repeat(4), naive.decision_function(two.matrix(QUERY, 3)))
     assert leaked > 0.9, "the test can fail"
@@ -211,21 +239,24 @@ def test_a_signal_is_carried_over_to_another_model(tmp_path: Path) -> None:
 def test_images_that_only_the_test_run_has_are_judged_too_where_it_is_paired(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
-    """POPE's tables: 90 of 120 images are the training run's, other questions about them."""
-    test = found(source, other(tmp_path / "B", first_image=30))
+    """POPE's tables: two thirds of the images are the training run's, asked about anew."""
+    kinds = ["c1"] * ROWS
+    test = found(source, other(tmp_path / "B", first_image=30, categories=kinds))
     assert test.target.paired
     assert len(test.target.kept) == ROWS
     assert set(np.unique(test.part_of)) == {0, 1, 2}
     text = " ".join(transfer_verdict(test))
     assert "other questions on the same model" in text
-    assert "left out" not in text
+    assert "are left out" not in text
 
 
 def test_same_words_are_said_and_not_left_out(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
     asked = [item.sample.question for item in source[0]]
-    test = found(source, other(tmp_path / "B", questions=[*asked[:50], *["What else?"] * 190]))
+    test = found(
+        source, other(tmp_path / "B", questions=[*asked[:50], *["What else?"] * (ROWS - 50)])
+    )
     assert len(test.target.kept) == ROWS
     assert f"50 of the {ROWS} questions judged are asked in the training run too" in " ".join(
         transfer_verdict(test)
@@ -276,7 +307,7 @@ def test_what_cannot_be_judged_is_refused_in_a_line(
         found(source, unlabelled)
     with pytest.raises(InputError, match="is the run that is learnt from"):
         found(source, run)
-    good = other(tmp_path / "C")
+    good = other(tmp_path / "C", on_disk=True)
     with pytest.raises(InputError, match="given twice"):
         transfer(run, [good, good.path], SPEC, result=source[1])
     # 3 of 60 rows are about other images than those that are trained on: too few of a kind.
@@ -336,7 +367,7 @@ def test_what_is_saved(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     predictions = pd.read_parquet(folder / "transfer_predictions.parquet")
     assert len(predictions) == 2 * ROWS
     mine = predictions[predictions["run_id"] == tests[1].manifest.run_id]
-    assert mine["first_token" if "first_token" in mine else "risk/first_token"].isna().all()
+    assert mine["risk/first_token"].isna().all()
     assert np.array_equal(mine["risk/selected"], result.tests[1].risks["selected"])
     assert save_transfer(result, folder).exists(), "a transfer may be made anew"
 
@@ -346,10 +377,10 @@ HOSTILE = ['{"kind": "mine"}', "my notes", "[" * 10_000, "[]"]
 
 @pytest.mark.parametrize("text", HOSTILE, ids=["other", "text", "deep", "list"])
 def test_a_file_of_somebody_elses_is_not_replaced(
-    source: tuple[Run, SweepResult], tmp_path: Path, text: str
+    shared: TransferResult, tmp_path: Path, text: str
 ) -> None:
-    result = transfer(source[0], [other(tmp_path / "B")], SPEC, result=source[1])
-    folder = save_sweep(source[0], source[1], tmp_path / "out")
+    result, folder = shared, tmp_path / "out"
+    folder.mkdir()
     (folder / "transfer.json").write_text(text)
     with pytest.raises(InputError, match="is no transfer of vlmscope probe; give another --out"):
         save_transfer(result, folder)
@@ -361,17 +392,13 @@ def test_a_file_of_somebody_elses_is_not_replaced(
 
 
 def test_links_are_replaced_or_refused_and_never_written_through(
-    source: tuple[Run, SweepResult], tmp_path: Path
+    source: tuple[Run, SweepResult], shared: TransferResult, tmp_path: Path
 ) -> None:
-    import shutil
-    from dataclasses import replace
-
-    result = transfer(source[0], [other(tmp_path / "B")], SPEC, result=source[1])
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("mine")
     run = open_run(shutil.copytree(source[0].path, home / "A"))
-    moved = replace(result, source=run)
+    moved = replace(shared, source=run)
     probes = save_sweep(run, source[1])
     for name in ("transfer.json", "transfer_predictions.parquet"):
         (probes / name).symlink_to("../../thesis.txt")
