@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlmscope.executors import extract
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
-    from vlmscope.probing import SweepSpec, save_sweep, save_transfer, sweep, transfer
+    from vlmscope.probing import SweepSpec, compare, save_sweep, save_transfer, sweep, transfer
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.risk import RiskScorer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
@@ -38,6 +38,7 @@ __all__ = [
     "VisionLanguageModel",
     "VlmscopeError",
     "capture",
+    "compare",
     "export_run",
     "extract",
     "label",
@@ -65,6 +66,7 @@ _HOMES = {
     "VisionLanguageModel": "model",
     "VlmscopeError": "errors",
     "capture": "engine",
+    "compare": "probing",
     "export_run": "store",
     "extract": "executors",
     "label": "labelling",

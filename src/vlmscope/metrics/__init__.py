@@ -13,11 +13,13 @@ weighted     the same numbers of a resample, without sorting again
 resampling   intervals, and the paired test of two risks
 small_samples
              intervals of the AUROC where images are few
+rates        how often something happens, and the paired difference of two rates
 selective    what abstaining on the riskiest answers buys
 within       how well a risk orders answers of the same kind
 """
 
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
+from vlmscope.metrics.rates import Rate, rate, rate_difference
 from vlmscope.metrics.resampling import (
     Difference,
     Interval,
@@ -40,6 +42,7 @@ __all__ = [
     "Judged",
     "Metrics",
     "Platt",
+    "Rate",
     "ReliabilityCurve",
     "Resamples",
     "RiskCoverage",
@@ -52,6 +55,8 @@ __all__ = [
     "holm",
     "measure",
     "paired",
+    "rate",
+    "rate_difference",
     "reliability",
     "resample",
     "resample_sides",

@@ -97,7 +97,7 @@ class Resamples:
                 self.jackknives[one], self.jackknives[other], self.images, level
             )
             return Difference(whole, Interval(low, high), p_value)
-        return Difference(whole, interval_of(gap, level), _p_value(gap))
+        return Difference(whole, interval_of(gap, level), p_value_of(gap))
 
 
 def resample(
@@ -320,7 +320,7 @@ def interval_of(values: Floats, level: float) -> Interval:
     return Interval(float(low), float(high), values.size - kept.size)
 
 
-def _p_value(gap: Floats) -> float:
+def p_value_of(gap: Floats) -> float:
     """Return the two-sided p-value of no difference."""
     kept = gap[~np.isnan(gap)]
     if not kept.size:

@@ -14,6 +14,7 @@ transferring
 comparing  several labelled runs of the same questions, side by side
 """
 
+from vlmscope.probing.comparing import Comparison, compare, compare_runs
 from vlmscope.probing.data import ProbeData, probe_data
 from vlmscope.probing.grid import SweepSpec, sweep
 from vlmscope.probing.loading import SavedSweep, read_sweep
@@ -25,6 +26,7 @@ from vlmscope.probing.transfer_saving import save_transfer
 from vlmscope.probing.transferring import TransferResult, transfer
 
 __all__ = [
+    "Comparison",
     "LabelTable",
     "ProbeData",
     "ProbeResult",
@@ -32,6 +34,8 @@ __all__ = [
     "SweepResult",
     "SweepSpec",
     "TransferResult",
+    "compare",
+    "compare_runs",
     "open_source",
     "probe_data",
     "read_label_table",

@@ -86,7 +86,7 @@ def overlap_of(source: Run, learnt: ProbeData, test: Run, judged: ProbeData) -> 
         judged: Its rows.
     """
     tables = [source.to_pandas().iloc[learnt.rows], test.to_pandas().iloc[judged.rows]]
-    content, by = _content_groups(tables)
+    content, by = content_groups(tables)
     count = len(learnt.rows)
     own = [f"a{g}" for g in learnt.groups] + [f"b{g}" for g in judged.groups]
     names = [(f"image {c}", side) for c, side in zip(content, own, strict=True)]
@@ -104,7 +104,7 @@ def overlap_of(source: Run, learnt: ProbeData, test: Run, judged: ProbeData) -> 
     )
 
 
-def _content_groups(tables: list[pd.DataFrame]) -> tuple[NDArray[np.int64], str]:
+def content_groups(tables: list[pd.DataFrame]) -> tuple[NDArray[np.int64], str]:
     """Return groups of all rows by their images, or by the question where there is no image."""
     hashes: list[list[str]] = []
     for table in tables:
