@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from store_support import make_capture, make_manifest
+from store_support import make_bare, make_capture, make_manifest
 from vlmscope.schema import Capture, Score
 from vlmscope.store import Manifest, Run, RunWriter, open_run, vector_path, write_labels
 from vlmscope.store.block import Block, block_of
@@ -34,6 +34,7 @@ def labelled_run(
     noise: int = 0,
     labelled: bool = True,
     change: Mapping[str, Any] | None = None,
+    bare: bool = False,
     on_disk: bool = False,
 ) -> Run:
     """Return a run. ``layer_3`` of the query token holds ``vectors``; the rest is noise.
@@ -51,6 +52,7 @@ def labelled_run(
         noise: Decides the vectors that know nothing.
         labelled: Whether to label it.
         change: Changes of every row.
+        bare: Whether the questions are about no image.
         on_disk: Whether to write its rows too; without, a folder holds its labels alone.
     """
     sizes = {"hidden_size": vectors.shape[1], "vision_size": WIDTH, **(model or {})}
@@ -60,10 +62,12 @@ def labelled_run(
     rng = np.random.default_rng(noise)
     rows = []
     for i, vector in enumerate(vectors):
-        row = make_capture(i + 1000 * noise, ids[i] if ids else f"q{i}")
+        made = make_bare if bare else make_capture
+        row = made(i + 1000 * noise, id_=ids[i] if ids else f"q{i}")
         mine = {
             path: rng.standard_normal(width).astype(np.float32)
             for path, width in record.widths().items()
+            if not bare or path.startswith(QUERY)
         }
         mine[f"{QUERY}/layer_3"] = vector.astype(np.float32)
         sample = replace(
@@ -73,7 +77,9 @@ def labelled_run(
         )
         # A likeness far from all others: its bits are those of a hash of the number.
         dhash = int(np.random.default_rng(images[i] + 7).integers(0, 2**63))
-        hashes = {"image_sha256": f"{images[i]:064x}", "image_dhash": f"{dhash:016x}"}
+        hashes = (
+            {} if bare else {"image_sha256": f"{images[i]:064x}", "image_dhash": f"{dhash:016x}"}
+        )
         rows.append(replace(row, sample=sample, vectors=mine, **{**hashes, **(change or {})}))
     if on_disk:
         with RunWriter(folder, record) as writer:

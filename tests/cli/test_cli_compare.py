@@ -13,6 +13,7 @@ import pytest
 from labelled_runs import OTHER_MODEL, WIDTH, label, labelled_run
 
 ROWS = 60
+BAD_NAME = {**OTHER_MODEL, "name": "other\x1b[2J"}
 Command = Callable[..., Any]
 
 
@@ -21,7 +22,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs of the same questions; the second hallucinates far more often."""
     folder = tmp_path_factory.mktemp("compare")
     rng = np.random.default_rng(1)
-    for name, share, model in (("A", 0.2, {}), ("B", 0.7, OTHER_MODEL), ("C", 0.2, {})):
+    for name, share, model in (("A", 0.2, {}), ("B", 0.7, BAD_NAME), ("C", 0.2, {})):
         labelled_run(
             folder / name, (rng.random(ROWS) < share).tolist(),
             rng.standard_normal((ROWS, WIDTH)), np.arange(ROWS),
@@ -42,6 +43,7 @@ def test_it_shows_runs_side_by_side(vlmscope: Command, home: Path) -> None:
     assert "4 ids of 60 in both mean different questions or images, and are left out" in text
     assert "on 56 questions in common which hallucinates more often cannot be told" in text
     assert f"{home / 'A'}: no probes yet." in text
+    assert "\x1b" not in done.out, "a name out of a file moves no cursor"
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
 

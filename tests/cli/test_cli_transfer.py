@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelled_runs import WIDTH, labelled_run, planted
+from labelled_runs import OTHER_MODEL, WIDTH, labelled_run, planted
 
 ROWS = 75
 FEW = ("--draws", 100, "--folds", 3)
@@ -25,7 +25,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for noise, name in enumerate("AB"):
         truth, vectors = planted(np.random.default_rng(noise), ROWS, np.eye(WIDTH)[0], 3.0)
         images = 1000 * noise + np.arange(ROWS)
-        labelled_run(folder / name, truth, vectors, images, noise=noise, on_disk=True)
+        model = {**OTHER_MODEL, "name": "other\x1b[2J"} if noise else {}
+        labelled_run(folder / name, truth, vectors, images, noise=noise, model=model, on_disk=True)
     return folder
 
 
@@ -36,7 +37,8 @@ def test_it_shows_a_table_and_says_what_it_means(
     assert vlmscope("probe", home / "A", *FEW, "--out", one).code == 0
     done = vlmscope("probe", home / "A", *FEW, "--out", other, "--test", home / "B")
     assert done.code == 0, done.err
-    assert f"transfer to {home / 'B'}: other questions on the same model" in done.out
+    assert f"transfer to {home / 'B'}: other questions on another model" in done.out
+    assert "\x1b" not in done.out, "a name out of a file moves no cursor"
     text = " ".join(done.out.split())
     assert "AUROC in training" in text
     assert "no image judged was in training" in text

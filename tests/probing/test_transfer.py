@@ -260,6 +260,55 @@ def test_images_that_only_the_test_run_has_are_judged_too_where_it_is_paired(
     assert "are left out" not in text
 
 
+def test_a_question_about_several_images_is_about_each_of_them(
+    source: tuple[Run, SweepResult], tmp_path: Path
+) -> None:
+    """One of its two images is known, and so it joins two groups of the test run to it."""
+    run = other(tmp_path / "B")
+    assert isinstance(run, HeldRun)
+    known = next(iter(source[0]))
+    both = {
+        name: f"{getattr(run.rows[7], name)}+{getattr(known, name)}"
+        for name in ("image_sha256", "image_dhash")
+    }
+    rows = [replace(row, **both) if i == 7 else row for i, row in enumerate(run.rows)]
+    [target] = targets(source[0], [HeldRun(run.path, run.manifest, rows)])
+    assert np.flatnonzero(target.overlap.shared).tolist() == [6, 7], "6 shows the same image as 7"
+
+
+def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path) -> None:
+    asked = [f"why {i}?" for i in range(ROWS)]
+    runs = []
+    for noise, (name, words) in enumerate(
+        {
+            "A": asked,
+            "B": asked,
+            "C": [*asked[:30], *[f"how {i}?" for i in range(ROWS - 30)]],
+        }.items()
+    ):
+        truth, vectors = planted(np.random.default_rng(noise), ROWS, ALONG)
+        runs.append(
+            labelled_run(
+                tmp_path / name, truth, vectors, range(ROWS), questions=words, noise=noise,
+                bare=True, model=OTHER_MODEL if name == "B" else None,
+            )
+        )  # fmt: skip
+    same, some = targets(runs[0], runs[1:])
+    assert same.paired
+    assert same.overlap.by == "question"
+    assert len(some.kept) == ROWS - 30
+    assert some.left_out == (LeftOut("row", 30, "the training run has the question too"),)
+    [test, _] = transfer(runs[0], [same, some], SPEC).tests
+    assert test["selected"].metrics.auroc > 0.7
+    text = " ".join(transfer_verdict(test))
+    assert f"{ROWS} answers in {ROWS} different questions" in text
+    assert "paired by question: no question judged was in training" in text
+    pictured = other(tmp_path / "D")
+    [target] = targets(runs[0], [pictured])
+    assert not target.overlap.shared.any()
+    assert all(place[0] == QUERY for place in target.places)
+
+
 def test_same_words_are_said_and_not_left_out(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Two or more labelled run folders, or their URLs; all are compared with the "
             "first.",
             show_default=False,
@@ -53,7 +53,7 @@ def compare(
     _show_runs(found)
     stdout.print()
     for line in _sentences(found):
-        show(Text(line))
+        show(Text(shown_text(line, len(line))))
 
 
 def _show_runs(found: Comparison) -> None:

@@ -71,9 +71,10 @@ def run_transfer(
 def show_transfer(document: Mapping[str, Any]) -> None:
     """Print a table and what it says for each test run."""
     for test in document["tests"]:
+        title = shown_text(f"transfer to {test['run']}: {test['relation']}", 200)
         table = Table(
             box=None, pad_edge=False, header_style="dim", title_justify="left",
-            title=Text(f"transfer to {shown_text(test['run'])}: {test['relation']}", style="bold"),
+            title=Text(title, style="bold"),
         )  # fmt: skip
         for heading in HEADINGS:
             table.add_column(heading, overflow="fold")
@@ -85,7 +86,7 @@ def show_transfer(document: Mapping[str, Any]) -> None:
         show(table)
         stdout.print()
         for line in test["verdict"]:
-            show(Text(line))
+            show(Text(shown_text(line, len(line))))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -45,10 +45,10 @@ def unseen_phrase(target: Target) -> str:
 def _what(target: Target) -> str:
     """Say what was judged on."""
     count = len(np.unique(target.groups))
+    about = "different questions" if target.overlap.by == "question" else "groups of images"
     return (
         f"On {target.run.path.name}, {relation_phrase(target)}: {len(target.kept):,} answers in "
-        f"{count:,} groups of images, {int(target.truth.sum()):,} hallucinated; "
-        f"{unseen_phrase(target)}."
+        f"{count:,} {about}, {int(target.truth.sum()):,} hallucinated; {unseen_phrase(target)}."
     )
 
 
