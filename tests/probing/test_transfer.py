@@ -293,7 +293,7 @@ def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path
                 bare=True, model=OTHER_MODEL if name == "B" else None,
             )
         )  # fmt: skip
-    same, some = targets(runs[0], runs[1:])
+    same, some = targets(runs[0], runs[1:], SPEC)
     assert same.paired
     assert same.overlap.by == "question"
     assert len(some.kept) == ROWS - 30
@@ -307,6 +307,37 @@ def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path
     [target] = targets(runs[0], [pictured])
     assert not target.overlap.shared.any()
     assert all(place[0] == QUERY for place in target.places)
+
+
+def test_runs_that_hang_together_by_their_images_are_refused_before_anything_is_trained(
+    source: tuple[Run, SweepResult], tmp_path: Path
+) -> None:
+    """One question of the test run shows every image of the training run."""
+    run = other(tmp_path / "B", first_image=40)
+    assert isinstance(run, HeldRun)
+    every = {
+        name: "+".join(dict.fromkeys(getattr(row, name) for row in source[0]))
+        for name in ("image_sha256", "image_dhash")
+    }
+    rows = [replace(run.rows[0], **every), *run.rows[1:]]
+    with pytest.raises(InputError, match=r"--test .*cannot be split by image: folds: found"):
+        targets(source[0], [HeldRun(run.path, run.manifest, rows)])
+
+
+def test_vectors_that_say_nothing_are_told_to_say_nothing(
+    source: tuple[Run, SweepResult], tmp_path: Path
+) -> None:
+    run = other(tmp_path / "B")
+    assert isinstance(run, HeldRun)
+    same = np.ones(WIDTH, np.float32)
+    rows = [replace(row, vectors={**row.vectors, PLANTED: same}) for row in run.rows]
+    test = found(source, HeldRun(run.path, run.manifest, rows))
+    assert test["selected"].found_nothing
+    assert np.isnan(test[PLANTED].own_auroc)
+    assert test[PLANTED].over_own is None
+    text = " ".join(transfer_verdict(test))
+    assert "gives most answers there the same risk: it finds nothing" in text
+    assert "the probe is" not in text
 
 
 def test_same_words_are_said_and_not_left_out(
@@ -373,7 +404,9 @@ def test_what_cannot_be_judged_is_refused_in_a_line(
     truth, vectors = planted(np.random.default_rng(2), 60, ALONG)
     truth[:] = np.arange(60) % 30 == 0
     few = labelled_run(tmp_path / "D", truth, vectors, 50_000 + np.arange(60), noise=2)
-    with pytest.raises(InputError, match="hallucinated ones show 2 groups of images"):
+    with pytest.raises(
+        InputError, match="image groups with hallucinated answers: 2, with faithful ones: 58"
+    ):
         found(source, few)
 
 

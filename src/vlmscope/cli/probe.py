@@ -94,7 +94,7 @@ def probe(
         source = open_source(
             run, labelled=table is not None, report=lambda name: status.update(f"reading {name}")
         )
-        aims = prepare_transfer(source, test, folder)
+        aims = prepare_transfer(source, test, spec, folder)
         result = sweep(
             source, spec, labels=table, report=lambda doing: status.update(f"probing: {doing}")
         )

@@ -26,12 +26,15 @@ HEADINGS = (
 )
 
 
-def prepare_transfer(source: Source, tests: Sequence[str], folder: Path) -> tuple[Target, ...]:
+def prepare_transfer(
+    source: Source, tests: Sequence[str], spec: SweepSpec, folder: Path
+) -> tuple[Target, ...]:
     """Open the runs to judge on, so that what cannot be judged is refused before the sweep.
 
     Args:
         source: What is learnt from.
         tests: Folders or URLs of the runs.
+        spec: What the sweep is asked for.
         folder: Where the result is to be written.
     """
     from vlmscope.probing.targets import checked_source, targets
@@ -40,7 +43,7 @@ def prepare_transfer(source: Source, tests: Sequence[str], folder: Path) -> tupl
     if not tests:
         return ()
     check_replaceable(checked_source(source), folder)
-    return targets(source, [options.place(test) for test in tests])
+    return targets(source, [options.place(test) for test in tests], spec)
 
 
 def run_transfer(
@@ -95,7 +98,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         here = ["–", "finds nothing"]
     else:
         here = [_shown(row["auroc"]), _ends(row, "auroc")]
-    above = row["above_joint"]
+    above = None if row["found_nothing"] else row["above_joint"]
     return [
         _shown(row["source_auroc"]), *here,
         "–" if above is None else f"{above:+.3f} ({_ends(row, 'above_joint', '+.3f')})",

@@ -6,14 +6,17 @@ Everything that can be refused is refused here, before anything is trained.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
+from vlmscope.probe import FoldError, grouped_folds
+from vlmscope.probing.carrying import Part
 from vlmscope.probing.data import LeftOut, ProbeData, probe_data
+from vlmscope.probing.grid import SweepSpec
 from vlmscope.probing.overlap import Overlap, Relation, common_places, overlap_of, relation_of
 from vlmscope.probing.source import Place, Source
 from vlmscope.store import Run, open_run
@@ -39,6 +42,8 @@ class Target:
     """Whether the training run's folds are used, because the runs share their images."""
     kept: NDArray[np.int64]
     """The rows of ``data`` that are judged."""
+    parts: tuple[Part, ...] = ()
+    """Who learns and who is judged: rows of the training run, and places in ``kept``."""
 
     @property
     def truth(self) -> NDArray[np.bool_]:
@@ -51,8 +56,15 @@ class Target:
         return self.overlap.groups[self.kept]
 
 
-def targets(source: Source, tests: Sequence[Run | str | Path]) -> tuple[Target, ...]:
+def targets(
+    source: Source, tests: Sequence[Run | str | Path], spec: SweepSpec | None = None
+) -> tuple[Target, ...]:
     """Open the runs to judge on, and refuse what cannot be judged before anything is trained.
+
+    Args:
+        source: The labelled run to learn from.
+        tests: Labelled runs to judge on, or their folders.
+        spec: Folds and seed, as of the sweep.
 
     Raises:
         InputError: As for ``transfer``.
@@ -63,7 +75,7 @@ def targets(source: Source, tests: Sequence[Run | str | Path]) -> tuple[Target, 
     for test in tests:
         opened = test if isinstance(test, Run) else open_run(test)
         _check_other(run, opened, [each.run for each in found])
-        found.append(_target(run, learnt, opened))
+        found.append(_target(run, learnt, opened, spec or SweepSpec()))
     return tuple(found)
 
 
@@ -89,7 +101,7 @@ def _check_other(source: Run, test: Run, before: Sequence[Run]) -> None:
         raise InputError(f"--test {test.path}: the run is given twice; give it once")
 
 
-def _target(source: Run, learnt: ProbeData, test: Run) -> Target:
+def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Target:
     """Join a test run with its labels and with what it shares with the training run."""
     data = probe_data(test)
     places, left_out = common_places(source, learnt, test, data)
@@ -112,7 +124,7 @@ def _target(source: Run, learnt: ProbeData, test: Run) -> Target:
         kept=kept,
     )
     _check_enough(found)
-    return found
+    return replace(found, parts=_parts(learnt, found, spec))
 
 
 def _check_enough(target: Target) -> None:
@@ -125,6 +137,42 @@ def _check_enough(target: Target) -> None:
     raise InputError(
         f"--test {target.run.path}: {len(truth)} rows can be judged"
         + (f", {lost} more are about images that are trained on" if lost else "")
-        + f"; of these the hallucinated ones show {counts[0]} groups of images and the faithful "
-        f"ones {counts[1]}, {FEWEST_GROUPS} of each are needed; label questions about other images"
+        + f"; image groups with hallucinated answers: {counts[0]}, with faithful ones: "
+        f"{counts[1]}, and {FEWEST_GROUPS} of each are needed; label questions about other images"
     )
+
+
+def _parts(learnt: ProbeData, target: Target, spec: SweepSpec) -> tuple[Part, ...]:
+    """Return who learns and who is judged: once, or once for each fold of the images.
+
+    Groups that only the test run has go to the folds in turn: any fit may judge them.
+
+    Raises:
+        InputError: No fold has answers of both kinds to compare.
+    """
+    if not target.paired:
+        return (Part(np.arange(len(learnt.truth)), np.arange(len(target.kept))),)
+    groups = target.overlap.source_groups
+    try:
+        folds = grouped_folds(learnt.truth, groups, count=spec.folds, seed=spec.seed)
+    except FoldError as error:
+        raise InputError(
+            f"--test {target.run.path}: shares its images with {len(learnt.truth)} rows of the "
+            f"training run, and both together cannot be split by image: {error}"
+        ) from error
+    fold_of = {int(g): n for n, fold in enumerate(folds) for g in np.unique(groups[fold.test])}
+    new = [int(g) for g in np.unique(target.groups) if int(g) not in fold_of]
+    order = np.random.default_rng(spec.seed).permutation(len(new))
+    fold_of |= {new[place]: turn % len(folds) for turn, place in enumerate(order)}
+    judged_by = np.array([fold_of[int(g)] for g in target.groups])
+    parts = tuple(
+        Part(np.asarray(fold.train), np.flatnonzero(judged_by == number))
+        for number, fold in enumerate(folds)
+        if (judged_by == number).any()
+    )
+    if not any(0 < target.truth[part.judged].sum() < len(part.judged) for part in parts):
+        raise InputError(
+            f"--test {target.run.path}: no fold has hallucinated and faithful answers to compare; "
+            "label more rows"
+        )
+    return parts

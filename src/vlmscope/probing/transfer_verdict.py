@@ -83,6 +83,9 @@ def _loss(row: CarriedResult, why: str) -> Iterator[str]:
             "On the training run it reaches "
             f"{_span(row.source_auroc, row.source_interval)}, out of fold."
         )
+    if row.over_own is None and not why:
+        yield "Trained within the test run it finds nothing."
+        return
     if row.over_own is None:
         yield f"What the test run would teach itself is not known: {why}."
         return

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, Judged, Metrics, constant_pairs, resample_sides
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probe import (
@@ -44,7 +43,7 @@ from vlmscope.probing.carrying import (
 )
 from vlmscope.probing.data import ProbeData
 from vlmscope.probing.grid import SweepSpec, known_of, place_title, sweep, vectors
-from vlmscope.probing.results import CONSTANT, SweepResult
+from vlmscope.probing.results import CONSTANT, ProbeResult, SweepResult
 from vlmscope.probing.source import Place, Source
 from vlmscope.probing.targets import Target, checked_source, targets
 from vlmscope.store import Run, vector_path
@@ -68,8 +67,8 @@ class CarriedResult:
     representation: str | None
     layer: int | None
     source_auroc: float
-    """On the training run, out of fold, as the sweep tells it; NaN where the sweep has no number
-    for it."""
+    """On the training run, out of fold, as the sweep tells it; NaN where it has no number for it,
+    or found nothing."""
     source_interval: Interval
     metrics: Metrics
     """On the test run."""
@@ -78,7 +77,8 @@ class CarriedResult:
     over_joint: Difference | None
     """AUROC less that of the joint baseline, carried over alike."""
     own_auroc: float
-    """AUROC of the same trained and judged within the test run; NaN where it cannot be had."""
+    """AUROC of the same trained and judged within the test run; NaN where it cannot be had, or
+    finds nothing."""
     over_own: Difference | None
     """AUROC less that one: what is lost on the way, if it is below 0."""
     constant: float
@@ -148,7 +148,7 @@ def transfer(
     spec = spec or SweepSpec()
     made = list(tests)
     plain = [each for each in made if not isinstance(each, Target)]
-    opened = iter(targets(source, plain) if plain else ())
+    opened = iter(targets(source, plain, spec) if plain else ())
     aims = [each if isinstance(each, Target) else next(opened) for each in made]
     run = checked_source(source)
     result = result or sweep(source, spec, report=report)
@@ -162,7 +162,7 @@ def _judged_on(
 ) -> TransferTest:
     """Return what is found on one test run."""
     data = _regrouped(result.data, target)
-    parts = _parts(data, target, spec)
+    parts = target.parts
     part_of = np.empty(len(target.kept), dtype=np.int64)
     for number, part in enumerate(parts):
         part_of[part.judged] = number
@@ -203,35 +203,6 @@ def _regrouped(data: ProbeData, target: Target) -> ProbeData:
         return data
     grouping = replace(data.grouping, groups=target.overlap.source_groups)
     return replace(data, grouping=grouping)
-
-
-def _parts(data: ProbeData, target: Target, spec: SweepSpec) -> tuple[Part, ...]:
-    """Return who learns and who is judged: once, or once for each fold of the images.
-
-    Groups that only the test run has go to the folds in turn: any fit may judge them.
-
-    Raises:
-        InputError: No fold has answers of both kinds to compare.
-    """
-    if not target.paired:
-        return (Part(np.arange(len(data.truth)), np.arange(len(target.kept))),)
-    folds = grouped_folds(data.truth, data.groups, count=spec.folds, seed=spec.seed)
-    fold_of = {int(g): n for n, fold in enumerate(folds) for g in np.unique(data.groups[fold.test])}
-    new = [int(g) for g in np.unique(target.groups) if int(g) not in fold_of]
-    order = np.random.default_rng(spec.seed).permutation(len(new))
-    fold_of |= {new[place]: turn % len(folds) for turn, place in enumerate(order)}
-    judged_by = np.array([fold_of[int(g)] for g in target.groups])
-    parts = tuple(
-        Part(np.asarray(fold.train), np.flatnonzero(judged_by == number))
-        for number, fold in enumerate(folds)
-        if (judged_by == number).any()
-    )
-    if not any(0 < target.truth[part.judged].sum() < len(part.judged) for part in parts):
-        raise InputError(
-            f"--test {target.run.path}: no fold has hallucinated and faithful answers to compare; "
-            "label more rows"
-        )
-    return parts
 
 
 def _selected(
@@ -323,17 +294,22 @@ def _rows(
     sides = {name: Judged(truth, risk, part_of) for name, risk in risks.items()}
     drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
     within = {f"own {name}": side for name, side in own.sides(risks).items()}
+    within = {
+        name: side
+        for name, side in within.items()
+        if constant_pairs(side.truth, side.risk, side.folds) < CONSTANT
+    }
     both = resample_sides(
         {**sides, **within}, groups, draws=spec.draws, seed=spec.seed, metrics=("auroc",),
         correct=True,
     )  # fmt: skip
     places = {vector_path(*place): place for place in target.places}
-    told = {row.name: row for row in result.rows}
+    told = _told_in_training(result, places)
 
     def row(name: str) -> CarriedResult:
         representation, layer = places.get(name, (None, None))
         other = f"own {name}"
-        found = told.get(name) if _is_told(name, result, places) else None
+        found = told.get(name)
         title = titles.get(name) or "best layer, chosen in training"
         return CarriedResult(
             name=name,
@@ -355,10 +331,13 @@ def _rows(
     return tuple(row(name) for name in risks)
 
 
-def _is_told(name: str, result: SweepResult, places: dict[str, Place]) -> bool:
-    """Return whether the sweep's number for a name is of what was carried over.
+def _told_in_training(result: SweepResult, places: dict[str, Place]) -> dict[str, ProbeResult]:
+    """Return what the sweep found of the training run, by name.
 
-    That of the selected layer is, if every layer that a fold chose can be carried over: leaving
-    out the others would have changed no choice.
+    Its number for the selected layer is of what was carried over if every layer that a fold chose
+    can be carried over: leaving out the others would have changed no choice.
     """
-    return name != SELECTED or set(result.chosen["selected"]) <= places.keys()
+    told = {row.name: row for row in result.rows if not row.found_nothing}
+    if not set(result.chosen[SELECTED]) <= places.keys():
+        told.pop(SELECTED, None)
+    return told
