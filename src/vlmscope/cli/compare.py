@@ -63,8 +63,8 @@ def _show_runs(found: Comparison) -> None:
         table.add_column(heading, overflow="fold")
     for run in found.runs:
         table.add_row(
-            Text(shown_text(run.run)), Text(shown_text(run.model)), f"{run.rows:,}",
-            f"{run.unscorable:,}", _share(run.hallucination_rate),
+            Text(shown_text(run.run)), Text(shown_text(run.model.rsplit("/", 1)[-1])),
+            f"{run.rows:,}", f"{run.unscorable:,}", _share(run.hallucination_rate),
             _span(run.hallucination_rate_low, run.hallucination_rate_high, ".1%"),
             _shown(run.probe_auroc), _span(run.probe_auroc_low, run.probe_auroc_high),
             _shown(run.above_joint, "+.3f"),

@@ -66,7 +66,7 @@ def relation_of(source: Manifest, test: Manifest) -> Relation:
     if not differs:
         phrase = "the same model"
     elif "weights_hash" in differs or "config_hash" in differs:
-        phrase = f"another model ({other.name})"
+        phrase = f"another model ({other.name.rstrip('/').rsplit('/', 1)[-1]})"
     else:
         kinds = [name.removesuffix("_hash").replace("_", " ") for name in sorted(differs)]
         phrase = f"the same weights behind another {' and '.join(kinds)}"

@@ -27,8 +27,13 @@ def transfer_verdict(test: TransferTest) -> list[str]:
 
 def relation_phrase(target: Target) -> str:
     """Return what the test run is to the training run: ``the same questions on another model``."""
-    same = 2 * int(target.overlap.same_question.sum()) > len(target.overlap.same_question)
-    return f"{'the same questions' if same else 'other questions'} on {target.relation.model}"
+    which = "the same questions" if _same_questions(target) else "other questions"
+    return f"{which} on {target.relation.model}"
+
+
+def _same_questions(target: Target) -> bool:
+    """Return whether most questions are asked in the training run, of the same images."""
+    return 2 * int(target.overlap.same_question.sum()) > len(target.overlap.same_question)
 
 
 def unseen_phrase(target: Target) -> str:
@@ -132,7 +137,7 @@ def _warnings(test: TransferTest) -> Iterator[str]:
         )
     overlap = target.overlap
     asked = int(overlap.same_text[target.kept].sum())
-    if asked and overlap.by != "question":
+    if asked and overlap.by != "question" and not _same_questions(target):
         rows = f"{asked:,} of the {len(target.kept):,} questions judged"
         yield f"{rows} are asked in the training run too, word for word."
     if overlap.by == "content":
