@@ -14,7 +14,7 @@ import pytest
 from labelled_runs import OTHER_MODEL, WIDTH, labelled_run, planted
 
 ROWS = 75
-FEW = ("--draws", 100, "--folds", 3)
+FEW = ("--draws", 100, "--folds", 3, "--repeats", 1, "--permutations", 100)
 Command = Callable[..., Any]
 
 

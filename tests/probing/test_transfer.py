@@ -41,7 +41,7 @@ from vlmscope.probing.transferring import TransferTest
 from vlmscope.store import Run, open_run
 
 ROWS = 180
-SPEC = SweepSpec(folds=3, draws=50)
+SPEC = SweepSpec(folds=3, draws=50, repeats=1, permutations=100)
 PLANTED = f"{QUERY}/layer_3"
 ALONG = np.eye(WIDTH)[0]
 ACROSS = np.eye(WIDTH)[1]

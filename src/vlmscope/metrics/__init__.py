@@ -14,6 +14,7 @@ resampling   intervals, and the paired test of two risks
 small_samples
              intervals of the AUROC where images are few
 rates        how often something happens, and the paired difference of two rates
+simultaneous bands that hold several curves at once
 selective    what abstaining on the riskiest answers buys
 within       how well a risk orders answers of the same kind
 """
@@ -34,6 +35,7 @@ from vlmscope.metrics.resampling import (
 from vlmscope.metrics.roc import RocCurve, roc
 from vlmscope.metrics.scores import Metrics, constant_pairs, measure, threshold_at
 from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
+from vlmscope.metrics.simultaneous import simultaneous
 from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "risk_coverage",
     "roc",
     "share_of_pairs",
+    "simultaneous",
     "threshold_at",
     "wilson",
     "within_kinds",

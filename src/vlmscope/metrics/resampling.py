@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,6 +66,8 @@ class Judged:
     """Numbers from 0 to 1, one an answer."""
     folds: ArrayLike | None = None
     """The fold of each answer; all are compared without it."""
+    groups: ArrayLike | None = None
+    """The image of each answer, where its rows are not those of the other sides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +140,7 @@ def resample(
 
 def resample_sides(
     sides: Mapping[str, Judged],
-    groups: ArrayLike,
+    groups: ArrayLike | None = None,
     *,
     draws: int = 2000,
     seed: int = 0,
@@ -152,8 +155,9 @@ def resample_sides(
     whatever the two have in common. The same goes for one truth and risks of different folds.
 
     Args:
-        sides: By name, risks with their truths, all of the same rows.
-        groups: The image of each row: anything that can be sorted.
+        sides: By name, risks with their truths.
+        groups: The image of each row, of sides that do not say so themselves: anything that can be
+            sorted. One value means the same image on all sides.
         draws: Resamples of the images, the same for all sides.
         seed: Decides the draws; the same seed and images give the same draws.
         metrics: Names from ``Metrics``: those that are wanted.
@@ -165,12 +169,9 @@ def resample_sides(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
     checked = {name: answers(e.truth, e.risk, f"risk {name!r}") for name, e in sides.items()}
-    if len({len(flags) for flags, _ in checked.values()}) != 1:
-        raise ValueError("give one side or more, all of the same rows")
-    count = len(next(iter(checked.values()))[0])
-    image, images = image_numbers(groups, count)
+    image, images = _images_of_sides(sides, groups, {n: len(f) for n, (f, _) in checked.items()})
     tallies = {
-        name: tally(flags, risk, image, images, strata(count, sides[name].folds))
+        name: tally(flags, risk, image[name], images, strata(len(flags), sides[name].folds))
         for name, (flags, risk) in checked.items()
     }
     whole = {name: measure_draw(each, np.ones(images), metrics) for name, each in tallies.items()}
@@ -182,12 +183,32 @@ def resample_sides(
         for name, counted in tallies.items():
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
-    truths = {flags.tobytes(): flags for flags, _ in checked.values()}.values()
-    if not correct or not any(is_small(flags, image) for flags in truths):
+    # Most sides share their truth, and what a sample is worth takes a while.
+    rows = {(flags.tobytes(), image[name].tobytes()): (flags, image[name])
+            for name, (flags, _) in checked.items()}.values()  # fmt: skip
+    if not correct or not any(is_small(*each) for each in rows):
         return Resamples(whole, found)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
-    worth = min(worth_of_rarer(flags, image) for flags in truths)
-    return Resamples(whole, found, jackknives, worth)
+    return Resamples(whole, found, jackknives, min(worth_of_rarer(*each) for each in rows))
+
+
+def _images_of_sides(
+    sides: Mapping[str, Judged], groups: ArrayLike | None, counts: Mapping[str, int]
+) -> tuple[dict[str, NDArray[np.intp]], int]:
+    """Return the number of each answer's image, the same on all sides, and how many there are."""
+    if not sides:
+        raise ValueError("give one risk or more")
+    keys: dict[str, tuple[int, int]] = {}
+    found: dict[tuple[int, int], NDArray[Any]] = {}  # most sides share their groups
+    for name, side in sides.items():
+        own = groups if side.groups is None else side.groups
+        keys[name] = id(own), counts[name]
+        if keys[name] not in found:
+            image_numbers([] if own is None else own, counts[name])  # refuses what is none
+            found[keys[name]] = np.asarray(own)
+    different = np.unique(np.concatenate(list(found.values())))
+    numbers = {key: np.searchsorted(different, own) for key, own in found.items()}
+    return {name: numbers[key] for name, key in keys.items()}, different.size
 
 
 def bootstrap(

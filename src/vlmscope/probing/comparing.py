@@ -7,13 +7,12 @@ is read; nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.metrics import Judged, holm, rate, rate_difference, resample_sides
@@ -273,7 +272,7 @@ def _with_probes(
     pair: PairSummary,
     first: _Opened,
     other: _Opened,
-    groups: dict[str, int],
+    groups: Mapping[str, int],
     *,
     draws: int,
     seed: int,
@@ -287,22 +286,17 @@ def _with_probes(
         return replace(pair, pair_note=first.note or other.note)
     if any(sweep["selected"].get("found_nothing") for sweep in (first.sweep, other.sweep)):
         return replace(pair, pair_note="a probe finds nothing")
-    mine, theirs = _rows_of(first.sweep), _rows_of(other.sweep)
-    ids = [id_ for id_ in mine if id_ in theirs and id_ in groups]
+    both = (first.sweep, other.sweep)
+    ids = _judged_in_both(*both, groups)
     pair = replace(pair, probe_compared=len(ids))
-    sides: dict[str, Judged] = {}
-    names = []
-    for sweep, rows in ((first.sweep, mine), (other.sweep, theirs)):
-        at = np.array([rows[id_] for id_ in ids], dtype=np.int64)
-        sides[f"{len(sides)}"] = Judged(
-            sweep.truth[at], sweep.risk("selected")[at], sweep.folds[at]
-        )
-        names.append(sweep.groups[at].tolist())
-    joined = _joined(ids, groups, names)
-    if len(np.unique(joined)) < 2:
+    joined = _joined(ids, groups, both)
+    if len(set(joined.values())) < 2:
         return replace(pair, pair_note="the probes judged no questions in common")
-    drawn = resample_sides(sides, joined, draws=draws, seed=seed, metrics=("auroc",), correct=True)
-    gap = drawn.difference("1", "0")
+    sides = {
+        name: _side(sweep, joined) for name, sweep in zip(("first", "this"), both, strict=True)
+    }
+    drawn = resample_sides(sides, draws=draws, seed=seed, metrics=("auroc",), correct=True)
+    gap = drawn.difference("this", "first")
     if not np.isfinite([gap.value, gap.interval.low, gap.interval.high, gap.p_value]).all():
         return replace(pair, pair_note="too few answers of both kinds in common")
     return replace(
@@ -314,20 +308,31 @@ def _with_probes(
     )
 
 
-def _rows_of(sweep: SavedSweep) -> dict[str, int]:
-    """Return where each question is in the predictions."""
-    return {id_: row for row, id_ in enumerate(sweep.predictions["id"])}
+def _judged_in_both(one: SavedSweep, other: SavedSweep, known: Mapping[str, int]) -> list[str]:
+    """Return the questions that two sweeps judged, of those that mean the same in both."""
+    there = set(other.predictions["id"])
+    return [id_ for id_ in one.predictions["id"] if id_ in there and id_ in known]
+
+
+def _side(sweep: SavedSweep, joined: Mapping[str, int]) -> Judged:
+    """Return the selected probe of a sweep on some questions, in all its repeats."""
+    rows = sweep.stacked("selected")
+    numbers = np.array([joined.get(id_, -1) for id_ in sweep.predictions["id"]], dtype=np.int64)
+    groups = np.tile(numbers, len(rows.truth) // len(numbers))
+    kept = groups >= 0
+    return Judged(rows.truth[kept], rows.risks["selected"][kept], rows.folds[kept], groups[kept])
 
 
 def _joined(
-    ids: Sequence[str], groups: dict[str, int], kept_together: Sequence[Sequence[int]]
-) -> NDArray[np.int64]:
-    """Return groups of the questions: rows that any of the groupings keeps together are one."""
-    names = [
-        [f"image {groups[id_]}", *(f"{side} {g}" for side, g in enumerate(each))]
-        for id_, *each in zip(ids, *kept_together, strict=True)
-    ]
-    return np.asarray(image_groups(names), dtype=np.int64)
+    ids: Sequence[str], groups: Mapping[str, int], sweeps: Iterable[SavedSweep]
+) -> dict[str, int]:
+    """Return a group for each question: what images or either sweep keep together is one."""
+    names: list[list[str]] = [[f"image {groups[id_]}"] for id_ in ids]
+    for side, sweep in enumerate(sweeps):
+        own = dict(zip(sweep.predictions["id"], sweep.groups.tolist(), strict=True))
+        for id_, each in zip(ids, names, strict=True):
+            each.append(f"{side} {own[id_]}")
+    return dict(zip(ids, image_groups(names).tolist(), strict=True))
 
 
 def _corrected(pairs: Sequence[PairSummary]) -> Iterator[PairSummary]:

@@ -202,7 +202,7 @@ def _regrouped(data: ProbeData, target: Target) -> ProbeData:
     if not target.paired:  # the fit is the one that is saved
         return data
     grouping = replace(data.grouping, groups=target.overlap.source_groups)
-    return replace(data, grouping=grouping)
+    return replace(data, grouping=grouping, split=None)
 
 
 def _selected(
