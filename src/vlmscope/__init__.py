@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlmscope.executors import extract
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
-    from vlmscope.probing import SweepSpec, save_sweep, sweep
+    from vlmscope.probing import SweepSpec, compare, save_sweep, save_transfer, sweep, transfer
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.risk import RiskScorer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
@@ -38,6 +38,7 @@ __all__ = [
     "VisionLanguageModel",
     "VlmscopeError",
     "capture",
+    "compare",
     "export_run",
     "extract",
     "label",
@@ -45,7 +46,9 @@ __all__ = [
     "open_run",
     "read_samples",
     "save_sweep",
+    "save_transfer",
     "sweep",
+    "transfer",
     "write_report",
 ]
 
@@ -63,6 +66,7 @@ _HOMES = {
     "VisionLanguageModel": "model",
     "VlmscopeError": "errors",
     "capture": "engine",
+    "compare": "probing",
     "export_run": "store",
     "extract": "executors",
     "label": "labelling",
@@ -70,7 +74,9 @@ _HOMES = {
     "open_run": "store",
     "read_samples": "dataset",
     "save_sweep": "probing",
+    "save_transfer": "probing",
     "sweep": "probing",
+    "transfer": "probing",
     "write_report": "report",
 }
 

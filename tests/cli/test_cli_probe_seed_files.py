@@ -45,6 +45,15 @@ def labels(tmp_path: Path) -> Path:
     return tmp_path / "labels.csv"
 
 
+def test_they_cannot_be_learnt_from_for_another_run(
+    vlmscope: Command, data: Path, labels: Path, tmp_path: Path
+) -> None:
+    done = vlmscope("probe", data, "--labels", labels, "--test", tmp_path / "run")
+    assert done.code == 2
+    assert "holds research files, which know neither their model nor the content" in done.err
+    assert not (data / "probes").exists()
+
+
 def test_a_folder_of_parts(vlmscope: Command, data: Path, labels: Path) -> None:
     for _ in range(2):  # what the first wrote does not disturb the second
         done = vlmscope("probe", data, "--labels", labels, "--draws", 100)

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmscope.metrics import Interval, bootstrap, holm, measure, paired, resample
+from vlmscope.metrics import (
+    Interval,
+    Judged,
+    bootstrap,
+    holm,
+    measure,
+    paired,
+    resample,
+    resample_sides,
+)
 from vlmscope.metrics.answers import strata
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
@@ -285,3 +294,25 @@ def test_what_cannot_be_resampled_is_refused(changes: dict[str, Any], message: s
 def test_a_metric_that_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match=r"metric must be one of auroc, .*, found 'prevalence'"):
         paired([True, False], [0.1, 0.2], [0.1, 0.2], [0, 1], "prevalence")
+
+
+def test_sides_of_different_rows_are_resampled_by_the_same_images() -> None:
+    """Rows written out twice, in folds of their own, say what they say once, and as surely."""
+    truth, risk, image = clustered(60, 3, 4)
+    twice = Judged(np.tile(truth, 2), np.tile(risk, 2), np.repeat([0, 1], 180), np.tile(image, 2))
+    sides = {"once": Judged(truth, risk, groups=image), "twice": twice}
+    for images in (60, 12):  # draws, and leaving out one image at a time
+        few = {
+            name: Judged(*(np.asarray(each)[np.asarray(side.groups) < images] for each in (
+                side.truth, side.risk,
+                np.zeros(len(np.asarray(side.truth))) if side.folds is None else side.folds,
+                side.groups,
+            )))
+            for name, side in sides.items()
+        }  # fmt: skip
+        drawn = resample_sides(few, draws=40, metrics=("auroc",), correct=True)
+        assert bool(drawn.jackknives) == (images == 12)
+        gap = drawn.difference("once", "twice")
+        assert (gap.value, gap.interval.low, gap.interval.high) == pytest.approx((0, 0, 0))
+    with pytest.raises(ValueError, match="give one risk or more"):
+        resample_sides({})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from vlmscope.cli.compare import compare
 from vlmscope.cli.demo import demo
 from vlmscope.cli.export import export
 from vlmscope.cli.extract import extract
@@ -40,6 +41,7 @@ for command in (
     verify,
     label,
     probe,
+    compare,
     report,
     score,
     export,

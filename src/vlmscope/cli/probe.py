@@ -13,6 +13,7 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.output import show, stderr, stdout
 from vlmscope.cli.places import check_writable
+from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 
 if TYPE_CHECKING:
     from vlmscope.probing import SweepResult
@@ -55,6 +56,16 @@ def probe(
             show_default=False,
         ),
     ] = None,
+    test: Annotated[
+        list[str],
+        typer.Option(
+            "--test",
+            metavar="RUN",
+            help="Another labelled run to judge on what is learnt here: another table, or another "
+            "model. May be repeated.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer reads it and makes a list of its own
     estimators: Annotated[
         str,
         typer.Option("--estimators", help="Of logistic, mean-difference, mlp; with commas."),
@@ -113,19 +124,24 @@ def probe(
         source = open_source(
             run, labelled=table is not None, report=lambda name: status.update(f"reading {name}")
         )
+        aims = prepare_transfer(source, test, spec, folder)
         result = sweep(
             source, spec, labels=table, report=lambda doing: status.update(f"probing: {doing}")
         )
         status.update("saving")
         save_sweep(source, result, folder)
+        transferred = run_transfer(source, aims, spec, result, folder, status)
     summary = json.loads(read_document(folder / RESULTS).decode())
     if as_json:
-        stdout.print_json(json.dumps(summary))
+        told = {} if transferred is None else {"transfer": transferred}
+        stdout.print_json(json.dumps(summary | told))
         return
     _show_results(result)
     stdout.print()
     for line in summary["verdict"]:
         show(Text(line))
+    if transferred is not None:
+        show_transfer(transferred)
     stdout.print(f"\nresults, predictions and probes are in {folder}")
 
 

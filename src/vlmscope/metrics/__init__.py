@@ -13,20 +13,24 @@ weighted     the same numbers of a resample, without sorting again
 resampling   intervals, and the paired test of two risks
 small_samples
              intervals of the AUROC where images are few
+rates        how often something happens, and the paired difference of two rates
 simultaneous bands that hold several curves at once
 selective    what abstaining on the riskiest answers buys
 within       how well a risk orders answers of the same kind
 """
 
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
+from vlmscope.metrics.rates import Rate, rate, rate_difference
 from vlmscope.metrics.resampling import (
     Difference,
     Interval,
+    Judged,
     Resamples,
     bootstrap,
     holm,
     paired,
     resample,
+    resample_sides,
 )
 from vlmscope.metrics.roc import RocCurve, roc
 from vlmscope.metrics.scores import Metrics, constant_pairs, measure, threshold_at
@@ -37,8 +41,10 @@ from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs
 __all__ = [
     "Difference",
     "Interval",
+    "Judged",
     "Metrics",
     "Platt",
+    "Rate",
     "ReliabilityCurve",
     "Resamples",
     "RiskCoverage",
@@ -51,8 +57,11 @@ __all__ = [
     "holm",
     "measure",
     "paired",
+    "rate",
+    "rate_difference",
     "reliability",
     "resample",
+    "resample_sides",
     "resample_within",
     "risk_coverage",
     "roc",

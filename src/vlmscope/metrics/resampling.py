@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,6 +68,20 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A risk with the truth that it is judged by; all aligned, ``[N]``."""
+
+    truth: ArrayLike
+    """Booleans, one an answer; true where it is hallucinated."""
+    risk: ArrayLike
+    """Numbers from 0 to 1, one an answer."""
+    folds: ArrayLike | None = None
+    """The fold of each answer; all are compared without it."""
+    groups: ArrayLike | None = None
+    """The image of each answer, where its rows are not those of the other sides."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Resamples:
     """The metrics of several risks on the same draws of the images. Made by ``resample``."""
 
@@ -78,8 +93,8 @@ class Resamples:
     """Of a small sample, if asked for: risk → its AUROC without each image."""
     images: float = 0
     """Of a small sample: what the images of the rarer class are worth."""
-    crossfitted: bool = False
-    """Whether folds are judged by fits that learnt from each other: see ``widening``."""
+    crossfitted: frozenset[str] = frozenset()
+    """Risks whose folds are judged by fits that learnt from each other: see ``widening``."""
 
     def widening(self, *names: str) -> float:
         """Return the factor of an AUROC's interval that cross-validation asks for: √2 at chance.
@@ -87,13 +102,12 @@ class Resamples:
         Args:
             names: A risk, or two whose difference is meant: the one nearer to chance counts.
         """
-        if not self.crossfitted:
-            return 1.0
-        return float(np.sqrt(1 + max(map(self._dependence, names))))
+        fitted = [self._dependence(name) for name in names if name in self.crossfitted]
+        return float(np.sqrt(1 + max(fitted, default=0.0)))
 
     def _dependence(self, name: str) -> float:
         """Return what folds add to a variance by depending on each other, as a share of it."""
-        drawn = self.drawn[name]["auroc"]
+        drawn = self.drawn[name].get("auroc", np.empty(0))
         found = self.jackknives.get(name)
         drawn = drawn[~np.isnan(drawn)]
         error = (
@@ -130,7 +144,7 @@ class Resamples:
             )
             return Difference(whole, Interval(low, high), p_value)
         gap = whole + wider * (gap - whole) if wider > 1 else gap
-        return Difference(whole, interval_of(gap, level), _p_value(gap))
+        return Difference(whole, interval_of(gap, level), p_value_of(gap))
 
 
 def resample(
@@ -164,17 +178,48 @@ def resample(
         ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
             range.
     """
+    sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
+    return resample_sides(sides, groups, draws=draws, seed=seed, metrics=metrics, correct=correct)
+
+
+def resample_sides(
+    sides: Mapping[str, Judged],
+    groups: ArrayLike | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    metrics: Collection[str] = NAMES,
+    correct: bool = False,
+) -> Resamples:
+    """Do what ``resample`` does for risks that are judged by truths, or in folds, of their own.
+
+    Two models answer the same questions, and each has hallucinations of its own: which answers are
+    positive differs, and the AUROCs are of different pairs. What they share is the images, so each
+    draw takes the same images for both, and the interval of the difference is valid: it counts
+    whatever the two have in common. The same goes for one truth and risks of different folds.
+
+    Args:
+        sides: By name, risks with their truths.
+        groups: The image of each row, of sides that do not say so themselves: anything that can be
+            sorted. One value means the same image on all sides.
+        draws: Resamples of the images, the same for all sides.
+        seed: Decides the draws; the same seed and images give the same draws.
+        metrics: Names from ``Metrics``: those that are wanted.
+        correct: As for ``resample``; one small side makes intervals of all those of small samples.
+
+    Raises:
+        ValueError: As for ``resample``.
+    """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
-    checked = {name: answers(truth, risk, f"risk {name!r}") for name, risk in risks.items()}
-    count = len(np.asarray(truth))
-    image, images = image_numbers(groups, count)
-    stratum = strata(count, folds)
+    checked = {name: answers(e.truth, e.risk, f"risk {name!r}") for name, e in sides.items()}
+    image, images = _images_of_sides(sides, groups, {n: len(f) for n, (f, _) in checked.items()})
     tallies = {
-        name: tally(flags, risk, image, images, stratum) for name, (flags, risk) in checked.items()
+        name: tally(flags, risk, image[name], images, strata(len(flags), sides[name].folds))
+        for name, (flags, risk) in checked.items()
     }
     whole = {name: measure_draw(each, np.ones(images), metrics) for name, each in tallies.items()}
-    found = {name: {metric: np.empty(draws) for metric in metrics} for name in risks}
+    found = {name: {metric: np.empty(draws) for metric in metrics} for name in sides}
     generator = np.random.default_rng(seed)
     for draw in range(draws):
         drawn = generator.integers(images, size=images)
@@ -182,11 +227,34 @@ def resample(
         for name, counted in tallies.items():
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
-    crossfitted = folds is not None and "auroc" in metrics
-    if not correct or not is_small(truth, image, TOO_FEW_TO_DRAW):
+    # Most sides share their truth, and what a sample is worth takes a while.
+    rows = {(flags.tobytes(), image[name].tobytes()): (flags, image[name])
+            for name, (flags, _) in checked.items()}.values()  # fmt: skip
+    crossfitted = frozenset(name for name, side in sides.items() if side.folds is not None)
+    if not correct or not any(is_small(*each, TOO_FEW_TO_DRAW) for each in rows):
         return Resamples(whole, found, crossfitted=crossfitted)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
-    return Resamples(whole, found, jackknives, worth_of_rarer(truth, image), crossfitted)
+    least = min(worth_of_rarer(*each) for each in rows)
+    return Resamples(whole, found, jackknives, least, crossfitted)
+
+
+def _images_of_sides(
+    sides: Mapping[str, Judged], groups: ArrayLike | None, counts: Mapping[str, int]
+) -> tuple[dict[str, NDArray[np.intp]], int]:
+    """Return the number of each answer's image, the same on all sides, and how many there are."""
+    if not sides:
+        raise ValueError("give one risk or more")
+    keys: dict[str, tuple[int, int]] = {}
+    found: dict[tuple[int, int], NDArray[Any]] = {}  # most sides share their groups
+    for name, side in sides.items():
+        own = groups if side.groups is None else side.groups
+        keys[name] = id(own), counts[name]
+        if keys[name] not in found:
+            image_numbers([] if own is None else own, counts[name])  # refuses what is none
+            found[keys[name]] = np.asarray(own)
+    different = np.unique(np.concatenate(list(found.values())))
+    numbers = {key: np.searchsorted(different, own) for key, own in found.items()}
+    return {name: numbers[key] for name, key in keys.items()}, different.size
 
 
 def bootstrap(
@@ -319,7 +387,7 @@ def interval_of(values: Floats, level: float) -> Interval:
     return Interval(float(low), float(high), values.size - kept.size)
 
 
-def _p_value(gap: Floats) -> float:
+def p_value_of(gap: Floats) -> float:
     """Return the two-sided p-value of no difference."""
     kept = gap[~np.isnan(gap)]
     if not kept.size:

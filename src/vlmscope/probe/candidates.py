@@ -115,7 +115,7 @@ def _choose(
     result = np.empty(len(truth))
     for number, fold in enumerate(folds):
         chosen = candidates[names[best[number]]]
-        result[fold.test] = _fitted(chosen, fold.train, truth)(fold.test)
+        result[fold.test] = fit_candidate(chosen, fold.train, truth)(fold.test)
     return ChosenFit(
         logit=result,
         inner_logit=np.stack([inner[names[choice]][f] for f, choice in enumerate(best)]),
@@ -148,7 +148,7 @@ def best_of(fits: Mapping[str, ChosenFit], folds: Sequence[Fold]) -> ChosenFit:
     )
 
 
-def _fitted(
+def fit_candidate(
     candidate: Candidate, train: Any, truth: Bool[np.ndarray, " rows"]
 ) -> Callable[[Any], Float[np.ndarray, " judged"]]:
     """Return a function from row numbers to log-odds by a fit on other rows."""
@@ -168,7 +168,7 @@ def _inner(
     result = np.full((len(folds), len(truth)), np.nan)
     for one, other in combinations(range(len(folds)), 2):
         train = np.setdiff1d(folds[one].train, folds[other].test)
-        judge = _fitted(candidate, train, truth)
+        judge = fit_candidate(candidate, train, truth)
         result[one, folds[other].test] = judge(folds[other].test)
         result[other, folds[one].test] = judge(folds[one].test)
     return result

@@ -8,8 +8,13 @@ grid       the sweep itself: one matrix in memory at a time
 results    its rows and its summary, plain data
 saving     on disk: results.parquet, results.json, predictions.parquet, saved probes
 loading    read back, with the reason where it fits its run no longer
+transferring
+           what is learnt on one run, judged on others; overlap and targets say what the two share,
+           carrying fits and applies, transfer_saving and transfer_verdict tell
+comparing  several labelled runs of the same questions, side by side
 """
 
+from vlmscope.probing.comparing import Comparison, compare, compare_runs
 from vlmscope.probing.data import ProbeData, probe_data
 from vlmscope.probing.grid import SweepSpec, sweep
 from vlmscope.probing.loading import SavedSweep, read_sweep
@@ -17,18 +22,26 @@ from vlmscope.probing.research import LabelTable, read_label_table
 from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.saving import save_sweep
 from vlmscope.probing.source import open_source
+from vlmscope.probing.transfer_saving import save_transfer
+from vlmscope.probing.transferring import TransferResult, transfer
 
 __all__ = [
+    "Comparison",
     "LabelTable",
     "ProbeData",
     "ProbeResult",
     "SavedSweep",
     "SweepResult",
     "SweepSpec",
+    "TransferResult",
+    "compare",
+    "compare_runs",
     "open_source",
     "probe_data",
     "read_label_table",
     "read_sweep",
     "save_sweep",
+    "save_transfer",
     "sweep",
+    "transfer",
 ]

@@ -32,13 +32,13 @@ def calibrated(fit: Fit, truth: NDArray[np.bool_], folds: Sequence[Fold]) -> Fit
     """
     logit, inner = fit.logit.copy(), fit.inner_logit.copy()
     for number, fold in enumerate(folds):
-        platt = _rising(truth[fold.train], fit.inner_logit[number, fold.train])
+        platt = rising_platt(truth[fold.train], fit.inner_logit[number, fold.train])
         logit[fold.test] = platt.a * fit.logit[fold.test] + platt.b
         inner[number] = platt.a * fit.inner_logit[number] + platt.b
     return replace(fit, logit=logit, inner_logit=inner)
 
 
-def _rising(truth: NDArray[np.bool_], logit: NDArray[np.float64]) -> Platt:
+def rising_platt(truth: NDArray[np.bool_], logit: NDArray[np.float64]) -> Platt:
     """Return Platt's sigmoid; where it would fall, the training share for every answer.
 
     Log-odds without a sign in them run against the truth as often as with it; turning them round
@@ -65,5 +65,5 @@ def scale_of(
     """
     splits = grouped_folds(truth, groups, count=folds)
     fit = crossfit_logistic(matrix, truth, splits, groups, grid=(probe.C_,))
-    platt = _rising(truth, fit.logit)
+    platt = rising_platt(truth, fit.logit)
     return platt, platt.apply(fit.logit)

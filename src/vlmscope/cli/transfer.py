@@ -1,0 +1,115 @@
+"""``vlmscope probe --test``: what is learnt on one run, judged on others, and its table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vlmscope.cli import options
+from vlmscope.cli.output import show, shown_text, stdout
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from vlmscope.probing import SweepResult, SweepSpec
+    from vlmscope.probing.source import Source
+    from vlmscope.probing.targets import Target
+
+HEADINGS = (
+    *("", "AUROC in training", "AUROC here", "95% interval", "above joint"),
+    *("trained here", "Brier", "ECE"),
+)
+
+
+def prepare_transfer(
+    source: Source, tests: Sequence[str], spec: SweepSpec, folder: Path
+) -> tuple[Target, ...]:
+    """Open the runs to judge on, so that what cannot be judged is refused before the sweep.
+
+    Args:
+        source: What is learnt from.
+        tests: Folders or URLs of the runs.
+        spec: What the sweep is asked for.
+        folder: Where the result is to be written.
+    """
+    from vlmscope.probing.targets import checked_source, targets
+    from vlmscope.probing.transfer_saving import check_replaceable
+
+    if not tests:
+        return ()
+    check_replaceable(checked_source(source), folder)
+    return targets(source, [options.place(test) for test in tests], spec)
+
+
+def run_transfer(
+    source: Source,
+    aims: Sequence[Target],
+    spec: SweepSpec,
+    result: SweepResult,
+    folder: Path,
+    status: Status,
+) -> dict[str, Any] | None:
+    """Judge on the test runs, save what was found, and return the document; None without any."""
+    from vlmscope.probing import save_transfer, transfer
+    from vlmscope.store import read_document
+
+    if not aims:
+        return None
+    found = transfer(
+        source,
+        aims,
+        spec,
+        result=result,
+        report=lambda doing: status.update(f"transfer: {doing}"),
+    )
+    document: dict[str, Any] = json.loads(read_document(save_transfer(found, folder)).decode())
+    return document
+
+
+def show_transfer(document: Mapping[str, Any]) -> None:
+    """Print a table and what it says for each test run."""
+    for test in document["tests"]:
+        title = shown_text(f"transfer to {test['run']}: {test['relation']}", 200)
+        table = Table(
+            box=None, pad_edge=False, header_style="dim", title_justify="left",
+            title=Text(title, style="bold"),
+        )  # fmt: skip
+        for heading in HEADINGS:
+            table.add_column(heading, overflow="fold")
+        for row in test["results"]:
+            style = {"selected": "bold", "baseline": "dim"}.get(row["kind"])
+            table.add_row(Text(row["title"] + " †" * (row["known"] == "after")), *_cells(row),
+                          style=style)  # fmt: skip
+        stdout.print()
+        show(table)
+        stdout.print()
+        for line in test["verdict"]:
+            show(Text(shown_text(line, len(line))))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """Return the numbers of a row as a person reads them."""
+    if row["found_nothing"]:
+        here = ["–", "finds nothing"]
+    else:
+        here = [_shown(row["auroc"]), _ends(row, "auroc")]
+    above = None if row["found_nothing"] else row["above_joint"]
+    return [
+        _shown(row["source_auroc"]), *here,
+        "–" if above is None else f"{above:+.3f} ({_ends(row, 'above_joint', '+.3f')})",
+        _shown(row["own_auroc"]), _shown(row["brier"]), _shown(row["ece"]),
+    ]  # fmt: skip
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _ends(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "–" if low is None or high is None else f"{low:{form}}–{high:{form}}"

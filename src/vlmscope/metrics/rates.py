@@ -1,0 +1,140 @@
+"""How often something happens, how sure that is, and the paired difference of two rates.
+
+Questions about one image succeed and fail together, so images are drawn with replacement, each with
+all its answers, as everywhere. Where there are few images, or nothing or everything happened, draws
+would be too narrow or have no width at all: there the interval is Wilson's for as many independent
+answers as the images are worth, and that of a difference is Student's over images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri  # type: ignore[import-untyped,unused-ignore]
+from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignore]
+
+from vlmscope.metrics.answers import Flags, Floats, Numbers
+from vlmscope.metrics.calibration import wilson
+from vlmscope.metrics.resampling import Difference, Interval, image_numbers, interval_of, p_value_of
+from vlmscope.metrics.small_samples import FEW_IMAGES, worth
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of answers."""
+
+    value: float
+    interval: Interval
+    """95% interval, images resampled."""
+    count: int
+    """Answers it is a share of."""
+
+
+def rate(flags: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Rate:
+    """Return how often something is true, with an interval over images.
+
+    Args:
+        flags: Booleans, one an answer.
+        groups: The image of each answer: anything that can be sorted.
+        draws: Resamples of the images.
+        seed: Decides the draws.
+
+    Raises:
+        ValueError: The arrays are wrong, or there are fewer than two images.
+
+    >>> rate([True, False] * 4, list("aabbccdd")).value
+    0.5
+    """
+    found, image, images = _checked(flags, groups)
+    value = float(found.mean())
+    if worth(image) < FEW_IMAGES or found.all() or not found.any():
+        return Rate(value, _wilson(found, image, images), found.size)
+    drawn = _draws(found.astype(np.float64), image, images, draws, seed)
+    return Rate(value, interval_of(drawn, LEVEL), found.size)
+
+
+def rate_difference(
+    one: ArrayLike, other: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int = 0
+) -> Difference:
+    """Return how much more often the one is true than the other, of the same questions.
+
+    Args:
+        one: Booleans, one a question.
+        other: The same of what it is compared with.
+        groups: The image of each question.
+        draws: Resamples of the images.
+        seed: Decides the draws.
+
+    Raises:
+        ValueError: As for ``rate``.
+
+    >>> rate_difference([True] * 4, [True, False] * 2, list("abcd"), draws=50).value
+    0.5
+    """
+    first, image, images = _checked(one, groups)
+    second, _, _ = _checked(other, groups)
+    gap = first.astype(np.float64) - second
+    value = float(gap.mean())
+    if not gap.any():  # nothing differs, as far as this many images tell
+        most = 1 - ((1 - LEVEL) / 2) ** (1 / worth(image))
+        return Difference(0.0, Interval(-float(most), float(most)), 1.0)
+    if worth(image) >= FEW_IMAGES:
+        drawn = _draws(gap, image, images, draws, seed)
+        return Difference(value, interval_of(drawn, LEVEL), p_value_of(drawn))
+    error, freedom = max(_error(gap, image, images), _least_error(gap)), worth(image) - 1
+    half = float(student.ppf((1 + LEVEL) / 2, freedom)) * error
+    p_value = float(2 * student.sf(abs(value) / error, freedom))
+    return Difference(value, Interval(max(-1.0, value - half), min(1.0, value + half)), p_value)
+
+
+def _checked(flags: ArrayLike, groups: ArrayLike) -> tuple[Flags, Numbers, int]:
+    found = np.asarray(flags)
+    if found.ndim != 1 or not found.size or found.dtype != np.bool_:
+        raise ValueError(
+            f"flags must be booleans in one dimension, found {found.dtype} of {found.shape}"
+        )
+    return found, *image_numbers(groups, found.size)
+
+
+def _draws(values: Floats, image: Numbers, images: int, draws: int, seed: int) -> Floats:
+    """Return the mean of each draw of the images."""
+    sums = np.bincount(image, weights=values, minlength=images)
+    sizes = np.bincount(image, minlength=images).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for draw in range(draws):
+        drawn = generator.integers(images, size=images)
+        means[draw] = sums[drawn].sum() / sizes[drawn].sum()
+    return means
+
+
+def _error(values: Floats, image: Numbers, images: int) -> float:
+    """Return the standard error of a mean over images (the linearised ratio)."""
+    apart = np.bincount(image, weights=values - values.mean(), minlength=images)
+    return float(np.sqrt(images / (images - 1) * np.square(apart).sum()) / values.size)
+
+
+def _least_error(values: Floats) -> float:
+    """Return an error for differences that are all alike, which would have none: one more is 0."""
+    padded = np.append(values, 0.0)
+    return float(padded.std() / np.sqrt(padded.size))
+
+
+def _wilson(found: Flags, image: Numbers, images: int) -> Interval:
+    """Return Wilson's interval for as many answers as are worth it."""
+    value, most = float(found.mean()), float(found.size)
+    error = _error(found.astype(np.float64), image, images)
+    if 0 < value < 1 and error > 0:
+        most = min(most, value * (1 - value) / error**2)
+    elif value in (0.0, 1.0):
+        most = worth(image)  # each image might have been of one kind
+    # Student's quantile instead of the normal one (Korn and Graubard, 1998).
+    ends = (1 + LEVEL) / 2
+    most *= (float(ndtri(ends)) / float(student.ppf(ends, max(worth(image) - 1, 1)))) ** 2
+    counts: NDArray[np.int64] = np.asarray([max(most, 1.0)])
+    low, high = wilson(np.array([value]), counts)
+    return Interval(float(low[0]), float(high[0]))

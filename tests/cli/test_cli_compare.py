@@ -1,0 +1,78 @@
+"""``vlmscope compare`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labelled_runs import OTHER_MODEL, WIDTH, label, labelled_run
+
+ROWS = 60
+BAD_NAME = {**OTHER_MODEL, "name": "other\x1b[2J"}
+Command = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs of the same questions; the second hallucinates far more often."""
+    folder = tmp_path_factory.mktemp("compare")
+    rng = np.random.default_rng(1)
+    for name, share, model in (("A", 0.2, {}), ("B", 0.7, BAD_NAME), ("C", 0.2, {})):
+        labelled_run(
+            folder / name, (rng.random(ROWS) < share).tolist(),
+            rng.standard_normal((ROWS, WIDTH)), np.arange(ROWS),
+            questions=[f"number {i + (name == 'C' and i < 4)}?" for i in range(ROWS)],
+            model=model, on_disk=True,
+        )  # fmt: skip
+    return folder
+
+
+def test_it_shows_runs_side_by_side(vlmscope: Command, home: Path) -> None:
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    done = vlmscope("compare", home / "A", home / "B", home / "C", "--draws", 100)
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert "hallucinated" in text
+    assert f"{home / 'B'} against {home / 'A'}: on 60 questions in common it hallucinates" in text
+    assert "more often, +" in text
+    assert "4 ids of 60 in both mean different questions or images, and are left out" in text
+    assert "on 56 questions in common which hallucinates more often cannot be told" in text
+    assert f"{home / 'A'}: no probes yet." in text
+    assert "\x1b" not in done.out, "a name out of a file moves no cursor"
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+
+
+def test_a_machine_reads_it(vlmscope: Command, home: Path) -> None:
+    done = vlmscope("compare", home / "A", home / "B", "--draws", 100, "--json")
+    found = json.loads(done.out)
+    assert [run["rows"] for run in found["runs"]] == [ROWS, ROWS]
+    [pair] = found["pairs"]
+    assert pair["difference_low"] > 0
+    assert pair["difference_p_holm"] == pair["difference_p"]
+
+
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    vlmscope: Command, home: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    rows = np.random.default_rng(0).standard_normal((5, WIDTH))
+    labelled_run(bare, [], rows, range(5), on_disk=True, labelled=False)
+    for runs, said in (
+        ((home / "A",), "give two or more"),
+        ((home / "A", home / "A"), "is the same run as"),
+        ((home / "A", bare), f"run 'vlmscope label {bare}' first"),
+        ((home / "A", tmp_path / "none"), "not a run folder"),
+    ):
+        done = vlmscope("compare", *runs)
+        assert done.code == 2
+        assert said in done.err
+        assert len(done.err.strip().splitlines()) == 1
+    label(bare, [f"q{i}" for i in range(5)], [None] * 5)
+    done = vlmscope("compare", home / "A", bare, "--draws", 100)
+    assert done.code == 0, done.err
+    assert "0 questions in common, too few to compare" in " ".join(done.out.split())
