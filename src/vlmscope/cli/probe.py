@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
+from vlmscope.cli.halp import show_halp
 from vlmscope.cli.output import show, stderr, stdout
 from vlmscope.cli.places import check_writable
 
@@ -64,6 +65,15 @@ def probe(
         int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
     ] = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Decides folds and resamples.")] = 0,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="[grouped|halp]",
+            help="halp: also train the HALP paper's network on its random 80/20 split, to compare "
+            "published numbers; optimistic, as images are on both sides.",
+        ),
+    ] = "grouped",
     as_json: options.Json = False,
 ) -> None:
     """Train and test a probe on every representation and layer, beside what needs no probe.
@@ -75,7 +85,7 @@ def probe(
     from vlmscope.store import read_document
 
     names = tuple(name.strip() for name in estimators.split(",") if name.strip())
-    spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed)
+    spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed, protocol=protocol)
     folder = out or default_folder(run)
     check_writable(folder)
     table = None if labels is None else read_label_table(labels)
@@ -93,6 +103,8 @@ def probe(
         stdout.print_json(json.dumps(summary))
         return
     _show_results(result)
+    if result.halp is not None:
+        show_halp(result.halp)
     stdout.print()
     for line in summary["verdict"]:
         show(Text(line))

@@ -16,7 +16,7 @@ arithmetic, on a CPU half of it. A test holds it against the same network in tor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -64,7 +64,7 @@ def halp_risk(
     truth: Bool[np.ndarray, " rows"],
     train: Int[np.ndarray, " train"],
     network: HalpNetwork,
-    seed: int,
+    seed: int | Sequence[int],
     stopped: Callable[[], bool] = lambda: False,
 ) -> Float[np.ndarray, " rows"] | None:
     """Train a network on some rows and return the risk of every row.
@@ -74,7 +74,7 @@ def halp_risk(
         truth: Whether each row is positive (hallucinated).
         train: Numbers of the rows to learn from.
         network: Architecture and training.
-        seed: Decides initial weights, order of the rows and dropout.
+        seed: Number or numbers that decide initial weights, order of the rows and dropout.
         stopped: Asked before every epoch whether to give up.
 
     Returns:

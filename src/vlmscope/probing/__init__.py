@@ -5,6 +5,8 @@ grouping   which rows no fold may tear apart, and how a person reads of it
 data       what of a run a probe may learn from: scorable rows, truth, images, outside facts
 research   the same of research files and a CSV of labels
 grid       the sweep itself: one matrix in memory at a time
+halp_protocol
+           the HALP paper's own protocol, for comparison: optimistic
 results    its rows and its summary, plain data
 saving     on disk: results.parquet, results.json, predictions.parquet, saved probes
 loading    read back, with the reason where it fits its run no longer

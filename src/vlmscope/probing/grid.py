@@ -8,7 +8,7 @@ flatters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -31,10 +31,11 @@ from vlmscope.probe import (
 from vlmscope.probe.baselines import JOINT, Known, baseline_fits
 from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.data import ProbeData, probe_data
+from vlmscope.probing.halp_protocol import halp_protocol, network_of
 from vlmscope.probing.judging import JOINT_AND_PROBE, Entry, judge, within_category
 from vlmscope.probing.research import LabelTable, research_data
 from vlmscope.probing.results import SweepResult, most_chosen
-from vlmscope.probing.source import Source, check_labels
+from vlmscope.probing.source import Source, check_labels, model_of
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS
 from vlmscope.store import Run, SeedFiles, vector_path
 
@@ -43,6 +44,9 @@ ESTIMATORS = ("logistic", "mean-difference", "mlp")
 
 AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
 """Representations that exist only once the answer is written."""
+
+PROTOCOLS = ("grouped", "halp")
+"""``grouped``: folds that keep images whole; ``halp``: beside it, the HALP paper's own protocol."""
 
 SHUFFLES = 100
 """Shuffles of the labels to try until one can be split into folds."""
@@ -66,6 +70,8 @@ class SweepSpec:
     """Resamples of the images for the intervals."""
     seed: int = 0
     """Decides folds, resamples and shuffled labels."""
+    protocol: str = "grouped"
+    """One of ``PROTOCOLS``."""
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
@@ -75,6 +81,10 @@ class SweepSpec:
             raise InputError(
                 f"--estimators: {unknown[0] if unknown else ''!r} is no probe; choose from "
                 f"{', '.join(ESTIMATORS)}"
+            )
+        if self.protocol not in PROTOCOLS:
+            raise InputError(
+                f"--protocol: found {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}"
             )
         if self.folds < 3 or self.draws < 1:
             raise InputError(
@@ -101,7 +111,13 @@ def sweep(
         InputError: No labels, or too few images of either kind.
     """
     data = _joined(source, labels)
-    return sweep_rows(data, partial(vectors, source, data), spec, report=report)
+    spec, matrix = spec or SweepSpec(), partial(vectors, source, data)
+    result = sweep_rows(data, matrix, spec, report=report)
+    if spec.protocol != "halp":
+        return result
+    network, options = network_of(model_of(source)), {"draws": spec.draws, "seed": spec.seed}
+    halp = halp_protocol(data, matrix, network, title=place_title, report=report, **options)
+    return replace(result, halp=halp)
 
 
 def sweep_rows(

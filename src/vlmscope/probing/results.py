@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vlmscope.metrics import Difference, Interval, Metrics, WithinKinds
 from vlmscope.probing.data import ProbeData
+from vlmscope.probing.halp_protocol import HalpReport
 
 ResultKind = Literal["probe", "selected", "combined", "baseline", "control"]
 """One layer's probe; the best layer, chosen inside training; all layers together; what is known
@@ -93,6 +94,9 @@ class SweepResult:
     baseline, the joint baseline and both together; empty where no category has both outcomes."""
     within_gaps: tuple[WithinGap, ...] = ()
     """Their differences."""
+    halp: HalpReport | None = None
+    """What the HALP paper's own protocol says, where it was asked for: optimistic, it decides
+    nothing."""
 
     def __getitem__(self, name: str) -> ProbeResult:
         """Return a row by its name."""

@@ -191,6 +191,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         ],
         "aurc": risk_coverage(data.truth, result.risks["selected"], result.fold_of).aurc,
         "results": [_flat(row) for row in result.rows],
+        **(result.halp.document() if result.halp is not None else {"halp": []}),
     }
 
 

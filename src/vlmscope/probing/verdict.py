@@ -10,6 +10,7 @@ from vlmscope.metrics import Difference, WithinKinds, abstain
 from vlmscope.metrics.small_samples import is_small, worth_of_rarer
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import LeftOut
+from vlmscope.probing.halp_protocol import halp_sentences
 from vlmscope.probing.judging import JOINT_AND_PROBE
 from vlmscope.probing.results import ProbeResult, SweepResult
 
@@ -35,6 +36,9 @@ def verdict(result: SweepResult) -> list[str]:
                 *abstain(result.data.truth, result.risks["selected"], ABSTAIN, result.fold_of)
             ),
         ]
+    if result.halp is not None:
+        grouped = None if selected.found_nothing else selected.metrics.auroc
+        lines += halp_sentences(result.halp, grouped)
     return [*lines, *_warnings(result), *map(_left_out, result.data.left_out)]
 
 
