@@ -74,6 +74,16 @@ def probe(
             "published numbers; optimistic, as images are on both sides.",
         ),
     ] = "grouped",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="COLUMN[,COLUMN]",
+            help="Columns of the table to break results down by, known before the answer "
+            "(default: category, answer_type, source, type, domain, where there are).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Train and test a probe on every representation and layer, beside what needs no probe.
@@ -84,8 +94,10 @@ def probe(
     from vlmscope.probing.saving import RESULTS, default_folder
     from vlmscope.store import read_document
 
-    names = tuple(name.strip() for name in estimators.split(",") if name.strip())
-    spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed, protocol=protocol)
+    spec = SweepSpec(
+        estimators=_names(estimators), folds=folds, draws=draws, seed=seed, protocol=protocol,
+        by=None if by is None else _names(by),
+    )  # fmt: skip
     folder = out or default_folder(run)
     check_writable(folder)
     table = None if labels is None else read_label_table(labels)
@@ -109,6 +121,11 @@ def probe(
     for line in summary["verdict"]:
         show(Text(line))
     stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return names that stand with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _show_results(result: SweepResult) -> None:

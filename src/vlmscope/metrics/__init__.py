@@ -14,10 +14,12 @@ resampling   intervals, and the paired test of two risks
 small_samples
              intervals of the AUROC where images are few
 selective    what abstaining on the riskiest answers buys
+each_kind    the same within each kind, with intervals for many looks
 within       how well a risk orders answers of the same kind
 """
 
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
+from vlmscope.metrics.each_kind import KindAuroc, each_kind
 from vlmscope.metrics.resampling import (
     Difference,
     Interval,
@@ -35,6 +37,7 @@ from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs
 __all__ = [
     "Difference",
     "Interval",
+    "KindAuroc",
     "Metrics",
     "Platt",
     "ReliabilityCurve",
@@ -45,6 +48,7 @@ __all__ = [
     "abstain",
     "bootstrap",
     "constant_pairs",
+    "each_kind",
     "fit_platt",
     "holm",
     "measure",

@@ -29,7 +29,9 @@ from vlmscope.probe import (
     grouped_folds,
 )
 from vlmscope.probe.baselines import JOINT, Known, baseline_fits
+from vlmscope.probing.by_column import by_column
 from vlmscope.probing.calibrating import calibrated
+from vlmscope.probing.columns import with_columns
 from vlmscope.probing.data import ProbeData, probe_data
 from vlmscope.probing.halp_protocol import halp_protocol, network_of
 from vlmscope.probing.judging import JOINT_AND_PROBE, Entry, judge, within_category
@@ -72,6 +74,8 @@ class SweepSpec:
     """Decides folds, resamples and shuffled labels."""
     protocol: str = "grouped"
     """One of ``PROTOCOLS``."""
+    by: tuple[str, ...] | None = None
+    """Columns of the table to break results down by; None for the usual ones."""
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
@@ -110,8 +114,9 @@ def sweep(
     Raises:
         InputError: No labels, or too few images of either kind.
     """
-    data = _joined(source, labels)
-    spec, matrix = spec or SweepSpec(), partial(vectors, source, data)
+    spec = spec or SweepSpec()
+    data = with_columns(_joined(source, labels), spec.by)
+    matrix = partial(vectors, source, data)
     result = sweep_rows(data, matrix, spec, report=report)
     if spec.protocol != "halp":
         return result
@@ -146,14 +151,15 @@ def sweep_rows(
     report("intervals")
     fold_of = _fold_of(folds, len(data.truth))
     rows, best = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
-    within, gaps = within_category(
-        data,
-        {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
-        [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)],
-        fold_of,
-        draws=spec.draws,
-        seed=spec.seed,
-    )
+    risks = {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)}
+    pairs = [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)]
+    columns = by_column(data, risks, pairs, fold_of, draws=spec.draws, seed=spec.seed)
+    if "category" in columns:
+        within, gaps = columns["category"].within, columns["category"].gaps
+    else:
+        within, gaps = within_category(
+            data, risks, pairs, fold_of, draws=spec.draws, seed=spec.seed
+        )
     return SweepResult(
         rows=rows,
         risks={name: entry.risk for name, entry in entries.items()},
@@ -164,6 +170,7 @@ def sweep_rows(
         settings=asdict(spec),
         within_category=within,
         within_gaps=gaps,
+        by_column=columns,
     )
 
 

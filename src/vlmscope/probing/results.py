@@ -71,6 +71,39 @@ class WithinGap:
     """AUROC within categories of the one less that of the other, on the same draws."""
 
 
+@dataclass(frozen=True, slots=True)
+class ValueResult:
+    """The rows of one value of a column."""
+
+    value: str
+    rows: int
+    image_groups: int
+    """Groups of rows about the same image."""
+    hallucinated: int
+    share: float
+    """Hallucinated among the rows."""
+    share_interval: Interval
+    """Its 95% interval (Wilson)."""
+    auroc: float
+    """Of the selected probe, over pairs of this value and one fold; NaN where there is none."""
+    interval: Interval
+    """Its 95% interval, of this value alone; NaN where either outcome has fewer than two images."""
+    simultaneous: Interval
+    """The same, such that those of all values of the column together hold the truth in 95%."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnResult:
+    """What is found by a column of the table."""
+
+    within: Mapping[str, WithinKinds]
+    """Risks on pairs of answers of the same value and fold, by name; empty where there is none."""
+    gaps: tuple[WithinGap, ...]
+    """Their differences."""
+    values: tuple[ValueResult, ...]
+    """Each value, the most hallucinated first."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SweepResult:
     """Everything that a sweep found."""
@@ -94,6 +127,8 @@ class SweepResult:
     baseline, the joint baseline and both together; empty where no category has both outcomes."""
     within_gaps: tuple[WithinGap, ...] = ()
     """Their differences."""
+    by_column: Mapping[str, ColumnResult] = field(default_factory=dict)
+    """Column of the table → results within it and for each of its values."""
     halp: HalpReport | None = None
     """What the HALP paper's own protocol says, where it was asked for: optimistic, it decides
     nothing."""

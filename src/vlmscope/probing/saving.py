@@ -23,6 +23,7 @@ from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import risk_coverage, threshold_at
 from vlmscope.probe import LogisticProbe, ProbeInfo
 from vlmscope.probe.storage import DESCRIPTION, PROBE_FILES, probe_files
+from vlmscope.probing.by_column import column_document
 from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.grid import known_of, vectors
 from vlmscope.probing.results import ProbeResult, SweepResult
@@ -189,6 +190,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "within_category_gaps": [
             {"of": each.of, "over": each.over, **asdict(each.gap)} for each in result.within_gaps
         ],
+        **column_document(result.by_column),
         "aurc": risk_coverage(data.truth, result.risks["selected"], result.fold_of).aurc,
         "results": [_flat(row) for row in result.rows],
         **(result.halp.document() if result.halp is not None else {"halp": []}),

@@ -9,6 +9,7 @@ import numpy as np
 from vlmscope.metrics import Difference, WithinKinds, abstain
 from vlmscope.metrics.small_samples import is_small, worth_of_rarer
 from vlmscope.probe.baselines import JOINT
+from vlmscope.probing.by_column import column_sentences
 from vlmscope.probing.data import LeftOut
 from vlmscope.probing.halp_protocol import halp_sentences
 from vlmscope.probing.judging import JOINT_AND_PROBE
@@ -32,6 +33,7 @@ def verdict(result: SweepResult) -> list[str]:
             + _comparison(selected.against),
             "Against the question's words alone: " + _comparison(selected.over_question),
             *_within(result),
+            *column_sentences(result.by_column),
             _abstaining(
                 *abstain(result.data.truth, result.risks["selected"], ABSTAIN, result.fold_of)
             ),

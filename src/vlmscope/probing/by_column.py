@@ -1,0 +1,147 @@
+"""Results within and for each value of a column of the table: source, domain, type of question.
+
+Within a column, only answers of the same value (and fold) are compared, where the column says
+nothing. For each value: how often its answers are hallucinated, and how well the selected probe
+tells which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.metrics import Interval, WithinKinds, each_kind, holm, wilson
+from vlmscope.probe.baselines import JOINT
+from vlmscope.probing.data import ProbeData
+from vlmscope.probing.judging import within_column
+from vlmscope.probing.results import ColumnResult, ValueResult, WithinGap
+from vlmscope.probing.table_columns import shown
+
+NOTE = (
+    "interval: 95% for one value or column by itself, not corrected for the number of them; "
+    "simultaneous: those of all values of a column together hold the truth in 95%; p_holm: "
+    "corrected for the number of columns"
+)
+"""How to read ``by_column``."""
+
+
+def by_column(
+    data: ProbeData,
+    risks: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str]],
+    fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, ColumnResult]:
+    """Return what is found within each column of ``data.columns``, and for each of its values.
+
+    Args:
+        data: Truth, images and columns of the rows.
+        risks: By name, the risks to measure; ``selected`` among them.
+        pairs: Names of a risk and of the one that it is compared with.
+        fold_of: Fold in which each row is judged.
+        draws: Resamples of the images.
+        seed: Decides them.
+    """
+    found = {}
+    for name, cells in data.columns.items():
+        within, gaps = within_column(cells, data, risks, pairs, fold_of, draws=draws, seed=seed)
+        found[name] = ColumnResult(within, gaps, _values(cells, data, risks["selected"], fold_of))
+    return found
+
+
+def _values(
+    cells: Sequence[str],
+    data: ProbeData,
+    risk: NDArray[np.float64],
+    fold_of: NDArray[np.int64],
+) -> tuple[ValueResult, ...]:
+    """Return a result for each value, the most hallucinated first."""
+    kinds = np.array(cells)
+    named = kinds != ""
+    if len(np.unique(data.groups[named])) < 2:
+        return ()
+    found = each_kind(
+        data.truth[named], risk[named], kinds[named], data.groups[named], fold_of[named]
+    )
+    values = []
+    for name, each in found.items():
+        own = kinds == name
+        rows, hallucinated = int(own.sum()), int(data.truth[own].sum())
+        share = np.array([hallucinated / rows])
+        low, high = wilson(share, np.array([rows]))
+        values.append(
+            ValueResult(
+                value=name,
+                rows=rows,
+                image_groups=len(np.unique(data.groups[own])),
+                hallucinated=hallucinated,
+                share=float(share[0]),
+                share_interval=Interval(float(low[0]), float(high[0])),
+                auroc=each.auroc,
+                interval=each.interval,
+                simultaneous=each.simultaneous,
+            )
+        )
+    return tuple(sorted(values, key=lambda value: (-value.share, value.value)))
+
+
+def column_document(found: Mapping[str, ColumnResult]) -> dict[str, Any]:
+    """Return what ``results.json`` says of columns."""
+    corrected = _corrected(found)
+    return {
+        "by_column": {
+            name: {
+                "within": {risk: asdict(each) for risk, each in column.within.items()},
+                "gaps": [
+                    {"of": each.of, "over": each.over, **asdict(each.gap)}
+                    | ({"p_holm": corrected[name]} if _planned(each) else {})
+                    for each in column.gaps
+                ],
+                "values": [asdict(each) for each in column.values],
+            }
+            for name, column in found.items()
+        },
+        "by_column_note": NOTE,
+    }
+
+
+def _planned(each: WithinGap) -> bool:
+    """Return whether a difference is the one that is asked of every column."""
+    return (each.of, each.over) == ("selected", JOINT)
+
+
+def _corrected(found: Mapping[str, ColumnResult]) -> dict[str, float]:
+    """Return the p-value of the probe against the joint baseline, corrected for the columns."""
+    p_values = {
+        name: each.gap.p_value
+        for name, column in found.items()
+        for each in column.gaps
+        if _planned(each) and np.isfinite(each.gap.p_value)
+    }
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return {name: corrected.get(name, float("nan")) for name in found}
+
+
+def column_sentences(found: Mapping[str, ColumnResult]) -> Iterator[str]:
+    """Say how much is left within the columns other than the category, which has its own words."""
+    told = [
+        f"{shown(name)} {_span(column.within['selected'])}, "
+        f"everything known {_span(column.within[JOINT])}"
+        for name, column in found.items()
+        if name != "category" and {"selected", JOINT} <= column.within.keys()
+    ]
+    if told:
+        yield (
+            "Comparing only answers of the same value of another column, the AUROC of the probe "
+            f"is, by column (intervals not corrected for their number): {'; '.join(told)}."
+        )
+
+
+def _span(each: WithinKinds) -> str:
+    return f"{each.auroc:.3f} ({each.interval.low:.3f} to {each.interval.high:.3f})"
