@@ -14,10 +14,12 @@ resampling   intervals, and the paired test of two risks
 small_samples
              intervals of the AUROC where images are few
 selective    what abstaining on the riskiest answers buys
-each_kind    the same within each kind, with intervals for many looks
+abstention   how sure that is
 within       how well a risk orders answers of the same kind
+each_kind    the same within each kind, with intervals for many looks
 """
 
+from vlmscope.metrics.abstention import Abstention, CoverageBand, abstention, coverage_band
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
 from vlmscope.metrics.each_kind import KindAuroc, each_kind
 from vlmscope.metrics.resampling import (
@@ -35,6 +37,8 @@ from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
 from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
 __all__ = [
+    "Abstention",
+    "CoverageBand",
     "Difference",
     "Interval",
     "KindAuroc",
@@ -46,8 +50,10 @@ __all__ = [
     "RocCurve",
     "WithinKinds",
     "abstain",
+    "abstention",
     "bootstrap",
     "constant_pairs",
+    "coverage_band",
     "each_kind",
     "fit_platt",
     "holm",

@@ -246,7 +246,9 @@ def _probes(
         raw = crossfit_logistic(matrix, data.truth, folds, data.groups)
         fit = calibrated(raw, data.truth, folds)
         title = place_title(representation, layer)
-        yield place, Entry(title, "probe", fit.risk, *common, "logistic"), fit
+        strengths = tuple(fit.chosen_c.tolist())
+        entry = Entry(title, "probe", fit.risk, *common, "logistic", chosen_c=strengths)
+        yield place, entry, fit
         for name in spec.estimators:
             if name in others:
                 risk = crossfit_estimator(others[name](), matrix, data.truth, folds, data.groups)

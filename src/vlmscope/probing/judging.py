@@ -49,6 +49,8 @@ class Entry:
     """Of a control: the labels that it was trained and is judged on."""
     fold_of: NDArray[np.int64] | None = None
     """Of a control: its own folds."""
+    chosen_c: tuple[float, ...] | None = None
+    """Of a logistic probe: the penalty chosen in each fold."""
 
 
 def judge(
@@ -97,6 +99,7 @@ def judge(
             else _difference(drawn, entry, name, QUESTION_ONLY),
             over_joint=_difference(drawn, entry, name, JOINT) if JOINT in entries else None,
             constant=constant_pairs(truth, entry.risk, folds),
+            chosen_c=entry.chosen_c,
         )
 
     return tuple(result(name, entry) for name, entry in entries.items()), best

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vlmscope.metrics import Difference, Interval, Metrics, WithinKinds
 from vlmscope.probing.data import ProbeData
 from vlmscope.probing.halp_protocol import HalpReport
+from vlmscope.probing.penalty import GridEdge, grid_edge
 
 ResultKind = Literal["probe", "selected", "combined", "baseline", "control"]
 """One layer's probe; the best layer, chosen inside training; all layers together; what is known
@@ -52,6 +53,13 @@ class ProbeResult:
     """AUROC less that of the joint baseline, which knows all that is known before the answer."""
     constant: float = 0.0
     """Share of the compared pairs that lie in folds of one single risk: see ``found_nothing``."""
+    chosen_c: tuple[float, ...] | None = None
+    """Of a logistic probe: the penalty ``C`` chosen in each fold, as in scikit-learn."""
+
+    @property
+    def grid_edge(self) -> GridEdge:
+        """Which end of the grid most folds chose their penalty from: see ``penalty``."""
+        return grid_edge(self.chosen_c)
 
     @property
     def found_nothing(self) -> bool:

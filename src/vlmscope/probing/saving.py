@@ -23,6 +23,7 @@ from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import risk_coverage, threshold_at
 from vlmscope.probe import LogisticProbe, ProbeInfo
 from vlmscope.probe.storage import DESCRIPTION, PROBE_FILES, probe_files
+from vlmscope.probing.abstaining import abstaining, abstaining_document
 from vlmscope.probing.by_column import column_document
 from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.grid import known_of, vectors
@@ -142,6 +143,8 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
             flat[f"{name}_high"] = row.intervals[name].high
     flat["constant"] = row.constant
     flat["found_nothing"] = row.found_nothing
+    flat["chosen_c"] = None if row.chosen_c is None else list(row.chosen_c)
+    flat["grid_edge"] = row.grid_edge
     for name, gap in (
         ("above_baseline", row.against),
         ("above_question", row.over_question),
@@ -185,12 +188,14 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "best_baseline": result.best_baseline,
         "chosen": {name: list(places) for name, places in result.chosen.items()},
+        "grid_edge": result[result.selected_place].grid_edge,
         "compared": COMPARED,
         "within_category": {name: asdict(w) for name, w in result.within_category.items()},
         "within_category_gaps": [
             {"of": each.of, "over": each.over, **asdict(each.gap)} for each in result.within_gaps
         ],
         **column_document(result.by_column),
+        **abstaining_document(abstaining(result)),
         "aurc": risk_coverage(data.truth, result.risks["selected"], result.fold_of).aurc,
         "results": [_flat(row) for row in result.rows],
         **(result.halp.document() if result.halp is not None else {"halp": []}),
@@ -231,6 +236,7 @@ def _fitted_probe(
         model=model_of(source),
         calibration=(platt.a, platt.b),
         threshold=threshold,
+        chosen_c=row.chosen_c,
         metrics={
             # What is told of the selected probe is the number of the selection, which no row that
             # it was judged on had a part in.

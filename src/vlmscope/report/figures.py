@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from vlmscope.metrics import reliability, risk_coverage, roc, threshold_at
+import numpy as np
+
+from vlmscope.metrics import coverage_band, reliability, risk_coverage, roc, threshold_at
 from vlmscope.plots import (
     CategoryRate,
     CoverageLine,
@@ -122,7 +124,11 @@ def _coverage(sweep: SavedSweep) -> Plot:
     for name in _compared(sweep):
         curve, row = risk_coverage(truth, sweep.risk(name), sweep.folds), sweep[name]
         ends = curve.coverage, curve.rate, curve.aurc
-        lines.append(CoverageLine(row["title"], *ends, _style(row)))
+        band = None
+        if name == "selected" and len(np.unique(sweep.groups)) > 1:
+            found = coverage_band(truth, sweep.risk(name), sweep.groups, sweep.folds)
+            band = found.coverage, found.low, found.high
+        lines.append(CoverageLine(row["title"], *ends, _style(row), band))
     best = risk_coverage(truth, truth.astype(float), sweep.folds)
     lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))
     return risk_coverage_plot(lines, float(truth.mean()))
