@@ -111,6 +111,49 @@ def column_document(found: Mapping[str, ColumnResult]) -> dict[str, Any]:
     }
 
 
+def lack_of_columns(found: Any) -> str:
+    """Return what the part ``by_column`` of a summary lacks of what is read, or an empty text."""
+    if not isinstance(found, dict):
+        return "has a by_column that is no object"
+    for name, column in found.items():
+        if not isinstance(column, dict) or not _is_column(column):
+            return f"says nothing usable of the column {name!r}"
+    return ""
+
+
+def _is_column(column: Mapping[str, Any]) -> bool:
+    within, values = column.get("within"), column.get("values")
+    return (
+        isinstance(within, dict)
+        and all(isinstance(each, dict) and _has_auroc(each) for each in within.values())
+        and isinstance(values, list)
+        and all(isinstance(each, dict) and _is_value(each) for each in values)
+    )
+
+
+def _is_value(each: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(each.get("value"), str)
+        and isinstance(each.get("rows"), int)
+        and isinstance(each.get("share"), float | int)
+        and _has_auroc(each)
+        and _is_interval(each.get("simultaneous"))
+    )
+
+
+def _has_auroc(each: Mapping[str, Any]) -> bool:
+    return _is_number(each.get("auroc", "")) and _is_interval(each.get("interval"))
+
+
+def _is_interval(ends: Any) -> bool:
+    return isinstance(ends, dict) and all(_is_number(ends.get(end, "")) for end in ("low", "high"))
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, or null, which stands for none."""
+    return value is None or isinstance(value, float | int)
+
+
 def _planned(each: WithinGap) -> bool:
     """Return whether a difference is the one that is asked of every column."""
     return (each.of, each.over) == ("selected", JOINT)
