@@ -220,22 +220,26 @@ class Model:
         return parameters[start], parameters[start + 1]
 
     def _descend(self) -> None:
-        """Apply Adam to all parameters at once, in place."""
+        """Apply Adam to all parameters at once, in place.
+
+        The running means are kept without their constant factors, which saves passes over the
+        parameters; the factors are in ``rate`` and ``small``.
+        """
         self._steps += 1
         one, two = DECAY
         first, second, below, change = self._adam
         first *= one
-        np.multiply(self._gradient, 1 - one, out=change)
-        first += change
+        first += self._gradient
         second *= two
         np.multiply(self._gradient, self._gradient, out=change)
-        change *= 1 - two
         second += change
+        scale = math.sqrt((1 - two) / (1 - two**self._steps))
+        small = ADAM_EPSILON / scale
+        rate = self.network.learning_rate * (1 - one) / (1 - one**self._steps) / scale
         np.sqrt(second, out=below)
-        below /= math.sqrt(1 - two**self._steps)
-        below += ADAM_EPSILON
+        below += small
         np.divide(first, below, out=change)
-        change *= self.network.learning_rate / (1 - one**self._steps)
+        change *= rate
         self._flat -= change
 
     def predict(self, inputs: Rows) -> Float32[np.ndarray, " rows"]:
