@@ -17,6 +17,7 @@ from vlmscope.schema import Score
 from vlmscope.store import RunWriter, write_labels
 
 ROWS = 150
+QUICK = ("--draws", 100, "--repeats", 1, "--permutations", 100, "--folds", 3)
 Command = Callable[..., Any]
 
 
@@ -43,17 +44,30 @@ def run(tmp_path: Path) -> Path:
 def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Path) -> None:
     done = vlmscope("probe", run, "--draws", 100)
     assert done.code == 0, done.err
-    for shown in ("query token, layer 3", "vision only", "the question's words", "shuffled"):
+    for shown in ("query token, layer 3", "vision only", "the question's words"):
         assert shown in done.out
     text = " ".join(done.out.split())
-    assert "its layer, chosen inside training, is query token, layer 3 in 5 of 5 folds" in text
+    assert (
+        "its layer, chosen inside training, is query token, layer 3 in 15 of 15 folds (3 splits)"
+        in text
+    )
     assert "the probe is better by" in text
+    assert "permuted 200 times" in text
+    assert "HALP" not in text
     assert (run / "probes" / "results.json").exists()
 
 
 def test_a_machine_reads_it(vlmscope: Command, run: Path) -> None:
     done = vlmscope(
-        "probe", run, "--draws", 100, "--estimators", "logistic,mean-difference", "--json"
+        "probe",
+        run,
+        "--draws",
+        100,
+        "--repeats",
+        1,
+        "--estimators",
+        "logistic,mean-difference",
+        "--json",
     )
     summary = json.loads(done.out)
     assert summary["rows"] == ROWS
@@ -75,10 +89,10 @@ def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
 ) -> None:
     quick = HalpNetwork(hidden=(16, 8), learning_rate=0.01, epochs=20)
     monkeypatch.setattr("vlmscope.probing.grid.network_of", lambda _: quick)
-    done = vlmscope("probe", run, "--draws", 100, "--protocol", "halp")
+    done = vlmscope("probe", run, *QUICK, "--protocol", "halp")
     assert done.code == 0, done.err
     grouped, _, below = done.out.partition("HALP protocol, optimistic")
-    assert "shuffled" in grouped
+    assert "the question's words" in grouped
     assert "query token, layer 3" in below
     for heading in ("test AUROC", "accuracy", "precision", "recall", "F1"):
         assert heading in below
@@ -87,8 +101,6 @@ def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
     assert "the grouped protocol's" in text
     summary = json.loads((run / "probes" / "results.json").read_text())
     assert {row["kind"] for row in summary["halp"]} == {"halp"}
-    plain = vlmscope("probe", run, "--draws", 100)
-    assert "HALP" not in plain.out
 
 
 def test_a_protocol_and_a_column_that_are_none_are_refused(vlmscope: Command, run: Path) -> None:
@@ -115,9 +127,9 @@ def test_columns_are_chosen_by_name(vlmscope: Command, tmp_path: Path) -> None:
     truth = np.random.default_rng(1).random(ROWS) < 0.4
     marks = zip(captures, truth, strict=True)
     write_labels(folder, [Score(c.sample.id, bool(t), "column", "") for c, t in marks], {})
-    usual = vlmscope("probe", folder, "--draws", 100, "--json")
+    usual = vlmscope("probe", folder, *QUICK, "--json")
     assert list(json.loads(usual.out)["by_column"]) == ["source"]
-    named = vlmscope("probe", folder, "--draws", 100, "--by", " hour, source", "--json")
+    named = vlmscope("probe", folder, *QUICK, "--by", " hour, source", "--json")
     summary = json.loads(named.out)
     assert list(summary["by_column"]) == ["hour", "source"]
     assert summary["settings"]["by"] == ["hour", "source"]

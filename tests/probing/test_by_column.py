@@ -65,7 +65,9 @@ def source_world(rng: np.random.Generator) -> tuple[ProbeData, np.ndarray]:
 @pytest.fixture(scope="module")
 def by_source() -> SweepResult:
     data, vectors = source_world(np.random.default_rng(2))
-    return sweep_rows(with_columns(data), lambda *_: vectors, SweepSpec(draws=200))
+    return sweep_rows(
+        with_columns(data), lambda *_: vectors, SweepSpec(repeats=1, permutations=100, draws=200)
+    )
 
 
 def test_a_probe_that_knows_the_source_knows_nothing_within_it(by_source: SweepResult) -> None:
@@ -93,7 +95,7 @@ def test_the_joint_baseline_knows_the_column(by_source: SweepResult) -> None:
     without = sweep_rows(
         replace(data, columns={}, facts=replace(data.facts, columns={})),
         lambda *_: np.ones((ROWS, 2), np.float32),
-        SweepSpec(draws=100),
+        SweepSpec(repeats=1, permutations=100, draws=100),
     )
     assert without["joint"].metrics.auroc < 0.6
     assert without.by_column == {}
@@ -102,7 +104,9 @@ def test_the_joint_baseline_knows_the_column(by_source: SweepResult) -> None:
 def test_a_probe_that_knows_more_is_told_within_the_source() -> None:
     data, vectors = source_world(np.random.default_rng(3))
     vectors[:, 5] += 0.5 * data.truth
-    result = sweep_rows(with_columns(data), lambda *_: vectors, SweepSpec(draws=200))
+    result = sweep_rows(
+        with_columns(data), lambda *_: vectors, SweepSpec(repeats=1, permutations=100, draws=200)
+    )
     found = result.by_column["source"]
     assert found.within["selected"].interval.low > 0.6
     gap = next(each for each in found.gaps if (each.of, each.over) == ("selected", "joint"))
@@ -119,8 +123,8 @@ def test_a_probe_that_knows_more_is_told_within_the_source() -> None:
 def test_pairs_are_of_one_value_and_fold(by_source: SweepResult) -> None:
     data = by_source.data
     expected = resample_within(
-        data.truth, {"": by_source.risks["selected"]}, list(data.columns["source"]), data.groups,
-        by_source.fold_of, draws=50,
+        data.truth, {"": by_source.risks["selected"][0]}, list(data.columns["source"]),
+        data.groups, by_source.fold_of[0], draws=50,
     )  # fmt: skip
     found = by_source.by_column["source"].within["selected"]
     assert found.auroc == pytest.approx(expected.whole[""]["auroc"])
@@ -132,7 +136,9 @@ def test_p_values_are_corrected_for_the_number_of_columns() -> None:
     other = [f"d{i % 2}" for i in range(ROWS)]
     data = with_columns(replace(data, columns={**data.columns, "domain": other}))
     document = column_document(
-        sweep_rows(data, lambda *_: vectors, SweepSpec(draws=200)).by_column
+        sweep_rows(
+            data, lambda *_: vectors, SweepSpec(repeats=1, permutations=100, draws=200)
+        ).by_column
     )["by_column"]
     gaps = [each for column in document.values() for each in column["gaps"] if "p_holm" in each]
     assert len(gaps) == 2
@@ -234,7 +240,7 @@ def test_values_with_next_to_no_rows_have_no_interval() -> None:
     source[12:15] = ""
     vectors = rng.standard_normal((ROWS, 4)).astype(np.float32)
     data = with_columns(rows_of(truth, {"source": source.tolist()}))
-    result = sweep_rows(data, lambda *_: vectors, SweepSpec(draws=100))
+    result = sweep_rows(data, lambda *_: vectors, SweepSpec(repeats=1, permutations=100, draws=100))
     values = {each.value: each for each in result.by_column["source"].values}
     assert set(values) == {"rare", "often", "one sided"}
     assert np.isnan([values["rare"].interval.low, values["one sided"].auroc]).all()
@@ -281,7 +287,9 @@ def test_columns_of_a_run_are_those_of_its_table(run: Path) -> None:
 
 def test_what_is_saved(run: Path, tmp_path: Path) -> None:
     source = open_run(run)
-    result = sweep(source, SweepSpec(draws=100, by=("source", "\x1b[31mred")))
+    result = sweep(
+        source, SweepSpec(repeats=1, permutations=100, draws=100, by=("source", "\x1b[31mred"))
+    )
     summary = json.loads((save_sweep(source, result, tmp_path / "p") / "results.json").read_text())
     assert list(summary["by_column"]) == ["source", "\x1b[31mred"]
     found = summary["by_column"]["source"]
@@ -301,11 +309,15 @@ def test_the_category_is_told_twice_and_the_same(run: Path) -> None:
     truth = rng.random(ROWS) < 0.4
     data = with_columns(rows_of(truth, {"category": [f"c{i % 4}" for i in range(ROWS)]}))
     vectors = rng.standard_normal((ROWS, 4)).astype(np.float32)
-    result = sweep_rows(data, lambda *_: vectors, SweepSpec(draws=100))
+    result = sweep_rows(data, lambda *_: vectors, SweepSpec(repeats=1, permutations=100, draws=100))
     assert result.within_category == result.by_column["category"].within
     assert set(result.within_category) == {
         "selected", result.best_baseline, "joint", "joint_and_probe"
     }  # fmt: skip
-    other = sweep_rows(replace(data, columns={}), lambda *_: vectors, SweepSpec(draws=100))
+    other = sweep_rows(
+        replace(data, columns={}),
+        lambda *_: vectors,
+        SweepSpec(repeats=1, permutations=100, draws=100),
+    )
     assert other.within_category == result.within_category
     assert list(column_sentences(result.by_column)) == []

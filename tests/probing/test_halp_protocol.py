@@ -145,7 +145,7 @@ def test_an_image_that_gives_the_label_away_looks_like_knowledge() -> None:
     assert optimistic.best is not None
     assert optimistic.best.auroc > 0.95
     assert optimistic.best.shared == 1
-    honest = sweep_rows(data, matrix, SweepSpec(draws=100))
+    honest = sweep_rows(data, matrix, SweepSpec(repeats=1, permutations=100, draws=100))
     assert 0.3 < honest["selected"].metrics.auroc < 0.7
     first, _ = halp_sentences(optimistic, honest["selected"].metrics.auroc)
     assert first.startswith("HALP protocol (optimistic: not grouped by image; best layer chosen on")
@@ -221,12 +221,13 @@ def test_a_sweep_keeps_it_beside_its_results(
 
     monkeypatch.setattr("vlmscope.probing.grid.network_of", quick)
     source = open_run(labelled)
-    plain = sweep(source, SweepSpec(draws=100))
-    both = sweep(source, SweepSpec(draws=100, protocol="halp"))
+    both = sweep(source, SweepSpec(repeats=1, permutations=100, draws=100, protocol="halp"))
     assert both.halp is not None
-    assert both.rows == plain.rows, "it decides nothing"
-    assert both.best_baseline == plain.best_baseline
-    assert verdict(both)[0] == verdict(plain)[0]
+    plain = replace(both, halp=None)
+    assert [line for line in verdict(both) if line not in verdict(plain)] == list(
+        halp_sentences(both.halp, both["selected"].metrics.auroc)
+    )
+    assert verdict(both)[0] == verdict(plain)[0], "it is no headline"
     assert sum("HALP protocol (optimistic" in line for line in verdict(both)) == 1
     summary = json.loads((save_sweep(source, both, tmp_path / "a") / "results.json").read_text())
     assert [row["name"] for row in summary["halp"]] == [

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from store_support import make_capture, make_manifest
-from vlmscope.probe import GRID, crossfit_logistic, grouped_folds, load_probe
+from vlmscope.probe import GRID, crossfit_logistic, load_probe
 from vlmscope.probing import SweepResult, SweepSpec, save_sweep, sweep
 from vlmscope.probing.penalty import grid_edge, penalty_sentence
+from vlmscope.probing.splitting import repeated_splits
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
@@ -35,13 +36,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
         writer.add(captures)
     marks = zip(captures, truth, strict=True)
     write_labels(folder, [Score(c.sample.id, bool(t), "column", "") for c, t in marks], {})
-    return folder, sweep(open_run(folder), SweepSpec(draws=100))
+    return folder, sweep(open_run(folder), SweepSpec(repeats=1, permutations=100, draws=100))
 
 
 def test_results_hold_the_penalty_of_each_fold(found: tuple[Path, SweepResult]) -> None:
     path, result = found
     data = result.data
-    folds = grouped_folds(data.truth, data.groups)
+    (folds,) = repeated_splits(data, 5, 0, 1)
     matrix = open_run(path).matrix("query_token_representation", 2)
     expected = crossfit_logistic(matrix, data.truth, folds, data.groups).chosen_c
     assert result[PLANTED].chosen_c == tuple(expected)
@@ -93,3 +94,9 @@ def test_an_end_counts_where_most_folds_chose_it(
 ) -> None:
     assert grid_edge(chosen) == edge
     assert len(list(penalty_sentence(chosen))) == (edge is not None)
+
+
+def test_of_repeats_all_are_kept(found: tuple[Path, SweepResult]) -> None:
+    spec = SweepSpec(repeats=2, permutations=100, draws=50, folds=3)
+    twice = sweep(open_run(found[0]), spec)
+    assert len(twice[PLANTED].chosen_c or ()) == 6

@@ -16,14 +16,9 @@ ABSTAIN = 0.10
 
 def abstaining(result: SweepResult) -> Abstention:
     """Return what abstaining by the risk of the selected probe does to the hallucination rate."""
-    return abstention(
-        result.data.truth,
-        result.risks["selected"],
-        result.data.groups,
-        ABSTAIN,
-        result.fold_of,
-        seed=int(result.settings["seed"]),
-    )
+    rows, seed = result.stacked("selected"), int(result.settings["seed"])
+    risk = rows.risks["selected"]
+    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
 
 
 def abstaining_document(found: Abstention) -> dict[str, Any]:

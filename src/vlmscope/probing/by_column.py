@@ -18,6 +18,7 @@ from vlmscope.metrics import Interval, WithinKinds, each_kind, holm, wilson
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import ProbeData
 from vlmscope.probing.judging import within_column
+from vlmscope.probing.repeats import stacked
 from vlmscope.probing.results import ColumnResult, ValueResult, WithinGap
 from vlmscope.probing.table_columns import shown
 
@@ -42,9 +43,9 @@ def by_column(
 
     Args:
         data: Truth, images and columns of the rows.
-        risks: By name, the risks to measure; ``selected`` among them.
+        risks: By name, the risks to measure, ``[R, N]``; ``selected`` among them.
         pairs: Names of a risk and of the one that it is compared with.
-        fold_of: Fold in which each row is judged.
+        fold_of: Fold in which each row is judged, ``[R, N]``.
         draws: Resamples of the images.
         seed: Decides them.
     """
@@ -66,19 +67,19 @@ def _values(
     named = kinds != ""
     if len(np.unique(data.groups[named])) < 2:
         return ()
-    found = each_kind(
-        data.truth[named], risk[named], kinds[named], data.groups[named], fold_of[named]
-    )
+    rows = stacked(data.truth[named], data.groups[named], fold_of[:, named], {"": risk[:, named]})
+    kind = np.tile(kinds[named], len(fold_of))
+    found = each_kind(rows.truth, rows.risks[""], kind, rows.groups, rows.folds)
     values = []
     for name, each in found.items():
         own = kinds == name
-        rows, hallucinated = int(own.sum()), int(data.truth[own].sum())
-        share = np.array([hallucinated / rows])
-        low, high = wilson(share, np.array([rows]))
+        count, hallucinated = int(own.sum()), int(data.truth[own].sum())
+        share = np.array([hallucinated / count])
+        low, high = wilson(share, np.array([count]))
         values.append(
             ValueResult(
                 value=name,
-                rows=rows,
+                rows=count,
                 image_groups=len(np.unique(data.groups[own])),
                 hallucinated=hallucinated,
                 share=float(share[0]),

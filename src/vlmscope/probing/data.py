@@ -73,11 +73,15 @@ class ProbeData:
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Columns of the table, by name, each ``[N]``: all of them, or those that results are broken
     down by (``columns.with_columns``); empty texts where a row has none."""
+    split: NDArray[np.int64] | None = None
+    """Number of each row's group where rows are not grouped by image, ``[N]``."""
+    split_by: str = "image"
+    """What rows are grouped by: ``image``, ``question``, or a column of the table."""
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Number of each row's group, ``[N]``: what no fold may tear apart."""
-        return self.grouping.groups
+        """Number of each row's group, ``[N]``: what no fold may separate."""
+        return self.grouping.groups if self.split is None else self.split
 
     @property
     def grouped_by(self) -> str:

@@ -245,7 +245,7 @@ def _judged(
     """Return the metrics that the paper reports, on the test rows; NaN if there is no risk."""
     representation, layer = job.place
     train, test = split_rows(data.truth, job.state)
-    truth = data.truth[test]
+    truth, images = data.truth[test], data.grouping.groups
     nothing = float("nan")
     found: dict[str, Any] = {
         **dict.fromkeys(("auroc", "train_auroc", "accuracy", "precision", "recall", "f1"), nothing),
@@ -267,7 +267,7 @@ def _judged(
         train_rows=len(train),
         test_rows=len(test),
         test_hallucinated=int(truth.sum()),
-        shared=float(np.isin(data.groups[test], data.groups[train]).mean()),
+        shared=float(np.isin(images[test], images[train]).mean()),
         **found,
     )
 
@@ -298,7 +298,7 @@ def _interval(
     data: ProbeData, risk: NDArray[np.float64], test: NDArray[np.int64], draws: int, seed: int
 ) -> Interval:
     """Return the interval of the AUROC over the images of the test rows."""
-    truth, groups = data.truth[test], data.groups[test]
+    truth, groups = data.truth[test], data.grouping.groups[test]
     if len(np.unique(groups)) < 2 or truth.all() or not truth.any():
         return Interval(float("nan"), float("nan"))
     found = resample(

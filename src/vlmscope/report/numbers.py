@@ -69,10 +69,9 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     )
     if selected["found_nothing"]:
         return
-    seed = int(sweep.summary["settings"].get("seed", 0))
-    found = abstention(
-        sweep.truth, sweep.risk("selected"), sweep.groups, ABSTAIN, sweep.folds, seed=seed
-    )
+    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
+    risk = rows.risks["selected"]
+    found = abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
     low, high = 100 * found.interval.low, 100 * found.interval.high
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
     if low == low:
