@@ -93,7 +93,7 @@ def test_the_joint_baseline_knows_the_column(by_source: SweepResult) -> None:
     assert joint.metrics.auroc > 0.72, "the source tells, and it is known before the answer"
     data = by_source.data
     without = sweep_rows(
-        replace(data, columns={}, facts=replace(data.facts, columns={})),
+        replace(data, by=(), facts=replace(data.facts, columns={})),
         lambda *_: np.ones((ROWS, 2), np.float32),
         SweepSpec(repeats=1, permutations=100, draws=100),
     )
@@ -168,14 +168,14 @@ def table() -> ProbeData:
 
 def test_the_usual_columns_are_taken_where_they_can_be(table: ProbeData) -> None:
     data = with_columns(table)
-    assert list(data.columns) == ["category", "domain"]
+    assert data.by == ("category", "domain")
     assert list(data.facts.columns) == ["domain"], "the category is known by itself"
 
 
 def test_others_are_taken_where_they_are_named(table: ProbeData) -> None:
     data = with_columns(table, ("level", "level"))
-    assert list(data.columns) == list(data.facts.columns) == ["level"]
-    assert with_columns(table, ()).columns == {}
+    assert list(data.by) == list(data.facts.columns) == ["level"]
+    assert with_columns(table, ()).by == ()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_column_that_cannot_be_used_is_refused(table: ProbeData, name: str, wh
 def test_a_column_made_of_the_labels_is_not_known_before(table: ProbeData) -> None:
     told = ["bad" if each else "good" for each in table.truth]
     data = with_columns(replace(table, columns={**table.columns, "type": told}))
-    assert "type" in data.columns
+    assert "type" in data.by
     assert list(data.facts.columns) == ["domain"]
     assert [each.what for each in data.left_out] == ["column type"]
     assert "may be made of the labels" in data.left_out[0].reason
@@ -315,7 +315,7 @@ def test_the_category_is_told_twice_and_the_same(run: Path) -> None:
         "selected", result.best_baseline, "joint", "joint_and_probe"
     }  # fmt: skip
     other = sweep_rows(
-        replace(data, columns={}),
+        replace(data, by=()),
         lambda *_: vectors,
         SweepSpec(repeats=1, permutations=100, draws=100),
     )

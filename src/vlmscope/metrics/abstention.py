@@ -17,7 +17,9 @@ where the sign of the change alone says "lowers" of 30%.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,8 +48,8 @@ POINTS = 101
 LEAST_COVERAGE = 0.1
 """Share answered from which on the band holds the curve: of the first few answers nobody knows."""
 
-_AT_ONCE = 100
-"""Resamples that are measured side by side."""
+_AT_ONCE = 2_000_000
+"""Numbers of resamples that are measured side by side: what keeps memory small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +119,14 @@ def abstention(
     counted = tally(flags, risks, image, images, stratum)
     kept = np.array([max(1, flags.size - whole_part(share, flags.size)) / flags.size, 1.0])
 
-    def change(weights: Floats) -> Floats:
+    def change(weights: Iterable[Floats]) -> Floats:
         rates = _rates(counted, weights, kept)
         return rates[:, 0] - rates[:, 1]
 
-    error = float(np.nanstd(change(_draws(images, draws, seed)), ddof=1)) if draws > 1 else 0.0
+    error = float(np.nanstd(change(_resamples(images, draws, seed)), ddof=1)) if draws > 1 else 0.0
     left_out = worth(image[_riskiest(risks, stratum, 1 - kept[0])])
     if left_out < FEW_LEFT_OUT:
-        error = max(error, error_of(change(1 - np.eye(images))))
+        error = max(error, error_of(change(_without_each(images))))
     half = float(student.ppf((1 + level) / 2, max(left_out - 1, 1))) * error
     low, high = max(told.change - half, -before), min(told.change + half, 1 - before)
     if folds is not None and abs(told.change) <= SHARED * half:
@@ -162,7 +164,7 @@ def coverage_band(
     curve = risk_coverage(truth, risk, folds)
     coverage = np.linspace(LEAST_COVERAGE, 1, POINTS)
     rate = np.interp(coverage, curve.coverage, curve.rate)
-    found = _rates(counted, _draws(images, draws, seed), coverage)
+    found = _rates(counted, _resamples(images, draws, seed), coverage)
     spread = found.std(axis=0, ddof=1)
     off = np.abs(found - found.mean(axis=0))
     ratio = np.divide(off, spread, out=np.zeros_like(off), where=spread > 0)
@@ -170,26 +172,33 @@ def coverage_band(
     return CoverageBand(coverage, np.clip(rate - half, 0, 1), np.clip(rate + half, 0, 1))
 
 
-def _draws(images: int, draws: int, seed: int) -> Floats:
-    """Return how often each image is drawn, ``(draw, image)``: the draws of ``resample``."""
+def _resamples(images: int, draws: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each image is drawn, ``(image,)``: the draws of ``resample``."""
     generator = np.random.default_rng(seed)
-    weights = np.empty((draws, images))
-    for draw in range(draws):
+    for _ in range(draws):
         drawn = generator.integers(images, size=images)
-        weights[draw] = np.bincount(drawn, minlength=images)
-    return weights
+        yield np.bincount(drawn, minlength=images).astype(np.float64)
 
 
-def _rates(counted: Tally, weights: Floats, coverage: Floats) -> Floats:
+def _without_each(images: int) -> Iterator[Floats]:
+    """Yield weights that leave one image out."""
+    for image in range(images):
+        weights = np.ones(images)
+        weights[image] = 0
+        yield weights
+
+
+def _rates(counted: Tally, weights: Iterable[Floats], coverage: Floats) -> Floats:
     """Return the expected hallucination rate at shares answered, ``(draw, share)``.
 
     Of each stratum the same share is answered, its own safest; within answers of equal risk the
     expectation grows evenly, as in ``risk_coverage``.
     """
-    parts = [
-        _rates_of_some(counted, weights[start : start + _AT_ONCE], coverage)
-        for start in range(0, len(weights), _AT_ONCE)
-    ]
+    levels, images = counted.hallucinated.shape
+    each = iter(weights)
+    parts = []
+    while some := list(islice(each, max(1, _AT_ONCE // max(levels, images)))):
+        parts.append(_rates_of_some(counted, np.stack(some), coverage))
     return np.concatenate(parts)
 
 

@@ -39,7 +39,7 @@ def by_column(
     draws: int,
     seed: int,
 ) -> dict[str, ColumnResult]:
-    """Return what is found within each column of ``data.columns``, and for each of its values.
+    """Return what is found within each column of ``data.by``, and for each of its values.
 
     Args:
         data: Truth, images and columns of the rows.
@@ -50,7 +50,8 @@ def by_column(
         seed: Decides them.
     """
     found = {}
-    for name, cells in data.columns.items():
+    for name in data.by:
+        cells = data.columns[name]
         within, gaps = within_column(cells, data, risks, pairs, fold_of, draws=draws, seed=seed)
         found[name] = ColumnResult(within, gaps, _values(cells, data, risks["selected"], fold_of))
     return found

@@ -43,16 +43,12 @@ def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
         names = list(dict.fromkeys(by))
         for name in names:
             _check(name, data)
-    chosen = {name: data.columns[name] for name in names}
-    tells = [name for name in names if name != "category" and _tells_label(chosen[name], data)]
-    extra = {
-        name: cells
-        for name, cells in chosen.items()
-        if name not in ("category", "answer_type", *tells)
-    }
+    tells = [n for n in names if n != "category" and _tells_label(data.columns[n], data)]
+    known = ("category", "answer_type", *tells)
+    extra = {name: data.columns[name] for name in names if name not in known}
     return replace(
         data,
-        columns=chosen,
+        by=tuple(names),
         facts=replace(data.facts, columns=extra),
         left_out=(*data.left_out, *(_told(name, data) for name in tells if name != "answer_type")),
     )

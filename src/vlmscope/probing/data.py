@@ -71,8 +71,9 @@ class ProbeData:
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further columns of a label file, by name, each ``[N]``."""
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Columns of the table, by name, each ``[N]``: all of them, or those that results are broken
-    down by (``columns.with_columns``); empty texts where a row has none."""
+    """Columns of the table, by name, each ``[N]``; empty texts where a row has none."""
+    by: tuple[str, ...] = ()
+    """Names of those that results are broken down by: see ``columns.with_columns``."""
     split: NDArray[np.int64] | None = None
     """Number of each row's group where rows are not grouped by image, ``[N]``."""
     split_by: str = "image"

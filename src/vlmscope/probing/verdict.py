@@ -29,7 +29,6 @@ def verdict(result: SweepResult) -> list[str]:
     """Return what the sweep says, the main thing first."""
     selected = result["selected"]
     lines = [_found(result), *_joint(result), *_chance(result)]
-    lines += penalty_sentence(result[result.selected_place].chosen_c)
     if not selected.found_nothing:
         baseline = result[result.best_baseline]
         lines += [
@@ -41,6 +40,7 @@ def verdict(result: SweepResult) -> list[str]:
             *_corrected(result),
             abstaining_sentence(abstaining(result)),
         ]
+    lines += penalty_sentence(result[result.selected_place].chosen_c)
     if result.halp is not None:
         grouped = None if selected.found_nothing else selected.metrics.auroc
         lines += halp_sentences(result.halp, grouped)
