@@ -144,16 +144,6 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
             axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
         line(axes, coverage, rate, look, markevery=(start, 0.25), zorder=3)
     title_axes(figure, box, "questions answered, safest first", "hallucinated among those answered")
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("title", "style", "coverage", "rate", "rate_low", "rate_high")
-    }
-    for row, coverage, rate in thin:
-        for name, ends in zip(("rate_low", "rate_high"), _band_at(row, coverage), strict=True):
-            columns[name] += ends
-        columns["title"] += [row.title] * len(rate)
-        columns["style"] += [row.style] * len(rate)
-        columns["coverage"] += coverage.tolist()
-        columns["rate"] += rate.tolist()
     return Plot(
         name="risk_coverage",
         title="Abstaining on the riskiest",
@@ -164,9 +154,24 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
             * any(row.band is not None for row in curves)
         ),
         description=_describe_coverage(thin, prevalence),
-        columns=columns,
+        columns=_coverage_columns(thin),
         figure=figure,
     )
+
+
+def _coverage_columns(thin: Sequence[tuple[CoverageLine, Floats, Floats]]) -> dict[str, list[Any]]:
+    """Return the drawn points and the ends of their bands."""
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("title", "style", "coverage", "rate", "rate_low", "rate_high")
+    }
+    for row, coverage, rate in thin:
+        for name, ends in zip(("rate_low", "rate_high"), _band_at(row, coverage), strict=True):
+            columns[name] += ends
+        columns["title"] += [row.title] * len(rate)
+        columns["style"] += [row.style] * len(rate)
+        columns["coverage"] += coverage.tolist()
+        columns["rate"] += rate.tolist()
+    return columns
 
 
 def _band_at(row: CoverageLine, coverage: Floats) -> tuple[list[float | None], list[float | None]]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
+from vlmscope.metrics import WithinKinds
 from vlmscope.probe import (
     CrossFit,
     Fold,
@@ -41,7 +42,7 @@ from vlmscope.probing.judging import (
     within_category,
 )
 from vlmscope.probing.research import LabelTable, research_data
-from vlmscope.probing.results import SweepResult, most_chosen
+from vlmscope.probing.results import ColumnResult, SweepResult, WithinGap, most_chosen
 from vlmscope.probing.source import Source, check_labels, model_of
 from vlmscope.probing.splitting import IMAGE, fold_numbers, grouped_by, novelty, repeated_splits
 from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
@@ -188,14 +189,7 @@ def sweep_rows(
     report("intervals")
     together = _stacked_entries(rounds)
     rows, best = judge(together, data, fold_of, draws=spec.draws, seed=spec.seed)
-    risks = {name: together[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)}
-    pairs = [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)]
-    options = {"draws": spec.draws, "seed": spec.seed}
-    columns = by_column(data, risks, pairs, fold_of, **options)
-    if "category" in columns:
-        within, gaps = columns["category"].within, columns["category"].gaps
-    else:
-        within, gaps = within_category(data, risks, pairs, fold_of, **options)
+    columns, within, gaps = _by_columns(data, together, best, fold_of, spec)
     return SweepResult(
         rows=rows,
         risks={name: entry.risk for name, entry in together.items()},
@@ -212,6 +206,23 @@ def sweep_rows(
         recognition=recognition,
         novelty=novelty(data, splits[0]),
     )
+
+
+def _by_columns(
+    data: ProbeData,
+    entries: Mapping[str, Entry],
+    best: str,
+    fold_of: NDArray[np.int64],
+    spec: SweepSpec,
+) -> tuple[dict[str, ColumnResult], Mapping[str, WithinKinds], tuple[WithinGap, ...]]:
+    """Return what is found by columns of the table, and within categories."""
+    risks = {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)}
+    pairs = [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)]
+    options = {"draws": spec.draws, "seed": spec.seed}
+    columns = by_column(data, risks, pairs, fold_of, **options)
+    if "category" in columns:
+        return columns, columns["category"].within, columns["category"].gaps
+    return columns, *within_category(data, risks, pairs, fold_of, **options)
 
 
 def _in_repeat(report: Report, number: int, repeats: int) -> Report:

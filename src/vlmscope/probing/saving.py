@@ -213,16 +213,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         ],
         **column_document(result.by_column),
         **abstaining_document(abstaining(result)),
-        "tests": [
-            {
-                "of": t.of,
-                "over": t.over,
-                "within_category": t.within_category,
-                **asdict(t.gap),
-                "p_holm": t.p_holm,
-            }
-            for t in result.tests
-        ],
+        "tests": _tests(result),
         "permutations": None if result.chance is None else asdict(result.chance),
         "recognition": None if result.recognition is None else asdict(result.recognition),
         "group_by": data.split_by,
@@ -231,6 +222,20 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "results": [_flat(row) for row in result.rows],
         **(result.halp.document() if result.halp is not None else {"halp": []}),
     }
+
+
+def _tests(result: SweepResult) -> list[dict[str, Any]]:
+    """Return the comparisons that the verdict tells."""
+    return [
+        {
+            "of": t.of,
+            "over": t.over,
+            "within_category": t.within_category,
+            **asdict(t.gap),
+            "p_holm": t.p_holm,
+        }
+        for t in result.tests
+    ]
 
 
 def _kept(result: SweepResult) -> Iterator[ProbeResult]:
