@@ -41,12 +41,12 @@ def verdict(result: SweepResult) -> list[str]:
             abstaining_sentence(abstaining(result)),
         ]
     lines += penalty_sentence(result[result.selected_place].chosen_c)
+    lines += _speaks_of(result)
     if result.halp is not None:
         grouped = None if selected.found_nothing else selected.metrics.auroc
         lines += halp_sentences(result.halp, grouped)
     return [
         *lines,
-        *_speaks_of(result),
         *_warnings(result),
         *map(_left_out, result.data.left_out),
     ]
