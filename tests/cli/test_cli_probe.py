@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from store_support import make_capture, make_manifest
+from vlmscope.probe.halp_network import HalpNetwork
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, write_labels
 
 ROWS = 150
+QUICK = ("--draws", 100, "--repeats", 1, "--permutations", 100, "--folds", 3)
 Command = Callable[..., Any]
 
 
@@ -51,6 +53,7 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
     )
     assert "the probe is better by" in text
     assert "permuted 200 times" in text
+    assert "HALP" not in text
     assert (run / "probes" / "results.json").exists()
 
 
@@ -79,3 +82,54 @@ def test_what_cannot_be_probed_is_refused_in_one_line(vlmscope: Command, run: Pa
     assert done.code == 2
     assert "vlmscope label" in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
+    vlmscope: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = HalpNetwork(hidden=(16, 8), learning_rate=0.01, epochs=20)
+    monkeypatch.setattr("vlmscope.probing.grid.network_of", lambda _: quick)
+    done = vlmscope("probe", run, *QUICK, "--protocol", "halp")
+    assert done.code == 0, done.err
+    grouped, _, below = done.out.partition("HALP protocol, optimistic")
+    assert "the question's words" in grouped
+    assert "query token, layer 3" in below
+    for heading in ("test AUROC", "accuracy", "precision", "recall", "F1"):
+        assert heading in below
+    text = " ".join(below.split())
+    assert "HALP protocol (optimistic: not grouped by image; best layer chosen on the test" in text
+    assert "the grouped protocol's" in text
+    summary = json.loads((run / "probes" / "results.json").read_text())
+    assert {row["kind"] for row in summary["halp"]} == {"halp"}
+
+
+def test_a_protocol_and_a_column_that_are_none_are_refused(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("probe", run, "--protocol", "random")
+    assert done.code == 2
+    assert "--protocol: found 'random', expected one of grouped, halp" in done.err
+    done = vlmscope("probe", run, "--by", "category,colour")
+    assert done.code == 2
+    assert "--by: 'category' has 1 value with 2 rows or more" in done.err
+    done = vlmscope("probe", run, "--by", "colour")
+    assert "--by: 'colour' is no column of the table; columns that can be used: none" in done.err
+    assert not (run / "probes").exists()
+
+
+def test_columns_are_chosen_by_name(vlmscope: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    captures = []
+    for i in range(ROWS):
+        row = make_capture(i)
+        names = {"source": f"s{i % 3}", "hour": f"h{i % 2}"}
+        captures.append(replace(row, image_dhash="", sample=replace(row.sample, metadata=names)))
+    with RunWriter(folder, make_manifest()) as writer:
+        writer.add(captures)
+    truth = np.random.default_rng(1).random(ROWS) < 0.4
+    marks = zip(captures, truth, strict=True)
+    write_labels(folder, [Score(c.sample.id, bool(t), "column", "") for c, t in marks], {})
+    usual = vlmscope("probe", folder, *QUICK, "--json")
+    assert list(json.loads(usual.out)["by_column"]) == ["source"]
+    named = vlmscope("probe", folder, *QUICK, "--by", " hour, source", "--json")
+    summary = json.loads(named.out)
+    assert list(summary["by_column"]) == ["hour", "source"]
+    assert summary["settings"]["by"] == ["hour", "source"]

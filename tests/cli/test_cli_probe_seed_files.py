@@ -13,6 +13,7 @@ import pytest
 
 from research_support import research_row, write_part
 from store_support import make_captures, make_manifest
+from vlmscope.probe.halp_network import HalpNetwork
 from vlmscope.store import RunWriter
 
 ROWS = 120
@@ -78,6 +79,26 @@ def test_one_file_and_where_to(vlmscope: Command, data: Path, labels: Path, tmp_
     assert summary["left_out"][0] == {
         "what": "label", "count": 50, "reason": "the files do not have the question"
     }  # fmt: skip
+
+
+def test_columns_of_the_label_file_and_the_papers_protocol(
+    vlmscope: Command, data: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = HalpNetwork(hidden=(16, 8), learning_rate=0.01, epochs=10)
+    monkeypatch.setattr("vlmscope.probing.grid.network_of", lambda _: quick)
+    head, *lines = labels.read_text("utf-8").splitlines()
+    lines = [f"{line},s{i % 2}" for i, line in enumerate(lines)]
+    labels.write_text("\n".join([f"{head},source", *lines]), "utf-8")
+    asked = ("probe", data, "--labels", labels, "--draws", 100, "--repeats", 1, "--folds", 3,
+             "--permutations", 100)  # fmt: skip
+    error = refused(vlmscope(*asked, "--by", "is_hallucinating_manual"))
+    assert "says the question, its image, the answer or the label; columns that can be" in error
+    done = vlmscope(*asked, "--protocol", "halp", "--json")
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)
+    assert list(summary["by_column"]) == ["source"], "the category has one value"
+    assert len(summary["halp"]) == sum(row["kind"] == "probe" for row in summary["results"])
+    assert summary["halp_protocol"]["best"] == "query_token_representation/layer_3"
 
 
 def refused(done: Any) -> str:

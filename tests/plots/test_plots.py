@@ -156,6 +156,23 @@ def test_the_first_answers_do_not_squeeze_the_rest() -> None:
     assert plot.figure.axes[0].get_ylim()[1] < 0.2
 
 
+def test_a_band_is_drawn_and_kept_and_said_where_there_is_one() -> None:
+    x = np.linspace(0.05, 1, 20)
+    at = np.linspace(0.1, 1, 10)
+    banded = CoverageLine("best", x, 0.2 * x, 0.1, "probe", (at, 0.1 * at, 0.3 * at))
+    plain = CoverageLine("category", x, 0.3 * x, 0.15, "baseline")
+    plot = risk_coverage_plot([banded, plain], 0.2)
+    assert plot.columns["rate_low"][0] is None, "the band begins at a tenth answered"
+    assert plot.columns["rate_low"][1:20] == pytest.approx(0.1 * x[1:])
+    assert plot.columns["rate_high"][19] == pytest.approx(0.3)
+    assert plot.columns["rate_low"][20:] == [None] * 20
+    assert "holds all of its curve in 95%" in plot.caption
+    assert len(plot.figure.axes[0].collections) == 1
+    without = risk_coverage_plot([plain], 0.2)
+    assert "band" not in without.caption
+    assert not without.figure.axes[0].collections
+
+
 def test_the_data_of_the_bins() -> None:
     plot = calibration_plot()
     assert list(plot.columns) == ["mean_risk", "rate", "count", "low", "high"]

@@ -103,6 +103,8 @@ def test_saving_again_replaces(saved: Path) -> None:
         ({"model": {"object": object()}}, "not plain JSON"),
         ({"model": {"loss": float("inf")}}, "not plain JSON"),
         ({"layer": -1}, "layer is -1"),
+        ({"chosen_c": (0.1, -1.0)}, "chosen_c is"),
+        ({"chosen_c": [0.1]}, "chosen_c is"),
         ({"rows": True}, "rows is True"),
     ],
 )
@@ -198,6 +200,8 @@ def test_a_description_edited_by_hand_is_refused(new: str, saved: Path) -> None:
         ("info.calibration", [-1.0, 0.0], "calibration"),
         ("info.threshold", "0.5", "threshold is '0.5'"),
         ("info.metrics", [0.9], "metrics is"),
+        ("info.chosen_c", 0.1, "chosen_c is 0.1"),
+        ("info.chosen_c", ["0.1"], "chosen_c is"),
         ("parameters.C", None, "parameters"),
         ("parameters.evil", 1, "parameters"),
         ("weights_sha256", "00", "SHA-256"),
@@ -209,6 +213,16 @@ def test_a_tampered_description_is_refused(
 ) -> None:
     edit(saved, where, value)
     refuse(saved, message)
+
+
+def test_the_penalties_of_the_sweep_are_kept(logistic: BinaryProbe, tmp_path: Path) -> None:
+    save_probe(tmp_path, logistic, replace(info_of(logistic), chosen_c=(1e-3, 1e-2, 1e-3)))
+    assert load_probe(tmp_path)[1].chosen_c == (1e-3, 1e-2, 1e-3)
+
+
+def test_a_probe_of_before_knows_no_penalties(saved: Path) -> None:
+    edit(saved, "info.chosen_c", None)
+    assert load_probe(saved)[1].chosen_c is None
 
 
 @pytest.mark.parametrize("hidden", [(16, 9), 16, ("a", 8), ()])

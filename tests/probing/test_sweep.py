@@ -362,8 +362,8 @@ def every_third(result: SweepResult) -> Grouping:
 @pytest.mark.parametrize(
     ("risky", "said"),
     [
-        (True, "lowers the share of hallucinations from 40.0% to 33.3%."),
-        (False, "raises the share of hallucinations from 40.0% to 44.4%."),
+        (True, "lowers the share of hallucinations from 40.0% to 33.3%, by 6.7 points (95% int"),
+        (False, "raises the share of hallucinations from 40.0% to 44.4%, by 4.4 points (95% int"),
     ],
 )
 def test_abstaining_is_said_as_it_turned_out(
@@ -377,7 +377,7 @@ def test_abstaining_is_said_as_it_turned_out(
         risks={**found[1].risks, "selected": risk[None]},
         fold_of=np.zeros((1, 240), dtype=np.int64),
     )
-    assert f"Abstaining from the riskiest 10% {said}" in verdict(result)
+    assert any(f"Abstaining from the riskiest 10% {said}" in line for line in verdict(result))
 
 
 def test_a_share_that_abstaining_does_not_change_is_left(found: tuple[Path, SweepResult]) -> None:

@@ -111,6 +111,16 @@ DAMAGES = [
     ("has a result without title", {"results": [{"name": "selected"}]}),
     ("has no result 'tea leaves'", {"best_baseline": "tea leaves"}),
     ("is of another sweep than results.json", {"hallucinated": 1}),
+    ("has a by_column that is no object", {"by_column": []}),
+    ("says nothing usable of the column 'source'", {"by_column": {"source": []}}),
+    (
+        "says nothing usable of the column 'source'",
+        {"by_column": {"source": {"within": {"selected": {"auroc": 0.7}}, "values": []}}},
+    ),
+    (
+        "says nothing usable of the column 'source'",
+        {"by_column": {"source": {"within": {}, "values": [{"value": "a", "rows": "3"}]}}},
+    ),
 ]
 
 

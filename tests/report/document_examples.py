@@ -12,6 +12,8 @@ from PIL import Image
 from vlmscope.report.document import (
     Card,
     CategoryRow,
+    ColumnTable,
+    ColumnValue,
     Document,
     FailureRow,
     Figure,
@@ -99,6 +101,7 @@ def full(cards: int = 120) -> Document:
         results=RESULTS,
         best_baseline="category",
         categories=CATEGORY_ROWS,
+        columns=(COLUMN,),
         cards=tuple(card(i) for i in range(cards)),
         rows=cards,
         pictures=PICTURES,
@@ -135,6 +138,7 @@ def bare(document: Document) -> Document:
         results=(),
         best_baseline=None,
         categories=(),
+        columns=(),
         cards=tuple(cards),
         labels=None,
         failures=(),
@@ -193,6 +197,9 @@ def hostile() -> Document:
         figures=(replace(figure("roc_curves", bad), caption=bad, description=bad, csv=bad),),
         results=tuple(replace(row, title=bad) for row in RESULTS),
         categories=tuple(replace(row, name=bad) for row in CATEGORY_ROWS),
+        columns=(
+            replace(COLUMN, name=bad, values=tuple(replace(v, name=bad) for v in COLUMN.values)),
+        ),
         cards=cards,
         rows=len(cards),
         pictures={
@@ -257,6 +264,15 @@ CATEGORY_ROWS = (
     CategoryRow("existence", 3, 0, 0, 3, None, None, None, None, None, None),
     CategoryRow("all", 1471, 103, 365, 1003, 0.22, 0.185, 0.26, 0.841, 0.823, 0.861),
 )
+
+COLUMN = ColumnTable(
+    "source", 0.76, 0.72, 0.8, 0.81, 0.77, 0.85,
+    (
+        ColumnValue("AMBER", 900, 0.31, 0.79, 0.74, 0.83, 0.72, 0.85),
+        ColumnValue("POPE", 500, 0.08, 0.7, 0.58, 0.8, 0.53, 0.83),
+        ColumnValue("MME", 3, 0.0, None, None, None, None, None),
+    ),
+)  # fmt: skip
 
 TOKEN_VIEW = TokenView(
     "q2",

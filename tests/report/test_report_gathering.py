@@ -52,10 +52,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         picture("one", i).resize((300, 240)).save(folder / "images" / f"{i}.png")
     with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["question_id", "image_name", "question", "gt_answer", "category"])
+        writer.writerow(
+            ["question_id", "image_name", "question", "gt_answer", "category", "source"]
+        )
         for i in range(ROWS):
             question, category = QUESTIONS[i % len(QUESTIONS)], ("count", "colour", "safe")[i % 3]
-            writer.writerow([f"q{i}", f"{i // 3}.png", question, "Yes", category])
+            writer.writerow([f"q{i}", f"{i // 3}.png", question, "Yes", category, f"s{i % 4 // 2}"])
     run = extract(
         folder / "questions.csv",
         model=checkpoint,
@@ -168,6 +170,17 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
     assert count.auroc_low is not None
     assert count.auroc_high is not None
     assert count.auroc_low < expected < count.auroc_high
+
+
+def test_other_columns_are_those_of_the_sweep(home: Path) -> None:
+    (table,) = document_of(home).columns
+    saved = probes_of(home).summary["by_column"]["source"]
+    assert table.name == "source"
+    assert table.auroc == saved["within"]["selected"]["auroc"]
+    assert table.joint_low == saved["within"]["joint"]["interval"]["low"]
+    assert [value.name for value in table.values] == [each["value"] for each in saved["values"]]
+    assert sum(value.rows for value in table.values) == ROWS - 1
+    assert table.values[0].all_low == saved["values"][0]["simultaneous"]["low"]
 
 
 def test_a_card_holds_what_the_run_holds(home: Path) -> None:

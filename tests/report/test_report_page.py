@@ -160,7 +160,8 @@ def test_a_picture_is_stored_once(full: Outline) -> None:
 def test_sections_come_in_the_order_of_reading(full: Outline) -> None:
     sections = [s["id"] for s in full.all("section") if "id" in s]
     assert sections == [
-        "figures", "results", "categories", "gallery", "tokens", "labels", "failures", "provenance",
+        "figures", "results", "categories", "columns", "gallery", "tokens", "labels", "failures",
+        "provenance",
     ]  # fmt: skip
     links = [a["href"] for a in full.all("a") if a.get("href", "").startswith("#")]
     assert links == ["#main", "#findings", *(f"#{name}" for name in sections)]
@@ -263,6 +264,13 @@ def test_tables_can_be_read_by_ear(full: Outline) -> None:
     assert len(full.all("caption")) == len(full.all("table"))
     assert all(head.get("scope") for head in full.all("th"))
     assert re.search(r'<html lang="en">', render(examples.empty()))
+
+
+def test_other_columns_say_that_their_intervals_are_of_many_looks(full: Outline) -> None:
+    assert "not corrected for their number" in full.text
+    for shown in ("source", "AMBER", "0.790 0.740–0.830", "0.720–0.850", "31.0%", "–"):
+        assert shown in " ".join(full.text.split()), shown
+    assert "By other columns" not in Outline(render(examples.bare(examples.full()))).text
 
 
 def test_categories_that_differ_in_case_are_two() -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
+from vlmscope.cli.halp import show_halp
 from vlmscope.cli.output import show, stderr, stdout
 from vlmscope.cli.places import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
@@ -99,6 +100,25 @@ def probe(
     draws: Annotated[
         int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
     ] = 2000,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="[grouped|halp]",
+            help="halp: also train the HALP paper's network on its random 80/20 split, to compare "
+            "published numbers; optimistic, as images are on both sides.",
+        ),
+    ] = "grouped",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="COLUMN[,COLUMN]",
+            help="Columns of the table to break results down by, known before the answer "
+            "(default: category, answer_type, source, type, domain, where there are).",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", help="Decides folds, permutations, resamples.")
     ] = 0,
@@ -112,10 +132,10 @@ def probe(
     from vlmscope.probing.saving import RESULTS, default_folder
     from vlmscope.store import read_document
 
-    names = tuple(name.strip() for name in estimators.split(",") if name.strip())
     spec = SweepSpec(
-        estimators=names, folds=folds, repeats=repeats, group_by=group_by,
-        permutations=permutations, draws=draws, seed=seed,
+        estimators=_names(estimators), folds=folds, repeats=repeats, group_by=group_by,
+        permutations=permutations, draws=draws, seed=seed, protocol=protocol,
+        by=None if by is None else _names(by),
     )  # fmt: skip
     folder = out or default_folder(run)
     check_writable(folder)
@@ -137,12 +157,19 @@ def probe(
         stdout.print_json(json.dumps(summary | told))
         return
     _show_results(result)
+    if result.halp is not None:
+        show_halp(result.halp)
     stdout.print()
     for line in summary["verdict"]:
         show(Text(line))
     if transferred is not None:
         show_transfer(transferred)
     stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return names that stand with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _show_results(result: SweepResult) -> None:

@@ -16,10 +16,14 @@ small_samples
 rates        how often something happens, and the paired difference of two rates
 simultaneous bands that hold several curves at once
 selective    what abstaining on the riskiest answers buys
+abstention   how sure that is
 within       how well a risk orders answers of the same kind
+each_kind    the same within each kind, with intervals for many looks
 """
 
+from vlmscope.metrics.abstention import Abstention, CoverageBand, abstention, coverage_band
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
+from vlmscope.metrics.each_kind import KindAuroc, each_kind
 from vlmscope.metrics.rates import Rate, rate, rate_difference
 from vlmscope.metrics.resampling import (
     Difference,
@@ -39,9 +43,12 @@ from vlmscope.metrics.simultaneous import simultaneous
 from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
 __all__ = [
+    "Abstention",
+    "CoverageBand",
     "Difference",
     "Interval",
     "Judged",
+    "KindAuroc",
     "Metrics",
     "Platt",
     "Rate",
@@ -51,8 +58,11 @@ __all__ = [
     "RocCurve",
     "WithinKinds",
     "abstain",
+    "abstention",
     "bootstrap",
     "constant_pairs",
+    "coverage_band",
+    "each_kind",
     "fit_platt",
     "holm",
     "measure",

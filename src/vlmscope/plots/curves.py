@@ -35,6 +35,12 @@ MOST_POINTS = 250
 
 Floats = NDArray[np.float64]
 
+BAND = (
+    " The band of the probe holds all of its curve in 95%, images resampled, from a tenth answered "
+    "on."
+)
+"""Added to the caption where there is a band."""
+
 _FALSE_ALARMS = 0.05
 _HIGH = 2.25  # inches, of the axes
 
@@ -62,6 +68,8 @@ class CoverageLine:
     """Area under the curve."""
     style: Literal["probe", "baseline", "optimal"]
     """How it is drawn; ``optimal`` is what no risk can beat."""
+    band: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
+    """Shares answered, and the ends of a band there that holds the whole curve in 95%."""
 
 
 @drawing()
@@ -128,27 +136,54 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
         said, (0, prevalence), (2, 3), textcoords="offset points", fontsize=SMALL,
         color=PALETTE["muted"],
     )  # fmt: skip
-    for index, ((_, coverage, rate), look) in enumerate(zip(thin, looks, strict=True)):
+    for index, ((row, coverage, rate), look) in enumerate(zip(thin, looks, strict=True)):
         start = 0.12 + 0.07 * index
+        if row.band is not None:
+            colour = PALETTE[look.colour]
+            at, low, high = map(_floats, row.band)
+            axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
         line(axes, coverage, rate, look, markevery=(start, 0.25), zorder=3)
     title_axes(figure, box, "questions answered, safest first", "hallucinated among those answered")
-    columns: dict[str, list[Any]] = {"title": [], "style": [], "coverage": [], "rate": []}
-    for row, coverage, rate in thin:
-        columns["title"] += [row.title] * len(rate)
-        columns["style"] += [row.style] * len(rate)
-        columns["coverage"] += coverage.tolist()
-        columns["rate"] += rate.tolist()
     return Plot(
         name="risk_coverage",
         title="Abstaining on the riskiest",
         caption=(
             "The hallucination rate that is left when only the safest share of the questions is "
             "answered; all answered is at the right. The lower a curve, the better its risk."
+            + BAND
+            * any(row.band is not None for row in curves)
         ),
         description=_describe_coverage(thin, prevalence),
-        columns=columns,
+        columns=_coverage_columns(thin),
         figure=figure,
     )
+
+
+def _coverage_columns(thin: Sequence[tuple[CoverageLine, Floats, Floats]]) -> dict[str, list[Any]]:
+    """Return the drawn points and the ends of their bands."""
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("title", "style", "coverage", "rate", "rate_low", "rate_high")
+    }
+    for row, coverage, rate in thin:
+        for name, ends in zip(("rate_low", "rate_high"), _band_at(row, coverage), strict=True):
+            columns[name] += ends
+        columns["title"] += [row.title] * len(rate)
+        columns["style"] += [row.style] * len(rate)
+        columns["coverage"] += coverage.tolist()
+        columns["rate"] += rate.tolist()
+    return columns
+
+
+def _band_at(row: CoverageLine, coverage: Floats) -> tuple[list[float | None], list[float | None]]:
+    """Return the ends of a band at some shares answered; None where there is no band."""
+    nothing: list[float | None] = [None] * len(coverage)
+    if row.band is None:
+        return nothing, list(nothing)
+    at, *ends = map(_floats, row.band)
+    inside = coverage >= at[0]
+    low, high = (np.interp(coverage, at, end).tolist() for end in ends)
+    low, high = ([v if i else None for v, i in zip(e, inside, strict=True)] for e in (low, high))
+    return low, high
 
 
 def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from vlmscope.probe.known_facts import (
     few_facts,
     for_trees,
     kinds_and_numbers,
+    one_hot,
     spline,
     words,
 )
@@ -88,6 +89,8 @@ class Facts:
     """Length of the prompt in tokens; it tells the image's size where the model cuts it up."""
     num_images: NDArray[np.float64] | None = None
     """Images that the question is about."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further columns of the table that say of what kind a question is, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,9 @@ def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
     """Return the forms of the joint baseline: regressions from small to large, and trees."""
     known = _known(facts)
     found = {}
+    for name, cells in known.columns.items():
+        if (features := one_hot(cells)).shape[1]:
+            found[f"column {name}"] = Candidate(features, partial(_regression, 10.0))
     for name, make in (("few", few_facts), ("pairs", kinds_and_numbers), ("all", all_facts)):
         features = make(known)
         for strength in JOINT_GRID:
@@ -184,6 +190,11 @@ def _known(facts: Facts) -> KnownFacts:
             if (column := _number(values)) is not None and np.ptp(column) > 0
         },
         questions=facts.question,
+        columns={
+            name: c[:, 0].tolist()
+            for name, v in facts.columns.items()
+            if (c := _column(v)) is not None
+        },
         tokens=ids if wide else None,
         logprobs=logprobs if wide else None,
     )

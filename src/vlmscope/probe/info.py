@@ -11,6 +11,9 @@ from typing import Any
 from vlmscope.errors import InputError
 from vlmscope.version import __version__
 
+LATER = frozenset({"chosen_c"})
+"""Fields that probes of earlier versions lack."""
+
 FORMAT_VERSION = 1
 """Version of a saved probe's two files."""
 
@@ -37,6 +40,8 @@ class ProbeInfo:
     """Risk above which an answer is flagged."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """How well it did, out of fold."""
+    chosen_c: tuple[float, ...] | None = None
+    """Penalty ``C`` that each fold of the sweep chose; None where it is not known."""
     vlmscope: str = __version__
     """Version that wrote it."""
     format_version: int = FORMAT_VERSION
@@ -51,11 +56,13 @@ def read_info(place: Path, found: Any) -> ProbeInfo:
             "use the vlmscope that wrote it, or train the probe again"
         )
     names = {each.name for each in fields(ProbeInfo)}
-    if set(found) != names:
-        odd = ", ".join(sorted(set(found) ^ names))
+    # Probes of before have no chosen_c.
+    if set(found) | LATER != names:
+        odd = ", ".join(sorted((set(found) | LATER) ^ names))
         raise InputError(f"{place}: fields missing or unknown: {odd}; train the probe again")
-    pair = found["calibration"]
-    info = ProbeInfo(**{**found, "calibration": tuple(pair) if isinstance(pair, list) else pair})
+    lists = {name: found.get(name) for name in ("calibration", "chosen_c")}
+    tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in lists.items()}
+    info = ProbeInfo(**{**found, **tuples})
     check_info(place, info)
     return info
 
@@ -80,6 +87,11 @@ def check_info(place: Path, info: ProbeInfo) -> None:
         "threshold": _is_number(info.threshold) and 0 <= info.threshold <= 1,
         "metrics": isinstance(info.metrics, Mapping)
         and all(map(_is_number, info.metrics.values())),
+        "chosen_c": info.chosen_c is None
+        or (
+            isinstance(info.chosen_c, tuple)
+            and all(_is_number(value) and value > 0 for value in info.chosen_c)
+        ),
         "vlmscope": isinstance(info.vlmscope, str),
         "format_version": info.format_version == FORMAT_VERSION,
     }

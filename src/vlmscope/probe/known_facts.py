@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Known:
     numbers: dict[str, Matrix]
     """By name: entropy, margin, lengths …, each ``[N]`` and finite; those that there are."""
     questions: Sequence[str]
+    columns: dict[str, Sequence[str]] = field(default_factory=dict)
+    """Further kinds, by the column of the table that says them."""
     tokens: NDArray[np.int64] | None = None
     """The likeliest first tokens, ``[N, K]``."""
     logprobs: Matrix | None = None
@@ -92,7 +94,8 @@ def words(questions: Sequence[str]) -> Any:
 
 def few_facts(known: Known) -> Matrix:
     """Return the kinds, and splines of the numbers: what a small table can bear."""
-    parts = [one_hot(names, MOST_TOKENS) for names in known.kinds.values()]
+    kinds = [*known.kinds.values(), *known.columns.values()]
+    parts = [one_hot(names, MOST_TOKENS) for names in kinds]
     parts += [spline(values) for values in known.numbers.values()]
     return _joined(parts, len(known.questions))
 
@@ -105,12 +108,24 @@ def kinds_and_numbers(known: Known) -> Matrix:
         for other in names[place + 1 :]:
             pairs = zip(known.kinds[one], known.kinds[other], strict=True)
             parts.append(one_hot([f"{a}\n{b}" for a, b in pairs], MOST_PAIRS))
+    parts += _pairs_with_columns(known)
     if "category" in known.kinds:
         kind = one_hot(known.kinds["category"], MOST_TOKENS)
         for name in ("entropy", "logprob", "margin"):
             if name in known.numbers:
                 parts.append(kind * _standardised(known.numbers[name])[:, None])
     return _joined(parts, len(known.questions))
+
+
+def _pairs_with_columns(known: Known) -> Iterator[Matrix]:
+    """Yield pairs of a column with a kind or another column, where neither tells the other."""
+    earlier = list(known.kinds.values())
+    for cells in known.columns.values():
+        for other in earlier:
+            pairs = [f"{a}\n{b}" for a, b in zip(cells, other, strict=True)]
+            if len(set(pairs)) > max(len(set(cells)), len(set(other))):
+                yield one_hot(pairs, MOST_PAIRS)
+        earlier.append(cells)
 
 
 def all_facts(known: Known) -> Matrix:
@@ -125,7 +140,7 @@ def all_facts(known: Known) -> Matrix:
 def for_trees(known: Known) -> tuple[Matrix, list[bool]]:
     """Return the same facts as columns for trees, and which of them are kinds."""
     columns: list[Matrix] = []
-    for names in known.kinds.values():
+    for names in (*known.kinds.values(), *known.columns.values()):
         hot = one_hot(names, MOST_TOKENS)
         columns.append((hot * np.arange(1, hot.shape[1] + 1)).sum(axis=1)[:, None])
     kinds = len(columns)

@@ -3,8 +3,15 @@
 source     what can be probed: a run, or files of the original research
 grouping   which rows no fold may tear apart, and how a person reads of it
 data       what of a run a probe may learn from: scorable rows, truth, images, outside facts
+table_columns, columns
+           the table's columns, and those to break results down by
 research   the same of research files and a CSV of labels
 grid       the sweep itself: one matrix in memory at a time
+halp_protocol
+           the HALP paper's own protocol, for comparison: optimistic
+abstaining what leaving the riskiest answers out buys
+by_column  results within a column and for each of its values
+penalty    where in the grid the folds chose their penalty
 results    its rows and its summary, plain data
 saving     on disk: results.parquet, results.json, predictions.parquet, saved probes
 loading    read back, with the reason where it fits its run no longer

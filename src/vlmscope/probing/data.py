@@ -21,6 +21,7 @@ from vlmscope.probing.grouping import (
     without_image_places,
 )
 from vlmscope.probing.source import Place, places
+from vlmscope.probing.table_columns import columns_of_run, kind_of
 from vlmscope.store import Run, read_labels
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class ProbeData:
     """Where rows and labels come from, as results.json says it."""
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further columns of a label file, by name, each ``[N]``."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Columns of the table, by name, each ``[N]``; empty texts where a row has none."""
+    by: tuple[str, ...] = ()
+    """Names of those that results are broken down by: see ``columns.with_columns``."""
     split: NDArray[np.int64] | None = None
     """Number of each row's group where rows are not grouped by image, ``[N]``."""
     split_by: str = "image"
@@ -95,18 +100,8 @@ def probe_data(run: Run) -> ProbeData:
         InputError: The run has no labels, none of one kind, or no vectors that its questions
             have: nothing can be learnt.
     """
-    labels = read_labels(run.path)
-    if not len(run):
-        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
+    verdicts = _verdicts(run)
     table = run.to_pandas()
-    found = [labels.get(id_) for id_ in run.ids]
-    missing = sum(score is None for score in found)
-    if missing:
-        raise InputError(
-            f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
-            "labelling; run vlmscope label again"
-        )
-    verdicts = [score.hallucinated for score in found if score is not None]
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
     fit = comparable(has_picture(table))
     rows = np.flatnonzero(scorable & fit)
@@ -130,11 +125,27 @@ def probe_data(run: Run) -> ProbeData:
         categories=_texts(kept, "category"),
         unscorable=unscorable,
         places=_places(run, grouping),
+        columns=columns_of_run(run, kept),
         left_out=(
             *some_left_out("row", unscorable, "the answer could not be scored"),
             *some_left_out("row", bare, NO_PICTURE),
         ),
     )
+
+
+def _verdicts(run: Run) -> list[bool | None]:
+    """Return the label of every row: None where the answer could not be scored."""
+    labels = read_labels(run.path)
+    if not len(run):
+        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
+    found = [labels.get(id_) for id_ in run.ids]
+    missing = sum(score is None for score in found)
+    if missing:
+        raise InputError(
+            f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
+            "labelling; run vlmscope label again"
+        )
+    return [score.hallucinated for score in found if score is not None]
 
 
 def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
@@ -202,15 +213,6 @@ def images_of(hashes: str) -> int:
 
 def _texts(table: pd.DataFrame, name: str) -> tuple[str, ...] | None:
     return tuple(map(kind_of, table[name])) if name in table else None
-
-
-def kind_of(cell: Any) -> str:
-    """Return a cell that names a kind of question as text, empty where it names none.
-
-    >>> kind_of("count"), kind_of(None), kind_of(float("nan")), kind_of(3)
-    ('count', '', '', '3')
-    """
-    return "" if cell is None or cell != cell else str(cell)
 
 
 def _numbers(table: pd.DataFrame, name: str) -> NDArray[Any] | None:

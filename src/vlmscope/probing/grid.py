@@ -7,7 +7,7 @@ flatters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
+from vlmscope.metrics import WithinKinds
 from vlmscope.probe import (
     CrossFit,
     Fold,
@@ -27,9 +28,12 @@ from vlmscope.probe import (
     crossfit_select,
 )
 from vlmscope.probe.baselines import JOINT, Known, baseline_fits
+from vlmscope.probing.by_column import by_column
 from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.chance import LEAST_PERMUTATIONS, Permutations, Recognition
+from vlmscope.probing.columns import with_columns
 from vlmscope.probing.data import ProbeData, probe_data
+from vlmscope.probing.halp_protocol import halp_protocol, network_of
 from vlmscope.probing.judging import (
     JOINT_AND_PROBE,
     Entry,
@@ -38,8 +42,8 @@ from vlmscope.probing.judging import (
     within_category,
 )
 from vlmscope.probing.research import LabelTable, research_data
-from vlmscope.probing.results import SweepResult, most_chosen
-from vlmscope.probing.source import Source, check_labels
+from vlmscope.probing.results import ColumnResult, SweepResult, WithinGap, most_chosen
+from vlmscope.probing.source import Source, check_labels, model_of
 from vlmscope.probing.splitting import IMAGE, fold_numbers, grouped_by, novelty, repeated_splits
 from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.store import Run, SeedFiles, vector_path
@@ -49,6 +53,9 @@ ESTIMATORS = ("logistic", "mean-difference", "mlp")
 
 AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
 """Representations that exist only once the answer is written."""
+
+PROTOCOLS = ("grouped", "halp")
+"""``grouped``: folds that keep images whole; ``halp``: beside it, the HALP paper's own protocol."""
 
 REPEATS = 3
 """Splits into folds where rows are few enough for the time that each takes."""
@@ -81,6 +88,10 @@ class SweepSpec:
     """Resamples of the images for the intervals."""
     seed: int = 0
     """Decides folds, permutations and resamples."""
+    protocol: str = "grouped"
+    """One of ``PROTOCOLS``."""
+    by: tuple[str, ...] | None = None
+    """Columns of the table to break results down by; None for the usual ones."""
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
@@ -90,6 +101,10 @@ class SweepSpec:
             raise InputError(
                 f"--estimators: {unknown[0] if unknown else ''!r} is no probe; choose from "
                 f"{', '.join(ESTIMATORS)}"
+            )
+        if self.protocol not in PROTOCOLS:
+            raise InputError(
+                f"--protocol: found {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}"
             )
         if self.folds < 3 or self.draws < 1:
             raise InputError(
@@ -124,7 +139,14 @@ def sweep(
     """
     spec = spec or SweepSpec()
     data = grouped_by(_joined(source, labels), source, spec.group_by)
-    return sweep_rows(data, partial(vectors, source, data), spec, report=report)
+    data = with_columns(data, spec.by)
+    matrix = partial(vectors, source, data)
+    result = sweep_rows(data, matrix, spec, report=report)
+    if spec.protocol != "halp":
+        return result
+    network, options = network_of(model_of(source)), {"draws": spec.draws, "seed": spec.seed}
+    halp = halp_protocol(data, matrix, network, title=place_title, report=report, **options)
+    return replace(result, halp=halp)
 
 
 def sweep_rows(
@@ -158,14 +180,7 @@ def sweep_rows(
     recognition = _recognition(data, matrix, permuted, most_chosen(chosen))
     report("intervals")
     rows, best = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
-    within, gaps = within_category(
-        data,
-        {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
-        [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)],
-        fold_of,
-        draws=spec.draws,
-        seed=spec.seed,
-    )
+    columns, within, gaps = _by_columns(data, entries, best, fold_of, spec)
     return SweepResult(
         rows=rows,
         risks={name: entry.risk for name, entry in entries.items()},
@@ -176,6 +191,7 @@ def sweep_rows(
         settings=asdict(spec) | {"repeats": len(splits)},
         within_category=within,
         within_gaps=gaps,
+        by_column=columns,
         tests=planned_tests(rows, best, gaps),
         chance=permuted.chance(),
         recognition=recognition,
@@ -203,11 +219,24 @@ def _of_all_splits(
         entries, selected = _entries(data, matrix, folds, spec, told, null)
         rounds.append(entries)
         chosen += selected.chosen
-    together = {
-        name: replace(entry, risk=np.stack([entries[name].risk for entries in rounds]))
-        for name, entry in rounds[0].items()
-    }
-    return together, chosen
+    return _stacked_entries(rounds), chosen
+
+
+def _by_columns(
+    data: ProbeData,
+    entries: Mapping[str, Entry],
+    best: str,
+    fold_of: NDArray[np.int64],
+    spec: SweepSpec,
+) -> tuple[dict[str, ColumnResult], Mapping[str, WithinKinds], tuple[WithinGap, ...]]:
+    """Return what is found by columns of the table, and within categories."""
+    risks = {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)}
+    pairs = [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)]
+    options = {"draws": spec.draws, "seed": spec.seed}
+    columns = by_column(data, risks, pairs, fold_of, **options)
+    if "category" in columns:
+        return columns, columns["category"].within, columns["category"].gaps
+    return columns, *within_category(data, risks, pairs, fold_of, **options)
 
 
 def _in_repeat(report: Report, number: int, repeats: int) -> Report:
@@ -215,6 +244,17 @@ def _in_repeat(report: Report, number: int, repeats: int) -> Report:
     if repeats == 1:
         return report
     return lambda doing: report(f"repeat {number + 1} of {repeats}, {doing}")
+
+
+def _stacked_entries(rounds: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:
+    """Return every entry with its risks of all repeats, ``[R, N]``, and the penalties of all."""
+    found = {}
+    for name, entry in rounds[0].items():
+        risk = np.stack([entries[name].risk for entries in rounds])
+        chosen = [entries[name].chosen_c or () for entries in rounds]
+        strengths = None if entry.chosen_c is None else tuple(np.concatenate(chosen).tolist())
+        found[name] = replace(entry, risk=risk, chosen_c=strengths)
+    return found
 
 
 def _recognition(
@@ -316,9 +356,11 @@ def _probes(
         raw = crossfit_logistic(matrix, data.truth, folds, data.groups)
         fit = calibrated(raw, data.truth, folds)
         title = place_title(representation, layer)
+        strengths = tuple(fit.chosen_c.tolist())
         if permuted is not None and known_of(representation) == "before":
             permuted.add(place, matrix)
-        yield place, Entry(title, "probe", fit.risk, *common, "logistic"), fit
+        entry = Entry(title, "probe", fit.risk, *common, "logistic", chosen_c=strengths)
+        yield place, entry, fit
         for name in spec.estimators:
             if name in others:
                 risk = crossfit_estimator(others[name](), matrix, data.truth, folds, data.groups)

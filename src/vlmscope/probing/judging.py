@@ -49,6 +49,8 @@ class Entry:
     representation: str | None = None
     layer: int | None = None
     estimator: str | None = None
+    chosen_c: tuple[float, ...] | None = None
+    """Of a logistic probe: the penalty chosen in each fold."""
 
 
 def judge(
@@ -95,6 +97,7 @@ def judge(
             over_joint=_difference(drawn, entry, name, JOINT) if JOINT in entries else None,
             constant=constant_pairs(rows.truth, rows.risks[name], rows.folds),
             band=bands.get(name),
+            chosen_c=entry.chosen_c,
         )
 
     return tuple(result(name, entry) for name, entry in entries.items()), best
@@ -146,9 +149,6 @@ def within_category(
 ) -> tuple[dict[str, WithinKinds], tuple[WithinGap, ...]]:
     """Return how well risks order answers of one category and fold, and their differences.
 
-    Rows without a category are no category, and left out. Both are empty where there are no two
-    categories, or no category with both outcomes in a fold.
-
     Args:
         data: Truth, images and categories of the rows.
         risks: By name, the risks to measure, ``[R, N]``.
@@ -157,8 +157,35 @@ def within_category(
         draws: Resamples of the images.
         seed: Decides them.
     """
-    named = np.array([bool(name) for name in data.categories or ()], dtype=bool)
-    kinds = np.array(data.categories or ())[named]
+    return within_column(data.categories or (), data, risks, pairs, fold_of, draws=draws, seed=seed)
+
+
+def within_column(
+    cells: Sequence[str],
+    data: ProbeData,
+    risks: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str]],
+    fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, WithinKinds], tuple[WithinGap, ...]]:
+    """Return how well risks order answers of one value of a column and one fold: see above.
+
+    Rows without a value are no kind, and left out. Both are empty where there are no two values, or
+    no value with both outcomes in a fold.
+
+    Args:
+        cells: The value of each row, empty where it has none; or nothing at all.
+        data: As for ``within_category``, like the others.
+        risks: By name, the risks to measure.
+        pairs: Names of a risk and of the one that it is compared with.
+        fold_of: Fold in which each row is judged.
+        draws: Resamples of the images.
+        seed: Decides them.
+    """
+    named = np.array([bool(name) for name in cells], dtype=bool)
+    kinds = np.array(cells)[named]
     if len(np.unique(kinds)) < 2 or len(np.unique(data.groups[named])) < 2:
         return {}, ()
     rows = stacked(

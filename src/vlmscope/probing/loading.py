@@ -18,6 +18,7 @@ from vlmscope.errors import InputError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.metrics import measure
 from vlmscope.probe.baselines import JOINT
+from vlmscope.probing.by_column import lack_of_columns
 from vlmscope.probing.grouping import comparable
 from vlmscope.probing.judging import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.probing.repeats import Stacked, stacked
@@ -159,6 +160,8 @@ def _lack_of_summary(found: Any) -> str:
     needed = ["selected", "combined", QUESTION_ONLY, found["best_baseline"]]
     needed += [JOINT, JOINT_AND_PROBE] if found.get("compared") == COMPARED else []
     if lack := next((f"has no result {name!r}" for name in needed if name not in names), ""):
+        return lack
+    if lack := lack_of_columns(found.get("by_column", {})):
         return lack
     return _lack_of_gains(results) if found.get("compared") == COMPARED else ""
 

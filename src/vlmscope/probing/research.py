@@ -24,7 +24,6 @@ from vlmscope.probing.data import (
     LeftOut,
     ProbeData,
     check_truth,
-    kind_of,
     some_left_out,
 )
 from vlmscope.probing.grouping import (
@@ -36,6 +35,7 @@ from vlmscope.probing.grouping import (
     without_image_places,
 )
 from vlmscope.probing.source import RESEARCH, Place, places
+from vlmscope.probing.table_columns import kind_of, usable_columns
 from vlmscope.regular import open_regular
 from vlmscope.score import LabelFile
 from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
@@ -135,6 +135,7 @@ def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
             "labels": str(table.path),
         },
         metadata=metadata,
+        columns=usable_columns(metadata),
     )
 
 

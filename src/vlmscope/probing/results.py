@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from vlmscope.metrics import Difference, Interval, Metrics, WithinKinds
 from vlmscope.probing.chance import Chance, Recognition
 from vlmscope.probing.data import ProbeData
+from vlmscope.probing.halp_protocol import HalpReport
+from vlmscope.probing.penalty import GridEdge, grid_edge
 from vlmscope.probing.repeats import Stacked, stacked
 from vlmscope.probing.splitting import Novelty
 
@@ -56,6 +58,13 @@ class ProbeResult:
     """Share of the compared pairs that lie in folds of one single risk: see ``found_nothing``."""
     band: Interval | None = None
     """Of a single layer's probe: the band of its AUROC that holds all layers' at once."""
+    chosen_c: tuple[float, ...] | None = None
+    """Of a logistic probe: the penalty ``C`` chosen in each fold, as in scikit-learn."""
+
+    @property
+    def grid_edge(self) -> GridEdge:
+        """Which end of the grid most folds chose their penalty from: see ``penalty``."""
+        return grid_edge(self.chosen_c)
 
     @property
     def found_nothing(self) -> bool:
@@ -73,6 +82,39 @@ class WithinGap:
     """Name of the other."""
     gap: Difference
     """AUROC within categories of the one less that of the other, on the same draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueResult:
+    """The rows of one value of a column."""
+
+    value: str
+    rows: int
+    image_groups: int
+    """Groups of rows about the same image."""
+    hallucinated: int
+    share: float
+    """Hallucinated among the rows."""
+    share_interval: Interval
+    """Its 95% interval (Wilson)."""
+    auroc: float
+    """Of the selected probe, over pairs of this value and one fold; NaN where there is none."""
+    interval: Interval
+    """Its 95% interval, of this value alone; NaN where either outcome has fewer than two images."""
+    simultaneous: Interval
+    """The same, such that those of all values of the column together hold the truth in 95%."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnResult:
+    """What is found by a column of the table."""
+
+    within: Mapping[str, WithinKinds]
+    """Risks on pairs of answers of the same value and fold, by name; empty where there is none."""
+    gaps: tuple[WithinGap, ...]
+    """Their differences."""
+    values: tuple[ValueResult, ...]
+    """Each value, the most hallucinated first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +156,11 @@ class SweepResult:
     baseline, the joint baseline and both together; empty where no category has both outcomes."""
     within_gaps: tuple[WithinGap, ...] = ()
     """Their differences."""
+    by_column: Mapping[str, ColumnResult] = field(default_factory=dict)
+    """Column of the table → results within it and for each of its values."""
+    halp: HalpReport | None = None
+    """What the HALP paper's own protocol says, where it was asked for: optimistic, it decides
+    nothing."""
     tests: tuple[PlannedTest, ...] = ()
     """The comparisons that the verdict tells."""
     chance: Chance | None = None

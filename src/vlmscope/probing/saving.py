@@ -23,6 +23,8 @@ from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import risk_coverage, threshold_at
 from vlmscope.probe import LogisticProbe, ProbeInfo
 from vlmscope.probe.storage import DESCRIPTION, PROBE_FILES, probe_files
+from vlmscope.probing.abstaining import abstaining, abstaining_document
+from vlmscope.probing.by_column import column_document
 from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.grid import known_of, vectors
 from vlmscope.probing.results import ProbeResult, SweepResult
@@ -141,6 +143,8 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
             flat[f"{name}_high"] = row.intervals[name].high
     flat["constant"] = row.constant
     flat["found_nothing"] = row.found_nothing
+    flat["chosen_c"] = None if row.chosen_c is None else list(row.chosen_c)
+    flat["grid_edge"] = row.grid_edge
     flat["auroc_band_low"] = None if row.band is None else row.band.low
     flat["auroc_band_high"] = None if row.band is None else row.band.high
     for name, gap in (
@@ -201,28 +205,37 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "best_baseline": result.best_baseline,
         "chosen": {name: list(places) for name, places in result.chosen.items()},
+        "grid_edge": result[result.selected_place].grid_edge,
         "compared": COMPARED,
         "within_category": {name: asdict(w) for name, w in result.within_category.items()},
         "within_category_gaps": [
             {"of": each.of, "over": each.over, **asdict(each.gap)} for each in result.within_gaps
         ],
-        "tests": [
-            {
-                "of": t.of,
-                "over": t.over,
-                "within_category": t.within_category,
-                **asdict(t.gap),
-                "p_holm": t.p_holm,
-            }
-            for t in result.tests
-        ],
+        **column_document(result.by_column),
+        **abstaining_document(abstaining(result)),
+        "tests": _tests(result),
         "permutations": None if result.chance is None else asdict(result.chance),
         "recognition": None if result.recognition is None else asdict(result.recognition),
         "group_by": data.split_by,
         "novelty": None if result.novelty is None else asdict(result.novelty),
         "aurc": risk_coverage(answered.truth, answered.risks["selected"], answered.folds).aurc,
         "results": [_flat(row) for row in result.rows],
+        **(result.halp.document() if result.halp is not None else {"halp": []}),
     }
+
+
+def _tests(result: SweepResult) -> list[dict[str, Any]]:
+    """Return the comparisons that the verdict tells."""
+    return [
+        {
+            "of": t.of,
+            "over": t.over,
+            "within_category": t.within_category,
+            **asdict(t.gap),
+            "p_holm": t.p_holm,
+        }
+        for t in result.tests
+    ]
 
 
 def _kept(result: SweepResult) -> Iterator[ProbeResult]:
@@ -259,6 +272,7 @@ def _fitted_probe(
         model=model_of(source),
         calibration=(platt.a, platt.b),
         threshold=threshold,
+        chosen_c=row.chosen_c,
         metrics={
             # What is told of the selected probe is the number of the selection, which no row that
             # it was judged on had a part in.

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.probe import Fold, FoldError, grouped_folds
-from vlmscope.probing.data import ProbeData, kind_of
+from vlmscope.probing.data import ProbeData
 from vlmscope.probing.source import Source
+from vlmscope.probing.table_columns import kind_of
 
 IMAGE, QUESTION = "image", "question"
 """Ways to group that need no column of the table; ``category`` and all others are columns."""

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vlmscope.metrics import Difference, WithinKinds, abstain
+from vlmscope.metrics import Difference, WithinKinds
 from vlmscope.metrics.small_samples import is_small, worth_of_rarer
 from vlmscope.probe.baselines import JOINT
+from vlmscope.probing.abstaining import abstaining, abstaining_sentence
+from vlmscope.probing.by_column import column_sentences
 from vlmscope.probing.data import LeftOut
+from vlmscope.probing.halp_protocol import halp_sentences
 from vlmscope.probing.judging import JOINT_AND_PROBE
+from vlmscope.probing.penalty import penalty_sentence
 from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.splitting import IMAGE, QUESTION
-
-ABSTAIN = 0.10
-"""Share of the answers that one might abstain from."""
 
 LEVEL = 0.05
 """Level of tests."""
@@ -30,18 +31,22 @@ def verdict(result: SweepResult) -> list[str]:
     lines = [_found(result), *_joint(result), *_chance(result)]
     if not selected.found_nothing:
         baseline = result[result.best_baseline]
-        rows = result.stacked("selected")
         lines += [
             f"The best single baseline known by then, {baseline.title}, {_reaches(baseline)}: "
             + _comparison(selected.against),
             "Against the question's words alone: " + _comparison(selected.over_question),
             *_within(result),
+            *column_sentences(result.by_column),
             *_corrected(result),
-            _abstaining(*abstain(rows.truth, rows.risks["selected"], ABSTAIN, rows.folds)),
+            abstaining_sentence(abstaining(result)),
         ]
+    lines += penalty_sentence(result[result.selected_place].chosen_c)
+    lines += _speaks_of(result)
+    if result.halp is not None:
+        grouped = None if selected.found_nothing else selected.metrics.auroc
+        lines += halp_sentences(result.halp, grouped)
     return [
         *lines,
-        *_speaks_of(result),
         *_warnings(result),
         *map(_left_out, result.data.left_out),
     ]
@@ -223,19 +228,6 @@ def _warnings(result: SweepResult) -> Iterator[str]:
             f"Images are told apart by their {data.grouped_by}: there are no hashes, so a copy of "
             "a picture under another name counts as another image."
         )
-
-
-def _abstaining(before: float, after: float) -> str:
-    """Say what abstaining does to the share of hallucinations, as far as the digits show it.
-
-    >>> _abstaining(0.425, 0.4721)
-    'Abstaining from the riskiest 10% raises the share of hallucinations from 42.5% to 47.2%.'
-    """
-    start, old, new = f"Abstaining from the riskiest {ABSTAIN:.0%}", f"{before:.1%}", f"{after:.1%}"
-    if old == new:
-        return f"{start} leaves the share of hallucinations at {old}."
-    verb = "lowers" if after < before else "raises"
-    return f"{start} {verb} the share of hallucinations from {old} to {new}."
 
 
 def _within(result: SweepResult) -> Iterator[str]:

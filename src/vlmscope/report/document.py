@@ -95,6 +95,42 @@ class CategoryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnValue:
+    """One value of a column of the table."""
+
+    name: str
+    rows: int
+    """Rows that were probed."""
+    share: float
+    """Hallucinated among them."""
+    auroc: float | None
+    """Of the selected probe, within the value; None where it has one outcome only."""
+    auroc_low: float | None
+    """Ends of its 95% interval, of this value by itself."""
+    auroc_high: float | None
+    all_low: float | None
+    """Ends of the interval that holds for all values of the column together."""
+    all_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnTable:
+    """A column of the table besides the category."""
+
+    name: str
+    auroc: float | None
+    """Of the selected probe, over pairs of answers of the same value; None where there is none."""
+    auroc_low: float | None
+    auroc_high: float | None
+    joint: float | None
+    """The same of everything known before the answer, in one model."""
+    joint_low: float | None
+    joint_high: float | None
+    values: tuple[ColumnValue, ...]
+    """Most hallucinated first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One question of the gallery."""
 
@@ -208,3 +244,5 @@ class Document:
     failures: tuple[FailureRow, ...]
     provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     """Heading → names and values: model, data, capture, environment."""
+    columns: tuple[ColumnTable, ...] = ()
+    """Columns of the table besides the category; empty without probes."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from vlmscope.metrics import reliability, risk_coverage, roc, threshold_at
+import numpy as np
+
+from vlmscope.metrics import coverage_band, reliability, risk_coverage, roc, threshold_at
 from vlmscope.plots import (
     CategoryRate,
     CoverageLine,
@@ -130,7 +132,11 @@ def _coverage(sweep: SavedSweep) -> Plot:
         rows, row = sweep.stacked(name), sweep[name]
         curve = risk_coverage(rows.truth, rows.risks[name], rows.folds)
         ends = curve.coverage, curve.rate, curve.aurc
-        lines.append(CoverageLine(row["title"], *ends, _style(row)))
+        band = None
+        if name == "selected" and len(np.unique(rows.groups)) > 1:
+            found = coverage_band(rows.truth, rows.risks[name], rows.groups, rows.folds)
+            band = found.coverage, found.low, found.high
+        lines.append(CoverageLine(row["title"], *ends, _style(row), band))
     truth = sweep.truth
     best = risk_coverage(truth, truth.astype(float), sweep.folds)
     lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))

@@ -15,6 +15,7 @@ from vlmscope.errors import InputError
 from vlmscope.plots import Plot
 from vlmscope.probing import SavedSweep, read_sweep
 from vlmscope.report.categories import categories
+from vlmscope.report.columns import columns
 from vlmscope.report.document import Document, FailureRow
 from vlmscope.report.figures import figure, plots
 from vlmscope.report.gallery import gallery
@@ -111,6 +112,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         labels=labels,
         failures=tuple(FailureRow(f.id, f.stage, f.error, f.attempt) for f in failures),
         provenance=tuple(provenance(run, found.settings, sweep)),
+        columns=tuple(columns(sweep)),
     )
     return Gathered(document, seen.thumbnails, drawn)
 

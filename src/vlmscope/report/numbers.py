@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from vlmscope.metrics import abstain
+from vlmscope.metrics import abstention
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing import SavedSweep
+from vlmscope.probing.abstaining import ABSTAIN
 from vlmscope.probing.judging import JOINT_AND_PROBE
-from vlmscope.probing.verdict import ABSTAIN
 from vlmscope.report.document import CategoryRow, LabelSummary, Number, ResultRow
 from vlmscope.report.provenance import when
 from vlmscope.report.rows import Row, hashes_of
@@ -69,10 +69,14 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     )
     if selected["found_nothing"]:
         return
-    rows = sweep.stacked("selected")
-    before, after = abstain(rows.truth, rows.risks["selected"], ABSTAIN, rows.folds)
+    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
+    risk = rows.risks["selected"]
+    found = abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
+    low, high = 100 * found.interval.low, 100 * found.interval.high
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
-    yield Number("abstaining", f"{before:.1%} → {after:.1%}", note)
+    if low == low:
+        note += f": {100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
+    yield Number("abstaining", f"{found.before:.1%} → {found.after:.1%}", note)
 
 
 def results(sweep: SavedSweep) -> Iterator[ResultRow]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vlmscope.probing.data import kind_of
+from vlmscope.probing.table_columns import kind_of
 from vlmscope.schema import Capture
 from vlmscope.store import Run
 from vlmscope.store.block import captures_of

@@ -1,0 +1,32 @@
+"""The results of the HALP protocol on the terminal, below those of ``vlmscope probe``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from vlmscope.cli.output import show, stdout
+
+if TYPE_CHECKING:
+    from vlmscope.probing.halp_protocol import HalpReport
+
+
+def show_halp(found: HalpReport) -> None:
+    """Print one line for each representation and layer."""
+    stdout.print()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    heading = "HALP protocol, optimistic"
+    for name in (heading, "test AUROC", "95% interval", "accuracy", "precision", "recall", "F1"):
+        table.add_column(name, overflow="fold")
+    best = found.best
+    for row in found.results:
+        ranked = ["–", "no AUROC"]
+        if row.auroc == row.auroc:
+            ranked = [f"{row.auroc:.3f}", f"{row.interval.low:.3f}–{row.interval.high:.3f}"]
+        rates = [f"{value:.3f}" for value in (row.accuracy, row.precision, row.recall, row.f1)]
+        title = Text(row.title.partition(", HALP")[0])
+        style = "bold" if best is not None and row.name == best.name else None
+        table.add_row(title, *ranked, *rates, style=style)
+    show(table)

@@ -1,0 +1,229 @@
+"""How sure it is that abstaining changes the hallucination rate; the band of risk-coverage curves.
+
+Rates before and after abstaining are measured on the same resamples of the images, so their
+difference is less uncertain than either. In each resample the riskiest answers of every fold are
+found anew. The interval is the stated change, give or take the spread of the resampled ones times
+Student's quantile for what the images of the left-out answers are worth: a tenth of few answers is
+very few. Percentiles of the resamples will not do: where a fold leaves out an answer or none,
+resamples mix it with others and shrink the change (simulated coverage 34% of a strong risk on 30
+rows). Below ``FEW_LEFT_OUT`` images the spread is that of leaving out one image at a time, if it is
+larger.
+
+Without any signal, an interval below 0 was found in 0.7 to 2.0% of 300 data sets of each of ten
+kinds, before ``SHARED`` was allowed for; where a signal was planted, intervals held the true change
+in 92 to 97%. Of data sets without a signal that went through folds and selection it is 0.4% of 891
+with one split and 1.9% of 594 with three; the sign of the change says "lowers" of 29%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignore]
+
+from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
+from vlmscope.metrics.resampling import Interval, image_numbers
+from vlmscope.metrics.selective import abstain, risk_coverage
+from vlmscope.metrics.small_samples import error_of, worth
+from vlmscope.metrics.weighted import Tally, tally
+
+FEW_LEFT_OUT = 5
+"""Images of left-out answers below which resamples alone are not trusted."""
+
+SHARED = 2**0.5
+"""How much larger the error of out-of-fold risks is where there is no signal.
+
+The chance likeness of two folds counts twice: when the one is judged by a fit on the other, and the
+other way round. Their sum has twice the variance that resamples see, as those take the fits as they
+are. So 0 is within the interval unless the change is that much further away from it.
+"""
+
+POINTS = 101
+"""Points of a band."""
+
+LEAST_COVERAGE = 0.1
+"""Share answered from which on the band holds the curve: of the first few answers nobody knows."""
+
+_AT_ONCE = 2_000_000
+"""Numbers of resamples that are measured side by side: what keeps memory small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """What leaving out the riskiest answers does to the hallucination rate."""
+
+    share: float
+    """Share of the answers left out."""
+    before: float
+    """Hallucination rate of all answers."""
+    after: float
+    """Of the answers that are left."""
+    change: float
+    """After less before; below 0 abstaining helps."""
+    interval: Interval
+    """95% interval of the change, images resampled; NaN with fewer than two images."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoverageBand:
+    """A band around a risk-coverage curve that holds all of it from a tenth answered on."""
+
+    coverage: Floats
+    """Share answered, ``(point,)``."""
+    low: Floats
+    high: Floats
+
+
+def abstention(
+    truth: ArrayLike,
+    risk: ArrayLike,
+    groups: ArrayLike,
+    share: float,
+    folds: ArrayLike | None = None,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Abstention:
+    """Return the hallucination rate before and after abstaining, and the interval of its change.
+
+    Args:
+        truth: Booleans, one an answer; true where it is hallucinated.
+        risk: Numbers from 0 to 1, one an answer.
+        groups: The image of each answer: anything that can be sorted.
+        share: Share of the answers to leave out, as for ``abstain``.
+        folds: The fold of each answer: the same share of every fold is left out.
+        draws: Resamples of the images; their spread is wanted, not their tails, so 500 do.
+        seed: Decides the draws.
+        level: Share of the intervals that shall hold the truth.
+
+    Raises:
+        ValueError: The arrays are wrong, or an option is out of range.
+
+    >>> truth, images = [False, False, False, True] * 50, range(200)
+    >>> found = abstention(truth, [0.1, 0.2, 0.3, 0.9] * 50, images, 0.1, draws=200)
+    >>> round(found.before, 3), round(found.after, 3), found.interval.high < 0
+    (0.25, 0.167, True)
+    """
+    before, after = abstain(truth, risk, share, folds)
+    flags, risks = answers(truth, risk)
+    stratum, names = strata(flags.size, folds), np.asarray(groups)
+    told = Abstention(share, before, after, after - before, Interval(float("nan"), float("nan")))
+    if len(np.unique(names)) < 2:
+        return told
+    image, images = image_numbers(names, flags.size)
+    counted = tally(flags, risks, image, images, stratum)
+    kept = np.array([max(1, flags.size - whole_part(share, flags.size)) / flags.size, 1.0])
+
+    def change(weights: Iterable[Floats]) -> Floats:
+        rates = _rates(counted, weights, kept)
+        return rates[:, 0] - rates[:, 1]
+
+    error = float(np.nanstd(change(_resamples(images, draws, seed)), ddof=1)) if draws > 1 else 0.0
+    left_out = worth(image[_riskiest(risks, stratum, 1 - kept[0])])
+    if left_out < FEW_LEFT_OUT:
+        error = max(error, error_of(change(_without_each(images))))
+    half = float(student.ppf((1 + level) / 2, max(left_out - 1, 1))) * error
+    low, high = max(told.change - half, -before), min(told.change + half, 1 - before)
+    if folds is not None and abs(told.change) <= SHARED * half:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Abstention(share, before, after, told.change, Interval(low, high))
+
+
+def coverage_band(
+    truth: ArrayLike,
+    risk: ArrayLike,
+    groups: ArrayLike,
+    folds: ArrayLike | None = None,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+) -> CoverageBand:
+    """Return the band of a risk-coverage curve: simultaneous, by the largest deviation of a draw.
+
+    Args:
+        truth: As for ``abstention``, like the others.
+        risk: Numbers from 0 to 1, one an answer.
+        groups: The image of each answer.
+        folds: The fold of each answer.
+        draws: Resamples of the images.
+        seed: Decides the draws.
+        level: Share of the bands that shall hold the whole curve.
+
+    Raises:
+        ValueError: The arrays are wrong, or there are fewer than two images.
+    """
+    flags, risks = answers(truth, risk)
+    image, images = image_numbers(groups, flags.size)
+    counted = tally(flags, risks, image, images, strata(flags.size, folds))
+    curve = risk_coverage(truth, risk, folds)
+    coverage = np.linspace(LEAST_COVERAGE, 1, POINTS)
+    rate = np.interp(coverage, curve.coverage, curve.rate)
+    found = _rates(counted, _resamples(images, draws, seed), coverage)
+    spread = found.std(axis=0, ddof=1)
+    off = np.abs(found - found.mean(axis=0))
+    ratio = np.divide(off, spread, out=np.zeros_like(off), where=spread > 0)
+    half = float(np.quantile(ratio.max(axis=1), level)) * spread
+    return CoverageBand(coverage, np.clip(rate - half, 0, 1), np.clip(rate + half, 0, 1))
+
+
+def _resamples(images: int, draws: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each image is drawn, ``(image,)``: the draws of ``resample``."""
+    generator = np.random.default_rng(seed)
+    for _ in range(draws):
+        drawn = generator.integers(images, size=images)
+        yield np.bincount(drawn, minlength=images).astype(np.float64)
+
+
+def _without_each(images: int) -> Iterator[Floats]:
+    """Yield weights that leave one image out."""
+    for image in range(images):
+        weights = np.ones(images)
+        weights[image] = 0
+        yield weights
+
+
+def _rates(counted: Tally, weights: Iterable[Floats], coverage: Floats) -> Floats:
+    """Return the expected hallucination rate at shares answered, ``(draw, share)``.
+
+    Of each stratum the same share is answered, its own safest; within answers of equal risk the
+    expectation grows evenly, as in ``risk_coverage``.
+    """
+    levels, images = counted.hallucinated.shape
+    each = iter(weights)
+    parts = []
+    while some := list(islice(each, max(1, _AT_ONCE // max(levels, images)))):
+        parts.append(_rates_of_some(counted, np.stack(some), coverage))
+    return np.concatenate(parts)
+
+
+def _rates_of_some(counted: Tally, weights: Floats, coverage: Floats) -> Floats:
+    hits = np.asarray(counted.hallucinated @ weights.T)
+    rows = hits + np.asarray(counted.faithful @ weights.T)
+    errors = np.zeros((len(weights), len(coverage)))
+    for start, size in zip(counted.starts, counted.sizes, strict=True):
+        answered, wrong = (_running(each[start : start + size]) for each in (rows, hits))
+        for draw in range(len(weights)):
+            ends = answered[:, draw]
+            errors[draw] += np.interp(coverage * ends[-1], ends, wrong[:, draw])
+    return np.asarray(errors / (rows.sum(axis=0)[:, None] * coverage))
+
+
+def _running(values: NDArray[np.float64]) -> Floats:
+    return np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+
+
+def _riskiest(risk: Floats, stratum: Numbers, share: float) -> Flags:
+    """Return which answers may be among those left out: of equal risks all."""
+    found = np.zeros(risk.size, dtype=bool)
+    for number in range(int(stratum.max()) + 1):
+        own = stratum == number
+        count = int(np.ceil(share * own.sum() - 1e-9))
+        if count:
+            found |= own & (risk >= np.sort(risk[own])[-count])
+    return found
