@@ -7,6 +7,7 @@ bias        mean of the stated AUROC less the true one of the very fits that wer
             measured on fresh rows
 coverage    share of the 95% intervals that hold that true AUROC
 permuted    share in which permuted labels say that some layer knows something (p ≤ 0.05)
+abstaining  share that is told that abstaining lowers the share of hallucinations
 recognised  share that is warned of images that are recognised across folds
 better      how often the verdict says "better": of the probe over the best single baseline, over
             the joint baseline, of both together over the joint baseline, of the probe within
@@ -48,7 +49,7 @@ WIDTH = 12
 PLACES = (("query_token_representation", 0), ("query_token_representation", 1))
 """The first layer is noise; the second holds what the scenario plants."""
 
-FRESH = 4000
+FRESH = 40_000
 """Rows that the true AUROC is measured on."""
 
 DRAWS = 200
@@ -64,7 +65,7 @@ COMPARISONS = (
 )
 
 
-SHARES = ("bias", "coverage", "found nothing", "permuted", "recognised")
+SHARES = ("bias", "coverage", "found nothing", "permuted", "abstaining", "recognised")
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +231,7 @@ class Outcome:
     covered: bool
     nothing: bool
     permuted: bool
+    abstaining: bool
     recognised: bool
     better: Mapping[str, bool] = field(default_factory=dict)
 
@@ -237,6 +239,7 @@ class Outcome:
 def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
     """Make a data set, sweep it, and hold what is said against the truth."""
     from vlmscope.probe import FoldError
+    from vlmscope.probing.abstaining import abstaining
     from vlmscope.probing.grid import SweepSpec, sweep_rows
 
     made = made_for(name, seed)
@@ -264,6 +267,7 @@ def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
         covered=bool(interval.low <= true <= interval.high),
         nothing=selected.found_nothing,
         permuted=result.chance is not None and result.chance.p_value <= 0.05,
+        abstaining=not selected.found_nothing and abstaining(result).interval.high < 0,
         recognised=result.recognition is not None and result.recognition.suspicious,
         better=better(result),
     )
@@ -381,6 +385,7 @@ def line(name: str, found: Sequence[Outcome]) -> str:
         f"{np.mean([each.covered for each in found]):.1%}",
         f"{np.mean([each.nothing for each in found]):.0%}",
         f"{np.mean([each.permuted for each in found]):.1%}",
+        f"{np.mean([each.abstaining for each in found]):.1%}",
         f"{np.mean([each.recognised for each in found]):.1%}",
     ]
     for comparison in COMPARISONS:

@@ -25,7 +25,7 @@ from vlmscope.probe.curvature import curvature_of
 from vlmscope.probe.folds import Fold, FoldError
 from vlmscope.probe.solver import solve
 
-GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of ``C`` to choose from: for thousands of standardised, correlated features."""
 
 
