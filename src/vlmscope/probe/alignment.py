@@ -32,7 +32,7 @@ ALIKE_IN_PLACE = 0.95
 """The same where nothing had to be aligned: a re-encoded copy is nearly equal, another page of the
 same layout is not."""
 
-ALIKE_COARSE = 0.8
+ALIKE_COARSE = 0.9
 """Correlation of coarse images from which the fine ones are looked at."""
 DETAIL = (16, 24, 50)
 """Waves (a participation ratio) from which an image has detail."""

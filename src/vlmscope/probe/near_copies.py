@@ -67,7 +67,7 @@ _FEW = 3_000
 """Up to so many descriptors all are compared."""
 _PROBED = 6
 """Cells of the index that are searched for each descriptor."""
-_AT_ONCE = 1_000
+_AT_ONCE = 300
 """Pairs that are verified together."""
 _IMAGES_AT_ONCE = 10_000
 
