@@ -6,13 +6,16 @@ of a layer, intervals, differences. Of each scenario the table tells
 bias        mean of the stated AUROC less the true one of the very fits that were judged, which is
             measured on fresh rows
 coverage    share of the 95% intervals that hold that true AUROC
+permuted    share in which permuted labels say that some layer knows something (p ≤ 0.05)
+recognised  share that is warned of images that are recognised across folds
 better      how often the verdict says "better": of the probe over the best single baseline, over
             the joint baseline, of both together over the joint baseline, of the probe within
             categories (over the best single and over the joint baseline), and of all layers over
             the category
 
-Where hidden states know nothing more than the facts, "better" over the joint baseline is false, and
-2.5% of the data sets may say it.
+Rows are split once (``--repeats 3`` for three splits) and permuted 100 times. Where hidden states
+know nothing more than the facts, "better" over the joint baseline is false, and 2.5% of the data
+sets may say it.
 
     python benchmarks/calibration_of_verdicts.py                      # 200 data sets each
     python benchmarks/calibration_of_verdicts.py --sets 20 --only null "entropy, both ends"
@@ -28,6 +31,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +62,9 @@ COMPARISONS = (
     "within: probe > joint",
     "all layers > category",
 )
+
+
+SHARES = ("bias", "coverage", "found nothing", "permuted", "recognised")
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,15 +229,18 @@ class Outcome:
     true: float
     covered: bool
     nothing: bool
+    permuted: bool
+    recognised: bool
     better: Mapping[str, bool] = field(default_factory=dict)
 
 
-def run_one(name: str, seed: int) -> Outcome | None:
+def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
     """Make a data set, sweep it, and hold what is said against the truth."""
     from vlmscope.probe import FoldError
     from vlmscope.probing.grid import SweepSpec, sweep_rows
 
     made = made_for(name, seed)
+    spec = SweepSpec(repeats=repeats, permutations=100, draws=DRAWS, seed=seed)
 
     def matrix(_: str, layer: int | None) -> NDArray[np.float32]:
         return made.vectors if layer else made.noise
@@ -238,7 +248,11 @@ def run_one(name: str, seed: int) -> Outcome | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = sweep_rows(probe_data_of(made), matrix, SweepSpec(draws=DRAWS, seed=seed))
+            result = sweep_rows(
+                probe_data_of(made),
+                matrix,
+                spec,
+            )
     except FoldError:  # too few of a class for five folds
         return None
     selected = result["selected"]
@@ -249,6 +263,8 @@ def run_one(name: str, seed: int) -> Outcome | None:
         true=true,
         covered=bool(interval.low <= true <= interval.high),
         nothing=selected.found_nothing,
+        permuted=result.chance is not None and result.chance.p_value <= 0.05,
+        recognised=result.recognition is not None and result.recognition.suspicious,
         better=better(result),
     )
 
@@ -266,9 +282,9 @@ def true_auroc(result: SweepResult, made: World, fresh: World) -> float:
     """Return the AUROC on fresh rows of the fits that were judged, a fold's weight by its pairs."""
     from vlmscope.probe import Fold, LogisticProbe, crossfit_logistic
 
-    numbers = np.unique(result.fold_of)
-    folds = [Fold(np.flatnonzero(result.fold_of != f), np.flatnonzero(result.fold_of == f))
-             for f in numbers]  # fmt: skip
+    fold_of = result.fold_of[0]
+    folds = [Fold(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f))
+             for f in np.unique(fold_of)]  # fmt: skip
     fits: dict[int, NDArray[np.float64]] = {}
     values, weights = [], []
     for number, fold in enumerate(folds):
@@ -277,7 +293,7 @@ def true_auroc(result: SweepResult, made: World, fresh: World) -> float:
         if layer not in fits:
             fits[layer] = crossfit_logistic(vectors, made.truth, folds, made.groups).chosen_c
         weights.append(made.truth[fold.test].sum() * (~made.truth[fold.test]).sum())
-        if np.ptp(result.risks["selected"][fold.test]) == 0:
+        if np.ptp(result.risks["selected"][0, fold.test]) == 0:
             values.append(0.5)
             continue
         probe = LogisticProbe(C=float(fits[layer][number]))
@@ -304,8 +320,8 @@ def better(result: SweepResult) -> dict[str, bool]:
             name = COMPARISONS[4 if each.over == "joint" else 3]
             found[name] = each.gap.interval.low > 0
     data, risks = result.data, result.risks
-    layers = paired(data.truth, risks["combined"], risks["category"], data.groups,
-                    folds=result.fold_of, draws=DRAWS)  # fmt: skip
+    layers = paired(data.truth, risks["combined"][0], risks["category"][0], data.groups,
+                    folds=result.fold_of[0], draws=DRAWS)  # fmt: skip
     found[COMPARISONS[5]] = layers.interval.low > 0
     return found
 
@@ -343,14 +359,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sets", type=int, default=200, help="data sets of each scenario")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     options = parser.parse_args()
     started = time.monotonic()
-    print("| scenario | bias | coverage | found nothing | " + " | ".join(COMPARISONS) + " |")
-    print("| --- " * (4 + len(COMPARISONS)) + "|")
+    print(f"| scenario | {' | '.join(SHARES)} | {' | '.join(COMPARISONS)} |")
+    print("| --- " * (1 + len(SHARES) + len(COMPARISONS)) + "|")
     with ProcessPoolExecutor(options.jobs) as pool:
         for name in options.only:
-            found = list(pool.map(run_one, [name] * options.sets, range(options.sets)))
+            each = partial(run_one, name, repeats=options.repeats)
+            found = list(pool.map(each, range(options.sets)))
             print(line(name, [each for each in found if each is not None]), flush=True)
     print(f"{time.monotonic() - started:.0f} s on {options.jobs} cores", file=sys.stderr)
 
@@ -362,6 +380,8 @@ def line(name: str, found: Sequence[Outcome]) -> str:
         f"{bias:+.3f}",
         f"{np.mean([each.covered for each in found]):.1%}",
         f"{np.mean([each.nothing for each in found]):.0%}",
+        f"{np.mean([each.permuted for each in found]):.1%}",
+        f"{np.mean([each.recognised for each in found]):.1%}",
     ]
     for comparison in COMPARISONS:
         share = f"{np.mean([each.better[comparison] for each in found]):.1%}"

@@ -42,17 +42,29 @@ def run(tmp_path: Path) -> Path:
 def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Path) -> None:
     done = vlmscope("probe", run, "--draws", 100)
     assert done.code == 0, done.err
-    for shown in ("query token, layer 3", "vision only", "the question's words", "shuffled"):
+    for shown in ("query token, layer 3", "vision only", "the question's words"):
         assert shown in done.out
     text = " ".join(done.out.split())
-    assert "its layer, chosen inside training, is query token, layer 3 in 5 of 5 folds" in text
+    assert (
+        "its layer, chosen inside training, is query token, layer 3 in 15 of 15 folds (3 splits)"
+        in text
+    )
     assert "the probe is better by" in text
+    assert "permuted 200 times" in text
     assert (run / "probes" / "results.json").exists()
 
 
 def test_a_machine_reads_it(vlmscope: Command, run: Path) -> None:
     done = vlmscope(
-        "probe", run, "--draws", 100, "--estimators", "logistic,mean-difference", "--json"
+        "probe",
+        run,
+        "--draws",
+        100,
+        "--repeats",
+        1,
+        "--estimators",
+        "logistic,mean-difference",
+        "--json",
     )
     summary = json.loads(done.out)
     assert summary["rows"] == ROWS

@@ -60,7 +60,7 @@ def make_run(run: Path, text: str) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(tmp_path_factory.mktemp("streams") / "run", "été 月")
     opened = open_run(run)
-    save_sweep(opened, sweep(opened, SweepSpec(draws=100, folds=3)))
+    save_sweep(opened, sweep(opened, SweepSpec(draws=100, folds=3, repeats=1, permutations=100)))
     return run
 
 

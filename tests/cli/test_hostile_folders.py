@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(made: Path) -> SweepResult:
-    return sweep(open_run(made / "run"), SweepSpec(draws=100, folds=3))
+    return sweep(open_run(made / "run"), SweepSpec(draws=100, folds=3, repeats=1, permutations=100))
 
 
 @pytest.fixture

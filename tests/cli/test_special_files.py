@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = [Score(item.sample.id, i % 2 == 0, "yesno", "made") for i, item in enumerate(captures)]
     write_labels(run, scores, {"scorer": "yesno"})
     opened = open_run(run)
-    save_sweep(opened, sweep(opened, SweepSpec(draws=100, folds=3)))
+    save_sweep(opened, sweep(opened, SweepSpec(draws=100, folds=3, repeats=1, permutations=100)))
     (run / "failures.jsonl").write_text('{"id": "x", "stage": "image", "error": "?", "attempt": 1}')
     (run / "judge.jsonl").write_text("")
     (run / "report.html").write_text("")

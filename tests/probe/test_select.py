@@ -32,7 +32,7 @@ def planted() -> tuple[dict[str, CrossFit], np.ndarray, list[Fold], np.ndarray]:
 
 
 def test_the_candidate_that_knows_is_chosen_and_no_other_knows() -> None:
-    found, truth, folds, images = planted()
+    found, truth, folds, _ = planted()
     scores = {name: roc_auc_score(truth, one.risk) for name, one in found.items()}
     knows = scores.pop(NAMES[2])
     assert knows > 0.75
@@ -41,7 +41,7 @@ def test_the_candidate_that_knows_is_chosen_and_no_other_knows() -> None:
     assert selected.chosen == (NAMES[2],) * 5
     np.testing.assert_array_equal(selected.risk, found[NAMES[2]].risk)
     np.testing.assert_array_equal(selected.inner_auroc, found[NAMES[2]].inner_auroc)
-    combined = combine(found, truth, folds, images)
+    combined = combine(found, truth, folds)
     assert combined.candidates == NAMES
     assert combined.weights.shape == (5, 4)
     assert (combined.weights.argmax(axis=1) == 2).all()
@@ -66,7 +66,7 @@ def test_the_best_of_many_null_candidates_stays_at_chance() -> None:
         }
         naive.append(max(roc_auc_score(truth, one.risk) for one in found.values()))
         nested.append(roc_auc_score(truth, crossfit_select(found, folds).risk))
-        stacked.append(roc_auc_score(truth, combine(found, truth, folds, images).risk))
+        stacked.append(roc_auc_score(truth, combine(found, truth, folds).risk))
     assert np.mean(naive) > 0.55  # chosen on the rows that judge it: nothing looks like something
     assert abs(np.mean(nested) - 0.5) < 0.05
     assert abs(np.mean(stacked) - 0.5) < 0.05
@@ -82,17 +82,17 @@ def test_two_halves_of_the_truth_are_better_together() -> None:
         vectors = np.c_[part, rng.standard_normal((800, 9))].astype(np.float32)
         found[str(number)] = crossfit_logistic(vectors, truth, folds, images)
     alone = max(roc_auc_score(truth, one.risk) for one in found.values())
-    together = combine(found, truth, folds, images)
+    together = combine(found, truth, folds)
     assert roc_auc_score(truth, together.risk) > alone + 0.05
     assert together.risk.mean() == pytest.approx(truth.mean(), abs=0.03)
 
 
 def test_a_fold_s_own_labels_reach_neither_choice_nor_combination() -> None:
-    found, truth, folds, images = planted()
+    found, truth, folds, _ = planted()
     lied = truth.copy()
     lied[folds[0].test] ^= True
-    again = combine(found, lied, folds, images)
-    expected = combine(found, truth, folds, images)
+    again = combine(found, lied, folds)
+    expected = combine(found, truth, folds)
     np.testing.assert_array_equal(again.risk[folds[0].test], expected.risk[folds[0].test])
 
 
@@ -102,6 +102,6 @@ def test_candidates_of_other_folds_are_refused() -> None:
     with pytest.raises(FoldError, match="'vision' was made on other folds"):
         crossfit_select(found, other)
     with pytest.raises(FoldError, match="made on other folds"):
-        combine(found, truth, folds[:4], images)
+        combine(found, truth, folds[:4])
     with pytest.raises(FoldError, match="no candidates"):
         crossfit_select({}, folds)

@@ -67,4 +67,4 @@ def test_a_whole_sweep_is_held_against_its_truth() -> None:
     assert set(found.better) == set(benchmark.COMPARISONS)
     line = benchmark.line("signal, 60 images × 2", [found])
     assert line.startswith("| signal, 60 images × 2 (1) | ")
-    assert line.count("|") == 5 + len(benchmark.COMPARISONS)
+    assert line.count("|") == 2 + len(benchmark.SHARES) + len(benchmark.COMPARISONS)

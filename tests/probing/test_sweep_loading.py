@@ -35,7 +35,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
         for i, item in enumerate(captures)
     ]
     write_labels(folder, scores, {})
-    result = sweep(open_run(folder), SweepSpec(folds=3, draws=50))
+    result = sweep(open_run(folder), SweepSpec(folds=3, repeats=2, permutations=100, draws=50))
     save_sweep(open_run(folder), result)
     return folder, result
 
@@ -56,7 +56,9 @@ def test_what_was_saved_is_read(run: Run, saved: tuple[Path, SweepResult]) -> No
     assert found.truth.tolist() == result.data.truth.tolist()
     assert found.groups.tolist() == result.data.groups.tolist()
     for name, risk in result.risks.items():
-        assert np.array_equal(found.risk(name), risk), name
+        assert np.array_equal(found.risk(name), risk[0]), name
+        assert np.array_equal(found.stacked(name).risks[name], risk.ravel()), name
+    assert found.repeats == 2
     assert found.summary["best_baseline"] == result.best_baseline
 
 

@@ -33,7 +33,7 @@ from vlmscope.schema import Score
 from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
 
 ROWS = 180
-SPEC = SweepSpec(draws=100)
+SPEC = SweepSpec(repeats=1, permutations=100, draws=100)
 QUERY = "query_token_representation"
 AT_IMAGE = "vision_token_representation"
 VISION_ONLY = "vision_only_representation"

@@ -56,7 +56,7 @@ def test_rows_without_a_picture_are_left_out_and_counted(mixed: Path) -> None:
 
 def test_a_sweep_over_them_is_read_back_and_fits(mixed: Path) -> None:
     run = open_run(mixed)
-    result = sweep(run, SweepSpec(folds=3, draws=50))
+    result = sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50))
     assert all(np.isfinite(risk).all() for risk in result.risks.values())
     save_sweep(run, result)
     found = read_sweep(run)
@@ -79,7 +79,7 @@ def test_without_any_picture_the_words_are_probed(tmp_path: Path) -> None:
     assert data.groups.tolist() == list(range(count)), "every question is its own group"
     assert (data.grouped_by, data.grouping.pictures) == ("question", 0)
     assert data.left_out == (LeftOut("row", 2, "the answer could not be scored"),)
-    result = sweep(run, SweepSpec(folds=3, draws=50))
+    result = sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50))
     assert (
         f"on {count} answers to questions without a picture that it had not seen;"
         in (verdict(result)[0])

@@ -248,7 +248,6 @@ RESULTS = (
     result("layer 9", "probe", 0.8412),
     result("selected", "selected", 0.841),
     result("combined", "combined", 0.85),
-    result("shuffled", "control", 0.502),
 )
 
 CATEGORY_ROWS = (

@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         for i, id_ in enumerate(f"q{i}" for i in range(ROWS))
     ]
     write_labels(run.path, scores, {"scorer": "column", "column": "planted"})
-    save_sweep(run, sweep(run, SweepSpec(folds=3, draws=50)))
+    save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=2, permutations=100, draws=50)))
     return folder
 
 
@@ -159,9 +159,11 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
     assert (safe.share, safe.share_low, safe.auroc, safe.auroc_low) == (0.0, 0.0, None, None)
     assert safe.share_high == pytest.approx(0.161, abs=1e-3)  # Wilson, 0 of 20
     count = next(row for row in categories if row.name == "count")
-    inside = saved.predictions["id"].str.slice(1).astype(int) % 3 == 0
-    risk = saved.risk("selected")[inside]
-    expected = measure(saved.truth[inside], risk, saved.folds[inside]).auroc
+    rows = saved.stacked("selected")
+    assert len(rows.truth) == 2 * len(saved.truth), "every row is judged in each repeat"
+    inside = np.tile(saved.predictions["id"].str.slice(1).astype(int) % 3 == 0, 2)
+    risk = rows.risks["selected"][inside]
+    expected = measure(rows.truth[inside], risk, rows.folds[inside]).auroc
     assert count.auroc == expected
     assert count.auroc_low is not None
     assert count.auroc_high is not None

@@ -24,7 +24,7 @@ def probed(folder: Path, rows: list[Capture]) -> Run:
     labels = zip(rows, truth, strict=True)
     write_labels(folder, [Score(r.sample.id, bool(t), "column", "") for r, t in labels], {})
     run = open_run(folder)
-    save_sweep(run, sweep(run, SweepSpec(folds=3, draws=50)))
+    save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50)))
     return run
 
 

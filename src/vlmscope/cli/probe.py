@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 AFTER = " †"
 """Marks what comes too late to foretell anything."""
 
-STYLES = {"selected": "bold", "combined": "bold", "baseline": "dim", "control": "dim"}
+STYLES = {"selected": "bold", "combined": "bold", "baseline": "dim"}
 
 
 def probe(
@@ -59,11 +59,38 @@ def probe(
         str,
         typer.Option("--estimators", help="Of logistic, mean-difference, mlp; with commas."),
     ] = "logistic",
-    folds: Annotated[int, typer.Option("--folds", help="Folds, grouped by image.", min=3)] = 5,
+    folds: Annotated[int, typer.Option("--folds", help="Folds, grouped by --group-by.", min=3)] = 5,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            "--repeats",
+            help="Times that rows are split into folds anew (default: 3 up to 20,000 rows, else "
+            "1).",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    group_by: Annotated[
+        str,
+        typer.Option(
+            "--group-by",
+            metavar="WHAT",
+            help="What no fold separates: image (near-copies included), question (its words), "
+            "category or another column of the table.",
+        ),
+    ] = "image",
+    permutations: Annotated[
+        int,
+        typer.Option(
+            "--permutations", help="Permutations of whole groups' labels: the null.", min=100
+        ),
+    ] = 200,
     draws: Annotated[
         int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Decides folds and resamples.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Decides folds, permutations, resamples.")
+    ] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Train and test a probe on every representation and layer, beside what needs no probe.
@@ -75,7 +102,10 @@ def probe(
     from vlmscope.store import read_document
 
     names = tuple(name.strip() for name in estimators.split(",") if name.strip())
-    spec = SweepSpec(estimators=names, folds=folds, draws=draws, seed=seed)
+    spec = SweepSpec(
+        estimators=names, folds=folds, repeats=repeats, group_by=group_by,
+        permutations=permutations, draws=draws, seed=seed,
+    )  # fmt: skip
     folder = out or default_folder(run)
     check_writable(folder)
     table = None if labels is None else read_label_table(labels)

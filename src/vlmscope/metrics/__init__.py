@@ -13,6 +13,7 @@ weighted     the same numbers of a resample, without sorting again
 resampling   intervals, and the paired test of two risks
 small_samples
              intervals of the AUROC where images are few
+simultaneous bands that hold several curves at once
 selective    what abstaining on the riskiest answers buys
 within       how well a risk orders answers of the same kind
 """
@@ -30,6 +31,7 @@ from vlmscope.metrics.resampling import (
 from vlmscope.metrics.roc import RocCurve, roc
 from vlmscope.metrics.scores import Metrics, constant_pairs, measure, threshold_at
 from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
+from vlmscope.metrics.simultaneous import simultaneous
 from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "risk_coverage",
     "roc",
     "share_of_pairs",
+    "simultaneous",
     "threshold_at",
     "wilson",
     "within_kinds",

@@ -28,7 +28,6 @@ from sklearn.preprocessing import (  # type: ignore[import-untyped,unused-ignore
     OneHotEncoder,
     StandardScaler,
 )
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.probe.candidates import Candidate, ChosenFit, best_of, crossfit_candidates
 from vlmscope.probe.folds import Fold
@@ -155,7 +154,7 @@ def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
         for strength in JOINT_GRID:
             found[f"{name}, C={strength:g}"] = Candidate(features, partial(_regression, strength))
     features, kinds = for_trees(known)
-    found["trees"] = Candidate(features, partial(_Trees, kinds))
+    found["trees"] = Candidate(features, partial(_trees, kinds))
     return found
 
 
@@ -190,30 +189,13 @@ def _known(facts: Facts) -> KnownFacts:
     )
 
 
-class _Trees:
-    """Gradient boosting of small trees, on one thread where there are few rows."""
-
-    def __init__(self, kinds: Sequence[bool]) -> None:
-        self._model = HistGradientBoostingClassifier(
-            max_iter=60, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=15,
-            l2_regularization=1.0, categorical_features=list(kinds), early_stopping=False,
-            random_state=0,
-        )  # fmt: skip
-
-    def fit(self, features: NDArray[np.float64], truth: NDArray[np.bool_]) -> _Trees:
-        """Learn from some rows."""
-        with threadpool_limits(1 if len(truth) < FEW_ROWS else None):
-            self._model.fit(features, truth)
-        return self
-
-    def predict_proba(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability of each class."""
-        with threadpool_limits(1 if len(features) < FEW_ROWS else None):
-            return np.asarray(self._model.predict_proba(features))
-
-
-FEW_ROWS = 5000
-"""Below this, starting threads costs more than they save."""
+def _trees(kinds: Sequence[bool]) -> Any:
+    """Return gradient boosting of small trees."""
+    return HistGradientBoostingClassifier(
+        max_iter=60, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=15,
+        l2_regularization=1.0, categorical_features=list(kinds), early_stopping=False,
+        random_state=0,
+    )  # fmt: skip
 
 
 def _regression(strength: float) -> Any:

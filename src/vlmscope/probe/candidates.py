@@ -16,9 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import expit, logit  # type: ignore[import-untyped,unused-ignore]
 from sklearn import config_context  # type: ignore[import-untyped,unused-ignore]
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.probe.crossfit import rank_auroc
 from vlmscope.probe.folds import Fold, FoldError
+
+FEW_ROWS = 5000
+"""Below this, starting threads costs more than they save."""
 
 FURTHEST = 1e-6
 """Least distance of a probability from 0 and 1: log-odds stay finite."""
@@ -90,8 +94,13 @@ def crossfit_candidates(
         raise FoldError(
             f"candidates: {len(candidates)} on {len(folds)} folds; give one or more on 3 or more"
         )
-    # Hundreds of small fits: checking finite matrices again and again costs as much as fitting.
-    with config_context(assume_finite=True, skip_parameter_validation=True):
+    # Hundreds of small fits: checking finite matrices again and again costs as much as fitting, and
+    # threads that wait for each other cost ten times as much.
+    threads = 1 if len(truth) < FEW_ROWS else None
+    with (
+        config_context(assume_finite=True, skip_parameter_validation=True),
+        threadpool_limits(threads),
+    ):
         return _choose(candidates, truth, folds)
 
 

@@ -61,7 +61,7 @@ class LogisticProbe(LinearProbe):
 
     Attributes:
         C_: The ``C`` used.
-        grid_auroc_: Mean inner AUROC of each value of the grid; absent if ``C`` was given.
+        grid_auroc_: Mean inner AUROC of each value of the grid; absent if there was one ``C``.
         grid_loss_: Mean inner log-loss of each, in nats; likewise.
     """
 
@@ -82,13 +82,22 @@ class LogisticProbe(LinearProbe):
         self.inner = inner
         self.seed = seed
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:  # noqa: N803
+    def fit(
+        self,
+        X: Any,  # noqa: N803
+        y: Any,
+        groups: Any = None,
+        *,
+        inner_folds: Any = None,
+    ) -> Self:
         """Learn from vectors [rows, width] and labels [rows] of two classes.
 
         Args:
             X: The vectors, float32 or float64.
             y: The labels.
             groups: The image of each row, for the inner folds; every row its own if not given.
+            inner_folds: Number of each row's inner fold, 0 and up, each with both classes; made
+                of ``groups`` if not given.
 
         Raises:
             FoldError: One class only, or too few images of a class to choose ``C``.
@@ -96,8 +105,11 @@ class LogisticProbe(LinearProbe):
         vectors, truth, groups = self._begin(X, y, groups)
         automatic = self.C == "auto"
         grid = checked_grid(self.grid if self.C == "auto" else [self.C])
+        automatic = automatic and len(grid) > 1
         block = np.zeros(len(truth), dtype=np.int64)
-        if automatic:
+        if automatic and inner_folds is not None:
+            block = np.asarray(inner_folds, dtype=np.int64)
+        elif automatic:
             count = inner_count(truth, groups, self.inner)
             block = block_numbers(
                 grouped_folds(truth, groups, count=count, seed=self.seed), len(truth)

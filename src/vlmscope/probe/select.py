@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.special import expit  # type: ignore[import-untyped,unused-ignore]
 
+from vlmscope.probe.base import block_numbers
 from vlmscope.probe.candidates import OutOfFold
 from vlmscope.probe.crossfit import CrossFit
 from vlmscope.probe.folds import Fold, FoldError
@@ -89,7 +90,6 @@ def combine(
     candidates: Mapping[str, OutOfFold],
     truth: Shaped[np.ndarray, " rows"],
     folds: Sequence[Fold],
-    groups: Shaped[np.ndarray, " rows"],
     *,
     grid: Sequence[float] = COMBINING_GRID,
 ) -> Combined:
@@ -104,21 +104,23 @@ def combine(
             as a baseline of known facts and the selected probe.
         truth: Whether each row is positive (hallucinated).
         folds: The folds of the candidates.
-        groups: The image of each row, for the choice of ``C``.
         grid: Values of ``C``.
 
     Raises:
         FoldError: No candidates, or they were made on other folds.
     """
     names = _checked(candidates, folds)
-    truth, groups = np.asarray(truth, dtype=bool), np.asarray(groups)
+    truth = np.asarray(truth, dtype=bool)
     outer = np.stack([candidates[name].logit for name in names], axis=1)
+    block = block_numbers(folds, len(truth))
     logit = np.empty(len(truth))
     weights = np.empty((len(folds), len(names)))
     for number, fold in enumerate(folds):
         inner = np.stack([candidates[name].inner_logit[number] for name in names], axis=1)
         probe = LogisticProbe(grid=grid)
-        probe.fit(inner[fold.train], truth[fold.train], groups=groups[fold.train])
+        # The other folds are the inner ones, as in ``crossfit_logistic``.
+        others = block[fold.train] - (block[fold.train] > number)
+        probe.fit(inner[fold.train], truth[fold.train], inner_folds=others)
         logit[fold.test] = probe.decision_function(outer[fold.test])
         weights[number] = probe.coef_[0]
     return Combined(logit, tuple(names), weights)

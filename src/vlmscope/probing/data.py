@@ -69,11 +69,15 @@ class ProbeData:
     """Where rows and labels come from, as results.json says it."""
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further columns of a label file, by name, each ``[N]``."""
+    split: NDArray[np.int64] | None = None
+    """Number of each row's group where rows are not grouped by image, ``[N]``."""
+    split_by: str = "image"
+    """What rows are grouped by: ``image``, ``question``, or a column of the table."""
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Number of each row's group, ``[N]``: what no fold may tear apart."""
-        return self.grouping.groups
+        """Number of each row's group, ``[N]``: what no fold may separate."""
+        return self.grouping.groups if self.split is None else self.split
 
     @property
     def grouped_by(self) -> str:

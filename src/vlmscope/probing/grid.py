@@ -7,8 +7,8 @@ flatters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,6 @@ from vlmscope.errors import InputError
 from vlmscope.probe import (
     CrossFit,
     Fold,
-    FoldError,
     MeanDifferenceProbe,
     MlpProbe,
     Selected,
@@ -26,16 +25,23 @@ from vlmscope.probe import (
     crossfit_estimator,
     crossfit_logistic,
     crossfit_select,
-    grouped_folds,
 )
 from vlmscope.probe.baselines import JOINT, Known, baseline_fits
 from vlmscope.probing.calibrating import calibrated
+from vlmscope.probing.chance import LEAST_PERMUTATIONS, Permutations, Recognition
 from vlmscope.probing.data import ProbeData, probe_data
-from vlmscope.probing.judging import JOINT_AND_PROBE, Entry, judge, within_category
+from vlmscope.probing.judging import (
+    JOINT_AND_PROBE,
+    Entry,
+    judge,
+    planned_tests,
+    within_category,
+)
 from vlmscope.probing.research import LabelTable, research_data
 from vlmscope.probing.results import SweepResult, most_chosen
 from vlmscope.probing.source import Source, check_labels
-from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS
+from vlmscope.probing.splitting import IMAGE, fold_numbers, grouped_by, novelty, repeated_splits
+from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.store import Run, SeedFiles, vector_path
 
 ESTIMATORS = ("logistic", "mean-difference", "mlp")
@@ -44,8 +50,11 @@ ESTIMATORS = ("logistic", "mean-difference", "mlp")
 AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
 """Representations that exist only once the answer is written."""
 
-SHUFFLES = 100
-"""Shuffles of the labels to try until one can be split into folds."""
+REPEATS = 3
+"""Splits into folds where rows are few enough for the time that each takes."""
+
+REPEATED_ROWS = 20_000
+"""With more rows than this a single split is taken: another one changes little."""
 
 Report = Callable[[str], None]
 """Told what is being done."""
@@ -62,10 +71,16 @@ class SweepSpec:
     """Names from ``ESTIMATORS``."""
     folds: int = 5
     """Outer folds."""
+    repeats: int | None = None
+    """Splits into folds; ``REPEATS`` by default, or one where rows are many."""
+    group_by: str = IMAGE
+    """What no fold separates: ``image``, ``question``, or a column of the table."""
+    permutations: int = 200
+    """Permutations of the labels."""
     draws: int = 2000
     """Resamples of the images for the intervals."""
     seed: int = 0
-    """Decides folds, resamples and shuffled labels."""
+    """Decides folds, permutations and resamples."""
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
@@ -79,6 +94,13 @@ class SweepSpec:
         if self.folds < 3 or self.draws < 1:
             raise InputError(
                 f"--folds {self.folds}, --draws {self.draws}: give 3 folds or more, and a draw"
+            )
+        if self.permutations < LEAST_PERMUTATIONS or (
+            self.repeats is not None and self.repeats < 1
+        ):
+            raise InputError(
+                f"--permutations {self.permutations}, --repeats {self.repeats}: give "
+                f"{LEAST_PERMUTATIONS} permutations or more, and a repeat"
             )
 
 
@@ -100,7 +122,8 @@ def sweep(
     Raises:
         InputError: No labels, or too few images of either kind.
     """
-    data = _joined(source, labels)
+    spec = spec or SweepSpec()
+    data = grouped_by(_joined(source, labels), source, spec.group_by)
     return sweep_rows(data, partial(vectors, source, data), spec, report=report)
 
 
@@ -114,25 +137,39 @@ def sweep_rows(
     """Probe every representation and layer of some rows: what ``sweep`` does, without a source.
 
     Args:
-        data: What may be learnt from.
+        data: What may be learnt from, grouped as wanted.
         matrix: Representation and layer → the vectors of those rows, ``[N, D]``.
         spec: What to sweep.
         report: Told what is being done, a line each.
 
     Raises:
-        FoldError: Too few images of either kind.
+        FoldError: Too few groups hold a class.
     """
     spec = spec or SweepSpec()
-    folds = grouped_folds(data.truth, data.groups, count=spec.folds, seed=spec.seed)
-    entries, chosen = _entries(data, matrix, folds, spec, report)
-    report("shuffled labels")
-    entries["shuffled"] = _shuffled(matrix, data, chosen.chosen, spec)
+    few = len(data.truth) <= REPEATED_ROWS
+    repeats = spec.repeats or (REPEATS if few else 1)
+    splits = repeated_splits(data, spec.folds, spec.seed, repeats)
+    permuted = Permutations(
+        data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed
+    )
+    rounds: list[dict[str, Entry]] = []
+    chosen: tuple[str, ...] = ()
+    for number, folds in enumerate(splits):
+        told = _in_repeat(report, number, len(splits))
+        entries, selected = _entries(
+            data, matrix, folds, spec, told, permuted if not number else None
+        )
+        rounds.append(entries)
+        chosen += selected.chosen
+    fold_of = np.stack([fold_numbers(folds, len(data.truth)) for folds in splits])
+    report("permuted labels")
+    recognition = _recognition(data, matrix, permuted, most_chosen(chosen))
     report("intervals")
-    fold_of = _fold_of(folds, len(data.truth))
-    rows, best = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
+    together = _stacked_entries(rounds)
+    rows, best = judge(together, data, fold_of, draws=spec.draws, seed=spec.seed)
     within, gaps = within_category(
         data,
-        {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
+        {name: together[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)},
         [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)],
         fold_of,
         draws=spec.draws,
@@ -140,19 +177,60 @@ def sweep_rows(
     )
     return SweepResult(
         rows=rows,
-        risks={name: entry.risk for name, entry in entries.items()},
+        risks={name: entry.risk for name, entry in together.items()},
         data=data,
         best_baseline=best,
-        chosen={"selected": chosen.chosen},
+        chosen={"selected": chosen},
         fold_of=fold_of,
-        settings=asdict(spec),
+        settings=asdict(spec) | {"repeats": len(splits)},
         within_category=within,
         within_gaps=gaps,
+        tests=planned_tests(rows, best, gaps),
+        chance=permuted.chance(),
+        recognition=recognition,
+        novelty=novelty(data, splits[0]),
     )
 
 
+def _in_repeat(report: Report, number: int, repeats: int) -> Report:
+    """Return the report that says which repeat it is, where there are several."""
+    if repeats == 1:
+        return report
+    return lambda doing: report(f"repeat {number + 1} of {repeats}, {doing}")
+
+
+def _stacked_entries(rounds: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:
+    """Return every entry with its risks of all repeats, ``[R, N]``."""
+    return {
+        name: replace(entry, risk=np.stack([entries[name].risk for entries in rounds]))
+        for name, entry in rounds[0].items()
+    }
+
+
+def _recognition(
+    data: ProbeData, matrix: Matrix, permuted: Permutations, place: str
+) -> Recognition | None:
+    """Return whether the selected place's probe recognises images in other groups.
+
+    Look-alikes are those of the selected vectors, and of the vectors of the image alone, where
+    there are any; told is what more permutations see.
+    """
+    by_name = {vector_path(*where): where for where in data.places}
+    selected = matrix(*by_name[place])
+    found = [permuted.recognition(selected)]
+    of_image = [where for where in data.places if where[0] in IMAGE_REPRESENTATIONS]
+    if of_image and of_image[0] != by_name[place]:
+        found.append(permuted.recognition(selected, matrix(*of_image[0])))
+    return max((each for each in found if each), key=lambda each: each.above, default=None)
+
+
 def _entries(
-    data: ProbeData, matrix: Matrix, folds: Sequence[Fold], spec: SweepSpec, report: Report
+    data: ProbeData,
+    matrix: Matrix,
+    folds: Sequence[Fold],
+    spec: SweepSpec,
+    report: Report,
+    permuted: Permutations | None,
 ) -> tuple[dict[str, Entry], Selected]:
     """Return every baseline, probe and combination with its risks, and the selected layers."""
     report("baselines")
@@ -163,15 +241,15 @@ def _entries(
         risk = known[baseline.name].risk
         entries[baseline.name] = Entry(baseline.title, "baseline", risk, baseline.known)
     before: dict[str, CrossFit] = {}
-    for name, entry, fit in _probes(matrix, data, folds, spec, report):
+    for name, entry, fit in _probes(matrix, data, folds, spec, report, permuted):
         entries[name] = entry
         if fit is not None and entry.known == "before":
             before[name] = fit
     chosen = crossfit_select(before, folds)
     entries["selected"] = Entry("best layer, chosen inside training", "selected", chosen.risk)
-    combined = combine(before, data.truth, folds, data.groups, grid=(1.0,))
+    combined = combine(before, data.truth, folds, grid=(1.0,))
     entries["combined"] = Entry("all layers together", "combined", combined.risk)
-    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds, data.groups)
+    both = combine({JOINT: known[JOINT], "selected": chosen}, data.truth, folds)
     title = "everything known before the answer, and the best layer"
     entries[JOINT_AND_PROBE] = Entry(title, "combined", both.risk)
     return entries, chosen
@@ -211,7 +289,12 @@ def _joined(source: Source, labels: LabelTable | None) -> ProbeData:
 
 
 def _probes(
-    read: Matrix, data: ProbeData, folds: Sequence[Fold], spec: SweepSpec, report: Report
+    read: Matrix,
+    data: ProbeData,
+    folds: Sequence[Fold],
+    spec: SweepSpec,
+    report: Report,
+    permuted: Permutations | None,
 ) -> Iterator[tuple[str, Entry, CrossFit | None]]:
     """Yield every probe's name, risk and, of a logistic one, what selection needs."""
     others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
@@ -223,55 +306,11 @@ def _probes(
         raw = crossfit_logistic(matrix, data.truth, folds, data.groups)
         fit = calibrated(raw, data.truth, folds)
         title = place_title(representation, layer)
+        if permuted is not None and known_of(representation) == "before":
+            permuted.add(place, matrix)
         yield place, Entry(title, "probe", fit.risk, *common, "logistic"), fit
         for name in spec.estimators:
             if name in others:
                 risk = crossfit_estimator(others[name](), matrix, data.truth, folds, data.groups)
                 entry = Entry(f"{title}, {name}", "probe", risk, *common, name)
                 yield f"{place} {name}", entry, None
-
-
-def _shuffled(read: Matrix, data: ProbeData, chosen: Sequence[str], spec: SweepSpec) -> Entry:
-    """Return the probe of the place chosen most often, on labels dealt out anew: it must fail."""
-    place = most_chosen(chosen)
-    representation, layer = next(where for where in data.places if vector_path(*where) == place)
-    truth, folds = _dealt_anew(data, spec)
-    matrix = read(representation, layer)
-    fit = calibrated(crossfit_logistic(matrix, truth, folds, data.groups), truth, folds)
-    title = f"{place_title(representation, layer)}, on shuffled labels"
-    known = known_of(representation)
-    return Entry(
-        title,
-        "control",
-        fit.risk,
-        known,
-        representation,
-        layer,
-        "logistic",
-        truth,
-        _fold_of(folds, len(truth)),
-    )
-
-
-def _dealt_anew(data: ProbeData, spec: SweepSpec) -> tuple[NDArray[np.bool_], tuple[Fold, ...]]:
-    """Return the labels shuffled among the rows, with folds of their own.
-
-    Split anew, so that every fold has both classes of these labels too. Where few images hold a
-    hallucination, a shuffle may put two into one image and leave too few: then another is tried.
-    """
-    generator = np.random.default_rng(spec.seed)
-    for _ in range(SHUFFLES):
-        truth = data.truth[generator.permutation(len(data.truth))]
-        try:
-            return truth, tuple(grouped_folds(truth, data.groups, count=spec.folds, seed=spec.seed))
-        except FoldError as error:
-            failed = error
-    raise failed
-
-
-def _fold_of(folds: Sequence[Fold], count: int) -> NDArray[np.int64]:
-    """Return the number of the fold in which each row is judged."""
-    numbers = np.empty(count, np.int64)
-    for number, fold in enumerate(folds):
-        numbers[fold.test] = number
-    return numbers

@@ -18,14 +18,17 @@ from vlmscope.metrics import (
     Resamples,
     WithinKinds,
     constant_pairs,
+    holm,
     resample,
     resample_within,
     share_of_pairs,
+    simultaneous,
 )
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import ProbeData
-from vlmscope.probing.results import ProbeResult, ResultKind, WithinGap
+from vlmscope.probing.repeats import Stacked, stacked
+from vlmscope.probing.results import PlannedTest, ProbeResult, ResultKind, WithinGap
 
 QUESTION_ONLY = "question_words"
 """The baseline that a probe must beat to have learnt more than the question gives away."""
@@ -41,14 +44,11 @@ class Entry:
     title: str
     kind: ResultKind
     risk: NDArray[np.float64]
+    """Of one split ``[N]``, of several ``[R, N]``."""
     known: Literal["before", "after"] = "before"
     representation: str | None = None
     layer: int | None = None
     estimator: str | None = None
-    truth: NDArray[np.bool_] | None = None
-    """Of a control: the labels that it was trained and is judged on."""
-    fold_of: NDArray[np.int64] | None = None
-    """Of a control: its own folds."""
 
 
 def judge(
@@ -62,24 +62,21 @@ def judge(
     """Return a result for each entry, and the name of the best single baseline known in time.
 
     Args:
-        entries: Name → risk.
+        entries: Name → risk, ``[R, N]``.
         data: Truth and images of the rows.
-        fold_of: Fold in which each row is judged.
+        fold_of: Fold in which each row is judged, ``[R, N]``.
         draws: Resamples of the images.
         seed: Decides them.
     """
-    plain = {name: entry.risk for name, entry in entries.items() if entry.truth is None}
-    drawn = resample(data.truth, plain, data.groups, fold_of, draws=draws, seed=seed, correct=True)
+    rows = stacked(
+        data.truth, data.groups, fold_of, {name: entry.risk for name, entry in entries.items()}
+    )
+    drawn = _drawn(rows, draws, seed)
     best = _best_baseline(entries, drawn)
+    probes = [name for name, entry in entries.items() if entry.kind == "probe"]
+    bands = simultaneous(drawn, probes) if probes else {}
 
     def result(name: str, entry: Entry) -> ProbeResult:
-        truth = data.truth if entry.truth is None else entry.truth
-        folds = fold_of if entry.fold_of is None else entry.fold_of
-        own = drawn
-        if entry.truth is not None:
-            own = resample(
-                truth, {name: entry.risk}, data.groups, folds, draws=draws, seed=seed, correct=True
-            )
         against = _difference(drawn, entry, name, best)
         return ProbeResult(
             name=name,
@@ -89,22 +86,40 @@ def judge(
             representation=entry.representation,
             layer=entry.layer,
             estimator=entry.estimator,
-            metrics=Metrics(**own.whole[name], count=len(truth)),
-            intervals={metric: own.interval(name, metric) for metric in NAMES},
+            metrics=Metrics(**drawn.whole[name], count=len(data.truth)),
+            intervals={metric: drawn.interval(name, metric) for metric in NAMES},
             against=against,
             over_question=against
             if best == QUESTION_ONLY
             else _difference(drawn, entry, name, QUESTION_ONLY),
             over_joint=_difference(drawn, entry, name, JOINT) if JOINT in entries else None,
-            constant=constant_pairs(truth, entry.risk, folds),
+            constant=constant_pairs(rows.truth, rows.risks[name], rows.folds),
+            band=bands.get(name),
         )
 
     return tuple(result(name, entry) for name, entry in entries.items()), best
 
 
+def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
+    """Return all metrics on resamples of the images.
+
+    The AUROC is what is compared and corrected, far out in the tails; the other metrics' intervals
+    are of the first quarter of the same draws.
+    """
+    args = rows.truth, rows.risks, rows.groups, rows.folds
+    ranks = resample(*args, draws=draws, seed=seed, metrics=("auroc",), correct=True)
+    others = resample(*args, draws=max(1, draws // 4), seed=seed)
+    return Resamples(
+        others.whole,
+        {name: {**others.drawn[name], **ranks.drawn[name]} for name in rows.risks},
+        ranks.jackknives,
+        ranks.images,
+    )
+
+
 def _difference(drawn: Resamples, entry: Entry, name: str, other: str) -> Difference | None:
-    """Return what a probe's AUROC is above another's; baselines and controls are not compared."""
-    return None if entry.kind in ("baseline", "control") else drawn.difference(name, other)
+    """Return what a probe's AUROC is above another's; baselines are not compared."""
+    return None if entry.kind == "baseline" else drawn.difference(name, other)
 
 
 def _best_baseline(entries: Mapping[str, Entry], drawn: Resamples) -> str:
@@ -135,9 +150,9 @@ def within_category(
 
     Args:
         data: Truth, images and categories of the rows.
-        risks: By name, the risks to measure.
+        risks: By name, the risks to measure, ``[R, N]``.
         pairs: Names of a risk and of the one that it is compared with.
-        fold_of: Fold in which each row is judged.
+        fold_of: Fold in which each row is judged, ``[R, N]``.
         draws: Resamples of the images.
         seed: Decides them.
     """
@@ -145,18 +160,56 @@ def within_category(
     kinds = np.array(data.categories or ())[named]
     if len(np.unique(kinds)) < 2 or len(np.unique(data.groups[named])) < 2:
         return {}, ()
-    truth, folds = data.truth[named], fold_of[named]
-    share = share_of_pairs(truth, kinds, folds)
+    rows = stacked(
+        data.truth[named],
+        data.groups[named],
+        fold_of[:, named],
+        {name: risk[:, named] for name, risk in risks.items()},
+    )
+    kind = np.tile(kinds, len(fold_of))
+    share = share_of_pairs(rows.truth, kind, rows.folds) * len(fold_of)
     if not share > 0:
         return {}, ()
-    kept = {name: risk[named] for name, risk in risks.items()}
     found = resample_within(
-        truth, kept, kinds, data.groups[named], folds, draws=draws, seed=seed, correct=True
-    )
+        rows.truth, rows.risks, kind, rows.groups, rows.folds,
+        draws=draws, seed=seed, correct=True,
+    )  # fmt: skip
     return (
         {
             name: WithinKinds(found.whole[name]["auroc"], found.interval(name), share)
             for name in risks
         },
         tuple(WithinGap(one, other, found.difference(one, other)) for one, other in pairs),
+    )
+
+
+def planned_tests(
+    rows: Sequence[ProbeResult], best: str, gaps: Sequence[WithinGap]
+) -> tuple[PlannedTest, ...]:
+    """Return the comparisons that the verdict tells, their p-values corrected together (Holm).
+
+    Args:
+        rows: The results.
+        best: Name of the best single baseline.
+        gaps: Differences within categories.
+    """
+    by_name = {row.name: row for row in rows}
+    selected = by_name["selected"]
+    told: list[tuple[str, str, bool, Difference | None]] = [
+        ("selected", JOINT, False, selected.over_joint),
+        (JOINT_AND_PROBE, JOINT, False, by_name[JOINT_AND_PROBE].over_joint),
+        ("selected", best, False, selected.against),
+    ]
+    if best != QUESTION_ONLY:
+        told.append(("selected", QUESTION_ONLY, False, selected.over_question))
+    told += [(each.of, each.over, True, each.gap) for each in gaps if each.of == "selected"]
+    found = [
+        (of, over, within, gap)
+        for of, over, within, gap in told
+        if gap is not None and np.isfinite(gap.p_value)
+    ]
+    corrected = holm([gap.p_value for *_, gap in found])
+    return tuple(
+        PlannedTest(of, over, within, gap, p)
+        for (of, over, within, gap), p in zip(found, corrected, strict=True)
     )

@@ -20,7 +20,8 @@ from vlmscope.metrics import measure
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.grouping import comparable
 from vlmscope.probing.judging import JOINT_AND_PROBE, QUESTION_ONLY
-from vlmscope.probing.saving import COMPARED, PREDICTIONS, PROBES, RESULTS
+from vlmscope.probing.repeats import Stacked, stacked
+from vlmscope.probing.saving import COMPARED, PREDICTIONS, PROBES, RESULTS, repeat_prefix
 from vlmscope.store import Run, read_document, read_labels, reading
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ class SavedSweep:
     summary: Mapping[str, Any]
     """The document ``results.json``."""
     predictions: pd.DataFrame
-    """A row for each question that was probed: ``id``, ``hallucinated``, ``image_group``, ``fold``,
-    and ``risk/<name>`` for each result."""
+    """A row for each question that was probed: ``id``, ``hallucinated``, ``image_group``,
+    ``group``, ``fold`` and ``risk/<name>`` for each result; ``repeat_2/fold`` and so on of further
+    repeats."""
     stale: str
     """Why it fits the run no longer, a phrase; empty where it fits."""
 
@@ -80,17 +82,34 @@ class SavedSweep:
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Number of each row's image, ``[N]``."""
-        return np.asarray(self.predictions["image_group"], dtype=np.int64)
+        """Number of each row's group, ``[N]``: its image, if not asked for otherwise."""
+        name = "group" if "group" in self.predictions else "image_group"
+        return np.asarray(self.predictions[name], dtype=np.int64)
+
+    @property
+    def repeats(self) -> int:
+        """Splits into folds."""
+        found = self.summary["settings"].get("repeats", 1)
+        return found if isinstance(found, int) and 0 < found <= self.predictions.shape[1] else 1
 
     @property
     def folds(self) -> NDArray[np.int64]:
-        """Number of the fold in which each row was judged, ``[N]``."""
+        """Number of the fold in which each row was judged in the first repeat, ``[N]``."""
         return np.asarray(self.predictions["fold"], dtype=np.int64)
 
     def risk(self, name: str) -> NDArray[np.float64]:
-        """Return the out-of-fold risks behind a result, ``[N]``."""
+        """Return the out-of-fold risks behind a result in the first repeat, ``[N]``."""
         return np.asarray(self.predictions[f"risk/{name}"], dtype=np.float64)
+
+    def stacked(self, *names: str) -> Stacked:
+        """Return the rows of all repeats below each other, with the risks of these names."""
+        table, starts = self.predictions, list(map(repeat_prefix, range(self.repeats)))
+        fold_of = np.stack([table[f"{start}fold"].to_numpy(np.int64) for start in starts])
+        risks = {
+            name: np.stack([table[f"{start}risk/{name}"].to_numpy(np.float64) for start in starts])
+            for name in names
+        }
+        return stacked(self.truth, self.groups, fold_of, risks)
 
 
 def read_sweep(run: Run) -> SavedSweep | None:
@@ -170,8 +189,10 @@ def _read_predictions(path: Path, run: Run) -> pd.DataFrame:
 
 def _lack_of_predictions(found: SavedSweep) -> str:
     """Return what the predictions lack of what the summary speaks of, or an empty text."""
-    risks = [f"risk/{row['name']}" for row in found.results]
-    for name in ("id", "hallucinated", "image_group", "fold", *risks):
+    starts = list(map(repeat_prefix, range(found.repeats)))
+    risks = [f"{start}risk/{row['name']}" for start in starts for row in found.results]
+    numbered = [f"{start}fold" for start in starts]
+    for name in ("id", "hallucinated", "image_group", *numbered, *risks):
         if name not in found.predictions:
             return f"has no column {name}"
     numbers = found.predictions[risks].to_numpy(np.float64)
@@ -179,11 +200,12 @@ def _lack_of_predictions(found: SavedSweep) -> str:
         return "has a risk that is no number from 0 to 1"
     # A kill between the two files leaves the predictions of one sweep and the summary of another.
     told = found["selected"]["auroc"]
-    folds = found.folds if found.summary.get("compared") == COMPARED else None
+    rows = found.stacked("selected")
+    folds = rows.folds if found.summary.get("compared") == COMPARED else None
     same = (
         len(found.predictions) == found.summary["rows"]
         and int(found.truth.sum()) == found.summary["hallucinated"]
-        and abs(measure(found.truth, found.risk("selected"), folds).auroc - told) < 1e-6
+        and abs(measure(rows.truth, rows.risks["selected"], folds).auroc - told) < 1e-6
     )
     return "" if same else f"is of another sweep than {RESULTS}"
 

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.metrics import Difference, Interval, Metrics, WithinKinds
+from vlmscope.probing.chance import Chance, Recognition
 from vlmscope.probing.data import ProbeData
+from vlmscope.probing.repeats import Stacked, stacked
+from vlmscope.probing.splitting import Novelty
 
-ResultKind = Literal["probe", "selected", "combined", "baseline", "control"]
+ResultKind = Literal["probe", "selected", "combined", "baseline"]
 """One layer's probe; the best layer, chosen inside training; all layers together; what is known
-from outside; labels shuffled among the rows."""
+from outside."""
 
 CONSTANT = 0.5
 """Share of the compared pairs in folds of one single risk from which on a risk found nothing."""
@@ -51,6 +54,8 @@ class ProbeResult:
     """AUROC less that of the joint baseline, which knows all that is known before the answer."""
     constant: float = 0.0
     """Share of the compared pairs that lie in folds of one single risk: see ``found_nothing``."""
+    band: Interval | None = None
+    """Of a single layer's probe: the band of its AUROC that holds all layers' at once."""
 
     @property
     def found_nothing(self) -> bool:
@@ -70,6 +75,22 @@ class WithinGap:
     """AUROC within categories of the one less that of the other, on the same draws."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedTest:
+    """A comparison that the verdict tells."""
+
+    of: str
+    """Name of the one."""
+    over: str
+    """Name of the other."""
+    within_category: bool
+    """Whether only answers of one category are compared."""
+    gap: Difference
+    """AUROC of the one less that of the other."""
+    p_holm: float
+    """Its p-value, corrected for the number of comparisons that are told."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SweepResult:
     """Everything that a sweep found."""
@@ -77,15 +98,15 @@ class SweepResult:
     rows: tuple[ProbeResult, ...]
     """Probes, selections, baselines and controls."""
     risks: Mapping[str, NDArray[np.float64]]
-    """Name → out-of-fold risk of each row."""
+    """Name → out-of-fold risk of each row in each repeat, ``[R, N]``."""
     data: ProbeData
     """What they were trained and judged on."""
     best_baseline: str
     """Name of the best single baseline known before the answer."""
     chosen: Mapping[str, tuple[str, ...]]
-    """Selection → the candidate chosen in each fold."""
+    """Selection → the candidate chosen in each fold of each repeat."""
     fold_of: NDArray[np.int64]
-    """Fold in which each row was judged."""
+    """Fold in which each row was judged in each repeat, ``[R, N]``."""
     settings: Mapping[str, Any]
     """What the sweep was asked for."""
     within_category: Mapping[str, WithinKinds] = field(default_factory=dict)
@@ -93,10 +114,23 @@ class SweepResult:
     baseline, the joint baseline and both together; empty where no category has both outcomes."""
     within_gaps: tuple[WithinGap, ...] = ()
     """Their differences."""
+    tests: tuple[PlannedTest, ...] = ()
+    """The comparisons that the verdict tells."""
+    chance: Chance | None = None
+    """What permuted labels come to."""
+    recognition: Recognition | None = None
+    """Whether images are recognised in groups that the probe has not seen."""
+    novelty: Novelty | None = None
+    """What the judged rows share with training."""
 
     def __getitem__(self, name: str) -> ProbeResult:
         """Return a row by its name."""
         return next(row for row in self.rows if row.name == name)
+
+    def stacked(self, *names: str) -> Stacked:
+        """Return the rows of all repeats below each other, with the risks of these names."""
+        risks = {name: self.risks[name] for name in names}
+        return stacked(self.data.truth, self.data.groups, self.fold_of, risks)
 
     @property
     def selected_place(self) -> str:

@@ -141,6 +141,8 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
             flat[f"{name}_high"] = row.intervals[name].high
     flat["constant"] = row.constant
     flat["found_nothing"] = row.found_nothing
+    flat["auroc_band_low"] = None if row.band is None else row.band.low
+    flat["auroc_band_high"] = None if row.band is None else row.band.high
     for name, gap in (
         ("above_baseline", row.against),
         ("above_question", row.over_question),
@@ -149,28 +151,43 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
         flat[name] = None if gap is None else gap.value
         flat[f"{name}_low"] = None if gap is None else gap.interval.low
         flat[f"{name}_high"] = None if gap is None else gap.interval.high
-        # Of two tests that were planned; of every layer's they would have to be corrected.
+        # Of planned tests only; of every layer's they would have to be corrected.
         planned = gap is not None and row.kind in ("selected", "combined")
         flat[f"{name}_p"] = gap.p_value if gap is not None and planned else None
     return flat
 
 
 def _predictions(result: SweepResult) -> dict[str, list[Any]]:
-    """Return each question's truth and risks as columns."""
+    """Return each question's truth and risks as columns; those of further repeats are named so."""
     data = result.data
-    return {
+    columns: dict[str, list[Any]] = {
         "id": list(data.ids),
         "hallucinated": data.truth.tolist(),
-        "image_group": data.groups.tolist(),
-        "fold": result.fold_of.tolist(),
+        "image_group": data.grouping.groups.tolist(),
+        "group": data.groups.tolist(),
         **{f"metadata/{name}": list(cells) for name, cells in data.metadata.items()},
-        **{f"risk/{name}": risk.tolist() for name, risk in result.risks.items()},
     }
+    for repeat, fold_of in enumerate(result.fold_of):
+        start = repeat_prefix(repeat)
+        columns[f"{start}fold"] = fold_of.tolist()
+        for name, risk in result.risks.items():
+            columns[f"{start}risk/{name}"] = risk[repeat].tolist()
+    return columns
+
+
+def repeat_prefix(repeat: int) -> str:
+    """Return what the columns of a repeat begin with.
+
+    >>> repeat_prefix(0), repeat_prefix(1)
+    ('', 'repeat_2/')
+    """
+    return f"repeat_{repeat + 1}/" if repeat else ""
 
 
 def _summary(result: SweepResult) -> dict[str, Any]:
     """Return the document of the whole sweep."""
     data = result.data
+    answered = result.stacked("selected")
     return {
         "vlmscope_version": __version__,
         **data.origin,
@@ -189,7 +206,21 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "within_category_gaps": [
             {"of": each.of, "over": each.over, **asdict(each.gap)} for each in result.within_gaps
         ],
-        "aurc": risk_coverage(data.truth, result.risks["selected"], result.fold_of).aurc,
+        "tests": [
+            {
+                "of": t.of,
+                "over": t.over,
+                "within_category": t.within_category,
+                **asdict(t.gap),
+                "p_holm": t.p_holm,
+            }
+            for t in result.tests
+        ],
+        "permutations": None if result.chance is None else asdict(result.chance),
+        "recognition": None if result.recognition is None else asdict(result.recognition),
+        "group_by": data.split_by,
+        "novelty": None if result.novelty is None else asdict(result.novelty),
+        "aurc": risk_coverage(answered.truth, answered.risks["selected"], answered.folds).aurc,
         "results": [_flat(row) for row in result.rows],
     }
 

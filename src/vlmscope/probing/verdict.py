@@ -12,9 +12,13 @@ from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import LeftOut
 from vlmscope.probing.judging import JOINT_AND_PROBE
 from vlmscope.probing.results import ProbeResult, SweepResult
+from vlmscope.probing.splitting import IMAGE, QUESTION
 
 ABSTAIN = 0.10
 """Share of the answers that one might abstain from."""
+
+LEVEL = 0.05
+"""Level of tests."""
 
 NEGLIGIBLE = 0.01
 """An interval of a gain that lies this near to 0 says that nothing is gained."""
@@ -23,30 +27,35 @@ NEGLIGIBLE = 0.01
 def verdict(result: SweepResult) -> list[str]:
     """Return what the sweep says, the main thing first."""
     selected = result["selected"]
-    lines = [_found(result), *_joint(result)]
+    lines = [_found(result), *_joint(result), *_chance(result)]
     if not selected.found_nothing:
         baseline = result[result.best_baseline]
+        rows = result.stacked("selected")
         lines += [
             f"The best single baseline known by then, {baseline.title}, {_reaches(baseline)}: "
             + _comparison(selected.against),
             "Against the question's words alone: " + _comparison(selected.over_question),
             *_within(result),
-            _abstaining(
-                *abstain(result.data.truth, result.risks["selected"], ABSTAIN, result.fold_of)
-            ),
+            *_corrected(result),
+            _abstaining(*abstain(rows.truth, rows.risks["selected"], ABSTAIN, rows.folds)),
         ]
-    return [*lines, *_warnings(result), *map(_left_out, result.data.left_out)]
+    return [
+        *lines,
+        *_speaks_of(result),
+        *_warnings(result),
+        *map(_left_out, result.data.left_out),
+    ]
 
 
 def _found(result: SweepResult) -> str:
     """Say what the selected probe reaches, or that it found nothing."""
     data, selected = result.data, result["selected"]
-    where = f"{len(data.truth):,} answers {data.grouping.phrase} that it had not seen"
+    where = f"{len(data.truth):,} answers {_groups(result)} that it had not seen"
     if selected.found_nothing:
         constant = _constant_folds(result)
         return (
             f"Before the answer is written, a linear probe found nothing, on {where}: in "
-            f"{constant} of {len(np.unique(result.fold_of))} folds it gives every answer the same "
+            f"{constant} of {len(result.chosen['selected'])} folds it gives every answer the same "
             "risk, so there is no AUROC to tell."
         )
     low, high = selected.intervals["auroc"].low, selected.intervals["auroc"].high
@@ -56,14 +65,121 @@ def _found(result: SweepResult) -> str:
         f"Before the answer is written, a linear probe tells hallucinated from faithful answers "
         f"with an AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on "
         f"{where}; its layer, chosen inside training, is {result[place].title} in "
-        f"{chosen.count(place)} of {len(chosen)} folds."
+        f"{chosen.count(place)} of {len(chosen)} folds{_of_repeats(result)}."
     )
+
+
+def _of_repeats(result: SweepResult) -> str:
+    repeats = len(result.fold_of)
+    return f" ({repeats} splits)" if repeats > 1 else ""
+
+
+def _groups(result: SweepResult) -> str:
+    """Say what the groups are that were not seen, behind "answers"."""
+    data = result.data
+    if data.split is None:
+        return data.grouping.phrase
+    count = len(np.unique(data.split))
+    if data.split_by == QUESTION:
+        return f"to {count:,} questions"
+    return f"of {count:,} different {data.split_by}"
 
 
 def _constant_folds(result: SweepResult) -> int:
     """Return in how many folds the selected probe gives every answer the same risk."""
-    risk, folds = result.risks["selected"], result.fold_of
+    rows = result.stacked("selected")
+    risk, folds = rows.risks["selected"], rows.folds
     return sum(np.ptp(risk[folds == fold]) == 0 for fold in np.unique(folds))
+
+
+def _speaks_of(result: SweepResult) -> Iterator[str]:
+    """Say whether the numbers are of new images, new questions or both."""
+    found, by = result.novelty, result.data.split_by
+    if found is None:
+        return
+    new = [name for name, seen in (("images", found.images), ("questions", found.questions))
+           if not seen]  # fmt: skip
+    if by not in (IMAGE, QUESTION):
+        new.insert(0, f"values of {by}")
+    old = [
+        f"{_share(seen)} of the answers are {words} in training too"
+        for seen, words in (
+            (found.images, "about an image that stands"),
+            (found.questions, "to a question that stands, word for word,"),
+        )
+        if seen
+    ]
+    if not new:
+        new = ["nothing that is new"]
+    text = f"These numbers are of new {' and new '.join(new)}"
+    if not old:
+        yield f"{text}."
+        return
+    yield f"{text}, and of nothing else: {', and '.join(old)}."
+    if by == IMAGE:
+        yield "--group-by question keeps equal questions together instead."
+
+
+def _share(value: float) -> str:
+    """Return a share in percent that is never rounded to none or all.
+
+    >>> _share(0.0004), _share(0.52), _share(0.9996)
+    ('less than 1%', '52%', 'almost all')
+    """
+    if value < 0.01:
+        return "less than 1%"
+    return "almost all" if 0.995 <= value < 1 else f"{value:.0%}"
+
+
+def _chance(result: SweepResult) -> Iterator[str]:
+    """Say what the search through layers finds in permuted labels."""
+    found = result.chance
+    if found is None:
+        return
+    layers = len(found.by_place)
+    best = "the best representation and layer" if layers > 1 else "it"
+    text = (
+        f"With the labels of whole {_whole(result)} permuted {found.permutations} times, {best} "
+        f"reaches {found.median:.3f} as a rule and {found.high:.3f} once in twenty times; with the "
+        f"labels as they are {found.observed:.3f} (ridge probe, p = {found.p_value:.3f})"
+    )
+    if found.p_value > LEVEL:
+        yield f"{text}: this is what chance gives."
+        return
+    known = sum(each.p_value <= LEVEL for each in found.by_place.values())
+    yield f"{text}: {known} of {layers} are above chance, corrected for their number."
+
+
+def _whole(result: SweepResult) -> str:
+    if result.data.split is None:
+        return "images" if result.data.grouping.pictures else "questions"
+    return "questions" if result.data.split_by == QUESTION else f"values of {result.data.split_by}"
+
+
+def _corrected(result: SweepResult) -> Iterator[str]:
+    """Say which of the told differences do not hold once all of them are counted."""
+    lost = [
+        test for test in result.tests
+        if test.p_holm > LEVEL and (test.gap.interval.low > 0 or test.gap.interval.high < 0)
+    ]  # fmt: skip
+    if not lost:
+        return
+    draws = result.settings["draws"]
+    if 2 * len(result.tests) / (draws + 1) > LEVEL:
+        yield (
+            f"{len(result.tests)} differences are told here, and {draws} draws are too few to "
+            "correct for their number."
+        )
+        return
+    names = ", ".join(
+        f"over {result[test.over].title}{' within categories' * test.within_category} "
+        f"(p = {test.p_holm:.3f})"
+        for test in lost
+    )
+    yield (
+        f"Corrected for the {len(result.tests)} differences that are told here (Holm), "
+        f"{'this one does' if len(lost) == 1 else 'these do'} not hold at 5%: {names}."
+    )
 
 
 def _joint(result: SweepResult) -> Iterator[str]:
@@ -84,7 +200,7 @@ def _reaches(row: ProbeResult) -> str:
 
 def _warnings(result: SweepResult) -> Iterator[str]:
     """Say what makes the numbers doubtful."""
-    data, shuffled = result.data, result["shuffled"]
+    data = result.data
     images = len(np.unique(data.groups))
     rarer = worth_of_rarer(data.truth, data.groups)
     if is_small(data.truth, data.groups):
@@ -93,13 +209,14 @@ def _warnings(result: SweepResult) -> Iterator[str]:
             f"are worth {rarer:.0f} of equal size): intervals are those of small samples, a fold's "
             "probe learns from next to nothing, and one that finds little may find more in more."
         )
-    found = shuffled.intervals["auroc"]
-    if found.low > 0.5:
+    seen = result.recognition
+    if seen is not None and seen.suspicious:
         yield (
-            f"Warning: with shuffled labels the AUROC is {shuffled.metrics.auroc:.3f} "
-            f"({found.low:.3f} to {found.high:.3f}), above chance: one sweep in forty shows "
-            "that by luck; if another --seed shows it too, something leaks, and these numbers "
-            "cannot be trusted."
+            f"Warning: groups whose vectors are each other's nearest ({seen.pairs:,} pairs) got "
+            f"labels of other pairs, and the probe is right above chance in {seen.above:.0%} of "
+            f"{result.settings['permutations']} such permutations (mean AUROC {seen.auroc:.3f}, "
+            f"{seen.low:.3f} to {seen.high:.3f}): it recognises images across folds. Is one image "
+            "there under two names, or in two versions? Then these numbers cannot be trusted."
         )
     if data.grouped_by.startswith("image_id"):
         yield (

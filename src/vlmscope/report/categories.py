@@ -87,12 +87,17 @@ def _judged(named: Mapping[str, str], sweep: SavedSweep | None) -> dict[str, _Ju
     """Return truth, risk, image and fold of each category's rows that were probed."""
     if sweep is None:
         return {}
-    truth, risk, groups = sweep.truth, sweep.risk("selected"), sweep.groups
-    category = np.array([named[id_] for id_ in sweep.predictions["id"]])
+    rows = sweep.stacked("selected")
+    category = np.tile([named[id_] for id_ in sweep.predictions["id"]], sweep.repeats)
     found = {}
     for name in np.unique(category):
         inside = category == name
-        found[str(name)] = truth[inside], risk[inside], groups[inside], sweep.folds[inside]
+        found[str(name)] = (
+            rows.truth[inside],
+            rows.risks["selected"][inside],
+            rows.groups[inside],
+            rows.folds[inside],
+        )
     return found
 
 

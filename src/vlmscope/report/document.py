@@ -44,12 +44,12 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """One probe, selection, baseline or control, as ``results.json`` has it."""
+    """One probe, selection or baseline, as ``results.json`` has it."""
 
     name: str
     title: str
     kind: str
-    """``probe``, ``selected``, ``combined``, ``baseline`` or ``control``."""
+    """``probe``, ``selected``, ``combined`` or ``baseline``."""
     known: str
     """``before`` the first token of the answer, or only ``after``."""
     auroc: float

@@ -77,7 +77,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     lines: dict[str, list[tuple[int, float, float, float]]] = {}
     references = []
     for row in sweep.results:
-        ends = row["auroc"], row["auroc_low"], row["auroc_high"]
+        ends = row["auroc"], *_band(row)
         if row["kind"] == "probe" and row["estimator"] == "logistic":
             title = place_title(row["representation"], None)
             if row["known"] == "after":
@@ -97,6 +97,13 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     return auroc_by_layer(drawn, references, num_layers, unseen)
 
 
+def _band(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the band that holds all layers at once; the layer's own interval where it has none."""
+    if row.get("auroc_band_low") is None:
+        return row["auroc_low"], row["auroc_high"]
+    return row["auroc_band_low"], row["auroc_band_high"]
+
+
 def _compared(sweep: SavedSweep) -> tuple[str, ...]:
     """Return the results that are drawn beside each other."""
     wanted = ("selected", "combined", JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)
@@ -110,19 +117,21 @@ def _style(row: Mapping[str, Any]) -> Literal["baseline", "probe"]:
 def _roc(sweep: SavedSweep) -> Plot:
     lines = []
     for name in _compared(sweep):
-        curve, row = roc(sweep.truth, sweep.risk(name), sweep.folds), sweep[name]
+        rows, row = sweep.stacked(name), sweep[name]
+        curve = roc(rows.truth, rows.risks[name], rows.folds)
         ends = curve.false_alarms, curve.recall, row["auroc"]
         lines.append(RocLine(row["title"], *ends, _style(row)))
     return roc_curves(lines)
 
 
 def _coverage(sweep: SavedSweep) -> Plot:
-    truth = sweep.truth
     lines = []
     for name in _compared(sweep):
-        curve, row = risk_coverage(truth, sweep.risk(name), sweep.folds), sweep[name]
+        rows, row = sweep.stacked(name), sweep[name]
+        curve = risk_coverage(rows.truth, rows.risks[name], rows.folds)
         ends = curve.coverage, curve.rate, curve.aurc
         lines.append(CoverageLine(row["title"], *ends, _style(row)))
+    truth = sweep.truth
     best = risk_coverage(truth, truth.astype(float), sweep.folds)
     lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))
     return risk_coverage_plot(lines, float(truth.mean()))

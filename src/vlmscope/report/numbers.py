@@ -69,7 +69,8 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     )
     if selected["found_nothing"]:
         return
-    before, after = abstain(sweep.truth, sweep.risk("selected"), ABSTAIN, sweep.folds)
+    rows = sweep.stacked("selected")
+    before, after = abstain(rows.truth, rows.risks["selected"], ABSTAIN, rows.folds)
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
     yield Number("abstaining", f"{before:.1%} → {after:.1%}", note)
 

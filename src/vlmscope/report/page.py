@@ -40,7 +40,7 @@ SCRIPTS = (
 UNKNOWN = "–"
 """Stands for a number that is not known."""
 
-ORDER = {"selected": 0, "combined": 1, "probe": 2, "baseline": 3, "control": 4}
+ORDER = {"selected": 0, "combined": 1, "probe": 2, "baseline": 3}
 """Kinds of results as they are read: the finding first, then what it is held against."""
 
 WIDE = ("auroc_by_layer", "category_rates")

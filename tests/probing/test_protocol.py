@@ -1,0 +1,199 @@
+"""Repeats, permutations, other groups than images, and corrections for many comparisons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from benchmarks import calibration_of_verdicts as benchmark
+
+from vlmscope.errors import InputError
+from vlmscope.metrics import Difference, Interval, measure
+from vlmscope.probe import FoldError, grouped_folds
+from vlmscope.probing import SweepResult, SweepSpec, chance
+from vlmscope.probing.chance import Permutations
+from vlmscope.probing.grid import sweep_rows
+from vlmscope.probing.results import PlannedTest
+from vlmscope.probing.splitting import grouped_by, novelty, repeated_splits, split_rows
+from vlmscope.probing.verdict import verdict
+
+
+def swept(name: str, seed: int = 0, **spec: object) -> SweepResult:
+    """The sweep of a world of the benchmark."""
+    made = benchmark.made_for(name, seed)
+    asked = SweepSpec(**{"repeats": 1, "permutations": 100, "draws": 100, **spec})  # type: ignore[arg-type]
+    data = grouped_by(benchmark.probe_data_of(made), None, asked.group_by)
+    return sweep_rows(data, lambda _, layer: made.vectors if layer else made.noise, asked)
+
+
+@pytest.fixture(scope="module")
+def repeated() -> SweepResult:
+    return swept("signal, 60 images × 2", repeats=3, draws=400)
+
+
+def test_what_is_told_is_of_all_pairs_of_all_repeats(repeated: SweepResult) -> None:
+    assert repeated.settings["repeats"] == 3
+    assert repeated.fold_of.shape == (3, 120)
+    assert len(repeated.chosen["selected"]) == 15
+    truth, wins, pairs = repeated.data.truth, 0.0, 0
+    for fold_of, risk in zip(repeated.fold_of, repeated.risks["selected"], strict=True):
+        for fold in range(5):
+            rows = fold_of == fold
+            count = int(truth[rows].sum() * (~truth[rows]).sum())
+            wins += measure(truth[rows], risk[rows]).auroc * count
+            pairs += count
+    assert repeated["selected"].metrics.auroc == pytest.approx(wins / pairs)
+    assert repeated["selected"].metrics.count == 120
+    splits = {fold_of.tobytes() for fold_of in repeated.fold_of}
+    assert len(splits) == 3
+
+
+def test_repeats_do_not_pretend_that_there_are_more_images(repeated: SweepResult) -> None:
+    once = swept("signal, 60 images × 2", draws=400)
+    one, three = (r["category"].intervals["auroc"] for r in (once, repeated))
+    assert (three.high - three.low) > 0.75 * (one.high - one.low)
+
+
+def test_a_repeat_that_cannot_be_split_anew_is_none() -> None:
+    data = benchmark.probe_data_of(benchmark.made_for("null, 80 images × 4", 0))
+    grouped = grouped_by(data, None, "category")
+    assert len(repeated_splits(grouped, 5, 0, 3)) == 1, "five categories, each left out once"
+    assert len(repeated_splits(data, 5, 0, 3)) == 3
+
+
+def test_permutations_find_nothing_where_there_is_nothing() -> None:
+    p_values = []
+    for seed in range(20):
+        made = benchmark.made_for("null, 60 images × 2", seed)
+        folds = grouped_folds(made.truth, made.groups, seed=seed)
+        null = Permutations(made.truth, made.groups, folds, count=100, seed=seed)
+        for name, matrix in (("noise", made.noise), ("more", made.vectors)):
+            null.add(name, matrix)
+        found = null.chance()
+        p_values.append(found.p_value)
+        assert 0.5 < found.median < found.high < 0.75, "the best of two"
+        assert min(each.p_value for each in found.by_place.values()) == found.p_value
+    assert sum(p <= 0.05 for p in p_values) <= 3
+    assert sum(p <= 0.5 for p in p_values) >= 5
+
+
+def test_an_image_under_two_names_is_seen() -> None:
+    result = swept("images under two names", permutations=100)
+    assert result.recognition is not None
+    assert result.recognition.suspicious
+    assert result.recognition.auroc > 0.52
+    text = " ".join(verdict(result))
+    assert "Warning: groups whose vectors are each other's nearest" in text
+    assert "one image there under two names" in text
+
+
+def test_of_too_many_rows_a_part_is_permuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are drawn with each other: a random part of the images would hold few of both."""
+    monkeypatch.setattr(chance, "MOST_ROWS", 150)
+    made = benchmark.made_for("images under two names", 1)
+    folds = grouped_folds(made.truth, made.groups)
+    null = Permutations(made.truth, made.groups, folds, count=100, seed=0)
+    null.add("noise", made.noise)
+    assert 100 < null.chance().rows <= 150
+    found = null.recognition(made.vectors)
+    assert found is not None
+    assert found.pairs >= 15
+    assert found.auroc > 0.52
+
+
+@pytest.mark.parametrize(
+    "name", ["signal, 80 images × 4", "category only", "one giant image", "null, 40 images × 15"]
+)
+def test_images_under_one_name_are_not_suspected(name: str) -> None:
+    for seed in range(6):
+        made = benchmark.made_for(name, seed)
+        folds = grouped_folds(made.truth, made.groups, seed=seed)
+        null = Permutations(made.truth, made.groups, folds, count=100, seed=seed)
+        found = null.recognition(made.vectors)
+        assert found is not None
+        assert not found.suspicious, (seed, found)
+
+
+def test_questions_that_were_seen_count_for_less_when_they_are_kept_together() -> None:
+    seen = swept("shared questions")
+    new = swept("shared questions", group_by="question")
+    assert seen["selected"].metrics.auroc > 0.6
+    assert new["selected"].metrics.auroc < seen["selected"].metrics.auroc - 0.05
+    assert seen.novelty is not None
+    assert new.novelty is not None
+    assert (seen.novelty.images, new.novelty.questions) == (0, 0)
+    assert seen.novelty.questions > 0.95
+    assert new.novelty.images > 0.95
+    text = " ".join(verdict(seen))
+    assert "These numbers are of new images, and of nothing else" in text
+    assert "of the answers are to a question that stands, word for word, in training" in text
+    assert "--group-by question" in text
+    text = " ".join(verdict(new))
+    assert "answers to 30 questions that it had not seen" in text
+    assert "These numbers are of new questions, and of nothing else" in text
+    assert "of the answers are about an image that stands in training too" in text
+
+
+def test_new_images_with_new_questions_are_said_to_be_both() -> None:
+    made = benchmark.made_for("signal, 60 images × 2", 0)
+    data = benchmark.probe_data_of(made)
+    questions = [f"Question {number}?" for number in range(len(data.truth))]
+    data = replace(data, facts=replace(data.facts, question=questions))
+    found = novelty(data, split_rows(data, 5, 0))
+    assert (found.images, found.questions) == (0, 0)
+
+
+def test_each_category_is_left_out_once() -> None:
+    result = swept("category only", group_by="category")
+    assert result.fold_of.shape == (1, 320)
+    categories = np.array(result.data.categories)
+    for fold in range(5):
+        assert len(set(categories[result.fold_of[0] == fold])) == 1
+    assert result["category"].metrics.auroc == pytest.approx(0.5), "a new category says nothing"
+    text = " ".join(verdict(result))
+    assert "of 5 different category that it had not seen" in text
+    assert "new values of category" in text
+
+
+def test_a_column_that_cannot_group_is_refused_in_a_line() -> None:
+    data = benchmark.probe_data_of(benchmark.made_for("null, 60 images × 2", 0))
+    with pytest.raises(InputError, match=r"--group-by colour: no such column"):
+        grouped_by(data, None, "colour")
+    same = replace(data, categories=("one",) * len(data.truth))
+    with pytest.raises(InputError, match=r"--group-by category: all 120 rows have the same"):
+        grouped_by(same, None, "category")
+    two = replace(data, categories=tuple("ab"[int(t)] for t in data.truth))
+    with pytest.raises(FoldError, match=r"--group-by category: folds: "):
+        split_rows(grouped_by(two, None, "category"), 5, 0)
+
+
+@pytest.mark.parametrize("spec", [{"repeats": 0}, {"permutations": 99}])
+def test_too_few_are_refused(spec: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"--permutations \d+, --repeats"):
+        SweepSpec(**spec)  # type: ignore[arg-type]
+
+
+def test_layers_have_a_band_that_holds_all_of_them(repeated: SweepResult) -> None:
+    for row in repeated.rows:
+        assert (row.band is not None) == (row.kind == "probe"), row.name
+        if row.band is not None:
+            assert row.band.low <= row.intervals["auroc"].low
+            assert row.band.high >= row.intervals["auroc"].high
+
+
+def test_what_is_told_is_corrected_for_its_number(repeated: SweepResult) -> None:
+    told = {(test.of, test.over, test.within_category) for test in repeated.tests}
+    assert {("selected", "joint", False), ("joint_and_probe", "joint", False)} <= told
+    assert all(test.p_holm >= test.gap.p_value for test in repeated.tests)
+    weak = PlannedTest(
+        "selected", "joint", True, Difference(0.02, Interval(0.001, 0.04), 0.02), 0.12
+    )
+    result = replace(
+        repeated, tests=(*repeated.tests[:1], weak), settings={**repeated.settings, "draws": 2000}
+    )
+    [line] = [line for line in verdict(result) if line.startswith("Corrected for the 2")]
+    assert "this one does not hold at 5%" in line
+    assert "within categories (p = 0.120)" in line
+    result = replace(result, settings={**repeated.settings, "draws": 20})
+    assert any("20 draws are too few to correct" in line for line in verdict(result))
