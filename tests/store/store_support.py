@@ -63,7 +63,7 @@ def make_capture(
         num_prompt_tokens=34 + i,
         image_sha256=f"{i:064x}",
         image_dhash=f"{i:016x}",
-        image_thumbnail=f"thumbnail-{i}",
+        image_thumbnail="",
         first_token_entropy=float(rng.random()),
         first_token_ids=rng.integers(0, 1000, 20),
         first_token_logprobs=-np.sort(rng.random(20, np.float32)),

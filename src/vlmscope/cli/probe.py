@@ -79,6 +79,15 @@ def probe(
             "category or another column of the table.",
         ),
     ] = "image",
+    copies: Annotated[
+        str,
+        typer.Option(
+            "--copies",
+            metavar="WHICH",
+            help="Which images are one: near (re-encoded, cropped, bordered, turned or mirrored "
+            "copies too) or exact (equal pixels only).",
+        ),
+    ] = "near",
     permutations: Annotated[
         int,
         typer.Option(
@@ -103,7 +112,7 @@ def probe(
 
     names = tuple(name.strip() for name in estimators.split(",") if name.strip())
     spec = SweepSpec(
-        estimators=names, folds=folds, repeats=repeats, group_by=group_by,
+        estimators=names, folds=folds, repeats=repeats, group_by=group_by, copies=copies,
         permutations=permutations, draws=draws, seed=seed,
     )  # fmt: skip
     folder = out or default_folder(run)

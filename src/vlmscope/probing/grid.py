@@ -30,6 +30,7 @@ from vlmscope.probe.baselines import JOINT, Known, baseline_fits
 from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.chance import LEAST_PERMUTATIONS, Permutations, Recognition
 from vlmscope.probing.data import ProbeData, probe_data
+from vlmscope.probing.grouping import COPIES
 from vlmscope.probing.judging import (
     JOINT_AND_PROBE,
     Entry,
@@ -75,6 +76,8 @@ class SweepSpec:
     """Splits into folds; ``REPEATS`` by default, or one where rows are many."""
     group_by: str = IMAGE
     """What no fold separates: ``image``, ``question``, or a column of the table."""
+    copies: str = "near"
+    """Which images are one: ``near`` (near-copies too) or ``exact`` (equal ones only)."""
     permutations: int = 200
     """Permutations of the labels."""
     draws: int = 2000
@@ -91,6 +94,8 @@ class SweepSpec:
                 f"--estimators: {unknown[0] if unknown else ''!r} is no probe; choose from "
                 f"{', '.join(ESTIMATORS)}"
             )
+        if self.copies not in COPIES:
+            raise InputError(f"--copies {self.copies}: choose from {', '.join(COPIES)}")
         if self.folds < 3 or self.draws < 1:
             raise InputError(
                 f"--folds {self.folds}, --draws {self.draws}: give 3 folds or more, and a draw"
@@ -123,7 +128,7 @@ def sweep(
         InputError: No labels, or too few images of either kind.
     """
     spec = spec or SweepSpec()
-    data = grouped_by(_joined(source, labels), source, spec.group_by)
+    data = grouped_by(_joined(source, labels, spec.copies), source, spec.group_by)
     return sweep_rows(data, partial(vectors, source, data), spec, report=report)
 
 
@@ -278,13 +283,13 @@ def known_of(representation: str) -> Known:
     return "after" if representation in AFTER else "before"
 
 
-def _joined(source: Source, labels: LabelTable | None) -> ProbeData:
+def _joined(source: Source, labels: LabelTable | None, copies: str) -> ProbeData:
     """Return what may be learnt from: a run with its own labels, or research files with these."""
     check_labels(source.path, run=isinstance(source, Run), labelled=labels is not None)
     if isinstance(source, SeedFiles) and labels is not None:
-        return research_data(source, labels)
+        return research_data(source, labels, copies)
     if isinstance(source, Run):
-        return probe_data(source)
+        return probe_data(source, copies)
     raise TypeError(f"a {type(source).__name__} has no labels that we know of")
 
 
