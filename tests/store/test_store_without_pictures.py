@@ -106,7 +106,9 @@ def test_float16_still_sees_an_overflow_beside_a_gap(tmp_path: Path) -> None:
 def test_several_pictures_are_a_row_like_any_other(tmp_path: Path) -> None:
     plain = make_capture(1)
     sample = replace(plain.sample, image=("/d/a.png", "/d/b.png"), image_id="a.png, b.png")
-    several = replace(plain, sample=sample, image_sha256="aa+bb", image_dhash="0f+f0", image_thumbnail="x+y")
+    several = replace(
+        plain, sample=sample, image_sha256="aa+bb", image_dhash="0f+f0", image_thumbnail="x+y"
+    )
     unnamed = replace(several, sample=replace(sample, id="unnamed", image_id=""))
     with RunWriter(tmp_path / "run", make_manifest()) as writer:
         writer.add([several, unnamed])

@@ -65,7 +65,9 @@ def halved(cells: Float32[np.ndarray, "n side side"]) -> Float32[np.ndarray, "n 
     return np.asarray((rows[:, :, ::2] + rows[:, :, 1::2]) * np.float32(0.25))
 
 
-def symmetric(cells: Float32[np.ndarray, "n side side"], which: Int[np.ndarray, " n"]) -> np.ndarray:
+def symmetric(
+    cells: Float32[np.ndarray, "n side side"], which: Int[np.ndarray, " n"]
+) -> np.ndarray:
     """Return each image turned by ``which % 4`` quarter turns, and mirrored from 4 on."""
     turned = np.empty_like(cells)
     for kind in range(8):

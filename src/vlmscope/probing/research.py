@@ -164,9 +164,7 @@ def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
     yield from some_left_out("row", empty, f"no label in {name}")
 
 
-def _grouping(
-    table: pd.DataFrame, metadata: Mapping[str, Sequence[str]], copies: str
-) -> Grouping:
+def _grouping(table: pd.DataFrame, metadata: Mapping[str, Sequence[str]], copies: str) -> Grouping:
     """Group rows by their images: by content where the files know it, else by name."""
     if "image_sha256" in table:
         return group_by_content(table, copies)
