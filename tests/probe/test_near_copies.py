@@ -158,7 +158,8 @@ def shape(
 
 def test_a_sparse_image_elsewhere_or_of_another_colour_is_another() -> None:
     images = [
-        shape(40, 40), shape(50, 40), shape(40, 44), shape(40, 40, 26), shape(20, 40), shape(60, 40),
+        shape(40, 40), shape(50, 40), shape(40, 44), shape(40, 40, 26),
+        shape(20, 40), shape(60, 40),
         shape(40, 40, colour="blue"), shape(40, 40, colour="green"), shape(40, 40, colour="gray"),
         shape(40, 40, kind="rectangle"),
     ]  # fmt: skip

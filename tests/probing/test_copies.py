@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from store_support import make_capture, make_manifest
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.errors import InputError
-from vlmscope.probe import FoldError
+from vlmscope.probe import FoldError, image_groups
 from vlmscope.probing import LabelTable, SweepSpec, probe_data, sweep
 from vlmscope.probing.research import research_data
 from vlmscope.probing.splitting import split_rows
@@ -42,10 +42,13 @@ def about(i: int, image: Image.Image) -> Capture:
     )
 
 
-def labelled(folder: Path, rows: Sequence[Capture]) -> Run:
+def labelled(folder: Path, rows: Sequence[Capture], among: Container[int] = range(9999)) -> Run:
+    """Write a run. Every third of some rows is hallucinated."""
     with RunWriter(folder, make_manifest()) as writer:
         writer.add(rows)
-    marks = [Score(row.sample.id, i % 3 == 0, "column", "") for i, row in enumerate(rows)]
+    marks = [
+        Score(row.sample.id, i % 3 == 0 and i in among, "column", "") for i, row in enumerate(rows)
+    ]
     write_labels(folder, marks, {})
     return open_run(folder)
 
@@ -71,9 +74,11 @@ def easy_run(easy_rows: list[Capture], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def earlier_run(easy_rows: list[Capture], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The same rows as an earlier version wrote them."""
+    """The same rows as an earlier version wrote them, hallucinated where hashes see one image."""
     rows = [replace(row, image_thumbnail="") for row in easy_rows]
-    return labelled(tmp_path_factory.mktemp("earlier") / "run", rows)
+    alike = image_groups(list(map(str, range(ROWS))), [int(r.image_dhash, 16) for r in rows])
+    largest = np.flatnonzero(alike == np.bincount(alike).argmax()).tolist()
+    return labelled(tmp_path_factory.mktemp("earlier") / "run", rows, largest)
 
 
 def test_images_of_one_shape_each_can_be_probed(easy_rows: list[Capture], easy_run: Run) -> None:
@@ -151,7 +156,7 @@ def test_an_export_keeps_thumbnails(easy_run: Run, tmp_path: Path) -> None:
 def test_a_damaged_thumbnail_is_said(text: str, easy_rows: list[Capture], tmp_path: Path) -> None:
     rows = [*easy_rows[:20], make_capture(20, image_thumbnail=text)]
     run = labelled(tmp_path / "run", rows)
-    with pytest.raises(InputError, match="image_thumbnail: .*--copies exact"):
+    with pytest.raises(InputError, match=r"image_thumbnail: .*--copies exact"):
         probe_data(run)
     assert len(probe_data(run, "exact").ids) == 21
 

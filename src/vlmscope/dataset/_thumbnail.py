@@ -93,4 +93,4 @@ def read_thumbnails(texts: Sequence[str]) -> Thumbnails:
 def _cells(planes: Float32[np.ndarray, "planes side side"], cells: int) -> np.ndarray:
     """Return the mean of each of ``cells`` × ``cells`` squares of each plane."""
     size = planes.shape[1] // cells
-    return planes.reshape(len(planes), cells, size, cells, size).mean(axis=(2, 4))
+    return np.asarray(planes.reshape(len(planes), cells, size, cells, size).mean(axis=(2, 4)))

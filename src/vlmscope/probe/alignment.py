@@ -112,7 +112,7 @@ def _is_verified(
     alike, structured, smooth = _compared(cells, target, found)
     needed = np.interp(smooth, DETAIL, ALIKE)
     needed = np.where(_in_place(found), np.maximum(needed, ALIKE_IN_PLACE), needed)
-    return structured & (alike >= needed) & _is_of_copies(found)
+    return np.asarray(structured & (alike >= needed) & _is_of_copies(found))
 
 
 def _blurred(cells: Float32[np.ndarray, "n side side"], sigma: float) -> np.ndarray:
@@ -132,7 +132,7 @@ class _Grid:
 def _inner_grid(side: int) -> _Grid:
     ticks = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side * 2 - 1
     points = np.stack([grid.reshape(-1) for grid in np.meshgrid(ticks, ticks)])
-    where = (np.abs(points) < INNER).all(axis=0)
+    where = np.asarray((np.abs(points) < INNER).all(axis=0))
     return _Grid(where, np.ascontiguousarray(points[:, where]))
 
 
@@ -228,7 +228,7 @@ def has_structure(fine: Float32[np.ndarray, "n 24 24"]) -> Bool[np.ndarray, " n"
     middle = slopes[:, _MIDDLE, _MIDDLE]
     strong = np.sqrt((middle**2).mean(axis=(1, 2), keepdims=True))
     empty = (slopes < 0.1 * strong).mean(axis=(1, 2)) > 0.5
-    return _is_structured(middle) & ~empty
+    return np.asarray(_is_structured(middle) & ~empty)
 
 
 def _is_structured(slopes: Float32[np.ndarray, "n side side"]) -> Bool[np.ndarray, " n"]:

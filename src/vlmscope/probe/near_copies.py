@@ -15,7 +15,7 @@ cropped or mirrored it cannot be told from another image of its kind.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -121,7 +121,7 @@ def _grey_levels(
 ) -> Float32[np.ndarray, "some 24 24"]:
     """Return the grey levels of some images, 0 to 255."""
     span = (images.high[which] - images.low[which]) / np.float32(255)
-    return images.luma[which] * span[:, None, None] + images.low[which, None, None]
+    return np.asarray(images.luma[which] * span[:, None, None] + images.low[which, None, None])
 
 
 def _without_borders(luma: UInt8[np.ndarray, "n 24 24"]) -> UInt8[np.ndarray, "n 24 24"]:
@@ -201,7 +201,7 @@ def _aligned(images: Thumbnails) -> Int[np.ndarray, "pairs 2"]:
         guess[:, 0, 0] = guess[:, 1, 1] = crop[:, 0] / kept[:, 0]
         guess[:, :, 2] = crop[:, 1:]
         same[start : start + _AT_ONCE] = same_image(moving, fixed, guess)
-    return rich[np.stack([pairs.moving[same], pairs.fixed[same]], axis=1)]
+    return np.asarray(rich[np.stack([pairs.moving[same], pairs.fixed[same]], axis=1)])
 
 
 def _structured(images: Thumbnails) -> Bool[np.ndarray, " n"]:

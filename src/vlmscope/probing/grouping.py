@@ -1,8 +1,8 @@
 """Which rows no fold may tear apart, and how a person reads of it.
 
 Rows about one image are one group, and so are rows about near-copies of it and about images that
-stand in one question. Where no row has a picture there is nothing to recognise but the question: each is
-its own group, and the places that are read off a picture do not exist.
+stand in one question. Where no row has a picture there is nothing to recognise but the question:
+each is its own group, and the places that are read off a picture do not exist.
 """
 
 from __future__ import annotations
