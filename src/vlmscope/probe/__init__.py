@@ -1,7 +1,7 @@
 """Probes: does a hidden state know that the answer is hallucinated? Arrays in, arrays out.
 
 folds             folds that keep an image on one side; rows that show the same image
-near_copies, alignment
+copies, alignment
                   which images are copies of each other, told from thumbnails
 base              scikit-learn's contract, shared
 linear, mlp       the probes
@@ -16,12 +16,12 @@ info, storage     a probe on disk: safetensors and JSON
 """
 
 from vlmscope.probe.base import BinaryProbe
+from vlmscope.probe.copies import near_copies
 from vlmscope.probe.crossfit import GRID, CrossFit, crossfit_estimator, crossfit_logistic
 from vlmscope.probe.folds import Fold, FoldError, grouped_folds, image_groups, largest_count
 from vlmscope.probe.info import ProbeInfo
 from vlmscope.probe.linear import LogisticProbe, MeanDifferenceProbe
 from vlmscope.probe.mlp import MlpProbe
-from vlmscope.probe.near_copies import near_copies
 from vlmscope.probe.select import Combined, Selected, combine, crossfit_select
 from vlmscope.probe.storage import load_probe, save_probe
 

@@ -32,13 +32,13 @@ ALIKE_IN_PLACE = 0.95
 """The same where nothing had to be aligned: a re-encoded copy is nearly equal, another page of the
 same layout is not."""
 
-ALIKE_COARSE = 0.9
-"""Correlation of coarse images from which the fine ones are looked at."""
+ALIKE_COARSE = (0.5, 0.9)
+"""Correlations of coarse images, half and fully aligned, from which the fine ones are looked at."""
 DETAIL = (16, 24, 50)
 """Waves (a participation ratio) from which an image has detail."""
 
 _SMOOTHING, _COARSE_SMOOTHING = 0.7, 0.8  # cells: resampled thumbnails differ in the finest detail
-_COARSE_STEPS, _FINE_STEPS = 6, 5
+_COARSE_STEPS, _FINE_STEPS = 3, 5
 _MIDDLE = slice(4, 20)
 _BLOCKS = 4  # in a row, where structure is counted
 
@@ -97,10 +97,12 @@ def same_image(
         guess: Where the points of ``fixed`` roughly are in ``moving``: an affine transform of
             coordinates from −1 to 1.
     """
-    found, alike = _aligned(moving.coarse, fixed.coarse, guess, _COARSE_STEPS)
-    near = np.flatnonzero(alike >= ALIKE_COARSE)
+    near, found = np.arange(len(guess)), guess
+    for least in ALIKE_COARSE:
+        found, alike = _aligned(moving.coarse[near], fixed.coarse[near], found, _COARSE_STEPS)
+        near, found = near[alike >= least], found[alike >= least]
+    found, _ = _aligned(moving.fine[near], fixed.fine[near], found, _FINE_STEPS)
     same = np.zeros(len(guess), dtype=bool)
-    found, _ = _aligned(moving.fine[near], fixed.fine[near], found[near], _FINE_STEPS)
     same[near] = _is_verified(moving.fine[near], fixed.fine[near], found)
     return same
 

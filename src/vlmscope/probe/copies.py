@@ -1,7 +1,7 @@
 """Which images are near-copies of each other, told from their thumbnails.
 
 Candidates come first: descriptors of an image and of crops of it are looked up among those of all
-images, by a nearest-neighbour search that takes time in proportion to n · √n. Each candidate pair
+images, by a nearest-neighbour search that looks at few of them. Each candidate pair
 is then verified on the thumbnails themselves, by one of two rules:
 
 in place    every cell has the same grey level and colour, up to a small part of the image's range
@@ -223,9 +223,8 @@ def _candidates(luma: UInt8[np.ndarray, "n 24 24"]) -> _Candidates:
         *(np.concatenate([getattr(each, name) for each in found]) for name in _Candidates.__slots__)
     )
     # Of the crops of one pair the most alike, and of each image the most alike partners.
-    order = np.lexsort((-pairs.alike, pairs.fixed, pairs.moving))
-    pairs = pairs[order]
-    first = np.ones(len(order), dtype=bool)
+    pairs = pairs[np.lexsort((-pairs.alike, pairs.fixed, pairs.moving))]
+    first = np.ones(len(pairs.moving), dtype=bool)
     first[1:] = (np.diff(pairs.moving) != 0) | (np.diff(pairs.fixed) != 0)
     pairs = pairs[np.flatnonzero(first)]
     pairs = pairs[np.lexsort((-pairs.alike, pairs.moving))]
