@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlmscope.dataset import difference_hash, hash_image, load_image
+from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.changes import removing_hooks
@@ -95,6 +95,7 @@ def reference(
         num_prompt_tokens=int(inputs["attention_mask"].sum()),
         image_sha256="+".join(hash_image(image) for image in images),
         image_dhash="+".join(difference_hash(image) for image in images),
+        image_thumbnail="+".join(image_thumbnail(image) for image in images),
         first_token_entropy=float(-(logprobs.exp() * logprobs).nansum()),
         first_token_ids=top.indices[:TOP_FIRST_TOKENS].cpu().numpy(),
         first_token_logprobs=top.values[:TOP_FIRST_TOKENS].cpu().numpy(),

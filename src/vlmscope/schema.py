@@ -226,6 +226,9 @@ class Capture:
     image_dhash: str = ""
     """Perceptual hash of the picture, 16 hexadecimal digits: see ``dataset.difference_hash``. Of
     several pictures joined by ``+``, of none empty."""
+    image_thumbnail: str = ""
+    """A small copy of the image as text, to find near-copies of it: see
+    ``dataset.image_thumbnail``. Of several images joined by ``+``, of none empty."""
     answer: str | None = None
     """Greedy answer, prompt cut, special tokens skipped. None after a prefill-only run."""
     answer_token_ids: NDArray[np.int64] | None = None

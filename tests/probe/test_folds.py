@@ -68,8 +68,8 @@ def test_positives_of_one_image_are_one() -> None:
         grouped_folds(truth, images, count=2)
     assert str(caught.value) == (
         "folds: found 30 positives in 1 group and 30 negatives in 30 groups; 2 folds need 2 groups "
-        "of each class; pictures that look alike or stand in one question are one group; label "
-        "questions about other pictures: more labels of the same pictures do not help"
+        "of each class; near-copies of an image, and images that one question shows, are one "
+        "group; label questions about other pictures: more labels of the same pictures do not help"
     )
 
 

@@ -121,17 +121,21 @@ def test_a_run_that_holds_only_vectors_of_pictures_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("groups", "pictures", "said"),
+    ("groups", "exact", "pictures", "said"),
     [
-        ([0, 1, 1, 2], 3, "about 3 images"),
-        ([0, 0, 0], 1, "about 1 image"),
-        ([0, 1, 1, 0], 4, "about 4 images in 2 groups (look-alikes, or shown in one question)"),
-        ([0, 0], 2, "about 2 images in 1 group (look-alikes, or shown in one question)"),
-        ([0, 1], 0, "to questions without a picture"),
+        ([0, 1, 1, 2], [0, 1, 1, 2], 3, "about 3 images"),
+        ([0, 0, 0], [0, 0, 0], 1, "about 1 image"),
+        ([0, 1, 1, 0], [0, 1, 2, 3], 4,
+         "about 4 images in 2 groups (near-copies, or shown in one question)"),
+        ([0, 0], [0, 1], 2, "about 2 images in 1 group (near-copies, or shown in one question)"),
+        ([0, 0], [0, 0], 2, "about 2 images in 1 group (shown in one question)"),
+        ([0, 1], [0, 1], 0, "to questions without a picture"),
     ],
-)
-def test_what_answers_are_about(groups: list[int], pictures: int, said: str) -> None:
-    assert Grouping(np.array(groups), "content", pictures).phrase == said
+)  # fmt: skip
+def test_what_answers_are_about(
+    groups: list[int], exact: list[int], pictures: int, said: str
+) -> None:
+    assert Grouping(np.array(groups), "content", pictures, np.array(exact)).phrase == said
 
 
 def test_a_question_about_several_pictures_joins_their_groups(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_groups_of_look_alikes_are_told_beside_the_pictures(tmp_path: Path) -> N
     rows = [make_capture(i, image_dhash=f"{i // 2 * 0x0F0F_1357:016x}") for i in range(ROWS)]
     document = write_report(probed(tmp_path / "run", rows), ReportSpec()).document
     assert document.headline is not None
-    about = f"about {ROWS} images in {ROWS // 2} groups (look-alikes, or shown in one question)"
+    about = f"about {ROWS} images in {ROWS // 2} groups (near-copies, or shown in one question)"
     assert f"on {ROWS} answers {about} that it had not seen" in document.headline
     [tile] = [number for number in document.numbers if number.label == "pictures"]
     assert tile.value == str(ROWS)

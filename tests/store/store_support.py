@@ -63,6 +63,7 @@ def make_capture(
         num_prompt_tokens=34 + i,
         image_sha256=f"{i:064x}",
         image_dhash=f"{i:016x}",
+        image_thumbnail="",
         first_token_entropy=float(rng.random()),
         first_token_ids=rng.integers(0, 1000, 20),
         first_token_logprobs=-np.sort(rng.random(20, np.float32)),
@@ -85,6 +86,7 @@ def make_bare(i: int, **options: Any) -> Capture:
         boundaries={"last_prompt_token": whole.boundaries["last_prompt_token"]},
         image_sha256="",
         image_dhash="",
+        image_thumbnail="",
     )
 
 
@@ -124,6 +126,7 @@ def assert_same(found: Capture, wanted: Capture) -> None:
         "num_prompt_tokens",
         "image_sha256",
         "image_dhash",
+        "image_thumbnail",
         "first_token_entropy",
         "finish_reason",
         "answer",

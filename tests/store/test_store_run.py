@@ -115,7 +115,7 @@ def test_to_pandas(mixed: Path) -> None:
     frame = open_run(mixed).to_pandas()
     assert list(frame.columns) == [
         *("question_id", "image_id", "question", "ground_truth_answer", "answer"),
-        *("finish_reason", "image_sha256", "image_dhash"),
+        *("finish_reason", "image_sha256", "image_dhash", "image_thumbnail"),
         *("vision_token_boundary", "query_token_boundary"),
         *("num_prompt_tokens", "first_token_entropy", "mean_answer_logprob"),
         *("num_answer_tokens", "first_token_id", "first_token_logprob", "category", "score"),

@@ -47,6 +47,7 @@ def test_the_row_is_the_seeds_tree() -> None:
             "finish_reason": "stop",
             "image_sha256": wanted.image_sha256,
             "image_dhash": wanted.image_dhash,
+            "image_thumbnail": wanted.image_thumbnail,
             "row": 1,
         }
 

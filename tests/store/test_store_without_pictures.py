@@ -106,7 +106,9 @@ def test_float16_still_sees_an_overflow_beside_a_gap(tmp_path: Path) -> None:
 def test_several_pictures_are_a_row_like_any_other(tmp_path: Path) -> None:
     plain = make_capture(1)
     sample = replace(plain.sample, image=("/d/a.png", "/d/b.png"), image_id="a.png, b.png")
-    several = replace(plain, sample=sample, image_sha256="aa+bb", image_dhash="0f+f0")
+    several = replace(
+        plain, sample=sample, image_sha256="aa+bb", image_dhash="0f+f0", image_thumbnail="x+y"
+    )
     unnamed = replace(several, sample=replace(sample, id="unnamed", image_id=""))
     with RunWriter(tmp_path / "run", make_manifest()) as writer:
         writer.add([several, unnamed])
@@ -185,6 +187,7 @@ NO_TOKEN = {p: v for p, v in ROWS[3].vectors.items() if VISION_TOKEN not in p}
         (0, {"image_sha256": "ab"}, "vectors do not match .* vision_only_rep"),
         (0, {"boundaries": {"last_prompt_token": 9, "last_image_token": 5}}, "no image_sha256"),
         (0, {"image_dhash": "ab"}, "has no image_sha256, but an image_dhash"),
+        (0, {"image_thumbnail": "ab"}, "has no image_sha256, but an image_thumbnail"),
         (0, {"boundaries": {}}, "boundaries of"),
         (3, {"image_sha256": ""}, "vectors of a question without a picture do not"),
         (3, {"boundaries": {"last_prompt_token": 9}}, "boundaries of"),

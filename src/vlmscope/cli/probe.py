@@ -91,6 +91,15 @@ def probe(
             "category or another column of the table.",
         ),
     ] = "image",
+    copies: Annotated[
+        str,
+        typer.Option(
+            "--copies",
+            metavar="WHICH",
+            help="Which images are one: near (re-encoded, cropped, bordered, turned or mirrored "
+            "copies too) or exact (equal pixels only).",
+        ),
+    ] = "near",
     permutations: Annotated[
         int,
         typer.Option(
@@ -134,7 +143,7 @@ def probe(
 
     spec = SweepSpec(
         estimators=_names(estimators), folds=folds, repeats=repeats, group_by=group_by,
-        permutations=permutations, draws=draws, seed=seed, protocol=protocol,
+        copies=copies, permutations=permutations, draws=draws, seed=seed, protocol=protocol,
         by=None if by is None else _names(by),
     )  # fmt: skip
     folder = out or default_folder(run)

@@ -22,6 +22,7 @@ from vlmscope.dataset._locate import read_images
 from vlmscope.dataset._rows import Place
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
+from vlmscope.dataset._thumbnail import Thumbnails, image_thumbnail, read_thumbnails
 from vlmscope.dataset._unchanged import UntilChanged
 
 __all__ = [
@@ -29,12 +30,15 @@ __all__ = [
     "Share",
     "Table",
     "TableScan",
+    "Thumbnails",
     "UntilChanged",
     "difference_hash",
     "hash_image",
+    "image_thumbnail",
     "load_image",
     "open_table",
     "parse_mapping",
     "read_images",
     "read_samples",
+    "read_thumbnails",
 ]

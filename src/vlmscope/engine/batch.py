@@ -17,7 +17,7 @@ from jaxtyping import Int
 from PIL.Image import Image
 from torch import Tensor
 
-from vlmscope.dataset import difference_hash, hash_image, load_image
+from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
 from vlmscope.engine.fetching import pinned
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
@@ -45,6 +45,8 @@ class Batch:
     pass of the vision encoder."""
     image_dhashes: tuple[str, ...]
     """Perceptual hashes of each row's pictures, joined by ``+``."""
+    image_thumbnails: tuple[str, ...]
+    """Thumbnails of each row's images, joined by ``+``."""
     pictures: tuple[int, ...]
     """Pictures of each row, all the same."""
     after_question: tuple[int, ...] = ()
@@ -214,6 +216,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     distinct = {id(image): image for own in images for image in own}
     hashes = {key: hash_image(image) for key, image in distinct.items()}
     dhashes = {key: difference_hash(image) for key, image in distinct.items()}
+    thumbnails = {key: image_thumbnail(image) for key, image in distinct.items()}
     names = tuple("+".join(hashes[id(image)] for image in own) for own in images)
     places: dict[str, int] = {}
     entries = tuple(places.setdefault(name, len(places)) for name in names)
@@ -228,6 +231,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
         chat_texts=tuple(texts),
         image_hashes=names,
         image_dhashes=tuple("+".join(dhashes[id(image)] for image in own) for own in images),
+        image_thumbnails=tuple("+".join(thumbnails[id(image)] for image in own) for own in images),
         pictures=tuple(map(len, images)),
         after_question=tuple(row.after_question for row in rows),
         apart=apart,

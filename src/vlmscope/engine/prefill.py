@@ -141,6 +141,7 @@ def kept_of(ready: Ready) -> list[Prefilled]:
                 "num_prompt_tokens": int(batch.attention_mask[row].sum()),
                 "image_sha256": batch.image_hashes[row],
                 "image_dhash": batch.image_dhashes[row],
+                "image_thumbnail": batch.image_thumbnails[row],
             },
             fetch,
             row,

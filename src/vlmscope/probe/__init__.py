@@ -1,6 +1,8 @@
 """Probes: does a hidden state know that the answer is hallucinated? Arrays in, arrays out.
 
-folds             folds that keep an image on one side; which images are the same
+folds             folds that keep an image on one side; rows that show the same image
+copies, alignment
+                  which images are copies of each other, told from thumbnails
 base              scikit-learn's contract, shared
 linear, mlp       the probes
 crossfit          out-of-fold predictions with the penalty chosen inside training
@@ -14,8 +16,9 @@ info, storage     a probe on disk: safetensors and JSON
 """
 
 from vlmscope.probe.base import BinaryProbe
+from vlmscope.probe.copies import near_copies
 from vlmscope.probe.crossfit import GRID, CrossFit, crossfit_estimator, crossfit_logistic
-from vlmscope.probe.folds import Fold, FoldError, grouped_folds, image_groups
+from vlmscope.probe.folds import Fold, FoldError, grouped_folds, image_groups, largest_count
 from vlmscope.probe.info import ProbeInfo
 from vlmscope.probe.linear import LogisticProbe, MeanDifferenceProbe
 from vlmscope.probe.mlp import MlpProbe
@@ -40,6 +43,8 @@ __all__ = [
     "crossfit_select",
     "grouped_folds",
     "image_groups",
+    "largest_count",
     "load_probe",
+    "near_copies",
     "save_probe",
 ]

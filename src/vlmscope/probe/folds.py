@@ -33,7 +33,7 @@ HASH_BITS = 64
 FEWEST = 3
 """Fewest folds that a sweep can use: fewer are no advice."""
 
-ONE_GROUP = "pictures that look alike or stand in one question are one group"
+ONE_GROUP = "near-copies of an image, and images that one question shows, are one group"
 """What a group is, for messages."""
 
 MORE_PICTURES = "label questions about other pictures: more labels of the same pictures do not help"
@@ -127,13 +127,13 @@ def image_groups(
     perceptual: Sequence[int | Sequence[int]] | None = None,
     *,
     distance: int = 4,
+    copies: Sequence[tuple[str, str]] = (),
 ) -> Int[np.ndarray, " rows"]:
     """Number the groups of rows that show the same image, from 0, in order of appearance.
 
-    Two rows belong together if their exact hashes are equal or their perceptual hashes differ in
-    at most ``distance`` bits, and so do rows joined by a chain of such pairs. A row that shows
-    several images joins the rows of each of them. Featureless images (one flat colour) share a
-    perceptual hash and hence a group: the cautious mistake.
+    Two rows belong together if their exact hashes are equal or known to be of copies, or if their
+    perceptual hashes differ in at most ``distance`` bits, and so do rows joined by a chain of such
+    pairs. A row that shows several images joins the rows of each of them.
 
     Args:
         hashes: An exact hash of each row's image, such as SHA-256 of its pixels; of a row with
@@ -141,9 +141,10 @@ def image_groups(
         perceptual: 64-bit perceptual hashes (``Capture.image_dhash``), if near-copies count; of a
             row with several images, a sequence of them.
         distance: Largest number of differing bits between near-copies, 0 to 31.
+        copies: Pairs of exact hashes whose images are near-copies (``near_copies``).
 
     Raises:
-        FoldError: The two sequences differ in length, a hash has more than 64 bits, or the
+        FoldError: The first two differ in length, a hash has more than 64 bits, or the
             distance is out of range.
     """
     count = len(hashes)
@@ -156,6 +157,9 @@ def image_groups(
     distinct, exact = np.unique(np.asarray(names, dtype=str), return_inverse=True)
     # Nodes are the rows, then the exact hashes, then the perceptual ones.
     edges = [(rows, count + exact)]
+    if len(copies):
+        one, other = np.searchsorted(distinct, np.asarray(copies, dtype=str)).T
+        edges.append((count + one, count + other))
     if perceptual is not None:
         edges += _likeness(perceptual, count + len(distinct), distance)
     starts, ends = (np.concatenate(side) for side in zip(*edges, strict=True))

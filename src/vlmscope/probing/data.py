@@ -90,11 +90,15 @@ class ProbeData:
         return self.grouping.by
 
 
-def probe_data(run: Run) -> ProbeData:
+def probe_data(run: Run, copies: str = "near") -> ProbeData:
     """Join a run with its labels.
 
     Rows without a picture are left out, as all places are compared on equal rows; unless no row
     of the run has one: then all are probed, on the places that are not of the image.
+
+    Args:
+        run: The run.
+        copies: Which images are one: of ``grouping.COPIES``.
 
     Raises:
         InputError: The run has no labels, none of one kind, or no vectors that its questions
@@ -114,7 +118,7 @@ def probe_data(run: Run) -> ProbeData:
     truth = np.array([verdicts[i] for i in rows], dtype=bool)
     check_truth(run.path, truth)
     kept = table.iloc[rows]
-    grouping = group_by_content(kept)
+    grouping = group_by_content(kept, copies)
     unscorable = int((~scorable).sum())
     return ProbeData(
         rows=rows,

@@ -33,6 +33,7 @@ from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.chance import LEAST_PERMUTATIONS, Permutations, Recognition
 from vlmscope.probing.columns import with_columns
 from vlmscope.probing.data import ProbeData, probe_data
+from vlmscope.probing.grouping import COPIES
 from vlmscope.probing.halp_protocol import halp_protocol, network_of
 from vlmscope.probing.judging import (
     JOINT_AND_PROBE,
@@ -82,6 +83,8 @@ class SweepSpec:
     """Splits into folds; ``REPEATS`` by default, or one where rows are many."""
     group_by: str = IMAGE
     """What no fold separates: ``image``, ``question``, or a column of the table."""
+    copies: str = "near"
+    """Which images are one: ``near`` (near-copies too) or ``exact`` (equal ones only)."""
     permutations: int = 200
     """Permutations of the labels."""
     draws: int = 2000
@@ -106,6 +109,8 @@ class SweepSpec:
             raise InputError(
                 f"--protocol: found {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}"
             )
+        if self.copies not in COPIES:
+            raise InputError(f"--copies {self.copies}: choose from {', '.join(COPIES)}")
         if self.folds < 3 or self.draws < 1:
             raise InputError(
                 f"--folds {self.folds}, --draws {self.draws}: give 3 folds or more, and a draw"
@@ -138,7 +143,7 @@ def sweep(
         InputError: No labels, or too few images of either kind.
     """
     spec = spec or SweepSpec()
-    data = grouped_by(_joined(source, labels), source, spec.group_by)
+    data = grouped_by(_joined(source, labels, spec.copies), source, spec.group_by)
     data = with_columns(data, spec.by)
     matrix = partial(vectors, source, data)
     result = sweep_rows(data, matrix, spec, report=report)
@@ -328,13 +333,13 @@ def known_of(representation: str) -> Known:
     return "after" if representation in AFTER else "before"
 
 
-def _joined(source: Source, labels: LabelTable | None) -> ProbeData:
+def _joined(source: Source, labels: LabelTable | None, copies: str) -> ProbeData:
     """Return what may be learnt from: a run with its own labels, or research files with these."""
     check_labels(source.path, run=isinstance(source, Run), labelled=labels is not None)
     if isinstance(source, SeedFiles) and labels is not None:
-        return research_data(source, labels)
+        return research_data(source, labels, copies)
     if isinstance(source, Run):
-        return probe_data(source)
+        return probe_data(source, copies)
     raise TypeError(f"a {type(source).__name__} has no labels that we know of")
 
 

@@ -1,8 +1,8 @@
 """Which rows no fold may tear apart, and how a person reads of it.
 
-Rows about one picture are one group, and so are rows about pictures that look alike or stand in
-one question. Where no row has a picture there is nothing to recognise but the question: each is
-its own group, and the places that are read off a picture do not exist.
+Rows about one image are one group, and so are rows about near-copies of it and about images that
+stand in one question. Where no row has a picture there is nothing to recognise but the question:
+each is its own group, and the places that are read off a picture do not exist.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.probe import image_groups
+from vlmscope.dataset import read_thumbnails
+from vlmscope.errors import InputError
+from vlmscope.probe import image_groups, largest_count, near_copies
 from vlmscope.probing.source import Place
 from vlmscope.schema import IMAGE_REPRESENTATIONS
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+COPIES = ("near", "exact")
+"""Which images are one: near-copies too, or equal ones only."""
 
 NO_PICTURE = "the question has no picture"
 """Why a row is left out: it lacks the image's vectors, and places are compared on equal rows."""
@@ -32,10 +37,12 @@ class Grouping:
     groups: NDArray[np.int64]
     """Number of each row's group, ``[N]``."""
     by: str
-    """How rows are told apart: ``content``, ``content and likeness``, ``image_id`` or
-    ``question``."""
+    """How rows are told apart: ``content``, ``content and near-copies`` (by thumbnails), ``content
+    and likeness`` (by the hashes of earlier versions), ``image_id`` or ``question``."""
     pictures: int
     """Different pictures that the rows are about; at least as many as groups, or none."""
+    exact: NDArray[np.int64] | None = None
+    """Number of each row's group where only equal images are one, where that is known."""
 
     @property
     def phrase(self) -> str:
@@ -47,7 +54,18 @@ class Grouping:
         if count == self.pictures:
             return images
         groups = f"{count:,} group{'s' * (count != 1)}"
-        return f"{images} in {groups} (look-alikes, or shown in one question)"
+        near = self.exact is not None and count < len(np.unique(self.exact))
+        why = "near-copies, or shown in one question" if near else "shown in one question"
+        return f"{images} in {groups} ({why})"
+
+    def way_out(self, truth: NDArray[np.bool_]) -> str:
+        """Return what to do where near-copies leave too few groups for folds; else nothing."""
+        if self.exact is None:
+            return ""
+        groups, exact = (largest_count(truth, each) for each in (self.groups, self.exact))
+        if groups == exact:
+            return ""
+        return f"; with --copies exact, where only equal images are one group, there are {exact}"
 
 
 def has_picture(table: pd.DataFrame) -> NDArray[np.bool_]:
@@ -72,17 +90,45 @@ def without_image_places(places: Iterable[Place]) -> Iterator[Place]:
     return (place for place in places if place[0] not in IMAGE_REPRESENTATIONS)
 
 
-def group_by_content(table: pd.DataFrame) -> Grouping:
-    """Group rows by their pictures' content, and by likeness where hashes of it exist.
+def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
+    """Group rows by their images' content, and near-copies of an image with it.
 
-    A question about several images belongs to the group of each of them.
+    A question about several images belongs to the group of each of them. Near-copies are told from
+    thumbnails; in runs of earlier versions, which lack them, from perceptual hashes.
+
+    Args:
+        table: Rows with ``image_sha256``, and thumbnails or hashes where there are any.
+        copies: Of ``COPIES``.
+
+    Raises:
+        InputError: A thumbnail is damaged.
     """
     if not has_picture(table).any():
         return Grouping(np.arange(len(table)), "question", 0)
     hashes = [text.split("+") for text in table["image_sha256"]]
-    likeness, by = None, "content"
-    if "image_dhash" in table and all(table["image_dhash"]):
+    exact = np.asarray(image_groups(hashes))
+    groups, by = exact, "content"
+    if copies == "near" and "image_thumbnail" in table and all(table["image_thumbnail"]):
+        pairs = _copies(hashes, list(table["image_thumbnail"]))
+        groups, by = np.asarray(image_groups(hashes, copies=pairs)), "content and near-copies"
+    elif copies == "near" and "image_dhash" in table and all(table["image_dhash"]):
         likeness = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
-        by = "content and likeness"
-    groups = np.asarray(image_groups(hashes, likeness))
-    return Grouping(groups, by, len({part for parts in hashes for part in parts}))
+        groups, by = np.asarray(image_groups(hashes, likeness)), "content and likeness"
+    return Grouping(groups, by, len({part for parts in hashes for part in parts}), exact)
+
+
+def _copies(hashes: Sequence[Sequence[str]], thumbnails: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of different images that are near-copies, by their hashes."""
+    of_image: dict[str, str] = {}
+    for names, joined in zip(hashes, thumbnails, strict=True):
+        of_image.update(zip(names, joined.split("+"), strict=False))
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(text, name), name) for name, text in of_image.items()]
+    names = list(first.values())
+    try:
+        found = near_copies(read_thumbnails(list(first)))
+    except ValueError as error:
+        raise InputError(
+            f"image_thumbnail: {error}; restore the run from a copy, or give --copies exact"
+        ) from error
+    return [pair for pair in pairs if pair[0] != pair[1]] + [(names[a], names[b]) for a, b in found]

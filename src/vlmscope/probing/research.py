@@ -90,11 +90,16 @@ def read_label_table(path: Path) -> LabelTable:
     return LabelTable(path, labels, metadata)
 
 
-def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
+def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> ProbeData:
     """Join research files with their labels.
 
     Images are told apart by ``image_id``: the research's files keep no hashes. Exports of vlmscope
     do.
+
+    Args:
+        files: The files.
+        table: Their labels.
+        copies: Which images are one, where the files know it: of ``grouping.COPIES``.
 
     Raises:
         InputError: Nothing is left to learn from, or labels of one kind only.
@@ -123,7 +128,7 @@ def research_data(files: SeedFiles, table: LabelTable) -> ProbeData:
         rows=rows,
         ids=ids,
         truth=truth,
-        grouping=_grouping(kept, metadata),
+        grouping=_grouping(kept, metadata, copies),
         facts=_facts(list(kept["question"]), metadata),
         categories=_column(metadata, "category"),
         unscorable=int((~labelled).sum()),
@@ -160,10 +165,10 @@ def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
     yield from some_left_out("row", empty, f"no label in {name}")
 
 
-def _grouping(table: pd.DataFrame, metadata: Mapping[str, Sequence[str]]) -> Grouping:
+def _grouping(table: pd.DataFrame, metadata: Mapping[str, Sequence[str]], copies: str) -> Grouping:
     """Group rows by their images: by content where the files know it, else by name."""
     if "image_sha256" in table:
-        return group_by_content(table)
+        return group_by_content(table, copies)
     images, grouped_by = _images(list(table["image_id"]), metadata)
     return Grouping(np.asarray(image_groups(images)), grouped_by, len(set(images)))
 

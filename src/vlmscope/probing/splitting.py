@@ -102,7 +102,7 @@ def split_rows(data: ProbeData, count: int, seed: int) -> tuple[Fold, ...]:
         return tuple(grouped_folds(data.truth, data.groups, count=count, seed=seed))
     except FoldError as error:
         if data.split is None:
-            raise
+            raise FoldError(f"{error}{data.grouping.way_out(data.truth)}") from error
         raise FoldError(f"--group-by {data.split_by}: {error}") from error
 
 

@@ -81,6 +81,7 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
         "finish_reason": [str(capture.finish_reason) for capture in captures],
         "image_sha256": [capture.image_sha256 for capture in captures],
         "image_dhash": [capture.image_dhash for capture in captures],
+        "image_thumbnail": [capture.image_thumbnail for capture in captures],
         "metadata": [_metadata_text(sample) for sample in samples],
     }
     ragged: dict[str, list[NDArray[Any]]] = {}
@@ -127,7 +128,8 @@ def captures_of(block: Block) -> Iterator[Capture]:
             },
             num_prompt_tokens=int(number["num_prompt_tokens"]),
             image_sha256=text["image_sha256"],
-            image_dhash=text.get("image_dhash", ""),
+            image_dhash=text["image_dhash"],
+            image_thumbnail=text["image_thumbnail"],
             first_token_entropy=float(number["first_token_entropy"]),
             first_token_ids=number["first_token_ids"],
             first_token_logprobs=number["first_token_logprobs"],

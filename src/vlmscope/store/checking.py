@@ -58,8 +58,9 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
             + ", ".join(f"{p} is {found.get(p)}, expected {wanted.get(p)}" for p in odd)
         )
     left = set(capture.boundaries).intersection(IMAGE_POSITIONS)
-    if not has_picture and (left or capture.image_dhash):
-        what = f"boundaries of {sorted(left)}" if left else "an image_dhash"
+    kept = {name for name in ("image_dhash", "image_thumbnail") if getattr(capture, name)}
+    if not has_picture and (left or kept):
+        what = f"boundaries of {sorted(left)}" if left else f"an {min(kept)}"
         raise StoreError(f"question {capture.sample.id!r}: has no image_sha256, but {what}")
     for path, vector in capture.vectors.items():
         if vector.dtype != np.float32 or not np.isfinite(vector).all():

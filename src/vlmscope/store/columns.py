@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.store.block import Block
+from vlmscope.store.block import QUESTION_ID, Block
 from vlmscope.store.intact import digest, is_intact, read_column
-from vlmscope.store.layout import COLUMNS, columns_of
+from vlmscope.store.layout import ADDED_TEXTS, COLUMNS, columns_of
 from vlmscope.store.manifest import Manifest
 from vlmscope.store.naming import is_vector, vector_path
 
@@ -87,6 +87,8 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
             ragged[path] = read_column(column, rows)
         else:
             numbers[path] = read_column(column, rows)
+    for name in ADDED_TEXTS:  # a run may hold shards of an earlier version and of this one
+        texts.setdefault(name, [""] * len(texts[QUESTION_ID]))
     return Block(texts, numbers, ragged, matrices)
 
 

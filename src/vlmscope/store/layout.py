@@ -26,6 +26,9 @@ TEXTS = (
 )  # fmt: skip
 """Columns of strings that every shard has."""
 
+ADDED_TEXTS = ("image_dhash", "image_thumbnail")
+"""Columns of strings that shards of earlier versions lack: read as empty texts."""
+
 NUMBERS = {
     "num_prompt_tokens": 1,
     "first_token_entropy": 1,

@@ -24,7 +24,7 @@ from vlmscope.store.naming import boundary_position, is_of_image, link_name
 ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")
 """Our datasets beside the seed's. Every other number is an attribute of the row."""
 
-_ATTRIBUTE_TEXTS = ("finish_reason", "image_sha256", "image_dhash")
+_ATTRIBUTE_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
 _OBJECT = h5py.string_dtype()
 _COMPACT_ATTRIBUTES = (64, 32)  # HDF5 builds a heap per group from 9 attributes on, unless told
 

@@ -148,8 +148,8 @@ class SeedFiles:
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with a row per question: the seed's strings, empty where one is absent.
 
-        ``image_sha256`` and ``image_dhash`` are there if every row has them; they are empty where
-        the question has no picture.
+        ``image_sha256``, ``image_dhash`` and ``image_thumbnail`` are there if every row has them;
+        they are empty where the question has no picture.
         """
         import pandas as pd
 

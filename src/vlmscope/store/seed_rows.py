@@ -30,7 +30,7 @@ from vlmscope.store.nofollow import index_target, member, open_link, walk_links
 Place = tuple[str, int | None]
 """Representation and layer."""
 
-IMAGE_HASHES = ("image_sha256", "image_dhash")
+IMAGE_HASHES = ("image_sha256", "image_dhash", "image_thumbnail")
 """Attributes of a row that tell its picture from others."""
 
 _VECTOR = re.compile(r"(?P<name>[^/]+)(?:/layer_(?P<layer>0|[1-9]\d*))?")

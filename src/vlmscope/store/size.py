@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlmscope.store.manifest import StoreDtype
 
-_PER_ROW = 7_500
+_PER_ROW = 10_400
 """Bytes of a row without vectors: strings, token lists, attributes, index. Measured."""
 
 _PER_VECTOR = 475
@@ -23,7 +23,7 @@ def bytes_per_row(
 
     >>> seed = dict(vision_size=7680, hidden_size=4096, num_layers_captured=5, num_positions=2)
     >>> bytes_per_row(**seed), bytes_per_row(**seed, store_dtype="float16")
-    (207285, 110005)
+    (210185, 112905)
     """
     vectors = 1 + num_layers_captured * num_positions
     values = vision_size + hidden_size * num_layers_captured * num_positions

@@ -12,7 +12,7 @@ from vlmscope.store.block import QUESTION_ID, SEED_TEXTS, Block, metadata_of
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
-_LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash")
+_LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
 
 
 def frame(blocks: Iterable[Block]) -> pd.DataFrame:
