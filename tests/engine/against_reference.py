@@ -30,6 +30,9 @@ def assert_same(found: Capture | Failure, expected: Capture) -> None:
     assert found.num_prompt_tokens == expected.num_prompt_tokens
     assert found.finish_reason == expected.finish_reason
     assert found.image_sha256 == expected.image_sha256
+    assert found.image_dhash == expected.image_dhash
+    assert found.image_thumbnail == expected.image_thumbnail
+    assert len(found.image_thumbnail.replace("+", "")) % 944 == 0
     assert found.first_token_entropy == pytest.approx(expected.first_token_entropy, rel=1e-4)
     np.testing.assert_array_equal(found.first_token_ids, expected.first_token_ids)
     np.testing.assert_allclose(
