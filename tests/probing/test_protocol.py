@@ -195,5 +195,19 @@ def test_what_is_told_is_corrected_for_its_number(repeated: SweepResult) -> None
     [line] = [line for line in verdict(result) if line.startswith("Corrected for the 2")]
     assert "this one does not hold at 5%" in line
     assert "within categories (p = 0.120)" in line
+    added = PlannedTest(
+        "joint_and_probe", "joint", False, Difference(0.02, Interval(0.001, 0.04), 0.02), 0.12
+    )
+    both = replace(repeated["joint_and_probe"], over_joint=added.gap)
+    rows = tuple(both if row.name == both.name else row for row in repeated.rows)
+    text = " ".join(verdict(replace(result, rows=rows, tests=(added, weak))))
+    assert "whether hidden states know more cannot be told" in text
+    assert "the probe beside it, over everything known before the answer" in text
+    sure = replace(added, p_holm=0.04)
+    assert "know something more" in " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
+    tiny = replace(both, over_joint=Difference(0.004, Interval(0.001, 0.008), 0.001))
+    rows = tuple(tiny if row.name == tiny.name else row for row in repeated.rows)
+    text = " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
+    assert "adds nothing beyond ±0.008" in text, "sure, and of no use"
     result = replace(result, settings={**repeated.settings, "draws": 20})
     assert any("20 draws are too few to correct" in line for line in verdict(result))

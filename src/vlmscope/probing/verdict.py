@@ -177,7 +177,8 @@ def _corrected(result: SweepResult) -> Iterator[str]:
         )
         return
     names = ", ".join(
-        f"over {result[test.over].title}{' within categories' * test.within_category} "
+        f"{'the probe beside it, ' * ((test.of, test.over) == _ADDED)}over "
+        f"{result[test.over].title}{' within categories' * test.within_category} "
         f"(p = {test.p_holm:.3f})"
         for test in lost
     )
@@ -195,7 +196,15 @@ def _joint(result: SweepResult) -> Iterator[str]:
         yield f"{text}."
         return
     yield f"{text}: {_comparison(selected.over_joint)}"
-    yield f"Put beside it in that model, the probe {_gain(both.over_joint)}"
+    yield f"Put beside it in that model, the probe {_gain(both.over_joint, _holds(result))}"
+
+
+def _holds(result: SweepResult) -> bool:
+    """Return whether what the probe adds holds once all differences that are told are counted."""
+    return all(test.p_holm <= LEVEL for test in result.tests if (test.of, test.over) == _ADDED)
+
+
+_ADDED = (JOINT_AND_PROBE, JOINT)
 
 
 def _reaches(row: ProbeResult) -> str:
@@ -278,17 +287,22 @@ def _comparison(gap: Difference | None) -> str:
     return f"the probe does not beat it, {_signed(gap)}."
 
 
-def _gain(gap: Difference | None) -> str:
-    """Say what is gained, as far as the interval shows it."""
+def _gain(gap: Difference | None, holds: bool) -> str:
+    """Say what is gained, as far as the interval shows it.
+
+    Args:
+        gap: The gain.
+        holds: Whether it is one once all differences that are told are counted.
+    """
     if gap is None:
         return "was not compared."
     low, high = gap.interval.low, gap.interval.high
-    if low > 0:
+    if (most := max(-low, high)) < NEGLIGIBLE:
+        return f"adds nothing beyond ±{most:.3f}, {_signed(gap)}."
+    if low > 0 and holds:
         return f"adds {_signed(gap)}: hidden states know something more."
     if high < 0:
         return f"makes it worse, {_signed(gap)}."
-    if (most := max(-low, high)) < NEGLIGIBLE:
-        return f"adds nothing beyond ±{most:.3f}, {_signed(gap)}."
     return f"changes it by {_signed(gap)}: whether hidden states know more cannot be told."
 
 
