@@ -17,8 +17,8 @@ import numpy as np
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.metrics import Judged, holm, rate, rate_difference, resample_sides
 from vlmscope.probe import image_groups
+from vlmscope.probing.grouping import content_groups
 from vlmscope.probing.loading import SavedSweep, read_sweep
-from vlmscope.probing.overlap import content_groups
 from vlmscope.store import Run, open_run, read_labels
 
 if TYPE_CHECKING:

@@ -117,6 +117,37 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
     return Grouping(groups, by, len({part for parts in hashes for part in parts}), exact)
 
 
+def content_groups(
+    tables: Sequence[pd.DataFrame], copies: str = "near"
+) -> tuple[NDArray[np.int64], str]:
+    """Return groups of the rows of several tables, and how they are told apart.
+
+    Rows without an image are told apart by the words of their question.
+
+    Args:
+        tables: As for ``group_by_content``, one below the other.
+        copies: Of ``COPIES``.
+
+    Raises:
+        InputError: A thumbnail is damaged.
+    """
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+    names = ["image_sha256", "image_dhash", "image_thumbnail"]
+    columns = [table.reindex(columns=names, fill_value="") for table in tables]
+    texts = np.array([text for table in tables for text in table["question"]], dtype=object)
+    joined = pd.concat(columns, ignore_index=True)
+    pictured = has_picture(joined)
+    bare = np.asarray(image_groups([[str(text)] for text in texts[~pictured]]), dtype=np.int64)
+    groups, by = np.empty(len(joined), dtype=np.int64), "question"
+    groups[~pictured] = bare
+    if pictured.any():
+        found = group_by_content(joined[pictured], copies)
+        groups[pictured] = found.groups + bare.max(initial=-1) + 1
+        by = found.by
+    return groups, by
+
+
 def _copies(hashes: Sequence[Sequence[str]], thumbnails: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of different images that are near-copies, by their hashes."""
     of_image: dict[str, str] = {}

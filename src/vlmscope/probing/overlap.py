@@ -2,14 +2,13 @@
 
 A probe that has seen an image may recognise it in another table, so which rows of the test run
 are about images of the training run is known before anything is judged. Images are compared by
-content and by likeness over both runs together, whatever their files are called.
+content and near-copies over both runs together, whatever their files are called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +16,10 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError
 from vlmscope.probe import image_groups
 from vlmscope.probing.data import LeftOut, ProbeData
-from vlmscope.probing.grouping import has_picture
+from vlmscope.probing.grouping import content_groups
 from vlmscope.probing.source import Place
 from vlmscope.schema import VISION_ONLY
 from vlmscope.store import Manifest, Run, vector_path
-
-if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
 _MODEL = ("config_hash", "weights_hash", "processor_hash", "chat_template_hash")
 """What makes two models the same for a probe: what ``vlmscope score`` asks for too."""
@@ -44,7 +40,7 @@ class Overlap:
     same_question: NDArray[np.bool_]
     """Rows whose question is asked in the training run of the same image group, ``[M]``."""
     by: str
-    """How images are told apart: ``content and likeness``, ``content`` or ``question``."""
+    """How images are told apart: see ``Grouping.by``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,9 @@ def relation_of(source: Manifest, test: Manifest) -> Relation:
     return Relation(not differs, "processor_hash" not in differs, phrase)
 
 
-def overlap_of(source: Run, learnt: ProbeData, test: Run, judged: ProbeData) -> Overlap:
+def overlap_of(
+    source: Run, learnt: ProbeData, test: Run, judged: ProbeData, copies: str = "near"
+) -> Overlap:
     """Return what two runs share.
 
     Rows that either side keeps together stay together: a group of one run may join groups of the
@@ -84,9 +82,10 @@ def overlap_of(source: Run, learnt: ProbeData, test: Run, judged: ProbeData) -> 
         learnt: Its rows.
         test: The run that is judged on.
         judged: Its rows.
+        copies: Of ``grouping.COPIES``.
     """
     tables = [source.to_pandas().iloc[learnt.rows], test.to_pandas().iloc[judged.rows]]
-    content, by = content_groups(tables)
+    content, by = content_groups(tables, copies)
     count = len(learnt.rows)
     own = [f"a{g}" for g in learnt.groups] + [f"b{g}" for g in judged.groups]
     names = [(f"image {c}", side) for c, side in zip(content, own, strict=True)]
@@ -102,32 +101,6 @@ def overlap_of(source: Run, learnt: ProbeData, test: Run, judged: ProbeData) -> 
         same_question=np.array([each in asked_here for each in rest], dtype=bool),
         by=by,
     )
-
-
-def content_groups(tables: list[pd.DataFrame]) -> tuple[NDArray[np.int64], str]:
-    """Return groups of all rows by their images, or by the question where there is no image."""
-    hashes: list[list[str]] = []
-    for table in tables:
-        pictured = has_picture(table)
-        hashes += [
-            sha256.split("+") if has else [f"question {text}"]
-            for sha256, text, has in zip(
-                table["image_sha256"], table["question"], pictured, strict=True
-            )
-        ]
-    if not any(has_picture(table).any() for table in tables):
-        return np.asarray(image_groups(hashes), dtype=np.int64), "question"
-    alike = all(
-        "image_dhash" in table and all(table["image_dhash"][has_picture(table)]) for table in tables
-    )
-    if not alike:
-        return np.asarray(image_groups(hashes), dtype=np.int64), "content"
-    likeness = [
-        [int(part, 16) for part in text.split("+")] if text else []
-        for table in tables
-        for text in table["image_dhash"]
-    ]
-    return np.asarray(image_groups(hashes, likeness), dtype=np.int64), "content and likeness"
 
 
 def common_places(

@@ -70,12 +70,13 @@ def targets(
         InputError: As for ``transfer``.
     """
     run = checked_source(source)
-    learnt = probe_data(run)
+    spec = spec or SweepSpec()
+    learnt = probe_data(run, spec.copies)
     found: list[Target] = []
     for test in tests:
         opened = test if isinstance(test, Run) else open_run(test)
         _check_other(run, opened, [each.run for each in found])
-        found.append(_target(run, learnt, opened, spec or SweepSpec()))
+        found.append(_target(run, learnt, opened, spec))
     return tuple(found)
 
 
@@ -103,9 +104,9 @@ def _check_other(source: Run, test: Run, before: Sequence[Run]) -> None:
 
 def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Target:
     """Join a test run with its labels and with what it shares with the training run."""
-    data = probe_data(test)
+    data = probe_data(test, spec.copies)
     places, left_out = common_places(source, learnt, test, data)
-    overlap = overlap_of(source, learnt, test, data)
+    overlap = overlap_of(source, learnt, test, data, spec.copies)
     shared = int(overlap.shared.sum())
     paired = shared * 2 > len(overlap.shared)
     kept = np.arange(len(data.rows)) if paired else np.flatnonzero(~overlap.shared)
