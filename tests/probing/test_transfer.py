@@ -33,6 +33,7 @@ from vlmscope.probing import (
     sweep,
     transfer,
 )
+from vlmscope.probing.carrying import both_facts, take_facts
 from vlmscope.probing.data import LeftOut
 from vlmscope.probing.targets import targets
 from vlmscope.probing.transfer_saving import transfer_document
@@ -503,3 +504,19 @@ def test_links_are_replaced_or_refused_and_never_written_through(
     with pytest.raises(StoreError, match="is a symbolic link, where a folder is expected"):
         save_transfer(moved)
     assert not list((home / "elsewhere").iterdir())
+
+
+def test_columns_are_known_on_both_sides_or_left_out() -> None:
+    """Columns of the training table that the test table lacks are no facts of the baseline."""
+    rows = np.arange(4)
+    one = Facts(
+        question=list("abcd"), category=None, answer_type=None, first_token_entropy=None,
+        first_token_logprob=None, num_answer_tokens=None, mean_answer_logprob=None,
+        columns={"source": list("xxyy"), "domain": list("ppqq")},
+    )  # fmt: skip
+    other = replace(one, columns={"source": list("zzxx")})
+    taken = take_facts(one, rows[[0, 3]])
+    assert taken.columns == {"source": ["x", "y"], "domain": ["p", "q"]}
+    both, lacking = both_facts(taken, other, same_tokens=True)
+    assert both.columns == {"source": ["x", "y", "z", "z", "x", "x"]}
+    assert any("the column domain" in each for each in lacking)

@@ -33,6 +33,7 @@ from vlmscope.probe.baselines import (
 from vlmscope.probe.candidates import Candidate, fit_candidate
 from vlmscope.probe.crossfit import rank_auroc
 from vlmscope.probing.calibrating import rising_platt, scale_of
+from vlmscope.probing.table_columns import shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,10 +187,12 @@ def take_facts(facts: Facts, rows: NDArray[np.int64]) -> Facts:
     taken: dict[str, Any] = {}
     for field in fields(Facts):
         values = getattr(facts, field.name)
-        if values is not None:
-            taken[field.name] = (
-                values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows]
-            )
+        if isinstance(values, np.ndarray):
+            taken[field.name] = values[rows]
+        elif isinstance(values, Mapping):
+            taken[field.name] = {name: [of[i] for i in rows] for name, of in values.items()}
+        elif values is not None:
+            taken[field.name] = [values[i] for i in rows]
     return replace(facts, **taken)
 
 
@@ -213,6 +216,12 @@ def both_facts(one: Facts, other: Facts, *, same_tokens: bool) -> tuple[Facts, t
                 left_out.append(f"{_NAMES[field.name]}: the {side} run does not have it")
         elif isinstance(mine, np.ndarray):
             known[field.name] = _stacked(mine, theirs)
+        elif isinstance(mine, Mapping):
+            known[field.name] = {n: [*mine[n], *theirs[n]] for n in mine if n in theirs}
+            left_out += [
+                f"the column {shown(name)}: the test run does not have it"
+                for name in mine if name not in theirs
+            ]  # fmt: skip
         else:
             known[field.name] = [*mine, *theirs]
     facts = Facts(**known)

@@ -31,7 +31,7 @@ from vlmscope.probe import (
     crossfit_select,
     grouped_folds,
 )
-from vlmscope.probe.baselines import JOINT, Known, baseline_fits
+from vlmscope.probe.baselines import JOINT, Facts, Known, baseline_fits
 from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.carrying import (
     Carried,
@@ -184,7 +184,7 @@ def _judged_on(
     report(f"baselines, on {name}")
     facts, lacking = both_facts(
         data.facts,
-        take_facts(target.data.facts, target.kept),
+        take_facts(_with_columns(target.data, data.facts), target.kept),
         same_tokens=target.relation.same_tokens,
     )
     titles = {}
@@ -195,6 +195,12 @@ def _judged_on(
             risks[baseline.name], titles[baseline.name] = risk, baseline.title
     rows = _rows(target, risks, titles, part_of, own, result, spec, report)
     return TransferTest(target, rows, risks, part_of, chosen, own.failed, lacking)
+
+
+def _with_columns(data: ProbeData, learnt: Facts) -> Facts:
+    """Return the facts of the test run with the columns that the training run learnt from."""
+    found = {name: data.columns[name] for name in learnt.columns if name in data.columns}
+    return replace(data.facts, columns=found)
 
 
 def _regrouped(data: ProbeData, target: Target) -> ProbeData:
