@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vlmscope.schema import Answered, Score
+from vlmscope.score.codes import Code
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import YesNo, yes_no_truth
 from vlmscope.score.vqa import Vqa
@@ -17,12 +18,15 @@ class Auto:
 
     Args:
         judge: Asked about the rows that the rules cannot score; None leaves them unscorable.
+        code: How the truths of the whole table are coded, from ``read_code``; by default a row's
+            question alone tells what its 0 or 1 means.
     """
 
     name = "auto"
 
-    def __init__(self, judge: Scorer | None = None) -> None:
+    def __init__(self, judge: Scorer | None = None, code: Code | None = None) -> None:
         self._judge = judge
+        self._code = code or Code()
 
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
@@ -37,8 +41,8 @@ class Auto:
 
     def _by_rules(self, rows: Iterable[Answered]) -> Iterator[Score]:
         yes_no, vqa = YesNo(), Vqa()
-        for row in rows:
-            yield from (yes_no if yes_no_truth(row.target) else vqa)([row])
+        for row in map(self._code.decode, rows):
+            yield from (yes_no if yes_no_truth(row.target, row.question) else vqa)([row])
 
 
 def left_over(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Answered]:

@@ -4,57 +4,82 @@
 in the same normal form and goes further only where little can go wrong. Its rules, the first that
 applies decides:
 
-1. An answer equal to an accepted one is faithful.
-2. So is one of at most ``SENTENCE`` words that contains a short accepted answer. It is unscorable
-   if it is negated or hedged as well, or names a rival: another number, colour or side.
-3. A denial (*There is no cup.*) is faithful to a denial of the same and to the truth 0. It is
-   hallucinated if it denies what the truth speaks of or, where that is short, the question. A
-   refusal (*I cannot tell.*) is faithful where the truth is one, else unscorable: it contradicts
-   nothing.
+1. Where the question lists choices, or the truth is an option's letter: which is chosen
+   (``choices``).
+2. An answer equal to an accepted one is faithful; of a list whose question asks for all of it,
+   all must be named.
+3. A denial (*There is no cup.*) is faithful to a denial of the same and to the truth 0, and so is
+   0 to a denial of what is counted. A denial is hallucinated if it denies what the truth speaks of
+   or, where that is short, the question. A refusal (*I cannot tell.*) is faithful where the truth
+   is one, else unscorable: it contradicts nothing.
 4. Where the truth is a denial, an answer that speaks of the thing as there is hallucinated, and so
-   is any short answer.
-5. One sentence that names exactly one rival of a short truth, and not the truth, is hallucinated;
-   a number only where it counts what the question asks about.
-6. A short answer that shares no word with a short truth is hallucinated, as in the field.
+   is any short answer; but none with a word that may deny.
+5. The phrase in which the answer answers (``phrases``) is compared with the truth's: equal is
+   faithful; another number, colour, side, letter or unit is hallucinated, and so is a short phrase
+   that has nothing in common with a short truth, in words or in WordNet.
+6. A longer answer is faithful where it names the truth as the question's words lead to it, and no
+   rival of its kind. Named in another role it is unscorable.
 7. Everything else is unscorable: a long truth or a long answer needs a judge.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.denial import NEGATIVE, Denial, hedge_in, plain, read_denial, sentences
+from vlmscope.score.choices import choose, chosen_letter, true_choice
+from vlmscope.score.claims import COLOURS, SIDES
+from vlmscope.score.denial import (
+    DOUBT,
+    NEGATIVE,
+    Denial,
+    hedge_in,
+    plain,
+    read_denial,
+    sentences,
+)
+from vlmscope.score.lexicon import is_a, is_part, lemma, same
+from vlmscope.score.phrases import SHORT, Relation, Words, answer_phrase, relation, turned
+from vlmscope.score.question import Question, read_question
+from vlmscope.score.reply import final_answer, read_reply
 from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.text import accepted_answers, is_number, stem, words
-
-SHORT = 3
-"""Most words of an answer that is compared as a whole."""
-
-CLAUSE = 12
-"""Most words of a sentence whose one number, colour or side is taken for its answer."""
+from vlmscope.score.text import is_figure, is_number, word_set, words
+from vlmscope.score.truth import Truth, read_truth
 
 SENTENCE = 30
 """Most words of an answer that is searched for the truth; a longer one mentions many things."""
 
-_COLOURS = "red orange yellow green blue purple pink brown black white gray"
-_KINDS = tuple(
-    frozenset(kind.split())
-    for kind in (_COLOURS, "left right", "upper lower", "top bottom", "above below", "yes no")
-)
 _VAGUE_NUMBER = re.compile(
     r"\b(?:at (?:least|most)|(?:more|less|fewer) than|over|about|around|approximately|roughly"
-    r"|nearly|almost|several|many|multiple|some|few)\b"
+    r"|nearly|almost|several|many|multiple|some|few|couple|dozens|between)\b"
 )
-_OPTION = re.compile(r"\(?([a-h])(?:[).:,]|$)")
-
+_LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
+_MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
+_LEFT_OUT = word_set("on in at of to with by for from under behind near")
+_PLACED = word_set("in on at of by from around near to during")
+_OR_AND = frozenset(("and", "or"))
 _CAPTION = frozenset(("picture", "image", "photo", "scene", "shows"))
 _BARE = (("yes",), ("no",))
-
-Words = tuple[str, ...]
+_NOTHING = (("0",), ("nothing",), ("no", "1"), ("nobody",))
+_TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
+_LIGHT = word_set(
+    "it is are was were be been this that these those they there he she his her its their i we you "
+    "appear appears seem seems look looks like to see can has have had do does did being called"
+    " named "
+    "shown visible picture image photo scene shows depicts contains says reads displays"
+    " indicates sign text "
+    "word words clock time label answer correct so therefore thus "
+    "final right best clearly total exactly just only also"
+)
+_AFTER = word_set(
+    "in on at of by with for from to is are was were has have and or that which who while as under "
+    "behind near next between above below inside outside over beside it this because since"
+    " there here "
+    "visible standing sitting lying being can"
+)
 
 
 class Exact:
@@ -91,18 +116,52 @@ class _Case:
     row: Answered
 
     @cached_property
+    def truth(self) -> Truth:
+        return read_truth(self.row.target)
+
+    @cached_property
+    def question(self) -> Question:
+        return read_question(self.row.question)
+
+    @cached_property
+    def answer(self) -> str:
+        """The answer without a prompt."""
+        return read_reply(self.row.answer or "", self.row.question)
+
+    @cached_property
+    def final(self) -> str:
+        """What the answer gives as its answer at last, else the answer."""
+        found = final_answer(self.answer)
+        return found if found and words(found) else self.answer
+
+    @property
     def truths(self) -> tuple[str, ...]:
-        return accepted_answers(self.row.target)
+        return self.truth.accepted
 
     @cached_property
     def short_truths(self) -> tuple[Words, ...]:
-        """The accepted answers that are short, in words."""
-        return tuple(w for truth in self.truths if 0 < len(w := words(truth)) <= SHORT)
+        """The accepted answers that are short, in words; of a sentence, its phrase."""
+        found = []
+        for truth in self.truths:
+            said = words(truth)
+            if len(said) > SHORT or (len(sentences(truth)) == 1 and " " in truth):
+                phrase = None if read_denial(truth) else answer_phrase(truth, self.question)
+                if len(said) > SHORT and (DOUBT.search(plain(truth)) or hedge_in(plain(truth))):
+                    phrase = None
+                found += [phrase] if phrase and len(phrase) <= SHORT else []
+            if 0 < len(said) <= SHORT:
+                found.append(said)
+        return tuple(dict.fromkeys(found))
 
     @cached_property
     def said(self) -> Words:
         """The answer in words."""
-        return words(self.row.answer or "")
+        return words(self.final)
+
+    @cached_property
+    def phrase(self) -> Words | None:
+        """The phrase in which the answer answers."""
+        return answer_phrase(self.final, self.question)
 
     @property
     def is_short(self) -> bool:
@@ -112,29 +171,30 @@ class _Case:
     @cached_property
     def doubt(self) -> str | None:
         """The word that negates the answer or takes it back."""
-        line = plain(self.row.answer or "")
+        line = plain(self.final)
         negative = NEGATIVE.search(line)
         return hedge_in(line) or (negative[0] if negative else None)
 
     @cached_property
     def denial(self) -> Denial | None:
         """What the answer denies."""
-        return read_denial(self.row.answer or "")
+        return read_denial(self.answer)
 
     @cached_property
     def denied(self) -> tuple[Denial, ...]:
         """What the accepted answers deny."""
-        return tuple(d for truth in self.truths if (d := read_denial(truth)))
+        found = tuple(d for truth in self.truths if (d := read_denial(truth)))
+        return (*found, Denial((), untold=True)) if self.truth.unanswerable else found
 
     @property
     def truth_doubted(self) -> bool:
         """Whether an accepted answer is negative or hedged: it may deny in words of its own."""
         lines = [plain(truth) for truth in self.truths]
-        return any(NEGATIVE.search(line) or hedge_in(line) for line in lines)
+        return any(DOUBT.search(line) or hedge_in(line) for line in lines)
 
     @property
     def shown(self) -> str:
-        return excerpt(self.row.answer or "")
+        return excerpt(self.answer or "")
 
     @property
     def truth_shown(self) -> str:
@@ -143,111 +203,382 @@ class _Case:
 
 def _missing(case: _Case) -> Finding | None:
     if not any(words(truth) for truth in case.truths):
+        if case.truth.voted:
+            return Finding(None, "annotators do not agree")
         return Finding(None, "no ground truth")
-    return None if case.said else Finding(None, "no answer")
+    return None if words(case.answer) else Finding(None, "no answer")
 
 
 def _equal(case: _Case) -> Finding | None:
+    said = words(case.answer)
+    if case.truth.listed and (case.question.wants_all or _asks_several(case)):
+        return None
     for truth in case.truths:
-        if words(truth) == case.said:
+        if words(truth) == said or words(truth) == case.said:
             return Finding(False, f"is the truth {excerpt(truth)}")
     return None
 
 
-def _option(case: _Case) -> Finding | None:
-    """Compare the letters of a multiple-choice question: *(B)*, *B. a dog*."""
-    letters = {truth.lower() for truth in case.truths}
-    if not all(re.fullmatch("[a-h]", letter) for letter in letters):
-        return None
-    chosen = _OPTION.match(plain(case.row.answer or "").strip())
-    if chosen is None:
+def _chooses(case: _Case) -> Finding | None:
+    """Compare choices where the question lists them."""
+    choices = case.question.choices
+    if choices is None:
+        return _letter(case)
+    true = {true_choice(truth, choices) for truth in case.truths}
+    if None in true:
+        return None if all(len(words(truth)) > 1 for truth in case.truths) else _letter(case)
+    chosen = choose(case.answer, choices)
+    if chosen.index is None:
+        return Finding(None, f"{chosen.why}: {case.shown}")
+    return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
+
+
+def _letter(case: _Case) -> Finding | None:
+    """Compare the letters of options that the question does not list: *(B)*, *B. a dog*."""
+    found = [_LETTER.fullmatch(truth.strip()) for truth in case.truths]
+    letters = {(one[1] or one[2]).lower() for one in found if one}
+    if not all(found) or not letters:
+        return _marked(case)
+    chosen = chosen_letter(case.answer, tuple("abcdefghij"))
+    if chosen is None and case.phrase and len(case.phrase[-1]) == 1:
+        chosen = case.phrase[-1]
+    if not chosen:
         return Finding(None, f"chooses no option: {case.shown}")
-    return Finding(chosen[1] not in letters, f"option {chosen[1]}, truth {case.truth_shown}")
+    return Finding(chosen not in letters, f"option {chosen}, truth {case.truth_shown}")
 
 
-def _mentions(case: _Case) -> Finding | None:
-    """Look for a short accepted answer in the answer."""
-    truth = next((truth for truth in case.short_truths if _contains(case.said, truth)), None)
-    if truth is None:
+def _marked(case: _Case) -> Finding | None:
+    """Compare an option with its letter (*(D) Soft / Uniform*) with a truth in words."""
+    marked = _MARKED.match(case.final)
+    said = words(marked["text"]) if marked else ()
+    if not said or not case.short_truths or len(said) > 5:
         return None
-    found = f'"{" ".join(truth)}" in {case.shown}'
-    if len(case.said) > SENTENCE:
-        return Finding(None, f"a long answer that mentions the truth: {found}")
-    if case.doubt and case.doubt not in truth:
-        return Finding(None, f"mentions the truth, but negates or hedges: {found}")
-    if any(is_number(word) for word in truth) and _VAGUE_NUMBER.search(
-        plain(case.row.answer or "")
-    ):
-        return Finding(None, f"an inexact number: {found}")
-    if truth == ("1",) and not _counts(case, "1"):  # "one of them", "the one that"
-        return Finding(None, f"a one that may count nothing: {found}")
-    if rivals := _rivals(case):
-        return Finding(None, f"names the truth and a rival: {', '.join(rivals)}; {found}")
-    return Finding(False, f"says {found}")
+    if any(relation(said, truth, case.question) == "equal" for truth in case.short_truths):
+        return Finding(False, f"says {case.shown}")
+    if case.doubt or len(sentences(marked["text"] if marked else "")) > 1:
+        return None
+    if any(set(truth) < set(said) for truth in case.short_truths) and len(said) <= SHORT:
+        return Finding(True, f"a longer name than the truth {case.truth_shown}: {case.shown}")
+    return None
+
+
+def _lists(case: _Case) -> Finding | None:
+    """Weigh an answer to a question that asks for all of a list."""
+    truth = case.truth
+    if not truth.listed:
+        return None
+    items = [words(item) for item in truth.accepted]
+    said = words(case.answer)
+    named = [item for item in items if _contains(said, item)]
+    if not named or len(said) > SENTENCE or case.doubt:
+        return Finding(None, f"a list that needs a judge: {case.shown}") if named else None
+    numbers = {word for word in said if is_number(word)} - {w for item in items for w in item}
+    if len(named) == len(items):
+        if numbers - case.question.words:
+            return Finding(None, f"names more than the truth: {case.shown}")
+        return Finding(False, f"names all of {case.truth_shown}: {case.shown}")
+    numeric = all(is_figure(item[0]) for item in items if item)
+    if case.question.wants_all:
+        return Finding(True, f"names {len(named)} of {len(items)}: {case.shown}")
+    if numeric or _asks_several(case):
+        return Finding(None, f"names {len(named)} of a list of {len(items)}: {case.shown}")
+    return None
+
+
+def _asks_several(case: _Case) -> bool:
+    return (
+        re.match(r"(?:what|which|who)\b.* (?:are|were|do|have)\b", case.question.asked) is not None
+    )
+
+
+def _votes(case: _Case) -> Finding | None:
+    """Weigh an answer that few annotators gave."""
+    phrase = case.phrase or case.said
+    for few, verdict in ((case.truth.rejected, True), (case.truth.doubtful, None)):
+        for answer in few:
+            if words(answer) in (case.said, phrase):
+                why = "one annotator against many" if verdict else "annotators disagree"
+                return Finding(verdict, f"{why}: {case.shown}")
+    return None
 
 
 def _denies(case: _Case) -> Finding | None:
     """Weigh an answer that is a denial or a refusal."""
-    if case.denial is None:
-        return None
-    if case.denial.untold:
-        if any(denied.untold for denied in case.denied):
-            return Finding(False, f"cannot be told, says the truth too: {case.truth_shown}")
+    denial = case.denial
+    if denial is None:
+        return _nothing(case)
+    if denial.incapable:
         return Finding(None, f"refuses to answer: {case.shown}")
-    things = _stems(case.denial.things)
-    if any(things <= _stems(denied.things) for denied in case.denied):
-        return Finding(False, f"denies what the truth denies: {case.truth_shown}")
-    if ("0",) in case.short_truths and things <= _stems(words(case.row.question)):
+    if same_denial := next((d for d in case.denied if _denies_same(denial, d, case)), None):
+        what = (
+            "cannot be told, says the truth too"
+            if same_denial.untold
+            else "denies what the truth denies"
+        )
+        return Finding(False, f"{what}: {case.truth_shown}")
+    if denial.untold:
+        return Finding(None, f"refuses to answer: {case.shown}")
+    if not _all_asked(denial.owner, case.question.words):
+        return Finding(None, f"denies something else: {case.shown}")
+    asked = case.question.words
+    if ("0",) in case.short_truths and _all_asked(denial.things, asked):
         return Finding(False, f"denies what the truth counts as 0: {case.shown}")
-    asked = words(case.row.question) if case.short_truths else ()
-    spoken_of = _stems((*asked, *(word for truth in case.truths for word in words(truth))))
-    if case.truth_doubted or not things <= spoken_of:
+    spoken_of = {lemma(word) for truth in case.truths for word in words(truth)}
+    known = spoken_of | (asked if case.short_truths else frozenset())
+    if case.truth_doubted or not _all_asked(denial.things, known):
         return Finding(None, f"denies something else: {case.shown}")
     return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
+
+
+def _denies_same(denial: Denial, true: Denial, case: _Case) -> bool:
+    """Return whether an answer denies what the truth denies."""
+    if true.untold and not true.things:
+        return denial.untold
+    if true.untold and denial.untold and not denial.things and not denial.incapable:
+        return True
+    if not denial.things or not true.head:
+        return False
+    known = case.question.words | {lemma(word) for word in true.things}
+    if denial.untold or true.untold:
+        return denial.untold and true.untold and set(map(lemma, denial.things)) <= known
+    if same(denial.head, true.head) or (denial.head == "person" and is_a(true.head, "person")):
+        return _all_asked(denial.things, known)
+    return set(map(lemma, denial.things)) <= set(map(lemma, true.things))
+
+
+def _nothing(case: _Case) -> Finding | None:
+    """Weigh *0*, *none*, *zero goats* against a truth that denies what is counted."""
+    if not case.denied or not (case.question.counts or case.said in _NOTHING):
+        return None
+    zero = "0" in case.said and not any(is_number(w) and w != "0" for w in case.said)
+    heads = {denied.head for denied in case.denied}
+    if case.question.counts and zero and len(case.said) <= 12 and not hedge_in(plain(case.final)):
+        asked = case.question.words | heads | _LIGHT | {"0"}
+        if all(word in asked or lemma(word) in asked for word in case.said):
+            return Finding(False, f"counts none, as the truth denies it: {case.truth_shown}")
+    if case.said in _NOTHING[2:] and "person" in {*heads, *(h for h in heads if is_a(h, "person"))}:
+        return Finding(False, f"denies what the truth denies: {case.truth_shown}")
+    if case.said in _NOTHING:
+        return Finding(None, f"names nothing: {case.shown}")
+    return None
 
 
 def _claims(case: _Case) -> Finding | None:
     """Weigh a claim against truths that are denials."""
     if not case.denied:
         return None
-    if case.doubt:
+    line = plain(case.answer)
+    if DOUBT.search(line) or hedge_in(line) or re.search(r"\b(?:actually|only|but|0|n/a)\b", line):
         return Finding(None, f"truth is a denial, the answer negates or hedges: {case.shown}")
-    said = _stems(case.said)
-    about = any(d.things and _stems(d.things) <= said for d in case.denied)
-    if about or (case.is_short and case.said not in _BARE):
+    said = {lemma(word) for word in words(line.replace("'s", ""))}
+    heads = [denied.head for denied in case.denied if denied.head and not denied.untold]
+    about = any(head in said for head in heads)
+    short = (case.is_short or case.phrase) and words(case.answer) not in _BARE
+    if not _CAPTION & said and (about or (short and len(case.said) <= 12)):
         return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
     return None
 
 
-def _competes(case: _Case) -> Finding | None:
-    """Look for the one number, colour or side that a sentence names in the truth's place."""
-    if case.doubt or len(case.said) > CLAUSE or len(sentences(case.row.answer or "")) > 1:
+def _compares(case: _Case) -> Finding | None:
+    """Compare the phrase in which the answer answers with the short truths."""
+    if not case.short_truths:
         return None
-    rivals = _rivals(case)
-    if len(rivals) != 1 or _VAGUE_NUMBER.search(plain(case.row.answer or "")):
+    line = plain(case.final)
+    phrase = case.phrase
+    if phrase is None or len(phrase) > 5:
         return None
-    if is_number(rivals[0]) and not _counts(case, rivals[0]):
+    relations = {relation(phrase, truth, case.question): truth for truth in case.short_truths}
+    if _VAGUE_NUMBER.search(line) and any(map(is_figure, phrase)):
+        return Finding(None, f"an inexact number: {case.shown}")
+    if hedge_in(line) or (NEGATIVE.search(line) and not _negative_truth(case)):
         return None
-    return Finding(True, f'says "{rivals[0]}" in {case.shown}, truth {case.truth_shown}')
+    return _weigh(case, phrase, relations) if _counts(case, phrase) else None
 
 
-def _differs(case: _Case) -> Finding | None:
-    """Compare two short answers as wholes."""
-    if case.doubt or not case.short_truths or not case.is_short:
-        return None
-    known = {stem(word) for truth in case.short_truths for word in truth}
-    if known & _stems(case.said):
-        return Finding(None, f"overlaps with the truth {case.truth_shown}: {case.shown}")
-    numeric = all(any(map(is_number, truth)) for truth in case.short_truths)
-    if numeric and not any(map(is_number, case.said)):
-        return Finding(None, f"names no number: {case.shown}")
-    if case.said in _BARE:
+def _weigh(case: _Case, phrase: Words, relations: Mapping[Relation, Words]) -> Finding | None:
+    """Weigh a phrase by how it stands to the truths."""
+    if _takes_back(case):
+        return Finding(None, f"says one thing and another: {case.shown}")
+    if "equal" in relations:
+        return Finding(False, f'says "{" ".join(relations["equal"])}" in {case.shown}')
+    if words(case.answer) in _BARE:
         return Finding(None, f"a yes or no to an open question: {case.shown}")
-    return Finding(True, f"says {case.shown}, truth {case.truth_shown}")
+    if any(rel == "close" for rel in relations) or _near_votes(case, phrase):
+        return _shade(case, phrase)
+    if case.question.counts and not any(map(is_figure, phrase)):
+        return Finding(None, f"names no number: {case.shown}")
+    if "contrary" in relations or len(phrase) <= SHORT:
+        return _mistaken(case, phrase)
+    return None
+
+
+def _mistaken(case: _Case, phrase: Words) -> Finding | None:
+    numeric = all(any(map(is_figure, truth)) for truth in case.short_truths)
+    if numeric and not any(map(is_figure, phrase)):
+        return Finding(None, f"names no number: {case.shown}")
+    if _CAPTION & set(case.said) and len(case.said) <= SHORT:
+        return None
+    colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
+    if colours and not COLOURS.intersection(phrase):
+        return Finding(None, f"an answer that needs a judge: names no basic color: {case.shown}")
+    if all(is_part(word, "a") and not is_part(word, "n") for word in phrase) and not any(
+        relation(phrase, truth, case.question) == "contrary" for truth in case.short_truths
+    ):  # two adjectives may both hold
+        return Finding(None, f"an answer that needs a judge: {case.shown}")
+    if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
+        return None
+    said = " ".join(phrase)
+    return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+
+
+def _shade(case: _Case, phrase: Words) -> Finding | None:
+    """Weigh a phrase that overlaps with a truth: the same colour, with its shade, is the same."""
+    for truth in case.short_truths:
+        if len(truth) == 1 and truth[0] in COLOURS and truth[0] in phrase:
+            others = set(phrase) - set(truth)
+            if others <= {"dark", "light", "bright", "deep", "pale", "mostly", "very", "solid"}:
+                return Finding(False, f'says "{truth[0]}" in {case.shown}')
+    if case.is_short or len(phrase) <= SHORT:
+        mention = _mentions(case)
+        if mention and mention.hallucinated is False and len(words(case.answer)) > len(phrase):
+            return mention
+        return Finding(None, f"overlaps with the truth {case.truth_shown}: {case.shown}")
+    return None
+
+
+def _takes_back(case: _Case) -> bool:
+    """Return whether an answer of several sentences turns against itself."""
+    said = sentences(case.answer)
+    return len(said) > 1 and any(_TURN.search(sentence) for sentence in said[1:])
+
+
+def _near_votes(case: _Case, phrase: Words) -> bool:
+    few = (*case.truth.doubtful, *case.truth.rejected)
+    return any(relation(phrase, words(a), case.question) in ("equal", "close") for a in few)
+
+
+def _negative_truth(case: _Case) -> bool:
+    return any(NEGATIVE.search(plain(truth)) for truth in case.truths)
+
+
+def _mentions(case: _Case) -> Finding | None:
+    """Look for a short accepted answer in the answer."""
+    said = case.said
+    truth = next((truth for truth in case.short_truths if _contains(said, truth)), None)
+    if truth is None:
+        return None
+    found = f'"{" ".join(truth)}" in {case.shown}'
+    if len(words(case.answer)) > SENTENCE and case.final == case.answer:
+        return Finding(None, f"a long answer that mentions the truth: {found}")
+    if case.doubt and case.doubt not in truth:
+        return Finding(None, f"mentions the truth, but negates or hedges: {found}")
+    if any(map(is_figure, truth)) and _VAGUE_NUMBER.search(plain(case.final)):
+        return Finding(None, f"an inexact number: {found}")
+    if _takes_back(case):
+        return Finding(None, f"says one thing and another: {found}")
+    if rivals := _rivals(case):
+        return Finding(None, f"names the truth and a rival: {', '.join(rivals)}; {found}")
+    if not any(_answers_by(case, words(part), truth) for part in _parts(case.final)):
+        return _only_one(case, truth) or Finding(None, f"names the truth in another role: {found}")
+    return Finding(False, f"says {found}")
+
+
+def _parts(text: str) -> list[str]:
+    """Return the clauses of a text's sentences that a comma, a colon or a bracket ends."""
+    return [
+        part for said in sentences(text) for part in re.split(r"[,:()—–]\s|\s[—–-]\s", said) if part
+    ]
+
+
+def _answers_by(case: _Case, said: Words, truth: Words) -> bool:
+    """Return whether a clause names the truth where the question's words lead to it."""
+    asked = case.question.words - case.question.offered
+    for at in range(len(said) - len(truth) + 1):
+        if said[at : at + len(truth)] != truth:
+            continue
+        before, after = said[:at], said[at + len(truth) :]
+        if "than" in before or (before and before[0] == "of"):
+            continue
+        placed = _PLACED if case.question.locates else frozenset()
+        led = all(w in asked or w in _LIGHT or w in placed or lemma(w) in asked for w in before)
+        led = led and not turned(before, case.question)
+        closed = not after or after[0] in _AFTER or after[0] in asked or lemma(after[0]) in asked
+        echoed = all(w in asked or w in _LIGHT or lemma(w) in asked for w in after)
+        joined = len(after) > 1 and after[0] in _OR_AND and after[1] not in asked
+        figure = any(map(is_figure, truth))
+        if figure and not _counts_at(case, said, at + len(truth)):
+            continue
+        if led and closed and not joined and (echoed or (before and not figure) or figure):
+            return True
+    return False
+
+
+def _counts(case: _Case, phrase: Words) -> bool:
+    """Return whether the number of a phrase stands where it counts what the question counts."""
+    said = case.said
+    numbers = [word for word in phrase if is_figure(word)]
+    if not numbers or numbers[0] not in said:
+        return True
+    at = said.index(numbers[0])
+    if at and said[at - 1] == "of" and len(said) > 3:
+        return False
+    return _counts_at(case, said, at + 1)
+
+
+def _counts_at(case: _Case, said: Words, at: int) -> bool:
+    """Return whether a number before a word counts what the question asks about."""
+    after = said[at : at + 3]
+    if not after or not case.question.counted or after[0] in _AFTER - {"of"}:
+        return True
+    if after[0] == "of":
+        return False
+    noun = case.question.counted
+    return (
+        any(lemma(word) == noun or is_a(word, noun) for word in after)
+        or after[0] not in case.question.words
+    )
+
+
+def _only_one(case: _Case, truth: Words) -> Finding | None:
+    """Read *Of the three people, only the actor was* as one."""
+    if not case.question.counts or truth == ("1",):
+        return None
+    line = plain(case.final)
+    if re.search(
+        r"^of (?:the|these|those) .*\bonly (?:the|one|a) \w+ (?:is|was|has|had|did|does)\b", line
+    ):
+        return Finding(True, f"counts one: {case.shown}, truth {case.truth_shown}")
+    return None
+
+
+def _which(case: _Case) -> Finding | None:
+    """Read the side in *the bottom match* as the answer to *which match*."""
+    asked = re.match(r"which (\w+)\b", case.question.asked)
+    if not asked or case.doubt or len(sentences(case.final)) > 1:
+        return None
+    sides = frozenset().union(*SIDES) | {
+        "middle",
+        "center",
+        "first",
+        "last",
+        "second",
+        "1st",
+        "2nd",
+        "3rd",
+    }
+    own = [truth[0] for truth in case.short_truths if len(truth) == 1 and truth[0] in sides]
+    said = case.said
+    named = {said[at] for at in range(len(said) - 1)
+             if said[at + 1] == asked[1] and said[at] in sides}  # fmt: skip
+    if own and len(named) == 1 and not named & set(own):
+        return Finding(
+            True, f'says "{named.pop()} {asked[1]}" in {case.shown}, truth {case.truth_shown}'
+        )
+    return None
 
 
 _RULES: tuple[Callable[[_Case], Finding | None], ...] = (
-    _missing, _equal, _option, _mentions, _denies, _claims, _competes, _differs
+    _missing, _chooses, _equal, _lists, _votes, _denies, _claims, _compares, _which, _mentions,
 )  # fmt: skip
 
 
@@ -260,31 +591,31 @@ def _undecided(case: _Case) -> Finding:
 def _contains(said: Words, part: Words) -> bool:
     """Return whether the words stand in the answer, one after the other."""
     starts = range(len(said) - len(part) + 1)
-    return any(said[start : start + len(part)] == part for start in starts)
+    return bool(part) and any(said[start : start + len(part)] == part for start in starts)
 
 
-def _stems(said: Words) -> frozenset[str]:
-    return frozenset(map(stem, said))
-
-
-def _counts(case: _Case, number: str) -> bool:
-    """Return whether the number stands last, or before what the question asks about."""
-    after = case.said[case.said.index(number) + 1 :][:1]
-    return _stems(after) <= _stems(words(case.row.question))
+def _all_asked(things: Words, known: frozenset[str] | set[str]) -> bool:
+    """Return whether a question or a truth speaks of all the words, or of kinds of them."""
+    return all(
+        word in known
+        or lemma(word) in known
+        or word in _LEFT_OUT
+        or any(is_a(other, word) for other in known if len(other) > 2)
+        for word in things
+    )
 
 
 def _rivals(case: _Case) -> list[str]:
     """Return the words of the answer that are of the truth's kind, but not the truth.
 
-    What the question names is no answer (*What stands left of the red car?*), unless it names the
-    truth too and so offers a choice.
+    What the question names is no answer (*What stands left of the red car?*), unless it offers it
+    as a choice.
     """
     true = {word for truth in case.short_truths for word in truth}
-    asked = set(words(case.row.question))
+    asked = case.question.words - case.question.offered
     rivals: list[str] = []
-    for kind in (is_number, *(kind.__contains__ for kind in _KINDS)):
+    for kind in (is_figure, COLOURS.__contains__, *(kind.__contains__ for kind in SIDES)):
         own = set(filter(kind, true))
-        offered = set() if own & asked else asked
-        named = (word for word in case.said if kind(word) and word not in own | offered)
+        named = (word for word in case.said if kind(word) and word not in own | asked)
         rivals += named if own else ()
     return list(dict.fromkeys(rivals))
