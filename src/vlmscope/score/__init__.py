@@ -12,6 +12,8 @@ denial     denials, refusals, hedges
 claims     sentences that affirm or contradict a yes/no question
 stance     yes or no
 phrases    the phrase in which an answer answers, and how two phrases stand to each other
+case       a row with what the rules for open questions look at
+absence    rules for denials, refusals, and counts of none
 vqa        open questions
 column     labels that somebody made already
 auto       the rules that fit, then a judge

@@ -78,7 +78,9 @@ _OF_OBJECT = re.compile(
 )
 _MEMORY = 1 << 14
 _LONGEST = 8_000
-"""Characters of a question that are read."""
+"""Characters of a prompt that are read."""
+
+_LONGEST_ASKED = 1_000
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _read(text: str) -> Question:
     asked = next((part for part in reversed(parts) if part.endswith("?")), "")
     asked = asked or next((part for part in parts if _ASKS.match(part) or _WH.match(part)), "")
     asked = " ".join((asked or (parts[-1] if parts else "")).split()).rstrip("?!. ")
-    asked = _rooted(asked)
+    asked = _rooted(asked[:_LONGEST_ASKED])
     return Question(_EMBEDDED.sub("", asked), plain(text), choices)
 
 

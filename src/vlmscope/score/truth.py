@@ -71,7 +71,7 @@ def read_truth(target: object) -> Truth:
     >>> read_truth("[2014, 2016]").listed
     True
     """
-    text = "" if target is None else str(target).strip()
+    text = "" if target is None else str(target).strip()[: _LARGEST + 1]
     return _read(text) if len(text) > 4_000 else _remembered(text)
 
 

@@ -26,28 +26,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
 from vlmscope.schema import Answered, Score
+from vlmscope.score.absence import BARE, claims, denies
+from vlmscope.score.case import CAPTION, LIGHT, Case
 from vlmscope.score.choices import choose, chosen_letter, true_choice
 from vlmscope.score.claims import COLOURS, SIDES
 from vlmscope.score.denial import (
-    DOUBT,
     NEGATIVE,
-    Denial,
     hedge_in,
     plain,
-    read_denial,
     sentences,
 )
-from vlmscope.score.lexicon import is_a, is_part, lemma, same
-from vlmscope.score.phrases import SHORT, Relation, Words, answer_phrase, relation, turned
-from vlmscope.score.question import Question, read_question
-from vlmscope.score.reply import final_answer, read_reply
+from vlmscope.score.lexicon import is_a, is_part, lemma
+from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
 from vlmscope.score.scorer import Finding, excerpt
 from vlmscope.score.text import is_figure, is_number, word_set, words
-from vlmscope.score.truth import Truth, read_truth
 
 SENTENCE = 30
 """Most words of an answer that is searched for the truth; a longer one mentions many things."""
@@ -58,22 +52,9 @@ _VAGUE_NUMBER = re.compile(
 )
 _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
-_LEFT_OUT = word_set("on in at of to with by for from under behind near")
 _PLACED = word_set("in on at of by from around near to during")
 _OR_AND = frozenset(("and", "or"))
-_CAPTION = frozenset(("picture", "image", "photo", "scene", "shows"))
-_BARE = (("yes",), ("no",))
-_NOTHING = (("0",), ("nothing",), ("no", "1"), ("nobody",))
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
-_LIGHT = word_set(
-    "it is are was were be been this that these those they there he she his her its their i we you "
-    "appear appears seem seems look looks like to see can has have had do does did being called"
-    " named "
-    "shown visible picture image photo scene shows depicts contains says reads displays"
-    " indicates sign text "
-    "word words clock time label answer correct so therefore thus "
-    "final right best clearly total exactly just only also"
-)
 _AFTER = word_set(
     "in on at of by with for from to is are was were has have and or that which who while as under "
     "behind near next between above below inside outside over beside it this because since"
@@ -90,7 +71,7 @@ class Exact:
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
         for row in rows:
-            case = _Case(row)
+            case = Case(row)
             finding = _missing(case) or _equal(case) or Finding(True, f"is not {case.truth_shown}")
             yield finding.score(row, self.name)
 
@@ -103,105 +84,13 @@ class Vqa:
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
         for row in rows:
-            case = _Case(row)
+            case = Case(row)
             found = (rule(case) for rule in _RULES)
             finding = next((finding for finding in found if finding), None)
             yield (finding or _undecided(case)).score(row, self.name)
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A row with what the rules look at."""
-
-    row: Answered
-
-    @cached_property
-    def truth(self) -> Truth:
-        return read_truth(self.row.target)
-
-    @cached_property
-    def question(self) -> Question:
-        return read_question(self.row.question)
-
-    @cached_property
-    def answer(self) -> str:
-        """The answer without a prompt."""
-        return read_reply(self.row.answer or "", self.row.question)
-
-    @cached_property
-    def final(self) -> str:
-        """What the answer gives as its answer at last, else the answer."""
-        found = final_answer(self.answer)
-        return found if found and words(found) else self.answer
-
-    @property
-    def truths(self) -> tuple[str, ...]:
-        return self.truth.accepted
-
-    @cached_property
-    def short_truths(self) -> tuple[Words, ...]:
-        """The accepted answers that are short, in words; of a sentence, its phrase."""
-        found = []
-        for truth in self.truths:
-            said = words(truth)
-            if len(said) > SHORT or (len(sentences(truth)) == 1 and " " in truth):
-                phrase = None if read_denial(truth) else answer_phrase(truth, self.question)
-                if len(said) > SHORT and (DOUBT.search(plain(truth)) or hedge_in(plain(truth))):
-                    phrase = None
-                found += [phrase] if phrase and len(phrase) <= SHORT else []
-            if 0 < len(said) <= SHORT:
-                found.append(said)
-        return tuple(dict.fromkeys(found))
-
-    @cached_property
-    def said(self) -> Words:
-        """The answer in words."""
-        return words(self.final)
-
-    @cached_property
-    def phrase(self) -> Words | None:
-        """The phrase in which the answer answers."""
-        return answer_phrase(self.final, self.question)
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the answer names one thing, rather than says what is to be seen."""
-        return len(self.said) <= SHORT and not _CAPTION & set(self.said)
-
-    @cached_property
-    def doubt(self) -> str | None:
-        """The word that negates the answer or takes it back."""
-        line = plain(self.final)
-        negative = NEGATIVE.search(line)
-        return hedge_in(line) or (negative[0] if negative else None)
-
-    @cached_property
-    def denial(self) -> Denial | None:
-        """What the answer denies."""
-        return read_denial(self.answer)
-
-    @cached_property
-    def denied(self) -> tuple[Denial, ...]:
-        """What the accepted answers deny."""
-        found = tuple(d for truth in self.truths if (d := read_denial(truth)))
-        return (*found, Denial((), untold=True)) if self.truth.unanswerable else found
-
-    @property
-    def truth_doubted(self) -> bool:
-        """Whether an accepted answer is negative or hedged: it may deny in words of its own."""
-        lines = [plain(truth) for truth in self.truths]
-        return any(DOUBT.search(line) or hedge_in(line) for line in lines)
-
-    @property
-    def shown(self) -> str:
-        return excerpt(self.answer or "")
-
-    @property
-    def truth_shown(self) -> str:
-        return excerpt(self.truths[0])
-
-
-def _missing(case: _Case) -> Finding | None:
+def _missing(case: Case) -> Finding | None:
     if not any(words(truth) for truth in case.truths):
         if case.truth.voted:
             return Finding(None, "annotators do not agree")
@@ -209,7 +98,7 @@ def _missing(case: _Case) -> Finding | None:
     return None if words(case.answer) else Finding(None, "no answer")
 
 
-def _equal(case: _Case) -> Finding | None:
+def _equal(case: Case) -> Finding | None:
     said = words(case.answer)
     if case.truth.listed and (case.question.wants_all or _asks_several(case)):
         return None
@@ -219,7 +108,7 @@ def _equal(case: _Case) -> Finding | None:
     return None
 
 
-def _chooses(case: _Case) -> Finding | None:
+def _chooses(case: Case) -> Finding | None:
     """Compare choices where the question lists them."""
     choices = case.question.choices
     if choices is None:
@@ -233,7 +122,7 @@ def _chooses(case: _Case) -> Finding | None:
     return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
 
 
-def _letter(case: _Case) -> Finding | None:
+def _letter(case: Case) -> Finding | None:
     """Compare the letters of options that the question does not list: *(B)*, *B. a dog*."""
     found = [_LETTER.fullmatch(truth.strip()) for truth in case.truths]
     letters = {(one[1] or one[2]).lower() for one in found if one}
@@ -247,7 +136,7 @@ def _letter(case: _Case) -> Finding | None:
     return Finding(chosen not in letters, f"option {chosen}, truth {case.truth_shown}")
 
 
-def _marked(case: _Case) -> Finding | None:
+def _marked(case: Case) -> Finding | None:
     """Compare an option with its letter (*(D) Soft / Uniform*) with a truth in words."""
     marked = _MARKED.match(case.final)
     said = words(marked["text"]) if marked else ()
@@ -262,7 +151,7 @@ def _marked(case: _Case) -> Finding | None:
     return None
 
 
-def _lists(case: _Case) -> Finding | None:
+def _lists(case: Case) -> Finding | None:
     """Weigh an answer to a question that asks for all of a list."""
     truth = case.truth
     if not truth.listed:
@@ -285,13 +174,13 @@ def _lists(case: _Case) -> Finding | None:
     return None
 
 
-def _asks_several(case: _Case) -> bool:
+def _asks_several(case: Case) -> bool:
     return (
         re.match(r"(?:what|which|who)\b.* (?:are|were|do|have)\b", case.question.asked) is not None
     )
 
 
-def _votes(case: _Case) -> Finding | None:
+def _votes(case: Case) -> Finding | None:
     """Weigh an answer that few annotators gave."""
     phrase = case.phrase or case.said
     for few, verdict in ((case.truth.rejected, True), (case.truth.doubtful, None)):
@@ -302,84 +191,7 @@ def _votes(case: _Case) -> Finding | None:
     return None
 
 
-def _denies(case: _Case) -> Finding | None:
-    """Weigh an answer that is a denial or a refusal."""
-    denial = case.denial
-    if denial is None:
-        return _nothing(case)
-    if denial.incapable:
-        return Finding(None, f"refuses to answer: {case.shown}")
-    if same_denial := next((d for d in case.denied if _denies_same(denial, d, case)), None):
-        what = (
-            "cannot be told, says the truth too"
-            if same_denial.untold
-            else "denies what the truth denies"
-        )
-        return Finding(False, f"{what}: {case.truth_shown}")
-    if denial.untold:
-        return Finding(None, f"refuses to answer: {case.shown}")
-    if not _all_asked(denial.owner, case.question.words):
-        return Finding(None, f"denies something else: {case.shown}")
-    asked = case.question.words
-    if ("0",) in case.short_truths and _all_asked(denial.things, asked):
-        return Finding(False, f"denies what the truth counts as 0: {case.shown}")
-    spoken_of = {lemma(word) for truth in case.truths for word in words(truth)}
-    known = spoken_of | (asked if case.short_truths else frozenset())
-    if case.truth_doubted or not _all_asked(denial.things, known):
-        return Finding(None, f"denies something else: {case.shown}")
-    return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
-
-
-def _denies_same(denial: Denial, true: Denial, case: _Case) -> bool:
-    """Return whether an answer denies what the truth denies."""
-    if true.untold and not true.things:
-        return denial.untold
-    if true.untold and denial.untold and not denial.things and not denial.incapable:
-        return True
-    if not denial.things or not true.head:
-        return False
-    known = case.question.words | {lemma(word) for word in true.things}
-    if denial.untold or true.untold:
-        return denial.untold and true.untold and set(map(lemma, denial.things)) <= known
-    if same(denial.head, true.head) or (denial.head == "person" and is_a(true.head, "person")):
-        return _all_asked(denial.things, known)
-    return set(map(lemma, denial.things)) <= set(map(lemma, true.things))
-
-
-def _nothing(case: _Case) -> Finding | None:
-    """Weigh *0*, *none*, *zero goats* against a truth that denies what is counted."""
-    if not case.denied or not (case.question.counts or case.said in _NOTHING):
-        return None
-    zero = "0" in case.said and not any(is_number(w) and w != "0" for w in case.said)
-    heads = {denied.head for denied in case.denied}
-    if case.question.counts and zero and len(case.said) <= 12 and not hedge_in(plain(case.final)):
-        asked = case.question.words | heads | _LIGHT | {"0"}
-        if all(word in asked or lemma(word) in asked for word in case.said):
-            return Finding(False, f"counts none, as the truth denies it: {case.truth_shown}")
-    if case.said in _NOTHING[2:] and "person" in {*heads, *(h for h in heads if is_a(h, "person"))}:
-        return Finding(False, f"denies what the truth denies: {case.truth_shown}")
-    if case.said in _NOTHING:
-        return Finding(None, f"names nothing: {case.shown}")
-    return None
-
-
-def _claims(case: _Case) -> Finding | None:
-    """Weigh a claim against truths that are denials."""
-    if not case.denied:
-        return None
-    line = plain(case.answer)
-    if DOUBT.search(line) or hedge_in(line) or re.search(r"\b(?:actually|only|but|0|n/a)\b", line):
-        return Finding(None, f"truth is a denial, the answer negates or hedges: {case.shown}")
-    said = {lemma(word) for word in words(line.replace("'s", ""))}
-    heads = [denied.head for denied in case.denied if denied.head and not denied.untold]
-    about = any(head in said for head in heads)
-    short = (case.is_short or case.phrase) and words(case.answer) not in _BARE
-    if not _CAPTION & said and (about or (short and len(case.said) <= 12)):
-        return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
-    return None
-
-
-def _compares(case: _Case) -> Finding | None:
+def _compares(case: Case) -> Finding | None:
     """Compare the phrase in which the answer answers with the short truths."""
     if not case.short_truths:
         return None
@@ -395,13 +207,13 @@ def _compares(case: _Case) -> Finding | None:
     return _weigh(case, phrase, relations) if _counts(case, phrase) else None
 
 
-def _weigh(case: _Case, phrase: Words, relations: Mapping[Relation, Words]) -> Finding | None:
+def _weigh(case: Case, phrase: Words, relations: Mapping[Relation, Words]) -> Finding | None:
     """Weigh a phrase by how it stands to the truths."""
     if _takes_back(case):
         return Finding(None, f"says one thing and another: {case.shown}")
     if "equal" in relations:
         return Finding(False, f'says "{" ".join(relations["equal"])}" in {case.shown}')
-    if words(case.answer) in _BARE:
+    if words(case.answer) in BARE:
         return Finding(None, f"a yes or no to an open question: {case.shown}")
     if any(rel == "close" for rel in relations) or _near_votes(case, phrase):
         return _shade(case, phrase)
@@ -412,11 +224,11 @@ def _weigh(case: _Case, phrase: Words, relations: Mapping[Relation, Words]) -> F
     return None
 
 
-def _mistaken(case: _Case, phrase: Words) -> Finding | None:
+def _mistaken(case: Case, phrase: Words) -> Finding | None:
     numeric = all(any(map(is_figure, truth)) for truth in case.short_truths)
     if numeric and not any(map(is_figure, phrase)):
         return Finding(None, f"names no number: {case.shown}")
-    if _CAPTION & set(case.said) and len(case.said) <= SHORT:
+    if CAPTION & set(case.said) and len(case.said) <= SHORT:
         return None
     colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
     if colours and not COLOURS.intersection(phrase):
@@ -431,7 +243,7 @@ def _mistaken(case: _Case, phrase: Words) -> Finding | None:
     return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
 
 
-def _shade(case: _Case, phrase: Words) -> Finding | None:
+def _shade(case: Case, phrase: Words) -> Finding | None:
     """Weigh a phrase that overlaps with a truth: the same colour, with its shade, is the same."""
     for truth in case.short_truths:
         if len(truth) == 1 and truth[0] in COLOURS and truth[0] in phrase:
@@ -446,22 +258,22 @@ def _shade(case: _Case, phrase: Words) -> Finding | None:
     return None
 
 
-def _takes_back(case: _Case) -> bool:
+def _takes_back(case: Case) -> bool:
     """Return whether an answer of several sentences turns against itself."""
     said = sentences(case.answer)
     return len(said) > 1 and any(_TURN.search(sentence) for sentence in said[1:])
 
 
-def _near_votes(case: _Case, phrase: Words) -> bool:
+def _near_votes(case: Case, phrase: Words) -> bool:
     few = (*case.truth.doubtful, *case.truth.rejected)
     return any(relation(phrase, words(a), case.question) in ("equal", "close") for a in few)
 
 
-def _negative_truth(case: _Case) -> bool:
+def _negative_truth(case: Case) -> bool:
     return any(NEGATIVE.search(plain(truth)) for truth in case.truths)
 
 
-def _mentions(case: _Case) -> Finding | None:
+def _mentions(case: Case) -> Finding | None:
     """Look for a short accepted answer in the answer."""
     said = case.said
     truth = next((truth for truth in case.short_truths if _contains(said, truth)), None)
@@ -490,7 +302,7 @@ def _parts(text: str) -> list[str]:
     ]
 
 
-def _answers_by(case: _Case, said: Words, truth: Words) -> bool:
+def _answers_by(case: Case, said: Words, truth: Words) -> bool:
     """Return whether a clause names the truth where the question's words lead to it."""
     asked = case.question.words - case.question.offered
     for at in range(len(said) - len(truth) + 1):
@@ -500,10 +312,10 @@ def _answers_by(case: _Case, said: Words, truth: Words) -> bool:
         if "than" in before or (before and before[0] == "of"):
             continue
         placed = _PLACED if case.question.locates else frozenset()
-        led = all(w in asked or w in _LIGHT or w in placed or lemma(w) in asked for w in before)
+        led = all(w in asked or w in LIGHT or w in placed or lemma(w) in asked for w in before)
         led = led and not turned(before, case.question)
         closed = not after or after[0] in _AFTER or after[0] in asked or lemma(after[0]) in asked
-        echoed = all(w in asked or w in _LIGHT or lemma(w) in asked for w in after)
+        echoed = all(w in asked or w in LIGHT or lemma(w) in asked for w in after)
         joined = len(after) > 1 and after[0] in _OR_AND and after[1] not in asked
         figure = any(map(is_figure, truth))
         if figure and not _counts_at(case, said, at + len(truth)):
@@ -513,7 +325,7 @@ def _answers_by(case: _Case, said: Words, truth: Words) -> bool:
     return False
 
 
-def _counts(case: _Case, phrase: Words) -> bool:
+def _counts(case: Case, phrase: Words) -> bool:
     """Return whether the number of a phrase stands where it counts what the question counts."""
     said = case.said
     numbers = [word for word in phrase if is_figure(word)]
@@ -525,7 +337,7 @@ def _counts(case: _Case, phrase: Words) -> bool:
     return _counts_at(case, said, at + 1)
 
 
-def _counts_at(case: _Case, said: Words, at: int) -> bool:
+def _counts_at(case: Case, said: Words, at: int) -> bool:
     """Return whether a number before a word counts what the question asks about."""
     after = said[at : at + 3]
     if not after or not case.question.counted or after[0] in _AFTER - {"of"}:
@@ -539,7 +351,7 @@ def _counts_at(case: _Case, said: Words, at: int) -> bool:
     )
 
 
-def _only_one(case: _Case, truth: Words) -> Finding | None:
+def _only_one(case: Case, truth: Words) -> Finding | None:
     """Read *Of the three people, only the actor was* as one."""
     if not case.question.counts or truth == ("1",):
         return None
@@ -551,7 +363,7 @@ def _only_one(case: _Case, truth: Words) -> Finding | None:
     return None
 
 
-def _which(case: _Case) -> Finding | None:
+def _which(case: Case) -> Finding | None:
     """Read the side in *the bottom match* as the answer to *which match*."""
     asked = re.match(r"which (\w+)\b", case.question.asked)
     if not asked or case.doubt or len(sentences(case.final)) > 1:
@@ -577,12 +389,12 @@ def _which(case: _Case) -> Finding | None:
     return None
 
 
-_RULES: tuple[Callable[[_Case], Finding | None], ...] = (
-    _missing, _chooses, _equal, _lists, _votes, _denies, _claims, _compares, _which, _mentions,
+_RULES: tuple[Callable[[Case], Finding | None], ...] = (
+    _missing, _chooses, _equal, _lists, _votes, denies, claims, _compares, _which, _mentions,
 )  # fmt: skip
 
 
-def _undecided(case: _Case) -> Finding:
+def _undecided(case: Case) -> Finding:
     if case.short_truths:
         return Finding(None, f"an answer that needs a judge: {case.shown}")
     return Finding(None, f"a truth that needs a judge: {case.truth_shown}")
@@ -594,18 +406,7 @@ def _contains(said: Words, part: Words) -> bool:
     return bool(part) and any(said[start : start + len(part)] == part for start in starts)
 
 
-def _all_asked(things: Words, known: frozenset[str] | set[str]) -> bool:
-    """Return whether a question or a truth speaks of all the words, or of kinds of them."""
-    return all(
-        word in known
-        or lemma(word) in known
-        or word in _LEFT_OUT
-        or any(is_a(other, word) for other in known if len(other) > 2)
-        for word in things
-    )
-
-
-def _rivals(case: _Case) -> list[str]:
+def _rivals(case: Case) -> list[str]:
     """Return the words of the answer that are of the truth's kind, but not the truth.
 
     What the question names is no answer (*What stands left of the red car?*), unless it offers it
