@@ -66,7 +66,17 @@ def _nothing(case: Case) -> Finding | None:
         return None
     zero = "0" in case.said and not any(is_number(w) and w != "0" for w in case.said)
     heads = {denied.head for denied in case.denied}
-    if case.question.counts and zero and len(case.said) <= 12 and not hedge_in(plain(case.final)):
+    counted = case.question.counted
+    about = any(head == counted or is_a(head, counted) or is_a(counted, head) for head in heads)
+    if case.question.counts and zero and not about and case.said[0] == "0":
+        return Finding(None, f"counts none of something else: {case.shown}")
+    if (
+        case.question.counts
+        and zero
+        and about
+        and len(case.said) <= 12
+        and not hedge_in(plain(case.final))
+    ):
         asked = case.question.words | heads | LIGHT | {"0"}
         if all(word in asked or lemma(word) in asked for word in case.said):
             return Finding(False, f"counts none, as the truth denies it: {case.truth_shown}")
@@ -82,7 +92,11 @@ def claims(case: Case) -> Finding | None:
     if not case.denied:
         return None
     line = plain(case.answer)
-    if DOUBT.search(line) or hedge_in(line) or re.search(r"\b(?:actually|only|but|0|n/a)\b", line):
+    if (
+        DOUBT.search(line)
+        or hedge_in(line)
+        or re.search(r"\b(?:actually|only|but|empty|blank|0|n/a)\b", line)
+    ):
         return Finding(None, f"truth is a denial, the answer negates or hedges: {case.shown}")
     said = {lemma(word) for word in words(line.replace("'s", ""))}
     heads = [denied.head for denied in case.denied if denied.head and not denied.untold]

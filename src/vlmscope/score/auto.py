@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vlmscope.schema import Answered, Score
+from vlmscope.score.choices import true_choice
 from vlmscope.score.codes import Code
+from vlmscope.score.question import read_question
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import YesNo, yes_no_truth
+from vlmscope.score.truth import accepted_answers
 from vlmscope.score.vqa import Vqa
 
 
@@ -42,7 +45,16 @@ class Auto:
     def _by_rules(self, rows: Iterable[Answered]) -> Iterator[Score]:
         yes_no, vqa = YesNo(), Vqa()
         for row in map(self._code.decode, rows):
-            yield from (yes_no if yes_no_truth(row.target, row.question) else vqa)([row])
+            by_side = yes_no_truth(row.target, row.question) and not _offered(row)
+            yield from (yes_no if by_side else vqa)([row])
+
+
+def _offered(row: Answered) -> bool:
+    """Return whether the truth is one of the choices that the question lists."""
+    choices = read_question(row.question).choices
+    return choices is not None and any(
+        true_choice(truth, choices) is not None for truth in accepted_answers(row.target)
+    )
 
 
 def left_over(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Answered]:

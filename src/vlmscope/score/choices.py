@@ -38,6 +38,7 @@ _NAMES = re.compile(
     r"|and\b|"
     r"or\b|but\b)[a-z]))|\((?P<c>[A-Ja-j])\)|\b(?P<d>[B-J])\b(?=[.,)]|\s*$|\s(?:is|because|but)\b)"
     r"|(?<=\bis )(?P<e>A)(?=\W*(?:$|[.,]))|(?<=actually )(?P<f>[A-J])\b|(?<=not )(?P<g>[A-J])\b"
+    r"|(?<=[,:.] )(?P<i>A)(?=\W*$)"
     r"|\b(?P<h>[A-J])(?= (?:or|and|&) \(?[A-J]\b)"
 )
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm)\b", re.IGNORECASE)

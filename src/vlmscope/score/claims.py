@@ -97,7 +97,8 @@ def side_of(question: Question, sentence: str) -> Side | None:
         return found
     if _SETTLED.search(limited):
         return None
-    if found := _echo(question.claim, _sentence_claim(limited)):
+    found = _echo(question.claim, _sentence_claim(limited))
+    if found and not (found == "no" and question.thing):  # a blue cup leaves room for a red one
         return found
     return "yes" if question.thing and _shows(question.thing, limited) else None
 
@@ -132,6 +133,12 @@ def _echo(claim: tuple[str, ...], said: tuple[str, ...]) -> Side | None:
         alone = len(claim) > 1 or len(said) == 1
         return "no" if alone and not set(claim) & set(said[at:]) else None
     rest = said[at:]
+    if (
+        rest
+        and rest[0] in ("and", "or")
+        and not (is_part(claim[-1], "n") and claim[-1] not in COLOURS)
+    ):
+        return None  # "black and white"
     if rest and not _AFTER.match(rest[0]) and rest[0] not in _BETWEEN and _is_head(claim[-1]):
         return None  # "a dog house"
     return "yes"
@@ -226,7 +233,9 @@ def _stands_alone(said: tuple[str, ...], at: int, length: int) -> bool:
         return True
     last = said[before - 1]
     if last == "of":
-        return before > 1 and lemma(said[before - 2]) in _GROUPS | {"image", "picture", "photo"}
+        if lemma(said[before - 2]) in ("image", "picture", "photo"):  # "This is a picture of a dog"
+            return before < 5 and said[0] in ("this", "it", "image", "picture", "photo")
+        return before > 1 and lemma(said[before - 2]) in _GROUPS
     return (
         last in _DETERMINED
         or is_number(last)

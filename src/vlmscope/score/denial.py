@@ -206,10 +206,15 @@ def read_denial(text: str) -> Denial | None:
     """
     said = sentences(text[:4_000])
     for at, sentence in enumerate(said[:2]):
-        if denial := deny(sentence):
+        if (denial := deny(sentence)) and not _TAKEN_BACK.search(sentence):
             others = {lemma(word) for part in said[:at] for word in words(part)}
             return None if denial.head in others else denial
     return None
+
+
+_TAKEN_BACK = re.compile(
+    r"\b(?:but|though|although|however|yet)\b.*\b(?:it|they|he|she|one|seems?|appears?)\b"
+)
 
 
 @lru_cache(1 << 14)
@@ -250,7 +255,11 @@ def _denial(part: str, untold: bool = False) -> Denial | None:
     if re.match(r"(?:one|people|persons?)\b", part):
         return Denial(("person",), "person", untold)
     part = clause(part)
-    if re.match(r"(?:only|just|longer|other|more|doubt|anything|nothing|reason|need|way)\b", part):
+    if re.match(
+        r"(?:only|just|longer|other|more|doubt|anything|nothing|reason|need|way|many|much|enough|all"
+        r"|every|always|exactly|entirely|too|very)\b",
+        part,
+    ):
         return None
     things = content(part)
     own = content(_LIMIT.split(f" {part}", maxsplit=1)[0]) or things

@@ -76,7 +76,8 @@ def lemma(word: str) -> str:
     if word in table.forms:
         return table.forms[word]
     if len(word) < 4:
-        return word
+        plural = len(word) == 3 and word[-1] == "s" and word not in table.words
+        return word[:-1] if plural and word[:-1] in table.words else word
     first, space, last = word.rpartition(" ")
     bases = [base for base in _bases(last) if base in table.words]
     if bases:
@@ -92,7 +93,7 @@ def _bases(word: str) -> list[str]:
     if word.endswith("ies") and len(word) > 4:
         found += [word[:-3] + "y", word[:-1]]
     if word.endswith(("ses", "xes", "zes", "ches", "shes")):
-        found += [word[:-2], word[:-1]]
+        found += [word[:-1], word[:-2]]
     elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
         found.append(word[:-1])
     for ending in ("ing", "ed"):

@@ -74,6 +74,7 @@ _UNITS = {
 _NUMBER = re.compile(
     r"(?P<sign>-?)(?P<money>[$€£¥]?)(?P<root>\d*√)?(?P<value>\d+(?:\.\d+)?(?:/\d+)?)(?P<unit>[%°]?)"
 )
+_PLAIN_UNITS = word_set("years year old square cubic units unit times points") | set(_UNITS)
 _HALVES = frozenset(("am", "pm"))
 _PERCENT = re.compile(r"percent|%|proportion|\brate\b|share of|probability")
 _DIGITS = re.compile(
@@ -198,9 +199,10 @@ def _bare(said: Words) -> Words:
 
 def _same_words(said: Words, true: Words) -> bool:
     if len(said) == len(true):
-        return all(_same(one, other) for one, other in zip(said, true, strict=True)) or (
-            sorted(said) == sorted(true) and "than" not in said
-        )
+        if all(_same(one, other) for one, other in zip(said, true, strict=True)):
+            return True
+        turned_round = sorted(said) == sorted(true) and not any(map(is_number, said[:-1]))
+        return turned_round and "than" not in said
     one, other = " ".join(said), " ".join(true)
     return one.replace(" ", "") == other.replace(" ", "") or same(one, other)
 
@@ -230,7 +232,9 @@ def _contrary(said: Words, true: Words) -> bool:
 
 def against(one: str, other: str) -> bool:
     """Return whether two words of one kind cannot both be right."""
-    if len(one) == 1 == len(other) or (is_figure(one) and is_figure(other)):
+    if is_figure(one) and is_figure(other):
+        return _shape(one) == _shape(other) and one != other
+    if len(one) == 1 == len(other):
         return one != other
     if one in COLOURS and other in COLOURS:
         return True
@@ -239,9 +243,16 @@ def against(one: str, other: str) -> bool:
     return opposite(one, other) or any(one in kind and other in kind for kind in SIDES)
 
 
+def _shape(figure: str) -> str:
+    """Return how a figure is written: 10:30 and 1/2 are no numbers of one kind."""
+    return re.sub(r"\d+", "9", re.sub(r"\.|(?:st|nd|rd|th)$", "", figure))
+
+
 def _close(said: Words, true: Words) -> bool:
     """Return whether two phrases may mean the same."""
     if set(map(lemma, said)) & set(map(lemma, true)):
+        return True
+    if len(said) == 1 == len(true) and is_figure(said[0]) and is_figure(true[0]):
         return True
     one, other = " ".join(said), " ".join(true)
     if related(one, other) or any(related(a, b) for a in said for b in true if a not in COLOURS):
@@ -261,9 +272,15 @@ def _distance_one(one: str, other: str) -> bool:
 
 def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None:
     """Compare two phrases that are numbers, with their units."""
+    if len(true) == 1 and len(said) > 1 and is_number(said[0]) and set(said[1:]) <= _PLAIN_UNITS:
+        said = said[:1]  # 30 years old
     one, other = _measure(said), _measure(true)
     if one is None or other is None:
         return None
+    if one[1] in _LENGTHS and other[1] in _LENGTHS:
+        return _converted(one, other)
+    if {one[1], other[1]} == {"", "%"} and _hundredfold(one, other):
+        return "equal"
     if one[0] != other[0]:
         return "contrary"
     if one[1] == other[1]:
@@ -279,7 +296,13 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
         return "equal" if _PERCENT.search(question.whole) else "close"
     if bare:
         return "contrary" if "√" in unit else "equal"
-    return "contrary" if not {one[1], other[1]} <= frozenset(_LENGTHS) else _converted(one, other)
+    return "contrary"
+
+
+def _hundredfold(one: tuple[Fraction, str], other: tuple[Fraction, str]) -> bool:
+    """Return whether one is a share and the other the same in percent."""
+    share, percent = (one, other) if other[1] else (other, one)
+    return 0 < share[0] < 1 and share[0] * 100 == percent[0]
 
 
 _LENGTHS = {

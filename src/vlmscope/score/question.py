@@ -51,8 +51,9 @@ _EXISTS = re.compile(
     rf"|^(?:do|does) (?:the|this|that) {IMAGE} (?:not )?(?:show|contain|include|depict|feature|have"
     r"|display|present)(?: a| an| any| some| the)? (?P<c>.+)$"
     r"|^(?:is|are|can|could|was|were) (?:a |an |any |some |the )?(?P<d>.+?) (?:be )?(?:visible|seen"
-    rf"|shown|present|depicted|displayed|featured|pictured|there|in (?:the|this) {IMAGE}"
-    rf"|found)(?: (?:anywhere )?(?:in|on) (?:the|this) {IMAGE})?$"
+    r"|shown|present|depicted|displayed|featured|pictured|found)"
+    rf"(?: (?:anywhere )?(?:in|on) (?:the|this) {IMAGE})?$"
+    rf"|^(?:is|are) (?:a |an |any |some )(?P<e>.+?) (?:there|in (?:the|this) {IMAGE})$"
 )
 _LIGHT = word_set(
     "a an the is are was were be been being am do does did will would can could has have had "

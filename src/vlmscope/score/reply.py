@@ -32,6 +32,7 @@ _FINAL = re.compile(
     re.IGNORECASE,
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]{0,80}\}){1,200})\}")
+_RESULT = re.compile(r"=\s*(-?[$€£]?[\d,./√]*\d[%°]?)\s*\$?[.]?\s*$")
 _STYLE = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _END = re.compile(r"(?<=[\w)}*\"'])[.!](?:\s|$)|\s(?:because|since|as)\s")
 
@@ -67,7 +68,8 @@ def final_answer(text: str) -> str | None:
         return said[-1] if len(set(said)) == 1 else None
     named = [found["said"] for found in _FINAL.finditer(text)]
     if not named:
-        return None
+        result = _RESULT.search(text[-200:])
+        return result[1] if result else None
     return str(_END.split(named[-1], maxsplit=1)[0]).strip(" *.\"'$") or None
 
 

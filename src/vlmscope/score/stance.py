@@ -93,9 +93,13 @@ _UNSEEN = re.compile(
     r"|in (?:view"
     r"|frame|sight))\b|\binvisible\b|\bout of (?:view|frame|sight)\b"
 )
-_BARE_NO = re.compile(r"^(?:it|they|he|she|there|this|that|i|we) \w+ not\b")
+_BARE_NO = re.compile(
+    r"^(?:it|they|he|she|there|this|that|i|we) \w+ not\b"
+    r"|^not (?:in|on|that i|visible|here|present|at all)\b"
+)
 _PLACES = word_set("under below behind above over beside inside outside near between")
 _PREPOSITIONS = word_set("on in at of to with by for from")
+_ASSENT = re.compile(r"absolutely|definitely|certainly|of course|indeed|affirmative")
 _SENTENCES = 40
 _LONGEST = 1_000
 _AWAY = "elsewhere"  # of a denial that is about what was asked, but elsewhere, or of another kind
@@ -251,6 +255,8 @@ def answer_side(answer: str, question: Question, truth: str = "") -> Stance | No
     """
     said = [sentence[:_LONGEST] for sentence in sentences(answer)[:_SENTENCES]]
     led = _led(said)
+    if len(said) == 1 and _ASSENT.fullmatch(said[0].rstrip(" .!")):
+        return Stance("yes", said[0])
     if led and led.side == "unclear":
         return led
     found = [stance for part in _statements(said) if (stance := _side_of(part, question, truth))]

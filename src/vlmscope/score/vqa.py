@@ -41,7 +41,7 @@ from vlmscope.score.denial import (
 from vlmscope.score.lexicon import is_a, is_part, lemma
 from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
 from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.text import is_figure, is_number, word_set, words
+from vlmscope.score.text import is_figure, word_set, words
 
 SENTENCE = 30
 """Most words of an answer that is searched for the truth; a longer one mentions many things."""
@@ -53,6 +53,7 @@ _VAGUE_NUMBER = re.compile(
 _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
 _PLACED = word_set("in on at of by from around near to during")
+_JOIN = word_set("and or in on at of from to between years colors")
 _OR_AND = frozenset(("and", "or"))
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
 _AFTER = word_set(
@@ -161,9 +162,9 @@ def _lists(case: Case) -> Finding | None:
     named = [item for item in items if _contains(said, item)]
     if not named or len(said) > SENTENCE or case.doubt:
         return Finding(None, f"a list that needs a judge: {case.shown}") if named else None
-    numbers = {word for word in said if is_number(word)} - {w for item in items for w in item}
+    more = set(said) - {w for item in items for w in item} - case.question.words - LIGHT - _JOIN
     if len(named) == len(items):
-        if numbers - case.question.words:
+        if more:
             return Finding(None, f"names more than the truth: {case.shown}")
         return Finding(False, f"names all of {case.truth_shown}: {case.shown}")
     numeric = all(is_figure(item[0]) for item in items if item)
@@ -186,6 +187,9 @@ def _votes(case: Case) -> Finding | None:
     for few, verdict in ((case.truth.rejected, True), (case.truth.doubtful, None)):
         for answer in few:
             if words(answer) in (case.said, phrase):
+                near = (relation(phrase, words(known), case.question) for known in case.truths)
+                if verdict and not {"equal", "close"}.isdisjoint(near):
+                    verdict = None
                 why = "one annotator against many" if verdict else "annotators disagree"
                 return Finding(verdict, f"{why}: {case.shown}")
     return None
