@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.schema import Score
-from vlmscope.score import Auto, Column, LabelFile, Scorer
+from vlmscope.score import Auto, Column, LabelFile, Scorer, read_code
 from vlmscope.store import Run, alone, label_settings, read_labels, write_labels
 
 READ = frozenset({Column.name, LabelFile.name})
@@ -51,9 +51,9 @@ def label(
         RunBusyError: The run is being labelled elsewhere.
         StoreError: The disk refuses.
     """
-    scorer = scorer or Auto()
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
+    scorer = scorer or Auto(code=read_code(run.answers()))
     scores = list(scorer(run.answers()))
     replace_labels(run, scores, settings or {"scorer": scorer.name}, overwrite=overwrite)
     return {score.id: score for score in scores}

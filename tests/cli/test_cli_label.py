@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import re
@@ -60,6 +61,26 @@ def test_json_and_another_scorer_that_replaces_the_labels(vlmscope: Command, run
     assert {score.scorer for score in read_labels(run).values()} == {"yesno"}
     shown = vlmscope("label", run, "--scorer", "yesno")
     assert "truth is not yes or no" in shown.out
+
+
+def test_how_a_coded_column_was_read_is_said(
+    extract: Command, vlmscope: Command, tmp_path: Path, table: Path
+) -> None:
+    """Every truth of the table is 0 or 1."""
+    lines = list(csv.DictReader(table.read_text("utf-8").splitlines()))
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, lines[0].keys())
+        writer.writeheader()
+        for number, line in enumerate(lines):
+            coded = {"question": "Is there a cup in the picture?", "gt_answer": str(number % 2)}
+            writer.writerow(line | coded)
+    assert extract().code == 0
+    said = f"truth 1 = yes, 0 = no in {len(lines)} rows"
+    assert f"read: {said}" in vlmscope("label", tmp_path / "run").out
+    record = json.loads(vlmscope("label", tmp_path / "run", "--json").out)
+    assert record["truth_read"] == said
+    other = vlmscope("label", tmp_path / "run", "--scorer", "exact")
+    assert "read:" not in other.out
 
 
 def test_labels_from_a_file(vlmscope: Command, run: Path, tmp_path: Path) -> None:

@@ -139,8 +139,9 @@ def score(question: str, answer: str | None, target: str) -> Score:
         ("Is there a cup?", "No, there is no cup.", "y, e, s", "hallucinated", "truth yes"),
         ("Is there a cup?", "Yes.", "n, o", "hallucinated", "truth no"),
         # what the research's rules labelled wrongly
+        # the opposite of what nobody named, and an echo of the question
         ("Is it dirty?", "The floor appears to be clean", "No", "unscorable", "takes no side"),
-        ("Is it snowing?", "It is snowing now.", "No", "unscorable", "takes no side"),
+        ("Is it snowing?", "It is snowing now.", "No", "hallucinated", "snowing now"),
         ("Is it lit by a full moon?", "It is not lit by a full moon.", "No; It isn't", "faithful",
          "is not"),
         # a negation counts only for what was asked
@@ -149,7 +150,7 @@ def score(question: str, answer: str | None, target: str) -> Score:
         ("Is there a dog?", "Nobody is in the picture.", "Yes", "unscorable", "not asked"),
         ("Is the cat on the table?", "It is not under the table.", "Yes", "unscorable",
          "not asked"),
-        ("Isn't the floor clean?", "The floor is not clean.", "Yes", "unscorable", "not asked"),
+        ("Isn't the floor clean?", "The floor is not clean.", "Yes", "unscorable", "negated"),
         ("Are there any cups?", "I don't see any cups.", "No", "faithful", "do not"),
         ("Is there a butterfly?", "There are no butterflies.", "Yes", "hallucinated", "no"),
         # no truth, no answer

@@ -19,7 +19,7 @@ from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
     from vlmscope.schema import Answered, Score
-    from vlmscope.score import Scorer
+    from vlmscope.score import Code, Scorer
     from vlmscope.store import Run
 
 SCORERS = ("auto", "yesno", "exact", "vqa", "column", "file", "judge")
@@ -118,7 +118,8 @@ def label(
         judge, asked = _make_judge(run, judge_model, judge_url, judge_concurrency, judge_prices)
         settings["judge"] = asked
         _confirm_judge(judge, opened, scorer, judge_model, yes)
-    chosen = _make_scorer(scorer, column, labels, judge)
+    code = _read_code(opened, scorer)
+    chosen = _make_scorer(scorer, column, labels, judge, code)
     settings |= {"column": column} if column else {}
     settings |= {"labels": str(labels)} if labels else {}
     scores = list(
@@ -126,6 +127,8 @@ def label(
               disable=not stderr.is_terminal)
     )  # fmt: skip
     record = _summary(opened, scores)
+    if code is not None and code.told:
+        record["truth_read"] = code.told
     if labels is not None:
         record["not_in_run"] = len(chosen.unknown(opened.ids))  # type: ignore[attr-defined]
         if record["not_in_run"] == len(chosen.labels):  # type: ignore[attr-defined]
@@ -155,8 +158,19 @@ def _check_options(scorer: str, given: dict[str, object]) -> None:
             )
 
 
+def _read_code(run: Run, scorer: str) -> Code | None:
+    """Return how the truths of a run are coded, where the scorer reads them."""
+    from vlmscope.score import read_code
+
+    return read_code(run.answers()) if scorer == "auto" else None
+
+
 def _make_scorer(
-    name: str, column: str | None, labels: Path | None, judge: Scorer | None
+    name: str,
+    column: str | None,
+    labels: Path | None,
+    judge: Scorer | None,
+    code: Code | None = None,
 ) -> Scorer:
     from vlmscope.score import Auto, Column, Exact, LabelFile, Vqa, YesNo
 
@@ -167,7 +181,7 @@ def _make_scorer(
     if name == "judge" and judge is not None:
         return judge
     plain: dict[str, Scorer] = {"yesno": YesNo(), "exact": Exact(), "vqa": Vqa()}
-    return plain.get(name) or Auto(judge)
+    return plain.get(name) or Auto(judge, code)
 
 
 def _make_judge(
@@ -216,7 +230,7 @@ def _for_judge(run: Run, scorer: str) -> Iterator[Answered]:
 
     if scorer == "judge":
         return run.answers()
-    return left_over(run.answers(), Auto()(run.answers()))
+    return left_over(run.answers(), Auto(code=_read_code(run, scorer))(run.answers()))
 
 
 def _summary(run: Run, scores: list[Score]) -> dict[str, Any]:
@@ -263,6 +277,8 @@ def _show(record: dict[str, Any]) -> None:
         table.add_row(name, *counts, share, style="bold" if name == "all" and rows else "")
     show(table)
     stdout.print("share: hallucinated among those that are hallucinated or faithful")
+    if record.get("truth_read"):
+        stdout.print(f"read: {record['truth_read']}")
     decided = ", ".join(f"{name} {number:,}" for name, number in record["scorers"].items())
     stdout.print(f"decided by: {decided or 'none'}")
     for reason, number in list(record["reasons"].items())[:SHOWN_REASONS]:

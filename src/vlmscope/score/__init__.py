@@ -1,8 +1,19 @@
 """Scoring: is an answer faithful to its truth? Every scorer decides, or says why it cannot.
 
-text       the normal form of the VQA evaluation, irregular truths
+text       the normal form of the VQA evaluation
+numerals   numbers in words, Unicode and LaTeX; times and amounts
+lexicon    words that mean the same or the opposite, from WordNet
+truth      what a ground truth accepts: alternatives, lists, the votes of annotators
+codes      truths in code, read from a whole column
+reply      an answer without its prompt; what it gives as its answer at last
+question   what a question asks
+choices    multiple choice: what a question lists, what a text chooses
 denial     denials, refusals, hedges
+claims     sentences that affirm or contradict a yes/no question
 stance     yes or no
+phrases    the phrase in which an answer answers, and how two phrases stand to each other
+case       a row with what the rules for open questions look at
+absence    rules for denials, refusals, and counts of none
 vqa        open questions
 column     labels that somebody made already
 auto       the rules that fit, then a judge
@@ -10,14 +21,17 @@ judge*     a language model as the judge; import it from ``vlmscope.score.judge`
 """
 
 from vlmscope.score.auto import Auto, left_over
+from vlmscope.score.codes import Code, read_code
 from vlmscope.score.column import Column, LabelFile, read_label_file
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import Stance, YesNo, read_stance, yes_no_truth
-from vlmscope.score.text import accepted_answers, normalise
+from vlmscope.score.text import normalise
+from vlmscope.score.truth import accepted_answers
 from vlmscope.score.vqa import Exact, Vqa
 
 __all__ = [
     "Auto",
+    "Code",
     "Column",
     "Exact",
     "LabelFile",
@@ -28,6 +42,7 @@ __all__ = [
     "accepted_answers",
     "left_over",
     "normalise",
+    "read_code",
     "read_label_file",
     "read_stance",
     "yes_no_truth",

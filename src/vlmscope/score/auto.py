@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vlmscope.schema import Answered, Score
+from vlmscope.score.choices import true_choice
+from vlmscope.score.codes import Code
+from vlmscope.score.question import read_question
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import YesNo, yes_no_truth
+from vlmscope.score.truth import accepted_answers
 from vlmscope.score.vqa import Vqa
 
 
@@ -17,12 +21,15 @@ class Auto:
 
     Args:
         judge: Asked about the rows that the rules cannot score; None leaves them unscorable.
+        code: How the truths of the whole table are coded, from ``read_code``; by default a row's
+            question alone tells what its 0 or 1 means.
     """
 
     name = "auto"
 
-    def __init__(self, judge: Scorer | None = None) -> None:
+    def __init__(self, judge: Scorer | None = None, code: Code | None = None) -> None:
         self._judge = judge
+        self._code = code or Code()
 
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
@@ -37,8 +44,17 @@ class Auto:
 
     def _by_rules(self, rows: Iterable[Answered]) -> Iterator[Score]:
         yes_no, vqa = YesNo(), Vqa()
-        for row in rows:
-            yield from (yes_no if yes_no_truth(row.target) else vqa)([row])
+        for row in map(self._code.decode, rows):
+            by_side = yes_no_truth(row.target, row.question) and not _offered(row)
+            yield from (yes_no if by_side else vqa)([row])
+
+
+def _offered(row: Answered) -> bool:
+    """Return whether the truth is one of the choices that the question lists."""
+    choices = read_question(row.question).choices
+    return choices is not None and any(
+        true_choice(truth, choices) is not None for truth in accepted_answers(row.target)
+    )
 
 
 def left_over(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Answered]:

@@ -7,22 +7,62 @@ wrong. A hedge (*It might be red.*) is never evidence.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
+from vlmscope.score.lexicon import lemma
 from vlmscope.score.text import words
 
 NEGATIVE = re.compile(r"\b(?:no|not|never|nothing|none|nobody|neither|nor|without)\b")
 """A negative word, in the wording of ``plain``."""
 
-_PICTURE = r"(?:picture|image|photo|photograph|scene|painting|drawing|figure)"
-_LEARN = r"(?:tell|told|say|said|determine[d]?|know|known|confirm(?:ed)?|identif(?:y|ied)|answer)"
+DOUBT = re.compile(
+    rf"{NEGATIVE.pattern}|\b(?:missing|absent|absence|lack(?:s|ing|ed)?|devoid|void|unable"
+    rf"|fail(?:s|ed)?"
+    r"|cannot|can't|nowhere|zero|invisible|hidden|obscured|hardly|barely|scarcely|rarely|seldom"
+    r"|unknown|instead|rather|except|impossible|sorry|imaginary|fictional|nonexistent|non-existent"
+    r"|free of|out of (?:view|frame|sight)|if|unless|were it)\b"
+)
+"""A word by which a sentence may deny something in a way that no rule here reads."""
 
+_PICTURE = (
+    r"(?:picture|image|photo|photograph|scene|painting|drawing|figure|illustration|frame|shot)s?"
+)
+_LEARN = (
+    r"(?:tell|told|say|said|determine[d]?|know|known|confirm(?:ed)?|identif(?:y|ied)|answer(?:ed)?"
+    r"|specif(?:y|ied)|ascertain(?:ed)?|infer(?:red)?|judge[d]?|establish(?:ed)?|make out|made out"
+    r"|be sure|discern(?:ed)?|read|recogni[sz]ed?)"
+)
 _UNTOLD = re.compile(
-    rf"\b(?:i|you|we|it|one|this|that) (?:can|could|do|does) not (?:be |really |quite )*{_LEARN}\b"
+    rf"\b(?:i|you|we|it|one|this|that) (?:can|could|do|does) not (?:be |really |quite |clearly )*"
+    rf"{_LEARN}\b"
     rf"|\b(?:hard|difficult|impossible|unable|not (?:possible|able)|no way|not enough \w+) to "
     rf"(?:be )?{_LEARN}\b"
-    rf"|^(?:i am |it is |that is )?(?:not (?:known|clear|sure|certain)|unclear|unknown|no idea)\b"
+    rf"|^(?:i am |it is |that is )?(?:not (?:known|clear|sure|certain)|unclear|unknown|no idea"
+    rf"|unanswerable|not answerable|unsuitable(?: image)?|indeterminate|undetermined)\b"
     rf"|\b(?:can|could) not be {_LEARN}\b|\bnot enough (?:information|detail|context)\w*"
+    rf"|\bdo not know\b|\bno (?:information|indication|way)\b|\bis insufficient\b"
+    rf"|\binsufficient (?:information|context|detail)\w*|^too (?:blurry|dark|blurred)\b"
+    r"|\bnot (?:specified|stated|mentioned|provided|given|indicated)\b"
+)
+_UNKNOWN = re.compile(  # "the length of her dress is unknown"
+    r"^(?P<x>(?:[\w'-]+ ){1,8})(?:is|are|was|were|remains?) (?:not |un)(?:known|clear|certain"
+    r"|readable"
+    r"|legible|identifiable|recogni[sz]able|(?:possible|determinable)|disclosed|determined)\b"
+    rf"|^(?P<y>(?:[\w'-]+ ){{1,8}})(?:is|are) (?:illegible|blurry|too \w+ to {_LEARN}|obscured"
+    rf"|hidden"
+    rf"|impossible to {_LEARN}|hard to {_LEARN}|difficult to {_LEARN})\b"
+    rf"|^(?P<z>(?:[\w'-]+ ){{1,8}})(?:can|could) not be {_LEARN}\b"
+)
+_INCAPABLE = re.compile(
+    r"\b(?:can not|not able to|unable to|do not have the ability to) (?:actually |directly"
+    r" )?(?:view|see"
+    r"|access|process|analy[sz]e|interpret|open|display|assist|help|provide|fulfil)(?: with)?"
+    r"(?: (?:the|this|that|your|any|an|a|or|and|images|image|pictures|picture|photos|photo|files"
+    r"|requests?|visual content|visuals|attached|provided|it|you))*\W*(?:$|as |because |since "
+    r"|directly|but )"
+    r"|\b(?:as an ai|language model|i am an ai|text[- ]based)\b|\bno image (?:was |has been |is )?"
+    r"(?:provided|attached|uploaded|given)|\bplease (?:provide|upload|share)\b"
 )
 
 HEDGE = re.compile(
@@ -34,26 +74,94 @@ HEDGE = re.compile(
 
 _LEANING = re.compile(r"\b(?:probably|likely|unlikely|presumably|i guess)\b")
 
-_ABSENT = re.compile(
-    r"^(?:no, |(?:i am )?sorry, (?:but )?|in (?:the|this) \w+, )?"
-    r"(?:there (?:is|are|was|were) (?:no|not)\b"
-    r"|i (?:do|can|could) not (?:see|find|spot|detect|notice|observe)\b"
-    rf"|(?:the |this |that )?{_PICTURE} (?:does not (?:show|contain|include|depict|feature|have)"
-    r"|(?:shows|contains|includes|depicts|features|has) no)\b)"
+_BE = r"(?:is|are|was|were)"
+_SEE = (
+    r"(?:see|find|spot|detect|notice|observe|locate|identify|discern|make out|recogni[sz]e"
+    r"|perceive)"
 )
-_NO_THING = re.compile(  # "No kettle is visible", "The kettle is not in the picture"
-    r"^(?:in (?:the|this) \w+, )?"
-    r"(?:no (?P<no>(?:\w+ ){1,3})(?:is|are|was|were|can be)"
-    r"|(?P<not>(?:[\w'-]+ ){1,6})(?:is|are|was|were|can) not(?: be)?)"
-    rf" (?:visible|seen|shown|present|depicted|there|here|in (?:the|this) {_PICTURE})\b"
+_SHOW = (
+    r"(?:show|contain|include|depict|feature|have|display|present|portray|hold|capture|possess"
+    r"|reveal|illustrate)"
+)
+_SEEN = (
+    r"(?:visible|seen|shown|present|depicted|pictured|displayed|included|featured|there|here|found"
+    rf"|spotted|detected|portrayed|evident|apparent|existent|discernible|in (?:the|this) {_PICTURE}"
+    r"|in (?:view|sight|frame)|on display|part of|available|observed|identified|located)"
+)
+_ANY = r"(?:(?:a|an|any|the|such|single|actual|actually|such a|sign of|signs of|evidence of) )*"
+_WHO = r"(?:i|you|we|one)"
+_LEAD = re.compile(
+    r"^(?:no[,.:]? (?=(?:the|there|it|i|he|she|they|we|this|in|a|an) )|none[,.:] |zero[,.:] "
+    r"|0[,.:] "
+    r"|(?:i am |i'm )?sorry,? (?:but )?"
+    r"|(?:in|from|based on|according to|judging by|looking at|within|upon|on) [^,]{1,60}, "
+    r"|(?:however|unfortunately|actually|so|therefore|thus|well|but|and|also|additionally"
+    r"|specifically|overall|currently|apparently|yet|indeed|in fact|the answer is|answer)[,:]? "
+    r"|it (?:appears|seems|looks)(?: that| like| as if| as though)? (?=there|the|no|he|she)"
+    r"|(?:i|we) (?:think|believe|would say)(?: that)? |(?:because|since|as) (?=there|the|no)"
+    rf"|(?:the|this) {_PICTURE} (?:shows|suggests|indicates) that )+"
+)
+_ABSENT = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"^there {_BE} (?:actually |really |currently |clearly )?(?:no|not|0|zero|never)"
+        rf"(?! (?:way|doubt|information|indication|enough)\b) {_ANY}(?P<x>.+)",
+        rf"^there (?:do|does|did) not (?:appear|seem|look) to be {_ANY}(?P<x>.+)",
+        rf"^there (?:appears?|seems?)(?: to be)? (?:no|0|zero) {_ANY}(?P<x>.+)",
+        rf"^{_WHO} (?:do|did) not (?:actually |really |clearly )?{_SEE} {_ANY}(?P<x>.+)",
+        rf"^{_WHO} (?:can |could )?{_SEE} (?:no|0|zero) {_ANY}(?P<x>.+)",
+        rf"^{_WHO} (?:am |was |are |were )?(?:unable to|not able to|fail to|failed to|can not"
+        rf"|could not)"
+        rf" (?:actually |really |clearly )?{_SEE} {_ANY}(?P<x>.+)",
+        rf"^(?:unable to|can not|could not) {_SEE} {_ANY}(?P<x>.+)",
+        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} (?:do|does) not (?:actually |really "
+        rf"|clearly )?"
+        rf"(?:appear to |seem to )?{_SHOW} {_ANY}(?P<x>.+)",
+        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} (?:has|{_SHOW}s?) (?:no|0|zero)"
+        rf" {_ANY}(?P<x>.+)",
+        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} (?:{_BE}|appears to be|seems to be)"
+        rf" (?:completely |"
+        rf"entirely |totally )?(?:devoid of|void of|free of|lacking(?: in)?|without|missing"
+        rf"|empty of)"
+        rf" {_ANY}(?P<x>.+)",
+        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} lacks {_ANY}(?P<x>.+)",
+        rf"^(?:no|0|zero|not an?|not any) (?P<x>(?:[\w'-]+ ){{1,6}}?)(?:{_BE}|can be|could be"
+        rf"|appears?"
+        rf"|exists?)(?: to be)?(?: (?:actually |clearly )?{_SEEN}\b|$|[.,!])",
+        rf"^(?P<x>(?:[\w'-]+ ){{1,8}}?)(?:{_BE}|can|could) not (?:actually |clearly |even |be"
+        rf" )*{_SEEN}\b",
+        rf"^(?P<x>(?:[\w'-]+ ){{1,8}}?)(?:{_BE}|appears? to be|seems? to be)(?: completely|"
+        rf" entirely"
+        r"| clearly| actually)? (?:missing|absent|nowhere|invisible|non-?existent|out of"
+        r" (?:view|frame|sight))\b(?! (?:a|an|some|its|his|her|their|one|two|\w+s)\b)",
+        rf"^(?P<x>(?:[\w'-]+ ){{1,8}}?)(?:do|does) not (?:appear|exist|seem to be {_SEEN}"
+        rf"|appear to be {_SEEN})(?=$|[.,!]| in\b| on\b| at\b| here\b)",
+    )
+)
+_POSSESSIVE = re.compile(
+    r"^(?P<who>(?:he|she|it|they|(?:the|this|that|these|his|her) (?:[\w'-]+ ){0,3}?[\w'-]+)) "
+    r"(?:(?:do|does) not (?:seem to |appear to )?(?:have|wear|hold|carry|possess|own)"
+    rf"|(?:has|have|wears?|holds?|carries) no|(?:{_BE}) without|lacks?"
+    rf"|(?:{_BE}) not (?:wearing|holding|carrying|having|using|riding)) {_ANY}(?P<x>.+)"
+)
+_BARE = re.compile(
+    rf"^(?:no|0|zero|not any|without any|without) {_ANY}(?P<x>(?:[\w'-]+ ?){{1,4}})[.!]*$"
+)
+_NO_ONE = re.compile(r"\b(?:no one|nobody|no people|no persons?)\b")
+_LIMIT = re.compile(
+    r"\s(?:in|on|at|of|by|near|to|for|from|with|that|which|who|where|visible|present|shown|seen"
+    r"|here"
+    r"|there|depicted|anywhere|under|behind|between|beside|next|above|below|inside|around|being"
+    r"|\w{2,}ing|to be)\b"
 )
 
 _EMPTY_WORDS = (
     "a an the any some this that these those it its they them he she i you we one there here "
-    "is are was were be been am do does did has have had can could would will to of in at by "
+    "is are was were be been am do does did has have had can could will would to of in at by "
     "for from with appear appears seem seems look looks visible present shown seen depicted "
     "think believe suggests suggest indicates indicate see picture image photo photograph "
-    "scene painting drawing figure really actually clearly all 1"  # 1: "one" in the normal form
+    "scene painting drawing figure really actually clearly all anywhere at either "
+    "her his their my your 1"  # "one" in the normal form
 )
 _EMPTY = frozenset(_EMPTY_WORDS.split())
 
@@ -63,35 +171,100 @@ class Denial:
     """What a sentence says is not there, or not to be told."""
 
     things: tuple[str, ...]
-    """Words for what is not there; empty where the sentence says that the answer cannot be told."""
+    """Words for what is not there or not to be told; empty where it does not say what."""
 
-    @property
-    def untold(self) -> bool:
-        """Whether it says only that the answer cannot be told."""
-        return not self.things
+    head: str = ""
+    """The noun among them that names the thing."""
+
+    untold: bool = False
+    """Whether it says that the answer cannot be told."""
+
+    incapable: bool = False
+    """Whether it says that the one who answers cannot: no claim about the image at all."""
+
+    owner: tuple[str, ...] = ()
+    """Who or what is said to be without the thing."""
 
 
 def read_denial(text: str) -> Denial | None:
-    """Return what a text of one sentence denies, or None where it is no plain denial.
+    """Return what a text denies, or None where it is no plain denial.
+
+    The first sentence must deny; or the second, where the first says nothing of the same.
 
     >>> read_denial("There is no kettle in the picture.")
-    Denial(things=('kettle',))
-    >>> read_denial("The red kettle isn't visible.")
-    Denial(things=('red', 'kettle'))
-    >>> read_denial("The picture does not show that."), read_denial("I can't tell.")
-    (Denial(things=()), Denial(things=()))
+    Denial(things=('kettle',), head='kettle', untold=False, incapable=False, owner=())
+    >>> read_denial("The red kettle isn't visible.").things
+    ('red', 'kettle')
+    >>> read_denial("The picture does not show that.").untold, read_denial("I can't tell.").untold
+    (True, True)
+    >>> read_denial("The kettle is missing from the picture.").head
+    'kettle'
+    >>> read_denial("I am unable to view images.").incapable
+    True
     >>> read_denial("The kettle is not red.") is None
     True
     """
-    said = sentences(text)
-    if len(said) != 1:
+    said = sentences(text[:4_000])
+    for at, sentence in enumerate(said[:2]):
+        if (denial := deny(sentence)) and not _TAKEN_BACK.search(sentence):
+            others = {lemma(word) for part in said[:at] for word in words(part)}
+            return None if denial.head in others else denial
+    return None
+
+
+_TAKEN_BACK = re.compile(
+    r"\b(?:but|though|although|however|yet)\b.*\b(?:it|they|he|she|one|seems?|appears?)\b"
+)
+
+
+@lru_cache(1 << 14)
+def deny(sentence: str) -> Denial | None:
+    """Return what a sentence in the wording of ``plain`` denies."""
+    if _INCAPABLE.search(sentence):
+        return Denial((), untold=True, incapable=True)
+    body = _LEAD.sub("", sentence)
+    if found := _UNKNOWN.match(body):
+        return _denial(next(part for part in found.groups() if part), untold=True)
+    untold = _UNTOLD.search(sentence) is not None
+    if untold and not _NO_ONE.search(sentence):
+        return Denial((), untold=True)
+    for pattern in _ABSENT:
+        if found := pattern.match(body):
+            return _denial(found["x"], untold=bool(_CAN_NOT_SEE.match(body)))
+    if found := _POSSESSIVE.match(body):
+        denial = _denial(found["x"])
+        return replace(denial, owner=content(found["who"])) if denial else None
+    if found := _BARE.match(body):
+        return _denial(found["x"])
+    if re.match(r"(?:there (?:is|was) )?(?:no one|nobody)\b", body):
+        return Denial(("person",), "person")
+    return None
+
+
+_CAN_NOT_SEE = re.compile(rf"^(?:we|you|one) (?:can|could) not {_SEE} the .* of\b")
+
+
+_PROPERTY = re.compile(
+    r"\b(?:color|colour|length|name|number|type|kind|size|brand|text|age|height|shape)s? of "
+    r"|'s (?:color|colour|length|name|size|brand|age|height|shape)\b"
+)
+
+
+def _denial(part: str, untold: bool = False) -> Denial | None:
+    """Return the denial of what a part of a sentence names."""
+    if re.match(r"(?:one|people|persons?)\b", part):
+        return Denial(("person",), "person", untold)
+    part = clause(part)
+    if re.match(
+        r"(?:only|just|longer|other|more|doubt|anything|nothing|reason|need|way|many|much|enough|all"
+        r"|every|always|exactly|entirely|too|very)\b",
+        part,
+    ):
         return None
-    if _UNTOLD.search(said[0]):
-        return Denial(())
-    if found := _ABSENT.match(said[0]):
-        return Denial(content(clause(said[0][found.end() :])))
-    found = _NO_THING.match(said[0])
-    return Denial(content(found["no"] or found["not"])) if found else None
+    things = content(part)
+    own = content(_LIMIT.split(f" {part}", maxsplit=1)[0]) or things
+    untold = untold or _PROPERTY.search(part) is not None
+    return Denial(things, lemma(own[-1]) if own else "", untold or not things)
 
 
 def hedge_in(sentence: str) -> str | None:
@@ -106,15 +279,34 @@ def plain(text: str) -> str:
     >>> plain("**No**, there isn’t; it can't be.")
     'no, there is not; it can not be.'
     """
-    line = re.sub(r"[*_#`>\"“”]", "", text.lower().replace("’", "'"))
-    line = re.sub(r"\bain'?t\b", "is not", line)
-    line = re.sub(r"\b(?:can'?t|cannot)\b", "can not", line)
-    line = re.sub(r"\bwon't\b", "will not", line)
-    negated = r"\b(is|are|was|were|do|does|did|has|have|had|could|would|should)n'?t\b"
-    line = re.sub(negated, r"\1 not", line)
-    line = re.sub(r"\b(it|there|that|he|she|what|who)'s\b", r"\1 is", line)
-    line = re.sub(r"\b(they|we|you|there)'re\b", r"\1 are", line)
-    return re.sub(r"\bi'm\b", "i am", line)
+    return _plain(text) if len(text) > _LONG else _remembered_plain(text)
+
+
+def _plain(text: str) -> str:
+    line = _EMPHASIS.sub("", text.lower().replace("’", "'"))
+    if "'" in line or _APOSTROPHE_LEFT_OUT.search(line):
+        for pattern, form in _CONTRACTIONS:
+            line = pattern.sub(form, line)
+    return line
+
+
+_LONG = 2_000
+_remembered_plain = lru_cache(1 << 14)(_plain)
+
+_EMPHASIS = re.compile(r"[*_#`>\"“”]")
+_APOSTROPHE_LEFT_OUT = re.compile(r"nt\b|cannot")
+_CONTRACTIONS = tuple(
+    (re.compile(pattern), form)
+    for pattern, form in (
+        (r"\bain'?t\b", "is not"),
+        (r"\b(?:can'?t|cannot)\b", "can not"),
+        (r"\bwon't\b", "will not"),
+        (r"\b(is|are|was|were|do|does|did|has|have|had|could|would|should)n'?t\b", r"\1 not"),
+        (r"\b(it|there|that|he|she|what|who)'s\b", r"\1 is"),
+        (r"\b(they|we|you|there)'re\b", r"\1 are"),
+        (r"\bi'm\b", "i am"),
+    )
+)
 
 
 def sentences(text: str) -> list[str]:
@@ -123,8 +315,17 @@ def sentences(text: str) -> list[str]:
     >>> sentences("No. 5 is red; it isn't blue! Yes")
     ['no. 5 is red', 'it is not blue!', 'yes']
     """
-    parts = re.split(r"(?<=[.!?])\s+(?!\d)|[\n;]+", plain(text))
-    return [" ".join(part.split()) for part in parts if re.search(r"\w", part)]
+    return list(_sentences(text) if len(text) > _LONG else _remembered_sentences(text))
+
+
+def _sentences(text: str) -> tuple[str, ...]:
+    parts = _BREAK.split(plain(text))
+    return tuple(" ".join(part.split()) for part in parts if _WORD.search(part))
+
+
+_remembered_sentences = lru_cache(1 << 14)(_sentences)
+_BREAK = re.compile(r"(?<=[.!?])\s+(?!\d)|[\n;]+")
+_WORD = re.compile(r"\w")
 
 
 def clause(text: str) -> str:

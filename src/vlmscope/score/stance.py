@@ -2,7 +2,15 @@
 
 Keyword rules made the labels that this package replaces wrong: *no* was found in *now* and *snow*,
 *The floor appears to be clean* was taken for *No*, and what no rule knew was labelled faithful.
-Here an answer takes a side only where its own words say so.
+Here an answer takes a side only where its own words say so:
+
+1. by the *yes* or *no* that opens a sentence (``read_stance``), unless what follows says otherwise;
+2. by a sentence that denies or affirms what the question asks (``denial``, ``claims``), wherever in
+   the answer it stands. Two such sentences that disagree make the answer unclear.
+
+*The tail is not visible* is no *No* to a question about the tail's colour: it says that the answer
+cannot be told. To a negated question (*Isn't it red?*) *yes* and *no* mean different things to
+different people, so only a sentence that says the same as the truth, or the opposite, is scored.
 """
 
 from __future__ import annotations
@@ -13,9 +21,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.denial import HEDGE, NEGATIVE, clause, content, hedge_in, plain, sentences
+from vlmscope.score.claims import side_of
+from vlmscope.score.denial import (
+    HEDGE,
+    NEGATIVE,
+    clause,
+    content,
+    deny,
+    hedge_in,
+    plain,
+    sentences,
+)
+from vlmscope.score.lexicon import is_a, lemma
+from vlmscope.score.question import Question, claim_words, read_question
+from vlmscope.score.reply import read_reply
 from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.text import accepted_answers, stem, words
+from vlmscope.score.text import word_set, words
+from vlmscope.score.truth import accepted_answers, read_truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +50,8 @@ class Stance:
     """The words that say so."""
     about: tuple[str, ...] = ()
     """What a sentence without *yes* or *no* negates: it answers only a question about just that."""
+    subject: tuple[str, ...] = ()
+    """Of what the sentence negates it."""
 
 
 _YES = r"yes|yeah|yep|yup|correct|true"
@@ -58,6 +82,27 @@ _NEGATION = re.compile(
     r"(?:no(?!\.? ?(?:doubt|problem|worries|\d))|not(?! only)|nothing|none|nobody|neither|never)\b"
 )
 _NOBODY = re.compile(r"\b(?:nobody|no one)\b")
+_LEADING = re.compile(r"^(?:(?:no|yes|in|from|based on|judging by|according to)[^,]{0,60}, )+")
+_SIDE_WORD = re.compile(rf"^(?:{_YES}|{_NO})\b[\s,.!:\-–—]*")
+_OPEN = re.compile(r"(?:what|which|who|whom|whose|where|when|why|how)\b")
+_CODES: dict[str, Literal["yes", "no"]] = {
+    "1": "yes", "0": "no", "1.0": "yes", "0.0": "no",
+}  # fmt: skip
+_UNSEEN = re.compile(
+    r"\bnot (?:be |clearly |fully |actually )*(?:visible|seen|shown|depicted|pictured|displayed"
+    r"|in (?:view"
+    r"|frame|sight))\b|\binvisible\b|\bout of (?:view|frame|sight)\b"
+)
+_BARE_NO = re.compile(
+    r"^(?:it|they|he|she|there|this|that|i|we) \w+ not\b"
+    r"|^not (?:in|on|that i|visible|here|present|at all)\b"
+)
+_PLACES = word_set("under below behind above over beside inside outside near between")
+_PREPOSITIONS = word_set("on in at of to with by for from")
+_ASSENT = re.compile(r"absolutely|definitely|certainly|of course|indeed|affirmative")
+_SENTENCES = 40
+_LONGEST = 1_000
+_AWAY = "elsewhere"  # of a denial that is about what was asked, but elsewhere, or of another kind
 _BRANCH = re.compile(
     r"\b(?:who|which|that|whose|where|when|because|if|whether|although|while|but|than)\b"
 )
@@ -72,17 +117,22 @@ def read_stance(text: str) -> Stance | None:
 
     >>> read_stance("No, the cup is red.").side, read_stance("Yes, but actually no.").side
     ('no', 'unclear')
-    >>> read_stance("The image does not appear to be lit by a full moon.")
-    Stance(side='no', evidence='does not', about=('lit', 'full', 'moon'))
+    >>> read_stance("The image does not appear to be lit by a full moon.").about
+    ('lit', 'full', 'moon')
     >>> read_stance("It is snowing now.") is None
     True
     """
-    said = sentences(text)
-    leads = [lead for sentence in said if (lead := _lead(sentence))]
-    if leads:
-        sides = {lead.side for lead in leads}
-        return leads[0] if len(sides) == 1 else Stance("unclear", "yes and no")
-    return _unled(said[0]) if said else None
+    said = [sentence[:_LONGEST] for sentence in sentences(text)[:_SENTENCES]]
+    return _led(said) or (_unled(said[0]) if said else None)
+
+
+def _led(said: list[str]) -> Stance | None:
+    """Read the sentences that begin with *yes* or *no*."""
+    leads = [lead for sentence in said[:_SENTENCES] if (lead := _lead(sentence))]
+    if not leads:
+        return None
+    sides = {lead.side for lead in leads}
+    return leads[0] if len(sides) == 1 else Stance("unclear", "yes and no")
 
 
 def _lead(sentence: str) -> Stance | None:
@@ -117,17 +167,17 @@ def _unled(sentence: str) -> Stance | None:
     if len(NEGATIVE.findall(sentence)) > 1:
         return Stance("unclear", "negated twice")
     about = content(clause(sentence[negation.end() :]))
+    subject = content(_LEADING.sub("", sentence[: negation.start()]))
     if _NOBODY.search(sentence):
         about = ("person", *about)
-    return Stance("no", negation[0], about)
+    return Stance("no", negation[0], about, subject)
 
 
 class YesNo:
     """Scores answers whose truth is yes or no.
 
     The label is true where the answer takes the other side than the truth. The question is never
-    searched for a verdict; it can only prevent one: a sentence without *yes* or *no* that negates
-    anything the question did not ask is unscorable.
+    searched for a verdict; a sentence without *yes* or *no* counts only for what was asked.
     """
 
     name = "yesno"
@@ -135,48 +185,182 @@ class YesNo:
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
         for row in rows:
-            yield _judge(row).score(row, self.name)
+            yield judge_side(row, yes_no_truth(row.target, row.question)).score(row, self.name)
 
 
-def yes_no_truth(target: object) -> Literal["yes", "no"] | None:
+def yes_no_truth(target: object, question: str = "") -> Literal["yes", "no"] | None:
     """Return the side that a ground truth takes, or None where it is no answer to yes or no.
+
+    Args:
+        target: The truth.
+        question: Where it asks for yes or no, 1 is *yes* and 0 is *no*.
 
     >>> [yes_no_truth(truth) for truth in ("Yes", "no.", "y, e, s", "No; It isn't lit.", "1", "")]
     ['yes', 'no', 'yes', 'no', None, None]
     >>> yes_no_truth("Yes; No"), yes_no_truth("No kettle is there.")
     (None, None)
+    >>> yes_no_truth("1", "Is there a cup?"), yes_no_truth("1", "How many cups are there?")
+    ('yes', None)
     """
+    accepted = accepted_answers(target)
+    asked = read_question(question) if question else None
+    if asked and accepted and accepted[0] in _CODES and len(accepted) == 1:
+        return _CODES[accepted[0]] if asked.yes_no and not asked.either else None
+    if asked and _OPEN.match(asked.asked):
+        return None  # "No, cats are playing there" denies what is asked
     sides = {
         lead.side
-        for answer in accepted_answers(target)
-        for sentence in sentences(answer)[:1]
+        for answer in accepted
+        for sentence in sentences(answer[:_LONGEST])[:1]
         if (lead := _lead(sentence))
     }
     side = sides.pop() if len(sides) == 1 else None
     return None if side == "unclear" else side
 
 
-def _judge(row: Answered) -> Finding:
-    if not accepted_answers(row.target):
+def judge_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
+    """Compare the side of an answer with the truth's."""
+    known = read_truth(row.target)
+    if not known.accepted and not known.doubtful:
         return Finding(None, "no ground truth")
-    truth = yes_no_truth(row.target)
     if truth is None:
         return Finding(None, f"truth is not yes or no: {excerpt(row.target)}")
-    answer = row.answer or ""
+    answer = read_reply(row.answer or "", row.question)
     if not words(answer):
         return Finding(None, "no answer")
-    stance = read_stance(answer)
+    question = read_question(row.question)
+    if question.negated:
+        return _negated(question, known.accepted, answer, truth)
+    stance = answer_side(answer, question, truth)
     if stance is None:
-        return Finding(None, f"takes no side: {excerpt(answer)}")
+        negates = any(_NEGATION.search(sentence) for sentence in sentences(answer)[:1])
+        why = "negates what was not asked" if negates else "takes no side"
+        return Finding(None, f"{why}: {excerpt(answer)}")
     if stance.side == "unclear":
         return Finding(None, f"hedges or contradicts itself: {excerpt(stance.evidence)}")
-    if stance.about and not _asked(stance.about, row.question):
-        return Finding(None, f"negates what was not asked: {excerpt(answer)}")
     side = f"{stance.side}, truth {truth}: {excerpt(stance.evidence)}"
+    if stance.side != truth and stance.side in {plain(a).strip(" .") for a in known.doubtful}:
+        return Finding(None, f"annotators disagree: says {side}")
     return Finding(stance.side != truth, f"says {side}")
 
 
-def _asked(about: tuple[str, ...], question: str) -> bool:
-    """Return whether a question, not itself negated, asks about all of these words."""
-    asked = {stem(word) for word in words(plain(question))}
-    return not NEGATIVE.search(plain(question)) and {stem(word) for word in about} <= asked
+def answer_side(answer: str, question: Question, truth: str = "") -> Stance | None:
+    """Return the side that an answer takes to a question.
+
+    Args:
+        answer: What is said.
+        question: The question, not negated.
+        truth: The true side: that what the question takes for granted is not there contradicts
+            *yes*, but does not say *no*.
+    """
+    said = [sentence[:_LONGEST] for sentence in sentences(answer)[:_SENTENCES]]
+    led = _led(said)
+    if len(said) == 1 and _ASSENT.fullmatch(said[0].rstrip(" .!")):
+        return Stance("yes", said[0])
+    if led and led.side == "unclear":
+        return led
+    found = [stance for part in _statements(said) if (stance := _side_of(part, question, truth))]
+    if led:
+        other = next((stance for stance in found if stance.side not in (led.side, "unclear")), None)
+        return Stance("unclear", f"{led.evidence} … {other.evidence}") if other else led
+    if not found or (len(found) == 1 and found[0].side == "unclear" and _AWAY in found[0].about):
+        return None
+    sides = {stance.side for stance in found}
+    return found[0] if len(sides) == 1 else Stance("unclear", found[-1].evidence)
+
+
+def _statements(said: list[str]) -> Iterator[str]:
+    """Yield sentences without the *yes* or *no* that opens them."""
+    for sentence in said:
+        part = _SIDE_WORD.sub("", sentence) if _lead(sentence) else sentence
+        if re.search(r"\w", part):
+            yield part
+
+
+def _side_of(sentence: str, question: Question, truth: str) -> Stance | None:
+    """Return the side that one sentence takes to a question."""
+    if side := side_of(question, sentence):
+        return Stance(side, sentence)
+    if (denial := deny(sentence)) and not denial.incapable:
+        if denial.untold and not denial.things:
+            return Stance("unclear", sentence)
+        about = (denial.head, *map(lemma, denial.things), *map(lemma, denial.owner))
+        if not all(_is_asked(word, question) for word in about):
+            return Stance("unclear", sentence, (_AWAY,)) if denial.head in question.thing else None
+        if question.thing:
+            return Stance("no", sentence) if _is_asked(denial.head, question, head=True) else None
+        if denial.untold or _UNSEEN.search(sentence):
+            return Stance("unclear", sentence)
+        return _presupposed(denial.head, question, truth, sentence)
+    if denial:
+        return Stance("unclear", sentence)
+    return _unled_about(sentence, question)
+
+
+def _presupposed(head: str, question: Question, truth: str, sentence: str) -> Stance | None:
+    """Weigh that something in a question about its property or doing is not there."""
+    owner = r"\b(?:the|his|her|its|their|this|that|\w+'s) (?:[\w'-]+ )?"
+    given = re.search(owner + re.escape(head), question.asked)
+    if given and truth != "yes":
+        return Stance("unclear", f"what is asked about is not there: {sentence}")
+    return Stance("no", sentence)
+
+
+def _unled_about(sentence: str, question: Question) -> Stance | None:
+    """Read a negated sentence about what a question asks."""
+    stance = _unled(sentence)
+    if stance is None or stance.side == "yes":
+        return stance
+    if stance.side == "unclear":
+        said = {lemma(word) for word in content(sentence)}
+        asked = {word for word in said if _is_asked(word, question)}
+        return stance if asked or len(said) < 3 else None
+    about = (*stance.about, *stance.subject)
+    if not stance.about and _UNSEEN.search(sentence):
+        return Stance("unclear", sentence)
+    if not about and len(words(sentence)) > 3 and not _BARE_NO.search(sentence):
+        return None
+    if not all(_is_asked(lemma(word), question) for word in about):
+        return None
+    if any(word in _PLACES and word not in question.words for word in words(sentence)):
+        return None
+    return stance
+
+
+def _is_asked(word: str, question: Question, head: bool = False) -> bool:
+    """Return whether a question asks about a word, or about a kind of it."""
+    asked = question.thing or question.claim if head else question.words
+    return (
+        word in asked
+        or word in _PREPOSITIONS
+        or any(is_a(other, word) for other in asked if len(other) > 1)
+    )
+
+
+def _negated(question: Question, accepted: tuple[str, ...], answer: str, truth: str) -> Finding:
+    """Compare what an answer to a negated question says with what the truth says."""
+    own = _polarity(answer, question)
+    if own is None:
+        if plain(answer).strip(" .!") in {plain(text).strip(" .!") for text in accepted}:
+            return Finding(False, f"is the truth {excerpt(answer)}")
+        return Finding(None, f"yes or no to a negated question: {excerpt(answer)}")
+    true = {said for text in accepted if (said := _polarity(text, question))}
+    if len(true) != 1 or own == "unclear":
+        return Finding(None, f"a negated question: {excerpt(answer)}, truth {truth}")
+    return Finding(true != {own}, f"says {excerpt(answer)}, truth {excerpt(accepted[-1])}")
+
+
+def _polarity(text: str, question: Question) -> str | None:
+    """Return whether the sentences of a text affirm or negate what a negated question negates."""
+    claim = {word for word in question.claim if word not in ("not", "no", "never")}
+    found = set()
+    for sentence in _statements(sentences(text)):
+        if hedge_in(sentence):
+            return "unclear"
+        said = set(claim_words(sentence))
+        negatives = NEGATIVE.findall(sentence)
+        if len(said & claim) * 2 > len(claim) and said - claim <= {"not", "no", "never"}:
+            found.add(
+                "negative" if len(negatives) == 1 else "positive" if not negatives else "unclear"
+            )
+    return found.pop() if len(found) == 1 else "unclear" if found else None

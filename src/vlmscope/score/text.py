@@ -1,33 +1,45 @@
-"""Answers and truths as words: the normal form of the VQA evaluation, and irregular truths.
+"""Answers and truths as words: the normal form of the VQA evaluation.
 
 The normal form follows the evaluation code of VQA v2 (Antol et al., 2015; Goyal et al., 2017;
 github.com/GT-Vision-Lab/VQA, vqaEval.py): lower case, number words as digits, no articles, one
 spelling of a contraction, no punctuation but decimal points. It differs where that code depends on
 the rest of the text or loses a difference: punctuation is a break wherever it stands but in 10:30
-and 1/2, only real thousands lose their comma, number words go on to twenty, 3.0 is 3, grey is gray,
-and an answer that is nothing but an article, as option *A* is, stays.
+and 1/2, only real thousands lose their comma, all number words are read (``numerals``), 3.0 is 3,
+grey is gray, 50% and $50 are not 50, and the letter A stays where it names something: *A*,
+*Vitamin A*, *A or B*.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from functools import lru_cache
 
-from vlmscope.jsontext import load_json
+from vlmscope.score.numerals import digits, plain_numerals
 
-_NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen twenty"
-)
-_SPELLINGS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
-_SPELLINGS |= {"none": "0", "grey": "gray"}
+
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a list written as text."""
+    return frozenset(text.split())
+
+
+_SPELLINGS = {"none": "0", "grey": "gray", "colour": "color", "colours": "colors"}
 _ARTICLES = frozenset(("a", "an", "the"))
-_TOKEN = re.compile(r"\d+(?:[:/]\d+)+(?!\w)|(?<!\w)-?\d+(?:\.\d+)?(?!\w)|\w+(?:'\w+)*")
+_NUMBER = r"\d+(?:\.\d+)?"
+_TOKEN = re.compile(
+    rf"\d+(?:[:/]\d+)+(?!\w)|(?<![\w.])-?[$€£¥]?(?:{_NUMBER})?√{_NUMBER}(?![\w])"
+    rf"|(?<!\w)-?[$€£¥]?{_NUMBER}(?!\w)[%°]?|\w+(?:'\w+)*[%°]?|(?<=\w)[.,;:!?)\n]+"
+)
 _CONTRACTION = re.compile(  # without the ones that are another word: its, were, well, shed
     r".*(?:n't|'ve)|(?:that|there|what|where|who|he)'s|(?:they|you)'(?:re|ll)|it'll|let's|o'clock"
 )
-_NO_TRUTH = frozenset(("", "nan", "null", "<na>"))
-_QUOTED = re.compile(r"""'([^']*)'|"([^"]*)"|([^,\[\]'"]+)""")
+_NAMED = word_set(
+    "is are was were has have had and or than does do can will would of in on at to from with for "
+    "by but not because"
+)
+_FIGURE = re.compile(r"-?[$€£¥]?[\d√][\d.:/√]*(?:%|°|st|nd|rd|th|am|pm)?")
+
+_MEMORY = 1 << 14
+_LONG = 2_000
 
 
 def normalise(text: str) -> str:
@@ -37,17 +49,40 @@ def normalise(text: str) -> str:
     ('there are 2 cups', '1000.5', 'dont', 'a')
     >>> normalise("don't") == normalise("Don’t!")
     True
+    >>> normalise("twenty-nine percent"), normalise("−5"), normalise("Vitamin A is a vitamin.")
+    ('29%', '-5', 'vitamin a is vitamin')
     """
-    plain = text.lower().replace("’", "'").replace("_", " ")
-    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
-    plain = re.sub(r"\.(?!\d)", "", plain)
-    tokens = [_one_spelling(token) for token in _TOKEN.findall(plain)]
-    return " ".join([token for token in tokens if token not in _ARTICLES] or tokens)
+    return " ".join(words(text))
 
 
 def words(text: str) -> tuple[str, ...]:
     """Return the words of the normal form."""
-    return tuple(normalise(text).split())
+    return _words(text) if len(text) > _LONG else _known_words(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    plain = text.lower().replace("’", "'").replace("_", " ")
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain_numerals(plain))
+    plain = re.sub(r"\.(?![\d\s])(?=\w)", "", plain)  # u.s.
+    tokens = digits([_one_spelling(token) for token in _TOKEN.findall(plain)])
+    named = [token for at, token in enumerate(tokens) if _is_word(tokens, at)]
+    return tuple(named or [token for token in tokens if token[0] not in ".,;:!?)\n"])
+
+
+_known_words = lru_cache(_MEMORY)(_words)
+
+
+def _is_word(tokens: list[str], at: int) -> bool:
+    """Return whether a token is a word, and no article or mark."""
+    word = tokens[at]
+    if word[0] in ".,;:!?)\n":
+        return False
+    if word not in _ARTICLES:
+        return True
+    if word != "a":
+        return False
+    following = tokens[at + 1] if at + 1 < len(tokens) else "."
+    return following in _NAMED or following[0] in ".,;:!?)\n"
 
 
 def is_number(word: str) -> bool:
@@ -57,6 +92,15 @@ def is_number(word: str) -> bool:
     (True, False)
     """
     return re.fullmatch(r"-?\d+(?:\.\d+)?", word) is not None
+
+
+def is_figure(word: str) -> bool:
+    """Return whether a word of the normal form is a number, an amount, a time or a rank.
+
+    >>> [is_figure(word) for word in ("-2.5", "3rd", "$5", "50%", "√2", "10:30", "mp3")]
+    [True, True, True, True, True, True, False]
+    """
+    return _FIGURE.fullmatch(word) is not None
 
 
 def stem(word: str) -> str:
@@ -74,49 +118,18 @@ def stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 2 else word
 
 
-def accepted_answers(target: object) -> tuple[str, ...]:
-    """Return every answer that a ground truth accepts; none for an empty one.
-
-    Reads ``A; B; C`` (HaloQuest), lists as JSON, Python or NumPy print them, lists of records with
-    an ``answer`` (VQA), and AMBER's ``y, e, s``, a word that a join took apart.
-
-    >>> accepted_answers("3; three; There are three cups.")
-    ('3', 'three', 'There are three cups.')
-    >>> accepted_answers("['red', 'dark red']"), accepted_answers("y, e, s")
-    (('red', 'dark red'), ('yes',))
-    >>> accepted_answers(float("nan")), accepted_answers("")
-    ((), ())
-    """
-    text = "" if target is None else str(target).strip()
-    if text.lower() in _NO_TRUTH:
-        return ()
-    joined = "".join(text.lower().split(", "))
-    if ", " in text and joined in ("yes", "no"):
-        return (joined,)
-    parts = _listed(text) if text[0] == "[" and text[-1] == "]" else text.split(";")
-    kept = (part.strip() for part in parts)
-    return tuple(dict.fromkeys(part for part in kept if part.lower() not in _NO_TRUTH))
-
-
 def _one_spelling(token: str) -> str:
-    """Return a token as its number, its shortest decimal, or its contraction without a mark."""
-    if is_number(token) and "." in token:
-        return token.rstrip("0").rstrip(".")
+    """Return a token as its shortest decimal, or its contraction without a mark."""
+    if ("." in token and token[-1].isdigit()) or token[-2:-1].isdigit():
+        return _short_decimal(token)
     if _CONTRACTION.fullmatch(token):
         return token.replace("'", "")
     return _SPELLINGS.get(token, token)
 
 
-def _listed(text: str) -> list[str]:
-    """Return the items of a printed list."""
-    try:
-        items = load_json(text)
-    except ValueError:
-        return ["".join(groups) for groups in _QUOTED.findall(text[1:-1])]
-    return [_item(item) for item in items]
-
-
-def _item(item: Any) -> str:
-    """Return an item of a list as text; of a record, its answer."""
-    found = item.get("answer") if isinstance(item, dict) else item
-    return "" if found is None else str(found)
+def _short_decimal(token: str) -> str:
+    sign = token[-1] if token[-1] in "%°" else ""
+    number = token.removesuffix(sign)
+    if "." in number and number[-1].isdigit():
+        number = number.rstrip("0").rstrip(".")
+    return number + sign

@@ -4,57 +4,64 @@
 in the same normal form and goes further only where little can go wrong. Its rules, the first that
 applies decides:
 
-1. An answer equal to an accepted one is faithful.
-2. So is one of at most ``SENTENCE`` words that contains a short accepted answer. It is unscorable
-   if it is negated or hedged as well, or names a rival: another number, colour or side.
-3. A denial (*There is no cup.*) is faithful to a denial of the same and to the truth 0. It is
-   hallucinated if it denies what the truth speaks of or, where that is short, the question. A
-   refusal (*I cannot tell.*) is faithful where the truth is one, else unscorable: it contradicts
-   nothing.
+1. Where the question lists choices, or the truth is an option's letter: which is chosen
+   (``choices``).
+2. An answer equal to an accepted one is faithful; of a list whose question asks for all of it,
+   all must be named.
+3. A denial (*There is no cup.*) is faithful to a denial of the same and to the truth 0, and so is
+   0 to a denial of what is counted. A denial is hallucinated if it denies what the truth speaks of
+   or, where that is short, the question. A refusal (*I cannot tell.*) is faithful where the truth
+   is one, else unscorable: it contradicts nothing.
 4. Where the truth is a denial, an answer that speaks of the thing as there is hallucinated, and so
-   is any short answer.
-5. One sentence that names exactly one rival of a short truth, and not the truth, is hallucinated;
-   a number only where it counts what the question asks about.
-6. A short answer that shares no word with a short truth is hallucinated, as in the field.
+   is any short answer; but none with a word that may deny.
+5. The phrase in which the answer answers (``phrases``) is compared with the truth's: equal is
+   faithful; another number, colour, side, letter or unit is hallucinated, and so is a short phrase
+   that has nothing in common with a short truth, in words or in WordNet.
+6. A longer answer is faithful where it names the truth as the question's words lead to it, and no
+   rival of its kind. Named in another role it is unscorable.
 7. Everything else is unscorable: a long truth or a long answer needs a judge.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.denial import NEGATIVE, Denial, hedge_in, plain, read_denial, sentences
+from vlmscope.score.absence import BARE, claims, denies
+from vlmscope.score.case import CAPTION, LIGHT, Case
+from vlmscope.score.choices import choose, chosen_letter, true_choice
+from vlmscope.score.claims import COLOURS, SIDES
+from vlmscope.score.denial import (
+    NEGATIVE,
+    hedge_in,
+    plain,
+    sentences,
+)
+from vlmscope.score.lexicon import is_a, is_part, lemma
+from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
 from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.text import accepted_answers, is_number, stem, words
-
-SHORT = 3
-"""Most words of an answer that is compared as a whole."""
-
-CLAUSE = 12
-"""Most words of a sentence whose one number, colour or side is taken for its answer."""
+from vlmscope.score.text import is_figure, word_set, words
 
 SENTENCE = 30
 """Most words of an answer that is searched for the truth; a longer one mentions many things."""
 
-_COLOURS = "red orange yellow green blue purple pink brown black white gray"
-_KINDS = tuple(
-    frozenset(kind.split())
-    for kind in (_COLOURS, "left right", "upper lower", "top bottom", "above below", "yes no")
-)
 _VAGUE_NUMBER = re.compile(
     r"\b(?:at (?:least|most)|(?:more|less|fewer) than|over|about|around|approximately|roughly"
-    r"|nearly|almost|several|many|multiple|some|few)\b"
+    r"|nearly|almost|several|many|multiple|some|few|couple|dozens|between)\b"
 )
-_OPTION = re.compile(r"\(?([a-h])(?:[).:,]|$)")
-
-_CAPTION = frozenset(("picture", "image", "photo", "scene", "shows"))
-_BARE = (("yes",), ("no",))
-
-Words = tuple[str, ...]
+_LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
+_MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
+_PLACED = word_set("in on at of by from around near to during")
+_JOIN = word_set("and or in on at of from to between years colors")
+_OR_AND = frozenset(("and", "or"))
+_TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
+_AFTER = word_set(
+    "in on at of by with for from to is are was were has have and or that which who while as under "
+    "behind near next between above below inside outside over beside it this because since"
+    " there here "
+    "visible standing sitting lying being can"
+)
 
 
 class Exact:
@@ -65,7 +72,7 @@ class Exact:
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
         for row in rows:
-            case = _Case(row)
+            case = Case(row)
             finding = _missing(case) or _equal(case) or Finding(True, f"is not {case.truth_shown}")
             yield finding.score(row, self.name)
 
@@ -78,180 +85,320 @@ class Vqa:
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
         for row in rows:
-            case = _Case(row)
+            case = Case(row)
             found = (rule(case) for rule in _RULES)
             finding = next((finding for finding in found if finding), None)
             yield (finding or _undecided(case)).score(row, self.name)
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A row with what the rules look at."""
-
-    row: Answered
-
-    @cached_property
-    def truths(self) -> tuple[str, ...]:
-        return accepted_answers(self.row.target)
-
-    @cached_property
-    def short_truths(self) -> tuple[Words, ...]:
-        """The accepted answers that are short, in words."""
-        return tuple(w for truth in self.truths if 0 < len(w := words(truth)) <= SHORT)
-
-    @cached_property
-    def said(self) -> Words:
-        """The answer in words."""
-        return words(self.row.answer or "")
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the answer names one thing, rather than says what is to be seen."""
-        return len(self.said) <= SHORT and not _CAPTION & set(self.said)
-
-    @cached_property
-    def doubt(self) -> str | None:
-        """The word that negates the answer or takes it back."""
-        line = plain(self.row.answer or "")
-        negative = NEGATIVE.search(line)
-        return hedge_in(line) or (negative[0] if negative else None)
-
-    @cached_property
-    def denial(self) -> Denial | None:
-        """What the answer denies."""
-        return read_denial(self.row.answer or "")
-
-    @cached_property
-    def denied(self) -> tuple[Denial, ...]:
-        """What the accepted answers deny."""
-        return tuple(d for truth in self.truths if (d := read_denial(truth)))
-
-    @property
-    def truth_doubted(self) -> bool:
-        """Whether an accepted answer is negative or hedged: it may deny in words of its own."""
-        lines = [plain(truth) for truth in self.truths]
-        return any(NEGATIVE.search(line) or hedge_in(line) for line in lines)
-
-    @property
-    def shown(self) -> str:
-        return excerpt(self.row.answer or "")
-
-    @property
-    def truth_shown(self) -> str:
-        return excerpt(self.truths[0])
-
-
-def _missing(case: _Case) -> Finding | None:
+def _missing(case: Case) -> Finding | None:
     if not any(words(truth) for truth in case.truths):
+        if case.truth.voted:
+            return Finding(None, "annotators do not agree")
         return Finding(None, "no ground truth")
-    return None if case.said else Finding(None, "no answer")
+    return None if words(case.answer) else Finding(None, "no answer")
 
 
-def _equal(case: _Case) -> Finding | None:
+def _equal(case: Case) -> Finding | None:
+    said = words(case.answer)
+    if case.truth.listed and (case.question.wants_all or _asks_several(case)):
+        return None
     for truth in case.truths:
-        if words(truth) == case.said:
+        if words(truth) == said or words(truth) == case.said:
             return Finding(False, f"is the truth {excerpt(truth)}")
     return None
 
 
-def _option(case: _Case) -> Finding | None:
-    """Compare the letters of a multiple-choice question: *(B)*, *B. a dog*."""
-    letters = {truth.lower() for truth in case.truths}
-    if not all(re.fullmatch("[a-h]", letter) for letter in letters):
-        return None
-    chosen = _OPTION.match(plain(case.row.answer or "").strip())
-    if chosen is None:
+def _chooses(case: Case) -> Finding | None:
+    """Compare choices where the question lists them."""
+    choices = case.question.choices
+    if choices is None:
+        return _letter(case)
+    true = {true_choice(truth, choices) for truth in case.truths}
+    if None in true:
+        return None if all(len(words(truth)) > 1 for truth in case.truths) else _letter(case)
+    chosen = choose(case.answer, choices)
+    if chosen.index is None:
+        return Finding(None, f"{chosen.why}: {case.shown}")
+    return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
+
+
+def _letter(case: Case) -> Finding | None:
+    """Compare the letters of options that the question does not list: *(B)*, *B. a dog*."""
+    found = [_LETTER.fullmatch(truth.strip()) for truth in case.truths]
+    letters = {(one[1] or one[2]).lower() for one in found if one}
+    if not all(found) or not letters:
+        return _marked(case)
+    chosen = chosen_letter(case.answer, tuple("abcdefghij"))
+    if chosen is None and case.phrase and len(case.phrase[-1]) == 1:
+        chosen = case.phrase[-1]
+    if not chosen:
         return Finding(None, f"chooses no option: {case.shown}")
-    return Finding(chosen[1] not in letters, f"option {chosen[1]}, truth {case.truth_shown}")
+    return Finding(chosen not in letters, f"option {chosen}, truth {case.truth_shown}")
 
 
-def _mentions(case: _Case) -> Finding | None:
-    """Look for a short accepted answer in the answer."""
-    truth = next((truth for truth in case.short_truths if _contains(case.said, truth)), None)
-    if truth is None:
+def _marked(case: Case) -> Finding | None:
+    """Compare an option with its letter (*(D) Soft / Uniform*) with a truth in words."""
+    marked = _MARKED.match(case.final)
+    said = words(marked["text"]) if marked else ()
+    if not said or not case.short_truths or len(said) > 5:
         return None
-    found = f'"{" ".join(truth)}" in {case.shown}'
-    if len(case.said) > SENTENCE:
-        return Finding(None, f"a long answer that mentions the truth: {found}")
-    if case.doubt and case.doubt not in truth:
-        return Finding(None, f"mentions the truth, but negates or hedges: {found}")
-    if any(is_number(word) for word in truth) and _VAGUE_NUMBER.search(
-        plain(case.row.answer or "")
-    ):
-        return Finding(None, f"an inexact number: {found}")
-    if truth == ("1",) and not _counts(case, "1"):  # "one of them", "the one that"
-        return Finding(None, f"a one that may count nothing: {found}")
-    if rivals := _rivals(case):
-        return Finding(None, f"names the truth and a rival: {', '.join(rivals)}; {found}")
-    return Finding(False, f"says {found}")
-
-
-def _denies(case: _Case) -> Finding | None:
-    """Weigh an answer that is a denial or a refusal."""
-    if case.denial is None:
+    if any(relation(said, truth, case.question) == "equal" for truth in case.short_truths):
+        return Finding(False, f"says {case.shown}")
+    if case.doubt or len(sentences(marked["text"] if marked else "")) > 1:
         return None
-    if case.denial.untold:
-        if any(denied.untold for denied in case.denied):
-            return Finding(False, f"cannot be told, says the truth too: {case.truth_shown}")
-        return Finding(None, f"refuses to answer: {case.shown}")
-    things = _stems(case.denial.things)
-    if any(things <= _stems(denied.things) for denied in case.denied):
-        return Finding(False, f"denies what the truth denies: {case.truth_shown}")
-    if ("0",) in case.short_truths and things <= _stems(words(case.row.question)):
-        return Finding(False, f"denies what the truth counts as 0: {case.shown}")
-    asked = words(case.row.question) if case.short_truths else ()
-    spoken_of = _stems((*asked, *(word for truth in case.truths for word in words(truth))))
-    if case.truth_doubted or not things <= spoken_of:
-        return Finding(None, f"denies something else: {case.shown}")
-    return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
-
-
-def _claims(case: _Case) -> Finding | None:
-    """Weigh a claim against truths that are denials."""
-    if not case.denied:
-        return None
-    if case.doubt:
-        return Finding(None, f"truth is a denial, the answer negates or hedges: {case.shown}")
-    said = _stems(case.said)
-    about = any(d.things and _stems(d.things) <= said for d in case.denied)
-    if about or (case.is_short and case.said not in _BARE):
-        return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
+    if any(set(truth) < set(said) for truth in case.short_truths) and len(said) <= SHORT:
+        return Finding(True, f"a longer name than the truth {case.truth_shown}: {case.shown}")
     return None
 
 
-def _competes(case: _Case) -> Finding | None:
-    """Look for the one number, colour or side that a sentence names in the truth's place."""
-    if case.doubt or len(case.said) > CLAUSE or len(sentences(case.row.answer or "")) > 1:
+def _lists(case: Case) -> Finding | None:
+    """Weigh an answer to a question that asks for all of a list."""
+    truth = case.truth
+    if not truth.listed:
         return None
-    rivals = _rivals(case)
-    if len(rivals) != 1 or _VAGUE_NUMBER.search(plain(case.row.answer or "")):
-        return None
-    if is_number(rivals[0]) and not _counts(case, rivals[0]):
-        return None
-    return Finding(True, f'says "{rivals[0]}" in {case.shown}, truth {case.truth_shown}')
+    items = [words(item) for item in truth.accepted]
+    said = words(case.answer)
+    named = [item for item in items if _contains(said, item)]
+    if not named or len(said) > SENTENCE or case.doubt:
+        return Finding(None, f"a list that needs a judge: {case.shown}") if named else None
+    more = set(said) - {w for item in items for w in item} - case.question.words - LIGHT - _JOIN
+    if len(named) == len(items):
+        if more:
+            return Finding(None, f"names more than the truth: {case.shown}")
+        return Finding(False, f"names all of {case.truth_shown}: {case.shown}")
+    numeric = all(is_figure(item[0]) for item in items if item)
+    if case.question.wants_all:
+        return Finding(True, f"names {len(named)} of {len(items)}: {case.shown}")
+    if numeric or _asks_several(case):
+        return Finding(None, f"names {len(named)} of a list of {len(items)}: {case.shown}")
+    return None
 
 
-def _differs(case: _Case) -> Finding | None:
-    """Compare two short answers as wholes."""
-    if case.doubt or not case.short_truths or not case.is_short:
+def _asks_several(case: Case) -> bool:
+    return (
+        re.match(r"(?:what|which|who)\b.* (?:are|were|do|have)\b", case.question.asked) is not None
+    )
+
+
+def _votes(case: Case) -> Finding | None:
+    """Weigh an answer that few annotators gave."""
+    phrase = case.phrase or case.said
+    for few, verdict in ((case.truth.rejected, True), (case.truth.doubtful, None)):
+        for answer in few:
+            if words(answer) in (case.said, phrase):
+                near = (relation(phrase, words(known), case.question) for known in case.truths)
+                if verdict and not {"equal", "close"}.isdisjoint(near):
+                    verdict = None
+                why = "one annotator against many" if verdict else "annotators disagree"
+                return Finding(verdict, f"{why}: {case.shown}")
+    return None
+
+
+def _compares(case: Case) -> Finding | None:
+    """Compare the phrase in which the answer answers with the short truths."""
+    if not case.short_truths:
         return None
-    known = {stem(word) for truth in case.short_truths for word in truth}
-    if known & _stems(case.said):
-        return Finding(None, f"overlaps with the truth {case.truth_shown}: {case.shown}")
-    numeric = all(any(map(is_number, truth)) for truth in case.short_truths)
-    if numeric and not any(map(is_number, case.said)):
-        return Finding(None, f"names no number: {case.shown}")
-    if case.said in _BARE:
+    line = plain(case.final)
+    phrase = case.phrase
+    if phrase is None or len(phrase) > 5:
+        return None
+    relations = {relation(phrase, truth, case.question): truth for truth in case.short_truths}
+    if _VAGUE_NUMBER.search(line) and any(map(is_figure, phrase)):
+        return Finding(None, f"an inexact number: {case.shown}")
+    if hedge_in(line) or (NEGATIVE.search(line) and not _negative_truth(case)):
+        return None
+    return _weigh(case, phrase, relations) if _counts(case, phrase) else None
+
+
+def _weigh(case: Case, phrase: Words, relations: Mapping[Relation, Words]) -> Finding | None:
+    """Weigh a phrase by how it stands to the truths."""
+    if _takes_back(case):
+        return Finding(None, f"says one thing and another: {case.shown}")
+    if "equal" in relations:
+        return Finding(False, f'says "{" ".join(relations["equal"])}" in {case.shown}')
+    if words(case.answer) in BARE:
         return Finding(None, f"a yes or no to an open question: {case.shown}")
-    return Finding(True, f"says {case.shown}, truth {case.truth_shown}")
+    if any(rel == "close" for rel in relations) or _near_votes(case, phrase):
+        return _shade(case, phrase)
+    if case.question.counts and not any(map(is_figure, phrase)):
+        return Finding(None, f"names no number: {case.shown}")
+    if "contrary" in relations or len(phrase) <= SHORT:
+        return _mistaken(case, phrase)
+    return None
 
 
-_RULES: tuple[Callable[[_Case], Finding | None], ...] = (
-    _missing, _equal, _option, _mentions, _denies, _claims, _competes, _differs
+def _mistaken(case: Case, phrase: Words) -> Finding | None:
+    numeric = all(any(map(is_figure, truth)) for truth in case.short_truths)
+    if numeric and not any(map(is_figure, phrase)):
+        return Finding(None, f"names no number: {case.shown}")
+    if CAPTION & set(case.said) and len(case.said) <= SHORT:
+        return None
+    colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
+    if colours and not COLOURS.intersection(phrase):
+        return Finding(None, f"an answer that needs a judge: names no basic color: {case.shown}")
+    if all(is_part(word, "a") and not is_part(word, "n") for word in phrase) and not any(
+        relation(phrase, truth, case.question) == "contrary" for truth in case.short_truths
+    ):  # two adjectives may both hold
+        return Finding(None, f"an answer that needs a judge: {case.shown}")
+    if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
+        return None
+    said = " ".join(phrase)
+    return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+
+
+def _shade(case: Case, phrase: Words) -> Finding | None:
+    """Weigh a phrase that overlaps with a truth: the same colour, with its shade, is the same."""
+    for truth in case.short_truths:
+        if len(truth) == 1 and truth[0] in COLOURS and truth[0] in phrase:
+            others = set(phrase) - set(truth)
+            if others <= {"dark", "light", "bright", "deep", "pale", "mostly", "very", "solid"}:
+                return Finding(False, f'says "{truth[0]}" in {case.shown}')
+    if case.is_short or len(phrase) <= SHORT:
+        mention = _mentions(case)
+        if mention and mention.hallucinated is False and len(words(case.answer)) > len(phrase):
+            return mention
+        return Finding(None, f"overlaps with the truth {case.truth_shown}: {case.shown}")
+    return None
+
+
+def _takes_back(case: Case) -> bool:
+    """Return whether an answer of several sentences turns against itself."""
+    said = sentences(case.answer)
+    return len(said) > 1 and any(_TURN.search(sentence) for sentence in said[1:])
+
+
+def _near_votes(case: Case, phrase: Words) -> bool:
+    few = (*case.truth.doubtful, *case.truth.rejected)
+    return any(relation(phrase, words(a), case.question) in ("equal", "close") for a in few)
+
+
+def _negative_truth(case: Case) -> bool:
+    return any(NEGATIVE.search(plain(truth)) for truth in case.truths)
+
+
+def _mentions(case: Case) -> Finding | None:
+    """Look for a short accepted answer in the answer."""
+    said = case.said
+    truth = next((truth for truth in case.short_truths if _contains(said, truth)), None)
+    if truth is None:
+        return None
+    found = f'"{" ".join(truth)}" in {case.shown}'
+    if len(words(case.answer)) > SENTENCE and case.final == case.answer:
+        return Finding(None, f"a long answer that mentions the truth: {found}")
+    if case.doubt and case.doubt not in truth:
+        return Finding(None, f"mentions the truth, but negates or hedges: {found}")
+    if any(map(is_figure, truth)) and _VAGUE_NUMBER.search(plain(case.final)):
+        return Finding(None, f"an inexact number: {found}")
+    if _takes_back(case):
+        return Finding(None, f"says one thing and another: {found}")
+    if rivals := _rivals(case):
+        return Finding(None, f"names the truth and a rival: {', '.join(rivals)}; {found}")
+    if not any(_answers_by(case, words(part), truth) for part in _parts(case.final)):
+        return _only_one(case, truth) or Finding(None, f"names the truth in another role: {found}")
+    return Finding(False, f"says {found}")
+
+
+def _parts(text: str) -> list[str]:
+    """Return the clauses of a text's sentences that a comma, a colon or a bracket ends."""
+    return [
+        part for said in sentences(text) for part in re.split(r"[,:()—–]\s|\s[—–-]\s", said) if part
+    ]
+
+
+def _answers_by(case: Case, said: Words, truth: Words) -> bool:
+    """Return whether a clause names the truth where the question's words lead to it."""
+    asked = case.question.words - case.question.offered
+    for at in range(len(said) - len(truth) + 1):
+        if said[at : at + len(truth)] != truth:
+            continue
+        before, after = said[:at], said[at + len(truth) :]
+        if "than" in before or (before and before[0] == "of"):
+            continue
+        placed = _PLACED if case.question.locates else frozenset()
+        led = all(w in asked or w in LIGHT or w in placed or lemma(w) in asked for w in before)
+        led = led and not turned(before, case.question)
+        closed = not after or after[0] in _AFTER or after[0] in asked or lemma(after[0]) in asked
+        echoed = all(w in asked or w in LIGHT or lemma(w) in asked for w in after)
+        joined = len(after) > 1 and after[0] in _OR_AND and after[1] not in asked
+        figure = any(map(is_figure, truth))
+        if figure and not _counts_at(case, said, at + len(truth)):
+            continue
+        if led and closed and not joined and (echoed or (before and not figure) or figure):
+            return True
+    return False
+
+
+def _counts(case: Case, phrase: Words) -> bool:
+    """Return whether the number of a phrase stands where it counts what the question counts."""
+    said = case.said
+    numbers = [word for word in phrase if is_figure(word)]
+    if not numbers or numbers[0] not in said:
+        return True
+    at = said.index(numbers[0])
+    if at and said[at - 1] == "of" and len(said) > 3:
+        return False
+    return _counts_at(case, said, at + 1)
+
+
+def _counts_at(case: Case, said: Words, at: int) -> bool:
+    """Return whether a number before a word counts what the question asks about."""
+    after = said[at : at + 3]
+    if not after or not case.question.counted or after[0] in _AFTER - {"of"}:
+        return True
+    if after[0] == "of":
+        return False
+    noun = case.question.counted
+    return (
+        any(lemma(word) == noun or is_a(word, noun) for word in after)
+        or after[0] not in case.question.words
+    )
+
+
+def _only_one(case: Case, truth: Words) -> Finding | None:
+    """Read *Of the three people, only the actor was* as one."""
+    if not case.question.counts or truth == ("1",):
+        return None
+    line = plain(case.final)
+    if re.search(
+        r"^of (?:the|these|those) .*\bonly (?:the|one|a) \w+ (?:is|was|has|had|did|does)\b", line
+    ):
+        return Finding(True, f"counts one: {case.shown}, truth {case.truth_shown}")
+    return None
+
+
+def _which(case: Case) -> Finding | None:
+    """Read the side in *the bottom match* as the answer to *which match*."""
+    asked = re.match(r"which (\w+)\b", case.question.asked)
+    if not asked or case.doubt or len(sentences(case.final)) > 1:
+        return None
+    sides = frozenset().union(*SIDES) | {
+        "middle",
+        "center",
+        "first",
+        "last",
+        "second",
+        "1st",
+        "2nd",
+        "3rd",
+    }
+    own = [truth[0] for truth in case.short_truths if len(truth) == 1 and truth[0] in sides]
+    said = case.said
+    named = {said[at] for at in range(len(said) - 1)
+             if said[at + 1] == asked[1] and said[at] in sides}  # fmt: skip
+    if own and len(named) == 1 and not named & set(own):
+        return Finding(
+            True, f'says "{named.pop()} {asked[1]}" in {case.shown}, truth {case.truth_shown}'
+        )
+    return None
+
+
+_RULES: tuple[Callable[[Case], Finding | None], ...] = (
+    _missing, _chooses, _equal, _lists, _votes, denies, claims, _compares, _which, _mentions,
 )  # fmt: skip
 
 
-def _undecided(case: _Case) -> Finding:
+def _undecided(case: Case) -> Finding:
     if case.short_truths:
         return Finding(None, f"an answer that needs a judge: {case.shown}")
     return Finding(None, f"a truth that needs a judge: {case.truth_shown}")
@@ -260,31 +407,20 @@ def _undecided(case: _Case) -> Finding:
 def _contains(said: Words, part: Words) -> bool:
     """Return whether the words stand in the answer, one after the other."""
     starts = range(len(said) - len(part) + 1)
-    return any(said[start : start + len(part)] == part for start in starts)
+    return bool(part) and any(said[start : start + len(part)] == part for start in starts)
 
 
-def _stems(said: Words) -> frozenset[str]:
-    return frozenset(map(stem, said))
-
-
-def _counts(case: _Case, number: str) -> bool:
-    """Return whether the number stands last, or before what the question asks about."""
-    after = case.said[case.said.index(number) + 1 :][:1]
-    return _stems(after) <= _stems(words(case.row.question))
-
-
-def _rivals(case: _Case) -> list[str]:
+def _rivals(case: Case) -> list[str]:
     """Return the words of the answer that are of the truth's kind, but not the truth.
 
-    What the question names is no answer (*What stands left of the red car?*), unless it names the
-    truth too and so offers a choice.
+    What the question names is no answer (*What stands left of the red car?*), unless it offers it
+    as a choice.
     """
     true = {word for truth in case.short_truths for word in truth}
-    asked = set(words(case.row.question))
+    asked = case.question.words - case.question.offered
     rivals: list[str] = []
-    for kind in (is_number, *(kind.__contains__ for kind in _KINDS)):
+    for kind in (is_figure, COLOURS.__contains__, *(kind.__contains__ for kind in SIDES)):
         own = set(filter(kind, true))
-        offered = set() if own & asked else asked
-        named = (word for word in case.said if kind(word) and word not in own | offered)
+        named = (word for word in case.said if kind(word) and word not in own | asked)
         rivals += named if own else ()
     return list(dict.fromkeys(rivals))

@@ -1,0 +1,118 @@
+"""Rules for answers and truths that deny, refuse, or count none."""
+
+from __future__ import annotations
+
+import re
+
+from vlmscope.score.case import CAPTION, LIGHT, Case
+from vlmscope.score.denial import DOUBT, Denial, hedge_in, plain
+from vlmscope.score.lexicon import is_a, lemma, same
+from vlmscope.score.phrases import Words
+from vlmscope.score.scorer import Finding
+from vlmscope.score.text import is_number, word_set, words
+
+BARE = (("yes",), ("no",))
+_NOTHING = (("0",), ("nothing",), ("no", "1"), ("nobody",))
+_LEFT_OUT = word_set("on in at of to with by for from under behind near")
+
+
+def denies(case: Case) -> Finding | None:
+    """Weigh an answer that is a denial or a refusal."""
+    denial = case.denial
+    if denial is None:
+        return _nothing(case)
+    if denial.incapable:
+        return Finding(None, f"refuses to answer: {case.shown}")
+    if same_denial := next((d for d in case.denied if _denies_same(denial, d, case)), None):
+        what = (
+            "cannot be told, says the truth too"
+            if same_denial.untold
+            else "denies what the truth denies"
+        )
+        return Finding(False, f"{what}: {case.truth_shown}")
+    if denial.untold:
+        return Finding(None, f"refuses to answer: {case.shown}")
+    if not _all_asked(denial.owner, case.question.words):
+        return Finding(None, f"denies something else: {case.shown}")
+    asked = case.question.words
+    if ("0",) in case.short_truths and _all_asked(denial.things, asked):
+        return Finding(False, f"denies what the truth counts as 0: {case.shown}")
+    spoken_of = {lemma(word) for truth in case.truths for word in words(truth)}
+    known = spoken_of | (asked if case.short_truths else frozenset())
+    if case.truth_doubted or not _all_asked(denial.things, known):
+        return Finding(None, f"denies something else: {case.shown}")
+    return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
+
+
+def _denies_same(denial: Denial, true: Denial, case: Case) -> bool:
+    """Return whether an answer denies what the truth denies."""
+    if true.untold and not true.things:
+        return denial.untold
+    if true.untold and denial.untold and not denial.things and not denial.incapable:
+        return True
+    if not denial.things or not true.head:
+        return False
+    known = case.question.words | {lemma(word) for word in true.things}
+    if denial.untold or true.untold:
+        return denial.untold and true.untold and set(map(lemma, denial.things)) <= known
+    if same(denial.head, true.head) or (denial.head == "person" and is_a(true.head, "person")):
+        return _all_asked(denial.things, known)
+    return set(map(lemma, denial.things)) <= set(map(lemma, true.things))
+
+
+def _nothing(case: Case) -> Finding | None:
+    """Weigh *0*, *none*, *zero goats* against a truth that denies what is counted."""
+    if not case.denied or not (case.question.counts or case.said in _NOTHING):
+        return None
+    zero = "0" in case.said and not any(is_number(w) and w != "0" for w in case.said)
+    heads = {denied.head for denied in case.denied}
+    counted = case.question.counted
+    about = any(head == counted or is_a(head, counted) or is_a(counted, head) for head in heads)
+    if case.question.counts and zero and not about and case.said[0] == "0":
+        return Finding(None, f"counts none of something else: {case.shown}")
+    if (
+        case.question.counts
+        and zero
+        and about
+        and len(case.said) <= 12
+        and not hedge_in(plain(case.final))
+    ):
+        asked = case.question.words | heads | LIGHT | {"0"}
+        if all(word in asked or lemma(word) in asked for word in case.said):
+            return Finding(False, f"counts none, as the truth denies it: {case.truth_shown}")
+    if case.said in _NOTHING[2:] and "person" in {*heads, *(h for h in heads if is_a(h, "person"))}:
+        return Finding(False, f"denies what the truth denies: {case.truth_shown}")
+    if case.said in _NOTHING:
+        return Finding(None, f"names nothing: {case.shown}")
+    return None
+
+
+def claims(case: Case) -> Finding | None:
+    """Weigh a claim against truths that are denials."""
+    if not case.denied:
+        return None
+    line = plain(case.answer)
+    if (
+        DOUBT.search(line)
+        or hedge_in(line)
+        or re.search(r"\b(?:actually|only|but|empty|blank|0|n/a)\b", line)
+    ):
+        return Finding(None, f"truth is a denial, the answer negates or hedges: {case.shown}")
+    said = {lemma(word) for word in words(line.replace("'s", ""))}
+    heads = [denied.head for denied in case.denied if denied.head and not denied.untold]
+    about = any(head in said for head in heads)
+    short = (case.is_short or case.phrase) and words(case.answer) not in BARE
+    if not CAPTION & said and (about or (short and len(case.said) <= 12)):
+        return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
+    return None
+
+
+def _all_asked(things: Words, known: frozenset[str] | set[str]) -> bool:
+    """Return whether a question or a truth speaks of all the words, or of kinds of them."""
+    return all(
+        word in known
+        or lemma(word) in known
+        or word in _LEFT_OUT
+        or any(is_a(other, word) for other in known if len(other) > 2)
+        for word in things
+    )

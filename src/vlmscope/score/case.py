@@ -1,0 +1,134 @@
+"""A row with what the rules for open questions look at, each read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from vlmscope.schema import Answered
+from vlmscope.score.denial import (
+    DOUBT,
+    NEGATIVE,
+    Denial,
+    hedge_in,
+    plain,
+    read_denial,
+    sentences,
+)
+from vlmscope.score.phrases import SHORT, Words, answer_phrase
+from vlmscope.score.question import Question, read_question
+from vlmscope.score.reply import final_answer, read_reply
+from vlmscope.score.scorer import excerpt
+from vlmscope.score.text import word_set, words
+from vlmscope.score.truth import Truth, read_truth
+
+CAPTION = word_set("picture image photo scene shows")
+"""Words of an answer that describes the image rather than naming one thing."""
+
+LIGHT = word_set(
+    "it is are was were be been this that these those they there he she his her its their i we you "
+    "appear appears seem seems look looks like to see can has have had do does did being called"
+    " named "
+    "shown visible picture image photo scene shows depicts contains says reads displays"
+    " indicates sign text "
+    "word words clock time label answer correct so therefore thus "
+    "final right best clearly total exactly just only also"
+)
+"""Words that lead to an answer, or follow it, and say nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row with what the rules look at."""
+
+    row: Answered
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What the ground truth accepts."""
+        return read_truth(self.row.target)
+
+    @cached_property
+    def question(self) -> Question:
+        """What is asked."""
+        return read_question(self.row.question)
+
+    @cached_property
+    def answer(self) -> str:
+        """The answer without a prompt."""
+        return read_reply(self.row.answer or "", self.row.question)
+
+    @cached_property
+    def final(self) -> str:
+        """What the answer gives as its answer at last, else the answer."""
+        found = final_answer(self.answer)
+        return found if found and words(found) else self.answer
+
+    @property
+    def truths(self) -> tuple[str, ...]:
+        """The accepted answers."""
+        return self.truth.accepted
+
+    @cached_property
+    def short_truths(self) -> tuple[Words, ...]:
+        """The accepted answers that are short, in words; of a sentence, its phrase."""
+        found = []
+        for truth in self.truths:
+            said = words(truth)
+            if len(said) > SHORT or (len(sentences(truth)) == 1 and " " in truth):
+                phrase = None if read_denial(truth) else answer_phrase(truth, self.question)
+                if len(said) > SHORT and (DOUBT.search(plain(truth)) or hedge_in(plain(truth))):
+                    phrase = None
+                found += [phrase] if phrase and len(phrase) <= SHORT else []
+            if 0 < len(said) <= SHORT:
+                found.append(said)
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def said(self) -> Words:
+        """The answer in words."""
+        return words(self.final)
+
+    @cached_property
+    def phrase(self) -> Words | None:
+        """The phrase in which the answer answers."""
+        return answer_phrase(self.final, self.question)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the answer names one thing, rather than says what is to be seen."""
+        return len(self.said) <= SHORT and not CAPTION & set(self.said)
+
+    @cached_property
+    def doubt(self) -> str | None:
+        """The word that negates the answer or takes it back."""
+        line = plain(self.final)
+        negative = NEGATIVE.search(line)
+        return hedge_in(line) or (negative[0] if negative else None)
+
+    @cached_property
+    def denial(self) -> Denial | None:
+        """What the answer denies."""
+        return read_denial(self.answer)
+
+    @cached_property
+    def denied(self) -> tuple[Denial, ...]:
+        """What the accepted answers deny."""
+        found = tuple(d for truth in self.truths if (d := read_denial(truth)))
+        return (*found, Denial((), untold=True)) if self.truth.unanswerable else found
+
+    @property
+    def truth_doubted(self) -> bool:
+        """Whether an accepted answer is negative or hedged: it may deny in words of its own."""
+        lines = [plain(truth) for truth in self.truths]
+        return any(DOUBT.search(line) or hedge_in(line) for line in lines)
+
+    @property
+    def shown(self) -> str:
+        """The beginning of the answer, for evidence."""
+        return excerpt(self.answer or "")
+
+    @property
+    def truth_shown(self) -> str:
+        """The beginning of the first accepted answer."""
+        return excerpt(self.truths[0])

@@ -1,0 +1,246 @@
+"""Sentences that affirm or contradict what a yes/no question asks, without saying yes or no.
+
+A sentence affirms if it repeats the question's claim word for word, in order, with nothing between
+but words that change nothing (*it appears there is **direct contact** between …*), or if it shows
+what the question asks to exist (*A dog sits on the bench.*). It contradicts if just one word stands
+against another of its kind: another number, colour, side, or the opposite (*clean* for *dirty*).
+A sentence that denies, hedges, compares or quotes affirms nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from vlmscope.score.denial import DOUBT, hedge_in
+from vlmscope.score.lexicon import is_a, is_part, known, lemma, opposite, same
+from vlmscope.score.question import Question, claim_words
+from vlmscope.score.text import is_number, word_set, words
+
+COLOURS = word_set("red orange yellow green blue purple pink brown black white gray")
+SIDES = tuple(
+    frozenset(kind.split())
+    for kind in (
+        "left right", "upper lower", "top bottom", "above below", "front behind", "up down",
+        "on off", "over under", "am pm", "north south east west", "morning evening night",
+        "inside outside",
+    )
+)  # fmt: skip
+
+_SETTLED = re.compile(
+    r"\b(?:like (?!there)|resembl\w+|similar|statue|sculpture|drawing|painting|toy|cartoon|logo"
+    r"|poster"
+    r"|costume|pattern|shaped|says|reads|word|named|called|than|would|almost|nearly|partly"
+    r"|partially|half|supposed|used to|about to|fake|not|who|which|where|while|whose|other than"
+    r"|only|but)\b"
+)
+_BETWEEN = word_set(
+    "clearly indeed visible seen shown be very quite sitting standing lying laying seated resting "
+    "placed located situated parked positioned hanging one that which and well only single large "
+    "small big little tall young old also now sit stand lie lay seat rest place locate situate"
+    " park "
+    "position hang"
+)
+_DETERMINED = word_set(
+    "a an the some several many two three four five six seven eight nine ten 1 2 3 4 5 6 7 8 9 10 "
+    "multiple various few and this another both his her its their one visible"
+)
+_MODIFIERS = (
+    word_set(
+        "large small big little tall short young old single visible long huge tiny beautiful "
+        "modern vintage wooden metal wood plastic open closed empty full striped bright dark light "
+        "adult baby male female domestic electric colorful colored round square real different "
+        "individual additional other"
+    )
+    | COLOURS
+)
+_AFTER = re.compile(
+    r"(?:is|are|was|were|has|have|in|on|at|of|by|near|next|with|and|or|under|behind|beside"
+    r"|between|above"
+    r"|below|inside|around|to|from|for|that|which|who|standing|visible|present|can|here|there|as"
+    r"|along|against|across|through|over|while|being|shown|seen|parked|placed|appears?|seems?"
+    r"|looks?|sits?|stands?|lies|lying|wearing|holding|running|\w+ing|located|situated|positioned"
+    r"|mounted|hung|attached|lined|made|filled|seated|displayed|depicted|outside|indoors"
+    r"|outdoors|\w+ly"
+    r"|off|down|up|out|together|close|far)$"
+)
+_GROUPS = word_set(
+    "group pair number lot couple bunch piece slice set herd flock row variety crowd stack pile "
+    "plate bowl cup glass bottle kind type family line part section pot vase"
+)
+_QUOTED = re.compile(r"[\"“”]")
+
+Side = Literal["yes", "no"]
+
+
+def side_of(question: Question, sentence: str) -> Side | None:
+    """Return the side that a sentence in the wording of ``plain`` takes, or None.
+
+    >>> from vlmscope.score.question import read_question
+    >>> side_of(read_question("Is there a dog in the image?"), "there is a dog in the image.")
+    'yes'
+    >>> side_of(read_question("Is the floor dirty?"), "the floor appears to be clean.")
+    'no'
+    >>> side_of(read_question("Are there five planes?"), "there is only one plane.")
+    'no'
+    >>> side_of(read_question("Is there a dog?"), "there is a hot dog on the plate.") is None
+    True
+    """
+    if question.negated or question.either or not question.claim or not question.yes_no:
+        return None
+    if DOUBT.search(sentence) or hedge_in(sentence):
+        return None
+    limited = re.sub(
+        r"\b(?:only|just|exactly) (?=(?:one|two|three|four|five|six|\d|an? ))", "", sentence
+    )
+    if found := _counted(question, limited):
+        return found
+    if _SETTLED.search(limited):
+        return None
+    found = _echo(question.claim, _sentence_claim(limited))
+    if found and not (found == "no" and question.thing):  # a blue cup leaves room for a red one
+        return found
+    return "yes" if question.thing and _shows(question.thing, limited) else None
+
+
+def _sentence_claim(sentence: str) -> tuple[str, ...]:
+    sentence = re.sub(
+        r"^(?:(?:yes|no|based on|in|from|according to|judging by|looking at) ?[^,]{0,60}, )+",
+        "",
+        sentence,
+    )
+    return claim_words(sentence)
+
+
+def _echo(claim: tuple[str, ...], said: tuple[str, ...]) -> Side | None:
+    """Compare a claim with a sentence, word by word in order."""
+    at = 0
+    contrary = 0
+    started = False
+    for word in claim:
+        while at < len(said) and not _meets(word, said[at]) and not _against(word, said[at]):
+            if said[at] not in _BETWEEN and not (said[at] in _MODIFIERS and _is_head(word)):
+                return None
+            at += 1
+        if at == len(said):
+            return None
+        contrary += not _meets(word, said[at])
+        started = True
+        at += 1
+    if not started or contrary > 1:
+        return None
+    if contrary:
+        alone = len(claim) > 1 or len(said) == 1
+        return "no" if alone and not set(claim) & set(said[at:]) else None
+    rest = said[at:]
+    if (
+        rest
+        and rest[0] in ("and", "or")
+        and not (is_part(claim[-1], "n") and claim[-1] not in COLOURS)
+    ):
+        return None  # "black and white"
+    if rest and not _AFTER.match(rest[0]) and rest[0] not in _BETWEEN and _is_head(claim[-1]):
+        return None  # "a dog house"
+    return "yes"
+
+
+def _is_head(word: str) -> bool:
+    return not is_number(word)
+
+
+def _meets(asked: str, said: str) -> bool:
+    """Return whether a word of a sentence is one of the claim's, or a kind of it."""
+    if asked == said:
+        return True
+    if is_number(asked) or is_number(said) or len(asked) < 2:
+        return False
+    if asked in COLOURS or said in COLOURS:
+        return False
+    return is_part(asked, "n") and is_part(said, "n") and (same(asked, said) or is_a(said, asked))
+
+
+def _against(asked: str, said: str) -> bool:
+    """Return whether two words cannot both be right."""
+    if asked == said:
+        return False
+    if is_number(asked) and is_number(said):
+        return True
+    if asked in COLOURS and said in COLOURS:
+        return True
+    return opposite(asked, said) or any(asked in kind and said in kind for kind in SIDES)
+
+
+def _counted(question: Question, sentence: str) -> Side | None:
+    """Compare the numbers of what a question counts: *five planes*, *there is one plane*."""
+    claim = question.thing
+    numbers = [word for word in claim if is_number(word)]
+    if len(numbers) != 1 or claim[0] != numbers[0] or len(claim) < 2:
+        return None
+    said = tuple(word if is_number(word) else lemma(word) for word in words(sentence))
+    noun = claim[1:]
+    for at in range(1, len(said)):
+        part = said[at : at + len(noun)]
+        if len(part) == len(noun) and all(map(_meets, noun, part)) and is_number(said[at - 1]):
+            if "than" in said or "least" in said or "most" in said or "about" in said:
+                return None
+            return "yes" if said[at - 1] == numbers[0] else "no"
+    return None
+
+
+def _shows(thing: tuple[str, ...], sentence: str) -> bool:
+    """Return whether a sentence speaks of a thing as being there."""
+    if _QUOTED.search(sentence) or len(thing) > 3 or any(map(is_number, thing)):
+        return False
+    said = words(sentence)
+    if lemma(thing[-1]) == "person" and len(thing) == 1 and re.search(r"\bpeople\b", sentence):
+        return True
+    size = len(thing)
+    for at in range(len(said)):
+        for length in {size, 1} if size > 1 else (1, 2):
+            part = said[at : at + length]
+            if len(part) == length and _is_thing(thing, part) and _stands_alone(said, at, length):
+                return True
+    return False
+
+
+def _is_thing(thing: tuple[str, ...], part: tuple[str, ...]) -> bool:
+    one, other = " ".join(thing), " ".join(part)
+    if tuple(map(lemma, part)) == thing:
+        return True
+    if len(thing) == 1 == len(part) or known(one) or known(other):
+        other = lemma(other)
+        return other not in COLOURS and is_part(other, "n") and is_a(other, one)
+    return False
+
+
+def _stands_alone(said: tuple[str, ...], at: int, length: int) -> bool:
+    """Return whether words are a noun phrase by themselves, with a determiner or an adjective."""
+    after = said[at + length] if at + length < len(said) else ""
+    if after and not _AFTER.match(after):
+        return False
+    if (
+        after.endswith("ing")
+        and is_part(after, "n")
+        and is_part("".join(said[at + length + 1 :][:1]), "n")
+    ):
+        return False  # "a car parking lot"
+    before = at
+    while before and said[before - 1] in _MODIFIERS:
+        if known(" ".join(said[before - 1 : at + length])) and said[before - 1] not in COLOURS:
+            return False
+        before -= 1
+    if before == 0:
+        return True
+    last = said[before - 1]
+    if last == "of":
+        if lemma(said[before - 2]) in ("image", "picture", "photo"):  # "This is a picture of a dog"
+            return before < 5 and said[0] in ("this", "it", "image", "picture", "photo")
+        return before > 1 and lemma(said[before - 2]) in _GROUPS
+    return (
+        last in _DETERMINED
+        or is_number(last)
+        or last.endswith("ing")
+        or last in ("is", "are", "see", "with", "shows", "contains")
+        or last
+        in ("show", "contain", "includes", "features", "include", "depicts", "has", "holding")
+    )

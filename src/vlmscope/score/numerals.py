@@ -1,0 +1,197 @@
+"""Numbers as people write them: words, Unicode and LaTeX, clock times, amounts.
+
+Packages that read number words were tried first. ``word2number`` reads one number a text and takes
+*point* and *and* for parts of it; ``text2num`` turns a text's number words into digits, but not
+*one* by itself, and reads *twenty nine* in "ages twenty, nine" too; both are changed by the words
+around. What the scorers need is small: a run of number words, as tokens.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNIT_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TEN_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_VALUES = {word: number for number, word in enumerate(_UNIT_WORDS.split())}
+_VALUES |= {word: 10 * number for number, word in enumerate(_TEN_WORDS.split(), 2)}
+_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_RANKS = {
+    "first": "1st", "third": "3rd", "fourth": "4th", "fifth": "5th", "sixth": "6th",
+    "seventh": "7th", "eighth": "8th", "ninth": "9th", "tenth": "10th", "eleventh": "11th",
+    "twelfth": "12th",
+}  # fmt: skip
+_CURRENCIES = {
+    "dollar": "$", "dollars": "$", "usd": "$", "euro": "€", "euros": "€", "eur": "€",
+    "pound": "", "pounds": "", "yen": "¥",
+}  # fmt: skip
+_FRACTIONS = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8"}
+
+_LATEX = (
+    (re.compile(r"\\(?:boxed|text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\d?frac\s*\{(\d+)\}\s*\{(\d+)\}"), r" \1/\2 "),
+    (re.compile(r"\\sqrt\s*\{?(\d+(?:\.\d+)?)\}?|\bsqrt\s*\(?(\d+(?:\.\d+)?)\)?"), r"√\1\2"),
+    (re.compile(r"√\s*[{(](\d+(?:\.\d+)?)[})]|√\s+(\d)"), r"√\1\2"),
+    (re.compile(r"(?<=\d)\s*\^?\s*\\circ|\s*(?<=\d)\^\{\\circ\}"), "°"),
+    (re.compile(r"\\([%$])"), r"\1"),
+    (re.compile(r"\\[()\[\],;! ]"), " "),
+    (re.compile(r"\$(\S{1,40}?)\$"), r" \1 "),
+)
+_HOURS = _UNIT_WORDS.split()[1:13]
+_HOUR = rf"(?P<hour>{'|'.join(_HOURS)}|1[0-2]|[1-9])\b"
+_CLOCK = re.compile(
+    rf"\b(?P<part>half|(?:a )?quarter|(?P<minutes>five|ten|twenty|twenty[- ]five|25|20|10|5)"
+    rf"(?: minutes)?) (?P<side>past|to|after|before|till) {_HOUR}"
+)
+_OCLOCK = re.compile(rf"\b{_HOUR} ?o'?clock\b")
+_SPOKEN = re.compile(
+    rf"\b(?P<hour>{'|'.join(_HOURS)}) (?P<tens>ten|fifteen|twenty|thirty|forty|fifty)(?:[-"
+    rf" ]five)?\b"
+)
+_SPOKEN_MINUTES = {
+    "ten": 10, "fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+}  # fmt: skip
+_UNIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?=(?:mm|cm|km|m|mg|kg|g|ml|l|ft|in|mph)\b)")
+_PART = re.compile(
+    r"(?<!\d)(?P<number>\d{1,9}(?:[:/]\d{1,9})?)[ .]*(?P<half>a\.? ?m\b\.?|p\.? ?m\b\.?)"
+)
+_MINUTES = {"five": 5, "ten": 10, "twenty": 20, "twenty five": 25, "twenty-five": 25}
+
+
+def plain_numerals(text: str) -> str:
+    """Return a text in lower case with one way to write roots, fractions, times and signs.
+
+    >>> plain_numerals("half past ten"), plain_numerals("√{2}"), plain_numerals("−5")
+    ('10:30', '√2', '-5')
+    """
+    if not text.isascii():
+        text = re.sub(r"−(?=\s?\d)|(?:(?<=\s)|^)–(?=\d)", "-", text)
+        text = re.sub("[½⅓⅔¼¾⅛]", lambda found: _FRACTIONS[found[0]], text)
+    if "\\" in text or "√" in text or "sqrt" in text or text.count("$") > 1:
+        for pattern, form in _LATEX:
+            text = pattern.sub(form, text)
+    text = re.sub(r"\bsquare root of (?=\d)", "√", text)
+    if re.search(r"past|to|after|before|till|clock", text):
+        text = _CLOCK.sub(_clock_time, text)
+        text = _OCLOCK.sub(lambda found: f"{_hour(found['hour'])}:00", text)
+    text = _SPOKEN.sub(_spoken_time, text)
+    text = _UNIT.sub(r"\1 ", text)
+    text = _PART.sub(lambda found: f"{found['number']} {found['half'][0]}m", text)
+    return re.sub(
+        r"(?<=\d) ?(?:percent|per cent)\b|(?<=\d) %", "%", re.sub(r"(?<=\d) degrees?\b", "°", text)
+    )
+
+
+def _hour(word: str) -> int:
+    return _HOURS.index(word) + 1 if word in _HOURS else int(word)
+
+
+def _clock_time(found: re.Match[str]) -> str:
+    """Return *half past ten* as 10:30."""
+    hour = _hour(found["hour"])
+    part, minutes = found["part"], found["minutes"]
+    number = 30 if part == "half" else 15
+    if minutes:
+        number = _MINUTES.get(minutes) or int(minutes)
+    if found["side"] in ("to", "before", "till"):
+        if part == "half":
+            return found[0]
+        hour, number = (hour - 2) % 12 + 1, 60 - number
+    return f"{hour}:{number:02}"
+
+
+def _spoken_time(found: re.Match[str]) -> str:
+    """Return *ten thirty* as 10:30."""
+    minutes = _SPOKEN_MINUTES[found["tens"]] + 5 * found[0].endswith("five")
+    return f"{_hour(found['hour'])}:{minutes}"
+
+
+def digits(tokens: list[str]) -> list[str]:
+    """Return tokens with runs of number words as one number, and amounts with their sign.
+
+    >>> digits(["twenty", "nine", "cups"]), digits(["one", "hundred", "and", "five"])
+    (['29', 'cups'], ['105'])
+    >>> digits(["the", "third", "of", "two"]), digits(["50", "dollars"]), digits(["1", "thousand"])
+    (['the', '3rd', 'of', '2'], ['$50'], ['1000'])
+    """
+    if _WORDS.isdisjoint(tokens):
+        return tokens
+    found: list[str] = []
+    at = 0
+    while at < len(tokens):
+        number, end = _run(tokens, at)
+        if number is None:
+            _add(found, tokens[at])
+        else:
+            found.append(number)
+        at = end
+    return _signed(found)
+
+
+def _add(found: list[str], word: str) -> None:
+    """Add a word that is no number to tokens, or its sign to the number before it."""
+    last = found[-1] if found else ""
+    if word == "second" and not last[-1:].isdigit():
+        found.append("2nd")
+    elif word == "percent" and last[-1:].isdigit():
+        found[-1] += "%"
+    elif _CURRENCIES.get(word) and last.replace(".", "").isdigit():
+        found[-1] = _CURRENCIES[word] + last
+    else:
+        found.append(_RANKS.get(word, word))
+
+
+_WORDS = frozenset(
+    (*_VALUES, *_SCALES, *_RANKS, *_CURRENCIES, "second", "dozen", "percent", "minus", "negative")
+)
+
+
+def _signed(tokens: list[str]) -> list[str]:
+    """Return tokens with *minus 5* as -5, unless it takes 5 from a number."""
+    found: list[str] = []
+    for word in tokens:
+        signed = bool(found) and found[-1] in ("minus", "negative") and word[0].isdigit()
+        if signed and (len(found) < 2 or not found[-2][-1].isdigit()):
+            found[-1] = f"-{word}"
+        else:
+            found.append(word)
+    return found
+
+
+def _run(tokens: list[str], at: int) -> tuple[str | None, int]:
+    """Read the run of number words that begins at a token; return its number and its end."""
+    word = tokens[at]
+    follows = tokens[at + 1] if at + 1 < len(tokens) else ""
+    if word == "dozen":
+        return "12", at + 1
+    if word == "a" and follows == "dozen":
+        return "12", at + 2
+    if word == "a" and follows in _SCALES:
+        number, end = _sum(["one", *tokens[at + 1 : at + 8]], 0)
+        return number, at + end
+    if word.isascii() and word.isdigit() and len(word) < 10 and follows in _SCALES:
+        return str(int(word) * _SCALES[follows]), at + 2
+    return _sum(tokens, at) if word in _VALUES else (None, at + 1)
+
+
+def _sum(tokens: list[str], at: int) -> tuple[str, int]:
+    """Add up a run of number words: each must be smaller than the one before, or scale it."""
+    total = part = 0
+    last = 10**12
+    while at < len(tokens):
+        word = tokens[at]
+        value = _VALUES.get(word, -1)
+        if 0 <= value < last and (last >= 100 or last >= 20 > 10 > value > 0):
+            part, last = part + value, value
+        elif value >= 10 and 15 <= last < 21 > part and not total:  # nineteen eighty four
+            part, last = part * 100 + value, value if value > 19 else 0
+        elif word == "hundred" and 0 < part < 100:
+            part, last = part * 100, 100
+        elif word in _SCALES and word != "hundred" and part:
+            total, part, last = total + part * _SCALES[word], 0, 1_000
+        elif word != "and" or last < 100 or "".join(tokens[at + 1 : at + 2]) not in _VALUES:
+            break
+        at += 1
+    return str(total + part), at
