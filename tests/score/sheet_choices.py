@@ -203,6 +203,7 @@ def _letter_and_reason(rng: Random) -> Case:
             f"The answer is ({letter}). ({wrong}) is incorrect.",
             f"({letter}) {asked.words}, not ({wrong}) {asked.choice.options[rejected]}.",
             f"Option {wrong} is wrong, so the correct answer is {letter}.",
+            f"({wrong}) does not fit. ({letter}) matches the image. The answer is ({letter}).",
             f"The correct answer is {letter}, because {wrong} does not match the image.",
         )
     )
@@ -278,15 +279,19 @@ def _two_letters(rng: Random) -> Case:
     return Case(asked.question, truths.letter(rng, asked.letter(asked.true)), answer, None)
 
 
-NAMED = (
+COMPARED_NAMES = (
     ("Which solution has more particles?", "Solution {}"),
-    ("Which vitamin is shown on the label?", "Vitamin {}"),
     ("Which team scored more points?", "Team {}"),
-    ("From which gate does the flight leave?", "Gate {}"),
     ("Which pair of magnets attracts more strongly?", "Pair {}"),
     ("Which point is higher?", "Point {}"),
     ("Which sample has the higher temperature?", "Sample {}"),
 )
+NAMED = (
+    *COMPARED_NAMES,
+    ("Which vitamin is shown on the label?", "Vitamin {}"),
+    ("From which gate does the flight leave?", "Gate {}"),
+)
+"""Questions whose answers are names that end in a letter."""
 
 
 def _letter_as_name(rng: Random) -> Case:
@@ -304,7 +309,7 @@ def _letter_as_name(rng: Random) -> Case:
 
 def _named_options(rng: Random) -> Case:
     """Options that are themselves called A and B: their letters in the list are others."""
-    question, name = rng.choice(NAMED)
+    question, name = rng.choice(COMPARED_NAMES)
     options = ["Neither; they are the same", name.format("A"), name.format("B")]
     true, said = rng.choice(((1, 1), (2, 2), (1, 2), (2, 1)))
     letter, words = LETTERS[said], options[said]

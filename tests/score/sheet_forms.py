@@ -7,6 +7,7 @@ comparing the two, never from reading the text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -130,10 +131,10 @@ SCENES = (
     "a green field under a cloudy sky",
     "a narrow alley between brick walls",
     "a wooden pier that leads into the water",
-    "a man in a blue shirt who is smiling at the camera",
+    "a man in a blue jacket who is smiling at the camera",
     "a group of people standing in front of a building",
 )
-"""What else an image may show. No scene holds one of the objects."""
+"""What else an image may show: none of the objects, and none of the things with a color."""
 
 SPOTS = (
     "in the background",
@@ -208,14 +209,14 @@ def chatty(rng: Random, sentence: str) -> str:
 def finish(rng: Random, answer: str) -> str:
     """The answer with the small noise of real files: typographic apostrophes, blank edges."""
     if rng.random() < 0.2:
-        answer = answer.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
+        answer = re.sub(r"(?<=\w)'(?=\w)", "\N{RIGHT SINGLE QUOTATION MARK}", answer)
     before, after = rng.choice(("",) * 6 + (" ", "\n")), rng.choice(("",) * 7 + ("\n",))
     return before + answer + after
 
 
 def wrapped(rng: Random, sentence: str, value: str) -> str:
     """A sentence that says ``value``, as it is, in bold, with chat around it, or explained."""
-    form = rng.randrange(7)
+    form = rng.randrange(8)
     if form == 0:
         return chatty(rng, sentence)
     if form == 1 and sentence.count(value) == 1:
@@ -224,6 +225,8 @@ def wrapped(rng: Random, sentence: str, value: str) -> str:
         return f"{sentence} This can be seen clearly in the image."
     if form == 3:
         return f"The image shows {rng.choice(SCENES)}. {sentence}"
+    if form == 4:
+        return f"1. Look at the image.\n2. {sentence}\n\n**Answer:** {value}"
     return sentence
 
 

@@ -83,93 +83,89 @@ def _count_of_another_thing(rng: Random) -> Case:
 _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
-def _number_form(rng: Random) -> Case:
-    agrees = rng.random() < 0.5
+_Forms = tuple[str, str, str, tuple[str, ...]]
+"""A question, a number as files have it, another number, and forms of the first in answers."""
+
+
+def _spelled(rng: Random) -> _Forms:
     tens, unit = rng.randint(2, 9), rng.randint(1, 9)
     value = 10 * tens + unit
-    wrong = rng.choice([n for n in range(21, 99) if n != value])
-    hundred, thousand = rng.randint(2, 9), rng.randint(2, 9)
-    question, true, other, forms = rng.choice(
-        (
-            (
-                "How many dots are on the chart?",
-                str(value),
-                str(wrong),
-                (
-                    f"{_TENS[tens]}-{NUMBERS[unit]}",
-                    f"{capital(_TENS[tens])} {NUMBERS[unit]}.",
-                    f"There are {_TENS[tens]}-{NUMBERS[unit]} ({value}) dots.",
-                    f"{value}.0",
-                ),
-            ),
-            (
-                "How many people attended?",
-                f"{hundred}00",
-                f"{hundred}000",
-                (
-                    f"{NUMBERS[hundred]} hundred",
-                    f"{hundred}00 people",
-                    f"{hundred}00 people attended.",
-                ),
-            ),
-            (
-                "How many copies were sold?",
-                f"{thousand}{hundred}00",
-                f"{thousand}{hundred}0",
-                (
-                    f"{thousand},{hundred}00",
-                    f"{thousand},{hundred}00 copies were sold.",
-                    f"The chart shows {thousand}{hundred}00 copies.",
-                ),
-            ),
-            (
-                "What is the temperature on the display?",
-                f"-{value}",
-                str(value),
-                (f"\N{MINUS SIGN}{value}", f"minus {value}", f"The display reads -{value}."),
-            ),
-            (
-                "What fraction of the shape is shaded?",
-                "1/2",
-                "1/4",
-                ("one half", "1/2 of the shape is shaded.", "\\frac{1}{2}", "0.5"),
-            ),
-            (
-                "In which place did the red car finish?",
-                "2nd",
-                "3rd",
-                ("second", "It finished second.", "The red car finished in 2nd place."),
-            ),
-            (
-                "What number is on the shirt?",
-                str(unit),
-                str(wrong),
-                (f"No. {unit}", f"The shirt has No. {unit} on it.", f"#{unit}", f"number {unit}"),
-            ),
-            (
-                "How many eggs are in the box?",
-                "12",
-                "10",
-                ("a dozen", "There are a dozen eggs in the box.", "There are twelve eggs."),
-            ),
-        )
+    other = rng.choice([n for n in range(21, 99) if n != value])
+    name, spelled = _TENS[tens], f"{_TENS[tens]}-{NUMBERS[unit]}"
+    forms = (
+        spelled,
+        f"{capital(name)} {NUMBERS[unit]}.",
+        f"There are {spelled} ({value}) dots.",
+        f"There are {name} {NUMBERS[unit]} dots on the chart.",
+        f"{value}.0",
     )
+    return "How many dots are on the chart?", str(value), str(other), forms
+
+
+def _hundreds(rng: Random) -> _Forms:
+    n = rng.randint(2, 9)
+    forms = (f"{NUMBERS[n]} hundred", f"{n}00", f"{capital(NUMBERS[n])} hundred people attended.")
+    return "How many people attended?", f"{n}00", f"{n}000", forms
+
+
+def _thousands(rng: Random) -> _Forms:
+    n, m = rng.randint(2, 9), rng.randint(1, 9)
+    forms = (
+        f"{n},{m}00",
+        f"{n},{m}00 copies were sold.",
+        f"The chart shows {n}{m}00 copies.",
+    )
+    return "How many copies were sold?", f"{n}{m}00", f"{n}{m}0", forms
+
+
+def _negative(rng: Random) -> _Forms:
+    n = rng.randint(2, 40)
+    forms = (f"\N{MINUS SIGN}{n}", f"minus {n}", f"The display reads -{n}.", f"-{n}")
+    return "What number is on the display?", f"-{n}", str(n), forms
+
+
+def _fraction(rng: Random) -> _Forms:
+    forms = ("one half", "1/2 of the shape is shaded.", "\\frac{1}{2}", "0.5", "1/2")
+    return "What fraction of the shape is shaded?", "1/2", rng.choice(("1/4", "2/3")), forms
+
+
+def _ordinal(rng: Random) -> _Forms:
+    short, spelled = rng.choice((("1st", "first"), ("2nd", "second"), ("4th", "fourth")))
+    forms = (spelled, f"It finished {spelled}.", f"The red car finished in {short} place.")
+    return "In which place did the red car finish?", short, "3rd", forms
+
+
+def _numbered(rng: Random) -> _Forms:
+    n, other = rng.sample(range(2, 60), 2)
+    forms = (f"No. {n}", f"The shirt has No. {n} on it.", f"#{n}", f"number {n}", f"Number {n}.")
+    return "What number is on the shirt?", str(n), str(other), forms
+
+
+def _dozen(rng: Random) -> _Forms:
+    forms = ("a dozen", "There are a dozen eggs in the box.", "There are twelve eggs.")
+    return "How many eggs are in the box?", "12", rng.choice(("10", "6", "2")), forms
+
+
+def _number_form(rng: Random) -> Case:
+    draw = rng.choice(
+        (_spelled, _hundreds, _thousands, _negative, _fraction, _ordinal, _numbered, _dozen)
+    )
+    question, true, other, forms = draw(rng)
+    agrees = rng.random() < 0.5
     return Case(question, true if agrees else other, rng.choice(forms), verdict(agrees))
 
 
+_SPOKEN = (
+    (0, "{0} o'clock"),
+    (10, "ten past {0}"),
+    (15, "quarter past {0}"),
+    (30, "half past {0}"),
+    (45, "quarter to {1}"),
+)
+
+
 def _clock(rng: Random) -> Case:
-    hour, (minute, spoken) = (
-        rng.randint(1, 11),
-        rng.choice(
-            (
-                (0, "{0} o'clock"),
-                (15, "quarter past {0}"),
-                (30, "half past {0}"),
-                (45, "quarter to {1}"),
-                (10, "ten past {0}"),
-            )
-        ),
-    )
+    hour, (minute, spoken) = rng.randint(1, 11), rng.choice(_SPOKEN)
     agrees = rng.random() < 0.5
     time = f"{hour}:{minute:02d}"
     wrong = rng.choice([f"{h}:{minute:02d}" for h in range(1, 12) if h not in (hour, hour + 1)])
@@ -183,56 +179,39 @@ def _clock(rng: Random) -> Case:
     return Case(question, time if agrees else wrong, answer, verdict(agrees))
 
 
+UNITS = (
+    ("How much is the discount?", "{n}%", "{n} percent|{n} %|{n}%", "${n}|{m}%|{m} percent"),
+    (
+        "What is the price?",
+        "${n}",
+        "{n} dollars|${n}.00|${n}",
+        "{n}%|${m}|{n} euros|{n} cents",
+    ),
+    ("How long is the line?", "{n} cm", "{n} centimeters|{n}cm|{n} cm", "{n} m|{m} cm|{n} inches"),
+    ("How heavy is the bag?", "{n} kg", "{n} kilograms|{n}kg", "{m} kg|{n} grams"),
+    (
+        "What is the angle at the top?",
+        "{n}\N{DEGREE SIGN}",
+        "{n} degrees|{n}\N{DEGREE SIGN}",
+        "{m} degrees|{m}\N{DEGREE SIGN}",
+    ),
+    (
+        "What is the length of AB?",
+        "{n}\N{SQUARE ROOT}3",
+        "{n}\\sqrt{{3}}|\\({n}\\sqrt{{3}}\\)|{n}\N{SQUARE ROOT}3",
+        "{n}|{n}\N{SQUARE ROOT}2|3|{m}\N{SQUARE ROOT}3",
+    ),
+)
+"""Question, truth, what says the same, and what says something else."""
+
+
 def _unit(rng: Random) -> Case:
     n, m = rng.sample(range(13, 98), 2)
-    question, true, right, wrong = rng.choice(
-        (
-            (
-                "How much is the discount?",
-                f"{n}%",
-                (f"{n} percent", f"{n} %", f"{n}%"),
-                (f"${n}", f"{m}%", f"{m} percent"),
-            ),
-            (
-                "What is the price?",
-                f"${n}",
-                (f"{n} dollars", f"${n}.00", f"${n}"),
-                (f"{n}%", f"${m}", f"\N{EURO SIGN}{n}", f"{n} cents"),
-            ),
-            (
-                "How long is the line?",
-                f"{n} cm",
-                (f"{n} centimeters", f"{n}cm", f"{n} cm"),
-                (f"{n} m", f"{m} cm", f"{n} inches"),
-            ),
-            (
-                "How heavy is the bag?",
-                f"{n} kg",
-                (f"{n} kilograms", f"{n}kg"),
-                (f"{m} kg", f"{n} grams"),
-            ),
-            (
-                "What is the angle at the top?",
-                f"{n}\N{DEGREE SIGN}",
-                (f"{n} degrees", f"{n}\N{DEGREE SIGN}"),
-                (f"{m} degrees", f"{m}\N{DEGREE SIGN}"),
-            ),
-            (
-                "What is the length of AB?",
-                f"{n % 9 + 2}\N{SQUARE ROOT}3",
-                (
-                    f"{n % 9 + 2}\\sqrt{{3}}",
-                    f"\\({n % 9 + 2}\\sqrt{{3}}\\)",
-                    f"{n % 9 + 2}\N{SQUARE ROOT}3",
-                ),
-                (f"{n % 9 + 2}", f"{n % 9 + 2}\N{SQUARE ROOT}2", "3"),
-            ),
-        )
-    )
+    question, true, right, wrong = rng.choice(UNITS)
     agrees = rng.random() < 0.5
-    said = rng.choice(right if agrees else wrong)
+    said = rng.choice((right if agrees else wrong).split("|")).format(n=n, m=m)
     answer = rng.choice((said, f"It is {said}.", f"The answer is {said}.", f"**{said}**"))
-    return Case(question, true, answer, verdict(agrees))
+    return Case(question, true.format(n=n), answer, verdict(agrees))
 
 
 def _list_of_all(rng: Random) -> Case:

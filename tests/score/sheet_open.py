@@ -71,7 +71,8 @@ def _side(rng: Random) -> Case:
         )
     )
     answer = bare(rng, said) if rng.random() < 0.2 else wrapped(rng, sentence, said)
-    return Case(question, truths.words(rng, true), answer, verdict(said == true))
+    target = truths.words(rng, true, f"The {noun} is on the {true}")
+    return Case(question, target, answer, verdict(said == true))
 
 
 _WORDS_FOR = {

@@ -29,6 +29,8 @@ def words(rng: Random, value: str, *sentences: str) -> str:
         several = [value, *sentences]
         rng.shuffle(several)
         return "; ".join(several)
+    if sentences and rng.random() < 0.2:
+        return f"{sentences[0]}."
     return rng.choice((value, value, capital(value), f"{capital(value)}.", json.dumps([value])))
 
 
