@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from vlmscope.executors import extract
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
-    from vlmscope.probing import SweepSpec, save_sweep, sweep
+    from vlmscope.probing import SweepSpec, compare_labels, save_sweep, sweep
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.risk import RiskScorer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
-    from vlmscope.store import Run, export_run, open_run
+    from vlmscope.store import Run, export_run, open_run, read_labels
 
 __all__ = [
     "Capture",
@@ -38,11 +38,13 @@ __all__ = [
     "VisionLanguageModel",
     "VlmscopeError",
     "capture",
+    "compare_labels",
     "export_run",
     "extract",
     "label",
     "load_model",
     "open_run",
+    "read_labels",
     "read_samples",
     "save_sweep",
     "sweep",
@@ -63,11 +65,13 @@ _HOMES = {
     "VisionLanguageModel": "model",
     "VlmscopeError": "errors",
     "capture": "engine",
+    "compare_labels": "probing",
     "export_run": "store",
     "extract": "executors",
     "label": "labelling",
     "load_model": "model",
     "open_run": "store",
+    "read_labels": "store",
     "read_samples": "dataset",
     "save_sweep": "probing",
     "sweep": "probing",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from vlmscope.cli.agreement import agreement
 from vlmscope.cli.demo import demo
 from vlmscope.cli.export import export
 from vlmscope.cli.extract import extract
@@ -39,6 +40,7 @@ for command in (
     info,
     verify,
     label,
+    agreement,
     probe,
     report,
     score,

@@ -15,7 +15,7 @@ from vlmscope.cli.output import show, stderr, stdout
 from vlmscope.cli.places import check_writable
 
 if TYPE_CHECKING:
-    from vlmscope.probing import SweepResult
+    from vlmscope.probing import LabelTable, SweepResult
 
 AFTER = " †"
 """Marks what comes too late to foretell anything."""
@@ -35,11 +35,13 @@ def probe(
         ),
     ],
     labels: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--labels",
-            help="Of research files: CSV with labels, question_id and is_hallucinating_manual or "
-            "is_hallucinating. category and answer_type feed baselines.",
+            metavar="NAME|FILE",
+            help="Of a run: the name of a label set (label --name), by default the default set. Of "
+            "research files: CSV with labels, question_id and is_hallucinating_manual or "
+            "is_hallucinating; category and answer_type feed baselines.",
             show_default=False,
         ),
     ] = None,
@@ -50,8 +52,8 @@ def probe(
             "-o",
             metavar="PATH",
             parser=options.place,
-            help="Folder for results and probes (default: probes in the folder given, or "
-            "<name>-probes beside a file).",
+            help="Folder for results and probes (default: probes in the folder given, "
+            "probes-<name> of a named label set, or <name>-probes beside a file).",
             show_default=False,
         ),
     ] = None,
@@ -97,24 +99,28 @@ def probe(
 
     Folds are grouped by image; the layer is chosen inside training; intervals resample images.
     """
-    from vlmscope.probing import SweepSpec, open_source, read_label_table, save_sweep, sweep
-    from vlmscope.probing.saving import RESULTS, default_folder
-    from vlmscope.store import read_document
+    from vlmscope.probing import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
+    from vlmscope.probing.saving import RESULTS, check_folder
+    from vlmscope.store import DEFAULT, read_document
 
     names = tuple(name.strip() for name in estimators.split(",") if name.strip())
     spec = SweepSpec(
         estimators=names, folds=folds, repeats=repeats, group_by=group_by,
         permutations=permutations, draws=draws, seed=seed,
     )  # fmt: skip
-    folder = out or default_folder(run)
+    wanted = _wanted_labels(run, labels)
+    folder = out or default_folder(run, wanted if isinstance(wanted, str) else DEFAULT)
     check_writable(folder)
-    table = None if labels is None else read_label_table(labels)
+    if is_run(run):
+        check_folder(folder, labels or DEFAULT)
     with stderr.status("reading") as status:
         source = open_source(
-            run, labelled=table is not None, report=lambda name: status.update(f"reading {name}")
+            run,
+            labelled=not isinstance(wanted, str | None),
+            report=lambda name: status.update(f"reading {name}"),
         )
         result = sweep(
-            source, spec, labels=table, report=lambda doing: status.update(f"probing: {doing}")
+            source, spec, labels=wanted, report=lambda doing: status.update(f"probing: {doing}")
         )
         status.update("saving")
         save_sweep(source, result, folder)
@@ -127,6 +133,17 @@ def probe(
     for line in summary["verdict"]:
         show(Text(line))
     stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _wanted_labels(run: Path, labels: str | None) -> str | LabelTable | None:
+    """Return what ``--labels`` means: of a run the name of a label set, of files a table."""
+    from vlmscope.probing import check_label_set, is_run, read_label_table
+
+    if is_run(run):
+        if labels is not None:
+            check_label_set(run, labels)
+        return labels
+    return None if labels is None else read_label_table(Path(labels))
 
 
 def _show_results(result: SweepResult) -> None:

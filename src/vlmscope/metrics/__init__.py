@@ -15,9 +15,11 @@ small_samples
              intervals of the AUROC where images are few
 simultaneous bands that hold several curves at once
 selective    what abstaining on the riskiest answers buys
+agreement    how far two labelings agree beyond chance
 within       how well a risk orders answers of the same kind
 """
 
+from vlmscope.metrics.agreement import Agreement, agreement
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
 from vlmscope.metrics.resampling import (
     Difference,
@@ -29,12 +31,13 @@ from vlmscope.metrics.resampling import (
     resample,
 )
 from vlmscope.metrics.roc import RocCurve, roc
-from vlmscope.metrics.scores import Metrics, constant_pairs, measure, threshold_at
+from vlmscope.metrics.scores import Metrics, constant_pairs, measure, share_bounds, threshold_at
 from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
 from vlmscope.metrics.simultaneous import simultaneous
 from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
 __all__ = [
+    "Agreement",
     "Difference",
     "Interval",
     "Metrics",
@@ -45,6 +48,7 @@ __all__ = [
     "RocCurve",
     "WithinKinds",
     "abstain",
+    "agreement",
     "bootstrap",
     "constant_pairs",
     "fit_platt",
@@ -56,6 +60,7 @@ __all__ = [
     "resample_within",
     "risk_coverage",
     "roc",
+    "share_bounds",
     "share_of_pairs",
     "simultaneous",
     "threshold_at",

@@ -20,8 +20,8 @@ from vlmscope.probing.grouping import (
     has_picture,
     without_image_places,
 )
-from vlmscope.probing.source import Place, places
-from vlmscope.store import Run, read_labels
+from vlmscope.probing.source import LABEL_SET, Place, of_set, places
+from vlmscope.store import DEFAULT, Run, read_labels
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -85,26 +85,30 @@ class ProbeData:
         return self.grouping.by
 
 
-def probe_data(run: Run) -> ProbeData:
-    """Join a run with its labels.
+def probe_data(run: Run, labels: str = DEFAULT) -> ProbeData:
+    """Join a run with one of its label sets.
 
     Rows without a picture are left out, as all places are compared on equal rows; unless no row
     of the run has one: then all are probed, on the places that are not of the image.
+
+    Args:
+        run: The run.
+        labels: The label set.
 
     Raises:
         InputError: The run has no labels, none of one kind, or no vectors that its questions
             have: nothing can be learnt.
     """
-    labels = read_labels(run.path)
+    scores = read_labels(run.path, labels)
     if not len(run):
         raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
     table = run.to_pandas()
-    found = [labels.get(id_) for id_ in run.ids]
+    found = [scores.get(id_) for id_ in run.ids]
     missing = sum(score is None for score in found)
     if missing:
         raise InputError(
             f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
-            "labelling; run vlmscope label again"
+            f"labelling; run vlmscope label{of_set('--name', labels)} again"
         )
     verdicts = [score.hallucinated for score in found if score is not None]
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
@@ -134,6 +138,7 @@ def probe_data(run: Run) -> ProbeData:
             *some_left_out("row", unscorable, "the answer could not be scored"),
             *some_left_out("row", bare, NO_PICTURE),
         ),
+        origin={"source": "run", LABEL_SET: labels},
     )
 
 
