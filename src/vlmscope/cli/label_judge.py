@@ -54,9 +54,10 @@ def confirm_judge(judge: Any, target: Target, scorer: str, model: str, yes: bool
     """Say what the judge will take, and go on only if that is wanted."""
     estimate = judge.estimate(_for_judge(target, scorer))
     cost = "" if estimate.cost is None else f", about {estimate.cost:,.2f} in all"
+    equal = f", {estimate.equal:,} equal to others of these" if estimate.equal else ""
     stderr.print(
-        f"{model}: {count(estimate.to_ask, 'request')} to make, {estimate.cached:,} known already;"
-        f" about {estimate.input_tokens:,} tokens in, {estimate.output_tokens:,} out{cost}"
+        f"{model}: {count(estimate.to_ask, 'request')} to make{equal}, {estimate.cached:,} known "
+        f"already; about {estimate.input_tokens:,} tokens in, {estimate.output_tokens:,} out{cost}"
     )
     if yes or not estimate.to_ask:
         return
