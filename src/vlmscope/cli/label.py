@@ -102,7 +102,12 @@ def label(
     ] = None,
     judge_model: Annotated[
         str | None,
-        typer.Option("--judge-model", help="Language model that judges.", show_default=False),
+        typer.Option(
+            "--judge-model",
+            help="Language model that judges: a folder with a config.json (a chat model or a VLM, "
+            "loaded here), or the name that an endpoint knows it by.",
+            show_default=False,
+        ),
     ] = None,
     judge_url: Annotated[
         str | None,
@@ -114,6 +119,12 @@ def label(
     ] = None,
     judge_concurrency: Annotated[
         int, typer.Option("--judge-concurrency", min=1, help="Requests under way at a time.")
+    ] = 8,
+    judge_batch_size: Annotated[
+        int,
+        typer.Option(
+            "--judge-batch-size", min=1, help="Of a model loaded here: rows that go together."
+        ),
     ] = 8,
     judge_prices: Annotated[
         tuple[float, float] | None,
@@ -156,9 +167,11 @@ def label(
     settings: dict[str, Any] = {"scorer": scorer}
     judge = None
     if judge_model is not None:
-        asked = JudgeOptions(judge_model, judge_url, judge_concurrency, judge_prices)
+        asked = JudgeOptions(
+            judge_model, judge_url, judge_concurrency, judge_prices, judge_batch_size
+        )
         judge, settings["judge"] = make_judge(asked, target)
-        confirm_judge(judge, target, scorer, judge_model, yes)
+        confirm_judge(judge, target, scorer, asked, yes)
     chosen = _make_scorer(scorer, column, labels, judge)
     settings |= {"column": column} if column else {}
     settings |= {"labels": str(labels)} if labels else {}

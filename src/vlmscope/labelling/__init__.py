@@ -1,9 +1,11 @@
 """Labels: the answers of a run, or of a table made elsewhere, scored and written.
 
-writing    label sets of a run; nobody's work is lost unasked
-outside    answers that were made elsewhere: tables and research files
+writing      label sets of a run; nobody's work is lost unasked
+local_judge  a chat model that is loaded here, as the judge
+outside      answers that were made elsewhere: tables and research files
 """
 
+from vlmscope.labelling.local_judge import LocalJudgeSettings, local_judge, local_settings
 from vlmscope.labelling.outside import (
     H5,
     is_answers,
@@ -25,10 +27,13 @@ __all__ = [
     "H5",
     "MADE",
     "READ",
+    "LocalJudgeSettings",
     "check_answers",
     "check_kept",
     "is_answers",
     "label",
+    "local_judge",
+    "local_settings",
     "read_answer_files",
     "replace_labels",
     "score_rows",
