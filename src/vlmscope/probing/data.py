@@ -99,18 +99,8 @@ def probe_data(run: Run, labels: str = DEFAULT) -> ProbeData:
         InputError: The run has no labels, none of one kind, or no vectors that its questions
             have: nothing can be learnt.
     """
-    scores = read_labels(run.path, labels)
-    if not len(run):
-        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
+    verdicts = _verdicts(run, labels)
     table = run.to_pandas()
-    found = [scores.get(id_) for id_ in run.ids]
-    missing = sum(score is None for score in found)
-    if missing:
-        raise InputError(
-            f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
-            f"labelling; run vlmscope label{of_set('--name', labels)} again"
-        )
-    verdicts = [score.hallucinated for score in found if score is not None]
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
     fit = comparable(has_picture(table))
     rows = np.flatnonzero(scorable & fit)
@@ -140,6 +130,25 @@ def probe_data(run: Run, labels: str = DEFAULT) -> ProbeData:
         ),
         origin={"source": "run", LABEL_SET: labels},
     )
+
+
+def _verdicts(run: Run, labels: str) -> list[bool | None]:
+    """Return the label of every row, in the order of the run.
+
+    Raises:
+        InputError: There are no labels, no rows, or rows without a label.
+    """
+    scores = read_labels(run.path, labels)
+    if not len(run):
+        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
+    found = [scores.get(id_) for id_ in run.ids]
+    missing = sum(score is None for score in found)
+    if missing:
+        raise InputError(
+            f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
+            f"labelling; run vlmscope label{of_set('--name', labels)} again"
+        )
+    return [score.hallucinated for score in found if score is not None]
 
 
 def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
