@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from families.checkpoints import BUILDERS
 from forced_chat import TEMPLATE, write_forced_chat
 from judge_server import row, rows
 from vlmscope.errors import InputError, ModelChangedError, ModelError
@@ -229,6 +230,15 @@ def test_the_language_part_of_a_vlm(checkpoint: Path, tmp_path: Path) -> None:
     together = chat.reply(prompts, 6)
     assert together == [chat.reply([ids], 6)[0] for ids in prompts]
     assert all(reply.text for reply in together)
+
+
+@pytest.mark.parametrize("family", ["paligemma", "pixtral", "phi4_multimodal"])
+def test_families_whose_batches_or_classes_differ(tmp_path: Path, family: str) -> None:
+    """PaliGemma's mask reads the padding: it is found out, and goes one at a time."""
+    chat = load_chat_model(BUILDERS[family](tmp_path / family))
+    assert chat.batches == (family != "paligemma")
+    prompts = [chat.encode([{"role": "user", "content": text}]) for text in ("Is it?", "A" * 40)]
+    assert chat.reply(prompts, 6) == [chat.reply([ids], 6)[0] for ids in prompts]
 
 
 def test_a_closed_judge_holds_no_model(forced: Path) -> None:

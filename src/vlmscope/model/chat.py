@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ from vlmscope.model.fingerprint import hash_json
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
 from vlmscope.model.loading import load_config, load_weights
-from vlmscope.model.placing import choose_dtype
+from vlmscope.model.placing import auto_class, choose_dtype
 
 Chat = Sequence[Mapping[str, str]]
 """``role`` and ``content`` of each message: an optional ``system``, then turns."""
 
 MARKS = ("the system text", "the user text")
 """Stand in for texts where only the form of a template is of interest."""
+
+BATCH_TOLERANCE = 0.05
+"""Relative difference of logits between a batch and alone: bfloat16 differs by a fifth of it."""
 
 TOO_LONG = "the row is too long for the model"
 NO_MEMORY = "the row does not fit into memory"
@@ -89,7 +92,8 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
             pad = tokenizer.pad_token_id
             make_greedy(model, tokenizer.eos_token_id if pad is None else pad)
         weights = fingerprint.finish("").weights_hash
-    return ChatModel(model, tokenizer, template, form, hash_json([weights, template]))
+    chat = ChatModel(model, tokenizer, template, form, hash_json([weights, template]))
+    return replace(chat, batches=_is_batchable(chat))
 
 
 def chat_class(name: str, config: Any) -> Any:
@@ -98,17 +102,20 @@ def chat_class(name: str, config: Any) -> Any:
     Raises:
         ModelError: There is none.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
     )
 
     sees = getattr(config, "vision_config", None) is not None
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not sees:
         return AutoModelForCausalLM
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoModelForImageTextToText
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or (
+        sees and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+    ):
+        return auto_class(config)
     raise ModelError(
         f"{name}: a model of type {config.model_type!r} writes no chat replies, or not in this "
         "transformers; give a chat model"
@@ -129,6 +136,8 @@ class ChatModel:
     """How the template takes messages; see ``FORMS``."""
     identity: str
     """As ``identify_chat_model`` returns it."""
+    batches: bool = True
+    """Whether padding and neighbours in a batch change nothing; else chats go one at a time."""
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
@@ -164,11 +173,12 @@ class ChatModel:
     def _halving(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
         if not prompts:
             return []
-        try:
-            return self._generate(prompts, max_new_tokens)
-        except (torch.OutOfMemoryError, MemoryError):
-            if len(prompts) == 1:
-                return [ChatReply("", NO_MEMORY)]
+        if len(prompts) == 1 or self.batches:
+            try:
+                return self._generate(prompts, max_new_tokens)
+            except (torch.OutOfMemoryError, MemoryError):
+                if len(prompts) == 1:
+                    return [ChatReply("", NO_MEMORY)]
         half = len(prompts) // 2
         return [
             *self._halving(prompts[:half], max_new_tokens),
@@ -176,6 +186,28 @@ class ChatModel:
         ]
 
     def _generate(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
+        inputs = self._inputs(prompts)
+        with computing():
+            written = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
+        answers = written[:, inputs["input_ids"].shape[1] :]
+        with tokenizer_lock():
+            texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [ChatReply(text) for text in texts]
+
+    def first_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the logits of each reply's first token, ``[prompt, token]``, in float32."""
+        with computing():
+            found = self.model.generate(
+                **self._inputs(prompts),
+                max_new_tokens=1,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            logits: torch.Tensor = found.logits[0].float().cpu()
+        return logits
+
+    def _inputs(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Return prompts as tensors, padded on the left."""
         longest = max(map(len, prompts))
         pad = self.model.generation_config.pad_token_id or 0
         ids = torch.full((len(prompts), longest), int(pad), dtype=torch.long)
@@ -184,21 +216,27 @@ class ChatModel:
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         device = self.model.device
-        with computing():
-            written = self.model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=max_new_tokens,
-            )
-        with tokenizer_lock():
-            texts = self.tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
-        return [ChatReply(text) for text in texts]
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
     def _limit(self) -> int:
         """Return the longest sequence that the model was made for."""
         text = self.model.config.get_text_config()
         found = getattr(text, "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else 2**31
+
+
+def _is_batchable(chat: ChatModel) -> bool:
+    """Return whether a chat gets the same reply in a batch, beside a longer one, as alone.
+
+    Rounding differs from batch to batch; an architecture that reads padding, or whose mask is made
+    for pictures, differs by far more.
+    """
+    texts = ("Is it?", "Is there a door in the picture, and what colour is it?")
+    prompts = [chat.encode([{"role": "user", "content": text}]) for text in texts]
+    together = chat.first_logits(prompts)
+    alone = torch.cat([chat.first_logits([ids]) for ids in prompts])
+    gap = (together - alone).norm(dim=1) / alone.norm(dim=1).clamp_min(1e-6)
+    return bool((gap < BATCH_TOLERANCE).all())
 
 
 def _check_folder(name: str) -> None:
