@@ -216,6 +216,38 @@ def test_cells_of_mixed_types(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_cells_and_names_that_no_file_holds(vlmscope: Command, tmp_path: Path) -> None:
+    """Half a surrogate pair in a name or a cell is written as a file can hold it."""
+    row = {**ROWS[0], "answer": "Yes \ud800", "odd\ud800": 1, "": 2}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    for name in ("o.csv", "o.parquet"):
+        done = vlmscope("label", tmp_path / "t.jsonl", "--out", tmp_path / name)
+        assert done.code == 0, done.err
+        (found,) = read(tmp_path / name)
+        assert found["outcome"] == "faithful"
+        assert len(found) == len(row) + 4
+
+
+@pytest.mark.parametrize(
+    ("field", "cell", "message"),
+    [
+        ("answer", '["a"]', "the answer in column 'answer' is a list, expected text"),
+        ("question", '{"a": 1}', "the question in column 'question' is a dict, expected text"),
+        ("answer", "1" + "0" * 5000, "t.jsonl line 1"),
+    ],
+)
+def test_cells_that_are_no_text(
+    vlmscope: Command, tmp_path: Path, field: str, cell: str, message: str
+) -> None:
+    text = json.dumps({**ROWS[0], field: "CELL"}).replace('"CELL"', cell)
+    (tmp_path / "t.jsonl").write_text(text + "\n", "utf-8")
+    done = vlmscope("label", tmp_path / "t.jsonl", "--out", tmp_path / "o.csv")
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert message in done.err
+    assert not (tmp_path / "o.csv").exists()
+
+
 def test_files_of_the_research(vlmscope: Command, tmp_path: Path) -> None:
     folder, out = tmp_path / "files", tmp_path / "o.csv"
     folder.mkdir()

@@ -15,7 +15,15 @@ from typing import Any
 
 from vlmscope.dataset._open import READERS, open_source
 from vlmscope.dataset._source import Row, Source
-from vlmscope.dataset._values import LEFT_OUT, CellError, is_blank, to_json, to_target, to_text
+from vlmscope.dataset._values import (
+    LEFT_OUT,
+    CellError,
+    is_blank,
+    kind_name,
+    to_json,
+    to_target,
+    to_text,
+)
 from vlmscope.errors import InputError, listed, shortened
 from vlmscope.schema import LONGEST_ID, Answered
 
@@ -167,21 +175,30 @@ def _answered(
     source: Source, row: Row, number: int, roles: Mapping[str, str], plain: Mapping[str, Any]
 ) -> Answered:
     """Return what a scorer reads of a row."""
-    answer = row.values.get(roles["answer"])
-    told = None if is_blank(answer) else to_text(answer)
-    if told is None and not is_blank(answer):
-        raise InputError(
-            f"{_origin(source, row)}: the answer in column {roles['answer']!r} is no text; name "
-            "another column with --map answer=COLUMN"
-        )
     target = to_target(row.values.get(roles["target"]), source.missing)
     return Answered(
         id=_id(source, row, number, roles.get("id")),
-        question=to_text(row.values.get(roles["question"])) or "",
-        answer=told or "",
+        question=_text(source, row, "question", roles["question"]),
+        answer=_text(source, row, "answer", roles["answer"]),
         target=target or "",
         metadata=plain,
     )
+
+
+def _text(source: Source, row: Row, field: str, column: str) -> str:
+    """Return a cell as text, empty for a gap.
+
+    Raises:
+        InputError: It is no text.
+    """
+    value = row.values.get(column)
+    text = "" if is_blank(value) else to_text(value)
+    if text is None:
+        raise InputError(
+            f"{_origin(source, row)}: the {field} in column {shortened(column)!r} is "
+            f"{kind_name(value)}, expected text; name another column with --map {field}=COLUMN"
+        )
+    return text
 
 
 def _id(source: Source, row: Row, number: int, column: str | None) -> str:

@@ -181,7 +181,7 @@ def _columns(table: AnswerTable, scores: Sequence[Score]) -> dict[str, list[Any]
     ):  # so that labels can be read from it by id
         columns["question_id"] = list(table.ids)
     for name in table.columns:
-        free = _free(name, {*LABEL_COLUMNS, *columns}, table.columns)
+        free = _free(clean_text(name), {*LABEL_COLUMNS, *columns}, table.columns)
         columns[free] = _of_one_type([row.get(name) for row in table.cells])
     columns["outcome"] = [score.outcome for score in scores]
     columns["hallucinated"] = [score.hallucinated for score in scores]

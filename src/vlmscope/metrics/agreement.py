@@ -17,7 +17,7 @@ from vlmscope.metrics.answers import Floats
 from vlmscope.metrics.resampling import Interval, image_numbers, interval_of
 
 MOST_AT_ONCE = 2**22
-"""Weights of images that are drawn at once."""
+"""Weights of patterns that are drawn at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,17 +103,22 @@ def _kappa(a: NDArray[np.intp], b: NDArray[np.intp]) -> float | None:
 
 
 def _drawn(cell: NDArray[np.intp], groups: ArrayLike, count: int, draws: int, seed: int) -> Floats:
-    """Return kappa of each draw of the images; NaN where it is not defined."""
+    """Return kappa of each draw of the images; NaN where it is not defined.
+
+    Images with equal counts are drawn together: how many of each pattern a draw holds is
+    multinomial, and there are few patterns however many images there are.
+    """
     image, images = image_numbers(groups, len(cell))
     by_image = np.zeros((images, count**2))
     np.add.at(by_image, (image, cell), 1)
+    patterns, alike = np.unique(by_image, axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
     found = []
-    step = max(1, MOST_AT_ONCE // images)
+    step = max(1, MOST_AT_ONCE // len(patterns))
     for start in range(0, draws, step):
         size = min(step, draws - start)
-        weights = generator.multinomial(images, np.full(images, 1 / images), size=size)
-        found.append(_kappas((weights @ by_image).reshape(size, count, count)))
+        weights = generator.multinomial(images, alike / images, size=size)
+        found.append(_kappas((weights @ patterns).reshape(size, count, count)))
     return np.concatenate(found)
 
 
