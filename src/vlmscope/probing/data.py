@@ -85,7 +85,7 @@ class ProbeData:
         return self.grouping.by
 
 
-def probe_data(run: Run, labels: str = DEFAULT) -> ProbeData:
+def probe_data(run: Run, *, labels: str = DEFAULT) -> ProbeData:
     """Join a run with one of its label sets.
 
     Rows without a picture are left out, as all places are compared on equal rows; unless no row

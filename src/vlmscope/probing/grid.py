@@ -286,7 +286,7 @@ def _joined(source: Source, labels: LabelTable | str | None) -> ProbeData:
     if isinstance(source, SeedFiles) and table is not None:
         return research_data(source, table)
     if isinstance(source, Run):
-        return probe_data(source, labels if isinstance(labels, str) else DEFAULT)
+        return probe_data(source, labels=labels if isinstance(labels, str) else DEFAULT)
     raise TypeError(f"a {type(source).__name__} has no labels that we know of")
 
 
