@@ -49,8 +49,10 @@ def agreement(
 
 def _show(found: LabelAgreement) -> None:
     decided, every = found.decided, found.every
-    stdout.print(f"{_kappa(decided)} on {_rows(decided)} that both decide")
-    stdout.print(f"{_kappa(every)} on {_rows(every)}, unscorable as a third label")
+    stdout.print(f"{_kappa(decided)} on the {_rows(decided)} that both decide{_alike(decided)}")
+    stdout.print(
+        f"{_kappa(every)} on all {_rows(every)}, unscorable as a third label{_alike(every)}"
+    )
     for name, number in ((found.one, found.only_one), (found.other, found.only_other)):
         if number:
             stdout.print(f"{count(number, 'question')} only in {name}")
@@ -80,5 +82,8 @@ def _kappa(found: Agreement) -> str:
 
 
 def _rows(found: Agreement) -> str:
-    agreed = "" if found.agreed is None else f", {found.agreed:.1%} of them alike,"
-    return f"{count(int(found.confusion.sum()), 'row')}{agreed}".rstrip(",")
+    return count(int(found.confusion.sum()), "row")
+
+
+def _alike(found: Agreement) -> str:
+    return "" if found.agreed is None else f"; {found.agreed:.1%} of them alike"

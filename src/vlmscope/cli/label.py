@@ -189,6 +189,7 @@ def label(
     else:
         _show(record)
         show_reading(record)
+        stdout.print(record["labels"])
 
 
 def _check_options(scorer: str, given: dict[str, object]) -> None:
@@ -280,4 +281,3 @@ def _show(record: dict[str, Any]) -> None:
         stdout.print(f"unscorable {number:,}: {reason}")
     if (more := len(record["reasons"]) - SHOWN_REASONS) > 0:
         stdout.print(f"… and {count(more, 'more reason')}")
-    stdout.print(record["labels"])
