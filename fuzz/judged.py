@@ -17,10 +17,12 @@ from vlmscope.errors import VlmscopeError
 from vlmscope.schema import Answered
 from vlmscope.score.judge import Judge, JudgeSettings
 from vlmscope.score.judge_cache import VerdictCache
+from vlmscope.score.judge_endpoint import CHECK
 from vlmscope.score.judge_verdict import WORDS, Verdict
 
 KEY = "sk-fuzz-0123456789"
 STATUS = (200, 200, 200, 204, 307, 400, 401, 404, 413, 429, 500, 503)
+OK = b'{"choices": [{"message": {"content": "ok"}}]}'
 HEADERS = ("content-type", "location", "retry-after", "content-encoding", "set-cookie")
 """Which status and header a reply has, its first byte says."""
 
@@ -38,6 +40,8 @@ def ask(folder: Path, data: bytes) -> None:
 
     def reply(request: Any) -> Any:
         assert request.url.host == "judge.test"
+        if len(data) % 4 and CHECK[0]["content"].encode() in request.content:
+            return _HTTPX.Response(200, stream=_Stream(OK))
         content = replies.pop()
         return _HTTPX.Response(status, headers=[(name.encode(), value)], stream=_Stream(content))
 

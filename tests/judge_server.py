@@ -59,6 +59,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.respond: Callable[[Request], Reply] = always(verdict("faithful"))
+        self.respond_to_check: Callable[[], Reply] = lambda: said("ok")
+        self.checks: list[dict[str, Any]] = []
+        """Requests by which the endpoint was tested before the first row; in no other count."""
         self.requests: list[Request] = []
         self.under_way = self.most_under_way = self.sent = 0
         self.guard = threading.Lock()
@@ -74,6 +77,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert self.path == "/v1/chat/completions"
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if len(body["messages"]) == 1:
+            self.server.checks.append(body)
+            self.reply(*self.server.respond_to_check())
+            return
         request = Request(body, self.headers["authorization"])
         with self.server.guard:
             self.server.headers = {name.lower(): value for name, value in self.headers.items()}
@@ -85,6 +92,10 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with self.server.guard:
                 self.server.under_way -= 1
+        self.reply(status, headers, reply)
+
+    def reply(self, status: int, headers: dict[str, str], reply: Any) -> None:
+        """Send a reply."""
         if isinstance(reply, Iterator):
             self.stream(status, headers, reply)
             return

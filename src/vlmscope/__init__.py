@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from vlmscope.executors import extract
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
-    from vlmscope.probing import SweepSpec, compare, save_sweep, save_transfer, sweep, transfer
+    from vlmscope.probing import (
+        SweepSpec,
+        compare,
+        compare_labels,
+        save_sweep,
+        save_transfer,
+        sweep,
+        transfer,
+    )
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.risk import RiskScorer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
-    from vlmscope.store import Run, export_run, open_run
+    from vlmscope.store import Run, export_run, open_run, read_labels
 
 __all__ = [
     "Capture",
@@ -39,11 +47,13 @@ __all__ = [
     "VlmscopeError",
     "capture",
     "compare",
+    "compare_labels",
     "export_run",
     "extract",
     "label",
     "load_model",
     "open_run",
+    "read_labels",
     "read_samples",
     "save_sweep",
     "save_transfer",
@@ -67,11 +77,13 @@ _HOMES = {
     "VlmscopeError": "errors",
     "capture": "engine",
     "compare": "probing",
+    "compare_labels": "probing",
     "export_run": "store",
     "extract": "executors",
     "label": "labelling",
     "load_model": "model",
     "open_run": "store",
+    "read_labels": "store",
     "read_samples": "dataset",
     "save_sweep": "probing",
     "save_transfer": "probing",

@@ -285,9 +285,18 @@ class Score:
     @property
     def outcome(self) -> Outcome:
         """The verdict as a word."""
-        if self.hallucinated is None:
-            return "unscorable"
-        return "hallucinated" if self.hallucinated else "faithful"
+        return outcome_of(self.hallucinated)
+
+
+def outcome_of(hallucinated: bool | None) -> Outcome:
+    """Return a label as a word.
+
+    >>> outcome_of(True), outcome_of(False), outcome_of(None)
+    ('hallucinated', 'faithful', 'unscorable')
+    """
+    if hallucinated is None:
+        return "unscorable"
+    return "hallucinated" if hallucinated else "faithful"
 
 
 def failure_of(sample: Sample, stage: str, why: str) -> Failure:

@@ -155,7 +155,7 @@ class FakeJudge:
     def estimate(self, rows: Iterable[Answered]) -> SimpleNamespace:
         asked = len(list(rows))
         return SimpleNamespace(
-            to_ask=asked, cached=0, input_tokens=900, output_tokens=50 * asked, cost=0.25
+            to_ask=asked, equal=0, cached=0, input_tokens=900, output_tokens=50 * asked, cost=0.25
         )
 
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:

@@ -213,10 +213,10 @@ def test_labels_that_come_while_a_judge_is_at_work(run: Path, by_hand: Path) -> 
 def test_a_store_that_does_not_answer_is_no_damage(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Path) -> None:
+    def fail(*_: object) -> None:
         raise UnreachableError("cannot be reached")
 
-    monkeypatch.setattr("vlmscope.labelling.read_labels", fail)
+    monkeypatch.setattr("vlmscope.labelling.writing.read_labels", fail)
     with pytest.raises(UnreachableError):
         label(open_run(run))
 

@@ -362,16 +362,19 @@ def test_the_estimate_counts_before_anything_is_asked(
     judge: Judge, settings: JudgeSettings, server: Server, tmp_path: Path
 ) -> None:
     found = judge.estimate([*rows(3), row(0), row(9, " ")])
-    assert (found.rows, found.unscorable, found.cached, found.to_ask) == (5, 1, 1, 3)
+    assert (found.rows, found.unscorable, found.to_ask) == (5, 1, 3)
+    assert (found.equal, found.cached) == (1, 0)
     assert 3 * len(judge_prompt()) < found.characters < 3 * len(judge_prompt()) + 600
     assert found.cost is None
     assert not server.requests
     list(judge(rows(2)))
     priced = Judge(replace(settings, input_price=2.0, output_price=8.0), tmp_path / "cache.jsonl")
     found = priced.estimate(rows(3))
-    assert (found.cached, found.to_ask) == (2, 1)
+    assert (found.cached, found.equal, found.to_ask) == (2, 0, 1)
     assert found.cost == pytest.approx((found.input_tokens * 2 + found.output_tokens * 8) / 1e6)
     assert found.input_tokens == pytest.approx(found.characters / 4, abs=1)
+    found = judge.estimate([*rows(4), *rows(4), row(3), row(9, " ")])
+    assert (found.cached, found.to_ask, found.equal, found.unscorable) == (4, 2, 3, 1)
 
 
 @pytest.mark.parametrize("key", [None, "", "sk-secret-with-a-line\n"])

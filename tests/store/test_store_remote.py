@@ -21,6 +21,7 @@ from vlmscope.store import (
     RunWriter,
     describe,
     find_damage,
+    label_sets,
     open_run,
     place,
     read_failures,
@@ -153,6 +154,11 @@ def test_labels(run: str) -> None:
     scores = [Score(f"question_comb_{i}", bool(i % 2), "yesno", "") for i in range(10)]
     write_labels(place(run), scores, {"scorer": "yesno"})
     assert list(read_labels(place(run)).values()) == scores
+    write_labels(place(run), scores[:3], {}, "human")
+    assert label_sets(place(run)) == ("default", "human")
+    assert list(open_run(run).labels("human").values()) == scores[:3]
+    with pytest.raises(InputError, match="there are label sets default, human"):
+        read_labels(run, "nobody")
 
 
 def test_damage_is_found_and_set_aside(run: str) -> None:

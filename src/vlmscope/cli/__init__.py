@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from vlmscope.cli.agreement import agreement
 from vlmscope.cli.compare import compare
 from vlmscope.cli.demo import demo
 from vlmscope.cli.export import export
@@ -40,6 +41,7 @@ for command in (
     info,
     verify,
     label,
+    agreement,
     probe,
     compare,
     report,

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
+from vlmscope.cli.label_sets import describe_label_sets, show_label_sets
 from vlmscope.cli.output import count, human_size, show, stdout
 
 
@@ -32,9 +33,11 @@ def info(
     from vlmscope.store import describe, open_run
 
     description = describe(run)
+    sets = describe_label_sets(run) if description.kind == "run" else {}
     failures = list(open_run(run).failures.values()) if description.kind == "run" else []
     if as_json:
         record = asdict(description) | {"failures": [asdict(failure) for failure in failures]}
+        record |= {"labels": sets} if description.kind == "run" else {}
         stdout.print_json(json.dumps(record, default=str))
         return
     stdout.print(
@@ -50,6 +53,7 @@ def info(
         layers = ", ".join(map(str, item.layers)) or "–"
         table.add_row(item.name, layers, str(item.width), item.dtype, f"{item.rows:,}")
     show(table)
+    show_label_sets(sets)
     _show_attributes(description.attrs)
     if failures:
         stages = Counter(failure.stage for failure in failures)

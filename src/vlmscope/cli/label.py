@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +13,15 @@ from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
+from vlmscope.cli.label_judge import JudgeOptions, confirm_judge, make_judge
+from vlmscope.cli.label_reading import reading_record, show_reading
+from vlmscope.cli.label_target import open_target
 from vlmscope.cli.output import count, show, shown_text, stderr, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
     from vlmscope.schema import Answered, Score
     from vlmscope.score import Code, Scorer
-    from vlmscope.store import Run
 
 SCORERS = ("auto", "yesno", "exact", "vqa", "column", "file", "judge")
 """What ``--scorer`` takes."""
@@ -31,12 +32,23 @@ READ_LABELS = ("column", "file")
 SHOWN_REASONS = 5
 """How many reasons for unscorable rows are shown."""
 
-JUDGEMENTS = "judge.jsonl"
-"""File in the run folder that keeps the judge's verdicts."""
-
 
 def label(
-    run: options.RunFolder,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            parser=options.place,
+            help="A run folder, or its URL; or answers that were made elsewhere, with --out: a "
+            "table of questions, truths and answers (.csv, .tsv, .json, .jsonl, .parquet), or .h5 "
+            "files of the original research: a folder or one.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Option("--name", help="The label set of the run that is written."),
+    ] = "default",
     scorer: Annotated[
         str | None,
         typer.Option(
@@ -59,9 +71,43 @@ def label(
             show_default=False,
         ),
     ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="COLUMN",
+            help="Column with the truth, instead of the one that was taken for it.",
+            show_default=False,
+        ),
+    ] = None,
+    fields: Annotated[
+        list[str],
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="Of a table: which column holds a field: id, question, target or answer. May be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="Of a table or .h5 files: the labelled table, .csv or .parquet.",
+            show_default=False,
+        ),
+    ] = None,
     judge_model: Annotated[
         str | None,
-        typer.Option("--judge-model", help="Language model that judges.", show_default=False),
+        typer.Option(
+            "--judge-model",
+            help="Language model that judges: a folder with a config.json (a chat model or a VLM, "
+            "loaded here), or the name that an endpoint knows it by.",
+            show_default=False,
+        ),
     ] = None,
     judge_url: Annotated[
         str | None,
@@ -73,6 +119,12 @@ def label(
     ] = None,
     judge_concurrency: Annotated[
         int, typer.Option("--judge-concurrency", min=1, help="Requests under way at a time.")
+    ] = 8,
+    judge_batch_size: Annotated[
+        int,
+        typer.Option(
+            "--judge-batch-size", min=1, help="Of a model loaded here: rows that go together."
+        ),
     ] = 8,
     judge_prices: Annotated[
         tuple[float, float] | None,
@@ -89,59 +141,58 @@ def label(
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Replace labels that were read from --labels or --column, too."
+            "--overwrite",
+            help="Replace labels that were read from --labels or --column, or the file --out, too.",
         ),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare every answer with its ground truth and write the labels, replacing older ones.
 
-    Labels that were read from a file or a column may be a person's work: they are kept, unless
-    --overwrite is given.
+    A run may have several label sets, by --name. Labels that were read from a file or a column may
+    be a person's work: they are kept, unless --overwrite is given.
 
     A label is hallucinated, faithful, or unscorable with the reason: what no rule can decide is
     never silently faithful.
     """
-    from vlmscope.labelling import check_answers, check_kept, replace_labels
-    from vlmscope.store import open_run
+    from vlmscope.score import Column, LabelFile, read_code
 
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
-    opened = open_run(run)
+    target = open_target(
+        run, name=name, out=out, fields=fields, truth=truth, overwrite=overwrite
+    )  # fmt: skip
     if scorer not in READ_LABELS:
-        check_answers(opened)
-        if not overwrite:  # before a judge is paid
-            check_kept(opened)
+        target.check_scorable()
     settings: dict[str, Any] = {"scorer": scorer}
     judge = None
     if judge_model is not None:
-        judge, asked = _make_judge(run, judge_model, judge_url, judge_concurrency, judge_prices)
-        settings["judge"] = asked
-        _confirm_judge(judge, opened, scorer, judge_model, yes)
-    code = _read_code(opened, scorer)
+        asked = JudgeOptions(
+            judge_model, judge_url, judge_concurrency, judge_prices, judge_batch_size
+        )
+        judge, settings["judge"] = make_judge(asked, target)
+        confirm_judge(judge, target, scorer, asked, yes)
+    code = read_code(target.rows()) if scorer == "auto" else None
     chosen = _make_scorer(scorer, column, labels, judge, code)
     settings |= {"column": column} if column else {}
     settings |= {"labels": str(labels)} if labels else {}
+    settings |= {"target": truth} if truth else {}
     scores = list(
-        track(chosen(opened.answers()), "labelling", len(opened), console=stderr, transient=True,
-              disable=not stderr.is_terminal)
+        track(target.score(chosen), "labelling", len(target.answers), console=stderr,
+              transient=True, disable=not stderr.is_terminal)
     )  # fmt: skip
-    record = _summary(opened, scores)
+    record = _summary(target.rows(), scores)
     if code is not None and code.told:
         record["truth_read"] = code.told
-    if labels is not None:
-        record["not_in_run"] = len(chosen.unknown(opened.ids))  # type: ignore[attr-defined]
-        if record["not_in_run"] == len(chosen.labels):  # type: ignore[attr-defined]
-            raise InputError(
-                f"{labels}: none of its questions is in the run; its ids look like "
-                f"{next(iter(chosen.labels), 'none')!r}, "  # type: ignore[attr-defined]
-                f"the run's like {next(iter(opened.ids), 'none')!r}"
-            )
-    record["labels"] = str(replace_labels(opened, scores, settings, overwrite=overwrite))
+    if isinstance(chosen, LabelFile | Column):
+        record |= reading_record(chosen, target.answers.ids, labels)
+    record |= {"settings": settings, "labels": str(target.write(scores, settings))}
     if as_json:
         stdout.print_json(json.dumps(record))
     else:
         _show(record)
+        show_reading(record)
+        stdout.print(record["labels"])
 
 
 def _check_options(scorer: str, given: dict[str, object]) -> None:
@@ -156,13 +207,6 @@ def _check_options(scorer: str, given: dict[str, object]) -> None:
             raise InputError(
                 f"--{name}: does not go with --scorer {scorer}; give --scorer {takers[name][0]}"
             )
-
-
-def _read_code(run: Run, scorer: str) -> Code | None:
-    """Return how the truths of a run are coded, where the scorer reads them."""
-    from vlmscope.score import read_code
-
-    return read_code(run.answers()) if scorer == "auto" else None
 
 
 def _make_scorer(
@@ -184,59 +228,10 @@ def _make_scorer(
     return plain.get(name) or Auto(judge, code)
 
 
-def _make_judge(
-    run: Path, model: str, url: str | None, concurrency: int, prices: tuple[float, float] | None
-) -> tuple[Any, dict[str, Any]]:
-    """Return the judge and its settings as plain data."""
-    from vlmscope.score.judge import Judge, JudgeSettings
-    from vlmscope.store import is_remote
-
-    if is_remote(run):
-        raise InputError(
-            f"--judge-model: its verdicts are appended to {JUDGEMENTS} in the run as they come, "
-            f"and nothing can be appended in an object store; copy {run} to a folder first"
-        )
-
-    per_input, per_output = prices or (None, None)
-    settings = JudgeSettings(
-        model=model,
-        base_url=url,
-        concurrency=concurrency,
-        input_price=per_input,
-        output_price=per_output,
-    )
-    return Judge(settings, cache=run / JUDGEMENTS), settings.record()
-
-
-def _confirm_judge(judge: Any, run: Run, scorer: str, model: str, yes: bool) -> None:
-    """Say what the judge will take, and go on only if that is wanted."""
-    estimate = judge.estimate(_for_judge(run, scorer))
-    cost = "" if estimate.cost is None else f", about {estimate.cost:,.2f} in all"
-    stderr.print(
-        f"{model}: {count(estimate.to_ask, 'request')} to make, {estimate.cached:,} known already;"
-        f" about {estimate.input_tokens:,} tokens in, {estimate.output_tokens:,} out{cost}"
-    )
-    if yes or not estimate.to_ask:
-        return
-    if not sys.stdin.isatty():
-        raise InputError("--judge-model: requests cost money; give --yes to make them unasked")
-    if not typer.confirm("Go ahead?", err=True):
-        raise InputError("the judge was not asked; nothing was done")
-
-
-def _for_judge(run: Run, scorer: str) -> Iterator[Answered]:
-    """Yield the rows that the judge would be asked about."""
-    from vlmscope.score import Auto, left_over
-
-    if scorer == "judge":
-        return run.answers()
-    return left_over(run.answers(), Auto(code=_read_code(run, scorer))(run.answers()))
-
-
-def _summary(run: Run, scores: list[Score]) -> dict[str, Any]:
+def _summary(rows: Iterable[Answered], scores: list[Score]) -> dict[str, Any]:
     """Return what was found, as plain data."""
     categories: dict[str, Counter[str]] = {}
-    for row, score in zip(run.answers(), scores, strict=True):
+    for row, score in zip(rows, scores, strict=True):
         category = row.metadata.get("category")
         name = "–" if category in (None, "") else str(category)
         categories.setdefault(shown_text(name), Counter())[score.outcome] += 1
@@ -254,6 +249,8 @@ def _summary(run: Run, scores: list[Score]) -> dict[str, Any]:
 
 
 def _shares(outcomes: Counter[str]) -> dict[str, Any]:
+    from vlmscope.metrics import share_bounds
+
     hallucinated, faithful = outcomes["hallucinated"], outcomes["faithful"]
     scorable = hallucinated + faithful
     return {
@@ -261,6 +258,7 @@ def _shares(outcomes: Counter[str]) -> dict[str, Any]:
         "faithful": faithful,
         "unscorable": outcomes["unscorable"],
         "share": hallucinated / scorable if scorable else None,
+        **share_bounds(hallucinated, faithful, outcomes["unscorable"]),
     }
 
 
@@ -279,12 +277,16 @@ def _show(record: dict[str, Any]) -> None:
     stdout.print("share: hallucinated among those that are hallucinated or faithful")
     if record.get("truth_read"):
         stdout.print(f"read: {record['truth_read']}")
+    if record["all"]["unscorable"]:
+        low, high = (
+            record["all"][f"share_if_unscorable_{word}"] for word in ("faithful", "hallucinated")
+        )
+        stdout.print(
+            f"if every unscorable row were hallucinated {high:.1%}, if none were {low:.1%}"
+        )
     decided = ", ".join(f"{name} {number:,}" for name, number in record["scorers"].items())
     stdout.print(f"decided by: {decided or 'none'}")
     for reason, number in list(record["reasons"].items())[:SHOWN_REASONS]:
         stdout.print(f"unscorable {number:,}: {reason}")
     if (more := len(record["reasons"]) - SHOWN_REASONS) > 0:
         stdout.print(f"… and {count(more, 'more reason')}")
-    if record.get("not_in_run"):
-        stdout.print(f"{count(record['not_in_run'], 'question')} of the file not in the run")
-    stdout.print(record["labels"])

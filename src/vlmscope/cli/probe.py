@@ -17,7 +17,7 @@ from vlmscope.cli.places import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 
 if TYPE_CHECKING:
-    from vlmscope.probing import SweepResult
+    from vlmscope.probing import LabelTable, SweepResult
 
 AFTER = " †"
 """Marks what comes too late to foretell anything."""
@@ -37,11 +37,13 @@ def probe(
         ),
     ],
     labels: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--labels",
-            help="Of research files: CSV with labels, question_id and is_hallucinating_manual or "
-            "is_hallucinating. category and answer_type feed baselines.",
+            metavar="NAME|FILE",
+            help="Of a run: the name of a label set (label --name), by default the default set. Of "
+            "research files: CSV with labels, question_id and is_hallucinating_manual or "
+            "is_hallucinating; category and answer_type feed baselines.",
             show_default=False,
         ),
     ] = None,
@@ -52,8 +54,8 @@ def probe(
             "-o",
             metavar="PATH",
             parser=options.place,
-            help="Folder for results and probes (default: probes in the folder given, or "
-            "<name>-probes beside a file).",
+            help="Folder for results and probes (default: probes in the folder given, "
+            "probes-<name> of a named label set, or <name>-probes beside a file).",
             show_default=False,
         ),
     ] = None,
@@ -137,25 +139,31 @@ def probe(
 
     Folds are grouped by image; the layer is chosen inside training; intervals resample images.
     """
-    from vlmscope.probing import SweepSpec, open_source, read_label_table, save_sweep, sweep
-    from vlmscope.probing.saving import RESULTS, default_folder
-    from vlmscope.store import read_document
+    from vlmscope.probing import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
+    from vlmscope.probing.saving import RESULTS, check_folder
+    from vlmscope.store import DEFAULT, read_document
 
     spec = SweepSpec(
         estimators=_names(estimators), folds=folds, repeats=repeats, group_by=group_by,
         copies=copies, permutations=permutations, draws=draws, seed=seed, protocol=protocol,
         by=None if by is None else _names(by),
     )  # fmt: skip
-    folder = out or default_folder(run)
+    wanted = _wanted_labels(run, labels)
+    folder = out or default_folder(run, wanted if isinstance(wanted, str) else DEFAULT)
     check_writable(folder)
-    table = None if labels is None else read_label_table(labels)
+    if is_run(run):
+        check_folder(folder, labels or DEFAULT)
     with stderr.status("reading") as status:
         source = open_source(
-            run, labelled=table is not None, report=lambda name: status.update(f"reading {name}")
+            run,
+            labelled=not isinstance(wanted, str | None),
+            report=lambda name: status.update(f"reading {name}"),
         )
-        aims = prepare_transfer(source, test, spec, folder)
+        aims = prepare_transfer(
+            source, test, spec, folder, wanted if isinstance(wanted, str) else DEFAULT
+        )
         result = sweep(
-            source, spec, labels=table, report=lambda doing: status.update(f"probing: {doing}")
+            source, spec, labels=wanted, report=lambda doing: status.update(f"probing: {doing}")
         )
         status.update("saving")
         save_sweep(source, result, folder)
@@ -179,6 +187,17 @@ def probe(
 def _names(text: str) -> tuple[str, ...]:
     """Return names that stand with commas between."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _wanted_labels(run: Path, labels: str | None) -> str | LabelTable | None:
+    """Return what ``--labels`` means: of a run the name of a label set, of files a table."""
+    from vlmscope.probing import check_label_set, is_run, read_label_table
+
+    if is_run(run):
+        if labels is not None:
+            check_label_set(run, labels)
+        return labels
+    return None if labels is None else read_label_table(Path(labels))
 
 
 def _show_results(result: SweepResult) -> None:

@@ -25,10 +25,14 @@ def report(
             "-o",
             metavar="PATH",
             parser=options.place,
-            help="The page; its figures go beside it (default: RUN/report.html).",
+            help="The page; its figures go beside it (default: RUN/report.html, "
+            "RUN/report-<name>.html of a named label set).",
             show_default=False,
         ),
     ] = None,
+    labels: Annotated[
+        str, typer.Option("--labels", metavar="NAME", help="The label set that it is about.")
+    ] = "default",
     samples: Annotated[
         int,
         typer.Option(
@@ -57,15 +61,17 @@ def report(
 
     What the run lacks yet (labels, probes, pictures, the model) is left out, and said.
     """
+    from vlmscope.probing import check_label_set
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.store import open_run
 
     quiet_libraries()
     spec = ReportSpec(
-        samples=samples, seed=seed, id=id_, model=model, data=data, images=images,
+        labels=labels, samples=samples, seed=seed, id=id_, model=model, data=data, images=images,
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     opened = open_run(run)
+    check_label_set(run, labels)
     with stderr.status("reading the run") as status:
         written = write_report(
             opened, spec, out=out, progress=lambda doing: status.update(f"report: {doing}")

@@ -31,7 +31,8 @@ def score(
             "-p",
             metavar="PATH",
             parser=options.place,
-            help="Folder of a saved probe, or a run that was probed.",
+            help="Folder of a saved probe, a run that was probed, or RUN/probes-<name> of a named "
+            "label set.",
             show_default=False,
         ),
     ],
@@ -133,10 +134,14 @@ def score(
 def _note_stale(probe: Path) -> None:
     """Say if a run has other labels or rows now than its probes learnt."""
     from vlmscope.probing import read_sweep
-    from vlmscope.store import open_run
+    from vlmscope.probing.saving import PROBES
+    from vlmscope.store import DEFAULT, label_sets, open_run
 
-    if (probe / "run.json").is_file():
-        found = read_sweep(open_run(probe))
+    run, labels = probe, DEFAULT
+    if probe.name.startswith(f"{PROBES}-") and not (probe / "run.json").is_file():
+        run, labels = probe.parent, probe.name.removeprefix(f"{PROBES}-")
+    if (run / "run.json").is_file() and labels in (DEFAULT, *label_sets(run)):
+        found = read_sweep(open_run(run), labels)
         if found is not None and found.stale:
             stderr.print(f"{probe}: its probes are out of date: {found.stale}")
 

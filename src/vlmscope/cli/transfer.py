@@ -27,7 +27,7 @@ HEADINGS = (
 
 
 def prepare_transfer(
-    source: Source, tests: Sequence[str], spec: SweepSpec, folder: Path
+    source: Source, tests: Sequence[str], spec: SweepSpec, folder: Path, labels: str
 ) -> tuple[Target, ...]:
     """Open the runs to judge on, so that what cannot be judged is refused before the sweep.
 
@@ -36,6 +36,7 @@ def prepare_transfer(
         tests: Folders or URLs of the runs.
         spec: What the sweep is asked for.
         folder: Where the result is to be written.
+        labels: The label set of the run that is learnt from.
     """
     from vlmscope.probing.targets import checked_source, targets
     from vlmscope.probing.transfer_saving import check_replaceable
@@ -43,7 +44,7 @@ def prepare_transfer(
     if not tests:
         return ()
     check_replaceable(checked_source(source), folder)
-    return targets(source, [options.place(test) for test in tests], spec)
+    return targets(source, [options.place(test) for test in tests], spec, labels=labels)
 
 
 def run_transfer(
@@ -64,6 +65,7 @@ def run_transfer(
         source,
         aims,
         spec,
+        labels=str(result.data.origin.get("label_set", "default")),
         result=result,
         report=lambda doing: status.update(f"transfer: {doing}"),
     )

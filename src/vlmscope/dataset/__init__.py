@@ -10,12 +10,20 @@
                  _rows (row → Sample)
                           │
         _table (the front: scan, rows), _share (which of them a rank does),
-        _unchanged (rows held against the scan)
+        _unchanged (rows held against the scan),
+       _answers (another front: tables of answers that were made elsewhere)
 
 Pictures are opened late, one at a time, by ``load_image``; reading a table never opens one. That
 keeps memory flat and makes a broken picture the failure of one row.
 """
 
+from vlmscope.dataset._answers import (
+    ANSWER_TABLES,
+    AnswerFields,
+    AnswerTable,
+    parse_answer_mapping,
+    read_answers,
+)
 from vlmscope.dataset._columns import parse_mapping
 from vlmscope.dataset._image import difference_hash, hash_image, load_image
 from vlmscope.dataset._locate import read_images
@@ -24,8 +32,13 @@ from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 from vlmscope.dataset._thumbnail import Thumbnails, image_thumbnail, read_thumbnails
 from vlmscope.dataset._unchanged import UntilChanged
+from vlmscope.dataset._values import CellError, to_target
 
 __all__ = [
+    "ANSWER_TABLES",
+    "AnswerFields",
+    "AnswerTable",
+    "CellError",
     "Place",
     "Share",
     "Table",
@@ -37,8 +50,11 @@ __all__ = [
     "image_thumbnail",
     "load_image",
     "open_table",
+    "parse_answer_mapping",
     "parse_mapping",
+    "read_answers",
     "read_images",
     "read_samples",
     "read_thumbnails",
+    "to_target",
 ]

@@ -17,11 +17,13 @@ rates        how often something happens, and the paired difference of two rates
 simultaneous bands that hold several curves at once
 selective    what abstaining on the riskiest answers buys
 abstention   how sure that is
+agreement    how far two labelings agree beyond chance
 within       how well a risk orders answers of the same kind
 each_kind    the same within each kind, with intervals for many looks
 """
 
 from vlmscope.metrics.abstention import Abstention, CoverageBand, abstention, coverage_band
+from vlmscope.metrics.agreement import Agreement, agreement
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
 from vlmscope.metrics.each_kind import KindAuroc, each_kind
 from vlmscope.metrics.rates import Rate, rate, rate_difference
@@ -37,13 +39,14 @@ from vlmscope.metrics.resampling import (
     resample_sides,
 )
 from vlmscope.metrics.roc import RocCurve, roc
-from vlmscope.metrics.scores import Metrics, constant_pairs, measure, threshold_at
+from vlmscope.metrics.scores import Metrics, constant_pairs, measure, share_bounds, threshold_at
 from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
 from vlmscope.metrics.simultaneous import simultaneous
 from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
 
 __all__ = [
     "Abstention",
+    "Agreement",
     "CoverageBand",
     "Difference",
     "Interval",
@@ -59,6 +62,7 @@ __all__ = [
     "WithinKinds",
     "abstain",
     "abstention",
+    "agreement",
     "bootstrap",
     "constant_pairs",
     "coverage_band",
@@ -75,6 +79,7 @@ __all__ = [
     "resample_within",
     "risk_coverage",
     "roc",
+    "share_bounds",
     "share_of_pairs",
     "simultaneous",
     "threshold_at",

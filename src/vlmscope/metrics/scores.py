@@ -23,6 +23,22 @@ FALSE_ALARMS = 0.05
 """The share of faithful answers that ``recall_at_5`` lets an alarm disturb."""
 
 
+def share_bounds(hallucinated: int, faithful: int, unscorable: int) -> dict[str, float | None]:
+    """Return the share of hallucinations were all unscorable answers one thing or the other.
+
+    The true share of all answers lies between the two, whatever the unscorable ones are: they are
+    rarely missing at random, so the share among scorable answers need not be the true one.
+
+    >>> share_bounds(1, 2, 1)
+    {'share_if_unscorable_faithful': 0.25, 'share_if_unscorable_hallucinated': 0.5}
+    """
+    rows = hallucinated + faithful + unscorable
+    return {
+        "share_if_unscorable_faithful": hallucinated / rows if rows else None,
+        "share_if_unscorable_hallucinated": (hallucinated + unscorable) / rows if rows else None,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """What one risk achieves on one set of answers. Hallucinated is the positive class."""

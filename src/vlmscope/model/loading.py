@@ -88,7 +88,7 @@ def load_model(
     """
     name = str(name)
     with Fingerprinting(name, adapter) as fingerprint:
-        config, revision = _load_config(name, revision)
+        config, revision = load_config(name, revision)
         check_kind(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
         known = find_family(config)
@@ -104,7 +104,7 @@ def load_model(
             start_clean()
             place = choose_place(device, config, kind, quantize)
             check_device(quantize, name, config, place)
-            model = _load_weights(
+            model = load_weights(
                 name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
                 attn_implementation=attention, **quantization_options(quantize, kind, config),
             )  # fmt: skip
@@ -141,7 +141,7 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     return vlm if known else with_proven_rule(vlm)
 
 
-def _load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
+def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
     """Return the configuration, and the commit of the hub that everything else is to come from."""
     from transformers import AutoConfig
 
@@ -225,14 +225,28 @@ def _load_processor(name: str, revision: str | None) -> Any:
     return processor
 
 
-def _load_weights(name: str, config: Any, place: str, *, pickles: bool, **options: Any) -> Any:
-    """Return the model in evaluation mode; ``options`` go to ``from_pretrained``."""
+def load_weights(
+    name: str, config: Any, place: str, *, pickles: bool, loader: Any = None, **options: Any
+) -> Any:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: Folder of the checkpoint, or a hub id.
+        config: Its configuration, loaded.
+        place: A torch device, or ``spread``.
+        pickles: Whether weights may be pickles.
+        loader: The class of transformers that loads it; by default that of a model for images.
+        **options: Passed to ``from_pretrained``.
+
+    Raises:
+        ModelError: It cannot be loaded, does not fit, or lacks weights.
+    """
     try:
         with (
             contextlib.nullcontext() if pickles else without_pickles(name),
             undoing(partial(torch.set_default_dtype, torch.get_default_dtype())),
         ):
-            model, info = auto_class(config).from_pretrained(
+            model, info = (loader or auto_class(config)).from_pretrained(
                 name,
                 device_map="auto" if place == "spread" else place,
                 output_loading_info=True,

@@ -14,6 +14,7 @@ by_column  results within a column and for each of its values
 penalty    where in the grid the folds chose their penalty
 results    its rows and its summary, plain data
 saving     on disk: results.parquet, results.json, predictions.parquet, saved probes
+agreement  two label sets of a run compared
 loading    read back, with the reason where it fits its run no longer
 transferring
            what is learnt on one run, judged on others; overlap and targets say what the two share,
@@ -21,19 +22,22 @@ transferring
 comparing  several labelled runs of the same questions, side by side
 """
 
+from vlmscope.probing.agreement import Disagreement, LabelAgreement, compare_labels
 from vlmscope.probing.comparing import Comparison, compare, compare_runs
 from vlmscope.probing.data import ProbeData, probe_data
 from vlmscope.probing.grid import SweepSpec, sweep
 from vlmscope.probing.loading import SavedSweep, read_sweep
 from vlmscope.probing.research import LabelTable, read_label_table
 from vlmscope.probing.results import ProbeResult, SweepResult
-from vlmscope.probing.saving import save_sweep
-from vlmscope.probing.source import open_source
+from vlmscope.probing.saving import default_folder, probes_folder, save_sweep
+from vlmscope.probing.source import check_label_set, is_run, open_source
 from vlmscope.probing.transfer_saving import save_transfer
 from vlmscope.probing.transferring import TransferResult, transfer
 
 __all__ = [
     "Comparison",
+    "Disagreement",
+    "LabelAgreement",
     "LabelTable",
     "ProbeData",
     "ProbeResult",
@@ -41,10 +45,15 @@ __all__ = [
     "SweepResult",
     "SweepSpec",
     "TransferResult",
+    "check_label_set",
     "compare",
+    "compare_labels",
     "compare_runs",
+    "default_folder",
+    "is_run",
     "open_source",
     "probe_data",
+    "probes_folder",
     "read_label_table",
     "read_sweep",
     "save_sweep",

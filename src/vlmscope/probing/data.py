@@ -20,9 +20,9 @@ from vlmscope.probing.grouping import (
     has_picture,
     without_image_places,
 )
-from vlmscope.probing.source import Place, places
+from vlmscope.probing.source import LABEL_SET, Place, of_set, places
 from vlmscope.probing.table_columns import columns_of_run, kind_of
-from vlmscope.store import Run, read_labels
+from vlmscope.store import DEFAULT, Run, read_labels
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -90,8 +90,8 @@ class ProbeData:
         return self.grouping.by
 
 
-def probe_data(run: Run, copies: str = "near") -> ProbeData:
-    """Join a run with its labels.
+def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> ProbeData:
+    """Join a run with one of its label sets.
 
     Rows without a picture are left out, as all places are compared on equal rows; unless no row
     of the run has one: then all are probed, on the places that are not of the image.
@@ -99,12 +99,13 @@ def probe_data(run: Run, copies: str = "near") -> ProbeData:
     Args:
         run: The run.
         copies: Which images are one: of ``grouping.COPIES``.
+        labels: The label set.
 
     Raises:
         InputError: The run has no labels, none of one kind, or no vectors that its questions
             have: nothing can be learnt.
     """
-    verdicts = _verdicts(run)
+    verdicts = _verdicts(run, labels)
     table = run.to_pandas()
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
     fit = comparable(has_picture(table))
@@ -134,20 +135,25 @@ def probe_data(run: Run, copies: str = "near") -> ProbeData:
             *some_left_out("row", unscorable, "the answer could not be scored"),
             *some_left_out("row", bare, NO_PICTURE),
         ),
+        origin={"source": "run", LABEL_SET: labels},
     )
 
 
-def _verdicts(run: Run) -> list[bool | None]:
-    """Return the label of every row: None where the answer could not be scored."""
-    labels = read_labels(run.path)
+def _verdicts(run: Run, labels: str) -> list[bool | None]:
+    """Return the label of every row, in the order of the run.
+
+    Raises:
+        InputError: There are no labels, no rows, or rows without a label.
+    """
+    scores = read_labels(run.path, labels)
     if not len(run):
         raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
-    found = [labels.get(id_) for id_ in run.ids]
+    found = [scores.get(id_) for id_ in run.ids]
     missing = sum(score is None for score in found)
     if missing:
         raise InputError(
             f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
-            "labelling; run vlmscope label again"
+            f"labelling; run vlmscope label{of_set('--name', labels)} again"
         )
     return [score.hallucinated for score in found if score is not None]
 

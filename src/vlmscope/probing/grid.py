@@ -47,7 +47,7 @@ from vlmscope.probing.results import ColumnResult, SweepResult, WithinGap, most_
 from vlmscope.probing.source import Source, check_labels, model_of
 from vlmscope.probing.splitting import IMAGE, fold_numbers, grouped_by, novelty, repeated_splits
 from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
-from vlmscope.store import Run, SeedFiles, vector_path
+from vlmscope.store import DEFAULT, Run, SeedFiles, vector_path
 
 ESTIMATORS = ("logistic", "mean-difference", "mlp")
 """Probes to choose from; ``logistic`` always runs, for the selection needs it."""
@@ -128,7 +128,7 @@ def sweep(
     source: Source,
     spec: SweepSpec | None = None,
     *,
-    labels: LabelTable | None = None,
+    labels: LabelTable | str | None = None,
     report: Report = lambda _: None,
 ) -> SweepResult:
     """Probe every representation and layer of a labelled run, or of research files with labels.
@@ -136,7 +136,8 @@ def sweep(
     Args:
         source: A run with labels (``vlmscope label``), or files of the original research.
         spec: What to sweep.
-        labels: Of research files: their labels (``read_label_table``).
+        labels: Of a run: the name of a label set, by default the default set. Of research files:
+            their labels (``read_label_table``).
         report: Told what is being done, a line each.
 
     Raises:
@@ -333,13 +334,15 @@ def known_of(representation: str) -> Known:
     return "after" if representation in AFTER else "before"
 
 
-def _joined(source: Source, labels: LabelTable | None, copies: str) -> ProbeData:
+def _joined(source: Source, labels: LabelTable | str | None, copies: str) -> ProbeData:
     """Return what may be learnt from: a run with its own labels, or research files with these."""
-    check_labels(source.path, run=isinstance(source, Run), labelled=labels is not None)
-    if isinstance(source, SeedFiles) and labels is not None:
-        return research_data(source, labels, copies)
+    table = labels if isinstance(labels, LabelTable) else None
+    check_labels(source.path, run=isinstance(source, Run), labelled=table is not None)
+    if isinstance(source, SeedFiles) and table is not None:
+        return research_data(source, table, copies)
     if isinstance(source, Run):
-        return probe_data(source, copies)
+        name = labels if isinstance(labels, str) else DEFAULT
+        return probe_data(source, copies, labels=name)
     raise TypeError(f"a {type(source).__name__} has no labels that we know of")
 
 

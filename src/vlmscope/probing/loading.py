@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError, StoreError, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.metrics import measure
 from vlmscope.probe.baselines import JOINT
@@ -22,8 +22,16 @@ from vlmscope.probing.by_column import lack_of_columns
 from vlmscope.probing.grouping import comparable
 from vlmscope.probing.judging import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.probing.repeats import Stacked, stacked
-from vlmscope.probing.saving import COMPARED, PREDICTIONS, PROBES, RESULTS, repeat_prefix
-from vlmscope.store import Run, read_document, read_labels, reading
+from vlmscope.probing.saving import (
+    COMPARED,
+    PREDICTIONS,
+    PROBES,
+    RESULTS,
+    probes_folder,
+    repeat_prefix,
+)
+from vlmscope.probing.source import LABEL_SET, of_set
+from vlmscope.store import DEFAULT, Run, read_document, read_labels, reading
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -88,6 +96,11 @@ class SavedSweep:
         return np.asarray(self.predictions[name], dtype=np.int64)
 
     @property
+    def label_set(self) -> str:
+        """Name of the label set that was probed."""
+        return str(self.summary.get(LABEL_SET, DEFAULT))
+
+    @property
     def repeats(self) -> int:
         """Splits into folds."""
         found = self.summary["settings"].get("repeats", 1)
@@ -113,20 +126,24 @@ class SavedSweep:
         return stacked(self.truth, self.groups, fold_of, risks)
 
 
-def read_sweep(run: Run) -> SavedSweep | None:
+def read_sweep(run: Run, labels: str = DEFAULT) -> SavedSweep | None:
     """Return what ``vlmscope probe`` saved in a run, or None where it saved nothing.
+
+    Args:
+        run: The run.
+        labels: The label set that was probed.
 
     Raises:
         StoreError: A file is damaged, or the files are of two sweeps.
     """
-    folder = run.path / PROBES
+    folder = run.path / probes_folder(labels)
     summary = _read_summary(folder / RESULTS, run)
     if summary is None:
         return None
     found = SavedSweep(summary, _read_predictions(folder / PREDICTIONS, run), "")
     if lack := _lack_of_predictions(found):
         raise _damaged(folder / PREDICTIONS, lack, run)
-    return SavedSweep(found.summary, found.predictions, _stale(found, run))
+    return SavedSweep(found.summary, found.predictions, _stale(found, run, labels))
 
 
 def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
@@ -213,18 +230,20 @@ def _lack_of_predictions(found: SavedSweep) -> str:
     return "" if same else f"is of another sweep than {RESULTS}"
 
 
-def _stale(found: SavedSweep, run: Run) -> str:
+def _stale(found: SavedSweep, run: Run, name: str) -> str:
     """Return why a sweep fits its run no longer, or an empty text."""
     summary = found.summary
     if summary["run_id"] != run.manifest.run_id:
         return f"they are of another run (run_id {summary['run_id'][:8]}…)"
     if summary.get("compared") != COMPARED:
         return "they rank answers of different folds against each other, as earlier versions did"
+    if found.label_set != name:
+        return f"they are of the label set {shortened(found.label_set)!r}, not {name!r}"
     then = summary["rows"] + _left_out(summary)
     if then != len(run):
         return f"the run had {then:,} rows when they were trained and has {len(run):,} now"
     try:
-        labels = read_labels(run.path)
+        labels = read_labels(run.path, name)
     except InputError:
         return "the labels that they learnt are gone"
     learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
@@ -242,4 +261,6 @@ def _left_out(summary: Mapping[str, Any]) -> int:
 
 
 def _damaged(path: Path, finding: str, run: Run) -> StoreError:
-    return StoreError(f"{path}: damaged, {finding}; run 'vlmscope probe {run.path}' again")
+    option = of_set("--labels", path.parent.name.removeprefix(f"{PROBES}-"))
+    option = "" if path.parent.name == PROBES else option
+    return StoreError(f"{path}: damaged, {finding}; run 'vlmscope probe {run.path}{option}' again")

@@ -39,7 +39,7 @@ from vlmscope.probing.table_columns import kind_of, usable_columns
 from vlmscope.regular import open_regular
 from vlmscope.score import LabelFile
 from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
-from vlmscope.store import SeedFiles, vector_path
+from vlmscope.store import FAILED_ANSWER, SeedFiles, vector_path
 from vlmscope.store.seed_files import Fault
 
 if TYPE_CHECKING:
@@ -53,9 +53,6 @@ FEW_IN_ALL = 0.10
 
 IMAGE_COLUMNS = ("image_id", "image_name")
 """Where a label file has the image's name."""
-
-FAILED = "[Generation failed"
-"""How an answer begins that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> 
     """
     texts = files.to_pandas()
     labelled = np.array([table.labels.get(id_) is not None for id_ in files.ids])
-    failed = labelled & texts["answer"].str.startswith(FAILED).to_numpy(bool)
+    failed = labelled & texts["answer"].str.startswith(FAILED_ANSWER).to_numpy(bool)
     pictured = has_picture(texts) if "image_sha256" in texts else np.ones(len(files), dtype=bool)
     fit = comparable(pictured)
     rows = np.flatnonzero(labelled & ~failed & fit)

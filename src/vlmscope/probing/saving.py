@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError, StoreError, shortened
 from vlmscope.metrics import risk_coverage, threshold_at
 from vlmscope.probe import LogisticProbe, ProbeInfo
 from vlmscope.probe.storage import DESCRIPTION, PROBE_FILES, probe_files
@@ -28,10 +28,11 @@ from vlmscope.probing.by_column import column_document
 from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.grid import known_of, vectors
 from vlmscope.probing.results import ProbeResult, SweepResult
-from vlmscope.probing.source import Source, model_of, run_id_of
+from vlmscope.probing.source import LABEL_SET, Source, model_of, run_id_of
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.store import (
+    DEFAULT,
     alone,
     is_child_name,
     is_remote,
@@ -60,13 +61,24 @@ COMPARED = "within folds"
 """Which answers are ranked against each other. Earlier versions ranked those of different folds."""
 
 
-def default_folder(path: Path) -> Path:
+def default_folder(path: Path, labels: str = DEFAULT) -> Path:
     """Return where the sweep of a source is written: in its folder, or beside its file.
+
+    Each label set of a run has a folder of its own: ``probes``, ``probes-human``.
 
     >>> default_folder(Path("data/gemma3_part_001.h5")).as_posix()
     'data/gemma3_part_001-probes'
+    >>> probes_folder("human")
+    'probes-human'
     """
-    return path / PROBES if path.is_dir() else path.with_name(f"{path.stem}-{PROBES}")
+    if path.is_dir():
+        return path / probes_folder(labels)
+    return path.with_name(f"{path.stem}-{PROBES}")
+
+
+def probes_folder(labels: str = DEFAULT) -> str:
+    """Return the name of the folder in a run that holds the probes of a label set."""
+    return PROBES if labels == DEFAULT else f"{PROBES}-{labels}"
 
 
 def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) -> Path:
@@ -78,16 +90,21 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
         folder: Where to; by default ``default_folder``.
 
     Raises:
+        InputError: The folder holds something else: files that no sweep wrote, or the probes of
+            another label set.
         StoreError: The disk refuses.
     """
-    folder = folder or default_folder(source.path)
+    labels = str(result.data.origin.get(LABEL_SET, DEFAULT))
+    own = default_folder(source.path, labels)
+    folder = folder or own
+    check_folder(folder, result.data.origin.get(LABEL_SET))
     try:
         make_folder(folder, parents=True)
     except OSError as error:
         raise StoreError(
             f"{folder}: cannot be made: {error.strerror or error}; give another --out"
         ) from error
-    if folder.is_symlink() and folder == default_folder(source.path):
+    if folder.is_symlink() and folder == own:
         raise StoreError(
             f"{folder}: is a symbolic link, where a folder is expected; remove the link, or give "
             "--out"
@@ -314,6 +331,28 @@ def _holds_probe(folder: Path) -> bool:
     """Return whether this is a folder, no link to one, with a probe in it."""
     linked = not is_remote(folder) and folder.is_symlink()
     return not linked and (folder / DESCRIPTION).is_file()
+
+
+def check_folder(folder: Path, labels: str | None) -> None:
+    """Refuse a folder with the probes of another label set.
+
+    Args:
+        folder: The folder, which need not be there.
+        labels: The label set that was probed; None of research files, which have no sets.
+
+    Raises:
+        InputError: It holds such probes.
+    """
+    try:
+        found = json.loads(read_document(folder / RESULTS).decode())
+    except (OSError, ValueError, RecursionError):
+        return
+    there = found.get(LABEL_SET) if isinstance(found, dict) else None
+    if labels is not None and isinstance(there, str) and there != labels:
+        raise InputError(
+            f"{folder}: holds the probes of the label set {shortened(there)!r}, and these are of "
+            f"{labels!r}; give another --out"
+        )
 
 
 def _check_ours(folder: Path, files: Iterable[Path]) -> None:

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError
-from vlmscope.store import Run, SeedFiles, find_seed_files, open_run, open_seed_files
+from vlmscope.errors import InputError, listed, shortened
+from vlmscope.store import (
+    DEFAULT,
+    Run,
+    SeedFiles,
+    find_seed_files,
+    label_sets,
+    labels_file,
+    open_run,
+    open_seed_files,
+)
 from vlmscope.store.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -22,6 +31,9 @@ Place = tuple[str, int | None]
 
 RESEARCH = "research files"
 """What results and probes call files of the original research."""
+
+LABEL_SET = "label_set"
+"""Name, in results.json, of the label set that was probed. Earlier versions knew one set only."""
 
 
 class Source(Protocol):
@@ -54,6 +66,43 @@ class Source(Protocol):
         ...
 
 
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run folder, rather than files of the original research."""
+    return (path / MANIFEST).exists()
+
+
+def of_set(option: str, name: str) -> str:
+    """Return an option with the name of a label set, empty for the default set.
+
+    >>> of_set("--labels", "human"), of_set("--labels", "default")
+    (' --labels human', '')
+    """
+    return "" if name == DEFAULT else f" {option} {name}"
+
+
+def check_label_set(run: Path, name: str) -> None:
+    """Refuse a label set that a run does not have.
+
+    Raises:
+        InputError: Says which it has, and what a file of labels is given to.
+    """
+    sets = label_sets(run)
+    if name in sets or name == DEFAULT:
+        return
+    if "/" in name or "." in name or Path(name).exists():
+        raise InputError(
+            f"--labels {shortened(name)}: {run} is a run, which keeps its labels, and takes the "
+            f"name of a label set; run 'vlmscope label {run} --labels FILE' first, then probe it "
+            "without --labels"
+        )
+    labels_file(name)
+    have = f"there are {listed(sets)}" if sets else "there are none"
+    raise InputError(
+        f"--labels {name}: {run} has no label set of that name, {have}; run 'vlmscope label {run} "
+        f"--name {name}' first"
+    )
+
+
 def open_source(
     path: Path, *, labelled: bool, report: Callable[[str], None] = lambda _: None
 ) -> Source:
@@ -68,14 +117,14 @@ def open_source(
     Raises:
         InputError: It is none of these, or the labels are missing or too many.
     """
-    is_run = (path / MANIFEST).exists()
-    if not is_run and not find_seed_files(path):
+    run = is_run(path)
+    if not run and not find_seed_files(path):
         found = "no .h5 files there, and no run" if path.exists() else "no such file or folder"
         raise InputError(
             f"{path}: {found}; give a run folder, or .h5 files of the original research"
         )
-    check_labels(path, run=is_run, labelled=labelled)
-    return open_run(path) if is_run else open_seed_files(path, report=report)
+    check_labels(path, run=run, labelled=labelled)
+    return open_run(path) if run else open_seed_files(path, report=report)
 
 
 def check_labels(path: Path, *, run: bool, labelled: bool) -> None:

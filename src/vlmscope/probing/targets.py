@@ -19,7 +19,7 @@ from vlmscope.probing.data import LeftOut, ProbeData, probe_data
 from vlmscope.probing.grid import SweepSpec
 from vlmscope.probing.overlap import Overlap, Relation, common_places, overlap_of, relation_of
 from vlmscope.probing.source import Place, Source
-from vlmscope.store import Run, open_run
+from vlmscope.store import DEFAULT, Run, open_run
 
 FEWEST_GROUPS = 3
 """Image groups of each class that a test run must have."""
@@ -57,7 +57,11 @@ class Target:
 
 
 def targets(
-    source: Source, tests: Sequence[Run | str | Path], spec: SweepSpec | None = None
+    source: Source,
+    tests: Sequence[Run | str | Path],
+    spec: SweepSpec | None = None,
+    *,
+    labels: str = DEFAULT,
 ) -> tuple[Target, ...]:
     """Open the runs to judge on, and refuse what cannot be judged before anything is trained.
 
@@ -65,13 +69,14 @@ def targets(
         source: The labelled run to learn from.
         tests: Labelled runs to judge on, or their folders.
         spec: Folds and seed, as of the sweep.
+        labels: The label set of ``source``; test runs are judged by their default sets.
 
     Raises:
         InputError: As for ``transfer``.
     """
     run = checked_source(source)
     spec = spec or SweepSpec()
-    learnt = probe_data(run, spec.copies)
+    learnt = probe_data(run, spec.copies, labels=labels)
     found: list[Target] = []
     for test in tests:
         opened = test if isinstance(test, Run) else open_run(test)

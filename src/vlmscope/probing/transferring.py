@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, Judged, Metrics, constant_pairs, resample_sides
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probe import (
@@ -44,9 +45,9 @@ from vlmscope.probing.carrying import (
 from vlmscope.probing.data import ProbeData
 from vlmscope.probing.grid import SweepSpec, known_of, place_title, sweep, vectors
 from vlmscope.probing.results import CONSTANT, ProbeResult, SweepResult
-from vlmscope.probing.source import Place, Source
+from vlmscope.probing.source import LABEL_SET, Place, Source
 from vlmscope.probing.targets import Target, checked_source, targets
-from vlmscope.store import Run, vector_path
+from vlmscope.store import DEFAULT, Run, vector_path
 
 SELECTED = "selected"
 
@@ -129,6 +130,7 @@ def transfer(
     tests: Iterable[Run | str | Path | Target],
     spec: SweepSpec | None = None,
     *,
+    labels: str = DEFAULT,
     result: SweepResult | None = None,
     report: Report = lambda _: None,
 ) -> TransferResult:
@@ -138,7 +140,8 @@ def transfer(
         source: The labelled run to learn from.
         tests: Labelled runs to judge on, or their folders; or what ``targets`` made of them.
         spec: Folds, draws and seed, as of the sweep.
-        result: The sweep of ``source`` with these settings, if it was made already.
+        labels: The label set of ``source``; test runs are judged by their default sets.
+        result: The sweep of ``source`` with these settings and labels, if it was made already.
         report: Told what is being done, a line each.
 
     Raises:
@@ -148,10 +151,12 @@ def transfer(
     spec = spec or SweepSpec()
     made = list(tests)
     plain = [each for each in made if not isinstance(each, Target)]
-    opened = iter(targets(source, plain, spec) if plain else ())
+    opened = iter(targets(source, plain, spec, labels=labels) if plain else ())
     aims = [each if isinstance(each, Target) else next(opened) for each in made]
     run = checked_source(source)
-    result = result or sweep(source, spec, report=report)
+    result = result or sweep(source, spec, labels=labels, report=report)
+    if (learnt := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
+        raise InputError(f"transfer: the sweep learnt the label set {learnt!r}, not {labels!r}")
     return TransferResult(
         run, result, tuple(_judged_on(run, result, aim, spec, report) for aim in aims), spec
     )

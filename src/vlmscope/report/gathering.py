@@ -82,7 +82,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     shown = draw(run, spec.samples, spec.seed, spec.id)
     progress("rows")
     rows, captures = read_rows(run, shown)
-    found = _find(run)
+    found = _find(run, spec.labels)
     sweep = found.sweep
     by_category = () if found.labels is None else categories(rows, found.labels, sweep)
     total = by_category[-1] if by_category else None
@@ -97,7 +97,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         made=_made(),
         headline=said[0] if said else None,
         sentences=tuple(said[1:]),
-        missing=tuple(missing(run, found.labels, total, found.saved)),
+        missing=tuple(missing(run, found.labels, total, found.saved, spec.labels)),
         numbers=tuple(numbers(rows, total, sweep, labels, len(failures))),
         figures=tuple(figure(plot) for plot in drawn),
         results=() if sweep is None else tuple(results(sweep)),
@@ -111,17 +111,17 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         token_view_note=seen.view_note,
         labels=labels,
         failures=tuple(FailureRow(f.id, f.stage, f.error, f.attempt) for f in failures),
-        provenance=tuple(provenance(run, found.settings, sweep)),
+        provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
     )
     return Gathered(document, seen.thumbnails, drawn)
 
 
-def _find(run: Run) -> _Found:
-    """Read labels and probes, where there are any."""
-    saved = read_sweep(run)
+def _find(run: Run, name: str) -> _Found:
+    """Read a label set and its probes, where there are any."""
+    saved = read_sweep(run, name)
     try:
-        labels, settings = read_labels(run.path), label_settings(run.path)
+        labels, settings = read_labels(run.path, name), label_settings(run.path, name)
     except InputError:
         return _Found(None, None, saved)
     return _Found({id_: labels[id_] for id_ in run.ids if id_ in labels}, settings, saved)

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from vlmscope.probing import SavedSweep
+from vlmscope.probing.source import of_set
 from vlmscope.report.document import CategoryRow
 from vlmscope.schema import Score
-from vlmscope.store import Run
+from vlmscope.store import DEFAULT, Run, label_sets
 
 
 def missing(
@@ -16,6 +17,7 @@ def missing(
     labels: Mapping[str, Score] | None,
     total: CategoryRow | None,
     saved: SavedSweep | None,
+    name: str = DEFAULT,
 ) -> Iterator[str]:
     """Yield what is missing; commands stand in backticks.
 
@@ -24,8 +26,10 @@ def missing(
         labels: Its labels, None without.
         total: Outcomes of all rows, None without labels.
         saved: Its probes, stale or not, None without.
+        name: The label set that the report is about.
     """
     folder = shlex.quote(str(run.path))
+    made, probed = folder + of_set("--name", name), folder + of_set("--labels", name)
     if not run.manifest.capture.max_new_tokens:
         yield (
             "The run stopped after the prefill and holds no answers: extract again into another "
@@ -35,14 +39,17 @@ def missing(
         rows = "1 row" if failed == 1 else f"{failed:,} rows"
         yield f"{rows} failed: the same `vlmscope extract` tries them again."
     if labels is None or total is None:
-        yield f"No labels yet: `vlmscope label {folder}` says which answers are hallucinated."
+        yield f"No labels yet: `vlmscope label {made}` says which answers are hallucinated."
+        for other in label_sets(run.path):
+            shown = folder + of_set("--labels", other)
+            yield f"There is the label set {other}: `vlmscope report {shown}` is about it."
         return
     if unlabelled := sum(id_ not in labels for id_ in run.ids):
-        yield f"{unlabelled:,} of {len(run):,} rows have no label: `vlmscope label {folder}` again."
+        yield f"{unlabelled:,} of {len(run):,} rows have no label: `vlmscope label {made}` again."
     if saved is None:
-        yield _no_probes(total, folder)
+        yield _no_probes(total, probed)
     elif saved.stale:
-        yield f"The saved probes are left out, {saved.stale}: `vlmscope probe {folder}` again."
+        yield f"The saved probes are left out, {saved.stale}: `vlmscope probe {probed}` again."
 
 
 def _no_probes(total: CategoryRow, folder: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from vlmscope.metrics import abstention
+from vlmscope.metrics import abstention, share_bounds
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing import SavedSweep
 from vlmscope.probing.abstaining import ABSTAIN
@@ -44,6 +44,7 @@ def numbers(
     if total is not None and total.share is not None:
         scorable = total.hallucinated + total.faithful
         note = f"{total.hallucinated:,} of {scorable:,} scorable answers"
+        note += _bounds(total)
         yield Number("hallucinated", f"{total.share:.1%}", note)
     if sweep is not None:
         yield from _of_probes(sweep)
@@ -51,6 +52,19 @@ def numbers(
         reason = labels.reasons[0][0] if labels is not None and labels.reasons else ""
         yield Number("unscorable", f"{total.unscorable:,}", reason and f"most often: {reason}")
     yield Number("failed", f"{failed:,}", "in no number here" if failed else "")
+
+
+def _bounds(total: CategoryRow) -> str:
+    """Return what the share would be were the unscorable answers all one thing, if there are any.
+
+    >>> _bounds(CategoryRow("all", 4, 1, 2, 1, 1 / 3, 0, 1, None, None, None))
+    '; 25.0% if no unscorable answer were hallucinated, 50.0% if all were'
+    """
+    if not total.unscorable:
+        return ""
+    found = share_bounds(total.hallucinated, total.faithful, total.unscorable)
+    low, high = found.values()
+    return f"; {low:.1%} if no unscorable answer were hallucinated, {high:.1%} if all were"
 
 
 def _of_probes(sweep: SavedSweep) -> Iterator[Number]:

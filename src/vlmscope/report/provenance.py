@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vlmscope.probing import SavedSweep
-from vlmscope.store import Manifest, Run
+from vlmscope.store import DEFAULT, Manifest, Run, label_sets
 
 Section = tuple[str, tuple[tuple[str, str], ...]]
 """Heading → names and values."""
@@ -42,7 +42,7 @@ def when(moment: datetime) -> str:
 
 
 def provenance(
-    run: Run, labels: Mapping[str, Any] | None, sweep: SavedSweep | None
+    run: Run, labels: Mapping[str, Any] | None, sweep: SavedSweep | None, name: str = DEFAULT
 ) -> Iterator[Section]:
     """Yield what is known of the making of a run.
 
@@ -50,6 +50,7 @@ def provenance(
         run: The run.
         labels: As ``store.label_settings`` returns them; None without labels.
         sweep: Its probes, where it has some that fit.
+        name: The label set that the report is about.
     """
     yield "Model", tuple(_model(run.manifest))
     yield "Data", tuple(_data(run.manifest))
@@ -57,7 +58,10 @@ def provenance(
     yield "Environment", tuple(_environment(run))
     if labels is not None:
         made = {name: labels.get(name) for name in ("created_at", "vlmscope_version")}
-        yield "Labels", tuple(_flat({**labels.get("settings", {}), **made}))
+        others = [other for other in label_sets(run.path) if other != name]
+        sets = {} if name == DEFAULT else {"label set": name}
+        sets |= {"other label sets": ", ".join(others)} if others else {}
+        yield "Labels", tuple(_flat({**sets, **labels.get("settings", {}), **made}))
     if sweep is not None:
         chosen = {"chosen layer": list(dict.fromkeys(sweep.summary["chosen"].get("selected", ())))}
         made = {"vlmscope_version": sweep.summary.get("vlmscope_version")}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vlmscope.errors import InputError
+from vlmscope.store import DEFAULT, labels_file
 
 MOST_BYTES = 15_000_000
 """Most that a page with its pictures may weigh."""
@@ -18,6 +19,8 @@ Progress = Callable[[str], None]
 class ReportSpec:
     """What to show. Places that are None are those of the run's manifest."""
 
+    labels: str = DEFAULT
+    """The label set."""
     samples: int = 2000
     """Most questions in the gallery; of a larger run they are drawn at random."""
     seed: int = 0
@@ -35,5 +38,6 @@ class ReportSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be shown."""
+        labels_file(self.labels)
         if self.samples < 1:
             raise InputError(f"--samples {self.samples}: give 1 or more")

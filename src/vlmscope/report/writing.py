@@ -17,6 +17,7 @@ from vlmscope.report.page import render
 from vlmscope.report.pictures import FORMAT, too_many
 from vlmscope.report.spec import MOST_BYTES, Progress, ReportSpec
 from vlmscope.store import (
+    DEFAULT,
     Run,
     alone,
     is_remote,
@@ -61,8 +62,9 @@ def write_report(
     Args:
         run: The run, with or without labels and probes.
         spec: What to show, and where model, table and pictures are now.
-        out: The page; ``report.html`` in the run's folder if None. Its figures go to ``plots``
-            beside it, those of a page of another name to ``<name>-plots``.
+        out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
+            named label set. Its figures go to ``plots`` beside it, those of a page of another name
+            to ``<name>-plots``.
         progress: Told what is being done.
 
     Raises:
@@ -71,7 +73,8 @@ def write_report(
         RunBusyError: Another process is writing a report there.
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
-    page = out or run.path / REPORT
+    spec = spec or ReportSpec()
+    page = out or run.path / (REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html")
     if page.is_dir():
         raise InputError(f"--out {page}: is a folder; name a file in it")
     if page.suffix.lower() not in (".html", ".htm"):
@@ -81,7 +84,7 @@ def write_report(
     plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
     if page != run.path / REPORT:
         _check_ours(page, page.with_name(plots))
-    gathered = gather(run, spec or ReportSpec(), progress)
+    gathered = gather(run, spec, progress)
     progress("plots")
     files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
     document = with_pictures(gathered)

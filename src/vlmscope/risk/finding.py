@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.probe.storage import DESCRIPTION
-from vlmscope.probing.saving import PROBES, RESULTS
-from vlmscope.store import check_reachable, is_child_name, place, read_document
+from vlmscope.probing.saving import PROBES, RESULTS, probes_folder
+from vlmscope.store import check_reachable, is_child_name, label_sets, place, read_document
 
 _SUMMARY = Path(PROBES) / RESULTS
 
@@ -32,12 +32,7 @@ def find_probe(path: str | PathLike[str]) -> Path:
         return folder
     summary = next((f for f in (folder / _SUMMARY, folder / RESULTS) if f.is_file()), None)
     if summary is None:
-        kind = (
-            "a run without probes; run vlmscope probe on it"
-            if (folder / "run.json").is_file()
-            else "no probe; give a folder in RUN/probes, or a run that vlmscope probe was used on"
-        )
-        raise InputError(f"{folder}: is {kind}")
+        raise InputError(f"{folder}: is {_kind(folder)}")
     try:
         name = json.loads(read_document(summary).decode())["selected_probe"]
         if not is_child_name(name):
@@ -48,3 +43,14 @@ def find_probe(path: str | PathLike[str]) -> Path:
     if not (found / DESCRIPTION).is_file():
         raise StoreError(f"{found}: is gone or incomplete; run vlmscope probe again")
     return found
+
+
+def _kind(folder: Path) -> str:
+    """Return what a folder without probes is, and what to do."""
+    if not (folder / "run.json").is_file():
+        return "no probe; give a folder in RUN/probes, or a run that vlmscope probe was used on"
+    for name in label_sets(folder):
+        found = folder / probes_folder(name)
+        if (found / RESULTS).is_file():
+            return f"a run whose default label set has no probes; give {found}, or probe it too"
+    return "a run without probes; run vlmscope probe on it"

@@ -7,14 +7,16 @@ took any text for true turned every such label around.
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from vlmscope.errors import InputError, listed
+from vlmscope.errors import InputError, listed, shortened
 from vlmscope.regular import open_regular
-from vlmscope.schema import Answered, Score
+from vlmscope.schema import Answered, Score, outcome_of
 from vlmscope.score.scorer import Finding, excerpt
 
 TRUE = ("true", "1", "1.0", "yes", "hallucinated")
@@ -52,6 +54,48 @@ def read_label(value: object) -> bool | None:
     raise ValueError(f"{excerpt(str(value), 30)} is no label; write true, false or nothing")
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How cells were read as labels: what a person checks before trusting the labels.
+
+    ``label = 1`` may mean hallucinated or right; only whoever made the file knows.
+    """
+
+    column: str
+    """Name of the column."""
+    cells: Mapping[tuple[str, bool | None], int]
+    """Cell, stripped, and the label that it was read as → rows; the most rows first."""
+    not_labels: int = 0
+    """Rows whose cell is no label."""
+
+    def __str__(self) -> str:
+        """Return it as one line.
+
+        >>> str(Reading("label", {("1", True): 100, ("0", False): 140, ("", None): 3}))
+        'label = 1 → hallucinated, 100 rows; 0 → faithful, 140; empty → unscorable, 3'
+        """
+        told = [
+            f"{_shown(cell)} → {outcome_of(label)}, {rows:,}"
+            for (cell, label), rows in self.cells.items()
+        ]
+        if told:
+            told[0] += " row" if next(iter(self.cells.values())) == 1 else " rows"
+        told += [f"no label → unscorable, {self.not_labels:,}"] if self.not_labels else []
+        return f"{shortened(self.column)} = {'; '.join(told) or 'in no row'}"
+
+    def record(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        cells = [
+            {"cell": cell, "outcome": outcome_of(label), "rows": rows}
+            for (cell, label), rows in self.cells.items()
+        ]
+        return {"column": self.column, "cells": cells, "not_labels": self.not_labels}
+
+
+def _shown(cell: str) -> str:
+    return shortened(cell, 30) or "empty"
+
+
 class Column:
     """Reads the labels from a column of the table that the run was made of.
 
@@ -63,6 +107,8 @@ class Column:
 
     def __init__(self, column: str) -> None:
         self.column = column
+        self.reading = Reading(column, {})
+        """How the cells were read, after the last row."""
 
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row.
@@ -71,10 +117,14 @@ class Column:
             InputError: After the last row, if no row has the column, or a label in it.
         """
         others: set[str] = set()
-        bad = total = 0
+        cells: Counter[tuple[str, bool | None]] = Counter()
+        bad = total = not_labels = 0
         for row in rows:
-            finding = self._find(row)
+            finding, is_label = self._find(row)
             total += 1
+            not_labels += not is_label
+            if is_label:
+                cells[_cell(row.metadata.get(self.column)), finding.hallucinated] += 1
             bad += finding.evidence.startswith("no label")
             others |= row.metadata.keys()
             yield finding.score(row, self.name)
@@ -86,16 +136,18 @@ class Column:
                 f"--column {self.column}: no row holds a label, expected true or false, 1 or 0, "
                 "yes or no, hallucinated or faithful; name another column"
             )
+        self.reading = Reading(self.column, dict(cells.most_common()), not_labels)
 
-    def _find(self, row: Answered) -> Finding:
+    def _find(self, row: Answered) -> tuple[Finding, bool]:
+        """Return what the cell says, and whether it is a label or a gap at all."""
         value = row.metadata.get(self.column)
         try:
             label = read_label(value)
         except ValueError as error:
-            return Finding(None, f"no label in the column: {error}")
+            return Finding(None, f"no label in the column: {error}"), False
         if label is None:
-            return Finding(None, f"no label in the column: {self.column} is empty")
-        return Finding(label, f"{self.column} is {value}")
+            return Finding(None, f"no label in the column: {self.column} is empty"), True
+        return Finding(label, f"{self.column} is {value}"), True
 
 
 class LabelFile:
@@ -112,13 +164,20 @@ class LabelFile:
     def __init__(
         self, path: Path, id_column: str | None = None, label_column: str | None = None
     ) -> None:
-        self.labels = read_label_file(path, id_column, label_column)
+        self._column, self._cells = _read_file(path, id_column, label_column)
+        self.labels = {id_: read_label(cell) for id_, cell in self._cells.items()}
         self._file = Path(path).name
+        self.reading = Reading(self._column, {})
+        """How the cells of the rows were read, after the last row."""
 
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
+        cells: Counter[tuple[str, bool | None]] = Counter()
         for row in rows:
+            if row.id in self.labels:
+                cells[_cell(self._cells[row.id]), self.labels[row.id]] += 1
             yield self._find(row.id).score(row, self.name)
+        self.reading = Reading(self._column, dict(cells.most_common()))
 
     def unknown(self, ids: Collection[str]) -> list[str]:
         """Return the ids of the file that are not among ``ids``."""
@@ -147,6 +206,23 @@ def read_label_file(
     Raises:
         InputError: The file cannot be read, lacks a column, or a cell holds no label.
     """
+    _, cells = _read_file(path, id_column, label_column)
+    return {id_: read_label(cell) for id_, cell in cells.items()}
+
+
+def _cell(value: object) -> str:
+    """Return a cell as it is counted: text without blanks around it, empty for a gap.
+
+    >>> _cell(None), _cell(float("nan")), _cell(" Yes "), _cell(1)
+    ('', '', 'Yes', '1')
+    """
+    return "" if value is None or value != value else str(value).strip()
+
+
+def _read_file(
+    path: Path, id_column: str | None, label_column: str | None
+) -> tuple[str, dict[str, str]]:
+    """Return the column of labels that a file has, and its cells by question id."""
     try:
         with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             return _read(_lines(file), path, id_column, label_column)
@@ -171,11 +247,12 @@ def _read(
     path: Path,
     id_column: str | None,
     label_column: str | None,
-) -> dict[str, bool | None]:
+) -> tuple[str, dict[str, str]]:
     _, header = next(lines, (0, []))
     ids = _column(path, header, id_column, ID_COLUMNS)
     at = _column(path, header, label_column, LABEL_COLUMNS)
     labels: dict[str, bool | None] = {}
+    found: dict[str, str] = {}
     for number, cells in lines:
         place = f"{path} line {number}"
         if len(cells) != len(header):
@@ -191,7 +268,8 @@ def _read(
             raise InputError(
                 f"{place}: {cells[ids]!r} has another label than before; keep one of the lines"
             )
-    return labels
+        found.setdefault(cells[ids], cells[at])
+    return header[at], found
 
 
 def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...]) -> int:

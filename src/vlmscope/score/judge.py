@@ -1,9 +1,9 @@
 """The judge: a language model reads question, truth and answer, and says whether they agree.
 
 The research that we follow let GPT-4 label its answers by lenient criteria. This is that scorer for
-any OpenAI-compatible endpoint, with what a label needs to be trusted: the prompt is a file in this
-package, every verdict has its reason, what the judge cannot tell or did not answer is unscorable
-and never silently faithful, and no verdict is paid for twice.
+any OpenAI-compatible endpoint, or a model that is loaded here, with what a label needs to be
+trusted: the prompt is a file in this package, every verdict has its reason, what the judge cannot
+tell or did not answer is unscorable and never silently faithful, and no verdict is paid for twice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Self
 
 from vlmscope.schema import Answered, Score
 from vlmscope.score.judge_cache import VerdictCache, cache_key
-from vlmscope.score.judge_endpoint import Endpoint, Messages
+from vlmscope.score.judge_connection import Connect, Connection, Messages, Settings
+from vlmscope.score.judge_endpoint import Endpoint
 from vlmscope.score.judge_mask import Mask
 from vlmscope.score.judge_settings import JudgeSettings
 from vlmscope.score.judge_verdict import Verdict
@@ -48,9 +49,11 @@ class Estimate:
     unscorable: int
     """Rows without an answer or without a truth: never asked."""
     cached: int
-    """Rows with a verdict already, repetitions among these rows included."""
+    """Rows whose verdict is known already."""
     to_ask: int
     """Requests to send."""
+    equal: int
+    """Rows that are asked with one of these requests, as an earlier row is equal to them."""
     characters: int
     """Length of those requests."""
     input_price: float | None = None
@@ -83,12 +86,18 @@ class Judge:
     Args:
         settings: Which model, and how it is asked.
         cache: File that keeps the verdicts; made when the first one comes.
+        connect: Opens what is asked through; by default the endpoint of the settings.
     """
 
-    def __init__(self, settings: JudgeSettings, cache: Path) -> None:
+    def __init__(self, settings: Settings, cache: Path, connect: Connect | None = None) -> None:
+        if connect is None:
+            if not isinstance(settings, JudgeSettings):
+                raise TypeError("a judge without connect needs JudgeSettings")
+            connect = partial(Endpoint, settings)
         self.name = "judge"
         self._settings = settings
         self._path = cache
+        self._connect = connect
 
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a score for every row, in order, while later rows are being asked.
@@ -98,7 +107,7 @@ class Judge:
             VlmscopeError: No row can be judged any more. The verdicts so far are kept.
             StoreError: The cache cannot be read or written.
         """
-        with _Hearing(self._settings, self._path) as hearing:
+        with _Hearing(self._settings, self._path, self._connect) as hearing:
             ahead = ROWS_AHEAD * self._settings.concurrency
             waiting: deque[tuple[Answered, Future[Verdict]]] = deque()
             for row in rows:
@@ -110,7 +119,7 @@ class Judge:
 
     def estimate(self, rows: Iterable[Answered]) -> Estimate:
         """Return what judging ``rows`` would take. Nothing is asked and no key is needed."""
-        counted = unscorable = characters = 0
+        counted = unscorable = cached = characters = 0
         seen: set[str] = set()
         settings = self._settings
         with _cache(self._path, settings) as kept:
@@ -120,14 +129,17 @@ class Judge:
                     unscorable += 1
                     continue
                 key = _key(row, settings.model)
-                if key not in seen and kept.get(key) is None:
+                if kept.get(key) is not None:
+                    cached += 1
+                elif key not in seen:
                     seen.add(key)
                     characters += sum(len(message["content"]) for message in _messages(row))
         return Estimate(
             rows=counted,
             unscorable=unscorable,
-            cached=counted - unscorable - len(seen),
+            cached=cached,
             to_ask=len(seen),
+            equal=counted - unscorable - cached - len(seen),
             characters=characters,
             input_price=settings.input_price,
             output_price=settings.output_price,
@@ -139,17 +151,18 @@ class Judge:
 
 
 class _Hearing:
-    """One run of the judge: the cache, the requests under way and, once needed, the endpoint.
+    """One run of the judge: the cache, the requests under way and, once needed, the connection.
 
-    The endpoint is opened for the first row that has to be asked, so that a run whose verdicts are
-    all there needs neither a key nor the client.
+    The connection is opened for the first row that has to be asked, so that a run whose verdicts
+    are all there needs neither a key nor the client, nor a model in memory.
     """
 
-    def __init__(self, settings: JudgeSettings, path: Path) -> None:
+    def __init__(self, settings: Settings, path: Path, connect: Connect) -> None:
         self._settings = settings
         self._open = ExitStack()
         self._kept = _cache(path, settings)
-        self._endpoint: Endpoint | None = None
+        self._connect = connect
+        self._connection: Connection | None = None
         self._under_way: dict[str, Future[Verdict]] = {}
 
     def __enter__(self) -> Self:
@@ -169,17 +182,17 @@ class _Hearing:
         if kept is not None:
             return _known(kept)
         if key not in self._under_way:
-            if self._endpoint is None:
-                self._endpoint = self._open.enter_context(Endpoint(self._settings))
+            if self._connection is None:
+                self._connection = self._open.enter_context(self._connect())
             keep = partial(self._kept.put, key)
-            self._under_way[key] = self._endpoint.ask(_messages(row), keep)
+            self._under_way[key] = self._connection.ask(_messages(row), keep)
         return self._under_way[key]
 
     def end(self, row: Answered, asked: Future[Verdict]) -> Verdict:
         """Wait for the verdict on ``row``."""
-        if self._endpoint is None:
+        if self._connection is None:
             return asked.result()
-        verdict = self._endpoint.result(asked)
+        verdict = self._connection.result(asked)
         self._under_way.pop(_key(row, self._settings.model), None)
         return verdict
 
@@ -190,7 +203,7 @@ def judge_prompt() -> str:
     return resources.files("vlmscope.score").joinpath("judge_prompt.md").read_text("utf-8")
 
 
-def _cache(path: Path, settings: JudgeSettings) -> VerdictCache:
+def _cache(path: Path, settings: Settings) -> VerdictCache:
     """Return the verdicts in a file; whoever wrote it may have kept a reason with the key in it."""
     secrets = (os.environ.get("OPENAI_API_KEY", ""), *settings.secrets)
     return VerdictCache(path, settings.model, Mask(secrets))

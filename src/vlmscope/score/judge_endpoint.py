@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +25,7 @@ from vlmscope.score.judge_client import (
     import_openai,
     redirect_of,
 )
+from vlmscope.score.judge_connection import Keep, Messages
 from vlmscope.score.judge_mask import Mask
 from vlmscope.score.judge_patience import may_pass, pause_before_retry
 from vlmscope.score.judge_settings import JudgeSettings
@@ -60,9 +60,13 @@ DIALECTS: tuple[dict[str, Any], ...] = (
 )
 """What endpoints understand, best first. Some know no schema, some models no temperature."""
 
-_NUDGE = "That was not the JSON object asked for. Reply with that object and nothing else."
+NUDGE = "That was not the JSON object asked for. Reply with that object and nothing else."
 
-Messages = list[dict[str, str]]
+CHECK: Messages = [{"role": "user", "content": "Reply with the word ok."}]
+"""What the endpoint is asked once before the first row."""
+
+CHECK_ATTEMPTS = 3
+"""How often, at most: nobody has waited for anything yet."""
 
 
 class _NoVerdictError(Exception):
@@ -91,8 +95,17 @@ class Endpoint:
         self._stopped_by: Exception | None = None
 
     def __enter__(self) -> Self:
-        """Start the loop."""
+        """Start the loop, and ask the endpoint once whether it answers at all.
+
+        Raises:
+            InputError: It does not: says why and what to do. No row was sent.
+        """
         self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._check(), self._loop).result()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -102,12 +115,15 @@ class Endpoint:
         trace: TracebackType | None,
     ) -> None:
         """Cancel what is under way and close the connections."""
+        self._close()
+
+    def _close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._wind_up(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def ask(self, messages: Messages, keep: Callable[[Verdict], None]) -> Future[Verdict]:
+    def ask(self, messages: Messages, keep: Keep) -> Future[Verdict]:
         """Begin to ask; ``keep`` gets the verdict the moment it comes, if one comes."""
         return asyncio.run_coroutine_threadsafe(self._guarded(messages, keep), self._loop)
 
@@ -124,7 +140,29 @@ class Endpoint:
                 raise
             raise self._stopped_by from None
 
-    async def _guarded(self, messages: Messages, keep: Callable[[Verdict], None]) -> Verdict:
+    async def _check(self) -> None:
+        """Send one tiny request, in the plainest dialect."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker: we run in a task
+        self._tasks.add(task)
+        try:
+            reply = await self._patiently(CHECK, {}, CHECK_ATTEMPTS)
+            why = "" if reply else "its reply to a test request is no chat completion"
+        except _NoVerdictError as error:
+            why = str(error)
+        except (self._openai.BadRequestError, self._openai.UnprocessableEntityError) as error:
+            why = f"it refuses a test request: {self._plain(error)}"
+        finally:
+            self._tasks.discard(task)
+        self._failed = 0
+        if why:
+            raise InputError(
+                f"the judge {self._settings.model}: {why}; check the endpoint's address (most end "
+                "in /v1), the model's name and that the endpoint is up, and run again; no row was "
+                "sent"
+            )
+
+    async def _guarded(self, messages: Messages, keep: Keep) -> Verdict:
         """Ask for one verdict; an error that concerns every row stops the others too."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: we run in a task
@@ -153,7 +191,7 @@ class Endpoint:
             verdict = read_verdict(reply, self._mask)
             if verdict is None:
                 said = {"role": "assistant", "content": reply[:2000] or "(nothing)"}
-                again = [*messages, said, {"role": "user", "content": _NUDGE}]
+                again = [*messages, said, {"role": "user", "content": NUDGE}]
                 reply = await self._reply(again)
                 verdict = read_verdict(reply, self._mask)
         except _NoVerdictError as why:
@@ -184,8 +222,11 @@ class Endpoint:
         first = next(iter(refused.values()))
         raise self._failure(f"the endpoint refused the request: {self._plain(first)}")
 
-    async def _patiently(self, messages: Messages, options: dict[str, Any]) -> str:
-        """Send a request until it is answered, as often as the settings allow."""
+    async def _patiently(
+        self, messages: Messages, options: dict[str, Any], most: int | None = None
+    ) -> str:
+        """Send a request until it is answered, as often as the settings allow, or ``most``."""
+        attempts = min(self._settings.max_attempts, most or self._settings.max_attempts)
         attempt = 0
         while True:
             attempt += 1
@@ -195,7 +236,7 @@ class Endpoint:
                 if not may_pass(error):
                     self._sort_out(error)
                     raise
-                if attempt == self._settings.max_attempts:
+                if attempt == attempts:
                     why = f"no reply in {attempt} attempts: {self._plain(error)}"
                     raise self._failure(why) from None
                 pause = pause_before_retry(error, attempt, self._settings.backoff)

@@ -9,7 +9,7 @@ manifest          run.json: what a run was made with
 differences       what makes two manifests other numbers
 failures          failures.jsonl
 in_progress       which rows are in work, for the session after one that was killed
-labels            labels.parquet
+labels            label sets: labels.parquet, labels-<name>.parquet
 checking, block   what a row must be; rows as columns: what everything below passes around
 columns, rows     the two faces of a shard: matrices, and the seed's tree
 intact, seal      checksums: of a column when it is read, of a whole file
@@ -32,7 +32,14 @@ from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
 from vlmscope.store.in_progress import InProgress
 from vlmscope.store.index import rebuild_index
-from vlmscope.store.labels import label_settings, read_labels, write_labels
+from vlmscope.store.labels import (
+    DEFAULT,
+    label_sets,
+    label_settings,
+    labels_file,
+    read_labels,
+    write_labels,
+)
 from vlmscope.store.lock import alone
 from vlmscope.store.manifest import (
     CaptureRecord,
@@ -66,7 +73,12 @@ from vlmscope.store.removal import (
     remove_folder,
 )
 from vlmscope.store.run import Run, open_run
-from vlmscope.store.seed_files import SeedFiles, find_seed_files, open_seed_files
+from vlmscope.store.seed_files import (
+    FAILED_ANSWER,
+    SeedFiles,
+    find_seed_files,
+    open_seed_files,
+)
 from vlmscope.store.sharing import ALONE, check_free, rank_name, team_name, wait_for_end
 from vlmscope.store.size import bytes_per_row
 from vlmscope.store.tables import parquet_bytes, write_table
@@ -74,6 +86,8 @@ from vlmscope.store.writer import RunWriter
 
 __all__ = [
     "ALONE",
+    "DEFAULT",
+    "FAILED_ANSWER",
     "CaptureRecord",
     "Damage",
     "DataRecord",
@@ -103,7 +117,9 @@ __all__ = [
     "ids_written_by",
     "is_child_name",
     "is_remote",
+    "label_sets",
     "label_settings",
+    "labels_file",
     "link_name",
     "make_child_folder",
     "make_folder",

@@ -8,6 +8,7 @@ for a pipe for ever.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ FOLDERS = frozenset({"shards", "probes", "plots", "damaged"})
 """Folders of which everything is ours. None may be a link, not even one within the run: what is
 removed or replaced in one of them would be something else of the run."""
 
+LABEL_SET = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
+"""Pattern of a label set's name; its files are ``labels-<name>.parquet``, ``probes-<name>``."""
+
+_OF_SET = re.compile(rf"labels-{LABEL_SET}\.parquet", re.ASCII)
+_FOLDER_OF_SET = re.compile(rf"probes-{LABEL_SET}", re.ASCII)
+
 
 def check_inside(run: Path) -> None:
     """Refuse a run folder in which a name of ours is no file, or leads out of it by a link.
@@ -42,7 +49,7 @@ def check_inside(run: Path) -> None:
     root = os.path.realpath(run)
     for path in _names(Path(run)):
         target = os.path.realpath(path)
-        ours = path.name in FOLDERS and os.path.realpath(path.parent) == root
+        ours = _is_folder_of_ours(path.name) and os.path.realpath(path.parent) == root
         if ours and path.is_symlink():
             raise StoreError(
                 f"{path}: is a symbolic link, to {target}, where a folder is expected; remove the "
@@ -84,4 +91,8 @@ def _is_ours(name: str) -> bool:
     hidden = name.startswith((".lock-", ".marker-", IN_PROGRESS)) or (
         name.startswith(".") and name.endswith(".tmp")
     )
-    return hidden or name in OURS or name in FOLDERS
+    return hidden or name in OURS or bool(_OF_SET.fullmatch(name)) or _is_folder_of_ours(name)
+
+
+def _is_folder_of_ours(name: str) -> bool:
+    return name in FOLDERS or bool(_FOLDER_OF_SET.fullmatch(name))

@@ -1,48 +1,90 @@
-"""``labels.parquet``: one verdict a row, and how it was come by.
+"""Label sets of a run: one verdict a row, and how it was made.
 
 Labels are made again and again while captures stay, so they are a file of their own, replaced as a
 whole. A copy of the command's settings travels in the file's schema, under the key ``vlmscope``.
+
+A run may have several label sets, told apart by name: the default set is ``labels.parquet``, the
+set ``human`` is ``labels-human.parquet``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError, StoreError, listed, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.schema import Score
 from vlmscope.store.block import clean_text
+from vlmscope.store.inside import LABEL_SET
 from vlmscope.store.place import place
 from vlmscope.store.publish import publishing
 from vlmscope.store.remote import reading
 from vlmscope.version import __version__
 
 LABELS = "labels.parquet"
-"""Name of the file in a run folder."""
+"""The default set's file in a run folder."""
 
+DEFAULT = "default"
+"""Name of the set that commands use unless another is named."""
+
+_NAME = re.compile(LABEL_SET, re.ASCII)
+_FILE = re.compile(rf"labels-({LABEL_SET})\.parquet", re.ASCII)
 _KEY = b"vlmscope"
 _REMEDY = "run 'vlmscope label' with --overwrite to replace it"
 _COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence")
 
 
-def write_labels(run: Path, scores: Iterable[Score], settings: Mapping[str, Any]) -> Path:
-    """Write the labels of a run, replacing those that are there, and return the file.
+def labels_file(name: str = DEFAULT) -> str:
+    """Return the file name of a label set in a run folder.
+
+    >>> labels_file(), labels_file("human")
+    ('labels.parquet', 'labels-human.parquet')
+
+    Raises:
+        InputError: The name cannot name a set.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f"label set {shortened(str(name))!r}: expected 1 to 64 letters (a to z), digits, - and "
+            "_, not - at the beginning; give another name"
+        )
+    return LABELS if name == DEFAULT else f"labels-{name}.parquet"
+
+
+def label_sets(run: Path) -> tuple[str, ...]:
+    """Return the names of the label sets of a run, the default set first, then by name.
+
+    Nothing is read: a set that is listed may be damaged.
+    """
+    files = {path.name for path in place(run).glob("labels*.parquet")}
+    named = sorted(found[1] for file in files if (found := _FILE.fullmatch(file)))
+    return (*((DEFAULT,) if LABELS in files else ()), *(n for n in named if n != DEFAULT))
+
+
+def write_labels(
+    run: Path, scores: Iterable[Score], settings: Mapping[str, Any], name: str = DEFAULT
+) -> Path:
+    """Write a label set of a run, replacing the one that is there, and return the file.
 
     Args:
         run: The run folder.
         scores: One verdict a row.
         settings: How they were made: anything that JSON can hold.
+        name: The label set.
 
     Raises:
+        InputError: The name cannot name a set.
         StoreError: The disk refuses, or an id comes twice. What was there stays.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path = place(run) / labels_file(name)
     kept = list(scores)
     if len({score.id for score in kept}) != len(kept):
         raise StoreError(f"{run}: two labels for the same question; a scorer gives one a row")
@@ -59,21 +101,24 @@ def write_labels(run: Path, scores: Iterable[Score], settings: Mapping[str, Any]
         "evidence": pa.array([clean_text(score.evidence) for score in kept], pa.string()),
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(record, default=str)})
-    path = place(run) / LABELS
     # By its name Arrow opens no file whose path is not UTF-8.
     with publishing(path) as temporary, temporary.open("wb") as file:
         pq.write_table(table, file)
     return path
 
 
-def read_labels(run: Path) -> dict[str, Score]:
-    """Return the labels of a run by question id, in the order of the file.
+def read_labels(run: str | Path, name: str = DEFAULT) -> dict[str, Score]:
+    """Return a label set of a run by question id, in the order of the file.
+
+    Args:
+        run: The run folder, or its URL.
+        name: The label set.
 
     Raises:
-        InputError: The run has no labels yet.
+        InputError: The run has no such labels yet.
         StoreError: The file is damaged.
     """
-    table = _read(run)
+    table = _read(place(run), name)
     rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
     return {
         id_: Score(id_, hallucinated, scorer, evidence)
@@ -81,31 +126,37 @@ def read_labels(run: Path) -> dict[str, Score]:
     }
 
 
-def label_settings(run: Path) -> dict[str, Any]:
-    """Return how the labels were made: ``settings``, ``vlmscope_version``, ``created_at``.
+def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
+    """Return how labels were made: ``settings``, ``vlmscope_version``, ``created_at``.
+
+    Args:
+        run: The run folder, or its URL.
+        name: The label set.
 
     Raises:
-        InputError: The run has no labels yet.
+        InputError: The run has no such labels yet.
         StoreError: The file is damaged.
     """
     try:
-        record: dict[str, Any] = load_json(_read(run).schema.metadata[_KEY].decode())
+        record: dict[str, Any] = load_json(_read(place(run), name).schema.metadata[_KEY].decode())
     except ValueError as error:
-        raise StoreError(f"{run}: the settings in {LABELS} are no JSON; {_REMEDY}") from error
+        raise StoreError(
+            f"{run}: the settings in {labels_file(name)} are no JSON; {_REMEDY}"
+        ) from error
     return record
 
 
-def _read(run: Path) -> Any:
+def _read(run: Path, name: str) -> Any:
     """Return the file as an Arrow table that has all that we wrote."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = place(run) / LABELS
+    path = run / labels_file(name)
     try:
         with reading(path) as file:
             table = pq.read_table(file)
     except FileNotFoundError:
-        raise InputError(f"{run}: no labels yet; run 'vlmscope label {run}' first") from None
+        raise InputError(_missing(run, name)) from None
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {_line(error)}; {_REMEDY}") from error
     missing = [name for name in _COLUMNS if name not in table.column_names]
@@ -113,6 +164,15 @@ def _read(run: Path) -> Any:
         lack = f"column {missing[0]}" if missing else "record of its settings"
         raise StoreError(f"{path}: not a label file, it has no {lack}; {_REMEDY}")
     return table
+
+
+def _missing(run: Path, name: str) -> str:
+    """Return that there is no such set, which there are, and how it is made."""
+    sets = label_sets(run)
+    asked = f"vlmscope label {run}" + (f" --name {name}" if name != DEFAULT else "")
+    what = "labels" if name == DEFAULT else f"label set {name!r}"
+    known = f", there are label sets {listed(sets)}" if sets else ""
+    return f"{run}: no {what} yet{known}; run '{asked}' first"
 
 
 def _line(error: Exception) -> str:

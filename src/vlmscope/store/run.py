@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError
-from vlmscope.schema import Answered, Capture, Failure
+from vlmscope.schema import Answered, Capture, Failure, Score
 from vlmscope.store.block import QUESTION_ID, Block, captures_of, metadata_of
 from vlmscope.store.catalog import Shard, read_rows, read_shard, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
 from vlmscope.store.intact import confirm, read_column
+from vlmscope.store.labels import DEFAULT, read_labels
 from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import Manifest, read_manifest
 from vlmscope.store.naming import vector_path
@@ -105,6 +106,18 @@ class Run:
             columns = (texts[name] for name in names)
             for id_, question, target, metadata, answer in zip(*columns, answers, strict=True):
                 yield Answered(id_, question, answer, target, metadata_of(metadata))
+
+    def labels(self, name: str = DEFAULT) -> dict[str, Score]:
+        """Return a label set by question id, in the order of the file (``read_labels``).
+
+        Args:
+            name: The label set.
+
+        Raises:
+            InputError: The run has no such labels yet.
+            StoreError: The file is damaged.
+        """
+        return read_labels(self.path, name)
 
     @property
     def representations(self) -> tuple[str, ...]:

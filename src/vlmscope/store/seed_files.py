@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".h5", ".hdf5")
 """Of the files that a folder is searched for."""
 
+FAILED_ANSWER = "[Generation failed"
+"""How an answer begins that is none: research code wrote it where generation failed."""
+
 Fault = Literal["", "missing", "of another width", "not finite"]
 """What keeps a row's vector out of its matrix; empty where nothing does."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,21 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
     return path
 
 
-def parquet_bytes(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    """Return columns of equal length as the bytes of a Parquet file."""
+def parquet_bytes(
+    columns: Mapping[str, Sequence[Any]], settings: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return columns of equal length as the bytes of a Parquet file.
+
+    Args:
+        columns: The columns, by name.
+        settings: Kept as JSON in the schema, under the key ``vlmscope``.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.table({name: list(map(_valid, values)) for name, values in columns.items()})
+    if settings is not None:
+        table = table.replace_schema_metadata({"vlmscope": json.dumps(settings, default=str)})
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     data: bytes = buffer.getvalue().to_pybytes()

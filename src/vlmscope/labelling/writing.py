@@ -1,8 +1,8 @@
-"""``vlmscope.label``: the answers of a run against their ground truth, written beside it.
+"""``vlmscope.label``: the answers of a run against their ground truth, written as a label set.
 
 Labels that a rule or a judge made can be made again, so newer ones replace them. Labels that were
 read from a file or a column may be the work of a person, and the file may be gone: they are only
-replaced if that is asked for.
+replaced if that is asked for. Both hold for each label set by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.schema import Score
 from vlmscope.score import Auto, Column, LabelFile, Scorer, read_code
-from vlmscope.store import Run, alone, label_settings, read_labels, write_labels
+from vlmscope.store import (
+    DEFAULT,
+    Run,
+    alone,
+    label_settings,
+    labels_file,
+    read_labels,
+    write_labels,
+)
 
 READ = frozenset({Column.name, LabelFile.name})
 """Scorers that read labels which somebody else made."""
@@ -31,6 +39,7 @@ def label(
     scorer: Scorer | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
+    name: str = DEFAULT,
     overwrite: bool = False,
 ) -> dict[str, Score]:
     """Label every answer of a run, replacing older labels.
@@ -40,34 +49,43 @@ def label(
         scorer: Decides; by default ``score.Auto``: by the stance of a yes/no answer or by VQA
             matching, as the truth asks for.
         settings: Kept with the labels, to say how they were made; by default the scorer's name.
+        name: The label set.
         overwrite: Replace labels that were read from a file or a column, too.
 
     Returns:
         Question id → verdict, in the order of the run.
 
     Raises:
-        InputError: The run stopped at the prefill, so it has no answers to score; or labels that
-            were read from a file or a column would be lost.
+        InputError: The run stopped at the prefill, so it has no answers to score; labels that
+            were read from a file or a column would be lost; or the name cannot name a set.
         RunBusyError: The run is being labelled elsewhere.
         StoreError: The disk refuses.
     """
+    labels_file(name)  # a wrong name is refused before anything is scored
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
     scorer = scorer or Auto(code=read_code(run.answers()))
     scores = list(scorer(run.answers()))
-    replace_labels(run, scores, settings or {"scorer": scorer.name}, overwrite=overwrite)
+    made = settings or {"scorer": scorer.name}
+    replace_labels(run, scores, made, name=name, overwrite=overwrite)
     return {score.id: score for score in scores}
 
 
 def replace_labels(
-    run: Run, scores: Sequence[Score], settings: Mapping[str, Any], *, overwrite: bool = False
+    run: Run,
+    scores: Sequence[Score],
+    settings: Mapping[str, Any],
+    *,
+    name: str = DEFAULT,
+    overwrite: bool = False,
 ) -> Path:
-    """Write the labels of a run if none of somebody else's are lost by it, and return the file.
+    """Write a label set of a run if none of somebody else's are lost by it, and return the file.
 
     Args:
         run: The run.
         scores: One verdict a row.
         settings: How they were made.
+        name: The label set.
         overwrite: Write them whatever is lost.
 
     Raises:
@@ -77,11 +95,11 @@ def replace_labels(
     """
     with alone(run.path, "labels", "labelling this run"):
         if not overwrite:
-            check_kept(run, scores)
-        return write_labels(run.path, scores, settings)
+            check_kept(run, scores, name=name)
+        return write_labels(run.path, scores, settings, name)
 
 
-def check_kept(run: Run, scores: Iterable[Score] = ()) -> None:
+def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -> None:
     """Refuse to replace labels that nobody but a person may be able to make again.
 
     Labels that are read again may replace those with the same verdicts, and labels of a scorer
@@ -90,13 +108,15 @@ def check_kept(run: Run, scores: Iterable[Score] = ()) -> None:
     Args:
         run: The run.
         scores: The new labels; none yet for those of a rule or a judge.
+        name: The label set that they would replace.
 
     Raises:
         InputError: There are such labels, or what is there cannot be read.
     """
     try:
-        old = read_labels(run.path)
+        old = read_labels(run.path, name)
     except InputError:
+        labels_file(name)
         return  # there are none
     except UnreachableError:
         raise
@@ -114,7 +134,7 @@ def check_kept(run: Run, scores: Iterable[Score] = ()) -> None:
     if lost:
         count = "1 label" if lost.total() == 1 else f"{lost.total():,} labels"
         raise InputError(
-            f"{run.path}: {count} read from {_source(run, lost)} would be lost; {_REMEDY}"
+            f"{run.path}: {count} read from {_source(run, lost, name)} would be lost; {_REMEDY}"
         )
 
 
@@ -123,10 +143,10 @@ def _is_kept(old: Score, new: Score | None) -> bool:
     return new is not None and new.scorer in READ and new.hallucinated == old.hallucinated
 
 
-def _source(run: Run, lost: Mapping[str, int]) -> str:
+def _source(run: Run, lost: Mapping[str, int], name: str) -> str:
     """Say where labels come from, as far as that is known."""
     try:
-        told = label_settings(run.path)["settings"]
+        told = label_settings(run.path, name)["settings"]
         if told.get("labels"):
             return str(told["labels"])
         if told.get("column"):

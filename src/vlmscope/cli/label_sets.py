@@ -1,0 +1,47 @@
+"""The label sets of a run, as ``vlmscope info`` shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from vlmscope.cli.output import stdout
+
+OUTCOMES = ("hallucinated", "faithful", "unscorable")
+
+
+def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
+    """Return each label set of a run with its counts and where its probes are.
+
+    A set whose file is damaged has an ``error`` instead of counts.
+    """
+    from vlmscope.errors import StoreError, UnreachableError
+    from vlmscope.probing import probes_folder
+    from vlmscope.store import label_sets, labels_file, read_labels
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in label_sets(run):
+        about: dict[str, Any] = {"file": labels_file(name)}
+        try:
+            counts: Counter[str] = Counter(s.outcome for s in read_labels(run, name).values())
+            about |= {outcome: counts[outcome] for outcome in OUTCOMES}
+        except UnreachableError:
+            raise
+        except StoreError as error:
+            about["error"] = str(error)
+        probes = probes_folder(name)
+        about["probes"] = probes if (run / probes / "results.json").is_file() else None
+        found[name] = about
+    return found
+
+
+def show_label_sets(sets: dict[str, dict[str, Any]]) -> None:
+    """Print a line for each label set."""
+    for name, about in sets.items():
+        if "error" in about:
+            stdout.print(f"labels {name}: {about['error']}")
+            continue
+        counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in OUTCOMES)
+        probes = f"probes in {about['probes']}" if about["probes"] else "no probes yet"
+        stdout.print(f"labels {name}: {counts}; {probes}")

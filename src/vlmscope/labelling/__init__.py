@@ -1,0 +1,42 @@
+"""Labels: the answers of a run, or of a table made elsewhere, scored and written.
+
+writing      label sets of a run; nobody's work is lost unasked
+local_judge  a chat model that is loaded here, as the judge
+outside      answers that were made elsewhere: tables and research files
+"""
+
+from vlmscope.labelling.local_judge import LocalJudgeSettings, local_judge, local_settings
+from vlmscope.labelling.outside import (
+    H5,
+    is_answers,
+    read_answer_files,
+    score_rows,
+    with_truth,
+    write_labelled,
+)
+from vlmscope.labelling.writing import (
+    MADE,
+    READ,
+    check_answers,
+    check_kept,
+    label,
+    replace_labels,
+)
+
+__all__ = [
+    "H5",
+    "MADE",
+    "READ",
+    "LocalJudgeSettings",
+    "check_answers",
+    "check_kept",
+    "is_answers",
+    "label",
+    "local_judge",
+    "local_settings",
+    "read_answer_files",
+    "replace_labels",
+    "score_rows",
+    "with_truth",
+    "write_labelled",
+]

@@ -1,0 +1,218 @@
+"""A judge on this machine: a chat model that is loaded here answers what an endpoint would.
+
+Prompt, verdict rules and the store of verdicts are those of ``score.judge``. Requests are held back
+until a verdict is waited for; then all of them are answered, in batches of similar length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from vlmscope.errors import InputError, ModelError
+from vlmscope.score.judge import Judge
+from vlmscope.score.judge_connection import Keep, Messages
+from vlmscope.score.judge_endpoint import NUDGE
+from vlmscope.score.judge_verdict import NOTHING_MASKED, Verdict, read_verdict
+
+if TYPE_CHECKING:
+    from vlmscope.model.chat import ChatModel, ChatReply
+
+MAX_NEW_TOKENS = 512
+"""Longest reply: a sentence and a verdict take 50."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalJudgeSettings:
+    """Which model judges, and how. Made by ``local_settings``."""
+
+    folder: str
+    """Folder of the checkpoint."""
+    identity: str
+    """What tells the model from others: a hash of its weights and its chat template."""
+    batch_size: int = 8
+    """Rows that go through the model together."""
+    input_price: float | None = None
+    output_price: float | None = None
+    secrets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what can never work."""
+        if self.batch_size < 1:
+            raise InputError(f"--judge-batch-size {self.batch_size}: give 1 or more")
+
+    @property
+    def model(self) -> str:
+        """What names the model in the keys of kept verdicts: the weights, wherever they lie."""
+        return f"weights:{self.identity}"
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that may be held back."""
+        return self.batch_size
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings to be kept with the labels."""
+        return {
+            "model": self.folder,
+            "model_identity": self.identity,
+            "batch_size": self.batch_size,
+            "max_new_tokens": MAX_NEW_TOKENS,
+        }
+
+
+def local_settings(folder: str | Path, batch_size: int = 8) -> LocalJudgeSettings:
+    """Return the settings of a judge that is loaded here, and read its weights' hash.
+
+    Args:
+        folder: Folder of a checkpoint: a chat model, or a VLM.
+        batch_size: Rows that go through the model together.
+
+    Raises:
+        InputError: The batch size is no number of rows.
+        ModelError: The checkpoint cannot be used: it says why and what to do.
+    """
+    from vlmscope.model.chat import identify_chat_model
+
+    LocalJudgeSettings(str(folder), "", batch_size)  # before anything is read
+    return LocalJudgeSettings(str(folder), identify_chat_model(folder), batch_size)
+
+
+def local_judge(settings: LocalJudgeSettings, cache: Path) -> Judge:
+    """Return a judge that loads its model when the first row has to be judged.
+
+    Args:
+        settings: Which model, and how.
+        cache: File that keeps the verdicts.
+    """
+    return Judge(settings, cache, partial(LocalModel, settings))
+
+
+@dataclass(slots=True)
+class _Request:
+    """A row that waits for its verdict."""
+
+    messages: Messages
+    keep: Keep
+    future: Future[Verdict] = field(default_factory=Future)
+
+
+class LocalModel:
+    """A connection to a model that is loaded here: opened with ``with``, as ``Endpoint``.
+
+    Args:
+        settings: Which model, and how.
+    """
+
+    def __init__(self, settings: LocalJudgeSettings) -> None:
+        self._settings = settings
+        self._chat: ChatModel | None = None
+        self._waiting: list[_Request] = []
+
+    def __enter__(self) -> Self:
+        """Load the model.
+
+        Raises:
+            ModelError: It cannot be loaded, or is not the one whose identity was read.
+        """
+        from vlmscope.model.chat import load_chat_model
+
+        self._chat = load_chat_model(self._settings.folder)
+        if self._chat.identity != self._settings.identity:
+            raise ModelError(
+                f"{self._settings.folder}: the checkpoint was changed while it was loaded; run "
+                "the command again"
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the model."""
+        self._chat = None
+        for request in self._waiting:
+            request.future.cancel()
+        self._waiting = []
+
+    def ask(self, messages: Messages, keep: Keep) -> Future[Verdict]:
+        """Hold a request until a verdict is waited for."""
+        request = _Request(messages, keep)
+        self._waiting.append(request)
+        return request.future
+
+    def result(self, asked: Future[Verdict]) -> Verdict:
+        """Return a verdict; if it is not there yet, everything that waits is answered."""
+        if not asked.done():
+            waiting, self._waiting = self._waiting, []
+            self._answer(waiting)
+        return asked.result()
+
+    def _answer(self, requests: Sequence[_Request]) -> None:
+        """Answer requests; those whose reply holds no verdict once more, with a nudge."""
+        again: list[_Request] = []
+        for request, reply in self._replies(requests):
+            verdict = None if reply.failed else read_verdict(reply.text)
+            if verdict is None and not reply.failed:
+                said = {"role": "assistant", "content": reply.text[:2000].strip() or "(nothing)"}
+                nudge = {"role": "user", "content": NUDGE}
+                request.messages = [*request.messages, said, nudge]
+                again.append(request)
+                continue
+            self._settle(request, verdict, reply)
+        for request, reply in self._replies(again):
+            verdict = None if reply.failed else read_verdict(reply.text)
+            self._settle(request, verdict, reply)
+
+    def _settle(self, request: _Request, verdict: Verdict | None, reply: ChatReply) -> None:
+        if verdict is not None:
+            request.keep(verdict)
+            request.future.set_result(verdict)
+            return
+        why = reply.failed
+        if not why:
+            shown = NOTHING_MASKED.line(reply.text, 80)
+            why = f"its replies were no JSON: {shown!a:.80}" if shown else "it replied nothing"
+        request.future.set_result(Verdict(None, f"the judge gave no verdict: {why}"))
+
+    def _replies(self, requests: Sequence[_Request]) -> Iterator[tuple[_Request, ChatReply]]:
+        """Yield each request with its reply, the longest first: what does not fit shows at once."""
+        chat = self._chat
+        if chat is None:
+            raise InputError("a local judge is used outside its with block; open it first")
+        tokens = chat.control_tokens
+        prompts = [(request, chat.encode(_disarmed(request.messages, tokens)))
+                   for request in requests]  # fmt: skip
+        prompts.sort(key=lambda each: -len(each[1]))
+        size = self._settings.batch_size
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
+            replies = chat.reply([ids for _, ids in batch], MAX_NEW_TOKENS)
+            yield from zip([request for request, _ in batch], replies, strict=True)
+
+
+def _disarmed(messages: Messages, tokens: Sequence[str]) -> Messages:
+    r"""Return messages in which no text of a row is read as a control token.
+
+    An answer that holds ``[/INST]`` would otherwise end the user's turn and begin the judge's. The
+    row is JSON: there a character may be written as an escape, which means the same.
+
+    >>> _disarmed([{"role": "user", "content": '{"answer": "a [/INST]"}'}], ["[/INST]"])
+    [{'role': 'user', 'content': '{"answer": "a \\u005b/INST]"}'}]
+    """
+    if not tokens:
+        return messages
+    pattern = re.compile("|".join(re.escape(token) for token in tokens))
+
+    def escape(found: re.Match[str]) -> str:
+        first, rest = found[0][0], found[0][1:]
+        units = first.encode("utf-16-be")
+        return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)) + rest
+
+    return [
+        message if message["role"] == "system"
+        else {**message, "content": pattern.sub(escape, message["content"])}
+        for message in messages
+    ]  # fmt: skip

@@ -1,0 +1,228 @@
+"""Answers that were made elsewhere: read from a table or research files, labelled, written.
+
+The labelled table has the columns of the one that was read, and ``outcome``, ``hallucinated``,
+``scorer`` and ``evidence``. A column of such a name that was there before is kept as
+``input_<name>``: what somebody labelled by hand is not lost.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from vlmscope.dataset import (
+    ANSWER_TABLES,
+    AnswerTable,
+    CellError,
+    parse_answer_mapping,
+    read_answers,
+    to_target,
+)
+from vlmscope.errors import InputError, listed, shortened
+from vlmscope.schema import Answered, Score
+from vlmscope.score import Scorer
+from vlmscope.store import (
+    FAILED_ANSWER,
+    clean_text,
+    find_seed_files,
+    is_remote,
+    open_seed_files,
+    parquet_bytes,
+    publish,
+)
+from vlmscope.store.manifest import MANIFEST
+from vlmscope.version import __version__
+
+H5 = (".h5", ".hdf5")
+"""Extensions of research files."""
+
+LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence")
+"""What a labelled table has beside the columns of the one that was read."""
+
+NO_ANSWER = "generation failed, there is no answer"
+
+
+def is_answers(path: Path) -> bool:
+    """Return whether a path is no run but a file, or a folder of ``.h5`` files, with answers."""
+    if is_remote(path) or (path / MANIFEST).exists():
+        return False
+    if path.is_dir():
+        return bool(find_seed_files(path))
+    return path.suffix.lower() in (*H5, *ANSWER_TABLES)
+
+
+def read_answer_files(path: Path, fields: Sequence[str] = ()) -> AnswerTable:
+    """Read questions, truths and answers that were made elsewhere.
+
+    Args:
+        path: A table (``read_answers``), or ``.h5`` files of the original research or an export of
+            vlmscope: a folder or one file.
+        fields: Of a table: which column holds what, each ``field=column``.
+
+    Raises:
+        InputError: It cannot be read, or lacks a column.
+    """
+    if path.is_dir() or path.suffix.lower() in H5:
+        if fields:
+            raise InputError("--map: is for a table; .h5 files name their fields themselves")
+        return _of_research(path)
+    return read_answers(path, parse_answer_mapping(fields))
+
+
+def _of_research(path: Path) -> AnswerTable:
+    """Return the texts of research files; vectors are left where they are."""
+    table = open_seed_files(path).to_pandas()
+    rows = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
+    columns = tuple(map(str, table.columns))
+    roles = {
+        "id": "question_id", "question": "question", "target": "ground_truth_answer",
+        "answer": "answer",
+    }  # fmt: skip
+    answered = tuple(
+        Answered(
+            id=row["question_id"],
+            question=row["question"],
+            answer=row["answer"],
+            target=row["ground_truth_answer"],
+            metadata=row,
+        )
+        for row in rows
+    )
+    return AnswerTable(path, columns, tuple(rows), answered, roles)
+
+
+def with_truth(rows: Iterable[Answered], column: str) -> Iterator[Answered]:
+    """Yield rows with the truth that a column of their metadata holds.
+
+    A row whose cell is empty has no truth, and so cannot be scored by a rule.
+
+    Raises:
+        InputError: No row has the column, or a cell is no text; after the last row.
+    """
+    others: set[str] = set()
+    for row in rows:
+        others |= row.metadata.keys()
+        try:
+            target = to_target(row.metadata.get(column), frozenset())
+        except CellError as error:
+            raise InputError(
+                f"--target {shortened(column)}: the cell of {shortened(row.id)} {error}; name "
+                "another column"
+            ) from error
+        yield replace(row, target=target or "")
+    if others and column not in others:
+        raise InputError(
+            f"--target {shortened(column)}: no such column; there are: {listed(sorted(others))}"
+        )
+
+
+def score_rows(rows: Iterable[Answered], scorer: Scorer) -> Iterator[Score]:
+    """Yield a verdict for every row, in order; answers that say that generation failed are none."""
+    every, copy = tee(rows)
+    scores = scorer(row for row in copy if not _is_failed(row))
+    for row in every:
+        if _is_failed(row):
+            yield Score(row.id, None, scorer.name, NO_ANSWER)
+        else:
+            yield next(scores)
+    yield from scores  # what a scorer raises after its last row
+
+
+def _is_failed(row: Answered) -> bool:
+    return (row.answer or "").startswith(FAILED_ANSWER)
+
+
+def write_labelled(
+    path: Path,
+    table: AnswerTable,
+    scores: Sequence[Score],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a table with its labels and return the file.
+
+    Args:
+        path: The file, ``.csv`` or ``.parquet``.
+        table: What was labelled.
+        scores: One verdict a row, in its order.
+        settings: How they were made; kept in a Parquet file's schema.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        InputError: There is such a file, or the table is the file itself.
+        StoreError: The disk refuses.
+    """
+    if path.exists() and path.resolve() == table.path.resolve():
+        raise InputError(f"{path}: is the table itself; give another name")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: is there already; give --overwrite to replace it")
+    columns = _columns(table, scores)
+    if path.suffix.lower() == ".parquet":
+        made = {"settings": dict(settings or {}), "vlmscope_version": __version__}
+        publish(path, parquet_bytes(columns, made))
+    else:
+        publish(path, _csv_bytes(columns))
+    return path
+
+
+def _columns(table: AnswerTable, scores: Sequence[Score]) -> dict[str, list[Any]]:
+    """Return the columns of the labelled table, each of one type."""
+    columns: dict[str, list[Any]] = {}
+    if table.roles.get("id") not in (
+        "question_id",
+        "id",
+    ):  # so that labels can be read from it by id
+        columns["question_id"] = list(table.ids)
+    for name in table.columns:
+        free = _free(clean_text(name), {*LABEL_COLUMNS, *columns}, table.columns)
+        columns[free] = _of_one_type([row.get(name) for row in table.cells])
+    columns["outcome"] = [score.outcome for score in scores]
+    columns["hallucinated"] = [score.hallucinated for score in scores]
+    columns["scorer"] = [score.scorer for score in scores]
+    columns["evidence"] = [clean_text(score.evidence) for score in scores]
+    return columns
+
+
+def _free(name: str, taken: Collection[str], others: Collection[str]) -> str:
+    """Return a name for a column of the input: its own, unless that is taken.
+
+    Args:
+        name: The column.
+        taken: Names that other columns of the labelled table have.
+        others: All columns of the input, whose names it does not take either.
+
+    >>> _free("outcome", ["outcome"], ["outcome", "input_outcome"])
+    'input_input_outcome'
+    """
+    found = name
+    while found in taken or (found != name and found in others):
+        found = f"input_{found}"
+    return found
+
+
+def _of_one_type(cells: list[Any]) -> list[Any]:
+    """Return cells that one Arrow column can hold: as they are, as numbers, or as JSON text."""
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds <= {str} or (len(kinds) == 1 and kinds <= {bool, float}):
+        return cells
+    if kinds <= {int, float} and all(c is None or abs(c) < 2**53 for c in cells):
+        return cells if kinds == {int} else [c if c is None else float(c) for c in cells]
+    return [
+        cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+        for cell in cells
+    ]
+
+
+def _csv_bytes(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode("utf-8", "replace")

@@ -1,0 +1,355 @@
+"""A chat model as text in, text out: any language model, or the language part of a VLM.
+
+Used to judge answers on this machine. Loading keeps the rules of ``load_model``: safetensors only,
+no code of the checkpoint's own, no missing weights. Chats go through the checkpoint's own chat
+template, several at a time, padded on the left, decoded greedily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmscope.errors import ModelError, one_line
+from vlmscope.jsontext import load_json
+from vlmscope.locking import model_lock, tokenizer_lock
+from vlmscope.model.computing import computing, start_clean
+from vlmscope.model.fingerprint import hash_json
+from vlmscope.model.greedy import make_greedy
+from vlmscope.model.identity import Fingerprinting
+from vlmscope.model.loading import load_config, load_weights
+from vlmscope.model.placing import auto_class, choose_dtype
+
+Chat = Sequence[Mapping[str, str]]
+"""``role`` and ``content`` of each message: an optional ``system``, then turns."""
+
+MARKS = ("the system text", "the user text")
+"""Stand in for texts where only the form of a template is of interest."""
+
+BATCH_TOLERANCE = 0.05
+"""Relative difference of logits between a batch and alone: bfloat16 differs by a fifth of it."""
+
+TOO_LONG = "the row is too long for the model"
+NO_MEMORY = "the row does not fit into memory"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """What a model wrote."""
+
+    text: str
+    """Its reply, without control tokens."""
+    failed: str = ""
+    """Why there is none; empty where there is one."""
+
+
+def identify_chat_model(folder: str | Path) -> str:
+    """Return what tells a chat model from others: a hash of its weights and its chat template.
+
+    Where the folder lies and what it is called make no difference.
+
+    Raises:
+        ModelError: It is no folder of a checkpoint that can be loaded, or has no chat template.
+    """
+    name = str(folder)
+    _check_folder(name)
+    with _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+        config, _ = load_config(name, None)
+        chat_class(name, config)
+        template = _template(name, _load_tokenizer(name))
+        fingerprint.begin(config, None, pickles=False)
+        return hash_json([fingerprint.finish("").weights_hash, template])
+
+
+def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
+    """Load a chat model from a folder.
+
+    Args:
+        folder: Folder of a checkpoint.
+        dtype: As for ``load_model``.
+
+    Raises:
+        ModelError: It cannot be loaded, or has no chat template that takes plain text.
+    """
+    name = str(folder)
+    _check_folder(name)
+    with _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+        config, _ = load_config(name, None)
+        loader = chat_class(name, config)
+        tokenizer = _load_tokenizer(name)
+        template = _template(name, tokenizer)
+        form = _find_form(name, tokenizer, template)
+        fingerprint.begin(config, None, pickles=False)
+        kind = choose_dtype(dtype, "auto")
+        with model_lock():
+            start_clean()
+            model = load_weights(name, config, _place(), pickles=False, loader=loader, dtype=kind)
+            pad = tokenizer.pad_token_id
+            make_greedy(model, tokenizer.eos_token_id if pad is None else pad)
+        weights = fingerprint.finish("").weights_hash
+    chat = ChatModel(model, tokenizer, template, form, hash_json([weights, template]))
+    return replace(chat, batches=_is_batchable(chat))
+
+
+def chat_class(name: str, config: Any) -> Any:
+    """Return the class of transformers that loads a model which writes text.
+
+    Raises:
+        ModelError: There is none.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    )
+
+    sees = getattr(config, "vision_config", None) is not None
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not sees:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or (
+        sees and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+    ):
+        return auto_class(config)
+    raise ModelError(
+        f"{name}: a model of type {config.model_type!r} writes no chat replies, or not in this "
+        "transformers; give a chat model"
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChatModel:
+    """A loaded chat model. Made by ``load_chat_model``."""
+
+    model: Any
+    """The model of transformers."""
+    tokenizer: Any
+    """Its tokenizer."""
+    template: str
+    """Its chat template."""
+    form: str
+    """How the template takes messages; see ``FORMS``."""
+    identity: str
+    """As ``identify_chat_model`` returns it."""
+    batches: bool = True
+    """Whether padding and neighbours in a batch change nothing; else chats go one at a time."""
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer reads as control tokens, the longest first."""
+        tokens = self.tokenizer.added_tokens_decoder.values()
+        found = {str(token) for token in tokens if token.special and str(token)}
+        return tuple(sorted(found, key=len, reverse=True))
+
+    def encode(self, chat: Chat) -> list[int]:
+        """Return the token ids of a chat, with one BOS where the tokenizer has one."""
+        with tokenizer_lock():
+            text = _render(self.tokenizer, self.template, self.form, chat)
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            bos = self.tokenizer.bos_token_id
+            if bos is not None and ids[:1] != [bos]:
+                whole = self.tokenizer(text)["input_ids"]
+                ids = [bos, *ids] if whole[:1] == [bos] else ids
+        return ids
+
+    def reply(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
+        """Return the greedy reply to each prompt, which ``encode`` made, in one batch.
+
+        What does not fit into memory together is tried in halves.
+        """
+        limit = self._limit() - max_new_tokens
+        fit = [i for i, ids in enumerate(prompts) if len(ids) <= limit]
+        found = [ChatReply("", TOO_LONG)] * len(prompts)
+        for i, reply in zip(fit, self._halving([prompts[i] for i in fit], max_new_tokens),
+                            strict=True):  # fmt: skip
+            found[i] = reply
+        return found
+
+    def _halving(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
+        if not prompts:
+            return []
+        if len(prompts) == 1 or self.batches:
+            try:
+                return self._generate(prompts, max_new_tokens)
+            except (torch.OutOfMemoryError, MemoryError):
+                if len(prompts) == 1:
+                    return [ChatReply("", NO_MEMORY)]
+        half = len(prompts) // 2
+        return [
+            *self._halving(prompts[:half], max_new_tokens),
+            *self._halving(prompts[half:], max_new_tokens),
+        ]
+
+    def _generate(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
+        inputs = self._inputs(prompts)
+        with computing():
+            written = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
+        answers = written[:, inputs["input_ids"].shape[1] :]
+        with tokenizer_lock():
+            texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [ChatReply(text) for text in texts]
+
+    def first_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the logits of each reply's first token, ``[prompt, token]``, in float32."""
+        with computing():
+            found = self.model.generate(
+                **self._inputs(prompts),
+                max_new_tokens=1,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            logits: torch.Tensor = found.logits[0].float().cpu()
+        return logits
+
+    def _inputs(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Return prompts as tensors, padded on the left."""
+        longest = max(map(len, prompts))
+        pad = self.model.generation_config.pad_token_id or 0
+        ids = torch.full((len(prompts), longest), int(pad), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        device = self.model.device
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+    def _limit(self) -> int:
+        """Return the longest sequence that the model was made for."""
+        text = self.model.config.get_text_config()
+        found = getattr(text, "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else 2**31
+
+
+def _is_batchable(chat: ChatModel) -> bool:
+    """Return whether a chat gets the same reply in a batch, beside a longer one, as alone.
+
+    Rounding differs from batch to batch; an architecture that reads padding, or whose mask is made
+    for pictures, differs by far more.
+    """
+    texts = ("Is it?", "Is there a door in the picture, and what colour is it?")
+    prompts = [chat.encode([{"role": "user", "content": text}]) for text in texts]
+    together = chat.first_logits(prompts)
+    alone = torch.cat([chat.first_logits([ids]) for ids in prompts])
+    gap = (together - alone).norm(dim=1) / alone.norm(dim=1).clamp_min(1e-6)
+    return bool((gap < BATCH_TOLERANCE).all())
+
+
+def _check_folder(name: str) -> None:
+    if not (Path(name) / "config.json").is_file():
+        raise ModelError(f"{name}: no folder with a config.json; give that of a whole checkpoint")
+
+
+@contextmanager
+def _safetensors_only() -> Iterator[None]:
+    """Leave the option to read pickles out of messages: for a judge there is none."""
+    try:
+        yield
+    except ModelError as error:
+        text, option, _ = str(error).partition(", or pass --allow-pickle-weights")
+        raise (ModelError(text) if option else error) from error.__cause__
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name}: the tokenizer brings code of its own, which is never run; give another "
+                "checkpoint"
+            ) from error
+        raise ModelError(f"{name}: cannot load the tokenizer: {one_line(error)}") from error
+
+
+def _template(name: str, tokenizer: Any) -> str:
+    """Return the chat template: the tokenizer's, or of an older VLM the processor's."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    path = Path(name) / "chat_template.json"
+    if not template and path.is_file():
+        try:
+            template = load_json(path.read_text("utf-8")).get("chat_template")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ModelError(f"{path}: cannot be read: {one_line(error)}") from error
+    if not template or not isinstance(template, str):
+        raise ModelError(
+            f"{name}: the checkpoint has no chat template; give an instruction-tuned checkpoint, "
+            "or put a chat_template.jinja into its folder"
+        )
+    return template
+
+
+def _place() -> str:
+    if torch.cuda.is_available():
+        return "spread" if torch.cuda.device_count() > 1 else "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _plain(chat: Chat) -> list[dict[str, Any]]:
+    return [dict(message) for message in chat]
+
+
+def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages whose content is a list of parts, as templates of VLMs want it."""
+    return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+
+def _merged(chat: Chat) -> list[dict[str, Any]]:
+    """Return a chat whose system text stands in the first turn: some templates know no system."""
+    first, *others = _plain(chat)
+    if first["role"] != "system" or not others:
+        return [first, *others]
+    content = f"{first['content']}\n\n{others[0]['content']}"
+    return [{**others[0], "content": content}, *others[1:]]
+
+
+FORMS: Mapping[str, Callable[[Chat], list[dict[str, Any]]]] = {
+    "plain": _plain,
+    "in parts": lambda chat: _in_parts(_plain(chat)),
+    "merged": _merged,
+    "merged, in parts": lambda chat: _in_parts(_merged(chat)),
+}
+"""How a template may take a chat, best first."""
+
+
+def _find_form(name: str, tokenizer: Any, template: str) -> str:
+    """Return the form in which the template writes out all that it is given.
+
+    Raises:
+        ModelError: There is none.
+    """
+    system, user = MARKS
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    why = "it leaves out what it is given"
+    for form in FORMS:
+        try:
+            text = _render(tokenizer, template, form, chat)
+        except Exception as error:  # noqa: BLE001 - a template is a program of the checkpoint's
+            why = f"{type(error).__name__}: {one_line(error)}"
+            continue
+        if system in text and user in text:
+            return form
+    raise ModelError(
+        f"{name}: its chat template takes no plain text ({why}); give another checkpoint, or mend "
+        "its chat_template.jinja"
+    )
+
+
+def _render(tokenizer: Any, template: str, form: str, chat: Chat) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            FORMS[form](chat),
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=False,  # of models that can think at length first
+        )
+    )

@@ -1,0 +1,325 @@
+"""Label sets by name through the command line: label, info, probe, report, score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from store_support import make_capture, make_manifest
+from vlmscope.errors import InputError, StoreError
+from vlmscope.labelling import label
+from vlmscope.probing import compare_labels, read_sweep
+from vlmscope.risk.finding import find_probe
+from vlmscope.schema import Score
+from vlmscope.score import LabelFile, YesNo
+from vlmscope.store import RunWriter, label_settings, open_run, read_labels, write_labels
+
+Command = Callable[..., Any]
+ROWS = 36
+FAST = ("--draws", 100, "--folds", 3, "--repeats", 1, "--permutations", 100)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of yes/no answers, every third of them wrong."""
+    run = tmp_path_factory.mktemp("sets") / "run"
+    rows = []
+    for i in range(ROWS):
+        row = make_capture(i, image_dhash="")
+        sample = replace(row.sample, target="Yes", metadata={"by_hand": i % 2 == 0})
+        rows.append(replace(row, answer="Yes" if i % 3 else "No", sample=sample))
+    with RunWriter(run, make_manifest()) as writer:
+        writer.add(rows)
+    return run
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Path:
+    """Labels of a person: as the rule says but for four rows, and one that nobody could tell."""
+    path = tmp_path / "mine.csv"
+    lines = ["question_id,label"]
+    for i in range(ROWS):
+        word = "" if i == 7 else str(int((i % 3 == 0) != (i in (1, 2, 3, 4))))
+        lines.append(f"question_comb_{i},{word}")
+    path.write_text("\n".join([*lines, "other_1,1", "other_2,0"]) + "\n", "utf-8")
+    return path
+
+
+def test_a_named_set_stands_beside_the_default_one(
+    vlmscope: Command, run: Path, by_hand: Path
+) -> None:
+    assert vlmscope("label", run).code == 0
+    default = (run / "labels.parquet").read_bytes()
+    done = vlmscope("label", run, "--name", "human", "--labels", by_hand)
+    assert done.code == 0, done.err
+    assert str(run / "labels-human.parquet") in done.out.splitlines()
+    assert (run / "labels.parquet").read_bytes() == default
+    assert label_settings(run, "human")["settings"]["scorer"] == "file"
+    assert read_labels(run, "human")["question_comb_1"].hallucinated is True
+    shown = vlmscope("info", run)
+    assert (
+        f"labels default: {ROWS // 3} hallucinated, {ROWS - ROWS // 3} faithful, 0 unscorable"
+        in shown.out
+    )
+    assert "labels human: " in shown.out
+    record = json.loads(vlmscope("info", run, "--json").out)["labels"]
+    assert list(record) == ["default", "human"]
+    assert (record["human"]["unscorable"], record["human"]["probes"]) == (1, None)
+
+
+def test_each_set_is_kept_by_the_same_rule(vlmscope: Command, run: Path, by_hand: Path) -> None:
+    """A person's labels are kept in whichever set they are; the other sets are free."""
+    assert vlmscope("label", run, "--name", "human", "--labels", by_hand).code == 0
+    before = (run / "labels-human.parquet").read_bytes()
+    done = vlmscope("label", run, "--name", "human")
+    assert done.code == 2
+    assert f"{ROWS - 1} labels read from {by_hand} would be lost; give --overwrite" in done.err
+    with pytest.raises(InputError, match="would be lost"):
+        label(open_run(run), YesNo(), name="human")
+    assert (run / "labels-human.parquet").read_bytes() == before
+    assert vlmscope("label", run).code == 0  # the default set holds nobody's work
+    assert vlmscope("label", run, "--name", "rule", "--scorer", "yesno").code == 0
+    assert vlmscope("label", run, "--name", "rule", "--scorer", "exact").code == 0
+    assert vlmscope("label", run, "--name", "human", "--overwrite").code == 0
+    assert (run / "labels-human.parquet").read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "a b", "x.csv", "é"])
+def test_a_hostile_name_is_refused(vlmscope: Command, run: Path, name: str) -> None:
+    done = vlmscope("label", run, f"--name={name}")
+    assert done.code == 2
+    assert "expected 1 to 64 letters" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    with pytest.raises(InputError, match="expected 1 to 64 letters"):
+        label(open_run(run), name=name)
+    assert not list(run.glob("labels*"))
+
+
+def test_each_set_has_probes_of_its_own(vlmscope: Command, run: Path, by_hand: Path) -> None:
+    assert vlmscope("label", run).code == 0
+    assert vlmscope("probe", run, *FAST).code == 0
+    default = {path: path.read_bytes() for path in (run / "probes").rglob("*") if path.is_file()}
+    missing = vlmscope("probe", run, "--labels", "human", *FAST)
+    assert missing.code == 2
+    assert "no label set of that name, there are default; run 'vlmscope label" in missing.err
+    assert vlmscope("label", run, "--name", "human", "--labels", by_hand).code == 0
+    into_other = vlmscope("probe", run, "--labels", "human", "--out", run / "probes", *FAST)
+    assert into_other.code == 2
+    assert "holds the probes of the label set 'default'" in into_other.err
+    done = vlmscope("probe", run, "--labels", "human", *FAST)
+    assert done.code == 0, done.err
+    assert str(run / "probes-human") in done.out
+    for path, data in default.items():
+        assert path.read_bytes() == data, path
+    opened = open_run(run)
+    ours, theirs = read_sweep(opened), read_sweep(opened, "human")
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.stale, theirs.stale) == ("", "")
+    assert (ours.label_set, theirs.label_set) == ("default", "human")
+    assert theirs.summary["rows"] == ROWS - 1
+    assert find_probe(run).parent == run / "probes"
+    assert find_probe(run / "probes-human").parent == run / "probes-human"
+    assert "probes in probes-human" in vlmscope("info", run).out
+    # The default set changes: its probes are stale, those of the other set are not.
+    scores = list(read_labels(run).values())
+    write_labels(run, [replace(scores[0], hallucinated=False), *scores[1:]], {})
+    ours, theirs = read_sweep(opened), read_sweep(opened, "human")
+    assert ours is not None
+    assert theirs is not None
+    assert ours.stale
+    assert not theirs.stale
+    _check_report(vlmscope, run)
+    _check_moved(run)
+
+
+def _check_report(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("report", run, "--labels", "human")
+    assert done.code == 0, done.err
+    page = (run / "report-human.html").read_text("utf-8")
+    assert not (run / "report.html").exists()
+    assert "label set" in page
+    assert "if no unscorable answer were hallucinated" in page
+    assert "missing: The saved probes" not in done.out
+    done = vlmscope("report", run, "--labels", "nobody")
+    assert done.code == 2
+    assert "no label set of that name, there are default, human" in done.err
+
+
+def _check_moved(run: Path) -> None:
+    """Probes that were copied into the folder of another set are not taken for that set's."""
+    shutil.rmtree(run / "probes")
+    with pytest.raises(InputError, match=r"default label set has no probes; give .*probes-human"):
+        find_probe(run)
+    (run / "probes-human").rename(run / "probes")
+    found = read_sweep(open_run(run))
+    assert found is not None
+    assert found.stale == "they are of the label set 'human', not 'default'"
+    (run / "probes" / "predictions.parquet").write_bytes(b"")
+    (run / "probes").rename(run / "probes-human")
+    with pytest.raises(StoreError, match=r"vlmscope probe .* --labels human' again"):
+        read_sweep(open_run(run), "human")
+
+
+def test_a_report_without_labels_says_which_sets_there_are(vlmscope: Command, run: Path) -> None:
+    assert vlmscope("label", run, "--name", "rule").code == 0
+    done = vlmscope("report", run)
+    assert done.code == 0, done.err
+    assert "No labels yet" in done.out
+    assert f"There is the label set rule: vlmscope report {run} --labels rule" in done.out
+
+
+def test_a_damaged_set_is_shown_as_damaged(vlmscope: Command, run: Path) -> None:
+    assert vlmscope("label", run).code == 0
+    (run / "labels-broken.parquet").write_bytes(b"PAR1")
+    done = vlmscope("info", run)
+    assert done.code == 0, done.err
+    assert "labels broken: " in done.out
+    assert "cannot be read" in done.out
+    assert f"labels default: {ROWS // 3} hallucinated" in done.out
+    refused = vlmscope("label", run, "--name", "broken")
+    assert refused.code == 2
+    assert "may be a person's" in refused.err
+
+
+def test_rows_that_came_later_name_the_set(vlmscope: Command, run: Path, by_hand: Path) -> None:
+    label(open_run(run), LabelFile(by_hand), name="human")
+    scores = list(read_labels(run, "human").values())
+    write_labels(run, scores[:-2], {}, "human")
+    done = vlmscope("probe", run, "--labels", "human", *FAST)
+    assert done.code == 2
+    assert "run vlmscope label --name human again" in done.err
+
+
+def test_how_a_file_was_read_is_said(vlmscope: Command, run: Path, by_hand: Path) -> None:
+    done = vlmscope("label", run, "--labels", by_hand)
+    assert done.code == 0, done.err
+    labels = read_labels(run)
+    wrong = sum(score.hallucinated is True for score in labels.values())
+    cells = sorted([(ROWS - 1 - wrong, "0 → faithful"), (wrong, "1 → hallucinated")], reverse=True)
+    (first, one), (second, other) = cells
+    line = (
+        f"read: label = {one}, {first} rows; {other}, {second}; empty → unscorable, 1; "
+        "2 questions of the file not in the run"
+    )
+    assert line in done.out.splitlines()
+    record = json.loads(vlmscope("label", run, "--labels", by_hand, "--json").out)
+    assert record["reading"]["column"] == "label"
+    cells = record["reading"]["cells"]
+    assert {cell["cell"]: (cell["outcome"], cell["rows"]) for cell in cells} == {
+        "1": ("hallucinated", wrong), "0": ("faithful", ROWS - 1 - wrong), "": ("unscorable", 1),
+    }  # fmt: skip
+    assert (record["not_in_run"], record["not_in_file"]) == (2, 0)
+
+
+def test_how_a_column_was_read_is_said(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("label", run, "--column", "by_hand")
+    assert f"read: by_hand = True → hallucinated, {ROWS // 2} rows; False → faithful, " in done.out
+
+
+def test_bounds_of_the_share(vlmscope: Command, run: Path, by_hand: Path) -> None:
+    record = json.loads(vlmscope("label", run, "--labels", by_hand, "--json").out)["all"]
+    wrong = record["hallucinated"]
+    assert record["share_if_unscorable_faithful"] == wrong / ROWS
+    assert record["share_if_unscorable_hallucinated"] == (wrong + 1) / ROWS
+    assert record["share"] == wrong / (ROWS - 1)
+    shown = vlmscope("label", run, "--labels", by_hand).out
+    text = f"if every unscorable row were hallucinated {(wrong + 1) / ROWS:.1%}, if none were"
+    assert f"{text} {wrong / ROWS:.1%}" in shown
+
+
+def test_the_truth_of_another_column(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("label", run, "--target", "by_hand", "--name", "other")
+    assert done.code == 0, done.err
+    assert label_settings(run, "other")["settings"] == {"scorer": "auto", "target": "by_hand"}
+    done = vlmscope("label", run, "--target", "nothing")
+    assert done.code == 2
+    assert "--target nothing: no such column; there are: by_hand" in done.err
+    assert not (run / "labels.parquet").exists()
+
+
+def test_options_of_a_table_do_not_go_with_a_run(vlmscope: Command, run: Path) -> None:
+    for option, value in (("--out", "x.csv"), ("--map", "answer=x")):
+        done = vlmscope("label", run, option, value)
+        assert done.code == 2
+        assert f"{option}: is for a table of answers" in done.err
+
+
+def test_scores_of_a_reading(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("id,is_hallucinating\nq1, TRUE \nq1,true\nq2,nan\nq3,0.0\n")
+    scorer = LabelFile(path)
+    rows = [Score(id_, None, "", "") for id_ in ("q1", "q2", "q9")]
+    list(scorer(rows))  # type: ignore[arg-type] - it reads the ids only
+    assert (
+        str(scorer.reading) == "is_hallucinating = TRUE → hallucinated, 1 row; nan → unscorable, 1"
+    )
+
+
+def test_agreement_of_two_sets(vlmscope: Command, run: Path, by_hand: Path) -> None:
+    assert vlmscope("label", run).code == 0
+    assert vlmscope("label", run, "--name", "human", "--labels", by_hand).code == 0
+    before = {path.name: path.read_bytes() for path in run.glob("*.parquet")}
+    record = json.loads(vlmscope("agreement", run, "default", "human", "--json").out)
+    one, other = read_labels(run), read_labels(run, "human")
+    differ = [id_ for id_ in one if one[id_].hallucinated != other[id_].hallucinated]
+    assert [each["id"] for each in record["disagreements"]] == differ
+    assert len(differ) == 5
+    decided = [id_ for id_ in one if other[id_].hallucinated is not None]
+    truth = [[labels[id_].outcome for id_ in decided] for labels in (one, other)]
+    assert record["decided"]["kappa"] == pytest.approx(cohen_kappa_score(*truth))
+    assert record["decided"]["rows"] == ROWS - 1
+    assert record["every"]["confusion"]["faithful"]["unscorable"] == 1
+    assert sum(sum(row.values()) for row in record["every"]["confusion"].values()) == ROWS
+    assert record["decided"]["kappa_low"] <= record["decided"]["kappa"]
+    swapped = compare_labels(open_run(run), "human", "default")
+    assert swapped.decided.kappa == pytest.approx(record["decided"]["kappa"])
+    assert swapped.every.confusion.T.tolist() == [
+        [record["every"]["confusion"][a][b] for b in swapped.every.classes]
+        for a in swapped.every.classes
+    ]
+    shown = vlmscope("agreement", run, "default", "human").out
+    assert f"Cohen's kappa {record['decided']['kappa']:.3f} (95% interval" in shown
+    assert "5 disagreements:" in shown
+    assert f"  {differ[0]}: " in shown
+    assert {path.name: path.read_bytes() for path in run.glob("*.parquet")} == before
+
+
+def test_agreement_shows_the_first_disagreements(vlmscope: Command, run: Path) -> None:
+    ids = open_run(run).ids
+    write_labels(run, [Score(id_, True, "yesno", "") for id_ in ids], {})
+    write_labels(run, [Score(id_, False, "yesno", "") for id_ in ids[:-3]], {}, "b")
+    done = vlmscope("agreement", run, "default", "b")
+    assert done.out.count(": hallucinated, faithful") == 20
+    assert f"and {ROWS - 3 - 20} more; --json has them all" in done.out
+    assert "3 questions only in default" in done.out
+    write_labels(run, [Score(id_, True, "yesno", "") for id_ in ids], {}, "c")
+    assert "kappa is not defined" in vlmscope("agreement", run, "default", "c").out
+
+
+def test_agreement_needs_two_sets(vlmscope: Command, run: Path) -> None:
+    assert vlmscope("label", run).code == 0
+    for arguments, message in (
+        (("default", "default"), "give two label sets"),
+        (("default", "human"), "no label set 'human' yet, there are label sets default; run"),
+        (("default", "../x"), "expected 1 to 64 letters"),
+    ):
+        done = vlmscope("agreement", run, *arguments)
+        assert done.code == 2
+        assert message in done.err
+    write_labels(run, [Score("other", True, "file", "")], {}, "other")
+    done = vlmscope("agreement", run, "default", "other")
+    assert done.code == 2
+    assert "no question of the run in common" in done.err

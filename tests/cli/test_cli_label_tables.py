@@ -1,0 +1,284 @@
+"""``vlmscope label`` on answers that were made elsewhere: tables, and files of the research."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from research_support import research_row, write_part
+from store_support import make_capture, make_manifest
+from vlmscope.errors import InputError
+from vlmscope.labelling import read_answer_files, write_labelled
+from vlmscope.schema import Score
+from vlmscope.score import read_label_file
+from vlmscope.store import RunWriter
+
+Command = Callable[..., Any]
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "question": "Is it dark?", "truth": "Yes", "answer": "Yes, it is.", "level": 1},
+    {"id": "b", "question": "Is it dark?", "truth": "No", "answer": "Yes", "level": 2},
+    {"id": "c", "question": "Was, \"it\"?", "truth": "", "answer": "Yes", "level": None},
+    {"id": "d", "question": "Is it ☕?", "truth": "Yes", "answer": "[Generation failed: x]",
+     "level": 4},
+]  # fmt: skip
+WANTED = [False, True, None, None]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as what the extension says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), "utf-8")
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(
+                file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ","
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("out", ["labelled.csv", "labelled.parquet"])
+def test_a_table_of_any_kind(vlmscope: Command, tmp_path: Path, suffix: str, out: str) -> None:
+    table = write(tmp_path / f"answers{suffix}", ROWS)
+    before = table.read_bytes()
+    done = vlmscope("label", table, "--out", tmp_path / out)
+    assert done.code == 0, done.err
+    assert table.read_bytes() == before
+    found = read(tmp_path / out)
+    assert [row["id"] for row in found] == ["a", "b", "c", "d"]
+    assert [row["question"] for row in found] == [row["question"] for row in ROWS]
+    assert [row["outcome"] for row in found] == [
+        "faithful", "hallucinated", "unscorable", "unscorable",
+    ]  # fmt: skip
+    assert found[3]["evidence"] == "generation failed, there is no answer"
+    if out.endswith(".csv"):  # what probe --labels takes for research files
+        assert read_label_file(tmp_path / out) == dict(zip("abcd", WANTED, strict=True))
+    else:
+        assert [row["hallucinated"] for row in found] == WANTED
+        kept = json.loads(pq.read_schema(tmp_path / out).metadata[b"vlmscope"])
+        assert kept["settings"] == {"scorer": "auto"}
+
+
+def test_json_names_the_file_and_the_counts(vlmscope: Command, tmp_path: Path) -> None:
+    table = write(tmp_path / "answers.csv", ROWS)
+    done = vlmscope("label", table, "--out", tmp_path / "o.csv", "--json")
+    record = json.loads(done.out)
+    assert record["labels"] == str(tmp_path / "o.csv")
+    assert record["all"]["hallucinated"] == 1
+    assert record["settings"] == {"scorer": "auto"}
+
+
+def test_columns_of_other_names(vlmscope: Command, tmp_path: Path) -> None:
+    rows = [{"Q": r["question"], "T": r["truth"], "said": r["answer"]} for r in ROWS]
+    table, out = write(tmp_path / "t.csv", rows), tmp_path / "o.csv"
+    done = vlmscope("label", table, "--out", out)
+    assert done.code == 2
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1
+    for text in ("the question (question)", "the target (", "the answer (", "found: Q, T, said",
+                 "--map question=COLUMN --map target=COLUMN --map answer=COLUMN"):  # fmt: skip
+        assert text in lines[0]
+    maps = ("--map", "question=Q", "--map", "target=T", "--map", "answer=said")
+    assert vlmscope("label", table, "--out", out, *maps).code == 0
+    found = read(out)
+    assert list(found[0])[:4] == ["question_id", "Q", "T", "said"]
+    assert [row["question_id"] for row in found] == ["row_1", "row_2", "row_3", "row_4"]
+    assert [row["outcome"] for row in found[:2]] == ["faithful", "hallucinated"]
+    # The truth of another column, at label time.
+    assert vlmscope("label", table, "--out", out, *maps[:2], *maps[4:], "--target", "T").code == 2
+    done = vlmscope(
+        "label", table, "--out", out, "--overwrite", *maps[:2], *maps[4:], "--target", "T", "--json"
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["settings"]["target"] == "T"
+    assert read(out) == found
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (["image=x"], "one of the fields id, question, target, answer"),
+        (["answer"], "expected field=column"),
+        (["answer=a", "answer=b"], "already mapped"),
+        (["answer=nothing"], "no column for the answer (nothing)"),
+        (["id=nothing"], "no column for the id (nothing)"),
+    ],
+)
+def test_maps_that_are_wrong(
+    vlmscope: Command, tmp_path: Path, maps: list[str], message: str
+) -> None:
+    table = write(tmp_path / "t.csv", ROWS)
+    options = [part for item in maps for part in ("--map", item)]
+    done = vlmscope("label", table, "--out", tmp_path / "o.csv", *options)
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_nothing_is_overwritten_unasked(vlmscope: Command, tmp_path: Path) -> None:
+    table, out = write(tmp_path / "t.csv", ROWS), tmp_path / "mine.csv"
+    out.write_text("my work")
+    before = table.read_bytes()
+    for path, message in (
+        (out, "is there already; give --overwrite"),
+        (table, "is the table itself"),
+        (tmp_path / "x.txt", "name it .csv or .parquet"),
+        (tmp_path / "no" / "x.csv", "does not exist; make it first"),
+        (tmp_path, "name it .csv or .parquet"),
+    ):
+        done = vlmscope("label", table, "--out", path)
+        assert done.code == 2, path
+        assert message in done.err
+    assert vlmscope("label", table, "--out", table, "--overwrite").code == 2
+    (tmp_path / "link.csv").symlink_to(table)
+    assert vlmscope("label", table, "--out", tmp_path / "link.csv", "--overwrite").code == 2
+    assert (out.read_text(), table.read_bytes()) == ("my work", before)
+    assert "give --out FILE" in vlmscope("label", table).err
+    assert "--name: is for a run" in vlmscope("label", table, "--out", out, "--name", "x").err
+    assert "no such file" in vlmscope("label", tmp_path / "none.csv", "--out", out).err
+    with pytest.raises(InputError, match="is there already"):
+        write_labelled(out, read_answer_files(table), [])
+    assert vlmscope("label", table, "--out", out, "--overwrite").code == 0
+    assert len(read(out)) == len(ROWS)
+
+
+def test_labels_that_were_there_are_kept_beside(vlmscope: Command, tmp_path: Path) -> None:
+    """A labelled table that is labelled again keeps what somebody said before."""
+    rows = [{**row, "outcome": "mine", "hallucinated": i} for i, row in enumerate(ROWS)]
+    table = write(tmp_path / "t.csv", rows)
+    assert vlmscope("label", table, "--out", tmp_path / "1.csv").code == 0
+    first = read(tmp_path / "1.csv")
+    assert [row["input_outcome"] for row in first] == ["mine"] * 4
+    assert [row["input_hallucinated"] for row in first] == ["0", "1", "2", "3"]
+    assert first[1]["outcome"] == "hallucinated"
+    assert vlmscope("label", tmp_path / "1.csv", "--out", tmp_path / "2.csv").code == 0
+    second = read(tmp_path / "2.csv")
+    assert second[0]["outcome"] == first[0]["outcome"]
+    assert "mine" in second[0].values()
+    assert len(set(second[0])) == len(second[0])
+
+
+def test_ids_that_stand_twice_or_not_at_all(vlmscope: Command, tmp_path: Path) -> None:
+    for change, message in (
+        ({"id": "a"}, "line 3: the id 'a' stands in line 2 too"),
+        ({"id": ""}, "line 3: the id in column 'id' is empty"),
+    ):
+        table = write(tmp_path / "t.csv", [ROWS[0], {**ROWS[1], **change}])
+        done = vlmscope("label", table, "--out", tmp_path / "o.csv")
+        assert done.code == 2
+        assert message in done.err
+
+
+def test_labels_of_a_column_and_of_a_file(vlmscope: Command, tmp_path: Path) -> None:
+    rows = [{**row, "judged": i % 2} for i, row in enumerate(ROWS)]
+    table, out = write(tmp_path / "t.jsonl", rows), tmp_path / "o.parquet"
+    done = vlmscope("label", table, "--out", out, "--column", "judged")
+    assert done.code == 0, done.err
+    assert "read: judged = " in done.out
+    assert "3 → " not in done.out
+    (tmp_path / "l.csv").write_text("id,label\na,1\nzz,0\n")
+    done = vlmscope("label", table, "--out", out, "--labels", tmp_path / "l.csv", "--overwrite")
+    assert "read: label = 1 → hallucinated, 1 row; 1 question of the file not in" in done.out
+    assert [row["hallucinated"] for row in read(out)] == [True, None, None, None]
+
+
+def test_cells_of_mixed_types(tmp_path: Path) -> None:
+    mixed = [1, "x", [1, {"é": 2}], None, True, 2.5, 10**30, "y"]
+    rows = [{**ROWS[0], "id": str(i), "mixed": cell} for i, cell in enumerate(mixed)]
+    table = read_answer_files(write(tmp_path / "t.json", rows))
+    scores = [Score(id_, None, "s", "half \ud800") for id_ in table.ids]
+    for name in ("o.csv", "o.parquet"):
+        found = read(write_labelled(tmp_path / name, table, scores))
+        assert [row["mixed"] or None for row in found] == [
+            "1", "x", '[1, {"é": 2}]', None, "true", "2.5", str(10**30), "y",
+        ]  # fmt: skip
+
+
+def test_cells_and_names_that_no_file_holds(vlmscope: Command, tmp_path: Path) -> None:
+    """Half a surrogate pair in a name or a cell is written as a file can hold it."""
+    row = {**ROWS[0], "answer": "Yes \ud800", "odd\ud800": 1, "": 2}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    for name in ("o.csv", "o.parquet"):
+        done = vlmscope("label", tmp_path / "t.jsonl", "--out", tmp_path / name)
+        assert done.code == 0, done.err
+        (found,) = read(tmp_path / name)
+        assert found["outcome"] == "faithful"
+        assert len(found) == len(row) + 4
+
+
+@pytest.mark.parametrize(
+    ("field", "cell", "message"),
+    [
+        ("answer", '["a"]', "the answer in column 'answer' is a list, expected text"),
+        ("question", '{"a": 1}', "the question in column 'question' is a dict, expected text"),
+        ("answer", "1" + "0" * 5000, "t.jsonl line 1"),
+    ],
+)
+def test_cells_that_are_no_text(
+    vlmscope: Command, tmp_path: Path, field: str, cell: str, message: str
+) -> None:
+    text = json.dumps({**ROWS[0], field: "CELL"}).replace('"CELL"', cell)
+    (tmp_path / "t.jsonl").write_text(text + "\n", "utf-8")
+    done = vlmscope("label", tmp_path / "t.jsonl", "--out", tmp_path / "o.csv")
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert message in done.err
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_files_of_the_research(vlmscope: Command, tmp_path: Path) -> None:
+    folder, out = tmp_path / "files", tmp_path / "o.csv"
+    folder.mkdir()
+    rows = [research_row(i, answer="No." if i % 2 else "Yes.", ground_truth_answer="No")
+            for i in range(6)]  # fmt: skip
+    rows[5]["answer"] = "[Generation failed: out of memory]"
+    write_part(folder / "m_part_001.h5", rows[:4])
+    write_part(folder / "m_part_002.h5", rows[4:])
+    done = vlmscope("label", folder, "--out", out)
+    assert done.code == 0, done.err
+    found = read(out)
+    assert [row["question_id"] for row in found] == [row["question_id"] for row in rows]
+    assert [row["outcome"] for row in found] == [
+        "hallucinated", "faithful", "hallucinated", "faithful", "hallucinated", "unscorable",
+    ]  # fmt: skip
+    assert read_label_file(out)["question_comb_000"] is True
+    assert not list(folder.glob("labels*"))
+    one = vlmscope("label", folder / "m_part_001.h5", "--out", tmp_path / "one.csv")
+    assert one.code == 0
+    assert len(read(tmp_path / "one.csv")) == 4
+    refused = vlmscope("label", folder, "--out", tmp_path / "x.csv", "--map", "answer=a")
+    assert "--map: is for a table" in refused.err
+
+
+@pytest.mark.parametrize("kind", ["x.h5", "x.parquet"])
+def test_our_own_export(vlmscope: Command, tmp_path: Path, kind: str) -> None:
+    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+        writer.add([make_capture(i) for i in range(4)])
+    assert vlmscope("export", tmp_path / "run", tmp_path / kind).code == 0
+    done = vlmscope("label", tmp_path / kind, "--out", tmp_path / "o.csv")
+    assert done.code == 0, done.err
+    found = read(tmp_path / "o.csv")
+    assert len(found) == 4
+    assert not [name for name in found[0] if "representation" in name]
