@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -149,19 +149,18 @@ def probe(
         by=None if by is None else _names(by),
     )  # fmt: skip
     wanted = _wanted_labels(run, labels)
-    folder = out or default_folder(run, wanted if isinstance(wanted, str) else DEFAULT)
+    name = wanted if isinstance(wanted, str) else DEFAULT
+    folder = out or default_folder(run, name)
     check_writable(folder)
     if is_run(run):
-        check_folder(folder, labels or DEFAULT)
+        check_folder(folder, name)
     with stderr.status("reading") as status:
         source = open_source(
             run,
             labelled=not isinstance(wanted, str | None),
             report=lambda name: status.update(f"reading {name}"),
         )
-        aims = prepare_transfer(
-            source, test, spec, folder, wanted if isinstance(wanted, str) else DEFAULT
-        )
+        aims = prepare_transfer(source, test, spec, folder, name)
         result = sweep(
             source, spec, labels=wanted, report=lambda doing: status.update(f"probing: {doing}")
         )
@@ -172,16 +171,21 @@ def probe(
     if as_json:
         told = {} if transferred is None else {"transfer": transferred}
         stdout.print_json(json.dumps(summary | told))
-        return
+    else:
+        _show(result, summary["verdict"], transferred)
+        stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] | None) -> None:
+    """Print what was found, as tables and in words."""
     _show_results(result)
     if result.halp is not None:
         show_halp(result.halp)
     stdout.print()
-    for line in summary["verdict"]:
+    for line in verdict:
         show(Text(line))
     if transferred is not None:
         show_transfer(transferred)
-    stdout.print(f"\nresults, predictions and probes are in {folder}")
 
 
 def _names(text: str) -> tuple[str, ...]:
