@@ -27,6 +27,8 @@ LEFT = {
     "forms and synonyms": 1,
     "loser of a comparison": 1,
     "number forms": 1,
+    "sentences of HaloQuest": 2,
+    "sentences of MathVista": 1,
     "word used elsewhere": 2,
     "zero = none": 3,
 }

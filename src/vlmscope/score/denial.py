@@ -225,6 +225,8 @@ def deny(sentence: str) -> Denial | None:
     body = _LEAD.sub("", sentence)
     if found := _UNKNOWN.match(body):
         return _denial(next(part for part in found.groups() if part), untold=True)
+    if found := _ABSENT[0].match(body):  # before what follows from it: "so it cannot be told"
+        return _denial(found["x"])
     untold = _UNTOLD.search(sentence) is not None
     if untold and not _NO_ONE.search(sentence):
         return Denial((), untold=True)

@@ -17,7 +17,7 @@ from typing import Literal
 from vlmscope.score.claims import COLOURS, SIDES
 from vlmscope.score.denial import plain, sentences
 from vlmscope.score.lexicon import forms_of_one, is_part, lemma, opposite, related, same
-from vlmscope.score.question import Question
+from vlmscope.score.question import IN_IMAGE, Question
 from vlmscope.score.text import is_figure, is_number, word_set, words
 
 Words = tuple[str, ...]
@@ -103,14 +103,18 @@ def answer_phrase(text: str, question: Question) -> Words | None:
 def _phrase(sentence: str, question: Question) -> Words | None:
     line = _LEAD.sub("", sentence).strip()
     cut = None if " than" in question.asked else _CUT.search(line)
-    line = line[: cut.start()] if cut else line
+    line = IN_IMAGE.sub(" ", line[: cut.start()] if cut else line)
     said = words(re.sub(r"[\"“”]", "", line))
     asked = question.words - question.offered
     start, end = 0, len(said)
     placed = _PLACED if question.locates else _NONE
     while (
         start < end
-        and (said[start] in placed or _belongs(said[start], asked))
+        and (
+            said[start] in placed
+            or _belongs(said[start], asked)
+            or (said[start] in asked and any(map(is_figure, said[start + 1 : end])))
+        )
         and not _is_answer(said, start, question)
     ):
         start += 1

@@ -19,7 +19,7 @@ IMAGE = (
     r"(?:picture|image|photo|photograph|scene|painting|drawing|figure|illustration|shot|frame"
     r"|snapshot)s?"
 )
-_IN_IMAGE = re.compile(
+IN_IMAGE = re.compile(
     rf"\b(?:(?:anywhere |visible |shown |seen |present |depicted )?(?:in|on|within|from|of) "
     rf"(?:the|this|that|my|these|those) (?:given |provided |attached |above )?{IMAGE}\b"
     r"|(?:visible|here|at all)(?=\W*$))"
@@ -226,7 +226,7 @@ def _rooted(asked: str) -> str:
 
 def claim_words(text: str) -> tuple[str, ...]:
     """Return the base forms of the words that a statement stands on, prepositions included."""
-    text = _IN_IMAGE.sub(" ", plain(text).rstrip("?.! "))
+    text = IN_IMAGE.sub(" ", plain(text).rstrip("?.! "))
     return tuple(
         word if is_number(word) else lemma(word) for word in words(text) if word not in _LIGHT
     )

@@ -40,6 +40,7 @@ from vlmscope.score.denial import (
 )
 from vlmscope.score.lexicon import is_a, is_part, lemma
 from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
+from vlmscope.score.question import IN_IMAGE
 from vlmscope.score.scorer import Finding, excerpt
 from vlmscope.score.text import is_figure, word_set, words
 
@@ -54,6 +55,7 @@ _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
 _PLACED = word_set("in on at of by from around near to during")
 _JOIN = word_set("and or in on at of from to between years colors")
+_VERBS = word_set("is are was were has have does do can will that which who")
 _OR_AND = frozenset(("and", "or"))
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
 _AFTER = word_set(
@@ -301,8 +303,9 @@ def _mentions(case: Case) -> Finding | None:
 
 def _parts(text: str) -> list[str]:
     """Return the clauses of a text's sentences that a comma, a colon or a bracket ends."""
+    said = (IN_IMAGE.sub(" ", sentence) for sentence in sentences(text))
     return [
-        part for said in sentences(text) for part in re.split(r"[,:()—–]\s|\s[—–-]\s", said) if part
+        part for sentence in said for part in re.split(r"[,:()—–]\s|\s[—–-]\s", sentence) if part
     ]
 
 
@@ -324,7 +327,9 @@ def _answers_by(case: Case, said: Words, truth: Words) -> bool:
         figure = any(map(is_figure, truth))
         if figure and not _counts_at(case, said, at + len(truth)):
             continue
-        if led and closed and not joined and (echoed or (before and not figure) or figure):
+        doing = truth[-1].endswith("ing") and "doing" in asked
+        fragment = not before and _VERBS.isdisjoint(after)
+        if led and (closed or doing) and not joined and (echoed or before or figure or fragment):
             return True
     return False
 
