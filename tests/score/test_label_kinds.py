@@ -25,6 +25,7 @@ LEFT = {
     "affirming and denying sentences": 3,
     "denial in other words": 4,
     "forms and synonyms": 1,
+    "further sentences, open": 4,
     "loser of a comparison": 1,
     "number forms": 1,
     "sentences of HaloQuest": 2,

@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Literal
 
 from vlmscope.score.claims import COLOURS, SIDES
-from vlmscope.score.denial import plain, sentences
-from vlmscope.score.lexicon import forms_of_one, is_part, lemma, opposite, related, same
+from vlmscope.score.denial import sentences
+from vlmscope.score.lexicon import forms_of_one, lemma, opposite, related, same
 from vlmscope.score.question import IN_IMAGE, Question
 from vlmscope.score.text import is_figure, is_number, word_set, words
 
@@ -333,27 +333,3 @@ def _measure(said: Words) -> tuple[Fraction, str] | None:
     unit = found["money"] + (found["root"] or "") + found["unit"]
     unit += _UNITS[said[1]] if len(said) == 2 else ""
     return (-value if found["sign"] else value), unit
-
-
-def converts(said: Words, true: Words) -> bool:
-    """Return whether two lengths in different units are the same."""
-    one, other = _measure(said), _measure(true)
-    return bool(
-        one and other and one[1] in _LENGTHS and other[1] in _LENGTHS
-        and _converted(one, other) == "equal"
-    )  # fmt: skip
-
-
-def is_bare_number(said: Words) -> bool:
-    """Return whether a phrase is a number and nothing else."""
-    return len(said) == 1 and is_number(said[0])
-
-
-def is_name(said: Words) -> bool:
-    """Return whether a phrase is of words that are no verbs and adjectives alone: something."""
-    return any(is_part(word, "n") for word in said)
-
-
-def quoted(text: str) -> bool:
-    """Return whether a text quotes something."""
-    return re.search(r"[\"“”]", text) is not None and bool(plain(text))

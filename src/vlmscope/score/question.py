@@ -77,6 +77,7 @@ _OF_OBJECT = re.compile(
     r"|his|her|its|their|my|your|it|he|she|they|you|we|there|all|both|each|most)\b|[\w'-]+"
     r" \w+ing\b)"
 )
+_ANYONE = frozenset(("anyone", "anybody", "someone", "somebody"))
 _MEMORY = 1 << 14
 _LONGEST = 8_000
 """Characters of a prompt that are read."""
@@ -126,7 +127,8 @@ class Question:
     def words(self) -> frozenset[str]:
         """The base forms of everything it says."""
         said = words(self.whole) + words(re.sub(r"'s?\b", " ", self.whole))
-        return frozenset(map(lemma, said)) | frozenset(said)
+        person = {"person"} if not _ANYONE.isdisjoint(said) else set()
+        return frozenset(map(lemma, said)) | frozenset(said) | person
 
     @cached_property
     def offered(self) -> frozenset[str]:

@@ -31,7 +31,7 @@ from vlmscope.schema import Answered, Score
 from vlmscope.score.absence import BARE, claims, denies
 from vlmscope.score.case import CAPTION, LIGHT, Case
 from vlmscope.score.choices import choose, chosen_letter, true_choice
-from vlmscope.score.claims import COLOURS, SIDES
+from vlmscope.score.claims import COLOURS, GROUPS, SIDES
 from vlmscope.score.denial import (
     NEGATIVE,
     hedge_in,
@@ -48,8 +48,9 @@ SENTENCE = 30
 """Most words of an answer that is searched for the truth; a longer one mentions many things."""
 
 _VAGUE_NUMBER = re.compile(
-    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|over|about|around|approximately|roughly"
-    r"|nearly|almost|several|many|multiple|some|few|couple|dozens|between)\b"
+    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|approximately|roughly|nearly|almost|several"
+    r"|many|multiple|some|few|couple|dozens|or so|(?:over|about|around|between)"
+    r" (?=\d|one|two|three|four|five|six|seven|eight|nine|ten|twenty|a hundred))\b"
 )
 _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
@@ -132,7 +133,7 @@ def _letter(case: Case) -> Finding | None:
     if not all(found) or not letters:
         return _marked(case)
     chosen = chosen_letter(case.answer, tuple("abcdefghij"))
-    if chosen is None and case.phrase and len(case.phrase[-1]) == 1:
+    if not chosen and case.phrase and len(case.phrase[-1]) == 1:
         chosen = case.phrase[-1]
     if not chosen:
         return Finding(None, f"chooses no option: {case.shown}")
@@ -318,6 +319,8 @@ def _answers_by(case: Case, said: Words, truth: Words) -> bool:
         before, after = said[:at], said[at + len(truth) :]
         if "than" in before or (before and before[0] == "of"):
             continue
+        if before[-1:] == ("of",) and lemma("".join(before[-2:-1])) in GROUPS:
+            before = before[:-2]  # "a slice of pizza"
         placed = _PLACED if case.question.locates else frozenset()
         led = all(w in asked or w in LIGHT or w in placed or lemma(w) in asked for w in before)
         led = led and not turned(before, case.question)
