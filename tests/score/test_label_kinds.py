@@ -25,8 +25,11 @@ LEFT = {
     "affirming and denying sentences": 3,
     "denial in other words": 4,
     "forms and synonyms": 1,
+    "further sentences, open": 4,
     "loser of a comparison": 1,
     "number forms": 1,
+    "sentences of HaloQuest": 2,
+    "sentences of MathVista": 1,
     "word used elsewhere": 2,
     "zero = none": 3,
 }

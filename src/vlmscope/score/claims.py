@@ -35,11 +35,10 @@ _SETTLED = re.compile(
     r"|only|but)\b"
 )
 _BETWEEN = word_set(
-    "clearly indeed visible seen shown be very quite sitting standing lying laying seated resting "
-    "placed located situated parked positioned hanging one that which and well only single large "
-    "small big little tall young old also now sit stand lie lay seat rest place locate situate"
-    " park "
-    "position hang"
+    "clearly indeed visible seen shown be very quite sitting standing lying laying seated "
+    "resting turn placed located situated parked positioned hanging one that which and well "
+    "only single large small big little tall young old also now sit stand lie lay seat rest "
+    "place locate situate park position hang"
 )
 _DETERMINED = word_set(
     "a an the some several many two three four five six seven eight nine ten 1 2 3 4 5 6 7 8 9 10 "
@@ -64,7 +63,7 @@ _AFTER = re.compile(
     r"|outdoors|\w+ly"
     r"|off|down|up|out|together|close|far)$"
 )
-_GROUPS = word_set(
+GROUPS = word_set(
     "group pair number lot couple bunch piece slice set herd flock row variety crowd stack pile "
     "plate bowl cup glass bottle kind type family line part section pot vase"
 )
@@ -235,7 +234,7 @@ def _stands_alone(said: tuple[str, ...], at: int, length: int) -> bool:
     if last == "of":
         if lemma(said[before - 2]) in ("image", "picture", "photo"):  # "This is a picture of a dog"
             return before < 5 and said[0] in ("this", "it", "image", "picture", "photo")
-        return before > 1 and lemma(said[before - 2]) in _GROUPS
+        return before > 1 and lemma(said[before - 2]) in GROUPS
     return (
         last in _DETERMINED
         or is_number(last)

@@ -225,6 +225,8 @@ def deny(sentence: str) -> Denial | None:
     body = _LEAD.sub("", sentence)
     if found := _UNKNOWN.match(body):
         return _denial(next(part for part in found.groups() if part), untold=True)
+    if found := _ABSENT[0].match(body):  # before what follows from it: "so it cannot be told"
+        return _denial(found["x"])
     untold = _UNTOLD.search(sentence) is not None
     if untold and not _NO_ONE.search(sentence):
         return Denial((), untold=True)
@@ -236,8 +238,8 @@ def deny(sentence: str) -> Denial | None:
         return replace(denial, owner=content(found["who"])) if denial else None
     if found := _BARE.match(body):
         return _denial(found["x"])
-    if re.match(r"(?:there (?:is|was) )?(?:no one|nobody)\b", body):
-        return Denial(("person",), "person")
+    if found := re.match(r"(?:there (?:is|was) )?(?:no one|nobody)\b", body):
+        return Denial(("person", *content(clause(body[found.end() :]))), "person")
     return None
 
 
@@ -252,9 +254,9 @@ _PROPERTY = re.compile(
 
 def _denial(part: str, untold: bool = False) -> Denial | None:
     """Return the denial of what a part of a sentence names."""
-    if re.match(r"(?:one|people|persons?)\b", part):
-        return Denial(("person",), "person", untold)
     part = clause(part)
+    if found := re.match(r"(?:one|people|persons?)\b", part):
+        return Denial(("person", *content(part[found.end() :])), "person", untold)
     if re.match(
         r"(?:only|just|longer|other|more|doubt|anything|nothing|reason|need|way|many|much|enough|all"
         r"|every|always|exactly|entirely|too|very)\b",

@@ -53,6 +53,7 @@ _SPOKEN = re.compile(
 _SPOKEN_MINUTES = {
     "ten": 10, "fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
 }  # fmt: skip
+_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 _UNIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?=(?:mm|cm|km|m|mg|kg|g|ml|l|ft|in|mph)\b)")
 _PART = re.compile(
     r"(?<!\d)(?P<number>\d{1,9}(?:[:/]\d{1,9})?)[ .]*(?P<half>a\.? ?m\b\.?|p\.? ?m\b\.?)"
@@ -76,7 +77,7 @@ def plain_numerals(text: str) -> str:
     if re.search(r"past|to|after|before|till|clock", text):
         text = _CLOCK.sub(_clock_time, text)
         text = _OCLOCK.sub(lambda found: f"{_hour(found['hour'])}:00", text)
-    text = _SPOKEN.sub(_spoken_time, text)
+    text = _POINT.sub("0.", _SPOKEN.sub(_spoken_time, text))
     text = _UNIT.sub(r"\1 ", text)
     text = _PART.sub(lambda found: f"{found['number']} {found['half'][0]}m", text)
     return re.sub(

@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import Literal
 
 from vlmscope.score.claims import COLOURS, SIDES
-from vlmscope.score.denial import plain, sentences
-from vlmscope.score.lexicon import forms_of_one, is_part, lemma, opposite, related, same
-from vlmscope.score.question import Question
+from vlmscope.score.denial import sentences
+from vlmscope.score.lexicon import forms_of_one, lemma, opposite, related, same
+from vlmscope.score.question import IN_IMAGE, Question
 from vlmscope.score.text import is_figure, is_number, word_set, words
 
 Words = tuple[str, ...]
@@ -103,14 +103,18 @@ def answer_phrase(text: str, question: Question) -> Words | None:
 def _phrase(sentence: str, question: Question) -> Words | None:
     line = _LEAD.sub("", sentence).strip()
     cut = None if " than" in question.asked else _CUT.search(line)
-    line = line[: cut.start()] if cut else line
+    line = IN_IMAGE.sub(" ", line[: cut.start()] if cut else line)
     said = words(re.sub(r"[\"“”]", "", line))
     asked = question.words - question.offered
     start, end = 0, len(said)
     placed = _PLACED if question.locates else _NONE
     while (
         start < end
-        and (said[start] in placed or _belongs(said[start], asked))
+        and (
+            said[start] in placed
+            or _belongs(said[start], asked)
+            or (said[start] in asked and any(map(is_figure, said[start + 1 : end])))
+        )
         and not _is_answer(said, start, question)
     ):
         start += 1
@@ -329,27 +333,3 @@ def _measure(said: Words) -> tuple[Fraction, str] | None:
     unit = found["money"] + (found["root"] or "") + found["unit"]
     unit += _UNITS[said[1]] if len(said) == 2 else ""
     return (-value if found["sign"] else value), unit
-
-
-def converts(said: Words, true: Words) -> bool:
-    """Return whether two lengths in different units are the same."""
-    one, other = _measure(said), _measure(true)
-    return bool(
-        one and other and one[1] in _LENGTHS and other[1] in _LENGTHS
-        and _converted(one, other) == "equal"
-    )  # fmt: skip
-
-
-def is_bare_number(said: Words) -> bool:
-    """Return whether a phrase is a number and nothing else."""
-    return len(said) == 1 and is_number(said[0])
-
-
-def is_name(said: Words) -> bool:
-    """Return whether a phrase is of words that are no verbs and adjectives alone: something."""
-    return any(is_part(word, "n") for word in said)
-
-
-def quoted(text: str) -> bool:
-    """Return whether a text quotes something."""
-    return re.search(r"[\"“”]", text) is not None and bool(plain(text))

@@ -19,7 +19,7 @@ IMAGE = (
     r"(?:picture|image|photo|photograph|scene|painting|drawing|figure|illustration|shot|frame"
     r"|snapshot)s?"
 )
-_IN_IMAGE = re.compile(
+IN_IMAGE = re.compile(
     rf"\b(?:(?:anywhere |visible |shown |seen |present |depicted )?(?:in|on|within|from|of) "
     rf"(?:the|this|that|my|these|those) (?:given |provided |attached |above )?{IMAGE}\b"
     r"|(?:visible|here|at all)(?=\W*$))"
@@ -77,6 +77,7 @@ _OF_OBJECT = re.compile(
     r"|his|her|its|their|my|your|it|he|she|they|you|we|there|all|both|each|most)\b|[\w'-]+"
     r" \w+ing\b)"
 )
+_ANYONE = frozenset(("anyone", "anybody", "someone", "somebody"))
 _MEMORY = 1 << 14
 _LONGEST = 8_000
 """Characters of a prompt that are read."""
@@ -126,7 +127,8 @@ class Question:
     def words(self) -> frozenset[str]:
         """The base forms of everything it says."""
         said = words(self.whole) + words(re.sub(r"'s?\b", " ", self.whole))
-        return frozenset(map(lemma, said)) | frozenset(said)
+        person = {"person"} if not _ANYONE.isdisjoint(said) else set()
+        return frozenset(map(lemma, said)) | frozenset(said) | person
 
     @cached_property
     def offered(self) -> frozenset[str]:
@@ -226,7 +228,7 @@ def _rooted(asked: str) -> str:
 
 def claim_words(text: str) -> tuple[str, ...]:
     """Return the base forms of the words that a statement stands on, prepositions included."""
-    text = _IN_IMAGE.sub(" ", plain(text).rstrip("?.! "))
+    text = IN_IMAGE.sub(" ", plain(text).rstrip("?.! "))
     return tuple(
         word if is_number(word) else lemma(word) for word in words(text) if word not in _LIGHT
     )

@@ -31,7 +31,7 @@ from vlmscope.schema import Answered, Score
 from vlmscope.score.absence import BARE, claims, denies
 from vlmscope.score.case import CAPTION, LIGHT, Case
 from vlmscope.score.choices import choose, chosen_letter, true_choice
-from vlmscope.score.claims import COLOURS, SIDES
+from vlmscope.score.claims import COLOURS, GROUPS, SIDES
 from vlmscope.score.denial import (
     NEGATIVE,
     hedge_in,
@@ -40,6 +40,7 @@ from vlmscope.score.denial import (
 )
 from vlmscope.score.lexicon import is_a, is_part, lemma
 from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
+from vlmscope.score.question import IN_IMAGE
 from vlmscope.score.scorer import Finding, excerpt
 from vlmscope.score.text import is_figure, word_set, words
 
@@ -47,13 +48,15 @@ SENTENCE = 30
 """Most words of an answer that is searched for the truth; a longer one mentions many things."""
 
 _VAGUE_NUMBER = re.compile(
-    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|over|about|around|approximately|roughly"
-    r"|nearly|almost|several|many|multiple|some|few|couple|dozens|between)\b"
+    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|approximately|roughly|nearly|almost|several"
+    r"|many|multiple|some|few|couple|dozens|or so|(?:over|about|around|between)"
+    r" (?=\d|one|two|three|four|five|six|seven|eight|nine|ten|twenty|a hundred))\b"
 )
 _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
 _PLACED = word_set("in on at of by from around near to during")
 _JOIN = word_set("and or in on at of from to between years colors")
+_VERBS = word_set("is are was were has have does do can will that which who")
 _OR_AND = frozenset(("and", "or"))
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
 _AFTER = word_set(
@@ -130,7 +133,7 @@ def _letter(case: Case) -> Finding | None:
     if not all(found) or not letters:
         return _marked(case)
     chosen = chosen_letter(case.answer, tuple("abcdefghij"))
-    if chosen is None and case.phrase and len(case.phrase[-1]) == 1:
+    if not chosen and case.phrase and len(case.phrase[-1]) == 1:
         chosen = case.phrase[-1]
     if not chosen:
         return Finding(None, f"chooses no option: {case.shown}")
@@ -301,8 +304,9 @@ def _mentions(case: Case) -> Finding | None:
 
 def _parts(text: str) -> list[str]:
     """Return the clauses of a text's sentences that a comma, a colon or a bracket ends."""
+    said = (IN_IMAGE.sub(" ", sentence) for sentence in sentences(text))
     return [
-        part for said in sentences(text) for part in re.split(r"[,:()—–]\s|\s[—–-]\s", said) if part
+        part for sentence in said for part in re.split(r"[,:()—–]\s|\s[—–-]\s", sentence) if part
     ]
 
 
@@ -315,6 +319,8 @@ def _answers_by(case: Case, said: Words, truth: Words) -> bool:
         before, after = said[:at], said[at + len(truth) :]
         if "than" in before or (before and before[0] == "of"):
             continue
+        if before[-1:] == ("of",) and lemma("".join(before[-2:-1])) in GROUPS:
+            before = before[:-2]  # "a slice of pizza"
         placed = _PLACED if case.question.locates else frozenset()
         led = all(w in asked or w in LIGHT or w in placed or lemma(w) in asked for w in before)
         led = led and not turned(before, case.question)
@@ -324,7 +330,9 @@ def _answers_by(case: Case, said: Words, truth: Words) -> bool:
         figure = any(map(is_figure, truth))
         if figure and not _counts_at(case, said, at + len(truth)):
             continue
-        if led and closed and not joined and (echoed or (before and not figure) or figure):
+        doing = truth[-1].endswith("ing") and "doing" in asked
+        fragment = not before and _VERBS.isdisjoint(after)
+        if led and (closed or doing) and not joined and (echoed or before or figure or fragment):
             return True
     return False
 
