@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from benchmarks import calibration_of_verdicts as benchmark
 
 from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, measure
-from vlmscope.probe import FoldError, grouped_folds
+from vlmscope.probe import FoldError, LogisticProbe, grouped_folds
 from vlmscope.probing import SweepResult, SweepSpec, chance
+from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.chance import Permutations
 from vlmscope.probing.grid import sweep_rows
+from vlmscope.probing.grouping import group_by_content
 from vlmscope.probing.results import PlannedTest
 from vlmscope.probing.splitting import grouped_by, novelty, repeated_splits, split_rows
 from vlmscope.probing.verdict import verdict
@@ -85,7 +89,7 @@ def test_an_image_under_two_names_is_seen() -> None:
     assert result.recognition.auroc > 0.52
     text = " ".join(verdict(result))
     assert "Warning: groups whose vectors are each other's nearest" in text
-    assert "one image there under two names" in text
+    assert "it recognises images across folds. Is one there under two names" in text
 
 
 def test_of_too_many_rows_a_part_is_permuted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,5 +213,56 @@ def test_what_is_told_is_corrected_for_its_number(repeated: SweepResult) -> None
     rows = tuple(tiny if row.name == tiny.name else row for row in repeated.rows)
     text = " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
     assert "adds nothing beyond ±0.008" in text, "sure, and of no use"
-    result = replace(result, settings={**repeated.settings, "draws": 20})
+    apart = replace(repeated.data.grouping, groups=np.arange(120))
+    result = replace(
+        result,
+        settings={**repeated.settings, "draws": 20},
+        data=replace(repeated.data, grouping=apart),
+    )
     assert any("20 draws are too few to correct" in line for line in verdict(result))
+
+
+def test_few_groups_of_another_kind_are_saved_too() -> None:
+    """Four values are left out one at a time; five folds for the final scale would be too many."""
+    made = benchmark.made_for("signal, 80 images × 4", 0)
+    groups = made.category % 4
+    probe = LogisticProbe(C=0.01).fit(made.vectors, made.truth)
+    platt, risk = scale_of(probe, made.vectors, made.truth, groups, folds=5)
+    assert platt.a > 0
+    assert ((risk > 0) & (risk < 1)).all()
+
+
+def test_many_different_questions_take_no_memory_of_their_own() -> None:
+    made = benchmark.made_for("null, 80 images × 4", 0)
+    data = benchmark.probe_data_of(made)
+    many = replace(
+        data,
+        truth=np.tile(made.truth, 100),
+        split=np.arange(32_000),
+        split_by="question",
+    )
+    tracemalloc.start()
+    split_rows(many, 3, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6, "a mask for every group would be 1 GB"
+
+
+def test_labels_of_images_of_different_sizes_keep_what_they_have_in_common() -> None:
+    """One label an image, 1 to 15 rows: cut across images, the null would be too narrow."""
+    rejected = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(40), rng.integers(1, 16, 40))
+        truth = (rng.random(40) < 0.4)[groups]
+        vectors = rng.normal(size=(40, 6))[groups] + 0.2 * rng.normal(size=(len(groups), 6))
+        folds = grouped_folds(truth, groups, count=5)
+        null = Permutations(truth, groups, folds, count=100, seed=seed)
+        null.add("vectors", vectors.astype(np.float32))
+        rejected += null.chance().p_value <= 0.05
+    assert rejected <= 5
+
+
+def test_equal_questions_without_an_image_are_one_group() -> None:
+    table = pd.DataFrame({"image_sha256": [""] * 4, "question": ["A?", "a? ", "B?", "A?"]})
+    assert group_by_content(table).groups.tolist() == [0, 0, 1, 0]

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata
-from vlmscope.metrics.resampling import Interval, image_numbers
+from vlmscope.metrics.resampling import Interval, dependence, image_numbers
 from vlmscope.metrics.small_samples import (
     Jackknife,
+    error_of,
     interval_of_auroc,
     jackknife,
     worth_of_rarer,
@@ -71,10 +72,13 @@ def each_kind(
     for name in np.unique(names):
         own = names == name
         found[str(name)] = _left_out(flags[own], risks[own], image[own], stratum[own])
-    told = sum(np.isfinite(_interval(each, LEVEL).low) for each in found.values())
+    fitted = folds is not None
+    told = sum(np.isfinite(_interval(each, LEVEL, fitted).low) for each in found.values())
     level = 1 - (1 - LEVEL) / max(told, 1)
     return {
-        name: KindAuroc(_auroc(each[0]), _interval(each, LEVEL), _interval(each, level))
+        name: KindAuroc(
+            _auroc(each[0]), _interval(each, LEVEL, fitted), _interval(each, level, fitted)
+        )
         for name, each in found.items()
     }
 
@@ -92,8 +96,9 @@ def _auroc(found: Jackknife) -> float:
     return found.wins / found.pairs if found.pairs else float("nan")
 
 
-def _interval(each: tuple[Jackknife, float], level: float) -> Interval:
+def _interval(each: tuple[Jackknife, float], level: float, fitted: bool) -> Interval:
     found, images = each
     if images <= 1 or not found.pairs or np.isnan(found.without).all():
         return _NOTHING
-    return Interval(*interval_of_auroc(found, images, level))
+    extra = dependence(_auroc(found), error_of(found.without)) if fitted else 0.0
+    return Interval(*interval_of_auroc(found, images, level, float(np.sqrt(1 + extra))))

@@ -38,6 +38,18 @@ NEAR_CHANCE = 3.0
 """Standard errors from chance at which folds depend on each other a third as much as at it."""
 
 
+def dependence(auroc: float, error: float) -> float:
+    """Return what folds add to an AUROC's variance by depending on each other, as a share of it.
+
+    >>> dependence(0.5, 0.02), round(dependence(0.62, 0.02), 3)
+    (1.0, 0.018)
+    """
+    if not error > 0:
+        return 0.0
+    distance = max(0.0, (auroc - 0.5) / error)
+    return float(np.exp(-((distance / NEAR_CHANCE) ** 2)))
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A bootstrap interval by the percentile method.
@@ -115,10 +127,7 @@ class Resamples:
             if found is None
             else error_of(found.without)
         )
-        if not error > 0:
-            return 0.0
-        distance = max(0.0, (self.whole[name]["auroc"] - 0.5) / error)
-        return float(np.exp(-((distance / NEAR_CHANCE) ** 2)))
+        return dependence(self.whole[name]["auroc"], error)
 
     def interval(self, name: str, metric: str = "auroc", level: float = 0.95) -> Interval:
         """Return the interval of one metric of one risk; see ``small_samples``."""

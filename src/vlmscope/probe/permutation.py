@@ -36,8 +36,9 @@ def permute_groups(
 ) -> Bool[np.ndarray, "count rows"]:
     """Return labels permuted as whole groups, and within each group.
 
-    The groups' labels are lined up in a random order and dealt to the groups in another. Groups of
-    one size swap their labels whole; of different sizes they are cut where the sizes ask for it.
+    Each group gets the labels of another, in a random order, cut or repeated to its size: what
+    labels of one image have in common they keep. Where sizes differ, the number of positives does
+    too, and a line may have one class.
 
     Args:
         truth: Whether each row is positive (hallucinated).
@@ -45,9 +46,18 @@ def permute_groups(
         count: Permutations.
         seed: Decides them.
     """
-    rows = _rows_of(groups)
-    single: Pairs = [(number,) for number in range(len(rows))]
-    return _dealt(truth, rows, [single], count, seed)
+    generator = np.random.default_rng(seed)
+    _, number, size = np.unique(groups, return_inverse=True, return_counts=True)
+    start = np.cumsum(size) - size
+    position = np.empty(len(truth), dtype=np.int64)
+    position[np.argsort(number, kind="stable")] = np.arange(len(truth))
+    within = position - start[number]
+    labels = np.empty((count, len(truth)), dtype=bool)
+    for line in labels:
+        giver = generator.permutation(len(size))[number]
+        shuffled = np.lexsort((generator.random(len(truth)), number))
+        line[:] = truth[shuffled[start[giver] + within % size[giver]]]
+    return labels
 
 
 def permute_in_pairs(
@@ -195,7 +205,9 @@ def _solved(
 def _standardised(vectors: Float[np.ndarray, "rows width"]) -> Float32[np.ndarray, "rows width"]:
     """Return every feature with mean 0 and deviation 1; a constant one becomes 0."""
     matrix = np.asarray(vectors, np.float32) - vectors.mean(axis=0, dtype=np.float64).astype("f4")
-    deviation = matrix.std(axis=0, dtype=np.float64).astype(np.float32)
+    parts = [matrix[:, at : at + 64] for at in range(0, matrix.shape[1], 64)]  # float64 at a time
+    deviation = np.concatenate([part.std(axis=0, dtype=np.float64) for part in parts])
+    deviation = deviation.astype(np.float32)
     matrix /= np.where(deviation > 0, deviation, 1)
     return np.asarray(matrix)
 

@@ -81,7 +81,7 @@ def _values(
             ValueResult(
                 value=name,
                 rows=count,
-                image_groups=len(np.unique(data.groups[own])),
+                image_groups=len(np.unique(data.grouping.groups[own])),
                 hallucinated=hallucinated,
                 share=float(share[0]),
                 share_interval=Interval(float(low[0]), float(high[0])),

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.metrics import Platt, fit_platt
-from vlmscope.probe import CrossFit, Fold, LogisticProbe, crossfit_logistic, grouped_folds
+from vlmscope.probe import CrossFit, Fold, LogisticProbe, grouped_folds
+from vlmscope.probe.base import inner_count
 from vlmscope.probe.candidates import ChosenFit
 
 Fit = TypeVar("Fit", CrossFit, ChosenFit)
@@ -63,7 +64,9 @@ def scale_of(
     The log-odds it is fitted on come from fits with the probe's own penalty, which the rows they
     judge had no part in.
     """
-    splits = grouped_folds(truth, groups, count=folds)
-    fit = crossfit_logistic(matrix, truth, splits, groups, grid=(probe.C_,))
-    platt = rising_platt(truth, fit.logit)
-    return platt, platt.apply(fit.logit)
+    logit = np.empty(len(truth))
+    for fold in grouped_folds(truth, groups, count=inner_count(truth, groups, folds)):
+        fitted = LogisticProbe(C=probe.C_).fit(matrix[fold.train], truth[fold.train])
+        logit[fold.test] = fitted.decision_function(matrix[fold.test])
+    platt = rising_platt(truth, logit)
+    return platt, platt.apply(logit)

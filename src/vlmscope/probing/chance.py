@@ -125,7 +125,8 @@ class Permutations:
     def chance(self) -> Chance:
         """Return what was found of all matrices that were added."""
         found = np.stack(list(self._found.values()))
-        best = np.nanmax(found[:, 1:], axis=0)
+        told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # not of one class
+        best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
         top = float(np.nanmax(found[:, 0]))
         places = {
             name: PlaceChance(float(line[0]), _p_value(line[0], best))

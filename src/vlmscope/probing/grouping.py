@@ -104,7 +104,8 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
         InputError: A thumbnail is damaged.
     """
     if not has_picture(table).any():
-        return Grouping(np.arange(len(table)), "question", 0)
+        asked = [[" ".join(str(text).casefold().split())] for text in table["question"]]
+        return Grouping(np.asarray(image_groups(asked), dtype=np.int64), "question", 0)
     hashes = [text.split("+") for text in table["image_sha256"]]
     exact = np.asarray(image_groups(hashes))
     groups, by = exact, "content"

@@ -172,7 +172,7 @@ def _flat(row: ProbeResult) -> dict[str, Any]:
         flat[name] = None if gap is None else gap.value
         flat[f"{name}_low"] = None if gap is None else gap.interval.low
         flat[f"{name}_high"] = None if gap is None else gap.interval.high
-        # Of planned tests only; of every layer's they would have to be corrected.
+        # Not of every layer: those would have to be corrected; ``tests`` has the told ones so.
         planned = gap is not None and row.kind in ("selected", "combined")
         flat[f"{name}_p"] = gap.p_value if gap is not None and planned else None
     return flat
@@ -216,7 +216,8 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "unscorable": data.unscorable,
         "left_out": [asdict(each) for each in data.left_out],
         "images": data.grouping.pictures,
-        "image_groups": len(np.unique(data.groups)),
+        "image_groups": len(np.unique(data.grouping.groups)),
+        "groups": len(np.unique(data.groups)),
         "images_by": data.grouped_by,
         "hallucinated": int(data.truth.sum()),
         "settings": dict(result.settings),

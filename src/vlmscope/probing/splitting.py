@@ -60,12 +60,22 @@ def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
         if by == QUESTION
         else _column(data, source, by)
     )
-    different, number = np.unique(np.asarray(names, dtype=str), return_inverse=True)
-    if len(different) < 2:
+    number = numbered(names)
+    if number.max(initial=0) < 1:
         raise InputError(
             f"--group-by {by}: all {len(names):,} rows have the same; give a column that differs"
         )
-    return replace(data, split=number.astype(np.int64), split_by=by)
+    return replace(data, split=number, split_by=by)
+
+
+def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    """Return a number for each different name, in order of appearance.
+
+    >>> numbered(["b", "a", "b"]).tolist()
+    [0, 1, 0]
+    """
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
 
 
 def _column(data: ProbeData, source: Source | None, name: str) -> list[str]:
@@ -94,9 +104,10 @@ def split_rows(data: ProbeData, count: int, seed: int) -> tuple[Fold, ...]:
     """
     if data.split is not None:
         number = data.split
-        each = [number == group for group in range(number.max() + 1)]
-        both = all(0 < data.truth[rows].sum() < rows.sum() for rows in each)
-        if both and 3 <= len(each) <= MOST_LEFT_OUT:
+        count_of = int(number.max()) + 1
+        few = 3 <= count_of <= MOST_LEFT_OUT
+        each = [number == group for group in range(count_of)] if few else []
+        if few and all(0 < data.truth[rows].sum() < rows.sum() for rows in each):
             return tuple(Fold(np.flatnonzero(~rows), np.flatnonzero(rows)) for rows in each)
     try:
         return tuple(grouped_folds(data.truth, data.groups, count=count, seed=seed))
@@ -119,7 +130,7 @@ def repeated_splits(data: ProbeData, count: int, seed: int, repeats: int) -> lis
     while len(splits) < repeats and tried < OTHER_SEEDS:
         tried += 1
         try:
-            split = split_rows(data, count, seed + _STEP * tried)
+            split = split_rows(data, count, (seed + _STEP * tried) % 2**32)
         except FoldError:
             continue  # a greedy splitter: another seed may find one
         if not any(_same(split, other) for other in splits):
@@ -143,8 +154,7 @@ def fold_numbers(folds: Sequence[Fold], count: int) -> NDArray[np.int64]:
 
 def novelty(data: ProbeData, folds: Sequence[Fold]) -> Novelty:
     """Return what judged rows share with training."""
-    questions = [" ".join(text.casefold().split()) for text in data.facts.question]
-    _, question = np.unique(np.asarray(questions, dtype=str), return_inverse=True)
+    question = numbered([" ".join(text.casefold().split()) for text in data.facts.question])
     _, image = np.unique(data.grouping.groups, return_inverse=True)
     shares = []
     for number in (image, question):

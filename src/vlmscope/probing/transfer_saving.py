@@ -136,7 +136,7 @@ def transfer_document(found: TransferResult, folder: Path | None = None) -> dict
             **_run(found.source),
             "rows": len(data.truth),
             "hallucinated": int(data.truth.sum()),
-            "image_groups": len(np.unique(data.groups)),
+            "image_groups": len(np.unique(data.grouping.groups)),
         },
         "tests": [_test(test) for test in found.tests],
     }

@@ -269,8 +269,13 @@ class _OwnFits:
             fit = crossfit_logistic(matrix, truth, self._folds, groups)
             self._fits[path] = calibrated(fit, truth, self._folds)
 
-    def sides(self, carried: Iterable[str]) -> dict[str, Judged]:
-        """Return the out-of-fold risks by the names of what is carried over."""
+    def sides(self, carried: Iterable[str], learnt: Facts) -> dict[str, Judged]:
+        """Return the out-of-fold risks by the names of what is carried over.
+
+        Args:
+            carried: The names.
+            learnt: Facts of the training run: baselines know the same columns of the table.
+        """
         if not self._folds:
             return {}
         truth, wanted = self._target.truth, set(carried)
@@ -278,7 +283,7 @@ class _OwnFits:
         before = {p: fit for p, fit in self._fits.items() if known_of(p.split("/")[0]) == "before"}
         if before:
             risks[SELECTED] = crossfit_select(before, self._folds).risk
-        facts = take_facts(self._target.data.facts, self._target.kept)
+        facts = take_facts(_with_columns(self._target.data, learnt), self._target.kept)
         for baseline, fit in baseline_fits(facts, truth, self._folds):
             risks[baseline.name] = calibrated(fit, truth, self._folds).risk
         fold_of = np.empty(len(truth), dtype=np.int64)
@@ -302,12 +307,12 @@ def _rows(
     """Return a result for each risk: resampled by the images of the test run."""
     truth, groups = target.truth, target.groups
     report(f"intervals, on {target.run.path.name}")
-    sides = {name: Judged(truth, risk, part_of) for name, risk in risks.items()}
+    folds = part_of if target.paired else None  # a single fit on other images is no cross-fit
+    sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
     drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
-    within = {f"own {name}": side for name, side in own.sides(risks).items()}
     within = {
-        name: side
-        for name, side in within.items()
+        f"own {name}": side
+        for name, side in own.sides(risks, result.data.facts).items()
         if constant_pairs(side.truth, side.risk, side.folds) < CONSTANT
     }
     both = resample_sides(

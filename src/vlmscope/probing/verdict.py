@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds
-from vlmscope.metrics.small_samples import is_small, worth_of_rarer
+from vlmscope.metrics.small_samples import TOO_FEW_TO_DRAW, is_small, worth_of_rarer
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.abstaining import abstaining, abstaining_sentence
 from vlmscope.probing.by_column import column_sentences
@@ -102,8 +102,8 @@ def _speaks_of(result: SweepResult) -> Iterator[str]:
     found, by = result.novelty, result.data.split_by
     if found is None:
         return
-    new = [name for name, seen in (("images", found.images), ("questions", found.questions))
-           if not seen]  # fmt: skip
+    pictured = (("images", found.images),) if result.data.grouping.pictures else ()
+    new = [name for name, seen in (*pictured, ("questions", found.questions)) if not seen]
     if by not in (IMAGE, QUESTION):
         new.insert(0, f"values of {by}")
     old = [
@@ -148,8 +148,10 @@ def _chance(result: SweepResult) -> Iterator[str]:
         f"reaches {found.median:.3f} as a rule and {found.high:.3f} once in twenty times; with the "
         f"labels as they are {found.observed:.3f} (ridge probe, p = {found.p_value:.3f})"
     )
+    if found.rows < len(result.data.truth):
+        text += f", on {found.rows:,} of the rows"
     if found.p_value > LEVEL:
-        yield f"{text}: this is what chance gives."
+        yield f"{text}: chance alone may give as much."
         return
     known = sum(each.p_value <= LEVEL for each in found.by_place.values())
     yield f"{text}: {known} of {layers} are above chance, corrected for their number."
@@ -170,7 +172,8 @@ def _corrected(result: SweepResult) -> Iterator[str]:
     if not lost:
         return
     draws = result.settings["draws"]
-    if 2 * len(result.tests) / (draws + 1) > LEVEL:
+    drawn = not is_small(result.data.truth, result.data.groups, TOO_FEW_TO_DRAW)
+    if drawn and 2 * len(result.tests) / (draws + 1) > LEVEL:
         yield (
             f"{len(result.tests)} differences are told here, and {draws} draws are too few to "
             "correct for their number."
@@ -229,8 +232,8 @@ def _warnings(result: SweepResult) -> Iterator[str]:
             f"Warning: groups whose vectors are each other's nearest ({seen.pairs:,} pairs) got "
             f"labels of other pairs, and the probe is right above chance in {seen.above:.0%} of "
             f"{result.settings['permutations']} such permutations (mean AUROC {seen.auroc:.3f}, "
-            f"{seen.low:.3f} to {seen.high:.3f}): it recognises images across folds. Is one image "
-            "there under two names, or in two versions? Then these numbers cannot be trusted."
+            f"{seen.low:.3f} to {seen.high:.3f}): it recognises {_whole(result)} across folds. Is "
+            "one there under two names, or in two versions? Then these numbers cannot be trusted."
         )
     if data.grouped_by.startswith("image_id"):
         yield (
@@ -242,7 +245,7 @@ def _warnings(result: SweepResult) -> Iterator[str]:
 def _within(result: SweepResult) -> Iterator[str]:
     """Say how much is left where categories cannot help, beside what the baselines have left."""
     found = result.within_category.get("selected")
-    if found is None:
+    if found is None or not np.isfinite(found.interval.low):
         return
     text = f"Comparing only answers of the same category, its AUROC is {_span(found)}"
     if found.interval.low <= 0.5:
@@ -278,7 +281,7 @@ _NOUNS = {
 
 def _comparison(gap: Difference | None) -> str:
     """Say whether a difference is one."""
-    if gap is None:
+    if gap is None or not np.isfinite(gap.interval.low):
         return "not compared."
     if gap.interval.low > 0:
         return f"the probe is better by {_signed(gap)}."
@@ -294,7 +297,7 @@ def _gain(gap: Difference | None, holds: bool) -> str:
         gap: The gain.
         holds: Whether it is one once all differences that are told are counted.
     """
-    if gap is None:
+    if gap is None or not np.isfinite(gap.interval.low):
         return "was not compared."
     low, high = gap.interval.low, gap.interval.high
     if (most := max(-low, high)) < NEGLIGIBLE:

@@ -7,7 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlmscope.metrics import coverage_band, reliability, risk_coverage, roc, threshold_at
+from vlmscope.metrics import (
+    coverage_band,
+    reliability,
+    risk_coverage,
+    roc,
+    threshold_at,
+)
 from vlmscope.plots import (
     CategoryRate,
     CoverageLine,

@@ -41,6 +41,12 @@ _NAMES = re.compile(
     r"|(?<=[,:.] )(?P<i>A)(?=\W*$)"
     r"|\b(?P<h>[A-J])(?= (?:or|and|&) \(?[A-J]\b)"
 )
+_SEVERAL = re.compile(
+    r"(?P<before>\b[A-Z]\w+ )?\b(?P<one>[A-J])\b[)*.,]{0,3} (?:or|and|/) "
+    r"(?:(?:option|choice) )?[(*]{0,3}(?P<other>[A-J])\b(?! is (?:not|wrong|incorrect))"
+)
+"""Two letters side by side: an answer that does not choose."""
+
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm)\b", re.IGNORECASE)
 
 
@@ -142,6 +148,10 @@ def choose(text: str, choices: Choices) -> Chosen:
 
 def _choose(text: str, choices: Choices) -> Chosen:
     by_letter = chosen_letter(text, choices.letters)
+    for several in _SEVERAL.finditer(text[:2_000]):
+        name = (several["before"] or "Both").strip()  # "Team A and B" are two teams
+        if several["one"] != several["other"] and name in ("Both", "Either", "Options", "Choices"):
+            return Chosen(None, "names several options")
     if by_letter == "":
         return Chosen(None, "names several options")
     named = _named_texts(text, choices)

@@ -1,10 +1,4 @@
-"""Numbers as people write them: words, Unicode and LaTeX, clock times, amounts.
-
-Packages that read number words were tried first. ``word2number`` reads one number a text and takes
-*point* and *and* for parts of it; ``text2num`` turns a text's number words into digits, but not
-*one* by itself, and reads *twenty nine* in "ages twenty, nine" too; both are changed by the words
-around. What the scorers need is small: a run of number words, as tokens.
-"""
+"""Numbers as people write them: words, Unicode and LaTeX, clock times, amounts."""
 
 from __future__ import annotations
 

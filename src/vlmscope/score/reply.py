@@ -23,6 +23,16 @@ _TURN = re.compile(
     r"(?:\*\*)?(?::(?:\*\*)?|[ \t]*(?=\n))",
     re.IGNORECASE,
 )
+_CORRECTION = re.compile(
+    r"\bcorrection *[:,]|\b(?:sorry|no|wait|hmm|actually)[,:.]? +i meant?\b|, *i mean\b"
+    r"|\bscratch that\b|\blet me correct (?:that|this|myself)\b|\bor rather\b"
+    r"|\bon second thoughts?\b|\b(?:up)?on (?:a )?closer (?:inspection|look)\b"
+    r"|\b(?:looking|counting) (?:again|closer|more closely)\b|\bno,? +wait\b"
+    r"|(?<=[.…!?] )wait\b|\bi (?:first|initially) thought\b[^.\n]{1,80}?,? but\b",
+    re.IGNORECASE,
+)
+"""What takes back what was said before."""
+
 _MARKS = re.compile(r"\W+")
 
 _FINAL = re.compile(
@@ -46,12 +56,21 @@ def read_reply(text: str, question: str = "") -> str:
     'No.'
     >>> read_reply("Is there a cup? Yes.", "Is there a cup?")
     'Yes.'
+    >>> read_reply("Yes, sorry, I mean no."), read_reply("It is red. Correction: it is blue.")
+    ('no.', 'it is blue.')
     """
     text = text[:_LONGEST]
     if "<" in text or "[" in text:
         text = _THOUGHT.sub("", _SPECIAL.sub(" ", text), count=1)
     text = _without_question(_of_turns(text, question), question)
-    return text.strip()
+    return _corrected(text).strip()
+
+
+def _corrected(text: str) -> str:
+    """Return what stands after the last words that take something back."""
+    *_, last = [None, *_CORRECTION.finditer(text)]
+    rest = "" if last is None else text[last.end() :].lstrip(" ,:.…-–—")
+    return rest if re.search(r"\w", rest) else text
 
 
 def final_answer(text: str) -> str | None:

@@ -92,6 +92,7 @@ _UNSEEN = re.compile(
     r"\bnot (?:be |clearly |fully |actually )*(?:visible|seen|shown|depicted|pictured|displayed"
     r"|in (?:view"
     r"|frame|sight))\b|\binvisible\b|\bout of (?:view|frame|sight)\b"
+    r"|\b(?:i|we|you|one) (?:can|could|do) not (?:clearly |really |actually |even )?see\b"
 )
 _BARE_NO = re.compile(
     r"^(?:it|they|he|she|there|this|that|i|we) \w+ not\b"
