@@ -84,8 +84,7 @@ def test_it_answers_a_second_world_in_words_that_the_scorers_read(
     scores = list(Auto()(rows))
     for row, score, verdict in zip(rows, scores, right, strict=True):
         # a bare yes or no to "is there not a circle?" means one thing here, another elsewhere
-        left = score.hallucinated is None and " not " in row.question
-        assert left or score.hallucinated == (not verdict), (row, score)
+        assert score.hallucinated == (not verdict), (row, score)
     assert sum(score.hallucinated is None for score in scores) < 8
 
 

@@ -10,7 +10,8 @@ Here an answer takes a side only where its own words say so:
 
 *The tail is not visible* is no *No* to a question about the tail's colour: it says that the answer
 cannot be told. To a negated question (*Isn't it red?*) *yes* and *no* mean different things to
-different people, so only a sentence that says the same as the truth, or the opposite, is scored.
+different people: where the truth is a sentence, only a sentence that says the same or the opposite
+is scored; where it is one word, an answer of one word is compared with it.
 """
 
 from __future__ import annotations
@@ -344,6 +345,12 @@ def _negated(question: Question, accepted: tuple[str, ...], answer: str, truth: 
     if own is None:
         if plain(answer).strip(" .!") in {plain(text).strip(" .!") for text in accepted}:
             return Finding(False, f"is the truth {excerpt(answer)}")
+        stance = read_stance(answer)
+        bare = all(plain(text).strip(" .!") in ("yes", "no") for text in accepted)
+        if bare and stance is not None and stance.side in ("yes", "no"):
+            # The table answers in one word, as the model does: both in the table's sense. To leave
+            # only the answers that differ would count right ones alone.
+            return Finding(stance.side != truth, f"says {stance.side}, truth {truth}")
         return Finding(None, f"yes or no to a negated question: {excerpt(answer)}")
     true = {said for text in accepted if (said := _polarity(text, question))}
     if len(true) != 1 or own == "unclear":
