@@ -12,6 +12,7 @@ import pytest
 from judge_server import KEY, Server, serving
 from vlmscope import demo
 from vlmscope.cli import main
+from vlmscope.cli.output import stderr, stdout
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ Command = Callable[..., Outcome]
 def vlmscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command line in this process."""
     monkeypatch.setenv("COLUMNS", "200")
+    for console in (stdout, stderr):  # imported where COLUMNS is set, they keep that width
+        monkeypatch.setattr(console, "_width", None)
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

@@ -261,7 +261,7 @@ def test_a_blob_may_be_a_link_to_one_of_another_name(
 def test_a_file_that_changes_while_the_model_is_loaded(
     copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, when: str
 ) -> None:
-    load = loading._load_weights
+    load = loading.load_weights
 
     def replaced(*arguments: Any, **options: Any) -> Any:
         model = load(*arguments, **options) if when == "after" else None
@@ -270,7 +270,7 @@ def test_a_file_that_changes_while_the_model_is_loaded(
         other.replace(copy / name)
         return model or load(*arguments, **options)
 
-    monkeypatch.setattr(loading, "_load_weights", replaced)
+    monkeypatch.setattr(loading, "load_weights", replaced)
     with pytest.raises(ModelError, match=rf"{name}: was changed while the model was being loaded"):
         load_model(copy, device="cpu")
 

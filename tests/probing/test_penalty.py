@@ -63,7 +63,7 @@ def test_what_is_saved(found: tuple[Path, SweepResult], tmp_path: Path) -> None:
     assert table.loc[PLANTED, "chosen_c"].tolist() == rows[PLANTED]["chosen_c"]
     info = load_probe(folder / summary["selected_probe"])[1]
     assert info.chosen_c == result[PLANTED].chosen_c
-    assert any("the weakest of the grid (C = 0.1)" in line for line in summary["verdict"])
+    assert any("the weakest of the grid (C = 1)" in line for line in summary["verdict"])
 
 
 def test_vectors_without_a_sign_choose_the_strongest_and_nobody_is_alarmed(
@@ -82,8 +82,8 @@ def test_vectors_without_a_sign_choose_the_strongest_and_nobody_is_alarmed(
     ("chosen", "edge"),
     [
         ((1e-5, 1e-5, 1e-4, 1e-4, 1e-5), "low"),
-        ((1e-1, 1e-1, 1e-2, 1e-1), "high"),
-        ((1e-1, 1e-1, 1e-5, 1e-5), None),
+        ((1.0, 1.0, 1e-1, 1.0), "high"),
+        ((1.0, 1.0, 1e-5, 1e-5), None),
         ((1e-3,) * 5, None),
         ((), None),
         (None, None),

@@ -14,7 +14,7 @@ GridEdge = Literal["low", "high"] | None
 def grid_edge(chosen: Sequence[float] | None, grid: Sequence[float] = GRID) -> GridEdge:
     """Return the end of the grid that more than half of the folds chose, if any.
 
-    >>> grid_edge([1e-5, 1e-5, 1e-5, 1e-4, 1e-3]), grid_edge([0.1] * 5), grid_edge([1e-3] * 5)
+    >>> grid_edge([1e-5, 1e-5, 1e-5, 1e-4, 1e-3]), grid_edge([1.0] * 5), grid_edge([1e-3] * 5)
     ('low', 'high', None)
     """
     if not chosen:
