@@ -156,7 +156,7 @@ def test_each_category_is_left_out_once() -> None:
         assert len(set(categories[result.fold_of[0] == fold])) == 1
     assert result["category"].metrics.auroc == pytest.approx(0.5), "a new category says nothing"
     text = " ".join(verdict(result))
-    assert "of 5 different category that it had not seen" in text
+    assert "of 5 values of category that it had not seen" in text
     assert "new values of category" in text
 
 
@@ -170,6 +170,12 @@ def test_a_column_that_cannot_group_is_refused_in_a_line() -> None:
     two = replace(data, categories=tuple("ab"[int(t)] for t in data.truth))
     with pytest.raises(FoldError, match=r"--group-by category: folds: "):
         split_rows(grouped_by(two, None, "category"), 5, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_is_refused(seed: int) -> None:
+    with pytest.raises(InputError, match=r"--seed -?\d+: give a number from 0"):
+        SweepSpec(seed=seed)
 
 
 @pytest.mark.parametrize("spec", [{"repeats": 0}, {"permutations": 99}])

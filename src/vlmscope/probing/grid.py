@@ -115,6 +115,8 @@ class SweepSpec:
             raise InputError(
                 f"--folds {self.folds}, --draws {self.draws}: give 3 folds or more, and a draw"
             )
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed {self.seed}: give a number from 0 to {2**32 - 1}")
         if self.permutations < LEAST_PERMUTATIONS or (
             self.repeats is not None and self.repeats < 1
         ):

@@ -87,7 +87,7 @@ def _groups(result: SweepResult) -> str:
     count = len(np.unique(data.split))
     if data.split_by == QUESTION:
         return f"to {count:,} questions"
-    return f"of {count:,} different {data.split_by}"
+    return f"of {count:,} values of {data.split_by}"
 
 
 def _constant_folds(result: SweepResult) -> int:
