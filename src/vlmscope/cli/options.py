@@ -169,6 +169,15 @@ POSITIONS = ",".join(DEFAULT_POSITIONS)
 MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Return names that stand with commas between.
+
+    >>> names("a, b,")
+    ('a', 'b')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def build_spec(
     layers: str, positions: str, vision_pooling: str, max_new_tokens: int, compat: str = ""
 ) -> CaptureSpec:
@@ -179,7 +188,7 @@ def build_spec(
     """
     return CaptureSpec(
         layers=layers,
-        positions=tuple(name.strip() for name in positions.split(",") if name.strip()),
+        positions=names(positions),
         vision_pooling=cast("Any", vision_pooling),
         max_new_tokens=max_new_tokens,
         compat=cast("Any", compat),

@@ -144,9 +144,9 @@ def probe(
     from vlmscope.store import DEFAULT, read_document
 
     spec = SweepSpec(
-        estimators=_names(estimators), folds=folds, repeats=repeats, group_by=group_by,
+        estimators=options.names(estimators), folds=folds, repeats=repeats, group_by=group_by,
         copies=copies, permutations=permutations, draws=draws, seed=seed, protocol=protocol,
-        by=None if by is None else _names(by),
+        by=None if by is None else options.names(by),
     )  # fmt: skip
     wanted = _wanted_labels(run, labels)
     name = wanted if isinstance(wanted, str) else DEFAULT
@@ -186,11 +186,6 @@ def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] |
         show(Text(line))
     if transferred is not None:
         show_transfer(transferred)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Return names that stand with commas between."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _wanted_labels(run: Path, labels: str | None) -> str | LabelTable | None:

@@ -27,6 +27,7 @@ from vlmscope.probe import (
     crossfit_logistic,
     crossfit_select,
 )
+from vlmscope.probe.base import block_numbers
 from vlmscope.probe.baselines import JOINT, Known, baseline_fits
 from vlmscope.probing.by_column import by_column
 from vlmscope.probing.calibrating import calibrated
@@ -45,7 +46,7 @@ from vlmscope.probing.judging import (
 from vlmscope.probing.research import LabelTable, research_data
 from vlmscope.probing.results import ColumnResult, SweepResult, WithinGap, most_chosen
 from vlmscope.probing.source import Source, check_labels, model_of
-from vlmscope.probing.splitting import IMAGE, fold_numbers, grouped_by, novelty, repeated_splits
+from vlmscope.probing.splitting import IMAGE, grouped_by, novelty, repeated_splits
 from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.store import DEFAULT, Run, SeedFiles, vector_path
 
@@ -183,7 +184,7 @@ def sweep_rows(
         data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed
     )
     entries, chosen = _of_all_splits(data, matrix, splits, spec, report, permuted)
-    fold_of = np.stack([fold_numbers(folds, len(data.truth)) for folds in splits])
+    fold_of = np.stack([block_numbers(folds, len(data.truth)) for folds in splits])
     report("permuted labels")
     recognition = _recognition(data, matrix, permuted, most_chosen(chosen))
     report("intervals")

@@ -68,6 +68,15 @@ class Grouping:
         return f"; with --copies exact, where only equal images are one group, there are {exact}"
 
 
+def plain_question(text: str) -> str:
+    """Return a question's words without case and spacing: equal ones are one question.
+
+    >>> plain_question("Is it  RED?")
+    'is it red?'
+    """
+    return " ".join(text.casefold().split())
+
+
 def has_picture(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Return which rows of a run's table are questions about a picture, ``[N]``."""
     return np.array([bool(sha256) for sha256 in table["image_sha256"]], dtype=bool)
@@ -104,7 +113,7 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
         InputError: A thumbnail is damaged.
     """
     if not has_picture(table).any():
-        asked = [[" ".join(str(text).casefold().split())] for text in table["question"]]
+        asked = [[plain_question(str(text))] for text in table["question"]]
         return Grouping(np.asarray(image_groups(asked), dtype=np.int64), "question", 0)
     hashes = [text.split("+") for text in table["image_sha256"]]
     exact = np.asarray(image_groups(hashes))

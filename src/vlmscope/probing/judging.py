@@ -111,9 +111,10 @@ def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
     """
     args = rows.truth, rows.risks, rows.groups, rows.folds
     ranks = resample(*args, draws=draws, seed=seed, metrics=("auroc",), correct=True)
-    others = resample(*args, draws=max(1, draws // 4), seed=seed)
+    rest = tuple(name for name in NAMES if name != "auroc")
+    others = resample(*args, draws=max(1, draws // 4), seed=seed, metrics=rest)
     return Resamples(
-        others.whole,
+        {name: {**others.whole[name], **ranks.whole[name]} for name in rows.risks},
         {name: {**others.drawn[name], **ranks.drawn[name]} for name in rows.risks},
         ranks.jackknives,
         ranks.images,

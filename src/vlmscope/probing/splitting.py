@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError
 from vlmscope.probe import Fold, FoldError, grouped_folds
 from vlmscope.probing.data import ProbeData
+from vlmscope.probing.grouping import plain_question
 from vlmscope.probing.source import Source
 from vlmscope.probing.table_columns import kind_of
 
@@ -56,7 +57,7 @@ def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
     if by == IMAGE:
         return data
     names = (
-        [" ".join(text.casefold().split()) for text in data.facts.question]
+        [plain_question(text) for text in data.facts.question]
         if by == QUESTION
         else _column(data, source, by)
     )
@@ -144,17 +145,9 @@ def _same(one: Sequence[Fold], other: Sequence[Fold]) -> bool:
     return parts[0] == parts[1]
 
 
-def fold_numbers(folds: Sequence[Fold], count: int) -> NDArray[np.int64]:
-    """Return the number of the fold in which each row is judged."""
-    numbers = np.empty(count, np.int64)
-    for number, fold in enumerate(folds):
-        numbers[fold.test] = number
-    return numbers
-
-
 def novelty(data: ProbeData, folds: Sequence[Fold]) -> Novelty:
     """Return what judged rows share with training."""
-    question = numbered([" ".join(text.casefold().split()) for text in data.facts.question])
+    question = numbered([plain_question(text) for text in data.facts.question])
     _, image = np.unique(data.grouping.groups, return_inverse=True)
     shares = []
     for number in (image, question):

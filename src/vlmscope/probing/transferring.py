@@ -32,6 +32,7 @@ from vlmscope.probe import (
     crossfit_select,
     grouped_folds,
 )
+from vlmscope.probe.base import block_numbers
 from vlmscope.probe.baselines import JOINT, Facts, Known, baseline_fits
 from vlmscope.probing.calibrating import calibrated
 from vlmscope.probing.carrying import (
@@ -286,9 +287,7 @@ class _OwnFits:
         facts = take_facts(_with_columns(self._target.data, learnt), self._target.kept)
         for baseline, fit in baseline_fits(facts, truth, self._folds):
             risks[baseline.name] = calibrated(fit, truth, self._folds).risk
-        fold_of = np.empty(len(truth), dtype=np.int64)
-        for number, fold in enumerate(self._folds):
-            fold_of[fold.test] = number
+        fold_of = block_numbers(self._folds, len(truth))
         return {
             name: Judged(truth, risk, fold_of) for name, risk in risks.items() if name in wanted
         }
