@@ -20,16 +20,18 @@ from sklearn.dummy import DummyClassifier  # type: ignore[import-untyped,unused-
 from sklearn.ensemble import (  # type: ignore[import-untyped,unused-ignore]
     HistGradientBoostingClassifier,
 )
-from sklearn.linear_model import (  # type: ignore[import-untyped,unused-ignore]
-    LogisticRegression,
-)
-from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped,unused-ignore]
 from sklearn.preprocessing import (  # type: ignore[import-untyped,unused-ignore]
     OneHotEncoder,
     StandardScaler,
 )
 
-from vlmscope.probe.candidates import Candidate, ChosenFit, best_of, crossfit_candidates
+from vlmscope.probe.candidates import (
+    Candidate,
+    ChosenFit,
+    best_of,
+    crossfit_candidates,
+    regression,
+)
 from vlmscope.probe.folds import Fold
 from vlmscope.probe.known_facts import (
     Known as KnownFacts,
@@ -154,11 +156,11 @@ def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
     found = {}
     for name, cells in known.columns.items():
         if (features := one_hot(cells)).shape[1]:
-            found[f"column {name}"] = Candidate(features, partial(_regression, 10.0))
+            found[f"column {name}"] = regression(features, 10.0)
     for name, make in (("few", few_facts), ("pairs", kinds_and_numbers), ("all", all_facts)):
         features = make(known)
         for strength in JOINT_GRID:
-            found[f"{name}, C={strength:g}"] = Candidate(features, partial(_regression, strength))
+            found[f"{name}, C={strength:g}"] = regression(features, strength)
     features, kinds = for_trees(known)
     found["trees"] = Candidate(features, partial(_trees, kinds))
     return found
@@ -203,14 +205,10 @@ def _known(facts: Facts) -> KnownFacts:
 def _trees(kinds: Sequence[bool]) -> Any:
     """Return gradient boosting of small trees."""
     return HistGradientBoostingClassifier(
-        max_iter=60, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=15,
+        max_iter=30, learning_rate=0.2, max_leaf_nodes=8, min_samples_leaf=15,
         l2_regularization=1.0, categorical_features=list(kinds), early_stopping=False,
         random_state=0,
     )  # fmt: skip
-
-
-def _regression(strength: float) -> Any:
-    return LogisticRegression(C=strength, max_iter=2000, tol=1e-3)
 
 
 def _column(values: Sequence[str] | None) -> NDArray[Any] | None:
@@ -245,7 +243,7 @@ def _by_kind(values: NDArray[Any] | None) -> Mapping[str, Candidate] | None:
     if values is None:
         return None
     features = OneHotEncoder().fit_transform(values)
-    return {"kinds": Candidate(features, partial(_regression, 10.0))}
+    return {"kinds": regression(features, 10.0)}
 
 
 def _by_number(values: NDArray[np.float64] | None) -> Mapping[str, Candidate] | None:
@@ -254,10 +252,8 @@ def _by_number(values: NDArray[np.float64] | None) -> Mapping[str, Candidate] | 
     if column is None:
         return None
     return {
-        "linear": Candidate(
-            column, lambda: make_pipeline(StandardScaler(), LogisticRegression(C=10.0))
-        ),
-        "spline": Candidate(spline(column[:, 0]), partial(_regression, 10.0)),
+        "linear": regression(StandardScaler().fit_transform(column), 10.0),
+        "spline": regression(spline(column[:, 0]), 10.0),
     }
 
 
@@ -266,7 +262,7 @@ def _by_words(facts: Facts) -> Mapping[str, Candidate] | None:
     features = words(facts.question)
     if features is None:
         features = np.zeros((len(facts.question), 1))
-    return {f"C={c:g}": Candidate(features, partial(_regression, c)) for c in WORD_GRID}
+    return {f"C={c:g}": regression(features, c) for c in WORD_GRID}
 
 
 def _majority(facts: Facts) -> Mapping[str, Candidate]:

@@ -65,9 +65,17 @@ class BlockedRows:
 
 
 def block_rows(
-    vectors: Float[np.ndarray, "rows width"], block: Int[np.ndarray, " rows"]
+    vectors: Float[np.ndarray, "rows width"],
+    block: Int[np.ndarray, " rows"],
+    *,
+    rescale: bool = True,
 ) -> BlockedRows:
     """Copy the rows into the order of their blocks, numbered from 0 without a gap.
+
+    Args:
+        vectors: The rows.
+        block: Each row's block.
+        rescale: Divide each feature by its deviation; without, only its mean is taken off.
 
     Raises:
         FoldError: A value is not finite.
@@ -85,6 +93,7 @@ def block_rows(
         values[start : start + CHUNK] = part
     variance /= len(order)
     scale = np.sqrt(np.where(variance > (1e-7 * shift) ** 2, variance, 1.0))
+    scale = scale if rescale else np.ones_like(scale)
     values *= (1 / scale).astype(np.float32)
     sums, squares = _block_sums(values, starts)
     return BlockedRows(values, order, starts, shift, scale, sums, squares)
@@ -180,6 +189,8 @@ def pose(
     truth: Shaped[np.ndarray, " rows"],
     masks: Bool[np.ndarray, "problems blocks"],
     strength: Float[np.ndarray, " problems"],
+    *,
+    standardise: bool = True,
 ) -> Problems:
     """Pose one regression for each mask, with ``strength`` as its ``C``.
 
@@ -188,6 +199,8 @@ def pose(
         truth: Labels in the caller's order.
         masks: Blocks to train on.
         strength: scikit-learn's ``C``, the inverse of the penalty.
+        standardise: Penalise the weights on features that the problem's own rows standardise;
+            without, those on the blocks' values as they are.
 
     Raises:
         FoldError: A problem holds one class only.
@@ -198,5 +211,7 @@ def pose(
     if ((positives == 0) | (positives == count)).any():
         raise FoldError("probe: training rows of one class only; label rows of both classes")
     mean, deviation = (part.astype(np.float32) for part in rows.moments(masks))
+    if not standardise:  # the means stay: a bias without penalty takes up any shift
+        deviation = np.ones_like(deviation)
     penalty = (1 / np.asarray(strength)).astype(np.float32)
     return Problems(rows, label, masks, penalty, count, positives, mean, deviation)
