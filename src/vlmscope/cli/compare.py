@@ -17,10 +17,8 @@ from vlmscope.cli.output import count, show, shown_text, stderr, stdout
 if TYPE_CHECKING:
     from vlmscope.probing.comparing import Comparison, PairSummary, RunSummary
 
-HEADINGS = (
-    *("run", "model", "rows", "unscorable", "hallucinated", "95% interval"),
-    *("probe AUROC", "95% interval", "above joint"),
-)
+HEADINGS = ("run", "model", "rows", "unscorable", "hallucinated", "probe AUROC", "above joint")
+"""Below a rate and an AUROC stands the 95% interval."""
 
 
 def compare(
@@ -60,16 +58,26 @@ def _show_runs(found: Comparison) -> None:
     """Print a line for each run."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in HEADINGS:
-        table.add_column(heading, overflow="fold")
-    for run in found.runs:
+        number = heading not in ("run", "model")
+        table.add_column(
+            heading, overflow="fold", no_wrap=number, justify="right" if number else "left"
+        )
+    names = [run.run.rstrip("/").rsplit("/", 1)[-1] for run in found.runs]
+    for run, name in zip(found.runs, names, strict=True):
+        rate = _span(run.hallucination_rate_low, run.hallucination_rate_high, ".1%")
+        auroc = _span(run.probe_auroc_low, run.probe_auroc_high)
         table.add_row(
-            Text(shown_text(run.run)), Text(shown_text(run.model.rsplit("/", 1)[-1])),
-            f"{run.rows:,}", f"{run.unscorable:,}", _share(run.hallucination_rate),
-            _span(run.hallucination_rate_low, run.hallucination_rate_high, ".1%"),
-            _shown(run.probe_auroc), _span(run.probe_auroc_low, run.probe_auroc_high),
+            Text(shown_text(name if names.count(name) == 1 else run.run)),
+            Text(shown_text(run.model.rstrip("/").rsplit("/", 1)[-1])),
+            f"{run.rows:,}",
+            f"{run.unscorable:,}",
+            f"{_shown(run.hallucination_rate, '.1%')}\n{rate.replace('% to ', '–')}".rstrip("\n–")
+            or "–",
+            f"{_shown(run.probe_auroc)}\n{auroc.replace(' to ', '–')}".rstrip("\n–") or "–",
             _shown(run.above_joint, "+.3f"),
-        )  # fmt: skip
+        )
     show(table)
+    show(Text("below each: its 95% interval", style="dim"))
 
 
 def _sentences(found: Comparison) -> Iterator[str]:
@@ -135,10 +143,6 @@ def _says(low: float | None, high: float | None, more: str, less: str, neither: 
 
 def _p_values(plain: float | None, corrected: float | None) -> str:
     return f"p {_shown(plain)}, corrected {_shown(corrected)}"
-
-
-def _share(value: float | None) -> str:
-    return _shown(value, ".1%")
 
 
 def _shown(value: float | None, form: str = ".3f") -> str:
