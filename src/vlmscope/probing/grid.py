@@ -181,8 +181,9 @@ def sweep_rows(
     repeats = spec.repeats or (REPEATS if few else 1)
     splits = repeated_splits(data, spec.folds, spec.seed, repeats)
     permuted = Permutations(
-        data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed
-    )
+        data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed,
+        images=None if data.split is None else data.grouping.groups,
+    )  # fmt: skip
     entries, chosen = _of_all_splits(data, matrix, splits, spec, report, permuted)
     fold_of = np.stack([block_numbers(folds, len(data.truth)) for folds in splits])
     report("permuted labels")

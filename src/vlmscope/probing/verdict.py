@@ -140,6 +140,10 @@ def _chance(result: SweepResult) -> Iterator[str]:
     """Say what the search through layers finds in permuted labels."""
     found = result.chance
     if found is None:
+        yield (
+            "No fold of the rows that labels are permuted on has both outcomes: what the search "
+            "finds by chance is not known."
+        )
         return
     layers = len(found.by_place)
     best = "the best representation and layer" if layers > 1 else "it"
