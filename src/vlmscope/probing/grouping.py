@@ -148,7 +148,8 @@ def content_groups(
     texts = np.array([text for table in tables for text in table["question"]], dtype=object)
     joined = pd.concat(columns, ignore_index=True)
     pictured = has_picture(joined)
-    bare = np.asarray(image_groups([[str(text)] for text in texts[~pictured]]), dtype=np.int64)
+    asked = [[plain_question(str(text))] for text in texts[~pictured]]
+    bare = np.asarray(image_groups(asked), dtype=np.int64)
     groups, by = np.empty(len(joined), dtype=np.int64), "question"
     groups[~pictured] = bare
     if pictured.any():
