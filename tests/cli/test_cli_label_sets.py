@@ -284,6 +284,8 @@ def test_agreement_of_two_sets(vlmscope: Command, run: Path, by_hand: Path) -> N
     assert record["every"]["confusion"]["faithful"]["unscorable"] == 1
     assert sum(sum(row.values()) for row in record["every"]["confusion"].values()) == ROWS
     assert record["decided"]["kappa_low"] <= record["decided"]["kappa"]
+    with pytest.raises(InputError, match="--seed -1: give a number"):
+        compare_labels(open_run(run), "human", "default", seed=-1)
     swapped = compare_labels(open_run(run), "human", "default")
     assert swapped.decided.kappa == pytest.approx(record["decided"]["kappa"])
     assert swapped.every.confusion.T.tolist() == [

@@ -11,6 +11,7 @@ import numpy as np
 from vlmscope.errors import InputError
 from vlmscope.metrics import Agreement, agreement
 from vlmscope.probing.grouping import group_by_content
+from vlmscope.probing.source import check_seed
 from vlmscope.schema import Outcome
 from vlmscope.store import Run, read_labels
 
@@ -78,6 +79,7 @@ def compare_labels(
         InputError: The run lacks one of them, or they have no question of the run in common.
         StoreError: A label file is damaged.
     """
+    check_seed(seed)
     first, second = read_labels(run.path, one), read_labels(run.path, other)
     both = [id_ in first and id_ in second for id_ in run.ids]
     ids = [id_ for id_, shared in zip(run.ids, both, strict=True) if shared]

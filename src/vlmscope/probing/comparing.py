@@ -19,6 +19,7 @@ from vlmscope.metrics import Judged, holm, rate, rate_difference, resample_sides
 from vlmscope.probe import image_groups
 from vlmscope.probing.grouping import content_groups
 from vlmscope.probing.loading import SavedSweep, read_sweep
+from vlmscope.probing.source import check_seed
 from vlmscope.store import Run, open_run, read_labels
 
 if TYPE_CHECKING:
@@ -133,8 +134,10 @@ def compare_runs(
     """Compare labelled runs with the first of them.
 
     Raises:
-        InputError: Fewer than two runs, the same one twice, or one without labels.
+        InputError: Fewer than two runs, the same one twice, one without labels, or a seed that is
+            none.
     """
+    check_seed(seed)
     opened = [each if isinstance(each, Run) else open_run(each) for each in runs]
     if len(opened) < 2:
         raise InputError(f"compare: {len(opened)} run given; give two or more")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds
-from vlmscope.metrics.small_samples import TOO_FEW_TO_DRAW, is_small, worth_of_rarer
+from vlmscope.metrics.small_samples import is_small, too_few_to_draw, worth_of_rarer
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.abstaining import abstaining, abstaining_sentence
 from vlmscope.probing.by_column import column_sentences
@@ -140,6 +140,10 @@ def _chance(result: SweepResult) -> Iterator[str]:
     """Say what the search through layers finds in permuted labels."""
     found = result.chance
     if found is None:
+        yield (
+            "No fold of the rows that labels are permuted on has both outcomes: what the search "
+            "finds by chance is not known."
+        )
         return
     layers = len(found.by_place)
     best = "the best representation and layer" if layers > 1 else "it"
@@ -172,7 +176,8 @@ def _corrected(result: SweepResult) -> Iterator[str]:
     if not lost:
         return
     draws = result.settings["draws"]
-    drawn = not is_small(result.data.truth, result.data.groups, TOO_FEW_TO_DRAW)
+    rows = result.stacked()
+    drawn = not too_few_to_draw(rows.truth, rows.groups, rows.folds)
     if drawn and 2 * len(result.tests) / (draws + 1) > LEVEL:
         yield (
             f"{len(result.tests)} differences are told here, and {draws} draws are too few to "
