@@ -134,7 +134,7 @@ def test_questions_that_were_seen_count_for_less_when_they_are_kept_together() -
     assert "of the answers are to a question that stands, word for word, in training" in text
     assert "--group-by question" in text
     text = " ".join(verdict(new))
-    assert "answers to 30 questions that it had not seen" in text
+    assert "held-out answers to 30 questions" in text
     assert "These numbers are of new questions, and of nothing else" in text
     assert "of the answers are about an image that stands in training too" in text
 
@@ -156,7 +156,7 @@ def test_each_category_is_left_out_once() -> None:
         assert len(set(categories[result.fold_of[0] == fold])) == 1
     assert result["category"].metrics.auroc == pytest.approx(0.5), "a new category says nothing"
     text = " ".join(verdict(result))
-    assert "of 5 values of category that it had not seen" in text
+    assert "held-out answers of 5 values of category" in text
     assert "new values of category" in text
 
 
@@ -214,13 +214,16 @@ def test_what_is_told_is_corrected_for_its_number(
     rows = tuple(both if row.name == both.name else row for row in repeated.rows)
     text = " ".join(verdict(replace(result, rows=rows, tests=(added, weak))))
     assert "whether hidden states know more cannot be told" in text
-    assert "the probe beside it, over everything known before the answer" in text
+    assert "the probe added, over everything known before the answer" in text
     sure = replace(added, p_holm=0.04)
     assert "know something more" in " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
     tiny = replace(both, over_joint=Difference(0.004, Interval(0.001, 0.008), 0.001))
     rows = tuple(tiny if row.name == tiny.name else row for row in repeated.rows)
     text = " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
-    assert "adds nothing beyond ±0.008" in text, "sure, and of no use"
+    assert "less than 0.01, but not nothing" in text, "sure, and of little use"
+    rows = tuple(tiny if row.name == tiny.name else row for row in repeated.rows)
+    text = " ".join(verdict(replace(result, rows=rows, tests=(added,))))
+    assert "less than 0.01 either way" in text, "small, and not sure"
     result = replace(result, settings={**repeated.settings, "draws": 20})
     assert not any("too few to correct" in line for line in verdict(result)), "none was drawn"
     monkeypatch.setattr("vlmscope.probing.verdict.too_few_to_draw", lambda *_: False)

@@ -81,7 +81,7 @@ def test_without_any_picture_the_words_are_probed(tmp_path: Path) -> None:
     assert data.left_out == (LeftOut("row", 2, "the answer could not be scored"),)
     result = sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50))
     assert (
-        f"on {count} answers to questions without a picture that it had not seen;"
+        f"on {count} held-out answers to questions without a picture;"
         in (verdict(result)[0])
     )
     save_sweep(run, result)
