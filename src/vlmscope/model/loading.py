@@ -32,6 +32,7 @@ from vlmscope.model.describing import (
     resolve,
     stranger,
 )
+from vlmscope.model.encoder_widths import widen_where_it_pays
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
@@ -136,6 +137,7 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     if vlm.family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
     vlm = replace(vlm, vision_size=prove(vlm))
+    widen_where_it_pays(vlm)
     if vlm.description is not None and vlm.quantization != "8bit":  # those are not batched
         check_rule(vlm)
     return vlm if known else with_proven_rule(vlm)
