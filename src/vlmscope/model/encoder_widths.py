@@ -88,9 +88,12 @@ def _is_odd_mlp(mlp: nn.Module, into: tuple[str, ...], out: str) -> bool:
     if {id(p) for p in mlp.parameters()} != parameters or list(mlp.buffers()):
         return False
     width = layers[-1].in_features  # type: ignore[union-attr]
-    return width % MULTIPLE != 0 and all(
-        layer.out_features == width  # type: ignore[union-attr]
-        for layer in layers[:-1]
+    return (
+        width % MULTIPLE != 0
+        and all(
+            layer.out_features == width  # type: ignore[union-attr]
+            for layer in layers[:-1]
+        )
     )
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from vlmscope.errors import ModelError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model.adapters import CONFIG, attach_adapter, check_adapter
-from vlmscope.model.batching import check_rule, with_proven_rule
+from vlmscope.model.batching import check_rule, with_proven_packing, with_proven_rule
 from vlmscope.model.changes import undoing
 from vlmscope.model.computing import start_clean
 from vlmscope.model.describing import (
@@ -140,6 +140,8 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     widen_where_it_pays(vlm)
     if vlm.description is not None and vlm.quantization != "8bit":  # those are not batched
         check_rule(vlm)
+    if vlm.description is not None or not known:
+        vlm = with_proven_packing(vlm)
     return vlm if known else with_proven_rule(vlm)
 
 

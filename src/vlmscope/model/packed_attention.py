@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
@@ -53,7 +53,8 @@ def packed(vlm: VisionLanguageModel) -> Iterator[None]:
 
     Changes nothing where it does not pack them, or where its attention is not ``sdpa``.
     """
-    with attending_with(PACKED, packed_attention, packing_configurations(vlm.vision_tower)):
+    configs = packing_configurations(vlm.vision_tower) if vlm.family.packs_images else []
+    with attending_with(PACKED, packed_attention, configs):
         yield
 
 
@@ -62,20 +63,20 @@ def packing_configurations(tower: nn.Module) -> list[Any]:
     found = {
         id(module.config): module.config
         for module in tower.modules()
-        if hasattr(module, "config") and _passes_bounds(type(module))
+        if hasattr(module, "config") and _passes_bounds(type(module).forward)
     }
     return list(found.values())
 
 
 @cache
-def _passes_bounds(kind: type[nn.Module]) -> bool:
+def _passes_bounds(forward: Callable[..., Any]) -> bool:
     """Return whether a module's code gives the bounds to an attention that is called "flash".
 
     Its source is what tells: Pixtral's did not before transformers 5.18 or later, and under such a
     name would then have let all images of a batch see each other.
     """
     try:
-        return "cu_seq_lens_q=" in inspect.getsource(kind.forward)
+        return "cu_seq_lens_q=" in inspect.getsource(forward)
     except (OSError, TypeError):
         return False
 
@@ -164,12 +165,12 @@ def _one_by_one(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     own, seen = (_lengths(bound) for bound in bounds)
-    query = states[0].split(own, dim=2)
-    key, value = (part.split(seen, dim=2) for part in states[1:])
+    query = torch.split(states[0], own, dim=2)
+    key, value = (torch.split(part, seen, dim=2) for part in states[1:])
     masks: Sequence[Tensor | None] = [None] * len(own)
     if mask is not None:
-        rows = mask.split(own, dim=2)
-        masks = [row.split(seen, dim=3)[i] for i, row in enumerate(rows)]
+        rows = torch.split(mask, own, dim=2)
+        masks = [torch.split(row, seen, dim=3)[i] for i, row in enumerate(rows)]
     found = [
         sdpa_attention_forward(module, q, k, v, m, dropout, scaling, **options)[0]
         for q, k, v, m in zip(query, key, value, masks, strict=True)
@@ -186,7 +187,8 @@ def _in_one_call(
         return None
     if longest is None:
         longest = int(bounds.diff().max())
-    taken = (*states, bounds.to(torch.int32), bounds.to(torch.int32), longest, longest)
+    bounds = bounds.to(torch.int32)
+    taken: Any = (*states, bounds, bounds, longest, longest)
     if torch.compiler.is_compiling():
         return varlen_attn(*taken)  # type: ignore[return-value]
     try:
@@ -220,8 +222,8 @@ def _is_for_kernel(query: Tensor, value: Tensor, scaling: float | None) -> bool:
         and query.dtype in {torch.bfloat16, torch.float16}
         and width == value.shape[2]
         and width % 8 == 0
-        and width <= 256  # noqa: PLR2004
-        and (scaling is None or abs(scaling * width**0.5 - 1) < 1e-6)  # noqa: PLR2004
+        and width <= 256
+        and (scaling is None or abs(scaling * width**0.5 - 1) < 1e-6)
     )
 
 
@@ -238,14 +240,16 @@ def _by_length(states: Sequence[Tensor], bounds: Tensor, scaling: float | None) 
     found = query.new_empty(len(query), query.shape[1], value.shape[2])
     for length, rows in _groups(lengths):
         chosen = rows if isinstance(rows, slice) else rows.to(query.device)
-        taken = (part[chosen].unflatten(0, (-1, length)).transpose(1, 2) for part in states)
-        attended = F.scaled_dot_product_attention(*taken, scale=scaling)
+        own, keys, values = (
+            part[chosen].reshape(-1, length, *part.shape[1:]).transpose(1, 2) for part in states
+        )
+        attended = F.scaled_dot_product_attention(own, keys, values, scale=scaling)
         found[chosen] = attended.transpose(1, 2).flatten(0, 1)
     return found
 
 
 def _lengths(bounds: Tensor) -> list[int]:
-    return bounds.diff().tolist()  # type: ignore[no-any-return]
+    return bounds.diff().tolist()
 
 
 @lru_cache(maxsize=16)

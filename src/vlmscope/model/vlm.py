@@ -55,8 +55,10 @@ class VisionLanguageModel:
 
     @property
     def vision_tower(self) -> nn.Module:
-        """All of the encoder: the outermost module around ``vision_encoder`` that has a
-        configuration of its own, else that itself."""
+        """All of the encoder: the outermost module around ``vision_encoder`` with its own config.
+
+        Where there is none it is that itself.
+        """
         decoder, path = self.decoder, self.family.vision_encoder.split(".")
         for end in range(1, len(path) + 1):
             part: nn.Module = self.model.get_submodule(".".join(path[:end]))
