@@ -8,6 +8,7 @@ batches. If not, one at a time: slower, and as exact.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.computing import computing
+from vlmscope.model.packed_attention import packed, packing_configurations
 from vlmscope.model.proof import record, relative_error
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
@@ -48,11 +50,7 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
     Raises:
         ModelError: It cannot be asked a single question.
     """
-    rng = np.random.default_rng(0)
-    pictures = [
-        fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        for _, (width, height) in ASKED
-    ]
+    pictures = _noise()
     questions = [question for question, _ in ASKED]
     try:
         alone = [_look(vlm, [q], [p]) for q, p in zip(questions, pictures, strict=True)]
@@ -89,6 +87,33 @@ def check_rule(vlm: VisionLanguageModel) -> None:
         )
 
 
+def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return a model that nobody described, or somebody else did, with what holds of its encoder.
+
+    That is whether images of different sizes come out the same in one call a layer.
+    """
+    if not packing_configurations(vlm.vision_tower):
+        return vlm
+    questions = [question for question, _ in ASKED]
+    try:
+        plain, *_ = _look(vlm, questions, _noise())
+        found, *_ = _look(vlm, questions, _noise(), in_one_call=True)
+    except _ERRORS:
+        same = False  # it does not take several questions at once, or not in this way
+    else:
+        same = relative_error(found, plain) <= TOLERANCES[vlm.dtype]
+    return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, packs_images=same))
+
+
+def _noise() -> list[Image]:
+    """Return images of the sizes that are asked about."""
+    rng = np.random.default_rng(0)
+    return [
+        fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for _, (width, height) in ASKED
+    ]
+
+
 def _holds(
     vlm: VisionLanguageModel, rule: str, together: Seen, alone: Sequence[Seen], tolerance: float
 ) -> bool:
@@ -109,13 +134,27 @@ def _encoded(vlm: VisionLanguageModel, seen: Seen) -> Encoded:
     return Encoded(features, inputs, pictures, vlm.model.config, vlm.image_token_id)
 
 
-def _look(vlm: VisionLanguageModel, questions: Sequence[str], pictures: Sequence[Image]) -> Seen:
-    """Ask the questions together and return what the encoder and the decoder made of them."""
+def _look(
+    vlm: VisionLanguageModel,
+    questions: Sequence[str],
+    pictures: Sequence[Image],
+    *,
+    in_one_call: bool = False,
+) -> Seen:
+    """Ask the questions together and return what the encoder and the decoder made of them.
+
+    Args:
+        vlm: The model.
+        questions: Each about one image.
+        pictures: The images.
+        in_one_call: Whether the encoder attends to packed images in one call a layer.
+    """
     texts = [render(vlm.processor, question) for question in questions]
     inputs = vlm.cast(encode(vlm.processor, texts, [[picture] for picture in pictures]))
     moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
     parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
-    with computing(), record(parts) as calls:
+    attention = packed(vlm) if in_one_call else contextlib.nullcontext()
+    with computing(), attention, record(parts) as calls:
         # ``generate`` and not a plain forward: it counts positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
     return calls["encoder"][0], calls["norm"][0][:, -1], inputs

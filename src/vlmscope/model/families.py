@@ -57,6 +57,9 @@ class Family:
     fills_up_tiles: bool = False
     """Whether a dense mask keeps the padding of its vision encoder's tiles from attending to itself
     (``split_attention``)."""
+    packs_images: bool = True
+    """Whether its vision encoder, where it packs images into one row, may attend to them in one
+    call a layer (``packed_attention``)."""
     causal_by_mistake: bool = False
     """Whether its vision attention says it is causal and is not meant to be."""
     writes_with_generate: str = ""

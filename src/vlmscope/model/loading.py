@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from vlmscope.errors import ModelError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model.adapters import CONFIG, attach_adapter, check_adapter
-from vlmscope.model.batching import check_rule, with_proven_rule
+from vlmscope.model.batching import check_rule, with_proven_packing, with_proven_rule
 from vlmscope.model.changes import undoing
 from vlmscope.model.computing import start_clean
 from vlmscope.model.describing import (
@@ -32,6 +32,7 @@ from vlmscope.model.describing import (
     resolve,
     stranger,
 )
+from vlmscope.model.encoder_widths import widen_where_it_pays
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
@@ -136,8 +137,11 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     if vlm.family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
     vlm = replace(vlm, vision_size=prove(vlm))
+    widen_where_it_pays(vlm)
     if vlm.description is not None and vlm.quantization != "8bit":  # those are not batched
         check_rule(vlm)
+    if vlm.description is not None or not known:
+        vlm = with_proven_packing(vlm)
     return vlm if known else with_proven_rule(vlm)
 
 

@@ -54,6 +54,20 @@ class VisionLanguageModel:
         return _part(self.model, "vision_encoder", self.family.vision_encoder)
 
     @property
+    def vision_tower(self) -> nn.Module:
+        """All of the encoder: the outermost module around ``vision_encoder`` with its own config.
+
+        Where there is none it is that itself.
+        """
+        decoder, path = self.decoder, self.family.vision_encoder.split(".")
+        for end in range(1, len(path) + 1):
+            part: nn.Module = self.model.get_submodule(".".join(path[:end]))
+            own = getattr(part, "config", self.model.config) is not self.model.config
+            if own and not any(module is decoder for module in part.modules()):
+                return part
+        return self.vision_encoder
+
+    @property
     def projector(self) -> nn.Module | None:
         """The module that brings the encoder's output to the width of the decoder, if known."""
         path = self.family.projector
