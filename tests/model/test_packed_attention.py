@@ -190,9 +190,23 @@ def test_keys_may_have_windows_of_their_own() -> None:
         torch.testing.assert_close(found[:, own], expected.transpose(1, 2))
 
 
-def test_what_the_library_refuses_is_refused() -> None:
-    with pytest.raises(ValueError, match="softcap"):
-        packed_attention(Attention(), *states([4]), None, softcap=30.0, **given_bounds([4]))
+def test_options_that_change_the_numbers_go_to_the_library() -> None:
+    """A bias is added, and a cap of the products refused, or not known (transformers 5.17)."""
+    lengths, parts = [4], states([4])
+    for option in ({"position_bias": torch.linspace(0, 3, 16).view(1, 1, 4, 4)}, {"softcap": 30.0}):
+        try:
+            expected = window_by_window(Attention(), parts, lengths, **option)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=str(error)[:20]):
+                packed_attention(Attention(), *parts, None, **option, **given_bounds(lengths))
+        else:
+            found, _ = packed_attention(
+                Attention(), *parts, None, **option, **given_bounds(lengths)
+            )
+            torch.testing.assert_close(found, expected)
+
+
+def test_windows_that_do_not_cover_the_row() -> None:
     with pytest.raises(ValueError, match="windows of 5 patches in all, the row has 4"):
         packed_attention(Attention(), *states([4]), None, **given_bounds([5]))
 
@@ -218,6 +232,41 @@ def test_gradients_pass() -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+class Silent(nn.Module):
+    """Asks for "flash" and gives it nothing but positions, as Pixtral's in transformers 5.17."""
+
+    config = SimpleNamespace(_attn_implementation="sdpa")
+
+    def forward(self, states: Tensor) -> Tensor:
+        attend: Any = packed_attention
+        return attend(self, states, states, states, None, position_ids=None)[0]  # type: ignore[no-any-return]
+
+
+class Passing(nn.Module):
+    """Passes the bounds on."""
+
+    config = SimpleNamespace(_attn_implementation="sdpa")
+
+    def forward(self, states: Tensor, cut: Tensor) -> Tensor:
+        return packed_attention(self, states, states, states, None, cu_seq_lens_q=cut)[0]
+
+
+class Inherits(Passing):
+    """The code is its base's."""
+
+    config = SimpleNamespace(_attn_implementation="sdpa")
+
+
+def test_which_modules_pass_the_bounds_on() -> None:
+    """What has no source to look at is left to the library."""
+    found: dict[str, Any] = {"nn": nn}
+    exec("class Unseen(nn.Module):\n def forward(self, x): f(cu_seq_lens_q=x)", found)  # noqa: S102
+    unseen = found["Unseen"]()
+    unseen.config = object()
+    tower = nn.ModuleList([Silent(), Passing(), Passing(), nn.Linear(1, 1), Inherits(), unseen])
+    assert packing.packing_configurations(tower) == [Passing.config, Inherits.config]
 
 
 def test_only_flash_and_no_version_of_it_is_in_the_name() -> None:

@@ -72,8 +72,8 @@ def packing_configurations(tower: nn.Module) -> list[Any]:
 def _passes_bounds(forward: Callable[..., Any]) -> bool:
     """Return whether a module's code gives the bounds to an attention that is called "flash".
 
-    Its source is what tells: Pixtral's did not before transformers 5.18 or later, and under such a
-    name would then have let all images of a batch see each other.
+    Its source is what tells: Pixtral's does not in transformers 5.17, and under such a name would
+    let all images of a batch see each other.
     """
     try:
         return "cu_seq_lens_q=" in inspect.getsource(forward)
