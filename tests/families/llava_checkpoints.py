@@ -17,8 +17,13 @@ CLIP = {
 """3 x 3 patches and a class token."""
 
 
-def build_llava(folder: Path) -> Path:
-    """LLaVA-1.5: CLIP, centre-cropped to one square; 9 of its 10 positions go to the decoder."""
+def build_llava(folder: Path, **decoder: Any) -> Path:
+    """LLaVA-1.5: CLIP, centre-cropped to one square; 9 of its 10 positions go to the decoder.
+
+    Args:
+        folder: Where.
+        decoder: Settings of another decoder than Llama's, its ``model_type`` among them.
+    """
     tokenizer = llama_tokenizer("<image>")
     return write_checkpoint(
         folder,
@@ -27,7 +32,7 @@ def build_llava(folder: Path) -> Path:
         config={
             "model_type": "llava",
             "vision_config": CLIP,
-            "text_config": llama(tokenizer, num_key_value_heads=4),
+            "text_config": llama(tokenizer, **{"num_key_value_heads": 4, **decoder}),
             "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
             "image_seq_length": 9,
             "vision_feature_layer": -2,

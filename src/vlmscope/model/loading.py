@@ -35,6 +35,7 @@ from vlmscope.model.describing import (
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
+from vlmscope.model.lengths import find_bands, forget_lengths
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
@@ -135,7 +136,9 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     """
     if vlm.family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
+    forget_lengths(vlm.model)
     vlm = replace(vlm, vision_size=prove(vlm))
+    vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
     if vlm.description is not None and vlm.quantization != "8bit":  # those are not batched
         check_rule(vlm)
     return vlm if known else with_proven_rule(vlm)
