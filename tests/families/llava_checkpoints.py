@@ -55,8 +55,13 @@ def build_llava(folder: Path, **decoder: Any) -> Path:
     )
 
 
-def build_llava_next(folder: Path) -> Path:
-    """LLaVA-1.6 on Mistral: an overview and 2 to 4 tiles; the batch is padded to most tiles."""
+def build_llava_next(folder: Path, **decoder: Any) -> Path:
+    """LLaVA-1.6 on Mistral: an overview and 2 to 4 tiles; the batch is padded to most tiles.
+
+    Args:
+        folder: Where.
+        decoder: Settings of another decoder.
+    """
     tokenizer = llama_tokenizer("<image>")
     pinpoints = [[42, 84], [84, 42], [84, 84], [126, 42], [42, 126]]
     return write_checkpoint(
@@ -66,7 +71,9 @@ def build_llava_next(folder: Path) -> Path:
         config={
             "model_type": "llava_next",
             "vision_config": CLIP,
-            "text_config": llama(tokenizer, model_type="mistral", sliding_window=None),
+            "text_config": llama(
+                tokenizer, **{"model_type": "mistral", "sliding_window": None, **decoder}
+            ),
             "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
             "image_seq_length": 9,
             "image_grid_pinpoints": pinpoints,

@@ -36,6 +36,8 @@ class LengthBands:
     """Length beyond which rows go alone; None: there is none."""
     stretch: float = 1.0
     """How many times ``max_position_embeddings`` the positions reach: ``dynamic`` scales them."""
+    why: str = ""
+    """What is at ``alone_beyond``, where that is not the rotary embedding."""
 
     def band(self, prompt_tokens: int, new_tokens: int = 0) -> int:
         """Return the band of a row; rows of one band may share a call, unless it is ``ALONE``.
@@ -56,7 +58,19 @@ class LengthBands:
                 return ALONE
         return sum(prompt_tokens > switch for switch in self.switches)
 
+    def notes(self) -> Iterator[str]:
+        """Yield what a user should know of it."""
+        for switch in self.switches:
+            yield (
+                f"rows of more than {switch:,} tokens get other rotary frequencies (longrope): "
+                "they are batched apart, and rows that reach that while they are answered go alone"
+            )
+        if self.alone_beyond is not None:
+            why = self.why or "its rotary frequencies depend on the longest row of a batch"
+            yield f"rows of more than {self.alone_beyond:,} tokens go alone: {why}"
+
     def __bool__(self) -> bool:
+        """Return whether lengths make a difference."""
         return bool(self.switches) or self.alone_beyond is not None
 
 

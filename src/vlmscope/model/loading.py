@@ -36,6 +36,7 @@ from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
 from vlmscope.model.lengths import find_bands, forget_lengths
+from vlmscope.model.pairs import is_held
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
@@ -46,6 +47,7 @@ from vlmscope.model.quantized import (
     rounding_of,
     settle,
 )
+from vlmscope.model.thresholds import with_proven_lengths
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
@@ -125,11 +127,11 @@ def load_model(
                 quantization=rounding_of(model),
                 identity=fingerprint.finish(rounding_of(model)),
             )
-            return _proven(vlm, known=known is not None)
+            return _proven(vlm)
 
 
-def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
-    """Return the model when it has passed its proofs; a stranger with the rule that it passed by.
+def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return the model when it has passed its proofs, with the rule and the lengths it passed by.
 
     Raises:
         ModelError: It did not.
@@ -139,9 +141,13 @@ def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
     forget_lengths(vlm.model)
     vlm = replace(vlm, vision_size=prove(vlm))
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
-    if vlm.description is not None and vlm.quantization != "8bit":  # those are not batched
+    if vlm.quantization == "8bit":  # those are not batched
+        return vlm
+    if vlm.description is not None:
         check_rule(vlm)
-    return vlm if known else with_proven_rule(vlm)
+    elif not is_held(vlm.family, vlm.model.config):
+        vlm = with_proven_rule(vlm)
+    return vlm if is_held(vlm.family, vlm.model.config) else with_proven_lengths(vlm)
 
 
 def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
