@@ -32,7 +32,7 @@ from vlmscope.model.changes import removing_hooks
 from vlmscope.model.computing import computing
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import build_messages, chat_template, in_turn
+from vlmscope.prompt import build_messages, in_turn, template_settings
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -108,10 +108,7 @@ def _chat_text(vlm: VisionLanguageModel, question: str, images: int) -> str:
     """Return the seed's ``chat_text``."""
     return str(
         vlm.processor.apply_chat_template(
-            build_messages(question, images),
-            chat_template=chat_template(vlm.processor),
-            add_generation_prompt=True,
-            tokenize=False,
+            build_messages(question, images), **template_settings(vlm.processor)
         )
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vlmscope import clock
 from vlmscope.errors import ModelError, one_line
 from vlmscope.jsontext import load_json
 from vlmscope.locking import model_lock, tokenizer_lock
@@ -34,6 +35,9 @@ MARKS = ("the system text", "the user text")
 
 BATCH_TOLERANCE = 0.05
 """Relative difference of logits between a batch and alone: bfloat16 differs by a fifth of it."""
+
+CLOCK = "2024-07-26T00:00:00"
+"""The time that a chat template is shown: the date that Llama 3's own falls back on."""
 
 TOO_LONG = "the row is too long for the model"
 NO_MEMORY = "the row does not fit into memory"
@@ -357,10 +361,13 @@ def _find_form(name: str, tokenizer: Any, template: str) -> str:
 
 
 def _render(tokenizer: Any, template: str, form: str, chat: Chat) -> str:
+    """Return a chat as text. The template's clock stands still: no reply depends on the day."""
+    template, variables = clock.at_time(template, CLOCK)
     return str(
         tokenizer.apply_chat_template(
             FORMS[form](chat),
             chat_template=template,
+            **variables,
             add_generation_prompt=True,
             tokenize=False,
             enable_thinking=False,  # of models that can think at length first
