@@ -36,6 +36,7 @@ from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
 from vlmscope.model.lengths import find_bands, forget_lengths
+from vlmscope.model.lone_token import keep_lone_token, with_smallest_image
 from vlmscope.model.pairs import is_held
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
@@ -138,6 +139,8 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     """
     if vlm.family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
+    if vlm.family.squeezes_tokens and vlm.projector is not None:
+        keep_lone_token(vlm.projector)
     forget_lengths(vlm.model)
     vlm = replace(vlm, vision_size=prove(vlm))
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
@@ -147,6 +150,8 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
         check_rule(vlm)
     elif not is_held(vlm.family, vlm.model.config):
         vlm = with_proven_rule(vlm)
+    if find_family(vlm.model.config) is None:
+        vlm = with_smallest_image(vlm)
     return vlm if is_held(vlm.family, vlm.model.config) else with_proven_lengths(vlm)
 
 
