@@ -17,6 +17,7 @@ import numpy as np
 from vlmscope.dataset import Table
 from vlmscope.errors import InputError, RunMismatchError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.prompt import at_time
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import Manifest, Run, clean_text
@@ -117,6 +118,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         max_new_tokens=record.max_new_tokens,
         compat=record.compat,
     )
+    vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.prompt_time()))
     exact = run.manifest.dtype == "float32"
     for sample in samples:
         stored = run[sample.id]

@@ -208,8 +208,10 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
-    elif request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
-        yield f"the library's generate writes the answers, more slowly: {why}"
+    else:
+        yield from vlm.lengths.notes()
+        if request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
+            yield f"the library's generate writes the answers, more slowly: {why}"
     if request.text_only and scan.without_picture:
         have = "has" if scan.without_picture == 1 else "have"
         yield (

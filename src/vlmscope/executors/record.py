@@ -17,7 +17,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.model.fingerprint import hash_json, hash_processor
 from vlmscope.model.greedy import hash_generation
 from vlmscope.model.halp import original_of, states_of
-from vlmscope.prompt import chat_template
+from vlmscope.prompt import chat_template, prompt_time
 from vlmscope.schema import CaptureSpec
 from vlmscope.selection import resolve_layers
 from vlmscope.store import CaptureRecord, DataRecord, Manifest, ModelRecord
@@ -88,6 +88,7 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
         adapter=None if vlm.adapter is None else absolute(vlm.adapter),
         quantization=vlm.quantization,
         weight_files=vlm.identity.weight_files,
+        prompt_time=prompt_time(vlm.processor),
     )
 
 

@@ -1,4 +1,4 @@
-"""The second proof, for an architecture that vlmscope has no description of: may it be batched?
+"""The second proof, for a wrapper and decoder that the suite has not held: may they be batched?
 
 Three noise pictures of different shapes are asked about together and one by one, the prompts padded
 on the left. If the vision encoder's output falls into questions by one of the rules, and the last
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.computing import computing
+from vlmscope.model.describing import find_family
 from vlmscope.model.packed_attention import packed, packing_configurations
 from vlmscope.model.proof import record, relative_error
 from vlmscope.model.vision_rows import RULES, Encoded
@@ -35,7 +36,7 @@ ASKED = (
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest relative error between a question in a batch and the same alone."""
 
-_ERRORS = (
+ERRORS = (
     AttributeError, ImportError, IndexError, KeyError, RowError, RuntimeError, TypeError, ValueError
 )  # fmt: skip
 """What a model or a rule may raise that is not made for what it gets."""
@@ -54,14 +55,14 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
     questions = [question for question, _ in ASKED]
     try:
         alone = [_look(vlm, [q], [p]) for q, p in zip(questions, pictures, strict=True)]
-    except _ERRORS as error:
+    except ERRORS as error:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(
             f"{vlm.name}: it cannot answer a question about a picture: {what}"
         ) from error
     try:
         together = _look(vlm, questions, pictures)
-    except _ERRORS:
+    except ERRORS:
         return "whole"  # it does not take several questions at once
     tolerance = TOLERANCES[vlm.dtype]
     same = [relative_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
@@ -98,7 +99,7 @@ def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
     try:
         plain, *_ = _look(vlm, questions, _noise())
         found, *_ = _look(vlm, questions, _noise(), in_one_call=True)
-    except _ERRORS:
+    except ERRORS:
         same = False  # it does not take several questions at once, or not in this way
     else:
         same = relative_error(found, plain) <= TOLERANCES[vlm.dtype]
@@ -120,7 +121,7 @@ def _holds(
     try:
         shares = RULES[rule](_encoded(vlm, together))
         single = [RULES[rule](_encoded(vlm, seen))[0] for seen in alone]
-    except _ERRORS:
+    except ERRORS:
         return False
     return all(
         share.shape == own.shape and relative_error(share, own) <= tolerance
@@ -161,6 +162,7 @@ def _look(
 
 
 def with_proven_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return the model of an architecture without a description, with the rule that holds."""
-    rows = prove_batches(vlm)
+    """Return the model with the rule that holds: the described one, or for a stranger any."""
+    described = find_family(vlm.model.config)
+    rows = prove_batches(vlm, [vlm.family.vision_rows] if described else tuple(RULES))
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, vision_rows=rows))

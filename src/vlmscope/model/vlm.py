@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmscope.errors import ModelChangedError
 from vlmscope.model.families import Family
 from vlmscope.model.identity import Identity
+from vlmscope.model.lengths import ONE_BAND, LengthBands
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class VisionLanguageModel:
     """What its weights were rounded to at loading, ``4bit`` or ``8bit``; empty: to nothing."""
     identity: Identity | None = None
     """What it was loaded from, in hashes; None for a model that ``load_model`` did not make."""
+    lengths: LengthBands = ONE_BAND
+    """Which rows may share a call, by their lengths."""
 
     @property
     def vision_encoder(self) -> nn.Module:
@@ -113,7 +116,7 @@ class VisionLanguageModel:
         """Longest sequence the decoder's positions allow; where none is given, the tokenizer's."""
         config = self.model.config.get_text_config(decoder=True)
         limit = getattr(config, "max_position_embeddings", None)
-        return int(limit or self.processor.tokenizer.model_max_length)
+        return int((limit or 0) * self.lengths.stretch or self.processor.tokenizer.model_max_length)
 
     @property
     def dtype(self) -> torch.dtype:

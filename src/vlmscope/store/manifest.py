@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from vlmscope.clock import check_time, local_time
 from vlmscope.errors import InputError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.schema import (
@@ -66,6 +67,9 @@ class ModelRecord:
     """``4bit`` or ``8bit``, where the weights are rounded; counts in ``weights_hash``."""
     weight_files: Mapping[str, str] | None = None
     """Weight file → SHA-256 of its bytes, which count in ``weights_hash``."""
+    prompt_time: str | None = None
+    """Local time, ISO 8601, that the chat template was shown; None where it asks for none, and in
+    runs that did not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,18 @@ class Manifest:
     created_at: str
     """ISO 8601 with its zone."""
     format_version: int = FORMAT_VERSION
+
+    def prompt_time(self) -> str | None:
+        """Return the local time that the chat template was shown, as far as is known.
+
+        Runs that did not say were begun at ``created_at``.
+        """
+        if self.model.prompt_time is not None:
+            return self.model.prompt_time
+        try:
+            return local_time(self.created_at)
+        except ValueError:
+            return None
 
     def representations(self) -> dict[str, tuple[int, ...]]:
         """Return every representation with its layers; the vision encoder's output has none."""
@@ -192,6 +208,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         and columns.keys() <= names
         and all(name is None or isinstance(name, str) for name in columns.values()),
         "versions": isinstance(manifest.versions, dict),
+        "model.prompt_time": model.prompt_time is None or _is_time(model.prompt_time),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
     }
@@ -202,6 +219,13 @@ def _check_values(path: Path, manifest: Manifest) -> None:
 def _sizes(manifest: Manifest) -> Iterator[tuple[Any, str]]:
     yield from ((manifest.model, name) for name in ("num_layers", "hidden_size", "vision_size"))
     yield manifest.capture, "max_new_tokens"
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return bool(check_time(text))
+    except ValueError:
+        return False
 
 
 def _is_size(value: Any) -> bool:
