@@ -89,7 +89,7 @@ def test_labels_from_a_file(vlmscope: Command, run: Path, tmp_path: Path) -> Non
     done = vlmscope("label", run, "--labels", path)
     assert done.code == 0, done.err
     assert "1 question of the file not in the run" in done.out
-    assert "unscorable 78: not in the label file" in done.out
+    assert "unlabelled 78: not in the label file" in done.out
     labels = read_labels(run)
     assert (labels["demo_0001"].outcome, labels["demo_0002"].outcome) == (
         "faithful",

@@ -15,12 +15,13 @@ from rich.table import Table
 from vlmscope.cli import options
 from vlmscope.cli.label_judge import JudgeOptions, confirm_judge, make_judge
 from vlmscope.cli.label_reading import reading_record, show_reading
+from vlmscope.cli.label_sets import OUTCOMES
 from vlmscope.cli.label_target import open_target
 from vlmscope.cli.output import count, show, shown_text, stderr, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Answered, Score
+    from vlmscope.schema import Answered, Outcome, Score
     from vlmscope.score import Code, Scorer
 
 SCORERS = ("auto", "yesno", "exact", "vqa", "column", "file", "judge")
@@ -153,7 +154,8 @@ def label(
     be a person's work: they are kept, unless --overwrite is given.
 
     A label is hallucinated, faithful, or unscorable with the reason: what no rule can decide is
-    never silently faithful.
+    never silently faithful. Rows that a label file does not name, or whose cell is empty, are
+    unlabelled: they are in no share.
     """
     from vlmscope.score import Column, LabelFile, read_code
 
@@ -235,17 +237,22 @@ def _summary(rows: Iterable[Answered], scores: list[Score]) -> dict[str, Any]:
         category = row.metadata.get("category")
         name = "–" if category in (None, "") else str(category)
         categories.setdefault(shown_text(name), Counter())[score.outcome] += 1
-    unscorable = (score.evidence for score in scores if score.hallucinated is None)
-    reasons = Counter(evidence.split(":")[0] for evidence in unscorable)
     return {
         "rows": len(scores),
         "all": _shares(Counter(score.outcome for score in scores)),
         "categories": {name: _shares(categories[name]) for name in sorted(categories)},
-        "reasons": dict(reasons.most_common()),
+        "reasons": _reasons(scores, "unscorable"),
+        "unlabelled": _reasons(scores, "unlabelled"),
         "scorers": dict(
             Counter(s.scorer for s in scores if s.hallucinated is not None).most_common()
         ),
     }
+
+
+def _reasons(scores: list[Score], outcome: Outcome) -> dict[str, int]:
+    """Return why rows have an outcome, the most frequent reason first."""
+    found = Counter(s.evidence.split(":")[0] for s in scores if s.outcome == outcome)
+    return dict(found.most_common())
 
 
 def _shares(outcomes: Counter[str]) -> dict[str, Any]:
@@ -257,6 +264,7 @@ def _shares(outcomes: Counter[str]) -> dict[str, Any]:
         "hallucinated": hallucinated,
         "faithful": faithful,
         "unscorable": outcomes["unscorable"],
+        "unlabelled": outcomes["unlabelled"],
         "share": hallucinated / scorable if scorable else None,
         **share_bounds(hallucinated, faithful, outcomes["unscorable"]),
     }
@@ -266,12 +274,13 @@ def _show(record: dict[str, Any]) -> None:
     """Print the summary."""
     table = Table(box=None, pad_edge=False)
     table.add_column("category", header_style="dim", overflow="fold")
-    for heading in ("hallucinated", "faithful", "unscorable", "share"):
+    outcomes = [o for o in OUTCOMES if record["all"][o] or o != "unlabelled"]
+    for heading in (*outcomes, "share"):
         table.add_column(heading, header_style="dim", justify="right")
     rows = record["categories"] if list(record["categories"]) != ["–"] else {}
     for name, found in (*rows.items(), ("all", record["all"])):
         share = "–" if found["share"] is None else f"{found['share']:.1%}"
-        counts = (f"{found[outcome]:,}" for outcome in ("hallucinated", "faithful", "unscorable"))
+        counts = (f"{found[outcome]:,}" for outcome in outcomes)
         table.add_row(name, *counts, share, style="bold" if name == "all" and rows else "")
     show(table)
     stdout.print("share: hallucinated among those that are hallucinated or faithful")
@@ -286,6 +295,8 @@ def _show(record: dict[str, Any]) -> None:
         )
     decided = ", ".join(f"{name} {number:,}" for name, number in record["scorers"].items())
     stdout.print(f"decided by: {decided or 'none'}")
+    for reason, number in record["unlabelled"].items():
+        stdout.print(f"unlabelled {number:,}: {reason}")
     for reason, number in list(record["reasons"].items())[:SHOWN_REASONS]:
         stdout.print(f"unscorable {number:,}: {reason}")
     if (more := len(record["reasons"]) - SHOWN_REASONS) > 0:

@@ -119,5 +119,5 @@ def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -
         + (f" with {options}." if options else ".")
     )
     decided = Counter(score.scorer for score in scores if score.hallucinated is not None)
-    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.hallucinated is None)
+    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.outcome == "unscorable")
     return LabelSummary(made, tuple(decided.most_common()), tuple(reasons.most_common()))

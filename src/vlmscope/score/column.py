@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from vlmscope.errors import InputError, listed, shortened
 from vlmscope.regular import open_regular
-from vlmscope.schema import Answered, Score, outcome_of
+from vlmscope.schema import NOT_IN_FILE, Answered, Outcome, Score, outcome_of
 from vlmscope.score.scorer import Finding, excerpt
 
 TRUE = ("true", "1", "1.0", "yes", "hallucinated")
@@ -25,7 +25,10 @@ TRUE = ("true", "1", "1.0", "yes", "hallucinated")
 FALSE = ("false", "0", "0.0", "no", "faithful")
 """Words for a faithful answer."""
 
-EMPTY = ("", "nan", "none", "null", "<na>", "unscorable")
+GAPS = ("", "nan", "none", "null", "<na>", "unlabelled")
+"""Cells in which nobody has written anything: the answer is unlabelled."""
+
+EMPTY = (*GAPS, "unscorable")
 """Words for no label."""
 
 ID_COLUMNS = ("question_id", "id")
@@ -33,6 +36,15 @@ ID_COLUMNS = ("question_id", "id")
 
 LABEL_COLUMNS = ("is_hallucinating_manual", "is_hallucinating", "hallucinated", "label")
 """Where a label file has its labels, in order of preference."""
+
+
+def is_gap(value: object) -> bool:
+    """Return whether a cell is empty: nobody has labelled the answer.
+
+    >>> [is_gap(value) for value in (None, float("nan"), " ", "unscorable", 0)]
+    [True, True, True, False, False]
+    """
+    return str(value).strip().lower() in GAPS
 
 
 def read_label(value: object) -> bool | None:
@@ -72,10 +84,10 @@ class Reading:
         """Return it as one line.
 
         >>> str(Reading("label", {("1", True): 100, ("0", False): 140, ("", None): 3}))
-        'label = 1 → hallucinated, 100 rows; 0 → faithful, 140; empty → unscorable, 3'
+        'label = 1 → hallucinated, 100 rows; 0 → faithful, 140; empty → unlabelled, 3'
         """
         told = [
-            f"{_shown(cell)} → {outcome_of(label)}, {rows:,}"
+            f"{_shown(cell)} → {_outcome(cell, label)}, {rows:,}"
             for (cell, label), rows in self.cells.items()
         ]
         if told:
@@ -86,10 +98,14 @@ class Reading:
     def record(self) -> dict[str, Any]:
         """Return it as plain data."""
         cells = [
-            {"cell": cell, "outcome": outcome_of(label), "rows": rows}
+            {"cell": cell, "outcome": _outcome(cell, label), "rows": rows}
             for (cell, label), rows in self.cells.items()
         ]
         return {"column": self.column, "cells": cells, "not_labels": self.not_labels}
+
+
+def _outcome(cell: str, label: bool | None) -> Outcome:
+    return outcome_of(label, labelled=not is_gap(cell))
 
 
 def _shown(cell: str) -> str:
@@ -146,7 +162,9 @@ class Column:
         except ValueError as error:
             return Finding(None, f"no label in the column: {error}"), False
         if label is None:
-            return Finding(None, f"no label in the column: {self.column} is empty"), True
+            gap = is_gap(value)
+            what = "is empty" if gap else f"is {value}"
+            return Finding(None, f"no label in the column: {self.column} {what}", not gap), True
         return Finding(label, f"{self.column} is {value}"), True
 
 
@@ -186,10 +204,11 @@ class LabelFile:
 
     def _find(self, id_: str) -> Finding:
         if id_ not in self.labels:
-            return Finding(None, f"not in the label file: {self._file}")
+            return Finding(None, f"{NOT_IN_FILE}: {self._file}", labelled=False)
         label = self.labels[id_]
         if label is None:
-            return Finding(None, f"no label in the file: {self._file}")
+            gap = is_gap(self._cells[id_])
+            return Finding(None, f"no label in the file: {self._file}", labelled=not gap)
         return Finding(label, f"{self._file} says {'hallucinated' if label else 'faithful'}")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from vlmscope.errors import InputError, StoreError, listed, shortened
 from vlmscope.jsontext import load_json
-from vlmscope.schema import Score
+from vlmscope.schema import NOT_IN_FILE, Score
 from vlmscope.store.block import clean_text
 from vlmscope.store.inside import LABEL_SET
 from vlmscope.store.place import place
@@ -121,9 +121,16 @@ def read_labels(run: str | Path, name: str = DEFAULT) -> dict[str, Score]:
     table = _read(place(run), name)
     rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
     return {
-        id_: Score(id_, hallucinated, scorer, evidence)
-        for id_, _, hallucinated, scorer, evidence in rows
+        id_: Score(
+            id_, hallucinated, scorer, evidence, labelled=_is_labelled(outcome, scorer, evidence)
+        )
+        for id_, outcome, hallucinated, scorer, evidence in rows
     }
+
+
+def _is_labelled(outcome: str, scorer: str, evidence: str) -> bool:
+    """Return whether anybody labelled a row; earlier versions kept only in words that none did."""
+    return outcome != "unlabelled" and not (scorer == "file" and evidence.startswith(NOT_IN_FILE))
 
 
 def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
