@@ -79,6 +79,10 @@ Outcome = Literal["hallucinated", "faithful", "unscorable", "unlabelled"]
 """What a label says of an answer. ``unscorable``: the scorer read it and cannot tell;
 ``unlabelled``: the label file or column that was read says nothing about it."""
 
+ErrorKind = Literal["affirms", "denies", "other"]
+"""Which way a hallucinated answer to a yes/no question is wrong: it affirms what is not so (a false
+positive), denies what is so (a false negative), or takes no side that can be read."""
+
 NOT_IN_FILE = "not in the label file"
 """Reason of a row that a label file does not name."""
 
@@ -288,6 +292,8 @@ class Score:
     labelled: bool = True
     """False where a label file does not name the question, or its cell is empty: nobody has said
     anything about the answer, not even that it cannot be told."""
+    error_kind: ErrorKind | None = None
+    """Of a hallucinated answer to a yes/no question, which way it is wrong."""
 
     @property
     def outcome(self) -> Outcome:

@@ -225,7 +225,7 @@ def test_cells_and_names_that_no_file_holds(vlmscope: Command, tmp_path: Path) -
         assert done.code == 0, done.err
         (found,) = read(tmp_path / name)
         assert found["outcome"] == "faithful"
-        assert len(found) == len(row) + 4
+        assert len(found) == len(row) + 5
 
 
 @pytest.mark.parametrize(

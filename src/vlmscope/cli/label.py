@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.progress import track
@@ -157,7 +157,7 @@ def label(
     never silently faithful. Rows that a label file does not name, or whose cell is empty, are
     unlabelled: they are in no share.
     """
-    from vlmscope.score import Column, LabelFile, read_code
+    from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
 
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
@@ -174,7 +174,7 @@ def label(
         )
         judge, settings["judge"] = make_judge(asked, target)
         confirm_judge(judge, target, scorer, asked, yes)
-    code = read_code(target.rows()) if scorer == "auto" else None
+    code = read_code(target.rows())
     chosen = _make_scorer(scorer, column, labels, judge, code)
     settings |= {"column": column} if column else {}
     settings |= {"labels": str(labels)} if labels else {}
@@ -183,8 +183,9 @@ def label(
         track(target.score(chosen), "labelling", len(target.answers), console=stderr,
               transient=True, disable=not stderr.is_terminal)
     )  # fmt: skip
+    scores = list(with_error_kinds(map(code.decode, target.rows()), scores))
     record = _summary(target.rows(), scores)
-    if code is not None and code.told:
+    if scorer == "auto" and code.told:
         record["truth_read"] = code.told
     if isinstance(chosen, LabelFile | Column):
         record |= reading_record(chosen, target.answers.ids, labels)
@@ -232,6 +233,9 @@ def _make_scorer(
 
 def _summary(rows: Iterable[Answered], scores: list[Score]) -> dict[str, Any]:
     """Return what was found, as plain data."""
+    from vlmscope.schema import ErrorKind
+
+    kinds = Counter(score.error_kind for score in scores)
     categories: dict[str, Counter[str]] = {}
     for row, score in zip(rows, scores, strict=True):
         category = row.metadata.get("category")
@@ -241,6 +245,7 @@ def _summary(rows: Iterable[Answered], scores: list[Score]) -> dict[str, Any]:
         "rows": len(scores),
         "all": _shares(Counter(score.outcome for score in scores)),
         "categories": {name: _shares(categories[name]) for name in sorted(categories)},
+        "error_kinds": {kind: kinds[kind] for kind in get_args(ErrorKind)},
         "reasons": _reasons(scores, "unscorable"),
         "unlabelled": _reasons(scores, "unlabelled"),
         "scorers": dict(
@@ -284,6 +289,13 @@ def _show(record: dict[str, Any]) -> None:
         table.add_row(name, *counts, share, style="bold" if name == "all" and rows else "")
     show(table)
     stdout.print("share: hallucinated among those that are hallucinated or faithful")
+    kinds = record["error_kinds"]
+    if any(kinds.values()):
+        other = f", {kinds['other']:,} neither" if kinds["other"] else ""
+        stdout.print(
+            f"of the hallucinated answers to yes/no questions {kinds['affirms']:,} affirm what is "
+            f"not so, {kinds['denies']:,} deny what is so{other}"
+        )
     if record.get("truth_read"):
         stdout.print(f"read: {record['truth_read']}")
     if record["all"]["unscorable"]:
