@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -13,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
+from vlmscope.cli.label_doubts import doubt
 from vlmscope.cli.label_judge import JudgeOptions, confirm_judge, make_judge
 from vlmscope.cli.label_reading import reading_record, show_reading
 from vlmscope.cli.label_sets import OUTCOMES
@@ -55,7 +57,9 @@ def label(
         typer.Option(
             "--scorer",
             help=f"{', '.join(SCORERS[:-1])} or {SCORERS[-1]} (default: auto). auto: yesno or vqa, "
-            "by the truth, and for what they leave the judge, if --judge-model names one.",
+            "by the truth, and for what they leave the judge, if --judge-model names one. exact: "
+            "an answer that is not the truth word for word is hallucinated, No, there is none for "
+            "No too.",
             show_default=False,
         ),
     ] = None,
@@ -67,8 +71,8 @@ def label(
         Path | None,
         typer.Option(
             "--labels",
-            help="CSV file with labels: question_id, and is_hallucinating_manual or "
-            "is_hallucinating.",
+            help="CSV file with labels: question_id, and is_hallucinating_manual, "
+            "is_hallucinating, hallucinated or label (1: hallucinated), or is_correct (1: right).",
             show_default=False,
         ),
     ] = None,
@@ -184,12 +188,16 @@ def label(
               transient=True, disable=not stderr.is_terminal)
     )  # fmt: skip
     scores = list(with_error_kinds(map(code.decode, target.rows()), scores))
+    found = doubt(chosen.name, target.rows(), scores, code)
     record = _summary(target.rows(), scores)
     if scorer == "auto" and code.told:
         record["truth_read"] = code.told
     if isinstance(chosen, LabelFile | Column):
         record |= reading_record(chosen, target.answers.ids, labels)
     record |= {"settings": settings, "labels": str(target.write(scores, settings))}
+    record["doubt"] = asdict(found) if found else None
+    if found:
+        stderr.print(f"warning: {shown_text(found.text, 400)}")
     if as_json:
         stdout.print_json(json.dumps(record))
     else:
