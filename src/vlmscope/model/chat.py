@@ -162,7 +162,7 @@ class ChatModel:
 
         What does not fit into memory together is tried in halves.
         """
-        limit = self._limit() - max_new_tokens
+        limit = self.limit - max_new_tokens
         fit = [i for i, ids in enumerate(prompts) if len(ids) <= limit]
         found = [ChatReply("", TOO_LONG)] * len(prompts)
         for i, reply in zip(fit, self._halving([prompts[i] for i in fit], max_new_tokens),
@@ -218,8 +218,9 @@ class ChatModel:
         device = self.model.device
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
-    def _limit(self) -> int:
-        """Return the longest sequence that the model was made for."""
+    @property
+    def limit(self) -> int:
+        """The longest sequence that the model was made for."""
         text = self.model.config.get_text_config()
         found = getattr(text, "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else 2**31
