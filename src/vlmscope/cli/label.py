@@ -196,8 +196,13 @@ def label(
         record |= reading_record(chosen, target.answers.ids, labels)
     record |= {"settings": settings, "labels": str(target.write(scores, settings))}
     record["doubt"] = asdict(found) if found else None
-    if found:
-        stderr.print(f"warning: {shown_text(found.text, 400)}")
+    _print(record, as_json)
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    """Print what was found, and on stderr what is doubtful about it."""
+    if record["doubt"]:
+        stderr.print(f"warning: {shown_text(record['doubt']['text'], 400)}")
     if as_json:
         stdout.print_json(json.dumps(record))
     else:
