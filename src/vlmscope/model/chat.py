@@ -172,7 +172,7 @@ class ChatModel:
 
         What does not fit into memory together is tried in halves.
         """
-        limit = self._limit() - max_new_tokens
+        limit = self.limit - max_new_tokens
         groups: dict[tuple[int, int], list[int]] = {}
         for i, ids in enumerate(prompts):
             band = self.lengths.band(len(ids), max_new_tokens)
@@ -233,8 +233,9 @@ class ChatModel:
         device = self.model.device
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
-    def _limit(self) -> int:
-        """Return the longest sequence that the model was made for."""
+    @property
+    def limit(self) -> int:
+        """The longest sequence that the model was made for."""
         text = self.model.config.get_text_config()
         found = getattr(text, "max_position_embeddings", None)
         if not isinstance(found, int) or found <= 0:
