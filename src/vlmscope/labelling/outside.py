@@ -2,8 +2,8 @@
 
 The labelled table has the columns of the one that was read, and ``outcome``, ``hallucinated``,
 ``scorer`` and ``evidence``. A column that was there before under such a name, or another that
-labels are read from, is kept as ``input_<name>``: what somebody labelled by hand is neither lost nor
-taken for these labels.
+labels are read from, is kept as ``input_<name>``: what somebody labelled by hand is neither lost
+nor taken for these labels.
 """
 
 from __future__ import annotations
