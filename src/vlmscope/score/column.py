@@ -35,6 +35,34 @@ LABEL_COLUMNS = ("is_hallucinating_manual", "is_hallucinating", "hallucinated", 
 """Where a label file has its labels, in order of preference."""
 
 
+NOT_IN_FILE = "not in the label file"
+"""Evidence of a row that a label file does not name; the file's name follows."""
+
+EMPTY_IN_FILE = "no label in the file"
+"""Evidence of a row whose cell in a label file is empty; the file's name follows."""
+
+NONE_IN_COLUMN = "no label in the column"
+"""Evidence of a row whose cell in a column of labels is empty, or holds no label."""
+
+
+def lacks_label(score: Score) -> str:
+    """Return why a row was never labelled; empty where it has a label, or could not be scored.
+
+    Nobody has looked at such an answer: whether it can be scored is not known.
+
+    >>> lacks_label(Score("q1", None, "file", "not in the label file: human.csv"))
+    'no label in human.csv'
+    >>> lacks_label(Score("q1", None, "auto", "an answer that needs a judge"))
+    ''
+    """
+    start, _, rest = score.evidence.partition(": ")
+    if score.hallucinated is not None or score.scorer not in (Column.name, LabelFile.name):
+        return ""
+    if start in (NOT_IN_FILE, EMPTY_IN_FILE):
+        return f"no label in {rest}"
+    return start if start == NONE_IN_COLUMN else ""
+
+
 def read_label(value: object) -> bool | None:
     """Return a label: True for hallucinated, None where the cell is empty.
 
@@ -144,9 +172,9 @@ class Column:
         try:
             label = read_label(value)
         except ValueError as error:
-            return Finding(None, f"no label in the column: {error}"), False
+            return Finding(None, f"{NONE_IN_COLUMN}: {error}"), False
         if label is None:
-            return Finding(None, f"no label in the column: {self.column} is empty"), True
+            return Finding(None, f"{NONE_IN_COLUMN}: {self.column} is empty"), True
         return Finding(label, f"{self.column} is {value}"), True
 
 
@@ -186,10 +214,10 @@ class LabelFile:
 
     def _find(self, id_: str) -> Finding:
         if id_ not in self.labels:
-            return Finding(None, f"not in the label file: {self._file}")
+            return Finding(None, f"{NOT_IN_FILE}: {self._file}")
         label = self.labels[id_]
         if label is None:
-            return Finding(None, f"no label in the file: {self._file}")
+            return Finding(None, f"{EMPTY_IN_FILE}: {self._file}")
         return Finding(label, f"{self._file} says {'hallucinated' if label else 'faithful'}")
 
 
