@@ -9,6 +9,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from demo_verdict import judge as demo_verdict
 from judge_server import KEY, Server, failure, said, verdict
 from vlmscope.labelling import label
+from vlmscope.probing import probe_data
 from vlmscope.report import ReportSpec
 from vlmscope.report.gathering import gather
 from vlmscope.schema import Answered, Score
@@ -157,6 +159,10 @@ def test_labels_from_a_file(vlmscope: Command, run: Path, tmp_path: Path) -> Non
     )
     record = json.loads(vlmscope("label", run, "--labels", path, "--json").out)
     assert record["not_in_run"] == 1
+    data = probe_data(open_run(run))
+    assert [tuple(asdict(each).values()) for each in data.left_out] == [
+        ("row", 78, "no label in labels.csv")
+    ]
 
 
 def test_labels_of_a_run_without_answers(

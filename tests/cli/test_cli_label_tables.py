@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,29 @@ def test_cells_that_are_no_text(
     assert len(done.err.strip().splitlines()) == 1
     assert message in done.err
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_an_export_brings_the_columns_of_its_table(vlmscope: Command, tmp_path: Path) -> None:
+    """The category too, which the probe's baselines need; older labels are not read as these."""
+    rows = []
+    for i in range(4):
+        row = make_capture(i, answer="No.")
+        metadata = {"category": f"kind {i}", "is_hallucinating": "1", "answer": {"a": 1}}
+        target = "yes" if i % 2 else "no"
+        rows.append(replace(row, sample=replace(row.sample, target=target, metadata=metadata)))
+    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+        writer.add(rows)
+    out = tmp_path / "o.csv"
+    assert vlmscope("export", tmp_path / "run", tmp_path / "all.h5").code == 0
+    done = vlmscope("label", tmp_path / "all.h5", "--out", out)
+    assert done.code == 0, done.err
+    assert "kind 3" in done.out
+    found = read(out)
+    assert [row["category"] for row in found] == [f"kind {i}" for i in range(4)]
+    assert [row["input_is_hallucinating"] for row in found] == ["1"] * 4
+    assert [row["answer"] for row in found] == ["No."] * 4
+    assert [row["metadata.answer"] for row in found] == ['{"a": 1}'] * 4
+    assert list(read_label_file(out).values()) == [False, True, False, True]
 
 
 def test_files_of_the_research(vlmscope: Command, tmp_path: Path) -> None:

@@ -170,12 +170,12 @@ MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Return names that stand with commas between.
+    """Return names that stand with commas between, each once.
 
-    >>> names("a, b,")
+    >>> names("a, b, a,")
     ('a', 'b')
     """
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def build_spec(

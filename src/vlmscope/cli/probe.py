@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
+from vlmscope.cli.by_column import show_columns
 from vlmscope.cli.halp import show_halp
-from vlmscope.cli.output import show, stderr, stdout
+from vlmscope.cli.output import number_table, show, stderr, stdout
 from vlmscope.cli.places import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 
@@ -181,6 +181,7 @@ def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] |
     _show_results(result)
     if result.halp is not None:
         show_halp(result.halp)
+    show_columns(result)
     stdout.print()
     for line in verdict:
         show(Text(line))
@@ -201,9 +202,7 @@ def _wanted_labels(run: Path, labels: str | None) -> str | LabelTable | None:
 
 def _show_results(result: SweepResult) -> None:
     """Print one line for each probe and baseline."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("", "AUROC", "95% interval", "AUPRC", "recall at 5%", "ECE"):
-        table.add_column(heading, overflow="fold")
+    table = number_table("", "AUROC", "95% interval", "AUPRC", "recall\nat 5%", "ECE")
     for row in result.rows:
         metrics, interval = row.metrics, row.intervals["auroc"]
         ranked = [f"{metrics.auroc:.3f}", f"{interval.low:.3f}–{interval.high:.3f}",

@@ -17,6 +17,7 @@ from vlmscope.probing.judging import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.probing.penalty import penalty_sentence
 from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.splitting import IMAGE, QUESTION
+from vlmscope.probing.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
 
 LEVEL = 0.05
 """Level of tests."""
@@ -30,8 +31,9 @@ NEGLIGIBLE = 0.01
 
 def verdict(result: SweepResult) -> list[str]:
     """Return what the sweep says, the main thing first."""
-    selected = result["selected"]
+    selected, facts = result["selected"], result.data.facts
     lines = [_found(result), *_joint(result), *_single(result), *_within(result)]
+    lines = [*qualified(lines, facts), *unknown_sentence(facts)]
     lines += column_sentences(result.by_column)
     lines += [*_chance(result), *_corrected(result)]
     if not selected.found_nothing:
@@ -339,16 +341,13 @@ def _gain(gap: Difference | None, holds: bool) -> str:
     low, high = gap.interval.low, gap.interval.high
     little = max(-low, high) < NEGLIGIBLE
     if low > 0 and holds:
-        more = f"less than {NEGLIGIBLE:g}, but not nothing" if little else _MORE
+        more = f"less than {NEGLIGIBLE:g}, but not nothing" if little else SOMETHING_MORE
         return f"adds {_signed(gap)}: {more}."
     if high < 0:
         return f"makes it worse, {_signed(gap)}."
     if little:
         return f"changes it by {_signed(gap)}: less than {NEGLIGIBLE:g} either way."
     return f"changes it by {_signed(gap)}: whether hidden states know more cannot be told."
-
-
-_MORE = "hidden states know something more"
 
 
 def _signed(gap: Difference, sign: str = "+", turned: int = 1) -> str:

@@ -71,6 +71,31 @@ def means_right(column: str) -> bool:
     return not _RIGHT.isdisjoint(parts) and not any(map(_NOT_RIGHT.match, parts))
 
 
+EMPTY_IN_FILE = "no label in the file"
+"""Evidence of a row whose cell in a label file is empty; the file's name follows."""
+
+NONE_IN_COLUMN = "no label in the column"
+"""Evidence of a row whose cell in a column of labels is empty, or holds no label."""
+
+
+def lacks_label(score: Score) -> str:
+    """Return why a row was never labelled; empty where it has a label, or could not be scored.
+
+    Nobody has looked at such an answer: whether it can be scored is not known.
+
+    >>> lacks_label(Score("q1", None, "file", "not in the label file: human.csv", labelled=False))
+    'no label in human.csv'
+    >>> lacks_label(Score("q1", None, "auto", "an answer that needs a judge"))
+    ''
+    """
+    start, _, rest = score.evidence.partition(": ")
+    if score.labelled:
+        return ""
+    if start in (NOT_IN_FILE, EMPTY_IN_FILE):
+        return f"no label in {rest}"
+    return start if start == NONE_IN_COLUMN else ""
+
+
 def read_label(value: object, column: str = "") -> bool | None:
     """Return a label: True for hallucinated, None where the cell is empty.
 
@@ -237,11 +262,11 @@ class Column:
         try:
             label = read_label(value, self.column)
         except ValueError as error:
-            return Finding(None, f"no label in the column: {error}"), False
+            return Finding(None, f"{NONE_IN_COLUMN}: {error}"), False
         if label is None:
             gap = is_gap(value)
             what = "is empty" if gap else f"is {value}"
-            return Finding(None, f"no label in the column: {self.column} {what}", not gap), True
+            return Finding(None, f"{NONE_IN_COLUMN}: {self.column} {what}", not gap), True
         return Finding(label, f"{self.column} is {value}"), True
 
 
@@ -288,7 +313,7 @@ class LabelFile:
         label = self.labels[id_]
         if label is None:
             gap = is_gap(self._cells[id_])
-            return Finding(None, f"no label in the file: {self._file}", labelled=not gap)
+            return Finding(None, f"{EMPTY_IN_FILE}: {self._file}", labelled=not gap)
         return Finding(label, f"{self._file} says {'hallucinated' if label else 'faithful'}")
 
 

@@ -26,6 +26,7 @@ from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import check_version
 from vlmscope.store.naming import is_vector, question_id, vector_path
 from vlmscope.store.nofollow import index_target, member, open_link, walk_links
+from vlmscope.store.seed_facts import FACT_LISTS, SeedFacts, read_facts, read_metadata
 
 Place = tuple[str, int | None]
 """Representation and layer."""
@@ -54,6 +55,10 @@ class SeedRow:
     """Vectors that hold NaN or infinity."""
     hashes: Mapping[str, str]
     """The picture's hashes, by name; research files have none, exports of vlmscope do."""
+    facts: SeedFacts
+    """What it knows of the prompt, the first token and the answer; likewise."""
+    metadata: Mapping[str, Any]
+    """Further columns of its table; likewise."""
 
 
 @contextmanager
@@ -122,8 +127,11 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
     texts: dict[str, str] = {}
     widths: dict[Place, int] = {}
     not_finite = set()
+    lists: dict[str, Any] = {}
     for name, dataset in walk_links(group, seen):
-        if name in SEED_TEXTS:
+        if name in FACT_LISTS:
+            lists[name] = dataset
+        elif name in SEED_TEXTS:
             texts[name] = _text(path, id_, name, dataset)
         elif is_vector(name):
             place = _place(path, id_, name)
@@ -132,7 +140,8 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
             if not np.isfinite(values).all():
                 not_finite.add(place)
     hashes = {name: _text_attribute(group, name) for name in IMAGE_HASHES if _has(group, name)}
-    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes)
+    facts, metadata = read_facts(group, lists), read_metadata(group)
+    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes, facts, metadata)
 
 
 def _has(group: Any, name: str) -> bool:
