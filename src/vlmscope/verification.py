@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vlmscope.dataset import Table
-from vlmscope.errors import InputError, RunMismatchError
+from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
+from vlmscope.row_identity import hold_rows
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import Manifest, Run, clean_text
 
@@ -83,20 +84,19 @@ def tolerance_of(manifest: Manifest) -> float:
 def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sample]:
     """Return ``count`` stored rows of ``run``, drawn at random, as samples of its table.
 
+    Rows that the table does not have any more are not drawn.
+
     Raises:
         InputError: The run is empty, or a row that was drawn cannot be read any more.
-        RunMismatchError: The table is not the one that the run was made from.
+        RunMismatchError: Rows of the run are other questions in the table, or it has none of them.
         TableChangedError: It changed meanwhile.
     """
     if not len(run):
         raise InputError(f"{run.path}: the run holds no rows; run vlmscope extract first")
     scan = table.scan()
-    if scan.fingerprint != run.manifest.data.fingerprint:
-        raise RunMismatchError(
-            f"{run.manifest.data.path}: the table has changed since the run was made; "
-            "give the original with --data"
-        )
-    drawn = random.Random(seed).sample(run.ids, min(count, len(run)))  # noqa: S311 - a sample
+    gone = frozenset(hold_rows(run, table, scan).gone)
+    stored = tuple(id_ for id_ in run.ids if id_ not in gone)
+    drawn = random.Random(seed).sample(stored, min(count, len(stored)))  # noqa: S311 - a sample
     order = {id_: i for i, id_ in enumerate(drawn)}
     found = []
     for row in table.as_scanned(scan).rows():
