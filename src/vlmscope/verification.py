@@ -81,10 +81,12 @@ def tolerance_of(manifest: Manifest) -> float:
     return tolerance
 
 
-def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sample]:
+def choose_samples(
+    run: Run, table: Table, count: int, seed: int = 0
+) -> tuple[list[Sample], tuple[str, ...]]:
     """Return ``count`` stored rows of ``run``, drawn at random, as samples of its table.
 
-    Rows that the table does not have any more are not drawn.
+    Rows that the table does not have any more are not drawn: their ids are returned too.
 
     Raises:
         InputError: The run is empty, or a row that was drawn cannot be read any more.
@@ -94,8 +96,9 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
     if not len(run):
         raise InputError(f"{run.path}: the run holds no rows; run vlmscope extract first")
     scan = table.scan()
-    gone = frozenset(hold_rows(run, table, scan).gone)
-    stored = tuple(id_ for id_ in run.ids if id_ not in gone)
+    gone = hold_rows(run, table, scan).gone
+    without = frozenset(gone)
+    stored = [id_ for id_ in run.ids if id_ not in without]
     drawn = random.Random(seed).sample(stored, min(count, len(stored)))  # noqa: S311 - a sample
     order = {id_: i for i, id_ in enumerate(drawn)}
     found = []
@@ -104,7 +107,7 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
             if isinstance(row, Failure):
                 raise InputError(row.error)
             found.append(row)
-    return sorted(found, key=lambda sample: order[sample.id])
+    return sorted(found, key=lambda sample: order[sample.id]), gone
 
 
 def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Iterator[RowCheck]:

@@ -9,7 +9,7 @@ from vlmscope.probing import SavedSweep
 from vlmscope.probing.source import of_set
 from vlmscope.report.document import CategoryRow
 from vlmscope.schema import Score
-from vlmscope.store import DEFAULT, Run, label_sets
+from vlmscope.store import DEFAULT, Run, are_stale, label_sets
 
 
 def missing(
@@ -46,6 +46,11 @@ def missing(
         return
     if unlabelled := sum(id_ not in labels for id_ in run.ids):
         yield f"{unlabelled:,} of {len(run):,} rows have no label: `vlmscope label {made}` again."
+    if are_stale(run.path, name):
+        yield (
+            "The labels are of truths that have changed in the table since: "
+            f"`vlmscope label {made}` again."
+        )
     if saved is None:
         yield _no_probes(total, probed)
     elif saved.stale:
