@@ -32,6 +32,7 @@ from vlmscope.model.changes import removing_hooks
 from vlmscope.model.computing import computing
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
 from vlmscope.prompt import build_messages, chat_template, in_turn
+from vlmscope.said_once import said_once
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -53,6 +54,7 @@ _PER_TOKEN = frozenset(
 _Inputs = dict[str, Tensor]
 
 
+@said_once()
 def reference(
     sample: Sample,
     vlm: VisionLanguageModel,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vlmscope.dataset import Table
+from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
@@ -111,7 +112,11 @@ def choose_samples(
 
 
 def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Iterator[RowCheck]:
-    """Yield the comparison of each sample's stored row with ``reference``."""
+    """Yield the comparison of each sample's stored row with ``reference``.
+
+    Raises:
+        RowError: The row cannot be recomputed.
+    """
     record = run.manifest.capture
     spec = CaptureSpec(
         layers=",".join(map(str, record.layers)),
@@ -124,7 +129,9 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
     for sample in samples:
         stored = run[sample.id]
         tokens = None if exact else stored.answer_token_ids
-        yield compare(stored, reference(sample, vlm, spec, answer_token_ids=tokens))
+        with row_errors(sample):
+            expected = reference(sample, vlm, spec, answer_token_ids=tokens)
+        yield compare(stored, expected)
 
 
 def compare(stored: Capture, expected: Capture) -> RowCheck:
