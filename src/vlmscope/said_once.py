@@ -87,9 +87,18 @@ class _Once(ContextDecorator):
         if warnings.showwarning is self._shown:
             warnings.showwarning = self._show
 
+    def warn(self, message: str, stacklevel: int) -> None:
+        """Warn of what vlmscope found, each time."""
+        self._own.is_ours = True
+        try:
+            warnings.warn(message, RuntimeWarning, stacklevel=stacklevel + 1)
+        finally:
+            self._own.is_ours = False
+
     def _show_new(self, message: Any, category: Any, *rest: Any, **more: Any) -> None:
         """Stand for ``warnings.showwarning``."""
-        if self._is_new(category.__name__, str(message)):
+        ours = getattr(self._own, "is_ours", False)
+        if ours or self._is_new(category.__name__, str(message)):
             self._show(message, category, *rest, **more)
 
 
@@ -107,6 +116,16 @@ def said_once() -> ContextDecorator:
     Numbers do not tell two of them apart.
     """
     return _ONCE
+
+
+def warn(message: str, *, stacklevel: int = 1) -> None:
+    """Warn of what vlmscope found (``RuntimeWarning``): it is shown each time.
+
+    Args:
+        message: The warning.
+        stacklevel: As of ``warnings.warn``.
+    """
+    _ONCE.warn(message, stacklevel + 1)
 
 
 @contextmanager
