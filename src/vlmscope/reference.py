@@ -33,6 +33,7 @@ from vlmscope.model.computing import computing
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import build_messages, in_turn, template_settings
+from vlmscope.said_once import said_once
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -54,6 +55,7 @@ _PER_TOKEN = frozenset(
 _Inputs = dict[str, Tensor]
 
 
+@said_once()
 def reference(
     sample: Sample,
     vlm: VisionLanguageModel,

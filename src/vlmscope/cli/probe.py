@@ -141,7 +141,8 @@ def probe(
     """
     from vlmscope.probing import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
     from vlmscope.probing.saving import RESULTS, check_folder
-    from vlmscope.store import DEFAULT, read_document
+    from vlmscope.probing.source import of_set
+    from vlmscope.store import DEFAULT, are_stale, label_sets, read_document
 
     spec = SweepSpec(
         estimators=options.names(estimators), folds=folds, repeats=repeats, group_by=group_by,
@@ -154,6 +155,13 @@ def probe(
     check_writable(folder)
     if is_run(run):
         check_folder(folder, name)
+        if name in label_sets(run) and are_stale(run, name):
+            again = f"vlmscope label {run}{of_set('--name', name)}"
+            stderr.print(
+                "note: the labels are of truths that have changed in the table since; run "
+                f"'{again}' to label again",
+                style="yellow",
+            )
     with stderr.status("reading") as status:
         source = open_source(
             run,

@@ -47,6 +47,7 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     """Check every checksum, then recompute some rows with the seed's method and show the error."""
+    from vlmscope.row_identity import ids_text
     from vlmscope.verification import choose_samples, tolerance_of
 
     quiet_libraries()
@@ -56,7 +57,14 @@ def verify(
         return
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
     table = _table(opened, data, images, allow_absolute_paths=allow_absolute_paths)
-    samples = choose_samples(opened, table, sample, seed)
+    samples, gone = choose_samples(opened, table, sample, seed)
+    if gone:
+        are = "row of the run is" if len(gone) == 1 else "rows of the run are"
+        stderr.print(
+            f"note: {len(gone):,} {are} not in the table any more, and cannot be recomputed: "
+            f"{ids_text(gone)}",
+            style="yellow",
+        )
     vlm = _load(opened, model, adapter, device, allow_pickle_weights=allow_pickle_weights)
     checks = _compare(opened, samples, vlm)
     if as_json:

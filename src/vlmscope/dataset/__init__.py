@@ -27,7 +27,7 @@ from vlmscope.dataset._answers import (
 from vlmscope.dataset._columns import parse_mapping
 from vlmscope.dataset._image import difference_hash, hash_image, load_image
 from vlmscope.dataset._locate import read_images
-from vlmscope.dataset._rows import Place
+from vlmscope.dataset._rows import Identity, Place
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 from vlmscope.dataset._thumbnail import Thumbnails, image_thumbnail, read_thumbnails
@@ -39,6 +39,7 @@ __all__ = [
     "AnswerFields",
     "AnswerTable",
     "CellError",
+    "Identity",
     "Place",
     "Share",
     "Table",

@@ -46,6 +46,21 @@ _TEXT = (str, type(None))
 """What an image cell holds that names pictures, or none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a row the one that it is, and its truth, which does not."""
+
+    id: str
+    question: str
+    """Empty where the row has none that a run can hold."""
+    image_id: str
+    """As ``Sample.image_id``."""
+    target: str | None
+    """As ``Sample.target``; None where the table has no column of truths."""
+    unnamed: tuple[bytes, ...] = ()
+    """The images' files, where the table holds them and has no names for them."""
+
+
 class Place(NamedTuple):
     """A row that only holds its place among those about its pictures."""
 
@@ -157,6 +172,27 @@ class RowReader:
         # The same text, without an encoder set up anew for each of a million rows.
         return f"[{', '.join(map(encode_basestring_ascii, cells))}]\n"
 
+    def identity(self, row: Row, sample_id: str) -> Identity:
+        """Return what makes a row the one that it is, also of a row that is not in order.
+
+        Args:
+            row: The row.
+            sample_id: Its id.
+        """
+        try:
+            question = self._question(row)
+        except RowError:
+            question = ""
+        image = self.image(row)
+        held = all(cell.data and not cell.name for cell in image.pictures)
+        return Identity(
+            id=sample_id,
+            question=question,
+            image_id=self._image_id(image, sample_id),
+            target=None if self.columns.target is None else self._target_or_gap(row),
+            unnamed=tuple(cell.data or b"" for cell in image.pictures) if held else (),
+        )
+
     def digest(self, row: Row) -> bytes:
         """Return ``DIGEST_BYTES`` bytes that differ as soon as one cell of the row does.
 
@@ -194,7 +230,7 @@ class RowReader:
             question=question,
             target=target,
             metadata=self._metadata(row, image),
-            image_id=image.name or (sample_id if pictures else ""),
+            image_id=self._image_id(image, sample_id),
             origin=origin,
         )
 
@@ -211,6 +247,10 @@ class RowReader:
 
     def _error(self, row: Row, found: str, expected: str) -> RowError:
         return RowError("input", f"{self.origin(row)}: {found}; write {expected} there")
+
+    @staticmethod
+    def _image_id(image: ImageCells, sample_id: str) -> str:
+        return image.name or (sample_id if image.pictures else "")
 
     def _question(self, row: Row) -> str:
         column = self.columns.question

@@ -12,7 +12,7 @@ from typing import cast
 from vlmscope.dataset._columns import check_pictures, find_columns
 from vlmscope.dataset._locate import image_folder
 from vlmscope.dataset._open import open_source
-from vlmscope.dataset._rows import Place, RowReader
+from vlmscope.dataset._rows import Identity, Place, RowReader
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._source import Row, Source, reading
 from vlmscope.dataset._unchanged import Unchanged
@@ -120,6 +120,15 @@ class Table:
                 yield Failure(sample_id, stage=error.stage, error=str(error))
         if expected:
             expected.check_end()
+
+    def identities(self) -> Iterator[Identity]:
+        """Stream what makes each row the one that it is, whatever the limit and the share.
+
+        Raises:
+            InputError: the file breaks off, or an id is unusable.
+        """
+        for row in _rows_of(self.reader.source):
+            yield self.reader.identity(row, self.reader.id(row))
 
     def scan(self) -> TableScan:
         """Check the whole table in one pass, before anything is done with it.

@@ -24,6 +24,7 @@ from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import EachOnce, count_after_question, encode, render
+from vlmscope.said_once import said_once
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 
 PIXELS_AT_ONCE = 2**28
@@ -86,6 +87,7 @@ class Batch:
         return self.inputs["attention_mask"].numpy()
 
 
+@said_once()
 def prepare(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec | None = None
 ) -> tuple[list[Batch], list[Failure]]:

@@ -8,7 +8,6 @@ batch by batch, with the same result.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -36,6 +35,7 @@ from vlmscope.model.computing import computing
 from vlmscope.model.lengths import ALONE
 from vlmscope.model.static_cache import keys_and_values
 from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.said_once import warn
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
 Results = list[Capture | Failure]
@@ -203,10 +203,9 @@ class CaptureSession:
             self._stepwise = bool(self._stepwise and fewer)
             self._decoding = Decoding(self._vlm, self._spec, max(1, fewer), self._finished)
             if not self._stepwise:
-                warnings.warn(
+                warn(
                     f"a decoding step failed ({type(error).__name__}: {one_line(error)}); generate "
                     "writes the answers from here on, more slowly",
-                    RuntimeWarning,
                     stacklevel=2,
                 )
 

@@ -7,7 +7,6 @@ launched one by one, they leave the GPU idle most of the time. Nothing in a step
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,6 +28,7 @@ from vlmscope.model.attention import (
     seeing,
 )
 from vlmscope.model.changes import removing_hooks
+from vlmscope.said_once import warn
 from vlmscope.schema import LayerStates
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
@@ -116,10 +116,9 @@ class Stepper:
                 raise
             torch.cuda.synchronize()
             self.replays = False
-            warnings.warn(
+            warn(
                 f"a decoding step cannot be recorded ({one_line(error)}): its kernels are launched "
                 "one by one, more slowly",
-                RuntimeWarning,
                 stacklevel=2,
             )
             return None

@@ -6,12 +6,12 @@ duplicate id costs seconds and not minutes of loading.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vlmscope.dataset import Table, TableScan, open_table
-from vlmscope.errors import InputError, RowError
+from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.patience import check_patience
 from vlmscope.executors.record import capture_record, make_manifest
 from vlmscope.executors.request import Request
@@ -19,6 +19,7 @@ from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import notes_of, original_of
 from vlmscope.model.stepwise import why_not_stepwise
 from vlmscope.prompt import count_after_question, render
+from vlmscope.row_identity import RowsHeld, hold_rows, ids_text, is_same_table
 from vlmscope.selection import resolve_layers
 from vlmscope.store import (
     Manifest,
@@ -27,6 +28,8 @@ from vlmscope.store import (
     check_reachable,
     check_same,
     find_damage,
+    is_of_truths,
+    label_sets,
     open_run,
     read_manifest,
     set_aside,
@@ -50,6 +53,8 @@ class Outline:
     """Ids of the table that the run already holds."""
     notes: tuple[str, ...]
     """What the user should know before the start, and is no error."""
+    held: RowsHeld
+    """What the table says of the rows that the run already holds."""
 
     @property
     def title(self) -> str:
@@ -91,6 +96,7 @@ class Plan(Outline):
     manifest: Manifest
     done: frozenset[str]
     notes: tuple[str, ...] = ()
+    held: RowsHeld = field(default_factory=RowsHeld)
 
     @property
     def title(self) -> str:
@@ -104,18 +110,19 @@ def make_plan(request: Request) -> Plan:
     Raises:
         InputError: The table or an option is wrong.
         ModelError: The checkpoint cannot be used.
-        RunMismatchError: The run folder holds rows made with other settings.
+        RunMismatchError: The run folder holds rows made with other settings, or from another table.
     """
-    table, scan = open_checked(request)
+    table, scan, held = open_checked(request)
     vlm, manifest, notes = load_checked(request, scan)
-    done, more = compare(request, scan, manifest)
-    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more))
+    done, more = compare(request, scan, manifest, held)
+    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held)
 
 
-def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan]:
-    """Check all that can be checked without the model; return the table and what is in it.
+def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan, RowsHeld]:
+    """Check all that can be checked without the model.
 
-    The table is held to it from now on: loading the model takes minutes.
+    Return the table, what is in it, and what it says of the rows that the run holds. From now on
+    the table is held to what is in it: loading the model takes minutes.
 
     Args:
         request: What was asked for.
@@ -123,7 +130,7 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
 
     Raises:
         InputError: The table or an option is wrong.
-        RunMismatchError: The run folder holds rows made with other settings.
+        RunMismatchError: The run folder holds rows made with other settings, or from another table.
     """
     _check_options(request)
     _check_folder(request.out, request.writes_as, patience)
@@ -137,8 +144,8 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
         share=request.shard,
     )
     scan = table.scan()
-    _check_early(request, scan)
-    return table.as_scanned(scan), scan
+    held = _check_early(request, table, scan)
+    return table.as_scanned(scan), scan, held
 
 
 def load_checked(
@@ -167,11 +174,17 @@ def load_checked(
 
 
 def compare(
-    request: Request, scan: TableScan, manifest: Manifest
+    request: Request, scan: TableScan, manifest: Manifest, held: RowsHeld
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Compare with the run that is there; return the ids it holds, and notes on what differs.
 
     Damaged files are set aside first, if that was asked for.
+
+    Args:
+        request: What was asked for.
+        scan: What is in the table.
+        manifest: What the run would say.
+        held: What the table says of the rows that the run holds.
 
     Raises:
         RunMismatchError: It was made with other settings.
@@ -182,7 +195,8 @@ def compare(
     check_same(stored, manifest)
     notes = _set_damage_aside(request) if request.redo_damaged else ()
     done = frozenset(scan.ids).intersection(open_run(request.out).ids)
-    return done, (*notes, *_notes(stored, manifest))
+    changes = _notes_on_changes(request.out, stored, scan, held)
+    return done, (*notes, *changes, *_notes(stored, manifest))
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
@@ -231,6 +245,41 @@ def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     )
 
 
+def _notes_on_changes(
+    out: Path, stored: Manifest, scan: TableScan, held: RowsHeld
+) -> Iterator[str]:  # fmt: skip
+    """Yield what the table says otherwise of the rows that the run holds."""
+    if held.compared and stored.data.fingerprint != scan.fingerprint:
+        same = held.compared - len(held.gone)
+        yield (
+            f"the table has changed since the last session; of the {held.compared:,} rows that the "
+            f"run holds {same:,} are the same questions in it"
+        )
+    if held.gone:
+        yield (
+            f"not in the table any more, and kept in the run: {_rows_text(held.gone)}; whoever "
+            "reads the run reads them too"
+        )
+    if held.retold:
+        sets = [name for name in label_sets(out) if _is_of_truths(out, name)]
+        stale = f"; label sets {', '.join(sets)} are of the old truths: run 'vlmscope label' again"
+        yield f"another truth now, and the run takes it: {_rows_text(held.retold)}" + (
+            stale if sets else ""
+        )
+
+
+def _is_of_truths(out: Path, name: str) -> bool:
+    try:
+        return is_of_truths(out, name)
+    except StoreError:  # whoever reads the labels says so
+        return False
+
+
+def _rows_text(ids: Sequence[str]) -> str:
+    count = "1 row" if len(ids) == 1 else f"{len(ids):,} rows"
+    return f"{count} ({ids_text(ids)})"
+
+
 def _set_damage_aside(request: Request) -> tuple[str, ...]:
     """Move what is damaged out of the run; return what the user should know of it."""
     damages = find_damage(request.out)
@@ -269,16 +318,19 @@ def _check_folder(out: Path, writer: str, patience: float) -> None:
         raise InputError(f"--out {out}: holds {foreign[0]} and is no run; give a new folder")
 
 
-def _check_early(request: Request, scan: TableScan) -> None:
+def _check_early(request: Request, table: Table, scan: TableScan) -> RowsHeld:
     """Compare what is known before the model is loaded with the run that is there."""
     if not (request.out / "run.json").exists():
-        return
+        return RowsHeld()
     stored = read_manifest(request.out)
     layers = resolve_layers(request.spec.layers, stored.model.num_layers)
     wanted = replace(
         stored,
         capture=capture_record(request.spec, layers, stored.model.type),
-        data=replace(stored.data, fingerprint=scan.fingerprint),
         store_dtype=request.store_dtype,
     )
     check_same(stored, wanted)
+    if is_same_table(stored.data, scan):
+        return RowsHeld()
+    run = open_run(request.out)
+    return hold_rows(run, table, scan, skip_damaged=request.redo_damaged)

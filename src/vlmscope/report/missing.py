@@ -10,7 +10,7 @@ from vlmscope.probing import SavedSweep
 from vlmscope.probing.source import of_set
 from vlmscope.report.document import CategoryRow
 from vlmscope.schema import Score
-from vlmscope.store import DEFAULT, Run, label_sets
+from vlmscope.store import DEFAULT, Run, are_stale, label_sets
 
 
 def missing(
@@ -50,6 +50,11 @@ def missing(
     unlabelled = Counter(s.evidence.split(":")[0] for s in labels.values() if not s.labelled)
     for reason, number in unlabelled.most_common():
         yield f"{number:,} of {len(run):,} rows are unlabelled: {reason}."
+    if are_stale(run.path, name):
+        yield (
+            "The labels are of truths that have changed in the table since: "
+            f"`vlmscope label {made}` again."
+        )
     if saved is None:
         yield _no_probes(total, probed)
     elif saved.stale:

@@ -24,6 +24,7 @@ from vlmscope.store.inside import LABEL_SET
 from vlmscope.store.place import place
 from vlmscope.store.publish import publishing
 from vlmscope.store.remote import reading
+from vlmscope.store.truths import hash_truths, read_truths
 from vlmscope.version import __version__
 
 LABELS = "labels.parquet"
@@ -36,6 +37,9 @@ _NAME = re.compile(LABEL_SET, re.ASCII)
 _FILE = re.compile(rf"labels-({LABEL_SET})\.parquet", re.ASCII)
 _KEY = b"vlmscope"
 _REMEDY = "run 'vlmscope label' with --overwrite to replace it"
+_READ = ("column", "file")
+"""Scorers that read labels, and look at no truth."""
+
 _COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence")
 _LATER = "error_kind"
 """Column that labels of earlier versions lack."""
@@ -92,6 +96,7 @@ def write_labels(
         raise StoreError(f"{run}: two labels for the same question; a scorer gives one a row")
     record = {
         "settings": dict(settings),
+        "truths": hash_truths(read_truths(run)),
         "vlmscope_version": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -160,6 +165,33 @@ def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
             f"{run}: the settings in {labels_file(name)} are no JSON; {_REMEDY}"
         ) from error
     return record
+
+
+def is_of_truths(run: str | Path, name: str = DEFAULT) -> bool:
+    """Return whether labels hang on the truths that a run has: made from them, not read.
+
+    Args:
+        run: The run folder, or its URL.
+        name: The label set.
+    """
+    settings = label_settings(run, name).get("settings")
+    made = settings if isinstance(settings, dict) else {}
+    return made.get("scorer") not in _READ and not made.get("target")
+
+
+def are_stale(run: str | Path, name: str = DEFAULT) -> bool:
+    """Return whether truths of a run have changed since labels were made from them.
+
+    Args:
+        run: The run folder, or its URL.
+        name: The label set.
+
+    Raises:
+        InputError: The run has no such labels yet.
+        StoreError: The file is damaged.
+    """
+    made_of = label_settings(run, name).get("truths", "")
+    return is_of_truths(run, name) and made_of != hash_truths(read_truths(run))
 
 
 def _read(run: Path, name: str) -> Any:

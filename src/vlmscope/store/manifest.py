@@ -1,7 +1,7 @@
 """``run.json``: what the rows of a run were made with.
 
-It is written before the first row, and once more if a run goes on with ``--text-only``. What of it
-has to stay the same, ``differences`` says.
+It is written before the first row, and again if a run goes on with ``--text-only`` or with another
+version of its table. What of it has to stay the same, ``differences`` says.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class CaptureRecord:
 
 @dataclass(frozen=True, slots=True)
 class DataRecord:
-    """The table of questions. ``fields`` maps our field names to its columns."""
+    """The table of questions that the run was last continued with.
+
+    ``fields`` maps our field names to its columns.
+    """
 
     path: str
     images: str | None
@@ -97,6 +100,9 @@ class DataRecord:
     text_only: bool = False
     """Whether rows without a picture are questions about none (``--text-only``). A run may take it
     up later: rows that failed for want of a picture are then captured."""
+    several_tables: bool = False
+    """Whether rows came from more than one version of the table. ``fingerprint`` is that of the
+    last one, and says nothing about rows of the earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
