@@ -141,8 +141,7 @@ def probe(
     """
     from vlmscope.probing import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
     from vlmscope.probing.saving import RESULTS, check_folder
-    from vlmscope.probing.source import of_set
-    from vlmscope.store import DEFAULT, are_stale, label_sets, read_document
+    from vlmscope.store import DEFAULT, read_document
 
     spec = SweepSpec(
         estimators=options.names(estimators), folds=folds, repeats=repeats, group_by=group_by,
@@ -155,13 +154,7 @@ def probe(
     check_writable(folder)
     if is_run(run):
         check_folder(folder, name)
-        if name in label_sets(run) and are_stale(run, name):
-            again = f"vlmscope label {run}{of_set('--name', name)}"
-            stderr.print(
-                "note: the labels are of truths that have changed in the table since; run "
-                f"'{again}' to label again",
-                style="yellow",
-            )
+        _say_stale(run, name)
     with stderr.status("reading") as status:
         source = open_source(
             run,
@@ -182,6 +175,19 @@ def probe(
     else:
         _show(result, summary["verdict"], transferred)
         stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _say_stale(run: Path, name: str) -> None:
+    """Say on stderr where the labels are of truths that have changed since."""
+    from vlmscope.probing.source import of_set
+    from vlmscope.store import are_stale, label_sets
+
+    if name in label_sets(run) and are_stale(run, name):
+        stderr.print(
+            "note: the labels are of truths that have changed in the table since; run "
+            f"'vlmscope label {run}{of_set('--name', name)}' to label again",
+            style="yellow",
+        )
 
 
 def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] | None) -> None:
