@@ -14,6 +14,7 @@ from answer_sheets import (
     POPE_KINDS,
     Row,
     answered,
+    kinds_of,
     outcome,
     pope_in_sentences,
     rows_of,
@@ -25,8 +26,8 @@ from vlmscope.schema import Score
 from vlmscope.score import Auto
 
 SEED = 2026
-UNDECIDED = tuple(kind for kind in KINDS if kind.startswith("not to be told"))
-DECIDED = tuple(kind for kind in KINDS if kind not in UNDECIDED)
+UNDECIDED = tuple(kind for kind in kinds_of("first") if kind.startswith("not to be told"))
+DECIDED = tuple(kind for kind in kinds_of("first") if kind not in UNDECIDED)
 
 SCORABLE = 0.86
 """Share of the rows with a verdict that is scored, in every kind that is not listed here."""
@@ -86,7 +87,7 @@ WRONG_IN: dict[str, int] = {
 
 @cache
 def _outcomes(kind: str) -> list[tuple[Row, str]]:
-    rows = rows_of(kind, SEED, 80)
+    rows = rows_of(kind, SEED, 80, "first")
     scores = Auto()(answered(rows))
     return [(row, outcome(row, score)) for row, score in zip(rows, scores, strict=True)]
 
@@ -95,7 +96,7 @@ def _with(kind: str, what: str) -> list[Row]:
     return [row for row, is_ in _outcomes(kind) if is_ == what]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds_of("first"))
 def test_no_answer_is_scored_wrong(kind: str) -> None:
     wrong = _with(kind, "wrong")
     assert len(wrong) <= WRONG_IN.get(kind, 0), f"{len(wrong)} of 80, among them {wrong[:3]}"
@@ -110,15 +111,14 @@ def test_answers_with_a_verdict_are_scored(kind: str) -> None:
 
 
 def test_pope_in_sentences_is_scored_right() -> None:
-    rows = pope_in_sentences(SEED, 1_000)
+    rows = pope_in_sentences(SEED, 1_000, "first")
     scores = list(Auto()(answered(rows)))
     found = Counter(outcome(row, score) for row, score in zip(rows, scores, strict=True))
-    assert found["wrong"] <= 3, "\n" + table(rows, scores)
-    assert found["right"] >= 800, "\n" + table(rows, scores)
+    assert found["right"] == len(rows), "\n" + table(rows, scores)
 
 
 def test_few_of_all_are_wrong() -> None:
-    rows = sheet(SEED + 1, 2_100)
+    rows = sheet(SEED + 1, 2_100, "first")
     scores = list(Auto()(answered(rows)))
     found = Counter(outcome(row, score) for row, score in zip(rows, scores, strict=True))
     assert found["wrong"] <= 0.005 * len(rows), "\n" + table(rows, scores)

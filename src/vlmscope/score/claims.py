@@ -27,12 +27,15 @@ SIDES = tuple(
     )
 )  # fmt: skip
 
+UNREAL = re.compile(
+    r"\b(?:like (?!there)|resembl\w+|similar|statue|sculpture|figurine|drawing|painting|mural|toy"
+    r"|cartoon|logo|poster|costume|pattern|shaped|says|reads|word|named|called|than|almost|nearly"
+    r"|partly|partially|half|supposed|used to|about to|fake|stuffed|replica|silhouette|tattoo)s?\b"
+)
+"""Words by which a thing that is named is no such thing, or not for sure."""
+
 _SETTLED = re.compile(
-    r"\b(?:like (?!there)|resembl\w+|similar|statue|sculpture|drawing|painting|toy|cartoon|logo"
-    r"|poster"
-    r"|costume|pattern|shaped|says|reads|word|named|called|than|would|almost|nearly|partly"
-    r"|partially|half|supposed|used to|about to|fake|not|who|which|where|while|whose|other than"
-    r"|only|but)\b"
+    rf"{UNREAL.pattern}|\b(?:would|not|who|which|where|while|whose|other than|only|but)\b"
 )
 _BETWEEN = word_set(
     "clearly indeed visible seen shown be very quite sitting standing lying laying seated "
@@ -99,7 +102,7 @@ def side_of(question: Question, sentence: str) -> Side | None:
     found = _echo(question.claim, _sentence_claim(limited))
     if found and not (found == "no" and question.thing):  # a blue cup leaves room for a red one
         return found
-    return "yes" if question.thing and _shows(question.thing, limited) else None
+    return "yes" if question.thing and shows(question.thing, limited) else None
 
 
 def _sentence_claim(sentence: str) -> tuple[str, ...]:
@@ -186,7 +189,7 @@ def _counted(question: Question, sentence: str) -> Side | None:
     return None
 
 
-def _shows(thing: tuple[str, ...], sentence: str) -> bool:
+def shows(thing: tuple[str, ...], sentence: str) -> bool:
     """Return whether a sentence speaks of a thing as being there."""
     if _QUOTED.search(sentence) or len(thing) > 3 or any(map(is_number, thing)):
         return False

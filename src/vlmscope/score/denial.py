@@ -21,7 +21,7 @@ DOUBT = re.compile(
     rf"|fail(?:s|ed)?"
     r"|cannot|can't|nowhere|zero|invisible|hidden|obscured|hardly|barely|scarcely|rarely|seldom"
     r"|unknown|instead|rather|except|impossible|sorry|imaginary|fictional|nonexistent|non-existent"
-    r"|free of|out of (?:view|frame|sight)|if|unless|were it)\b"
+    r"|doubt\w*|free of|out of (?:view|frame|sight)|if|unless|were it)\b"
 )
 """A word by which a sentence may deny something in a way that no rule here reads."""
 

@@ -34,6 +34,7 @@ from vlmscope.score.denial import (
     sentences,
 )
 from vlmscope.score.lexicon import is_a, lemma
+from vlmscope.score.presence import presence
 from vlmscope.score.question import Question, claim_words, read_question
 from vlmscope.score.reply import read_reply
 from vlmscope.score.scorer import Finding, excerpt
@@ -68,7 +69,8 @@ _OPENING = re.compile(
 # "No" is an answer before a mark, an end or a subject; before a noun it belongs to the sentence.
 _LEAD = re.compile(
     rf"(?:(?P<yes>{_YES})|(?P<no>{_NO}))"
-    r"(?=$|[,.!:\-–—)]|(?<=yes) (?!or\b)|(?<=no) (?:i|it|there|th[ei]\w*|that|he|she|we|you|but)\b)"
+    r"(?=$|[,.!:;–—)]|\s?-(?!\w)|\s[–—]|(?<=yes) (?!or\b)|(?<=no) (?:i|it|there|th[ei]\w*|that"
+    r"|he|she|we|you|but)\b)"
 )
 _AND_NO = re.compile(r"^\W*(?:yes\W+(?:and|but) no|no\W+(?:and|but) yes)\b")
 _TURN = r"\b(?:but|actually|rather|wait|however|though)\b.*\b"
@@ -102,6 +104,15 @@ _BARE_NO = re.compile(
 _PLACES = word_set("under below behind above over beside inside outside near between")
 _PREPOSITIONS = word_set("on in at of to with by for from")
 _ASSENT = re.compile(r"absolutely|definitely|certainly|of course|indeed|affirmative")
+_ASKED = re.compile(
+    r"(?:you|i|we|the (?:question|user)|let (?:me|us)|this question) (?:was |am |are |is |were "
+    r"|will )*(?:being )?"
+    r"(?:ask(?:s|ed|ing)?|want(?:s|ed)? to know|wonder|check|see|look)\b.{0,20}\b(?:if|whether)\b"
+)
+"""A sentence that only repeats what was asked."""
+
+_WRAPPED = re.compile(r"\$?\\boxed\s*\{(?:\\\w+\s*\{)?\s*(\w+)[.!]?\s*\}?\}\$?")
+_LETTERED = re.compile(r"^\W*a: ", re.IGNORECASE)
 _SENTENCES = 40
 _LONGEST = 1_000
 _AWAY = "elsewhere"  # of a denial that is about what was asked, but elsewhere, or of another kind
@@ -150,7 +161,9 @@ def _lead(sentence: str) -> Stance | None:
     rest = clause(sentence[lead.end() :].lstrip(" ,.!:-–—)"))
     if hedge := HEDGE.search(f"{sentence[: lead.start()]} {rest}"):
         return Stance("unclear", f"{lead[0]} … {hedge[0]}")
+    other = "no" if side == "yes" else "yes"
     turned = re.search(_TURN + ("(?:no|not)" if side == "yes" else "yes") + r"\b", sentence)
+    turned = turned or re.search(rf"[,;:.…–—-] ?{other}\b(?=\W*$|[,.!])", sentence[lead.end() :])
     against = NEGATIVE.search(rest) if side == "yes" else re.search(r"\byes\b", rest)
     if found := turned or against:
         return Stance("unclear", f"{lead[0]} … {found[0]}")
@@ -227,7 +240,8 @@ def judge_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
         return Finding(None, "no ground truth")
     if truth is None:
         return Finding(None, f"truth is not yes or no: {excerpt(row.target)}")
-    answer = read_reply(row.answer or "", row.question)
+    answer = _LETTERED.sub("", read_reply(row.answer or "", row.question))
+    answer = _WRAPPED.sub(r"\1", answer)
     if not words(answer):
         return Finding(None, "no answer")
     question = read_question(row.question)
@@ -261,7 +275,11 @@ def answer_side(answer: str, question: Question, truth: str = "") -> Stance | No
         return Stance("yes", said[0])
     if led and led.side == "unclear":
         return led
-    found = [stance for part in _statements(said) if (stance := _side_of(part, question, truth))]
+    found, before = [], ""
+    for part in _statements(said):
+        if stance := _side_of(part, question, truth, before):
+            found.append(stance)
+        before = f"{before} {part}"
     if led:
         other = next((stance for stance in found if stance.side not in (led.side, "unclear")), None)
         return Stance("unclear", f"{led.evidence} … {other.evidence}") if other else led
@@ -275,12 +293,14 @@ def _statements(said: list[str]) -> Iterator[str]:
     """Yield sentences without the *yes* or *no* that opens them."""
     for sentence in said:
         part = _SIDE_WORD.sub("", sentence) if _lead(sentence) else sentence
-        if re.search(r"\w", part):
+        if re.search(r"\w", part) and not part.endswith("?") and not _ASKED.match(part):
             yield part
 
 
-def _side_of(sentence: str, question: Question, truth: str) -> Stance | None:
+def _side_of(sentence: str, question: Question, truth: str, before: str) -> Stance | None:
     """Return the side that one sentence takes to a question."""
+    if found := presence(question, sentence, before):
+        return Stance(found, sentence)
     if side := side_of(question, sentence):
         return Stance(side, sentence)
     if (denial := deny(sentence)) and not denial.incapable:
