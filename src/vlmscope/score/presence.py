@@ -64,6 +64,20 @@ _FORMS = tuple(
         (r"\bnot only (?:do|does|can) ", ""),
         (r"(?<!it is )\bnot only ", ""),
         (r"\bbut also\b", "and also"),
+        (r" after all\b", ""),
+        (r",? (?:and|but) (?:i )?found only (?=an? )", ", i found none, only "),
+        (r"\b(?:certainly|definitely|surely|obviously|undoubtedly) (?!not\b)", ""),
+        (r"\bthere (?:happens|happen|appears|seems) to be\b", "there is"),
+        (r"\b(?:you|we|one)(?: will|'ll| would|'d| may) (?:also )?(?:see|find|notice"
+         r"|spot)\b", "i see"),
+        (rf"\b(the {_IMAGE}) (?:captures|presents|portrays|displays|holds|has)\b", r"\1 shows"),
+        (r"\bno (?:trace of|hint of|such (?:object|thing|item) as) (?:an? |any )?", "no "),
+        (r"\bnowhere (?:is|are) there (?:an? |any )", "there is no "),
+        (r"\b(?:it is )?(?:not hard|not difficult|easy|hard not) to (?:spot|see|find|miss) the ",
+         "i see the "),
+        (r"\b(?:(?:you|one) can not|(?:it is )?(?:hard|impossible) to) (?:miss|overlook) the ",
+         "i see the "),
+        (r"(?<!nowhere) to be (?:found|seen)\b", ""),
         (r"\b(?:there (?:is|are) )?(?:(?:not anything|nothing) but|(?:not anything|nothing|no"
          r" [\w ]{1,20}?)"
          r" (?:other than|than|except|besides)) (an?|one|two|some|several) ", r"there is \1 "),
@@ -353,6 +367,8 @@ def _is_whole(question: Question, part: str) -> bool:
 def _is_all(question: Question, head: str, things: tuple[str, ...]) -> bool:
     """Return whether what is denied is the thing, or all of a kind that it is of."""
     own = question.thing
+    if same(" ".join(things), " ".join(own)):
+        return True
     if lemma(head) != own[-1] and not is_a(" ".join(own), head) and not is_a(own[-1], head):
         return False
     return all(

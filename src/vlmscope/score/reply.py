@@ -42,6 +42,11 @@ _TURN = re.compile(
     re.IGNORECASE,
 )
 _TURN_IN_LINE = re.compile(r"(?<=\S)[ \t]+(?=(?:USER|ASSISTANT|User|Assistant|Human): )")
+_SYSTEM = re.compile(
+    r"^\s*system[ \t]*\n[^\n]{0,400}\n(?=[ \t]*\W*(?:user|human|instruction"
+    r"|question)\b)",
+    re.I,
+)
 _ECHO = re.compile(
     r"\W*(?:you (?:asked|ask|are asking|want to know)|(?:to|regarding|as for|answering) (?:the"
     r"|your)"
@@ -64,7 +69,11 @@ _CORRECTION = re.compile(
     r"|\b(?:my mistake|my bad|i made a mistake|i was (?:wrong|mistaken)|i stand corrected"
     r"|i take (?:that|it) back|i misspoke)\b(?= *[:,.;!–—-])"
     r"|\blet me (?:look|check|count|think|see) (?:again|once more|more closely)\b"
-    rf"|(?:^|(?<=[.!?…] ))(?:{_SAID_FIRST})\b[^.\n]{{1,80}}?,? but\b(?: now\b)?"
+    rf"|(?:^\s*|(?<=[.!?…] ))(?:{_SAID_FIRST})\b[^.\n]{{1,80}}?,? but\b(?: now\b)?"
+    r"|^\W{0,9}(?!(?:in|from|based|looking|judging|according|as|upon|on|so|well|oh|to|after"
+    r"|having|given|let|sorry|hmm)\b)"
+    r"(?:[\w'-]{1,30} ){0,5}[\w'-]{1,30}(?:,| -| –) no, (?=\w)|(?<=[.!?…] )sorry, (?=(?:it|the"
+    r"|there|that) )"
     r"|(?:(?<=\byes)|(?<=\bno)|(?<=\b[A-J]))(?:\W{1,5}|\W{1,5}(?:oh|hmm|um|sorry|ah)\W{1,5})"
     r"(?:actually|wait|sorry|hmm|oh)\b(?=\W{1,5}(?:yes|no|[A-J])\b)"
     r"|(?<=\.\.\. )(?:oh|ah|hmm|no)\b(?= *,)|(?<=… )(?:oh|ah|hmm|no)\b(?= *,)",
@@ -114,6 +123,7 @@ def read_reply(text: str, question: str = "") -> str:
             return ""
         if len(set(tagged := _TAGGED.findall(text))) == 1:
             text = tagged[0]
+    text = _SYSTEM.sub("", text)
     text = _TURN_IN_LINE.sub("\n", text)
     text = _without_question(_of_turns(text, question), question)
     return _corrected(_of_record(text)).strip()
@@ -171,7 +181,12 @@ def final_answer(text: str) -> str | None:
     if not named:
         result = _RESULT.search(text[-200:])
         return result[1] if result else None
-    return str(_END.split(named[-1], maxsplit=1)[0]).strip(" *.\"'$") or None
+    return (
+        str(_END.split(named[-1], maxsplit=1)[0])
+        .strip(" *.\"'")
+        .strip("$" if named[-1].count("$") > 1 else "")
+        or None
+    )
 
 
 def _of_turns(text: str, question: str) -> str:
@@ -185,7 +200,8 @@ def _of_turns(text: str, question: str) -> str:
         return text
     before = text[: turns[0].start()]
     answered = bool(_bare(before)) and not before.lstrip(" #*").startswith("system")
-    answered = answered and (not _bare(question) or _bare(question) not in _bare(before))
+    repeated = " ".join(question.lower().split()) in " ".join(before.lower().split())
+    answered = answered and not (repeated and _bare(question))
     if answered and turns[0]["asker"]:
         return before
     ends = [turn.start() for turn in turns[1:]] + [len(text)]
