@@ -244,5 +244,7 @@ class Document:
     failures: tuple[FailureRow, ...]
     provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     """Heading → names and values: model, data, capture, environment."""
+    held_out: str = "image"
+    """What no fold separated, so that no risk is of one that was seen: ``question``, …"""
     columns: tuple[ColumnTable, ...] = ()
     """Columns of the table besides the category; empty without probes."""

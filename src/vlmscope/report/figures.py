@@ -36,6 +36,7 @@ from vlmscope.probing.grid import place_title
 from vlmscope.probing.judging import QUESTION_ONLY
 from vlmscope.report.document import CategoryRow, Figure
 
+from vlmscope.report.held_out import unseen
 NAMES = (
     "auroc_by_layer",
     "roc_curves",
@@ -101,8 +102,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     drawn = [
         LayerLine(title, *zip(*sorted(points), strict=True)) for title, points in lines.items()
     ]
-    unseen = "about images" if sweep.summary["images"] else "to questions"
-    return auroc_by_layer(drawn, references, num_layers, unseen)
+    return auroc_by_layer(drawn, references, num_layers, unseen(sweep))
 
 
 def _band(row: Mapping[str, Any]) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from vlmscope.report.columns import columns
 from vlmscope.report.document import Document, FailureRow
 from vlmscope.report.figures import figure, plots
 from vlmscope.report.gallery import gallery
+from vlmscope.report.held_out import held_out
 from vlmscope.report.missing import missing
 from vlmscope.report.numbers import label_summary, numbers, results
 from vlmscope.report.pictures import Thumbnails
@@ -116,6 +117,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     )
     return Gathered(document, seen.thumbnails, drawn)
 
+        held_out=held_out(sweep),
 
 def _find(run: Run, name: str) -> _Found:
     """Read a label set and its probes, where there are any."""
