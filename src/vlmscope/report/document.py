@@ -84,7 +84,7 @@ class CategoryRow:
     share: float | None
     """Hallucinated among those that are hallucinated or faithful."""
     share_low: float | None
-    """Ends of its 95% interval (Wilson)."""
+    """Ends of its 95% interval, over images; None where there is one image only."""
     share_high: float | None
     auroc: float | None
     """Of the selected probe, within the category; None where it has one outcome only, or without
