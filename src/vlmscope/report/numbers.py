@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from vlmscope.metrics import abstention, share_bounds
+from vlmscope.metrics import Abstention, abstention, share_bounds
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing import SavedSweep
-from vlmscope.probing.abstaining import ABSTAIN
+from vlmscope.probing.abstaining import ABSTAIN, abstaining_of
 from vlmscope.probing.judging import JOINT_AND_PROBE
 from vlmscope.report.document import CategoryRow, LabelSummary, Number, ResultRow
 from vlmscope.report.provenance import when
@@ -98,6 +98,15 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     if low == low:
         note += f": {100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
     yield Number("abstaining", f"{found.before:.1%} → {found.after:.1%}", note)
+
+def _abstention(sweep: SavedSweep) -> Abstention:
+    """Return what abstaining changes as the sweep tells it; earlier versions did not."""
+    if (saved := abstaining_of(sweep.summary)) is not None:
+        return saved
+    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
+    risk = rows.risks["selected"]
+    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
+
 
 
 def results(sweep: SavedSweep) -> Iterator[ResultRow]:
