@@ -93,7 +93,7 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
     scan = table.scan()
     if scan.fingerprint != run.manifest.data.fingerprint:
         raise RunMismatchError(
-            f"{run.manifest.data.path}: the table has changed since the run was made; "
+            f"{run.manifest.data.shown_path}: the table has changed since the run was made; "
             "give the original with --data"
         )
     drawn = random.Random(seed).sample(run.ids, min(count, len(run)))  # noqa: S311 - a sample

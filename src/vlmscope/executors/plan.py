@@ -6,11 +6,11 @@ duplicate id costs seconds and not minutes of loading.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlmscope.dataset import Table, TableScan, open_table
+from vlmscope.dataset import Table, TableScan, open_table, table_notes
 from vlmscope.errors import InputError, RowError
 from vlmscope.executors.patience import check_patience
 from vlmscope.executors.record import capture_record, make_manifest
@@ -98,21 +98,27 @@ class Plan(Outline):
         return self.vlm.family.title
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, *, note: Callable[[str], None] | None = None) -> Plan:
     """Check everything that can be checked before the first row.
+
+    Args:
+        request: What was asked for.
+        note: Told what there is to say of the table, before the model is loaded.
 
     Raises:
         InputError: The table or an option is wrong.
         ModelError: The checkpoint cannot be used.
         RunMismatchError: The run folder holds rows made with other settings.
     """
-    table, scan = open_checked(request)
+    table, scan = open_checked(request, note=note)
     vlm, manifest, notes = load_checked(request, scan)
     done, more = compare(request, scan, manifest)
     return Plan(request, table, scan, vlm, manifest, done, (*notes, *more))
 
 
-def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan]:
+def open_checked(
+    request: Request, *, patience: float = 0, note: Callable[[str], None] | None = None
+) -> tuple[Table, TableScan]:
     """Check all that can be checked without the model; return the table and what is in it.
 
     The table is held to it from now on: loading the model takes minutes.
@@ -120,6 +126,7 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
     Args:
         request: What was asked for.
         patience: Seconds to wait for another writer of the run to end.
+        note: Told what there is to say of the table.
 
     Raises:
         InputError: The table or an option is wrong.
@@ -138,6 +145,9 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
     )
     scan = table.scan()
     _check_early(request, scan)
+    if note is not None:
+        for text in table_notes(table, scan):
+            note(text)
     return table.as_scanned(scan), scan
 
 
@@ -188,9 +198,9 @@ def compare(
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
     """Refuse what would fail on every row."""
     if request.text_only and scan.without_picture == scan.rows and not vlm.family.text_only:
+        name = request.data if isinstance(request.data, str) else ", ".join(request.data)
         raise InputError(
-            f"{request.data}: no row has a picture, and {vlm.family.title} takes no question "
-            "without one"
+            f"{name}: no row has a picture, and {vlm.family.title} takes no question without one"
         )
     if "last_question_token" in request.spec.positions:
         try:
@@ -220,7 +230,7 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     """Return what differs from the earlier sessions without making the run another one."""
-    before, now = (record.data.images or record.data.path for record in (stored, wanted))
+    before, now = (record.data.images or record.data.shown_path for record in (stored, wanted))
     if before == now:
         return ()
     return (

@@ -34,7 +34,13 @@ MANIFEST = "run.json"
 LARGEST = 2**24
 """Largest size in a manifest: a thousand times the widest model there is, and no petabytes."""
 
-_TYPES = {"str": str, "str | None": str | None, "bool": bool, "int | None": int | None}
+_TYPES = {
+    "str | tuple[str, ...]": str | list,
+    "str": str,
+    "str | None": str | None,
+    "bool": bool,
+    "int | None": int | None,
+}
 """Annotation of a field → what its value may be. The others are checked by what they mean."""
 
 StoreDtype = Literal["float32", "float16"]
@@ -84,15 +90,20 @@ class CaptureRecord:
 
 @dataclass(frozen=True, slots=True)
 class DataRecord:
-    """The table of questions. ``fields`` maps our field names to its columns."""
+    """The table of questions, or several. ``fields`` maps our field names to its columns."""
 
-    path: str
+    path: str | tuple[str, ...]
     images: str | None
-    fields: Mapping[str, str | None]
+    fields: Mapping[str, str | bool | None]
     fingerprint: str
     text_only: bool = False
     """Whether rows without a picture are questions about none (``--text-only``). A run may take it
     up later: rows that failed for want of a picture are then captured."""
+
+    @property
+    def shown_path(self) -> str:
+        """The table, or the tables, as one text."""
+        return self.path if isinstance(self.path, str) else ", ".join(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +201,12 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "capture.layer_k": capture.layer_k in get_args(LayerStates),
         "data.fields": isinstance(columns, dict)
         and columns.keys() <= names
-        and all(name is None or isinstance(name, str) for name in columns.values()),
+        and all(name is None or isinstance(name, str | bool) for name in columns.values()),
+        "data.path": isinstance(manifest.data.path, str)
+        or (
+            len(manifest.data.path) > 1
+            and all(isinstance(name, str) for name in manifest.data.path)
+        ),
         "versions": isinstance(manifest.versions, dict),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
