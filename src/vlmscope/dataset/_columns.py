@@ -189,12 +189,14 @@ def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], tabl
     lack = " and ".join(
         f"no column {_expected(spec, name, found)} for the {name}" for name in missing
     )
-    wanted = [*missing, *(["target"] if spec.target is None and "target" not in missing else [])]
+    wanted = [*missing]
+    if "target" not in missing and not _present(spec, "target", found):
+        wanted.append("target")
     taken: set[str | None] = {getattr(spec, name) for name in FIELDS}
     options = []
     for name in wanted:
         guess = suggestion(name, [column for column in found if column not in taken])
-        if name in missing or (guess is not None and guess not in KNOWN["target"]):
+        if name in missing or guess is not None:
             options.append(f"--map {name}={'COLUMN' if guess is None else shlex.quote(guess)}")
             taken.add(guess)
     hints = _hints(missing, found)

@@ -54,9 +54,9 @@ def is_encoded(text: str) -> bool:
     start = text[:5000].lstrip()
     if _PRINTED.match(start):
         return True
-    if len(text) <= LONGEST_NAME and not _START.match(start):
-        return False
-    return _ALPHABET.fullmatch(start) is not None
+    if _START.match(start):  # what is damaged behind its beginning is base64 still
+        return _ALPHABET.fullmatch(start[:_SHORTEST]) is not None
+    return len(text) > LONGEST_NAME and _ALPHABET.fullmatch(start) is not None
 
 
 def holds_image(text: str) -> bool:
@@ -70,8 +70,9 @@ def holds_image(text: str) -> bool:
         return False
     if start[:5].lower() == "data:":
         return is_encoded(text)
-    is_base64 = _START.match(start) is not None and _ALPHABET.fullmatch(start) is not None
-    return is_base64 or (_PRINTED.match(start) is not None and len(text) > LONGEST_NAME)
+    if _START.match(start):
+        return is_encoded(text)
+    return _PRINTED.match(start) is not None and len(text) > LONGEST_NAME
 
 
 def decode_image(text: str) -> tuple[bytes | None, str]:

@@ -160,8 +160,11 @@ class ImageFinder:
         if (known := self._listings.get(where)) is not None:
             return known
         listing = _Listing()
+        root, target = os.path.realpath(self.folder), os.path.realpath(self.folder / where)
         try:
-            names = os.listdir(self.folder / where)  # noqa: PTH208 - names are wanted, of many files
+            if os.path.commonpath([root, target]) != root:  # a symbolic link that leads out
+                raise NotADirectoryError
+            names = os.listdir(target)  # noqa: PTH208 - names are wanted, of many files
         except OSError:
             names = []
         for name in sorted(names):

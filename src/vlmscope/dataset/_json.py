@@ -123,6 +123,8 @@ class JsonListSource(JsonSource):
 
     def _document(self, text: str) -> Any:
         """Return what a text holds; of several objects one after another, their list."""
+        if not text.strip():
+            return []
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:

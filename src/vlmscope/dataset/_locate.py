@@ -139,7 +139,7 @@ def _check(image: ImageCells) -> None:
     for number, cell in enumerate(image.pictures, start=1):
         if cell.flaw:
             which = f" {number} of {len(image.pictures)}" if len(image.pictures) > 1 else ""
-            raise RowError("input", f"the image{which} {cell.flaw}; write the whole file there")
+            raise RowError("input", f"the image{which} {cell.flaw}")
         if cell.is_empty or cell.other:
             found = cell.other or "empty"
             place = f"image {number} of {len(image.pictures)} in the list"

@@ -66,7 +66,7 @@ class PictureCell:
     other: str = ""
     """What stands there instead of a picture: ``a list``."""
     flaw: str = ""
-    """Why what stands there cannot be decoded, as the end of a sentence."""
+    """Why what stands there is no image, and what to do, as the end of a sentence."""
 
     @property
     def is_empty(self) -> bool:
@@ -226,7 +226,7 @@ def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
     try:
         data, name = _data_and_name(value)
     except EncodedError as error:
-        return PictureCell("", None, flaw=str(error))
+        return PictureCell("", None, flaw=f"{error}; write the whole image file there")
     text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
     data = data if isinstance(data, bytes) and data else None
     other = kind_name(name) if text is None and data is None else ""

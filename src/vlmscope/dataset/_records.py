@@ -42,6 +42,8 @@ def find_records(document: Any, asked: str | None, name: str) -> tuple[list[Any]
         return rows, asked
     if isinstance(document, list):
         return _of_list(document), ""
+    if document == {}:
+        return [], ""
     if not isinstance(document, dict):
         raise InputError(
             f"{name}: found {type(document).__name__}, expected a list of objects; save the list "
@@ -56,7 +58,7 @@ def find_records(document: Any, asked: str | None, name: str) -> tuple[list[Any]
         found = asking if len(asking) == 1 else found
     if len(found) == 1:
         return found[0][1], found[0][0]
-    rows = None if found else _by_key(document)
+    rows = None if found else _by_key(document) or _alike(document)
     if rows is not None:
         return rows, ""
     keys = [key for key, _ in found] or list(document)
@@ -156,6 +158,18 @@ def _by_key(document: Mapping[str, Any]) -> list[Any] | None:
     if not free:
         return list(document.values())
     return [{free[0]: key, **record} for key, record in document.items()]
+
+
+def _alike(document: Mapping[str, Any]) -> list[Any] | None:
+    """Return the records of an object whose values have the same keys, whatever these are."""
+    records = list(document.values())
+    if len(records) < 2 or not all(isinstance(record, dict) and record for record in records):
+        return None
+    if any(record.keys() != records[0].keys() for record in records):
+        return None
+    if _KEY_COLUMNS[0] in records[0]:
+        return records
+    return [{_KEY_COLUMNS[0]: key, **record} for key, record in document.items()]
 
 
 def _of_columns(document: Mapping[str, Any]) -> list[Any] | None:

@@ -176,7 +176,9 @@ class RowReader:
         try:
             name = pattern.fill(row.values, self.source.missing) or ""
         except CellError as error:
-            return ImageCells((PictureCell("", None, flaw=str(error)),), frozenset())
+            return ImageCells(
+                (PictureCell("", None, flaw=f"{error}; write one there"),), frozenset()
+            )
         return ImageCells((PictureCell(name, None),), frozenset())
 
     def _plain_image(self, row: Row) -> str | None:

@@ -110,7 +110,7 @@ def tables_in(folder: Path, split: str | None, known: Sequence[str]) -> list[Pat
             "name a table in it (.csv, .tsv, .jsonl, .json, .parquet)"
         )
     if not chosen:
-        asked = f"no split {split!r}" if split else "which table?"
+        asked = f"no split {split!r}." if split else "which split?"
         names = [name or files[0].name for name in splits]
         raise InputError(
             f"{folder}: {asked} Found {listed(names)}; write {folder}:{names[0]}, or name the files"

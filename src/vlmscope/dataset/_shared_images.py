@@ -7,6 +7,7 @@ where they are named; memory stays flat.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,15 +23,24 @@ from vlmscope.dataset._values import is_blank, to_text
 _LONGEST_ID = 64
 """Characters of a cell that may name another row."""
 
+_LONGEST_CHAIN = 8
+"""Rows that may name one another until one holds the image."""
+
 _FIRST_ROWS = 16
 """Rows that are looked at for an image in base64."""
 
 
 class _Images:
-    """The images that other rows name, by id."""
+    """The images that other rows name, by id.
 
-    def __init__(self) -> None:
+    Args:
+        names: Id of a row that holds no image → the id that it names.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
         self._file: IO[bytes] = TemporaryFile(prefix="vlmscope-images-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._where: dict[str, tuple[int, int]] = {}
         self._end = 0
 
@@ -44,6 +54,10 @@ class _Images:
         self._end += len(data)
 
     def get(self, key: str) -> str | None:
+        for _ in range(_LONGEST_CHAIN):
+            if key in self._where or key not in self._names:
+                break
+            key = self._names[key]
         if key not in self._where:
             return None
         start, size = self._where[key]
@@ -104,13 +118,13 @@ class SharedImages(Source):
     def _images(self) -> _Images:
         """Return the images that are named, read from the table once."""
         if not self._kept:
-            wanted = {
-                key
+            names = {
+                _key(row.values.get(self.id_column)): key
                 for row in self.inner.rows()
                 for column in self.columns_of_images
                 if (key := self._named(row, column))
             }
-            images = _Images()
+            images, wanted = _Images(names), set(names.values())
             for row in self.inner.rows():
                 key = _key(row.values.get(self.id_column))
                 if key not in wanted:

@@ -72,7 +72,7 @@ def _expanded(handle: BufferedReader, path: Path) -> IO[bytes]:
         return handle
     size = path.stat().st_size
     most = max(LEAST_EXPANDED, MOST_TIMES * size)
-    return BufferedReader(_Limited(expanding, most), 2**20)
+    return BufferedReader(_Limited(expanding, handle, most), 2**20)
 
 
 def _expander(handle: BufferedReader, head: bytes) -> Any:
@@ -98,8 +98,9 @@ def _expander(handle: BufferedReader, head: bytes) -> Any:
 class _Limited(RawIOBase):
     """What a compressed file expands to, up to a limit; every fault of the file is ``OSError``."""
 
-    def __init__(self, source: Any, most: int) -> None:
+    def __init__(self, source: Any, file: IO[bytes], most: int) -> None:
         self._source = source
+        self._file = file
         self._most = most
         self._left = most
 
@@ -122,6 +123,7 @@ class _Limited(RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._source.close()
+            self._file.close()
         super().close()
 
 
@@ -149,7 +151,11 @@ def open_text(path: Path, newline: str = "") -> TextIOWrapper:
         OSError: As ``open_bytes``.
     """
     handle = open_bytes(path)
-    head = handle.peek(4)[:4]  # type: ignore[attr-defined]  # both kinds are buffered
+    try:
+        head = handle.peek(4)[:4]  # type: ignore[attr-defined]  # both kinds are buffered
+    except BaseException:
+        handle.close()
+        raise
     return TextIOWrapper(handle, encoding_of(head), newline=newline)
 
 
