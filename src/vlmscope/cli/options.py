@@ -99,7 +99,7 @@ QuestionTemplate = Annotated[
     typer.Option(
         "--question-template",
         metavar="TEMPLATE",
-        help="Question with columns in braces, \\\\n for a line break: '{question} {options}'.",
+        help="Question with columns in braces, \\n for a line break: '{question} {options}'.",
         show_default=False,
     ),
 ]
