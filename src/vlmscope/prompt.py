@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from vlmscope import clock
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.locking import tokenizer_lock
+from vlmscope.placeholders import image_mark
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,7 +124,7 @@ def render(processor: Any, question: str, pictures: int = 1) -> str:
     Raises:
         RowError: The question is empty, or holds the text of a control token, the image placeholder
             for example: the tokenizer would read it as one, and the prompt would have another
-            structure. Or the template fails on it.
+            structure. Or it holds a placeholder of another program's. Or the template fails on it.
     """
     if not question.strip():
         raise RowError("prompt", "the question is empty; write one")
@@ -134,6 +135,12 @@ def render(processor: Any, question: str, pictures: int = 1) -> str:
                 f"the question contains {token!r}, which the tokenizer reads as a control token; "
                 "remove it",
             )
+    if mark := image_mark(question):
+        raise RowError(
+            "prompt",
+            f"the question contains {mark!r}, a placeholder of an image; the images stand before "
+            "the question: remove it, or write 'the first image' where it tells images apart",
+        )
     return _apply(processor, question, pictures)
 
 

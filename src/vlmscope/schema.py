@@ -99,13 +99,24 @@ class FieldSpec:
     """
 
     id: str | None = None
-    """Column of the question id (``question_id``, ``id``)."""
+    """Column of the question id (``question_id``, ``id``); of several, with commas between, the
+    values are joined by ``_``. A number is the column at that position, counted from 1."""
     image: str | None = None
-    """Column of the image (``image_id``, ``image_name``, ``image``)."""
+    """Column of the image (``image_id``, ``image_name``, ``image``); several, with commas between,
+    hold one image each."""
     question: str | None = None
-    """Column of the question (``question``)."""
+    """Column of the question (``question``, or POPE's ``text``)."""
     target: str | None = None
-    """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``)."""
+    """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``, or POPE's
+    ``label``)."""
+    records: str | None = None
+    """Key of a JSON document that the rows stand under."""
+    image_pattern: str | None = None
+    """Path of the image with columns in braces: ``COCO_val2014_{image_id:012d}.jpg``."""
+    question_template: str | None = None
+    """Question with columns in braces: ``{question} {options}``."""
+    number_rows: bool = False
+    """Whether the ids are the rows' numbers: ``row_1``, ``row_2`` and so on."""
 
 
 @dataclass(frozen=True, slots=True)

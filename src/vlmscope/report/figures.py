@@ -36,8 +36,8 @@ from vlmscope.probing import SavedSweep
 from vlmscope.probing.grid import place_title
 from vlmscope.probing.judging import QUESTION_ONLY
 from vlmscope.report.document import CategoryRow, Figure
-
 from vlmscope.report.held_out import unseen
+
 NAMES = (
     "auroc_by_layer",
     "roc_curves",

@@ -99,6 +99,7 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
         note += f": {100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
     yield Number("abstaining", f"{found.before:.1%} → {found.after:.1%}", note)
 
+
 def _abstention(sweep: SavedSweep) -> Abstention:
     """Return what abstaining changes as the sweep tells it; earlier versions did not."""
     if (saved := abstaining_of(sweep.summary)) is not None:
@@ -106,7 +107,6 @@ def _abstention(sweep: SavedSweep) -> Abstention:
     rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
     risk = rows.risks["selected"]
     return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
-
 
 
 def results(sweep: SavedSweep) -> Iterator[ResultRow]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vlmscope.errors import InputError, listed, shortened
-from vlmscope.regular import open_regular
+from vlmscope.regular import PointerError, open_regular
 from vlmscope.schema import NOT_IN_FILE, Answered, Outcome, Score, outcome_of
 from vlmscope.score.scorer import Finding, excerpt
 
@@ -350,6 +350,8 @@ def _read_file(
     try:
         with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             return _read(_lines(file), path, id_column, label_column)
+    except PointerError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a CSV file of labels") from error
     except UnicodeDecodeError as error:

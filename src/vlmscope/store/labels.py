@@ -18,6 +18,7 @@ from typing import Any
 
 from vlmscope.errors import InputError, StoreError, listed, shortened
 from vlmscope.jsontext import load_json
+from vlmscope.regular import PointerError
 from vlmscope.schema import NOT_IN_FILE, Score
 from vlmscope.store.block import clean_text
 from vlmscope.store.inside import LABEL_SET
@@ -205,6 +206,8 @@ def _read(run: Path, name: str) -> Any:
             table = pq.read_table(file)
     except FileNotFoundError:
         raise InputError(_missing(run, name)) from None
+    except PointerError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {_line(error)}; {_REMEDY}") from error
     missing = [name for name in _COLUMNS if name not in table.column_names]

@@ -35,7 +35,13 @@ MANIFEST = "run.json"
 LARGEST = 2**24
 """Largest size in a manifest: a thousand times the widest model there is, and no petabytes."""
 
-_TYPES = {"str": str, "str | None": str | None, "bool": bool, "int | None": int | None}
+_TYPES = {
+    "str | tuple[str, ...]": str | list,
+    "str": str,
+    "str | None": str | None,
+    "bool": bool,
+    "int | None": int | None,
+}
 """Annotation of a field → what its value may be. The others are checked by what they mean."""
 
 StoreDtype = Literal["float32", "float16"]
@@ -88,14 +94,14 @@ class CaptureRecord:
 
 @dataclass(frozen=True, slots=True)
 class DataRecord:
-    """The table of questions that the run was last continued with.
+    """The table or tables of questions that the run was last continued with.
 
-    ``fields`` maps our field names to its columns.
+    ``fields`` maps our field names to their columns.
     """
 
-    path: str
+    path: str | tuple[str, ...]
     images: str | None
-    fields: Mapping[str, str | None]
+    fields: Mapping[str, str | bool | None]
     fingerprint: str
     text_only: bool = False
     """Whether rows without a picture are questions about none (``--text-only``). A run may take it
@@ -103,6 +109,11 @@ class DataRecord:
     several_tables: bool = False
     """Whether rows came from more than one version of the table. ``fingerprint`` is that of the
     last one, and says nothing about rows of the earlier ones."""
+
+    @property
+    def shown_path(self) -> str:
+        """The table, or the tables, as one text."""
+        return self.path if isinstance(self.path, str) else ", ".join(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +223,12 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "capture.layer_k": capture.layer_k in get_args(LayerStates),
         "data.fields": isinstance(columns, dict)
         and columns.keys() <= names
-        and all(name is None or isinstance(name, str) for name in columns.values()),
+        and all(name is None or isinstance(name, str | bool) for name in columns.values()),
+        "data.path": isinstance(manifest.data.path, str)
+        or (
+            len(manifest.data.path) > 1
+            and all(isinstance(name, str) for name in manifest.data.path)
+        ),
         "versions": isinstance(manifest.versions, dict),
         "model.prompt_time": model.prompt_time is None or _is_time(model.prompt_time),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
