@@ -66,7 +66,6 @@ def assert_alike(vlm: VisionLanguageModel, rows: Sequence[Sample] = ROWS) -> lis
     ("family", "failing"),
     [
         ("mistral3", ["400x1"]),
-        ("pixtral", ["400x1"]),
         ("qwen2_vl", ["400x1"]),
         ("internvl", []),
         ("gemma4", []),

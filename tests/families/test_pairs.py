@@ -29,6 +29,11 @@ from vlmscope.model.thresholds import named_thresholds, with_proven_lengths
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+
 PAIRS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
     "llava": (build_llava, {"mistral": {"sliding_window": 16}, "qwen2": {}, "qwen3": {},
                             "gemma3_text": {"sliding_window": 16}}),

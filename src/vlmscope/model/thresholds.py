@@ -82,7 +82,7 @@ def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
     if vlm.one_at_a_time:
         return vlm
     named = named_thresholds(vlm.model.config.get_text_config(decoder=True))
-    named += [Threshold("the rope's switch", length) for length in vlm.lengths.switches]
+    named += [Threshold("rope threshold", length) for length in vlm.lengths.switches]
     for threshold in sorted(named, key=lambda threshold: threshold.length):
         limit = vlm.lengths.alone_beyond
         if (limit is not None and threshold.length >= limit) or (
