@@ -11,8 +11,8 @@ abstaining  share that is told that abstaining lowers the share of hallucination
 recognised  share that is warned of images that are recognised across folds
 better      how often the verdict says "better": of the probe over the best single baseline, over
             the joint baseline, of both together over the joint baseline, of the probe within
-            categories (over the best single and over the joint baseline), and of all layers over
-            the category
+            categories (over the best single and over the joint baseline), of all layers over the
+            category, and within categories of both together over the joint baseline
 
 Rows are split once (``--repeats 3`` for three splits) and permuted 100 times. Where hidden states
 know nothing more than the facts, "better" over the joint baseline is false, and 2.5% of the data
@@ -62,6 +62,7 @@ COMPARISONS = (
     "within: probe > best single",
     "within: probe > joint",
     "all layers > category",
+    "within: joint + probe > joint",
 )
 
 
@@ -198,7 +199,9 @@ def two_names(_: Rng, rng: Rng, images: int, each: int) -> World:
     return world({**facts, "groups": facts["groups"] + images * copy}, truth, vectors)
 
 
-NOTHING_MORE = frozenset(COMPARISONS[1:5])
+ADDED_WITHIN = COMPARISONS[6]
+
+NOTHING_MORE = frozenset((*COMPARISONS[1:5], ADDED_WITHIN))
 """False where the vectors hold no more than the facts; a single fact they may beat."""
 
 NOTHING = frozenset(COMPARISONS)
@@ -214,8 +217,8 @@ SCENARIOS = {
     "null, 30 rows": Scenario(null, 30, 1, NOTHING),
     "one giant image": Scenario(giant_image, 80, 4, NOTHING),
     "category only": Scenario(category_only, 80, 4, NOTHING),
-    "two facts": Scenario(two_facts, 80, 4, frozenset(COMPARISONS[1:3]) | {COMPARISONS[4]}),
-    "entropy, both ends": Scenario(both_ends, 80, 4, frozenset(COMPARISONS[:5])),
+    "two facts": Scenario(two_facts, 80, 4, NOTHING_MORE - {COMPARISONS[3]}),
+    "entropy, both ends": Scenario(both_ends, 80, 4, NOTHING_MORE | {COMPARISONS[0]}),
     "shared questions": Scenario(shared_questions, 80, 4, NOTHING_MORE - {COMPARISONS[3]}),
     "images under two names": Scenario(two_names, 60, 8),
 }
@@ -323,6 +326,8 @@ def better(result: SweepResult) -> dict[str, bool]:
         if each.of == "selected":
             name = COMPARISONS[4 if each.over == "joint" else 3]
             found[name] = each.gap.interval.low > 0
+        elif (each.of, each.over) == ("joint_and_probe", "joint"):
+            found[ADDED_WITHIN] = each.gap.interval.low > 0
     data, risks = result.data, result.risks
     layers = paired(data.truth, risks["combined"][0], risks["category"][0], data.groups,
                     folds=result.fold_of[0], draws=DRAWS)  # fmt: skip

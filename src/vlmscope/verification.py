@@ -18,6 +18,7 @@ from vlmscope.dataset import Table
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.prompt import at_time
 from vlmscope.reference import reference
 from vlmscope.row_identity import hold_rows
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -125,6 +126,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         max_new_tokens=record.max_new_tokens,
         compat=record.compat,
     )
+    vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.prompt_time()))
     exact = run.manifest.dtype == "float32"
     for sample in samples:
         stored = run[sample.id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelled_runs import OTHER_MODEL, WIDTH, label, labelled_run
+from labelled_runs import OTHER_MODEL, WIDTH, label, labelled_run, planted
+from vlmscope.probing import SweepSpec, save_sweep, sweep
+from vlmscope.schema import Score
+from vlmscope.store import open_run, write_labels
 
 ROWS = 60
 BAD_NAME = {**OTHER_MODEL, "name": "other\x1b[2J"}
@@ -39,7 +43,7 @@ def test_it_shows_runs_side_by_side(vlmscope: Command, home: Path) -> None:
     text = " ".join(done.out.split())
     assert "hallucinated" in text
     assert f"{home / 'B'} against {home / 'A'}: on 60 questions in common it hallucinates" in text
-    assert "more often, +" in text
+    assert re.search(r"more often, \+\d\d\.\d points \(\+\d\d\.\d to \+\d\d\.\d, p ", text), text
     assert "4 ids of 60 in both mean different questions or images, and are left out" in text
     assert "on 56 questions in common which hallucinates more often cannot be told" in text
     assert f"{home / 'A'}: no probes yet." in text
@@ -76,3 +80,32 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     done = vlmscope("compare", home / "A", bare, "--draws", 100)
     assert done.code == 0, done.err
     assert "0 questions in common, too few to compare" in " ".join(done.out.split())
+
+
+def test_what_else_differs_is_said(vlmscope: Command, tmp_path: Path) -> None:
+    """The model's dtype and the labels' scorer; probes of unequal training get no verdict."""
+    rng = np.random.default_rng(1)
+    truth, vectors = planted(rng, ROWS, np.eye(WIDTH)[0], 3.0)
+    for name, dtype, rows, repeats in (("A", "float32", ROWS, 2), ("B", "bfloat16", 40, 1)):
+        run = labelled_run(
+            tmp_path / name, truth[:rows], vectors[:rows], np.arange(rows),
+            questions=[f"number {i}?" for i in range(rows)], on_disk=True,
+        )  # fmt: skip
+        manifest = json.loads((run.path / "run.json").read_text())
+        (run.path / "run.json").write_text(json.dumps(manifest | {"dtype": dtype}))
+        scores = [Score(f"q{i}", bool(t), "column", "") for i, t in enumerate(truth[:rows])]
+        write_labels(run.path, scores, {"scorer": "auto" if repeats == 1 else "column"})
+        spec = SweepSpec(folds=3, draws=20, repeats=repeats, permutations=100)
+        run = open_run(run.path)
+        save_sweep(run, sweep(run, spec))
+    done = vlmscope("compare", tmp_path / "A", tmp_path / "B", "--draws", 100)
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert "the model ran in bfloat16, there in float32." in text
+    assert "labelled by auto, there by column" in text
+    assert (
+        "but not like for like: trained on 27 answers and 40; splits into folds 1 and 2; labels by "
+        "auto and column; which probe is better cannot be told." in text
+    )
+    assert "its probe is" not in text
+    assert "bfloat16" in done.out.splitlines()[4]

@@ -129,7 +129,13 @@ def test_columns_are_chosen_by_name(vlmscope: Command, tmp_path: Path) -> None:
     write_labels(folder, [Score(c.sample.id, bool(t), "column", "") for c, t in marks], {})
     usual = vlmscope("probe", folder, *QUICK, "--json")
     assert list(json.loads(usual.out)["by_column"]) == ["source"]
-    named = vlmscope("probe", folder, *QUICK, "--by", " hour, source", "--json")
-    summary = json.loads(named.out)
+    named = vlmscope("probe", folder, *QUICK, "--by", " hour, source,hour")
+    summary = json.loads((folder / "probes" / "results.json").read_text())
+    assert "by hour rows hallucinated AUROC 95% interval" in " ".join(named.out.split())
+    for column in summary["by_column"].values():
+        for each in column["values"]:
+            told = (f"{each['value']} {each['rows']} {each['share']:.1%} {each['auroc']:.3f} "
+                    f"{each['interval']['low']:.3f}–{each['interval']['high']:.3f}")  # fmt: skip
+            assert told in " ".join(named.out.split())
     assert list(summary["by_column"]) == ["hour", "source"]
     assert summary["settings"]["by"] == ["hour", "source"]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from labelled_runs import OTHER_MODEL, WIDTH, labelled_run, planted
+from vlmscope.cli.output import stdout
+from vlmscope.cli.transfer import show_transfer
 
 ROWS = 75
 FEW = ("--draws", 100, "--folds", 3, "--repeats", 1, "--permutations", 100)
@@ -40,7 +42,7 @@ def test_it_shows_a_table_and_says_what_it_means(
     assert f"transfer to {home / 'B'}: other questions on another model" in done.out
     assert "\x1b" not in done.out, "a name out of a file moves no cursor"
     text = " ".join(done.out.split())
-    assert "AUROC in training" in text
+    assert "AUROC in" in text
     assert "no image judged was in training" in text
     assert "better than chance" in text
     names = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
@@ -59,6 +61,44 @@ def test_a_machine_reads_it(vlmscope: Command, home: Path, tmp_path: Path) -> No
     [test] = summary["transfer"]["tests"]
     assert test["run"] == str(home / "B")
     assert {row["name"] for row in test["results"]} >= {"selected", "joint", "question_words"}
+
+
+@pytest.fixture(scope="module")
+def carried() -> dict[str, Any]:
+    """What ``transfer.json`` says, with numbers of every width."""
+    ends = {"auroc": 0.742, "auroc_low": 0.715, "auroc_high": 0.767, "above_joint": -0.153,
+            "above_joint_low": -0.178, "above_joint_high": -0.126}  # fmt: skip
+    row = {"title": "everything known before the answer, in one model", "kind": "baseline",
+           "known": "before", "found_nothing": False, "source_auroc": 0.903, "own_auroc": 0.895,
+           "brier": 0.123, "ece": 0.045, **ends}  # fmt: skip
+    nothing = row | {"title": "vision token, layer 10", "kind": "probe", "found_nothing": True}
+    bare = row | dict.fromkeys([*ends, "own_auroc", "source_auroc"]) | {"known": "after"}
+    test = {
+        "run": "B",
+        "relation": "other questions",
+        "verdict": [],
+        "results": [row, nothing, bare],
+    }
+    return {"tests": [test]}
+
+
+@pytest.mark.parametrize("columns", [80, 70])
+def test_no_number_breaks_in_a_narrow_terminal(
+    carried: dict[str, Any],
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(stdout, "_width", columns)
+    show_transfer(carried)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    (first,) = (line for line in lines if "0.903" in line and "0.742" in line)
+    words = first.split()
+    assert words[-6:] == ["0.903", "0.742", "-0.153", "0.895", "0.123", "0.045"]
+    below = lines[lines.index(first) + 1]
+    assert below.split()[-4:] == ["0.715–0.767", "-0.178", "to", "-0.126"], "no dash beside a minus"
+    assert any("finds nothing" in line for line in lines)
 
 
 def test_what_cannot_be_judged_is_refused_before_anything_is_done(

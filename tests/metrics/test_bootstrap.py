@@ -298,10 +298,10 @@ def test_a_metric_that_cannot_be_compared_is_refused() -> None:
 
 def test_sides_of_different_rows_are_resampled_by_the_same_images() -> None:
     """Rows written out twice, in folds of their own, say what they say once, and as surely."""
-    truth, risk, image = clustered(120, 3, 4)
-    twice = Judged(np.tile(truth, 2), np.tile(risk, 2), np.repeat([0, 1], 360), np.tile(image, 2))
+    truth, risk, image = clustered(240, 3, 4)
+    twice = Judged(np.tile(truth, 2), np.tile(risk, 2), np.repeat([0, 1], 720), np.tile(image, 2))
     sides = {"once": Judged(truth, risk, groups=image), "twice": twice}
-    for images in (120, 12):  # draws, and leaving out one image at a time
+    for images in (240, 12):  # draws, and leaving out one image at a time
         few = {
             name: Judged(*(np.asarray(each)[np.asarray(side.groups) < images] for each in (
                 side.truth, side.risk,

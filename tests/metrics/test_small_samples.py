@@ -7,11 +7,12 @@ from math import erf
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from test_bootstrap import clustered
 
-from vlmscope.metrics import measure, resample
+from vlmscope.metrics import measure, resample, resample_within
 from vlmscope.metrics.answers import strata
-from vlmscope.metrics.small_samples import is_small, jackknife
+from vlmscope.metrics.small_samples import is_small, jackknife, too_few_to_draw
 from vlmscope.metrics.weighted import tally
 
 
@@ -49,6 +50,49 @@ def test_small_samples_are_covered(images: int, each: int, gap: float) -> None:
     assert np.mean(covered) >= 0.93
 
 
+@pytest.mark.parametrize(("positives", "true"), [(20, 0.9), (20, 0.97), (40, 0.97)])
+def test_few_of_a_class_among_many_images_are_covered(positives: int, true: float) -> None:
+    """Draws alone hold the truth in 80 to 90% of these."""
+    gap = 2**0.5 * float(norm.ppf(true))
+    truth = np.arange(positives + 400) < positives
+    covered = []
+    for seed in range(120):
+        score = np.random.default_rng(seed).normal(size=truth.size) + gap * truth
+        found = resample(
+            truth, {"r": norm.cdf(score / 3)}, np.arange(truth.size), draws=1, metrics=("auroc",),
+            correct=True,
+        )  # fmt: skip
+        interval = found.interval("r")
+        covered.append(interval.low <= true <= interval.high)
+    assert np.mean(covered) >= 0.93
+
+
+def test_a_kind_with_a_few_of_a_class_is_not_made_sure_by_kinds_without_pairs() -> None:
+    """One kind holds all pairs, and has two hallucinated answers; the other is hallucinated."""
+    kind = np.repeat(["some", "all"], 150)
+    truth = (kind == "all") | (np.arange(300) < 2)
+    told, better = 0, 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        noise = {"one": rng.random(300), "other": rng.random(300)}
+        found = resample_within(
+            truth, noise, kind, np.arange(300), np.arange(300) % 5, draws=40, correct=True
+        )
+        interval, gap = found.interval("one"), found.difference("one", "other")
+        told += not interval.low <= 0.5 <= interval.high
+        better += gap.interval.low > 0
+    assert told <= 9, "5% of 120 are 6"
+    assert better <= 6, "2.5% are 3"
+
+
+def test_a_kind_with_one_of_a_class_has_no_interval() -> None:
+    kind = np.repeat(["some", "all"], 150)
+    truth = (kind == "all") | (np.arange(300) < 1)
+    risks = {"one": np.linspace(0, 1, 300), "other": np.linspace(1, 0, 300)}
+    found = resample_within(truth, risks, kind, np.arange(300), draws=40, correct=True)
+    assert np.isnan([found.interval("one").low, found.difference("one", "other").p_value]).all()
+
+
 def test_a_difference_of_nothing_is_seldom_found_in_small_samples() -> None:
     p_values, found = [], []
     for seed in range(150):
@@ -70,12 +114,13 @@ def test_perfect_order_of_a_few_rows_is_not_certain() -> None:
         truth, {"r": truth * 0.8, "flat": np.full(30, 0.5)}, range(30), draws=1, correct=True
     )
     assert found.whole["r"]["auroc"] == 1
-    assert found.interval("r").low < 0.9
+    assert 0.6 < found.interval("r").low < 0.9, "not certain, and not nothing"
+    assert found.interval("r").high == 1
     assert (found.interval("flat").low, found.interval("flat").high) == (0.5, 0.5)
 
 
 def test_large_samples_keep_their_draws() -> None:
-    truth, risk, image = clustered(120, 4, seed=3)
+    truth, risk, image = clustered(240, 2, seed=3)
     assert not is_small(truth, image)
     plain = resample(truth, {"r": risk}, image, draws=50)
     assert resample(truth, {"r": risk}, image, draws=50, correct=True).interval(
@@ -83,9 +128,9 @@ def test_large_samples_keep_their_draws() -> None:
     ) == plain.interval("r")
     assert is_small(truth, image % 49)
     assert not is_small(truth, image % 80)
-    assert is_small(truth, image % 80, few=100)
+    assert too_few_to_draw(truth, image % 80)
     assert is_small(truth, np.where(np.arange(480) < 160, 0, image)), "one with a third of all"
-    assert is_small(np.arange(480) < 60, image), "hallucinations in 15 images"
+    assert is_small(np.arange(480) < 30, image), "hallucinations in 15 images"
 
 
 def test_one_giant_image_is_no_proof() -> None:
@@ -113,8 +158,29 @@ def test_a_difference_to_a_constant_is_not_certain_after_perfect_order() -> None
         correct=True,
     ).difference("right", "flat")  # fmt: skip
     assert found.value == 0.5
-    assert 0 < found.interval.low < 0.5 < found.interval.high <= 1
+    assert 0 < found.interval.low < 0.5 == found.interval.high
     assert 0 < found.p_value < 0.05
+
+
+@pytest.mark.parametrize("fold", [None, np.arange(202) % 5])
+def test_a_difference_to_a_constant_is_as_sure_as_the_auroc(fold: np.ndarray | None) -> None:
+    """Not 0.5 within the one interval, and 0 outside the other."""
+    truth, image = np.arange(202) < 12, np.arange(202)
+    told = 0
+    for seed in range(60):
+        risk = np.random.default_rng(seed).random(202) ** (1 - 0.6 * truth)
+        drawn = resample(
+            truth, {"r": risk, "flat": np.full(202, 0.3)}, image, fold, draws=1, correct=True
+        )
+        gap, back = drawn.difference("r", "flat"), drawn.difference("flat", "r")
+        own = drawn.interval("r")
+        assert (gap.interval.low, gap.interval.high) == pytest.approx(
+            (own.low - 0.5, own.high - 0.5)
+        )
+        assert (back.interval.low, back.interval.high) == (-gap.interval.high, -gap.interval.low)
+        assert (gap.p_value < 0.05) == (not own.low <= 0.5 <= own.high) == (back.p_value < 0.05)
+        told += gap.p_value < 0.05
+    assert 0 < told < 60
 
 
 def test_a_difference_stays_within_bounds_where_one_image_holds_a_class() -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
-from vlmscope.metrics import resample_within
+from vlmscope.metrics import rate, resample_within
 from vlmscope.probe.baselines import Facts, joint_candidates
 from vlmscope.probing import ProbeData, SweepResult, SweepSpec, probe_data, save_sweep, sweep
-from vlmscope.probing.by_column import column_document, column_sentences
+from vlmscope.probing.by_column import by_column, column_document, column_sentences
 from vlmscope.probing.columns import with_columns
 from vlmscope.probing.grid import sweep_rows
 from vlmscope.probing.grouping import Grouping
@@ -246,6 +246,25 @@ def test_values_with_next_to_no_rows_have_no_interval() -> None:
     assert np.isnan([values["rare"].interval.low, values["one sided"].auroc]).all()
     often = values["often"]
     assert often.simultaneous == pytest.approx(often.interval), "the only one that is told"
+
+
+def test_how_often_a_value_is_hallucinated_is_as_sure_as_its_images_are() -> None:
+    """An image decides all its answers: 24 images of 15 rows say no more than 24 answers."""
+    groups = np.arange(ROWS) // 15
+    truth = np.isin(groups % 12, (0, 3, 6, 9))
+    source = np.where(groups < 12, "one", "other").astype(object)
+    source[groups == 23] = "one image"
+    data = with_columns(rows_of(truth, {"source": source.tolist()}, groups))
+    risk = {name: np.full((1, ROWS), 0.5) for name in ("selected", "joint")}
+    found = by_column(
+        data, risk, [("selected", "joint")], (groups % 4)[None] * 1, draws=100, seed=0
+    )
+    values = {each.value: each for each in found["source"].values}
+    assert (values["one"].share, values["one"].rows) == (pytest.approx(4 / 12), 180)
+    expected = rate(truth[groups < 12], groups[groups < 12], draws=100).interval
+    assert values["one"].share_interval == expected
+    assert expected.high - expected.low > 0.4, "by rows it would be 0.14"
+    assert np.isnan(values["one image"].share_interval.low)
 
 
 def names_of(capture: Any, i: int) -> dict[str, Any]:

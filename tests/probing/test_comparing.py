@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,14 +125,16 @@ def test_rows_after_the_labelling_are_counted(
     assert found.pairs[0].compared == 39
 
 
-def probed(folder: Path, strength: float, seed: int, **options: object) -> Run:
+def probed(
+    folder: Path, strength: float, seed: int, spec: SweepSpec = SPEC, **options: object
+) -> Run:
     """A run of all questions whose planted layer knows, and its saved sweep."""
     truth, vectors = planted(np.random.default_rng(seed), ROWS, np.eye(WIDTH)[0], strength)
     run = labelled_run(
         folder, truth, vectors, np.arange(ROWS) // 2, questions=QUESTIONS, noise=seed,
         **options,  # type: ignore[arg-type]
     )  # fmt: skip
-    save_sweep(run, sweep(run, SPEC))
+    save_sweep(run, sweep(run, spec))
     return run
 
 
@@ -168,6 +173,76 @@ def test_probes_are_compared_each_on_the_labels_of_its_own_model(tmp_path: Path)
     assert compare_runs([weak, strong], draws=100).runs[0].probe_note == "no probes yet"
 
 
+def judged(run: Run, change: Callable[[dict[str, Any]], None]) -> HeldRun:
+    """Return a twin of a probed run, with its saved sweep as another command would have left it."""
+    assert isinstance(run, HeldRun)
+    folder = run.path.with_name(f"twin-{run.path.name}")
+    shutil.copytree(run.path, folder)
+    found = json.loads((folder / "probes" / "results.json").read_text())
+    found["run_id"] = "9" * 32
+    change(found)
+    (folder / "probes" / "results.json").write_text(json.dumps(found))
+    return HeldRun(folder, replace(run.manifest, run_id="9" * 32), run.rows)
+
+
+SETTINGS: dict[str, Any] = {
+    "group_by": "question", "copies": "exact", "estimators": ["logistic", "mlp"], "folds": 9,
+}  # fmt: skip
+
+
+def drop_vision(summary: dict[str, Any]) -> None:
+    """As if the run had been swept without the vision encoder's vector."""
+    kept = [r for r in summary["results"] if r["representation"] != "vision_only_representation"]
+    summary["results"] = kept
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        *((lambda s, n=n, v=v: s["settings"].update({n: v}), n.split("_")[0])
+          for n, v in SETTINGS.items()),
+        (drop_vision, "layers chosen from query token and query token + vision only"),
+    ],
+    ids=[*SETTINGS, "representations"],
+)  # fmt: skip
+def test_probes_of_other_settings_are_not_told_better_or_worse(
+    weak: Run, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    [same] = compare_runs([weak, judged(weak, lambda _: None)], draws=50).pairs
+    assert (same.probe_not_alike, same.probe_difference) == ("", 0)
+    assert same.probe_difference_p is not None
+    shutil.rmtree(weak.path.with_name("twin-A"))
+    [pair] = compare_runs([weak, judged(weak, change)], draws=50).pairs
+    assert pair.probe_not_alike.startswith(said), pair.probe_not_alike
+    assert ";" not in pair.probe_not_alike
+    assert (pair.probe_difference_p, pair.probe_difference_p_holm) == (None, None)
+    assert pair.probe_difference == 0
+
+
+@pytest.fixture
+def weak(tmp_path: Path) -> Run:
+    return probed(tmp_path / "A", 0.8, 1)
+
+
+def test_probes_that_learnt_from_fewer_answers_are_not_told_worse(
+    weak: Run, tmp_path: Path
+) -> None:
+    """Fewer rows, more folds and more splits change how many answers a probe learns from."""
+    truth = [bool(t) if i % 3 else None for i, t in enumerate(np.arange(ROWS) % 2)]
+    fewer = labelled_run(
+        tmp_path / "B", truth, np.eye(WIDTH)[np.arange(ROWS) % 2], np.arange(ROWS) // 2,
+        questions=QUESTIONS, noise=2, model=OTHER_MODEL,
+    )  # fmt: skip
+    save_sweep(fewer, sweep(fewer, replace(SPEC, repeats=1)))
+    found = compare_runs([weak, fewer], draws=50)
+    [pair] = found.pairs
+    assert pair.probe_not_alike == ("trained on 40 answers and 60; splits into folds 1 and 2")
+    assert pair.probe_difference is not None
+    assert pair.probe_difference_p is None
+    assert pair.difference_p is not None, "rates are of the questions that both have"
+    assert [run.dtype for run in found.runs] == ["float32"] * 2
+
+
 def test_what_cannot_be_compared_is_refused(
     tmp_path: Path, truths: list[list[bool | None]]
 ) -> None:
@@ -176,6 +251,9 @@ def test_what_cannot_be_compared_is_refused(
         compare_runs([one])
     with pytest.raises(InputError, match=r"is the same run as .*; give each once"):
         compare_runs([one, one])
+    for seed in (-1, 2**32):
+        with pytest.raises(InputError, match=f"^--seed {seed}: give a number from 0 to 4294967295"):
+            compare_runs([one, run_of(tmp_path / f"C{seed}", truths[1], range(ROWS))], seed=seed)
     two = run_of(tmp_path / "B", truths[0], range(ROWS), labelled=False)
     with pytest.raises(InputError, match=f"run 'vlmscope label {two.path}' first"):
         compare_runs([one, two])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
 from store_support import make_capture, make_manifest
+from vlmscope.cli.halp import show_halp
 from vlmscope.errors import InputError
 from vlmscope.probe.baselines import Facts
 from vlmscope.probe.halp_network import HalpNetwork
@@ -175,6 +177,20 @@ def test_test_rows_of_one_class_have_no_auroc() -> None:
     assert report.other_splits == ()
     assert np.isnan(report.results[0].auroc)
     assert next(halp_sentences(report, 0.6)).endswith("no network has an AUROC on its test rows.")
+
+
+def test_one_risk_for_all_test_rows_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The AUROC of a constant is 0.500 by definition, or what rounding makes of it: no finding."""
+    data = rows_of(np.arange(60) % 3 == 0, np.arange(60))
+    report = run(data, lambda *_: np.ones((60, WIDTH), np.float32))
+    assert all(row.found_nothing for row in report.results)
+    assert report.document()["halp"][0]["found_nothing"] is True
+    show_halp(report)
+    told = capsys.readouterr().out
+    assert told.count("finds nothing") == 2
+    assert not re.search(r"\d\.\d{3}–\d\.\d{3}", told)
+    assert (report.best, report.other_splits) == (None, ())
+    assert next(halp_sentences(report, 0.6)).endswith("no network tells its test rows apart.")
 
 
 def test_training_that_diverges_is_no_result() -> None:

@@ -84,7 +84,7 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
         assert result[name].over_joint is not None
         assert result[name].over_joint.interval.low > 0.2, name
     text = " ".join(verdict(result))
-    assert "Put beside it in that model, the probe adds +" in text
+    assert "Adding the probe to that model adds +" in text
     assert "hidden states know something more" in text
 
 
@@ -92,7 +92,7 @@ def test_with_no_sign_nothing_is_found_and_that_is_said(tmp_path: Path) -> None:
     folder = labelled_run(tmp_path / "run", lambda row, _: row)
     result = sweep(open_run(folder), SPEC)
     assert 0.35 < result["selected"].metrics.auroc < 0.62
-    assert "the probe does not beat it" in " ".join(verdict(result))
+    assert "no difference to the probe is shown" in " ".join(verdict(result))
 
 
 def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
     assert result["selected"].constant == 1
     assert result["selected"].metrics.auroc == 0.5
     first, *others = verdict(result)
-    assert "a linear probe found nothing" in first
+    assert "a linear probe on hidden states found nothing" in first
     assert "in 5 of 5 folds it gives every answer the same risk" in first
     assert not any("the probe" in line for line in others), "there is nothing to compare"
     saved = json.loads((save_sweep(run, result) / "results.json").read_text())

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from labelled_runs import labelled_run
 from store_support import make_capture, make_manifest
 from vlmscope.errors import StoreError
-from vlmscope.probing import SweepResult, SweepSpec, read_sweep, save_sweep, sweep
+from vlmscope.probing import SweepResult, SweepSpec, probe_data, read_sweep, save_sweep, sweep
 from vlmscope.schema import Score
 from vlmscope.store import Run, RunWriter, open_run, read_labels, write_labels
 
@@ -184,3 +185,26 @@ def test_a_summary_without_gains_is_damage(run: Run, name: str, value: str | Non
     path.write_text(json.dumps(summary))
     with pytest.raises(StoreError, match=r"results\.json: damaged, .*gains"):
         read_sweep(run)
+
+
+def test_rows_that_nobody_labelled_are_no_unscorable_answers(tmp_path: Path) -> None:
+    """Whether they could be scored is not known: nobody has looked."""
+    rng = np.random.default_rng(0)
+    run = labelled_run(tmp_path / "run", [True, False] * 10, rng.random((20, 8)), range(20))
+    evidence = ["no label in the column: judged is empty", "no label in the column: 'x' is none",
+                "not in the label file: l.csv", "no label in the file: l.csv", "needs a judge",
+                "not in the label file: l.csv"]  # fmt: skip
+    scorers = ["column", "column", "file", "file", "auto", "judge"]
+    scores = [
+        Score(id_, None if i < 6 else i % 2 == 0, scorers[i] if i < 6 else "file",
+              evidence[i] if i < 6 else "")
+        for i, id_ in enumerate(run.ids)
+    ]  # fmt: skip
+    write_labels(run.path, scores, {})
+    data = probe_data(run)
+    assert {(each.what, each.count, each.reason) for each in data.left_out} == {
+        ("row", 2, "no label in the column"),
+        ("row", 2, "no label in l.csv"),
+        ("row", 2, "the answer could not be scored"),
+    }
+    assert (data.unscorable, len(data.rows)) == (6, 14)

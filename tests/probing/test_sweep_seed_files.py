@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from research_support import HIDDEN, VISION, research_row, write_part
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
 from vlmscope.probe import load_probe
+from vlmscope.probe.baselines import Facts
 from vlmscope.probing import (
     SweepResult,
     SweepSpec,
@@ -26,8 +29,9 @@ from vlmscope.probing import (
     save_sweep,
     sweep,
 )
-from vlmscope.probing.data import LeftOut
+from vlmscope.probing.data import LeftOut, ProbeData
 from vlmscope.probing.research import research_data
+from vlmscope.probing.unknown_facts import unknown_sentence
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
@@ -39,6 +43,7 @@ AT_IMAGE = "vision_token_representation"
 VISION_ONLY = "vision_only_representation"
 PLANTED = f"{QUERY}/layer_2"
 TRUTH = np.random.default_rng(5).random(ROWS) < 0.4
+KINDS = ("relation", "été; «objects»")
 Row = dict[str, Any]
 
 
@@ -69,7 +74,7 @@ def labels_of(rows: Iterable[Row]) -> list[Row]:
             "question_id": row["question_id"],
             "is_hallucinating": "False",
             "is_hallucinating_manual": str(bool(TRUTH[i])),
-            "category": ("relation", "été; «objects»")[i % 2],
+            "category": KINDS[i % 2],
             "domain_type": "Spatial, Reasoning",
             "image_name": f"seen_{i // 3}.png",
         }
@@ -243,7 +248,11 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         vectors = dict(row.vectors)
         vectors[PLANTED] = vectors[PLANTED] + np.float32(0.7 * hallucinated)
         # The first question of each picture calls it by another name: content tells, names do not.
-        sample = replace(row.sample, image_id=f"{i // 3}.png" if i % 3 else f"copy of {i // 3}.png")
+        sample = replace(
+            row.sample,
+            image_id=f"{i // 3}.png" if i % 3 else f"copy of {i // 3}.png",
+            metadata={"category": KINDS[i % 2], "source": "POPE"},
+        )
         captures.append(replace(row, sample=sample, vectors=vectors))
     with RunWriter(folder / "run", make_manifest()) as writer:
         writer.add(captures)
@@ -253,7 +262,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ]
     write_labels(folder / "run", scores, {})
     export_run(open_run(folder / "run"), folder / "all.h5")
-    lines = [{"id": s.id, "hallucinated": s.hallucinated, "category": "relation"} for s in scores]
+    lines = [
+        {"id": s.id, "hallucinated": s.hallucinated, "category": KINDS[i % 2]}
+        for i, s in enumerate(scores)
+    ]
     write_csv(folder / "labels.csv", lines)
     return folder / "run", folder / "all.h5"
 
@@ -269,12 +281,129 @@ def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> 
     assert other.data.grouped_by == "content"
     assert one.data.unscorable == other.data.unscorable == 2
     assert one.chosen == other.chosen
-    shared = {row.name for row in other.rows}
-    assert {row.name for row in one.rows if row.kind != "baseline"} <= shared
-    # The files keep no first token: their joint baseline knows less.
-    for name in shared - {"joint", "joint_and_probe"}:
-        assert one[name].metrics == other[name].metrics, name
-        assert one[name].intervals == other[name].intervals, name
+    assert [row.name for row in one.rows] == [row.name for row in other.rows]
+    assert {"first_token_entropy", "first_token_in_category", "answer_probability"} <= {
+        row.name for row in other.rows
+    }
+    for row in one.rows:
+        assert row.metrics == other[row.name].metrics, row.name
+        assert row.intervals == other[row.name].intervals, row.name
+    assert verdict(one) == [
+        line.replace("no label in labels.csv", "the answer could not be scored")
+        for line in verdict(other)
+    ]
+
+
+def test_the_facts_of_an_export_are_those_of_its_run(both: tuple[Path, Path]) -> None:
+    run, file = both
+    for copy in (file, run / "index.h5"):  # shards keep them at the same names
+        data = research_data(open_seed_files(copy), read_label_table(file.with_name("labels.csv")))
+        same_facts(data.facts, probe_data(open_run(run)).facts)
+
+
+def same_facts(one: Facts, other: Facts) -> None:
+    for field in fields(Facts):
+        values = getattr(one, field.name), getattr(other, field.name)
+        assert (values[0] is None) == (values[1] is None), field.name
+        if isinstance(values[0], np.ndarray):
+            np.testing.assert_array_equal(*values, err_msg=field.name)
+        elif values[0] is not None:
+            assert list(values[0]) == list(values[1]), field.name
+
+
+def test_an_export_brings_the_columns_of_its_table(both: tuple[Path, Path], tmp_path: Path) -> None:
+    """A label file need not say the category again; where it does, its word counts."""
+    file = both[1]
+    lines = [{"id": f"q{i:03}", "label": int(truth)} for i, truth in enumerate(TRUTH)]
+    table = read_label_table(write_csv(tmp_path / "bare.csv", lines))
+    data = research_data(open_seed_files(file), table)
+    assert data.facts.category == data.categories == tuple(KINDS[i % 2] for i in range(ROWS))
+    assert data.columns["source"] == ("POPE",) * ROWS
+    told = [{**line, "category": "own"} for line in lines]
+    table = read_label_table(write_csv(tmp_path / "told.csv", told))
+    assert set(research_data(open_seed_files(file), table).facts.category or ()) == {"own"}
+
+
+def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
+    """Return the rows of a copy of an export whose row q007 somebody changed."""
+    shutil.copy(file, out)
+    with h5py.File(out, "r+") as opened:
+        spoil(opened["q007"])
+    return research_data(open_seed_files(out), read_label_table(file.with_name("labels.csv")))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "unknown"),
+    [
+        (lambda row: row.attrs.pop("first_token_entropy"), "the entropy of the first token"),
+        (lambda row: row.attrs.create("first_token_entropy", np.nan), "the entropy of the"),
+        (lambda row: row.attrs.create("first_token_entropy", "0.5"), "the entropy of the first"),
+        (lambda row: row.attrs.create("first_token_entropy", [0.5, 1]), "the entropy of the"),
+        (lambda row: row.pop("first_token_logprobs"), "the first token's probabilities"),
+        (lambda row: replaced(row, "first_token_logprobs", "no numbers"), "the first token's"),
+        (lambda row: replaced(row, "first_token_logprobs", [[0.5]]), "the first token's"),
+        (lambda row: replaced(row, "first_token_logprobs", [np.nan]), "the first token's"),
+        (lambda row: replaced(row, "first_token_ids", [1, 2]), "the first token's"),
+    ],
+)
+def test_what_one_row_lacks_is_not_known(
+    both: tuple[Path, Path], tmp_path: Path, spoil: Callable[[Any], None], unknown: str
+) -> None:
+    data = spoiled(both[1], tmp_path / "spoiled.h5", spoil)
+    (said,) = unknown_sentence(data.facts)
+    assert said.startswith(f"Not known here: {unknown}"), said
+    assert "category" not in said
+    whole = spoiled(both[1], tmp_path / "whole.h5", lambda _: None)
+    assert not list(unknown_sentence(whole.facts))
+
+
+def replaced(row: Any, name: str, values: object) -> None:
+    del row[name]
+    row[name] = values
+
+
+def test_metadata_of_somebody_else_is_none_of_ours(both: tuple[Path, Path], tmp_path: Path) -> None:
+    for number, value in enumerate(("no JSON", "[1]", "[" * 10_000, 7, [1, 2])):
+        data = spoiled(both[1], tmp_path / f"{number}.h5", metadata_to(value))
+        assert data.columns["source"][5] == ""
+        assert data.columns["source"][4] == "POPE"
+
+
+def metadata_to(value: object) -> Callable[[Any], None]:
+    return lambda row: row.attrs.create("metadata", value)
+
+
+def test_rows_with_fewer_likeliest_tokens_have_those_that_all_have(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    def shorten(row: Any) -> None:
+        for name in ("first_token_ids", "first_token_logprobs"):
+            replaced(row, name, row[name][:3])
+
+    facts = spoiled(both[1], tmp_path / "short.h5", shorten).facts
+    assert facts.first_token_ids is not None
+    assert facts.first_token_ids.shape == (ROWS - 2, 3)
+
+
+def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: Path) -> None:
+    """The research's own files hold no probabilities; a label file without categories no kinds."""
+    folder, result = found
+    summary = json.loads((folder / "probes" / "results.json").read_text())
+    assert summary["not_known"] == ["the first token's probabilities"]
+    lines = verdict(result)
+    assert (
+        "Not known here: the first token's probabilities: whether hidden states know more than "
+        "this cannot be told." in lines
+    )
+    more = [line for line in lines if "hidden states know something more" in line]
+    assert more
+    assert all("something more than what is known here" in line for line in more)
+    bare = replace(result.data.facts, category=None)
+    assert list(unknown_sentence(bare)) == [
+        "Not known here: the first token's probabilities, the question's category: whether hidden "
+        "states know more than these cannot be told."
+    ]
+    assert list(unknown_sentence(replace(bare, category=("",) * 3))) == list(unknown_sentence(bare))
 
 
 def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path
         {
             "A": asked,
             "B": asked,
-            "C": [*asked[:30], *[f"how {i}?" for i in range(ROWS - 30)]],
+            "C": [*[f" Why  {i}? " for i in range(30)], *[f"how {i}?" for i in range(ROWS - 30)]],
         }.items()
     ):
         truth, vectors = planted(np.random.default_rng(noise), ROWS, ALONG)

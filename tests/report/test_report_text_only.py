@@ -32,7 +32,7 @@ def test_a_report_of_questions_without_a_picture(tmp_path: Path) -> None:
     run = probed(tmp_path / "run", [make_bare(i) for i in range(ROWS)])
     document = write_report(run, ReportSpec()).document
     assert document.headline is not None
-    assert f"on {ROWS} answers to questions without a picture that" in document.headline
+    assert f"on {ROWS} held-out answers to questions without a picture" in document.headline
     [tile] = [number for number in document.numbers if number.label == "pictures"]
     assert (tile.value, tile.note) == ("0", "no question has one")
     assert {figure.name for figure in document.figures} == set(NAMES)
@@ -46,7 +46,7 @@ def test_groups_of_look_alikes_are_told_beside_the_pictures(tmp_path: Path) -> N
     document = write_report(probed(tmp_path / "run", rows), ReportSpec()).document
     assert document.headline is not None
     about = f"about {ROWS} images in {ROWS // 2} groups (near-copies, or shown in one question)"
-    assert f"on {ROWS} answers {about} that it had not seen" in document.headline
+    assert f"on {ROWS} held-out answers {about}" in document.headline
     [tile] = [number for number in document.numbers if number.label == "pictures"]
     assert tile.value == str(ROWS)
     [layers] = [figure for figure in document.figures if figure.name == "auroc_by_layer"]

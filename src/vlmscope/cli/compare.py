@@ -68,7 +68,9 @@ def _show_runs(found: Comparison) -> None:
         auroc = _span(run.probe_auroc_low, run.probe_auroc_high)
         table.add_row(
             Text(shown_text(name if names.count(name) == 1 else run.run)),
-            Text(shown_text(run.model.rstrip("/").rsplit("/", 1)[-1])),
+            Text(
+                f"{shown_text(run.model.rstrip('/').rsplit('/', 1)[-1])}\n{shown_text(run.dtype)}"
+            ),
             f"{run.rows:,}",
             f"{run.unscorable:,}",
             f"{_shown(run.hallucination_rate, '.1%')}\n{rate.replace('% to ', '–')}".rstrip("\n–")
@@ -77,7 +79,7 @@ def _show_runs(found: Comparison) -> None:
             _shown(run.above_joint, "+.3f"),
         )
     show(table)
-    show(Text("below each: its 95% interval", style="dim"))
+    show(Text("below each: its 95% interval; below a model: its dtype", style="dim"))
 
 
 def _sentences(found: Comparison) -> Iterator[str]:
@@ -104,6 +106,7 @@ def _rates(first: RunSummary, run: RunSummary, pair: PairSummary) -> Iterator[st
     if pair.difference is None:
         yield f"{names}: {count(pair.compared, 'question')} in common, too few to compare."
         return
+    yield from _made_otherwise(names, first, run)
     says = _says(
         pair.difference_low,
         pair.difference_high,
@@ -113,11 +116,31 @@ def _rates(first: RunSummary, run: RunSummary, pair: PairSummary) -> Iterator[st
     )
     yield (
         f"{names}: on {count(pair.compared, 'question')} in common {says}, "
-        f"{pair.difference:+.1%} ({_span(pair.difference_low, pair.difference_high, '+.1%')}, "
+        f"{_points(pair)}, "
         f"{_p_values(pair.difference_p, pair.difference_p_holm)}): both right "
         f"{pair.both_right:,}, only this one {pair.only_this_right:,}, only the first "
         f"{pair.only_first_right:,}, both wrong {pair.both_wrong:,}."
     )
+
+
+def _made_otherwise(names: str, first: RunSummary, run: RunSummary) -> Iterator[str]:
+    """Say what else differs than what the runs are compared for."""
+    if run.dtype != first.dtype:
+        yield f"{names}: the model ran in {shown_text(run.dtype)}, there in {first.dtype}."
+    if run.labelled_by and first.labelled_by and run.labelled_by != first.labelled_by:
+        yield (
+            f"{names}: labelled by {shown_text(run.labelled_by)}, there by "
+            f"{shown_text(first.labelled_by)}, which may differ where the answers do not."
+        )
+
+
+def _points(pair: PairSummary) -> str:
+    """Return the difference of two rates and its interval, in percentage points."""
+    value, low, high = (
+        None if each is None else 100 * each
+        for each in (pair.difference, pair.difference_low, pair.difference_high)
+    )
+    return f"{_shown(value, '+.1f')} points ({_span(low, high, '+.1f')}"
 
 
 def _probes(first: RunSummary, run: RunSummary, pair: PairSummary) -> Iterator[str]:
@@ -125,6 +148,14 @@ def _probes(first: RunSummary, run: RunSummary, pair: PairSummary) -> Iterator[s
     if pair.probe_difference is None:
         return
     low, high = pair.probe_difference_low, pair.probe_difference_high
+    if pair.probe_not_alike:
+        yield (
+            f"{shown_text(run.run)} against {shown_text(first.run)}: on "
+            f"{count(pair.probe_compared, 'question')} that both probes judged, its probe's AUROC "
+            f"differs by {pair.probe_difference:+.3f} ({_span(low, high, '+.3f')}), but not like "
+            f"for like: {pair.probe_not_alike}; which probe is better cannot be told."
+        )
+        return
     says = _says(low, high, "is better", "is worse", "cannot be told from the other")
     yield (
         f"{shown_text(run.run)} against {shown_text(first.run)}: on "

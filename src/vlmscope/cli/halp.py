@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
-from vlmscope.cli.output import show, stdout
+from vlmscope.cli.output import number_table, show, stdout
 
 if TYPE_CHECKING:
     from vlmscope.probing.halp_protocol import HalpReport
@@ -16,14 +15,14 @@ if TYPE_CHECKING:
 def show_halp(found: HalpReport) -> None:
     """Print one line for each representation and layer."""
     stdout.print()
-    table = Table(box=None, pad_edge=False, header_style="dim")
     heading = "HALP protocol, optimistic"
-    for name in (heading, "test AUROC", "95% interval", "accuracy", "precision", "recall", "F1"):
-        table.add_column(name, overflow="fold")
+    table = number_table(
+        heading, "test AUROC", "95% interval", "accuracy", "precision", "recall", "F1"
+    )
     best = found.best
     for row in found.results:
-        ranked = ["–", "no AUROC"]
-        if row.auroc == row.auroc:
+        ranked = ["–", "finds nothing" if row.found_nothing else "no AUROC"]
+        if row.auroc == row.auroc and not row.found_nothing:
             ranked = [f"{row.auroc:.3f}", f"{row.interval.low:.3f}–{row.interval.high:.3f}"]
         rates = [f"{value:.3f}" for value in (row.accuracy, row.precision, row.recall, row.f1)]
         title = Text(row.title.partition(", HALP")[0])

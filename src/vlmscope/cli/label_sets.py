@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmscope.cli.output import stdout
 
-OUTCOMES = ("hallucinated", "faithful", "unscorable")
+OUTCOMES = ("hallucinated", "faithful", "unscorable", "unlabelled")
 
 
 def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
@@ -43,7 +43,8 @@ def show_label_sets(sets: dict[str, dict[str, Any]]) -> None:
         if "error" in about:
             stdout.print(f"labels {name}: {about['error']}")
             continue
-        counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in OUTCOMES)
+        told = [name for name in OUTCOMES if about[name] or name != "unlabelled"]
+        counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in told)
         probes = f"probes in {about['probes']}" if about["probes"] else "no probes yet"
         stale = "; stale, truths have changed since: label again" if about["stale"] else ""
         stdout.print(f"labels {name}: {counts}; {probes}{stale}")

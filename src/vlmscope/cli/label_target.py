@@ -55,7 +55,8 @@ class Target:
         from vlmscope.store import Run
 
         run = self.answers
-        return run.manifest.data.fields.get("target") if isinstance(run, Run) else None
+        found = run.manifest.data.fields.get("target") if isinstance(run, Run) else None
+        return found if isinstance(found, str) else None
 
     def score(self, scorer: Scorer) -> Iterator[Score]:
         """Yield a verdict for every row."""

@@ -8,6 +8,7 @@ import unicodedata
 import warnings
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 stdout = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -23,6 +24,46 @@ _NOT_SHOWN = ("Cc", "Cf", "Cs")
 def show(renderable: RenderableType) -> None:
     """Print a table or a panel to stdout, its long texts wrapped to the terminal."""
     stdout.print(renderable, soft_wrap=False)
+
+
+def number_table(*headings: str, title: Text | None = None) -> Table:
+    """Return a table whose first column holds texts, which may wrap, and all others numbers.
+
+    A number never breaks, however narrow the terminal is.
+    """
+    table = Table(
+        box=None, pad_edge=False, header_style="dim", title=title, title_justify="left"
+    )  # fmt: skip
+    for place, heading in enumerate(headings):
+        table.add_column(
+            heading,
+            overflow="fold",
+            no_wrap=place > 0,
+            justify="right" if place else "left",
+        )
+    return table
+
+
+def with_interval(
+    value: float | None, low: float | None, high: float | None, form: str = ".3f"
+) -> str:
+    r"""Return a number, and its interval on a line below; a dash where there is none.
+
+        >>> with_interval(0.5, 0.41, 0.6), with_interval(-0.1, -0.2, 0.0, "+.1f")
+        ('0.500
+    0.410–0.600', '-0.1
+    -0.2 to +0.0')
+        >>> with_interval(float("nan"), None, None), with_interval(0.5, float("nan"), 0.6)
+        ('–', '0.500')
+    """
+    value, low, high = (each if each is not None and each == each else None
+                        for each in (value, low, high))  # fmt: skip
+    if value is None:
+        return "–"
+    if low is None or high is None:
+        return f"{value:{form}}"
+    between = " to " if form.startswith("+") else "–"
+    return f"{value:{form}}\n{low:{form}}{between}{high:{form}}"
 
 
 def shown_text(text: str, longest: int = 80) -> str:

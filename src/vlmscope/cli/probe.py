@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
+from vlmscope.cli.by_column import show_columns
 from vlmscope.cli.halp import show_halp
-from vlmscope.cli.output import show, stderr, stdout
+from vlmscope.cli.output import number_table, show, stderr, stdout
 from vlmscope.cli.places import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 
@@ -141,8 +141,7 @@ def probe(
     """
     from vlmscope.probing import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
     from vlmscope.probing.saving import RESULTS, check_folder
-    from vlmscope.probing.source import of_set
-    from vlmscope.store import DEFAULT, are_stale, label_sets, read_document
+    from vlmscope.store import DEFAULT, read_document
 
     spec = SweepSpec(
         estimators=options.names(estimators), folds=folds, repeats=repeats, group_by=group_by,
@@ -155,13 +154,7 @@ def probe(
     check_writable(folder)
     if is_run(run):
         check_folder(folder, name)
-        if name in label_sets(run) and are_stale(run, name):
-            again = f"vlmscope label {run}{of_set('--name', name)}"
-            stderr.print(
-                "note: the labels are of truths that have changed in the table since; run "
-                f"'{again}' to label again",
-                style="yellow",
-            )
+        _say_stale(run, name)
     with stderr.status("reading") as status:
         source = open_source(
             run,
@@ -184,11 +177,25 @@ def probe(
         stdout.print(f"\nresults, predictions and probes are in {folder}")
 
 
+def _say_stale(run: Path, name: str) -> None:
+    """Say on stderr where the labels are of truths that have changed since."""
+    from vlmscope.probing.source import of_set
+    from vlmscope.store import are_stale, label_sets
+
+    if name in label_sets(run) and are_stale(run, name):
+        stderr.print(
+            "note: the labels are of truths that have changed in the table since; run "
+            f"'vlmscope label {run}{of_set('--name', name)}' to label again",
+            style="yellow",
+        )
+
+
 def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] | None) -> None:
     """Print what was found, as tables and in words."""
     _show_results(result)
     if result.halp is not None:
         show_halp(result.halp)
+    show_columns(result)
     stdout.print()
     for line in verdict:
         show(Text(line))
@@ -209,9 +216,7 @@ def _wanted_labels(run: Path, labels: str | None) -> str | LabelTable | None:
 
 def _show_results(result: SweepResult) -> None:
     """Print one line for each probe and baseline."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("", "AUROC", "95% interval", "AUPRC", "recall at 5%", "ECE"):
-        table.add_column(heading, overflow="fold")
+    table = number_table("", "AUROC", "95% interval", "AUPRC", "recall\nat 5%", "ECE")
     for row in result.rows:
         metrics, interval = row.metrics, row.intervals["auroc"]
         ranked = [f"{metrics.auroc:.3f}", f"{interval.low:.3f}–{interval.high:.3f}",

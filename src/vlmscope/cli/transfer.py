@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
-from vlmscope.cli.output import show, shown_text, stdout
+from vlmscope.cli.output import number_table, show, shown_text, stdout, with_interval
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -21,9 +20,15 @@ if TYPE_CHECKING:
     from vlmscope.probing.targets import Target
 
 HEADINGS = (
-    *("", "AUROC in training", "AUROC here", "95% interval", "above joint"),
-    *("trained here", "Brier", "ECE"),
+    "",
+    "AUROC in\ntraining",
+    "AUROC\nhere",
+    "above\njoint",
+    "trained\nhere",
+    "Brier",
+    "ECE",
 )
+"""Below an AUROC and a difference stands the 95% interval."""
 
 
 def prepare_transfer(
@@ -77,41 +82,29 @@ def show_transfer(document: Mapping[str, Any]) -> None:
     """Print a table and what it says for each test run."""
     for test in document["tests"]:
         title = shown_text(f"transfer to {test['run']}: {test['relation']}", 200)
-        table = Table(
-            box=None, pad_edge=False, header_style="dim", title_justify="left",
-            title=Text(title, style="bold"),
-        )  # fmt: skip
-        for heading in HEADINGS:
-            table.add_column(heading, overflow="fold")
+        table = number_table(*HEADINGS, title=Text(title, style="bold"))
         for row in test["results"]:
             style = {"selected": "bold", "baseline": "dim"}.get(row["kind"])
             table.add_row(Text(row["title"] + " †" * (row["known"] == "after")), *_cells(row),
                           style=style)  # fmt: skip
         stdout.print()
         show(table)
+        show(Text("below an AUROC and a difference: its 95% interval", style="dim"))
         stdout.print()
         for line in test["verdict"]:
             show(Text(shown_text(line, len(line))))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    """Return the numbers of a row as a person reads them."""
-    if row["found_nothing"]:
-        here = ["–", "finds nothing"]
-    else:
-        here = [_shown(row["auroc"]), _ends(row, "auroc")]
-    above = None if row["found_nothing"] else row["above_joint"]
+    """Return the numbers of a row as a person reads them, intervals on a line of their own."""
+    here, above = "finds nothing", "–"
+    if not row["found_nothing"]:
+        here, above = _with_ends(row, "auroc"), _with_ends(row, "above_joint", "+.3f")
     return [
-        _shown(row["source_auroc"]), *here,
-        "–" if above is None else f"{above:+.3f} ({_ends(row, 'above_joint', '+.3f')})",
-        _shown(row["own_auroc"]), _shown(row["brier"]), _shown(row["ece"]),
+        with_interval(row["source_auroc"], None, None), here, above,
+        *(with_interval(row[name], None, None) for name in ("own_auroc", "brier", "ece")),
     ]  # fmt: skip
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _ends(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "–" if low is None or high is None else f"{low:{form}}–{high:{form}}"
+def _with_ends(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], form)

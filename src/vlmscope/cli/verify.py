@@ -72,7 +72,7 @@ def verify(
         stdout.print_json(json.dumps(records))
     else:
         _show(opened, checks, limit)
-    _judge(opened, checks, limit)
+    _judge(opened, checks, limit, _undated(opened, vlm))
 
 
 def _table(run: Any, data: str | None, images: str | None, *, allow_absolute_paths: bool) -> Any:
@@ -164,8 +164,20 @@ def _show(run: Any, checks: list[Any], limit: float) -> None:
     )
 
 
-def _judge(run: Any, checks: list[Any], limit: float) -> None:
+def _undated(run: Any, vlm: Any) -> str:
+    """Return what to say of a run whose prompts hold a date that it does not name."""
+    from vlmscope.prompt import reads_clock
+
+    if run.manifest.model.prompt_time is not None or not reads_clock(vlm.processor):
+        return ""
+    return (
+        "; the chat template writes the date, and this run does not say which: rows of other days "
+        "than its first cannot be made again"
+    )
+
+
+def _judge(run: Any, checks: list[Any], limit: float, undated: str) -> None:
     """Raise where a row is not what the seed's method gives."""
     for check in checks:
         if faults := check.faults(limit, run.manifest.dtype):
-            raise ToleranceError(f"{check.id}: {'; '.join(faults)}")
+            raise ToleranceError(f"{check.id}: {'; '.join(faults)}{undated}")

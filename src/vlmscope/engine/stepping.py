@@ -66,7 +66,9 @@ class Stepper:
         self._caches: dict[int, Any] = {}
         self._graphs: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
-        self.replays = device.type == "cuda" and not vlm.quantization
+        # ``dynamic`` frequencies ask the device how long the rows are.
+        scaling = vlm.lengths.alone_beyond is not None
+        self.replays = device.type == "cuda" and not vlm.quantization and not scaling
 
     def step(self, *, masked: bool) -> None:
         """Feed every active row its next token, and choose the one after.
@@ -79,8 +81,10 @@ class Stepper:
             self._run(slots.active, masked=masked)
             return
         rows = min(rows_of_graph(slots.active), slots.rows)
-        # Rows behind the active ones go along; they have ended, or were never begun.
+        # Rows behind the active ones go along; they have ended, or were never begun. Where the
+        # longest row of a call decides about all, they are the shortest.
         slots.ended[slots.active : rows] = True
+        slots.positions[:, slots.active : rows] = 0
         if (rows, masked) not in self._graphs:
             self._graphs[rows, masked] = self._record(rows, masked=masked)
         graph = self._graphs[rows, masked]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from vlmscope.dataset import Table, TableScan, UntilChanged
+from vlmscope.dataset import Table, TableScan, UntilChanged, absolute_data
 from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.executors.cluster import Room, cluster, room
 from vlmscope.executors.crew import Crew, Member, first_loaded
@@ -70,7 +70,11 @@ class RayPlan(Outline):
 
 @contextmanager
 def plan_on_ray(
-    request: Request, *, address: str | None = None, workers: int | None = None
+    request: Request,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[RayPlan]:
     """Check everything that can be checked before the first row, on the way to a cluster.
 
@@ -78,6 +82,7 @@ def plan_on_ray(
         request: What was asked for.
         address: Address of the cluster. None: the one that runs on this machine, or a new one.
         workers: Models at work. None: as many as the cluster has GPUs, or one.
+        note: Told what there is to say of the table, before a model is loaded.
 
     Raises:
         InputError: The table or an option is wrong, or there is no such cluster.
@@ -87,7 +92,7 @@ def plan_on_ray(
     """
     _check(request, workers)
     request = _valid_anywhere(request)
-    table, scan, held = open_checked(request, patience=PATIENCE)
+    table, scan, held = open_checked(request, patience=PATIENCE, note=note)
     with cluster(address, workers):
         crew = Crew(request, scan, room(request.device, workers))
         for _ in range(crew.room.workers):
@@ -271,7 +276,7 @@ def _valid_anywhere(request: Request) -> Request:
     family = request.family
     return replace(
         request,
-        data=absolute(request.data),
+        data=absolute_data(request.data),
         model=absolute(request.model),
         out=request.out.absolute(),
         images=absolute(request.images) if request.images else None,

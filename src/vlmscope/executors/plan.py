@@ -6,11 +6,11 @@ duplicate id costs seconds and not minutes of loading.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vlmscope.dataset import Table, TableScan, open_table
+from vlmscope.dataset import Table, TableScan, open_table, table_notes
 from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.patience import check_patience
 from vlmscope.executors.record import capture_record, make_manifest
@@ -104,21 +104,27 @@ class Plan(Outline):
         return self.vlm.family.title
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, *, note: Callable[[str], None] | None = None) -> Plan:
     """Check everything that can be checked before the first row.
+
+    Args:
+        request: What was asked for.
+        note: Told what there is to say of the table, before the model is loaded.
 
     Raises:
         InputError: The table or an option is wrong.
         ModelError: The checkpoint cannot be used.
         RunMismatchError: The run folder holds rows made with other settings, or from another table.
     """
-    table, scan, held = open_checked(request)
+    table, scan, held = open_checked(request, note=note)
     vlm, manifest, notes = load_checked(request, scan)
     done, more = compare(request, scan, manifest, held)
     return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held)
 
 
-def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan, RowsHeld]:
+def open_checked(
+    request: Request, *, patience: float = 0, note: Callable[[str], None] | None = None
+) -> tuple[Table, TableScan, RowsHeld]:
     """Check all that can be checked without the model.
 
     Return the table, what is in it, and what it says of the rows that the run holds. From now on
@@ -127,6 +133,7 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
     Args:
         request: What was asked for.
         patience: Seconds to wait for another writer of the run to end.
+        note: Told what there is to say of the table.
 
     Raises:
         InputError: The table or an option is wrong.
@@ -145,6 +152,9 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
     )
     scan = table.scan()
     held = _check_early(request, table, scan)
+    if note is not None:
+        for text in table_notes(table, scan):
+            note(text)
     return table.as_scanned(scan), scan, held
 
 
@@ -202,9 +212,9 @@ def compare(
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
     """Refuse what would fail on every row."""
     if request.text_only and scan.without_picture == scan.rows and not vlm.family.text_only:
+        name = request.data if isinstance(request.data, str) else ", ".join(request.data)
         raise InputError(
-            f"{request.data}: no row has a picture, and {vlm.family.title} takes no question "
-            "without one"
+            f"{name}: no row has a picture, and {vlm.family.title} takes no question without one"
         )
     if "last_question_token" in request.spec.positions:
         try:
@@ -222,8 +232,10 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
-    elif request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
-        yield f"the library's generate writes the answers, more slowly: {why}"
+    else:
+        yield from vlm.lengths.notes()
+        if request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
+            yield f"the library's generate writes the answers, more slowly: {why}"
     if request.text_only and scan.without_picture:
         have = "has" if scan.without_picture == 1 else "have"
         yield (
@@ -234,7 +246,7 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     """Return what differs from the earlier sessions without making the run another one."""
-    before, now = (record.data.images or record.data.path for record in (stored, wanted))
+    before, now = (record.data.images or record.data.shown_path for record in (stored, wanted))
     if before == now:
         return ()
     return (

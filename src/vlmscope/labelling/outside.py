@@ -1,8 +1,9 @@
 """Answers that were made elsewhere: read from a table or research files, labelled, written.
 
 The labelled table has the columns of the one that was read, and ``outcome``, ``hallucinated``,
-``scorer`` and ``evidence``. A column of such a name that was there before is kept as
-``input_<name>``: what somebody labelled by hand is not lost.
+``scorer``, ``evidence`` and ``error_kind``. A column that was there before under such a name, or
+another that labels are read from, is kept as ``input_<name>``: what somebody labelled by hand is
+neither lost nor taken for these labels.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from vlmscope.dataset import (
 from vlmscope.errors import InputError, listed, shortened
 from vlmscope.schema import Answered, Score
 from vlmscope.score import Scorer
+from vlmscope.score.column import LABEL_COLUMNS as READ_COLUMNS
 from vlmscope.store import (
     FAILED_ANSWER,
     clean_text,
@@ -42,7 +44,7 @@ from vlmscope.version import __version__
 H5 = (".h5", ".hdf5")
 """Extensions of research files."""
 
-LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence")
+LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence", "error_kind")
 """What a labelled table has beside the columns of the one that was read."""
 
 NO_ANSWER = "generation failed, there is no answer"
@@ -181,12 +183,14 @@ def _columns(table: AnswerTable, scores: Sequence[Score]) -> dict[str, list[Any]
     ):  # so that labels can be read from it by id
         columns["question_id"] = list(table.ids)
     for name in table.columns:
-        free = _free(clean_text(name), {*LABEL_COLUMNS, *columns}, table.columns)
+        taken = {*LABEL_COLUMNS, *READ_COLUMNS, *columns}
+        free = _free(clean_text(name), taken, table.columns)
         columns[free] = _of_one_type([row.get(name) for row in table.cells])
     columns["outcome"] = [score.outcome for score in scores]
     columns["hallucinated"] = [score.hallucinated for score in scores]
     columns["scorer"] = [score.scorer for score in scores]
     columns["evidence"] = [clean_text(score.evidence) for score in scores]
+    columns["error_kind"] = [score.error_kind for score in scores]
     return columns
 
 

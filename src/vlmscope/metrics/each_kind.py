@@ -89,7 +89,7 @@ def _left_out(
     """Return the AUROC without each image, and what the images of the rarer class are worth."""
     images, own = np.unique(image, return_inverse=True)
     counted = tally(truth, risk, own, len(images), strata(truth.size, stratum))
-    return jackknife(counted), worth_of_rarer(truth, own)
+    return jackknife(counted), worth_of_rarer(truth, own, stratum)
 
 
 def _auroc(found: Jackknife) -> float:

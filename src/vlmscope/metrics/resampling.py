@@ -23,13 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.metrics.answers import Floats, answers, strata
 from vlmscope.metrics.small_samples import (
-    TOO_FEW_TO_DRAW,
     Jackknife,
     compare,
     error_of,
     interval_of_auroc,
-    is_small,
     jackknife,
+    too_few_to_draw,
     worth_of_rarer,
 )
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
@@ -223,8 +222,9 @@ def resample_sides(
         raise ValueError(f"draws must be at least 1, found {draws}")
     checked = {name: answers(e.truth, e.risk, f"risk {name!r}") for name, e in sides.items()}
     image, images = _images_of_sides(sides, groups, {n: len(f) for n, (f, _) in checked.items()})
+    stratum = {name: strata(len(f), sides[name].folds) for name, (f, _) in checked.items()}
     tallies = {
-        name: tally(flags, risk, image[name], images, strata(len(flags), sides[name].folds))
+        name: tally(flags, risk, image[name], images, stratum[name])
         for name, (flags, risk) in checked.items()
     }
     whole = {name: measure_draw(each, np.ones(images), metrics) for name, each in tallies.items()}
@@ -236,11 +236,12 @@ def resample_sides(
         for name, counted in tallies.items():
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
-    # Most sides share their truth, and what a sample is worth takes a while.
-    rows = {(flags.tobytes(), image[name].tobytes()): (flags, image[name])
-            for name, (flags, _) in checked.items()}.values()  # fmt: skip
     crossfitted = frozenset(name for name, side in sides.items() if side.folds is not None)
-    if not correct or not any(is_small(*each, TOO_FEW_TO_DRAW) for each in rows):
+    # Most sides share their truth, and what a sample is worth takes a while.
+    rows = {tuple(part.tobytes() for part in each): each
+            for name, (flags, _) in checked.items()
+            for each in [(flags, image[name], stratum[name])]}.values()  # fmt: skip
+    if not correct or not any(too_few_to_draw(*each) for each in rows):
         return Resamples(whole, found, crossfitted=crossfitted)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
     least = min(worth_of_rarer(*each) for each in rows)

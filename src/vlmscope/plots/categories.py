@@ -118,7 +118,7 @@ def _write_rows(
 def _caption(drawn: int, rows: int) -> str:
     """Say how to read it, and what is left out."""
     said = (
-        "Share of the answers that are hallucinated, by category, with 95% intervals (Wilson). "
+        "Share of the answers that are hallucinated, by category, with 95% intervals over images. "
         "The dashed line is the share of all."
     )
     left_out = f" The {drawn} largest of {rows} categories are drawn; the data has all."

@@ -35,10 +35,7 @@ MOST_POINTS = 250
 
 Floats = NDArray[np.float64]
 
-BAND = (
-    " The band of the probe holds all of its curve in 95%, images resampled, from a tenth answered "
-    "on."
-)
+BAND = " The band of the probe holds all of its curve in 95%, from a tenth answered on."
 """Added to the caption where there is a band."""
 
 _FALSE_ALARMS = 0.05

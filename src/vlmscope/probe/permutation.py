@@ -33,6 +33,7 @@ def permute_groups(
     *,
     count: int,
     seed: int = 0,
+    blocks: Shaped[np.ndarray, " rows"] | None = None,
 ) -> Bool[np.ndarray, "count rows"]:
     """Return labels permuted as whole groups, and within each group.
 
@@ -45,19 +46,40 @@ def permute_groups(
         groups: The image of each row, any numbers or names.
         count: Permutations.
         seed: Decides them.
+        blocks: Where a group holds several images, the image of each row: within a group, labels
+            of one image stay together likewise.
     """
     generator = np.random.default_rng(seed)
-    _, number, size = np.unique(groups, return_inverse=True, return_counts=True)
-    start = np.cumsum(size) - size
+    _, group = np.unique(groups, return_inverse=True)
+    block, group_of = _blocks_of(group, blocks)
+    size, held = np.bincount(block), np.bincount(group_of)
+    start, first = np.cumsum(size) - size, np.cumsum(held) - held
     position = np.empty(len(truth), dtype=np.int64)
-    position[np.argsort(number, kind="stable")] = np.arange(len(truth))
-    within = position - start[number]
+    position[np.argsort(block, kind="stable")] = np.arange(len(truth))
+    within, place = position - start[block], np.arange(len(size)) - first[group_of]
     labels = np.empty((count, len(truth)), dtype=bool)
     for line in labels:
-        giver = generator.permutation(len(size))[number]
-        shuffled = np.lexsort((generator.random(len(truth)), number))
-        line[:] = truth[shuffled[start[giver] + within % size[giver]]]
+        giver = generator.permutation(len(held))[group_of]
+        shuffled = np.lexsort((generator.random(len(truth)), block))
+        mixed = (
+            np.arange(len(size))
+            if blocks is None
+            else np.lexsort((generator.random(len(size)), group_of))
+        )
+        source = mixed[first[giver] + place % held[giver]][block]
+        line[:] = truth[shuffled[start[source] + within % size[source]]]
     return labels
+
+
+def _blocks_of(
+    group: Int[np.ndarray, " rows"], blocks: Shaped[np.ndarray, " rows"] | None
+) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " blocks"]]:
+    """Return the number of each row's block within its group, and the group of each block."""
+    if blocks is None:
+        return group, np.arange(group.max() + 1)
+    _, image = np.unique(blocks, return_inverse=True)
+    pairs, block = np.unique(group * (image.max() + 1) + image, return_inverse=True)
+    return block, pairs // (image.max() + 1)
 
 
 def permute_in_pairs(

@@ -10,6 +10,8 @@ grid       the sweep itself: one matrix in memory at a time
 halp_protocol
            the HALP paper's own protocol, for comparison: optimistic
 abstaining what leaving the riskiest answers out buys
+unknown_facts
+           what is not known before the answer, named beside the verdict
 by_column  results within a column and for each of its values
 penalty    where in the grid the folds chose their penalty
 results    its rows and its summary, plain data

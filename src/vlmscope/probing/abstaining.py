@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from vlmscope.metrics import Abstention, abstention
+from vlmscope.metrics import Abstention, Interval, abstention
 from vlmscope.probing.results import SweepResult
 
 ABSTAIN = 0.10
@@ -24,6 +25,24 @@ def abstaining(result: SweepResult) -> Abstention:
 def abstaining_document(found: Abstention) -> dict[str, Any]:
     """Return what ``results.json`` says of it."""
     return {"abstaining": asdict(found)}
+
+
+def abstaining_of(document: Mapping[str, Any]) -> Abstention | None:
+    """Return what a document of ``abstaining_document`` says; None where it says nothing whole."""
+    found = document.get("abstaining")
+    if not isinstance(found, Mapping) or not isinstance(found.get("interval"), Mapping):
+        return None
+    names = ("share", "before", "after", "change")
+    share, before, after, change = (_number(found.get(name)) for name in names)
+    if np.isnan([share, before, after, change]).any():
+        return None
+    low, high = (_number(found["interval"].get(end)) for end in ("low", "high"))
+    return Abstention(share, before, after, change, Interval(low, high))
+
+
+def _number(value: Any) -> float:
+    """Return a number of a file; NaN, which JSON does not have, where it is none."""
+    return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def abstaining_sentence(found: Abstention) -> str:

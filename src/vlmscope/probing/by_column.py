@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.metrics import Interval, WithinKinds, each_kind, holm, wilson
+from vlmscope.metrics import Interval, Rate, WithinKinds, each_kind, holm, rate
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.data import ProbeData
 from vlmscope.probing.judging import within_column
@@ -53,7 +53,8 @@ def by_column(
     for name in data.by:
         cells = data.columns[name]
         within, gaps = within_column(cells, data, risks, pairs, fold_of, draws=draws, seed=seed)
-        found[name] = ColumnResult(within, gaps, _values(cells, data, risks["selected"], fold_of))
+        values = _values(cells, data, risks["selected"], fold_of, draws=draws, seed=seed)
+        found[name] = ColumnResult(within, gaps, values)
     return found
 
 
@@ -62,6 +63,9 @@ def _values(
     data: ProbeData,
     risk: NDArray[np.float64],
     fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
 ) -> tuple[ValueResult, ...]:
     """Return a result for each value, the most hallucinated first."""
     kinds = np.array(cells)
@@ -74,23 +78,29 @@ def _values(
     values = []
     for name, each in found.items():
         own = kinds == name
-        count, hallucinated = int(own.sum()), int(data.truth[own].sum())
-        share = np.array([hallucinated / count])
-        low, high = wilson(share, np.array([count]))
+        images = data.grouping.groups[own]
+        share = _rate(data.truth[own], images, draws, seed)
         values.append(
             ValueResult(
                 value=name,
-                rows=count,
-                image_groups=len(np.unique(data.grouping.groups[own])),
-                hallucinated=hallucinated,
-                share=float(share[0]),
-                share_interval=Interval(float(low[0]), float(high[0])),
+                rows=share.count,
+                image_groups=len(np.unique(images)),
+                hallucinated=int(data.truth[own].sum()),
+                share=share.value,
+                share_interval=share.interval,
                 auroc=each.auroc,
                 interval=each.interval,
                 simultaneous=each.simultaneous,
             )
         )
     return tuple(sorted(values, key=lambda value: (-value.share, value.value)))
+
+
+def _rate(truth: NDArray[np.bool_], images: NDArray[np.int64], draws: int, seed: int) -> Rate:
+    """Return how often answers are hallucinated; of one image, without an interval."""
+    if len(np.unique(images)) < 2:
+        return Rate(float(truth.mean()), Interval(float("nan"), float("nan")), len(truth))
+    return rate(truth, images, draws=draws, seed=seed)
 
 
 def column_document(found: Mapping[str, ColumnResult]) -> dict[str, Any]:

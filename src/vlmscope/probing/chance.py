@@ -33,6 +33,13 @@ SUSPICIOUS = 0.75
 Simulated, 86% are where every image stands under two names, and at most two thirds where none
 does."""
 
+FEWEST_DRAWN = 20
+"""Groups that a draw of rows has room for, at least: of larger ones, some of the rows are drawn."""
+
+HELD_FIRST = 200
+"""Groups with the rarer label that are drawn before others, into half of the room at most: of one
+in a thousand, a plain draw may hold next to none."""
+
 LEAST_PERMUTATIONS = 100
 """Fewest permutations: a p-value cannot be below one in their number."""
 
@@ -97,6 +104,8 @@ class Permutations:
         folds: The folds that the probes go through.
         count: Permutations.
         seed: Decides them.
+        images: The image of each row where groups are something else, ``[N]``: labels of one image
+            stay together within a group.
     """
 
     def __init__(
@@ -107,13 +116,18 @@ class Permutations:
         *,
         count: int,
         seed: int,
+        images: NDArray[np.int64] | None = None,
     ) -> None:
         self._truth, self._groups, self._all = truth, groups, tuple(folds)
         self._count, self._seed = count, seed
-        self._rows = _drawn(groups, seed)
+        self._capped = _capped(groups, seed)
+        self._rows = _drawn(truth, groups, self._capped, seed)
         self._folds = [_within(fold, self._rows) for fold in folds]
         told = truth[self._rows]
-        permuted = permute_groups(told, groups[self._rows], count=count, seed=seed)
+        permuted = permute_groups(
+            told, groups[self._rows], count=count, seed=seed,
+            blocks=None if images is None else images[self._rows],
+        )  # fmt: skip
         self._labels = np.concatenate([told[None], permuted])
         self._found: dict[str, NDArray[np.float64]] = {}
 
@@ -122,9 +136,14 @@ class Permutations:
         scores = ridge_scores(matrix[self._rows], self._labels, self._folds)
         self._found[place] = auroc_of_lines(self._labels, scores, self._folds)
 
-    def chance(self) -> Chance:
-        """Return what was found of all matrices that were added."""
+    def chance(self) -> Chance | None:
+        """Return what was found of all matrices that were added.
+
+        None where no fold of the rows that were drawn has both labels.
+        """
         found = np.stack(list(self._found.values()))
+        if not np.isfinite(found[:, 0]).any():
+            return None
         told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # not of one class
         best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
         top = float(np.nanmax(found[:, 0]))
@@ -174,9 +193,10 @@ class Permutations:
         """Return all rows; of too many, those of some groups and of the groups nearest to them."""
         if len(self._truth) <= MOST_ROWS:
             return np.arange(len(self._truth))
-        each = len(self._truth) / len(np.unique(self._groups))
+        each = len(self._capped) / len(np.unique(self._groups))
         count = max(2, int(MOST_ROWS / each / 2))
-        return neighbouring_groups(alike, self._groups, count=count, seed=self._seed)
+        rows = neighbouring_groups(alike, self._groups, count=count, seed=self._seed)
+        return np.intersect1d(rows, self._capped, assume_unique=True)
 
 
 def _p_value(value: float, best: NDArray[np.float64]) -> float:
@@ -184,17 +204,47 @@ def _p_value(value: float, best: NDArray[np.float64]) -> float:
     return float((1 + np.sum(best >= value)) / (1 + len(best)))
 
 
-def _drawn(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return all rows, or those of a draw of whole groups where there are too many."""
+def _capped(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return all rows; where there are too many, at most so many of each group that several fit."""
     if len(groups) <= MOST_ROWS:
         return np.arange(len(groups))
     _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
+    size = np.sort(count)
+    # With every group cut to this level, all of them fill the room.
+    level = (MOST_ROWS - (np.cumsum(size) - size)) / np.arange(len(size), 0, -1)
+    most = max(MOST_ROWS // FEWEST_DRAWN, int(level[np.argmax(level <= size)]), 1)
+    if count.max() <= most:
+        return np.arange(len(groups))
+    order = np.lexsort((np.random.default_rng([seed, 1]).random(len(groups)), number))
+    within = np.arange(len(groups)) - np.repeat(np.cumsum(count) - count, count)
+    return np.sort(order[within < most])
+
+
+def _drawn(
+    truth: NDArray[np.bool_], groups: NDArray[np.int64], capped: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
+    """Return all rows, or those of a draw of groups where there are too many.
+
+    Args:
+        truth: Labels of all rows.
+        groups: The group of each.
+        capped: Rows to draw from, ``_capped``.
+        seed: Decides the draw.
+    """
+    if len(groups) <= MOST_ROWS:
+        return np.arange(len(groups))
+    _, number, count = np.unique(groups[capped], return_inverse=True, return_counts=True)
+    told = truth[capped]
+    rarer = np.bincount(number, weights=told == (told.mean() < 0.5)) > 0
+    order = np.random.default_rng(seed).permutation(len(count))
+    first = order[rarer[order]][:HELD_FIRST]
+    first = first[np.cumsum(count[first]) <= MOST_ROWS // 2]
     kept, room = [], MOST_ROWS
-    for group in np.random.default_rng(seed).permutation(len(count)):
+    for group in (*first, *order[~np.isin(order, first)]):
         if count[group] <= room:
             kept.append(group)
             room -= count[group]
-    return np.flatnonzero(np.isin(number, kept)) if kept else np.arange(MOST_ROWS)
+    return np.asarray(capped[np.isin(number, kept)])
 
 
 def _within(fold: Fold, rows: NDArray[np.int64]) -> Fold:

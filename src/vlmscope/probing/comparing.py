@@ -18,8 +18,10 @@ from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.metrics import Judged, holm, rate, rate_difference, resample_sides
 from vlmscope.probe import image_groups
 from vlmscope.probing.grouping import content_groups
+from vlmscope.probing.like_for_like import not_alike
 from vlmscope.probing.loading import SavedSweep, read_sweep
-from vlmscope.store import Run, open_run, read_labels
+from vlmscope.probing.source import check_seed
+from vlmscope.store import Run, label_settings, open_run, read_labels
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -32,11 +34,15 @@ class RunSummary:
     run: str
     run_id: str
     model: str
+    dtype: str
+    """Of the model's numbers."""
+    labelled_by: str
+    """Which scorer the labels were asked of, as ``label --scorer``; empty where it is not known."""
     rows: int
     scorable: int
     unscorable: int
     unlabelled: int
-    """Rows that came after the labelling."""
+    """Rows that came after the labelling, or of which a label file says nothing."""
     hallucination_rate: float | None = None
     """Of the scorable rows; accuracy is the rest to 1."""
     hallucination_rate_low: float | None = None
@@ -80,6 +86,9 @@ class PairSummary:
     """Questions that the saved probes of both runs judged."""
     probe_difference: float | None = None
     """AUROC of the selected probe less that of the first run, on these, each on its own labels."""
+    probe_not_alike: str = ""
+    """In what the probes or their labels are not like for like, this run named first; then the
+    difference is a number without a p-value."""
     probe_difference_low: float | None = None
     probe_difference_high: float | None = None
     probe_difference_p: float | None = None
@@ -133,8 +142,10 @@ def compare_runs(
     """Compare labelled runs with the first of them.
 
     Raises:
-        InputError: Fewer than two runs, the same one twice, or one without labels.
+        InputError: Fewer than two runs, the same one twice, one without labels, or a seed that is
+            none.
     """
+    check_seed(seed)
     opened = [each if isinstance(each, Run) else open_run(each) for each in runs]
     if len(opened) < 2:
         raise InputError(f"compare: {len(opened)} run given; give two or more")
@@ -153,7 +164,9 @@ def compare_runs(
 def _read(run: Run) -> _Opened:
     """Read labels, questions and the saved sweep of a run."""
     labels = read_labels(run.path)
-    verdicts = {id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels}
+    verdicts = {
+        id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels and labels[id_].labelled
+    }
     try:
         sweep = read_sweep(run)
     except UnreachableError:
@@ -177,6 +190,8 @@ def _summary(each: _Opened, *, draws: int, seed: int) -> RunSummary:
         run=str(each.run.path),
         run_id=each.run.manifest.run_id,
         model=each.run.manifest.model.name,
+        dtype=each.run.manifest.dtype,
+        labelled_by=_labelled_by(each.run),
         rows=len(known),
         scorable=len(scorable),
         unscorable=labelled - len(scorable),
@@ -195,6 +210,12 @@ def _summary(each: _Opened, *, draws: int, seed: int) -> RunSummary:
             accuracy=1 - found.value,
         )
     return _with_probe(summary, each.sweep)
+
+
+def _labelled_by(run: Run) -> str:
+    """Return the scorer that a run's labels were asked of."""
+    settings = label_settings(run.path).get("settings")
+    return str(settings.get("scorer", "")) if isinstance(settings, Mapping) else ""
 
 
 def _with_probe(summary: RunSummary, sweep: SavedSweep | None) -> RunSummary:
@@ -299,13 +320,24 @@ def _with_probes(
     gap = drawn.difference("this", "first")
     if not np.isfinite([gap.value, gap.interval.low, gap.interval.high, gap.p_value]).all():
         return replace(pair, pair_note="too few answers of both kinds in common")
+    differ = "; ".join(_not_alike(first, other))
     return replace(
         pair,
         probe_difference=gap.value,
         probe_difference_low=gap.interval.low,
         probe_difference_high=gap.interval.high,
-        probe_difference_p=gap.p_value,
+        probe_difference_p=None if differ else gap.p_value,
+        probe_not_alike=differ,
     )
+
+
+def _not_alike(first: _Opened, other: _Opened) -> Iterator[str]:
+    """Yield in what the probes of two runs are not like for like."""
+    if first.sweep is not None and other.sweep is not None:
+        yield from not_alike(other.sweep, first.sweep)
+    scorers = [_labelled_by(each.run) for each in (other, first)]
+    if all(scorers) and scorers[0] != scorers[1]:
+        yield f"labels by {scorers[0]} and {scorers[1]}"
 
 
 def _judged_in_both(one: SavedSweep, other: SavedSweep, known: Mapping[str, int]) -> list[str]:

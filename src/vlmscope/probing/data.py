@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,16 @@ from vlmscope.probing.grouping import (
 )
 from vlmscope.probing.source import LABEL_SET, Place, of_set, places
 from vlmscope.probing.table_columns import columns_of_run, kind_of
+from vlmscope.schema import Score
+from vlmscope.score.column import lacks_label
 from vlmscope.store import DEFAULT, Run, read_labels
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
+
+UNSCORABLE = "the answer could not be scored"
+"""Why a row is left out that a scorer looked at in vain."""
 
 TOKENS, LOGPROBS = "first_token_ids", "first_token_logprobs"
 """The likeliest first tokens of a row and their log-probabilities, as a run's columns."""
@@ -61,7 +67,7 @@ class ProbeData:
     categories: tuple[str, ...] | None
     """Category of each, where the table has one."""
     unscorable: int
-    """Rows left out because nobody can say whether they are right."""
+    """Rows left out because they have no verdict: none can be said, or nobody labelled them."""
     places: tuple[Place, ...] = ()
     """The vectors to probe; every row has them all."""
     left_out: tuple[LeftOut, ...] = ()
@@ -105,7 +111,8 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         InputError: The run has no labels, none of one kind, or no vectors that its questions
             have: nothing can be learnt.
     """
-    verdicts = _verdicts(run, labels)
+    scores = _scores(run, labels)
+    verdicts = [score.hallucinated for score in scores]
     table = run.to_pandas()
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
     fit = comparable(has_picture(table))
@@ -132,14 +139,22 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         places=_places(run, grouping),
         columns=columns_of_run(run, kept),
         left_out=(
-            *some_left_out("row", unscorable, "the answer could not be scored"),
+            *_unlabelled(scores),
             *some_left_out("row", bare, NO_PICTURE),
         ),
         origin={"source": "run", LABEL_SET: labels},
     )
 
 
-def _verdicts(run: Run, labels: str) -> list[bool | None]:
+def _unlabelled(scores: Sequence[Score]) -> Iterator[LeftOut]:
+    """Yield the rows without a verdict: those that nobody labelled, and those that none can be."""
+    without = (score for score in scores if score.hallucinated is None)
+    reasons = Counter(lacks_label(score) or UNSCORABLE for score in without)
+    for reason, count in reasons.most_common():
+        yield LeftOut("row", count, reason)
+
+
+def _scores(run: Run, labels: str) -> list[Score]:
     """Return the label of every row, in the order of the run.
 
     Raises:
@@ -155,7 +170,7 @@ def _verdicts(run: Run, labels: str) -> list[bool | None]:
             f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
             f"labelling; run vlmscope label{of_set('--name', labels)} again"
         )
-    return [score.hallucinated for score in found if score is not None]
+    return [score for score in found if score is not None]
 
 
 def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:

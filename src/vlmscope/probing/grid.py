@@ -45,7 +45,7 @@ from vlmscope.probing.judging import (
 )
 from vlmscope.probing.research import LabelTable, research_data
 from vlmscope.probing.results import ColumnResult, SweepResult, WithinGap, most_chosen
-from vlmscope.probing.source import Source, check_labels, model_of
+from vlmscope.probing.source import Source, check_labels, check_seed, model_of
 from vlmscope.probing.splitting import IMAGE, grouped_by, novelty, repeated_splits
 from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.store import DEFAULT, Run, SeedFiles, vector_path
@@ -116,8 +116,7 @@ class SweepSpec:
             raise InputError(
                 f"--folds {self.folds}, --draws {self.draws}: give 3 folds or more, and a draw"
             )
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed {self.seed}: give a number from 0 to {2**32 - 1}")
+        check_seed(self.seed)
         if self.permutations < LEAST_PERMUTATIONS or (
             self.repeats is not None and self.repeats < 1
         ):
@@ -181,8 +180,9 @@ def sweep_rows(
     repeats = spec.repeats or (REPEATS if few else 1)
     splits = repeated_splits(data, spec.folds, spec.seed, repeats)
     permuted = Permutations(
-        data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed
-    )
+        data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed,
+        images=None if data.split is None else data.grouping.groups,
+    )  # fmt: skip
     entries, chosen = _of_all_splits(data, matrix, splits, spec, report, permuted)
     fold_of = np.stack([block_numbers(folds, len(data.truth)) for folds in splits])
     report("permuted labels")

@@ -58,6 +58,9 @@ OPTIMISTIC = "optimistic: not grouped by image; best layer chosen on the test se
 MOST_WORKERS = 8
 """Most networks trained at once; each keeps a matrix in memory."""
 
+SAME = 1e-5
+"""Risks of test rows that lie this near to each other are one: float32 rounds them apart."""
+
 _NORM_FIRST = re.compile(r"mllama|llama.?3.?2|phi.?4")
 _AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
 
@@ -94,6 +97,8 @@ class HalpResult:
     test_hallucinated: int
     shared: float
     """Share of the test rows that show an image of the training rows."""
+    found_nothing: bool = False
+    """Whether it gives all test rows the same risk (to ``SAME``): its AUROC says nothing then."""
     kind: Literal["halp"] = "halp"
     note: str = OPTIMISTIC
 
@@ -112,7 +117,11 @@ class HalpReport:
     @property
     def best(self) -> HalpResult | None:
         """The highest AUROC known before the answer, as the paper chooses it: on the test rows."""
-        known = [each for each in self.results if each.known == "before" and each.auroc >= 0]
+        known = [
+            each
+            for each in self.results
+            if each.known == "before" and each.auroc >= 0 and not each.found_nothing
+        ]
         return max(known, key=lambda each: each.auroc, default=None)
 
     def document(self) -> dict[str, Any]:
@@ -256,6 +265,7 @@ def _judged(
         found = _metrics(truth, risk[test]) | {
             "interval": _interval(data, risk, test, draws, seed),
             "train_auroc": _auroc(data.truth[train], risk[train]),
+            "found_nothing": bool(np.ptp(risk[test]) < SAME),
         }
     return HalpResult(
         name=vector_path(representation, layer),
@@ -317,7 +327,9 @@ def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
     start = f"HALP protocol ({OPTIMISTIC})"
     best = found.best
     if best is None:
-        yield f"{start}: no network has an AUROC on its test rows."
+        constant = any(each.found_nothing for each in found.results)
+        says = "tells its test rows apart" if constant else "has an AUROC on its test rows"
+        yield f"{start}: no network {says}."
         return
     low, high = best.interval.low, best.interval.high
     short = best.title.partition(", HALP")[0]

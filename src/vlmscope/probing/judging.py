@@ -231,7 +231,11 @@ def planned_tests(
     ]
     if best != QUESTION_ONLY:
         told.append(("selected", QUESTION_ONLY, False, selected.over_question))
-    told += [(each.of, each.over, True, each.gap) for each in gaps if each.of == "selected"]
+    told += [
+        (each.of, each.over, True, each.gap)
+        for each in gaps
+        if each.of == "selected" or (each.of, each.over) == (JOINT_AND_PROBE, JOINT)
+    ]
     found = [
         (of, over, within, gap)
         for of, over, within, gap in told

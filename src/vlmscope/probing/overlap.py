@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError
 from vlmscope.probe import image_groups
 from vlmscope.probing.data import LeftOut, ProbeData
-from vlmscope.probing.grouping import content_groups
+from vlmscope.probing.grouping import content_groups, plain_question
 from vlmscope.probing.source import Place
 from vlmscope.schema import VISION_ONLY
 from vlmscope.store import Manifest, Run, vector_path
@@ -90,7 +90,7 @@ def overlap_of(
     own = [f"a{g}" for g in learnt.groups] + [f"b{g}" for g in judged.groups]
     names = [(f"image {c}", side) for c, side in zip(content, own, strict=True)]
     groups = np.asarray(image_groups(names), dtype=np.int64)
-    texts = [text for table in tables for text in table["question"]]
+    texts = [plain_question(str(text)) for table in tables for text in table["question"]]
     asked, asked_here = set(texts[:count]), set(zip(texts[:count], groups[:count], strict=True))
     rest = list(zip(texts[count:], groups[count:], strict=True))
     return Overlap(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from vlmscope.probing.data import (
     LeftOut,
     ProbeData,
     check_truth,
+    images_of,
     some_left_out,
 )
 from vlmscope.probing.grouping import (
@@ -40,6 +41,7 @@ from vlmscope.regular import open_regular
 from vlmscope.score import LabelFile
 from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
 from vlmscope.store import FAILED_ANSWER, SeedFiles, vector_path
+from vlmscope.store.seed_facts import SeedFacts
 from vlmscope.store.seed_files import Fault
 
 if TYPE_CHECKING:
@@ -121,13 +123,14 @@ def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> 
     check_truth(files.path, truth)
     kept = texts.iloc[rows]
     metadata = {name: [cells[id_] for id_ in ids] for name, cells in table.metadata.items() if name}
+    columns = _columns(files, rows, metadata)
     return ProbeData(
         rows=rows,
         ids=ids,
         truth=truth,
         grouping=_grouping(kept, metadata, copies),
-        facts=_facts(list(kept["question"]), metadata),
-        categories=_column(metadata, "category"),
+        facts=_facts(files, kept, rows, columns),
+        categories=_column(columns, "category"),
         unscorable=int((~labelled).sum()),
         places=tuple(usable),
         left_out=tuple(left_out),
@@ -137,8 +140,16 @@ def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> 
             "labels": str(table.path),
         },
         metadata=metadata,
-        columns=usable_columns(metadata),
+        columns=usable_columns(columns),
     )
+
+
+def _columns(
+    files: SeedFiles, rows: NDArray[np.int64], metadata: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[Any]]:
+    """Return the columns of the label file, and those of the files that it does not have."""
+    own = {name: [cells[i] for i in rows] for name, cells in files.metadata().items()}
+    return {**own, **metadata}
 
 
 def _nothing(files: SeedFiles, table: LabelTable) -> str:
@@ -236,18 +247,62 @@ def _whole(
     return rows[[not lack for lack in lacks]]
 
 
-def _facts(questions: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> Facts:
-    """Return what is known from outside: of the first token and the answer's, nothing."""
+def _facts(
+    files: SeedFiles,
+    kept: pd.DataFrame,
+    rows: NDArray[np.int64],
+    metadata: Mapping[str, Sequence[Any]],
+) -> Facts:
+    """Return what is known of some rows: of numbers, those that every one of them has."""
+    every = files.facts()
+    known = [every[i] for i in rows]
+    ids, logprobs = _likeliest(known)
     return Facts(
-        question=questions,
+        question=list(kept["question"]),
         category=_column(metadata, "category"),
         answer_type=_column(metadata, "answer_type"),
-        first_token_entropy=None,
-        first_token_logprob=None,
-        num_answer_tokens=None,
-        mean_answer_logprob=None,
+        first_token_entropy=_number(row.first_token_entropy for row in known),
+        first_token_logprob=None if logprobs is None else logprobs[:, 0],
+        num_answer_tokens=_number(row.num_answer_tokens for row in known),
+        mean_answer_logprob=_number(row.mean_answer_logprob for row in known),
+        first_token=None if ids is None else tuple(map(str, ids[:, 0].tolist())),
+        first_token_ids=ids,
+        first_token_logprobs=logprobs,
+        num_prompt_tokens=_number(row.num_prompt_tokens for row in known),
+        num_images=_images_of(kept),
     )
 
 
-def _column(metadata: Mapping[str, Sequence[str]], name: str) -> tuple[str, ...] | None:
+def _likeliest(
+    known: Sequence[SeedFacts],
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
+    """Return the likeliest first tokens and their log-probabilities, ``[N, K]``.
+
+    K is that of the row with the fewest: those that every row has.
+    """
+    ids = [row.first_token_ids for row in known if row.first_token_ids is not None]
+    logprobs = [row.first_token_logprobs for row in known if row.first_token_logprobs is not None]
+    if len(ids) < len(known) or len(logprobs) < len(known):
+        return None, None
+    fewest = min(map(len, ids))
+    return (
+        np.stack([each[:fewest] for each in ids]),
+        np.stack([each[:fewest] for each in logprobs]),
+    )
+
+
+def _number(values: Iterable[float | None]) -> NDArray[np.float64] | None:
+    """Return numbers as an array; None where a row has none."""
+    found = list(values)
+    return None if None in found else np.array(found, np.float64)
+
+
+def _images_of(kept: pd.DataFrame) -> NDArray[np.float64] | None:
+    """Return how many images each question has, where hashes tell."""
+    if "image_sha256" not in kept:
+        return None
+    return np.array([images_of(text) for text in kept["image_sha256"]], np.float64)
+
+
+def _column(metadata: Mapping[str, Sequence[Any]], name: str) -> tuple[str, ...] | None:
     return tuple(map(kind_of, metadata[name])) if name in metadata else None

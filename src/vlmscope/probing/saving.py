@@ -29,6 +29,7 @@ from vlmscope.probing.calibrating import scale_of
 from vlmscope.probing.grid import known_of, vectors
 from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.source import LABEL_SET, Source, model_of, run_id_of
+from vlmscope.probing.unknown_facts import unknown_facts
 from vlmscope.probing.verdict import verdict
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.store import (
@@ -215,6 +216,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "rows": len(data.truth),
         "unscorable": data.unscorable,
         "left_out": [asdict(each) for each in data.left_out],
+        "not_known": list(unknown_facts(data.facts)),
         "images": data.grouping.pictures,
         "image_groups": len(np.unique(data.grouping.groups)),
         "groups": len(np.unique(data.groups)),

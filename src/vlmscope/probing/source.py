@@ -80,6 +80,16 @@ def of_set(option: str, name: str) -> str:
     return "" if name == DEFAULT else f" {option} {name}"
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        InputError: It is negative or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give a number from 0 to {2**32 - 1}")
+
+
 def check_label_set(run: Path, name: str) -> None:
     """Refuse a label set that a run does not have.
 

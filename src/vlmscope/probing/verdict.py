@@ -7,19 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds
-from vlmscope.metrics.small_samples import TOO_FEW_TO_DRAW, is_small, worth_of_rarer
+from vlmscope.metrics.small_samples import is_small, too_few_to_draw, worth_of_rarer
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing.abstaining import abstaining, abstaining_sentence
 from vlmscope.probing.by_column import column_sentences
 from vlmscope.probing.data import LeftOut
 from vlmscope.probing.halp_protocol import halp_sentences
-from vlmscope.probing.judging import JOINT_AND_PROBE
+from vlmscope.probing.judging import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.probing.penalty import penalty_sentence
 from vlmscope.probing.results import ProbeResult, SweepResult
 from vlmscope.probing.splitting import IMAGE, QUESTION
+from vlmscope.probing.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
 
 LEVEL = 0.05
 """Level of tests."""
+
+CHANCE = 0.5
+"""AUROC of a risk that knows nothing."""
 
 NEGLIGIBLE = 0.01
 """An interval of a gain that lies this near to 0 says that nothing is gained."""
@@ -27,19 +31,13 @@ NEGLIGIBLE = 0.01
 
 def verdict(result: SweepResult) -> list[str]:
     """Return what the sweep says, the main thing first."""
-    selected = result["selected"]
-    lines = [_found(result), *_joint(result), *_chance(result)]
+    selected, facts = result["selected"], result.data.facts
+    lines = [_found(result), *_joint(result), *_single(result), *_within(result)]
+    lines = [*qualified(lines, facts), *unknown_sentence(facts)]
+    lines += column_sentences(result.by_column)
+    lines += [*_chance(result), *_corrected(result)]
     if not selected.found_nothing:
-        baseline = result[result.best_baseline]
-        lines += [
-            f"The best single baseline known by then, {baseline.title}, {_reaches(baseline)}: "
-            + _comparison(selected.against),
-            "Against the question's words alone: " + _comparison(selected.over_question),
-            *_within(result),
-            *column_sentences(result.by_column),
-            *_corrected(result),
-            abstaining_sentence(abstaining(result)),
-        ]
+        lines.append(abstaining_sentence(abstaining(result)))
     lines += penalty_sentence(result[result.selected_place].chosen_c)
     lines += _speaks_of(result)
     if result.halp is not None:
@@ -55,22 +53,30 @@ def verdict(result: SweepResult) -> list[str]:
 def _found(result: SweepResult) -> str:
     """Say what the selected probe reaches, or that it found nothing."""
     data, selected = result.data, result["selected"]
-    where = f"{len(data.truth):,} answers {_groups(result)} that it had not seen"
+    where = f"{len(data.truth):,} held-out answers {_groups(result)}"
     if selected.found_nothing:
         constant = _constant_folds(result)
         return (
-            f"Before the answer is written, a linear probe found nothing, on {where}: in "
-            f"{constant} of {len(result.chosen['selected'])} folds it gives every answer the same "
-            "risk, so there is no AUROC to tell."
+            f"Before the answer is written, a linear probe on hidden states found nothing, on "
+            f"{where}: in {constant} of {len(result.chosen['selected'])} folds it gives every "
+            "answer the same risk, so there is no AUROC to tell."
         )
     low, high = selected.intervals["auroc"].low, selected.intervals["auroc"].high
     place = result.selected_place
     chosen = result.chosen["selected"]
+    found = (
+        f"AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on {where}"
+    )
+    if low > CHANCE:
+        text = f"predicts hallucinations with an {found}"
+    elif high < CHANCE:
+        text = f"has an {found}: it is worse than chance"
+    else:
+        text = f"has an {found}: that it predicts hallucinations better than chance is not shown"
     return (
-        f"Before the answer is written, a linear probe tells hallucinated from faithful answers "
-        f"with an AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on "
-        f"{where}; its layer, chosen inside training, is {result[place].title} in "
-        f"{chosen.count(place)} of {len(chosen)} folds{_of_repeats(result)}."
+        f"Before the answer is written, a linear probe on hidden states {text}; its layer, chosen "
+        f"inside training, is {result[place].title} in {chosen.count(place)} of {len(chosen)} "
+        f"folds{_of_repeats(result)}."
     )
 
 
@@ -140,13 +146,18 @@ def _chance(result: SweepResult) -> Iterator[str]:
     """Say what the search through layers finds in permuted labels."""
     found = result.chance
     if found is None:
+        yield (
+            "No fold of the rows that labels are permuted on has both outcomes: what the search "
+            "finds by chance is not known."
+        )
         return
     layers = len(found.by_place)
-    best = "the best representation and layer" if layers > 1 else "it"
+    best = "the best representation and layer" if layers > 1 else "the probe"
     text = (
-        f"With the labels of whole {_whole(result)} permuted {found.permutations} times, {best} "
-        f"reaches {found.median:.3f} as a rule and {found.high:.3f} once in twenty times; with the "
-        f"labels as they are {found.observed:.3f} (ridge probe, p = {found.p_value:.3f})"
+        f"Permutation test: with the labels of whole {_whole(result)} permuted "
+        f"{found.permutations} times, {best} reaches a median AUROC of {found.median:.3f} and a "
+        f"95th percentile of {found.high:.3f}; with the labels as they are {found.observed:.3f} "
+        f"(ridge probe, p = {found.p_value:.3f})"
     )
     if found.rows < len(result.data.truth):
         text += f", on {found.rows:,} of the rows"
@@ -154,7 +165,10 @@ def _chance(result: SweepResult) -> Iterator[str]:
         yield f"{text}: chance alone may give as much."
         return
     known = sum(each.p_value <= LEVEL for each in found.by_place.values())
-    yield f"{text}: {known} of {layers} are above chance, corrected for their number."
+    text += f": {known} of {layers} are above chance, corrected for their number."
+    if result["selected"].found_nothing:
+        text += " A signal that the probe above is too strongly penalised, or too cautious, to use."
+    yield text
 
 
 def _whole(result: SweepResult) -> str:
@@ -172,7 +186,8 @@ def _corrected(result: SweepResult) -> Iterator[str]:
     if not lost:
         return
     draws = result.settings["draws"]
-    drawn = not is_small(result.data.truth, result.data.groups, TOO_FEW_TO_DRAW)
+    rows = result.stacked()
+    drawn = not too_few_to_draw(rows.truth, rows.groups, rows.folds)
     if drawn and 2 * len(result.tests) / (draws + 1) > LEVEL:
         yield (
             f"{len(result.tests)} differences are told here, and {draws} draws are too few to "
@@ -180,7 +195,7 @@ def _corrected(result: SweepResult) -> Iterator[str]:
         )
         return
     names = ", ".join(
-        f"{'the probe beside it, ' * ((test.of, test.over) == _ADDED)}over "
+        f"{'the probe added, ' * ((test.of, test.over) == _ADDED)}over "
         f"{result[test.over].title}{' within categories' * test.within_category} "
         f"(p = {test.p_holm:.3f})"
         for test in lost
@@ -194,25 +209,44 @@ def _corrected(result: SweepResult) -> Iterator[str]:
 def _joint(result: SweepResult) -> Iterator[str]:
     """Say what is known without hidden states, and what they add to it."""
     joint, both, selected = result[JOINT], result[JOINT_AND_PROBE], result["selected"]
-    text = f"Everything known by then without hidden states, in one model, {_reaches(joint)}"
+    text = (
+        "Joint baseline, one model of everything known before the answer except hidden states: "
+        f"{_auroc(joint)}"
+    )
     if selected.found_nothing:
         yield f"{text}."
         return
-    yield f"{text}: {_comparison(selected.over_joint)}"
-    yield f"Put beside it in that model, the probe {_gain(both.over_joint, _holds(result))}"
+    yield f"{text}; {_comparison(selected.over_joint)}"
+    yield f"Adding the probe to that model {_gain(both.over_joint, _holds(result, within=False))}"
 
 
-def _holds(result: SweepResult) -> bool:
+def _single(result: SweepResult) -> Iterator[str]:
+    """Say what the best single baseline reaches, and the question's words."""
+    baseline, selected = result[result.best_baseline], result["selected"]
+    text = f"Best single baseline before the answer, {baseline.title}: {_auroc(baseline)}"
+    if selected.found_nothing:
+        yield f"{text}."
+        return
+    yield f"{text}; {_comparison(selected.against)}"
+    if result.best_baseline != QUESTION_ONLY:
+        yield f"Against the question's words alone, {_comparison(selected.over_question)}"
+
+
+def _holds(result: SweepResult, *, within: bool) -> bool:
     """Return whether what the probe adds holds once all differences that are told are counted."""
-    return all(test.p_holm <= LEVEL for test in result.tests if (test.of, test.over) == _ADDED)
+    return all(
+        test.p_holm <= LEVEL
+        for test in result.tests
+        if (test.of, test.over) == _ADDED and test.within_category == within
+    )
 
 
 _ADDED = (JOINT_AND_PROBE, JOINT)
 
 
-def _reaches(row: ProbeResult) -> str:
+def _auroc(row: ProbeResult) -> str:
     """Say what a baseline reaches."""
-    return "finds nothing" if row.found_nothing else f"reaches {row.metrics.auroc:.3f}"
+    return "finds nothing" if row.found_nothing else f"AUROC {row.metrics.auroc:.3f}"
 
 
 def _warnings(result: SweepResult) -> Iterator[str]:
@@ -245,18 +279,23 @@ def _warnings(result: SweepResult) -> Iterator[str]:
 def _within(result: SweepResult) -> Iterator[str]:
     """Say how much is left where categories cannot help, beside what the baselines have left."""
     found = result.within_category.get("selected")
-    if found is None or not np.isfinite(found.interval.low):
+    if found is None or not np.isfinite(found.interval.low) or result["selected"].found_nothing:
         return
-    text = f"Comparing only answers of the same category, its AUROC is {_span(found)}"
+    text = (
+        f"Within categories (pairs of answers of one category), the probe's AUROC is {_span(found)}"
+    )
     if found.interval.low <= 0.5:
-        text += ": that it knows more than the category cannot be told"
+        text += ": that it knows more than the category is not shown"
     yield f"{text}."
-    names = {JOINT: "everything known, in one model,"}
-    names[result.best_baseline] = f"the best single baseline, {result[result.best_baseline].title},"
+    names = {JOINT: "the joint baseline"}
+    names[result.best_baseline] = f"the best single baseline, {result[result.best_baseline].title}"
     for each in result.within_gaps:
-        rival = result.within_category[each.over]
         if each.of == "selected" and each.over in names:
-            yield f"There {names[each.over]} reaches {_span(rival)}: {_comparison(each.gap)}"
+            rival = result.within_category[each.over]
+            yield f"There {names[each.over]}: {_span(rival)}; {_comparison(each.gap)}"
+        elif (each.of, each.over) == _ADDED:
+            holds = _holds(result, within=True)
+            yield f"There adding the probe to the joint baseline {_gain(each.gap, holds)}"
 
 
 def _span(found: WithinKinds) -> str:
@@ -284,10 +323,10 @@ def _comparison(gap: Difference | None) -> str:
     if gap is None or not np.isfinite(gap.interval.low):
         return "not compared."
     if gap.interval.low > 0:
-        return f"the probe is better by {_signed(gap)}."
+        return f"the probe is better by {_signed(gap, '')}."
     if gap.interval.high < 0:
-        return f"the probe is worse, {_signed(gap)}."
-    return f"the probe does not beat it, {_signed(gap)}."
+        return f"the probe is worse by {_signed(gap, '', -1)}."
+    return f"no difference to the probe is shown, {_signed(gap)}."
 
 
 def _gain(gap: Difference | None, holds: bool) -> str:
@@ -300,14 +339,18 @@ def _gain(gap: Difference | None, holds: bool) -> str:
     if gap is None or not np.isfinite(gap.interval.low):
         return "was not compared."
     low, high = gap.interval.low, gap.interval.high
-    if (most := max(-low, high)) < NEGLIGIBLE:
-        return f"adds nothing beyond ±{most:.3f}, {_signed(gap)}."
+    little = max(-low, high) < NEGLIGIBLE
     if low > 0 and holds:
-        return f"adds {_signed(gap)}: hidden states know something more."
+        more = f"less than {NEGLIGIBLE:g}, but not nothing" if little else SOMETHING_MORE
+        return f"adds {_signed(gap)}: {more}."
     if high < 0:
         return f"makes it worse, {_signed(gap)}."
+    if little:
+        return f"changes it by {_signed(gap)}: less than {NEGLIGIBLE:g} either way."
     return f"changes it by {_signed(gap)}: whether hidden states know more cannot be told."
 
 
-def _signed(gap: Difference) -> str:
-    return f"{gap.value:+.3f} (95% interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f})"
+def _signed(gap: Difference, sign: str = "+", turned: int = 1) -> str:
+    """Return a difference with its interval, or with -1 that of the other order."""
+    low, high = sorted((turned * gap.interval.low, turned * gap.interval.high))
+    return f"{turned * gap.value:{sign}.3f} (95% interval {low:{sign}.3f} to {high:{sign}.3f})"

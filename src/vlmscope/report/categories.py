@@ -1,21 +1,23 @@
-"""Categories of questions: how often each is hallucinated, and how well that is foretold in it."""
+"""Categories of questions: how often each is hallucinated, and how well that is predicted in it.
+
+What the saved sweep tells of a category is taken from it, so that a number is the same wherever it
+is shown; only what it does not tell is computed, in the same way.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vlmscope.metrics import bootstrap, measure, wilson
+from vlmscope.metrics import each_kind, rate
+from vlmscope.probe import image_groups
 from vlmscope.probing import SavedSweep
 from vlmscope.report.document import CategoryRow
-from vlmscope.report.rows import Row
+from vlmscope.report.rows import Row, hashes_of
 from vlmscope.schema import Score
-
-DRAWS = 500
-"""Resamples of the images for the interval within a category."""
 
 ALL = "all"
 """Name of the last row."""
@@ -23,8 +25,10 @@ ALL = "all"
 NONE = "–"
 """Name of the rows without a category, where others have one."""
 
-_Auroc = tuple[float | None, float | None, float | None]
-_NO_AUROC: _Auroc = (None, None, None)
+_Span = tuple[float | None, float | None, float | None]
+"""A number and the ends of its interval, as far as there are any."""
+
+_NO_SPAN: _Span = (None, None, None)
 
 
 def categories(
@@ -37,81 +41,127 @@ def categories(
         labels: Label of each, by id.
         sweep: Its probes, where it has some that fit.
     """
-    named = {row.id: row.category or NONE for row in rows}
-    members: dict[str, list[str]] = {}
-    for id_, name in named.items():
-        members.setdefault(name, []).append(id_)
-    judged = _judged(named, sweep)
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        members.setdefault(row.category or NONE, []).append(row)
+    images = _images(rows, sweep)
+    saved = _saved(sweep)
+    judged = saved or _judged(members, sweep)
     found = [
-        _row(name, ids, labels, _auroc(*judged[name]) if name in judged else _NO_AUROC)
-        for name, ids in members.items()
+        _row(name, own, labels, images, judged.get(name, {}))
+        for name, own in members.items()
         if set(members) != {NONE}
     ]
     found.sort(key=lambda row: (row.share is None, -(row.share or 0), row.name))
-    return (*found, _row(ALL, named, labels, _told(sweep)))
+    told = {} if sweep is None else _told(sweep["selected"])
+    return (*found, _row(ALL, rows, labels, images, told))
 
 
 def _row(
-    name: str, ids: Collection[str], labels: Mapping[str, Score], auroc: _Auroc
+    name: str,
+    rows: Sequence[Row],
+    labels: Mapping[str, Score],
+    images: Mapping[str, int],
+    saved: Mapping[str, Any],
 ) -> CategoryRow:
-    outcomes = Counter(labels[id_].outcome for id_ in ids if id_ in labels)
+    """Return one category.
+
+    Args:
+        name: Its name.
+        rows: Its rows.
+        labels: Label of each row of the run, by id.
+        images: Number of the image group of each, by id.
+        saved: What the sweep tells of it, as ``by_column`` has it.
+    """
+    outcomes = Counter(labels[row.id].outcome for row in rows if row.id in labels)
     hallucinated, faithful = outcomes["hallucinated"], outcomes["faithful"]
-    share: _Auroc = (None, None, None)
-    if scorable := hallucinated + faithful:
-        rate = np.array([hallucinated / scorable])
-        low, high = wilson(rate, np.array([scorable]))
-        share = float(rate[0]), float(low[0]), float(high[0])
+    same = (saved.get("rows"), saved.get("hallucinated")) == (
+        hallucinated + faithful, hallucinated,
+    )  # fmt: skip
+    if same and isinstance(saved.get("share_interval"), Mapping):
+        share = _span(saved["share"], saved["share_interval"])
+    else:
+        share = _share(rows, labels, images)
     return CategoryRow(
         name,
-        len(ids),
+        len(rows),
         hallucinated,
         faithful,
         outcomes["unscorable"],
         *share,
-        *auroc,
+        *(_span(saved["auroc"], saved["interval"]) if saved else _NO_SPAN),
     )
 
 
-def _told(sweep: SavedSweep | None) -> _Auroc:
-    """Return the AUROC over all rows as the sweep has it."""
-    if sweep is None:
-        return _NO_AUROC
-    row = sweep["selected"]
-    return row["auroc"], row["auroc_low"], row["auroc_high"]
+def _share(rows: Sequence[Row], labels: Mapping[str, Score], images: Mapping[str, int]) -> _Span:
+    """Return the share of the hallucinated with its interval over images."""
+    scorable = [
+        (labels[row.id].hallucinated, images[row.id])
+        for row in rows
+        if row.id in labels and labels[row.id].hallucinated is not None
+    ]
+    if not scorable:
+        return _NO_SPAN
+    flags = np.array([bool(flag) for flag, _ in scorable])
+    groups = np.array([image for _, image in scorable])
+    if len(np.unique(groups)) < 2:
+        return float(flags.mean()), None, None
+    found = rate(flags, groups)
+    return found.value, found.interval.low, found.interval.high
 
 
-_Judged = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
+def _images(rows: Sequence[Row], sweep: SavedSweep | None) -> dict[str, int]:
+    """Return a number for each row's image; near-copies are one where the sweep knows them."""
+    copies: dict[str, int] = {}
+    if sweep is not None:
+        numbers = sweep.predictions["image_group"].tolist()
+        copies = dict(zip(sweep.predictions["id"], numbers, strict=True))
+    names = []
+    for row in rows:
+        own = hashes_of(row.image_sha256) or [f"question {row.id}"]
+        names.append([*own, f"group {copies[row.id]}"] if row.id in copies else own)
+    return dict(zip((row.id for row in rows), image_groups(names).tolist(), strict=True))
 
 
-def _judged(named: Mapping[str, str], sweep: SavedSweep | None) -> dict[str, _Judged]:
-    """Return truth, risk, image and fold of each category's rows that were probed."""
+def _saved(sweep: SavedSweep | None) -> dict[str, Mapping[str, Any]]:
+    """Return what the sweep tells of each category; empty where it was not broken down by it."""
+    columns = {} if sweep is None else sweep.summary.get("by_column", {})
+    return {value["value"]: value for value in columns.get("category", {}).get("values", ())}
+
+
+def _judged(
+    members: Mapping[str, Sequence[Row]], sweep: SavedSweep | None
+) -> dict[str, Mapping[str, Any]]:
+    """Return the AUROC within each category, as ``probing.by_column`` computes it."""
     if sweep is None:
         return {}
+    named = {row.id: name for name, rows in members.items() for row in rows}
     rows = sweep.stacked("selected")
-    category = np.tile([named[id_] for id_ in sweep.predictions["id"]], sweep.repeats)
-    found = {}
-    for name in np.unique(category):
-        inside = category == name
-        found[str(name)] = (
-            rows.truth[inside],
-            rows.risks["selected"][inside],
-            rows.groups[inside],
-            rows.folds[inside],
-        )
-    return found
+    kinds = np.tile([named[id_] for id_ in sweep.predictions["id"]], sweep.repeats)
+    if len(np.unique(rows.groups)) < 2:
+        return {}
+    found = each_kind(rows.truth, rows.risks["selected"], kinds, rows.groups, rows.folds)
+    return {
+        name: {
+            "auroc": each.auroc,
+            "interval": {"low": each.interval.low, "high": each.interval.high},
+        }
+        for name, each in found.items()
+    }
 
 
-def _auroc(
-    truth: NDArray[np.bool_],
-    risk: NDArray[np.float64],
-    groups: NDArray[np.int64],
-    folds: NDArray[np.int64],
-) -> _Auroc:
-    """Return the AUROC within a category and fold with its interval, where there is one."""
-    value = measure(truth, risk, folds).auroc
-    if not np.isfinite(value):
-        return _NO_AUROC
-    if len(np.unique(groups)) < 2:
-        return value, None, None
-    found = bootstrap(truth, {"": risk}, groups, folds, draws=DRAWS, correct=True)[""]["auroc"]
-    return (value, found.low, found.high) if np.isfinite(found.low) else (value, None, None)
+def _told(selected: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the AUROC over all rows as the sweep has it."""
+    ends = {"low": selected["auroc_low"], "high": selected["auroc_high"]}
+    return {"auroc": selected["auroc"], "interval": ends}
+
+
+def _span(value: Any, interval: Mapping[str, Any]) -> _Span:
+    return _known(value), _known(interval.get("low")), _known(interval.get("high"))
+
+
+def _known(value: Any) -> float | None:
+    """Return a number; None for what is none, in a file of somebody else too."""
+    if not isinstance(value, int | float) or not np.isfinite(value):
+        return None
+    return float(value)

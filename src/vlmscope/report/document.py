@@ -84,7 +84,7 @@ class CategoryRow:
     share: float | None
     """Hallucinated among those that are hallucinated or faithful."""
     share_low: float | None
-    """Ends of its 95% interval (Wilson)."""
+    """Ends of its 95% interval, over images; None where there is one image only."""
     share_high: float | None
     auroc: float | None
     """Of the selected probe, within the category; None where it has one outcome only, or without
@@ -196,6 +196,8 @@ class LabelSummary:
     """Scorer → labels, the most first."""
     reasons: tuple[tuple[str, int], ...]
     """Reason → unscorable rows, the most first."""
+    error_kinds: tuple[tuple[str, int], ...] = ()
+    """Which way hallucinated answers to yes/no questions are wrong → rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,5 +246,7 @@ class Document:
     failures: tuple[FailureRow, ...]
     provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     """Heading → names and values: model, data, capture, environment."""
+    held_out: str = "image"
+    """What no fold separated, so that no risk is of one that was seen: ``question``, …"""
     columns: tuple[ColumnTable, ...] = ()
     """Columns of the table besides the category; empty without probes."""

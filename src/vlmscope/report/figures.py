@@ -13,6 +13,7 @@ from vlmscope.metrics import (
     risk_coverage,
     roc,
     threshold_at,
+    wilson,
 )
 from vlmscope.plots import (
     CategoryRate,
@@ -35,6 +36,7 @@ from vlmscope.probing import SavedSweep
 from vlmscope.probing.grid import place_title
 from vlmscope.probing.judging import QUESTION_ONLY
 from vlmscope.report.document import CategoryRow, Figure
+from vlmscope.report.held_out import unseen
 
 NAMES = (
     "auroc_by_layer",
@@ -101,8 +103,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     drawn = [
         LayerLine(title, *zip(*sorted(points), strict=True)) for title, points in lines.items()
     ]
-    unseen = "about images" if sweep.summary["images"] else "to questions"
-    return auroc_by_layer(drawn, references, num_layers, unseen)
+    return auroc_by_layer(drawn, references, num_layers, unseen(sweep))
 
 
 def _band(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -143,16 +144,22 @@ def _coverage(sweep: SavedSweep) -> Plot:
             found = coverage_band(rows.truth, rows.risks[name], rows.groups, rows.folds)
             band = found.coverage, found.low, found.high
         lines.append(CoverageLine(row["title"], *ends, _style(row), band))
-    truth = sweep.truth
-    best = risk_coverage(truth, truth.astype(float), sweep.folds)
+    rows = sweep.stacked("selected")
+    best = risk_coverage(rows.truth, rows.truth.astype(float), rows.folds)
     lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))
-    return risk_coverage_plot(lines, float(truth.mean()))
+    return risk_coverage_plot(lines, float(sweep.truth.mean()))
 
 
 def _reliability(sweep: SavedSweep) -> Plot:
-    curve = reliability(sweep.truth, sweep.risk("selected"))
-    ends = curve.low, curve.high, curve.error
-    return reliability_plot(curve.mean_risk, curve.rate, curve.count, *ends)
+    """Draw the risks of all splits, whose calibration error is the one that is told elsewhere.
+
+    An answer counts once, however many splits judged it.
+    """
+    rows = sweep.stacked("selected")
+    curve = reliability(rows.truth, rows.risks["selected"])
+    count = np.maximum(np.rint(curve.count / sweep.repeats), 1).astype(np.int64)
+    ends = *wilson(curve.rate, count), curve.error
+    return reliability_plot(curve.mean_risk, curve.rate, count, *ends)
 
 
 def _histogram(sweep: SavedSweep) -> Plot:

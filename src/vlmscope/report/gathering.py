@@ -19,12 +19,14 @@ from vlmscope.report.columns import columns
 from vlmscope.report.document import Document, FailureRow
 from vlmscope.report.figures import figure, plots
 from vlmscope.report.gallery import gallery
+from vlmscope.report.held_out import held_out
 from vlmscope.report.missing import missing
 from vlmscope.report.numbers import label_summary, numbers, results
 from vlmscope.report.pictures import Thumbnails
 from vlmscope.report.provenance import provenance, title, when
 from vlmscope.report.rows import draw, read_rows
 from vlmscope.report.spec import Progress, ReportSpec
+from vlmscope.report.transfers import Transfers, transfers
 from vlmscope.schema import Score
 from vlmscope.store import Run, label_settings, read_labels
 from vlmscope.version import __version__
@@ -91,13 +93,15 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     progress("figures")
     drawn = tuple(plots(sweep, by_category, run.manifest.model.num_layers))
     said = sweep.summary["verdict"] if sweep is not None else ()
+    carried = transfers(run, spec.labels) if sweep is not None else Transfers()
+    lacks = missing(run, found.labels, total, found.saved, spec.labels)
     failures = run.failures.values()
     document = Document(
         title=title(run.manifest),
         made=_made(),
         headline=said[0] if said else None,
-        sentences=tuple(said[1:]),
-        missing=tuple(missing(run, found.labels, total, found.saved, spec.labels)),
+        sentences=(*said[1:], *carried.sentences),
+        missing=(*lacks, *filter(None, [carried.missing])),
         numbers=tuple(numbers(rows, total, sweep, labels, len(failures))),
         figures=tuple(figure(plot) for plot in drawn),
         results=() if sweep is None else tuple(results(sweep)),
@@ -113,6 +117,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         failures=tuple(FailureRow(f.id, f.stage, f.error, f.attempt) for f in failures),
         provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
+        held_out=held_out(sweep),
     )
     return Gathered(document, seen.thumbnails, drawn)
 

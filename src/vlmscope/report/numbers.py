@@ -6,15 +6,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from vlmscope.metrics import abstention, share_bounds
+from vlmscope.metrics import Abstention, abstention, share_bounds
 from vlmscope.probe.baselines import JOINT
 from vlmscope.probing import SavedSweep
-from vlmscope.probing.abstaining import ABSTAIN
+from vlmscope.probing.abstaining import ABSTAIN, abstaining_of
 from vlmscope.probing.judging import JOINT_AND_PROBE
 from vlmscope.report.document import CategoryRow, LabelSummary, Number, ResultRow
 from vlmscope.report.provenance import when
 from vlmscope.report.rows import Row, hashes_of
-from vlmscope.schema import Score
+from vlmscope.schema import ErrorKind, Score
+
+ERROR_KINDS: Mapping[ErrorKind, str] = {
+    "affirms": "affirms what is not so",
+    "denies": "denies what is so",
+    "other": "neither",
+}
+"""Which way an answer to a yes/no question is wrong, as the page says it."""
 
 
 def numbers(
@@ -93,6 +100,15 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     yield Number("abstaining", f"{found.before:.1%} → {found.after:.1%}", note)
 
 
+def _abstention(sweep: SavedSweep) -> Abstention:
+    """Return what abstaining changes as the sweep tells it; earlier versions did not."""
+    if (saved := abstaining_of(sweep.summary)) is not None:
+        return saved
+    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
+    risk = rows.risks["selected"]
+    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
+
+
 def results(sweep: SavedSweep) -> Iterator[ResultRow]:
     """Yield the results as the page's table has them."""
     names = ResultRow.__dataclass_fields__
@@ -119,5 +135,11 @@ def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -
         + (f" with {options}." if options else ".")
     )
     decided = Counter(score.scorer for score in scores if score.hallucinated is not None)
-    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.hallucinated is None)
-    return LabelSummary(made, tuple(decided.most_common()), tuple(reasons.most_common()))
+    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.outcome == "unscorable")
+    kinds = Counter(score.error_kind for score in scores)
+    return LabelSummary(
+        made,
+        tuple(decided.most_common()),
+        tuple(reasons.most_common()),
+        tuple((text, kinds[kind]) for kind, text in ERROR_KINDS.items() if kinds[kind]),
+    )

@@ -20,7 +20,8 @@ recorder, apart   rows and failures of a session; the same in a process of its o
 run, table        reading
 damage            files that are not what was published: found, and set aside
 describe, export, parquet, size
-seed_rows, seed_files   files of the original research, read as one table
+seed_facts, seed_rows, seed_files
+                  files of the original research, read as one table
 """
 
 from vlmscope.store.apart import RecorderApart, recording_apart

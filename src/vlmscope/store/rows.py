@@ -72,10 +72,15 @@ class RowWriter:
             if name not in ROW_LISTS and not absent:
                 self._write_number(row, name, numbers[i])
         for name in _ATTRIBUTE_TEXTS:
-            value = np.array(self._block.texts[name][i].encode(), dtype=_OBJECT)
-            h5a.create(row, name.encode(), self._text, self._scalar).write(value)
+            self._write_text_attribute(row, name, self._block.texts[name][i])
         if self._virtual:
             self._write_number(row, "row", np.int64(i))
+        else:  # there are no columns to keep it
+            self._write_text_attribute(row, "metadata", self._block.texts["metadata"][i])
+
+    def _write_text_attribute(self, owner: Any, name: str, text: str) -> None:
+        value = np.array(text.encode(), dtype=_OBJECT)
+        h5a.create(owner, name.encode(), self._text, self._scalar).write(value)
 
     def _write_number(self, owner: Any, name: str, value: Any) -> None:
         value = np.asarray(value)

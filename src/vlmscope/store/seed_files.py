@@ -23,6 +23,7 @@ from vlmscope.errors import InputError
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.store.block import QUESTION_ID, SEED_TEXTS
 from vlmscope.store.naming import vector_path
+from vlmscope.store.seed_facts import SeedFacts
 from vlmscope.store.seed_rows import (
     IMAGE_HASHES,
     Place,
@@ -32,6 +33,7 @@ from vlmscope.store.seed_rows import (
     read_rows,
     read_vector,
 )
+from vlmscope.store.table import metadata_name
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -152,7 +154,8 @@ class SeedFiles:
         """Return a table with a row per question: the seed's strings, empty where one is absent.
 
         ``image_sha256``, ``image_dhash`` and ``image_thumbnail`` are there if every row has them;
-        they are empty where the question has no picture.
+        they are empty where the question has no picture. Further columns of the table that the rows
+        came from stand last; None where a row has none.
         """
         import pandas as pd
 
@@ -162,7 +165,22 @@ class SeedFiles:
             for name in IMAGE_HASHES
             if all(name in row.hashes for row in self._rows)
         }
-        return pd.DataFrame({QUESTION_ID: list(self.ids), **texts, **hashes})
+        columns: dict[str, list[Any]] = {QUESTION_ID: list(self.ids), **texts, **hashes}
+        for name, cells in self.metadata().items():
+            columns[metadata_name(name, columns)] = cells
+        return pd.DataFrame(columns)
+
+    def metadata(self) -> dict[str, list[Any]]:
+        """Return the further columns of the table that the rows came from, by name, each ``[N]``.
+
+        Exports of vlmscope hold them; None where a row has none.
+        """
+        names = dict.fromkeys(name for row in self._rows for name in row.metadata)
+        return {name: [row.metadata.get(name) for row in self._rows] for name in names}
+
+    def facts(self) -> tuple[SeedFacts, ...]:
+        """Return what each row knows of its prompt, its first token and its answer."""
+        return tuple(row.facts for row in self._rows)
 
     def _width(self, place: Place) -> int:
         if place not in self._widths:

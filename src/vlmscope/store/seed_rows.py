@@ -20,12 +20,13 @@ from h5py import h5a, h5g, h5s
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.regular import check_regular
+from vlmscope.regular import PointerError, check_regular
 from vlmscope.store.block import SEED_TEXTS, clean_text
 from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import check_version
 from vlmscope.store.naming import is_vector, question_id, vector_path
 from vlmscope.store.nofollow import index_target, member, open_link, walk_links
+from vlmscope.store.seed_facts import FACT_LISTS, SeedFacts, read_facts, read_metadata
 
 Place = tuple[str, int | None]
 """Representation and layer."""
@@ -54,6 +55,10 @@ class SeedRow:
     """Vectors that hold NaN or infinity."""
     hashes: Mapping[str, str]
     """The picture's hashes, by name; research files have none, exports of vlmscope do."""
+    facts: SeedFacts
+    """What it knows of the prompt, the first token and the answer; likewise."""
+    metadata: Mapping[str, Any]
+    """Further columns of its table; likewise."""
 
 
 @contextmanager
@@ -69,6 +74,8 @@ def opened_seed(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file
+    except PointerError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -122,8 +129,11 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
     texts: dict[str, str] = {}
     widths: dict[Place, int] = {}
     not_finite = set()
+    lists: dict[str, Any] = {}
     for name, dataset in walk_links(group, seen):
-        if name in SEED_TEXTS:
+        if name in FACT_LISTS:
+            lists[name] = dataset
+        elif name in SEED_TEXTS:
             texts[name] = _text(path, id_, name, dataset)
         elif is_vector(name):
             place = _place(path, id_, name)
@@ -132,7 +142,8 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
             if not np.isfinite(values).all():
                 not_finite.add(place)
     hashes = {name: _text_attribute(group, name) for name in IMAGE_HASHES if _has(group, name)}
-    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes)
+    facts, metadata = read_facts(group, lists), read_metadata(group)
+    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes, facts, metadata)
 
 
 def _has(group: Any, name: str) -> bool:

@@ -1,0 +1,38 @@
+"""What a sweep found for the values of columns on the terminal, below its other results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from vlmscope.cli.output import number_table, show, shown_text, stdout
+
+if TYPE_CHECKING:
+    from vlmscope.probing import SweepResult
+
+MOST_VALUES = 12
+"""Values that are shown of a column; ``results.json`` and the report have all."""
+
+
+def show_columns(result: SweepResult) -> None:
+    """Print a short table for each column that results are broken down by."""
+    for name, column in result.by_column.items():
+        if not column.values:
+            continue
+        stdout.print()
+        table = number_table(
+            f"by {shown_text(name)}", "rows", "hallucinated", "AUROC", "95% interval"
+        )
+        for value in column.values[:MOST_VALUES]:
+            low, high = value.interval.low, value.interval.high
+            table.add_row(
+                Text(shown_text(value.value)),
+                f"{value.rows:,}",
+                f"{value.share:.1%}",
+                "–" if value.auroc != value.auroc else f"{value.auroc:.3f}",
+                "–" if low != low else f"{low:.3f}–{high:.3f}",
+            )
+        show(table)
+        if (more := len(column.values) - MOST_VALUES) > 0:
+            stdout.print(f"… and {more:,} more in results.json", style="dim")

@@ -1,0 +1,29 @@
+"""What the folds of a sweep kept apart: no caption may say more than that."""
+
+from __future__ import annotations
+
+from vlmscope.probing import SavedSweep
+from vlmscope.probing.splitting import IMAGE, QUESTION
+
+
+def held_out(sweep: SavedSweep | None) -> str:
+    """Return what no fold separated, in the singular: ``image``, ``question``, ``value of source``.
+
+    Sweeps of earlier versions kept images apart.
+    """
+    if sweep is None:
+        return IMAGE
+    by = str(sweep.summary.get("group_by", IMAGE))
+    if by == IMAGE and not sweep.summary["images"]:
+        return QUESTION
+    return by if by in (IMAGE, QUESTION) else f"value of {by}"
+
+
+def unseen(sweep: SavedSweep) -> str:
+    """Return what held-out answers are about, as ``about images`` or ``to questions``."""
+    what = held_out(sweep)
+    if what == IMAGE:
+        return "about images"
+    if what == QUESTION:
+        return "to questions"
+    return what.replace("value ", "of values ", 1)

@@ -1,0 +1,77 @@
+"""What the saved transfer says: the probe of this run, judged on others by ``probe --test``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlmscope.errors import one_line, shortened
+from vlmscope.jsontext import load_json
+from vlmscope.probing.saving import RESULTS, probes_folder
+from vlmscope.probing.transfer_saving import KIND, SCHEMA_VERSION, TRANSFER
+from vlmscope.store import Run, read_document
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """What is told of a transfer."""
+
+    sentences: tuple[str, ...] = ()
+    """One for each test run, with its numbers."""
+    missing: str = ""
+    """Why a saved transfer is left out."""
+
+
+def transfers(run: Run, labels: str) -> Transfers:
+    """Return what is told of the transfer that was saved beside a run's sweep, if there is one.
+
+    Args:
+        run: The run that was learnt from.
+        labels: The label set that was probed.
+    """
+    folder = run.path / probes_folder(labels)
+    try:
+        found = load_json(read_document(folder / TRANSFER).decode())
+        sweep = hashlib.sha256(read_document(folder / RESULTS)).hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return Transfers()
+    except (OSError, ValueError) as error:
+        return _left_out(one_line(error))
+    if not isinstance(found, Mapping) or found.get("kind") != KIND:
+        return _left_out("it is no transfer of vlmscope probe")
+    if found.get("schema_version") != SCHEMA_VERSION:
+        return _left_out("it is of another version of vlmscope")
+    if found.get("results_sha256") != sweep:
+        return _left_out("the probes were made anew since")
+    try:
+        return Transfers(tuple(_sentence(test) for test in found["tests"]))
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        return _left_out(f"it is damaged ({type(error).__name__})")
+
+
+def _sentence(test: Mapping[str, Any]) -> str:
+    """Say what the selected probe reaches on a test run."""
+    name = str(test["run"]).rstrip("/").rsplit("/", 1)[-1]
+    start = f"Transfer to {shortened(name)}, {test['relation']}, {test['rows']:,} answers:"
+    row = next((each for each in test["results"] if each["kind"] == "selected"), None)
+    if row is None:
+        return f"{start} no layer can be carried over."
+    if row["found_nothing"]:
+        return f"{start} the probe finds nothing there."
+    text = f"{start} the probe's AUROC is {row['auroc']:.3f}"
+    if row["auroc_low"] is not None:
+        text += f" (95% interval {row['auroc_low']:.3f} to {row['auroc_high']:.3f})"
+    if row["own_auroc"] is not None:
+        text += f", {row['own_auroc']:.3f} trained there"
+    joint = next((each for each in test["results"] if each["name"] == "joint"), None)
+    if joint is not None and joint["auroc"] is not None and not joint["found_nothing"]:
+        text += f"; the joint baseline carried over alike reaches {joint['auroc']:.3f}"
+    return f"{text}."
+
+
+def _left_out(why: str) -> Transfers:
+    return Transfers(
+        missing=f"The saved transfer is left out, {why}: `vlmscope probe` with `--test` again."
+    )
