@@ -36,8 +36,8 @@ from vlmscope.probing import SavedSweep
 from vlmscope.probing.grid import place_title
 from vlmscope.probing.judging import QUESTION_ONLY
 from vlmscope.report.document import CategoryRow, Figure
-
 from vlmscope.report.held_out import unseen
+
 NAMES = (
     "auroc_by_layer",
     "roc_curves",
@@ -99,7 +99,8 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     for name in dict.fromkeys((JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)):
         row = sweep[name]
         ends = row["auroc"], row["auroc_low"], row["auroc_high"]
-        references.append(Reference(row["title"], *ends, "baseline"))
+        short = row["title"].removesuffix(", together")
+        references.append(Reference(short, *ends, "baseline"))
     drawn = [
         LayerLine(title, *zip(*sorted(points), strict=True)) for title, points in lines.items()
     ]

@@ -117,10 +117,10 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         failures=tuple(FailureRow(f.id, f.stage, f.error, f.attempt) for f in failures),
         provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
+        held_out=held_out(sweep),
     )
     return Gathered(document, seen.thumbnails, drawn)
 
-        held_out=held_out(sweep),
 
 def _find(run: Run, name: str) -> _Found:
     """Read a label set and its probes, where there are any."""

@@ -33,7 +33,9 @@ def numbers(
         labels: How the labels were made.
         failed: Rows that could not be captured.
     """
-    yield Number("rows", f"{len(rows):,}")
+    lost = "1 row" if failed == 1 else f"{failed:,} rows"
+    note = f"{lost} failed, in no number here" if failed else "none failed"
+    yield Number("rows", f"{len(rows):,}", note)
     pictures = {sha256 for row in rows for sha256 in hashes_of(row.image_sha256)}
     bare = sum(not row.image_sha256 for row in rows)
     none = "1 question has none" if bare == 1 else f"{bare:,} questions have none"
@@ -51,7 +53,6 @@ def numbers(
     if total is not None:
         reason = labels.reasons[0][0] if labels is not None and labels.reasons else ""
         yield Number("unscorable", f"{total.unscorable:,}", reason and f"most often: {reason}")
-    yield Number("failed", f"{failed:,}", "in no number here" if failed else "")
 
 
 def _bounds(total: CategoryRow) -> str:
@@ -83,14 +84,13 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     )
     if selected["found_nothing"]:
         return
-    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
-    risk = rows.risks["selected"]
-    found = abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
+    found = _abstention(sweep)
     low, high = 100 * found.interval.low, 100 * found.interval.high
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
     if low == low:
         note += f": {100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
     yield Number("abstaining", f"{found.before:.1%} → {found.after:.1%}", note)
+
 
 def _abstention(sweep: SavedSweep) -> Abstention:
     """Return what abstaining changes as the sweep tells it; earlier versions did not."""
@@ -99,7 +99,6 @@ def _abstention(sweep: SavedSweep) -> Abstention:
     rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
     risk = rows.risks["selected"]
     return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
-
 
 
 def results(sweep: SavedSweep) -> Iterator[ResultRow]:
