@@ -60,7 +60,8 @@ test-transformers-latest: $(LATEST_READY)
 
 test-extras: $(EXTRAS_READY)
 	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python -m pytest -n auto --dist worksteal \
-		tests/families/test_conformance.py tests/model/test_quantized.py
+		tests/families/test_conformance.py tests/engine/test_lengths.py \
+		tests/model/test_quantized.py
 
 $(LATEST_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LATEST)

@@ -226,10 +226,10 @@ def column(work: Path) -> Numbers:
 def resuming(work: Path) -> Numbers:
     """Do all that a session does before its first row, but for what the model has to do with."""
     asked, times = request(work), [time.perf_counter()]
-    table, scan = open_checked(asked)
+    table, scan, held = open_checked(asked)
     times.append(time.perf_counter())
     wanted = read_manifest(asked.out)  # what a loaded model would say
-    done, _ = compare(asked, scan, wanted)
+    done, _ = compare(asked, scan, wanted, held)
     times.append(time.perf_counter())
     with suppress(_Enough), RunWriter(asked.out, wanted) as writer:
         times.append(time.perf_counter())

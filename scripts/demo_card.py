@@ -51,8 +51,10 @@ print(processor.decode(answer, skip_special_tokens=True))
 
 {headline}
 
-*Hallucinated* is a wrong answer that claims something the picture does not show; a mere *No* about
-what is there is a mistake, but claims nothing. The rule is `scripts/demo_verdict.py`.
+The second row is what `vlmscope label` calls hallucinated: every wrong answer, as a share of those
+that its rules decide. The third counts wrong answers that claim something the picture does not
+show; a mere *No* about what is there is a mistake, but claims nothing. *Hallucinated* means the
+third row in the tables here; the rule is `scripts/demo_verdict.py`.
 
 {categories}
 
@@ -103,7 +105,8 @@ OUTSIDE_COMMANDS = ("python scripts/easy_vqa_table.py --out easy-vqa", " --outsi
 
 HEADLINES = {
     "accuracy": "right answers",
-    "hallucination_rate": "hallucinated answers",
+    "error_rate": "wrong answers",
+    "hallucination_rate": "wrong answers that claim what the picture does not show",
     "accuracy_on_present_objects": "*Is there …?* of what is there: right",
     "false_positive_rate_random": "*Is there …?* of what is absent, chosen at random: said yes",
     "false_positive_rate_popular": "… absent, but common in other pictures: said yes",
@@ -114,7 +117,8 @@ HEADLINES = {
 
 OUTSIDE_HEADLINES = {
     "outside_accuracy": "right answers",
-    "outside_hallucination_rate": "hallucinated answers",
+    "outside_error_rate": "wrong answers",
+    "outside_hallucination_rate": "wrong answers that claim what the picture does not show",
     "outside_stopped_at_end_of_turn": "answers that ended by themselves",
 }
 """The same of the second world."""

@@ -96,6 +96,7 @@ def measure_any(judged: pd.DataFrame) -> dict[str, float]:
     facts = {
         "questions": len(judged),
         "accuracy": judged["right"].mean(),
+        "error_rate": 1 - judged["right"].mean(),
         "hallucination_rate": judged["hallucinated"].mean(),
         "stopped_at_end_of_turn": (judged["finish_reason"] == "stop").mean(),
     }

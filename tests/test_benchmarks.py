@@ -41,6 +41,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             "| plain | 1 |",
         ),
         (
+            "encoders.py",
+            ["--tiny", "--rows", "2", "--rounds", "1", "--compile", "none",
+             "--families", "qwen2_5_vl"],
+            "and 3 MLPs filled up",
+        ),
+        (
             "throughput.py",
             ["--cpu-overhead", "--rows", "4", "--tokens", "3", "--rounds", "1"],
             "overhead",
@@ -50,7 +56,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def test_a_benchmark_runs(
     script: str, arguments: list[str], shown: str, tmp_path: Path, python: str
 ) -> None:
-    work = [] if script == "storage.py" else ["--work", str(tmp_path)]
+    work = [] if script in {"storage.py", "encoders.py"} else ["--work", str(tmp_path)]
     command = [python, str(BENCHMARKS / script), *arguments, *work]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -84,7 +84,9 @@ def sections() -> list[str]:
 def test_the_card_is_within_what_the_demo_promises(sections: list[str]) -> None:
     found = shares(sections[0])
     assert 0.75 <= found["right answers"] <= 0.92
-    assert 0.08 <= found["hallucinated answers"] <= 0.30
+    claims = found["wrong answers that claim what the picture does not show"]
+    assert 0.08 <= claims <= found["wrong answers"] <= 0.30
+    assert found["wrong answers"] == pytest.approx(1 - found["right answers"])
     assert found["*Is there …?* of what is there: right"] >= 0.90
     absent = {
         how: share for name, share in found.items() if "said yes" in name

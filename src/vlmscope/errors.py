@@ -119,7 +119,7 @@ def listed(names: Iterable[str], most: int = 50) -> str:
     return ", ".join(name if name.isprintable() else repr(name) for name in shown) + more
 
 
-LONGEST_MESSAGE = 300
+LONGEST_MESSAGE = 200
 """Characters of a library's message that are passed on."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlmscope.engine import capture_batch, prepare
+from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -65,12 +66,14 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) 
     Raises:
         RowError: The sample cannot be captured.
     """
-    batches, failures = prepare([sample], vlm, spec)
+    with row_errors(sample):
+        batches, failures = prepare([sample], vlm, spec)
     if failures:
         raise RowError(failures[0].stage, failures[0].error)
     [batch] = batches
     outputs: dict[str, tuple[int, ...]] = {}
-    [result] = capture_batch(batch, vlm, spec, shapes=outputs)
+    with row_errors(sample):
+        [result] = capture_batch(batch, vlm, spec, shapes=outputs)
     if isinstance(result, Failure):
         raise RowError(result.stage, result.error)
     layout = vlm.family.tile_layout

@@ -8,6 +8,10 @@ question verbatim. Two details decide whether the positions are right:
   the tokenizer, unless the processor puts it there. So: special tokens are added only where the
   rendered text does not start with BOS, and not if that doubles it.
 - Batches are padded on the left, as generation needs it.
+
+A chat template may write today's date (``strftime_now``). A processor therefore shows its template
+one time for as long as it lives, the time at which it was loaded, or that of the run whose prompts
+it makes again.
 """
 
 from __future__ import annotations
@@ -19,13 +23,17 @@ from functools import wraps
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from vlmscope import clock
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.locking import tokenizer_lock
+from vlmscope.placeholders import image_mark
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_TIME = "_vlmscope_prompt_time"
+"""Attribute of a processor: the time that its template is shown."""
 _MARK = "[the question]"
 """Stands in for a question where only the text around it is of interest."""
 
@@ -57,13 +65,66 @@ def chat_template(processor: Any) -> str:
     return str(template)
 
 
+def reads_clock(processor: Any) -> bool:
+    """Return whether the checkpoint's chat template asks for the time."""
+    return clock.reads_clock(chat_template(processor))
+
+
+def prompt_time(processor: Any) -> str | None:
+    """Return the local time that the chat template is shown; None where it does not ask for it.
+
+    Raises:
+        ModelError: There is no chat template.
+    """
+    return _time(processor) if reads_clock(processor) else None
+
+
+def set_prompt_time(processor: Any, time: str | None) -> None:
+    """Show the chat template another time.
+
+    Args:
+        processor: The processor; changed.
+        time: Local time, ISO 8601 without a zone; None leaves it as it is.
+    """
+    if time is not None:
+        setattr(processor, _TIME, time)
+
+
+def at_time(processor: Any, time: str | None) -> Any:
+    """Return a shallow copy of a processor that shows its chat template another time."""
+    copied = copy.copy(processor)
+    set_prompt_time(copied, time)
+    return copied
+
+
+def template_settings(processor: Any) -> dict[str, Any]:
+    """Return what ``apply_chat_template`` is to be called with besides the conversation.
+
+    Raises:
+        ModelError: There is no chat template.
+    """
+    template = chat_template(processor)
+    variables: dict[str, Any] = {}
+    if clock.reads_clock(template):
+        template, variables = clock.at_time(template, _time(processor))
+    return {
+        "chat_template": template, "add_generation_prompt": True, "tokenize": False, **variables
+    }  # fmt: skip
+
+
+def _time(processor: Any) -> str:
+    if getattr(processor, _TIME, None) is None:
+        set_prompt_time(processor, clock.now())
+    return str(getattr(processor, _TIME))
+
+
 def render(processor: Any, question: str, pictures: int = 1) -> str:
     """Return the chat text of one question about so many pictures, as the seed's ``chat_text``.
 
     Raises:
         RowError: The question is empty, or holds the text of a control token, the image placeholder
             for example: the tokenizer would read it as one, and the prompt would have another
-            structure. Or the template fails on it.
+            structure. Or it holds a placeholder of another program's. Or the template fails on it.
     """
     if not question.strip():
         raise RowError("prompt", "the question is empty; write one")
@@ -74,20 +135,19 @@ def render(processor: Any, question: str, pictures: int = 1) -> str:
                 f"the question contains {token!r}, which the tokenizer reads as a control token; "
                 "remove it",
             )
+    if mark := image_mark(question):
+        raise RowError(
+            "prompt",
+            f"the question contains {mark!r}, a placeholder of an image; the images stand before "
+            "the question: remove it, or write 'the first image' where it tells images apart",
+        )
     return _apply(processor, question, pictures)
 
 
 def _apply(processor: Any, question: str, pictures: int) -> str:
-    template = chat_template(processor)
+    settings = template_settings(processor)
     try:
-        return str(
-            processor.apply_chat_template(
-                build_messages(question, pictures),
-                chat_template=template,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        )
+        return str(processor.apply_chat_template(build_messages(question, pictures), **settings))
     except Exception as error:  # a template is a program of the checkpoint's, in a sandbox
         found = f"{type(error).__name__}: {one_line(error)}"
         raise RowError(

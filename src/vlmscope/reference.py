@@ -31,7 +31,9 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.model.changes import removing_hooks
 from vlmscope.model.computing import computing
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
-from vlmscope.prompt import build_messages, chat_template, in_turn
+from vlmscope.model.lengths import ALONE
+from vlmscope.prompt import build_messages, in_turn, template_settings
+from vlmscope.said_once import said_once
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -53,6 +55,7 @@ _PER_TOKEN = frozenset(
 _Inputs = dict[str, Tensor]
 
 
+@said_once()
 def reference(
     sample: Sample,
     vlm: VisionLanguageModel,
@@ -107,10 +110,7 @@ def _chat_text(vlm: VisionLanguageModel, question: str, images: int) -> str:
     """Return the seed's ``chat_text``."""
     return str(
         vlm.processor.apply_chat_template(
-            build_messages(question, images),
-            chat_template=chat_template(vlm.processor),
-            add_generation_prompt=True,
-            tokenize=False,
+            build_messages(question, images), **template_settings(vlm.processor)
         )
     )
 
@@ -249,17 +249,11 @@ def _answer_states_pass(
     content = [token for token in answer_token_ids.tolist() if token not in ends]
     if not content:
         raise RowError("capture", "the answer is empty")
-    answer, count = torch.tensor([content]), len(content)
-    whole = dict(inputs)
-    whole["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
-    for name in _PER_TOKEN & inputs.keys():  # each new token is like the last, and sees what it saw
-        last = inputs[name][:, -1:]
-        if name == "token_type_ids" and vlm.family.prefix_sees_question:
-            last = torch.ones_like(last)  # the answer is behind the prefix
-        whole[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
-    pictured = bool((inputs["input_ids"] == vlm.image_token_id).any())
-    layers, _ = _run_decoder(vlm, whole, "hidden_states[k+1]", pictured=pictured)
-    start, stop = inputs["input_ids"].shape[1], whole["input_ids"].shape[1]
+    start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
+    if vlm.lengths.band(start, len(content) + 1) == ALONE:
+        layers = _step_by_step(vlm, inputs, content)
+    else:
+        layers = _all_at_once(vlm, inputs, content)
     spans = {
         "first_answer_token": (start, start + 1),
         "last_answer_token": (stop - 1, stop),
@@ -272,6 +266,42 @@ def _answer_states_pass(
             vec = layers[k][0, begin:end].to(torch.float32).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
     return states, {p: spans[p][0] for p in spec.answer_positions if not p.endswith("_mean")}
+
+
+def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
+    """Return every layer's states of a prompt and its answer."""
+    answer, count = torch.tensor([content]), len(content)
+    whole = dict(inputs)
+    whole["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
+    for name in _PER_TOKEN & inputs.keys():  # each new token is like the last, and sees what it saw
+        last = inputs[name][:, -1:]
+        if name == "token_type_ids" and vlm.family.prefix_sees_question:
+            last = torch.ones_like(last)  # the answer is behind the prefix
+        whole[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
+    pictured = bool((inputs["input_ids"] == vlm.image_token_id).any())
+    layers, _ = _run_decoder(vlm, whole, "hidden_states[k+1]", pictured=pictured)
+    return layers
+
+
+def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
+    """Return the same where each token's states depend on how long the sequence was then.
+
+    ``generate`` is made to write the answer; what it computed for each token is what counts.
+    """
+    start = inputs["input_ids"].shape[1]
+    outputs = vlm.model.generate(
+        **inputs,
+        max_new_tokens=len(content) + 1,  # the states of the last one exist a step later
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_hidden_states=True,
+        prefix_allowed_tokens_fn=lambda _, ids: content[ids.shape[-1] - start :][:1] or content[:1],
+    )
+    prompt, *steps = outputs.hidden_states
+    return [
+        torch.cat([prompt[k + 1], *(step[k + 1][:, -1:] for step in steps)], dim=1)
+        for k in range(vlm.num_layers)
+    ]
 
 
 def _answer_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> dict[str, Any]:

@@ -20,6 +20,8 @@ MOST_OF_A_TEXT = 2**30
 """Bytes of the largest JSON or template of a checkpoint; tokenizers have some 30 MB."""
 
 _TEXTS = (".jinja", ".json")
+_NEEDED = (*_TEXTS, ".arrow", ".bin", ".model", ".parquet", ".safetensors", ".txt")
+"""Suffixes of files that a checkpoint or a saved dataset cannot do without."""
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -33,6 +35,30 @@ class NotRegularError(OSError):
     """There is something of this name, and it is no regular file."""
 
 
+class PointerError(OSError):
+    """There is a Git LFS pointer in the place of a file."""
+
+
+POINTER_FOUND = "is a Git LFS pointer, not the file itself; run 'git lfs pull', or fetch the file"
+"""What is said of one."""
+
+
+LFS_POINTER = b"version https://git-lfs"
+"""How a Git LFS pointer begins, which stands for a file that was not fetched."""
+
+LARGEST_POINTER = 1024
+"""Bytes of a Git LFS pointer at most, as its specification has it."""
+
+
+def is_pointer(head: bytes) -> bool:
+    """Return whether a file that begins like this is a Git LFS pointer.
+
+    >>> is_pointer(b"version https://git-lfs.github.com/spec/v1"), is_pointer(b"version 2")
+    (True, False)
+    """
+    return head.startswith(LFS_POINTER)
+
+
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
     """Refuse what is no regular file, for libraries that open files by their name.
 
@@ -41,10 +67,13 @@ def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
 
     Raises:
         NotRegularError: It is a pipe, a socket or a device.
-        OSError: It is not there, or a folder.
+        PointerError: It is a Git LFS pointer.
+        OSError: It is not there, a folder, or a small file that is not ours to read.
     """
     found = os.stat(path)  # noqa: PTH116 - takes whatever os.open takes
     _check(found, path)
+    if 0 < found.st_size <= LARGEST_POINTER:
+        open_regular(path).close()
     return found
 
 
@@ -53,12 +82,16 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
     Raises:
         NotRegularError: It is a pipe, a socket or a device.
+        PointerError: It is a Git LFS pointer.
         OSError: It is not there, a folder, or not ours to read.
     """
-    check_regular(path)  # some devices do something when they are opened
+    _check(os.stat(path), path)  # noqa: PTH116 - some devices do something when they are opened
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        _check(os.fstat(descriptor), path)
+        state = os.fstat(descriptor)
+        _check(state, path)
+        if 0 < state.st_size <= LARGEST_POINTER and is_pointer(os.pread(descriptor, 64, 0)):
+            raise PointerError(errno.EINVAL, POINTER_FOUND, os.fspath(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -126,7 +159,7 @@ def check_folder(folder: str | os.PathLike[str], *, depth: int = 1) -> None:
         depth: How many levels of folders below it are looked into.
 
     Raises:
-        OSError: There is a pipe, a socket, a device, or a huge JSON file in it.
+        OSError: There is a pipe, a socket, a device, a Git LFS pointer or a huge JSON file in it.
     """
     with os.scandir(folder) as entries:
         found = list(entries)
@@ -140,8 +173,20 @@ def check_folder(folder: str | os.PathLike[str], *, depth: int = 1) -> None:
                 check_folder(entry.path, depth=depth - 1)
             continue
         _check(state, entry.path)
+        if 0 < state.st_size <= LARGEST_POINTER and Path(entry.name).suffix in _NEEDED:
+            _check_fetched(entry.path)
         if Path(entry.name).suffix in _TEXTS:
             check_size(state.st_size, MOST_OF_A_TEXT, entry.path)
+
+
+def _check_fetched(path: str) -> None:
+    """Refuse a Git LFS pointer; a file that cannot be read, whoever opens it will tell."""
+    try:
+        open_regular(path).close()
+    except PointerError:
+        raise
+    except OSError:
+        return
 
 
 def _check(state: os.stat_result, path: str | os.PathLike[str]) -> None:

@@ -75,8 +75,16 @@ LayerStates = Literal["hidden_states[k+1]", "block output", "hidden_states[k]"]
 """What ``layer_k`` is: ``hidden_states[k+1]`` of transformers, the last one after the final norm
 (ours); the output of block k, the last one before the norm; or the input of block k."""
 
-Outcome = Literal["hallucinated", "faithful", "unscorable"]
-"""What a label says of an answer."""
+Outcome = Literal["hallucinated", "faithful", "unscorable", "unlabelled"]
+"""What a label says of an answer. ``unscorable``: the scorer read it and cannot tell;
+``unlabelled``: the label file or column that was read says nothing about it."""
+
+ErrorKind = Literal["affirms", "denies", "other"]
+"""Which way a hallucinated answer to a yes/no question is wrong: it affirms what is not so (a false
+positive), denies what is so (a false negative), or takes no side that can be read."""
+
+NOT_IN_FILE = "not in the label file"
+"""Reason of a row that a label file does not name."""
 
 FinishReason = Literal["stop", "length", "prefill"]
 """Why a row ended: an end-of-turn token, the token limit, or no answer was asked for."""
@@ -91,13 +99,24 @@ class FieldSpec:
     """
 
     id: str | None = None
-    """Column of the question id (``question_id``, ``id``)."""
+    """Column of the question id (``question_id``, ``id``); of several, with commas between, the
+    values are joined by ``_``. A number is the column at that position, counted from 1."""
     image: str | None = None
-    """Column of the image (``image_id``, ``image_name``, ``image``)."""
+    """Column of the image (``image_id``, ``image_name``, ``image``); several, with commas between,
+    hold one image each."""
     question: str | None = None
-    """Column of the question (``question``)."""
+    """Column of the question (``question``, or POPE's ``text``)."""
     target: str | None = None
-    """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``)."""
+    """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``, or POPE's
+    ``label``)."""
+    records: str | None = None
+    """Key of a JSON document that the rows stand under."""
+    image_pattern: str | None = None
+    """Path of the image with columns in braces: ``COCO_val2014_{image_id:012d}.jpg``."""
+    question_template: str | None = None
+    """Question with columns in braces: ``{question} {options}``."""
+    number_rows: bool = False
+    """Whether the ids are the rows' numbers: ``row_1``, ``row_2`` and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,21 +300,26 @@ class Score:
     """Name of the scorer that decided."""
     evidence: str
     """What it decided on; of an unscorable answer, why."""
+    labelled: bool = True
+    """False where a label file does not name the question, or its cell is empty: nobody has said
+    anything about the answer, not even that it cannot be told."""
+    error_kind: ErrorKind | None = None
+    """Of a hallucinated answer to a yes/no question, which way it is wrong."""
 
     @property
     def outcome(self) -> Outcome:
         """The verdict as a word."""
-        return outcome_of(self.hallucinated)
+        return outcome_of(self.hallucinated, labelled=self.labelled)
 
 
-def outcome_of(hallucinated: bool | None) -> Outcome:
+def outcome_of(hallucinated: bool | None, *, labelled: bool = True) -> Outcome:
     """Return a label as a word.
 
-    >>> outcome_of(True), outcome_of(False), outcome_of(None)
-    ('hallucinated', 'faithful', 'unscorable')
+    >>> outcome_of(True), outcome_of(False), outcome_of(None), outcome_of(None, labelled=False)
+    ('hallucinated', 'faithful', 'unscorable', 'unlabelled')
     """
     if hallucinated is None:
-        return "unscorable"
+        return "unscorable" if labelled else "unlabelled"
     return "hallucinated" if hallucinated else "faithful"
 
 

@@ -15,9 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vlmscope.dataset import Table
-from vlmscope.errors import InputError, RunMismatchError
+from vlmscope.engine.row_errors import row_errors
+from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.prompt import at_time
 from vlmscope.reference import reference
+from vlmscope.row_identity import hold_rows
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import Manifest, Run, clean_text
 
@@ -80,23 +83,25 @@ def tolerance_of(manifest: Manifest) -> float:
     return tolerance
 
 
-def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sample]:
+def choose_samples(
+    run: Run, table: Table, count: int, seed: int = 0
+) -> tuple[list[Sample], tuple[str, ...]]:
     """Return ``count`` stored rows of ``run``, drawn at random, as samples of its table.
+
+    Rows that the table does not have any more are not drawn: their ids are returned too.
 
     Raises:
         InputError: The run is empty, or a row that was drawn cannot be read any more.
-        RunMismatchError: The table is not the one that the run was made from.
+        RunMismatchError: Rows of the run are other questions in the table, or it has none of them.
         TableChangedError: It changed meanwhile.
     """
     if not len(run):
         raise InputError(f"{run.path}: the run holds no rows; run vlmscope extract first")
     scan = table.scan()
-    if scan.fingerprint != run.manifest.data.fingerprint:
-        raise RunMismatchError(
-            f"{run.manifest.data.path}: the table has changed since the run was made; "
-            "give the original with --data"
-        )
-    drawn = random.Random(seed).sample(run.ids, min(count, len(run)))  # noqa: S311 - a sample
+    gone = hold_rows(run, table, scan).gone
+    without = frozenset(gone)
+    stored = [id_ for id_ in run.ids if id_ not in without]
+    drawn = random.Random(seed).sample(stored, min(count, len(stored)))  # noqa: S311 - a sample
     order = {id_: i for i, id_ in enumerate(drawn)}
     found = []
     for row in table.as_scanned(scan).rows():
@@ -104,11 +109,15 @@ def choose_samples(run: Run, table: Table, count: int, seed: int = 0) -> list[Sa
             if isinstance(row, Failure):
                 raise InputError(row.error)
             found.append(row)
-    return sorted(found, key=lambda sample: order[sample.id])
+    return sorted(found, key=lambda sample: order[sample.id]), gone
 
 
 def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Iterator[RowCheck]:
-    """Yield the comparison of each sample's stored row with ``reference``."""
+    """Yield the comparison of each sample's stored row with ``reference``.
+
+    Raises:
+        RowError: The row cannot be recomputed.
+    """
     record = run.manifest.capture
     spec = CaptureSpec(
         layers=",".join(map(str, record.layers)),
@@ -117,11 +126,14 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         max_new_tokens=record.max_new_tokens,
         compat=record.compat,
     )
+    vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.prompt_time()))
     exact = run.manifest.dtype == "float32"
     for sample in samples:
         stored = run[sample.id]
         tokens = None if exact else stored.answer_token_ids
-        yield compare(stored, reference(sample, vlm, spec, answer_token_ids=tokens))
+        with row_errors(sample):
+            expected = reference(sample, vlm, spec, answer_token_ids=tokens)
+        yield compare(stored, expected)
 
 
 def compare(stored: Capture, expected: Capture) -> RowCheck:

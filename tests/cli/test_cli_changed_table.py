@@ -25,11 +25,12 @@ Command = Callable[..., Any]
 def edited_meanwhile(
     table: Path, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loading the model takes so long that the sixth row is edited."""
+    """The first model takes so long to load that the sixth row is edited."""
 
     def load(*_: Any, **__: Any) -> VisionLanguageModel:
         text = table.read_text("utf-8")
-        table.write_text(text.replace("comb_5,", "comb_5,other_"), "utf-8")
+        if "other_" not in text:
+            table.write_text(text.replace("comb_5,", "comb_5,other_"), "utf-8")
         return vlm
 
     monkeypatch.setattr(plan, "load_model", load)
@@ -43,10 +44,11 @@ def test_extract_stops_there(extract: Command, tmp_path: Path) -> None:
     assert done.out == ""
     assert done.err.splitlines()[-1] == (
         "error: questions.csv line 7: question 'question_comb_5' has changed since it was checked; "
-        "restore it and run again, or start anew with the changed table"
+        "run again to go on with the changed table, or restore it before"
     )
     assert set(open_run(tmp_path / "run").ids) <= {f"question_comb_{i}" for i in range(5)}
-    assert extract().code == 2, "the run is of the table as it was"
+    assert extract().code == 3, "it goes on; the edited row names an image that is not there"
+    assert set(open_run(tmp_path / "run").failures) == {"question_comb_5"}
 
 
 @pytest.mark.usefixtures("edited_meanwhile")

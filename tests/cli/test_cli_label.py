@@ -7,18 +7,24 @@ import itertools
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from demo_verdict import judge as demo_verdict
 from judge_server import KEY, Server, failure, said, verdict
+from vlmscope.labelling import label
 from vlmscope.probing import probe_data
+from vlmscope.report import ReportSpec
+from vlmscope.report.gathering import gather
 from vlmscope.schema import Answered, Score
+from vlmscope.score import error_kind
 from vlmscope.store import label_settings, open_run, read_labels
 
 Command = Callable[..., Any]
@@ -65,6 +71,60 @@ def test_json_and_another_scorer_that_replaces_the_labels(vlmscope: Command, run
     assert "truth is not yes or no" in shown.out
 
 
+def test_which_way_answers_to_yes_no_questions_are_wrong(vlmscope: Command, run: Path) -> None:
+    """False positives and false negatives, of rules and of a person; in the report and JSON too."""
+    done = vlmscope("label", run, "--json")
+    assert done.code == 0, done.err
+    opened, labels = open_run(run), read_labels(run)
+    wanted = Counter[str]()
+    for row in opened.answers():
+        wrong = labels[row.id].hallucinated is True and row.target in ("Yes", "No")
+        kind = {"No": "affirms", "Yes": "denies"}[row.target] if wrong else None
+        assert labels[row.id].error_kind == kind, row
+        wanted[kind or ""] += 1
+    kinds = json.loads(done.out)["error_kinds"]
+    assert kinds == {"affirms": wanted["affirms"], "denies": wanted["denies"], "other": 0}
+    assert wanted["affirms"]
+    told = f"yes/no questions {wanted['affirms']} affirm what is not so, {wanted['denies']} deny"
+    assert told in vlmscope("label", run).out
+    text = "id,label\n" + "".join(f"{i},{s.outcome}\n" for i, s in labels.items())
+    (run / "mine.csv").write_text(text, "utf-8")
+    by_hand = vlmscope("label", run, "--name", "human", "--labels", run / "mine.csv", "--json")
+    assert json.loads(by_hand.out)["error_kinds"] == kinds
+    made = gather(opened, ReportSpec(), lambda _: None).document.labels
+    assert made is not None
+    assert dict(made.error_kinds)["affirms what is not so"] == wanted["affirms"]
+    table = pq.read_table(run / "labels.parquet")
+    pq.write_table(table.drop_columns(["error_kind"]), run / "labels.parquet")  # of before
+    assert {score.error_kind for score in read_labels(run).values()} == {None}
+    assert label(opened)[row.id].error_kind == labels[row.id].error_kind
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "truth", "kind"),
+    [
+        ("Is there a cup?", "Yes, on the table.", "No", "affirms"),
+        ("Is there a cup?", "No.", "Yes", "denies"),
+        ("Is there a dog?", "There is a dog on the bench.", "No", "affirms"),
+        ("Is no cup there?", "Yes.", "No", "denies"),
+        ("Is there not a red shape?", "No", "Yes", "affirms"),
+        ("Isn't it red?", "Yes", "No", "other"),
+        ("Is there a cup?", "No, there is no cup.", "No", "other"),
+        ("Is there a cup?", None, "No", "other"),
+        ("What is it?", "a dog", "a cat", None),
+        ("Is it red or green?", "red", "green", None),
+    ],
+)
+def test_a_wrong_answer_affirms_or_denies(
+    question: str, answer: str | None, truth: str, kind: str | None
+) -> None:
+    """Whoever called it hallucinated: the answer is read, not the scorer."""
+    row = Answered("q", question, answer, truth)
+    assert error_kind(row, Score("q", True, "file", "")) == kind
+    for other in (False, None):
+        assert error_kind(row, Score("q", other, "file", "")) is None
+
+
 def test_how_a_coded_column_was_read_is_said(
     extract: Command, vlmscope: Command, tmp_path: Path, table: Path
 ) -> None:
@@ -91,7 +151,7 @@ def test_labels_from_a_file(vlmscope: Command, run: Path, tmp_path: Path) -> Non
     done = vlmscope("label", run, "--labels", path)
     assert done.code == 0, done.err
     assert "1 question of the file not in the run" in done.out
-    assert "unscorable 78: not in the label file" in done.out
+    assert "unlabelled 78: not in the label file" in done.out
     labels = read_labels(run)
     assert (labels["demo_0001"].outcome, labels["demo_0002"].outcome) == (
         "faithful",

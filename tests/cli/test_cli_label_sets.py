@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -9,17 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError, StoreError
 from vlmscope.labelling import label
-from vlmscope.probing import compare_labels, read_sweep
+from vlmscope.probing import compare_labels, compare_runs, read_sweep
+from vlmscope.report import ReportSpec
+from vlmscope.report.gathering import gather
 from vlmscope.risk.finding import find_probe
 from vlmscope.schema import Score
 from vlmscope.score import LabelFile, YesNo
-from vlmscope.store import RunWriter, label_settings, open_run, read_labels, write_labels
+from vlmscope.store import Run, RunWriter, label_settings, open_run, read_labels, write_labels
 
 Command = Callable[..., Any]
 ROWS = 36
@@ -51,7 +56,7 @@ def by_hand(tmp_path: Path) -> Path:
     path = tmp_path / "mine.csv"
     lines = ["question_id,label"]
     for i in range(ROWS):
-        word = "" if i == 7 else str(int((i % 3 == 0) != (i in (1, 2, 3, 4))))
+        word = "unscorable" if i == 7 else str(int((i % 3 == 0) != (i in (1, 2, 3, 4))))
         lines.append(f"question_comb_{i},{word}")
     path.write_text("\n".join([*lines, "other_1,1", "other_2,0"]) + "\n", "utf-8")
     return path
@@ -211,7 +216,7 @@ def test_how_a_file_was_read_is_said(vlmscope: Command, run: Path, by_hand: Path
     cells = sorted([(ROWS - 1 - wrong, "0 → faithful"), (wrong, "1 → hallucinated")], reverse=True)
     (first, one), (second, other) = cells
     line = (
-        f"read: label = {one}, {first} rows; {other}, {second}; empty → unscorable, 1; "
+        f"read: label = {one}, {first} rows; {other}, {second}; unscorable → unscorable, 1; "
         "2 questions of the file not in the run"
     )
     assert line in done.out.splitlines()
@@ -219,7 +224,8 @@ def test_how_a_file_was_read_is_said(vlmscope: Command, run: Path, by_hand: Path
     assert record["reading"]["column"] == "label"
     cells = record["reading"]["cells"]
     assert {cell["cell"]: (cell["outcome"], cell["rows"]) for cell in cells} == {
-        "1": ("hallucinated", wrong), "0": ("faithful", ROWS - 1 - wrong), "": ("unscorable", 1),
+        "1": ("hallucinated", wrong), "0": ("faithful", ROWS - 1 - wrong),
+        "unscorable": ("unscorable", 1),
     }  # fmt: skip
     assert (record["not_in_run"], record["not_in_file"]) == (2, 0)
 
@@ -264,7 +270,7 @@ def test_scores_of_a_reading(tmp_path: Path) -> None:
     rows = [Score(id_, None, "", "") for id_ in ("q1", "q2", "q9")]
     list(scorer(rows))  # type: ignore[arg-type] - it reads the ids only
     assert (
-        str(scorer.reading) == "is_hallucinating = TRUE → hallucinated, 1 row; nan → unscorable, 1"
+        str(scorer.reading) == "is_hallucinating = TRUE → hallucinated, 1 row; nan → unlabelled, 1"
     )
 
 
@@ -283,6 +289,7 @@ def test_agreement_of_two_sets(vlmscope: Command, run: Path, by_hand: Path) -> N
     assert record["decided"]["rows"] == ROWS - 1
     assert record["every"]["confusion"]["faithful"]["unscorable"] == 1
     assert sum(sum(row.values()) for row in record["every"]["confusion"].values()) == ROWS
+    assert record["in_neither"] == 0
     assert record["decided"]["kappa_low"] <= record["decided"]["kappa"]
     with pytest.raises(InputError, match="--seed -1: give a number"):
         compare_labels(open_run(run), "human", "default", seed=-1)
@@ -303,12 +310,139 @@ def test_agreement_shows_the_first_disagreements(vlmscope: Command, run: Path) -
     ids = open_run(run).ids
     write_labels(run, [Score(id_, True, "yesno", "") for id_ in ids], {})
     write_labels(run, [Score(id_, False, "yesno", "") for id_ in ids[:-3]], {}, "b")
-    done = vlmscope("agreement", run, "default", "b")
-    assert done.out.count(": hallucinated, faithful") == 20
-    assert f"and {ROWS - 3 - 20} more; --json has them all" in done.out
-    assert "3 questions only in default" in done.out
-    write_labels(run, [Score(id_, True, "yesno", "") for id_ in ids], {}, "c")
-    assert "kappa is not defined" in vlmscope("agreement", run, "default", "c").out
+    for shown, options in ((5, ()), (20, ("--show", 20)), (0, ("--show", 0))):
+        done = vlmscope("agreement", run, "default", "b", *options)
+        assert done.code == 0, done.err
+        assert done.out.count(": hallucinated, faithful") == shown
+        assert f"and {ROWS - 3 - shown} more; --show N shows more, --json has them" in done.out
+    assert "3 questions only in default: unlabelled in b, not compared" in done.out
+    assert "36 disagreements" not in done.out
+    everything = vlmscope("agreement", run, "default", "b", "--show", 1000).out
+    assert everything.count(": hallucinated, faithful") == ROWS - 3
+    assert "more" not in everything
+    assert vlmscope("agreement", run, "default", "b", "--show", -1).code == 2
+
+
+def test_agreement_shows_what_was_asked_and_answered(vlmscope: Command, run: Path) -> None:
+    ids = open_run(run).ids
+    write_labels(run, [Score(id_, True, "yesno", "") for id_ in ids], {})
+    write_labels(run, [Score(id_, id_ != ids[3], "file", "") for id_ in ids], {}, "b")
+    row = open_run(run)[ids[3]]
+    lines = vlmscope("agreement", run, "default", "b").out.splitlines()
+    at = lines.index(f"  {ids[3]}: hallucinated, faithful")
+    assert lines[at - 1] == "1 disagreement:"
+    assert lines[at + 1 :] == [
+        f"    question: {row.sample.question}", "    truth: Yes", "    answer: No",
+    ]  # fmt: skip
+    [each] = json.loads(vlmscope("agreement", run, "default", "b", "--json").out)["disagreements"]
+    assert (each["question"], each["truth"], each["answer"]) == (row.sample.question, "Yes", "No")
+
+
+def test_agreement_says_where_kappa_says_nothing(vlmscope: Command, run: Path) -> None:
+    ids = open_run(run).ids
+    write_labels(run, [Score(id_, True, "yesno", "") for id_ in ids], {})
+    write_labels(run, [Score(id_, True, "file", "") for id_ in ids], {}, "same")
+    write_labels(run, [Score(id_, n > 2, "file", "") for n, id_ in enumerate(ids)], {}, "most")
+    write_labels(run, [Score(id_, None, "judge", "") for id_ in ids], {}, "none")
+    same = vlmscope("agreement", run, "default", "same").out
+    assert (
+        "kappa is not defined, as both call every row hallucinated, on the 36 rows that both decide"
+        in same
+    )
+    most = vlmscope("agreement", run, "most", "default").out
+    assert "Cohen's kappa 0.000" in most
+    assert "default calls all of them hallucinated: kappa is 0 then" in most
+    none = vlmscope("agreement", run, "default", "none").out
+    assert "kappa is not defined: no row to compare, on the 0 rows that both decide" in none
+
+
+@pytest.mark.parametrize("gap", ["absent", "empty", "before"])
+def test_rows_that_nobody_labelled_are_no_disagreement(
+    vlmscope: Command, run: Path, tmp_path: Path, gap: str
+) -> None:
+    """A file that names half of the rows, one with empty cells, and a set of an earlier version."""
+    assert vlmscope("label", run).code == 0
+    default, ids = read_labels(run), open_run(run).ids
+    half, path = ids[: ROWS // 2], tmp_path / "mine.csv"
+    lines = ["question_id,label", f"{half[0]},unscorable"]
+    lines += [f"{id_},{default[id_].hallucinated}" for id_ in half[1:]]
+    lines += [f"{id_}, " for id_ in ids[ROWS // 2 :] if gap == "empty"]
+    path.write_text("\n".join(lines), "utf-8")
+    done = vlmscope("label", run, "--name", "human", "--labels", path)
+    assert done.code == 0, done.err
+    wrong = sum(default[id_].hallucinated is True for id_ in half[1:])
+    reason = "no label in the file" if gap == "empty" else "not in the label file"
+    assert f"unlabelled {ROWS // 2}: {reason}" in done.out
+    assert "unscorable 1: no label in the file" in done.out
+    assert f"if none were {wrong / len(half):.1%}" in done.out
+    if gap == "before":  # what versions wrote that knew three outcomes
+        _write_three_outcomes(run / "labels-human.parquet")
+    labels = read_labels(run, "human")
+    outcomes = [labels[id_].outcome for id_ in ids]
+    assert outcomes[1 : ROWS // 2] == [default[id_].outcome for id_ in half[1:]]
+    assert (outcomes[0], {*outcomes[ROWS // 2 :]}) == ("unscorable", {"unlabelled"})
+    assert f"1 unscorable, {ROWS // 2} unlabelled" in vlmscope("info", run).out
+    found = json.loads(vlmscope("info", run, "--json").out)["labels"]
+    assert [found[name]["unlabelled"] for name in ("default", "human")] == [0, ROWS // 2]
+    record = json.loads(vlmscope("agreement", run, "default", "human", "--json").out)
+    assert (record["decided"]["rows"], record["decided"]["kappa"]) == (len(half) - 1, 1.0)
+    assert sum(sum(row.values()) for row in record["every"]["confusion"].values()) == len(half)
+    assert [each["id"] for each in record["disagreements"]] == [half[0]]
+    assert (record["only_in_one"], record["only_in_other"]) == (ROWS // 2, 0)
+    shown = vlmscope("agreement", run, "default", "human").out
+    assert f"{ROWS // 2} questions only in default: unlabelled in human, not compared" in shown
+    assert compare_runs([open_run(run), _twin(run, tmp_path)]).runs[1].unlabelled == ROWS // 2
+
+
+def _twin(run: Path, folder: Path) -> Run:
+    """Return a run of another model with the labels of the set ``human`` as its default."""
+    rows = list(open_run(run))
+    with RunWriter(folder / "twin", make_manifest(run_id="7" * 32)) as writer:
+        writer.add(rows)
+    shutil.copy(run / "labels-human.parquet", folder / "twin" / "labels.parquet")
+    return open_run(folder / "twin")
+
+
+def _write_three_outcomes(path: Path) -> None:
+    table = pq.read_table(path)
+    kept = ["unscorable" if o == "unlabelled" else o for o in table["outcome"].to_pylist()]
+    at = table.column_names.index("outcome")
+    columns = table.set_column(at, "outcome", pa.array(kept)).select(
+        ["id", "outcome", "hallucinated", "scorer", "evidence"]
+    )
+    pq.write_table(columns, path)
+
+
+def test_a_report_leaves_unlabelled_rows_out_of_the_unscorable(
+    vlmscope: Command, run: Path, tmp_path: Path
+) -> None:
+    ids, path = open_run(run).ids, tmp_path / "mine.csv"
+    path.write_text("id,label\n" + "".join(f"{id_},{n % 2}\n" for n, id_ in enumerate(ids[:6])))
+    assert vlmscope("label", run, "--labels", path).code == 0
+    assert vlmscope("report", run).code == 0
+    made = gather(open_run(run), ReportSpec(), lambda _: None).document
+    assert made.categories[-1].unscorable == 0
+    assert made.labels is not None
+    assert made.labels.reasons == ()
+    assert f"{ROWS - 6} of {ROWS} rows are unlabelled: not in the label file." in made.missing
+    assert [card.outcome for card in made.cards].count(None) == ROWS - 6
+
+
+def test_a_column_with_empty_cells(vlmscope: Command, tmp_path: Path) -> None:
+    """The same of a column, and of a table; a word that is no label was written by somebody."""
+    table, out = tmp_path / "t.csv", tmp_path / "o.csv"
+    table.write_text(
+        "id,question,truth,answer,seen\na,Is it?,Yes,Yes,0\nb,Is it?,Yes,Yes,\n"
+        "c,Is it?,Yes,Yes,unscorable\nd,Is it?,Yes,Yes,maybe\n"
+    )
+    done = vlmscope("label", table, "--column", "seen", "--out", out)
+    assert done.code == 0, done.err
+    with out.open(newline="") as file:
+        assert [row["outcome"] for row in csv.DictReader(file)] == [
+            "faithful", "unlabelled", "unscorable", "unscorable",
+        ]  # fmt: skip
+    assert "empty → unlabelled, 1" in done.out
+    assert vlmscope("label", table, "--column", "seen", "--out", out, "--json", "--overwrite")
 
 
 def test_agreement_needs_two_sets(vlmscope: Command, run: Path) -> None:

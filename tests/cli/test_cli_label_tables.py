@@ -226,7 +226,7 @@ def test_cells_and_names_that_no_file_holds(vlmscope: Command, tmp_path: Path) -
         assert done.code == 0, done.err
         (found,) = read(tmp_path / name)
         assert found["outcome"] == "faithful"
-        assert len(found) == len(row) + 4
+        assert len(found) == len(row) + 5
 
 
 @pytest.mark.parametrize(
@@ -306,3 +306,76 @@ def test_our_own_export(vlmscope: Command, tmp_path: Path, kind: str) -> None:
     found = read(tmp_path / "o.csv")
     assert len(found) == 4
     assert not [name for name in found[0] if "representation" in name]
+
+
+def answers(path: Path, rows: list[tuple[str, str, str, int]], times: int = 10) -> Path:
+    """Write a table of question, truth, answer and a column ``score``, each row many times."""
+    return write(path, [
+        {"id": f"{i}_{n}", "question": question, "truth": truth, "answer": answer, "score": score}
+        for n in range(times) for i, (question, truth, answer, score) in enumerate(rows)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scorer", "warning"),
+    [
+        ("exact", "exact: 30 answers that auto reads as right are hallucinated here, as they are "
+                  "worded otherwise than the truth; leave --scorer out for auto"),
+        ("vqa", "vqa: 10 answers that auto reads as right are hallucinated here, as it is made for "
+                "open questions"),
+        ("yesno", ""),
+        ("auto", ""),
+    ],
+)  # fmt: skip
+def test_right_answers_that_a_scorer_calls_hallucinated_are_told(
+    vlmscope: Command, tmp_path: Path, scorer: str, warning: str
+) -> None:
+    table = answers(tmp_path / "t.csv", [
+        ("Is there a fork?", "No", "No, there is no fork.", 1),
+        ("Is there a cup?", "Yes", "Yes, there is.", 1),
+        ("What colour is it?", "red", "It is red.", 1),
+        ("What colour is it?", "red", "blue", 0),
+    ])  # fmt: skip
+    done = vlmscope("label", table, "--out", tmp_path / "o.csv", "--scorer", scorer, "--json")
+    assert done.code == 0, done.err
+    lines = done.err.strip().splitlines()
+    found = json.loads(done.out)["doubt"]
+    if not warning:
+        assert (lines, found) == ([], None)
+        return
+    [line] = lines
+    assert f"warning: {warning}" in line
+    assert found["text"] in line
+    assert (f"{found['rows']} answers" in line, found["estimated"]) == (True, False)
+
+
+def test_right_answers_are_estimated_in_a_large_table(
+    vlmscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmscope.cli.label_doubts.LOOKED_AT", 7)
+    table = answers(tmp_path / "t.csv", [("Is it?", "No", "No, it is not.", 1)], 40)
+    done = vlmscope("label", table, "--out", tmp_path / "o.csv", "--scorer", "exact")
+    assert "exact: about 40 answers that auto reads as right" in done.err
+
+
+@pytest.mark.parametrize(("wrong_way", "times"), [(True, 10), (False, 10), (True, 4)])
+def test_labels_the_other_way_round_are_told(
+    vlmscope: Command, tmp_path: Path, wrong_way: bool, times: int
+) -> None:
+    """A column whose name says nothing: 1 is hallucinated, unless the rules say otherwise."""
+    table = answers(tmp_path / "t.csv", [
+        ("Is there a fork?", "No", "No", int(wrong_way)),
+        ("Is there a cup?", "Yes", "Yes", int(wrong_way)),
+        ("Is there a dog?", "Yes", "No", int(not wrong_way)),
+        ("Is there a cat?", "Yes", "Perhaps.", 1),
+    ], times)  # fmt: skip
+    done = vlmscope("label", table, "--out", tmp_path / "o.csv", "--column", "score")
+    assert done.code == 0, done.err
+    told = f"the rules read {3 * times} of {3 * times} answers the other way round"
+    assert (told in done.err) == (wrong_way and times == 10)
+    named = write(tmp_path / "n.csv", [
+        {**row, "is_correct": row["score"]} for row in read(table)
+    ])  # fmt: skip
+    done = vlmscope("label", named, "--out", tmp_path / "n_out.csv", "--column", "is_correct")
+    assert "1 → faithful" in done.out.partition("read: is_correct = ")[2]
+    assert ("the other way round" in done.err) == (not wrong_way)

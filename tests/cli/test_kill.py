@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,15 @@ def command_line(arguments: list[str]) -> None:
     main()
 
 
-def write_table(folder: Path) -> Path:
+def write_table(folder: Path, numbers: Iterable[int] = range(ROWS)) -> Path:
+    """Write a table of some rows, in this order; a row of a number is always the same."""
     for seed, name in enumerate(("one", "two_wide", "four")):
         picture(name, seed).save(folder / f"{name}.png")
     path = folder / "questions.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["question_id", "image_name", "question", "gt_answer"])
-        for i in range(ROWS):
+        for i in numbers:
             name = ("one", "two_wide", "four")[i % 3]
             writer.writerow([f"q{i}", f"{name}.png", f"{QUESTIONS[i % 5]} ({i})", "Yes"])
     return path
@@ -113,3 +115,37 @@ def test_kills_lose_nothing(checkpoint: Path, tmp_path: Path) -> None:
             break
     assert last.exitcode == 0
     assert_equal(open_run(out), expected)
+
+
+def test_a_table_that_grows_and_is_sorted_between_kills_loses_nothing(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults.warm"])
+    out, rng = tmp_path / "run", random.Random(5)  # noqa: S311 - moments, no secrets
+    order = list(range(24))
+    rng.shuffle(order)
+
+    def start(folder: Path, rows: Iterable[int]) -> multiprocessing.process.BaseProcess:
+        arguments = [
+            *("extract", str(write_table(tmp_path, rows)), "--model", str(checkpoint)),
+            *("--device", "cpu", "--max-new-tokens", "6", "--batch-size", "1", "--out"),
+        ]
+        child = context.Process(target=command_line, args=([*arguments, str(folder)],))
+        child.start()
+        return child
+
+    amid = []
+    for rows in (9, 18):
+        child = start(out, sorted(order[:rows], reverse=rows == 18))
+        wait_for_shards(out, rng.randint(2, 4), child)
+        child.kill()
+        child.join()
+        amid.append((child.exitcode, 0 < len(open_run(out)) < rows))
+    assert amid == [(-signal.SIGKILL, True)] * 2, "the kills did not fall on the work"
+    last = start(out, order)
+    last.join(120)
+    assert last.exitcode == 0
+    whole = start(tmp_path / "uninterrupted", range(24))
+    whole.join(120)
+    assert_equal(open_run(out), open_run(tmp_path / "uninterrupted"))

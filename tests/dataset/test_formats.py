@@ -160,9 +160,18 @@ def test_not_utf8(tmp_path: Path, name: str) -> None:
     assert "save the file as UTF-8" in text
 
 
-def test_utf16_is_refused_with_the_same_remedy(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(HEADER, encoding="utf-16")
-    assert "byte 0xff at offset 0 is not UTF-8" in refusal(tmp_path / "t.csv")
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.json"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_other_encodings(tmp_path: Path, name: str, encoding: str) -> None:
+    path = WRITERS[name](tmp_path / name, [{**ROWS[0], "question": "Où?"}])
+    path.write_bytes(path.read_bytes().decode().encode(encoding))
+    (sample,) = read_samples(path)
+    assert (sample.id, sample.question) == ("q1", "Où?")
+
+
+def test_utf16_that_goes_on_as_something_else(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(HEADER.encode("utf-16") + b"\x00\xd8\x00\xd8")
+    assert "begins as UTF-16" in refusal(tmp_path / "t.csv")
 
 
 # --- json
@@ -190,14 +199,8 @@ def test_json_row_that_is_no_object(tmp_path: Path, name: str) -> None:
 
 
 def test_json_that_is_no_list(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "t.json", {"data": ROWS})  # type: ignore[arg-type]
-    assert "found dict, expected a list of objects" in refusal(path)
-
-
-def test_jsonl_named_json_gets_the_remedy(tmp_path: Path) -> None:
-    text = refusal(write_jsonl(tmp_path / "t.json", ROWS))
-    assert text.startswith("t.json: is not JSON (Extra data")
-    assert text.endswith("name a file with one object a line .jsonl")
+    path = write_json(tmp_path / "t.json", {"data": 3})  # type: ignore[arg-type]
+    assert "found an object with the keys data, expected a list of objects" in refusal(path)
 
 
 def test_json_columns_are_the_keys_of_all_rows(tmp_path: Path) -> None:

@@ -65,10 +65,15 @@ def test_other_text_is_one_name(tmp_path: Path, text: str) -> None:
     assert (sample.image, sample.image_id) == (tmp_path / text, text)
 
 
-@pytest.mark.parametrize("names", [NAMES, ["/far/a.png", "b c.png"], ["one/a.png"] * 99])
-def test_a_list_that_is_no_json_is_told_how_to_be(tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.parametrize("names", [NAMES, ["it's.png", "b c.png"], ["one/a.png"] * 99])
+def test_a_list_as_python_prints_it(tmp_path: Path, names: list[str]) -> None:
     """Written as pandas does; the last one is longer than any file's name."""
     sample = one(write_csv(tmp_path / "t.csv", [row(str(names))]))
+    assert sample.images == tuple(tmp_path / name for name in names)
+
+
+def test_a_list_that_is_none_is_told_how_to_be(tmp_path: Path) -> None:
+    sample = one(write_csv(tmp_path / "t.csv", [row("[a.png, b.png]")]))
     assert refusal(sample.image).endswith(
         ": not found; correct the path, or pass --images DIR; several images are written as "
         'JSON, ["a.png", "b.png"]'

@@ -47,7 +47,7 @@ class Session:
 
     def plan(self, change: Change | None = None, **options: Any) -> tuple[Any, ...]:
         request = Request(str(self.table), "model", self.out, spec=SPEC, batch_size=2, **options)
-        table, scan = open_checked(request)
+        table, scan, _ = open_checked(request)
         if change is not None:
             self.rewrite(change)
         manifest = make_manifest(data={"fingerprint": scan.fingerprint})
@@ -122,10 +122,18 @@ def test_nothing_from_the_change_on_is_stored(
         assert found.metadata == row.metadata
 
 
-def test_the_changed_table_is_refused_by_the_run(session: Session) -> None:
+def test_the_run_goes_on_with_the_changed_table(session: Session) -> None:
     with pytest.raises(TableChangedError):
-        session.start(edit(5, "Yes", "No"))
-    with pytest.raises(RunMismatchError, match="table"):
+        session.start(edit(5, "Is it 5?", "Is it five?"), strict=True)
+    assert len(session.run.ids) == 5
+    assert session.start().captured == ROWS - 5
+    assert session.run["q5"].sample.question == "Is it five?"
+
+
+def test_a_row_that_is_stored_by_then_is_refused(session: Session) -> None:
+    session.start(limit=6)
+    session.rewrite(edit(5, "Is it 5?", "Is it five?"))
+    with pytest.raises(RunMismatchError, match=r"1 row that .* in t\.csv: 'q5' \(question\); "):
         session.start()
 
 

@@ -17,8 +17,13 @@ CLIP = {
 """3 x 3 patches and a class token."""
 
 
-def build_llava(folder: Path) -> Path:
-    """LLaVA-1.5: CLIP, centre-cropped to one square; 9 of its 10 positions go to the decoder."""
+def build_llava(folder: Path, **decoder: Any) -> Path:
+    """LLaVA-1.5: CLIP, centre-cropped to one square; 9 of its 10 positions go to the decoder.
+
+    Args:
+        folder: Where.
+        decoder: Settings of another decoder than Llama's, its ``model_type`` among them.
+    """
     tokenizer = llama_tokenizer("<image>")
     return write_checkpoint(
         folder,
@@ -27,7 +32,7 @@ def build_llava(folder: Path) -> Path:
         config={
             "model_type": "llava",
             "vision_config": CLIP,
-            "text_config": llama(tokenizer, num_key_value_heads=4),
+            "text_config": llama(tokenizer, **{"num_key_value_heads": 4, **decoder}),
             "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
             "image_seq_length": 9,
             "vision_feature_layer": -2,
@@ -50,8 +55,13 @@ def build_llava(folder: Path) -> Path:
     )
 
 
-def build_llava_next(folder: Path) -> Path:
-    """LLaVA-1.6 on Mistral: an overview and 2 to 4 tiles; the batch is padded to most tiles."""
+def build_llava_next(folder: Path, **decoder: Any) -> Path:
+    """LLaVA-1.6 on Mistral: an overview and 2 to 4 tiles; the batch is padded to most tiles.
+
+    Args:
+        folder: Where.
+        decoder: Settings of another decoder.
+    """
     tokenizer = llama_tokenizer("<image>")
     pinpoints = [[42, 84], [84, 42], [84, 84], [126, 42], [42, 126]]
     return write_checkpoint(
@@ -61,7 +71,9 @@ def build_llava_next(folder: Path) -> Path:
         config={
             "model_type": "llava_next",
             "vision_config": CLIP,
-            "text_config": llama(tokenizer, model_type="mistral", sliding_window=None),
+            "text_config": llama(
+                tokenizer, **{"model_type": "mistral", "sliding_window": None, **decoder}
+            ),
             "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
             "image_seq_length": 9,
             "image_grid_pinpoints": pinpoints,

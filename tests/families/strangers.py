@@ -2,7 +2,8 @@
 
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
 ``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
-parts by names that no convention knows. ``acme_mllama`` is Mllama without its description.
+parts by names that no convention knows. ``acme_mllama`` and ``acme_mistral`` are Mllama and Mistral
+3 without their descriptions.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     MllamaConfig,
     MllamaForConditionalGeneration,
     PreTrainedConfig,
@@ -75,6 +78,14 @@ class AcmeBackwards(LlavaForConditionalGeneration):
         if args:
             return (args[0].flip(0), *args[1:]), kwargs
         return args, {**kwargs, "pixel_values": kwargs["pixel_values"].flip(0)}
+
+
+class AcmeMistralConfig(Mistral3Config):
+    model_type = "acme_mistral"
+
+
+class AcmeMistral(Mistral3ForConditionalGeneration):
+    config_class = AcmeMistralConfig
 
 
 class AcmeMllamaConfig(MllamaConfig):
@@ -182,6 +193,7 @@ def register() -> None:
         (AcmeConfig, Acme),
         (AcmeTilesConfig, AcmeTiles),
         (AcmeBackwardsConfig, AcmeBackwards),
+        (AcmeMistralConfig, AcmeMistral),
         (AcmeMllamaConfig, AcmeMllama),
         (AcmeOddConfig, AcmeOdd),
     ):

@@ -77,8 +77,13 @@ def _build_idefics(folder: Path, tokenizer: Any, model_type: str, name: str, tem
     )
 
 
-def build_internvl(folder: Path) -> Path:
-    """InternVL3 on Qwen2.5: 1 to 6 tiles and an overview, 16 patches shuffled to 4 tokens each."""
+def build_internvl(folder: Path, **decoder: Any) -> Path:
+    """InternVL3 on Qwen2.5: 1 to 6 tiles and an overview, 16 patches shuffled to 4 tokens each.
+
+    Args:
+        folder: Where.
+        decoder: Settings of another decoder.
+    """
     named = {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -98,7 +103,7 @@ def build_internvl(folder: Path) -> Path:
                 "num_hidden_layers": 3, "num_attention_heads": 5, "image_size": [56, 56],
                 "patch_size": [14, 14], "use_mean_pooling": True, "attention_bias": True,
             },
-            "text_config": llama(tokenizer, model_type="qwen2"),
+            "text_config": llama(tokenizer, **{"model_type": "qwen2", **decoder}),
             "image_token_id": tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
             "image_seq_length": 4,
             "downsample_ratio": 0.5,

@@ -114,7 +114,8 @@ def test_perfect_order_of_a_few_rows_is_not_certain() -> None:
         truth, {"r": truth * 0.8, "flat": np.full(30, 0.5)}, range(30), draws=1, correct=True
     )
     assert found.whole["r"]["auroc"] == 1
-    assert found.interval("r").low < 0.9
+    assert 0.6 < found.interval("r").low < 0.9, "not certain, and not nothing"
+    assert found.interval("r").high == 1
     assert (found.interval("flat").low, found.interval("flat").high) == (0.5, 0.5)
 
 
@@ -157,8 +158,29 @@ def test_a_difference_to_a_constant_is_not_certain_after_perfect_order() -> None
         correct=True,
     ).difference("right", "flat")  # fmt: skip
     assert found.value == 0.5
-    assert 0 < found.interval.low < 0.5 < found.interval.high <= 1
+    assert 0 < found.interval.low < 0.5 == found.interval.high
     assert 0 < found.p_value < 0.05
+
+
+@pytest.mark.parametrize("fold", [None, np.arange(202) % 5])
+def test_a_difference_to_a_constant_is_as_sure_as_the_auroc(fold: np.ndarray | None) -> None:
+    """Not 0.5 within the one interval, and 0 outside the other."""
+    truth, image = np.arange(202) < 12, np.arange(202)
+    told = 0
+    for seed in range(60):
+        risk = np.random.default_rng(seed).random(202) ** (1 - 0.6 * truth)
+        drawn = resample(
+            truth, {"r": risk, "flat": np.full(202, 0.3)}, image, fold, draws=1, correct=True
+        )
+        gap, back = drawn.difference("r", "flat"), drawn.difference("flat", "r")
+        own = drawn.interval("r")
+        assert (gap.interval.low, gap.interval.high) == pytest.approx(
+            (own.low - 0.5, own.high - 0.5)
+        )
+        assert (back.interval.low, back.interval.high) == (-gap.interval.high, -gap.interval.low)
+        assert (gap.p_value < 0.05) == (not own.low <= 0.5 <= own.high) == (back.p_value < 0.05)
+        told += gap.p_value < 0.05
+    assert 0 < told < 60
 
 
 def test_a_difference_stays_within_bounds_where_one_image_holds_a_class() -> None:

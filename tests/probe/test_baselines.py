@@ -79,6 +79,26 @@ def test_an_answer_that_is_empty_is_no_obstacle(
     assert found["answer_probability"] > 0.85
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, 1e300, np.nan])
+def test_a_number_that_is_none_stops_nothing(
+    case: tuple[Facts, np.ndarray, np.ndarray], odd: float
+) -> None:
+    """A forced token has a log-probability of minus infinity, and a run may be somebody else's."""
+    facts, truth, groups = case
+    entropy = np.where(np.arange(ROWS) % 50, facts.first_token_entropy, odd)
+    ids = np.arange(ROWS * 3).reshape(ROWS, 3) % 7
+    logprobs = -np.sort(np.random.default_rng(1).gamma(1.0, size=(ROWS, 3)), axis=1)
+    logprobs[::40, 1] = odd
+    known = replace(
+        facts, first_token_entropy=entropy, mean_answer_logprob=np.full(ROWS, odd),
+        first_token_ids=ids, first_token_logprobs=logprobs,
+    )  # fmt: skip
+    found = aurocs(known, truth, groups)
+    assert 0.55 < found["first_token_entropy"] < 0.75
+    assert found["joint"] > 0.75
+    assert found.get("answer_probability", 0.5) == 0.5
+
+
 def test_a_number_that_is_risky_at_both_ends_is_found(
     case: tuple[Facts, np.ndarray, np.ndarray],
 ) -> None:

@@ -348,6 +348,28 @@ def test_where_nothing_can_be_compared_nothing_is_told_of_chance(repeated: Sweep
     assert "ridge probe" not in said
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.51, 0.9, "predicts hallucinations with an AUROC of"),
+        (0.5, 0.9, "better than chance is not shown"),
+        (0.2, 0.6, "better than chance is not shown"),
+        (0.2, 0.49, "it is worse than chance"),
+    ],
+)
+def test_the_headline_says_no_more_than_its_interval(
+    repeated: SweepResult, low: float, high: float, says: str
+) -> None:
+    selected = repeated["selected"]
+    changed = replace(selected, intervals={**selected.intervals, "auroc": Interval(low, high)})
+    rows = tuple(changed if row.name == "selected" else row for row in repeated.rows)
+    line = verdict(replace(repeated, rows=rows))[0]
+    assert says in line
+    assert f"AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f})" in line
+    assert line.startswith("Before the answer is written, a linear probe ")
+    assert ("predicts hallucinations with" in line) == (low > 0.5)
+
+
 def test_equal_questions_without_an_image_are_one_group() -> None:
     table = pd.DataFrame({"image_sha256": [""] * 4, "question": ["A?", "a? ", "B?", "A?"]})
     assert group_by_content(table).groups.tolist() == [0, 0, 1, 0]

@@ -1,27 +1,36 @@
 """Answer sheets: generated questions, truths and answers whose verdict is known by construction.
 
 They measure the rule-based scorers, and were written without reading them: the wordings are those
-of benchmark files and of vision-language models. ``python tests/score/answer_sheets.py [seed]``
-prints how ``Auto`` does on each kind.
+of benchmark files and of vision-language models. ``python tests/score/answer_sheets.py`` prints how
+``Auto`` does on each kind; it takes a seed and a batch of wordings.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
+from typing import Literal
 
 import sheet_absent
 import sheet_choices
 import sheet_misleading
+import sheet_more_absent
+import sheet_more_choices
+import sheet_more_misleading
+import sheet_more_numbers
+import sheet_more_open
+import sheet_more_yes_no
 import sheet_numbers
 import sheet_open
 import sheet_pope
+import sheet_pope_more
 import sheet_votes
 import sheet_yes_no
-from sheet_forms import Case, Family, Row, Verdict, finish
+from sheet_forms import Case, Row, Verdict, finish
 
 from vlmscope.schema import Answered, Score
 
@@ -31,6 +40,7 @@ __all__ = [
     "Row",
     "Verdict",
     "answered",
+    "kinds_of",
     "outcome",
     "pope_in_sentences",
     "rows_of",
@@ -38,46 +48,68 @@ __all__ = [
     "table",
 ]
 
-_FAMILIES: Mapping[str, Family] = {
-    family.kind: family
-    for family in (
-        *sheet_yes_no.FAMILIES,
-        *sheet_numbers.FAMILIES,
-        *sheet_open.FAMILIES,
-        *sheet_misleading.FAMILIES,
-        *sheet_votes.FAMILIES,
-        *sheet_choices.FAMILIES,
-        *sheet_absent.FAMILIES,
-    )
-}
+FIRST = (
+    *sheet_yes_no.FAMILIES,
+    *sheet_numbers.FAMILIES,
+    *sheet_open.FAMILIES,
+    *sheet_misleading.FAMILIES,
+    *sheet_votes.FAMILIES,
+    *sheet_choices.FAMILIES,
+    *sheet_absent.FAMILIES,
+)
+"""The first wordings."""
 
-KINDS = tuple(_FAMILIES)
+MORE = (
+    *sheet_more_yes_no.FAMILIES,
+    *sheet_more_numbers.FAMILIES,
+    *sheet_more_open.FAMILIES,
+    *sheet_more_misleading.FAMILIES,
+    *sheet_more_choices.FAMILIES,
+    *sheet_more_absent.FAMILIES,
+)
+"""Wordings that were written later, when the rules had been mended by the first."""
+
+Batch = Literal["first", "more", "all"]
+_BATCHES = {"first": FIRST, "more": MORE, "all": FIRST + MORE}
+_POPE = {"first": sheet_pope.POPE, "more": sheet_pope_more.POPE}
+
+KINDS = tuple(dict.fromkeys(family.kind for family in FIRST + MORE))
 """Every kind of rows."""
 
-POPE_KINDS = tuple(sheet_pope.POPE)
+POPE_KINDS = tuple(dict.fromkeys((*sheet_pope.POPE, *sheet_pope_more.POPE)))
 """The kinds that ``pope_in_sentences`` draws from."""
 
 
-def rows_of(kind: str, seed: int, size: int) -> list[Row]:
-    """``size`` rows of one kind; the same rows for the same seed."""
-    return [_row(kind, _FAMILIES[kind].draw, f"{kind}/{seed}/{i}") for i in range(size)]
+def rows_of(kind: str, seed: int, size: int, batch: Batch = "all") -> list[Row]:
+    """``size`` rows of one kind, of its wordings in turn; the same rows for the same seed."""
+    draws = [family.draw for family in _BATCHES[batch] if family.kind == kind]
+    numbers = range(size if draws else 0)
+    return [_row(kind, draws[i % len(draws)], f"{kind}/{seed}/{i}") for i in numbers]
 
 
-def sheet(seed: int, size: int) -> list[Row]:
+def kinds_of(batch: Batch) -> list[str]:
+    """The kinds that have wordings in a batch."""
+    return list(dict.fromkeys(family.kind for family in _BATCHES[batch]))
+
+
+def sheet(seed: int, size: int, batch: Batch = "all") -> list[Row]:
     """``size`` rows of all kinds in turn; the same rows for the same seed."""
-    by_kind = [rows_of(kind, seed, -(-size // len(KINDS))) for kind in KINDS]
+    kinds = kinds_of(batch)
+    by_kind = [rows_of(kind, seed, -(-size // len(kinds)), batch) for kind in kinds]
     return [row for turn in zip(*by_kind, strict=True) for row in turn][:size]
 
 
-def pope_in_sentences(seed: int, size: int) -> list[Row]:
+def pope_in_sentences(seed: int, size: int, batch: Batch = "all") -> list[Row]:
     """``size`` rows "Is there a <object> in the image?" with answers of every sentence form.
 
     The truth is plain "yes" or "no" as in POPE's files, and every answer can be scored.
     """
+    chosen = [_POPE[name] for name in _POPE if batch in ("all", name)]
+    drawn = [pair for answering in chosen for pair in answering.items()]
     rows = []
     for i in range(size):
-        kind = POPE_KINDS[i % len(POPE_KINDS)]
-        rows.append(_row(kind, partial(sheet_pope.pope, kind), f"pope/{seed}/{i}"))
+        kind, answering = drawn[i % len(drawn)]
+        rows.append(_row(kind, partial(sheet_pope.pope, answering), f"pope/{seed}/{i}"))
     return rows
 
 
@@ -116,8 +148,9 @@ def table(rows: Sequence[Row], scores: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
-def _main(score: Callable[[Iterable[Answered]], Iterable[Score]], seed: int) -> None:
-    for rows in (sheet(seed, 60 * len(KINDS)), pope_in_sentences(seed, 1_100)):
+def _main(score: Callable[[Iterable[Answered]], Iterable[Score]], seed: int, batch: Batch) -> None:
+    sheets = (sheet(seed, 60 * len(kinds_of(batch)), batch), pope_in_sentences(seed, 1_100, batch))
+    for rows in sheets:
         rows = sorted(rows, key=lambda row: row.kind)
         sys.stdout.write(table(rows, list(score(answered(rows)))) + "\n\n")
 
@@ -125,4 +158,8 @@ def _main(score: Callable[[Iterable[Answered]], Iterable[Score]], seed: int) -> 
 if __name__ == "__main__":
     from vlmscope.score import Auto
 
-    _main(Auto(), int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    given = argparse.ArgumentParser(description=__doc__)
+    given.add_argument("seed", type=int, nargs="?", default=0)
+    given.add_argument("batch", choices=list(_BATCHES), nargs="?", default="all")
+    asked = given.parse_args()
+    _main(Auto(), asked.seed, asked.batch)

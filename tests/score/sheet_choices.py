@@ -118,7 +118,7 @@ def lay_out(rng: Random, question: str, options: Sequence[str], lower: bool = Fa
     return around.format(q=question, o=between.join(lines))
 
 
-def _ask(rng: Random, choices: Sequence[Choice] = CHOICES) -> _Asked:
+def ask(rng: Random, choices: Sequence[Choice] = CHOICES) -> _Asked:
     choice = rng.choice(choices)
     lower = rng.random() < 0.25
     true, other = rng.sample(range(len(choice.options)), 2)
@@ -151,7 +151,7 @@ _WORD_ANSWERS = (
 )  # fmt: skip
 
 
-def _say(rng: Random, templates: Sequence[str], asked: _Asked) -> str:
+def say(rng: Random, templates: Sequence[str], asked: _Asked) -> str:
     letter = LETTERS[asked.said]
     proper = asked.words in ("Peru", "Chile", "Kenya", "Norway")
     lower = asked.words if proper else asked.words[0].lower() + asked.words[1:]
@@ -167,33 +167,33 @@ def _say(rng: Random, templates: Sequence[str], asked: _Asked) -> str:
 
 
 def _letter_for_letter(rng: Random) -> Case:
-    asked = _ask(rng, CHOICES + COUNTED)
+    asked = ask(rng, CHOICES + COUNTED)
     target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, _say(rng, _LETTER_ANSWERS, asked), verdict(asked.agrees))
+    return Case(asked.question, target, say(rng, _LETTER_ANSWERS, asked), verdict(asked.agrees))
 
 
 def _both_for_letter(rng: Random) -> Case:
-    asked = _ask(rng, CHOICES + COUNTED)
+    asked = ask(rng, CHOICES + COUNTED)
     target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, _say(rng, _BOTH_ANSWERS, asked), verdict(asked.agrees))
+    return Case(asked.question, target, say(rng, _BOTH_ANSWERS, asked), verdict(asked.agrees))
 
 
 def _words_for_letter(rng: Random) -> Case:
-    asked = _ask(rng, CHOICES + COUNTED)
+    asked = ask(rng, CHOICES + COUNTED)
     target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, _say(rng, _WORD_ANSWERS, asked), verdict(asked.agrees))
+    return Case(asked.question, target, say(rng, _WORD_ANSWERS, asked), verdict(asked.agrees))
 
 
 def _letter_for_words(rng: Random) -> Case:
-    asked = _ask(rng)
+    asked = ask(rng)
     templates = _LETTER_ANSWERS + _BOTH_ANSWERS
-    answer = _say(rng, templates, asked)
+    answer = say(rng, templates, asked)
     return Case(asked.question, asked.choice.options[asked.true], answer, verdict(asked.agrees))
 
 
 def _letter_and_reason(rng: Random) -> Case:
     """The letter, then a sentence that names another option to reject it."""
-    asked = _ask(rng)
+    asked = ask(rng)
     others = [i for i in range(len(asked.choice.options)) if i != asked.said]
     rejected = rng.choice(others) if asked.agrees else asked.true
     letter, wrong = LETTERS[asked.said], LETTERS[rejected]
@@ -212,7 +212,7 @@ def _letter_and_reason(rng: Random) -> Case:
 
 
 def _self_correction(rng: Random) -> Case:
-    asked = _ask(rng)
+    asked = ask(rng)
     others = [i for i in range(len(asked.choice.options)) if i != asked.said]
     first = LETTERS[rng.choice(others) if asked.agrees else asked.true]
     last = LETTERS[asked.said]
@@ -230,8 +230,8 @@ def _self_correction(rng: Random) -> Case:
 
 
 def _prompt_inside(rng: Random) -> Case:
-    asked = _ask(rng)
-    reply = _say(rng, ("{L}", "({L})", "{L}. {w}", "({L}) {w}", "The answer is {L}."), asked)
+    asked = ask(rng)
+    reply = say(rng, ("{L}", "({L})", "{L}. {w}", "({L}) {w}", "The answer is {L}."), asked)
     answer = rng.choice(
         (
             "USER: {q}\nASSISTANT: {r}",
@@ -246,14 +246,14 @@ def _prompt_inside(rng: Random) -> Case:
 
 def _index(rng: Random) -> Case:
     """ScienceQA counts its options from zero."""
-    asked = _ask(rng)
-    answer = _say(rng, (*_LETTER_ANSWERS, *_BOTH_ANSWERS, *_WORD_ANSWERS), asked)
+    asked = ask(rng)
+    answer = say(rng, (*_LETTER_ANSWERS, *_BOTH_ANSWERS, *_WORD_ANSWERS), asked)
     return Case(asked.question, str(asked.true), answer, verdict(asked.agrees))
 
 
 def _letter_and_words_disagree(rng: Random) -> Case:
     """The right letter with the words of another option, or the other way round."""
-    asked = _ask(rng)
+    asked = ask(rng)
     other = asked.said if not asked.agrees else (asked.true + 1) % len(asked.choice.options)
     letter, words = (asked.true, other) if rng.random() < 0.5 else (other, asked.true)
     answer = rng.choice(("({L}) {w}", "{L}. {w}", "The answer is ({L}) {w}.", "**{L}. {w}**"))
@@ -262,7 +262,7 @@ def _letter_and_words_disagree(rng: Random) -> Case:
 
 
 def _two_letters(rng: Random) -> Case:
-    asked = _ask(rng)
+    asked = ask(rng)
     other = asked.said if not asked.agrees else (asked.true + 1) % len(asked.choice.options)
     first, second = rng.sample((LETTERS[asked.true], LETTERS[other]), 2)
     answer = rng.choice(

@@ -8,7 +8,7 @@ from random import Random
 
 from sheet_forms import IMAGE, OBJECTS, SCENES, SPOTS, Case, Noun, a, capital, chatty, verdict
 
-_Wordings = tuple[tuple[str, ...], tuple[str, ...]]
+Wordings = tuple[tuple[str, ...], tuple[str, ...]]
 """Wordings that affirm, wordings that deny."""
 
 
@@ -24,13 +24,13 @@ def _bare(word: str, *others: str) -> tuple[str, ...]:
     return (*(text.replace("{", "{{").replace("}", "}}") for text in spelled), *others)
 
 
-BARE: _Wordings = (
+BARE: Wordings = (
     _bare("yes", "Yes, there is.", "Yeah.", "Yep.", "There is."),
     _bare("no", "No, there is not.", "No, there isn't.", "Nope.", "Not that I can see."),
 )
 
 
-WORD_AND_SENTENCE: _Wordings = (
+WORD_AND_SENTENCE: Wordings = (
     (
         "Yes, there is {a} in the {image}.",
         "Yes, there's {a} in the {image}.",
@@ -69,7 +69,7 @@ WORD_AND_SENTENCE: _Wordings = (
 )
 
 
-STATEMENT: _Wordings = (
+STATEMENT: Wordings = (
     (
         "There is {a} in the {image}.",
         "There's {a} in the {image}.",
@@ -141,7 +141,7 @@ STATEMENT: _Wordings = (
 )
 
 
-OTHER_OBJECT: _Wordings = (
+OTHER_OBJECT: Wordings = (
     (
         "There is {a} in the {image}, but no {other}.",
         "Yes, there is {a} in the {image}. There is no {other}, however.",
@@ -166,7 +166,7 @@ OTHER_OBJECT: _Wordings = (
 )
 
 
-NEGATION_ELSEWHERE: _Wordings = (
+NEGATION_ELSEWHERE: Wordings = (
     (
         "Yes, there is {a} in the {image}. It is not the main subject.",
         "There is {a} {spot}. No people are close to it.",
@@ -188,7 +188,7 @@ NEGATION_ELSEWHERE: _Wordings = (
 )
 
 
-MARKDOWN: _Wordings = (
+MARKDOWN: Wordings = (
     (
         "There **is** {a} in the {image}.",
         "There is **{a}** in the {image}.",
@@ -214,7 +214,7 @@ MARKDOWN: _Wordings = (
 )
 
 
-SCENE_FIRST: _Wordings = (
+SCENE_FIRST: Wordings = (
     (
         "The {image} shows {scene}. There is also {a} {spot}.",
         "The {image} depicts {scene}. {A} can be seen {spot}.",
@@ -232,7 +232,7 @@ SCENE_FIRST: _Wordings = (
 )
 
 
-SELF_CORRECTION: _Wordings = (
+SELF_CORRECTION: Wordings = (
     (
         "No. Wait, yes, there is {a} {spot}.",
         "No, actually yes, there is {a} in the {image}.",
@@ -257,7 +257,7 @@ def question_for(noun: Noun) -> str:
 
 
 def fill(rng: Random, template: str, noun: Noun) -> str:
-    other = _other_than(rng, noun)
+    other = other_than(rng, noun)
     return template.format(
         a=a(noun.one),
         A=capital(a(noun.one)),
@@ -273,13 +273,13 @@ def fill(rng: Random, template: str, noun: Noun) -> str:
     )
 
 
-def _other_than(rng: Random, noun: Noun) -> Noun:
+def other_than(rng: Random, noun: Noun) -> Noun:
     """Another object whose name shares no word with ``noun``'s."""
     words = set(noun.one.split())
     return rng.choice([other for other in OBJECTS if not words & set(other.one.split())])
 
 
-def _worded(wordings: _Wordings, rng: Random, noun: Noun, yes: bool) -> str:
+def worded(wordings: Wordings, rng: Random, noun: Noun, yes: bool) -> str:
     return fill(rng, rng.choice(wordings[0 if yes else 1]), noun)
 
 
@@ -291,7 +291,7 @@ def _chatty(rng: Random, noun: Noun, yes: bool) -> str:
 
 
 def any_plain(rng: Random, noun: Noun, yes: bool) -> str:
-    return _worded(rng.choice((BARE, WORD_AND_SENTENCE, STATEMENT)), rng, noun, yes)
+    return worded(rng.choice((BARE, WORD_AND_SENTENCE, STATEMENT)), rng, noun, yes)
 
 
 def _prompt_inside(rng: Random, noun: Noun, yes: bool) -> str:
@@ -326,7 +326,7 @@ def _echo(rng: Random, noun: Noun, yes: bool) -> str:
             "You are asking if there is {a} in the image. {r}",
         )
     )
-    reply = _worded(rng.choice((WORD_AND_SENTENCE, STATEMENT)), rng, noun, yes)
+    reply = worded(rng.choice((WORD_AND_SENTENCE, STATEMENT)), rng, noun, yes)
     return form.format(q=question_for(noun), w=word, W=capital(word), r=reply, a=a(noun.one))
 
 
@@ -340,33 +340,33 @@ def _runs_on(rng: Random, noun: Noun, yes: bool) -> str:
             "{r}\n\nQ: {q}\nA: {t}",
         )
     )
-    other = _other_than(rng, noun)
+    other = other_than(rng, noun)
     reply = any_plain(rng, noun, yes).strip()
     return form.format(r=reply, q=question_for(other), t=rng.choice(("Yes", "No")))
 
 
-_Answering = Callable[[Random, Noun, bool], str]
+Answering = Callable[[Random, Noun, bool], str]
 
 
-POPE: Mapping[str, _Answering] = {
-    "yes and no: bare": partial(_worded, BARE),
-    "yes and no: word and sentence": partial(_worded, WORD_AND_SENTENCE),
-    "yes and no: statement": partial(_worded, STATEMENT),
+POPE: Mapping[str, Answering] = {
+    "yes and no: bare": partial(worded, BARE),
+    "yes and no: word and sentence": partial(worded, WORD_AND_SENTENCE),
+    "yes and no: statement": partial(worded, STATEMENT),
     "yes and no: chatty": _chatty,
-    "yes and no: markdown": partial(_worded, MARKDOWN),
-    "yes and no: scene first": partial(_worded, SCENE_FIRST),
-    "yes and no: another object": partial(_worded, OTHER_OBJECT),
-    "yes and no: negation elsewhere": partial(_worded, NEGATION_ELSEWHERE),
+    "yes and no: markdown": partial(worded, MARKDOWN),
+    "yes and no: scene first": partial(worded, SCENE_FIRST),
+    "yes and no: another object": partial(worded, OTHER_OBJECT),
+    "yes and no: negation elsewhere": partial(worded, NEGATION_ELSEWHERE),
     "yes and no: prompt in the answer": _prompt_inside,
     "yes and no: echo of the question": _echo,
     "yes and no: runs on into another turn": _runs_on,
-    "yes and no: self-correction": partial(_worded, SELF_CORRECTION),
+    "yes and no: self-correction": partial(worded, SELF_CORRECTION),
 }
 """Kind → how it answers "Is there a <object> in the image?" with yes or no."""
 
 
-def pope(kind: str, rng: Random) -> Case:
-    """A row of POPE as its files hold it, with an answer of ``kind``."""
+def pope(answering: Answering, rng: Random) -> Case:
+    """A row of POPE as its files hold it."""
     noun, yes, said = rng.choice(OBJECTS), rng.random() < 0.5, rng.random() < 0.5
-    answer = POPE[kind](rng, noun, said)
+    answer = answering(rng, noun, said)
     return Case(question_for(noun), "yes" if yes else "no", answer, verdict(said == yes))

@@ -19,7 +19,16 @@ from sheet_forms import (
     two,
     verdict,
 )
-from sheet_pope import POPE, STATEMENT, WORD_AND_SENTENCE, any_plain, fill, pope, question_for
+from sheet_pope import (
+    POPE,
+    STATEMENT,
+    WORD_AND_SENTENCE,
+    Answering,
+    any_plain,
+    fill,
+    pope,
+    question_for,
+)
 
 HEDGES = (
     "It is difficult to tell whether there is {a} in the {image}.",
@@ -68,9 +77,9 @@ INSTRUCTIONS = (
 """What MME and the evaluation scripts of LLaVA put behind a question."""
 
 
-def _instructed(kind: str, rng: Random) -> Case:
+def instructed(answering: Answering, rng: Random) -> Case:
     """POPE with the truths of other files, and an instruction behind the question."""
-    case = pope(kind, rng)
+    case = pope(answering, rng)
     question = case.question + rng.choice(INSTRUCTIONS)
     target = truths.yes_no(rng, case.target == "yes")
     answer = case.answer.replace(case.question, question)  # where the answer repeats it
@@ -317,7 +326,7 @@ def _refused(rng: Random) -> Case:
 
 
 FAMILIES = (
-    *(Family(kind, partial(_instructed, kind)) for kind in POPE),
+    *(Family(kind, partial(instructed, answering)) for kind, answering in POPE.items()),
     Family("yes and no: coded truth", _coded),
     Family("yes and no: boolean truth", _boolean),
     Family("yes and no: truth in sentences", _truth_in_sentences),

@@ -28,60 +28,28 @@ SEED = 2026
 UNDECIDED = tuple(kind for kind in KINDS if kind.startswith("not to be told"))
 DECIDED = tuple(kind for kind in KINDS if kind not in UNDECIDED)
 
-SCORABLE = 0.86
+SCORABLE = 0.87
 """Share of the rows with a verdict that is scored, in every kind that is not listed here."""
 
 SCORABLE_IN: dict[str, float] = {
-    "absent: denial in other words": 0.5,
-    "absent: how many of none": 0.7,
-    "absent: nobody": 0.65,
-    "absent: none of some": 0.8,
-    "absent: not worn": 0.6,
-    "absent: unknown from the image": 0.5,
-    "action": 0.7,
-    "annotators: unanswerable": 0.8,
-    "choice: index": 0.25,
-    "choice: letter as a name": 0.7,
-    "choice: options named by letters": 0.6,
-    "choice: points A and B": 0.65,
-    "color": 0.6,
-    "color of another thing": 0.15,
-    "comparison": 0.25,
-    "count": 0.6,
-    "count of another thing": 0.0,
-    "left and right": 0.45,
-    "list of all": 0.45,
-    "longer name": 0.5,
-    "number form": 0.85,
-    "one of two named": 0.5,
-    "self-correction": 0.35,
-    "synonym": 0.45,
-    "text read": 0.55,
-    "word form": 0.5,
-    "word in another sense": 0.1,
-    "year": 0.5,
-    "yes and no: another object": 0.2,
-    "yes and no: negated question": 0.7,
-    "yes and no: negation elsewhere": 0.6,
-    "yes and no: prompt in the answer": 0.8,
-    "yes and no: self-correction": 0.65,
-    "yes and no: statement": 0.8,
-    "yes and no: statement that echoes": 0.65,
-    "yes and no: synonym": 0.55,
-    "yes and no: truth in sentences": 0.8,
+    "absent: denial in other words": 0.82,
+    "absent: how many of none": 0.76,
+    "absent: unknown from the image": 0.85,
+    "action": 0.83,
+    "choice: index": 0.45,
+    "longer name": 0.75,
+    "number form": 0.86,
+    "place of another thing": 0.6,
+    "synonym": 0.72,
+    "word form": 0.78,
+    "word in another sense": 0.6,
+    "yes and no: synonym": 0.7,
+    "yes and no: the opposite": 0.82,
 }
 """What the rules score today of kinds that they do not read well yet: to be raised, never lowered.
-"""
 
-WRONG_IN: dict[str, int] = {
-    "action": 3,
-    "count": 2,
-    "number form": 2,
-    "word form": 2,
-    "word in another sense": 8,
-    "yes and no: negation elsewhere": 2,
-}
-"""Most of 80 rows that are scored wrong today: to be lowered, never raised. None in other kinds."""
+An option's number of one row alone may count from 0 or from 1: half of these cannot be scored.
+"""
 
 
 @cache
@@ -98,7 +66,7 @@ def _with(kind: str, what: str) -> list[Row]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_answer_is_scored_wrong(kind: str) -> None:
     wrong = _with(kind, "wrong")
-    assert len(wrong) <= WRONG_IN.get(kind, 0), f"{len(wrong)} of 80, among them {wrong[:3]}"
+    assert not wrong, f"{len(wrong)} of 80, among them {wrong[:3]}"
 
 
 @pytest.mark.parametrize("kind", DECIDED)
@@ -113,16 +81,16 @@ def test_pope_in_sentences_is_scored_right() -> None:
     rows = pope_in_sentences(SEED, 1_000)
     scores = list(Auto()(answered(rows)))
     found = Counter(outcome(row, score) for row, score in zip(rows, scores, strict=True))
-    assert found["wrong"] <= 3, "\n" + table(rows, scores)
-    assert found["right"] >= 800, "\n" + table(rows, scores)
+    assert found["wrong"] == 0, "\n" + table(rows, scores)
+    assert found["right"] >= 0.999 * len(rows), "\n" + table(rows, scores)
 
 
 def test_few_of_all_are_wrong() -> None:
     rows = sheet(SEED + 1, 2_100)
     scores = list(Auto()(answered(rows)))
     found = Counter(outcome(row, score) for row, score in zip(rows, scores, strict=True))
-    assert found["wrong"] <= 0.005 * len(rows), "\n" + table(rows, scores)
-    assert found["right"] >= 0.75 * len(rows), "\n" + table(rows, scores)
+    assert found["wrong"] <= 0.0005 * len(rows), "\n" + table(rows, scores)
+    assert found["right"] >= 0.93 * len(rows), "\n" + table(rows, scores)
 
 
 def test_a_sheet_is_the_same_for_the_same_seed_and_holds_every_kind() -> None:

@@ -94,3 +94,64 @@ def test_every_row_gets_one_score_in_order(values: list[Any]) -> None:
     scores = list(Column("x")(given_rows))
     assert [score.id for score in scores] == [row.id for row in given_rows]
     assert all(score.evidence for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("column", "hallucinated", "faithful"),
+    [
+        ("label", ("TRUE", "1.0", "1.00", "T", "y", 1), ("FALSE", "0.00", "f", "N", 0)),
+        ("is_correct", ("0", "false", "No", 0.0), ("1", "true", "yes", 1)),
+        ("isFaithful", ("False", 0), ("True", True)),
+        ("answer_right", ("n",), ("y",)),
+        ("incorrect", ("1", True), ("0", False)),
+        ("not_correct", ("yes",), ("no",)),
+        ("hallucinated_or_faithful", ("1",), ("0",)),
+        ("is_correct", ("hallucinated", "Wrong"), ("faithful", "RIGHT")),
+        ("verdict", ("incorrect", "hallucination"), ("correct", "right")),
+    ],
+)
+def test_what_true_means_is_read_from_the_name(
+    column: str, hallucinated: tuple[object, ...], faithful: tuple[object, ...], tmp_path: Path
+) -> None:
+    cells = [*hallucinated, *faithful]
+    wanted = [True] * len(hallucinated) + [False] * len(faithful)
+    given_rows = [row(str(i), **{column: cell}) for i, cell in enumerate(cells)]
+    assert [score.hallucinated for score in Column(column)(given_rows)] == wanted
+    lines = "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))
+    path = write(tmp_path, f"id,{column}\n{lines}")
+    found = read_label_file(path, label_column=column)
+    assert list(found.values()) == wanted
+    scorer = LabelFile(path, label_column=column)
+    assert [score.hallucinated for score in scorer(given_rows)] == wanted
+    assert f"{hallucinated[0]} → hallucinated" in str(scorer.reading)
+
+
+def test_a_file_may_say_which_answers_are_correct(tmp_path: Path) -> None:
+    assert read_label_file(write(tmp_path, "id,is_correct\na,1\nb,0\n")) == {"a": False, "b": True}
+    both = write(tmp_path, "id,is_correct,hallucinated\na,1,\nb,0,1\n")
+    assert read_label_file(both) == {"a": None, "b": True}
+
+
+def test_the_truth_is_no_label(tmp_path: Path) -> None:
+    """The column ``label`` of POPE's tables: yes and no, what is asked and not who was right."""
+
+    def table(says: str, answers: str, truths: str) -> list[Answered]:
+        words = {"y": "yes", "n": "no"}
+        return [
+            Answered(
+                str(i), "Is it?", words[a].title() + ".", words[t].title(), {"label": words[s]}
+            )
+            for i, (s, a, t) in enumerate(zip(says, answers, truths, strict=True))
+        ]
+
+    pope = table("ynynyn", "yyynnn", "ynynyn")
+    path = write(tmp_path, "id,label\n" + "".join(f"{r.id},{r.metadata['label']}\n" for r in pope))
+    for scorer in (Column("label"), LabelFile(path)):
+        with pytest.raises(InputError, match="are the truth in all 6 rows, not labels"):
+            list(scorer(pope))
+    # Labels of a model that always says no are yes exactly where the truth is.
+    always_no = table("ynynyn", "nnnnnn", "ynynyn")
+    assert [s.hallucinated for s in Column("label")(always_no)] == [True, False] * 3
+    # One row that differs, or too few, and they are labels.
+    assert list(Column("label")(table("ynynyy", "yyynnn", "ynynyn")))
+    assert list(Column("label")(pope[:4]))

@@ -73,7 +73,7 @@ RULES = [
     ("What colour is it?", "It isn't red.", "red", "unscorable", "negates"),
     ("What colour is it?", "It might be red.", "red", "unscorable", "hedges"),
     ("What colour is it?", "It is red or blue.", "red", "unscorable", "rival"),
-    ("How many dogs?", "Two dogs and three cats.", "2", "unscorable", "rival"),
+    ("How many dogs?", "Two dogs and three cats.", "2", "faithful", "number 2"),
     ("How many dogs?", "There are at least two dogs.", "2", "unscorable", "inexact"),
     ("Is it left or right?", "It is left, or right.", "left", "unscorable", "rival"),
     ("What is it?", "It is " + "very " * 40 + "red", "red", "unscorable", "long answer"),
@@ -122,7 +122,7 @@ RULES = [
     ("How many?", "4", "5", "hallucinated", "4"),
     ("How many?", "Several", "5", "unscorable", "no number"),
     ("What is it?", "dogs", "dog", "faithful", "dog"),
-    ("What is it?", "a dog collar", "dog", "unscorable", "overlaps"),
+    ("What is it?", "a dog collar", "dog", "hallucinated", "dog collar"),
     ("What is it?", "Nothing", "dog", "unscorable", "judge"),
     ("What is it?", "Yes", "dog", "unscorable", "open question"),
     # options

@@ -14,11 +14,16 @@ from vlmscope.cli.output import count, show, shown_text, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vlmscope.metrics import Agreement
     from vlmscope.probing import LabelAgreement
 
-SHOWN = 20
-"""Disagreements that are listed; --json has them all."""
+SHOWN = 5
+"""Disagreements that are shown unless asked otherwise; --json has them all."""
+
+LONGEST = 300
+"""Characters that are shown of a question, a truth or an answer."""
 
 
 def agreement(
@@ -29,11 +34,15 @@ def agreement(
         int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
     ] = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Decides the resamples.")] = 0,
+    shown: Annotated[
+        int, typer.Option("--show", metavar="N", help="Disagreements to show.", min=0)
+    ] = SHOWN,
     as_json: options.Json = False,
 ) -> None:
     """Compare two label sets of a run: Cohen's kappa, a confusion table, the disagreements.
 
-    The default set is named default. Intervals resample images, with all their questions.
+    Rows are compared where both sets have a label: rows that a label file does not name are counted
+    apart. The default set is named default. Intervals resample images, with all their questions.
     """
     from vlmscope.probing import compare_labels
     from vlmscope.store import open_run
@@ -44,18 +53,18 @@ def agreement(
     if as_json:
         stdout.print_json(json.dumps(found.record()))
     else:
-        _show(found)
+        _show(found, shown)
 
 
-def _show(found: LabelAgreement) -> None:
+def _show(found: LabelAgreement, shown: int) -> None:
     decided, every = found.decided, found.every
     stdout.print(f"{_kappa(decided)} on the {_rows(decided)} that both decide{_alike(decided)}")
     stdout.print(
-        f"{_kappa(every)} on all {_rows(every)}, unscorable as a third label{_alike(every)}"
+        f"{_kappa(every)} on all {_rows(every)} that both label, unscorable as a third label"
+        f"{_alike(every)}"
     )
-    for name, number in ((found.one, found.only_one), (found.other, found.only_other)):
-        if number:
-            stdout.print(f"{count(number, 'question')} only in {name}")
+    for line in (*_one_sided(found), *_not_compared(found)):
+        stdout.print(line)
     table = Table(box=None, pad_edge=False)
     table.add_column(f"{found.one} ↓  {found.other} →", header_style="dim", overflow="fold")
     for name in every.classes:
@@ -63,18 +72,53 @@ def _show(found: LabelAgreement) -> None:
     for name, row in zip(every.classes, every.confusion, strict=True):
         table.add_row(name, *(f"{number:,}" for number in row))
     show(table)
-    if not found.disagreements:
-        return
+    if found.disagreements:
+        _show_disagreements(found, shown)
+
+
+def _not_compared(found: LabelAgreement) -> Iterator[str]:
+    """Yield which questions only one set labels, or none."""
+    for name, other, number in (
+        (found.one, found.other, found.only_one),
+        (found.other, found.one, found.only_other),
+    ):
+        if number:
+            yield f"{count(number, 'question')} only in {name}: unlabelled in {other}, not compared"
+    if found.neither:
+        yield f"{count(found.neither, 'question')} in neither"
+
+
+def _show_disagreements(found: LabelAgreement, shown: int) -> None:
     stdout.print(f"{count(len(found.disagreements), 'disagreement')}:")
-    for each in found.disagreements[:SHOWN]:
+    for each in found.disagreements[:shown]:
         stdout.print(Text(f"  {shown_text(each.id)}: {each.one}, {each.other}"))
-    if (more := len(found.disagreements) - SHOWN) > 0:
-        stdout.print(f"  … and {more:,} more; --json has them all")
+        answer = "no answer" if each.answer is None else each.answer
+        for name, text in (("question", each.question), ("truth", each.truth), ("answer", answer)):
+            stdout.print(Text(f"    {name}: {shown_text(' '.join(text.split()), LONGEST)}"))
+    if (more := len(found.disagreements) - shown) > 0:
+        stdout.print(f"  … and {more:,} more; --show N shows more, --json has them all")
+
+
+def _one_sided(found: LabelAgreement) -> Iterator[str]:
+    """Yield what makes kappa say little: a set that knows one label only."""
+    decided = found.decided
+    if decided.kappa is None:
+        return
+    for name, by_label in (
+        (found.one, decided.confusion.sum(axis=1)),
+        (found.other, decided.confusion.sum(axis=0)),
+    ):
+        if (by_label > 0).sum() == 1:
+            label = decided.classes[int(by_label.argmax())]
+            yield f"{name} calls all of them {label}: kappa is 0 then, however many are alike"
 
 
 def _kappa(found: Agreement) -> str:
     if found.kappa is None:
-        return "Cohen's kappa is not defined (one label only, or no rows)"
+        if not found.confusion.sum():
+            return "Cohen's kappa is not defined: no row to compare,"
+        label = found.classes[int(found.confusion.diagonal().argmax())]
+        return f"Cohen's kappa is not defined, as both call every row {label},"
     if found.interval is None:
         return f"Cohen's kappa {found.kappa:.3f} (no interval: one image only)"
     low, high = found.interval.low, found.interval.high

@@ -37,6 +37,10 @@ def extract(
     ],
     images: options.Images = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
+    records: options.Records = None,
+    image_pattern: options.ImagePattern = None,
+    question_template: options.QuestionTemplate = None,
+    number_rows: options.NumberRows = False,
     text_only: options.TextOnly = False,
     layers: options.Layers = options.LAYERS,
     positions: options.Positions = options.POSITIONS,
@@ -135,11 +139,17 @@ def extract(
     from vlmscope.executors import share_of
 
     arguments = {
-        "data": data,
+        "data": options.one_or_several(data),
         "model": model,
         "out": out,
         "images": images,
-        "fields": parse_mapping(fields),
+        "fields": parse_mapping(
+            fields,
+            records=records,
+            image_pattern=image_pattern,
+            question_template=question_template,
+            number_rows=number_rows,
+        ),
         "spec": options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat),
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
@@ -158,13 +168,8 @@ def extract(
         "allow_pickle_weights": allow_pickle_weights,
         "shard": None if shard is None else share_of(shard, os.environ),
     }
-    planned = None
-    if ray:
-        planned = _on_ray(address, actors)
-    elif address is not None or actors is not None:
-        given = "--actors" if address is None else "--address"
-        raise InputError(f"{given} is for Ray: give --ray too, or leave it away")
-    code = run_extract(arguments, as_json=as_json, executor=planned or _here)
+    executor = _executor(address, actors, ray=ray)
+    code = run_extract(arguments, as_json=as_json, executor=executor)
     if code:
         raise typer.Exit(code)
 
@@ -176,15 +181,27 @@ Executor = Callable[["Request"], AbstractContextManager[tuple["Outline", Callabl
 @contextmanager
 def _here(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
     """Plan for one model in this process."""
+    from vlmscope.cli.progress import show_note
     from vlmscope.executors import make_plan, run_plan
 
-    plan = make_plan(request)
+    plan = make_plan(request, note=show_note)
     yield plan, partial(run_plan, plan)
+
+
+def _executor(address: str | None, actors: int | None, *, ray: bool) -> Executor:
+    """Return what plans where the run was asked to be."""
+    if ray:
+        return _on_ray(address, actors)
+    if address is not None or actors is not None:
+        given = "--actors" if address is None else "--address"
+        raise InputError(f"{given} is for Ray: give --ray too, or leave it away")
+    return _here
 
 
 def _on_ray(address: str | None, actors: int | None) -> Executor:
     """Return what plans for a Ray cluster."""
     try:
+        from vlmscope.cli.progress import show_note
         from vlmscope.executors.on_ray import plan_on_ray, run_on_ray
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ray":
@@ -193,7 +210,7 @@ def _on_ray(address: str | None, actors: int | None) -> Executor:
 
     @contextmanager
     def executor(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
-        with plan_on_ray(request, address=address, workers=actors) as plan:
+        with plan_on_ray(request, address=address, workers=actors, note=show_note) as plan:
             yield plan, partial(run_on_ray, plan)
 
     return executor

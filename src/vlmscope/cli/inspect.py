@@ -33,6 +33,10 @@ def inspect(
     ] = None,
     images: options.Images = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
+    records: options.Records = None,
+    image_pattern: options.ImagePattern = None,
+    question_template: options.QuestionTemplate = None,
+    number_rows: options.NumberRows = False,
     text_only: options.TextOnly = False,
     layers: options.Layers = "all",
     positions: options.Positions = options.POSITIONS,
@@ -56,14 +60,17 @@ def inspect(
     from vlmscope.model.halp import notes_of, original_of
 
     quiet_libraries()
-    mapping = parse_mapping(fields)
+    mapping = parse_mapping(
+        fields, records=records, image_pattern=image_pattern,
+        question_template=question_template, number_rows=number_rows,
+    )  # fmt: skip
     rows = open_table(
-        data, images=images, fields=mapping, text_only=text_only,
+        options.one_or_several(data), images=images, fields=mapping, text_only=text_only,
         allow_absolute_paths=allow_absolute_paths,
     ).rows()  # fmt: skip
     row = next((row for row in rows if id_ is None or row.id == id_), None)
     if row is None:
-        raise InputError(f"--id {id_!r}: {data} holds no such question")
+        raise InputError(f"--id {id_!r}: {', '.join(data)} holds no such question")
     if isinstance(row, Failure):
         raise RowError(row.stage, row.error)
     spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
+from vlmscope.cli.label_doubts import doubt
 from vlmscope.cli.label_judge import JudgeOptions, confirm_judge, make_judge
 from vlmscope.cli.label_reading import reading_record, show_reading
+from vlmscope.cli.label_sets import OUTCOMES
 from vlmscope.cli.label_target import open_target
 from vlmscope.cli.output import count, show, shown_text, stderr, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Answered, Score
+    from vlmscope.schema import Answered, Outcome, Score
     from vlmscope.score import Code, Scorer
 
 SCORERS = ("auto", "yesno", "exact", "vqa", "column", "file", "judge")
@@ -54,7 +57,9 @@ def label(
         typer.Option(
             "--scorer",
             help=f"{', '.join(SCORERS[:-1])} or {SCORERS[-1]} (default: auto). auto: yesno or vqa, "
-            "by the truth, and for what they leave the judge, if --judge-model names one.",
+            "by the truth, and for what they leave the judge, if --judge-model names one. exact: "
+            "an answer that is not the truth word for word is hallucinated, No, there is none for "
+            "No too.",
             show_default=False,
         ),
     ] = None,
@@ -66,8 +71,8 @@ def label(
         Path | None,
         typer.Option(
             "--labels",
-            help="CSV file with labels: question_id, and is_hallucinating_manual or "
-            "is_hallucinating.",
+            help="CSV file with labels: question_id, and is_hallucinating_manual, "
+            "is_hallucinating, hallucinated or label (1: hallucinated), or is_correct (1: right).",
             show_default=False,
         ),
     ] = None,
@@ -153,9 +158,10 @@ def label(
     be a person's work: they are kept, unless --overwrite is given.
 
     A label is hallucinated, faithful, or unscorable with the reason: what no rule can decide is
-    never silently faithful.
+    never silently faithful. Rows that a label file does not name, or whose cell is empty, are
+    unlabelled: they are in no share.
     """
-    from vlmscope.score import Column, LabelFile, read_code
+    from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
 
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
@@ -172,7 +178,7 @@ def label(
         )
         judge, settings["judge"] = make_judge(asked, target)
         confirm_judge(judge, target, scorer, asked, yes)
-    code = read_code(target.rows()) if scorer == "auto" else None
+    code = read_code(target.rows())
     chosen = _make_scorer(scorer, column, labels, judge, code)
     settings |= {"column": column} if column else {}
     settings |= {"labels": str(labels)} if labels else {}
@@ -181,12 +187,22 @@ def label(
         track(target.score(chosen), "labelling", len(target.answers), console=stderr,
               transient=True, disable=not stderr.is_terminal)
     )  # fmt: skip
+    scores = list(with_error_kinds(map(code.decode, target.rows()), scores))
+    found = doubt(chosen.name, target.rows(), scores, code)
     record = _summary(target.rows(), scores)
-    if code is not None and code.told:
+    if scorer == "auto" and code.told:
         record["truth_read"] = code.told
     if isinstance(chosen, LabelFile | Column):
         record |= reading_record(chosen, target.answers.ids, labels)
     record |= {"settings": settings, "labels": str(target.write(scores, settings))}
+    record["doubt"] = asdict(found) if found else None
+    _print(record, as_json)
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    """Print what was found, and on stderr what is doubtful about it."""
+    if record["doubt"]:
+        stderr.print(f"warning: {shown_text(record['doubt']['text'], 400)}")
     if as_json:
         stdout.print_json(json.dumps(record))
     else:
@@ -230,22 +246,31 @@ def _make_scorer(
 
 def _summary(rows: Iterable[Answered], scores: list[Score]) -> dict[str, Any]:
     """Return what was found, as plain data."""
+    from vlmscope.schema import ErrorKind
+
+    kinds = Counter(score.error_kind for score in scores)
     categories: dict[str, Counter[str]] = {}
     for row, score in zip(rows, scores, strict=True):
         category = row.metadata.get("category")
         name = "–" if category in (None, "") else str(category)
         categories.setdefault(shown_text(name), Counter())[score.outcome] += 1
-    unscorable = (score.evidence for score in scores if score.hallucinated is None)
-    reasons = Counter(evidence.split(":")[0] for evidence in unscorable)
     return {
         "rows": len(scores),
         "all": _shares(Counter(score.outcome for score in scores)),
         "categories": {name: _shares(categories[name]) for name in sorted(categories)},
-        "reasons": dict(reasons.most_common()),
+        "error_kinds": {kind: kinds[kind] for kind in get_args(ErrorKind)},
+        "reasons": _reasons(scores, "unscorable"),
+        "unlabelled": _reasons(scores, "unlabelled"),
         "scorers": dict(
             Counter(s.scorer for s in scores if s.hallucinated is not None).most_common()
         ),
     }
+
+
+def _reasons(scores: list[Score], outcome: Outcome) -> dict[str, int]:
+    """Return why rows have an outcome, the most frequent reason first."""
+    found = Counter(s.evidence.split(":")[0] for s in scores if s.outcome == outcome)
+    return dict(found.most_common())
 
 
 def _shares(outcomes: Counter[str]) -> dict[str, Any]:
@@ -257,6 +282,7 @@ def _shares(outcomes: Counter[str]) -> dict[str, Any]:
         "hallucinated": hallucinated,
         "faithful": faithful,
         "unscorable": outcomes["unscorable"],
+        "unlabelled": outcomes["unlabelled"],
         "share": hallucinated / scorable if scorable else None,
         **share_bounds(hallucinated, faithful, outcomes["unscorable"]),
     }
@@ -266,15 +292,23 @@ def _show(record: dict[str, Any]) -> None:
     """Print the summary."""
     table = Table(box=None, pad_edge=False)
     table.add_column("category", header_style="dim", overflow="fold")
-    for heading in ("hallucinated", "faithful", "unscorable", "share"):
+    outcomes = [o for o in OUTCOMES if record["all"][o] or o != "unlabelled"]
+    for heading in (*outcomes, "share"):
         table.add_column(heading, header_style="dim", justify="right")
     rows = record["categories"] if list(record["categories"]) != ["–"] else {}
     for name, found in (*rows.items(), ("all", record["all"])):
         share = "–" if found["share"] is None else f"{found['share']:.1%}"
-        counts = (f"{found[outcome]:,}" for outcome in ("hallucinated", "faithful", "unscorable"))
+        counts = (f"{found[outcome]:,}" for outcome in outcomes)
         table.add_row(name, *counts, share, style="bold" if name == "all" and rows else "")
     show(table)
     stdout.print("share: hallucinated among those that are hallucinated or faithful")
+    kinds = record["error_kinds"]
+    if any(kinds.values()):
+        other = f", {kinds['other']:,} neither" if kinds["other"] else ""
+        stdout.print(
+            f"of the hallucinated answers to yes/no questions {kinds['affirms']:,} affirm what is "
+            f"not so, {kinds['denies']:,} deny what is so{other}"
+        )
     if record.get("truth_read"):
         stdout.print(f"read: {record['truth_read']}")
     if record["all"]["unscorable"]:
@@ -286,6 +320,8 @@ def _show(record: dict[str, Any]) -> None:
         )
     decided = ", ".join(f"{name} {number:,}" for name, number in record["scorers"].items())
     stdout.print(f"decided by: {decided or 'none'}")
+    for reason, number in record["unlabelled"].items():
+        stdout.print(f"unlabelled {number:,}: {reason}")
     for reason, number in list(record["reasons"].items())[:SHOWN_REASONS]:
         stdout.print(f"unscorable {number:,}: {reason}")
     if (more := len(record["reasons"]) - SHOWN_REASONS) > 0:

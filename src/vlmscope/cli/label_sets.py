@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmscope.cli.output import stdout
 
-OUTCOMES = ("hallucinated", "faithful", "unscorable")
+OUTCOMES = ("hallucinated", "faithful", "unscorable", "unlabelled")
 
 
 def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
@@ -18,7 +18,7 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
     """
     from vlmscope.errors import StoreError, UnreachableError
     from vlmscope.probing import probes_folder
-    from vlmscope.store import label_sets, labels_file, read_labels
+    from vlmscope.store import are_stale, label_sets, labels_file, read_labels
 
     found: dict[str, dict[str, Any]] = {}
     for name in label_sets(run):
@@ -26,6 +26,7 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
         try:
             counts: Counter[str] = Counter(s.outcome for s in read_labels(run, name).values())
             about |= {outcome: counts[outcome] for outcome in OUTCOMES}
+            about["stale"] = are_stale(run, name)
         except UnreachableError:
             raise
         except StoreError as error:
@@ -42,6 +43,8 @@ def show_label_sets(sets: dict[str, dict[str, Any]]) -> None:
         if "error" in about:
             stdout.print(f"labels {name}: {about['error']}")
             continue
-        counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in OUTCOMES)
+        told = [name for name in OUTCOMES if about[name] or name != "unlabelled"]
+        counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in told)
         probes = f"probes in {about['probes']}" if about["probes"] else "no probes yet"
-        stdout.print(f"labels {name}: {counts}; {probes}")
+        stale = "; stale, truths have changed since: label again" if about["stale"] else ""
+        stdout.print(f"labels {name}: {counts}; {probes}{stale}")

@@ -43,7 +43,20 @@ class Target:
         from vlmscope.labelling import with_truth
 
         rows = self.answers.answers()
-        return rows if self.truth is None else with_truth(rows, self.truth)
+        if self.truth is None or self.truth == self._column_of_truths():
+            return rows
+        return with_truth(rows, self.truth)
+
+    def _column_of_truths(self) -> str | None:
+        """Return the column that ``extract`` was told to take truths from, last.
+
+        It is metadata of those rows only that were captured before.
+        """
+        from vlmscope.store import Run
+
+        run = self.answers
+        found = run.manifest.data.fields.get("target") if isinstance(run, Run) else None
+        return found if isinstance(found, str) else None
 
     def score(self, scorer: Scorer) -> Iterator[Score]:
         """Yield a verdict for every row."""

@@ -16,10 +16,10 @@ from vlmscope.schema import (
 )
 
 Data = Annotated[
-    str,
+    list[str],
     typer.Argument(
-        help="Table of questions: .csv, .tsv, .jsonl, .parquet, a folder that Hugging Face "
-        "datasets saved, or a hub name.",
+        help="Table of questions: .csv, .tsv, .jsonl, .json, .parquet, a pattern or several of "
+        "these, a folder of tables, or a hub name; FOLDER:SPLIT is one split.",
         show_default=False,
     ),
 ]
@@ -33,6 +33,15 @@ ModelNow = Annotated[
 DataNow = Annotated[
     str | None, typer.Option("--data", help="Where the table is now.", show_default=False)
 ]
+
+
+def one_or_several(names: list[str]) -> str | tuple[str, ...]:
+    """Return the only name, or all of them.
+
+    >>> one_or_several(["a.csv"]), one_or_several(["a.csv", "b.csv"])
+    ('a.csv', ('a.csv', 'b.csv'))
+    """
+    return names[0] if len(names) == 1 else tuple(names)
 
 
 def place(text: str) -> Path:
@@ -61,9 +70,42 @@ Map = Annotated[
     typer.Option(
         "--map",
         metavar="FIELD=COLUMN",
-        help="Which column holds a field: id, image, question or target. May be repeated.",
+        help="Which column holds a field: id, image, question or target. May be repeated. "
+        "Several columns make an id or hold the images: --map id=set,figure.",
         show_default=False,
     ),
+]
+Records = Annotated[
+    str | None,
+    typer.Option(
+        "--records",
+        metavar="KEY",
+        help="Key of a .json document that the rows stand under (default: the only one that holds "
+        "any).",
+        show_default=False,
+    ),
+]
+ImagePattern = Annotated[
+    str | None,
+    typer.Option(
+        "--image-pattern",
+        metavar="PATTERN",
+        help="Path of the image with columns in braces: 'COCO_val2014_{image_id:012d}.jpg'.",
+        show_default=False,
+    ),
+]
+QuestionTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--question-template",
+        metavar="TEMPLATE",
+        help="Question with columns in braces, \\n for a line break: '{question} {options}'.",
+        show_default=False,
+    ),
+]
+NumberRows = Annotated[
+    bool,
+    typer.Option("--number-rows", help="Take the rows' numbers as ids: row_1, row_2 and so on."),
 ]
 TextOnly = Annotated[
     bool,

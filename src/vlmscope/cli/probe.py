@@ -154,6 +154,7 @@ def probe(
     check_writable(folder)
     if is_run(run):
         check_folder(folder, name)
+        _say_stale(run, name)
     with stderr.status("reading") as status:
         source = open_source(
             run,
@@ -174,6 +175,19 @@ def probe(
     else:
         _show(result, summary["verdict"], transferred)
         stdout.print(f"\nresults, predictions and probes are in {folder}")
+
+
+def _say_stale(run: Path, name: str) -> None:
+    """Say on stderr where the labels are of truths that have changed since."""
+    from vlmscope.probing.source import of_set
+    from vlmscope.store import are_stale, label_sets
+
+    if name in label_sets(run) and are_stale(run, name):
+        stderr.print(
+            "note: the labels are of truths that have changed in the table since; run "
+            f"'vlmscope label {run}{of_set('--name', name)}' to label again",
+            style="yellow",
+        )
 
 
 def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] | None) -> None:

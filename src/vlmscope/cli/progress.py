@@ -61,7 +61,12 @@ def show_plan(plan: Outline) -> None:
         table.add_row(Text(name, style="dim"), Text(text))
     stderr.print(table, soft_wrap=False)
     for note in plan.notes:
-        stderr.print(Text(f"note: {note}", style="yellow"))
+        show_note(note)
+
+
+def show_note(note: str) -> None:
+    """Print what the user should know, and is no error."""
+    stderr.print(Text(f"note: {note}", style="yellow"))
 
 
 class _Rate(ProgressColumn):

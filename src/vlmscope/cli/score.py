@@ -15,7 +15,7 @@ from vlmscope.cli.extract import parse_batch_size
 from vlmscope.cli.output import count, quiet_libraries, stderr, stdout
 from vlmscope.cli.places import check_file
 from vlmscope.errors import InputError, RowError
-from vlmscope.schema import Failure, FieldSpec, Sample
+from vlmscope.schema import Failure, Sample
 
 if TYPE_CHECKING:
     from vlmscope.probe import ProbeInfo
@@ -60,6 +60,10 @@ def score(
         ),
     ] = None,
     fields: options.Map = [],  # noqa: B006 - typer copies it
+    records: options.Records = None,
+    image_pattern: options.ImagePattern = None,
+    question_template: options.QuestionTemplate = None,
+    number_rows: options.NumberRows = False,
     text_only: options.TextOnly = False,
     out: Annotated[
         Path | None,
@@ -99,6 +103,7 @@ def score(
     Only the prefill is run. The probe must come from the same model and prompt; --dtype auto takes
     the one it was trained with.
     """
+    from vlmscope.dataset import parse_mapping
     from vlmscope.risk import RiskScorer
 
     _check_what(image, data, out)
@@ -106,8 +111,12 @@ def score(
     if out is not None:
         check_file(out, source=data)
     quiet_libraries()
+    mapping = parse_mapping(
+        fields, records=records, image_pattern=image_pattern,
+        question_template=question_template, number_rows=number_rows,
+    )  # fmt: skip
     table = None if data is None else _open(
-        data, images=images, fields=fields, limit=limit, text_only=text_only,
+        data, images=images, fields=mapping, limit=limit, text_only=text_only,
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     with stderr.status("loading the model"):
@@ -176,12 +185,11 @@ def _read_sample(image: str, question: str | None, images: str | None, text_only
     return Sample("question", pictures, question)
 
 
-def _open(data: str, *, fields: list[str], **options: Any) -> Any:
+def _open(data: str, **options: Any) -> Any:
     """Open the table and read it once, so that bad tables are refused before the model loads."""
-    from vlmscope.dataset import open_table, parse_mapping
+    from vlmscope.dataset import open_table
 
-    mapping: FieldSpec = parse_mapping(fields)
-    table = open_table(data, fields=mapping, **options)
+    table = open_table(data, **options)
     scan = table.scan()
     return table.as_scanned(scan), len(scan.ids)
 

@@ -47,6 +47,7 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     """Check every checksum, then recompute some rows with the seed's method and show the error."""
+    from vlmscope.row_identity import ids_text
     from vlmscope.verification import choose_samples, tolerance_of
 
     quiet_libraries()
@@ -56,7 +57,14 @@ def verify(
         return
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
     table = _table(opened, data, images, allow_absolute_paths=allow_absolute_paths)
-    samples = choose_samples(opened, table, sample, seed)
+    samples, gone = choose_samples(opened, table, sample, seed)
+    if gone:
+        are = "row of the run is" if len(gone) == 1 else "rows of the run are"
+        stderr.print(
+            f"note: {len(gone):,} {are} not in the table any more, and cannot be recomputed: "
+            f"{ids_text(gone)}",
+            style="yellow",
+        )
     vlm = _load(opened, model, adapter, device, allow_pickle_weights=allow_pickle_weights)
     checks = _compare(opened, samples, vlm)
     if as_json:
@@ -64,7 +72,7 @@ def verify(
         stdout.print_json(json.dumps(records))
     else:
         _show(opened, checks, limit)
-    _judge(opened, checks, limit)
+    _judge(opened, checks, limit, _undated(opened, vlm))
 
 
 def _table(run: Any, data: str | None, images: str | None, *, allow_absolute_paths: bool) -> Any:
@@ -156,8 +164,20 @@ def _show(run: Any, checks: list[Any], limit: float) -> None:
     )
 
 
-def _judge(run: Any, checks: list[Any], limit: float) -> None:
+def _undated(run: Any, vlm: Any) -> str:
+    """Return what to say of a run whose prompts hold a date that it does not name."""
+    from vlmscope.prompt import reads_clock
+
+    if run.manifest.model.prompt_time is not None or not reads_clock(vlm.processor):
+        return ""
+    return (
+        "; the chat template writes the date, and this run does not say which: rows of other days "
+        "than its first cannot be made again"
+    )
+
+
+def _judge(run: Any, checks: list[Any], limit: float, undated: str) -> None:
     """Raise where a row is not what the seed's method gives."""
     for check in checks:
         if faults := check.faults(limit, run.manifest.dtype):
-            raise ToleranceError(f"{check.id}: {'; '.join(faults)}")
+            raise ToleranceError(f"{check.id}: {'; '.join(faults)}{undated}")

@@ -1,16 +1,18 @@
 """A table of questions about images, whatever file it comes in, as a stream of ``Sample``.
 
-    text = files on disk            arrow = libraries' tables
+    text = files on disk (_text)    arrow = libraries' tables
     _csv   _json                    _parquet   _hub
-        └──────┴── rows of plain values ──┴──────┘
+        └──────┴── rows of plain values ──┴──────┘    (_open, _several: which ones)
                           │
-       _columns (which column is what), _values (value → text or JSON),
-       _pictures (cell → no, one or several pictures), _locate (picture → bytes or path)
+       _columns (which column is what), _fields (the names in use), _pattern (texts of columns),
+       _values (value → text or JSON), _pictures and _encoded (cell → no, one or several pictures),
+       _shared_images (cell → the image of another row),
+       _locate and _finding (picture → bytes or path)
                           │
                  _rows (row → Sample)
                           │
         _table (the front: scan, rows), _share (which of them a rank does),
-        _unchanged (rows held against the scan),
+        _unchanged (rows held against the scan), _notes (what to say of a table before the start),
        _answers (another front: tables of answers that were made elsewhere)
 
 Pictures are opened late, one at a time, by ``load_image``; reading a table never opens one. That
@@ -27,7 +29,9 @@ from vlmscope.dataset._answers import (
 from vlmscope.dataset._columns import parse_mapping
 from vlmscope.dataset._image import difference_hash, hash_image, load_image
 from vlmscope.dataset._locate import read_images
-from vlmscope.dataset._rows import Place
+from vlmscope.dataset._notes import table_notes
+from vlmscope.dataset._open import Data, absolute_data, absolute_name
+from vlmscope.dataset._rows import Identity, Place
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 from vlmscope.dataset._thumbnail import Thumbnails, image_thumbnail, read_thumbnails
@@ -39,12 +43,16 @@ __all__ = [
     "AnswerFields",
     "AnswerTable",
     "CellError",
+    "Data",
+    "Identity",
     "Place",
     "Share",
     "Table",
     "TableScan",
     "Thumbnails",
     "UntilChanged",
+    "absolute_data",
+    "absolute_name",
     "difference_hash",
     "hash_image",
     "image_thumbnail",
@@ -56,5 +64,6 @@ __all__ = [
     "read_images",
     "read_samples",
     "read_thumbnails",
+    "table_notes",
     "to_target",
 ]

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
+from vlmscope.dataset._fields import BESIDE, DIALOGUES, KNOWN, numbered_images, suggestion
+from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError, listed
 from vlmscope.schema import FieldSpec
 
-KNOWN: Mapping[str, tuple[str, ...]] = {
-    "id": ("question_id", "id"),
-    "image": ("image_id", "image_name", "image"),
-    "question": ("question",),
-    "target": ("ground_truth_answer", "gt_answer", "answer"),
-}
-"""Field → columns looked for, the first one present wins. ``image`` is decided row by row.
+FIELDS = ("id", "image", "question", "target")
+"""What can be mapped to a column."""
 
-``answer`` comes last: beside a column that says it is the truth, it is some model's answer."""
+_SEVERAL = ("id", "image")
+"""Fields that several columns can hold together."""
 
-FIELDS = tuple(field.name for field in fields(FieldSpec))
-"""What can be mapped: the fields of ``FieldSpec``."""
+_UNNAMED = re.compile(r"Unnamed: (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The columns of one table, by role."""
 
-    id: str
-    """Column of the id."""
+    id: tuple[str, ...]
+    """Columns whose values are the id together; none where rows are numbered."""
     images: tuple[str, ...]
     """Columns that may name or hold the image, in order of preference; none without images."""
     question: str
-    """Column of the question."""
+    """Column of the question; empty where a template makes it."""
     target: str | None
     """Column of the ground truth, if the table has one."""
+    is_together: bool = False
+    """Whether ``images`` hold one image each, all of them the question's."""
+    image_pattern: Pattern | None = None
+    """What makes the image's path of other columns."""
+    question_template: Pattern | None = None
+    """What makes the question of other columns."""
+    kept: frozenset[str] = field(default=frozenset())
+    """Columns with a role that are metadata all the same."""
 
 
 def find_columns(
@@ -51,10 +58,10 @@ def find_columns(
         text_only: do without an image column where none is mapped.
 
     Raises:
-        InputError: a column is missing, or stands twice.
+        InputError: columns are missing, all named in one line; or one stands twice.
 
-    >>> find_columns(FieldSpec(target="gold"), ["id", "image", "question", "gold"], "t.csv")
-    Columns(id='id', images=('image',), question='question', target='gold')
+    >>> find_columns(FieldSpec(target="gold"), ["id", "image", "question", "gold"], "t.csv").target
+    'gold'
     """
     if not found:
         raise InputError(f"{table}: is empty, 0 rows; expected a table with at least one row")
@@ -62,25 +69,81 @@ def find_columns(
     if twice:
         name = shown_name(twice[0])
         raise InputError(f"{table}: column {name} stands twice; rename one of the two")
+    _check_separator(found, table)
+    _check_together(spec)
+    here = {name: _present(spec, name, found) for name in FIELDS}
+    derived = {
+        "id": spec.number_rows,
+        "image": spec.image_pattern is not None or (text_only and spec.image is None),
+        "question": spec.question_template is not None,
+        "target": spec.target is None,
+    }
+    missing = [name for name in FIELDS if not here[name] and not derived[name]]
+    if missing:
+        raise InputError(_missing(spec, missing, found, table))
+    return _columns(spec, here, found, table)
 
-    known = frozenset(found)
 
-    def present(field: str) -> tuple[str, ...]:
-        asked: str | None = getattr(spec, field)
-        names = KNOWN[field] if asked is None else (asked,)
-        here = tuple(name for name in names if name in known)
-        optional = field == "target" or (field == "image" and text_only)
-        if not here and (asked is not None or not optional):
-            raise InputError(_missing(field, names, found, table))
-        return here
-
-    target = present("target")
+def _columns(
+    spec: FieldSpec, here: Mapping[str, tuple[str, ...]], found: Sequence[str], table: str
+) -> Columns:
+    """Put together what was found."""
+    roles = {name: columns[0] if columns else None for name, columns in here.items()}
+    pattern, template = spec.image_pattern, spec.question_template
+    target = roles["target"]
     return Columns(
-        id=present("id")[0],
-        images=present("image"),
-        question=present("question")[0],
-        target=target[0] if target else None,
+        id=() if spec.number_rows else here["id"] if spec.id is not None else here["id"][:1],
+        images=() if pattern is not None else here["image"],
+        question="" if template is not None else here["question"][0],
+        target=target,
+        is_together=pattern is None and _is_together(spec, here["image"]),
+        image_pattern=None
+        if pattern is None
+        else parse_pattern(pattern, found, roles, "--image-pattern", table),
+        question_template=None
+        if template is None
+        else parse_pattern(template, found, roles, "--question-template", table),
+        kept=frozenset(["label"]) if target == "label" and spec.target is None else frozenset(),
     )
+
+
+def _is_together(spec: FieldSpec, columns: Sequence[str]) -> bool:
+    if spec.image is not None:
+        return len(columns) > 1
+    return bool(columns) and columns == numbered_images(columns)
+
+
+def _present(spec: FieldSpec, name: str, found: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a field that the table has."""
+    asked: str | None = getattr(spec, name)
+    if asked is not None:
+        return _asked(asked, name, found)
+    known = frozenset(found)
+    here = tuple(column for column in KNOWN[name] if column in known)
+    if name == "image":
+        return here or numbered_images(found)
+    # ``text`` and ``label`` are anything, except side by side in the layout of POPE.
+    here = tuple(c for c in here if c not in BESIDE or BESIDE[c] in known)
+    if name == "target" and "label" in here and "question" in known and spec.question is None:
+        here = tuple(c for c in here if c != "label")
+    return here
+
+
+def _asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that were asked for, none where one is missing."""
+    if asked in found:
+        return (asked,)
+    if name in _SEVERAL and "," in asked:
+        parts = [_asked(part.strip(), "", found) or _asked(part, "", found)
+                 for part in asked.split(",")]  # fmt: skip
+        columns = [column for part in parts for column in part]
+        return tuple(dict.fromkeys(columns)) if all(parts) else ()
+    if asked.isdecimal() and 1 <= int(asked) <= len(found):
+        return (found[int(asked) - 1],)
+    unnamed = _UNNAMED.fullmatch(asked)  # as pandas calls it
+    if unnamed and int(unnamed[1]) < len(found) and not found[int(unnamed[1])]:
+        return ("",)
+    return ()
 
 
 def check_pictures(columns: Columns, media: Mapping[str, str], table: str) -> None:
@@ -103,43 +166,124 @@ def check_pictures(columns: Columns, media: Mapping[str, str], table: str) -> No
             )
 
 
-def _missing(field: str, names: Sequence[str], found: Sequence[str], table: str) -> str:
-    expected = " or ".join(repr(name) for name in names)
+def _check_separator(found: Sequence[str], table: str) -> None:
+    """Refuse one column that looks like several."""
     separator = next((mark for mark in "\t;|" if mark in found[0]), None)
     if len(found) == 1 and separator:
         name = shown_name(found[0], 200)
-        return (
+        raise InputError(
             f"{table}: one column {name}, which looks like several with {separator!r} "
             "between them; save the table with commas, or name a tab-separated one .tsv"
         )
-    hint = ", or pass --text-only if no question is about a picture" if field == "image" else ""
+
+
+def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], table: str) -> str:
+    """Say which fields have no column, and the options to give."""
+    dialogues = [name for name in found if name.casefold() in DIALOGUES]
+    if "question" in missing and spec.question is None and dialogues:
+        return (
+            f"{table}: column {shown_name(dialogues[0])} holds dialogues, and vlmscope asks one "
+            "question a row; write the first question into a column 'question' and its answer "
+            "into a column 'answer', one row each"
+        )
+    lack = " and ".join(
+        f"no column {_expected(spec, name, found)} for the {name}" for name in missing
+    )
+    wanted = [*missing]
+    if "target" not in missing and not _present(spec, "target", found):
+        wanted.append("target")
+    taken: set[str | None] = {getattr(spec, name) for name in FIELDS}
+    options = []
+    for name in wanted:
+        guess = suggestion(name, [column for column in found if column not in taken])
+        if name in missing or guess is not None:
+            options.append(f"--map {name}={'COLUMN' if guess is None else shlex.quote(guess)}")
+            taken.add(guess)
+    hints = _hints(missing, found)
     return (
-        f"{table}: no column {expected} for the {field}; columns found: {listed(found)}; say "
-        f"which one it is with --map {field}=COLUMN{hint}"
+        f"{table}: {lack}; columns found: {listed(map(_shown, found))}; say which "
+        f"{'one it is' if len(missing) == 1 else 'ones they are'} with {' '.join(options)}{hints}"
     )
 
 
-def parse_mapping(items: Sequence[str]) -> FieldSpec:
-    """Read the values of ``--map field=column``.
+def _expected(spec: FieldSpec, name: str, found: Sequence[str]) -> str:
+    """Say which names were looked for."""
+    asked: str | None = getattr(spec, name)
+    if asked is None:
+        return " or ".join(repr(column) for column in KNOWN[name] if column not in BESIDE)
+    if "," in asked and name in _SEVERAL:
+        gone = [part for part in asked.split(",") if not _asked(part.strip(), "", found)]
+        return " and ".join(shown_name(part.strip()) for part in gone)
+    return shown_name(asked)
+
+
+def _shown(name: str) -> str:
+    return name or "'' (without a name)"
+
+
+def _hints(missing: Sequence[str], found: Sequence[str]) -> str:
+    hints = []
+    if "id" in missing:
+        if "" in found:
+            at = found.index("") + 1
+            hints.append(f"--map id={at} for the column without a name")
+        hints.append("--number-rows if no column tells the rows apart")
+    if "image" in missing:
+        hints.append("--image-pattern if the names of the files are made of other columns")
+        hints.append("--text-only if no question is about a picture")
+    return "".join(f", or pass {hint}" for hint in hints)
+
+
+def parse_mapping(
+    items: Sequence[str],
+    *,
+    records: str | None = None,
+    image_pattern: str | None = None,
+    question_template: str | None = None,
+    number_rows: bool = False,
+) -> FieldSpec:
+    """Read the values of ``--map field=column``, and the other options about columns.
 
     Args:
-        items: each ``field=column``; the column may itself hold ``=``.
+        items: each ``field=column``; the column may itself hold ``=``, and be empty for the column
+            without a name.
+        records: the key of a JSON document that the rows stand under.
+        image_pattern: path of the image with columns in braces.
+        question_template: question with columns in braces.
+        number_rows: take the rows' numbers as ids.
 
     Raises:
         InputError: an item is no such pair, its field is unknown, or a field is given twice.
 
-    >>> parse_mapping(["id=qid", "target=gold"])
-    FieldSpec(id='qid', image=None, question=None, target='gold')
+    >>> parse_mapping(["id=qid", "target=gold"]).target
+    'gold'
     """
-    spec = FieldSpec()
+    spec = FieldSpec(
+        records=records, image_pattern=image_pattern, question_template=question_template,
+        number_rows=number_rows,
+    )  # fmt: skip
     for item in items:
-        field, _, column = item.partition("=")
-        if field not in FIELDS or not column:
+        name, equals, column = item.partition("=")
+        if name not in FIELDS or not equals or (not column and name != "id"):
             raise InputError(
                 f"--map {item!r}: expected field=column with one of the fields "
                 f"{', '.join(FIELDS)}; for example --map id=question_id"
             )
-        if getattr(spec, field) is not None:
-            raise InputError(f"--map {item!r}: {field} is already mapped; give each field once")
-        spec = replace(spec, **{field: column})
+        if getattr(spec, name) is not None:
+            raise InputError(f"--map {item!r}: {name} is already mapped; give each field once")
+        spec = replace(spec, **{name: column})  # type: ignore[arg-type]
+    _check_together(spec)
     return spec
+
+
+def _check_together(spec: FieldSpec) -> None:
+    """Refuse options of which only one can be meant."""
+    for name, option, given in (
+        ("id", "--number-rows", spec.number_rows),
+        ("image", "--image-pattern", spec.image_pattern is not None),
+    ):
+        if given and getattr(spec, name) is not None:
+            raise InputError(
+                f"{option}: the {name} is mapped with --map {name}={getattr(spec, name)} too; give "
+                "one of the two"
+            )

@@ -8,17 +8,25 @@ point into the file.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
+from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
-from vlmscope.dataset._source import FileSource, Row, not_utf8
+from vlmscope.dataset._quotes import find_delimiter, is_quoted, looks_swallowed
+from vlmscope.dataset._source import FileSource, Row
+from vlmscope.dataset._text import not_utf8, open_text
 from vlmscope.errors import InputError
-from vlmscope.regular import open_regular
 
 FIELD_LIMIT = 64 * 2**20
 """Longest field in characters. A longer one is a quote that was never closed."""
+
+_HINT = re.compile(r"\ufeff?sep=(.)[\r\n]*")
+"""Excel's own first line, which tells the delimiter."""
+
+_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar"}
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,20 @@ class CsvSource(FileSource):
     missing: ClassVar[frozenset[str]] = frozenset({"nan", "NaN"})
 
     delimiter: str = ","
+    """What its extension says; where the header has none of it, another one is looked for."""
 
     def columns(self) -> tuple[str, ...]:
         """Read the header; an empty file has no columns."""
-        return tuple(next((fields for _, fields in self._records()), []))
+        return tuple(_named(next((fields for _, fields in self._records()), [])))
+
+    def dialect(self) -> tuple[str, bool]:
+        """Return the delimiter, and whether quotation marks quote.
+
+        Raises:
+            InputError: The file cannot be decoded.
+        """
+        state = self.path.stat()
+        return _dialect(self.path, self.delimiter, (state.st_mtime_ns, state.st_size))
 
     def rows(self) -> Iterator[Row]:
         """Read the rows below the header; values are text, verbatim. Blank lines are skipped.
@@ -43,21 +61,29 @@ class CsvSource(FileSource):
         """
         records = self._records()
         _, header = next(records, (0, []))
+        names = _named(header)
         for line, fields in records:
             if len(fields) != len(header):
                 raise InputError(self._ragged(line, fields, header))
-            yield Row(line, dict(zip(header, fields, strict=True)))
+            yield Row(line, dict(zip(names, fields, strict=True)))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Split the file into ``(line on which the record starts, fields)``."""
         # The limit is the csv module's only, process-wide setting; raising it takes nothing away.
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
-        line = 1
-        with TextIOWrapper(open_regular(self.path), "utf-8-sig", newline="") as handle:
-            reader = csv.reader(handle, delimiter=self.delimiter, strict=True)
+        delimiter, quoted = self.dialect()
+        line, expected = 1, 0
+        with open_text(self.path) as handle:
+            reader = csv.reader(
+                handle, delimiter=delimiter, strict=quoted,
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            )  # fmt: skip
             try:
                 for fields in reader:
-                    if fields:
+                    if fields and not (line == 1 and _is_hint(fields, delimiter)):
+                        expected = expected or len(fields)
+                        if reader.line_num > line and looks_swallowed(fields, delimiter, expected):
+                            raise InputError(self._swallowed(line, reader.line_num))
                         yield line, fields
                     line = reader.line_num + 1
             except csv.Error as error:
@@ -66,10 +92,17 @@ class CsvSource(FileSource):
                     'a quote as "…""…" and close every quote'
                 ) from error
             except UnicodeDecodeError as error:
-                raise not_utf8(self.path) from error
+                raise not_utf8(self.path, handle.encoding) from error
+
+    def _swallowed(self, first: int, last: int) -> str:
+        return (
+            f"{self.name} lines {first} to {last}: a quotation mark opens on the first of these "
+            "rows and closes on the last, so that they would be one; write a field that holds a "
+            'quotation mark as "…""…"'
+        )
 
     def _ragged(self, line: int, fields: list[str], header: list[str]) -> str:
-        delimiter = {"\t": "tab"}.get(self.delimiter, "comma")
+        delimiter = _NAMES[self.dialect()[0]]
         cause = (
             f"a {delimiter} in a text without quotes: put the text in double quotes"
             if len(fields) > len(header)
@@ -80,3 +113,48 @@ class CsvSource(FileSource):
             f"{self.name} line {line}: found {len(fields)} fields, expected {len(header)} as in "
             f"the header; likely {cause}"
         )
+
+
+def _named(header: list[str]) -> list[str]:
+    """Return the names of the columns; of several without a name each is named by its number.
+
+    >>> _named(["", "id"]), _named(["id", "", ""])
+    (['', 'id'], ['id', 'Unnamed: 1', 'Unnamed: 2'])
+    """
+    if header.count("") < 2:
+        return header
+    return [name or f"Unnamed: {number}" for number, name in enumerate(header)]
+
+
+def _is_hint(fields: list[str], delimiter: str) -> bool:
+    return _HINT.fullmatch(delimiter.join(fields)) is not None
+
+
+@lru_cache(maxsize=64)
+def _dialect(path: Path, declared: str, state: tuple[int, int]) -> tuple[str, bool]:
+    """Return the delimiter of a file, and whether its quotation marks quote.
+
+    Args:
+        path: The file.
+        declared: The delimiter that its extension stands for.
+        state: When it was written and its size, so that another file is looked at anew.
+    """
+    del state
+    with open_text(path) as handle:
+        try:
+            first = next((line for line in handle if line.strip("\r\n")), "")
+            hint = _HINT.fullmatch(first)
+            if hint:
+                declared = hint[1]
+                first = next((line for line in handle if line.strip("\r\n")), "")
+            delimiter = find_delimiter(first, declared)
+            if delimiter != "\t":
+                return delimiter, True
+            return delimiter, is_quoted(_after(first, handle), delimiter)
+        except UnicodeDecodeError as error:
+            raise not_utf8(path, handle.encoding) from error
+
+
+def _after(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest

@@ -98,18 +98,18 @@ class DatasetSource(Source):
                 raise InputError(f"{file.path}: was written to while it was read; save it again")
 
 
+def is_saved(folder: Path) -> bool:
+    """Return whether ``save_to_disk`` wrote a folder."""
+    return any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
+
+
 def open_saved(folder: Path, split: str | None) -> DatasetSource:
     """Open a folder that ``save_to_disk`` wrote.
 
     Raises:
-        InputError: the folder holds no dataset, the split is not there or not said, or
+        InputError: it cannot be loaded, the split is not there or not said, or
             ``datasets`` is missing.
     """
-    if not any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
-        raise InputError(
-            f"{folder}: found a folder that Hugging Face datasets did not save; name a table in it "
-            "(.csv, .tsv, .jsonl, .json, .parquet)"
-        )
     try:
         check_folder(folder)
     except OSError as error:

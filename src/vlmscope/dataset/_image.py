@@ -22,6 +22,7 @@ from vlmscope.dataset._image_file import (
 )
 from vlmscope.dataset._pixels import bands, to_rgb
 from vlmscope.dataset._source import one_line
+from vlmscope.dataset._values import shown_path
 from vlmscope.errors import RowError
 from vlmscope.locking import image_lock
 
@@ -82,7 +83,7 @@ def _describe(image: str | PathLike[str] | bytes | Image.Image) -> str:
         return f"image of {len(image)} bytes"
     if isinstance(image, Image.Image):
         return f"PIL image of mode {image.mode}"
-    return f"image {Path(image)}"
+    return f"image {shown_path(Path(image))}"
 
 
 def _decode_file(

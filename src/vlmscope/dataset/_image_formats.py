@@ -16,6 +16,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Formats that are opened, by Pillow's names. A phone's MPO is a JPEG; PPM is PBM, PGM and PFM
 too."""
 
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".avif", ".jfif", ".jpe", ".mpo",
+)  # fmt: skip
+"""Suffixes in lower case of files of these formats."""
+
 READ = "vlmscope reads JPEG, PNG, WebP, GIF, BMP, TIFF, PPM and AVIF"
 """The same for messages."""
 

@@ -1,16 +1,19 @@
 """From what a cell says to what can be opened: the bytes it holds, or the path of a file.
 
-Nothing is opened here. What is no picture at all, and a path that leads where no picture should be
+No file is opened here; of one that is not there by its name, the image folder is searched
+(``_finding``). What is no picture at all, and a path that leads where no picture should be
 taken from, is refused by its name.
 """
 
 from __future__ import annotations
 
 import os.path
+from collections.abc import Callable
 from pathlib import Path
 
+from vlmscope.dataset._finding import ImageFinder
 from vlmscope.dataset._pictures import REMEDY, ImageCells, find_pictures
-from vlmscope.dataset._values import unstorable
+from vlmscope.dataset._values import shown_name, shown_path, unstorable
 from vlmscope.errors import InputError, RowError
 
 EXPECTED = "write a path, or the bytes of an image file, there"
@@ -53,26 +56,71 @@ def image_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def locate_pictures(
-    image: ImageCells, folder: Path, *, anywhere: bool = False
+    image: ImageCells,
+    finder: ImageFinder,
+    *,
+    anywhere: bool = False,
+    folders_above: Callable[[], int] = lambda: 0,
 ) -> tuple[bytes | Path, ...]:
     """Return a row's pictures in order: their bytes, or else where they are.
 
     Args:
         image: what the row says about them.
-        folder: where relative paths start, and where every path must stay.
+        finder: the folder where relative paths start, and where every path must stay.
         anywhere: let whole paths and symbolic links lead out of the folder.
+        folders_above: returns how many folders all names of the table begin with.
 
     Raises:
-        RowError: stage ``input``: one is empty, no picture, a URL, or leaves the folder. The
-            message does not say in which row.
+        RowError: stage ``input``: one is empty, no picture, a URL, or leaves the folder; stage
+            ``image``: several files fit. The message does not say in which row.
     """
     _check(image)
-    return tuple(cell.data or _inside(cell.name, folder, anywhere) for cell in image.pictures)
+    located = []
+    for cell in image.pictures:
+        located.append(cell.data or _found(cell.name, finder, anywhere, folders_above, image))
+    return tuple(located)
 
 
-def _inside(name: str, folder: Path, anywhere: bool) -> Path:
-    """Return the path of a picture that a table names: a table may be a stranger's."""
-    path = _path(name, folder)
+def _found(
+    name: str,
+    finder: ImageFinder,
+    anywhere: bool,
+    folders_above: Callable[[], int],
+    image: ImageCells,
+) -> Path:
+    """Return the path of a picture; where nothing is, of the one file that its name fits."""
+    path = _path(name, finder.folder)
+    if os.path.lexists(path):
+        return _inside(path, name, finder.folder, anywhere)
+    if (found := finder.find(name, folders_above)) is not None:
+        return _inside(found, name, finder.folder, anywhere)
+    path = _inside(path, name, finder.folder, anywhere)
+    if number := finder.numbered(name):
+        raise RowError(
+            "image",
+            f"image {shown_path(path)}: not found; {number!r} in {finder.folder} ends in this "
+            f"number: pass --image-pattern {_pattern_of(number, name, image)}",
+        )
+    if near := finder.near(name):
+        raise RowError(
+            "image",
+            f"image {shown_path(path)}: not found; there is {shown_name(near, 200)} in "
+            f"{finder.folder}: correct the path, or pass --images DIR",
+        )
+    return path
+
+
+def _pattern_of(file: str, name: str, image: ImageCells) -> str:
+    """Return the pattern that makes a file's name of the number at its end."""
+    stem = Path(file).stem
+    digits = stem[len(stem.rstrip("0123456789")) :]
+    column = next(iter(image.columns), "image_id")
+    width = f":0{len(digits)}d" if len(digits) > len(name.strip()) else ""
+    return f"'{stem[: len(stem) - len(digits)]}{{{column}{width}}}{Path(file).suffix}'"
+
+
+def _inside(path: Path, name: str, folder: Path, anywhere: bool) -> Path:
+    """Refuse a path of a picture that leads out of the folder: a table may be a stranger's."""
     if anywhere:
         return path
     root, target = os.path.realpath(folder), os.path.realpath(path)
@@ -81,37 +129,42 @@ def _inside(name: str, folder: Path, anywhere: bool) -> Path:
     how = "lies outside" if path == Path(name) else "leads by a symbolic link out of"
     raise RowError(
         "input",
-        f"the image path {name!r} {how} the image folder {folder}; pass the folder of the pictures "
-        "with --images DIR, or pass --allow-absolute-paths if you trust the table",
+        f"the image path {shown_name(name, 200)} {how} the image folder {folder}; pass the folder "
+        "of the pictures with --images DIR, or pass --allow-absolute-paths if you trust the table",
     )
 
 
 def _check(image: ImageCells) -> None:
     """Refuse what is no picture."""
     for number, cell in enumerate(image.pictures, start=1):
+        if cell.flaw:
+            which = f" {number} of {len(image.pictures)}" if len(image.pictures) > 1 else ""
+            raise RowError("input", f"the image{which} {cell.flaw}")
         if cell.is_empty or cell.other:
             found = cell.other or "empty"
             place = f"image {number} of {len(image.pictures)} in the list"
             raise RowError("input", f"{place} is {found}; {EXPECTED}")
         if cell.medium:
-            what = f"the image {cell.name!r}" if cell.name else "the image"
+            what = f"the image {shown_name(cell.name, 200)}" if cell.name else "the image"
             remedy = f"vlmscope reads pictures only: {REMEDY[cell.medium]}"
             raise RowError("input", f"{what} is {cell.medium}; {remedy}")
 
 
 def _path(name: str, folder: Path | None) -> Path:
     if "://" in name:
-        found = f"the image {name!r} is a URL, which is not fetched"
+        found = f"the image {shown_name(name, 200)} is a URL, which is not fetched"
         raise RowError("input", f"{found}; write a path there")
     if flaw := unstorable(name):
-        raise RowError("input", f"the image path {name!r} holds {flaw}; write a path there")
+        raise RowError(
+            "input", f"the image path {shown_name(name, 200)} holds {flaw}; write a path there"
+        )
     path = Path(name)
     if folder is None or path.is_absolute():
         return path
     if Path(os.path.normpath(name)).parts[:1] == ("..",):
         raise RowError(
             "input",
-            f"the image path {name!r} leaves the image folder {folder}; pass a folder above it "
-            "with --images DIR",
+            f"the image path {shown_name(name, 200)} leaves the image folder {folder}; pass a "
+            "folder above it with --images DIR",
         )
     return folder / path

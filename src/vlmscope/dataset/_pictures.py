@@ -1,8 +1,9 @@
 """What a cell of a table says about the pictures of its question: none, one or several.
 
-A picture is a name, the bytes of a file, or ``{bytes, path}``, as ``datasets`` stores one. Several
-are a list of these, in text a JSON list of names. What is a video or a sound is told by its name or
-its struct, and refused: read as a picture it would fail with a message about something else.
+A picture is a name, the bytes of a file, a text that holds them, or ``{bytes, path}``, as
+``datasets`` stores one. Several are a list of these, in text a list of names as JSON or Python
+writes it. What is a video or a sound is told by its name or its struct, and refused: read as a
+picture it would fail with a message about something else.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from vlmscope.dataset._values import is_blank, kind_name, to_text
-from vlmscope.jsontext import load_json
+from vlmscope.dataset._encoded import EncodedError, decode_image, is_base64, is_encoded, of_base64
+from vlmscope.dataset._image_formats import IMAGE_SUFFIXES
+from vlmscope.dataset._values import is_blank, kind_name, printed_list, to_text
 
 MEDIA: Mapping[str, str] = {
     **dict.fromkeys(
@@ -34,6 +36,12 @@ _MAYBE_MEDIUM = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA))})[/.]*\Z", re.
 
 FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
 """Feature type of the ``datasets`` library → what a column of it holds instead of pictures."""
+
+_PLAIN_LENGTH = 60
+"""Characters of a text that is a name at first sight; a longer one may hold an image."""
+
+_NOT_PLAIN = frozenset("[{dD")
+"""How a text begins that may be a list, an object or a data URI."""
 
 _OF_PICTURES = frozenset({"bytes", "path", "array"})
 """Keys of an object that is a picture or, with an array, a sound."""
@@ -57,11 +65,13 @@ class PictureCell:
     """``a video`` or ``a sound``, where it is no picture."""
     other: str = ""
     """What stands there instead of a picture: ``a list``."""
+    flaw: str = ""
+    """Why what stands there is no image, and what to do, as the end of a sentence."""
 
     @property
     def is_empty(self) -> bool:
         """Whether it says nothing: a gap in a list."""
-        return not (self.name or self.data or self.medium or self.other)
+        return not (self.name or self.data or self.medium or self.other or self.flaw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ def find_pictures(
     said = [column for column in columns if cells[column]]
     if len(said) == 1:  # almost every row of almost every table: no need to weigh anything
         return ImageCells(cells[said[0]], frozenset(said))
-    named = next((c for c in said if any(p.name for p in cells[c])), None)
+    named = _best_named([c for c in said if any(p.name for p in cells[c])], cells)
     held = next((c for c in said if any(p.data for p in cells[c])), None)
     chosen = held or named or next(iter(said), None)
     if chosen is None:
@@ -117,6 +127,35 @@ def find_pictures(
     labels = [label.name for label in cells[named]]
     labelled = (replace(p, name=label) for p, label in zip(pictures, labels, strict=True))
     return ImageCells(tuple(labelled), frozenset([chosen, named]))
+
+
+def join_pictures(
+    values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
+) -> ImageCells:
+    """Find a row's pictures where each column holds one of them; a gap is none.
+
+    >>> row = {"image_1": "a.png", "image_2": None, "image_3": "c.png"}
+    >>> join_pictures(row, list(row), frozenset()).name
+    'a.png, c.png'
+    """
+    cells = {column: split_cell(values.get(column), missing) for column in columns}
+    pictures = tuple(picture for column in columns for picture in cells[column])
+    return ImageCells(pictures, frozenset(column for column in columns if cells[column]))
+
+
+def has_image_suffix(name: str) -> bool:
+    """Return whether a name ends as that of an image file.
+
+    >>> has_image_suffix("a.JPG "), has_image_suffix("548882")
+    (True, False)
+    """
+    return name.rstrip().lower().endswith(IMAGE_SUFFIXES)
+
+
+def _best_named(columns: Sequence[str], cells: Mapping[str, tuple[PictureCell, ...]]) -> str | None:
+    """Return the column whose names are those of files: beside ``a.jpg`` a number is none."""
+    files = (c for c in columns if any(has_image_suffix(picture.name) for picture in cells[c]))
+    return next(files, next(iter(columns), None))
 
 
 def plain_name(
@@ -138,16 +177,20 @@ def plain_name(
     'a.png'
     """
     name: str | None = None
+    is_file = False
     for column in columns:
         value = values.get(column)
         if type(value) is not str:
             if value is None:
                 continue
             return None
-        if name is None and value and not value.isspace() and value not in missing:
-            if value.lstrip()[0] == "[":
+        if value and not value.isspace() and value not in missing:
+            if len(value) > _PLAIN_LENGTH or value.lstrip()[0] in _NOT_PLAIN:
                 return None
-            name = value
+            if name is None or not is_file:
+                found = len(columns) > 1 and has_image_suffix(value)
+                name = value if name is None or found else name
+                is_file = found
     return name
 
 
@@ -170,10 +213,7 @@ def _several(value: Any) -> Sequence[Any] | None:
         return value
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return None
-    try:
-        found = load_json(value)
-    except ValueError:
-        return None
+    found = printed_list(value)
     names = isinstance(found, list) and all(isinstance(item, str) for item in found)
     return found if names else None
 
@@ -183,12 +223,10 @@ def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
         return PictureCell("", None, other="a list")
     if isinstance(value, dict) and value and not value.keys() & _OF_PICTURES:
         return PictureCell("", None, other=kind_name(value))
-    if isinstance(value, dict):
-        data, name = value.get("bytes"), value.get("path")
-    elif isinstance(value, bytes):
-        data, name = value, None
-    else:
-        data, name = None, value
+    try:
+        data, name = _data_and_name(value)
+    except EncodedError as error:
+        return PictureCell("", None, flaw=f"{error}; write the whole image file there")
     text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
     data = data if isinstance(data, bytes) and data else None
     other = kind_name(name) if text is None and data is None else ""
@@ -200,6 +238,24 @@ def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
         medium="a sound" if decoded_sound else _medium(text),
         other=other,
     )
+
+
+def _data_and_name(value: Any) -> tuple[Any, Any]:
+    """Return the bytes that a cell holds, or else its name.
+
+    Raises:
+        EncodedError: It holds an image that cannot be decoded.
+    """
+    if isinstance(value, dict):
+        data, name = value.get("bytes"), value.get("path")
+        if isinstance(data, str) and data:  # in JSON
+            data = decode_image(data)[0] if is_encoded(data) else of_base64(data)
+        return data, name
+    if isinstance(value, bytes):
+        return (of_base64(value.decode("latin-1")) if is_base64(value) else value), None
+    if isinstance(value, str) and is_encoded(value):
+        return decode_image(value)
+    return None, value
 
 
 def _medium(name: str) -> str:

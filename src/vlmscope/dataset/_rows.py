@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmscope.dataset._columns import Columns
+from vlmscope.dataset._finding import ImageFinder, shared_folders
 from vlmscope.dataset._locate import EXPECTED, locate_pictures
-from vlmscope.dataset._pictures import ImageCells, find_pictures, plain_name
+from vlmscope.dataset._pictures import (
+    ImageCells,
+    PictureCell,
+    find_pictures,
+    join_pictures,
+    plain_name,
+    split_cell,
+)
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
@@ -44,6 +52,21 @@ DIGEST_BYTES = 16
 
 _TEXT = (str, type(None))
 """What an image cell holds that names pictures, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a row the one that it is, and its truth, which does not."""
+
+    id: str
+    question: str
+    """Empty where the row has none that a run can hold."""
+    image_id: str
+    """As ``Sample.image_id``."""
+    target: str | None
+    """As ``Sample.target``; None where the table has no column of truths."""
+    unnamed: tuple[bytes, ...] = ()
+    """The images' files, where the table holds them and has no names for them."""
 
 
 class Place(NamedTuple):
@@ -91,23 +114,47 @@ class RowReader:
     """Whether a row without a picture is a question about none, and no failure."""
     anywhere: bool = False
     """Whether paths of pictures may lead out of ``images``."""
+    finder: ImageFinder = field(init=False, repr=False, compare=False)
+    """Finds files in ``images`` that the table names otherwise."""
+    above: list[int] = field(init=False, repr=False, compare=False, default_factory=list)
+    """How many folders all names of images begin with, once it was asked for."""
+
+    def __post_init__(self) -> None:
+        """Make the finder of the folder."""
+        object.__setattr__(self, "finder", ImageFinder(self.images))
 
     def origin(self, row: Row) -> str:
         """Say where a row stands: ``questions.csv line 41``."""
-        return f"{self.source.name} {self.source.unit} {row.number}"
+        return self.source.origin(row)
+
+    @property
+    def plain_id(self) -> str | None:
+        """The column of the id, where its value is the id as it is."""
+        return self.columns.id[0] if len(self.columns.id) == 1 else None
 
     def id(self, row: Row) -> str:
-        """Read the id, as it is.
+        """Read the id, as it is; of several columns joined, of numbered rows the number.
 
         Raises:
             InputError: it is empty, or no text that a run can hold.
         """
-        column = self.columns.id
-        value = row.values.get(column)
+        names = self.columns.id
+        if not names:
+            return f"row_{row.nth}"
+        value = row.values.get(names[0])
+        if len(names) > 1:
+            cells = [row.values.get(name) for name in names]
+            texts = ["" if is_blank(cell) else to_text(cell) for cell in cells]
+            value = next((c for c, t in zip(cells, texts, strict=True) if t is None), None)
+            if value is None:
+                value = "_".join(map(str, texts)) if any(texts) else ""
         # Of a million rows about all: printable ASCII needs no closer look.
         plain = type(value) is str and value.isascii() and value.isprintable() and value.strip()
         if plain and len(str(value)) <= LONGEST_ID:
             return str(value)
+        return self._odd_id(row, value)
+
+    def _odd_id(self, row: Row, value: Any) -> str:
         text = to_text(value)
         if is_blank(value):
             found = "is empty"
@@ -119,14 +166,53 @@ class RowReader:
             found = f"{shown_name(text)} has {size:,} bytes, expected at most {LONGEST_ID:,}"
         else:
             return text
+        several = len(self.columns.id) > 1
         raise InputError(
-            f"{self.origin(row)}: the id in column {shown_name(column)} {found}; give the row an "
-            "id, or name another column with --map id=COLUMN"
+            f"{self.origin(row)}: the id in column{'s' if several else ''} "
+            f"{', '.join(map(shown_name, self.columns.id))} {found}; give the row an "
+            "id, or name another column with --map id=COLUMN, or pass --number-rows"
         )
 
     def image(self, row: Row) -> ImageCells:
         """Find what the row says about its pictures, good or not."""
-        return find_pictures(row.values, self.columns.images, self.source.missing)
+        columns = self.columns
+        if columns.image_pattern is not None:
+            return self._made_image(row)
+        if columns.is_together:
+            return join_pictures(row.values, columns.images, self.source.missing)
+        return find_pictures(row.values, columns.images, self.source.missing)
+
+    def _made_image(self, row: Row) -> ImageCells:
+        """Return the picture whose path is made of other columns; none where one is a gap."""
+        pattern = self.columns.image_pattern
+        assert pattern is not None  # noqa: S101 - for the type checker
+        if pattern.has_gap(row.values, self.source.missing):
+            return ImageCells((), frozenset())
+        try:
+            name = pattern.fill(row.values, self.source.missing) or ""
+        except CellError as error:
+            return ImageCells(
+                (PictureCell("", None, flaw=f"{error}; write one there"),), frozenset()
+            )
+        return ImageCells((PictureCell(name, None),), frozenset())
+
+    def _plain_image(self, row: Row) -> str | None:
+        """Return the name of the row's picture where it is plain at first sight."""
+        if self.columns.is_together or not self.columns.images:
+            return None
+        return plain_name(row.values, self.columns.images, self.source.missing)
+
+    def folders_above(self) -> int:
+        """Return how many folders all names of images in the table begin with."""
+        if not self.above:
+            names = (
+                cell.name
+                for row in self.source.rows()
+                for cell in self.image(row).pictures
+                if cell.name
+            )
+            self.above.append(shared_folders(names))
+        return self.above[0]
 
     def pictures(self, row: Row) -> Any:
         """Return what tells this row's pictures from others, as JSON; None if it is about none.
@@ -134,7 +220,7 @@ class RowReader:
         Embedded images count by name, or by size where they have none: hashing the bytes of a
         million images would take longer than it is worth.
         """
-        name = plain_name(row.values, self.columns.images, self.source.missing)
+        name = self._plain_image(row)
         if name is not None:
             return name
         image = self.image(row)
@@ -148,7 +234,7 @@ class RowReader:
             sample_id: Its id.
             pictures: What ``pictures`` says of it.
         """
-        question = to_text(row.values.get(self.columns.question)) or ""
+        question = self.question_or_gap(row)
         if pictures is None:
             pictures = ""
         cells = (sample_id, pictures, question, self._target_or_gap(row))
@@ -156,6 +242,27 @@ class RowReader:
             return json.dumps(cells) + "\n"
         # The same text, without an encoder set up anew for each of a million rows.
         return f"[{', '.join(map(encode_basestring_ascii, cells))}]\n"
+
+    def identity(self, row: Row, sample_id: str) -> Identity:
+        """Return what makes a row the one that it is, also of a row that is not in order.
+
+        Args:
+            row: The row.
+            sample_id: Its id.
+        """
+        try:
+            question = self._question(row)
+        except RowError:
+            question = ""
+        image = self.image(row)
+        held = all(cell.data and not cell.name for cell in image.pictures)
+        return Identity(
+            id=sample_id,
+            question=question,
+            image_id=self._image_id(image, sample_id),
+            target=None if self.columns.target is None else self._target_or_gap(row),
+            unnamed=tuple(cell.data or b"" for cell in image.pictures) if held else (),
+        )
 
     def digest(self, row: Row) -> bytes:
         """Return ``DIGEST_BYTES`` bytes that differ as soon as one cell of the row does.
@@ -183,7 +290,7 @@ class RowReader:
         sample_id, origin = self.id(row), self.origin(row)
         question = self._question(row)
         target = self._target(row)
-        image = self.image(row)
+        image = self._chosen_image(row)
         for what, text in (("question", question), ("target", target), ("image name", image.name)):
             if flaw := unstorable(text):
                 raise self._error(row, f"the {what} holds {flaw}", "plain text")
@@ -194,7 +301,7 @@ class RowReader:
             question=question,
             target=target,
             metadata=self._metadata(row, image),
-            image_id=image.name or (sample_id if pictures else ""),
+            image_id=self._image_id(image, sample_id),
             origin=origin,
         )
 
@@ -203,7 +310,7 @@ class RowReader:
 
         For rows that were captured before: nothing of them is checked, or opened later.
         """
-        name = plain_name(row.values, self.columns.images, self.source.missing)
+        name = self._plain_image(row)
         if name is not None:
             return _place_at(fspath(self.images), name)
         cells = self.image(row).pictures
@@ -212,16 +319,38 @@ class RowReader:
     def _error(self, row: Row, found: str, expected: str) -> RowError:
         return RowError("input", f"{self.origin(row)}: {found}; write {expected} there")
 
+    @staticmethod
+    def _image_id(image: ImageCells, sample_id: str) -> str:
+        return image.name or (sample_id if image.pictures else "")
+
     def _question(self, row: Row) -> str:
-        column = self.columns.question
-        value = row.values.get(column)
+        template, column = self.columns.question_template, self.columns.question
+        what = f"in column {shown_name(column)}" if template is None else "of --question-template"
+        try:
+            value = row.values.get(column) if template is None else self._made_question(row)
+        except CellError as error:
+            raise self._error(row, f"the value {error}", "another value") from error
         if is_blank(value):
-            raise self._error(row, f"the question in column {column!r} is empty", "a question")
+            raise self._error(row, f"the question {what} is empty", "a question")
         text = to_text(value)
         if text is None:
-            found = f"the question in column {column!r} is {kind_name(value)}"
+            found = f"the question {what} is {kind_name(value)}"
             raise self._error(row, found, "text")
         return text
+
+    def _made_question(self, row: Row) -> str | None:
+        template = self.columns.question_template
+        assert template is not None  # noqa: S101 - for the type checker
+        return template.fill(row.values, self.source.missing)
+
+    def question_or_gap(self, row: Row) -> str:
+        """Return the question, and of a row that fails for it an empty one."""
+        if self.columns.question_template is None:
+            return to_text(row.values.get(self.columns.question)) or ""
+        try:
+            return self._made_question(row) or ""
+        except CellError:
+            return ""
 
     def _target(self, row: Row) -> str:
         column = self.columns.target
@@ -230,9 +359,11 @@ class RowReader:
         try:
             target = to_target(row.values.get(column), self.source.missing)
         except CellError as error:
-            raise self._error(row, f"the target in column {column!r} {error}", "text") from error
+            raise self._error(
+                row, f"the target in column {shown_name(column)} {error}", "text"
+            ) from error
         if target is None:
-            raise self._error(row, f"the target in column {column!r} is bytes", "text")
+            raise self._error(row, f"the target in column {shown_name(column)} is bytes", "text")
         return target
 
     def _target_or_gap(self, row: Row) -> str:
@@ -247,12 +378,37 @@ class RowReader:
         if not image.pictures and not self.text_only:
             raise self._no_image(row)
         try:
-            return locate_pictures(image, self.images, anywhere=self.anywhere)
+            return locate_pictures(
+                image, self.finder, anywhere=self.anywhere, folders_above=self.folders_above
+            )
         except RowError as error:
             raise RowError(error.stage, f"{self.origin(row)}: {error}") from error
 
+    def _chosen_image(self, row: Row) -> ImageCells:
+        """Find what the row says about its pictures; of several columns the one that is there.
+
+        Which column that is does not matter for the row's identity: ``pictures`` looks at no file.
+        """
+        image = self.image(row)
+        columns = self.columns
+        if len(columns.images) < 2 or columns.is_together or not image.pictures:
+            return image
+        if any(cell.data or not cell.name or self._is_there(cell.name) for cell in image.pictures):
+            return image
+        for column in columns.images:
+            cells = split_cell(row.values.get(column), self.source.missing)
+            there = all(cell.name and self._is_there(cell.name) for cell in cells)
+            if cells and there and column not in image.columns:
+                return ImageCells(cells, frozenset([column]))
+        return image
+
+    def _is_there(self, name: str) -> bool:
+        return "://" not in name and "\0" not in name and (self.images / name).is_file()
+
     def _no_image(self, row: Row) -> RowError:
         columns = " or ".join(repr(column) for column in self.columns.images)
+        if self.columns.image_pattern is not None:
+            columns = " or ".join(repr(name) for name in self.columns.image_pattern.columns)
         found = f"{self.origin(row)}: no image in column {columns}"
         hint = "pass --text-only if questions without a picture are meant"
         return RowError("input", f"{found}; {EXPECTED}, or {hint}")
@@ -262,7 +418,9 @@ class RowReader:
         columns = self.columns
         # Where there is no picture, no column of them holds anything.
         of_image = image.columns if image.pictures else columns.images
-        used = {columns.id, columns.question, columns.target, *of_image}
+        used = {columns.question, columns.target, *of_image}.difference(columns.kept)
+        if len(columns.id) == 1:
+            used.add(columns.id[0])
         cells = (item for item in row.values.items() if item[0] not in used)
         plain = {name: self._plain(row, name, cell) for name, cell in cells}
         return {name: cell for name, cell in plain.items() if cell is not LEFT_OUT}

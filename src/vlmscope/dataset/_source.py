@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from vlmscope.errors import InputError
-from vlmscope.regular import open_regular
 
 
 class Row(NamedTuple):
@@ -25,6 +24,10 @@ class Row(NamedTuple):
     """Where it stands, counted from 1 in the source's ``unit``."""
     values: Mapping[str, Any]
     """Column → value as the format gives it."""
+    within: str = ""
+    """Of several tables that are read as one, the one it stands in and its unit."""
+    nth: int = 0
+    """Which row of all it is, counted from 1; 0 where nobody asked."""
 
 
 class Source(ABC):
@@ -51,6 +54,10 @@ class Source(ABC):
         Only tables of the ``datasets`` library declare it.
         """
         return {}
+
+    def origin(self, row: Row) -> str:
+        """Say where a row stands: ``questions.csv line 41``."""
+        return f"{row.within or f'{self.name} {self.unit}'} {row.number}"
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
@@ -93,7 +100,7 @@ def reading(source: Source) -> Iterator[None]:
         ) from error
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
+def one_line(error: BaseException, limit: int = 200) -> str:
     r"""Say a library's error in one line: ``KeyError: 'x'``.
 
     >>> one_line(ValueError("first\n  second"))
@@ -101,25 +108,3 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def not_utf8(path: Path) -> InputError:
-    """Build the error for a file that is not UTF-8: at which line and byte, and what to do.
-
-    A text reader reports offsets within its own buffer, so the file is searched again. No UTF-8
-    character but the newline itself holds a newline byte: reading by line cuts no character.
-    """
-    offset = 0
-    with open_regular(path) as handle:
-        for number, line in enumerate(handle, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                at = offset + error.start
-                found = f"byte 0x{line[error.start]:02x} at offset {at}"
-                return InputError(
-                    f"{path.name} line {number}: {found} is not UTF-8; save the file as UTF-8 "
-                    f"(iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8{path.suffix})"
-                )
-            offset += len(line)
-    return InputError(f"{path.name}: is not UTF-8; save the file as UTF-8")

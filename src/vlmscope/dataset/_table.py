@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -11,10 +12,12 @@ from typing import cast
 
 from vlmscope.dataset._columns import check_pictures, find_columns
 from vlmscope.dataset._locate import image_folder
-from vlmscope.dataset._open import open_source
-from vlmscope.dataset._rows import Place, RowReader
+from vlmscope.dataset._open import Data, open_source
+from vlmscope.dataset._rows import Identity, Place, RowReader
 from vlmscope.dataset._share import Share
-from vlmscope.dataset._source import Row, Source, reading
+from vlmscope.dataset._shared_images import with_shared_images
+from vlmscope.dataset._source import Row, reading
+from vlmscope.dataset._together import unique_together
 from vlmscope.dataset._unchanged import Unchanged
 from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError, RowError
@@ -100,9 +103,9 @@ class Table:
     def _read(
         self, passed: Set[str], expected: Unchanged | None
     ) -> Iterator[Sample | Failure | Place]:
-        reader, share, column = self.reader, self.share, self.reader.columns.id
-        for row in islice(_rows_of(reader.source), self.limit):
-            value = row.values.get(column)
+        reader, share, column = self.reader, self.share, self.reader.plain_id
+        for row in islice(_rows_of(reader), self.limit):
+            value = None if column is None else row.values.get(column)
             is_passed = isinstance(value, str) and value in passed
             sample_id = str(value) if is_passed else reader.id(row)
             if share and not share.holds(reader.pictures(row), sample_id):
@@ -121,6 +124,15 @@ class Table:
         if expected:
             expected.check_end()
 
+    def identities(self) -> Iterator[Identity]:
+        """Stream what makes each row the one that it is, whatever the limit and the share.
+
+        Raises:
+            InputError: the file breaks off, or an id is unusable.
+        """
+        for row in _rows_of(self.reader):
+            yield self.reader.identity(row, self.reader.id(row))
+
     def scan(self) -> TableScan:
         """Check the whole table in one pass, before anything is done with it.
 
@@ -132,18 +144,19 @@ class Table:
                 empty, not storable or there twice.
         """
         reader = self.reader
-        places: dict[str, int] = {}
-        repeats: dict[str, list[int]] = {}
+        places: dict[str, int | str] = {}
+        repeats: dict[str, list[int | str]] = {}
         digest = hashlib.sha256()
         bare = 0
         ids: list[str] = []
         keys: list[str] = []
         digests = bytearray()
-        for row in _rows_of(reader.source):
+        for row in _rows_of(reader):
             sample_id = reader.id(row)
-            first = places.setdefault(sample_id, row.number)
-            if first != row.number:
-                repeats.setdefault(sample_id, [first]).append(row.number)
+            where = f"{row.within} {row.number}" if row.within else row.number
+            first = places.setdefault(sample_id, where)
+            if first != where:
+                repeats.setdefault(sample_id, [first]).append(where)
             pictures = reader.pictures(row)
             keys.append(reader.key(row, sample_id, pictures))
             if len(keys) == _TOGETHER:
@@ -162,23 +175,28 @@ class Table:
         rows = min(len(places), self.limit or len(places))
         return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests))
 
-    def _duplicates(self, repeats: Mapping[str, Sequence[int]]) -> str:
+    def _duplicates(self, repeats: Mapping[str, Sequence[int | str]]) -> str:
         source = self.reader.source
+        unit = "" if isinstance(next(iter(repeats.values()))[0], str) else f"{source.unit}s "
         shown = [
-            f"{shown_name(sample_id)} ({source.unit}s {', '.join(map(str, at[:SHOWN_DUPLICATES]))}"
+            f"{shown_name(sample_id)} ({unit}{', '.join(map(str, at[:SHOWN_DUPLICATES]))}"
             f"{', …' if len(at) > SHOWN_DUPLICATES else ''})"
             for sample_id, at in islice(repeats.items(), SHOWN_DUPLICATES)
         ]
         more = f" and {len(repeats) - len(shown)} more" if len(repeats) > len(shown) else ""
         ids = "1 id stands" if len(repeats) == 1 else f"{len(repeats)} ids stand"
+        together = unique_together(self.reader)
+        hint = f"--map id={shlex.quote(','.join(together))}, which differ in every row, or " if (
+            together
+        ) else ""  # fmt: skip
         return (
             f"{source.name}: {ids} more than once: {', '.join(shown)}{more}; give every row its "
-            "own id, or name another column with --map id=COLUMN"
+            f"own id, or name another column with --map id=COLUMN, or pass {hint}--number-rows"
         )
 
 
 def open_table(
-    data: str | PathLike[str],
+    data: Data,
     *,
     images: str | PathLike[str] | None = None,
     fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
@@ -210,11 +228,12 @@ def open_table(
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
     folder = None if images is None else image_folder(images)
-    source, beside = open_source(data)
+    source, beside = open_source(data, fields.records)
     with reading(source):
         found = source.columns()
     columns = find_columns(fields, found, source.name, text_only=text_only)
     check_pictures(columns, source.media(), source.name)
+    source = with_shared_images(source, columns)
     reader = RowReader(
         source, columns, folder or beside.absolute(), text_only, allow_absolute_paths
     )
@@ -222,7 +241,7 @@ def open_table(
 
 
 def read_samples(
-    data: str | PathLike[str],
+    data: Data,
     *,
     images: str | PathLike[str] | None = None,
     fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
@@ -245,9 +264,14 @@ def read_samples(
     return _strictly(table)
 
 
-def _rows_of(source: Source) -> Iterator[Row]:
+def _rows_of(reader: RowReader) -> Iterator[Row]:
+    source = reader.source
     with reading(source):
-        yield from source.rows()
+        if reader.columns.id:
+            yield from source.rows()
+        else:
+            for index, row in enumerate(source.rows(), start=1):
+                yield row._replace(nth=index)
 
 
 def _strictly(table: Table) -> Iterator[Sample]:

@@ -16,7 +16,7 @@ from vlmscope.errors import InputError, TableChangedError
 
 RowT = TypeVar("RowT")
 
-_REMEDY = "restore it and run again, or start anew with the changed table"
+_REMEDY = "run again to go on with the changed table, or restore it before"
 
 
 class Unchanged:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
+from vlmscope.dataset._encoded import holds_image
 from vlmscope.errors import shortened
-from vlmscope.jsontext import DEEPEST, MOST_DIGITS, is_long
+from vlmscope.jsontext import DEEPEST, MOST_DIGITS, is_long, load_json, nests_deeper
+from vlmscope.locking import warnings_lock
 
 LEFT_OUT: Final = object()
 """What ``to_json`` gives for values that are no metadata: bytes, and anything it does not know."""
@@ -48,6 +53,15 @@ def shown_name(name: str, longest: int = 60) -> str:
     ("'a\\nb'", "'xxxx…'")
     """
     return repr(shortened(name, longest))
+
+
+_LONGEST_PATH = 200
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a message shows it: without its middle where it is long."""
+    text = str(path)
+    return text if len(text) <= _LONGEST_PATH else f"{text[:60]}…{text[-(_LONGEST_PATH - 60) :]}"
 
 
 def is_null(value: object) -> bool:
@@ -114,8 +128,8 @@ def to_json(value: Any, levels: int = DEEPEST) -> Any:
     """Turn a cell into what ``json.dumps(..., allow_nan=False)`` takes.
 
     NaN becomes None, infinities and decimals become text, dates and times ISO text, numpy and
-    pandas scalars Python's own; bytes and unknown objects are left out, inside lists and structs
-    too.
+    pandas scalars Python's own; bytes, images written as text and unknown objects are left out,
+    inside lists and structs too.
 
     Args:
         value: the cell.
@@ -132,7 +146,7 @@ def to_json(value: Any, levels: int = DEEPEST) -> Any:
     {'when': '2024-05-01', 'score': None, 'tags': ['a']}
     """
     if isinstance(value, str):
-        return value
+        return LEFT_OUT if holds_image(value) else value
     if isinstance(value, dict | list | tuple):
         return _nested_json(value, levels)
     if is_null(value):
@@ -157,6 +171,33 @@ def _nested_json(value: dict[Any, Any] | list[Any] | tuple[Any, ...], levels: in
         return {key: item for key, item in items if item is not LEFT_OUT}
     plain = (to_json(item, levels - 1) for item in value)
     return [item for item in plain if item is not LEFT_OUT]
+
+
+_LONGEST_LIST = 64 * 2**20
+_MOST_ITEMS = 10_000
+
+
+def printed_list(text: str) -> Any:
+    """Return the list that a text prints, as JSON or as Python writes it; else None.
+
+    >>> printed_list('["a"]'), printed_list("['a', 'b']"), printed_list("[a].png")
+    (['a'], ['a', 'b'], None)
+    """
+    body = text.strip()
+    if not body.startswith("[") or not body.endswith("]") or len(body) > _LONGEST_LIST:
+        return None
+    try:
+        return load_json(body)
+    except ValueError:
+        pass
+    if nests_deeper(body) or body.count(",") > _MOST_ITEMS:
+        return None
+    try:
+        with warnings_lock(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of backslashes in somebody else's text
+            return ast.literal_eval(body)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def unstorable(text: str) -> str | None:

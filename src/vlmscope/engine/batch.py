@@ -2,7 +2,8 @@
 
 A row whose picture or prompt is bad becomes a ``Failure`` here and the others go on, so that a
 batch which reaches the model holds good rows only. Rows about different numbers of pictures become
-batches of their own. It runs ahead of the model, on other threads.
+batches of their own, and so do rows of different length bands (``model/lengths.py``). It runs ahead
+of the model, on other threads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_
 from vlmscope.engine.fetching import pinned
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import EachOnce, count_after_question, encode, render
+from vlmscope.said_once import said_once
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 
 PIXELS_AT_ONCE = 2**28
@@ -84,6 +87,7 @@ class Batch:
         return self.inputs["attention_mask"].numpy()
 
 
+@said_once()
 def prepare(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec | None = None
 ) -> tuple[list[Batch], list[Failure]]:
@@ -101,26 +105,46 @@ def prepare(
     failures: list[Failure] = []
     batches: list[Batch] = []
     for good in _read_all(samples, vlm, spec, failures):
-        batches += _batches_of(good, vlm, failures)
+        batches += _batches_of(good, vlm, spec or CaptureSpec(), failures)
         good.clear()  # of their images the tensors are enough
     return batches, failures
 
 
+def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: CaptureSpec) -> list[int]:
+    """Return the length band of each row of a batch: it must be one (``model/lengths.py``)."""
+    if not vlm.lengths:
+        return [0] * len(batch.samples)
+    # The hidden states of an answer's last token exist one step after it was chosen.
+    new = spec.max_new_tokens + bool(spec.answer_positions)
+    return [vlm.lengths.band(int(tokens), new) for tokens in batch.attention_mask.sum(axis=1)]
+
+
 def _batches_of(
-    good: Sequence[_Row], vlm: VisionLanguageModel, failures: list[Failure]
+    good: Sequence[_Row], vlm: VisionLanguageModel, spec: CaptureSpec, failures: list[Failure]
 ) -> list[Batch]:
     """Make batches of good rows; note those whose prompt is too long."""
-    batches = []
+    batches: list[Batch] = []
     for rows in _groups(good, vlm):
         batch = _encode(rows, vlm)
         if too_long := _too_long(batch, vlm):
             failures += too_long
             failed = {failure.id for failure in too_long}
             rows = [row for row in rows if row.sample.id not in failed]
-            batches += [_encode(rows, vlm)] if rows else []
-        else:
-            batches.append(batch)
+            if not rows:
+                continue
+            batch = _encode(rows, vlm)
+        batches += _of_one_band(batch, rows, vlm, spec)
     return batches
+
+
+def _of_one_band(
+    batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: CaptureSpec
+) -> list[Batch]:
+    """Return a batch as it is, or its rows in batches within each of which lengths agree."""
+    groups: dict[tuple[int, int], list[_Row]] = {}
+    for i, band in enumerate(bands_of(batch, vlm, spec)):
+        groups.setdefault((band, i if band == ALONE else 0), []).append(rows[i])
+    return [batch] if len(groups) == 1 else [_encode(group, vlm) for group in groups.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ class Decoding:
         self._masked = False
         self._finished = finished
         self._behind = BEHIND if vlm.cuda_devices else 0
+        self._band = 0
 
     @property
     def capacity(self) -> int:
@@ -89,9 +90,11 @@ class Decoding:
         staying = [row for row in self._rows if not row.ended]
         return [row.prefilled.known["sample"] for row in (*leaving, *staying)]
 
-    def has_room(self, rows: int) -> bool:
-        """Return whether so many more can be admitted, as far as is known."""
-        return self._slots is None or not self._rows or len(self._rows) + rows <= self._slots.rows
+    def has_room(self, rows: int, band: int = 0) -> bool:
+        """Return whether so many more of a length band can be admitted, as far as is known."""
+        if self._slots is None or not self._rows:
+            return True
+        return band == self._band and len(self._rows) + rows <= self._slots.rows
 
     def length_for(self, tokens: int) -> int:
         """Return how many tokens the slots of such a prompt would have room for."""
@@ -109,13 +112,16 @@ class Decoding:
             and all(slots.keys[i].shape[2] >= layers[i][0].shape[2] for i in slots.fixed)
         )
 
-    def admit(self, ready: Ready, prefilled: Sequence[Prefilled], layers: Layers) -> None:
+    def admit(
+        self, ready: Ready, prefilled: Sequence[Prefilled], layers: Layers, band: int = 0
+    ) -> None:
         """Take in a batch that was just prefilled.
 
         Args:
             ready: The batch on the device.
             prefilled: Its rows.
             layers: Its keys and values.
+            band: Length band of its rows; a step is about rows of one.
 
         Raises:
             torch.OutOfMemoryError: There is no room for the batch. Nothing has changed then.
@@ -140,6 +146,7 @@ class Decoding:
         masked = see_tiles(slots, rows_of, ready, layers, self._vlm)
         self._masked = masked or (self._masked and bool(self._rows))
         slots.active += rows
+        self._band = band
         self._rows += [_Row(row, rows_of.start + i) for i, row in enumerate(prefilled)]
 
     def step(self) -> None:

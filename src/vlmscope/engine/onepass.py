@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from vlmscope.engine.batch import Batch, prepare
+from vlmscope.engine.memory import is_dead_device
+from vlmscope.engine.row_errors import row_errors
 from vlmscope.engine.session import CaptureSession
-from vlmscope.errors import InputError, RowError
+from vlmscope.errors import InputError, RowError, VlmscopeError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.halp import original_of
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -37,7 +39,8 @@ def capture(
 
     Raises:
         InputError: ``batch_size`` is below 1, or the spec's ``compat`` is not for this model.
-        RowError: A sample failed. ``extract`` records such rows instead, and goes on.
+        RowError: A sample failed: its image, its prompt, or the processor or the model raised on
+            it. ``extract`` records such rows instead, and goes on.
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: give 1 or more")
@@ -46,13 +49,40 @@ def capture(
     session = CaptureSession(vlm, spec, batch_size)
     iterator = iter(samples)
     while chunk := tuple(islice(iterator, batch_size)):
-        batches, failures = prepare(chunk, vlm, spec)
-        found: dict[int, Capture] = {}
-        for result in chain(failures, _all_of(batches, session, vlm, spec)):
-            if isinstance(result, Failure):
-                raise RowError(result.stage, f"{result.id}: {result.error}")
-            found[id(result.sample)] = result
-        yield from (found[id(sample)] for sample in chunk)
+        try:
+            found = _captures(chunk, session, vlm, spec)
+        except VlmscopeError:
+            raise
+        except Exception as error:
+            if len(chunk) == 1 or is_dead_device(error):
+                with row_errors(chunk[0]):
+                    raise
+            found = None
+        if found is not None:
+            yield from found
+            continue
+        session = CaptureSession(vlm, spec, batch_size)  # what the failed batch left is gone
+        for sample in chunk:
+            with row_errors(sample):
+                (alone,) = _captures((sample,), session, vlm, spec)
+            yield alone
+
+
+def _captures(
+    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: CaptureSpec
+) -> list[Capture]:
+    """Return the captures of some samples, in order.
+
+    Raises:
+        RowError: One of them failed.
+    """
+    batches, failures = prepare(chunk, vlm, spec)
+    found: dict[int, Capture] = {}
+    for result in chain(failures, _all_of(batches, session, vlm, spec)):
+        if isinstance(result, Failure):
+            raise RowError(result.stage, f"{result.id}: {result.error}")
+        found[id(result.sample)] = result
+    return [found[id(sample)] for sample in chunk]
 
 
 def capture_batch(

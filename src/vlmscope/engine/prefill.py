@@ -25,7 +25,9 @@ from vlmscope.engine.pooling import TokenChoice
 from vlmscope.engine.taps import Taps
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
+from vlmscope.model.encoder_widths import widened
 from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
+from vlmscope.model.packed_attention import packed
 from vlmscope.model.static_cache import cache_with
 from vlmscope.schema import (
     IMAGE_POSITIONS,
@@ -121,7 +123,12 @@ def run(ready: Ready, vlm: VisionLanguageModel, config: Any, **options: Any) -> 
     """Run ``generate`` with the taps in place; return what it returns."""
     if ready.encodings is not None:
         options["past_key_values"] = cache_with(ready.encodings.layers, vlm.num_layers)
-    with attending_with(GROUPED, grouped_attention, vlm.decoder), ready.taps.in_place():
+    with (
+        attending_with(GROUPED, grouped_attention, vlm.decoder),
+        packed(vlm),
+        widened(vlm),
+        ready.taps.in_place(),
+    ):
         return vlm.model.generate(**ready.inputs, generation_config=config, **options)
 
 

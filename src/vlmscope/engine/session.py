@@ -8,7 +8,6 @@ batch by batch, with the same result.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -24,17 +23,19 @@ from vlmscope.engine.answers import (
     greedy_config,
     with_answer,
 )
-from vlmscope.engine.batch import Batch
+from vlmscope.engine.batch import Batch, bands_of
 from vlmscope.engine.decoding import Decoding
 from vlmscope.engine.memory import is_out_of_memory
 from vlmscope.engine.pictures import PictureEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, kept_of, make_ready, run
-from vlmscope.errors import one_line
+from vlmscope.errors import InputError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.computing import computing
+from vlmscope.model.lengths import ALONE
 from vlmscope.model.static_cache import keys_and_values
 from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.said_once import warn
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
 Results = list[Capture | Failure]
@@ -72,16 +73,29 @@ class CaptureSession:
             shapes: Filled, if given, with module → shape of what it returned in the prefill.
 
         Raises:
-            InputError: The spec's ``compat`` is not for this model.
+            InputError: The spec's ``compat`` is not for this model, or the batch was prepared for
+                another spec and its rows may not share a call.
             torch.OutOfMemoryError: The batch does not fit; nothing of it is kept, and the rows of
                 earlier batches are as they were.
         """
+        band = self._band(batch)
         with self._computing():
-            if self._spec.max_new_tokens and self._must_generate(batch):
+            if self._spec.max_new_tokens and (band == ALONE or self._must_generate(batch)):
                 self._generate(batch, shapes)
             else:
-                self._prefill(batch, shapes)
+                self._prefill(batch, band, shapes)
             return self._take()
+
+    def _band(self, batch: Batch) -> int:
+        """Return the length band of all rows of a batch."""
+        bands = set(bands_of(batch, self._vlm, self._spec))
+        if len(bands) > 1 or (ALONE in bands and len(batch.samples) > 1):
+            raise InputError(
+                f"a batch of {len(batch.samples)} rows: their lengths lie on both sides of one at "
+                "which this decoder computes differently; prepare the batch with the spec that it "
+                "is captured with"
+            )
+        return bands.pop()
 
     def drain(self) -> Results:
         """Finish every row."""
@@ -135,9 +149,9 @@ class CaptureSession:
         self._finished.clear()
         return finished
 
-    def _prefill(self, batch: Batch, shapes: dict[str, tuple[int, ...]] | None) -> None:
+    def _prefill(self, batch: Batch, band: int, shapes: dict[str, tuple[int, ...]] | None) -> None:
         """Prefill a batch, and let it write its answers beside those that write already."""
-        while not self._decoding.has_room(len(batch.samples)):
+        while not self._decoding.has_room(len(batch.samples), band):
             self._careful(self._decoding.step)
         ready = self._ready(batch)
         self._arrive()  # while the device encodes the pictures
@@ -147,13 +161,13 @@ class CaptureSession:
         if shapes is not None:
             shapes |= ready.taps.shapes_
         if self._spec.max_new_tokens:
-            self._answer(ready, output.past_key_values, batch)
+            self._answer(ready, output.past_key_values, batch, band)
             return
         self._arriving += kept_of(ready)
         if not self._gpus:
             self._arrive()
 
-    def _answer(self, ready: Ready, cache: Any, batch: Batch) -> None:
+    def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]
         layers = keys_and_values(cache, self._decoding.length_for(tokens))
         if layers is None:
@@ -162,7 +176,7 @@ class CaptureSession:
             return
         if not self._decoding.fits(layers, tokens):
             self._careful(self._decoding.drain)
-        self._decoding.admit(ready, kept_of(ready), layers)
+        self._decoding.admit(ready, kept_of(ready), layers, band)
 
     def _arrive(self) -> None:
         """Finish the rows without answers that are on their way to the host."""
@@ -189,10 +203,9 @@ class CaptureSession:
             self._stepwise = bool(self._stepwise and fewer)
             self._decoding = Decoding(self._vlm, self._spec, max(1, fewer), self._finished)
             if not self._stepwise:
-                warnings.warn(
+                warn(
                     f"a decoding step failed ({type(error).__name__}: {one_line(error)}); generate "
                     "writes the answers from here on, more slowly",
-                    RuntimeWarning,
                     stacklevel=2,
                 )
 

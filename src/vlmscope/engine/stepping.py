@@ -7,7 +7,6 @@ launched one by one, they leave the GPU idle most of the time. Nothing in a step
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,6 +28,7 @@ from vlmscope.model.attention import (
     seeing,
 )
 from vlmscope.model.changes import removing_hooks
+from vlmscope.said_once import warn
 from vlmscope.schema import LayerStates
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
@@ -66,7 +66,9 @@ class Stepper:
         self._caches: dict[int, Any] = {}
         self._graphs: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
-        self.replays = device.type == "cuda" and not vlm.quantization
+        # ``dynamic`` frequencies ask the device how long the rows are.
+        scaling = vlm.lengths.alone_beyond is not None
+        self.replays = device.type == "cuda" and not vlm.quantization and not scaling
 
     def step(self, *, masked: bool) -> None:
         """Feed every active row its next token, and choose the one after.
@@ -79,8 +81,10 @@ class Stepper:
             self._run(slots.active, masked=masked)
             return
         rows = min(rows_of_graph(slots.active), slots.rows)
-        # Rows behind the active ones go along; they have ended, or were never begun.
+        # Rows behind the active ones go along; they have ended, or were never begun. Where the
+        # longest row of a call decides about all, they are the shortest.
         slots.ended[slots.active : rows] = True
+        slots.positions[:, slots.active : rows] = 0
         if (rows, masked) not in self._graphs:
             self._graphs[rows, masked] = self._record(rows, masked=masked)
         graph = self._graphs[rows, masked]
@@ -112,10 +116,9 @@ class Stepper:
                 raise
             torch.cuda.synchronize()
             self.replays = False
-            warnings.warn(
+            warn(
                 f"a decoding step cannot be recorded ({one_line(error)}): its kernels are launched "
                 "one by one, more slowly",
-                RuntimeWarning,
                 stacklevel=2,
             )
             return None

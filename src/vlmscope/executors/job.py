@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -12,11 +13,12 @@ from vlmscope.store import Run, open_run, place
 
 
 def extract(
-    data: str | PathLike[str],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     model: str | PathLike[str],
     out: str | PathLike[str],
     observer: Observer | None = None,
+    note: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Run:
     """Capture every row of a table into a run folder, and open it.
@@ -25,10 +27,11 @@ def extract(
     not be captured are in ``Run.failures``.
 
     Args:
-        data: Path of the table, or a hub id.
+        data: Path of the table, a pattern of paths or a hub id; several are one table together.
         model: Folder of a checkpoint, or a hub id.
         out: The run folder, or its URL in an object store.
         observer: Told about every published batch.
+        note: Told what the command line says of the table before the model is loaded.
         options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
             ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
             ``family``, ``adapter``, ``quantize``, ``text_only``, ``strict``,
@@ -41,6 +44,8 @@ def extract(
         RunMismatchError: The run folder holds rows made with other settings.
         StoreError: The run cannot be written.
     """
-    request = Request(data=str(data), model=str(model), out=place(out), **options)
-    run_plan(make_plan(request), observer=observer)
+    tables: str | tuple[str, ...]
+    tables = str(data) if isinstance(data, str | PathLike) else tuple(map(str, data))
+    request = Request(data=tables, model=str(model), out=place(out), **options)
+    run_plan(make_plan(request, note=note), observer=observer)
     return open_run(request.out)

@@ -23,6 +23,7 @@ from vlmscope.executors.loop import Loop
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.sizing import BatchSizer, sizer_for
 from vlmscope.executors.writing import StrictStop, Writing, writing
+from vlmscope.row_identity import take_truths
 from vlmscope.schema import Capture, Failure
 from vlmscope.store import InProgress
 
@@ -84,6 +85,7 @@ def run_plan(
         InProgress(plan.request.out, plan.request.writes_as) as journal,
     ):
         changed = None
+        take_truths(plan.request.out, plan.held)
         try:
             changed = _run_rows(plan, results, sizer, journal, stop)
         except StrictStop:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import ray
 
-from vlmscope.dataset import Table, TableScan, UntilChanged
+from vlmscope.dataset import Table, TableScan, UntilChanged, absolute_data
 from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.executors.cluster import Room, cluster, room
 from vlmscope.executors.crew import Crew, Member, first_loaded
@@ -32,6 +32,7 @@ from vlmscope.executors.plan import Outline, compare, open_checked
 from vlmscope.executors.record import absolute
 from vlmscope.executors.request import Request
 from vlmscope.executors.worker import Loaded, Report
+from vlmscope.row_identity import RowsHeld, take_truths
 from vlmscope.schema import Failure
 from vlmscope.store import (
     FailureLog,
@@ -59,6 +60,7 @@ class RayPlan(Outline):
     family: str
     crew: Crew
     first: tuple[tuple[Member, Loaded], ...]
+    held: RowsHeld = field(default_factory=RowsHeld)
 
     @property
     def title(self) -> str:
@@ -68,7 +70,11 @@ class RayPlan(Outline):
 
 @contextmanager
 def plan_on_ray(
-    request: Request, *, address: str | None = None, workers: int | None = None
+    request: Request,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[RayPlan]:
     """Check everything that can be checked before the first row, on the way to a cluster.
 
@@ -76,6 +82,7 @@ def plan_on_ray(
         request: What was asked for.
         address: Address of the cluster. None: the one that runs on this machine, or a new one.
         workers: Models at work. None: as many as the cluster has GPUs, or one.
+        note: Told what there is to say of the table, before a model is loaded.
 
     Raises:
         InputError: The table or an option is wrong, or there is no such cluster.
@@ -85,18 +92,20 @@ def plan_on_ray(
     """
     _check(request, workers)
     request = _valid_anywhere(request)
-    table, scan = open_checked(request, patience=PATIENCE)
+    table, scan, held = open_checked(request, patience=PATIENCE, note=note)
     with cluster(address, workers):
         crew = Crew(request, scan, room(request.device, workers))
         for _ in range(crew.room.workers):
             crew.hire()
         member, loaded = first_loaded(crew)
-        done, more = compare(request, scan, loaded.manifest)
+        done, more = compare(request, scan, loaded.manifest, held)
         crowd = "1 Ray worker" if crew.room.workers == 1 else f"{crew.room.workers} Ray workers"
         of_crew = f"{crowd}, {_each(crew.room)} each"
         notes = (of_crew, *loaded.notes, *more)
         first = ((member, loaded),)
-        yield RayPlan(request, table, scan, loaded.manifest, done, notes, loaded.title, crew, first)
+        yield RayPlan(
+            request, table, scan, loaded.manifest, done, notes, loaded.title, crew, first, held
+        )
 
 
 def run_on_ray(
@@ -117,6 +126,7 @@ def run_on_ray(
     start = time.perf_counter()
     driver = team_name(plan.crew.team, "driver")
     with RunWriter(plan.request.out, plan.manifest, driver) as own:
+        take_truths(plan.request.out, plan.held)
         job = _Job(plan, frozenset(own.done_ids), observer or Nobody(), stop or Event())
         job.run()
     job.rows.raise_error()
@@ -266,7 +276,7 @@ def _valid_anywhere(request: Request) -> Request:
     family = request.family
     return replace(
         request,
-        data=absolute(request.data),
+        data=absolute_data(request.data),
         model=absolute(request.model),
         out=request.out.absolute(),
         images=absolute(request.images) if request.images else None,

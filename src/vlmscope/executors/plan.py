@@ -6,12 +6,12 @@ duplicate id costs seconds and not minutes of loading.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vlmscope.dataset import Table, TableScan, open_table
-from vlmscope.errors import InputError, RowError
+from vlmscope.dataset import Table, TableScan, open_table, table_notes
+from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.patience import check_patience
 from vlmscope.executors.record import capture_record, make_manifest
 from vlmscope.executors.request import Request
@@ -19,6 +19,7 @@ from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import notes_of, original_of
 from vlmscope.model.stepwise import why_not_stepwise
 from vlmscope.prompt import count_after_question, render
+from vlmscope.row_identity import RowsHeld, hold_rows, ids_text, is_same_table
 from vlmscope.selection import resolve_layers
 from vlmscope.store import (
     Manifest,
@@ -27,6 +28,8 @@ from vlmscope.store import (
     check_reachable,
     check_same,
     find_damage,
+    is_of_truths,
+    label_sets,
     open_run,
     read_manifest,
     set_aside,
@@ -50,6 +53,8 @@ class Outline:
     """Ids of the table that the run already holds."""
     notes: tuple[str, ...]
     """What the user should know before the start, and is no error."""
+    held: RowsHeld
+    """What the table says of the rows that the run already holds."""
 
     @property
     def title(self) -> str:
@@ -91,6 +96,7 @@ class Plan(Outline):
     manifest: Manifest
     done: frozenset[str]
     notes: tuple[str, ...] = ()
+    held: RowsHeld = field(default_factory=RowsHeld)
 
     @property
     def title(self) -> str:
@@ -98,32 +104,40 @@ class Plan(Outline):
         return self.vlm.family.title
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, *, note: Callable[[str], None] | None = None) -> Plan:
     """Check everything that can be checked before the first row.
+
+    Args:
+        request: What was asked for.
+        note: Told what there is to say of the table, before the model is loaded.
 
     Raises:
         InputError: The table or an option is wrong.
         ModelError: The checkpoint cannot be used.
-        RunMismatchError: The run folder holds rows made with other settings.
+        RunMismatchError: The run folder holds rows made with other settings, or from another table.
     """
-    table, scan = open_checked(request)
+    table, scan, held = open_checked(request, note=note)
     vlm, manifest, notes = load_checked(request, scan)
-    done, more = compare(request, scan, manifest)
-    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more))
+    done, more = compare(request, scan, manifest, held)
+    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held)
 
 
-def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, TableScan]:
-    """Check all that can be checked without the model; return the table and what is in it.
+def open_checked(
+    request: Request, *, patience: float = 0, note: Callable[[str], None] | None = None
+) -> tuple[Table, TableScan, RowsHeld]:
+    """Check all that can be checked without the model.
 
-    The table is held to it from now on: loading the model takes minutes.
+    Return the table, what is in it, and what it says of the rows that the run holds. From now on
+    the table is held to what is in it: loading the model takes minutes.
 
     Args:
         request: What was asked for.
         patience: Seconds to wait for another writer of the run to end.
+        note: Told what there is to say of the table.
 
     Raises:
         InputError: The table or an option is wrong.
-        RunMismatchError: The run folder holds rows made with other settings.
+        RunMismatchError: The run folder holds rows made with other settings, or from another table.
     """
     _check_options(request)
     _check_folder(request.out, request.writes_as, patience)
@@ -137,8 +151,11 @@ def open_checked(request: Request, *, patience: float = 0) -> tuple[Table, Table
         share=request.shard,
     )
     scan = table.scan()
-    _check_early(request, scan)
-    return table.as_scanned(scan), scan
+    held = _check_early(request, table, scan)
+    if note is not None:
+        for text in table_notes(table, scan):
+            note(text)
+    return table.as_scanned(scan), scan, held
 
 
 def load_checked(
@@ -167,11 +184,17 @@ def load_checked(
 
 
 def compare(
-    request: Request, scan: TableScan, manifest: Manifest
+    request: Request, scan: TableScan, manifest: Manifest, held: RowsHeld
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Compare with the run that is there; return the ids it holds, and notes on what differs.
 
     Damaged files are set aside first, if that was asked for.
+
+    Args:
+        request: What was asked for.
+        scan: What is in the table.
+        manifest: What the run would say.
+        held: What the table says of the rows that the run holds.
 
     Raises:
         RunMismatchError: It was made with other settings.
@@ -182,15 +205,16 @@ def compare(
     check_same(stored, manifest)
     notes = _set_damage_aside(request) if request.redo_damaged else ()
     done = frozenset(scan.ids).intersection(open_run(request.out).ids)
-    return done, (*notes, *_notes(stored, manifest))
+    changes = _notes_on_changes(request.out, stored, scan, held)
+    return done, (*notes, *changes, *_notes(stored, manifest))
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
     """Refuse what would fail on every row."""
     if request.text_only and scan.without_picture == scan.rows and not vlm.family.text_only:
+        name = request.data if isinstance(request.data, str) else ", ".join(request.data)
         raise InputError(
-            f"{request.data}: no row has a picture, and {vlm.family.title} takes no question "
-            "without one"
+            f"{name}: no row has a picture, and {vlm.family.title} takes no question without one"
         )
     if "last_question_token" in request.spec.positions:
         try:
@@ -208,8 +232,10 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
-    elif request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
-        yield f"the library's generate writes the answers, more slowly: {why}"
+    else:
+        yield from vlm.lengths.notes()
+        if request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
+            yield f"the library's generate writes the answers, more slowly: {why}"
     if request.text_only and scan.without_picture:
         have = "has" if scan.without_picture == 1 else "have"
         yield (
@@ -220,13 +246,48 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     """Return what differs from the earlier sessions without making the run another one."""
-    before, now = (record.data.images or record.data.path for record in (stored, wanted))
+    before, now = (record.data.images or record.data.shown_path for record in (stored, wanted))
     if before == now:
         return ()
     return (
         f"earlier rows took their pictures from {before}, now they come from {now}; "
         "'vlmscope verify' tells whether the pictures are the same",
     )
+
+
+def _notes_on_changes(
+    out: Path, stored: Manifest, scan: TableScan, held: RowsHeld
+) -> Iterator[str]:  # fmt: skip
+    """Yield what the table says otherwise of the rows that the run holds."""
+    if held.compared and stored.data.fingerprint != scan.fingerprint:
+        same = held.compared - len(held.gone)
+        yield (
+            f"the table has changed since the last session; of the {held.compared:,} rows that the "
+            f"run holds {same:,} are the same questions in it"
+        )
+    if held.gone:
+        yield (
+            f"not in the table any more, and kept in the run: {_rows_text(held.gone)}; whoever "
+            "reads the run reads them too"
+        )
+    if held.retold:
+        sets = [name for name in label_sets(out) if _is_of_truths(out, name)]
+        stale = f"; label sets {', '.join(sets)} are of the old truths: run 'vlmscope label' again"
+        yield f"another truth now, and the run takes it: {_rows_text(held.retold)}" + (
+            stale if sets else ""
+        )
+
+
+def _is_of_truths(out: Path, name: str) -> bool:
+    try:
+        return is_of_truths(out, name)
+    except StoreError:  # whoever reads the labels says so
+        return False
+
+
+def _rows_text(ids: Sequence[str]) -> str:
+    count = "1 row" if len(ids) == 1 else f"{len(ids):,} rows"
+    return f"{count} ({ids_text(ids)})"
 
 
 def _set_damage_aside(request: Request) -> tuple[str, ...]:
@@ -267,16 +328,19 @@ def _check_folder(out: Path, writer: str, patience: float) -> None:
         raise InputError(f"--out {out}: holds {foreign[0]} and is no run; give a new folder")
 
 
-def _check_early(request: Request, scan: TableScan) -> None:
+def _check_early(request: Request, table: Table, scan: TableScan) -> RowsHeld:
     """Compare what is known before the model is loaded with the run that is there."""
     if not (request.out / "run.json").exists():
-        return
+        return RowsHeld()
     stored = read_manifest(request.out)
     layers = resolve_layers(request.spec.layers, stored.model.num_layers)
     wanted = replace(
         stored,
         capture=capture_record(request.spec, layers, stored.model.type),
-        data=replace(stored.data, fingerprint=scan.fingerprint),
         store_dtype=request.store_dtype,
     )
     check_same(stored, wanted)
+    if is_same_table(stored.data, scan):
+        return RowsHeld()
+    run = open_run(request.out)
+    return hold_rows(run, table, scan, skip_damaged=request.redo_damaged)

@@ -8,20 +8,21 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from vlmscope.dataset import TableScan
+from vlmscope.dataset import TableScan, absolute_data, absolute_name
 from vlmscope.errors import ModelError
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.fingerprint import hash_json, hash_processor
 from vlmscope.model.greedy import hash_generation
 from vlmscope.model.halp import original_of, states_of
-from vlmscope.prompt import chat_template
-from vlmscope.schema import CaptureSpec
+from vlmscope.prompt import chat_template, prompt_time
+from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.selection import resolve_layers
 from vlmscope.store import CaptureRecord, DataRecord, Manifest, ModelRecord
 from vlmscope.version import __version__
+
+_MAPPED = ("id", "image", "question", "target")
 
 _LIBRARIES = (
     "torch", "transformers", "tokenizers", "accelerate", "h5py", "numpy", "pillow", "peft",
@@ -48,9 +49,9 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
             spec, resolve_layers(spec.layers, vlm.num_layers), vlm.family.model_type
         ),
         data=DataRecord(
-            path=absolute(request.data),
+            path=absolute_data(request.data),
             images=absolute(request.images) if request.images else None,
-            fields=asdict(request.fields),
+            fields=_fields_record(request.fields),
             fingerprint=scan.fingerprint,
             text_only=request.text_only,
         ),
@@ -61,6 +62,12 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
         versions=_versions(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _fields_record(spec: FieldSpec) -> dict[str, str | bool | None]:
+    """Return the mapping of columns; of the other options about them those that were given."""
+    record = asdict(spec)
+    return {name: value for name, value in record.items() if name in _MAPPED or value}
 
 
 def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
@@ -88,6 +95,7 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
         adapter=None if vlm.adapter is None else absolute(vlm.adapter),
         quantization=vlm.quantization,
         weight_files=vlm.identity.weight_files,
+        prompt_time=prompt_time(vlm.processor),
     )
 
 
@@ -96,10 +104,7 @@ def absolute(name: str) -> str:
 
     A saved dataset may be named ``folder:split``.
     """
-    path, colon, split = name.rpartition(":")
-    if colon and Path(path).exists() and not Path(name).exists():
-        return f"{Path(path).resolve()}:{split}"
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    return absolute_name(name)
 
 
 def _describe_device(vlm: VisionLanguageModel) -> str:

@@ -16,8 +16,8 @@ from vlmscope.store import ALONE, StoreDtype, rank_name
 class Request:
     """What the user asked for, unchecked: the arguments of ``vlmscope extract``."""
 
-    data: str
-    """Path of the table, or a hub id."""
+    data: str | tuple[str, ...]
+    """Path of the table, a pattern or a hub id; several are one table together."""
     model: str
     """Folder of a checkpoint, or a hub id."""
     out: Path

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 
 from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
-from vlmscope.engine.memory import is_out_of_memory
+from vlmscope.engine.memory import is_dead_device, is_out_of_memory
+from vlmscope.engine.row_errors import is_of_odd_shape, row_error
 from vlmscope.executors.journal import MODEL_STAGE, PREPARE_STAGE, Journal, NoJournal
 from vlmscope.executors.patience import Patience, TooSlowError
 from vlmscope.executors.sizing import BatchSizer
@@ -27,9 +28,6 @@ from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 
 SAME_ERRORS = 3
 """So many rows that end in the same unknown error, before any row went well, are a bug."""
-
-_DEAD_DEVICE = ("CUDA error", "device-side assert", "HIP error")
-"""What a GPU says that will not answer again in this process."""
 
 Prepared = tuple[list[Batch], list[Failure]]
 Results = list[Capture | Failure]
@@ -173,7 +171,7 @@ class ResilientRunner:
             failure = self._record(samples[0], trouble)
             self._came_out([failure])
             yield [failure]
-            self._raise_if_a_bug(trouble)
+            self._raise_if_a_bug(samples[0], trouble)
             return
         yield from self._in_pieces(samples, len(samples) // 2)
 
@@ -221,19 +219,15 @@ class ResilientRunner:
             self._journal.finish(ids)
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
-        why = trouble.text
-        if trouble.out_of_memory:
-            why = (
-                "memory runs out on this row alone; "
-                "try fewer --max-new-tokens, a smaller --dtype, or another --device"
-            )
         if trouble.too_slow:
             return failure_of(sample, MODEL_STAGE, f"the model {trouble.error} on this row alone")
-        return failure_of(sample, "capture", why)
+        return failure_of(sample, "capture", str(row_error(sample, trouble.error)))
 
-    def _raise_if_a_bug(self, trouble: _Trouble) -> None:
+    def _raise_if_a_bug(self, sample: Sample, trouble: _Trouble) -> None:
         if self._went_well or trouble.out_of_memory or trouble.too_slow:
             return
+        if is_of_odd_shape(sample):
+            return  # that is the row's own fault
         self._blamed.append(trouble.text)
         if self._blamed[-SAME_ERRORS:] == [trouble.text] * SAME_ERRORS:
             raise trouble.error
@@ -241,10 +235,9 @@ class ResilientRunner:
 
 def _trouble(error: Exception) -> _Trouble:
     """Return why a batch failed; an error of a device that will not answer again is raised."""
-    out_of_memory = is_out_of_memory(error)
-    if not out_of_memory and any(sign in str(error) for sign in _DEAD_DEVICE):
+    if is_dead_device(error):
         raise error
-    return _Trouble(_without_frames(error), out_of_memory)
+    return _Trouble(_without_frames(error), is_out_of_memory(error))
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -18,8 +18,9 @@ from typing import Protocol
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel
+from vlmscope.prompt import set_prompt_time
 from vlmscope.schema import Capture, Failure
-from vlmscope.store import Manifest, recording, recording_apart
+from vlmscope.store import Manifest, read_manifest, recording, recording_apart
 
 BEHIND = 2
 """Batches that may always wait to be written."""
@@ -162,6 +163,8 @@ def writing_as(
     record = recording_apart if wanted == "process" else recording
     opened: AbstractContextManager[Recording] = record(request.out, manifest, writer)
     with opened as run, ThreadPoolExecutor(1, "vlmscope-write") as thread:
+        # Of a run that goes on, or that another rank was faster to begin.
+        set_prompt_time(vlm.processor, read_manifest(request.out).prompt_time())
         results = Writing(run, thread, published, strict=request.strict, check=vlm.check_files)
         yield results
         results.wait()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vlmscope.errors import InputError, ModelError
-from vlmscope.score.judge import Judge
+from vlmscope.score.judge import Judge, shortest_messages
 from vlmscope.score.judge_connection import Keep, Messages
 from vlmscope.score.judge_endpoint import NUDGE
 from vlmscope.score.judge_verdict import NOTHING_MASKED, Verdict, read_verdict
@@ -128,7 +128,17 @@ class LocalModel:
                 f"{self._settings.folder}: the checkpoint was changed while it was loaded; run "
                 "the command again"
             )
+        self._check_length(self._chat)
         return self
+
+    def _check_length(self, chat: ChatModel) -> None:
+        """Refuse a model whose context holds no row at all: each would be too long for it."""
+        needed = len(chat.encode(shortest_messages())) + MAX_NEW_TOKENS
+        if needed > chat.limit:
+            raise ModelError(
+                f"{self._settings.folder}: its context of {chat.limit:,} tokens is too short for a "
+                f"judge: the instructions and a reply take {needed:,}; give another model"
+            )
 
     def __exit__(self, *_: object) -> None:
         """Let go of the model."""
@@ -154,7 +164,7 @@ class LocalModel:
         """Answer requests; those whose reply holds no verdict once more, with a nudge."""
         again: list[_Request] = []
         for request, reply in self._replies(requests):
-            verdict = None if reply.failed else read_verdict(reply.text)
+            verdict = None if reply.failed else read_verdict(reply.text, sent=request.messages)
             if verdict is None and not reply.failed:
                 said = {"role": "assistant", "content": reply.text[:2000].strip() or "(nothing)"}
                 nudge = {"role": "user", "content": NUDGE}
@@ -163,7 +173,7 @@ class LocalModel:
                 continue
             self._settle(request, verdict, reply)
         for request, reply in self._replies(again):
-            verdict = None if reply.failed else read_verdict(reply.text)
+            verdict = None if reply.failed else read_verdict(reply.text, sent=request.messages)
             self._settle(request, verdict, reply)
 
     def _settle(self, request: _Request, verdict: Verdict | None, reply: ChatReply) -> None:

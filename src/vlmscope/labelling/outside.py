@@ -1,9 +1,9 @@
 """Answers that were made elsewhere: read from a table or research files, labelled, written.
 
 The labelled table has the columns of the one that was read, and ``outcome``, ``hallucinated``,
-``scorer`` and ``evidence``. A column that was there before under such a name, or another that
-labels are read from, is kept as ``input_<name>``: what somebody labelled by hand is neither lost
-nor taken for these labels.
+``scorer``, ``evidence`` and ``error_kind``. A column that was there before under such a name, or
+another that labels are read from, is kept as ``input_<name>``: what somebody labelled by hand is
+neither lost nor taken for these labels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from vlmscope.version import __version__
 H5 = (".h5", ".hdf5")
 """Extensions of research files."""
 
-LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence")
+LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence", "error_kind")
 """What a labelled table has beside the columns of the one that was read."""
 
 NO_ANSWER = "generation failed, there is no answer"
@@ -190,6 +190,7 @@ def _columns(table: AnswerTable, scores: Sequence[Score]) -> dict[str, list[Any]
     columns["hallucinated"] = [score.hallucinated for score in scores]
     columns["scorer"] = [score.scorer for score in scores]
     columns["evidence"] = [clean_text(score.evidence) for score in scores]
+    columns["error_kind"] = [score.error_kind for score in scores]
     return columns
 
 

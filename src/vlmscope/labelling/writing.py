@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.schema import Score
-from vlmscope.score import Auto, Column, LabelFile, Scorer, read_code
+from vlmscope.score import Auto, Column, LabelFile, Scorer, read_code, with_error_kinds
 from vlmscope.store import (
     DEFAULT,
     Run,
@@ -64,8 +64,10 @@ def label(
     labels_file(name)  # a wrong name is refused before anything is scored
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
-    scorer = scorer or Auto(code=read_code(run.answers()))
-    scores = list(scorer(run.answers()))
+    code = read_code(run.answers())
+    scorer = scorer or Auto(code=code)
+    scored = list(scorer(run.answers()))
+    scores = list(with_error_kinds(map(code.decode, run.answers()), scored))
     made = settings or {"scorer": scorer.name}
     replace_labels(run, scores, made, name=name, overwrite=overwrite)
     return {score.id: score for score in scores}

@@ -184,14 +184,16 @@ def interval_of_auroc(
     """
     if not found.pairs or images <= 1:
         return float("nan"), float("nan")
-    if not (np.nanmax(found.without) - np.nanmin(found.without)) and found.wins == found.pairs / 2:
-        return 0.5, 0.5  # every pair is tied: a constant, whatever the sample
-    value = _smoothed(found)
-    most = value * (1 - value)
-    variance = max(error_of(found.without) ** 2, LEAST * most / images)
-    half = wider * student.ppf((1 + level) / 2, images - 1) * np.sqrt(variance) / most
-    low, high = expit(logit(value) - half), expit(logit(value) + half)
-    return float(low), float(high)
+    if _all_tied(found):
+        return 0.5, 0.5  # a constant, whatever the sample
+    quantile = float(student.ppf((1 + level) / 2, images - 1))
+    ends = [
+        [float(expit(centre + side * quantile * error)) for side in (-1, 1)]
+        for centre, error in _log_odds(found, images, wider)
+    ]
+    told = found.wins / found.pairs
+    low, high = (max(each) if told > 0.5 else min(each) for each in zip(*ends, strict=True))
+    return min(low, told), max(high, told)
 
 
 def compare(
@@ -199,6 +201,7 @@ def compare(
 ) -> tuple[float, float, float]:
     """Return the interval of the difference of two AUROCs, and the two-sided p-value of none.
 
+    To a constant, whose AUROC is 0.5, the difference is as sure as the other's AUROC is.
     Two risks that never change together by leaving out an image would have no error; the least one
     is that by which the variances of the two differ, or that of either where both stand still.
 
@@ -215,12 +218,48 @@ def compare(
     gap = one.wins / one.pairs - other.wins / other.pairs
     if not gap and not error:
         return 0.0, 0.0, 1.0
+    if _all_tied(other):
+        return _above_chance(one, images, level, wider)
+    if _all_tied(one):
+        low, high, p_value = _above_chance(other, images, level, wider)
+        return -high, -low, p_value
     most = [value * (1 - value) for value in (_smoothed(one), _smoothed(other))]
     least = LEAST * (abs(most[0] - most[1]) if error else max(most)) / images
     error = wider * max(error, float(np.sqrt(least)))
     half = float(student.ppf((1 + level) / 2, images - 1)) * error
     p_value = float(2 * student.sf(abs(gap) / error, images - 1))
     return max(-1.0, gap - half), min(1.0, gap + half), p_value
+
+
+def _above_chance(
+    found: Jackknife, images: float, level: float, wider: float
+) -> tuple[float, float, float]:
+    """Return the interval of an AUROC less 0.5, and the two-sided p-value of no difference."""
+    low, high = interval_of_auroc(found, images, level, wider)
+    distance = max(abs(centre) / error for centre, error in _log_odds(found, images, wider))
+    return low - 0.5, high - 0.5, float(2 * student.sf(distance, images - 1))
+
+
+def _log_odds(found: Jackknife, images: float, wider: float) -> list[tuple[float, float]]:
+    """Return an AUROC and its error on the scale of log-odds, as it is and drawn in.
+
+    The scale has no end at 1: there the least error would reach below chance after perfect order.
+    So the end of an interval that faces chance may be that of an AUROC no further out than half an
+    image of ``images``; where that is further in than the AUROC is.
+    """
+    furthest, value = 0.5 / (images + 1), _smoothed(found)
+    scales = []
+    for each in (value, min(max(value, furthest), 1 - furthest)):
+        most = each * (1 - each)
+        variance = max(error_of(found.without) ** 2, LEAST * most / images)
+        scales.append((float(logit(each)), wider * float(np.sqrt(variance) / most)))
+    return scales
+
+
+def _all_tied(found: Jackknife) -> bool:
+    """Return whether every pair is tied, as a constant ties them."""
+    still = not (np.nanmax(found.without) - np.nanmin(found.without))
+    return still and found.wins == found.pairs / 2
 
 
 def _smoothed(found: Jackknife) -> float:

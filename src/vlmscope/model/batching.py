@@ -1,4 +1,4 @@
-"""The second proof, for an architecture that vlmscope has no description of: may it be batched?
+"""The second proof, for a wrapper and decoder that the suite has not held: may they be batched?
 
 Three noise pictures of different shapes are asked about together and one by one, the prompts padded
 on the left. If the vision encoder's output falls into questions by one of the rules, and the last
@@ -8,6 +8,7 @@ batches. If not, one at a time: slower, and as exact.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.computing import computing
+from vlmscope.model.describing import find_family
+from vlmscope.model.packed_attention import packed, packing_configurations
 from vlmscope.model.proof import record, relative_error
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
@@ -33,7 +36,7 @@ ASKED = (
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest relative error between a question in a batch and the same alone."""
 
-_ERRORS = (
+ERRORS = (
     AttributeError, ImportError, IndexError, KeyError, RowError, RuntimeError, TypeError, ValueError
 )  # fmt: skip
 """What a model or a rule may raise that is not made for what it gets."""
@@ -48,22 +51,18 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
     Raises:
         ModelError: It cannot be asked a single question.
     """
-    rng = np.random.default_rng(0)
-    pictures = [
-        fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        for _, (width, height) in ASKED
-    ]
+    pictures = _noise()
     questions = [question for question, _ in ASKED]
     try:
         alone = [_look(vlm, [q], [p]) for q, p in zip(questions, pictures, strict=True)]
-    except _ERRORS as error:
+    except ERRORS as error:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(
             f"{vlm.name}: it cannot answer a question about a picture: {what}"
         ) from error
     try:
         together = _look(vlm, questions, pictures)
-    except _ERRORS:
+    except ERRORS:
         return "whole"  # it does not take several questions at once
     tolerance = TOLERANCES[vlm.dtype]
     same = [relative_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
@@ -89,13 +88,40 @@ def check_rule(vlm: VisionLanguageModel) -> None:
         )
 
 
+def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return a model that nobody described, or somebody else did, with what holds of its encoder.
+
+    That is whether images of different sizes come out the same in one call a layer.
+    """
+    if not packing_configurations(vlm.vision_tower):
+        return vlm
+    questions = [question for question, _ in ASKED]
+    try:
+        plain, *_ = _look(vlm, questions, _noise())
+        found, *_ = _look(vlm, questions, _noise(), in_one_call=True)
+    except ERRORS:
+        same = False  # it does not take several questions at once, or not in this way
+    else:
+        same = relative_error(found, plain) <= TOLERANCES[vlm.dtype]
+    return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, packs_images=same))
+
+
+def _noise() -> list[Image]:
+    """Return images of the sizes that are asked about."""
+    rng = np.random.default_rng(0)
+    return [
+        fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for _, (width, height) in ASKED
+    ]
+
+
 def _holds(
     vlm: VisionLanguageModel, rule: str, together: Seen, alone: Sequence[Seen], tolerance: float
 ) -> bool:
     try:
         shares = RULES[rule](_encoded(vlm, together))
         single = [RULES[rule](_encoded(vlm, seen))[0] for seen in alone]
-    except _ERRORS:
+    except ERRORS:
         return False
     return all(
         share.shape == own.shape and relative_error(share, own) <= tolerance
@@ -109,19 +135,34 @@ def _encoded(vlm: VisionLanguageModel, seen: Seen) -> Encoded:
     return Encoded(features, inputs, pictures, vlm.model.config, vlm.image_token_id)
 
 
-def _look(vlm: VisionLanguageModel, questions: Sequence[str], pictures: Sequence[Image]) -> Seen:
-    """Ask the questions together and return what the encoder and the decoder made of them."""
+def _look(
+    vlm: VisionLanguageModel,
+    questions: Sequence[str],
+    pictures: Sequence[Image],
+    *,
+    in_one_call: bool = False,
+) -> Seen:
+    """Ask the questions together and return what the encoder and the decoder made of them.
+
+    Args:
+        vlm: The model.
+        questions: Each about one image.
+        pictures: The images.
+        in_one_call: Whether the encoder attends to packed images in one call a layer.
+    """
     texts = [render(vlm.processor, question) for question in questions]
     inputs = vlm.cast(encode(vlm.processor, texts, [[picture] for picture in pictures]))
     moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
     parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
-    with computing(), record(parts) as calls:
+    attention = packed(vlm) if in_one_call else contextlib.nullcontext()
+    with computing(), attention, record(parts) as calls:
         # ``generate`` and not a plain forward: it counts positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
     return calls["encoder"][0], calls["norm"][0][:, -1], inputs
 
 
 def with_proven_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return the model of an architecture without a description, with the rule that holds."""
-    rows = prove_batches(vlm)
+    """Return the model with the rule that holds: the described one, or for a stranger any."""
+    described = find_family(vlm.model.config)
+    rows = prove_batches(vlm, [vlm.family.vision_rows] if described else tuple(RULES))
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, vision_rows=rows))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vlmscope import clock
 from vlmscope.errors import ModelError, one_line
 from vlmscope.jsontext import load_json
 from vlmscope.locking import model_lock, tokenizer_lock
@@ -22,6 +23,7 @@ from vlmscope.model.computing import computing, start_clean
 from vlmscope.model.fingerprint import hash_json
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
+from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
 from vlmscope.model.loading import load_config, load_weights
 from vlmscope.model.placing import auto_class, choose_dtype
 
@@ -33,6 +35,9 @@ MARKS = ("the system text", "the user text")
 
 BATCH_TOLERANCE = 0.05
 """Relative difference of logits between a batch and alone: bfloat16 differs by a fifth of it."""
+
+CLOCK = "2024-07-26T00:00:00"
+"""The time that a chat template is shown: the date that Llama 3's own falls back on."""
 
 TOO_LONG = "the row is too long for the model"
 NO_MEMORY = "the row does not fit into memory"
@@ -92,7 +97,10 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
             pad = tokenizer.pad_token_id
             make_greedy(model, tokenizer.eos_token_id if pad is None else pad)
         weights = fingerprint.finish("").weights_hash
-    chat = ChatModel(model, tokenizer, template, form, hash_json([weights, template]))
+    forget_lengths(model)
+    chat = ChatModel(
+        model, tokenizer, template, form, hash_json([weights, template]), lengths=find_bands(model)
+    )
     return replace(chat, batches=_is_batchable(chat))
 
 
@@ -138,6 +146,8 @@ class ChatModel:
     """As ``identify_chat_model`` returns it."""
     batches: bool = True
     """Whether padding and neighbours in a batch change nothing; else chats go one at a time."""
+    lengths: LengthBands = ONE_BAND
+    """Which prompts may share a batch, by their lengths."""
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
@@ -162,12 +172,17 @@ class ChatModel:
 
         What does not fit into memory together is tried in halves.
         """
-        limit = self._limit() - max_new_tokens
-        fit = [i for i, ids in enumerate(prompts) if len(ids) <= limit]
+        limit = self.limit - max_new_tokens
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, ids in enumerate(prompts):
+            band = self.lengths.band(len(ids), max_new_tokens)
+            if len(ids) <= limit:
+                groups.setdefault((band, i if band == ALONE else 0), []).append(i)
         found = [ChatReply("", TOO_LONG)] * len(prompts)
-        for i, reply in zip(fit, self._halving([prompts[i] for i in fit], max_new_tokens),
-                            strict=True):  # fmt: skip
-            found[i] = reply
+        for fit in groups.values():
+            replies = self._halving([prompts[i] for i in fit], max_new_tokens)
+            for i, reply in zip(fit, replies, strict=True):
+                found[i] = reply
         return found
 
     def _halving(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
@@ -218,11 +233,14 @@ class ChatModel:
         device = self.model.device
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
-    def _limit(self) -> int:
-        """Return the longest sequence that the model was made for."""
+    @property
+    def limit(self) -> int:
+        """The longest sequence that the model was made for."""
         text = self.model.config.get_text_config()
         found = getattr(text, "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else 2**31
+        if not isinstance(found, int) or found <= 0:
+            return 2**31
+        return int(found * self.lengths.stretch)
 
 
 def _is_batchable(chat: ChatModel) -> bool:
@@ -344,10 +362,13 @@ def _find_form(name: str, tokenizer: Any, template: str) -> str:
 
 
 def _render(tokenizer: Any, template: str, form: str, chat: Chat) -> str:
+    """Return a chat as text. The template's clock stands still: no reply depends on the day."""
+    template, variables = clock.at_time(template, CLOCK)
     return str(
         tokenizer.apply_chat_template(
             FORMS[form](chat),
             chat_template=template,
+            **variables,
             add_generation_prompt=True,
             tokenize=False,
             enable_thinking=False,  # of models that can think at length first

@@ -13,6 +13,7 @@ from vlmscope.errors import InputError
 from vlmscope.locking import model_lock
 from vlmscope.model.changes import undo_interrupted
 from vlmscope.model.precision import full_float32
+from vlmscope.said_once import saying_once
 
 _thread: int | None = None
 """The thread that computes; guarded by the lock."""
@@ -31,7 +32,7 @@ def computing() -> Iterator[None]:
         start_clean()
         try:
             _thread = threading.get_ident()
-            with torch.inference_mode(), full_float32():
+            with torch.inference_mode(), full_float32(), saying_once():
                 yield
         finally:
             _thread = None

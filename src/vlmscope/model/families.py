@@ -57,8 +57,13 @@ class Family:
     fills_up_tiles: bool = False
     """Whether a dense mask keeps the padding of its vision encoder's tiles from attending to itself
     (``split_attention``)."""
+    packs_images: bool = True
+    """Whether its vision encoder, where it packs images into one row, may attend to them in one
+    call a layer (``packed_attention``)."""
     causal_by_mistake: bool = False
     """Whether its vision attention says it is causal and is not meant to be."""
+    squeezes_tokens: bool = False
+    """Whether its class squeezes projected image tokens (``lone_token``)."""
     writes_with_generate: str = ""
     """Why its answers are not written step by step by ourselves."""
     needs: str = ""
@@ -122,7 +127,7 @@ _ALL = (
     Family("smolvlm", "SmolVLM", projector="model.connector"),
     Family("internvl", "InternVL", projector=_PROJECTOR),
     Family("aya_vision", "Aya Vision", projector=_PROJECTOR),
-    Family("mistral3", "Mistral 3", projector=_PROJECTOR),
+    Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),
     Family(
         "fast_vlm",

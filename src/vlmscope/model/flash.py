@@ -8,7 +8,6 @@ so whatever it cannot do is left to torch.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
+from vlmscope.said_once import warn
 
 OLDEST_GPU = (9, 0)
 """Compute capability of the first GPU that it is used on: Hopper."""
@@ -47,10 +47,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
             raise
         _kernel.cache_clear()
         _broken.append(one_line(error))
-        warnings.warn(
-            f"flash-attn-4 failed ({_broken[-1]}); torch's attention takes its place",
-            RuntimeWarning,
-            stacklevel=2,
+        warn(
+            f"flash-attn-4 failed ({_broken[-1]}); torch's attention takes its place", stacklevel=2
         )
         return attend(query, key, value, scale)
     whole: Tensor = found[0] if isinstance(found, tuple) else found

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from vlmscope.errors import ModelError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model.adapters import CONFIG, attach_adapter, check_adapter
-from vlmscope.model.batching import check_rule, with_proven_rule
+from vlmscope.model.batching import check_rule, with_proven_packing, with_proven_rule
 from vlmscope.model.changes import undoing
 from vlmscope.model.computing import start_clean
 from vlmscope.model.describing import (
@@ -32,9 +32,13 @@ from vlmscope.model.describing import (
     resolve,
     stranger,
 )
+from vlmscope.model.encoder_widths import widen_where_it_pays
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
+from vlmscope.model.lengths import find_bands, forget_lengths
+from vlmscope.model.lone_token import keep_lone_token, with_smallest_image
+from vlmscope.model.pairs import is_held
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
@@ -45,6 +49,7 @@ from vlmscope.model.quantized import (
     rounding_of,
     settle,
 )
+from vlmscope.model.thresholds import with_proven_lengths
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
@@ -124,21 +129,34 @@ def load_model(
                 quantization=rounding_of(model),
                 identity=fingerprint.finish(rounding_of(model)),
             )
-            return _proven(vlm, known=known is not None)
+            return _proven(vlm)
 
 
-def _proven(vlm: VisionLanguageModel, *, known: bool) -> VisionLanguageModel:
-    """Return the model when it has passed its proofs; a stranger with the rule that it passed by.
+def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return the model when it has passed its proofs, with the rule and the lengths it passed by.
 
     Raises:
         ModelError: It did not.
     """
     if vlm.family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
+    if vlm.family.squeezes_tokens and vlm.projector is not None:
+        keep_lone_token(vlm.projector)
+    forget_lengths(vlm.model)
     vlm = replace(vlm, vision_size=prove(vlm))
-    if vlm.description is not None and vlm.quantization != "8bit":  # those are not batched
+    widen_where_it_pays(vlm)
+    vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
+    if vlm.description is not None or find_family(vlm.model.config) is None:
+        vlm = with_proven_packing(vlm)
+    if vlm.quantization == "8bit":  # those are not batched
+        return vlm
+    if vlm.description is not None:
         check_rule(vlm)
-    return vlm if known else with_proven_rule(vlm)
+    elif not is_held(vlm.family, vlm.model.config):
+        vlm = with_proven_rule(vlm)
+    if find_family(vlm.model.config) is None:
+        vlm = with_smallest_image(vlm)
+    return vlm if is_held(vlm.family, vlm.model.config) else with_proven_lengths(vlm)
 
 
 def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vlmscope.model.describing import find_family
+from vlmscope.model.pairs import decoder_type, is_held
 from vlmscope.model.vlm import VisionLanguageModel
 
 
@@ -24,6 +25,9 @@ def why_not_stepwise(vlm: VisionLanguageModel) -> str:
         return vlm.one_at_a_time
     if vlm.description is not None or find_family(vlm.model.config) is None:
         return "this architecture was not proven step by step"
+    if not is_held(vlm.family, vlm.model.config):
+        decoder = decoder_type(vlm.model.config)
+        return f"{vlm.family.title} with this decoder ({decoder}) was not proven step by step"
     if vlm.family.writes_with_generate:
         return f"{vlm.family.title} {vlm.family.writes_with_generate}"
     if vlm.attention != "sdpa":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmscope.errors import ModelChangedError
 from vlmscope.model.families import Family
 from vlmscope.model.identity import Identity
+from vlmscope.model.lengths import ONE_BAND, LengthBands
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,27 @@ class VisionLanguageModel:
     """What its weights were rounded to at loading, ``4bit`` or ``8bit``; empty: to nothing."""
     identity: Identity | None = None
     """What it was loaded from, in hashes; None for a model that ``load_model`` did not make."""
+    lengths: LengthBands = ONE_BAND
+    """Which rows may share a call, by their lengths."""
 
     @property
     def vision_encoder(self) -> nn.Module:
         """The module whose output becomes the vision-only representation."""
         return _part(self.model, "vision_encoder", self.family.vision_encoder)
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """All of the encoder: the outermost module around ``vision_encoder`` with its own config.
+
+        Where there is none it is that itself.
+        """
+        decoder, path = self.decoder, self.family.vision_encoder.split(".")
+        for end in range(1, len(path) + 1):
+            part: nn.Module = self.model.get_submodule(".".join(path[:end]))
+            own = getattr(part, "config", self.model.config) is not self.model.config
+            if own and not any(module is decoder for module in part.modules()):
+                return part
+        return self.vision_encoder
 
     @property
     def projector(self) -> nn.Module | None:
@@ -99,7 +116,7 @@ class VisionLanguageModel:
         """Longest sequence the decoder's positions allow; where none is given, the tokenizer's."""
         config = self.model.config.get_text_config(decoder=True)
         limit = getattr(config, "max_position_embeddings", None)
-        return int(limit or self.processor.tokenizer.model_max_length)
+        return int((limit or 0) * self.lengths.stretch or self.processor.tokenizer.model_max_length)
 
     @property
     def dtype(self) -> torch.dtype:

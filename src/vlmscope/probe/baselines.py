@@ -62,6 +62,9 @@ JOINT = "joint"
 LEAST_LOGPROB = -1e4
 """What stands for a log-probability of minus infinity."""
 
+LARGEST = 1e15
+"""What a number is cut to: the squares of larger ones overflow where they are standardised."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -172,7 +175,8 @@ def _known(facts: Facts) -> KnownFacts:
              "first_token": facts.first_token}  # fmt: skip
     ids, logprobs = facts.first_token_ids, facts.first_token_logprobs
     if logprobs is not None:  # a token that cannot come has minus infinity
-        logprobs = np.maximum(logprobs, LEAST_LOGPROB)
+        known = np.nan_to_num(logprobs, nan=LEAST_LOGPROB)
+        logprobs = np.clip(known, LEAST_LOGPROB, -LEAST_LOGPROB)
     wide = ids is not None and logprobs is not None and logprobs.shape[1] > 1
     numbers = {
         "entropy": facts.first_token_entropy,
@@ -219,10 +223,15 @@ def _column(values: Sequence[str] | None) -> NDArray[Any] | None:
 
 
 def _number(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    """Return numbers as a column; what is missing counts as the mean of the others."""
-    if values is None or np.isnan(values).all():
+    """Return numbers as a column, all finite.
+
+    What is missing counts as the mean of the others, what is infinite as the last of them.
+    """
+    if values is None or not np.isfinite(values).any():
         return None
-    return np.where(np.isnan(values), np.nanmean(values), values)[:, None]
+    told = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
+    bounded = np.clip(values, told.min(), told.max())
+    return np.where(np.isnan(values), told.mean(), bounded)[:, None]
 
 
 def _answer_types(facts: Facts) -> Sequence[str]:

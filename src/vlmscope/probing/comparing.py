@@ -42,7 +42,7 @@ class RunSummary:
     scorable: int
     unscorable: int
     unlabelled: int
-    """Rows that came after the labelling."""
+    """Rows that came after the labelling, or of which a label file says nothing."""
     hallucination_rate: float | None = None
     """Of the scorable rows; accuracy is the rest to 1."""
     hallucination_rate_low: float | None = None
@@ -164,7 +164,9 @@ def compare_runs(
 def _read(run: Run) -> _Opened:
     """Read labels, questions and the saved sweep of a run."""
     labels = read_labels(run.path)
-    verdicts = {id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels}
+    verdicts = {
+        id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels and labels[id_].labelled
+    }
     try:
         sweep = read_sweep(run)
     except UnreachableError:

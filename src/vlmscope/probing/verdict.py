@@ -22,6 +22,9 @@ from vlmscope.probing.unknown_facts import SOMETHING_MORE, qualified, unknown_se
 LEVEL = 0.05
 """Level of tests."""
 
+CHANCE = 0.5
+"""AUROC of a risk that knows nothing."""
+
 NEGLIGIBLE = 0.01
 """An interval of a gain that lies this near to 0 says that nothing is gained."""
 
@@ -61,11 +64,19 @@ def _found(result: SweepResult) -> str:
     low, high = selected.intervals["auroc"].low, selected.intervals["auroc"].high
     place = result.selected_place
     chosen = result.chosen["selected"]
+    found = (
+        f"AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on {where}"
+    )
+    if low > CHANCE:
+        text = f"predicts hallucinations with an {found}"
+    elif high < CHANCE:
+        text = f"has an {found}: it is worse than chance"
+    else:
+        text = f"has an {found}: that it predicts hallucinations better than chance is not shown"
     return (
-        f"Before the answer is written, a linear probe on hidden states predicts hallucinations "
-        f"with an AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on "
-        f"{where}; its layer, chosen inside training, is {result[place].title} in "
-        f"{chosen.count(place)} of {len(chosen)} folds{_of_repeats(result)}."
+        f"Before the answer is written, a linear probe on hidden states {text}; its layer, chosen "
+        f"inside training, is {result[place].title} in {chosen.count(place)} of {len(chosen)} "
+        f"folds{_of_repeats(result)}."
     )
 
 

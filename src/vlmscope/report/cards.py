@@ -46,7 +46,7 @@ def cards(
             truth=sample.target,
             answer=capture.answer,
             category=category_of(capture),
-            outcome=None if score is None else score.outcome,
+            outcome=score.outcome if score is not None and score.labelled else None,
             evidence="" if score is None else score.evidence,
             scorer="" if score is None else score.scorer,
             risk=risks.get(sample.id),

@@ -196,6 +196,8 @@ class LabelSummary:
     """Scorer → labels, the most first."""
     reasons: tuple[tuple[str, int], ...]
     """Reason → unscorable rows, the most first."""
+    error_kinds: tuple[tuple[str, int], ...] = ()
+    """Which way hallucinated answers to yes/no questions are wrong → rows."""
 
 
 @dataclass(frozen=True, slots=True)

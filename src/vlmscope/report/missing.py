@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from vlmscope.probing import SavedSweep
 from vlmscope.probing.source import of_set
 from vlmscope.report.document import CategoryRow
 from vlmscope.schema import Score
-from vlmscope.store import DEFAULT, Run, label_sets
+from vlmscope.store import DEFAULT, Run, are_stale, label_sets
 
 
 def missing(
@@ -44,8 +45,16 @@ def missing(
             shown = folder + of_set("--labels", other)
             yield f"There is the label set {other}: `vlmscope report {shown}` is about it."
         return
-    if unlabelled := sum(id_ not in labels for id_ in run.ids):
-        yield f"{unlabelled:,} of {len(run):,} rows have no label: `vlmscope label {made}` again."
+    if later := sum(id_ not in labels for id_ in run.ids):
+        yield f"{later:,} of {len(run):,} rows have no label: `vlmscope label {made}` again."
+    unlabelled = Counter(s.evidence.split(":")[0] for s in labels.values() if not s.labelled)
+    for reason, number in unlabelled.most_common():
+        yield f"{number:,} of {len(run):,} rows are unlabelled: {reason}."
+    if are_stale(run.path, name):
+        yield (
+            "The labels are of truths that have changed in the table since: "
+            f"`vlmscope label {made}` again."
+        )
     if saved is None:
         yield _no_probes(total, probed)
     elif saved.stale:

@@ -14,7 +14,14 @@ from vlmscope.probing.judging import JOINT_AND_PROBE
 from vlmscope.report.document import CategoryRow, LabelSummary, Number, ResultRow
 from vlmscope.report.provenance import when
 from vlmscope.report.rows import Row, hashes_of
-from vlmscope.schema import Score
+from vlmscope.schema import ErrorKind, Score
+
+ERROR_KINDS: Mapping[ErrorKind, str] = {
+    "affirms": "affirms what is not so",
+    "denies": "denies what is so",
+    "other": "neither",
+}
+"""Which way an answer to a yes/no question is wrong, as the page says it."""
 
 
 def numbers(
@@ -127,5 +134,11 @@ def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -
         + (f" with {options}." if options else ".")
     )
     decided = Counter(score.scorer for score in scores if score.hallucinated is not None)
-    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.hallucinated is None)
-    return LabelSummary(made, tuple(decided.most_common()), tuple(reasons.most_common()))
+    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.outcome == "unscorable")
+    kinds = Counter(score.error_kind for score in scores)
+    return LabelSummary(
+        made,
+        tuple(decided.most_common()),
+        tuple(reasons.most_common()),
+        tuple((text, kinds[kind]) for kind, text in ERROR_KINDS.items() if kinds[kind]),
+    )

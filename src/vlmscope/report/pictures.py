@@ -86,7 +86,7 @@ def find_table(run: Run, spec: ReportSpec) -> tuple[Table | None, str]:
         table = open_table(
             spec.data or record.path,
             images=spec.images or record.images,
-            fields=FieldSpec(**record.fields),
+            fields=FieldSpec(**record.fields),  # type: ignore[arg-type]
             text_only=record.text_only,
             allow_absolute_paths=spec.allow_absolute_paths,
         )

@@ -19,7 +19,7 @@ _HASH = 12
 
 def title(manifest: Manifest) -> str:
     """Return model and table in a few words."""
-    return f"{_short(manifest.model.name)} on {_short(manifest.data.path)}"
+    return f"{_short(manifest.model.name)} on {_short(manifest.data.shown_path)}"
 
 
 def _short(name: str) -> str:
@@ -82,7 +82,7 @@ def _model(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _data(manifest: Manifest) -> Iterator[tuple[str, str]]:
     data = manifest.data
-    yield "table", data.path
+    yield "table", data.shown_path
     yield "pictures", data.images or "beside the table"
     mapped = {field: column for field, column in data.fields.items() if column}
     yield "fields", ", ".join(f"{f}={c}" for f, c in mapped.items()) or "the known names"

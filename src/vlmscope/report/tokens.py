@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmscope.dataset import hash_image, load_image
 from vlmscope.errors import RowError
-from vlmscope.prompt import chat_template, count_after_question, encode, render
+from vlmscope.prompt import at_time, chat_template, count_after_question, encode, render
 from vlmscope.report.document import PromptToken, TokenView
 from vlmscope.schema import ANSWER_POSITIONS, Capture, Sample
 from vlmscope.selection import boundaries, locate
@@ -87,6 +87,7 @@ def token_view(
         raise RowError("prompt", f"the chat template is not the one of the run; {_REMEDY}")
     question = capture.sample.question
     pictures = _pictures(capture, sample)
+    processor = at_time(processor, record.prompt_time)
     text = render(processor, question, len(pictures))
     inputs = encode(processor, [text], [pictures])
     ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +23,7 @@ from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import positions_of
 from vlmscope.probe import ProbeInfo, load_probe
+from vlmscope.prompt import at_time
 from vlmscope.risk.finding import find_probe
 from vlmscope.risk.matching import check_match
 from vlmscope.schema import (
@@ -95,6 +96,8 @@ class RiskScorer:
         self.probe, self.info = load_probe(place)
         self._spec = spec_of(place, self.info)
         check_match(place, self.info, vlm)
+        trained_at = self.info.model.get("prompt_time")
+        vlm = replace(vlm, processor=at_time(vlm.processor, trained_at))
         self.threshold = _threshold(self.info, threshold)
         _check_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")

@@ -17,12 +17,14 @@ absence    rules for denials, refusals, and counts of none
 vqa        open questions
 column     labels that somebody made already
 auto       the rules that fit, then a judge
+error_kinds  of wrong answers to yes/no questions, which way they are wrong
 judge*     a language model as the judge; import it from ``vlmscope.score.judge``
 """
 
 from vlmscope.score.auto import Auto, left_over
 from vlmscope.score.codes import Code, read_code
 from vlmscope.score.column import Column, LabelFile, read_label_file
+from vlmscope.score.error_kinds import error_kind, with_error_kinds
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import Stance, YesNo, read_stance, yes_no_truth
 from vlmscope.score.text import normalise
@@ -40,10 +42,12 @@ __all__ = [
     "Vqa",
     "YesNo",
     "accepted_answers",
+    "error_kind",
     "left_over",
     "normalise",
     "read_code",
     "read_label_file",
     "read_stance",
+    "with_error_kinds",
     "yes_no_truth",
 ]

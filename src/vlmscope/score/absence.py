@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 from vlmscope.score.case import CAPTION, LIGHT, Case
-from vlmscope.score.denial import DOUBT, Denial, hedge_in, plain
-from vlmscope.score.lexicon import is_a, lemma, same
+from vlmscope.score.denial import DOUBT, Denial, hedge_in, plain, sentences
+from vlmscope.score.lexicon import is_a, lemma, related, same
 from vlmscope.score.phrases import Words
 from vlmscope.score.scorer import Finding
 from vlmscope.score.text import is_number, word_set, words
 
-BARE = (("yes",), ("no",))
+BARE = tuple((word,) for word in ("yes", "no", "yeah", "yep", "nope", "correct", "true", "false"))
 _NOTHING = (("0",), ("nothing",), ("no", "1"), ("nobody",))
 _LEFT_OUT = word_set("on in at of to with by for from under behind near")
 
@@ -39,6 +39,8 @@ def denies(case: Case) -> Finding | None:
         return Finding(False, f"denies what the truth counts as 0: {case.shown}")
     spoken_of = {lemma(word) for truth in case.truths for word in words(truth)}
     known = spoken_of | (asked if case.short_truths else frozenset())
+    if case.denied and (found := claims(case)) and found.hallucinated:
+        return found
     if case.truth_doubted or not _all_asked(denial.things, known):
         return Finding(None, f"denies something else: {case.shown}")
     return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
@@ -55,9 +57,20 @@ def _denies_same(denial: Denial, true: Denial, case: Case) -> bool:
     known = case.question.words | {lemma(word) for word in true.things}
     if denial.untold or true.untold:
         return denial.untold and true.untold and set(map(lemma, denial.things)) <= known
-    if same(denial.head, true.head) or (denial.head == "person" and is_a(true.head, "person")):
+    if same(denial.head, true.head) or (denial.head == "person" and _is_person(true.head)):
         return _all_asked(denial.things, known)
     return set(map(lemma, denial.things)) <= set(map(lemma, true.things))
+
+
+def _is_person(noun: str) -> bool:
+    """Return whether a noun names a person, and no device (*toaster*, *printer*) as well."""
+    things = ("device", "appliance", "vehicle", "container", "furniture")
+    return is_a(noun, "person") and (
+        noun in _PEOPLE or not any(related(noun, thing) for thing in things)
+    )
+
+
+_PEOPLE = word_set("man woman boy girl child baby person player driver rider worker")
 
 
 def _nothing(case: Case) -> Finding | None:
@@ -91,7 +104,7 @@ def claims(case: Case) -> Finding | None:
     """Weigh a claim against truths that are denials."""
     if not case.denied:
         return None
-    line = plain(case.answer)
+    line = _claimed(case)
     if (
         DOUBT.search(line)
         or hedge_in(line)
@@ -101,10 +114,39 @@ def claims(case: Case) -> Finding | None:
     said = {lemma(word) for word in words(line.replace("'s", ""))}
     heads = [denied.head for denied in case.denied if denied.head and not denied.untold]
     about = any(head in said for head in heads)
+    if "person" in heads and case.question.asked.startswith("who"):
+        doing = {w for w in case.question.words if len(w) > 3} - {"person"}
+        named = any(is_a(word, "person") for word in said)
+        about = about or (named and ("be" not in said or doing <= said))
     short = (case.is_short or case.phrase) and words(case.answer) not in BARE
     if not CAPTION & said and (about or (short and len(case.said) <= 12)):
         return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
     return None
+
+
+def _claimed(case: Case) -> str:
+    """Return the sentence of an answer that claims what the truth denies, else the answer.
+
+    What is denied of other things in further sentences (*No people are visible.*) takes nothing
+    back.
+    """
+    said = sentences(case.answer)
+    heads = {denied.head for denied in case.denied if denied.head and not denied.untold}
+    own = [part for part in said if heads & {lemma(w) for w in words(part.replace("'s", ""))}]
+    number = case.question.counted in heads and said and any(map(is_number, words(said[0])))
+    if len(said) < 2 or (own != said[:1] and not number):
+        return plain(case.answer)
+    later = " ".join(said[1:])
+    if hedge_in(later) or _TAKES_BACK.search(later):
+        return plain(case.answer)
+    return said[0]
+
+
+_TAKES_BACK = re.compile(
+    r"\b(?:but|however|actually|wait|though|sorry|mistake|it is (?:an?|the|not (?:an?|the|there"
+    r"|in|on"
+    r"|real|visible|seen|shown|present|part))|they are not (?:there|real|visible|seen))\b"
+)
 
 
 def _all_asked(things: Words, known: frozenset[str] | set[str]) -> bool:

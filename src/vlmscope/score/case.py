@@ -15,6 +15,7 @@ from vlmscope.score.denial import (
     read_denial,
     sentences,
 )
+from vlmscope.score.frame import unframed
 from vlmscope.score.phrases import SHORT, Words, answer_phrase
 from vlmscope.score.question import Question, read_question
 from vlmscope.score.reply import final_answer, read_reply
@@ -22,7 +23,7 @@ from vlmscope.score.scorer import excerpt
 from vlmscope.score.text import word_set, words
 from vlmscope.score.truth import Truth, read_truth
 
-CAPTION = word_set("picture image photo scene shows")
+CAPTION = word_set("picture image photo scene")
 """Words of an answer that describes the image rather than naming one thing."""
 
 LIGHT = word_set(
@@ -56,7 +57,7 @@ class Case:
     @cached_property
     def answer(self) -> str:
         """The answer without a prompt."""
-        return read_reply(self.row.answer or "", self.row.question)
+        return unframed(read_reply(self.row.answer or "", self.row.question))
 
     @cached_property
     def final(self) -> str:

@@ -38,12 +38,14 @@ _NAMES = re.compile(
     r"|and\b|"
     r"or\b|but\b)[a-z]))|\((?P<c>[A-Ja-j])\)|\b(?P<d>[B-J])\b(?=[.,)]|\s*$|\s(?:is|because|but)\b)"
     r"|(?<=\bis )(?P<e>A)(?=\W*(?:$|[.,]))|(?<=actually )(?P<f>[A-J])\b|(?<=not )(?P<g>[A-J])\b"
+    r"|\b(?P<j>[A-J])(?= (?:rather than|instead of|(?:and|but) not)\b|, not\b)"
     r"|(?<=[,:.] )(?P<i>A)(?=\W*$)"
     r"|\b(?P<h>[A-J])(?= (?:or|and|&) \(?[A-J]\b)"
 )
 _SEVERAL = re.compile(
-    r"(?P<before>\b[A-Z]\w+ )?\b(?P<one>[A-J])\b[)*.,]{0,3} (?:or|and|/) "
-    r"(?:(?:option|choice) )?[(*]{0,3}(?P<other>[A-J])\b(?! is (?:not|wrong|incorrect))"
+    r"(?P<before>\b[A-Z]\w+ )?\b(?P<one>[A-J])\b[)*.,]{0,3}(?: ?/ ?| or | and |, )"
+    r"(?:(?:maybe|possibly|perhaps) )?(?:(?:option|choice) )?[(*]{0,3}(?P<other>[A-J])\b(?! is"
+    r" (?:not|wrong|incorrect))"
 )
 """Two letters side by side: an answer that does not choose."""
 
@@ -147,6 +149,8 @@ def choose(text: str, choices: Choices) -> Chosen:
 
 
 def _choose(text: str, choices: Choices) -> Chosen:
+    if (own := _by_own_words(text, choices)) is not None:
+        return Chosen(own, f"option {choices.texts[own]}")
     by_letter = chosen_letter(text, choices.letters)
     for several in _SEVERAL.finditer(text[:2_000]):
         name = (several["before"] or "Both").strip()  # "Team A and B" are two teams
@@ -156,18 +160,63 @@ def _choose(text: str, choices: Choices) -> Chosen:
         return Chosen(None, "names several options")
     named = _named_texts(text, choices)
     if by_letter is not None:
-        index = choices.letters.index(by_letter)
-        others = named - {index}
-        if others and index not in named and choices.texts[index]:
-            return Chosen(None, "its letter and its words name different options")
-        return Chosen(index, f"option {by_letter}")
+        return _by_letter(text, choices, by_letter, named)
     if len(named) != 1:
         return Chosen(None, "names several options" if named else "chooses no option")
     line = plain(text)
-    own = choices.texts[next(iter(named))]
-    if (HEDGE.search(line) or NEGATIVE.search(line)) and not NEGATIVE.search(plain(own)):
+    words_of = choices.texts[next(iter(named))]
+    if (HEDGE.search(line) or NEGATIVE.search(line)) and not NEGATIVE.search(plain(words_of)):
         return Chosen(None, "negates or hedges an option")
-    return Chosen(next(iter(named)), f"option {own}")
+    return Chosen(next(iter(named)), f"option {words_of}")
+
+
+def _by_letter(text: str, choices: Choices, letter: str, named: set[int]) -> Chosen:
+    """Return the choice of a letter that a text names, whose words name the choices ``named``."""
+    if re.search(r"\b(?:maybe|perhaps|possibly|torn)\b", plain(text)):
+        return Chosen(None, "hedges an option")
+    if _is_lettered(choices) and " than " in text:
+        return Chosen(None, "compares options that are called by letters")
+    index = choices.letters.index(letter)
+    if named and index not in named and choices.texts[index]:
+        return Chosen(None, "its letter and its words name different options")
+    return Chosen(index, f"option {letter}")
+
+
+_SAID = re.compile(
+    r"\W*(?:(?:the )?(?:correct |best |right |final )?(?:answer|option|choice)(?: is|:)?|it is"
+    r"|it's)?\W*"
+    r"(?P<text>.*?)\W*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _by_own_words(text: str, choices: Choices) -> int | None:
+    """Return the choice whose words are all that a text says, behind its own letter or none.
+
+    Where choices are themselves called by letters (*Solution A*, *A is closer*), a sentence that
+    holds the words of just one of them chooses it, whatever letters these words have.
+    """
+    said = _SAID.fullmatch(text[:500])
+    part = words(said["text"]) if said else ()
+    if part in choices.said and choices.said.count(part) == 1:
+        return choices.said.index(part)
+    if not _is_lettered(choices):
+        return None
+    first = re.split(r"\n|(?<=\w{2})[.!]\s", text.strip(), maxsplit=1)[0]
+    opening = _OPENS.match(first)
+    letter = _letter(opening) if opening and not first[:2].endswith(" ") else ""
+    if opening and letter in choices.letters:
+        index = choices.letters.index(letter)
+        if words(first[opening.end() :]) == choices.said[index]:
+            return index
+    named = _named_texts(text, choices)
+    plainly = not (opening and first[0] in "([") and not NEGATIVE.search(plain(text))
+    return named.pop() if len(named) == 1 and plainly and not HEDGE.search(plain(text)) else None
+
+
+def _is_lettered(choices: Choices) -> bool:
+    """Return whether choices are themselves called by letters."""
+    return any(len(word) == 1 and word in "abcdefghij" for own in choices.said for word in own)
 
 
 def chosen_letter(text: str, letters: tuple[str, ...]) -> str | None:
@@ -186,7 +235,14 @@ def chosen_letter(text: str, letters: tuple[str, ...]) -> str | None:
     found += [(name.start(), _letter(name)) for name in _NAMES.finditer(head)]
     found = [(at, letter) for at, letter in found if letter in letters]
     names = list(dict.fromkeys(letter for _, letter in found))
-    denied = {name[-1].lower() for name in re.findall(r"\bnot (?:option |\()?[A-J]\b", head)}
+    denied = {
+        name[-1].lower()
+        for name in re.findall(
+            r"\b(?:[Nn]ot|rather than|instead of|rule out|over) (?:(?:option|choice)"
+            r" )?\(?[A-J]\b",
+            head,
+        )
+    }
     kept = [name for name in names if name not in denied]
     if len(kept) == 1 and (len(names) == 1 or denied):
         return kept[0]

@@ -27,12 +27,15 @@ SIDES = tuple(
     )
 )  # fmt: skip
 
+UNREAL = re.compile(
+    r"\b(?:like (?!there)|resembl\w+|similar|statue|sculpture|figurine|drawing|painting|mural|toy"
+    r"|cartoon|logo|poster|costume|pattern|shaped|says|reads|word|named|called|than|almost|nearly"
+    r"|partly|partially|half|supposed|used to|about to|fake|stuffed|replica|silhouette|tattoo)s?\b"
+)
+"""Words by which a thing that is named is no such thing, or not for sure."""
+
 _SETTLED = re.compile(
-    r"\b(?:like (?!there)|resembl\w+|similar|statue|sculpture|drawing|painting|toy|cartoon|logo"
-    r"|poster"
-    r"|costume|pattern|shaped|says|reads|word|named|called|than|would|almost|nearly|partly"
-    r"|partially|half|supposed|used to|about to|fake|not|who|which|where|while|whose|other than"
-    r"|only|but)\b"
+    rf"{UNREAL.pattern}|\b(?:would|not|who|which|where|while|whose|other than|only|but)\b"
 )
 _BETWEEN = word_set(
     "clearly indeed visible seen shown be very quite sitting standing lying laying seated "
@@ -87,7 +90,7 @@ def side_of(question: Question, sentence: str) -> Side | None:
     """
     if question.negated or question.either or not question.claim or not question.yes_no:
         return None
-    if DOUBT.search(sentence) or hedge_in(sentence):
+    if DOUBT.search(sentence) or hedge_in(sentence) or _other_gender(question, sentence):
         return None
     limited = re.sub(
         r"\b(?:only|just|exactly) (?=(?:one|two|three|four|five|six|\d|an? ))", "", sentence
@@ -96,10 +99,21 @@ def side_of(question: Question, sentence: str) -> Side | None:
         return found
     if _SETTLED.search(limited):
         return None
-    found = _echo(question.claim, _sentence_claim(limited))
+    found = _echo(question.claim, _sentence_claim(limited)) or _echo_of_it(question, limited)
     if found and not (found == "no" and question.thing):  # a blue cup leaves room for a red one
         return found
-    return "yes" if question.thing and _shows(question.thing, limited) else None
+    return "yes" if question.thing and shows(question.thing, limited) else None
+
+
+def _other_gender(question: Question, sentence: str) -> bool:
+    """Return whether a sentence about *her* answers a question about a man, or the reverse."""
+    said = re.match(r"(?:(she|her)|(he|his))\b", sentence)
+    other = _MEN if said and said[1] else _WOMEN
+    return bool(said) and not other.isdisjoint(question.words)
+
+
+_MEN = word_set("man boy gentleman he his him guy")
+_WOMEN = word_set("woman girl lady she her")
 
 
 def _sentence_claim(sentence: str) -> tuple[str, ...]:
@@ -141,6 +155,21 @@ def _echo(claim: tuple[str, ...], said: tuple[str, ...]) -> Side | None:
     if rest and not _AFTER.match(rest[0]) and rest[0] not in _BETWEEN and _is_head(claim[-1]):
         return None  # "a dog house"
     return "yes"
+
+
+_ITS_SUBJECT = re.compile(r"(?:it|they|he|she|this|that|these|those) ")
+_ITS_OBJECT = re.compile(r" (?:it|them|there|one)[.!]*$")
+_DEFINITE = re.compile(r"\w+ (?:the|this|that|his|her|its|their|these|those) ")
+
+
+def _echo_of_it(question: Question, sentence: str) -> Side | None:
+    """Compare a claim with a sentence that has *it* for its subject or its last noun."""
+    claim, said = question.claim, _sentence_claim(sentence)
+    if _ITS_SUBJECT.match(sentence) and _DEFINITE.match(question.asked) and len(claim) > 2:
+        return _echo(claim[1:], said) if is_part(claim[0], "n") else None
+    if _ITS_OBJECT.search(sentence) and len(claim) > 2 and is_part(claim[-1], "n"):
+        return "yes" if _echo(claim[:-1], said) == "yes" and len(said) == len(claim) - 1 else None
+    return None
 
 
 def _is_head(word: str) -> bool:
@@ -186,7 +215,7 @@ def _counted(question: Question, sentence: str) -> Side | None:
     return None
 
 
-def _shows(thing: tuple[str, ...], sentence: str) -> bool:
+def shows(thing: tuple[str, ...], sentence: str) -> bool:
     """Return whether a sentence speaks of a thing as being there."""
     if _QUOTED.search(sentence) or len(thing) > 3 or any(map(is_number, thing)):
         return False
@@ -239,6 +268,8 @@ def _stands_alone(said: tuple[str, ...], at: int, length: int) -> bool:
         last in _DETERMINED
         or is_number(last)
         or last.endswith("ing")
+        or last in ("beside", "near", "behind", "under", "above", "below", "on", "in")
+        or (last == "to" and said[before - 2 : before - 1] in (("next",), ("close",)))
         or last in ("is", "are", "see", "with", "shows", "contains")
         or last
         in ("show", "contain", "includes", "features", "include", "depicts", "has", "holding")

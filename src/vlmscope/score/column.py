@@ -7,6 +7,7 @@ took any text for true turned every such label around.
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,28 +16,60 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vlmscope.errors import InputError, listed, shortened
-from vlmscope.regular import open_regular
-from vlmscope.schema import Answered, Score, outcome_of
+from vlmscope.regular import PointerError, open_regular
+from vlmscope.schema import NOT_IN_FILE, Answered, Outcome, Score, outcome_of
 from vlmscope.score.scorer import Finding, excerpt
 
-TRUE = ("true", "1", "1.0", "yes", "hallucinated")
-"""Words for a hallucinated answer, whatever their case."""
+TRUE = ("true", "yes", "t", "y")
+FALSE = ("false", "no", "f", "n")
+"""What a column's name asks, whatever the case: *hallucinated*, or of some columns *correct*."""
 
-FALSE = ("false", "0", "0.0", "no", "faithful")
-"""Words for a faithful answer."""
+HALLUCINATED = ("hallucinated", "hallucination", "incorrect", "wrong", "unfaithful")
+FAITHFUL = ("faithful", "correct", "right")
+"""Words for an answer, whatever the column is called."""
 
-EMPTY = ("", "nan", "none", "null", "<na>", "unscorable")
+_RIGHT = frozenset(("correct", "right", "faithful", "truthful", "accurate", "grounded"))
+_NOT_RIGHT = re.compile(r"^(?:not|non|un|in|wrong|halluc\w*)$")
+_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+FEWEST_TRUTHS = 5
+"""Rows whose cells are the truth from which a column is taken for it."""
+
+GAPS = ("", "nan", "none", "null", "<na>", "unlabelled")
+"""Cells in which nobody has written anything: the answer is unlabelled."""
+
+EMPTY = (*GAPS, "unscorable")
 """Words for no label."""
 
 ID_COLUMNS = ("question_id", "id")
 """Where a label file has its ids, in order of preference."""
 
-LABEL_COLUMNS = ("is_hallucinating_manual", "is_hallucinating", "hallucinated", "label")
+LABEL_COLUMNS = (
+    "is_hallucinating_manual", "is_hallucinating", "hallucinated", "is_hallucinated", "label",
+    "is_faithful", "faithful", "is_correct", "correct",
+)  # fmt: skip
 """Where a label file has its labels, in order of preference."""
 
 
-NOT_IN_FILE = "not in the label file"
-"""Evidence of a row that a label file does not name; the file's name follows."""
+def is_gap(value: object) -> bool:
+    """Return whether a cell is empty: nobody has labelled the answer.
+
+    >>> [is_gap(value) for value in (None, float("nan"), " ", "unscorable", 0)]
+    [True, True, True, False, False]
+    """
+    return str(value).strip().lower() in GAPS
+
+
+def means_right(column: str) -> bool:
+    """Return whether *true* in a column of this name says that the answer is right.
+
+    >>> [name for name in ("is_correct", "isFaithful", "incorrect", "not_correct", "label", "score")
+    ...  if means_right(name)]
+    ['is_correct', 'isFaithful']
+    """
+    parts = [part.lower() for part in _PARTS.findall(column)]
+    return not _RIGHT.isdisjoint(parts) and not any(map(_NOT_RIGHT.match, parts))
+
 
 EMPTY_IN_FILE = "no label in the file"
 """Evidence of a row whose cell in a label file is empty; the file's name follows."""
@@ -50,21 +83,25 @@ def lacks_label(score: Score) -> str:
 
     Nobody has looked at such an answer: whether it can be scored is not known.
 
-    >>> lacks_label(Score("q1", None, "file", "not in the label file: human.csv"))
+    >>> lacks_label(Score("q1", None, "file", "not in the label file: human.csv", labelled=False))
     'no label in human.csv'
     >>> lacks_label(Score("q1", None, "auto", "an answer that needs a judge"))
     ''
     """
     start, _, rest = score.evidence.partition(": ")
-    if score.hallucinated is not None or score.scorer not in (Column.name, LabelFile.name):
+    if score.labelled:
         return ""
     if start in (NOT_IN_FILE, EMPTY_IN_FILE):
         return f"no label in {rest}"
     return start if start == NONE_IN_COLUMN else ""
 
 
-def read_label(value: object) -> bool | None:
+def read_label(value: object, column: str = "") -> bool | None:
     """Return a label: True for hallucinated, None where the cell is empty.
+
+    Args:
+        value: The cell.
+        column: Name of its column: 1 in *is_correct* is no hallucination.
 
     Raises:
         ValueError: The value is no label.
@@ -73,13 +110,59 @@ def read_label(value: object) -> bool | None:
     [False, True, True, None, None]
     """
     word = str(value).strip().lower()
-    if word in TRUE:
-        return True
-    if word in FALSE:
-        return False
     if word in EMPTY:
         return None
+    if word in HALLUCINATED or word in FAITHFUL:
+        return word in HALLUCINATED
+    number = _number(word)
+    if word in TRUE or number == 1:
+        return not means_right(column)
+    if word in FALSE or number == 0:
+        return means_right(column)
     raise ValueError(f"{excerpt(str(value), 30)} is no label; write true, false or nothing")
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+@dataclass
+class _TruthCheck:
+    """Finds out whether a column of *yes* and *no* is the truth and no label of the answers.
+
+    It is, if every cell is the row's truth and an answer that equals both would be hallucinated.
+    """
+
+    rows: int = 0
+    others: int = 0
+    absurd: bool = False
+
+    def see(self, row: Answered, cell: object, label: bool | None) -> None:
+        """Look at a row that has a label or something else in its cell."""
+        if is_gap(cell):
+            return
+        said = _first_word(cell)
+        self.rows += 1
+        if self.others or said not in ("yes", "no") or said != _first_word(row.target):
+            self.others += 1  # it is not the truth: nothing more to find out
+            return
+        self.absurd |= label is True and said == _first_word(row.answer)
+
+    def refuse_truth(self, where: str) -> None:
+        """Raise if the column is the truth."""
+        if self.absurd and not self.others and self.rows >= FEWEST_TRUTHS:
+            raise InputError(
+                f"{where}: its yes and no are the truth in all {self.rows:,} rows, not labels of "
+                "the answers; name a column with labels, or leave it out and let the rules decide"
+            )
+
+
+def _first_word(text: object) -> str:
+    found = re.match(r"\W*(\w+)", str(text or ""))
+    return found[1].lower() if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +183,10 @@ class Reading:
         """Return it as one line.
 
         >>> str(Reading("label", {("1", True): 100, ("0", False): 140, ("", None): 3}))
-        'label = 1 → hallucinated, 100 rows; 0 → faithful, 140; empty → unscorable, 3'
+        'label = 1 → hallucinated, 100 rows; 0 → faithful, 140; empty → unlabelled, 3'
         """
         told = [
-            f"{_shown(cell)} → {outcome_of(label)}, {rows:,}"
+            f"{_shown(cell)} → {_outcome(cell, label)}, {rows:,}"
             for (cell, label), rows in self.cells.items()
         ]
         if told:
@@ -114,10 +197,14 @@ class Reading:
     def record(self) -> dict[str, Any]:
         """Return it as plain data."""
         cells = [
-            {"cell": cell, "outcome": outcome_of(label), "rows": rows}
+            {"cell": cell, "outcome": _outcome(cell, label), "rows": rows}
             for (cell, label), rows in self.cells.items()
         ]
         return {"column": self.column, "cells": cells, "not_labels": self.not_labels}
+
+
+def _outcome(cell: str, label: bool | None) -> Outcome:
+    return outcome_of(label, labelled=not is_gap(cell))
 
 
 def _shown(cell: str) -> str:
@@ -147,8 +234,10 @@ class Column:
         others: set[str] = set()
         cells: Counter[tuple[str, bool | None]] = Counter()
         bad = total = not_labels = 0
+        check = _TruthCheck()
         for row in rows:
             finding, is_label = self._find(row)
+            check.see(row, row.metadata.get(self.column), finding.hallucinated)
             total += 1
             not_labels += not is_label
             if is_label:
@@ -159,10 +248,11 @@ class Column:
         if total and self.column not in others:
             have = listed(sorted(others)) or "none"
             raise InputError(f"--column {self.column}: no such column; there are: {have}")
+        check.refuse_truth(f"--column {self.column}")
         if total and bad == total:
             raise InputError(
                 f"--column {self.column}: no row holds a label, expected true or false, 1 or 0, "
-                "yes or no, hallucinated or faithful; name another column"
+                "yes or no, hallucinated or faithful, incorrect or correct; name another column"
             )
         self.reading = Reading(self.column, dict(cells.most_common()), not_labels)
 
@@ -170,11 +260,13 @@ class Column:
         """Return what the cell says, and whether it is a label or a gap at all."""
         value = row.metadata.get(self.column)
         try:
-            label = read_label(value)
+            label = read_label(value, self.column)
         except ValueError as error:
             return Finding(None, f"{NONE_IN_COLUMN}: {error}"), False
         if label is None:
-            return Finding(None, f"{NONE_IN_COLUMN}: {self.column} is empty"), True
+            gap = is_gap(value)
+            what = "is empty" if gap else f"is {value}"
+            return Finding(None, f"{NONE_IN_COLUMN}: {self.column} {what}", not gap), True
         return Finding(label, f"{self.column} is {value}"), True
 
 
@@ -193,7 +285,7 @@ class LabelFile:
         self, path: Path, id_column: str | None = None, label_column: str | None = None
     ) -> None:
         self._column, self._cells = _read_file(path, id_column, label_column)
-        self.labels = {id_: read_label(cell) for id_, cell in self._cells.items()}
+        self.labels = {id_: read_label(cell, self._column) for id_, cell in self._cells.items()}
         self._file = Path(path).name
         self.reading = Reading(self._column, {})
         """How the cells of the rows were read, after the last row."""
@@ -201,10 +293,13 @@ class LabelFile:
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
         cells: Counter[tuple[str, bool | None]] = Counter()
+        check = _TruthCheck()
         for row in rows:
             if row.id in self.labels:
+                check.see(row, self._cells[row.id], self.labels[row.id])
                 cells[_cell(self._cells[row.id]), self.labels[row.id]] += 1
             yield self._find(row.id).score(row, self.name)
+        check.refuse_truth(f"{self._file}: column {self._column}")
         self.reading = Reading(self._column, dict(cells.most_common()))
 
     def unknown(self, ids: Collection[str]) -> list[str]:
@@ -214,10 +309,11 @@ class LabelFile:
 
     def _find(self, id_: str) -> Finding:
         if id_ not in self.labels:
-            return Finding(None, f"{NOT_IN_FILE}: {self._file}")
+            return Finding(None, f"{NOT_IN_FILE}: {self._file}", labelled=False)
         label = self.labels[id_]
         if label is None:
-            return Finding(None, f"{EMPTY_IN_FILE}: {self._file}")
+            gap = is_gap(self._cells[id_])
+            return Finding(None, f"{EMPTY_IN_FILE}: {self._file}", labelled=not gap)
         return Finding(label, f"{self._file} says {'hallucinated' if label else 'faithful'}")
 
 
@@ -234,8 +330,8 @@ def read_label_file(
     Raises:
         InputError: The file cannot be read, lacks a column, or a cell holds no label.
     """
-    _, cells = _read_file(path, id_column, label_column)
-    return {id_: read_label(cell) for id_, cell in cells.items()}
+    column, cells = _read_file(path, id_column, label_column)
+    return {id_: read_label(cell, column) for id_, cell in cells.items()}
 
 
 def _cell(value: object) -> str:
@@ -254,6 +350,8 @@ def _read_file(
     try:
         with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             return _read(_lines(file), path, id_column, label_column)
+    except PointerError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a CSV file of labels") from error
     except UnicodeDecodeError as error:
@@ -289,7 +387,7 @@ def _read(
                 "cells that hold commas"
             )
         try:
-            label = read_label(cells[at])
+            label = read_label(cells[at], header[at])
         except ValueError as error:
             raise InputError(f"{place}: column {header[at]}: {error}") from error
         if labels.setdefault(cells[ids], label) != label:

@@ -19,9 +19,10 @@ NEGATIVE = re.compile(r"\b(?:no|not|never|nothing|none|nobody|neither|nor|withou
 DOUBT = re.compile(
     rf"{NEGATIVE.pattern}|\b(?:missing|absent|absence|lack(?:s|ing|ed)?|devoid|void|unable"
     rf"|fail(?:s|ed)?"
-    r"|cannot|can't|nowhere|zero|invisible|hidden|obscured|hardly|barely|scarcely|rarely|seldom"
+    r"|false|untrue|cannot|can't|nowhere|zero|invisible|hidden|obscured|hardly|barely|scarcely"
+    r"|rarely|seldom"
     r"|unknown|instead|rather|except|impossible|sorry|imaginary|fictional|nonexistent|non-existent"
-    r"|free of|out of (?:view|frame|sight)|if|unless|were it)\b"
+    r"|doubt\w*|free of|out of (?:view|frame|sight)|if|unless|were it)\b"
 )
 """A word by which a sentence may deny something in a way that no rule here reads."""
 
@@ -41,6 +42,8 @@ _UNTOLD = re.compile(
     rf"|^(?:i am |it is |that is )?(?:not (?:known|clear|sure|certain)|unclear|unknown|no idea"
     rf"|unanswerable|not answerable|unsuitable(?: image)?|indeterminate|undetermined)\b"
     rf"|\b(?:can|could) not be {_LEARN}\b|\bnot enough (?:information|detail|context)\w*"
+    r"|\bnot (?:provide|contain|give|have|offer|include) (?:enough|sufficient|any) (?:information"
+    r"|context|details?|indication|evidence|clues?)\b"
     rf"|\bdo not know\b|\bno (?:information|indication|way)\b|\bis insufficient\b"
     rf"|\binsufficient (?:information|context|detail)\w*|^too (?:blurry|dark|blurred)\b"
     r"|\bnot (?:specified|stated|mentioned|provided|given|indicated)\b"
@@ -68,7 +71,7 @@ _INCAPABLE = re.compile(
 HEDGE = re.compile(
     r"\b(?:maybe|perhaps|possibly|might|may (?:be|have|not|well)|could (?:be|have|also))\b"
     r"|\b(?:not|un)(?: \w+)? ?(?:sure|certain|clear)\b|\bunclear\b|\bdepends\b"
-    rf"|\bwhether\b|{_UNTOLD.pattern}"
+    rf"|\b(?:possible|conceivable|plausible|chance) that\b|\bwhether\b|{_UNTOLD.pattern}"
 )
 """Words that take a statement back."""
 
@@ -145,8 +148,21 @@ _POSSESSIVE = re.compile(
     rf"|(?:{_BE}) not (?:wearing|holding|carrying|having|using|riding)) {_ANY}(?P<x>.+)"
 )
 _BARE = re.compile(
-    rf"^(?:no|0|zero|not any|without any|without) {_ANY}(?P<x>(?:[\w'-]+ ?){{1,4}})[.!]*$"
+    rf"^(?:no|0|zero|not any|without any|without) {_ANY}(?!.*\b(?:is|are|was|were|has|have"
+    rf"|can)\b)(?P<x>(?:[\w'-]+ ?){{1,4}})[.!]*$"
 )
+_NONE_IS = re.compile(
+    r"^none of the [\w ]{1,60}? (?:is|are) (?:an?"
+    r" )?(?P<x>(?!\w+ing\b)[\w-]+)[.!]*$"
+)
+_MENTIONED = re.compile(
+    r"\b(?:mention|assum|suppos|ask)\w*(?: about| that there is)? (?:an?|any|the|some)"
+    r" (?P<x>[\w' -]{1,40}), but"
+    r" (?:there (?:is|are) (?:none|no such \w+)|i (?:do not )?(?:see|find) (?:none|no such \w+"
+    r"|one|any))"
+)
+"""*You mention a cup, but there is none*."""
+
 _NO_ONE = re.compile(r"\b(?:no one|nobody|no people|no persons?)\b")
 _LIMIT = re.compile(
     r"\s(?:in|on|at|of|by|near|to|for|from|with|that|which|who|where|visible|present|shown|seen"
@@ -227,16 +243,29 @@ def deny(sentence: str) -> Denial | None:
         return _denial(next(part for part in found.groups() if part), untold=True)
     if found := _ABSENT[0].match(body):  # before what follows from it: "so it cannot be told"
         return _denial(found["x"])
+    if "," in body and _POSSESSIVE.match(clause(body)):  # "…, so I cannot answer"
+        return _without(clause(body))
     untold = _UNTOLD.search(sentence) is not None
     if untold and not _NO_ONE.search(sentence):
         return Denial((), untold=True)
     for pattern in _ABSENT:
         if found := pattern.match(body):
             return _denial(found["x"], untold=bool(_CAN_NOT_SEE.match(body)))
-    if found := _POSSESSIVE.match(body):
-        denial = _denial(found["x"])
-        return replace(denial, owner=content(found["who"])) if denial else None
-    if found := _BARE.match(body):
+    if _POSSESSIVE.match(body):
+        return _without(body)
+    return _short(body)
+
+
+def _without(body: str) -> Denial | None:
+    """Return what somebody is said to be without."""
+    found = _POSSESSIVE.match(body)
+    denial = _denial(found["x"]) if found else None
+    return replace(denial, owner=content(found["who"])) if found and denial else None
+
+
+def _short(body: str) -> Denial | None:
+    """Return what a sentence denies without a subject of its own."""
+    if found := _BARE.match(body) or _NONE_IS.match(body) or _MENTIONED.search(body):
         return _denial(found["x"])
     if found := re.match(r"(?:there (?:is|was) )?(?:no one|nobody)\b", body):
         return Denial(("person", *content(clause(body[found.end() :]))), "person")
@@ -255,10 +284,20 @@ _PROPERTY = re.compile(
 def _denial(part: str, untold: bool = False) -> Denial | None:
     """Return the denial of what a part of a sentence names."""
     part = clause(part)
-    if found := re.match(r"(?:one|people|persons?)\b", part):
+    untold = (
+        untold
+        or re.match(
+            r"(?:what|when|where|who|how|which|why"
+            r"|whether)\b",
+            part,
+        )
+        is not None
+    )
+    if found := re.match(r"(?:one|people|persons?|anyone|anybody)\b", part):
         return Denial(("person", *content(part[found.end() :])), "person", untold)
     if re.match(
-        r"(?:only|just|longer|other|more|doubt|anything|nothing|reason|need|way|many|much|enough|all"
+        r"(?:only|just|longer|other|more|doubt|anything|nothing|reason|need|way|many|much|enough"
+        r"|all"
         r"|every|always|exactly|entirely|too|very)\b",
         part,
     ):

@@ -28,7 +28,7 @@ from vlmscope.score.judge_mask import Mask
 from vlmscope.score.judge_settings import JudgeSettings
 from vlmscope.score.judge_verdict import Verdict
 
-__all__ = ["Estimate", "Judge", "JudgeSettings", "judge_prompt"]
+__all__ = ["Estimate", "Judge", "JudgeSettings", "judge_prompt", "shortest_messages"]
 
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English; the estimate is one."""
@@ -226,6 +226,11 @@ def _why_unscorable(row: Answered) -> str:
 
 def _key(row: Answered, model: str) -> str:
     return cache_key(judge_prompt(), model, row.question, row.target, row.answer or "")
+
+
+def shortest_messages() -> Messages:
+    """Return what asking about a row without any text would send."""
+    return _messages(Answered("", "", "", ""))
 
 
 def _messages(row: Answered) -> Messages:

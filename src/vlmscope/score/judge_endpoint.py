@@ -188,12 +188,12 @@ class Endpoint:
         """Return the judge's verdict, asked for a second time where the reply held none."""
         try:
             reply = await self._reply(messages)
-            verdict = read_verdict(reply, self._mask)
+            verdict = read_verdict(reply, self._mask, messages)
             if verdict is None:
                 said = {"role": "assistant", "content": reply[:2000] or "(nothing)"}
                 again = [*messages, said, {"role": "user", "content": NUDGE}]
                 reply = await self._reply(again)
-                verdict = read_verdict(reply, self._mask)
+                verdict = read_verdict(reply, self._mask, messages)
         except _NoVerdictError as why:
             return Verdict(None, f"the judge gave no verdict: {why}")
         if verdict is None:

@@ -21,8 +21,13 @@ _DEPTH = 6
 
 _CACHED = 1 << 15
 
-_COMMON = {"donut": "doughnut", "hair drier": "hair dryer", "grey": "gray", "tshirt": "t shirt"}
-"""Spellings that WordNet does not have."""
+_COMMON = {
+    "fridge": "refrigerator", "motorbike": "motorcycle", "bunny": "rabbit", "lady": "woman",
+    "ladies": "woman", "bunnies": "rabbit", "telly": "television", "smart phone": "smartphone",
+    "photo": "picture", "photograph": "picture", "donut": "doughnut",
+    "hair drier": "hair dryer", "grey": "gray", "tshirt": "t shirt",
+}  # fmt: skip
+"""Spellings that WordNet does not have, and everyday names that it takes for kinds of the thing."""
 
 
 class _Table(NamedTuple):
@@ -156,6 +161,8 @@ def same(one: str, other: str) -> bool:
     """
     if lemma(one) == lemma(other):
         return True
+    if {lemma(one), lemma(other)} == {"bike", "motorcycle"}:
+        return False  # WordNet has them as one; more often a bike is a bicycle
     ranks, others = _ranked(one), _ranked(other)
     return any(key in others and rank + others[key] <= 1 for key, rank in ranks.items())
 
@@ -200,14 +207,35 @@ def forms_of_one(one: str, other: str) -> bool:
     >>> forms_of_one("wooden", "wood"), forms_of_one("anger", "angry")
     (True, True)
     """
+    if _verb_bases(one) & _verb_bases(other):
+        return True
     pairs = _table().derived
     for first, second in ((one, other), (lemma(one), other), (one, lemma(other))):
         if ":".join(sorted((first, second))) in pairs:
             return True
         short, long = sorted((first, second), key=len)
-        if long == short + "en" and is_part(short, "n") and is_part(long, "a"):
+        if is_part(short, "n") and is_part(long, "a") and long in _adjectives(short):
+            return True
+        if long == short + "om" and is_part(short, "a"):  # boredom
             return True
     return False
+
+
+@lru_cache(_CACHED)
+def _verb_bases(word: str) -> frozenset[str]:
+    """Return the verbs of which a word is a form in *s*, *ing* or *ed*."""
+    bases = [*_bases(word), word.removesuffix("s")] if word.endswith(("s", "ing", "ed")) else []
+    return frozenset(base for base in bases if base != word and is_part(base, "v"))
+
+
+def _adjectives(noun: str) -> tuple[str, ...]:
+    """Return adjectives that may be made of a noun: *wooden*, *sunny*, *striped*."""
+    stem = noun.removesuffix("e")
+    twice = noun + noun[-1]
+    return (
+        noun + "en", noun + "y", twice + "y", stem + "y", noun + "ed", stem + "ed", twice + "ed",
+        noun + "ered", noun + "ful",
+    )  # fmt: skip
 
 
 def known(term: str) -> bool:

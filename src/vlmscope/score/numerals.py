@@ -17,6 +17,8 @@ _RANKS = {
     "seventh": "7th", "eighth": "8th", "ninth": "9th", "tenth": "10th", "eleventh": "11th",
     "twelfth": "12th",
 }  # fmt: skip
+_SHARES = {"a": 1, "one": 1, "1": 1, "two": 2, "2": 2, "three": 3, "3": 3, "four": 4, "4": 4}
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
 _CURRENCIES = {
     "dollar": "$", "dollars": "$", "usd": "$", "euro": "€", "euros": "€", "eur": "€",
     "pound": "", "pounds": "", "yen": "¥",
@@ -139,7 +141,20 @@ def _add(found: list[str], word: str) -> None:
 
 
 _WORDS = frozenset(
-    (*_VALUES, *_SCALES, *_RANKS, *_CURRENCIES, "second", "dozen", "percent", "minus", "negative")
+    (
+        *_VALUES,
+        *_SCALES,
+        *_RANKS,
+        *_CURRENCIES,
+        *_PARTS,
+        "thirds",
+        "quarters",
+        "second",
+        "dozen",
+        "percent",
+        "minus",
+        "negative",
+    )
 )
 
 
@@ -159,6 +174,10 @@ def _run(tokens: list[str], at: int) -> tuple[str | None, int]:
     """Read the run of number words that begins at a token; return its number and its end."""
     word = tokens[at]
     follows = tokens[at + 1] if at + 1 < len(tokens) else ""
+    if word in _SHARES and follows.removesuffix("s") in _PARTS and tokens[at - 1 : at] != ["and"]:
+        behind = "".join(tokens[at + 2 : at + 3])
+        if behind in ("", "of", "is", "are") or behind[0] in ".,;:!?)\n":
+            return f"{_SHARES[word]}/{_PARTS[follows.removesuffix('s')]}", at + 2
     if word == "dozen":
         return "12", at + 1
     if word == "a" and follows == "dozen":

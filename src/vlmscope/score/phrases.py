@@ -16,7 +16,7 @@ from typing import Literal
 
 from vlmscope.score.claims import COLOURS, SIDES
 from vlmscope.score.denial import sentences
-from vlmscope.score.lexicon import forms_of_one, lemma, opposite, related, same
+from vlmscope.score.lexicon import forms_of_one, is_part, known, lemma, opposite, related, same
 from vlmscope.score.question import IN_IMAGE, Question
 from vlmscope.score.text import is_figure, is_number, word_set, words
 
@@ -172,11 +172,18 @@ def relation(said: Words, true: Words, question: Question) -> Relation:
     """
     if said == true:
         return "equal"
+    if _is_letter(said[-1]) and _is_letter(true[-1]) and {*said[:-1], *true[:-1]} <= question.words:
+        return "equal" if said[-1] == true[-1] else "contrary"  # "Gate C"
     if _HALVES.isdisjoint(said) or _HALVES.isdisjoint(true):  # 10:30 am and 10:30
         said, true = _without(said, _HALVES), _without(true, _HALVES)
     numbers = _of_numbers(said, true, question)
     if numbers:
         return numbers
+    return _of_words(said, true, question)
+
+
+def _of_words(said: Words, true: Words, question: Question) -> Relation:
+    """Compare two phrases that are no numbers."""
     if len(said) == 1 == len(true) and {*said, *true} <= question.offered:
         return "contrary"
     said, true = _bare(said), _bare(true)
@@ -184,9 +191,13 @@ def relation(said: Words, true: Words, question: Question) -> Relation:
         return "equal"
     if _contrary(said, true):
         return "contrary"
-    if _close(said, true):
+    if _close(said, true, question):
         return "close"
     return "different"
+
+
+def _is_letter(word: str) -> bool:
+    return len(word) == 1 and word.isalpha()
 
 
 def _without(said: Words, words_: frozenset[str]) -> Words:
@@ -196,7 +207,24 @@ def _without(said: Words, words_: frozenset[str]) -> Words:
 def _bare(said: Words) -> Words:
     """Return a phrase without what a color or a kind is called (*red in color*)."""
     kept = tuple(
-        w for w in said if w not in ("color", "colored", "very", "made", "of", "in", "type", "kind")
+        w
+        for w in said
+        if w
+        not in (
+            "color",
+            "colored",
+            "very",
+            "made",
+            "of",
+            "in",
+            "type",
+            "kind",
+            "his",
+            "her",
+            "its",
+            "their",
+            "hand",
+        )
     )
     return kept or said
 
@@ -206,9 +234,11 @@ def _same_words(said: Words, true: Words) -> bool:
         if all(_same(one, other) for one, other in zip(said, true, strict=True)):
             return True
         turned_round = sorted(said) == sorted(true) and not any(map(is_number, said[:-1]))
-        return turned_round and "than" not in said
+        if turned_round and "than" not in said:
+            return True
     one, other = " ".join(said), " ".join(true)
-    return one.replace(" ", "") == other.replace(" ", "") or same(one, other)
+    pressed = one.replace(" ", "") == other.replace(" ", "")
+    return pressed or (same(one, other) and COLOURS.isdisjoint({*said, *true}))
 
 
 def _same(one: str, other: str) -> bool:
@@ -237,7 +267,7 @@ def _contrary(said: Words, true: Words) -> bool:
 def against(one: str, other: str) -> bool:
     """Return whether two words of one kind cannot both be right."""
     if is_figure(one) and is_figure(other):
-        return _shape(one) == _shape(other) and one != other
+        return _shape(one) == _shape(other) and _number_of(one) != _number_of(other)
     if len(one) == 1 == len(other):
         return one != other
     if one in COLOURS and other in COLOURS:
@@ -247,23 +277,69 @@ def against(one: str, other: str) -> bool:
     return opposite(one, other) or any(one in kind and other in kind for kind in SIDES)
 
 
+def _number_of(figure: str) -> str:
+    """Return a rank as its number, another figure as it is."""
+    return re.sub(r"(?<=\d)(?:st|nd|rd|th)$", "", figure)
+
+
+def _is_rank_of(one: str, other: str) -> bool:
+    """Return whether one figure is a rank and the other its number: the 3rd floor is floor 3."""
+    return is_figure(one) and one != other and _number_of(one) == _number_of(other)
+
+
 def _shape(figure: str) -> str:
     """Return how a figure is written: 10:30 and 1/2 are no numbers of one kind."""
     return re.sub(r"\d+", "9", re.sub(r"\.|(?:st|nd|rd|th)$", "", figure))
 
 
-def _close(said: Words, true: Words) -> bool:
+def _verb_stem(word: str) -> str:
+    return re.sub(r"(?<=\w{3})(?:ing|e?s|ed|e)$", "", word)
+
+
+_NATION = re.compile(r"\b(?:nationality|country|language|nation)\b")
+
+
+def _close(said: Words, true: Words, question: Question) -> bool:
     """Return whether two phrases may mean the same."""
+    one, other = " ".join(said), " ".join(true)
     if set(map(lemma, said)) & set(map(lemma, true)):
-        return True
+        return not is_other_compound(other, one)
     if len(said) == 1 == len(true) and is_figure(said[0]) and is_figure(true[0]):
         return True
-    one, other = " ".join(said), " ".join(true)
+    if {_verb_stem(word) for word in said} & {_verb_stem(word) for word in true}:
+        return True  # "skis" and "skiing"
     if related(one, other) or any(related(a, b) for a in said for b in true if a not in COLOURS):
+        return True
+    pairs = enumerate(zip(one, other, strict=False))
+    shared = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    least = 3 if _NATION.search(question.asked) else 4
+    alike = shared >= least and shared * 5 >= len(min(one, other, key=len)) * 2
+    if alike and " " not in one + other and not is_other_compound(other, one):
         return True
     joined, pressed = one.replace(" ", ""), other.replace(" ", "")
     short, long = sorted((joined, pressed), key=len)
-    return len(short) > 3 and (short in long or _distance_one(short, long))
+    if is_other_compound(other, one):
+        return False
+    apart = len(said) == 1 == len(true) and known(one) and known(other)
+    return len(short) > 3 and (short in long or (_distance_one(short, long) and not apart))
+
+
+_CONTAINERS = word_set("cup bottle can glass bowl box bag jar pot plate slice piece case")
+
+
+def is_other_compound(short: str, long: str) -> bool:
+    """Return whether a term begins with another word, as a name of something else.
+
+    >>> is_other_compound("bus", "bus stop"), is_other_compound("cup", "cupcake")
+    (True, True)
+    >>> is_other_compound("fire", "fire"), is_other_compound("dog", "dogs")
+    (False, False)
+    """
+    if not long.startswith(short) or lemma(long) == lemma(short) or short in COLOURS:
+        return False
+    noun = is_part(lemma(long), "n") and not is_part(lemma(long), "a")
+    noun = noun and long.rpartition(" ")[2] not in _CONTAINERS
+    return noun and known(short) and not related(short, long)
 
 
 def _distance_one(one: str, other: str) -> bool:
@@ -276,6 +352,8 @@ def _distance_one(one: str, other: str) -> bool:
 
 def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None:
     """Compare two phrases that are numbers, with their units."""
+    if len(said) == 1 == len(true) and _is_rank_of(said[0], true[0]) and not question.counts:
+        return "equal"
     if len(true) == 1 and len(said) > 1 and is_number(said[0]) and set(said[1:]) <= _PLAIN_UNITS:
         said = said[:1]  # 30 years old
     one, other = _measure(said), _measure(true)

@@ -174,10 +174,10 @@ class Question:
     def counted(self) -> str:
         """The noun that a *how many* counts, in its base form."""
         found = re.search(r"\bhow many (?:of (?:the|these|those) )?(.+)", self.asked) or re.search(
-            r"\bnumber of (.+)", self.asked
+            r"\bnumber of (.+)|^count (?:all )?(?:the )?(.+)", self.asked
         )
         noun = ""
-        for word in words(found[1]) if found else ():
+        for word in words(found[1] or found[found.re.groups]) if found else ():
             if _AFTER_NOUN.match(word) or (noun and word.endswith(("ing", "ed"))):
                 break
             noun = word

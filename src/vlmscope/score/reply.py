@@ -1,37 +1,92 @@
 """What an answer says itself: without the prompt, the turns and the marks around it.
 
-Models repeat the prompt, go on with a next turn, think aloud, or end with *The answer is 5*. The
-rules read what is left.
+Models repeat the prompt, go on with a next turn, think aloud, answer in JSON, or end with *The
+answer is 5*. The rules read what is left.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import lru_cache
+from typing import Any
+
+from vlmscope.jsontext import load_json, nests_deeper
 
 _LONGEST = 20_000
 """Characters of an answer that are read."""
 
-_SPECIAL = re.compile(
-    r"<\|[^|<>]{1,40}\|>|</?s>|<(?:pad|bos|eos|end_of_utterance|image)>|\[/?INST\]"
+_ROLES = (
+    (re.compile(r"<\|(user|assistant|system|human|model)\|>|<start_of_turn>(user|model)"),
+     r"\n\1\2\n"),
+    (re.compile(r"\[INST\]"), "\nuser\n"),
+    (re.compile(r"\[/INST\]"), "\nassistant\n"),
+    (re.compile(r"<\|(?:im_end|end|endoftext|eot_id|end_of_text)\|>|</s>|<end_of_turn>|<eos>"
+                r"|<end_of_utterance>"), "\n"),
+    (re.compile(r"<\|[^|<>]{1,40}\|>|<s>|<(?:pad|bos|image)>|</?(?:b|i|u|em|strong|p)>"), " "),
+)  # fmt: skip
+"""Marks of chat templates, and what they say."""
+
+_THOUGHT = re.compile(
+    r"^.*?</think(?:ing)?>|^.*?\u25c1/think\u25b7"
+    r"|<(?P<tag>think|thinking|thought|reasoning|reflection|analysis|rationale)>.*?</(?P=tag)>",
+    re.DOTALL | re.IGNORECASE,
 )
-_THOUGHT = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
-_ASKER = r"user|human|question|q"
-_ANSWERER = r"assistant|answer|gpt|bot|model|a"
+_UNFINISHED = re.compile(r"^\s*(?:<think(?:ing)?>|\u25c1think\u25b7)", re.IGNORECASE)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_ASKER = r"user|human|question|q|instruction|query"
+_ANSWERER = r"assistant|short answer|answer|gpt|bot|model|ai|response|reply|a"
 _TURN = re.compile(
-    rf"(?:^|(?<=[\n.?!]))[ \t]*(?:#+ *|\*\*)?(?:(?P<asker>{_ASKER})|(?P<answerer>{_ANSWERER}))"
-    r"(?:\*\*)?(?::(?:\*\*)?|[ \t]*(?=\n))",
+    rf"(?:^|(?<=[\n.?!]))[ \t]*(?:#+ *|\*\*|\[)?(?:(?P<asker>{_ASKER})|(?P<answerer>{_ANSWERER}))"
+    r"(?:\*\*|\])?(?::(?:\*\*)?|(?<=[\nqa ][qa])\.(?=\s)|(?<=^[qa])\.(?=\s)|[ \t]*(?=\n))",
     re.IGNORECASE,
+)
+_TURN_IN_LINE = re.compile(r"(?<=\S)[ \t]+(?=(?:USER|ASSISTANT|User|Assistant|Human): )")
+_SYSTEM = re.compile(
+    r"^\s*system[ \t]*\n[^\n]{0,400}\n(?=[ \t]*\W*(?:user|human|instruction"
+    r"|question)\b)",
+    re.I,
+)
+_ECHO = re.compile(
+    r"\W*(?:you (?:asked|ask|are asking|want to know)|(?:to|regarding|as for|answering) (?:the"
+    r"|your)"
+    r" question|(?:the|your) question(?: is| was)?|question|q)?\W*",
+    re.IGNORECASE,
+)
+"""What stands before a question that is repeated."""
+
+_SAID_FIRST = (
+    r"i (?:(?:first|initially|at first|originally) )?(?:thought|believed|assumed|counted|said|saw)"
+    r"|at first(?: glance| sight)?|initially|(?:it|that) (?:first )?looked"
+    r"|my (?:first|initial) (?:answer|guess|thought|impression|count) was"
 )
 _CORRECTION = re.compile(
     r"\bcorrection *[:,]|\b(?:sorry|no|wait|hmm|actually)[,:.]? +i meant?\b|, *i mean\b"
     r"|\bscratch that\b|\blet me correct (?:that|this|myself)\b|\bor rather\b"
     r"|\bon second thoughts?\b|\b(?:up)?on (?:a )?closer (?:inspection|look)\b"
     r"|\b(?:looking|counting) (?:again|closer|more closely)\b|\bno,? +wait\b"
-    r"|(?<=[.…!?] )wait\b|\bi (?:first|initially) thought\b[^.\n]{1,80}?,? but\b",
+    r"|(?<=[.…!?,–—-] )wait\b|(?<=…)wait\b|(?<=[.…!?,–—-] )hold on\b"
+    r"|\b(?:my mistake|my bad|i made a mistake|i was (?:wrong|mistaken)|i stand corrected"
+    r"|i take (?:that|it) back|i misspoke)\b(?= *[:,.;!–—-])"
+    r"|\blet me (?:look|check|count|think|see) (?:again|once more|more closely)\b"
+    rf"|(?:^\s*|(?<=[.!?…] ))(?:{_SAID_FIRST})\b[^.\n]{{1,80}}?,? but\b(?: now\b)?"
+    r"|^\W{0,9}(?!(?:in|from|based|looking|judging|according|as|upon|on|so|well|oh|to|after"
+    r"|having|given|let|sorry|hmm)\b)"
+    r"(?:[\w'-]{1,30} ){0,5}[\w'-]{1,30}(?:,| -| –) no, (?=\w)|(?<=[.!?…] )sorry, (?=(?:it|the"
+    r"|there|that) )"
+    r"|(?:(?<=\byes)|(?<=\bno)|(?<=\b[A-J]))(?:\W{1,5}|\W{1,5}(?:oh|hmm|um|sorry|ah)\W{1,5})"
+    r"(?:actually|wait|sorry|hmm|oh)\b(?=\W{1,5}(?:yes|no|[A-J])\b)"
+    r"|(?<=\.\.\. )(?:oh|ah|hmm|no)\b(?= *,)|(?<=… )(?:oh|ah|hmm|no)\b(?= *,)",
     re.IGNORECASE,
 )
 """What takes back what was said before."""
+
+_ANSWER_KEYS = ("answer", "final_answer", "response", "result", "prediction", "output", "reply")
+_TRUE_KEYS = ("present", "exists", "visible", "found", "is_present", "contains", "detected")
+_REASON_KEYS = ("reason", "reasoning", "explanation", "description", "thought", "rationale")
+_FENCED = re.compile(
+    r"^\s*(?:```)?(?:json|python|text)?\s*(?P<body>[\[{].*[\]}])\s*(?:```)?\s*$", re.DOTALL
+)
 
 _MARKS = re.compile(r"\W+")
 
@@ -60,16 +115,53 @@ def read_reply(text: str, question: str = "") -> str:
     ('no.', 'it is blue.')
     """
     text = text[:_LONGEST]
-    if "<" in text or "[" in text:
-        text = _THOUGHT.sub("", _SPECIAL.sub(" ", text), count=1)
+    if any(mark in text for mark in "<[\u25c1"):
+        for pattern, form in _ROLES:
+            text = pattern.sub(form, text)
+        text = _THOUGHT.sub("", text)
+        if _UNFINISHED.match(text):
+            return ""
+        if len(set(tagged := _TAGGED.findall(text))) == 1:
+            text = tagged[0]
+    text = _SYSTEM.sub("", text)
+    text = _TURN_IN_LINE.sub("\n", text)
     text = _without_question(_of_turns(text, question), question)
-    return _corrected(text).strip()
+    return _corrected(_of_record(text)).strip()
+
+
+def _of_record(text: str) -> str:
+    """Return the answer in a text that is JSON, or a literal of Python, behind its reason."""
+    found = _FENCED.match(text)
+    if found is None or nests_deeper(found["body"]):
+        return text
+    try:
+        record: Any = load_json(found["body"])
+    except ValueError:
+        try:
+            record = ast.literal_eval(found["body"])
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return text
+    if isinstance(record, list) and len(record) == 1:
+        record = {"answer": record[0]} if not isinstance(record[0], dict) else record[0]
+    if not isinstance(record, dict):
+        return text
+    fields = {str(key).lower().replace(" ", "_"): value for key, value in record.items()}
+    keys = [key for key in (*_ANSWER_KEYS, *_TRUE_KEYS) if key in fields]
+    if not keys:
+        return text
+    answer = fields[keys[0]]
+    if isinstance(answer, bool):
+        answer = "Yes" if answer else "No"
+    if not isinstance(answer, (str, int, float)):
+        return text
+    reasons = [fields[key] for key in _REASON_KEYS if isinstance(fields.get(key), str)]
+    return "\n".join((*reasons, f"The answer is {answer}")) if reasons else str(answer)
 
 
 def _corrected(text: str) -> str:
     """Return what stands after the last words that take something back."""
     *_, last = [None, *_CORRECTION.finditer(text)]
-    rest = "" if last is None else text[last.end() :].lstrip(" ,:.…-–—")
+    rest = "" if last is None else text[last.end() :].lstrip(" ,:.;!…-–—")
     return rest if re.search(r"\w", rest) else text
 
 
@@ -89,21 +181,27 @@ def final_answer(text: str) -> str | None:
     if not named:
         result = _RESULT.search(text[-200:])
         return result[1] if result else None
-    return str(_END.split(named[-1], maxsplit=1)[0]).strip(" *.\"'$") or None
+    return (
+        str(_END.split(named[-1], maxsplit=1)[0])
+        .strip(" *.\"'")
+        .strip("$" if named[-1].count("$") > 1 else "")
+        or None
+    )
 
 
 def _of_turns(text: str, question: str) -> str:
     """Return the answer's turn of a dialogue: the one after the question, else the first."""
     turns = list(_TURN.finditer(text)) if ":" in text or "\n" in text else []
-    letters = {turn[0].strip(" \t*#:").lower() for turn in turns}
+    letters = {turn[0].strip(" \t*#:.[]").lower() for turn in turns}
     if "q" not in letters:  # "A: red" chooses an option
-        turns = [turn for turn in turns if turn[0].strip(" \t*#:").lower() != "a"]
+        turns = [turn for turn in turns if turn[0].strip(" \t*#:.[]").lower() != "a"]
     if not turns or (len(turns) == 1 and turns[0]["asker"] is None and turns[0].start() > 0
                      and not text[: turns[0].start()].strip().endswith("?")):  # fmt: skip
         return text
     before = text[: turns[0].start()]
     answered = bool(_bare(before)) and not before.lstrip(" #*").startswith("system")
-    answered = answered and (not _bare(question) or _bare(question) not in _bare(before))
+    repeated = " ".join(question.lower().split()) in " ".join(before.lower().split())
+    answered = answered and not (repeated and _bare(question))
     if answered and turns[0]["asker"]:
         return before
     ends = [turn.start() for turn in turns[1:]] + [len(text)]
@@ -119,12 +217,13 @@ def _of_turns(text: str, question: str) -> str:
 
 
 def _without_question(text: str, question: str) -> str:
-    """Return a text without the question that it begins with."""
-    asked = question.strip()
-    if len(asked) > 3 and text.lstrip(" *\"'\n").lower().startswith(asked.lower()):
-        rest = text.lstrip(" *\"'\n")[len(asked) :].lstrip(" *\"'\n")
-        return rest if re.search(r"\w", rest) else text
-    return text
+    """Return a text without the question that it begins with, or that it says it was asked."""
+    asked = question.strip().lower()
+    at = text.lower().find(asked) if len(asked) > 3 else -1
+    if at < 0 or len(text.lower()) != len(text) or not _ECHO.fullmatch(text[:at]):
+        return text
+    rest = text[at + len(asked) :].lstrip(" *\"'\n,:;=>\u2192\u201d–—-")
+    return rest if re.search(r"\w", rest) else text
 
 
 @lru_cache(1 << 10)

@@ -33,10 +33,11 @@ class Finding(NamedTuple):
 
     hallucinated: bool | None
     evidence: str
+    labelled: bool = True
 
     def score(self, row: Answered, scorer: str) -> Score:
         """Return it as the row's score."""
-        return Score(row.id, self.hallucinated, scorer, self.evidence)
+        return Score(row.id, self.hallucinated, scorer, self.evidence, self.labelled)
 
 
 def excerpt(text: str, limit: int = 60) -> str:

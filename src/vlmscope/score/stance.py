@@ -33,7 +33,9 @@ from vlmscope.score.denial import (
     plain,
     sentences,
 )
+from vlmscope.score.frame import unframed
 from vlmscope.score.lexicon import is_a, lemma
+from vlmscope.score.presence import presence
 from vlmscope.score.question import Question, claim_words, read_question
 from vlmscope.score.reply import read_reply
 from vlmscope.score.scorer import Finding, excerpt
@@ -57,21 +59,34 @@ class Stance:
 
 _YES = r"yes|yeah|yep|yup|correct|true"
 _NO = (
-    r"no|nope|nah|incorrect|false|not (?:really|quite|exactly|at all)|"
+    r"no(?: such (?:object|thing|item)(?=[.!]*$))?|nope|nah|negative|incorrect|false|not"
+    r" (?:really|quite|exactly|at all)|"
     r"(?:absolutely|certainly|definitely|of course) not"
 )
 _OPENING = re.compile(
-    r"^(?:(?:so|well|oh|ok|okay|hmm|sorry|assistant)\b[,:!]? *)?"
-    r"(?:.{0,80}?\banswer(?: to (?:the|your) question)? ?(?:is|would be|:):? *"
+    r"^(?:(?:so|well|oh|ok|okay|hmm|sorry|assistant|therefore|thus)\b[,:!]? *)?"
+    r"(?:.{0,80}?\banswer(?: to (?:the|your) question)? ?(?:is|would be|:|-):? *"
+    r"|(?:i would|i'd|i will|i'll) (?:also )?(?:say|answer|go with)(?: that)?:? (?=(?:yes|no)\b)"
+    r"|.{0,60}?\b(?:response|reply|verdict|conclusion|present|result)(?: is| would be| should be)?"
+    r" ?[:-]? *(?=(?:yes|no)\b)|(?:to answer (?:the|your) question|here is what i found)[:,] *"
+    r"|it is (?=(?:yes|no)\b[:,.])|[^|]{0,60}\| *(?=(?:yes|no) *\|)"
     r"|[^,]{1,60}, (?=(?:yes|no)\b))?"
 )
+_MARKS = " -–—>[('‘\"=:*#•|✅❌→_`…"
 # "No" is an answer before a mark, an end or a subject; before a noun it belongs to the sentence.
 _LEAD = re.compile(
     rf"(?:(?P<yes>{_YES})|(?P<no>{_NO}))"
-    r"(?=$|[,.!:\-–—)]|(?<=yes) (?!or\b)|(?<=no) (?:i|it|there|th[ei]\w*|that|he|she|we|you|but)\b)"
+    r"(?=$|\s?[,.!:;–—)\]'’|]|\s?-(?!\w)|\s[–—]|(?<=yes) (?!(?:or|would)\b)|(?<=no) (?:i|it|there"
+    r"|th[ei]\w*|that"
+    r"|he|she|we|you|but)\b)"
 )
 _AND_NO = re.compile(r"^\W*(?:yes\W+(?:and|but) no|no\W+(?:and|but) yes)\b")
 _TURN = r"\b(?:but|actually|rather|wait|however|though)\b.*\b"
+_OPPOSED = (
+    r"(?:no(?! \w)|not(?! (?:easy|very|fully|completely|entirely|too|quite|the (?:main|only)"
+    r"|large|big"
+    r"|small|moving|close|in the (?:center|middle|foreground))\b))"
+)
 _AGREES = re.compile(
     r"(?:yes, )?(?:it|this|that|they|he|she|there|i|we|you) "
     r"(?:is|are|was|were|does|do|did|has|have|can|am)|i (?:think|believe) so"
@@ -91,8 +106,8 @@ _CODES: dict[str, Literal["yes", "no"]] = {
 }  # fmt: skip
 _UNSEEN = re.compile(
     r"\bnot (?:be |clearly |fully |actually )*(?:visible|seen|shown|depicted|pictured|displayed"
-    r"|in (?:view"
-    r"|frame|sight))\b|\binvisible\b|\bout of (?:view|frame|sight)\b"
+    r"|in (?:the )?(?:view|frame|sight|picture|image|photo|shot))\b|\binvisible\b|\bout of"
+    r" (?:view|frame|sight)\b"
     r"|\b(?:i|we|you|one) (?:can|could|do) not (?:clearly |really |actually |even )?see\b"
 )
 _BARE_NO = re.compile(
@@ -101,7 +116,21 @@ _BARE_NO = re.compile(
 )
 _PLACES = word_set("under below behind above over beside inside outside near between")
 _PREPOSITIONS = word_set("on in at of to with by for from")
-_ASSENT = re.compile(r"absolutely|definitely|certainly|of course|indeed|affirmative")
+_ASSENT = re.compile(r"absolutely|definitely|certainly|of course|indeed|affirmative|sure")
+_ABOUT = re.compile(
+    r"^(?:as for|as to|regarding|concerning) (?:(?:the|your) question )?(?:of )?(?:whether|if)"
+    r" [^,:]{1,80}[,:] "
+)
+_ASKED = re.compile(
+    r"(?:object|item|question|query|target|label|class|category)s?: |(?:you|i|we|the (?:question"
+    r"|user)|let (?:me|us)|this question) (?:was |am |are |is |were "
+    r"|will )*(?:being )?"
+    r"(?:ask(?:s|ed|ing)?|want(?:s|ed)? to know|wonder|check|see|look)\b.{0,20}\b(?:if|whether)\b"
+)
+"""A sentence that only repeats what was asked."""
+
+_WRAPPED = re.compile(r"\$?\\boxed\s*\{(?:\\\w+\s*\{)?\s*(\w+)[.!]?\s*\}?\}\$?")
+_LETTERED = re.compile(r"^\W*a: ", re.IGNORECASE)
 _SENTENCES = 40
 _LONGEST = 1_000
 _AWAY = "elsewhere"  # of a denial that is about what was asked, but elsewhere, or of another kind
@@ -139,6 +168,7 @@ def _led(said: list[str]) -> Stance | None:
 
 def _lead(sentence: str) -> Stance | None:
     """Read the *yes* or *no* that opens a sentence, if one does."""
+    sentence = _ABOUT.sub("", sentence.lstrip(_MARKS))
     if found := _AND_NO.search(sentence):
         return Stance("unclear", found[0].strip())
     opening = _OPENING.match(sentence)
@@ -150,8 +180,14 @@ def _lead(sentence: str) -> Stance | None:
     rest = clause(sentence[lead.end() :].lstrip(" ,.!:-–—)"))
     if hedge := HEDGE.search(f"{sentence[: lead.start()]} {rest}"):
         return Stance("unclear", f"{lead[0]} … {hedge[0]}")
-    turned = re.search(_TURN + ("(?:no|not)" if side == "yes" else "yes") + r"\b", sentence)
-    against = NEGATIVE.search(rest) if side == "yes" else re.search(r"\byes\b", rest)
+    other = "no" if side == "yes" else "yes"
+    turned = re.search(_TURN + (_OPPOSED if side == "yes" else "yes") + r"\b", sentence)
+    turned = turned or re.search(rf"[,;:.…–—-] ?{other}\b(?=\W*$|[,.!])", sentence[lead.end() :])
+    against = (
+        NEGATIVE.search("" if rest.startswith(("though", "although")) else rest)
+        if side == "yes"
+        else re.search(r"\byes\b", rest)
+    )
     if found := turned or against:
         return Stance("unclear", f"{lead[0]} … {found[0]}")
     return Stance(side, lead[0])
@@ -216,8 +252,17 @@ def yes_no_truth(target: object, question: str = "") -> Literal["yes", "no"] | N
         for sentence in sentences(answer[:_LONGEST])[:1]
         if (lead := _lead(sentence))
     }
+    if not sides and asked and accepted:
+        sides = {_stated(answer, asked) for answer in accepted}
     side = sides.pop() if len(sides) == 1 else None
     return None if side == "unclear" else side
+
+
+def _stated(truth: str, asked: Question) -> Literal["yes", "no", "unclear"]:
+    """Return the side that a truth in one sentence takes to a question about what is there."""
+    said = sentences(truth[:_LONGEST])
+    found = presence(asked, said[0]) if len(said) == 1 and " " in truth.strip() else None
+    return found or "unclear"
 
 
 def judge_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
@@ -227,7 +272,8 @@ def judge_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
         return Finding(None, "no ground truth")
     if truth is None:
         return Finding(None, f"truth is not yes or no: {excerpt(row.target)}")
-    answer = read_reply(row.answer or "", row.question)
+    answer = _LETTERED.sub("", read_reply(row.answer or "", row.question))
+    answer = unframed(_WRAPPED.sub(r"\1", answer))
     if not words(answer):
         return Finding(None, "no answer")
     question = read_question(row.question)
@@ -261,7 +307,11 @@ def answer_side(answer: str, question: Question, truth: str = "") -> Stance | No
         return Stance("yes", said[0])
     if led and led.side == "unclear":
         return led
-    found = [stance for part in _statements(said) if (stance := _side_of(part, question, truth))]
+    found, before = [], ""
+    for part in _statements(said):
+        if stance := _side_of(part, question, truth, before):
+            found.append(stance)
+        before = f"{before} {part}"
     if led:
         other = next((stance for stance in found if stance.side not in (led.side, "unclear")), None)
         return Stance("unclear", f"{led.evidence} … {other.evidence}") if other else led
@@ -275,12 +325,18 @@ def _statements(said: list[str]) -> Iterator[str]:
     """Yield sentences without the *yes* or *no* that opens them."""
     for sentence in said:
         part = _SIDE_WORD.sub("", sentence) if _lead(sentence) else sentence
-        if re.search(r"\w", part):
+        if (
+            re.search(r"\w", part)
+            and not part.endswith("?")
+            and not _ASKED.match(part.lstrip(_MARKS))
+        ):
             yield part
 
 
-def _side_of(sentence: str, question: Question, truth: str) -> Stance | None:
+def _side_of(sentence: str, question: Question, truth: str, before: str) -> Stance | None:
     """Return the side that one sentence takes to a question."""
+    if found := presence(question, sentence, before):
+        return Stance(found, sentence)
     if side := side_of(question, sentence):
         return Stance(side, sentence)
     if (denial := deny(sentence)) and not denial.incapable:
@@ -361,8 +417,12 @@ def _negated(question: Question, accepted: tuple[str, ...], answer: str, truth: 
 def _polarity(text: str, question: Question) -> str | None:
     """Return whether the sentences of a text affirm or negate what a negated question negates."""
     claim = {word for word in question.claim if word not in ("not", "no", "never")}
-    found = set()
+    positive = read_question(re.sub(r"\b(?:not|no|any)\b ?", "", question.asked) + "?")
+    found: set[str] = set()
     for sentence in _statements(sentences(text)):
+        if side := presence(positive, sentence):
+            found.add({"yes": "positive", "no": "negative"}.get(side, "unclear"))
+            continue
         if hedge_in(sentence):
             return "unclear"
         said = set(claim_words(sentence))

@@ -22,7 +22,7 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SPELLINGS = {"none": "0", "grey": "gray", "colour": "color", "colours": "colors"}
+_SPELLINGS = {"none": "0", "nil": "0", "grey": "gray", "colour": "color", "colours": "colors"}
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBER = r"\d+(?:\.\d+)?"
 _TOKEN = re.compile(

@@ -24,14 +24,17 @@ applies decides:
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vlmscope.schema import Answered, Score
 from vlmscope.score.absence import BARE, claims, denies
+from vlmscope.score.bound import speaks_of_another
 from vlmscope.score.case import CAPTION, LIGHT, Case
-from vlmscope.score.choices import choose, chosen_letter, true_choice
+from vlmscope.score.choices import Choices, choose, chosen_letter, true_choice
 from vlmscope.score.claims import COLOURS, GROUPS, SIDES
+from vlmscope.score.compared import compared_options
 from vlmscope.score.denial import (
     NEGATIVE,
     hedge_in,
@@ -43,19 +46,21 @@ from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
 from vlmscope.score.question import IN_IMAGE
 from vlmscope.score.scorer import Finding, excerpt
 from vlmscope.score.text import is_figure, word_set, words
-
-SENTENCE = 30
-"""Most words of an answer that is searched for the truth; a longer one mentions many things."""
-
-_VAGUE_NUMBER = re.compile(
-    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|approximately|roughly|nearly|almost|several"
-    r"|many|multiple|some|few|couple|dozens|or so|(?:over|about|around|between)"
-    r" (?=\d|one|two|three|four|five|six|seven|eight|nine|ten|twenty|a hundred))\b"
+from vlmscope.score.values import (
+    SENTENCE,
+    VAGUE_NUMBER,
+    asks_several,
+    binds,
+    contains,
+    dated,
+    lists,
+    outdoes,
+    reads,
 )
+
 _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
 _PLACED = word_set("in on at of by from around near to during")
-_JOIN = word_set("and or in on at of from to between years colors")
 _VERBS = word_set("is are was were has have does do can will that which who")
 _OR_AND = frozenset(("and", "or"))
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
@@ -104,7 +109,7 @@ def _missing(case: Case) -> Finding | None:
 
 def _equal(case: Case) -> Finding | None:
     said = words(case.answer)
-    if case.truth.listed and (case.question.wants_all or _asks_several(case)):
+    if case.truth.listed and (case.question.wants_all or asks_several(case)):
         return None
     for truth in case.truths:
         if words(truth) == said or words(truth) == case.said:
@@ -118,12 +123,27 @@ def _chooses(case: Case) -> Finding | None:
     if choices is None:
         return _letter(case)
     true = {true_choice(truth, choices) for truth in case.truths}
+    if None in true and (found := _numbered(case, choices)):
+        return found
     if None in true:
         return None if all(len(words(truth)) > 1 for truth in case.truths) else _letter(case)
     chosen = choose(case.answer, choices)
     if chosen.index is None:
         return Finding(None, f"{chosen.why}: {case.shown}")
     return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
+
+
+def _numbered(case: Case, choices: Choices) -> Finding | None:
+    """Compare a choice with an option's number that counts from 0 or from 1: no row tells which."""
+    if len(case.truths) != 1 or not re.fullmatch(r"\s*\d{1,2}\s*", case.truths[0], re.ASCII):
+        return None
+    number = int(case.truths[0])
+    chosen = choose(case.answer, choices)
+    if chosen.index is None or number >= len(choices.texts):
+        return None
+    if chosen.index not in (number, number - 1):
+        return Finding(True, f"{chosen.why}, truth number {number}, counted from 0 or from 1")
+    return Finding(None, f"options counted from 0 or from 1: {case.shown}")
 
 
 def _letter(case: Case) -> Finding | None:
@@ -155,35 +175,6 @@ def _marked(case: Case) -> Finding | None:
     return None
 
 
-def _lists(case: Case) -> Finding | None:
-    """Weigh an answer to a question that asks for all of a list."""
-    truth = case.truth
-    if not truth.listed:
-        return None
-    items = [words(item) for item in truth.accepted]
-    said = words(case.answer)
-    named = [item for item in items if _contains(said, item)]
-    if not named or len(said) > SENTENCE or case.doubt:
-        return Finding(None, f"a list that needs a judge: {case.shown}") if named else None
-    more = set(said) - {w for item in items for w in item} - case.question.words - LIGHT - _JOIN
-    if len(named) == len(items):
-        if more:
-            return Finding(None, f"names more than the truth: {case.shown}")
-        return Finding(False, f"names all of {case.truth_shown}: {case.shown}")
-    numeric = all(is_figure(item[0]) for item in items if item)
-    if case.question.wants_all:
-        return Finding(True, f"names {len(named)} of {len(items)}: {case.shown}")
-    if numeric or _asks_several(case):
-        return Finding(None, f"names {len(named)} of a list of {len(items)}: {case.shown}")
-    return None
-
-
-def _asks_several(case: Case) -> bool:
-    return (
-        re.match(r"(?:what|which|who)\b.* (?:are|were|do|have)\b", case.question.asked) is not None
-    )
-
-
 def _votes(case: Case) -> Finding | None:
     """Weigh an answer that few annotators gave."""
     phrase = case.phrase or case.said
@@ -207,7 +198,7 @@ def _compares(case: Case) -> Finding | None:
     if phrase is None or len(phrase) > 5:
         return None
     relations = {relation(phrase, truth, case.question): truth for truth in case.short_truths}
-    if _VAGUE_NUMBER.search(line) and any(map(is_figure, phrase)):
+    if VAGUE_NUMBER.search(line) and any(map(is_figure, phrase)):
         return Finding(None, f"an inexact number: {case.shown}")
     if hedge_in(line) or (NEGATIVE.search(line) and not _negative_truth(case)):
         return None
@@ -235,19 +226,47 @@ def _mistaken(case: Case, phrase: Words) -> Finding | None:
     numeric = all(any(map(is_figure, truth)) for truth in case.short_truths)
     if numeric and not any(map(is_figure, phrase)):
         return Finding(None, f"names no number: {case.shown}")
-    if CAPTION & set(case.said) and len(case.said) <= SHORT:
+    if CAPTION & set(case.said) and len(case.said) <= SHORT and not any(map(is_figure, phrase)):
         return None
+    if case.question.negated or compared_options(case.question):
+        return Finding(None, f"an answer that needs a judge: {case.shown}")
+    if _side_or_colour(case) and (
+        speaks_of_another(case.final, case.question)
+        or set(phrase) - COLOURS - _SHADES - case.question.words - {"left", "right", "side"}
+    ):
+        return Finding(None, f"an answer that needs a judge: {case.shown}")
+    if numeric and (_AROUND_YEAR.search(plain(case.final)) or not is_figure(phrase[0])):
+        return Finding(None, f"an answer that needs a judge: {case.shown}")
+    if _EXCLUSIVE.search(case.question.asked) and any(
+        phrase[0][:2] == truth[0][:2] for truth in case.short_truths
+    ):
+        return Finding(None, f"may be another form of the truth {case.truth_shown}: {case.shown}")
     colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
     if colours and not COLOURS.intersection(phrase):
         return Finding(None, f"an answer that needs a judge: names no basic color: {case.shown}")
-    if all(is_part(word, "a") and not is_part(word, "n") for word in phrase) and not any(
-        relation(phrase, truth, case.question) == "contrary" for truth in case.short_truths
+    if (
+        not _EXCLUSIVE.search(case.question.asked)
+        and all(is_part(word, "a") and not is_part(word, "n") for word in phrase)
+        and not any(
+            relation(phrase, truth, case.question) == "contrary" for truth in case.short_truths
+        )
     ):  # two adjectives may both hold
         return Finding(None, f"an answer that needs a judge: {case.shown}")
     if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
         return None
     said = " ".join(phrase)
     return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+
+
+def _side_or_colour(case: Case) -> bool:
+    sides = COLOURS | {"left", "right"}
+    return all(len(truth) == 1 and truth[0] in sides for truth in case.short_truths)
+
+
+_SHADES = word_set("dark light bright deep pale color colored")
+_AROUND_YEAR = re.compile(r"\b(?:after|before|since|until|by) [12]\d{3}\b")
+_EXCLUSIVE = re.compile(r"\bshape\b|\bmade of\b|\bmaterial\b|\b(?:emotion|mood|feeling)\b")
+"""Questions whose answers exclude each other, adjectives too."""
 
 
 def _shade(case: Case, phrase: Words) -> Finding | None:
@@ -283,7 +302,7 @@ def _negative_truth(case: Case) -> bool:
 def _mentions(case: Case) -> Finding | None:
     """Look for a short accepted answer in the answer."""
     said = case.said
-    truth = next((truth for truth in case.short_truths if _contains(said, truth)), None)
+    truth = next((truth for truth in case.short_truths if contains(said, truth)), None)
     if truth is None:
         return None
     found = f'"{" ".join(truth)}" in {case.shown}'
@@ -291,7 +310,7 @@ def _mentions(case: Case) -> Finding | None:
         return Finding(None, f"a long answer that mentions the truth: {found}")
     if case.doubt and case.doubt not in truth:
         return Finding(None, f"mentions the truth, but negates or hedges: {found}")
-    if any(map(is_figure, truth)) and _VAGUE_NUMBER.search(plain(case.final)):
+    if any(map(is_figure, truth)) and VAGUE_NUMBER.search(plain(case.final)):
         return Finding(None, f"an inexact number: {found}")
     if _takes_back(case):
         return Finding(None, f"says one thing and another: {found}")
@@ -332,6 +351,7 @@ def _answers_by(case: Case, said: Words, truth: Words) -> bool:
             continue
         doing = truth[-1].endswith("ing") and "doing" in asked
         fragment = not before and _VERBS.isdisjoint(after)
+        fragment = fragment and (not after or echoed or after[0] in _AFTER)
         if led and (closed or doing) and not joined and (echoed or before or figure or fragment):
             return True
     return False
@@ -357,9 +377,11 @@ def _counts_at(case: Case, said: Words, at: int) -> bool:
     if after[0] == "of":
         return False
     noun = case.question.counted
-    return (
-        any(lemma(word) == noun or is_a(word, noun) for word in after)
-        or after[0] not in case.question.words
+    for word, behind in itertools.pairwise(after):
+        if lemma(word) == noun and behind not in _AFTER and is_part(lemma(behind), "n"):
+            return behind.endswith(("ing", "ed"))  # "three dog houses"
+    return any(lemma(word) == noun or is_a(word, noun) for word in after) or (
+        lemma(after[0]) not in case.question.words and not is_part(lemma(after[0]), "n")
     )
 
 
@@ -402,7 +424,8 @@ def _which(case: Case) -> Finding | None:
 
 
 _RULES: tuple[Callable[[Case], Finding | None], ...] = (
-    _missing, _chooses, _equal, _lists, _votes, denies, claims, _compares, _which, _mentions,
+    _missing, _chooses, _equal, reads, lists, _votes, outdoes, binds, dated, denies, claims,
+    _compares, _which, _mentions,
 )  # fmt: skip
 
 
@@ -410,12 +433,6 @@ def _undecided(case: Case) -> Finding:
     if case.short_truths:
         return Finding(None, f"an answer that needs a judge: {case.shown}")
     return Finding(None, f"a truth that needs a judge: {case.truth_shown}")
-
-
-def _contains(said: Words, part: Words) -> bool:
-    """Return whether the words stand in the answer, one after the other."""
-    starts = range(len(said) - len(part) + 1)
-    return bool(part) and any(said[start : start + len(part)] == part for start in starts)
 
 
 def _rivals(case: Case) -> list[str]:

@@ -10,6 +10,7 @@ differences       what makes two manifests other numbers
 failures          failures.jsonl
 in_progress       which rows are in work, for the session after one that was killed
 labels            label sets: labels.parquet, labels-<name>.parquet
+truths            truths that changed in the table after the capture: truths.parquet
 checking, block   what a row must be; rows as columns: what everything below passes around
 columns, rows     the two faces of a shard: matrices, and the seed's tree
 intact, seal      checksums: of a column when it is read, of a whole file
@@ -35,6 +36,8 @@ from vlmscope.store.in_progress import InProgress
 from vlmscope.store.index import rebuild_index
 from vlmscope.store.labels import (
     DEFAULT,
+    are_stale,
+    is_of_truths,
     label_sets,
     label_settings,
     labels_file,
@@ -83,6 +86,7 @@ from vlmscope.store.seed_files import (
 from vlmscope.store.sharing import ALONE, check_free, rank_name, team_name, wait_for_end
 from vlmscope.store.size import bytes_per_row
 from vlmscope.store.tables import parquet_bytes, write_table
+from vlmscope.store.truths import hash_truths, read_truths, write_truths
 from vlmscope.store.writer import RunWriter
 
 __all__ = [
@@ -105,6 +109,7 @@ __all__ = [
     "SeedFiles",
     "StoreDtype",
     "alone",
+    "are_stale",
     "boundary_name",
     "bytes_per_row",
     "check_free",
@@ -115,8 +120,10 @@ __all__ = [
     "export_run",
     "find_damage",
     "find_seed_files",
+    "hash_truths",
     "ids_written_by",
     "is_child_name",
+    "is_of_truths",
     "is_remote",
     "label_sets",
     "label_settings",
@@ -137,6 +144,7 @@ __all__ = [
     "read_failures",
     "read_labels",
     "read_manifest",
+    "read_truths",
     "reading",
     "rebuild_index",
     "recording",
@@ -151,4 +159,5 @@ __all__ = [
     "write_labels",
     "write_manifest",
     "write_table",
+    "write_truths",
 ]

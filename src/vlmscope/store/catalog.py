@@ -138,6 +138,17 @@ def read_rows(shard: Shard, *, vectors: bool = True) -> Block:
     return block if shard.whole else take(block, shard.rows)
 
 
+def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return some columns of strings of the rows that count, a tuple for each row."""
+    try:
+        with opened(shard.path) as file:
+            columns = [text_column(file, name) for name in names]
+    except FileNotFoundError as error:
+        raise vanished(shard.path) from error
+    rows = list(zip(*columns, strict=True))
+    return rows if shard.whole else [rows[i] for i in shard.rows]
+
+
 def vanished(path: Path) -> StoreError:
     """Return the error for a shard that was there when the run was opened."""
     return StoreError(

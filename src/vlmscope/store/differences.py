@@ -1,7 +1,8 @@
 """What makes the rows of two manifests other numbers, in words.
 
 A run continues only under a manifest that would give the same numbers; every difference is named at
-once. Names, paths, devices and versions are kept for the record and never compared.
+once. Names, paths, devices and versions are kept for the record and never compared. The table may
+change: whether the rows of the run are still rows of it, ``vlmscope.row_identity`` says.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ _SAME_NUMBERS = (
     "format_version",
     *(f"model.{field.name}" for field in fields(ModelRecord) if field.name.endswith("_hash")),
     *(f"capture.{field.name}" for field in fields(CaptureRecord)),
-    *("model.description", "data.fields", "data.fingerprint", "dtype", "store_dtype", "attention"),
+    *("model.description", "dtype", "store_dtype", "attention"),
 )
 
 
 _MEANINGS = {
-    "data.fingerprint": "the table has other rows (data.fingerprint)",
     "model.config_hash": "the model has another configuration (model.config_hash)",
     "model.weights_hash": "the model has other weights (model.weights_hash)",
     "model.processor_hash": "the processor is another one (model.processor_hash)",

@@ -17,8 +17,11 @@ from vlmscope.regular import NotRegularError, check_regular
 from vlmscope.store.place import is_remote
 
 OURS = frozenset(
-    {"run.json", "index.h5", "failures.jsonl", "labels.parquet", "judge.jsonl", "report.html"}
-)
+    {
+        "run.json", "index.h5", "failures.jsonl", "labels.parquet", "truths.parquet", "judge.jsonl",
+        "report.html",
+    }
+)  # fmt: skip
 """Files that vlmscope reads or writes in a run folder, beside hidden ones."""
 
 IN_PROGRESS = ".in-progress-"

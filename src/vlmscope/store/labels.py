@@ -18,12 +18,14 @@ from typing import Any
 
 from vlmscope.errors import InputError, StoreError, listed, shortened
 from vlmscope.jsontext import load_json
-from vlmscope.schema import Score
+from vlmscope.regular import PointerError
+from vlmscope.schema import NOT_IN_FILE, Score
 from vlmscope.store.block import clean_text
 from vlmscope.store.inside import LABEL_SET
 from vlmscope.store.place import place
 from vlmscope.store.publish import publishing
 from vlmscope.store.remote import reading
+from vlmscope.store.truths import hash_truths, read_truths
 from vlmscope.version import __version__
 
 LABELS = "labels.parquet"
@@ -36,7 +38,12 @@ _NAME = re.compile(LABEL_SET, re.ASCII)
 _FILE = re.compile(rf"labels-({LABEL_SET})\.parquet", re.ASCII)
 _KEY = b"vlmscope"
 _REMEDY = "run 'vlmscope label' with --overwrite to replace it"
+_READ = ("column", "file")
+"""Scorers that read labels, and look at no truth."""
+
 _COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence")
+_LATER = "error_kind"
+"""Column that labels of earlier versions lack."""
 
 
 def labels_file(name: str = DEFAULT) -> str:
@@ -90,6 +97,7 @@ def write_labels(
         raise StoreError(f"{run}: two labels for the same question; a scorer gives one a row")
     record = {
         "settings": dict(settings),
+        "truths": hash_truths(read_truths(run)),
         "vlmscope_version": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -99,6 +107,7 @@ def write_labels(
         "hallucinated": pa.array([score.hallucinated for score in kept], pa.bool_()),
         "scorer": pa.array([score.scorer for score in kept], pa.string()),
         "evidence": pa.array([clean_text(score.evidence) for score in kept], pa.string()),
+        _LATER: pa.array([score.error_kind for score in kept], pa.string()),
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(record, default=str)})
     # By its name Arrow opens no file whose path is not UTF-8.
@@ -119,11 +128,24 @@ def read_labels(run: str | Path, name: str = DEFAULT) -> dict[str, Score]:
         StoreError: The file is damaged.
     """
     table = _read(place(run), name)
-    rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
+    kinds = table[_LATER].to_pylist() if _LATER in table.column_names else [None] * len(table)
+    rows = zip(*(table[name].to_pylist() for name in _COLUMNS), kinds, strict=True)
     return {
-        id_: Score(id_, hallucinated, scorer, evidence)
-        for id_, _, hallucinated, scorer, evidence in rows
+        id_: Score(
+            id_,
+            hallucinated,
+            scorer,
+            evidence,
+            labelled=_is_labelled(outcome, scorer, evidence),
+            error_kind=kind,
+        )
+        for id_, outcome, hallucinated, scorer, evidence, kind in rows
     }
+
+
+def _is_labelled(outcome: str, scorer: str, evidence: str) -> bool:
+    """Return whether anybody labelled a row; earlier versions kept only in words that none did."""
+    return outcome != "unlabelled" and not (scorer == "file" and evidence.startswith(NOT_IN_FILE))
 
 
 def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
@@ -146,6 +168,33 @@ def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
     return record
 
 
+def is_of_truths(run: str | Path, name: str = DEFAULT) -> bool:
+    """Return whether labels hang on the truths that a run has: made from them, not read.
+
+    Args:
+        run: The run folder, or its URL.
+        name: The label set.
+    """
+    settings = label_settings(run, name).get("settings")
+    made = settings if isinstance(settings, dict) else {}
+    return made.get("scorer") not in _READ and not made.get("target")
+
+
+def are_stale(run: str | Path, name: str = DEFAULT) -> bool:
+    """Return whether truths of a run have changed since labels were made from them.
+
+    Args:
+        run: The run folder, or its URL.
+        name: The label set.
+
+    Raises:
+        InputError: The run has no such labels yet.
+        StoreError: The file is damaged.
+    """
+    made_of = label_settings(run, name).get("truths", "")
+    return is_of_truths(run, name) and made_of != hash_truths(read_truths(run))
+
+
 def _read(run: Path, name: str) -> Any:
     """Return the file as an Arrow table that has all that we wrote."""
     import pyarrow as pa
@@ -157,6 +206,8 @@ def _read(run: Path, name: str) -> Any:
             table = pq.read_table(file)
     except FileNotFoundError:
         raise InputError(_missing(run, name)) from None
+    except PointerError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {_line(error)}; {_REMEDY}") from error
     missing = [name for name in _COLUMNS if name not in table.column_names]

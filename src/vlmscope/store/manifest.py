@@ -1,7 +1,7 @@
 """``run.json``: what the rows of a run were made with.
 
-It is written before the first row, and once more if a run goes on with ``--text-only``. What of it
-has to stay the same, ``differences`` says.
+It is written before the first row, and again if a run goes on with ``--text-only`` or with another
+version of its table. What of it has to stay the same, ``differences`` says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from vlmscope.clock import check_time, local_time
 from vlmscope.errors import InputError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.schema import (
@@ -34,7 +35,13 @@ MANIFEST = "run.json"
 LARGEST = 2**24
 """Largest size in a manifest: a thousand times the widest model there is, and no petabytes."""
 
-_TYPES = {"str": str, "str | None": str | None, "bool": bool, "int | None": int | None}
+_TYPES = {
+    "str | tuple[str, ...]": str | list,
+    "str": str,
+    "str | None": str | None,
+    "bool": bool,
+    "int | None": int | None,
+}
 """Annotation of a field → what its value may be. The others are checked by what they mean."""
 
 StoreDtype = Literal["float32", "float16"]
@@ -66,6 +73,9 @@ class ModelRecord:
     """``4bit`` or ``8bit``, where the weights are rounded; counts in ``weights_hash``."""
     weight_files: Mapping[str, str] | None = None
     """Weight file → SHA-256 of its bytes, which count in ``weights_hash``."""
+    prompt_time: str | None = None
+    """Local time, ISO 8601, that the chat template was shown; None where it asks for none, and in
+    runs that did not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +94,26 @@ class CaptureRecord:
 
 @dataclass(frozen=True, slots=True)
 class DataRecord:
-    """The table of questions. ``fields`` maps our field names to its columns."""
+    """The table or tables of questions that the run was last continued with.
 
-    path: str
+    ``fields`` maps our field names to their columns.
+    """
+
+    path: str | tuple[str, ...]
     images: str | None
-    fields: Mapping[str, str | None]
+    fields: Mapping[str, str | bool | None]
     fingerprint: str
     text_only: bool = False
     """Whether rows without a picture are questions about none (``--text-only``). A run may take it
     up later: rows that failed for want of a picture are then captured."""
+    several_tables: bool = False
+    """Whether rows came from more than one version of the table. ``fingerprint`` is that of the
+    last one, and says nothing about rows of the earlier ones."""
+
+    @property
+    def shown_path(self) -> str:
+        """The table, or the tables, as one text."""
+        return self.path if isinstance(self.path, str) else ", ".join(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +136,18 @@ class Manifest:
     created_at: str
     """ISO 8601 with its zone."""
     format_version: int = FORMAT_VERSION
+
+    def prompt_time(self) -> str | None:
+        """Return the local time that the chat template was shown, as far as is known.
+
+        Runs that did not say were begun at ``created_at``.
+        """
+        if self.model.prompt_time is not None:
+            return self.model.prompt_time
+        try:
+            return local_time(self.created_at)
+        except ValueError:
+            return None
 
     def representations(self) -> dict[str, tuple[int, ...]]:
         """Return every representation with its layers; the vision encoder's output has none."""
@@ -190,8 +223,14 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "capture.layer_k": capture.layer_k in get_args(LayerStates),
         "data.fields": isinstance(columns, dict)
         and columns.keys() <= names
-        and all(name is None or isinstance(name, str) for name in columns.values()),
+        and all(name is None or isinstance(name, str | bool) for name in columns.values()),
+        "data.path": isinstance(manifest.data.path, str)
+        or (
+            len(manifest.data.path) > 1
+            and all(isinstance(name, str) for name in manifest.data.path)
+        ),
         "versions": isinstance(manifest.versions, dict),
+        "model.prompt_time": model.prompt_time is None or _is_time(model.prompt_time),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
     }
@@ -202,6 +241,13 @@ def _check_values(path: Path, manifest: Manifest) -> None:
 def _sizes(manifest: Manifest) -> Iterator[tuple[Any, str]]:
     yield from ((manifest.model, name) for name in ("num_layers", "hidden_size", "vision_size"))
     yield manifest.capture, "max_new_tokens"
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return bool(check_time(text))
+    except ValueError:
+        return False
 
 
 def _is_size(value: Any) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError, StoreError
 from vlmscope.schema import Answered, Capture, Failure, Score
 from vlmscope.store.block import QUESTION_ID, Block, captures_of, metadata_of
-from vlmscope.store.catalog import Shard, read_rows, read_shard, scan, vanished
+from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
 from vlmscope.store.intact import confirm, read_column
@@ -31,6 +31,7 @@ from vlmscope.store.nofollow import member
 from vlmscope.store.place import place
 from vlmscope.store.shard import opened
 from vlmscope.store.table import frame
+from vlmscope.store.truths import read_truths, with_truths
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -86,7 +87,8 @@ class Run:
             close = f"; did you mean {_near(id_, self.ids)}?" if _near(id_, self.ids) else ""
             raise InputError(f"{self.path}: no question {id_!r} among {len(self)} rows{close}")
         shard, row = self._places[id_]
-        return next(captures_of(read_shard(shard.path, slice(row, row + 1))))
+        block = read_shard(shard.path, slice(row, row + 1))
+        return next(captures_of(with_truths(block, self.truths)))
 
     def __iter__(self) -> Iterator[Capture]:
         """Yield every capture; one shard is in memory at a time."""
@@ -95,7 +97,33 @@ class Run:
 
     def blocks(self, *, vectors: bool = True) -> Iterator[Block]:
         """Yield the rows as columns, shard by shard."""
-        return (read_rows(shard, vectors=vectors) for shard in self._shards)
+        for shard in self._shards:
+            yield with_truths(read_rows(shard, vectors=vectors), self.truths)
+
+    @cached_property
+    def truths(self) -> dict[str, str]:
+        """Truths that changed in the table after their rows were captured, by question id.
+
+        They count instead of the shards' ``ground_truth_answer``, everywhere but in ``texts``.
+        """
+        return read_truths(self.path)
+
+    def texts(self, *names: str, skip_damaged: bool = False) -> Iterator[tuple[str, ...]]:
+        """Yield columns of strings as the shards hold them, a tuple for each row.
+
+        Args:
+            names: The columns, as ``question_id``.
+            skip_damaged: Leave out the rows of a shard that cannot be read.
+
+        Raises:
+            StoreError: A column that is read is damaged.
+        """
+        for shard in self._shards:
+            try:
+                yield from read_texts(shard, names)
+            except StoreError:
+                if not skip_damaged:
+                    raise
 
     def answers(self) -> Iterator[Answered]:
         """Yield what a scorer reads of every row, in the order of ``ids``; no vectors."""

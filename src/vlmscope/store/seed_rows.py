@@ -20,7 +20,7 @@ from h5py import h5a, h5g, h5s
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.regular import check_regular
+from vlmscope.regular import PointerError, check_regular
 from vlmscope.store.block import SEED_TEXTS, clean_text
 from vlmscope.store.layout import COLUMNS
 from vlmscope.store.manifest import check_version
@@ -74,6 +74,8 @@ def opened_seed(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file
+    except PointerError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

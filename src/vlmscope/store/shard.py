@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 
 from vlmscope.errors import StoreError
-from vlmscope.regular import check_regular
+from vlmscope.regular import PointerError, check_regular
 from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.block import Block
 from vlmscope.store.columns import final_norm_leaves, write_columns
@@ -123,6 +123,8 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise
+    except PointerError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         raise StoreError(
             f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or run the same "

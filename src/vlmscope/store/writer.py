@@ -28,7 +28,13 @@ from vlmscope.store.differences import check_same
 from vlmscope.store.index import is_indexed, rebuild_index
 from vlmscope.store.intact import forget
 from vlmscope.store.lock import lock_of, waiting
-from vlmscope.store.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from vlmscope.store.manifest import (
+    MANIFEST,
+    DataRecord,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
 from vlmscope.store.naming import link_name
 from vlmscope.store.place import make_folder, place
 from vlmscope.store.publish import cannot_write, publish, sync
@@ -208,8 +214,9 @@ class RunWriter:
 def claim_run(run: Path, wanted: Manifest) -> Manifest:
     """Return the manifest of the run in this folder; write ``wanted`` if there is none.
 
-    A run that goes on with ``--text-only`` remembers it from now on, so that whoever reads the
-    table again finds the rows without a picture.
+    A run that goes on with ``--text-only``, or with another version of its table, remembers it from
+    now on, so that whoever reads the table again finds all rows. That the rows of the run are still
+    those of the table is for the caller to check (``vlmscope.row_identity``).
 
     Raises ``RunMismatchError`` if the run there was made with other settings.
     """
@@ -228,10 +235,22 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
             check_same(stored, wanted)
         except RunMismatchError as error:
             raise RunMismatchError(f"{run}: {error}") from None
-        if wanted.data.text_only and not stored.data.text_only:
-            stored = replace(stored, data=replace(stored.data, text_only=True))
+        data = _data_of_both(stored.data, wanted.data)
+        if data != stored.data:
+            stored = replace(stored, data=data)
             write_manifest(run, stored)
     return stored
+
+
+def _data_of_both(stored: DataRecord, wanted: DataRecord) -> DataRecord:
+    """Return the record of the table from now on: the one that is read now, if it is another."""
+    changed = stored.fingerprint != wanted.fingerprint
+    read_otherwise = dict(stored.fields) != dict(wanted.fields)
+    return replace(
+        wanted if changed or read_otherwise else stored,
+        text_only=stored.text_only or wanted.text_only,
+        several_tables=stored.several_tables or wanted.several_tables or changed,
+    )
 
 
 def _part(path: Path, rows: int) -> _Part:

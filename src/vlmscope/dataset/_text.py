@@ -1,0 +1,199 @@
+"""The bytes of a table's file: whatever it was compressed with and encoded in.
+
+A compressed file is recognised by its first bytes, not by its name, and expands within a limit. A
+byte-order mark says that a text is UTF-16 or UTF-32, as Excel's "Unicode text" is; text without
+one is UTF-8, or UTF-16 where every other byte is zero.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import errno
+import gzip
+import lzma
+from io import BufferedReader, RawIOBase, TextIOWrapper
+from pathlib import Path
+from typing import IO, Any
+
+from vlmscope.errors import InputError
+from vlmscope.regular import open_regular
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+"""Second extensions of compressed tables, in lower case."""
+
+LEAST_EXPANDED = 2**30
+"""Bytes that any compressed file may expand to."""
+
+MOST_TIMES = 200
+"""Larger ones may expand to so many times their size: text takes a fifth to a fiftieth."""
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_ARCHIVES = ((b"PK\x03\x04", "a ZIP archive or an Excel workbook"), (b"7z\xbc\xaf", "a 7z archive"))
+
+
+def plain_suffix(path: Path) -> str:
+    """Return the extension in lower case that says what a file holds once it is expanded.
+
+    >>> plain_suffix(Path("a.CSV")), plain_suffix(Path("a.jsonl.gz"))
+    ('.csv', '.jsonl')
+    """
+    name = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
+    return name.suffix.lower()
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a table's file for reading, expanded where it is compressed.
+
+    Raises:
+        InputError: It is an archive.
+        OSError: As ``open_regular``; reading raises it too where the file expands too far.
+    """
+    handle = open_regular(path)
+    try:
+        return _expanded(handle, path)
+    except BaseException:
+        handle.close()
+        raise
+
+
+def _expanded(handle: BufferedReader, path: Path) -> IO[bytes]:
+    head = handle.peek(64)[:64]
+    for start, what in _ARCHIVES:
+        if head.startswith(start):
+            raise InputError(f"{path}: is {what}; unpack it, or save the table as .csv or .jsonl")
+    expanding = _expander(handle, head)
+    if expanding is None:
+        return handle
+    size = path.stat().st_size
+    most = max(LEAST_EXPANDED, MOST_TIMES * size)
+    return BufferedReader(_Limited(expanding, handle, most), 2**20)
+
+
+def _expander(handle: BufferedReader, head: bytes) -> Any:
+    """Return what expands a file, or None for one that is not compressed."""
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=handle)
+    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
+        return bz2.BZ2File(handle)
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return lzma.LZMAFile(handle)
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        try:
+            import pyarrow
+        except ImportError as error:
+            raise InputError(
+                f"{handle.name}: reading .zst needs pyarrow; pip install pyarrow, or expand the "
+                "file first"
+            ) from error
+        return pyarrow.CompressedInputStream(pyarrow.PythonFile(handle), "zstd")
+    return None
+
+
+class _Limited(RawIOBase):
+    """What a compressed file expands to, up to a limit; every fault of the file is ``OSError``."""
+
+    def __init__(self, source: Any, file: IO[bytes], most: int) -> None:
+        self._source = source
+        self._file = file
+        self._most = most
+        self._left = most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._source.read(len(buffer))
+        except (EOFError, lzma.LZMAError, OSError, ValueError) as error:
+            found = f"its compression is damaged or cut: {error}"
+            raise OSError(errno.EIO, found) from error
+        self._left -= len(data)
+        if self._left < 0:
+            found = f"expands to more than {self._most:,} bytes; expand it first"
+            raise OSError(errno.EFBIG, found)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+            self._file.close()
+        super().close()
+
+
+def encoding_of(head: bytes) -> str:
+    r"""Return the encoding of a text by its first bytes.
+
+    >>> encoding_of(b"id,image"), encoding_of("id".encode("utf-16")), encoding_of(b"i\0d\0")
+    ('utf-8-sig', 'utf-16', 'utf-16-le')
+    """
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    if len(head) >= 4 and head[1] == head[3] == 0 and head[0] and head[2]:
+        return "utf-16-le"
+    if len(head) >= 4 and head[0] == head[2] == 0 and head[1] and head[3]:
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+def open_text(path: Path, newline: str = "") -> TextIOWrapper:
+    """Open a table's file for reading text, its line ends as ``open`` takes them.
+
+    Raises:
+        InputError: As ``open_bytes``.
+        OSError: As ``open_bytes``.
+    """
+    handle = open_bytes(path)
+    try:
+        head = handle.peek(4)[:4]  # type: ignore[attr-defined]  # both kinds are buffered
+    except BaseException:
+        handle.close()
+        raise
+    return TextIOWrapper(handle, encoding_of(head), newline=newline)
+
+
+def decoded(data: bytes) -> str:
+    """Return the text of a whole file.
+
+    Raises:
+        UnicodeDecodeError: It is not what its first bytes say.
+    """
+    return data.decode(encoding_of(data[:4]))
+
+
+def not_utf8(path: Path, encoding: str = "utf-8-sig") -> InputError:
+    """Build the error for a file that is not UTF-8: at which line and byte, and what to do.
+
+    A text reader reports offsets within its own buffer, so the file is searched again. No UTF-8
+    character but the newline itself holds a newline byte: reading by line cuts no character.
+
+    Args:
+        path: The file.
+        encoding: What it was taken for.
+    """
+    if encoding != "utf-8-sig":
+        return InputError(
+            f"{path.name}: begins as {encoding.upper()} and goes on as something else; save the "
+            "file as UTF-8"
+        )
+    offset = 0
+    with open_bytes(path) as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                at = offset + error.start
+                found = f"byte 0x{line[error.start]:02x} at offset {at}"
+                return InputError(
+                    f"{path.name} line {number}: {found} is not UTF-8; save the file as UTF-8 "
+                    f"(iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8{path.suffix})"
+                )
+            offset += len(line)
+    return InputError(f"{path.name}: is not UTF-8; save the file as UTF-8")

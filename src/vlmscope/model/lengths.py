@@ -1,0 +1,159 @@
+"""Sequence lengths at which a decoder computes differently, for every row of a batch at once.
+
+Two rotary position embeddings of transformers choose their frequencies by the longest sequence of
+the call: ``longrope`` switches to other factors beyond a length, ``dynamic`` (NTK) scales with
+every token beyond one. A row that shares a call with a longer one would get the longer one's
+frequencies. So rows are batched by the side of each switch that they stay on from the prompt to the
+last token of the answer; a row that crosses a switch, or is in the range where every token counts,
+goes through the model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+ALONE = -1
+"""The band of a row that shares no call of the model with others."""
+
+MARGIN = 4
+"""Tokens around a switch within which a row goes alone: PaliGemma counts positions from 1, and the
+positions of Qwen-VL are fewer than the tokens."""
+
+_SWITCHING, _SCALING = "longrope", "dynamic"
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBands:
+    """Ranges of length within which rows may share a call of the model."""
+
+    switches: tuple[int, ...] = ()
+    """Lengths beyond which other frequencies hold for the whole call, ascending."""
+    alone_beyond: int | None = None
+    """Length beyond which rows go alone; None: there is none."""
+    stretch: float = 1.0
+    """How many times ``max_position_embeddings`` the positions reach: ``dynamic`` scales them."""
+    why: str = ""
+    """What is at ``alone_beyond``, where that is not the rotary embedding."""
+
+    def band(self, prompt_tokens: int, new_tokens: int = 0) -> int:
+        """Return the band of a row; rows of one band may share a call, unless it is ``ALONE``.
+
+        Args:
+            prompt_tokens: Length of its prompt, without padding.
+            new_tokens: How many tokens its answer may have.
+
+        >>> bands = LengthBands(switches=(100,))
+        >>> bands.band(60, 20), bands.band(90, 20) == ALONE, bands.band(110, 20)
+        (0, True, 1)
+        """
+        last = prompt_tokens + new_tokens
+        if self.alone_beyond is not None and last + MARGIN > self.alone_beyond:
+            return ALONE
+        for switch in self.switches:
+            if prompt_tokens <= switch + MARGIN and last + MARGIN > switch:
+                return ALONE
+        return sum(prompt_tokens > switch for switch in self.switches)
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a user should know of it."""
+        for switch in self.switches:
+            yield (
+                f"rows of more than {switch:,} tokens get other rotary frequencies (longrope): "
+                "they are batched apart, and rows that reach that while they are answered go alone"
+            )
+        if self.alone_beyond is not None:
+            why = self.why or "its rotary frequencies depend on the longest row of a batch"
+            yield f"rows of more than {self.alone_beyond:,} tokens go alone: {why}"
+
+    def __bool__(self) -> bool:
+        """Return whether lengths make a difference."""
+        return bool(self.switches) or self.alone_beyond is not None
+
+
+ONE_BAND = LengthBands()
+"""Of a decoder to which lengths make no difference."""
+
+
+def find_bands(model: nn.Module, without: nn.Module | None = None) -> LengthBands:
+    """Return the bands that the rotary embeddings of a model make.
+
+    They are read off the modules, which know the type for each layer type and whose configuration
+    has the parameters under one name, whatever the checkpoint's file calls them.
+
+    Args:
+        model: The model.
+        without: A part whose positions are not those of the sequence: the vision encoder.
+    """
+    left_out = set() if without is None else set(without.modules())
+    switches: set[int] = set()
+    alone: list[int] = []
+    stretch = 1.0
+    for module in model.modules():
+        if module in left_out:
+            continue
+        for kind, parameters in _rope_of(module):
+            if kind == _SWITCHING:
+                found = _switches_of(module, parameters)
+                # By its tokens alone it is not known on which side a row's positions are.
+                counted_apart = not found or "mrope_section" in parameters
+                alone += [min(found, default=0)] if counted_apart else []
+                switches |= set() if counted_apart else found
+            elif _SCALING in kind:
+                alone.append(int(getattr(module, "original_max_seq_len", 0)))
+                stretch = max(stretch, float(parameters.get("factor") or 1.0))
+    return LengthBands(tuple(sorted(switches)), min(alone, default=None), stretch)
+
+
+def forget_lengths(model: nn.Module) -> int:
+    """Let ``dynamic`` frequencies depend on the present call alone; return how many modules do.
+
+    The library keeps the frequencies of the longest sequence so far until a shorter one than the
+    model was trained on comes: what a row gets would depend on the rows before it.
+    """
+    found = [m for m in model.modules() if any(_SCALING in kind for kind, _ in _rope_of(m))]
+    for module in found:
+        module.register_forward_pre_hook(_start_anew)
+    return len(found)
+
+
+def _start_anew(module: Any, _args: Any) -> None:
+    """Restore the frequencies with which the module was made."""
+    for name in _prefixes(module):
+        length = getattr(module, f"{name}max_seq_len_cached", module.original_max_seq_len)
+        if length != module.original_max_seq_len:
+            present = getattr(module, f"{name}inv_freq")
+            original: Tensor = getattr(module, f"{name}original_inv_freq").to(present.device)
+            module.register_buffer(f"{name}inv_freq", original, persistent=False)
+            setattr(module, f"{name}max_seq_len_cached", module.original_max_seq_len)
+
+
+def _prefixes(module: Any) -> list[str]:
+    """Return what precedes the names of a rotary embedding's buffers, for each layer type."""
+    kinds = module.rope_type
+    if isinstance(kinds, Mapping):
+        return [f"{layer}_" for layer, kind in kinds.items() if _SCALING in str(kind)]
+    return [""]
+
+
+def _rope_of(module: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield type and parameters of a rotary embedding, for each layer type; nothing for others."""
+    kinds = getattr(module, "rope_type", None)
+    config = getattr(module, "config", None)
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if isinstance(kinds, str):
+        yield kinds, parameters
+    elif isinstance(kinds, Mapping):
+        for layer, kind in kinds.items():
+            own = parameters.get(layer)
+            yield str(kind), own if isinstance(own, Mapping) else parameters
+
+
+def _switches_of(module: Any, parameters: Mapping[str, Any]) -> set[int]:
+    """Return the lengths at which a ``longrope`` embedding, or its model's cache, switches."""
+    name = "original_max_position_embeddings"
+    found = (parameters.get(name), getattr(module.config, name, None))
+    return {int(value) for value in found if value}

@@ -1,0 +1,51 @@
+"""Which decoders a described family was held with, against the three-pass method, in the suite.
+
+A description says where the parts of a wrapper are. Whether rows may be batched, and answers be
+written step by step by ourselves, is a property of the pair of wrapper and decoder: LLaVA's class
+wraps any decoder of the library. A pair that is not listed proves itself when it is loaded
+(``batching``), and its answers are written by ``generate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmscope.model.families import FAMILIES, Family
+
+HELD: Mapping[str, frozenset[str]] = {
+    "mllama": frozenset({"mllama_text_model"}),
+    "llava": frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text"}),
+    "llava/pixtral": frozenset({"mistral"}),
+    "llava_next": frozenset({"mistral", "llama", "qwen2"}),
+    "llava_onevision": frozenset({"qwen2"}),
+    "qwen2_vl": frozenset({"qwen2_vl_text"}),
+    "qwen2_5_vl": frozenset({"qwen2_5_vl_text"}),
+    "qwen3_vl": frozenset({"qwen3_vl_text"}),
+    "qwen3_vl_moe": frozenset({"qwen3_vl_moe_text"}),
+    "glm4v": frozenset({"glm4v_text"}),
+    "gemma3": frozenset({"gemma3_text"}),
+    "gemma4": frozenset({"gemma4_text"}),
+    "paligemma": frozenset({"gemma"}),
+    "idefics3": frozenset({"llama"}),
+    "smolvlm": frozenset({"llama"}),
+    "internvl": frozenset({"qwen2", "qwen3", "llama"}),
+    "aya_vision": frozenset({"cohere2"}),
+    "mistral3": frozenset({"mistral"}),
+    "janus": frozenset({"llama"}),
+    "fast_vlm": frozenset({"qwen2"}),
+    "phi4_multimodal": frozenset({"phi4_multimodal"}),
+    "molmo2": frozenset({"molmo2_text"}),
+}
+"""Key in ``FAMILIES`` → ``model_type`` of the decoders."""
+
+
+def decoder_type(config: Any) -> str:
+    """Return the ``model_type`` of a configuration's decoder."""
+    return str(config.get_text_config(decoder=True).model_type)
+
+
+def is_held(family: Family, config: Any) -> bool:
+    """Return whether the suite has held a family with this configuration's decoder."""
+    own = f"{family.model_type}/{family.vision_type}".rstrip("/")
+    return own in FAMILIES and decoder_type(config) in HELD.get(own, ())

@@ -1,0 +1,208 @@
+"""The rows of a run held against the rows of a table: what may go on, and what may not.
+
+A row is what it is by its id, its question and its image's name. So a table may grow, lose rows,
+be sorted otherwise, and have other truths and metadata: its run goes on. A row that the run holds
+and that is another question now is refused, by its id.
+
+The images' files are not opened: each row keeps the hash of its image, which ``verify`` checks.
+Only images that lie in the table and have no name are compared by that hash, as nothing else tells
+them apart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from vlmscope.dataset import Identity, Table, TableScan, hash_image, load_image
+from vlmscope.errors import RowError, RunMismatchError, shortened
+from vlmscope.store import DataRecord, Run, clean_text, write_truths
+
+SHOWN_IDS = 10
+"""Ids that a message lists."""
+
+_DIGEST = 16
+_TOGETHER = 64
+"""Images that are decoded at once."""
+
+_THREADS = min(8, os.cpu_count() or 1)
+
+_TEXTS = ("question_id", "question", "image_id", "ground_truth_answer", "image_sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class RowsHeld:
+    """What a table says of the rows that a run holds. All of them are the same questions."""
+
+    compared: int = 0
+    """How many rows were compared; none where the table is the one that they were made from."""
+    gone: tuple[str, ...] = ()
+    """Ids of rows that the table does not have any more."""
+    retold: tuple[str, ...] = ()
+    """Ids of rows that have another truth now than the run has."""
+    truths: Mapping[str, str] | None = field(default=None, repr=False)
+    """Truths that are to count instead of those in the shards; None: as before."""
+
+
+def is_same_table(record: DataRecord, scan: TableScan) -> bool:
+    """Return whether every row of a run was made from this version of its table."""
+    return record.fingerprint == scan.fingerprint and not record.several_tables
+
+
+def hold_rows(
+    run: Run, table: Table, scan: TableScan, *, skip_damaged: bool = False
+) -> RowsHeld:  # fmt: skip
+    """Compare the rows of a run with a table, unless it is the one that they were made from.
+
+    Args:
+        run: The run.
+        table: The table.
+        scan: What is in it.
+        skip_damaged: Leave out rows of shards that cannot be read.
+
+    Raises:
+        InputError: The table cannot be read.
+        RunMismatchError: Rows of the run are other questions in the table, or it has none of them.
+        StoreError: A shard is damaged.
+    """
+    if is_same_table(run.manifest.data, scan):
+        return RowsHeld()
+    rows = _Rows(run, skip_damaged=skip_damaged)
+    images: list[tuple[Identity, str]] = []
+    for row in table.identities():
+        rows.compare(row, images)
+        if len(images) >= _TOGETHER:
+            rows.note_changed(_with_other_images(images))
+            images.clear()
+    rows.note_changed(_with_other_images(images))
+    rows.check(table.reader.source.name)
+    return rows.held()
+
+
+def take_truths(run: Path, held: RowsHeld) -> None:
+    """Have the truths of the table count from now on."""
+    if held.truths is not None:
+        write_truths(run, held.truths)
+
+
+def ids_text(ids: Sequence[str]) -> str:
+    """List ids as a message shows them.
+
+    >>> ids_text(["q1", "q2"]), ids_text([str(i) for i in range(12)])[-22:]
+    ("'q1', 'q2'", "'8', '9' and 2 more")
+    """
+    shown = ", ".join(repr(shortened(id_)) for id_ in ids[:SHOWN_IDS])
+    return f"{shown} and {len(ids) - SHOWN_IDS:,} more" if len(ids) > SHOWN_IDS else shown
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A row of the run: digests, as a million of them are held at once."""
+
+    question: bytes
+    image_id: bytes
+    truth: bytes
+    sha256: str
+    """Of the image, where it may have no name."""
+
+
+class _Rows:
+    """The rows of a run, each waiting for the table's row of its id."""
+
+    def __init__(self, run: Run, *, skip_damaged: bool) -> None:
+        self._path = run.path
+        self._known_truths = run.truths
+        self._waiting = dict(_stored(run, skip_damaged=skip_damaged))
+        self._count = len(self._waiting)
+        self._first = tuple(islice(self._waiting, SHOWN_IDS))
+        self._first_of_table: list[str] = []
+        self._changed: dict[str, str] = {}
+        self._retold: list[str] = []
+        self._truths: dict[str, str] = {}
+        self._has_truths = False
+
+    def compare(self, row: Identity, images: list[tuple[Identity, str]]) -> None:
+        """Compare a row of the table; add to ``images`` what only the pixels can tell."""
+        if len(self._first_of_table) < SHOWN_IDS:
+            self._first_of_table.append(row.id)
+        stored = self._waiting.pop(row.id, None)
+        if stored is None:
+            return
+        parts = ("question", "image_id")
+        others = [p for p in parts if _digest(getattr(row, p)) != getattr(stored, p)]
+        if others:
+            self._changed[row.id] = " and ".join(p.removesuffix("_id") for p in others)
+        elif row.unnamed:
+            images.append((row, stored.sha256))
+        if row.target is not None:
+            self._has_truths = True
+            self._compare_truth(row.id, clean_text(row.target), stored.truth)
+
+    def _compare_truth(self, id_: str, truth: str, stored: bytes) -> None:
+        known, now = self._known_truths.get(id_), _digest(truth)
+        if now != (stored if known is None else _digest(known)):
+            self._retold.append(id_)
+        if now != stored:
+            self._truths[id_] = truth
+
+    def note_changed(self, ids: Iterable[str]) -> None:
+        """Take note of rows that are about another image."""
+        self._changed |= dict.fromkeys(ids, "image")
+
+    def check(self, table: str) -> None:
+        """Refuse what cannot go on, once the whole table was compared."""
+        if self._changed:
+            found = [f"{shortened(id_)!r} ({what})" for id_, what in self._changed.items()]
+            more = len(found) - SHOWN_IDS
+            listed = ", ".join(found[:SHOWN_IDS]) + (f" and {more:,} more" if more > 0 else "")
+            rows = "1 row" if len(found) == 1 else f"{len(found):,} rows"
+            is_ = "is another question" if len(found) == 1 else "are other questions"
+            raise RunMismatchError(
+                f"{self._path}: {rows} that this run holds {is_} in {table}: {listed}; restore "
+                "them, give changed questions ids of their own, or give another --out"
+            )
+        if self._count and len(self._waiting) == self._count:
+            raise RunMismatchError(
+                f"{self._path}: {table} has none of the {self._count:,} rows that this run holds, "
+                f"the run has the ids {ids_text(self._first)}, the table "
+                f"{ids_text(self._first_of_table)}; give the table of this run, or another --out"
+            )
+
+    def held(self) -> RowsHeld:
+        """Return what was found."""
+        gone = tuple(self._waiting)
+        kept = {id_: self._known_truths[id_] for id_ in gone if id_ in self._known_truths}
+        truths = {**kept, **self._truths} if self._has_truths else None
+        return RowsHeld(self._count, gone, tuple(self._retold), truths)
+
+
+def _stored(run: Run, *, skip_damaged: bool) -> Iterator[tuple[str, _Stored]]:
+    for id_, question, image_id, truth, sha256 in run.texts(*_TEXTS, skip_damaged=skip_damaged):
+        known = sha256 if image_id == id_ else ""
+        yield id_, _Stored(_digest(question), _digest(image_id), _digest(truth), known)
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(clean_text(text).encode(), digest_size=_DIGEST).digest()
+
+
+def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:
+    """Return the ids of rows whose images do not have the hash that the run has."""
+    if not rows:
+        return []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda row: _hash(row[0]), rows)
+        return [row.id for (row, sha256), now in zip(rows, found, strict=True) if now != sha256]
+
+
+def _hash(row: Identity) -> str:
+    """Return the hash of a row's images as ``Capture.image_sha256`` has it."""
+    try:
+        return "+".join(hash_image(load_image(data)) for data in row.unnamed)
+    except RowError:
+        return ""  # what cannot be read now is not what was read then

@@ -1,0 +1,60 @@
+"""Which way a wrong answer to a yes/no question is wrong: a false positive or a false negative.
+
+Every wrong answer is labelled hallucinated. Some studies count only answers that claim something
+the image does not show: the false positives. The label keeps which of the two an answer is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Literal
+
+from vlmscope.schema import Answered, ErrorKind, Score
+from vlmscope.score.question import read_question
+from vlmscope.score.reply import read_reply
+from vlmscope.score.stance import YesNo, answer_side, read_stance, yes_no_truth
+
+_ABSENCE = re.compile(r"\b(?:no|nobody|none|nothing|without)\b|\bthere not\b", re.IGNORECASE)
+"""In a negated question: *yes* says that something is absent. *Isn't it red?* is read both ways."""
+
+
+def with_error_kinds(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Score]:
+    """Yield scores that know which way a hallucinated answer to a yes/no question is wrong.
+
+    Args:
+        rows: The rows, their truths decoded (``codes``).
+        scores: One of each row, in the same order.
+    """
+    for row, score in zip(rows, scores, strict=True):
+        kind = error_kind(row, score)
+        yield replace(score, error_kind=kind) if kind else score
+
+
+def error_kind(row: Answered, score: Score) -> ErrorKind | None:
+    """Return which way an answer is wrong; None if it is not, or the truth is not yes or no.
+
+    >>> row = Answered("q", "Is there a cup?", "Yes, on the table.", "No")
+    >>> [error_kind(row, Score("q", label, "file", "")) for label in (True, False, None)]
+    ['affirms', None, None]
+    >>> row = Answered("q", "Is no cup there?", "Yes.", "No")
+    >>> error_kind(row, Score("q", True, "yesno", ""))
+    'denies'
+    """
+    truth = yes_no_truth(row.target, row.question) if score.hallucinated else None
+    if truth is None:
+        return None
+    other: Literal["yes", "no"] = "no" if truth == "yes" else "yes"
+    said = other if score.scorer == YesNo.name else _side(row)
+    negated = read_question(row.question).negated
+    if said != other or (negated and not _ABSENCE.search(row.question)):
+        return "other"
+    return "affirms" if (said == "yes") != negated else "denies"
+
+
+def _side(row: Answered) -> str | None:
+    """Return the side that an answer takes, whatever scorer called it hallucinated."""
+    answer, question = read_reply(row.answer or "", row.question), read_question(row.question)
+    stance = read_stance(answer) if question.negated else answer_side(answer, question)
+    return stance.side if stance else None

@@ -1,0 +1,89 @@
+"""Tables of benchmarks through the commands: read, said before the model loads, and read again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmscope import demo
+from vlmscope.executors import Request, make_plan, plan
+from vlmscope.store import open_run, read_failures
+
+Command = Callable[..., Any]
+
+CASES = Path(__file__).parents[1] / "dataset" / "cases"
+IMAGES = Path(demo.__file__).parent / "images"
+
+
+def test_several_tables_with_ids_images_and_questions_made_of_columns(
+    extract: Command, vlmscope: Command, tmp_path: Path
+) -> None:
+    """The run remembers how the tables were read, so that other commands read them again."""
+    for number in (1, 2):
+        text = f"Index,Question,Options\n{number},Is there a cup?,(a) Yes (b) No\n"
+        (tmp_path / f"part{number}.csv").write_text(text)
+    options = (
+        *("--map", "id=Index,Options", "--image-pattern", "demo_{Index:04d}.jpg"),
+        *("--question-template", "{Question} {Options}", "--images", IMAGES),
+    )
+    done = extract(*options, tmp_path / "part2.csv", data=tmp_path / "part1.csv")
+    assert done.code == 0, done.err
+    said = done.err.index("note: part1.csv and 1 more: no column of the truth")
+    assert said < done.err.index("layers"), "before the model is loaded"
+    run = open_run(tmp_path / "run")
+    assert set(run.ids) == {"1_(a) Yes (b) No", "2_(a) Yes (b) No"}
+    row = run["2_(a) Yes (b) No"]
+    assert row.sample.question == "Is there a cup? (a) Yes (b) No"
+    assert row.sample.image_id == "demo_0002.jpg"
+    checked = vlmscope("verify", tmp_path / "run", "--sample", 2)
+    assert checked.code == 0, checked.err
+    again = extract(*options, data=str(tmp_path / "part*.csv"))
+    assert "0 to do, 2 already done" in again.err
+
+
+def test_base64_runs_and_is_written_nowhere(extract: Command, tmp_path: Path) -> None:
+    data = tmp_path / "bad.tsv"
+    image = (CASES / "mmbench_like.tsv").read_text().splitlines()[1].split("\t")[-1]
+    rows = [f"1\t?\t{image}", f"2\t?\t{image[:1001]}", "3\t?\t1", f"4\t<image>\\nWhat?\t{image}"]
+    data.write_text("\n".join(["index\tquestion\timage", *rows]))
+    done = extract("--map", "id=index", data=data)
+    assert done.code == 3, done.err
+    assert set(open_run(tmp_path / "run").ids) == {"1", "3"}
+    failures = read_failures(tmp_path / "run")
+    assert set(failures) == {"2", "4"}
+    assert "base64 that is cut or damaged" in failures["2"].error
+    assert "'<image>', a placeholder of an image" in failures["4"].error
+    written = [done.out, done.err, (tmp_path / "run" / "failures.jsonl").read_text()]
+    written.append(json.dumps(dict(open_run(tmp_path / "run")["1"].sample.metadata)))
+    assert not any(image[100:301] in text for text in written)
+
+
+def test_what_is_missing_is_said_before_the_model_loads(
+    vlmscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(CASES / "mmvp_ok.csv", tmp_path)
+    done = vlmscope(
+        *("extract", tmp_path / "mmvp_ok.csv", "--model", tmp_path / "gone"),
+        *("--out", tmp_path / "run"),
+    )
+    assert done.code == 2
+    assert "--map id=Index --map image=COLUMN --map question=Question" in done.err
+
+
+def test_python_offers_the_same(checkpoint: Path, tmp_path: Path, vlm: Any) -> None:
+    files = tuple(map(str, sorted((CASES / "shards" / "data").iterdir())))
+    request = Request(files, str(checkpoint), tmp_path / "run", images=str(IMAGES))
+    heard: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "load_model", lambda *_, **__: heard.append("model") or vlm)
+        made = make_plan(request, note=heard.append)
+    assert made.scan.ids == ("s0", "s1", "s2")
+    assert made.manifest.data.path == files
+    assert heard[-1] == "model"
+    assert "3 tables are read as one" in heard[0]
+    assert not (tmp_path / "run").exists()

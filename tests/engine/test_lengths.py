@@ -1,0 +1,251 @@
+"""Decoders that compute differently beyond a length, for every row of a call at once.
+
+Whatever a row's neighbours are and whatever went through the model before, it gets what the library
+gives for it alone from a model that was just loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from engine.against_reference import answered_by_generate, run_session
+from engine.test_as_on_a_gpu import recorded  # noqa: F401 - a fixture
+from families.conformance import THIRD, VERSION, build, not_here, picture
+from families.llava_checkpoints import build_llava
+from families.test_conformance import assert_same
+from vlmscope.engine import capture, capture_batch, prepare
+from vlmscope.errors import InputError
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.lengths import ALONE, MARGIN
+from vlmscope.reference import reference
+from vlmscope.schema import ANSWER_POSITIONS, Capture, CaptureSpec, Sample
+
+SWITCH = 64
+"""Tokens at which every decoder here switches."""
+
+LARGE_SWITCH = 1024
+"""The same of Phi-4-multimodal, whose images have hundreds of tokens."""
+
+FACTORS = [1.0 + 0.5 * i for i in range(7)]
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 7, "long_factor": FACTORS,
+    "original_max_position_embeddings": SWITCH,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+
+SPEC = CaptureSpec(
+    layers="all",
+    positions=("last_image_token", "last_prompt_token", *ANSWER_POSITIONS),
+    max_new_tokens=8,
+)
+
+
+def build_phi3(folder: Path) -> Path:
+    return build_llava(
+        folder, model_type="phi3", rope_parameters=LONGROPE, sliding_window=None,
+        original_max_position_embeddings=SWITCH, num_key_value_heads=2, num_hidden_layers=3,
+    )  # fmt: skip
+
+
+def build_dynamic(folder: Path) -> Path:
+    return build_llava(
+        folder, rope_parameters=DYNAMIC, max_position_embeddings=SWITCH, num_hidden_layers=3
+    )
+
+
+def build_by_layer_type(folder: Path) -> Path:
+    """Gemma 3, whose layers of one type switch and those of the other do not."""
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    default = {"rope_type": "default", "rope_theta": 1e4}
+    return build_llava(
+        folder, model_type="gemma3_text", layer_types=kinds, num_hidden_layers=3,
+        sliding_window=512,
+        rope_parameters={"full_attention": LONGROPE, "sliding_attention": default},
+    )  # fmt: skip
+
+
+BUILDERS = {
+    "phi3": build_phi3,
+    "dynamic": build_dynamic,
+}
+if Version(VERSION) >= Version("5.23"):  # before, the library failed at the second long sequence
+    BUILDERS["by layer type"] = build_by_layer_type
+
+LARGE = [] if not_here("phi4_multimodal") else ["phi4_multimodal"]
+
+
+def row(name: str, words: int, seed: int = 0) -> Sample:
+    return Sample(name, picture(70, 40, seed), "Is there a cat? " + "cat " * words)
+
+
+@pytest.fixture(scope="module", params=[*BUILDERS, *LARGE])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lengths") / "model"
+    if request.param in BUILDERS:
+        return BUILDERS[request.param](folder)
+    build(request.param, folder)
+    path = folder / "config.json"
+    switch = {"original_max_position_embeddings": LARGE_SWITCH}
+    settings = {"rope_parameters": LONGROPE | switch} | switch
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vlm(folder: Path) -> VisionLanguageModel:
+    return loaded(folder)
+
+
+def loaded(folder: Path) -> VisionLanguageModel:
+    """Load it; no answer ends before the limit."""
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    vlm.model.generation_config.eos_token_id = [10**6]
+    return vlm
+
+
+@pytest.fixture(scope="module")
+def rows(vlm: VisionLanguageModel) -> tuple[Sample, ...]:
+    """Rows on both sides of the switch, at it, and such as cross it while they are answered."""
+    tokens = tokens_of(vlm, row("", 0))
+    switch = SWITCH if tokens < SWITCH else LARGE_SWITCH
+    lengths = (0, switch + 30, switch - 4, 3, switch, switch + 50, switch + 7, switch - 1, 9)
+    words = [max(0, length - tokens) if i not in {0, 3, 8} else length
+             for i, length in enumerate(lengths)]  # fmt: skip
+    found = tuple(row(f"{i}", count, i) for i, count in enumerate(words))
+    assert tokens_of(vlm, found[4]) == switch
+    return found
+
+
+def tokens_of(vlm: VisionLanguageModel, sample: Sample) -> int:
+    [batch], _ = prepare([sample], vlm, CaptureSpec(max_new_tokens=0))
+    return int(batch.attention_mask.sum())
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, rows: Sequence[Sample]) -> dict[str, Capture]:
+    """What the slow method finds for each row, in a model that has seen no other."""
+    first = loaded(folder)
+    found = {}
+    for sample in rows:
+        fresh = VisionLanguageModel(
+            **{name: getattr(first, name) for name in first.__dataclass_fields__}
+            | {"model": copy.deepcopy(first.model)}
+        )
+        found[sample.id] = reference(sample, fresh, SPEC)
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 9])
+def test_rows_in_batches_equal_rows_alone(
+    vlm: VisionLanguageModel, rows: Sequence[Sample], alone: dict[str, Capture], size: int
+) -> None:
+    for item in capture(rows if size == 9 else rows[::-1], vlm, SPEC, batch_size=size):
+        assert_same(item, alone[item.sample.id])
+
+
+def test_prompts_without_answers(
+    vlm: VisionLanguageModel, rows: Sequence[Sample], alone: dict[str, Capture]
+) -> None:
+    spec = CaptureSpec(layers="all", max_new_tokens=0)
+    for item in capture(rows, vlm, spec, batch_size=9):
+        expected = alone[item.sample.id]
+        same = {name: expected.vectors[name] for name in item.vectors}
+        known = {"vectors": same, "answer": None, "answer_token_ids": None,
+                 "answer_logprobs": None, "finish_reason": "prefill",
+                 "boundaries": item.boundaries}  # fmt: skip
+        fields = {name: getattr(expected, name) for name in expected.__dataclass_fields__}
+        assert_same(item, Capture(**fields | known))
+
+
+def test_the_slow_method_does_not_depend_on_the_rows_before(
+    vlm: VisionLanguageModel, rows: Sequence[Sample], alone: dict[str, Capture]
+) -> None:
+    for sample in (rows[5], rows[4], rows[1], rows[0]):
+        assert_same(reference(sample, vlm, SPEC), alone[sample.id])
+
+
+@pytest.mark.usefixtures("recorded")
+def test_slots_of_rows_that_have_left_do_not_decide(
+    vlm: VisionLanguageModel, rows: Sequence[Sample], alone: dict[str, Capture]
+) -> None:
+    """Graphs take along slots behind the active ones, in which longer rows have been."""
+    spec = CaptureSpec(layers="all", max_new_tokens=8)
+    longest_first = sorted(rows, key=lambda sample: -len(sample.question))
+    for piece in run_session(longest_first, vlm, spec, rows=9, size=3):
+        for item in piece:
+            assert isinstance(item, Capture)
+            assert item.answer == alone[item.sample.id].answer
+
+
+def test_only_rows_that_must_go_alone(
+    vlm: VisionLanguageModel, rows: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, failures = prepare(rows, vlm, SPEC)
+    assert not failures
+    generated = answered_by_generate(monkeypatch)
+    for batch in batches:
+        capture_batch(batch, vlm, SPEC)
+    sizes = sorted(len(batch.samples) for batch in batches)
+    if vlm.lengths.switches:
+        assert sizes == [1, 1, 1, 3, 3]
+        assert sorted(generated) == ["2", "4", "7"]
+    else:
+        assert sizes == [1, 1, 1, 1, 1, 1, 3]
+        assert sorted(generated) == ["1", "2", "4", "5", "6", "7"]
+
+
+def test_a_batch_that_was_prepared_for_shorter_answers_is_refused(
+    vlm: VisionLanguageModel, rows: Sequence[Sample]
+) -> None:
+    short = [rows[0], rows[3]]
+    [batch], _ = prepare(short, vlm, SPEC)
+    longer = CaptureSpec(max_new_tokens=500)
+    with pytest.raises(InputError, match="prepare the batch with the spec"):
+        capture_batch(batch, vlm, longer)
+    assert len(capture_batch(batch, vlm, SPEC)) == 2
+
+
+def test_dynamic_positions_reach_beyond_those_of_the_training(tmp_path: Path) -> None:
+    vlm = load_model(build_dynamic(tmp_path / "model"), device="cpu")
+    assert vlm.max_prompt_tokens == 4 * SWITCH
+    assert (vlm.lengths.alone_beyond, vlm.lengths.switches) == (SWITCH, ())
+    assert vlm.lengths.band(SWITCH - MARGIN - 1) == ALONE + 1
+    assert vlm.lengths.band(SWITCH + 1) == ALONE
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_positions_that_are_not_counted_by_token(tmp_path: Path) -> None:
+    """Qwen-VL gives an image fewer positions than tokens: beyond the switch its rows go alone."""
+    build("qwen2_vl", tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    config: dict[str, Any] = json.loads(path.read_text())
+    config["text_config"]["rope_parameters"] |= LONGROPE
+    path.write_text(json.dumps(config))
+    vlm = loaded(tmp_path / "model")
+    assert (vlm.lengths.alone_beyond, vlm.lengths.switches) == (SWITCH, ())
+    rows = (row("short", 1), row("long", 60), row("other", 30), Sample("image", THIRD, "Why?"))
+    for item in capture(rows, vlm, SPEC, batch_size=4):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+
+
+def test_settings_as_an_older_transformers_wrote_them(tmp_path: Path) -> None:
+    path = build_phi3(tmp_path / "model") / "config.json"
+    config = json.loads(path.read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"] |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": rope["short_factor"],
+            "long_factor": rope["long_factor"],
+        },
+    }
+    path.write_text(json.dumps(config))
+    assert load_model(path.parent, device="cpu").lengths.switches == (SWITCH,)

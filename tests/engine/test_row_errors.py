@@ -1,0 +1,223 @@
+"""What processors and models raise on a row is said as the row's error, everywhere alike."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from families.checkpoints import BUILDERS
+from vlmscope import extract
+from vlmscope.cli import main
+from vlmscope.engine import capture, onepass
+from vlmscope.errors import ModelChangedError, RowError
+from vlmscope.inspection import inspect_sample
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.said_once import saying_once
+from vlmscope.schema import CaptureSpec, Sample
+
+SPEC = CaptureSpec(max_new_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of Mistral 3, whose processor resizes thin images to a height of 0."""
+    return BUILDERS["mistral3"](tmp_path_factory.mktemp("mistral3") / "model")
+
+
+@pytest.fixture(scope="module")
+def mistral(folder: Path) -> VisionLanguageModel:
+    return load_model(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
+    folder = BUILDERS["qwen2_vl"](tmp_path_factory.mktemp("qwen") / "model")
+    return load_model(folder, device="cpu", dtype="float32")
+
+
+def image(folder: Path, width: int, height: int) -> Path:
+    path = folder / f"{width}x{height}.png"
+    Image.new("RGB", (width, height), (200, 10, 10)).save(path)
+    return path
+
+
+ELONGATED = "pad or crop the image to a less elongated shape, or leave the row out"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said", "remedy"),
+    [
+        ("qwen", (400, 1), "ValueError: absolute aspect ratio must be smaller than 200", ELONGATED),
+        ("mistral", (1, 400), "ValueError: Size must contain 'height' and 'width'", ELONGATED),
+        ("mistral", (1, 1), "RuntimeError: split_with_sizes", "enlarge the image"),
+    ],
+)
+def test_capture_and_inspect_name_row_image_size_and_remedy(
+    name: str, size: tuple[int, int], said: str, remedy: str, tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    vlm = request.getfixturevalue(name)
+    path = image(tmp_path, *size)
+    good = Sample("good", image(tmp_path, 40, 30), "Is it red?")
+    bad = Sample("bad", path, "Is it red?", origin="t.csv line 3")
+    rows = capture([good, bad], vlm, SPEC, batch_size=1)
+    assert next(rows).sample.id == "good"
+    with pytest.raises(RowError) as from_capture:
+        next(rows)
+    with pytest.raises(RowError) as from_inspect:
+        inspect_sample(bad, vlm, SPEC)
+    for caught in (from_capture, from_inspect):
+        message = str(caught.value)
+        start = f"bad: t.csv line 3: image '{path.name}' of {size[0]} × {size[1]} pixels: {said}"
+        assert message.startswith(start)
+        assert remedy in message
+        assert "\n" not in message
+        assert caught.value.__cause__ is not None, "where it comes from is not lost"
+
+
+def test_of_a_batch_the_row_to_blame_is_found(qwen: VisionLanguageModel, tmp_path: Path) -> None:
+    good = [Sample(f"q{i}", image(tmp_path, 40 + i, 30), "Is it red?") for i in range(3)]
+    bad = Sample("bad", image(tmp_path, 400, 1), "Is it red?")
+    rows = capture([*good[:2], bad, good[2]], qwen, SPEC, batch_size=4)
+    assert [next(rows).sample.id for _ in range(2)] == ["q0", "q1"]
+    with pytest.raises(RowError, match=r"bad: image '400x1\.png' of 400 × 1 pixels: ValueError"):
+        next(rows)
+
+
+def test_rows_that_only_fail_together_are_done_alone(
+    qwen: VisionLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a batch does not fit into the memory."""
+    rows = [Sample(f"q{i}", image(tmp_path, 40 + i, 30), "Is it red?") for i in range(3)]
+    expected = list(capture(rows, qwen, SPEC, batch_size=1))
+    original = onepass.prepare
+
+    def small(samples: Any, *rest: Any) -> Any:
+        if len(samples) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(samples, *rest)
+
+    monkeypatch.setattr(onepass, "prepare", small)
+    found = list(capture(rows, qwen, SPEC, batch_size=3))
+    assert [one.answer for one in found] == [other.answer for other in expected]
+    monkeypatch.setattr(
+        onepass, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("of memory"))
+    )
+    with pytest.raises(RowError, match="q0: memory runs out on this row alone; try fewer"):
+        list(capture(rows, qwen, SPEC, batch_size=3))
+
+
+@pytest.mark.parametrize(
+    "error", [ModelChangedError("was written to"), RuntimeError("CUDA error: device-side assert")]
+)
+def test_what_is_no_rows_error_stays_what_it_is(
+    qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(onepass, "prepare", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error), match=str(error)):
+        list(capture([Sample("q", None, "?"), Sample("r", None, "?")], qwen, SPEC))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "t.csv"
+    names = [image(tmp_path, *size).name for size in ((300, 1), (400, 1), (500, 1), (40, 30))]
+    lines = [f"q{i},{name},Is it red?" for i, name in enumerate(names)]
+    path.write_text("\n".join(["id,image,question", *lines]), "utf-8")
+    return path
+
+
+def test_rows_of_odd_images_at_the_start_are_recorded_and_no_bug(
+    table: Path, folder: Path, tmp_path: Path
+) -> None:
+    run = extract(table, model=folder, out=tmp_path / "run", spec=SPEC, batch_size=1, device="cpu")
+    assert run.ids == ("q3",)
+    errors = [failure.error for failure in run.failures.values()]
+    assert len(errors) == 3
+    assert errors[1].startswith("t.csv line 3: image '400x1.png' of 400 × 1 pixels: ValueError: ")
+    assert errors[1].endswith(ELONGATED)
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_the_command_line_shows_one_line(
+    command: str, table: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = ["inspect", str(table), "--id", "q1", "--model", str(folder)]
+    if command == "verify":
+        run = tmp_path / "run"
+        extract(table, model=folder, out=run, spec=SPEC, batch_size=1, device="cpu")
+        Image.new("RGB", (400, 1)).save(tmp_path / "40x30.png")
+        arguments = ["verify", str(run)]
+    monkeypatch.setattr(sys, "argv", ["vlmscope", *arguments, "--device", "cpu"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: q")
+    assert ".png' of 400 × 1 pixels: ValueError: Size must contain" in line
+    assert line.endswith(ELONGATED)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is shown of warnings and of the libraries' log, whatever the filters of the tests."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(
+            warnings, "showwarning", lambda message, *_, **__: found.append(str(message))
+        )
+        yield found
+    logger.removeHandler(handler)
+
+
+def test_what_a_library_repeats_is_said_once(
+    vlm: VisionLanguageModel, samples: list[Sample], shown: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    original = type(vlm.processor.image_processor).preprocess
+
+    def talkative(self: Any, *arguments: Any, **more: Any) -> Any:
+        warnings.warn(f"an image of kind {len(shown)} is slow", UserWarning, stacklevel=2)
+        logging.getLogger("transformers.image").error("a setting %d is old", len(shown))
+        return original(self, *arguments, **more)
+
+    monkeypatch.setattr(type(vlm.processor.image_processor), "preprocess", talkative)
+    for _ in range(2):
+        assert len(list(capture(samples[:3], vlm, SPEC, batch_size=1))) == 3
+    ours = [text for text in shown if "is slow" in text or "is old" in text]
+    assert ours == ["an image of kind 0 is slow", "a setting 1 is old"]
+    warnings.warn("an image of kind 7 is slow", UserWarning, stacklevel=1)
+    assert shown[-1] == "an image of kind 7 is slow", "what others say is not touched"
+
+
+def test_other_threads_say_what_they_like(shown: list[str]) -> None:
+    def others() -> None:
+        for _ in range(2):
+            warnings.warn("theirs", UserWarning, stacklevel=1)
+
+    handler = logging.getLogger("transformers").handlers[0]
+    before = list(handler.filters)
+    with saying_once(), saying_once():
+        for _ in range(2):
+            warnings.warn("ours", UserWarning, stacklevel=1)
+        thread = threading.Thread(target=others)
+        thread.start()
+        thread.join()
+    assert shown == ["ours", "theirs", "theirs"]
+    assert handler.filters == before
+    assert not hasattr(warnings.showwarning, "__self__"), "what was there is put back"
