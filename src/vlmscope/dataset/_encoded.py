@@ -14,7 +14,7 @@ import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from vlmscope.dataset._image_file import MAX_IMAGE_BYTES
+from vlmscope.dataset._image_formats import MAX_IMAGE_BYTES
 
 _START = re.compile(r"/9j/|_9j_|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|UD[U-Y]K|AAAA.GZ0eX")
 """How base64 of JPEG (plain and URL-safe), PNG, GIF, WebP, TIFF, PPM and AVIF begins."""

@@ -14,12 +14,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from vlmscope.dataset._image_formats import IMAGE_SUFFIXES
 from vlmscope.dataset._values import shown_name
-from vlmscope.errors import RowError, listed
+from vlmscope.errors import listed
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 _NUMBER = re.compile(r"\d+$")
@@ -64,9 +65,6 @@ class ImageFinder:
             name: What the table says.
             folders_above: Returns how many folders all names of the table begin with: only these
                 may be left out, so that no two names become one.
-
-        Raises:
-            RowError: stage ``image``: several files fit, or one of nearly that name is there.
         """
         if (known := self.found.get(name)) is not None:
             return known
@@ -81,11 +79,7 @@ class ImageFinder:
                 continue
             files = self._fitting(parts[dropped:])
             if len(files) > 1:
-                raise RowError(
-                    "image",
-                    f"the image {shown_name(name, _SHOWN)} may be {listed(files, 3)} of "
-                    f"{self.folder}; write the exact name there",
-                )
+                return None
             if files:
                 path = self.folder / files[0]
                 if len(self.found) < 1000:
@@ -93,20 +87,12 @@ class ImageFinder:
                 return path
         return None
 
-    def near(self, name: str) -> str:
-        """Return the name of a file that is nearly this one; empty for none."""
-        parts = split_name(name)
-        if not parts or ".." in parts:
-            return ""
-        above = self._folders(parts[:-1]) or [""]
-        for where in dict.fromkeys([*above, ""]):
-            listing = self._listing(where)
-            last = fold(parts[-1])
-            same = listing.stems.get(_stem(last), [])
-            close = same or self._close(listing, last)
-            if close:
-                return _join(where, close[0])
-        return ""
+    def near(self, name: str) -> list[str]:
+        """Return the names in the folder that are nearly this one; none for none."""
+        listing = self._listing("")
+        last = fold(name)
+        same = listing.names.get(last, []) or listing.stems.get(_stem(last), [])
+        return same or self._close(listing, last)
 
     def numbered(self, name: str) -> str:
         """Return the file whose name ends in this number, if there is one; else an empty text.
@@ -174,6 +160,39 @@ class ImageFinder:
                 listing.stems.setdefault(_stem(folded), []).append(name)
         self._listings[where] = listing
         return listing
+
+
+def near_file(path: Path) -> str:
+    """Say which file is meant by a path that leads to none, if that can be guessed; else nothing.
+
+    >>> near_file(Path("/gone/a.png"))
+    ''
+    """
+    if "\0" in str(path):
+        return ""
+    finder = _finder_of(path.parent)
+    if number := finder.numbered(path.name):
+        return (
+            f"{shown_name(number, _SHOWN)} there ends in this number: pass --image-pattern "
+            f"{_pattern_of(number, path.name)}"
+        )
+    near = finder.near(path.name)
+    if len(near) > 1:
+        return f"it may be {listed(near, 3)}: write the exact name"
+    return f"there is {shown_name(near[0], _SHOWN)}: correct the path" if near else ""
+
+
+@lru_cache(maxsize=64)
+def _finder_of(folder: Path) -> ImageFinder:
+    return ImageFinder(folder)
+
+
+def _pattern_of(file: str, name: str) -> str:
+    """Return the pattern that makes a file's name of the number at its end."""
+    stem = Path(file).stem
+    digits = stem[len(stem.rstrip("0123456789")) :]
+    width = f":0{len(digits)}d" if len(digits) > len(name.strip()) else ""
+    return f"'{stem[: len(stem) - len(digits)]}{{image_id{width}}}{Path(file).suffix}'"
 
 
 def fold(text: str) -> str:

@@ -20,13 +20,17 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from vlmscope.dataset._image_formats import READ, known_formats, other_format, remedy_for
+from vlmscope.dataset._finding import near_file
+from vlmscope.dataset._image_formats import (
+    MAX_IMAGE_BYTES,
+    READ,
+    known_formats,
+    other_format,
+    remedy_for,
+)
 from vlmscope.dataset._image_jpeg import check_scans, check_segments
 from vlmscope.errors import RowError
 from vlmscope.locking import warnings_lock
-
-MAX_IMAGE_BYTES = 256 * 2**20
-"""The largest image file: what the pixels of Pillow's own limit take as plain RGB."""
 
 MAX_PLAIN_BYTES = 16 * 2**20
 """The largest PBM, PGM or PPM that is written in digits: Pillow reads 2 to 6 MB of these a
@@ -221,6 +225,8 @@ def _stat(path: Path) -> os.stat_result | None:
 def _not_found(path: Path) -> str:
     """Say what to do about a file that is not there; a list that is no JSON was taken for one."""
     listed = any(part.lstrip().startswith("[") for part in path.parts)
+    if near := near_file(path):
+        return f"not found; {near}, or pass --images DIR"
     hint = '; several images are written as JSON, ["a.png", "b.png"]' if listed else ""
     return f"not found; correct the path, or pass --images DIR{hint}"
 

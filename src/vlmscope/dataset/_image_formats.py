@@ -16,6 +16,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Formats that are opened, by Pillow's names. A phone's MPO is a JPEG; PPM is PBM, PGM and PFM
 too."""
 
+MAX_IMAGE_BYTES = 256 * 2**20
+"""The largest image file: what the pixels of Pillow's own limit take as plain RGB."""
+
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".avif", ".jfif", ".jpe", ".mpo",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vlmscope.dataset._finding import ImageFinder
 from vlmscope.dataset._pictures import REMEDY, ImageCells, find_pictures
-from vlmscope.dataset._values import shown_name, shown_path, unstorable
+from vlmscope.dataset._values import shown_name, unstorable
 from vlmscope.errors import InputError, RowError
 
 EXPECTED = "write a path, or the bytes of an image file, there"
@@ -71,13 +71,13 @@ def locate_pictures(
         folders_above: returns how many folders all names of the table begin with.
 
     Raises:
-        RowError: stage ``input``: one is empty, no picture, a URL, or leaves the folder; stage
-            ``image``: several files fit. The message does not say in which row.
+        RowError: stage ``input``: one is empty, no picture, a URL, or leaves the folder. The
+            message does not say in which row.
     """
     _check(image)
     located = []
     for cell in image.pictures:
-        located.append(cell.data or _found(cell.name, finder, anywhere, folders_above, image))
+        located.append(cell.data or _found(cell.name, finder, anywhere, folders_above))
     return tuple(located)
 
 
@@ -86,7 +86,6 @@ def _found(
     finder: ImageFinder,
     anywhere: bool,
     folders_above: Callable[[], int],
-    image: ImageCells,
 ) -> Path:
     """Return the path of a picture; where nothing is, of the one file that its name fits."""
     path = _path(name, finder.folder)
@@ -94,29 +93,7 @@ def _found(
         return _inside(path, name, finder.folder, anywhere)
     if (found := finder.find(name, folders_above)) is not None:
         return _inside(found, name, finder.folder, anywhere)
-    path = _inside(path, name, finder.folder, anywhere)
-    if number := finder.numbered(name):
-        raise RowError(
-            "image",
-            f"image {shown_path(path)}: not found; {number!r} in {finder.folder} ends in this "
-            f"number: pass --image-pattern {_pattern_of(number, name, image)}",
-        )
-    if near := finder.near(name):
-        raise RowError(
-            "image",
-            f"image {shown_path(path)}: not found; there is {shown_name(near, 200)} in "
-            f"{finder.folder}: correct the path, or pass --images DIR",
-        )
-    return path
-
-
-def _pattern_of(file: str, name: str, image: ImageCells) -> str:
-    """Return the pattern that makes a file's name of the number at its end."""
-    stem = Path(file).stem
-    digits = stem[len(stem.rstrip("0123456789")) :]
-    column = next(iter(image.columns), "image_id")
-    width = f":0{len(digits)}d" if len(digits) > len(name.strip()) else ""
-    return f"'{stem[: len(stem) - len(digits)]}{{{column}{width}}}{Path(file).suffix}'"
+    return _inside(path, name, finder.folder, anywhere)
 
 
 def _inside(path: Path, name: str, folder: Path, anywhere: bool) -> Path:

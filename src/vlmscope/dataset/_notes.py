@@ -16,7 +16,7 @@ from vlmscope.dataset._shared_images import SharedImages
 from vlmscope.dataset._source import Source, reading
 from vlmscope.dataset._table import Table, TableScan
 from vlmscope.dataset._values import shown_name
-from vlmscope.errors import RowError, listed
+from vlmscope.errors import listed
 from vlmscope.placeholders import image_mark
 
 FIRST_ROWS = 2_000
@@ -121,11 +121,4 @@ def _on_rows(table: Table) -> Iterator[str]:
 
 def _not_found(reader: RowReader, names: list[str]) -> list[str]:
     """Return the names that lead to no file, in whatever way they are read."""
-    gone = []
-    for name in names:
-        try:
-            if reader.finder.find(name, reader.folders_above) is None:
-                gone.append(name)
-        except RowError:
-            gone.append(name)
-    return gone
+    return [name for name in names if reader.finder.find(name, reader.folders_above) is None]

@@ -208,9 +208,10 @@ def open_table(
     """Open a table of questions: find its format and its columns.
 
     Args:
-        data: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` or ``.parquet`` file, a
-            folder that ``datasets.save_to_disk`` wrote, or ``owner/name`` on the Hugging Face hub;
-            the last two also with ``:split``.
+        data: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` or ``.parquet`` file, several
+            of these or a pattern, which are one table together; a folder of such files, or one that
+            ``datasets.save_to_disk`` wrote; or ``owner/name`` on the Hugging Face hub. A folder and
+            a hub name also with ``:split``.
         images: the folder that relative image paths start from; default: the folder of the data,
             for the hub the current directory.
         fields: columns to use in place of the known names.
