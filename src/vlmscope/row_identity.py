@@ -188,7 +188,8 @@ def _stored(run: Run, *, skip_damaged: bool) -> Iterator[tuple[str, _Stored]]:
 
 
 def _digest(text: str) -> bytes:
-    return blake2b(clean_text(text).encode(), digest_size=_DIGEST).digest()
+    plain = text if text.isascii() and "\0" not in text else clean_text(text)
+    return blake2b(plain.encode(), digest_size=_DIGEST).digest()
 
 
 def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 
@@ -28,7 +29,8 @@ class MadeUp(VisionLanguageModel):
 def made_up(*gpus: str) -> MadeUp:
     """Return a model on a CPU, or as if it were on some GPUs."""
     family, devices = Family("made_up", "Made up"), tuple(map(torch.device, gpus))
-    return MadeUp(None, None, family, "made-up", description={}, gpus=devices)
+    processor = SimpleNamespace()  # of which the time is set that its template shows
+    return MadeUp(None, processor, family, "made-up", description={}, gpus=devices)
 
 
 @dataclass(frozen=True)

@@ -254,15 +254,19 @@ class RowReader:
             question = self._question(row)
         except RowError:
             question = ""
+        image_id, unnamed = self._names(row, sample_id)
+        target = None if self.columns.target is None else self._target_or_gap(row)
+        return Identity(sample_id, question, image_id, target, unnamed)
+
+    def _names(self, row: Row, sample_id: str) -> tuple[str, tuple[bytes, ...]]:
+        """Return ``Identity.image_id`` and ``Identity.unnamed``."""
+        name = self._plain_image(row)
+        if name is not None:
+            return name, ()
         image = self.image(row)
         held = all(cell.data and not cell.name for cell in image.pictures)
-        return Identity(
-            id=sample_id,
-            question=question,
-            image_id=self._image_id(image, sample_id),
-            target=None if self.columns.target is None else self._target_or_gap(row),
-            unnamed=tuple(cell.data or b"" for cell in image.pictures) if held else (),
-        )
+        unnamed = tuple(cell.data or b"" for cell in image.pictures) if held else ()
+        return self._image_id(image, sample_id), unnamed
 
     def digest(self, row: Row) -> bytes:
         """Return ``DIGEST_BYTES`` bytes that differ as soon as one cell of the row does.
