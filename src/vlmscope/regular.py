@@ -39,10 +39,6 @@ class PointerError(OSError):
     """There is a Git LFS pointer in the place of a file."""
 
 
-POINTER_FOUND = "is a Git LFS pointer, not the file itself; run 'git lfs pull', or fetch the file"
-"""What is said of one."""
-
-
 LFS_POINTER = b"version https://git-lfs"
 """How a Git LFS pointer begins, which stands for a file that was not fetched."""
 
@@ -57,6 +53,11 @@ def is_pointer(head: bytes) -> bool:
     (True, False)
     """
     return head.startswith(LFS_POINTER)
+
+
+def _found_pointer(path: str | os.PathLike[str]) -> str:
+    folder = os.path.dirname(os.fspath(path)) or "."  # noqa: PTH120 - takes whatever os.open takes
+    return f"is a Git LFS pointer, not the file itself: run 'git lfs pull' in {folder}"
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
@@ -91,7 +92,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         state = os.fstat(descriptor)
         _check(state, path)
         if 0 < state.st_size <= LARGEST_POINTER and is_pointer(os.pread(descriptor, 64, 0)):
-            raise PointerError(errno.EINVAL, POINTER_FOUND, os.fspath(path))
+            raise PointerError(errno.EINVAL, _found_pointer(path), os.fspath(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

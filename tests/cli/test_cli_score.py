@@ -167,7 +167,7 @@ def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample
         (["http://x/y.png", "What?"], "is a URL, which is not fetched; write a path there"),
         (["../x.png", "What?", "--images", "."], "leaves the image folder"),
         (["x.png", "What?", "--images", "gone"], "gone: no such image folder"),
-        (["['a.png', 'b.png']", "What?"], 'are written as JSON, ["a.png", "b.png"]'),
+        (["['a.png', 'b.png']", "What?"], "image a.png: not found"),
         (["x.png", "What?", "--data", "t.csv"], "give an IMAGE and a QUESTION, or --data"),
         (["x.png", "What?", "--out", "r.parquet"], "--out: is for --data"),
         (["--data", "t.csv", "--out", "r.csv"], "name it .parquet"),

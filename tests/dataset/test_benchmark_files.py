@@ -265,7 +265,7 @@ def test_a_column_without_a_name(column: str) -> None:
 
 def test_git_lfs_pointers(tmp_path: Path) -> None:
     lfs = CASES / "lfs"
-    said = "is a Git LFS pointer, not the file itself; run 'git lfs pull'"
+    said = "is a Git LFS pointer, not the file itself: run 'git lfs pull'"
     for name in ("table.csv", "image.jpg"):
         assert said in refusal(f"lfs/{name}")
     pointer = (lfs / "table.csv").read_bytes()

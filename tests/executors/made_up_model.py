@@ -29,8 +29,7 @@ class MadeUp(VisionLanguageModel):
 def made_up(*gpus: str) -> MadeUp:
     """Return a model on a CPU, or as if it were on some GPUs."""
     family, devices = Family("made_up", "Made up"), tuple(map(torch.device, gpus))
-    processor = SimpleNamespace()  # of which the time is set that its template shows
-    return MadeUp(None, processor, family, "made-up", description={}, gpus=devices)
+    return MadeUp(None, SimpleNamespace(), family, "made-up", description={}, gpus=devices)
 
 
 @dataclass(frozen=True)

@@ -191,13 +191,13 @@ def test_rows_that_nobody_labelled_are_no_unscorable_answers(tmp_path: Path) -> 
     """Whether they could be scored is not known: nobody has looked."""
     rng = np.random.default_rng(0)
     run = labelled_run(tmp_path / "run", [True, False] * 10, rng.random((20, 8)), range(20))
-    evidence = ["no label in the column: judged is empty", "no label in the column: 'x' is none",
+    evidence = [*["no label in the column: judged is empty"] * 2,
                 "not in the label file: l.csv", "no label in the file: l.csv", "needs a judge",
-                "not in the label file: l.csv"]  # fmt: skip
+                "no verdict came"]  # fmt: skip
     scorers = ["column", "column", "file", "file", "auto", "judge"]
     scores = [
         Score(id_, None if i < 6 else i % 2 == 0, scorers[i] if i < 6 else "file",
-              evidence[i] if i < 6 else "")
+              evidence[i] if i < 6 else "", labelled=i in (4, 5) or i >= 6)
         for i, id_ in enumerate(run.ids)
     ]  # fmt: skip
     write_labels(run.path, scores, {})

@@ -102,6 +102,23 @@ def test_no_page_is_wider_than_a_small_screen(open_page: OpenPage, name: str) ->
         assert page.locator(".dialog-body").evaluate(inside) <= 0
 
 
+@pytest.mark.parametrize("width", [1180, 1344])
+def test_tables_show_all_their_columns(open_page: OpenPage, width: int) -> None:
+    """At 1344 the contents stand beside the page, which is narrower then than at 1180."""
+    page = open_page(FULL, viewport={"width": width, "height": 900})
+    boxes = page.locator("section > .scroll")
+    assert boxes.count() >= 2
+    for box in boxes.all():
+        assert box.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+    for name in ("results", "categories"):
+        assert (
+            page.locator(f"#{name} .scroll:not(.scroll-tall)").evaluate(
+                "e => e.offsetHeight - e.clientHeight || getComputedStyle(e).overflowY"
+            )
+            == "hidden"
+        ), "a bar for a pixel of a drawing"
+
+
 def test_hostile_texts_do_nothing_but_stand_there(open_page: OpenPage) -> None:
     document = examples.hostile()
     page = open_page(document)

@@ -61,15 +61,23 @@ class Loop:
     def run(self, rows: Iterator[Sample], stop: threading.Event) -> None:
         """Capture until the rows or the patience end."""
         ahead = batches_to_prepare(self._vlm)
+        ended: list[StrictStop] = []
         with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
             try:
                 for samples, prepared in batches_ahead(
-                    rows, self._sizer, self._runner.prepare, preparing, stop.is_set, ahead
+                    _until_strict(rows, ended),
+                    self._sizer,
+                    self._runner.prepare,
+                    preparing,
+                    stop.is_set,
+                    ahead,
                 ):
                     pieces = self._runner.run(samples, prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
                     self._put(pieces)
                 self._finish()
+                if ended:
+                    raise ended[0]
             except StrictStop:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 with suppress(StrictStop):
@@ -114,3 +122,14 @@ class Loop:
         for results in self._runner.drain():
             self._outbox.put(results)
         self._outbox.flush()
+
+
+def _until_strict(rows: Iterator[Sample], ended: list[StrictStop]) -> Iterator[Sample]:
+    """Yield rows up to one that could not be read and ends the run; keep what is to be raised.
+
+    Rows are read ahead: those before it are captured first.
+    """
+    try:
+        yield from rows
+    except StrictStop as stop:
+        ended.append(stop)

@@ -21,7 +21,7 @@ from vlmscope.plots.words import clean, fit, width
 _LEADER = 0.3
 """Inches between the axes and the labels."""
 
-_MOST = 2.8
+_MOST = 3.1
 """Inches: longer titles are cut."""
 
 

@@ -99,7 +99,8 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     for name in dict.fromkeys((JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)):
         row = sweep[name]
         ends = row["auroc"], row["auroc_low"], row["auroc_high"]
-        references.append(Reference(row["title"], *ends, "baseline"))
+        short = row["title"].removesuffix(", together")
+        references.append(Reference(short, *ends, "baseline"))
     drawn = [
         LayerLine(title, *zip(*sorted(points), strict=True)) for title, points in lines.items()
     ]

@@ -40,7 +40,9 @@ def numbers(
         labels: How the labels were made.
         failed: Rows that could not be captured.
     """
-    yield Number("rows", f"{len(rows):,}")
+    lost = "1 row" if failed == 1 else f"{failed:,} rows"
+    note = f"{lost} failed, in no number here" if failed else "none failed"
+    yield Number("rows", f"{len(rows):,}", note)
     pictures = {sha256 for row in rows for sha256 in hashes_of(row.image_sha256)}
     bare = sum(not row.image_sha256 for row in rows)
     none = "1 question has none" if bare == 1 else f"{bare:,} questions have none"
@@ -58,7 +60,6 @@ def numbers(
     if total is not None:
         reason = labels.reasons[0][0] if labels is not None and labels.reasons else ""
         yield Number("unscorable", f"{total.unscorable:,}", reason and f"most often: {reason}")
-    yield Number("failed", f"{failed:,}", "in no number here" if failed else "")
 
 
 def _bounds(total: CategoryRow) -> str:
@@ -90,9 +91,7 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     )
     if selected["found_nothing"]:
         return
-    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
-    risk = rows.risks["selected"]
-    found = abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
+    found = _abstention(sweep)
     low, high = 100 * found.interval.low, 100 * found.interval.high
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
     if low == low:

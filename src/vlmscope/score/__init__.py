@@ -6,14 +6,19 @@ lexicon    words that mean the same or the opposite, from WordNet
 truth      what a ground truth accepts: alternatives, lists, the votes of annotators
 codes      truths in code, read from a whole column
 reply      an answer without its prompt; what it gives as its answer at last
+frame      an answer without the words that a chat model puts around it
 question   what a question asks
 choices    multiple choice: what a question lists, what a text chooses
 denial     denials, refusals, hedges
 claims     sentences that affirm or contradict a yes/no question
+presence   whether a sentence says that a thing is there, clause by clause
 stance     yes or no
 phrases    the phrase in which an answer answers, and how two phrases stand to each other
+bound      whose color, number or side an answer names
+compared   which of two things an answer finds ahead
 case       a row with what the rules for open questions look at
 absence    rules for denials, refusals, and counts of none
+values     rules for colors, numbers, sides, years, texts and lists
 vqa        open questions
 column     labels that somebody made already
 auto       the rules that fit, then a judge

@@ -155,6 +155,12 @@ def bound_value(text: str, question: Question, kind: str) -> str | None:
     other = {found[0] for found in _OTHER_WORLD.finditer(line)} - question.words
     if "?" in line or other or (kind == "side" and _elsewhere(line, question)):
         return ""
+    read = _read(line, question, thing, kind)
+    return "" if read.unsure else _one_value(read)
+
+
+def _read(line: str, question: Question, thing: str, kind: str) -> _Reading:
+    """Read the clauses of an answer one after the other."""
     read = _Reading()
     for sentence in sentences(line):
         for clause in _SPLIT.split(sentence):
@@ -166,7 +172,7 @@ def bound_value(text: str, question: Question, kind: str) -> str | None:
                 if _clashes(clause, question, thing, kind):
                     read.unsure = True
                 _read_clause(clause, thing, kind, read)
-    return "" if read.unsure else _one_value(read)
+    return read
 
 
 def _elsewhere(line: str, question: Question) -> bool:

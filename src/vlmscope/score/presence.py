@@ -226,7 +226,7 @@ def presence(
     ...     "while there is a cat in the image, there is no dog.",
     ...     "it is a dog, not a cat, that can be seen in the background.",
     ...     "there are no other dogs besides the two.")]
-    ['no', 'yes', None]
+    ['no', 'yes', 'unclear']
     """
     thing = question.thing
     if not thing or len(thing) > 3 or any(map(is_number, thing)):
