@@ -133,10 +133,11 @@ class _Rows:
         stored = self._waiting.pop(row.id, None)
         if stored is None:
             return
-        parts = ("question", "image_id")
-        others = [p for p in parts if _digest(getattr(row, p)) != getattr(stored, p)]
+        others = ["question"] if _digest(row.question) != stored.question else []
+        if stored.image_id not in map(_digest, row.image_ids):
+            others.append("image")
         if others:
-            self._changed[row.id] = " and ".join(p.removesuffix("_id") for p in others)
+            self._changed[row.id] = " and ".join(others)
         elif row.unnamed:
             images.append((row, stored.sha256))
         if row.target is not None:
@@ -188,7 +189,8 @@ def _stored(run: Run, *, skip_damaged: bool) -> Iterator[tuple[str, _Stored]]:
 
 
 def _digest(text: str) -> bytes:
-    return blake2b(clean_text(text).encode(), digest_size=_DIGEST).digest()
+    plain = text if text.isascii() and "\0" not in text else clean_text(text)
+    return blake2b(plain.encode(), digest_size=_DIGEST).digest()
 
 
 def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:

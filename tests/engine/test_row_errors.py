@@ -58,7 +58,6 @@ ELONGATED = "pad or crop the image to a less elongated shape, or leave the row o
     [
         ("qwen", (400, 1), "ValueError: absolute aspect ratio must be smaller than 200", ELONGATED),
         ("mistral", (1, 400), "ValueError: Size must contain 'height' and 'width'", ELONGATED),
-        ("mistral", (1, 1), "RuntimeError: split_with_sizes", "enlarge the image"),
     ],
 )
 def test_capture_and_inspect_name_row_image_size_and_remedy(
@@ -82,6 +81,31 @@ def test_capture_and_inspect_name_row_image_size_and_remedy(
         assert remedy in message
         assert "\n" not in message
         assert caught.value.__cause__ is not None, "where it comes from is not lost"
+
+
+@pytest.mark.parametrize(
+    ("size", "remedy"), [((3, 5), "enlarge the image"), ((60, 40), "resize the image")]
+)
+def test_what_the_model_raises_is_said_alike(
+    mistral: VisionLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int], remedy: str,
+) -> None:  # fmt: skip
+    def forward(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("split_with_sizes expects\nother sizes")
+
+    monkeypatch.setattr(mistral.vision_encoder, "forward", forward)
+    bad = Sample("bad", image(tmp_path, *size), "Is it red?")
+    for run in (lambda: list(capture([bad], mistral, SPEC)), lambda: see(bad, mistral)):
+        with pytest.raises(RowError) as caught:
+            run()
+        assert str(caught.value) == (
+            f"bad: image '{size[0]}x{size[1]}.png' of {size[0]} × {size[1]} pixels: RuntimeError: "
+            f"split_with_sizes expects other sizes; {remedy}, or leave the row out"
+        )
+
+
+def see(sample: Sample, vlm: VisionLanguageModel) -> Any:
+    return inspect_sample(sample, vlm, SPEC)
 
 
 def test_of_a_batch_the_row_to_blame_is_found(qwen: VisionLanguageModel, tmp_path: Path) -> None:

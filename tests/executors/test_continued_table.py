@@ -259,6 +259,22 @@ def test_rows_without_an_image_may_not_get_one(sessions: Sessions) -> None:
         sessions.plan([bare[0], *rows(1, 2, 3)], text_only=True)
 
 
+def test_which_of_two_columns_names_the_image_may_depend_on_the_files(
+    local_sessions: Sessions, tmp_path: Path
+) -> None:
+    """As in POPE: a number in one column, a file's name in the other."""
+    for i in range(4):
+        (tmp_path / f"{i}.png").touch()
+    table = [{"image_id": str(548880 + i)} | row for i, row in enumerate(BEFORE)]
+    local_sessions.start(table)
+    assert local_sessions.run["q0"].sample.image_id == "0.png"
+    (tmp_path / "0.png").rename(tmp_path / "away.png")
+    more = [*table[::-1], *rows(6, image_id="548890")]
+    assert local_sessions.start(more).captured == 1
+    with pytest.raises(RunMismatchError, match=r"1 row .* 'q0' \(image\)"):
+        local_sessions.plan([{**table[0], "image": "new.png"}, *more[:-2]])
+
+
 # Ranks
 
 

@@ -61,8 +61,9 @@ class Identity:
     id: str
     question: str
     """Empty where the row has none that a run can hold."""
-    image_id: str
-    """As ``Sample.image_id``."""
+    image_ids: tuple[str, ...]
+    """What ``Sample.image_id`` may be: of several columns of images, which one counts depends on
+    the files that are there."""
     target: str | None
     """As ``Sample.target``; None where the table has no column of truths."""
     unnamed: tuple[bytes, ...] = ()
@@ -254,15 +255,24 @@ class RowReader:
             question = self._question(row)
         except RowError:
             question = ""
+        target = None if self.columns.target is None else self._target_or_gap(row)
+        others = self._names_by_column(row)
+        if not others and (name := self._plain_image(row)) is not None:
+            return Identity(sample_id, question, (name,), target)
         image = self.image(row)
         held = all(cell.data and not cell.name for cell in image.pictures)
-        return Identity(
-            id=sample_id,
-            question=question,
-            image_id=self._image_id(image, sample_id),
-            target=None if self.columns.target is None else self._target_or_gap(row),
-            unnamed=tuple(cell.data or b"" for cell in image.pictures) if held else (),
-        )
+        unnamed = tuple(cell.data or b"" for cell in image.pictures) if held else ()
+        names = dict.fromkeys((self._image_id(image, sample_id), *others))
+        return Identity(sample_id, question, tuple(names), target, unnamed)
+
+    def _names_by_column(self, row: Row) -> tuple[str, ...]:
+        """Return what each of several columns that may hold the row's images calls them."""
+        columns, missing = self.columns, self.source.missing
+        if len(columns.images) < 2 or columns.is_together or columns.image_pattern is not None:
+            return ()
+        cells = (split_cell(row.values.get(column), missing) for column in columns.images)
+        names = (", ".join(cell.name for cell in each if cell.name) for each in cells)
+        return tuple(name for name in names if name)
 
     def digest(self, row: Row) -> bytes:
         """Return ``DIGEST_BYTES`` bytes that differ as soon as one cell of the row does.
