@@ -39,6 +39,8 @@ _TEXTS = ("question_id", "question", "image_id", "ground_truth_answer", "image_s
 class RowsHeld:
     """What a table says of the rows that a run holds. All of them are the same questions."""
 
+    other_table: bool = False
+    """Whether the table is another version than the one that the run was last continued with."""
     compared: int = 0
     """How many rows were compared; none where the table is the one that they were made from."""
     gone: tuple[str, ...] = ()
@@ -179,7 +181,7 @@ class _Rows:
         gone = tuple(self._waiting)
         kept = {id_: self._known_truths[id_] for id_ in gone if id_ in self._known_truths}
         truths = {**kept, **self._truths} if self._has_truths else None
-        return RowsHeld(self._count, gone, tuple(self._retold), truths)
+        return RowsHeld(True, self._count, gone, tuple(self._retold), truths)
 
 
 def _stored(run: Run, *, skip_damaged: bool) -> Iterator[tuple[str, _Stored]]:

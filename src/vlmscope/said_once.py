@@ -51,6 +51,10 @@ class _Once(ContextDecorator):
         """How many blocks this thread is in."""
         return getattr(self._own, "depth", 0)
 
+    def forget(self) -> None:
+        """Let everything be said again."""
+        self._said.clear()
+
     def _filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is new, the same for each of several handlers."""
         known: bool | None = record.__dict__.get(_VERDICT)
@@ -116,6 +120,11 @@ def said_once() -> ContextDecorator:
     Numbers do not tell two of them apart.
     """
     return _ONCE
+
+
+def forget_said() -> None:
+    """Show warnings and log records again that were shown before: another model may have them."""
+    _ONCE.forget()
 
 
 def warn(message: str, *, stacklevel: int = 1) -> None:

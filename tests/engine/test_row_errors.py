@@ -18,10 +18,12 @@ from families.checkpoints import BUILDERS
 from vlmscope import extract
 from vlmscope.cli import main
 from vlmscope.engine import capture, onepass
+from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import ModelChangedError, RowError
+from vlmscope.executors import resilient
 from vlmscope.inspection import inspect_sample
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.said_once import saying_once
+from vlmscope.said_once import forget_said, saying_once
 from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=3)
@@ -171,6 +173,21 @@ def test_rows_of_odd_images_at_the_start_are_recorded_and_no_bug(
     assert errors[1].endswith(ELONGATED)
 
 
+def test_many_odd_images_that_end_alike_are_a_bug(
+    table: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resilient, "ODD_ERRORS", 3)
+    same = "\n".join(f"q{i},400x1.png,Is it red?" for i in range(4))
+    table.write_text(f"id,image,question\n{same}", "utf-8")
+    with pytest.raises(ValueError, match="Size must contain"):
+        extract(table, model=folder, out=tmp_path / "run", spec=SPEC, batch_size=1, device="cpu")
+
+
+def test_an_id_within_a_message_is_no_name_of_the_row() -> None:
+    with pytest.raises(RowError, match=r"^7: .*1,725 tokens"), row_errors(Sample("7", None, "?")):
+        raise RowError("prompt", "the prompt has 1,725 tokens")
+
+
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_the_command_line_shows_one_line(
     command: str, table: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -227,6 +244,15 @@ def test_what_a_library_repeats_is_said_once(
     assert ours == ["an image of kind 0 is slow", "a setting 1 is old"]
     warnings.warn("an image of kind 7 is slow", UserWarning, stacklevel=1)
     assert shown[-1] == "an image of kind 7 is slow", "what others say is not touched"
+
+
+def test_another_model_says_it_again(shown: list[str]) -> None:
+    for _ in range(2):
+        forget_said()
+        with saying_once():
+            for _ in range(2):
+                warnings.warn("slow", UserWarning, stacklevel=1)
+    assert shown == ["slow"] * 2
 
 
 def test_other_threads_say_what_they_like(shown: list[str]) -> None:

@@ -286,21 +286,43 @@ def test_ranks_take_their_share_of_the_longer_table(sessions: Sessions) -> None:
     assert len(sessions.run) == 12
 
 
-def test_a_rank_that_read_the_older_table_makes_no_row_that_stays_unnoticed(
+def test_a_rank_that_read_the_older_table_adds_nothing(
     local_sessions: Sessions, tmp_path: Path
 ) -> None:
-    """It was planned before the table changed, and writes after another rank went on with it."""
+    """It was planned before the table changed, and would write after another rank went on."""
     images = {"image": "same.png"}
     table = rows(*range(4), **images)
     local_sessions.start(table, limit=1)
     older = local_sessions.plan(data=write_csv(tmp_path / "older.csv", table))
     newer = [*table[:3], *rows(3, question="Is it three?", **images)]
     assert local_sessions.start(newer, limit=3).captured == 2
-    assert local.run_plan(older).captured == 1
-    assert local_sessions.run["q3"].sample.question == "Is it 3?"
-    with pytest.raises(RunMismatchError, match=r"'q3' \(question\)"):
-        local_sessions.plan(newer)
-    assert local_sessions.plan(table).todo == 0
+    with pytest.raises(RunMismatchError, match=r"another process .* run the same command again"):
+        local.run_plan(older)
+    assert local_sessions.start(newer).captured == 1
+    assert local_sessions.run["q3"].sample.question == "Is it three?"
+
+
+def test_ranks_that_begin_a_run_from_two_tables_do_not_mix_them(
+    local_sessions: Sessions, tmp_path: Path
+) -> None:
+    other = rows(*range(6), question="Is it another?")
+    one = local_sessions.plan(BEFORE, shard=Share(0, 2))
+    two = local_sessions.plan(data=write_csv(tmp_path / "other.csv", other), shard=Share(1, 2))
+    assert local.run_plan(one).captured
+    with pytest.raises(RunMismatchError, match=r"another version of the table"):
+        local.run_plan(two)
+    assert {item.sample.question for item in local_sessions.run}.isdisjoint({"Is it another?"})
+
+
+def test_labels_are_of_the_truths_that_were_read(local_sessions: Sessions) -> None:
+    local_sessions.start(BEFORE)
+    opened = local_sessions.run
+    assert next(iter(opened.answers())).target == "Yes"
+    local_sessions.start([*rows(0, answer="No"), *BEFORE[1:]])
+    label(opened, Exact())
+    assert are_stale(local_sessions.out), "judged by the truths of before"
+    label(local_sessions.run, Exact())
+    assert not are_stale(local_sessions.out)
 
 
 # Truths

@@ -69,7 +69,7 @@ def row_errors(sample: Sample) -> Iterator[None]:
     try:
         yield
     except RowError as error:
-        if sample.id in str(error):
+        if str(error).startswith(f"{shortened(sample.id)}: "):
             raise
         raise RowError(error.stage, _named(sample, error.stage, str(error))) from error
     except VlmscopeError:

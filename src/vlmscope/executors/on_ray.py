@@ -28,7 +28,7 @@ from vlmscope.executors.crew import Crew, Member, first_loaded
 from vlmscope.executors.dispatch import Dispatcher
 from vlmscope.executors.due import rows_due
 from vlmscope.executors.local import Nobody, Observer, Summary
-from vlmscope.executors.plan import Outline, compare, open_checked
+from vlmscope.executors.plan import Outline, as_compared, compare, open_checked
 from vlmscope.executors.record import absolute
 from vlmscope.executors.request import Request
 from vlmscope.executors.worker import Loaded, Report
@@ -103,9 +103,8 @@ def plan_on_ray(
         of_crew = f"{crowd}, {_each(crew.room)} each"
         notes = (of_crew, *loaded.notes, *more)
         first = ((member, loaded),)
-        yield RayPlan(
-            request, table, scan, loaded.manifest, done, notes, loaded.title, crew, first, held
-        )
+        manifest = as_compared(loaded.manifest, held)
+        yield RayPlan(request, table, scan, manifest, done, notes, loaded.title, crew, first, held)
 
 
 def run_on_ray(

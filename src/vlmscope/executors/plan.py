@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from vlmscope.dataset import Table, TableScan, open_table, table_notes
 from vlmscope.errors import InputError, RowError, StoreError
@@ -119,7 +119,18 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
     table, scan, held = open_checked(request, note=note)
     vlm, manifest, notes = load_checked(request, scan)
     done, more = compare(request, scan, manifest, held)
+    manifest = as_compared(manifest, held)
     return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held)
+
+
+def as_compared(manifest: Manifest, held: RowsHeld) -> Manifest:
+    """Return what a run is to say whose rows were compared with another version of its table.
+
+    Without it a writer may not add to a run that was made from another version.
+    """
+    if not held.other_table:
+        return manifest
+    return replace(manifest, data=replace(manifest.data, several_tables=True))
 
 
 def open_checked(
@@ -247,7 +258,10 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     """Return what differs from the earlier sessions without making the run another one."""
     before, now = (record.data.images or record.data.shown_path for record in (stored, wanted))
-    if before == now:
+    if before == now or (
+        not (stored.data.images or wanted.data.images)
+        and PurePath(before).parent == PurePath(now).parent
+    ):
         return ()
     return (
         f"earlier rows took their pictures from {before}, now they come from {now}; "

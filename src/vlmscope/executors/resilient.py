@@ -29,6 +29,9 @@ from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 SAME_ERRORS = 3
 """So many rows that end in the same unknown error, before any row went well, are a bug."""
 
+ODD_ERRORS = 30
+"""So many where their images are of odd shapes: of a few that is the rows' own fault."""
+
 Prepared = tuple[list[Batch], list[Failure]]
 Results = list[Capture | Failure]
 
@@ -84,7 +87,7 @@ class ResilientRunner:
         self._patience = patience or Patience(None)
         self._journal = journal or NoJournal()
         self._in_model: dict[str, Sample] = {}
-        self._blamed: list[str] = []
+        self._blamed: tuple[list[str], list[str]] = ([], [])
 
     @property
     def in_model(self) -> list[Sample]:
@@ -226,10 +229,11 @@ class ResilientRunner:
     def _raise_if_a_bug(self, sample: Sample, trouble: _Trouble) -> None:
         if self._went_well or trouble.out_of_memory or trouble.too_slow:
             return
-        if is_of_odd_shape(sample):
-            return  # that is the row's own fault
-        self._blamed.append(trouble.text)
-        if self._blamed[-SAME_ERRORS:] == [trouble.text] * SAME_ERRORS:
+        # An image of an odd shape may be the row's own fault; a folder of icons is not.
+        odd = is_of_odd_shape(sample)
+        blamed, limit = self._blamed[odd], ODD_ERRORS if odd else SAME_ERRORS
+        blamed.append(trouble.text)
+        if blamed[-limit:] == [trouble.text] * limit:
             raise trouble.error
 
 

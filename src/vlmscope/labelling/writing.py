@@ -98,7 +98,7 @@ def replace_labels(
     with alone(run.path, "labels", "labelling this run"):
         if not overwrite:
             check_kept(run, scores, name=name)
-        return write_labels(run.path, scores, settings, name)
+        return write_labels(run.path, scores, settings, name, truths=run.truths)
 
 
 def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -> None:

@@ -53,6 +53,7 @@ from vlmscope.model.thresholds import with_proven_lengths
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
+from vlmscope.said_once import forget_said
 
 
 def load_model(
@@ -92,6 +93,7 @@ def load_model(
             does not fit it, or a package for either is missing.
     """
     name = str(name)
+    forget_said()
     with Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, revision)
         check_kind(name, config)

@@ -16,7 +16,6 @@ Both compute what the library's ``sdpa`` does; no mask is made.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
@@ -30,6 +29,7 @@ from vlmscope.errors import one_line
 from vlmscope.model.attention import attending_with
 from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.said_once import warn
 
 try:  # since torch 2.10
     from torch.nn.attention.varlen import varlen_attn
@@ -197,10 +197,9 @@ def _in_one_call(
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise
         _broken.append(one_line(error))
-        warnings.warn(
+        warn(
             f"torch's variable-length attention failed ({_broken[-1]}); windows are batched by "
             "length instead",
-            RuntimeWarning,
             stacklevel=2,
         )
         return None

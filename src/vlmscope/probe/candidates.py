@@ -75,7 +75,8 @@ def regression(features: Any, strength: float) -> Candidate:
     """Return a logistic regression on these features, with an L2 penalty.
 
     Args:
-        features: A line for each row; not standardised.
+        features: A line for each row, of comparable scales (one-hot, TF-IDF, splines, standardised
+            numbers): the solver's tolerance is of the log-odds, and they are penalised as they are.
         strength: scikit-learn's ``C``.
     """
     model = partial(LogisticRegression, C=strength, max_iter=2000, tol=1e-3)

@@ -7,7 +7,7 @@ words and takes nothing else with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlmscope.errors import VlmscopeError
 from vlmscope.report.cards import cards, riskiest
@@ -68,8 +68,9 @@ def gallery(
         return Gallery(made, small, None, "")
     capture = next(item for item in captures if item.sample.id == shown.id)
     sample = None if table is None else find_sample(table, shown.id)
+    record = replace(run.manifest.model, prompt_time=run.manifest.prompt_time())
     try:
-        view = token_view(processor, run.manifest.model, capture, sample)
+        view = token_view(processor, record, capture, sample)
         return Gallery(made, small, view, "")
     except VlmscopeError as error:
         return Gallery(made, small, None, f"The prompt of {shown.id} is not shown: {error}.")

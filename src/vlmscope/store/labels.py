@@ -74,7 +74,12 @@ def label_sets(run: Path) -> tuple[str, ...]:
 
 
 def write_labels(
-    run: Path, scores: Iterable[Score], settings: Mapping[str, Any], name: str = DEFAULT
+    run: Path,
+    scores: Iterable[Score],
+    settings: Mapping[str, Any],
+    name: str = DEFAULT,
+    *,
+    truths: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a label set of a run, replacing the one that is there, and return the file.
 
@@ -83,6 +88,8 @@ def write_labels(
         scores: One verdict a row.
         settings: How they were made: anything that JSON can hold.
         name: The label set.
+        truths: Changed truths by which the answers were judged (``Run.truths``); those that the
+            folder has now, if not given.
 
     Raises:
         InputError: The name cannot name a set.
@@ -97,7 +104,7 @@ def write_labels(
         raise StoreError(f"{run}: two labels for the same question; a scorer gives one a row")
     record = {
         "settings": dict(settings),
-        "truths": hash_truths(read_truths(run)),
+        "truths": hash_truths(read_truths(run) if truths is None else truths),
         "vlmscope_version": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -216,9 +216,11 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
 
     A run that goes on with ``--text-only``, or with another version of its table, remembers it from
     now on, so that whoever reads the table again finds all rows. That the rows of the run are still
-    those of the table is for the caller to check (``vlmscope.row_identity``).
+    those of the table is for the caller to check (``vlmscope.row_identity``); it says that it has
+    by ``data.several_tables``.
 
-    Raises ``RunMismatchError`` if the run there was made with other settings.
+    Raises ``RunMismatchError`` if the run there was made with other settings, or from another
+    version of the table that nobody has compared with this one.
     """
     with waiting(run, "manifest"):
         if not (run / MANIFEST).exists():
@@ -235,6 +237,12 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
             check_same(stored, wanted)
         except RunMismatchError as error:
             raise RunMismatchError(f"{run}: {error}") from None
+        if stored.data.fingerprint != wanted.data.fingerprint and not wanted.data.several_tables:
+            raise RunMismatchError(
+                f"{run}: another process has begun this run with another version of the table, "
+                f"{stored.data.shown_path}, since this one looked; give all ranks the same table, "
+                "or run the same command again: then rows are compared by id"
+            )
         data = _data_of_both(stored.data, wanted.data)
         if data != stored.data:
             stored = replace(stored, data=data)
