@@ -15,7 +15,7 @@ from vlmscope.score.denial import (
     read_denial,
     sentences,
 )
-from vlmscope.score.frame import unframed
+from vlmscope.score.frame import uncontrasted, unframed
 from vlmscope.score.phrases import SHORT, Words, answer_phrase
 from vlmscope.score.question import Question, read_question
 from vlmscope.score.reply import final_answer, read_reply
@@ -32,7 +32,7 @@ LIGHT = word_set(
     " named "
     "shown visible picture image photo scene shows depicts contains says reads displays"
     " indicates sign text "
-    "word words clock time label answer correct so therefore thus "
+    "word words clock time label answer correct object item so therefore thus "
     "final right best clearly total exactly just only also"
 )
 """Words that lead to an answer, or follow it, and say nothing."""
@@ -63,7 +63,7 @@ class Case:
     def final(self) -> str:
         """What the answer gives as its answer at last, else the answer."""
         found = final_answer(self.answer)
-        return found if found and words(found) else self.answer
+        return uncontrasted(found if found and words(found) else self.answer)
 
     @property
     def truths(self) -> tuple[str, ...]:

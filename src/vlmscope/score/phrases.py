@@ -45,7 +45,10 @@ _AROUND = word_set(
     "you appear appears seem seems look looks like to see can what which who has have had do"
     " does did "
     "being called named shown visible picture image photo scene s as exactly answer correct"
-    " color says reads displays indicates shows sign text word words clock time label"
+    " color says reads displays indicates shows sign text word words clock time label object item"
+)
+_THAT_IS = re.compile(
+    r"(?<=\w) (?:that|which) (?:is|are) (?=(?:in|on|at|under|behind|next|beside|near|above|below) )"
 )
 _PREPOSITIONS = word_set(
     "of in on at by with for from to under behind near next between above below inside outside "
@@ -104,6 +107,7 @@ def _phrase(sentence: str, question: Question) -> Words | None:
     line = _LEAD.sub("", sentence).strip()
     cut = None if " than" in question.asked else _CUT.search(line)
     line = IN_IMAGE.sub(" ", line[: cut.start()] if cut else line)
+    line = _THAT_IS.sub(" ", line)
     said = words(re.sub(r"[\"“”]", "", line))
     asked = question.words - question.offered
     start, end = 0, len(said)

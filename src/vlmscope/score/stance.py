@@ -37,6 +37,7 @@ from vlmscope.score.frame import unframed
 from vlmscope.score.lexicon import is_a, lemma
 from vlmscope.score.presence import presence
 from vlmscope.score.question import Question, claim_words, read_question
+from vlmscope.score.relative import relative_side
 from vlmscope.score.reply import read_reply
 from vlmscope.score.scorer import Finding, excerpt
 from vlmscope.score.text import word_set, words
@@ -337,7 +338,7 @@ def _side_of(sentence: str, question: Question, truth: str, before: str) -> Stan
     """Return the side that one sentence takes to a question."""
     if found := presence(question, sentence, before):
         return Stance(found, sentence)
-    if side := side_of(question, sentence):
+    if side := relative_side(question, sentence) or side_of(question, sentence):
         return Stance(side, sentence)
     if (denial := deny(sentence)) and not denial.incapable:
         if denial.untold and not denial.things:

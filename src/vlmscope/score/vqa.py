@@ -44,6 +44,8 @@ from vlmscope.score.denial import (
 from vlmscope.score.lexicon import is_a, is_part, lemma
 from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
 from vlmscope.score.question import IN_IMAGE
+from vlmscope.score.relative import relates
+from vlmscope.score.room import leaves_room
 from vlmscope.score.scorer import Finding, excerpt
 from vlmscope.score.text import is_figure, word_set, words
 from vlmscope.score.values import (
@@ -244,18 +246,23 @@ def _mistaken(case: Case, phrase: Words) -> Finding | None:
     colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
     if colours and not COLOURS.intersection(phrase):
         return Finding(None, f"an answer that needs a judge: names no basic color: {case.shown}")
-    if (
+    if _adjectives_beside(case, phrase) or leaves_room(case, phrase):
+        return Finding(None, f"may be right beside the truth {case.truth_shown}: {case.shown}")
+    if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
+        return None
+    said = " ".join(phrase)
+    return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+
+
+def _adjectives_beside(case: Case, phrase: Words) -> bool:
+    """Return whether a phrase is of adjectives that may hold beside the truth."""
+    return (
         not _EXCLUSIVE.search(case.question.asked)
         and all(is_part(word, "a") and not is_part(word, "n") for word in phrase)
         and not any(
             relation(phrase, truth, case.question) == "contrary" for truth in case.short_truths
         )
-    ):  # two adjectives may both hold
-        return Finding(None, f"an answer that needs a judge: {case.shown}")
-    if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
-        return None
-    said = " ".join(phrase)
-    return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+    )
 
 
 def _side_or_colour(case: Case) -> bool:
@@ -424,8 +431,8 @@ def _which(case: Case) -> Finding | None:
 
 
 _RULES: tuple[Callable[[Case], Finding | None], ...] = (
-    _missing, _chooses, _equal, reads, lists, _votes, outdoes, binds, dated, denies, claims,
-    _compares, _which, _mentions,
+    _missing, _chooses, _equal, reads, lists, _votes, outdoes, relates, binds, dated, denies,
+    claims, _compares, _which, _mentions,
 )  # fmt: skip
 
 
