@@ -8,6 +8,7 @@ from vlmscope.score.case import CAPTION, LIGHT, Case
 from vlmscope.score.denial import DOUBT, Denial, hedge_in, plain, sentences
 from vlmscope.score.lexicon import is_a, lemma, related, same
 from vlmscope.score.phrases import Words
+from vlmscope.score.premise import unseen
 from vlmscope.score.scorer import Finding
 from vlmscope.score.text import is_number, word_set, words
 
@@ -23,6 +24,8 @@ def denies(case: Case) -> Finding | None:
         return _nothing(case)
     if denial.incapable:
         return Finding(None, f"refuses to answer: {case.shown}")
+    if case.truth.unanswerable and unseen(case):
+        return Finding(False, f"cannot be seen, the truth is no answer: {case.shown}")
     if same_denial := next((d for d in case.denied if _denies_same(denial, d, case)), None):
         what = (
             "cannot be told, says the truth too"
@@ -118,7 +121,8 @@ def claims(case: Case) -> Finding | None:
         doing = {w for w in case.question.words if len(w) > 3} - {"person"}
         named = any(is_a(word, "person") for word in said)
         about = about or (named and ("be" not in said or doing <= said))
-    short = (case.is_short or case.phrase) and words(case.answer) not in BARE
+    named = case.truth.unanswerable and re.match(r"(?:this|it|that) is (?:an?|the) ", line)
+    short = (case.is_short or case.phrase or named) and words(case.answer) not in BARE
     if not CAPTION & said and (about or (short and len(case.said) <= 12)):
         return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
     return None

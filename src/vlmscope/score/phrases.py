@@ -32,7 +32,8 @@ _CUT = re.compile(
     r"instead of|unlike|versus|vs\.?|than|because|since|due to|as it|as they)\b"
 )
 _LEAD = re.compile(
-    r"^(?:(?:based on|in|from|according to|judging by|looking at|on|at|as)\b [^,]{1,60}, |(?:so"
+    r"^(?:because |"
+    r"(?:based on|in|from|according to|judging by|looking at|on|at|as)\b [^,]{1,60}, |(?:so"
     r"|therefore"
     r"|thus|hence|yes|well|overall|sure|certainly|it (?:appears|seems|looks)(?: that| like)?"
     r"|i (?:think|believe)(?: that)?|the (?:correct |right |final |best )?answer(?: is|:)"
@@ -70,14 +71,17 @@ _UNITS = {
         "ml": "milliliter milliliters millilitre millilitres", "l": "liter liters litre litres",
         "in": "inch inches", "ft": "foot feet", "mi": "mile miles", "lb": "pound pounds lbs",
         "oz": "ounce ounces", "s": "second seconds sec secs", "min": "minute minutes mins",
-        "h": "hour hours hr hrs", "mph": "mph", "°": "degree degrees",
+        "h": "hour hours hr hrs", "mph": "mph", "cm²": "cm2", "m²": "m2",
+        "km²": "km2", "mm²": "mm2", "cm³": "cm3", "m³": "m3", "°": "degree degrees",
     }.items()
     for name in (unit, *names.split())
 }  # fmt: skip
 _NUMBER = re.compile(
     r"(?P<sign>-?)(?P<money>[$€£¥]?)(?P<root>\d*√)?(?P<value>\d+(?:\.\d+)?(?:/\d+)?)(?P<unit>[%°]?)"
 )
-_PLAIN_UNITS = word_set("years year old square cubic units unit times points") | set(_UNITS)
+_PLAIN_UNITS = word_set(
+    "years year old square cubic units unit times points oclock calories dollars"
+) | set(_UNITS)
 _HALVES = frozenset(("am", "pm"))
 _PERCENT = re.compile(r"percent|%|proportion|\brate\b|share of|probability")
 _DIGITS = re.compile(
@@ -178,6 +182,8 @@ def relation(said: Words, true: Words, question: Question) -> Relation:
         return "equal"
     if _is_letter(said[-1]) and _is_letter(true[-1]) and {*said[:-1], *true[:-1]} <= question.words:
         return "equal" if said[-1] == true[-1] else "contrary"  # "Gate C"
+    if "number" in said[:1] and len(said) == 2 and is_figure(said[1]):
+        said = said[1:]
     if _HALVES.isdisjoint(said) or _HALVES.isdisjoint(true):  # 10:30 am and 10:30
         said, true = _without(said, _HALVES), _without(true, _HALVES)
     numbers = _of_numbers(said, true, question)

@@ -189,6 +189,32 @@ def final_answer(text: str) -> str | None:
     )
 
 
+_SO = re.compile(
+    r"(?:^|[.,;:]\s+|\s)(?:so|therefore|thus|hence|which (?:gives|makes|leaves)|giving|leaving"
+    r"|making)\b,? (?P<x>[^,;=]{1,100})$",
+    re.IGNORECASE,
+)
+
+
+def concluded(text: str) -> str | None:
+    """Return what the last sentence of a calculation comes to, or None.
+
+    >>> concluded("9 - 2 = 7. Therefore, 7 objects are left."), concluded("5 + 4 = 9 balls.")
+    ('7 objects are left', '9 balls')
+    >>> concluded("The bar is 60.") is None
+    True
+    """
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\(])|\n+", text[-1_000:].strip())
+    last = re.sub(r"\\?\$|\\[()\[\]]|\*\*", "", parts[-1]).strip(" .!")
+    if re.search(r"\b(?:not|no|never|if|or|about|approximately)\b|n't|≈|≠|[<>]", last):
+        return None
+    if found := _SO.search(last):
+        return found["x"].strip()
+    head, equals, tail = last.rpartition("=")
+    calculated = re.search(r"[\d)][ ]*[-+*/×÷·−][ ]*[\d(]", head)
+    return tail.strip() if equals and calculated and 0 < len(tail.split()) <= 3 else None
+
+
 def _of_turns(text: str, question: str) -> str:
     """Return the answer's turn of a dialogue: the one after the question, else the first."""
     turns = list(_TURN.finditer(text)) if ":" in text or "\n" in text else []

@@ -46,7 +46,7 @@ _REASON = re.compile(
     r"|\bwhat (?:is|are) .+ for$|\bhow come\b"
 )
 _LOOSE = re.compile(
-    r"^what (?:does|do|did) .+ have$|\bdecorated with\b|\btheme\b|\bsymboli\w+|\brepresents?\b"
+    r"^what (?:does|do|did) .+ have$|\bdecorated with\b|\btheme\b|\bsymboli\w+"
     r"|\brelation(?:ship)? between\b|\bsuggests?\b|\bwhat else\b|\bexample of\b"
 )
 _FEELING = re.compile(r"\b(?:emotion|mood|feel|feels|feeling|expression|look(?:s)? like he)\b")
@@ -91,10 +91,10 @@ _IN_AIR = word_set("skateboard snowboard ski surf bike ride skate cycle jump fly
 _GENERAL = word_set(
     "thing object item animal creature instrument device machine vehicle meal food dish plant"
     " person human people someone something stuff appliance tool building structure furniture"
-    " container case product equipment drink beverage fruit vegetable toy clothes clothing garment"
+    " container case product equipment drink beverage clothes clothing garment"
     " outfit room place area activity sport game nature material accessory electronics symbol shape"
     " kind type variety organism being individual figure artwork art decoration utensil gadget"
-    " piece part unit vessel bird fish insect mammal reptile tree flower weapon document"
+    " piece part unit vessel document"
 )
 """Words for very many things: whoever says one of them contradicts few truths."""
 

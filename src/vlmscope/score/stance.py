@@ -34,6 +34,7 @@ from vlmscope.score.denial import (
     sentences,
 )
 from vlmscope.score.frame import unframed
+from vlmscope.score.languages import foreign_side
 from vlmscope.score.lexicon import is_a, lemma
 from vlmscope.score.presence import presence
 from vlmscope.score.question import Question, claim_words, read_question
@@ -304,6 +305,8 @@ def answer_side(answer: str, question: Question, truth: str = "") -> Stance | No
     """
     said = [sentence[:_LONGEST] for sentence in sentences(answer)[:_SENTENCES]]
     led = _led(said)
+    if not led and (foreign := foreign_side(answer)):
+        return Stance(foreign, answer[:40])
     if len(said) == 1 and _ASSENT.fullmatch(said[0].rstrip(" .!")):
         return Stance("yes", said[0])
     if led and led.side == "unclear":
@@ -374,7 +377,7 @@ def _unled_about(sentence: str, question: Question) -> Stance | None:
         said = {lemma(word) for word in content(sentence)}
         asked = {word for word in said if _is_asked(word, question)}
         return stance if asked or len(said) < 3 else None
-    about = (*stance.about, *stance.subject)
+    about = tuple(w for w in (*stance.about, *stance.subject) if w not in ("anything", "any"))
     if not stance.about and _UNSEEN.search(sentence):
         return Stance("unclear", sentence)
     if not about and len(words(sentence)) > 3 and not _BARE_NO.search(sentence):
@@ -392,6 +395,7 @@ def _is_asked(word: str, question: Question, head: bool = False) -> bool:
     return (
         word in asked
         or word in _PREPOSITIONS
+        or (word == "2" and "both" in question.words)
         or any(is_a(other, word) for other in asked if len(other) > 1)
     )
 

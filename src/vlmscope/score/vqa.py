@@ -41,8 +41,10 @@ from vlmscope.score.denial import (
     plain,
     sentences,
 )
+from vlmscope.score.either import picks
 from vlmscope.score.lexicon import is_a, is_part, lemma
 from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
+from vlmscope.score.premise import denies_premise, finds_nothing
 from vlmscope.score.question import IN_IMAGE
 from vlmscope.score.relative import relates
 from vlmscope.score.room import leaves_room
@@ -431,8 +433,8 @@ def _which(case: Case) -> Finding | None:
 
 
 _RULES: tuple[Callable[[Case], Finding | None], ...] = (
-    _missing, _chooses, _equal, reads, lists, _votes, outdoes, relates, binds, dated, denies,
-    claims, _compares, _which, _mentions,
+    _missing, _chooses, _equal, reads, lists, _votes, outdoes, relates, binds, dated,
+    denies_premise, denies, claims, finds_nothing, picks, _compares, _which, _mentions,
 )  # fmt: skip
 
 
