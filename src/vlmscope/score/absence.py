@@ -44,7 +44,8 @@ def denies(case: Case) -> Finding | None:
     known = spoken_of | (asked if case.short_truths else frozenset())
     if case.denied and (found := claims(case)) and found.hallucinated:
         return found
-    if case.truth_doubted or not _all_asked(denial.things, known):
+    doubted = case.truth_doubted or case.question.negated
+    if doubted or not _all_asked(denial.things, known):
         return Finding(None, f"denies something else: {case.shown}")
     return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
 
@@ -121,7 +122,7 @@ def claims(case: Case) -> Finding | None:
         doing = {w for w in case.question.words if len(w) > 3} - {"person"}
         named = any(is_a(word, "person") for word in said)
         about = about or (named and ("be" not in said or doing <= said))
-    named = case.truth.unanswerable and re.match(r"(?:this|it|that) is (?:an?|the) ", line)
+    named = case.truth.unanswerable and line.startswith(("this is a", "it is a", "that is a"))
     short = (case.is_short or case.phrase or named) and words(case.answer) not in BARE
     if not CAPTION & said and (about or (short and len(case.said) <= 12)):
         return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")

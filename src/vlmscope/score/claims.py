@@ -122,7 +122,9 @@ _EVEN = re.compile(
 
 def _other_gender(question: Question, sentence: str) -> bool:
     """Return whether a sentence about *her* answers a question about a man, or the reverse."""
-    said = re.match(r"(?:(she|her)|(he|his))\b", sentence)
+    said = re.match(r"(?:(?:the )?(she|her|woman|girl)|(?:the )?(he|his|man|boy))\b", sentence)
+    if said and said[said.lastindex or 1] in question.words:
+        return False
     other = _MEN if said and said[1] else _WOMEN
     return bool(said) and not other.isdisjoint(question.words)
 

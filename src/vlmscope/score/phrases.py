@@ -32,7 +32,7 @@ _CUT = re.compile(
     r"instead of|unlike|versus|vs\.?|than|because|since|due to|as it|as they)\b"
 )
 _LEAD = re.compile(
-    r"^(?:because |"
+    r"^(?:because (?:of )?|"
     r"(?:based on|in|from|according to|judging by|looking at|on|at|as)\b [^,]{1,60}, |(?:so"
     r"|therefore"
     r"|thus|hence|yes|well|overall|sure|certainly|it (?:appears|seems|looks)(?: that| like)?"
@@ -72,7 +72,7 @@ _UNITS = {
         "in": "inch inches", "ft": "foot feet", "mi": "mile miles", "lb": "pound pounds lbs",
         "oz": "ounce ounces", "s": "second seconds sec secs", "min": "minute minutes mins",
         "h": "hour hours hr hrs", "mph": "mph", "cm²": "cm2", "m²": "m2",
-        "km²": "km2", "mm²": "mm2", "cm³": "cm3", "m³": "m3", "°": "degree degrees",
+        "km²": "km2", "mm²": "mm2", "°": "degree degrees",
     }.items()
     for name in (unit, *names.split())
 }  # fmt: skip
@@ -87,6 +87,7 @@ _PERCENT = re.compile(r"percent|%|proportion|\brate\b|share of|probability")
 _DIGITS = re.compile(
     r"\bhow many\b|\bdigits?\b|\bsum\b|\btotal\b|\bcount\b|\bnumber of\b|\bhow much\b|\bage\b"
 )
+_AREA = re.compile(r"\barea\b|\bsquare\b|\bsurface\b|\bsize\b")
 _ASKS_UNIT = re.compile(r"\(in \w+\)|\bhow many (\w+)|\bin (\w+)\b|\bunit\b")
 
 
@@ -364,7 +365,12 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
     """Compare two phrases that are numbers, with their units."""
     if len(said) == 1 == len(true) and _is_rank_of(said[0], true[0]) and not question.counts:
         return "equal"
-    if len(true) == 1 and len(said) > 1 and is_number(said[0]) and set(said[1:]) <= _PLAIN_UNITS:
+    if (
+        len(true) == 1
+        and len(said) > 1
+        and is_number(said[0])
+        and set(said[1:]) <= _PLAIN_UNITS | question.words
+    ):
         said = said[:1]  # 30 years old
     one, other = _measure(said), _measure(true)
     if one is None or other is None:
@@ -383,6 +389,8 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
             else "close"
         )
     bare = not one[1] or not other[1]
+    if bare and (one[1] or other[1]).endswith("2") and not _AREA.search(question.whole):
+        return "close"
     unit = one[1] or other[1]
     if bare and unit == "%":
         return "equal" if _PERCENT.search(question.whole) else "close"

@@ -43,7 +43,9 @@ def denies_premise(case: Case) -> Finding | None:
     if len(NEGATIVE.findall(first)) == 1 and not hedge_in(first) and not _TURNS.search(first):
         clause = first.split(",")[0]
         about = {lemma(word) for word in content(clause)} - _ANY
-        if about & verbs and about <= known:
+        undone = _NOT.search(clause)
+        negated = lemma(undone["verb"]) in verbs if undone else clause.endswith(" nothing")
+        if negated and about & verbs and about <= known:
             return Finding(False, f"denies what the truth denies: {case.truth_shown}")
     if found := _no_such_thing(case):
         return found
@@ -86,7 +88,13 @@ def _no_such_thing(case: Case) -> Finding | None:
 def finds_nothing(case: Case) -> Finding | None:
     """Weigh *There is nothing on the table* against a truth that names something."""
     line = plain(case.final).strip(" .!")
-    if case.denied or case.truth_doubted or not case.short_truths or case.question.yes_no:
+    if (
+        case.denied
+        or case.truth_doubted
+        or case.question.negated
+        or not case.short_truths
+        or case.question.yes_no
+    ):
         return None
     if not re.match(r"(?:what|who|which)\b", case.question.asked) or hedge_in(line):
         return None

@@ -98,6 +98,9 @@ _FINAL = re.compile(
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]{0,80}\}){1,200})\}")
 _RESULT = re.compile(r"=\s*(-?[$€£]?[\d,./√]*\d[%°]?)\s*\$?[.]?\s*$")
+_POWER = re.compile(r"(?:^|[\s(])[A-Za-z]{1,3}(?:²|³|\^\{?\d\}?)\s*=[^,;\n]*$")
+"""*AC² = 169* says what the square of a length is."""
+
 _STYLE = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _END = re.compile(r"(?<=[\w)}*\"'])[.!](?:\s|$)|\s(?:because|since|as)\s")
 
@@ -179,7 +182,7 @@ def final_answer(text: str) -> str | None:
         return said[-1] if len(set(said)) == 1 else None
     named = [found["said"] for found in _FINAL.finditer(text)]
     if not named:
-        result = _RESULT.search(text[-200:])
+        result = None if _POWER.search(text[-200:]) else _RESULT.search(text[-200:])
         return result[1] if result else None
     return (
         str(_END.split(named[-1], maxsplit=1)[0])
@@ -207,6 +210,8 @@ def concluded(text: str) -> str | None:
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\(])|\n+", text[-1_000:].strip())
     last = re.sub(r"\\?\$|\\[()\[\]]|\*\*", "", parts[-1]).strip(" .!")
     if re.search(r"\b(?:not|no|never|if|or|about|approximately)\b|n't|≈|≠|[<>]", last):
+        return None
+    if _POWER.search(last):
         return None
     if found := _SO.search(last):
         return found["x"].strip()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlmscope.schema import Answered, Score
+from vlmscope.score.choices import Choices
 from vlmscope.score.claims import side_of
 from vlmscope.score.denial import (
     HEDGE,
@@ -387,6 +388,17 @@ def _unled_about(sentence: str, question: Question) -> Stance | None:
     if any(word in _PLACES and word not in question.words for word in words(sentence)):
         return None
     return stance
+
+
+def yes_no_choice(answer: str, question: str, choices: Choices) -> Literal["yes", "no"] | None:
+    """Return the side that an answer takes where *yes* and *no* are the choices, or None."""
+    if sorted(choices.said) != [("no",), ("yes",)]:
+        return None
+    asked = read_question(choices.stem)
+    if not asked.yes_no or asked.negated or asked.either:
+        return None
+    stance = answer_side(unframed(read_reply(answer, question)), asked)
+    return stance.side if stance and stance.side != "unclear" else None
 
 
 def _is_asked(word: str, question: Question, head: bool = False) -> bool:
