@@ -139,7 +139,7 @@ CASES = [
         "Is the dog to the left or right of the cat?",
         "left",
         "The cat is to the right of the dog.",
-        None,
+        False,
     ),
     (
         "Is the dog on the left or the right?",

@@ -24,7 +24,7 @@ CASES = Path(__file__).parent / "label_cases.jsonl"
 LEFT = {
     "affirming and denying sentences": 3,
     "denial in other words": 4,
-    "forms and synonyms": 1,
+    "forms and synonyms": 2,
     "further sentences, open": 4,
     "loser of a comparison": 1,
     "number forms": 1,

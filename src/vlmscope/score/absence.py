@@ -8,6 +8,7 @@ from vlmscope.score.case import CAPTION, LIGHT, Case
 from vlmscope.score.denial import DOUBT, Denial, hedge_in, plain, sentences
 from vlmscope.score.lexicon import is_a, lemma, related, same
 from vlmscope.score.phrases import Words
+from vlmscope.score.premise import unseen
 from vlmscope.score.scorer import Finding
 from vlmscope.score.text import is_number, word_set, words
 
@@ -23,6 +24,8 @@ def denies(case: Case) -> Finding | None:
         return _nothing(case)
     if denial.incapable:
         return Finding(None, f"refuses to answer: {case.shown}")
+    if case.truth.unanswerable and unseen(case):
+        return Finding(False, f"cannot be seen, the truth is no answer: {case.shown}")
     if same_denial := next((d for d in case.denied if _denies_same(denial, d, case)), None):
         what = (
             "cannot be told, says the truth too"
@@ -41,7 +44,8 @@ def denies(case: Case) -> Finding | None:
     known = spoken_of | (asked if case.short_truths else frozenset())
     if case.denied and (found := claims(case)) and found.hallucinated:
         return found
-    if case.truth_doubted or not _all_asked(denial.things, known):
+    doubted = case.truth_doubted or case.question.negated
+    if doubted or not _all_asked(denial.things, known):
         return Finding(None, f"denies something else: {case.shown}")
     return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
 
@@ -118,7 +122,8 @@ def claims(case: Case) -> Finding | None:
         doing = {w for w in case.question.words if len(w) > 3} - {"person"}
         named = any(is_a(word, "person") for word in said)
         about = about or (named and ("be" not in said or doing <= said))
-    short = (case.is_short or case.phrase) and words(case.answer) not in BARE
+    named = case.truth.unanswerable and line.startswith(("this is a", "it is a", "that is a"))
+    short = (case.is_short or case.phrase or named) and words(case.answer) not in BARE
     if not CAPTION & said and (about or (short and len(case.said) <= 12)):
         return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
     return None

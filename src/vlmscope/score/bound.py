@@ -46,9 +46,13 @@ _IDIOMS = re.compile(
     r"|\b(?:(?:is|are) )?neither [\w-]+ nor [\w-]+\b"
     r"|\b(?:i would|i'd) say\b|(?<=\d) of (?:them|these|those)\b|(?<=[a-z]) of (?:them|these"
     r"|those)\b"
+    r"|\b(?:each other|one another)\b"
     r"|\bone (?:can|could|may|sees|of)\b|\bout of the blue\b|\bno\. ?(?=\d)|[*_`]"
     r"|\b\d+(?: ?[+×x*-] ?\d+)+ ?(?:=|is|equals) ?"
 )
+_LISTED = re.compile(r"(?<=\w)(?::| -| –) an? [^\d.:;]{1,80}[.!]*\s*$")
+"""What a number is made of: *three people: a man, a woman, and a child*."""
+
 _VERBS = word_set(
     "is are was were be look looks appear appears seem seems has have had stands stand sits lies "
     "shows show turns points faces can"
@@ -147,6 +151,7 @@ def bound_value(text: str, question: Question, kind: str) -> str | None:
     thing = question.counted if kind == "number" else asked_thing(question)
     if (none := _NONE_IS.match(plain(text).strip())) and kind == "number":
         return "0" if thing and lemma(words(none["x"])[-1]) == thing else ""
+    text = _LISTED.sub("", text) if kind == "number" else text
     line = _IDIOMS.sub(" ", plain(text).replace("(", " ").replace(")", " "))
     if not thing or len(line) > 600:
         return None

@@ -15,12 +15,13 @@ from vlmscope.score.denial import (
     read_denial,
     sentences,
 )
-from vlmscope.score.frame import unframed
+from vlmscope.score.frame import uncontrasted, unframed
+from vlmscope.score.lexicon import lemma
 from vlmscope.score.phrases import SHORT, Words, answer_phrase
 from vlmscope.score.question import Question, read_question
-from vlmscope.score.reply import final_answer, read_reply
+from vlmscope.score.reply import concluded, final_answer, read_reply
 from vlmscope.score.scorer import excerpt
-from vlmscope.score.text import word_set, words
+from vlmscope.score.text import is_figure, word_set, words
 from vlmscope.score.truth import Truth, read_truth
 
 CAPTION = word_set("picture image photo scene")
@@ -32,10 +33,13 @@ LIGHT = word_set(
     " named "
     "shown visible picture image photo scene shows depicts contains says reads displays"
     " indicates sign text "
-    "word words clock time label answer correct so therefore thus "
+    "word words clock time label answer correct object item so therefore thus "
     "final right best clearly total exactly just only also"
 )
 """Words that lead to an answer, or follow it, and say nothing."""
+
+
+_UNITS_OF_RESULTS = word_set("cm cm² m m² km mm mm² in total units unit degrees square centimeters")
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,19 @@ class Case:
     @cached_property
     def final(self) -> str:
         """What the answer gives as its answer at last, else the answer."""
-        found = final_answer(self.answer)
-        return found if found and words(found) else self.answer
+        found = final_answer(self.answer) or self._result()
+        return uncontrasted(found if found and words(found) else self.answer)
+
+    def _result(self) -> str | None:
+        """Return what a calculation comes to, where the truth is a number."""
+        if not all(map(is_figure, words(self.truths[0])[:1] if self.truths else ())):
+            return None
+        found = concluded(self.answer)
+        said = words(found) if found else ()
+        if sum(map(is_figure, said)) != 1:
+            return None
+        rest = {word for word in said if not is_figure(word)} - LIGHT - _UNITS_OF_RESULTS
+        return found if all(lemma(word) in self.question.words for word in rest) else None
 
     @property
     def truths(self) -> tuple[str, ...]:

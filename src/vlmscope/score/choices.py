@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vlmscope.score.denial import HEDGE, NEGATIVE, plain
+from vlmscope.score.frame import uncontrasted, without_reason
+from vlmscope.score.lexicon import lemma
 from vlmscope.score.reply import final_answer
 from vlmscope.score.text import words
 
@@ -161,6 +163,8 @@ def _choose(text: str, choices: Choices) -> Chosen:
     named = _named_texts(text, choices)
     if by_letter is not None:
         return _by_letter(text, choices, by_letter, named)
+    text = without_reason(uncontrasted(text))
+    named = _named_texts(text, choices) or _loosely_named(text, choices)
     if len(named) != 1:
         return Chosen(None, "names several options" if named else "chooses no option")
     line = plain(text)
@@ -268,6 +272,24 @@ def _named_texts(text: str, choices: Choices) -> set[int]:
             ):
                 taken.append((start, end, index))
     return {index for _, _, index in taken}
+
+
+def _loosely_named(text: str, choices: Choices) -> set[int]:
+    """Return the choice whose words stand in a text in other forms (*the grass would decrease*)."""
+    said = _bases(words(text[:500]))
+    own = [_bases(part) for part in choices.said]
+    found = {
+        index
+        for index, part in enumerate(own)
+        if len(part) > 1
+        and any(said[at : at + len(part)] == part for at in range(len(said) - len(part) + 1))
+    }
+    return found if len(said) <= 30 else set()
+
+
+def _bases(said: tuple[str, ...]) -> tuple[str, ...]:
+    light = ("the", "a", "an", "would", "will", "be", "is", "are", "to", "and")
+    return tuple(lemma(word) for word in said if word not in light)
 
 
 def true_choice(answer: str, choices: Choices) -> int | None:

@@ -13,6 +13,7 @@ import re
 from typing import Literal
 
 from vlmscope.score.denial import DOUBT, hedge_in
+from vlmscope.score.frame import uncontrasted
 from vlmscope.score.lexicon import is_a, is_part, known, lemma, opposite, same
 from vlmscope.score.question import Question, claim_words
 from vlmscope.score.text import is_number, word_set, words
@@ -41,7 +42,7 @@ _BETWEEN = word_set(
     "clearly indeed visible seen shown be very quite sitting standing lying laying seated "
     "resting turn placed located situated parked positioned hanging one that which and well "
     "only single large small big little tall young old also now sit stand lie lay seat rest "
-    "place locate situate park position hang"
+    "place locate situate park position hang wide fully"
 )
 _DETERMINED = word_set(
     "a an the some several many two three four five six seven eight nine ten 1 2 3 4 5 6 7 8 9 10 "
@@ -52,7 +53,7 @@ _MODIFIERS = (
         "large small big little tall short young old single visible long huge tiny beautiful "
         "modern vintage wooden metal wood plastic open closed empty full striped bright dark light "
         "adult baby male female domestic electric colorful colored round square real different "
-        "individual additional other"
+        "silver golden beige tan shiny individual additional other"
     )
     | COLOURS
 )
@@ -61,7 +62,7 @@ _AFTER = re.compile(
     r"|between|above"
     r"|below|inside|around|to|from|for|that|which|who|standing|visible|present|can|here|there|as"
     r"|along|against|across|through|over|while|being|shown|seen|parked|placed|appears?|seems?"
-    r"|looks?|sits?|stands?|lies|lying|wearing|holding|running|\w+ing|located|situated|positioned"
+    r"|looks?|sits?|stands?|lies|lying|wearing|holding|running|strapped|held|tied|covered|\w+ing|located|situated|positioned"
     r"|mounted|hung|attached|lined|made|filled|seated|displayed|depicted|outside|indoors"
     r"|outdoors|\w+ly"
     r"|off|down|up|out|together|close|far)$"
@@ -90,6 +91,10 @@ def side_of(question: Question, sentence: str) -> Side | None:
     """
     if question.negated or question.either or not question.claim or not question.yes_no:
         return None
+    if not question.thing or any(map(is_number, question.thing)):
+        sentence = uncontrasted(sentence)
+    if " than " in question.asked and _EVEN.match(sentence):
+        return "no"
     if DOUBT.search(sentence) or hedge_in(sentence) or _other_gender(question, sentence):
         return None
     limited = re.sub(
@@ -100,14 +105,26 @@ def side_of(question: Question, sentence: str) -> Side | None:
     if _SETTLED.search(limited):
         return None
     found = _echo(question.claim, _sentence_claim(limited)) or _echo_of_it(question, limited)
+    found = found or _echo_of_head(question, limited)
     if found and not (found == "no" and question.thing):  # a blue cup leaves room for a red one
         return found
     return "yes" if question.thing and shows(question.thing, limited) else None
 
 
+_EVEN = re.compile(
+    r"^(?:they|both|the (?:two|2)?|these) ?(?:[\w'-]+ ){0,4}?(?:are|have|look|appear)"
+    r" (?:of |to be |all |both |exactly |actually )*(?:the )?(?:same|equal|identical)\b"
+    r"(?! (?:color|colour|shape|type))"
+    r"(?: (?:in )?(?:size|length|height|width|level|brightness|number|amount))?[.!]*$"
+)
+"""*They are the same size*: none of two is larger."""
+
+
 def _other_gender(question: Question, sentence: str) -> bool:
     """Return whether a sentence about *her* answers a question about a man, or the reverse."""
-    said = re.match(r"(?:(she|her)|(he|his))\b", sentence)
+    said = re.match(r"(?:(?:the )?(she|her|woman|girl)|(?:the )?(he|his|man|boy))\b", sentence)
+    if said and said[said.lastindex or 1] in question.words:
+        return False
     other = _MEN if said and said[1] else _WOMEN
     return bool(said) and not other.isdisjoint(question.words)
 
@@ -165,11 +182,24 @@ _DEFINITE = re.compile(r"\w+ (?:the|this|that|his|her|its|their|these|those) ")
 def _echo_of_it(question: Question, sentence: str) -> Side | None:
     """Compare a claim with a sentence that has *it* for its subject or its last noun."""
     claim, said = question.claim, _sentence_claim(sentence)
-    if _ITS_SUBJECT.match(sentence) and _DEFINITE.match(question.asked) and len(claim) > 2:
+    if _ITS_SUBJECT.match(sentence) and _DEFINITE.match(question.asked) and len(claim) > 1:
+        if len(claim) == 2 and (len(said) != 1 or not is_part(claim[1], "a")):
+            return None
         return _echo(claim[1:], said) if is_part(claim[0], "n") else None
     if _ITS_OBJECT.search(sentence) and len(claim) > 2 and is_part(claim[-1], "n"):
         return "yes" if _echo(claim[:-1], said) == "yes" and len(said) == len(claim) - 1 else None
     return None
+
+
+def _echo_of_head(question: Question, sentence: str) -> Side | None:
+    """Compare a claim with a sentence about *the napkin* instead of *the napkin on the table*."""
+    claim = question.claim
+    if len(claim) < 4 or claim[1] not in ("in", "on", "of", "under", "behind", "near"):
+        return None
+    if not re.match(rf"the {re.escape(claim[0])}s? (?:is|are) ", sentence):
+        return None
+    whole = re.match(r"(?:is|are) the [\w-]+ \w+ (?:the |an? )?[\w-]+ [\w-]+$", question.asked)
+    return _echo((claim[0], *claim[3:]), _sentence_claim(sentence)) if whole else None
 
 
 def _is_head(word: str) -> bool:
@@ -200,7 +230,7 @@ def _against(asked: str, said: str) -> bool:
 
 def _counted(question: Question, sentence: str) -> Side | None:
     """Compare the numbers of what a question counts: *five planes*, *there is one plane*."""
-    claim = question.thing
+    claim = tuple(word for word in question.thing if word not in ("only", "just", "exactly"))
     numbers = [word for word in claim if is_number(word)]
     if len(numbers) != 1 or claim[0] != numbers[0] or len(claim) < 2:
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from vlmscope.score.lexicon import lemma
-from vlmscope.score.text import words
+from vlmscope.score.text import join_initials, words
 
 NEGATIVE = re.compile(r"\b(?:no|not|never|nothing|none|nobody|neither|nor|without)\b")
 """A negative word, in the wording of ``plain``."""
@@ -324,7 +324,7 @@ def plain(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    line = _EMPHASIS.sub("", text.lower().replace("’", "'"))
+    line = join_initials(_EMPHASIS.sub("", text.lower().replace("’", "'")))
     if "'" in line or _APOSTROPHE_LEFT_OUT.search(line):
         for pattern, form in _CONTRACTIONS:
             line = pattern.sub(form, line)

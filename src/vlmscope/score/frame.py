@@ -56,3 +56,44 @@ def unframed(text: str) -> str:
         if rest == before:
             break
     return rest
+
+
+_CONTRAST = re.compile(
+    r"(?:, (?:and |but )?not|,? (?:rather than|instead of|as opposed to)) "
+    r"(?!(?:only|just|very|too|so|quite|all|every|that|in|on|at|with|because|sure|to)\b)"
+    r"(?:an? |the )?[\w'-]+(?: (?!(?:is|are|was|were|has|have|can|but|and|or)\b)[\w'-]+){0,3}"
+    r"(?=[.!]*\s*$|, )",
+    re.IGNORECASE,
+)
+_NOT_BUT = re.compile(
+    r"^\W*(?:it|they|he|she|this|that|(?:the|this) (?:[\w'-]+ ){1,2}?)\s?(?:is|are)(?: not|n't|n’t)"
+    r" (?:an? |the )?[\w'-]+[,;] (?:but )?(?=(?:it|they|he|she|this|that)(?:'s|’s| is| are|'re) )",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r",? (?:because|since|due to the fact that) .*$", re.IGNORECASE | re.DOTALL)
+
+
+def uncontrasted(text: str) -> str:
+    """Return a sentence without what it sets its answer against.
+
+    >>> uncontrasted("It is a chair, not a bench."), uncontrasted("It isn't open, it is closed.")
+    ('It is a chair.', 'it is closed.')
+    >>> uncontrasted("It is not a chair."), uncontrasted("There is a dog, not only a cat.")
+    ('It is not a chair.', 'There is a dog, not only a cat.')
+    """
+    if len(text) > 300 or "\n" in text.strip():
+        return text
+    rest = _NOT_BUT.sub("", text)
+    shorter = _CONTRAST.sub("", rest, count=1)
+    negated = re.search(r"\b(?:not|no|neither|never)\b|n['’]t\b", shorter, re.IGNORECASE)
+    return rest if negated or not re.search(r"\w", shorter) else shorter
+
+
+def without_reason(text: str) -> str:
+    """Return a sentence without the reason that it gives for its answer.
+
+    >>> without_reason("The hawk, since no other animal eats it.")
+    'The hawk'
+    """
+    shorter = _REASON.sub("", text) if len(text) < 300 else text
+    return shorter if re.search(r"\w", shorter) else text

@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
-_DEPTH = 6
+_DEPTH = 12
 """Levels that are climbed from a sense."""
 
 _CACHED = 1 << 15

@@ -32,7 +32,8 @@ _CUT = re.compile(
     r"instead of|unlike|versus|vs\.?|than|because|since|due to|as it|as they)\b"
 )
 _LEAD = re.compile(
-    r"^(?:(?:based on|in|from|according to|judging by|looking at|on|at|as)\b [^,]{1,60}, |(?:so"
+    r"^(?:because (?:of )?|"
+    r"(?:based on|in|from|according to|judging by|looking at|on|at|as)\b [^,]{1,60}, |(?:so"
     r"|therefore"
     r"|thus|hence|yes|well|overall|sure|certainly|it (?:appears|seems|looks)(?: that| like)?"
     r"|i (?:think|believe)(?: that)?|the (?:correct |right |final |best )?answer(?: is|:)"
@@ -45,7 +46,10 @@ _AROUND = word_set(
     "you appear appears seem seems look looks like to see can what which who has have had do"
     " does did "
     "being called named shown visible picture image photo scene s as exactly answer correct"
-    " color says reads displays indicates shows sign text word words clock time label"
+    " color says reads displays indicates shows sign text word words clock time label object item"
+)
+_THAT_IS = re.compile(
+    r"(?<=\w) (?:that|which) (?:is|are) (?=(?:in|on|at|under|behind|next|beside|near|above|below) )"
 )
 _PREPOSITIONS = word_set(
     "of in on at by with for from to under behind near next between above below inside outside "
@@ -67,19 +71,23 @@ _UNITS = {
         "ml": "milliliter milliliters millilitre millilitres", "l": "liter liters litre litres",
         "in": "inch inches", "ft": "foot feet", "mi": "mile miles", "lb": "pound pounds lbs",
         "oz": "ounce ounces", "s": "second seconds sec secs", "min": "minute minutes mins",
-        "h": "hour hours hr hrs", "mph": "mph", "°": "degree degrees",
+        "h": "hour hours hr hrs", "mph": "mph", "cm²": "cm2", "m²": "m2",
+        "km²": "km2", "mm²": "mm2", "°": "degree degrees",
     }.items()
     for name in (unit, *names.split())
 }  # fmt: skip
 _NUMBER = re.compile(
     r"(?P<sign>-?)(?P<money>[$€£¥]?)(?P<root>\d*√)?(?P<value>\d+(?:\.\d+)?(?:/\d+)?)(?P<unit>[%°]?)"
 )
-_PLAIN_UNITS = word_set("years year old square cubic units unit times points") | set(_UNITS)
+_PLAIN_UNITS = word_set(
+    "years year old square cubic units unit times points oclock calories dollars"
+) | set(_UNITS)
 _HALVES = frozenset(("am", "pm"))
 _PERCENT = re.compile(r"percent|%|proportion|\brate\b|share of|probability")
 _DIGITS = re.compile(
     r"\bhow many\b|\bdigits?\b|\bsum\b|\btotal\b|\bcount\b|\bnumber of\b|\bhow much\b|\bage\b"
 )
+_AREA = re.compile(r"\barea\b|\bsquare\b|\bsurface\b|\bsize\b")
 _ASKS_UNIT = re.compile(r"\(in \w+\)|\bhow many (\w+)|\bin (\w+)\b|\bunit\b")
 
 
@@ -104,6 +112,7 @@ def _phrase(sentence: str, question: Question) -> Words | None:
     line = _LEAD.sub("", sentence).strip()
     cut = None if " than" in question.asked else _CUT.search(line)
     line = IN_IMAGE.sub(" ", line[: cut.start()] if cut else line)
+    line = _THAT_IS.sub(" ", line)
     said = words(re.sub(r"[\"“”]", "", line))
     asked = question.words - question.offered
     start, end = 0, len(said)
@@ -174,6 +183,8 @@ def relation(said: Words, true: Words, question: Question) -> Relation:
         return "equal"
     if _is_letter(said[-1]) and _is_letter(true[-1]) and {*said[:-1], *true[:-1]} <= question.words:
         return "equal" if said[-1] == true[-1] else "contrary"  # "Gate C"
+    if "number" in said[:1] and len(said) == 2 and is_figure(said[1]):
+        said = said[1:]
     if _HALVES.isdisjoint(said) or _HALVES.isdisjoint(true):  # 10:30 am and 10:30
         said, true = _without(said, _HALVES), _without(true, _HALVES)
     numbers = _of_numbers(said, true, question)
@@ -354,7 +365,12 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
     """Compare two phrases that are numbers, with their units."""
     if len(said) == 1 == len(true) and _is_rank_of(said[0], true[0]) and not question.counts:
         return "equal"
-    if len(true) == 1 and len(said) > 1 and is_number(said[0]) and set(said[1:]) <= _PLAIN_UNITS:
+    if (
+        len(true) == 1
+        and len(said) > 1
+        and is_number(said[0])
+        and set(said[1:]) <= _PLAIN_UNITS | question.words
+    ):
         said = said[:1]  # 30 years old
     one, other = _measure(said), _measure(true)
     if one is None or other is None:
@@ -373,6 +389,8 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
             else "close"
         )
     bare = not one[1] or not other[1]
+    if bare and (one[1] or other[1]).endswith("2") and not _AREA.search(question.whole):
+        return "close"
     unit = one[1] or other[1]
     if bare and unit == "%":
         return "equal" if _PERCENT.search(question.whole) else "close"

@@ -56,6 +56,10 @@ _LEAD = re.compile(
 _FORMS = tuple(
     (re.compile(pattern), form)
     for pattern, form in (
+        (r" in this (?:kitchen|bathroom|bedroom|living room|dining room|room|office|scene|setting"
+         r"|restaurant|store|park)\b", ""),
+        (r"\bnot among the (?:visible |listed )?(?:appliances|objects|items|animals|vehicles|things"
+         r")\b", "not visible"),
         (r"\b(?:there is )?no (?:doubt|question|denying)(?: about (?:it|that))?(?: that\b|,"
          r"|(?=\W*$))",
          ""),

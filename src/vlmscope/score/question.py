@@ -121,7 +121,7 @@ class Question:
     @cached_property
     def negated(self) -> bool:
         """Whether it is negated (*Isn't it red?*)."""
-        return NEGATIVE.search(self.asked) is not None
+        return NEGATIVE.search(_CONTRASTED.sub("", self.asked)) is not None
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -184,6 +184,7 @@ class Question:
         return lemma(noun)
 
 
+_CONTRASTED = re.compile(r", (?:and )?not (?:an? |the )?[\w' -]{1,40}$")
 _AFTER_NOUN = re.compile(
     r"(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|in|on|of|at|by|for|from|with"
     r"|that|there|you|does|who|which|to|be|between|under|behind|near|next|above|below|inside|than"

@@ -98,6 +98,9 @@ _FINAL = re.compile(
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]{0,80}\}){1,200})\}")
 _RESULT = re.compile(r"=\s*(-?[$€£]?[\d,./√]*\d[%°]?)\s*\$?[.]?\s*$")
+_POWER = re.compile(r"(?:^|[\s(])[A-Za-z]{1,3}(?:²|³|\^\{?\d\}?)\s*=[^,;\n]*$")
+"""*AC² = 169* says what the square of a length is."""
+
 _STYLE = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _END = re.compile(r"(?<=[\w)}*\"'])[.!](?:\s|$)|\s(?:because|since|as)\s")
 
@@ -179,7 +182,7 @@ def final_answer(text: str) -> str | None:
         return said[-1] if len(set(said)) == 1 else None
     named = [found["said"] for found in _FINAL.finditer(text)]
     if not named:
-        result = _RESULT.search(text[-200:])
+        result = None if _POWER.search(text[-200:]) else _RESULT.search(text[-200:])
         return result[1] if result else None
     return (
         str(_END.split(named[-1], maxsplit=1)[0])
@@ -187,6 +190,34 @@ def final_answer(text: str) -> str | None:
         .strip("$" if named[-1].count("$") > 1 else "")
         or None
     )
+
+
+_SO = re.compile(
+    r"(?:^|[.,;:]\s+|\s)(?:so|therefore|thus|hence|which (?:gives|makes|leaves)|giving|leaving"
+    r"|making)\b,? (?P<x>[^,;=]{1,100})$",
+    re.IGNORECASE,
+)
+
+
+def concluded(text: str) -> str | None:
+    """Return what the last sentence of a calculation comes to, or None.
+
+    >>> concluded("9 - 2 = 7. Therefore, 7 objects are left."), concluded("5 + 4 = 9 balls.")
+    ('7 objects are left', '9 balls')
+    >>> concluded("The bar is 60.") is None
+    True
+    """
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\(])|\n+", text[-1_000:].strip())
+    last = re.sub(r"\\?\$|\\[()\[\]]|\*\*", "", parts[-1]).strip(" .!")
+    if re.search(r"\b(?:not|no|never|if|or|about|approximately)\b|n't|≈|≠|[<>]", last):
+        return None
+    if _POWER.search(last):
+        return None
+    if found := _SO.search(last):
+        return found["x"].strip()
+    head, equals, tail = last.rpartition("=")
+    calculated = re.search(r"[\d)][ ]*[-+*/×÷·−][ ]*[\d(]", head)
+    return tail.strip() if equals and calculated and 0 < len(tail.split()) <= 3 else None
 
 
 def _of_turns(text: str, question: str) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlmscope.schema import Answered, Score
+from vlmscope.score.choices import Choices
 from vlmscope.score.claims import side_of
 from vlmscope.score.denial import (
     HEDGE,
@@ -34,9 +35,11 @@ from vlmscope.score.denial import (
     sentences,
 )
 from vlmscope.score.frame import unframed
+from vlmscope.score.languages import foreign_side
 from vlmscope.score.lexicon import is_a, lemma
 from vlmscope.score.presence import presence
 from vlmscope.score.question import Question, claim_words, read_question
+from vlmscope.score.relative import relative_side
 from vlmscope.score.reply import read_reply
 from vlmscope.score.scorer import Finding, excerpt
 from vlmscope.score.text import word_set, words
@@ -303,6 +306,8 @@ def answer_side(answer: str, question: Question, truth: str = "") -> Stance | No
     """
     said = [sentence[:_LONGEST] for sentence in sentences(answer)[:_SENTENCES]]
     led = _led(said)
+    if not led and (foreign := foreign_side(answer)):
+        return Stance(foreign, answer[:40])
     if len(said) == 1 and _ASSENT.fullmatch(said[0].rstrip(" .!")):
         return Stance("yes", said[0])
     if led and led.side == "unclear":
@@ -337,7 +342,7 @@ def _side_of(sentence: str, question: Question, truth: str, before: str) -> Stan
     """Return the side that one sentence takes to a question."""
     if found := presence(question, sentence, before):
         return Stance(found, sentence)
-    if side := side_of(question, sentence):
+    if side := relative_side(question, sentence) or side_of(question, sentence):
         return Stance(side, sentence)
     if (denial := deny(sentence)) and not denial.incapable:
         if denial.untold and not denial.things:
@@ -373,7 +378,7 @@ def _unled_about(sentence: str, question: Question) -> Stance | None:
         said = {lemma(word) for word in content(sentence)}
         asked = {word for word in said if _is_asked(word, question)}
         return stance if asked or len(said) < 3 else None
-    about = (*stance.about, *stance.subject)
+    about = tuple(w for w in (*stance.about, *stance.subject) if w not in ("anything", "any"))
     if not stance.about and _UNSEEN.search(sentence):
         return Stance("unclear", sentence)
     if not about and len(words(sentence)) > 3 and not _BARE_NO.search(sentence):
@@ -385,12 +390,24 @@ def _unled_about(sentence: str, question: Question) -> Stance | None:
     return stance
 
 
+def yes_no_choice(answer: str, question: str, choices: Choices) -> Literal["yes", "no"] | None:
+    """Return the side that an answer takes where *yes* and *no* are the choices, or None."""
+    if sorted(choices.said) != [("no",), ("yes",)]:
+        return None
+    asked = read_question(choices.stem)
+    if not asked.yes_no or asked.negated or asked.either:
+        return None
+    stance = answer_side(unframed(read_reply(answer, question)), asked)
+    return stance.side if stance and stance.side != "unclear" else None
+
+
 def _is_asked(word: str, question: Question, head: bool = False) -> bool:
     """Return whether a question asks about a word, or about a kind of it."""
     asked = question.thing or question.claim if head else question.words
     return (
         word in asked
         or word in _PREPOSITIONS
+        or (word == "2" and "both" in question.words)
         or any(is_a(other, word) for other in asked if len(other) > 1)
     )
 

@@ -16,6 +16,20 @@ from functools import lru_cache
 
 from vlmscope.score.numerals import digits, plain_numerals
 
+_INITIALS = re.compile(
+    r"(?<![\w.])(?!(?:e\. ?g|i\. ?e|a\. ?m|p\. ?m|u\. ?s|u\. ?k)\.)"
+    r"([a-z])\. ?([a-z])\. (?=[a-z]{3})"
+)
+
+
+def join_initials(text: str) -> str:
+    """Return a text in lower case with its initials as one word.
+
+    >>> join_initials("j. k. rowling"), join_initials("j.k. rowling"), join_initials("at 5 p.m. it")
+    ('jk rowling', 'jk rowling', 'at 5 p.m. it')
+    """
+    return _INITIALS.sub(r"\1\2 ", text) if "." in text else text
+
 
 def word_set(text: str) -> frozenset[str]:
     """Return the words of a list written as text."""
@@ -61,7 +75,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    plain = text.lower().replace("’", "'").replace("_", " ")
+    plain = join_initials(text.lower().replace("’", "'").replace("_", " "))
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain_numerals(plain))
     plain = re.sub(r"\.(?![\d\s])(?=\w)", "", plain)  # u.s.
     tokens = digits([_one_spelling(token) for token in _TOKEN.findall(plain)])

@@ -173,7 +173,9 @@ def reads(case: Case) -> Finding | None:
     return Finding(True, f'reads "{" ".join(said)}" in {case.shown}, truth {case.truth_shown}')
 
 
-_ASKS_TEXT = re.compile(r"\b(?:say|says|written|printed|spell\w*)\b|\bwhat (?:does|do) .* read\b")
+_ASKS_TEXT = re.compile(
+    r"\b(?:say|says|written|printed|spell\w*|title)\b|\bwhat (?:does|do) .* read\b"
+)
 _QUOTED = re.compile(r"(?:[\"“]|(?<!\w)['‘])([^\"“”]{1,80}?)(?:[\"”]|['’](?!\w))")
 _SAYS = re.compile(
     r"(?:(?:the|this) [\w ]{1,30}|it|that) (?:says|reads|spells|(?<=text on the sign )is"

@@ -41,10 +41,16 @@ from vlmscope.score.denial import (
     plain,
     sentences,
 )
+from vlmscope.score.either import picks
 from vlmscope.score.lexicon import is_a, is_part, lemma
 from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
+from vlmscope.score.premise import denies_premise, finds_nothing
 from vlmscope.score.question import IN_IMAGE
+from vlmscope.score.refined import is_refined, is_voted
+from vlmscope.score.relative import relates
+from vlmscope.score.room import leaves_room
 from vlmscope.score.scorer import Finding, excerpt
+from vlmscope.score.stance import yes_no_choice
 from vlmscope.score.text import is_figure, word_set, words
 from vlmscope.score.values import (
     SENTENCE,
@@ -61,6 +67,8 @@ from vlmscope.score.values import (
 _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
 _PLACED = word_set("in on at of by from around near to during")
+_POSED = word_set("lying laying sitting standing resting located placed parked hanging")
+_LINKS = word_set("of in on for at")
 _VERBS = word_set("is are was were has have does do can will that which who")
 _OR_AND = frozenset(("and", "or"))
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm|however|but)\b")
@@ -128,6 +136,8 @@ def _chooses(case: Case) -> Finding | None:
     if None in true:
         return None if all(len(words(truth)) > 1 for truth in case.truths) else _letter(case)
     chosen = choose(case.answer, choices)
+    if chosen.index is None and (side := yes_no_choice(case.answer, case.row.question, choices)):
+        return Finding(choices.said.index((side,)) not in true, f"says {side}: {case.shown}")
     if chosen.index is None:
         return Finding(None, f"{chosen.why}: {case.shown}")
     return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
@@ -144,6 +154,25 @@ def _numbered(case: Case, choices: Choices) -> Finding | None:
     if chosen.index not in (number, number - 1):
         return Finding(True, f"{chosen.why}, truth number {number}, counted from 0 or from 1")
     return Finding(None, f"options counted from 0 or from 1: {case.shown}")
+
+
+_PEOPLE = {
+    "woman": ("man", "boy"), "girl": ("man", "boy", "woman"), "lady": ("man", "boy"),
+    "man": ("woman", "girl", "lady"), "boy": ("woman", "girl", "man"),
+}  # fmt: skip
+
+
+def _of_another_person(case: Case) -> Finding | None:
+    """Leave what is said of a man, where a woman is asked about, and the reverse."""
+    asked = re.match(r"(?:is|are|was|what \w+|what|where|how) .*?\b(\w*man|girl|lady|boy)\b",
+                     case.question.asked)  # fmt: skip
+    said = re.match(r"(?:the|a) (man|woman|girl|boy|lady) (?:is|was|has|wears|holds)\b",
+                    plain(case.final))  # fmt: skip
+    if not asked or not said or said[1] in case.question.words:
+        return None
+    if said[1] in _PEOPLE.get(asked[1], ()):
+        return Finding(None, f"speaks of another person: {case.shown}")
+    return None
 
 
 def _letter(case: Case) -> Finding | None:
@@ -181,6 +210,8 @@ def _votes(case: Case) -> Finding | None:
     for few, verdict in ((case.truth.rejected, True), (case.truth.doubtful, None)):
         for answer in few:
             if words(answer) in (case.said, phrase):
+                if not case.doubt and is_voted(case, words(answer)):
+                    return Finding(False, f"another name for an accepted answer: {case.shown}")
                 near = (relation(phrase, words(known), case.question) for known in case.truths)
                 if verdict and not {"equal", "close"}.isdisjoint(near):
                     verdict = None
@@ -228,7 +259,10 @@ def _mistaken(case: Case, phrase: Words) -> Finding | None:
         return Finding(None, f"names no number: {case.shown}")
     if CAPTION & set(case.said) and len(case.said) <= SHORT and not any(map(is_figure, phrase)):
         return None
-    if case.question.negated or compared_options(case.question):
+    offered = case.question.offered & set(phrase)
+    others = set(phrase) - offered - case.question.words
+    of_another = offered and any(is_part(lemma(w), "nv") and not is_part(w, "a") for w in others)
+    if case.question.negated or compared_options(case.question) or of_another:
         return Finding(None, f"an answer that needs a judge: {case.shown}")
     if _side_or_colour(case) and (
         speaks_of_another(case.final, case.question)
@@ -244,18 +278,23 @@ def _mistaken(case: Case, phrase: Words) -> Finding | None:
     colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
     if colours and not COLOURS.intersection(phrase):
         return Finding(None, f"an answer that needs a judge: names no basic color: {case.shown}")
-    if (
+    if _adjectives_beside(case, phrase) or leaves_room(case, phrase):
+        return Finding(None, f"may be right beside the truth {case.truth_shown}: {case.shown}")
+    if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
+        return None
+    said = " ".join(phrase)
+    return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+
+
+def _adjectives_beside(case: Case, phrase: Words) -> bool:
+    """Return whether a phrase is of adjectives that may hold beside the truth."""
+    return (
         not _EXCLUSIVE.search(case.question.asked)
         and all(is_part(word, "a") and not is_part(word, "n") for word in phrase)
         and not any(
             relation(phrase, truth, case.question) == "contrary" for truth in case.short_truths
         )
-    ):  # two adjectives may both hold
-        return Finding(None, f"an answer that needs a judge: {case.shown}")
-    if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
-        return None
-    said = " ".join(phrase)
-    return Finding(True, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+    )
 
 
 def _side_or_colour(case: Case) -> bool:
@@ -272,6 +311,8 @@ _EXCLUSIVE = re.compile(r"\bshape\b|\bmade of\b|\bmaterial\b|\b(?:emotion|mood|f
 def _shade(case: Case, phrase: Words) -> Finding | None:
     """Weigh a phrase that overlaps with a truth: the same colour, with its shade, is the same."""
     for truth in case.short_truths:
+        if is_refined(case, phrase, truth):
+            return Finding(False, f'says "{" ".join(phrase)}" in {case.shown}')
         if len(truth) == 1 and truth[0] in COLOURS and truth[0] in phrase:
             others = set(phrase) - set(truth)
             if others <= {"dark", "light", "bright", "deep", "pale", "mostly", "very", "solid"}:
@@ -340,8 +381,12 @@ def _answers_by(case: Case, said: Words, truth: Words) -> bool:
             continue
         if before[-1:] == ("of",) and lemma("".join(before[-2:-1])) in GROUPS:
             before = before[:-2]  # "a slice of pizza"
-        placed = _PLACED if case.question.locates else frozenset()
-        led = all(w in asked or w in LIGHT or w in placed or lemma(w) in asked for w in before)
+        placed = _PLACED | _POSED if case.question.locates else frozenset()
+        led = all(
+            w in asked or w in LIGHT or w in placed or lemma(w) in asked
+            or (w in _LINKS and at + 1 < len(before) and lemma(before[at + 1]) in asked)
+            for at, w in enumerate(before)
+        )  # fmt: skip
         led = led and not turned(before, case.question)
         closed = not after or after[0] in _AFTER or after[0] in asked or lemma(after[0]) in asked
         echoed = all(w in asked or w in LIGHT or lemma(w) in asked for w in after)
@@ -424,8 +469,9 @@ def _which(case: Case) -> Finding | None:
 
 
 _RULES: tuple[Callable[[Case], Finding | None], ...] = (
-    _missing, _chooses, _equal, reads, lists, _votes, outdoes, binds, dated, denies, claims,
-    _compares, _which, _mentions,
+    _missing, _chooses, _equal, reads, lists, _votes,
+    _of_another_person, outdoes, relates, binds, dated,
+    denies_premise, denies, claims, finds_nothing, picks, _compares, _which, _mentions,
 )  # fmt: skip
 
 
