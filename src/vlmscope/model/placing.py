@@ -87,7 +87,7 @@ def choose_place(device: str, config: Any, dtype: torch.dtype, quantize: str | N
 def bytes_of(config: Any, dtype: torch.dtype, quantize: str | None) -> int:
     """Return the bytes that the weights will take, from the architecture alone."""
     with torch.device("meta"):
-        model = auto_class(config).from_config(config)
+        model = auto_class(config).from_config(config, attn_implementation=None)
     head = model.get_output_embeddings()
     every = sum(parameter.numel() for parameter in model.parameters())
     rounded = sum(
