@@ -49,9 +49,16 @@ def requested_by(record: str) -> str:
 
 
 def implementations(part: nn.Module) -> str:
-    """Return the implementations in a part of a model, ``sdpa`` for example."""
-    named = {getattr(config, "_attn_implementation", None) for config in configurations(part)}
-    return "+".join(sorted(name for name in named if name))
+    """Return the implementations in a part of a model, ``sdpa`` for example.
+
+    While a pass runs, those of our own are in the place of ``sdpa``.
+    """
+    named = (getattr(config, "_attn_implementation", None) for config in configurations(part))
+    return "+".join(sorted({"sdpa" if _is_ours(name) else name for name in named if name}))
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("vlmscope_")
 
 
 def is_chosen_by_library(model: nn.Module) -> bool:

@@ -33,6 +33,7 @@ from vlmscope.model.describing import (
     stranger,
 )
 from vlmscope.model.encoder_widths import widen_where_it_pays
+from vlmscope.model.finding import with_found_parts
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
@@ -146,19 +147,22 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     if vlm.family.squeezes_tokens and vlm.projector is not None:
         keep_lone_token(vlm.projector)
     forget_lengths(vlm.model)
+    known = find_family(vlm.model.config) is not None
+    if not known:
+        vlm = with_found_parts(vlm)
     vlm = replace(vlm, vision_size=prove(vlm))
     widen_where_it_pays(vlm)
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
-    if vlm.description is not None or find_family(vlm.model.config) is None:
+    if vlm.description is not None or not known:
         vlm = with_proven_packing(vlm)
     if vlm.quantization == "8bit":  # those are not batched
         return vlm
     held = is_held(vlm.family, vlm.model.config) and is_chosen_by_library(vlm.model)
-    if vlm.description is not None:
+    if "vision_rows" in (vlm.description or {}):
         check_rule(vlm)
-    elif not held:
+    elif vlm.description is not None or not held:
         vlm = with_proven_rule(vlm)
-    if find_family(vlm.model.config) is None:
+    if not known:
         vlm = with_smallest_image(vlm)
     return vlm if held else with_proven_lengths(vlm)
 
