@@ -42,6 +42,7 @@ from vlmscope.model.lengths import find_bands, forget_lengths
 from vlmscope.model.lone_token import keep_lone_token, with_smallest_image
 from vlmscope.model.pairs import is_held
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
+from vlmscope.model.processor_settings import complete_processor
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
 from vlmscope.model.quantized import (
@@ -113,6 +114,7 @@ def load_model(
             start_clean()
             place = choose_place(device, config, kind, quantize)
             check_device(quantize, name, config, place)
+            processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
                 name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
                 **attending, **quantization_options(quantize, kind, config),
@@ -120,7 +122,6 @@ def load_model(
             settle(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
-            processor = _load_processor(name, revision)
             make_greedy(model, processor.tokenizer.pad_token_id)
             vlm = VisionLanguageModel(
                 model,
@@ -147,6 +148,8 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     if vlm.family.squeezes_tokens and vlm.projector is not None:
         keep_lone_token(vlm.projector)
     forget_lengths(vlm.model)
+    with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
+        complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
     known = find_family(vlm.model.config) is not None
     if not known:
         vlm = with_found_parts(vlm)

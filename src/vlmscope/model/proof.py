@@ -17,6 +17,7 @@ from torch import Tensor
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.changes import removing_hooks
 from vlmscope.model.computing import computing
+from vlmscope.model.processor_settings import left_to_defaults
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
@@ -207,7 +208,9 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def unexpected(vlm: VisionLanguageModel, what: str, error: Exception) -> ModelError:
     """Return the error for a model in whose code another error was raised."""
-    return _unexpected(vlm, f"{what}: {type(error).__name__}: {one_line(error)}")
+    left = left_to_defaults(vlm.processor, vlm.name, vlm.revision)
+    more = f"; {left}" if left else ""
+    return _unexpected(vlm, f"{what}: {type(error).__name__}: {one_line(error)}{more}")
 
 
 def _unexpected(vlm: VisionLanguageModel, what: str) -> ModelError:
