@@ -115,6 +115,9 @@ INTERNVL = (
 )
 """InternVL3 in the library's own format (``-hf``): no BOS."""
 
+OVIS2 = QWEN2_VL.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>\n")
+"""Ovis2 on Qwen2.5: Qwen's turns, the marks of a picture are the processor's."""
+
 PIXTRAL = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' }}"
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"

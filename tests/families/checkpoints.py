@@ -22,8 +22,12 @@ from families.other_checkpoints import (
 )
 from families.qwen_checkpoints import (
     build_glm4v,
+    build_glm4v_moe,
+    build_glm46v,
     build_qwen2_5_vl,
     build_qwen2_vl,
+    build_qwen3_5,
+    build_qwen3_5_moe,
     build_qwen3_vl,
     build_qwen3_vl_moe,
 )
@@ -31,6 +35,7 @@ from families.tile_checkpoints import (
     build_aya_vision,
     build_idefics3,
     build_internvl,
+    build_ovis2,
     build_smolvlm,
 )
 
@@ -42,13 +47,18 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "qwen2_5_vl": build_qwen2_5_vl,
     "qwen3_vl": build_qwen3_vl,
     "qwen3_vl_moe": build_qwen3_vl_moe,
+    "qwen3_5": build_qwen3_5,
+    "qwen3_5_moe": build_qwen3_5_moe,
     "glm4v": build_glm4v,
+    "glm4v_moe": build_glm4v_moe,
+    "glm46v": build_glm46v,
     "gemma3": build_gemma3,
     "paligemma": build_paligemma,
     "idefics3": build_idefics3,
     "smolvlm": build_smolvlm,
     "internvl": build_internvl,
     "aya_vision": build_aya_vision,
+    "ovis2": build_ovis2,
     "pixtral": build_pixtral,
     "mistral3": build_mistral3,
     "gemma4": build_gemma4,

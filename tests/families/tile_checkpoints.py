@@ -7,7 +7,7 @@ from typing import Any
 
 from families import chat_formats
 from families.checkpoint_folder import write_checkpoint
-from families.decoders import CLIP_COLOURS, SIGLIP_COLOURS, llama, qwen_tokenizer
+from families.decoders import CLIP_COLOURS, SIGLIP_COLOURS, WIDTH, llama, qwen_tokenizer
 from families.family_tokenizer import build_tokenizer
 
 IDEFICS_TOKENS = (
@@ -164,4 +164,36 @@ def build_aya_vision(folder: Path) -> Path:
             **SIGLIP_COLOURS,
         },
         stops=["<|END_OF_TURN_TOKEN|>"],
+    )  # fmt: skip
+
+
+def build_ovis2(folder: Path) -> Path:
+    """Ovis2 on Qwen2: tiles behind an overview; the encoder ends in a vocabulary of its own."""
+    special = ["<IMG_START>", "<IMG_ATOM>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
+    tokenizer = qwen_tokenizer(*special, "<image>", image_token="<image>")
+    start, atom, grid, column, row, end = tokenizer.convert_tokens_to_ids(special)
+    return write_checkpoint(
+        folder,
+        tokenizer=tokenizer,
+        template=chat_formats.OVIS2,
+        config={
+            "model_type": "ovis2",
+            "vision_config": {
+                "hidden_size": 40, "intermediate_size": 64, "num_hidden_layers": 3,
+                "num_attention_heads": 5, "image_size": 56, "patch_size": 14, "vocab_size": 48,
+                "hidden_stride": 2,
+            },
+            "text_config": llama(tokenizer, model_type="qwen2"),
+            "image_token_id": atom,
+            "visual_indicator_token_ids": [start, grid, column, row, end],
+            "vocab_size": len(tokenizer),
+            "hidden_size": WIDTH,
+        },
+        processor={"processor_class": "Ovis2Processor", "image_seq_length": 4},
+        images={
+            "image_processor_type": "Ovis2ImageProcessor", "crop_to_patches": True,
+            "min_patches": 1, "max_patches": 4, "size": {"height": 56, "width": 56},
+            **CLIP_COLOURS,
+        },
+        stops=["<|im_end|>"],
     )  # fmt: skip

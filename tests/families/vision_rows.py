@@ -50,7 +50,9 @@ def _anyres(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
 
 def _grid(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
     """All patches of all pictures in one row; GLM-4.1V has merged them by then."""
-    merged = config.vision_config.spatial_merge_size**2 if config.model_type == "glm4v" else 1
+    merged = (
+        config.vision_config.spatial_merge_size**2 if config.model_type.startswith("glm4") else 1
+    )
     return (inputs["image_grid_thw"].prod(-1) // merged).tolist()
 
 
@@ -114,9 +116,11 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
     **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
     **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
+    **dict.fromkeys(["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v"], _grid),
     **dict.fromkeys(["pixtral", "mistral3"], _sizes),
     **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),
     "internvl": _marked("<img>"),
+    "ovis2": _marked("<IMG_START>"),
     "aya_vision": _marked("<|START_OF_IMG|>"),
     "gemma4": _gemma4,
     "fastvlm": _maps,
