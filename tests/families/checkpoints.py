@@ -33,8 +33,11 @@ from families.qwen_checkpoints import (
 )
 from families.tile_checkpoints import (
     build_aya_vision,
+    build_cohere2_vision,
     build_idefics3,
     build_internvl,
+    build_lfm2_vl,
+    build_llama4,
     build_ovis2,
     build_smolvlm,
 )
@@ -59,6 +62,9 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "internvl": build_internvl,
     "aya_vision": build_aya_vision,
     "ovis2": build_ovis2,
+    "cohere2_vision": build_cohere2_vision,
+    "llama4": build_llama4,
+    "lfm2_vl": build_lfm2_vl,
     "pixtral": build_pixtral,
     "mistral3": build_mistral3,
     "gemma4": build_gemma4,

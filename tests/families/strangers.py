@@ -88,6 +88,7 @@ class AcmeBackwards(LlavaForConditionalGeneration):
 
 class AcmeHeadedConfig(LlavaConfig):
     model_type = "acme_headed"
+    own_decoder: bool = False
 
 
 class AcmeHeaded(LlavaForConditionalGeneration):
@@ -99,6 +100,8 @@ class AcmeHeaded(LlavaForConditionalGeneration):
         with torch.device("meta"):
             language = LlamaForCausalLM(self.config.text_config)
         language.model = self.model.language_model
+        if self.config.own_decoder:  # as Llama 4's says
+            language.get_decoder = lambda: language
         return language
 
 

@@ -146,8 +146,11 @@ def test_a_norm_of_the_usual_name_that_is_another_one(odd: Path, tmp_path: Path)
     assert with_found_parts(dataclasses.replace(vlm, family=usual)).family.final_norm == "last"
 
 
-def test_a_decoder_with_a_head_is_entered(known: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_a_decoder_with_a_head_is_entered(known: Path, tmp_path: Path, own: bool) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_headed")
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", json.dumps({**config, "own_decoder": own}))
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.family.decoder == "model.language_model"
     assert_exact(vlm)

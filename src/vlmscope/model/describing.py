@@ -136,7 +136,9 @@ def _find_decoder(model: Any) -> Any:
     found = model.get_decoder()
     while found is not None and found is not model and _has_head(found):
         inner = found.get_decoder()  # a language model with a head of its own is entered
-        if inner is found:
+        if inner is found:  # Llama 4's says that it is its own decoder
+            inner = next((part for part in found.children() if hasattr(part, "layers")), None)
+        if inner is None:
             break
         found = inner
     return None if found is model else found

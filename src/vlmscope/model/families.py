@@ -133,6 +133,24 @@ _ALL = (
     Family("smolvlm", "SmolVLM", projector="model.connector"),
     Family("internvl", "InternVL", projector=_PROJECTOR),
     Family("aya_vision", "Aya Vision", projector=_PROJECTOR),
+    Family("cohere2_vision", "Command A Vision", projector=_PROJECTOR, needs="torchvision"),
+    # Its decoder scales attention by positions that count padding: every pair proves itself.
+    Family(
+        "llama4",
+        "Llama 4",
+        projector="multi_modal_projector",
+        decoder="language_model.model",
+        needs="torchvision",
+    ),
+    Family(
+        "lfm2_vl",
+        "LFM2-VL",
+        projector=_PROJECTOR,
+        final_norm="embedding_norm",
+        vision_rows="patch shapes",
+        writes_with_generate="has convolutions, whose states are no keys and values",
+        needs="torchvision",
+    ),
     # Its encoder ends in probabilities of visual words; what is pooled is the transformer in it.
     Family(
         "ovis2",
