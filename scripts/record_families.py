@@ -18,12 +18,16 @@ from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
+from vlmscope.model import FAMILIES
+from vlmscope.model.pairs import HELD
 from vlmscope.model.proven import CHECKS, Record, read_record, standings
 
 ROOT = Path(__file__).parent.parent
 PROVEN = ROOT / "src" / "vlmscope" / "model" / "proven.json"
 DOCUMENT = ROOT / "docs" / "families.md"
 BEGIN, END = "<!-- begin: written by scripts/record_families.py -->", "<!-- end -->"
+
+PAIRS_BEGIN, PAIRS_END = "<!-- begin: pairs -->", "<!-- end: pairs -->"
 
 KEYS = {"pixtral": "llava/pixtral", "fastvlm": "fast_vlm"}
 """Name in the suite → key of the description, where they differ."""
@@ -74,7 +78,20 @@ def write_tables() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{tables()}{END}{after}", encoding="utf-8")
+    text = f"{before}{BEGIN}\n{tables()}{END}{after}"
+    before, _, rest = text.partition(PAIRS_BEGIN)
+    _, _, after = rest.partition(PAIRS_END)
+    text = f"{before}{PAIRS_BEGIN}\n{pairs()}{PAIRS_END}{after}"
+    DOCUMENT.write_text(text, encoding="utf-8")
+
+
+def pairs() -> str:
+    """Return the table of wrappers and the decoders that the suite holds them with."""
+    lines = ["| wrapper | decoders held (`model_type`) |", "| --- | --- |"]
+    for key, decoders in HELD.items():
+        held = ", ".join(f"`{name}`" for name in sorted(decoders))
+        lines.append(f"| {FAMILIES[key].title} | {held or 'none: each checkpoint proves itself'} |")
+    return "\n".join(lines) + "\n"
 
 
 def tables(record: Record | None = None) -> str:

@@ -133,6 +133,8 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
         feats = feats.movedim(1, -1)
     if spec.vision_pooling == "valid" and "aspect_ratio_mask" in inputs:
         feats = feats[inputs["aspect_ratio_mask"].bool()]  # Mllama's tiles that hold a picture
+    if spec.vision_pooling == "valid" and vlm.family.vision_rows == "patch shapes":
+        feats = feats[inputs["pixel_attention_mask"].bool()]
     if vlm.family.vision_rows == "crops":
         feats = _own_crops(vlm, feats, inputs)
     while feats.dim() > 1:
@@ -160,7 +162,11 @@ def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
         if hasattr(inner, "get_image_features"):
             # LLaVA's took the sizes unnamed once, and Pixtral's encoder needs them.
             names = {*signature(inner.get_image_features).parameters, "image_sizes"}
-            inner.get_image_features(**{n: t for n, t in inputs.items() if n in names})
+            given: dict[str, Any] = {n: t for n, t in inputs.items() if n in names}
+            strategy = "vision_feature_select_strategy"
+            if strategy in names and vlm.family.model_type == "llama4":
+                given[strategy] = getattr(vlm.model.config.vision_config, strategy)  # 5.17 asks
+            inner.get_image_features(**given)
         else:
             vlm.model(**inputs)
     [features] = seen

@@ -16,6 +16,7 @@ from adapter_folder import write_adapter
 from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import TALL, WIDE
+from families.llava_checkpoints import build_llava
 from vlmscope.probe import MeanDifferenceProbe, ProbeInfo, save_probe
 from vlmscope.probing.source import model_of
 from vlmscope.store import open_run
@@ -210,3 +211,37 @@ def test_a_probe_is_scored_with_the_adapter_it_was_trained_with(
     refused = vlmscope(*command, "--probe", probe, "--adapter", other)
     assert refused.code == 2
     assert "weights" in refused.err
+
+
+def test_the_attention_belongs_to_the_run(
+    run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
+) -> None:
+    """``verify`` takes the run's; another one does not continue it."""
+    asked = ("--text-only", "--attention", "eager")
+    done = run_of(mixed, llava, *asked)
+    assert done.code == 0
+    assert "attention is eager: slower than sdpa" in " ".join(done.err.split())
+    assert open_run(tmp_path / "run").manifest.attention == "eager"
+    assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
+    other = ("verify", tmp_path / "run", "--device", "cpu", "--attention")
+    assert vlmscope(*other, "sdpa").code == 0
+    assert "choose from auto, sdpa, eager" in vlmscope(*other, "fast").err
+    refused = run_of(mixed, llava, "--text-only")
+    assert refused.code == 2
+    assert 'attention is "eager", asked for "sdpa"' in refused.err
+    probe = save_random_probe(tmp_path)
+    scored = ("score", tmp_path / "wide.png", "What is it?", "--model", llava, "--device", "cpu")
+    assert vlmscope(*scored, "--probe", probe, "--attention", "eager", "--json").code == 0
+    shown = ("inspect", mixed, "--model", llava, "--device", "cpu", "--attention", "eager")
+    assert vlmscope(*shown, "--max-new-tokens", 0).code == 0
+
+
+def test_a_run_whose_parts_attend_in_different_ways(
+    run_of: Command, vlmscope: Command, mixed: Path, tmp_path: Path
+) -> None:
+    capped = {"model_type": "gemma2", "num_hidden_layers": 3, "query_pre_attn_scalar": 14}
+    model = build_llava(tmp_path / "capped", **capped)
+    assert run_of(mixed, model, "--text-only").code == 0
+    assert open_run(tmp_path / "run").manifest.attention == "eager, vision encoder sdpa"
+    assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
+    assert run_of(mixed, model, "--text-only").code == 0

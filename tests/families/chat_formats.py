@@ -115,6 +115,38 @@ INTERNVL = (
 )
 """InternVL3 in the library's own format (``-hf``): no BOS."""
 
+COMMAND_A_VISION = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|IMG_PATCH|>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|END_OF_TURN_TOKEN|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>' }}{% endif %}"
+)
+"""Command A Vision: Aya's turns; a picture is marked by its image token."""
+
+LLAMA4 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|header_start|>' + message['role'] + '<|header_end|>\n\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image|>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|eot|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|header_start|>assistant<|header_end|>\n\n' }}{% endif %}"
+)
+"""Llama 4: BOS in the template *and* from the tokenizer; pictures where they are in the message."""
+
+LFM2_VL = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""LFM2-VL: BOS in the template *and* from the tokenizer, then Qwen's turns."""
+
+OVIS2 = QWEN2_VL.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>\n")
+"""Ovis2 on Qwen2.5: Qwen's turns, the marks of a picture are the processor's."""
+
 PIXTRAL = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' }}"
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"

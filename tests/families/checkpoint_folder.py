@@ -113,7 +113,9 @@ def _randomise(model: Any, rng: torch.Generator) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.empty_like(parameter)
-            if "gate" in name.rsplit(".", 1)[-1] and parameter.ndim <= 1:
+            if name.endswith("A_log"):  # linear attention that remembers more than a few tokens
+                parameter.copy_(noise.normal_(-2.0, 0.3, generator=rng))
+            elif "gate" in name.rsplit(".", 1)[-1] and parameter.ndim <= 1:
                 parameter.copy_(noise.normal_(0.5, 0.2, generator=rng))
             elif parameter.ndim <= 1:
                 parameter.add_(noise.normal_(0.0, 0.1, generator=rng))

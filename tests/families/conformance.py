@@ -20,10 +20,14 @@ FAMILIES = {"mllama": build_standin, **BUILDERS}
 VERSION = transformers.__version__
 
 
+WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "lfm2_vl")
+"""Families whose image processor exists for torchvision only."""
+
+
 def not_here(name: str) -> str:
     """Return why a family cannot run on this machine; empty if it can."""
     missing = {"fastvlm": ("timm", "torchvision")}.get(name, ("torchvision",))
-    if name not in {"fastvlm", "phi4_multimodal", "molmo2"}:
+    if name not in {"fastvlm", *WANTS_TORCHVISION}:
         return ""
     if name == "molmo2" and Version(VERSION) < Version("5.20"):
         return "transformers 5.20"

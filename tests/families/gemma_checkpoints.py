@@ -63,14 +63,21 @@ def build_gemma3(folder: Path) -> Path:
     )
 
 
-def build_paligemma(folder: Path) -> Path:
-    """PaliGemma: the prompt is ``<image>`` 16 times, BOS, the question and a line break."""
+def build_paligemma(folder: Path, **decoder: Any) -> Path:
+    """PaliGemma: the prompt is ``<image>`` 16 times, BOS, the question and a line break.
+
+    Args:
+        folder: Where.
+        decoder: Settings of another decoder: PaliGemma 2 has Gemma 2's.
+    """
     tokenizer = _tokenizer([*SPECIALS[:4], "<image>"], {})
     # The processor adds these if they are missing, and the model would have no rows for them.
     tokenizer.add_tokens(
         [f"<loc{i:04}>" for i in range(1024)] + [f"<seg{i:03}>" for i in range(128)]
     )
-    text: dict[str, Any] = llama(tokenizer, model_type="gemma", num_key_value_heads=1)
+    text: dict[str, Any] = llama(
+        tokenizer, **{"model_type": "gemma", "num_key_value_heads": 1, **decoder}
+    )
     return write_checkpoint(
         folder,
         tokenizer=tokenizer,

@@ -19,6 +19,14 @@ MROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [3, 2, 2]}
 PATCHES = {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2}
 PIXELS = {"min_pixels": 28 * 28, "max_pixels": 16 * 28 * 28}
 """Between one and sixteen image tokens a picture."""
+LINEAR = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "num_hidden_layers": 5, "full_attention_interval": 2,
+}  # fmt: skip
+GLM_EXPERTS = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
+    "first_k_dense_replace": 1,
+}  # fmt: skip
 
 
 def build_qwen2_vl(folder: Path) -> Path:
@@ -53,6 +61,27 @@ def build_qwen3_vl_moe(folder: Path) -> Path:
 
 def build_glm4v(folder: Path) -> Path:
     """GLM-4.1V: half of every head is rotated; videos use the image token as well."""
+    return _build_glm(folder, "glm4v", "Glm4v", {"model_type": "glm4v_text"})
+
+
+def build_glm46v(folder: Path, **decoder: Any) -> Path:
+    """GLM-4.6V on the mixture of experts of GLM-4.5V.
+
+    Args:
+        folder: Where.
+        decoder: Settings of another decoder: that of GLM-4.6V-Flash is GLM-4.1V's.
+    """
+    text = decoder or {"model_type": "glm4v_moe_text", **GLM_EXPERTS}
+    return _build_glm(folder, "glm46v", "Glm46V", text)
+
+
+def build_glm4v_moe(folder: Path) -> Path:
+    """GLM-4.5V: the first block is dense, the others have four experts and a shared one."""
+    text = {"model_type": "glm4v_moe_text", **GLM_EXPERTS}
+    return _build_glm(folder, "glm4v_moe", "Glm4v", text)
+
+
+def _build_glm(folder: Path, model_type: str, name: str, decoder: dict[str, Any]) -> Path:
     special = ["<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
     tokenizer = build_tokenizer(
         [
@@ -65,7 +94,7 @@ def build_glm4v(folder: Path) -> Path:
         *special, "<|image|>", "<|video|>",
     ])  # fmt: skip
     rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-    text = llama(tokenizer, model_type="glm4v_text", num_attention_heads=2, num_key_value_heads=1)
+    text = llama(tokenizer, num_attention_heads=2, num_key_value_heads=1, **decoder)
     vision = {
         "depth": 3, "hidden_size": 40, "intermediate_size": 64, "num_heads": 5, "image_size": 56,
         "out_hidden_size": WIDTH, **PATCHES,
@@ -76,7 +105,7 @@ def build_glm4v(folder: Path) -> Path:
         tokenizer=tokenizer,
         template=chat_formats.GLM4V,
         config={
-            "model_type": "glm4v",
+            "model_type": model_type,
             "vision_config": vision,
             "text_config": text
             | {"head_dim": WIDTH // 2, "rope_parameters": {**rope, "mrope_section": [3, 2, 2]}},
@@ -87,18 +116,33 @@ def build_glm4v(folder: Path) -> Path:
             "video_start_token_id": video_start,
             "video_end_token_id": video_end,
         },
-        processor={"processor_class": "Glm4vProcessor"},
-        images=_image_settings("Glm4vImageProcessor", size=sizes, **CLIP_COLOURS),
-        videos=_image_settings("Glm4vVideoProcessor", size=sizes, **CLIP_COLOURS),
+        processor={"processor_class": f"{name}Processor"},
+        images=_image_settings(f"{name}ImageProcessor", size=sizes, **CLIP_COLOURS),
+        videos=_image_settings(f"{name}VideoProcessor", size=sizes, **CLIP_COLOURS),
         stops=["<|endoftext|>", "<|user|>", "<|observation|>"],
     )
 
 
+def build_qwen3_5(folder: Path) -> Path:
+    """Qwen3.5: of four decoder blocks three have linear attention and one full attention."""
+    return _build_qwen3(folder, "qwen3_5", **LINEAR)
+
+
+def build_qwen3_5_moe(folder: Path) -> Path:
+    """Qwen3.5 with four experts and a shared one in every block."""
+    experts = {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
+        "shared_expert_intermediate_size": 40,
+    }  # fmt: skip
+    return _build_qwen3(folder, "qwen3_5_moe", **LINEAR, **experts)
+
+
 def _build_qwen3(folder: Path, model_type: str, **experts: Any) -> Path:
+    deepstack = {} if "qwen3_5" in model_type else {"deepstack_visual_indexes": [0, 2]}
     vision = {
         "depth": 4, "hidden_size": 40, "intermediate_size": 64, "num_heads": 5,
         "out_hidden_size": WIDTH, "num_position_embeddings": 36, "patch_size": 16,
-        "deepstack_visual_indexes": [0, 2],
+        **deepstack,
     }  # fmt: skip
     template = chat_formats.QWEN3_VL
     return _build(folder, model_type, "Qwen3VLProcessor", vision, template, **experts)

@@ -2,8 +2,9 @@
 
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
 ``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
-parts by names that no convention knows. ``acme_mllama`` and ``acme_mistral`` are Mllama and Mistral
-3 without their descriptions.
+parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_merger`` and
+``acme_twice`` do one thing each that a convention leaves open. ``acme_mllama`` and ``acme_mistral``
+are Mllama and Mistral 3 without their descriptions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     GenerationMixin,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -78,6 +84,74 @@ class AcmeBackwards(LlavaForConditionalGeneration):
         if args:
             return (args[0].flip(0), *args[1:]), kwargs
         return args, {**kwargs, "pixel_values": kwargs["pixel_values"].flip(0)}
+
+
+class AcmeHeadedConfig(LlavaConfig):
+    model_type = "acme_headed"
+    own_decoder: bool = False
+
+
+class AcmeHeaded(LlavaForConditionalGeneration):
+    """Its ``get_decoder`` gives the language model with its head."""
+
+    config_class = AcmeHeadedConfig
+
+    def get_decoder(self) -> nn.Module:
+        with torch.device("meta"):
+            language = LlamaForCausalLM(self.config.text_config)
+        language.model = self.model.language_model
+        if self.config.own_decoder:  # as Llama 4's says
+            language.get_decoder = lambda: language
+        return language
+
+
+class AcmeScaledConfig(LlavaConfig):
+    model_type = "acme_scaled"
+
+
+class AcmeScaled(LlavaForConditionalGeneration):
+    """Scales its logits, as Cohere does, and caps them softly, as Gemma does."""
+
+    config_class = AcmeScaledConfig
+
+    def forward(self, input_ids: Any = None, pixel_values: Any = None, **kwargs: Any) -> Any:
+        outputs = super().forward(input_ids, pixel_values, **kwargs)
+        cap = self.config.text_config.final_logit_softcapping
+        outputs.logits = cap * torch.tanh(0.3 * outputs.logits / cap)
+        return outputs
+
+
+class AcmeMergerConfig(Glm4vConfig):
+    model_type = "acme_merger"
+
+
+class AcmeMerger(Glm4vForConditionalGeneration):
+    """Its encoder ends behind a merger, in the decoder's width."""
+
+    config_class = AcmeMergerConfig
+
+
+class AcmeTwiceConfig(InternVLConfig):
+    model_type = "acme_twice"
+
+
+class AcmeTwice(InternVLForConditionalGeneration):
+    """Its encoder sees the overview of an image and its tiles in two calls."""
+
+    config_class = AcmeTwiceConfig
+
+    def __init__(self, config: AcmeTwiceConfig) -> None:
+        super().__init__(config)
+        once = self.model.get_image_features
+
+        def twice(pixel_values: Tensor, **more: Any) -> Any:
+            found = once(pixel_values=pixel_values[-1:], **more)
+            if len(pixel_values) > 1:
+                tiles = once(pixel_values=pixel_values[:-1], **more)
+                found.pooler_output = torch.cat([tiles.pooler_output, found.pooler_output])
+            return found
+
+        self.model.get_image_features = twice
 
 
 class AcmeMistralConfig(Mistral3Config):
@@ -194,6 +268,10 @@ def register() -> None:
         (AcmeTilesConfig, AcmeTiles),
         (AcmeBackwardsConfig, AcmeBackwards),
         (AcmeMistralConfig, AcmeMistral),
+        (AcmeHeadedConfig, AcmeHeaded),
+        (AcmeScaledConfig, AcmeScaled),
+        (AcmeMergerConfig, AcmeMerger),
+        (AcmeTwiceConfig, AcmeTwice),
         (AcmeMllamaConfig, AcmeMllama),
         (AcmeOddConfig, AcmeOdd),
     ):

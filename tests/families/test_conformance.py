@@ -60,9 +60,13 @@ TOLERANCE = 1e-5 if DEVICE == "cpu" else 3e-5
 FILLED_UP = ("mllama", "phi4_multimodal")
 """Families whose encoder's output holds padding."""
 
-SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16}
+SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 16}
 """Families whose tiny checkpoint has a sliding window, and how many tokens that is: too few for the
 slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
+
+GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "llama4")
+"""Families whose answers ``generate`` writes: blocks that keep states and no keys, and Llama 4,
+where each pair proves itself."""
 
 PROMPT = CaptureSpec(layers="all", max_new_tokens=0)
 
@@ -129,13 +133,13 @@ def test_a_batch_equals_each_row_alone(
     family: str, vlm: VisionLanguageModel, generated: list[str]
 ) -> None:
     """With answers that end where the model ends them, written step by step where they can be."""
-    assert why_not_stepwise(vlm) == ""
+    assert bool(why_not_stepwise(vlm)) == (family in GENERATED)
     spec = CaptureSpec(layers="all", max_new_tokens=8)
     together = list(capture(ONE_PICTURE, vlm, spec, batch_size=4))
     for item, alone in zip(together, capture(ONE_PICTURE, vlm, spec, batch_size=1), strict=True):
         assert_same(item, alone)
         assert_same(item, reference(item.sample, vlm, spec))
-    assert bool(generated) == (family in SHORT_WINDOW)
+    assert bool(generated) == (family in SHORT_WINDOW or family in GENERATED)
 
 
 def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageModel) -> None:
@@ -170,7 +174,7 @@ def encoder_rows(
         yield flat
         return
     counts = rows_per_picture(family, inputs, vlm.model, vlm.processor.tokenizer)
-    if family == "glm4v":  # the rule counts merged patches, four of what is pooled
+    if family.startswith(("glm4", "ovis2")):  # the rule counts merged patches, four of the pooled
         counts = [4 * n for n in counts]
     yield from flat.split(counts)
 

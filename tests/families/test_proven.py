@@ -60,6 +60,12 @@ def test_the_page_has_the_table_of_the_record() -> None:
     assert table == record_families.tables(read_record())
 
 
+def test_the_page_has_the_pairs_of_the_code() -> None:
+    text = record_families.DOCUMENT.read_text(encoding="utf-8")
+    table = text.partition(record_families.PAIRS_BEGIN + "\n")[2]
+    assert table.partition(record_families.PAIRS_END)[0] == record_families.pairs()
+
+
 def test_the_command_lists_them_all() -> None:
     command = [sys.executable, "-m", "vlmscope", "models"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
+from PIL.Image import Image
+from torch import Tensor
 
 from families import strangers
 from families.checkpoints import BUILDERS
@@ -14,7 +19,9 @@ from families.test_conformance import assert_same
 from vlmscope.demo.standin import build_standin
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import FAMILIES, VisionLanguageModel, batching, load_model
+from vlmscope.model.finding import with_found_parts
+from vlmscope.model.proof import relative_error, scaled_like
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
@@ -93,7 +100,6 @@ def test_one_question_at_a_time_where_the_order_is_unknown(known: Path, tmp_path
         ("vision_encoder", r'no vision encoder.*vision_encoder = "path"'),
         ("decoder", r'no decoder.*decoder = "path"'),
         ("layers", r"layers.*adding-a-model"),
-        ("final_norm", r"norm.*adding-a-model"),
         ("image_token", r"image_token_id.*adding-a-model"),
     ],
 )
@@ -116,6 +122,119 @@ def test_a_few_lines_describe_it(odd: Path, tmp_path: Path) -> None:
     vlm = load_model(odd, device="cpu", family=write(tmp_path / "family.toml", DESCRIBED))
     assert vlm.family.vision_rows == "image tokens"
     assert_exact(vlm)
+
+
+def test_the_final_norm_is_found_by_what_it_returns(odd: Path, tmp_path: Path) -> None:
+    lines = [line for line in DESCRIBED.splitlines() if not line.startswith("final_norm")]
+    vlm = load_model(odd, device="cpu", family=write(tmp_path / "odd.toml", "\n".join(lines)))
+    assert vlm.family.final_norm == "last"
+    assert_exact(vlm)
+
+
+def test_a_norm_that_is_described_is_not_looked_for(odd: Path, tmp_path: Path) -> None:
+    text = DESCRIBED.replace('final_norm = "last"', 'final_norm = "steps.0.input_layernorm"')
+    with pytest.raises(ModelError, match="final_norm is not hidden_states"):
+        load_model(odd, device="cpu", family=write(tmp_path / "family.toml", text))
+
+
+def test_a_norm_of_the_usual_name_that_is_another_one(odd: Path, tmp_path: Path) -> None:
+    """The last hidden state decides, not the name."""
+    lines = [line for line in DESCRIBED.splitlines() if not line.startswith("final_norm")]
+    vlm = load_model(odd, device="cpu", family=write(tmp_path / "odd.toml", "\n".join(lines)))
+    vlm.decoder.norm = vlm.decoder.steps[0].input_layernorm
+    usual = dataclasses.replace(vlm.family, final_norm="norm")
+    assert with_found_parts(dataclasses.replace(vlm, family=usual)).family.final_norm == "last"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_decoder_with_a_head_is_entered(known: Path, tmp_path: Path, own: bool) -> None:
+    folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_headed")
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", json.dumps({**config, "own_decoder": own}))
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.family.decoder == "model.language_model"
+    assert_exact(vlm)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_an_encoder_is_read_before_its_merger(tmp_path: Path) -> None:
+    folder = strangers.rename(
+        BUILDERS["glm4v"](tmp_path / "known"), tmp_path / "copy", "acme_merger"
+    )
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.family.vision_encoder == FAMILIES["glm4v"].vision_encoder
+    assert vlm.family.vision_rows == "image tokens"
+    assert_exact(vlm)
+
+
+def test_logits_that_are_scaled_and_capped(known: Path, tmp_path: Path) -> None:
+    folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_scaled")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["final_logit_softcapping"] = 5.0
+    write(folder / "config.json", json.dumps(config))
+    assert_exact(load_model(folder, device="cpu", dtype="float32"))
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_logits_of_another_head_are_no_scaled_ones(cap: float | None) -> None:
+    rng = torch.Generator().manual_seed(0)
+    raw, other = torch.randn(2, 200, generator=rng)
+    scaled = 0.25 * raw if cap is None else cap * torch.tanh(0.25 * raw / cap)
+    assert relative_error(scaled_like(raw, scaled, cap), scaled) < 1e-6
+    assert relative_error(scaled_like(raw, other.clamp(-1.9, 1.9), cap), other) > 0.5
+
+
+def test_an_encoder_that_runs_twice_for_tiles_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    """A blank image of one tile does not show it."""
+    known = BUILDERS["internvl"](tmp_path / "known")
+    folder = strangers.rename(known, tmp_path / "copy", "acme_twice")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    write(folder / "preprocessor_config.json", json.dumps({**settings, "max_patches": 2}))
+    with pytest.raises(ModelError, match=r"ran 2 times for one image of \d+x\d+") as caught:
+        load_model(folder, device="cpu", dtype="float32")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [IndexError, ZeroDivisionError, StopIteration])
+@pytest.mark.parametrize("name", ["forward", "generate"])
+def test_no_error_of_a_model_comes_out_of_its_proof_as_it_is(
+    known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("two\nlines")
+
+    folder = strangers.rename(known / "llava", tmp_path / "copy", "acme")
+    monkeypatch.setattr(strangers.Acme, name, fail)
+    with pytest.raises(ModelError, match=error.__name__) as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_are_tried_with_images_that_tile(
+    known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a processor that makes tiles of large images only, as DeepSeek-OCR's does."""
+    sizes: list[tuple[int, int]] = []
+
+    def encode(_processor: object, _texts: object, images: list[list[Image]]) -> dict[str, Tensor]:
+        [[image]] = images
+        sizes.append(image.size)
+        tiles = 1 if max(image.size) <= 1200 else 7
+        return {"input_ids": torch.tensor([[5] * 9 * tiles]), "pixel_values": torch.zeros(tiles, 3)}
+
+    vlm = load_model(known / "llava", device="cpu")
+    monkeypatch.setattr(batching, "encode", encode)
+    assert [image.size for image in batching._tiling(vlm)] == [(64, 48), (480, 1920), (2160, 672)]
+    assert (40, 160) in sizes
+
+
+def test_a_description_without_a_rule_is_as_free_as_none(known: Path, tmp_path: Path) -> None:
+    folder = strangers.rename(known / "llava_next", tmp_path / "copy", "acme_tiles")
+    vlm = load_model(folder, device="cpu", family={"title": "Mine"})
+    assert vlm.family.vision_rows == "tiles"
+    assert vlm.family.title == "Mine"
+    kept = load_model(known / "llava_next", device="cpu", family={"title": "Mine"})
+    assert kept.family.vision_rows == "tiles"
 
 
 def test_a_stranger_that_fills_up_to_the_most_pictures(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def _anyres(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
 
 def _grid(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
     """All patches of all pictures in one row; GLM-4.1V has merged them by then."""
-    merged = config.vision_config.spatial_merge_size**2 if config.model_type == "glm4v" else 1
+    merged = (
+        config.vision_config.spatial_merge_size**2 if config.model_type.startswith("glm4") else 1
+    )
     return (inputs["image_grid_thw"].prod(-1) // merged).tolist()
 
 
@@ -78,7 +80,8 @@ def _marked(opening: str) -> Rule:
             elif token == image:
                 counts[-1] += 1
         # InternVL's 16 patches and class token, Aya's 16 patches: 4 image tokens.
-        positions = 17 if config.model_type == "internvl" else 16
+        # Llama 4 and Ovis2 have merged their 16 by then.
+        positions = {"internvl": 17, "llama4": 4, "ovis2": 4}.get(config.model_type, 16)
         return [count // 4 * positions for count in counts]
 
     return rule
@@ -110,13 +113,31 @@ def _counted_crops(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
     return (inputs["image_num_crops"] * inputs["pixel_values"].shape[-2]).tolist()
 
 
+def _padded_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
+    """LFM2-VL: a tile behind each mark of one, or one in all; each is filled up to the longest."""
+    start = tokenizer.convert_tokens_to_ids("<|image_start|>")
+    rest = {i for text, i in tokenizer.get_vocab().items() if text.startswith("<|img_")}
+    counts: list[int] = []
+    for token in inputs["input_ids"].flatten().tolist():
+        if token == start:
+            counts.append(0)
+        elif token in rest:
+            counts[-1] += 1
+    return [max(1, count) * inputs["pixel_values"].shape[1] for count in counts]
+
+
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
     **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
     **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
+    **dict.fromkeys(["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v"], _grid),
     **dict.fromkeys(["pixtral", "mistral3"], _sizes),
     **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),
     "internvl": _marked("<img>"),
+    "ovis2": _marked("<IMG_START>"),
+    "cohere2_vision": _marked("<|START_OF_IMG|>"),
+    "llama4": _marked("<|image_start|>"),
+    "lfm2_vl": _padded_tiles,
     "aya_vision": _marked("<|START_OF_IMG|>"),
     "gemma4": _gemma4,
     "fastvlm": _maps,

@@ -26,6 +26,23 @@ def test_a_model_of_another_kind_is_refused_before_its_weights(
         load_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "florence2"},
+        {"model_type": "udop"},
+        {"model_type": "instructblip", "text_config": {"model_type": "t5"}},
+    ],
+)
+def test_an_encoder_decoder_is_refused_by_that_word(
+    tmp_path: Path, config: dict[str, object]
+) -> None:
+    folder = folder_of(tmp_path / "model", **config)
+    with pytest.raises(ModelError, match="is an encoder-decoder") as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
 def test_code_of_a_checkpoint_is_never_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -259,5 +259,5 @@ def test_the_proof_says_so_where_the_model_fails_on_a_blank_image(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(vlm.model, "forward", fail)
-    with pytest.raises(ModelError, match="blank image: CUDA out of memory"):
+    with pytest.raises(ModelError, match="blank image: OutOfMemoryError: CUDA out of memory"):
         prove(vlm)

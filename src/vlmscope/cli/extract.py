@@ -62,6 +62,7 @@ def extract(
             "--store-dtype", help="float32, or float16: half the disk, checked for overflow."
         ),
     ] = "float32",
+    attention: options.Attention = "auto",
     revision: options.Revision = None,
     family: options.FamilyFile = None,
     adapter: options.Adapter = None,
@@ -155,6 +156,7 @@ def extract(
         "batch_size": parse_batch_size(batch_size),
         "dtype": dtype,
         "device": device,
+        "attention": attention,
         "store_dtype": store_dtype,
         "revision": revision,
         "family": family,

@@ -45,6 +45,7 @@ def inspect(
     compat: options.Compat = "",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    attention: options.Attention = "auto",
     revision: options.Revision = None,
     family: options.FamilyFile = None,
     adapter: options.Adapter = None,
@@ -76,8 +77,9 @@ def inspect(
     spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat)
     with stderr.status("loading the model"):
         vlm = load_model(
-            model, dtype=dtype, device=device, revision=revision, family=family, adapter=adapter,
-            quantize=quantize, allow_pickle_weights=allow_pickle_weights,
+            model, dtype=dtype, device=device, attention=attention, revision=revision,
+            family=family, adapter=adapter, quantize=quantize,
+            allow_pickle_weights=allow_pickle_weights,
         )  # fmt: skip
     for note in notes_of(original_of(vlm.family.model_type, spec)):
         stderr.print(Text(f"note: {note}", style="yellow"))

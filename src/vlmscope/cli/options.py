@@ -176,6 +176,23 @@ Device = Annotated[
         help="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one, several if needed.",
     ),
 ]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        metavar="auto|sdpa|eager",
+        help="Attention implementation; auto: sdpa, and eager for parts that have none.",
+    ),
+]
+AttentionNow = Annotated[
+    str | None,
+    typer.Option(
+        "--attention",
+        metavar="auto|sdpa|eager",
+        help="Attention implementation (default: that of the run).",
+        show_default=False,
+    ),
+]
 Revision = Annotated[
     str | None,
     typer.Option(

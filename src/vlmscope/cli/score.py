@@ -92,6 +92,7 @@ def score(
     ] = "auto",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    attention: options.Attention = "auto",
     revision: options.Revision = None,
     adapter: options.Adapter = None,
     allow_absolute_paths: options.AllowAbsolutePaths = False,
@@ -121,8 +122,8 @@ def score(
     )  # fmt: skip
     with stderr.status("loading the model"):
         scorer = RiskScorer.load(
-            model, probe, dtype=dtype, device=device, revision=revision, adapter=adapter,
-            threshold=threshold, allow_pickle_weights=allow_pickle_weights,
+            model, probe, dtype=dtype, device=device, attention=attention, revision=revision,
+            adapter=adapter, threshold=threshold, allow_pickle_weights=allow_pickle_weights,
             batch_size=parse_batch_size(batch_size),  # type: ignore[arg-type]
         )  # fmt: skip
     trained = scorer.info.model.get("dtype", scorer.dtype)

@@ -42,6 +42,7 @@ def verify(
     data: options.DataNow = None,
     images: options.Images = None,
     device: options.Device = "auto",
+    attention: options.AttentionNow = None,
     allow_absolute_paths: options.AllowAbsolutePaths = False,
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
@@ -65,7 +66,9 @@ def verify(
             f"{ids_text(gone)}",
             style="yellow",
         )
-    vlm = _load(opened, model, adapter, device, allow_pickle_weights=allow_pickle_weights)
+    vlm = _load(
+        opened, model, adapter, device, attention, allow_pickle_weights=allow_pickle_weights
+    )
     checks = _compare(opened, samples, vlm)
     if as_json:
         records = [asdict(check) | {"same_answer": check.same_answer} for check in checks]
@@ -93,11 +96,18 @@ def _table(run: Any, data: str | None, images: str | None, *, allow_absolute_pat
 
 
 def _load(
-    run: Any, model: str | None, adapter: Path | None, device: str, *, allow_pickle_weights: bool
+    run: Any,
+    model: str | None,
+    adapter: Path | None,
+    device: str,
+    attention: str | None,
+    *,
+    allow_pickle_weights: bool,
 ) -> Any:
     """Load the run's model, and refuse another one."""
     from vlmscope.executors import describe_model
     from vlmscope.model import load_model
+    from vlmscope.model.implementations import requested_by
     from vlmscope.store import other_weights
 
     manifest = run.manifest
@@ -110,7 +120,7 @@ def _load(
                 dtype=manifest.dtype,
                 device=device,
                 revision=record.revision,
-                attention=manifest.attention,
+                attention=attention or requested_by(manifest.attention),
                 family=record.description,
                 adapter=adapter or record.adapter,
                 quantize=record.quantization or None,

@@ -33,10 +33,10 @@ def extract(
         observer: Told about every published batch.
         note: Told what the command line says of the table before the model is loaded.
         options: Further fields of ``executors.Request``: ``images``, ``fields``, ``spec``,
-            ``limit``, ``batch_size``, ``dtype``, ``device``, ``store_dtype``, ``revision``,
-            ``family``, ``adapter``, ``quantize``, ``text_only``, ``strict``,
-            ``time_limit``, ``redo_damaged``, ``allow_absolute_paths``, ``allow_pickle_weights``,
-            ``shard``, ``writer``.
+            ``limit``, ``batch_size``, ``dtype``, ``device``, ``attention``,
+            ``store_dtype``, ``revision``, ``family``, ``adapter``, ``quantize``, ``text_only``,
+            ``strict``, ``time_limit``, ``redo_damaged``, ``allow_absolute_paths``,
+            ``allow_pickle_weights``, ``shard``, ``writer``.
 
     Raises:
         InputError: The table or an option is wrong.

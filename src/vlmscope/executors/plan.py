@@ -182,6 +182,7 @@ def load_checked(
         request.model,
         dtype=request.dtype,
         device=request.device,
+        attention=request.attention,
         revision=request.revision,
         family=request.family,
         adapter=request.adapter,
@@ -240,6 +241,11 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         yield (
             f"rank {request.shard.index} of {request.shard.count}: its share is {len(scan.ids):,} "
             f"of {scan.rows:,} rows, and all numbers are of this share"
+        )
+    if "eager" in vlm.attention:
+        yield (
+            f"attention is {vlm.attention}: slower than sdpa, and with more memory; auto takes it "
+            "only for parts that transformers has no sdpa for"
         )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"

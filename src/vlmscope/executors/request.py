@@ -38,6 +38,8 @@ class Request:
     """Where it runs."""
     store_dtype: StoreDtype = "float32"
     """Type of the vectors on disk."""
+    attention: str = "auto"
+    """Attention implementation: ``auto``, ``sdpa`` or ``eager``."""
     revision: str | None = None
     """Commit of a hub checkpoint."""
     family: str | Path | Mapping[str, Any] | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.computing import computing
-from vlmscope.model.describing import find_family
+from vlmscope.model.describing import DOCUMENT, find_family
 from vlmscope.model.packed_attention import packed, packing_configurations
 from vlmscope.model.proof import record, relative_error
 from vlmscope.model.vision_rows import RULES, Encoded
@@ -33,13 +33,14 @@ ASKED = (
 )
 """Questions, and width and height of their pictures."""
 
+LARGER = (1, 6, 12, 24)
+"""How many times as large the images may be made for them to be seen as tiles."""
+
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest relative error between a question in a batch and the same alone."""
 
-ERRORS = (
-    AttributeError, ImportError, IndexError, KeyError, RowError, RuntimeError, TypeError, ValueError
-)  # fmt: skip
-"""What a model or a rule may raise that is not made for what it gets."""
+ERRORS = Exception
+"""What a model or a rule may raise that is not made for what it gets: anything."""
 
 Seen = tuple[Tensor, Tensor, dict[str, Tensor]]
 """Output of the encoder, last hidden state of each prompt, inputs."""
@@ -51,18 +52,20 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
     Raises:
         ModelError: It cannot be asked a single question.
     """
-    pictures = _noise()
     questions = [question for question, _ in ASKED]
     try:
+        pictures = _tiling(vlm)
         alone = [_look(vlm, [q], [p]) for q, p in zip(questions, pictures, strict=True)]
-    except ERRORS as error:
+    except ModelError:
+        raise
+    except Exception as error:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(
             f"{vlm.name}: it cannot answer a question about a picture: {what}"
         ) from error
     try:
         together = _look(vlm, questions, pictures)
-    except ERRORS:
+    except Exception:  # noqa: BLE001 - code that nobody here has seen
         return "whole"  # it does not take several questions at once
     tolerance = TOLERANCES[vlm.dtype]
     same = [relative_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
@@ -106,13 +109,34 @@ def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, packs_images=same))
 
 
-def _noise() -> list[Image]:
-    """Return images of the sizes that are asked about."""
+def _noise(times: int = 1) -> list[Image]:
+    """Return images of the sizes that are asked about, all but the first so many times larger."""
     rng = np.random.default_rng(0)
+    sizes = [(width, height) for _, (width, height) in ASKED]
+    larger = [(width * times, height * times) for width, height in sizes[1:]]
     return [
         fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        for _, (width, height) in ASKED
+        for width, height in [sizes[0], *larger]
     ]
+
+
+def _tiling(vlm: VisionLanguageModel) -> list[Image]:
+    """Return images that the processor makes different numbers of tiles or tokens of, if any do.
+
+    Small images are a single tile for many processors, and an order that holds for those may not
+    hold for tiles.
+    """
+    for times in LARGER:
+        pictures = _noise(times)
+        text = render(vlm.processor, ASKED[0][0])
+        shapes = set()
+        for picture in pictures:
+            made = encode(vlm.processor, [text], [[picture]])
+            tokens = int((made["input_ids"] == vlm.image_token_id).sum())
+            shapes.add((tokens, *(tuple(made[name].shape) for name in sorted(made))))
+        if len(shapes) > 1:
+            return pictures
+    return _noise()
 
 
 def _holds(
@@ -158,6 +182,15 @@ def _look(
     with computing(), attention, record(parts) as calls:
         # ``generate`` and not a plain forward: it counts positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
+    if (times := len(calls["encoder"])) != 1 and len(texts) == 1:
+        (width, height) = pictures[0].size
+        raise ModelError(
+            f"{vlm.name}: its vision encoder ran {times} times for one image of {width}x{height}, "
+            "for its tiles apart perhaps, and so has no one output; another module may have: "
+            f'describe it with vision_encoder = "path", {DOCUMENT}'
+        )
+    if times != 1:
+        raise RowError("image", f"the vision encoder ran {times} times for one batch")
     return calls["encoder"][0], calls["norm"][0][:, -1], inputs
 
 

@@ -134,7 +134,20 @@ def _config_of(module: nn.Module) -> Any:
 def _find_decoder(model: Any) -> Any:
     """Return the decoder by convention, or None."""
     found = model.get_decoder()
+    while found is not None and found is not model and _has_head(found):
+        inner = found.get_decoder()  # a language model with a head of its own is entered
+        if inner is found:  # Llama 4's says that it is its own decoder
+            inner = next((part for part in found.children() if hasattr(part, "layers")), None)
+        if inner is None:
+            break
+        found = inner
     return None if found is model else found
+
+
+def _has_head(module: Any) -> bool:
+    """Return whether a module is a language model with a head, of the library's classes."""
+    head = getattr(module, "get_output_embeddings", None)
+    return head is not None and hasattr(module, "get_decoder") and head() is not None
 
 
 def _path_of(model: nn.Module, part: Any) -> str:

@@ -96,6 +96,8 @@ MLLAMA = Family(
 )
 
 _PROJECTOR = "model.multi_modal_projector"
+_GLM = "model.visual.post_layernorm"
+_LINEAR = "has linear attention, whose states are no keys and values"
 
 _ALL = (
     MLLAMA,
@@ -107,13 +109,17 @@ _ALL = (
     Family("qwen2_5_vl", "Qwen2.5-VL", projector="model.visual.merger"),
     Family("qwen3_vl", "Qwen3-VL", projector="model.visual.merger"),
     Family("qwen3_vl_moe", "Qwen3-VL (MoE)", projector="model.visual.merger"),
-    # The encoder's own output is merged 2x2 and projected: what is pooled is the norm before that.
+    Family("qwen3_5", "Qwen3.5", projector="model.visual.merger", writes_with_generate=_LINEAR),
     Family(
-        "glm4v",
-        "GLM-4.1V",
-        vision_encoder="model.visual.post_layernorm",
+        "qwen3_5_moe",
+        "Qwen3.5 (MoE)",
         projector="model.visual.merger",
+        writes_with_generate=_LINEAR,
     ),
+    # The encoder's own output is merged 2x2 and projected: what is pooled is the norm before that.
+    Family("glm4v", "GLM-4.1V", vision_encoder=_GLM, projector="model.visual.merger"),
+    Family("glm4v_moe", "GLM-4.5V", vision_encoder=_GLM, projector="model.visual.merger"),
+    Family("glm46v", "GLM-4.6V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("gemma3", "Gemma 3", projector=_PROJECTOR),
     Family("gemma4", "Gemma 4", projector="model.embed_vision"),
     Family(
@@ -127,6 +133,31 @@ _ALL = (
     Family("smolvlm", "SmolVLM", projector="model.connector"),
     Family("internvl", "InternVL", projector=_PROJECTOR),
     Family("aya_vision", "Aya Vision", projector=_PROJECTOR),
+    Family("cohere2_vision", "Command A Vision", projector=_PROJECTOR, needs="torchvision"),
+    # Its decoder scales attention by positions that count padding: every pair proves itself.
+    Family(
+        "llama4",
+        "Llama 4",
+        projector="multi_modal_projector",
+        decoder="language_model.model",
+        needs="torchvision",
+    ),
+    Family(
+        "lfm2_vl",
+        "LFM2-VL",
+        projector=_PROJECTOR,
+        final_norm="embedding_norm",
+        vision_rows="patch shapes",
+        writes_with_generate="has convolutions, whose states are no keys and values",
+        needs="torchvision",
+    ),
+    # Its encoder ends in probabilities of visual words; what is pooled is the transformer in it.
+    Family(
+        "ovis2",
+        "Ovis2",
+        vision_encoder="model.vision_tower.transformer",
+        projector="model.visual_embeddings_table",
+    ),
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),
     Family(

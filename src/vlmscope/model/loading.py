@@ -33,13 +33,16 @@ from vlmscope.model.describing import (
     stranger,
 )
 from vlmscope.model.encoder_widths import widen_where_it_pays
+from vlmscope.model.finding import with_found_parts
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
+from vlmscope.model.implementations import AUTO, attention_options, is_chosen_by_library
 from vlmscope.model.lengths import find_bands, forget_lengths
 from vlmscope.model.lone_token import keep_lone_token, with_smallest_image
 from vlmscope.model.pairs import is_held
 from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
+from vlmscope.model.processor_settings import complete_processor
 from vlmscope.model.processors import load_processor
 from vlmscope.model.proof import prove
 from vlmscope.model.quantized import (
@@ -62,7 +65,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
-    attention: str = "sdpa",
+    attention: str = AUTO,
     family: str | Path | Mapping[str, Any] | None = None,
     adapter: str | Path | None = None,
     quantize: str | None = None,
@@ -79,7 +82,8 @@ def load_model(
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``spread`` (layers over all GPUs), or
             ``auto``: the first GPU, spread where the weights do not fit on it, else the CPU.
         revision: Branch, tag or commit of a hub repository.
-        attention: Attention implementation, ``sdpa`` or ``eager``.
+        attention: Attention implementation: ``sdpa`` or ``eager``, or ``auto``: for each part
+            ``sdpa`` where it has one, else ``eager``.
         family: TOML file (or what is in one) that describes the architecture, where the conventions
             do not do.
         adapter: Folder of a LoRA adapter that peft saved; the processor stays the checkpoint's.
@@ -102,6 +106,7 @@ def load_model(
         if description is not None:
             known = described(description, config, family if isinstance(family, str | Path) else "")
         check_quantize(quantize, name, config)
+        attending = attention_options(attention)
         if adapter is not None:
             check_adapter(adapter)
         kind = choose_dtype(dtype, device)
@@ -111,14 +116,14 @@ def load_model(
             start_clean()
             place = choose_place(device, config, kind, quantize)
             check_device(quantize, name, config, place)
+            processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
                 name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
-                attn_implementation=attention, **quantization_options(quantize, kind, config),
+                **attending, **quantization_options(quantize, kind, config),
             )  # fmt: skip
             settle(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
-            processor = _load_processor(name, revision)
             make_greedy(model, processor.tokenizer.pad_token_id)
             vlm = VisionLanguageModel(
                 model,
@@ -145,20 +150,26 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     if vlm.family.squeezes_tokens and vlm.projector is not None:
         keep_lone_token(vlm.projector)
     forget_lengths(vlm.model)
+    with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
+        complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
+    known = find_family(vlm.model.config) is not None
+    if not known:
+        vlm = with_found_parts(vlm)
     vlm = replace(vlm, vision_size=prove(vlm))
     widen_where_it_pays(vlm)
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
-    if vlm.description is not None or find_family(vlm.model.config) is None:
+    if vlm.description is not None or not known:
         vlm = with_proven_packing(vlm)
     if vlm.quantization == "8bit":  # those are not batched
         return vlm
-    if vlm.description is not None:
+    held = is_held(vlm.family, vlm.model.config) and is_chosen_by_library(vlm.model)
+    if "vision_rows" in (vlm.description or {}):
         check_rule(vlm)
-    elif not is_held(vlm.family, vlm.model.config):
+    elif vlm.description is not None or not held:
         vlm = with_proven_rule(vlm)
-    if find_family(vlm.model.config) is None:
+    if not known:
         vlm = with_smallest_image(vlm)
-    return vlm if is_held(vlm.family, vlm.model.config) else with_proven_lengths(vlm)
+    return vlm if held else with_proven_lengths(vlm)
 
 
 def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
@@ -268,6 +279,7 @@ def load_weights(
         ):
             model, info = (loader or auto_class(config)).from_pretrained(
                 name,
+                config=config,  # else the implementation of attention that it names is taken
                 device_map="auto" if place == "spread" else place,
                 output_loading_info=True,
                 trust_remote_code=False,
@@ -277,6 +289,11 @@ def load_weights(
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if "does not support an attention implementation through" in str(error):
+            raise ModelError(
+                f"{name}: --attention sdpa: a part of it ({str(error).split()[0]}) has no sdpa in "
+                "transformers; use auto, which takes eager for that part"
+            ) from error
         if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it
             raise pickled_only(name, "safetensors are not among its files") from error
         raise ModelError(
@@ -285,6 +302,12 @@ def load_weights(
         ) from error
     except SafetensorError as error:
         raise ModelError(f"{name}: damaged weight file: {one_line(error)}") from error
+    _check_complete(name, model, info, place)
+    return model.eval()
+
+
+def _check_complete(name: str, model: Any, info: Mapping[str, Any], place: str) -> None:
+    """Refuse a model with weights that were not in the checkpoint, or that left the GPUs."""
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
@@ -296,4 +319,3 @@ def load_weights(
             f"{name}: the GPUs together are too small, parts would go to {' and '.join(aside)}; "
             "use more GPUs or a smaller --dtype"
         )
-    return model.eval()

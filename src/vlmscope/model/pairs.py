@@ -15,7 +15,9 @@ from vlmscope.model.families import FAMILIES, Family
 
 HELD: Mapping[str, frozenset[str]] = {
     "mllama": frozenset({"mllama_text_model"}),
-    "llava": frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text"}),
+    "llava": frozenset(
+        {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt_oss"}
+    ),
     "llava/pixtral": frozenset({"mistral"}),
     "llava_next": frozenset({"mistral", "llama", "qwen2"}),
     "llava_onevision": frozenset({"qwen2"}),
@@ -23,14 +25,24 @@ HELD: Mapping[str, frozenset[str]] = {
     "qwen2_5_vl": frozenset({"qwen2_5_vl_text"}),
     "qwen3_vl": frozenset({"qwen3_vl_text"}),
     "qwen3_vl_moe": frozenset({"qwen3_vl_moe_text"}),
+    "qwen3_5": frozenset({"qwen3_5_text"}),
+    "qwen3_5_moe": frozenset({"qwen3_5_moe_text"}),
     "glm4v": frozenset({"glm4v_text"}),
+    "glm4v_moe": frozenset({"glm4v_moe_text"}),
+    "glm46v": frozenset({"glm4v_moe_text", "glm4v_text"}),
     "gemma3": frozenset({"gemma3_text"}),
     "gemma4": frozenset({"gemma4_text"}),
-    "paligemma": frozenset({"gemma"}),
+    "paligemma": frozenset({"gemma", "gemma2"}),
     "idefics3": frozenset({"llama"}),
     "smolvlm": frozenset({"llama"}),
-    "internvl": frozenset({"qwen2", "qwen3", "llama"}),
+    "internvl": frozenset(
+        {"qwen2", "qwen3", "qwen3_moe", "llama", "mistral", "gemma2", "gemma3_text", "gpt_oss"}
+    ),
     "aya_vision": frozenset({"cohere2"}),
+    "ovis2": frozenset({"qwen2"}),
+    "cohere2_vision": frozenset({"cohere2"}),
+    "llama4": frozenset(),
+    "lfm2_vl": frozenset({"lfm2"}),
     "mistral3": frozenset({"mistral"}),
     "janus": frozenset({"llama"}),
     "fast_vlm": frozenset({"qwen2"}),

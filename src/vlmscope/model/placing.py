@@ -33,8 +33,8 @@ def check_kind(name: str, config: Any) -> None:
     """Refuse an architecture that answers no questions about pictures, before weights are read.
 
     Raises:
-        ModelError: It is a language, sound or vision model, or transformers cannot load it for
-            pictures and text.
+        ModelError: It is a language, sound or vision model, an encoder-decoder, or transformers
+            cannot load it for pictures and text.
     """
     from transformers import __version__
     from transformers.models.auto.modeling_auto import (
@@ -49,6 +49,16 @@ def check_kind(name: str, config: Any) -> None:
             f"not in transformers {__version__}; give a vision-language model ('vlmscope models' "
             "lists some)"
         )
+    if any(getattr(part, "is_encoder_decoder", False) for part in _text_parts(config)):
+        raise ModelError(
+            f"{name}: a model of type {config.model_type!r} is an encoder-decoder: no layer "
+            "of its decoder has a state of the prompt; give a decoder-only model"
+        )
+
+
+def _text_parts(config: Any) -> tuple[Any, ...]:
+    """Return the configurations that may say what kind of language model it is."""
+    return (config, getattr(config, "text_config", None))
 
 
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
@@ -87,7 +97,7 @@ def choose_place(device: str, config: Any, dtype: torch.dtype, quantize: str | N
 def bytes_of(config: Any, dtype: torch.dtype, quantize: str | None) -> int:
     """Return the bytes that the weights will take, from the architecture alone."""
     with torch.device("meta"):
-        model = auto_class(config).from_config(config)
+        model = auto_class(config).from_config(config, attn_implementation=None)
     head = model.get_output_embeddings()
     every = sum(parameter.numel() for parameter in model.parameters())
     rounded = sum(

@@ -17,6 +17,7 @@ from torch import Tensor
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.changes import removing_hooks
 from vlmscope.model.computing import computing
+from vlmscope.model.processor_settings import left_to_defaults
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
@@ -38,28 +39,40 @@ def prove(vlm: VisionLanguageModel) -> int:
     Raises:
         ModelError: A part is missing or is not what its name promises; the message names it.
     """
-    from PIL import Image
-
     try:
         _touch(vlm)
-        images = [[Image.new("RGB", (64, 48), (127, 127, 127))]]
-        inputs = encode(vlm.processor, [render(vlm.processor, QUESTION)], images)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
-    except RowError as error:
-        raise ModelError(f"{vlm.name}: {error}") from error
-    _check_prompt(vlm, inputs)
+    inputs = blank_inputs(vlm)
     moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
     parts = {"vision_encoder": vlm.vision_encoder, "final_norm": vlm.final_norm}
     parts |= {f"layers[{k}]": layer for k, layer in enumerate(vlm.layers)}
     with computing(), record(parts) as calls:
         try:
             outputs = vlm.model(**moved, output_hidden_states=True, use_cache=False)
-        except (RuntimeError, TypeError, ValueError) as error:
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise _unexpected(vlm, f"it fails on a blank image: {first_line}") from error
+        except Exception as error:
+            raise unexpected(vlm, "it fails on a blank image", error) from error
         _check_decoder(vlm, calls, outputs, inputs["input_ids"].shape[1])
         return _check_vision(vlm, calls, inputs)
+
+
+def blank_inputs(vlm: VisionLanguageModel) -> dict[str, Tensor]:
+    """Return the inputs of a question about a blank image, on the CPU.
+
+    Raises:
+        ModelError: The processor does not take it, or makes no image token of it.
+    """
+    from PIL import Image
+
+    images = [[Image.new("RGB", (64, 48), (127, 127, 127))]]
+    try:
+        inputs = encode(vlm.processor, [render(vlm.processor, QUESTION)], images)
+    except RowError as error:
+        raise ModelError(f"{vlm.name}: {error}") from error
+    except Exception as error:
+        raise unexpected(vlm, "its processor fails on a blank image", error) from error
+    _check_prompt(vlm, inputs)
+    return inputs
 
 
 def _touch(vlm: VisionLanguageModel) -> None:
@@ -89,8 +102,12 @@ def record(parts: Mapping[str, Any]) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def _check_prompt(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> None:
-    if not (inputs["input_ids"][0] == vlm.image_token_id).any():
-        raise _unexpected(vlm, f"the prompt holds no image token (id {vlm.image_token_id})")
+    try:
+        token = vlm.image_token_id
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
+    if not (inputs["input_ids"][0] == token).any():
+        raise _unexpected(vlm, f"the prompt holds no image token (id {token})")
     if (count := count_bos(vlm.processor, inputs)) > 1:
         raise _unexpected(vlm, f"the prompt begins with the BOS token {count} times")
 
@@ -107,13 +124,12 @@ def _check_vision(
     encoded = Encoded(outputs[0], inputs, (1,), vlm.model.config, vlm.image_token_id)
     try:
         [(features, valid)] = RULES[vlm.family.vision_rows](encoded)
-    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise _unexpected(
             vlm, f"the vision encoder's output does not split into samples: {one_line(error)}"
         ) from error
     width = features.shape[-1]
-    vision = vlm.model.config.vision_config
-    named = {int(getattr(vision, name)) for name in _WIDTHS if getattr(vision, name, None)}
+    named = encoder_widths(vlm)
     if named and width not in named:
         raise _unexpected(
             vlm,
@@ -125,10 +141,19 @@ def _check_vision(
     return int(width)
 
 
+def encoder_widths(vlm: VisionLanguageModel) -> set[int]:
+    """Return the widths that the configuration gives for the vision encoder's output."""
+    vision = getattr(vlm.model.config, "vision_config", None)
+    named = (getattr(vision, name, None) for name in _WIDTHS)
+    return {int(width) for width in named if isinstance(width, int)}
+
+
 def _check_decoder(
     vlm: VisionLanguageModel, calls: dict[str, list[Tensor]], outputs: Any, length: int
 ) -> None:
-    states = outputs.hidden_states
+    states = getattr(outputs, "hidden_states", None)
+    if states is None:
+        raise _unexpected(vlm, "the model returns no hidden_states")
     if len(states) != vlm.num_layers + 1:
         raise _unexpected(vlm, f"{vlm.num_layers} layers gave {len(states)} hidden states")
     for k in range(vlm.num_layers):
@@ -140,22 +165,52 @@ def _check_decoder(
             raise _unexpected(vlm, f"{name} returned {found}, not once {expected}")
         if not relative_error(calls[name][0], states[k + 1]) <= TOLERANCE:
             raise _unexpected(vlm, f"{name} is not hidden_states[{k + 1}], or not a number")
-    logits = _logits(vlm, states[-1][:, -1])
-    if not relative_error(logits, outputs.logits[:, -1]) <= 10 * TOLERANCE:
+    raw = vlm.lm_head(states[-1][:, -1].to(next(vlm.lm_head.parameters()).device)).cpu()
+    config, logits = vlm.model.config.get_text_config(decoder=True), outputs.logits[:, -1].cpu()
+    cap = getattr(config, "final_logit_softcapping", None)
+    if not relative_error(scaled_like(raw, logits, cap), logits) <= 10 * TOLERANCE:
         raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
 
 
-def _logits(vlm: VisionLanguageModel, hidden: Tensor) -> Tensor:
-    """Return what the model should make of a last hidden state: Gemma caps its logits softly."""
-    logits: Tensor = vlm.lm_head(hidden.to(next(vlm.lm_head.parameters()).device)).float()
-    cap = getattr(vlm.model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
-    return cap * torch.tanh(logits / cap) if cap else logits
+def scaled_like(raw: Tensor, logits: Tensor, cap: float | None) -> Tensor:
+    """Return raw logits scaled, and softly capped, as a model's logits are.
+
+    Cohere multiplies them, Granite divides them, Gemma caps them, some do both. Which token is how
+    likely is the model's own logits' to say; here only a factor common to all is fitted.
+
+    Args:
+        raw: What the head makes of the last hidden state.
+        logits: The model's logits.
+        cap: Where the model caps them; None: it does not.
+
+    >>> raw = torch.tensor([1.0, -2.0, 0.5])
+    >>> scaled_like(raw, 3 * raw, None)
+    tensor([ 3.0000, -6.0000,  1.5000])
+    """
+    raw, logits = raw.double(), logits.double()
+    if cap is None:
+        return _factor(raw, logits) * raw
+    low = logits.abs() < 0.9 * cap  # beyond, the cap cannot be undone
+    uncapped = cap * torch.atanh(logits[low] / cap)
+    return cap * torch.tanh(_factor(raw[low], uncapped) * raw / cap)
+
+
+def _factor(raw: Tensor, scaled: Tensor) -> float:
+    """Return the factor between two tensors: least squares."""
+    return float((raw * scaled).sum() / (raw * raw).sum().clamp_min(1e-30))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Return ‖found − expected‖ / ‖expected‖, in float32."""
     found, expected = found.float().cpu(), expected.float().cpu()
     return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def unexpected(vlm: VisionLanguageModel, what: str, error: Exception) -> ModelError:
+    """Return the error for a model in whose code another error was raised."""
+    left = left_to_defaults(vlm.processor, vlm.name, vlm.revision)
+    more = f"; {left}" if left else ""
+    return _unexpected(vlm, f"{what}: {type(error).__name__}: {one_line(error)}{more}")
 
 
 def _unexpected(vlm: VisionLanguageModel, what: str) -> ModelError:

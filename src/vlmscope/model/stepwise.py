@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vlmscope.model.describing import find_family
+from vlmscope.model.implementations import implementations
 from vlmscope.model.pairs import decoder_type, is_held
 from vlmscope.model.vlm import VisionLanguageModel
 
@@ -30,8 +31,8 @@ def why_not_stepwise(vlm: VisionLanguageModel) -> str:
         return f"{vlm.family.title} with this decoder ({decoder}) was not proven step by step"
     if vlm.family.writes_with_generate:
         return f"{vlm.family.title} {vlm.family.writes_with_generate}"
-    if vlm.attention != "sdpa":
-        return f"its attention is {vlm.attention!r}"
+    if (attention := implementations(vlm.decoder)) != "sdpa":
+        return f"its attention is {attention!r}"
     if len(vlm.cuda_devices) > 1:
         return "the model is spread over several GPUs"
     if settings := _settings(vlm.model):

@@ -142,6 +142,30 @@ def by_crop_counts(encoded: Encoded) -> list[VisionRows]:
     )
 
 
+def by_patch_shapes(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[tiles, most patches, width]`` with the shape of each tile in patches (LFM2-VL).
+
+    Tiles are dealt out until their image tokens are those of the question. What fills a tile up to
+    the most patches is padding.
+    """
+    inputs, factor = encoded.inputs, int(encoded.config.downsample_factor)
+    tokens = (inputs["input_ids"] == encoded.image_token_id).sum(dim=1).tolist()
+    mask = inputs["pixel_attention_mask"].to(encoded.features.device, torch.bool)
+    each = (-(-inputs["spatial_shapes"] // factor)).prod(dim=1).tolist()
+    rows, begin = [], 0
+    for total in tokens:
+        end, left = begin, total
+        while left > 0 and end < len(each):
+            left, end = left - each[end], end + 1
+        if left:
+            raise RuntimeError(f"tiles of {each} image tokens do not make up {tokens}")
+        rows.append((encoded.features[begin:end].flatten(0, 1), mask[begin:end].flatten()))
+        begin = end
+    if begin != len(encoded.features):
+        raise RuntimeError(f"{len(encoded.features)} tiles, but the questions have {begin}")
+    return rows
+
+
 def _of_questions(values: Sequence[Any], pictures: Sequence[int]) -> list[Sequence[Any]]:
     """Deal one value for each picture out to the questions."""
     if len(values) != sum(pictures):
@@ -169,6 +193,7 @@ RULES: Mapping[str, Rule] = {
     "image": by_image,
     "crops": by_crops,
     "crop counts": by_crop_counts,
+    "patch shapes": by_patch_shapes,
     "whole": whole,
 }
 """Name in a description → rule."""

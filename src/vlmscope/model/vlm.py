@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmscope.errors import ModelChangedError
 from vlmscope.model.families import Family
 from vlmscope.model.identity import Identity
+from vlmscope.model.implementations import implementations
 from vlmscope.model.lengths import ONE_BAND, LengthBands
 
 
@@ -136,8 +137,13 @@ class VisionLanguageModel:
 
     @property
     def attention(self) -> str:
-        """Attention implementation in use, ``sdpa`` for example."""
-        return str(self.model.config._attn_implementation)
+        """Attention implementation of the decoder, and of the vision encoder where it is another.
+
+        For example ``sdpa``, or ``eager, vision encoder sdpa``.
+        """
+        decoder, encoder = implementations(self.decoder), implementations(self.vision_tower)
+        other = encoder and encoder != decoder
+        return f"{decoder}, vision encoder {encoder}" if other else decoder
 
     @property
     def one_at_a_time(self) -> str:

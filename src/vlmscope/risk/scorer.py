@@ -114,6 +114,7 @@ class RiskScorer:
         *,
         dtype: str = "auto",
         device: str = "auto",
+        attention: str = "auto",
         revision: str | None = None,
         adapter: str | PathLike[str] | None = None,
         threshold: float | None = None,
@@ -127,6 +128,7 @@ class RiskScorer:
             probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on.
             dtype: As in ``load_model``; ``auto`` takes the one the probe was trained with.
             device: As in ``load_model``.
+            attention: As in ``load_model``.
             revision: Branch, tag or commit of a hub checkpoint.
             adapter: Folder of a LoRA adapter (default: the one the probe was trained with).
             threshold: Risk above which an answer is flagged (default: the probe's own).
@@ -155,6 +157,7 @@ class RiskScorer:
             str(model),
             dtype=dtype,
             device=device,
+            attention=attention,
             revision=revision,
             family=info.model.get("description"),
             adapter=None if adapter is None else str(adapter),

@@ -1,0 +1,119 @@
+"""Which attention implementation a checkpoint gets: parts without sdpa, and the option."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from families.conformance import ONE_PICTURE, build
+from families.llava_checkpoints import build_llava
+from families.test_conformance import assert_same, error
+from vlmscope.engine import capture
+from vlmscope.errors import ModelError
+from vlmscope.executors import make_plan
+from vlmscope.executors.request import Request
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.implementations import is_chosen_by_library
+from vlmscope.model.placing import bytes_of
+from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.reference import reference
+from vlmscope.schema import CaptureSpec
+
+GEMMA2 = {"model_type": "gemma2", "num_hidden_layers": 3, "query_pre_attn_scalar": 14}
+"""A decoder that caps its attention scores, which sdpa cannot."""
+
+SPEC = CaptureSpec(layers="all", max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_llava(tmp_path_factory.mktemp("capped") / "model", **GEMMA2)
+
+
+@pytest.fixture(scope="module")
+def mixed(folder: Path) -> VisionLanguageModel:
+    return load_model(folder, device="cpu", dtype="float32")
+
+
+def test_a_decoder_without_sdpa_gets_eager_and_the_encoder_sdpa(
+    folder: Path, mixed: VisionLanguageModel
+) -> None:
+    """The same numbers as eager in all parts, in one pass and in three."""
+    assert mixed.attention == "eager, vision encoder sdpa"
+    assert why_not_stepwise(mixed)
+    eager = load_model(folder, device="cpu", dtype="float32", attention="eager")
+    assert eager.attention == "eager"
+    for item in capture(ONE_PICTURE, mixed, SPEC, batch_size=4):
+        assert_same(item, reference(item.sample, mixed, SPEC))
+        assert_same(item, reference(item.sample, eager, SPEC))
+
+
+def test_an_encoder_without_sdpa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.clip.modeling_clip import CLIPPreTrainedModel
+
+    monkeypatch.setattr(CLIPPreTrainedModel, "_supports_sdpa", False)
+    vlm = load_model(build("llava", tmp_path / "model"), device="cpu", dtype="float32")
+    assert vlm.attention == "sdpa, vision encoder eager"
+    assert is_chosen_by_library(vlm.model)
+    assert why_not_stepwise(vlm) == ""
+    for item in capture(ONE_PICTURE, vlm, SPEC, batch_size=4):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+
+
+def test_sdpa_for_all_parts_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"--attention sdpa: .*Gemma2Model.* use auto") as caught:
+        load_model(folder, device="cpu", attention="sdpa")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "SDPA", "owner/kernel", "paged|eager", "flash_attention_2"])
+def test_other_implementations_are_refused_before_weights_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("vlmscope.model.loading.load_weights", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(ModelError, match="choose from auto, sdpa, eager"):
+        load_model(folder, device="cpu", attention=name)
+
+
+def test_what_the_configuration_names_is_not_taken(tmp_path: Path) -> None:
+    """Phi-4's released config.json names flash attention, of the GPU it was trained on."""
+    folder = build("llava", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["_attn_implementation"] = "flash_attention_2"
+    config["text_config"]["_attn_implementation"] = "flash_attention_2"
+    (folder / "config.json").write_text(json.dumps(config))
+    vlm = load_model(folder, device="cpu")
+    assert vlm.attention == "sdpa"
+    from transformers import AutoConfig
+
+    assert bytes_of(AutoConfig.from_pretrained(folder), np.dtype("float32"), None) > 0  # type: ignore[arg-type]
+
+
+def test_a_described_family_that_attends_otherwise_proves_itself(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suite holds families with what the library chooses, and nothing else."""
+    asked = []
+    monkeypatch.setattr(
+        "vlmscope.model.loading.with_proven_rule", lambda vlm: asked.append(vlm.attention) or vlm
+    )
+    vlm = load_model(checkpoint, device="cpu", dtype="float32", attention="eager")
+    assert asked == ["eager"]
+    assert not is_chosen_by_library(vlm.model)
+    sdpa = load_model(checkpoint, device="cpu", dtype="float32")
+    assert asked == ["eager"]
+    [one], [other] = (list(capture(ONE_PICTURE[:1], each, SPEC)) for each in (vlm, sdpa))
+    worst = max(error(one.vectors[name], other.vectors[name]) for name in other.vectors)
+    assert 0 < worst < 1e-5
+
+
+def test_the_plan_says_that_it_is_slower(
+    mixed: VisionLanguageModel, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmscope.executors.plan.load_model", lambda *_, **__: mixed)
+    plan = make_plan(Request(str(table), "model", table.parent / "run", spec=SPEC))
+    assert any("eager, vision encoder sdpa: slower than sdpa" in note for note in plan.notes)
+    assert plan.manifest.attention == "eager, vision encoder sdpa"
