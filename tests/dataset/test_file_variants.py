@@ -79,6 +79,49 @@ def test_compression_that_is_damaged_or_expands_too_far(
         assert "expands to more than 5,000 bytes" in refusal(write(tmp_path / "b.csv.gz", bomb))
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.json.gz"])
+def test_flipped_bytes_and_truncation_are_refused_in_one_line(
+    tmp_path: Path, compress: Callable[[bytes], bytes], name: str
+) -> None:
+    rows = [{"question_id": n, **RECORD} for n in range(50)]
+    plain = {
+        "t.csv.gz": "id,image,question\n"
+        + "".join(f"{n},a{n}.png,Is it {n}?\n" for n in range(50)),
+        "t.jsonl.gz": "\n".join(map(json.dumps, rows)),
+        "t.json.gz": json.dumps(rows),
+    }[name]
+    whole = compress(plain.encode())
+    refused = []
+    for at in range(4, len(whole), max(1, len(whole) // 20)):
+        data = bytearray(whole)
+        data[at] ^= 0xFF
+        write(tmp_path / name, bytes(data))
+        try:
+            open_table(tmp_path / name).scan()  # a flipped byte of no meaning changes nothing
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused.append(str(error))
+    assert any("its compression is damaged or cut" in text for text in refused)
+    for size in (len(whole) // 2, len(whole) - 1):
+        assert "its compression is damaged or cut" in refusal(write(tmp_path / name, whole[:size]))
+
+
+def test_a_delimiter_that_only_the_hint_names(tmp_path: Path) -> None:
+    header = "sep=:\nid:image:question\n"
+    path = write(tmp_path / "t.csv", f"{header}1:a.png:?\n")
+    assert ids(path) == ["1"]
+    text = refusal(write(path, f"{header}1:a.png:?:more\n"))
+    assert "t.csv line 3: found 4 fields, expected 3" in text
+    assert "likely a ':' in a text without quotes" in text
+    assert "found 2 fields, expected 3" in refusal(write(path, f"{header}1:a.png\n"))
+
+
+@pytest.mark.parametrize("mark", ['"', "\r"])
+def test_a_hint_that_names_no_delimiter(tmp_path: Path, mark: str) -> None:
+    assert "t.csv" in refusal(write(tmp_path / "t.csv", f"sep={mark}\nid,image,question\n1,a,?\n"))
+
+
 def test_an_archive(tmp_path: Path) -> None:
     assert "is a ZIP archive or an Excel" in refusal(write(tmp_path / "t.csv", b"PK\x03\x04xx"))
 

@@ -23,7 +23,7 @@ from vlmscope.errors import InputError
 FIELD_LIMIT = 64 * 2**20
 """Longest field in characters. A longer one is a quote that was never closed."""
 
-_HINT = re.compile(r"\ufeff?sep=(.)[\r\n]*")
+_HINT = re.compile(r"\ufeff?sep=([^\"\r\n])[\r\n]*")
 """Excel's own first line, which tells the delimiter."""
 
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar"}
@@ -102,7 +102,8 @@ class CsvSource(FileSource):
         )
 
     def _ragged(self, line: int, fields: list[str], header: list[str]) -> str:
-        delimiter = _NAMES[self.dialect()[0]]
+        mark = self.dialect()[0]
+        delimiter = _NAMES.get(mark, repr(mark))
         cause = (
             f"a {delimiter} in a text without quotes: put the text in double quotes"
             if len(fields) > len(header)
