@@ -100,8 +100,8 @@ def test_flipped_bytes_and_truncation_are_refused_in_one_line(
         try:
             open_table(tmp_path / name).scan()  # a flipped byte of no meaning changes nothing
         except InputError as error:
-            assert "\n" not in str(error)
             refused.append(str(error))
+    assert "\n" not in "".join(refused)
     assert any("its compression is damaged or cut" in text for text in refused)
     for size in (len(whole) // 2, len(whole) - 1):
         assert "its compression is damaged or cut" in refusal(write(tmp_path / name, whole[:size]))
