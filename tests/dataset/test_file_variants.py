@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import pickle
+import tracemalloc
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from vlmscope.dataset import _text, load_image, open_table, parse_mapping, read_samples
+from vlmscope.dataset._together import unique_together
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure
 
@@ -445,6 +447,25 @@ def test_ids_of_several_columns(tmp_path: Path) -> None:
     assert "--map id is" not in text
     empty = write(tmp_path / "e.csv", "s,n,image,question\n,,a.png,?\n")
     assert "the id in columns 's', 'n' is empty" in refusal(empty, "id=s,n")
+
+
+def test_columns_that_differ_together_are_found_without_keeping_rows(tmp_path: Path) -> None:
+    """Embedded images would fill the memory; a column of them is never part of an id."""
+    rows = [
+        {"id": n // 2, "image": "A" * 100_000 + str(n), "extra": {"n": n}, "n": n % 2,
+         "question": "?", "same": None}
+        for n in range(100)
+    ]  # fmt: skip
+    path = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    reader = open_table(path).reader
+    del rows
+    tracemalloc.start()
+    try:
+        assert unique_together(reader) == ("id", "n")
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000, "one row at a time"
+    finally:
+        tracemalloc.stop()
+    assert "pass --map id=id,n, which differ" in refusal(path)
 
 
 @pytest.mark.parametrize(
