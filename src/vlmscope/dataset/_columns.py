@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vlmscope.dataset._fields import BESIDE, DIALOGUES, KNOWN, numbered_images, suggestion
+from vlmscope.dataset._fields import BESIDE, DIALOGUES, INDEX, KNOWN, numbered_images, suggestion
 from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._values import shown_name
@@ -155,6 +155,27 @@ def _one_asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
     if unnamed and int(unnamed[1]) < len(found) and not found[int(unnamed[1])]:
         return ("",)
     return ()
+
+
+def reference_columns(columns: Columns, found: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that an image cell may name another row by; none without such.
+
+    They are ``index`` alone where the table has it, whatever the id is: image cells that name rows
+    are written against it. Else they are the columns of the id and those with the name of one.
+
+    Args:
+        columns: the table's columns, by role.
+        found: all of its columns.
+
+    >>> columns = find_columns(FieldSpec(), ["index", "question_id", "image", "question"], "t.tsv")
+    >>> reference_columns(columns, ["index", "question_id", "image", "question"])
+    ('index',)
+    """
+    index = tuple(name for name in found if name.strip().casefold() == INDEX)
+    if index:
+        return index[:1]
+    known = (name for name in KNOWN["id"] if name in found)
+    return tuple(dict.fromkeys((*columns.id, *known)))
 
 
 def check_pictures(columns: Columns, media: Mapping[str, str], table: str) -> None:

@@ -228,6 +228,8 @@ def _several(value: Any) -> Sequence[Any] | None:
 
 
 def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
+    if isinstance(value, PictureCell):  # a reader says what is wrong with the cell
+        return value
     if isinstance(value, list | tuple):
         return PictureCell("", None, other="a list")
     if isinstance(value, dict) and value and not value.keys() & _OF_PICTURES:
