@@ -106,3 +106,23 @@ def test_parse_mapping_refuses(item: str) -> None:
 def test_parse_mapping_refuses_a_field_twice() -> None:
     with pytest.raises(InputError, match="id is already mapped"):
         parse_mapping(["id=a", "id=b"])
+
+
+def test_only_the_id_is_given_by_its_position(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", [{"n": "7", **ROWS[0]}])
+    assert one(path, fields=parse_mapping(["id=1"])).id == "7"
+    assert one(path, fields=parse_mapping(["id=1,2"])).id == "7_q1"
+    for field in ("question", "image", "target"):
+        with pytest.raises(InputError, match=f"no column '4' for the {field}"):
+            open_table(path, fields=parse_mapping([f"{field}=4"]))
+    with pytest.raises(InputError, match="no column '3' and '4' for the image"):
+        open_table(path, fields=parse_mapping(["image=3,4"]))
+    numbered = write_csv(tmp_path / "n.csv", [{"question_id": "q", "4": "a.png", "question": "?"}])
+    assert one(numbered, fields=parse_mapping(["image=4"])).image_id == "a.png"
+
+
+def test_backslashes_of_an_image_pattern_are_part_of_the_path(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", [{"id": "1", "n": "7"}])
+    fields = parse_mapping([], image_pattern=r"imgs\new_{n}\t.jpg", question_template=r"A\n{n}\tB")
+    sample = one(path, fields=fields)
+    assert (sample.image_id, sample.question) == (r"imgs\new_7\t.jpg", "A\n7\tB")

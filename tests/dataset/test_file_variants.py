@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import pickle
+import tracemalloc
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from vlmscope.dataset import _text, load_image, open_table, parse_mapping, read_samples
+from vlmscope.dataset._together import unique_together
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure
 
@@ -77,6 +79,49 @@ def test_compression_that_is_damaged_or_expands_too_far(
     monkeypatch.setattr(_text, "MOST_TIMES", 2)
     for bomb in (gzip.compress(data), zstd(data)):
         assert "expands to more than 5,000 bytes" in refusal(write(tmp_path / "b.csv.gz", bomb))
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.json.gz"])
+def test_flipped_bytes_and_truncation_are_refused_in_one_line(
+    tmp_path: Path, compress: Callable[[bytes], bytes], name: str
+) -> None:
+    rows = [{"question_id": n, **RECORD} for n in range(50)]
+    plain = {
+        "t.csv.gz": "id,image,question\n"
+        + "".join(f"{n},a{n}.png,Is it {n}?\n" for n in range(50)),
+        "t.jsonl.gz": "\n".join(map(json.dumps, rows)),
+        "t.json.gz": json.dumps(rows),
+    }[name]
+    whole = compress(plain.encode())
+    refused = []
+    for at in range(4, len(whole), max(1, len(whole) // 20)):
+        data = bytearray(whole)
+        data[at] ^= 0xFF
+        write(tmp_path / name, bytes(data))
+        try:
+            open_table(tmp_path / name).scan()  # a flipped byte of no meaning changes nothing
+        except InputError as error:
+            refused.append(str(error))
+    assert "\n" not in "".join(refused)
+    assert any("its compression is damaged or cut" in text for text in refused)
+    for size in (len(whole) // 2, len(whole) - 1):
+        assert "its compression is damaged or cut" in refusal(write(tmp_path / name, whole[:size]))
+
+
+def test_a_delimiter_that_only_the_hint_names(tmp_path: Path) -> None:
+    header = "sep=:\nid:image:question\n"
+    path = write(tmp_path / "t.csv", f"{header}1:a.png:?\n")
+    assert ids(path) == ["1"]
+    text = refusal(write(path, f"{header}1:a.png:?:more\n"))
+    assert "t.csv line 3: found 4 fields, expected 3" in text
+    assert "likely a ':' in a text without quotes" in text
+    assert "found 2 fields, expected 3" in refusal(write(path, f"{header}1:a.png\n"))
+
+
+@pytest.mark.parametrize("mark", ['"', "\r"])
+def test_a_hint_that_names_no_delimiter(tmp_path: Path, mark: str) -> None:
+    assert "t.csv" in refusal(write(tmp_path / "t.csv", f"sep={mark}\nid,image,question\n1,a,?\n"))
 
 
 def test_an_archive(tmp_path: Path) -> None:
@@ -402,6 +447,25 @@ def test_ids_of_several_columns(tmp_path: Path) -> None:
     assert "--map id is" not in text
     empty = write(tmp_path / "e.csv", "s,n,image,question\n,,a.png,?\n")
     assert "the id in columns 's', 'n' is empty" in refusal(empty, "id=s,n")
+
+
+def test_columns_that_differ_together_are_found_without_keeping_rows(tmp_path: Path) -> None:
+    """Embedded images would fill the memory; a column of them is never part of an id."""
+    rows = [
+        {"id": n // 2, "image": "A" * 100_000 + str(n), "extra": {"n": n}, "n": n % 2,
+         "question": "?", "same": None}
+        for n in range(100)
+    ]  # fmt: skip
+    path = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    reader = open_table(path).reader
+    del rows
+    tracemalloc.start()
+    try:
+        assert unique_together(reader) == ("id", "n")
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000, "one row at a time"
+    finally:
+        tracemalloc.stop()
+    assert "pass --map id=id,n, which differ" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,3 +140,17 @@ def test_rows_that_are_passed_hold_their_place(tmp_path: Path) -> None:
     for i in (0, 3):
         images = [[str(image) for image in rows[i].images] for rows in (whole, places)]
         assert images[0] == images[1]
+
+
+def test_the_fingerprint_tells_embedded_images_of_equal_size_apart(tmp_path: Path) -> None:
+    def fingerprint(image: Any) -> str:
+        row = {"id": "1", "image": image, "question": "?"}
+        return open_table(write_jsonl(tmp_path / "t.jsonl", [row])).scan().fingerprint
+
+    red, blue = (base64.b64encode(b"II*\0" + fill * 96).decode() for fill in (b"r", b"b"))
+    assert fingerprint(red) != fingerprint(blue)
+    assert fingerprint([red, "a.png"]) != fingerprint([blue, "a.png"])
+    assert fingerprint(red) == fingerprint({"bytes": red, "path": None})
+    assert fingerprint({"bytes": red, "path": "a.png"}) == fingerprint("a.png")
+    known = "8187ffd28d3c9c0a52b5f8975ba4b658aff7f5ef7cff8f3a757b0b9d656056f7"
+    assert fingerprint(["a.png", "b.png"]) == known, "runs of earlier versions go on as they are"

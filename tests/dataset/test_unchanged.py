@@ -145,14 +145,17 @@ def test_cells_of_any_type(tmp_path: Path, value: Any) -> None:
     assert "question 'q0' has changed" in read(table)[1]
 
 
-def test_embedded_images_count_by_name_and_size(tmp_path: Path) -> None:
+def test_embedded_images_count_by_name_or_bytes(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "image": {"bytes": b"abc", "path": None}}]
     path = write_parquet(tmp_path / "t.parquet", rows)
     table = scanned(path)
-    write_parquet(path, [{**ROWS[0], "image": {"bytes": b"xyz", "path": None}}])
-    assert len(list(table.rows())) == 1, "their hash is stored with every row"
-    write_parquet(path, [{**ROWS[0], "image": {"bytes": b"abcd", "path": None}}])
-    assert "question 'q0' has changed" in read(table)[1]
+    for other in (b"xyz", b"abcd"):
+        write_parquet(path, [{**ROWS[0], "image": {"bytes": other, "path": None}}])
+        assert "question 'q0' has changed" in read(table)[1]
+    write_parquet(path, [{**ROWS[0], "image": {"bytes": b"abc", "path": "a.png"}}])
+    table = scanned(path)
+    write_parquet(path, [{**ROWS[0], "image": {"bytes": b"xyz", "path": "a.png"}}])
+    assert len(list(table.rows())) == 1, "a name tells an image; its hash is stored with the row"
 
 
 def test_nested_deeper_than_can_be_compared(tmp_path: Path) -> None:

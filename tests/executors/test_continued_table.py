@@ -427,9 +427,9 @@ def png(colour: int) -> bytes:
     return file.getvalue()
 
 
-def test_images_in_the_table_without_a_name_are_told_apart_by_their_pixels(
-    local_sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hashed_sessions(local_sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Sessions:
+    """Sessions that keep the hash of each image, as a model does."""
     from vlmscope.dataset import hash_image, load_image
 
     original = local_sessions.capture_batch
@@ -441,18 +441,42 @@ def test_images_in_the_table_without_a_name_are_told_apart_by_their_pixels(
         ]
 
     monkeypatch.setattr("vlmscope.executors.resilient.capture_batch", hashed)
+    return local_sessions
+
+
+def embedded(data: Path, *colours: int) -> Path:
+    """Write a table that holds images of equal size without names."""
+    images = [{"bytes": png(colour), "path": None} for colour in colours]
+    frame = pd.DataFrame({"id": [f"q{i}" for i in range(len(colours))], "image": images})
+    frame.assign(question="?").to_parquet(data)
+    return data
+
+
+def test_images_in_the_table_without_a_name_are_told_apart_by_their_pixels(
+    hashed_sessions: Sessions, tmp_path: Path
+) -> None:
     data = tmp_path / "t.parquet"
-
-    def write(*colours: int) -> Path:
-        images = [{"bytes": png(colour), "path": None} for colour in colours]
-        frame = pd.DataFrame({"id": [f"q{i}" for i in range(len(colours))], "image": images})
-        frame.assign(question="?").to_parquet(data)
-        return data
-
-    local_sessions.start(data=write(0, 10, 20))
-    assert local_sessions.start(data=write(0, 10, 20, 30)).captured == 1
+    hashed_sessions.start(data=embedded(data, 0, 10, 20))
     with pytest.raises(RunMismatchError, match=r"1 row .* 'q1' \(image\);"):
-        local_sessions.plan(data=write(0, 11, 20, 30, 40))
+        hashed_sessions.plan(data=embedded(data, 0, 11, 20))
+    assert hashed_sessions.start(data=embedded(data, 0, 10, 20, 30)).captured == 1
+    with pytest.raises(RunMismatchError, match=r"1 row .* 'q1' \(image\);"):
+        hashed_sessions.plan(data=embedded(data, 0, 11, 20, 30, 40))
+
+
+def test_a_run_whose_fingerprint_counts_embedded_images_by_size_goes_on(
+    hashed_sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "t.parquet"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("vlmscope.dataset._pictures._hash", len)
+        hashed_sessions.start(data=embedded(data, 0, 10, 20))
+        fingerprint = read_manifest(hashed_sessions.out).data.fingerprint
+    with pytest.raises(RunMismatchError, match=r"1 row .* 'q1' \(image\);"):
+        hashed_sessions.plan(data=embedded(data, 0, 11, 20))
+    assert hashed_sessions.start(data=embedded(data, 0, 10, 20)).captured == 0
+    assert hashed_sessions.start(data=embedded(data, 0, 10, 20, 30)).captured == 1
+    assert read_manifest(hashed_sessions.out).data.fingerprint != fingerprint
 
 
 # Damage

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vlmscope.dataset._fields import BESIDE, DIALOGUES, KNOWN, numbered_images, suggestion
+from vlmscope.dataset._fields import BESIDE, DIALOGUES, INDEX, KNOWN, numbered_images, suggestion
 from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._values import shown_name
@@ -102,7 +102,7 @@ def _columns(
         else parse_pattern(pattern, found, roles, "--image-pattern", table),
         question_template=None
         if template is None
-        else parse_pattern(template, found, roles, "--question-template", table),
+        else parse_pattern(template, found, roles, "--question-template", table, escapes=True),
         kept=frozenset(["label"]) if target == "label" and spec.target is None else frozenset(),
     )
 
@@ -134,16 +134,48 @@ def _asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
     if asked in found:
         return (asked,)
     if name in _SEVERAL and "," in asked:
-        parts = [_asked(part.strip(), "", found) or _asked(part, "", found)
-                 for part in asked.split(",")]  # fmt: skip
+        parts = [_part(part, name, found) for part in asked.split(",")]
         columns = [column for part in parts for column in part]
         return tuple(dict.fromkeys(columns)) if all(parts) else ()
-    if asked.isdecimal() and 1 <= int(asked) <= len(found):
+    return _one_asked(asked, name, found)
+
+
+def _part(part: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
+    """Return the column of one name in a list of several, with or without spaces around it."""
+    return _one_asked(part.strip(), name, found) or _one_asked(part, name, found)
+
+
+def _one_asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
+    """Return the one column that was asked for; only an id may be given by its position."""
+    if asked in found:
+        return (asked,)
+    if name == "id" and asked.isdecimal() and 1 <= int(asked) <= len(found):
         return (found[int(asked) - 1],)
     unnamed = _UNNAMED.fullmatch(asked)  # as pandas calls it
     if unnamed and int(unnamed[1]) < len(found) and not found[int(unnamed[1])]:
         return ("",)
     return ()
+
+
+def reference_columns(columns: Columns, found: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that an image cell may name another row by; none without such.
+
+    They are ``index`` alone where the table has it, whatever the id is: image cells that name rows
+    are written against it. Else they are the columns of the id and those with the name of one.
+
+    Args:
+        columns: the table's columns, by role.
+        found: all of its columns.
+
+    >>> columns = find_columns(FieldSpec(), ["index", "question_id", "image", "question"], "t.tsv")
+    >>> reference_columns(columns, ["index", "question_id", "image", "question"])
+    ('index',)
+    """
+    index = tuple(name for name in found if name.strip().casefold() == INDEX)
+    if index:
+        return index[:1]
+    known = (name for name in KNOWN["id"] if name in found)
+    return tuple(dict.fromkeys((*columns.id, *known)))
 
 
 def check_pictures(columns: Columns, media: Mapping[str, str], table: str) -> None:
@@ -212,7 +244,7 @@ def _expected(spec: FieldSpec, name: str, found: Sequence[str]) -> str:
     if asked is None:
         return " or ".join(repr(column) for column in KNOWN[name] if column not in BESIDE)
     if "," in asked and name in _SEVERAL:
-        gone = [part for part in asked.split(",") if not _asked(part.strip(), "", found)]
+        gone = [part for part in asked.split(",") if not _part(part, name, found)]
         return " and ".join(shown_name(part.strip()) for part in gone)
     return shown_name(asked)
 

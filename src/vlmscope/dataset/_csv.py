@@ -10,12 +10,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from vlmscope.dataset._quotes import find_delimiter, is_quoted, looks_swallowed
+from vlmscope.dataset._quotes import RowShape, find_delimiter, is_quoted, shape_of, swallowed_ids
 from vlmscope.dataset._source import FileSource, Row
 from vlmscope.dataset._text import not_utf8, open_text
 from vlmscope.errors import InputError
@@ -23,7 +24,7 @@ from vlmscope.errors import InputError
 FIELD_LIMIT = 64 * 2**20
 """Longest field in characters. A longer one is a quote that was never closed."""
 
-_HINT = re.compile(r"\ufeff?sep=(.)[\r\n]*")
+_HINT = re.compile(r"\ufeff?sep=([^\"\r\n])[\r\n]*")
 """Excel's own first line, which tells the delimiter."""
 
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar"}
@@ -72,7 +73,7 @@ class CsvSource(FileSource):
         # The limit is the csv module's only, process-wide setting; raising it takes nothing away.
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
         delimiter, quoted = self.dialect()
-        line, expected = 1, 0
+        line, shape = 1, None
         with open_text(self.path) as handle:
             reader = csv.reader(
                 handle, delimiter=delimiter, strict=quoted,
@@ -81,8 +82,8 @@ class CsvSource(FileSource):
             try:
                 for fields in reader:
                     if fields and not (line == 1 and _is_hint(fields, delimiter)):
-                        expected = expected or len(fields)
-                        if reader.line_num > line and looks_swallowed(fields, delimiter, expected):
+                        shape = shape or shape_of(fields)
+                        if reader.line_num > line and self._is_swallowed(fields, delimiter, shape):
                             raise InputError(self._swallowed(line, reader.line_num))
                         yield line, fields
                     line = reader.line_num + 1
@@ -94,15 +95,25 @@ class CsvSource(FileSource):
             except UnicodeDecodeError as error:
                 raise not_utf8(self.path, handle.encoding) from error
 
+    def _is_swallowed(self, fields: list[str], delimiter: str, shape: RowShape) -> bool:
+        """Return whether one row is several: they look like rows that stand nowhere else."""
+        ids = swallowed_ids(fields, delimiter, shape)
+        if not ids:
+            return False
+        state = self.path.stat()
+        known = _ids(self.path, delimiter, shape, (state.st_mtime_ns, state.st_size))
+        return known.isdisjoint(ids)
+
     def _swallowed(self, first: int, last: int) -> str:
         return (
             f"{self.name} lines {first} to {last}: a quotation mark opens on the first of these "
             "rows and closes on the last, so that they would be one; write a field that holds a "
-            'quotation mark as "…""…"'
+            'quotation mark as "…""…", or save a table that has such a text as .jsonl'
         )
 
     def _ragged(self, line: int, fields: list[str], header: list[str]) -> str:
-        delimiter = _NAMES[self.dialect()[0]]
+        mark = self.dialect()[0]
+        delimiter = _NAMES.get(mark, repr(mark))
         cause = (
             f"a {delimiter} in a text without quotes: put the text in double quotes"
             if len(fields) > len(header)
@@ -153,6 +164,27 @@ def _dialect(path: Path, declared: str, state: tuple[int, int]) -> tuple[str, bo
             return delimiter, is_quoted(_after(first, handle), delimiter)
         except UnicodeDecodeError as error:
             raise not_utf8(path, handle.encoding) from error
+
+
+@lru_cache(maxsize=4)
+def _ids(path: Path, delimiter: str, shape: RowShape, state: tuple[int, int]) -> frozenset[str]:
+    """Return the ids of a file's rows, read with quoting; none where they stand more than once.
+
+    Args:
+        path: The file.
+        delimiter: What stands between fields.
+        shape: Where the id is.
+        state: When it was written and its size.
+    """
+    del state
+    ids: set[str] = set()
+    with suppress(csv.Error, UnicodeDecodeError), open_text(path) as handle:
+        for fields in csv.reader(handle, delimiter=delimiter):
+            if len(fields) == shape.count:
+                if fields[shape.id] in ids:
+                    return frozenset()
+                ids.add(fields[shape.id])
+    return frozenset(ids)
 
 
 def _after(first: str, rest: Iterator[str]) -> Iterator[str]:

@@ -41,6 +41,9 @@ SUGGESTED: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Field → names of columns that are likely to hold it, most likely first; to be suggested only."""
 
+INDEX = "index"
+"""Column that an image cell names another row by, as VLMEvalKit writes its tables."""
+
 DIALOGUES = frozenset(
     ("conversations", "conversation", "messages", "dialog", "dialogue", "dialogs", "texts", "turns")
 )

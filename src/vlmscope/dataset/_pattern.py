@@ -85,16 +85,24 @@ class Pattern:
 
 
 def parse_pattern(
-    text: str, found: Sequence[str], roles: Mapping[str, str | None], option: str, table: str
+    text: str,
+    found: Sequence[str],
+    roles: Mapping[str, str | None],
+    option: str,
+    table: str,
+    *,
+    escapes: bool = False,
 ) -> Pattern:
     r"""Read a pattern against the columns of a table.
 
     Args:
-        text: The pattern; ``{{`` and ``}}`` are braces, ``\n`` is a line break.
+        text: The pattern; ``{{`` and ``}}`` are braces.
         found: The table's columns.
         roles: Field → column, for names that are no column.
         option: Where it came from, for messages.
         table: The table's name, for messages.
+        escapes: Whether ``\n`` is a line break and ``\t`` a tab, as in a question; in a path a
+            backslash is part of it.
 
     Raises:
         InputError: A brace is not closed, a column is missing, or a value cannot be written so.
@@ -124,11 +132,12 @@ def parse_pattern(
             f"{option} {text!r}: names no column; write at least one in braces, as in "
             f"{{{found[0] if found else 'column'}}}"
         )
-    plain = (
-        part.replace("\\n", "\n").replace("\\t", "\t") if isinstance(part, str) else part
-        for part in parts
-    )
-    return Pattern(tuple(part for part in plain if part))
+    if escapes:
+        parts = [
+            part.replace("\\n", "\n").replace("\\t", "\t") if isinstance(part, str) else part
+            for part in parts
+        ]
+    return Pattern(tuple(part for part in parts if part))
 
 
 def _slot(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import PurePath
 from typing import Any
 
@@ -42,6 +43,9 @@ _PLAIN_LENGTH = 60
 
 _NOT_PLAIN = frozenset("[{dD")
 """How a text begins that may be a list, an object or a data URI."""
+
+_DIGEST_BYTES = 16
+"""Of the hash of an embedded image without a name."""
 
 _OF_PICTURES = frozenset({"bytes", "path", "array"})
 """Keys of an object that is a picture or, with an array, a sound."""
@@ -90,9 +94,14 @@ class ImageCells:
 
     @property
     def key(self) -> Any:
-        """What tells these pictures from others, as JSON: names, or sizes where there are none."""
-        keys = [p.name or (len(p.data) if p.data else "") for p in self.pictures]
+        """What tells these images from others, as JSON: names, or a hash where there are none."""
+        keys = [p.name or (_hash(p.data) if p.data else "") for p in self.pictures]
         return keys if len(keys) > 1 else next(iter(keys), "")
+
+
+def _hash(data: bytes) -> list[Any]:
+    """Return the size and a hash of an image file; as a list no name is equal to it."""
+    return [len(data), blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()]
 
 
 def find_pictures(
@@ -219,6 +228,8 @@ def _several(value: Any) -> Sequence[Any] | None:
 
 
 def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
+    if isinstance(value, PictureCell):  # a reader says what is wrong with the cell
+        return value
     if isinstance(value, list | tuple):
         return PictureCell("", None, other="a list")
     if isinstance(value, dict) and value and not value.keys() & _OF_PICTURES:

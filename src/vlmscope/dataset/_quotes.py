@@ -10,9 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vlmscope.dataset._encoded import is_encoded
+from vlmscope.dataset._fields import suggestion
+from vlmscope.dataset._pictures import has_image_suffix
 
 _WELL_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _DIGITS = re.compile(r"\d+")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_HASH = re.compile(r"[0-9a-f-]{6,}")
+_LONG_NUMBER = 4
+"""Digits of a number that may be the name of an image: those of small tables are shorter."""
+
 _BREAK = re.compile(r"\r\n|\r|\n")
 
 DELIMITERS = "\t,;|"
@@ -59,27 +69,99 @@ def is_quoted(lines: Iterable[str], delimiter: str) -> bool:
     return not malformed
 
 
-def looks_swallowed(fields: Sequence[str], delimiter: str, expected: int) -> bool:
-    r"""Return whether what was read as one row are several rows.
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """What a row of a table looks like: its number of fields, and where its id and image are."""
 
-    They are, where each line has the header's number of fields by itself, and the lines look alike
-    apart from the field in which a quotation mark opens or closes: the numbers may differ.
+    count: int
+    """Fields of the header."""
+    id: int
+    """Position of the id."""
+    image: int | None
+    """Position of the image; None without one."""
+
+
+def shape_of(header: Sequence[str]) -> RowShape:
+    """Return the shape of a table's rows by the names of its columns.
+
+    >>> shape_of(["image", "qid", "question"])
+    RowShape(count=3, id=1, image=0)
+    """
+    named = {field: suggestion(field, header) for field in ("id", "image")}
+    at = {field: header.index(name) for field, name in named.items() if name is not None}
+    return RowShape(len(header), at.get("id", 0), at.get("image"))
+
+
+def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tuple[str, ...]:
+    r"""Return the ids of the rows that a quotation mark swallowed; none where it is one row.
+
+    Several rows were read as one, where each line has the header's number of fields by itself, and
+    where those behind the first look like rows: their ids are of the form of its id, and their
+    images are called what images are called. A table of numbers in a question is none.
 
     Args:
         fields: The fields of the row, one of which holds a line break.
         delimiter: What stands between fields.
-        expected: Fields of the header.
+        shape: What a row of the table looks like.
 
-    >>> looks_swallowed(["1", "a1.png", "Is it?\n2,a2.png,Is it?"], ",", 3)
-    True
-    >>> looks_swallowed(["1", "a1.png", "Look:\nred, green, or blue?"], ",", 3)
-    False
+    >>> shape = RowShape(3, id=0, image=1)
+    >>> swallowed_ids(["1", "a1.png", "Is it?\n2,a2.png,Is it?"], ",", shape)
+    ('2',)
+    >>> swallowed_ids(["1", "a1.png", "Add these up:\n1,2,3\n4,5,6"], ",", shape)
+    ()
     """
     text = delimiter.join(f'"{field}"' if _BREAK.search(field) else field for field in fields)
-    rows = [line.split(delimiter) for line in _BREAK.split(text)]
-    if any(len(row) != expected for row in rows):
-        return False
-    if delimiter == "\t":
+    first, *others = (line.split(delimiter) for line in _BREAK.split(text))
+    if not others or any(len(row) != shape.count for row in (first, *others)):
+        return ()
+    if not all(_is_form_of(row[shape.id], first[shape.id]) for row in others):
+        return ()
+    found = (
+        _share_a_text(first, others[-1], shape)
+        if shape.image is None
+        else _are_images([row[shape.image] for row in others], first[shape.image])
+    )
+    if not found:
+        return ()
+    # The row was read with the id of its first line, or of its last where the text comes before.
+    inner = others if first[shape.id] == fields[shape.id] else [first, *others[:-1]]
+    return tuple(row[shape.id].strip('"') for row in inner)
+
+
+def _are_images(cells: Sequence[str], first: str) -> bool:
+    """Return whether one of the cells is surely an image, and none surely something else."""
+    said = [_is_image(cell, first) for cell in cells]
+    return any(said) and False not in said
+
+
+def _is_image(cell: str, first: str) -> bool | None:
+    """Return whether a cell names or holds an image; None for a gap or a number that may be one."""
+    cell = cell.strip('"')
+    if has_image_suffix(cell) or is_encoded(cell):
         return True
-    shapes = [[_DIGITS.sub("0", field) for field in row if '"' not in field] for row in rows]
-    return any(one == other for one, other in zip(shapes[0], shapes[-1], strict=False))
+    if cell.isdecimal():  # a number is one, where it is as long as that of the first row
+        return True if len(cell) == len(first) >= _LONG_NUMBER and first.isdecimal() else None
+    return _is_form_of(cell, first) if cell.strip() else None
+
+
+def _share_a_text(first: Sequence[str], last: Sequence[str], shape: RowShape) -> bool:
+    """Return whether two rows have alike cells beside the id, which are no numbers."""
+    return any(
+        at != shape.id and '"' not in one + other and _form(one) == _form(other) not in ("", "0")
+        for at, (one, other) in enumerate(zip(first, last, strict=True))
+    )
+
+
+def _is_form_of(cell: str, known: str) -> bool:
+    """Return whether a cell is written as a known one; where a quotation mark is, nobody can tell.
+
+    >>> _is_form_of("q17_b", "q2_cat"), _is_form_of("red", "q1"), _is_form_of("a07fe1", "0b1e22")
+    (True, False, True)
+    """
+    if '"' in cell or '"' in known or _form(cell) == _form(known):
+        return True
+    return len(cell) == len(known) and all(_HASH.fullmatch(text) for text in (cell, known))
+
+
+def _form(text: str) -> str:
+    return _LETTERS.sub("a", _DIGITS.sub("0", text))

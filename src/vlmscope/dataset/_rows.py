@@ -218,8 +218,7 @@ class RowReader:
     def pictures(self, row: Row) -> Any:
         """Return what tells this row's pictures from others, as JSON; None if it is about none.
 
-        Embedded images count by name, or by size where they have none: hashing the bytes of a
-        million images would take longer than it is worth.
+        Embedded images count by name, or by size and a hash of their bytes where they have none.
         """
         name = self._plain_image(row)
         if name is not None:
@@ -277,8 +276,8 @@ class RowReader:
     def digest(self, row: Row) -> bytes:
         """Return ``DIGEST_BYTES`` bytes that differ as soon as one cell of the row does.
 
-        Unlike the fingerprint they cover metadata too. Embedded images count by their name or size,
-        as they do there.
+        Unlike the fingerprint they cover metadata too. Embedded images count by their name or
+        hash, as they do there.
         """
         cells = row.values
         if not all(type(cells.get(column)) in _TEXT for column in self.columns.images):

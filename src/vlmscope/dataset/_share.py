@@ -41,8 +41,8 @@ class Share:
     def holds(self, pictures: Any, sample_id: str) -> bool:
         """Return whether a row is in this share.
 
-        The pictures count as the table names them, by size where it has no names: so it does not
-        matter where a rank finds them, or whether it does.
+        The pictures count as the table names them, by a hash of their bytes where it has no names:
+        so it does not matter where a rank finds them, or whether it does.
 
         Args:
             pictures: What tells the row's pictures from others; None where it is about none.

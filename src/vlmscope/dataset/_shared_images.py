@@ -1,24 +1,25 @@
 """Tables in which the image of a row may stand in another row.
 
 A table that holds its images as base64 writes a large one once: the other questions about it hold
-the first one's id in its place. The images that are named so are kept in a temporary file, and put
-where they are named; memory stays flat.
+the first one's ``index`` in its place, whatever column is the id. The images that are named so are
+kept in a temporary file, and put where they are named; memory stays flat.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from vlmscope.dataset._columns import Columns
+from vlmscope.dataset._columns import Columns, reference_columns
 from vlmscope.dataset._encoded import is_encoded
-from vlmscope.dataset._pictures import has_image_suffix
+from vlmscope.dataset._fields import INDEX
+from vlmscope.dataset._pictures import PictureCell, has_image_suffix
 from vlmscope.dataset._source import Row, Source, reading
-from vlmscope.dataset._values import is_blank, to_text
+from vlmscope.dataset._values import is_blank, shown_name, to_text
 
 _LONGEST_ID = 64
 """Characters of a cell that may name another row."""
@@ -31,10 +32,10 @@ _FIRST_ROWS = 16
 
 
 class _Images:
-    """The images that other rows name, by id.
+    """The images that other rows name, by the value of one column.
 
     Args:
-        names: Id of a row that holds no image → the id that it names.
+        names: Value of a row that holds no image → the value that it names.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -42,10 +43,14 @@ class _Images:
         self._file: IO[bytes] = TemporaryFile(prefix="vlmscope-images-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._where: dict[str, tuple[int, int]] = {}
+        self._twice: set[str] = set()
         self._end = 0
 
     def add(self, key: str, text: str) -> None:
+        """Keep the image of a row; note where several rows of one value hold different ones."""
         if key in self._where:
+            if self._read(key) != text:
+                self._twice.add(key)
             return
         data = text.encode("utf-8", "surrogatepass")
         self._file.seek(self._end)
@@ -54,31 +59,43 @@ class _Images:
         self._end += len(data)
 
     def get(self, key: str) -> str | None:
+        """Return the image that a value leads to; None where it leads to none.
+
+        Raises:
+            _AmbiguousError: It leads to several.
+        """
         for _ in range(_LONGEST_CHAIN):
             if key in self._where or key not in self._names:
                 break
             key = self._names[key]
-        if key not in self._where:
-            return None
+        if key in self._twice:
+            raise _AmbiguousError
+        return self._read(key) if key in self._where else None
+
+    def _read(self, key: str) -> str:
         start, size = self._where[key]
         self._file.seek(start)
         return self._file.read(size).decode("utf-8", "surrogatepass")
 
 
+class _AmbiguousError(ValueError):
+    """Several rows of the value that an image cell names hold different images."""
+
+
 @dataclass(frozen=True)
 class SharedImages(Source):
-    """A table whose rows are given the images that they name by the id of another row."""
+    """A table whose rows are given the images that they name by another row's index or id."""
 
     inner: Source
     """The table."""
-    id_column: str
-    """Its column of ids."""
+    reference_columns: tuple[str, ...]
+    """Its columns that an image cell may name a row by."""
     columns_of_images: tuple[str, ...]
     """Its columns that hold images."""
-    _kept: list[_Images] = field(default_factory=list, repr=False, compare=False)
+    _kept: dict[str, _Images] = field(default_factory=dict, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SharedImages, (self.inner, self.id_column, self.columns_of_images)
+        return SharedImages, (self.inner, self.reference_columns, self.columns_of_images)
 
     @property
     def name(self) -> str:  # type: ignore[override]  # read-only here, and never set elsewhere
@@ -106,39 +123,66 @@ class SharedImages(Source):
     def rows(self) -> Iterator[Row]:
         """Read the rows, each with its image."""
         for row in self.inner.rows():
-            named = {column: self._named(row, column) for column in self.columns_of_images}
-            if not any(named.values()):
-                yield row
-                continue
-            images = self._images()
-            found = {column: images.get(key) for column, key in named.items() if key}
-            cells = {column: text for column, text in found.items() if text is not None}
+            named = self._names_of(row)
+            cells = {column: self._image(key) for column, key in named.items()}
+            cells = {column: cell for column, cell in cells.items() if cell is not None}
             yield row._replace(values={**row.values, **cells}) if cells else row
 
-    def _images(self) -> _Images:
-        """Return the images that are named, read from the table once."""
-        if not self._kept:
-            names = {
-                _key(row.values.get(self.id_column)): key
-                for row in self.inner.rows()
-                for column in self.columns_of_images
-                if (key := self._named(row, column))
-            }
-            images, wanted = _Images(names), set(names.values())
-            for row in self.inner.rows():
-                key = _key(row.values.get(self.id_column))
-                if key not in wanted:
-                    continue
-                for column in self.columns_of_images:
-                    value = row.values.get(column)
-                    if isinstance(value, str) and is_encoded(value):
-                        images.add(key, value)
-                        break
-            self._kept.append(images)
-        return self._kept[0]
+    def _image(self, key: str) -> str | PictureCell | None:
+        """Return the image that a cell names, or what is wrong with it; None where it names no row.
+
+        By which column it is named is not known where the table has no ``index``: where two lead
+        to different images none is taken.
+        """
+        found: dict[str, str] = {}
+        for column, images in self._images().items():
+            try:
+                image = images.get(key)
+            except _AmbiguousError:
+                return PictureCell("", None, flaw=_several_rows(key, column))
+            if image is not None:
+                found[column] = image
+        if len(set(found.values())) > 1:
+            return PictureCell("", None, flaw=_several_columns(key, tuple(found)))
+        return next(iter(found.values()), None)
+
+    def _images(self) -> Mapping[str, _Images]:
+        """Return the images that are named, by column of reference, read from the table once."""
+        if self._kept:
+            return self._kept
+        names: dict[str, dict[str, str]] = {column: {} for column in self.reference_columns}
+        wanted: set[str] = set()
+        for row in self.inner.rows():
+            for key in self._names_of(row).values():
+                wanted.add(key)
+                for column in self.reference_columns:
+                    names[column].setdefault(_key(row.values.get(column)), key)
+        kept = {column: _Images(names[column]) for column in self.reference_columns}
+        for row in self.inner.rows():
+            image = next(iter(self._held(row)), None)
+            for column in self.reference_columns:
+                key = _key(row.values.get(column))
+                if image is not None and key in wanted:
+                    kept[column].add(key, image)
+        self._kept.update(kept)
+        return self._kept
+
+    def _held(self, row: Row) -> Iterator[str]:
+        """Yield the images that a row holds itself."""
+        for column in self.columns_of_images:
+            value = row.values.get(column)
+            if isinstance(value, str) and is_encoded(value):
+                yield value
+
+    def _names_of(self, row: Row) -> dict[str, str]:
+        """Return column → the row that it may name; nothing of a row that holds its own image."""
+        named = {column: self._named(row, column) for column in self.columns_of_images}
+        if not any(named.values()) or next(self._held(row), None) is not None:
+            return {}
+        return {column: key for column, key in named.items() if key}
 
     def _named(self, row: Row, column: str) -> str:
-        """Return the id that an image cell may be; empty where it is something else."""
+        """Return the row that an image cell may name; empty where it is something else."""
         value = row.values.get(column)
         if isinstance(value, str):
             if len(value) > _LONGEST_ID or value in self.missing or has_image_suffix(value):
@@ -155,14 +199,34 @@ def with_shared_images(source: Source, columns: Columns) -> Source:
         source: The table. One that holds no base64 in its first rows is given back as it is.
         columns: Its columns, by role.
     """
-    if len(columns.id) != 1 or not columns.images or columns.is_together:
+    if not columns.images or columns.is_together:
         return source
     with reading(source):
-        for row in islice(source.rows(), _FIRST_ROWS):
-            cells = (row.values.get(column) for column in columns.images)
-            if any(isinstance(cell, str) and is_encoded(cell) for cell in cells):
-                return SharedImages(source, columns.id[0], columns.images)
-    return source
+        references = reference_columns(columns, source.columns())
+        holding = {
+            column
+            for row in islice(source.rows(), _FIRST_ROWS)
+            for column in columns.images
+            if isinstance(cell := row.values.get(column), str) and is_encoded(cell)
+        }
+    if not references or not holding:
+        return source
+    return SharedImages(source, references, tuple(c for c in columns.images if c in holding))
+
+
+def _several_rows(key: str, column: str) -> str:
+    return (
+        f"names row {shown_name(key)}, and several rows with that {shown_name(column)} hold "
+        "different images; write the image itself there"
+    )
+
+
+def _several_columns(key: str, columns: Sequence[str]) -> str:
+    return (
+        f"names row {shown_name(key)}, and by {' and '.join(map(shown_name, columns))} these are "
+        f"rows with different images; rename the column that it names rows by to {INDEX!r}, or "
+        "write the image itself there"
+    )
 
 
 def _key(value: object) -> str:

@@ -12,6 +12,7 @@ import codecs
 import errno
 import gzip
 import lzma
+import zlib
 from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
@@ -110,7 +111,7 @@ class _Limited(RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._source.read(len(buffer))
-        except (EOFError, lzma.LZMAError, OSError, ValueError) as error:
+        except (EOFError, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
             found = f"its compression is damaged or cut: {error}"
             raise OSError(errno.EIO, found) from error
         self._left -= len(data)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 from vlmscope.dataset._rows import RowReader
 from vlmscope.dataset._values import is_blank, to_text
@@ -26,21 +26,24 @@ def unique_together(reader: RowReader) -> tuple[str, ...]:
     """
     columns = reader.columns
     try:
-        rows = [row.values for row in islice(reader.source.rows(), _MOST_ROWS)]
         found = reader.source.columns()
+        cells = _cells(reader, found)
     except (InputError, OSError):
         return ()
     chosen = list(columns.id)
+    if not cells.keys() >= set(chosen):
+        return ()
+    rows = max(map(len, cells.values()), default=0)
     last = {columns.target, *columns.images}
     others = [name for name in found if name not in columns.id and name not in last]
-    usable = [name for name in (*others, *columns.images) if _is_short(rows, name)]
+    usable = [name for name in (*others, *columns.images) if len(set(cells.get(name, ()))) > 1]
     usable.sort(key=lambda name: name == columns.question)
-    while _distinct(rows, chosen) < len(rows):
-        counts = {name: _distinct(rows, [*chosen, name]) for name in usable if name not in chosen}
+    while _distinct(cells, chosen) < rows:
+        counts = {name: _distinct(cells, [*chosen, name]) for name in usable if name not in chosen}
         if not counts or len(chosen) == _MOST_COLUMNS:
             return ()
         best = max(counts, key=lambda name: counts[name])
-        if counts[best] == _distinct(rows, chosen):
+        if counts[best] == _distinct(cells, chosen):
             return ()
         chosen.append(best)
     if any("," in name for name in chosen):
@@ -48,11 +51,25 @@ def unique_together(reader: RowReader) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _is_short(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Return whether a column holds short texts only, and one in some row."""
-    texts = ["" if is_blank(row.get(name)) else to_text(row.get(name)) for row in rows]
-    return any(texts) and all(text is not None and len(text) <= _LONGEST_CELL for text in texts)
+def _cells(reader: RowReader, found: Sequence[str]) -> dict[str, array[int]]:
+    """Return a hash of each cell, by column, of the columns that hold short scalars only.
+
+    Rows are read one by one and none is kept: they may hold images.
+    """
+    cells = {name: array("q") for name in found}
+    for row in islice(reader.source.rows(), _MOST_ROWS):
+        for name in tuple(cells):
+            value = row.values.get(name)
+            text = "" if is_blank(value) else to_text(value)
+            is_id = name in reader.columns.id  # was scanned as an id, however long
+            if text is None or (len(text) > _LONGEST_CELL and not is_id):
+                del cells[name]
+            else:
+                cells[name].append(hash(text))
+    return cells
 
 
-def _distinct(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
-    return len({tuple(str(row.get(name)) for name in names) for row in rows})
+def _distinct(cells: Mapping[str, array[int]], names: Sequence[str]) -> int:
+    if not names:
+        return 1
+    return len(set(zip(*(cells[name] for name in names), strict=True)))
