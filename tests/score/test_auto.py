@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import random
+import time
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 
@@ -99,3 +101,71 @@ def test_the_forms_of_the_demo_are_judged_as_its_own_rule_does(shift: int) -> No
             right, _ = demo_verdict(row.answer or "", row.target, own["answer_type"])
             assert score.hallucinated in (None, not right), (row, score)
             assert shift or score.hallucinated is False, (row, score)
+
+
+WORDS = [
+    "in",
+    "the",
+    "image",
+    "picture",
+    ".",
+    ",",
+    "no",
+    "yes",
+    "a",
+    "cat",
+    "red",
+    "three",
+    "3",
+    "not",
+    "is",
+    "there",
+    "of",
+    "left",
+    "right",
+    "visible",
+    "-",
+    "wait",
+    "because",
+    "than",
+    "dog",
+    "and",
+    "or",
+    "(",
+    ")",
+    "A",
+    "B",
+    "answer",
+    ":",
+    "option",
+    "it",
+    "I",
+    "think",
+]
+ASKED = (
+    ("What is it?", "red"), ("How many cats are there?", "3"), ("Is there a cat?", "no"),
+    ("Where is the cat?", "left"), ("Which? (A) cat (B) dog", "B"),
+    ("Is the cat left or right?", "right"), ("What animals are there?", "['cat', 'dog']"),
+    ("What is written there?", "?"),
+)  # fmt: skip
+
+
+def test_any_words_get_a_verdict() -> None:
+    """What is cut off by a small limit of tokens too: it is often a phrase without its end."""
+    rng = random.Random(0)
+    for _ in range(2000):
+        question, truth = rng.choice(ASKED)
+        said = " ".join(rng.choice(WORDS) for _ in range(rng.randint(0, 9)))
+        [score] = Auto()([Answered("q", question, said, truth)])
+        assert score.evidence
+    for said in ("In the image", "In this picture,", "Visible in the image."):
+        for question, truth in ASKED[:2]:
+            [score] = Auto()([Answered("q", question, said, truth)])
+            assert score.outcome == "unscorable", said
+
+
+def test_white_space_takes_no_time() -> None:
+    start = time.process_time()
+    for space in (" ", "\n", "\t"):
+        list(Auto()([Answered("q", "What is it?", space * 20_000 + "red", "red")]))
+    assert time.process_time() - start < 1

@@ -97,7 +97,6 @@ def load_model(
             does not fit it, or a package for either is missing.
     """
     name = str(name)
-    forget_said()
     with Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, revision)
         check_kind(name, config)
@@ -145,6 +144,7 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     Raises:
         ModelError: It did not.
     """
+    forget_said()  # this model's warnings are its own
     if vlm.family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
     if vlm.family.squeezes_tokens and vlm.projector is not None:

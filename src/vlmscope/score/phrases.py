@@ -131,7 +131,7 @@ def _phrase(sentence: str, question: Question) -> Words | None:
         end -= 1
     core = said[start:end]
     if not core:
-        return said if len(said) <= SHORT else None
+        return said if 0 < len(said) <= SHORT else None
     if any(word in _PREPOSITIONS for word in core) or turned(said[:start], question):
         return None
     return core
@@ -181,6 +181,8 @@ def relation(said: Words, true: Words, question: Question) -> Relation:
     """
     if said == true:
         return "equal"
+    if not said or not true:
+        return "close"  # nothing is said
     if _is_letter(said[-1]) and _is_letter(true[-1]) and {*said[:-1], *true[:-1]} <= question.words:
         return "equal" if said[-1] == true[-1] else "contrary"  # "Gate C"
     if "number" in said[:1] and len(said) == 2 and is_figure(said[1]):
@@ -361,16 +363,23 @@ def _distance_one(one: str, other: str) -> bool:
     return one[at:] == other[at + 1 :] or one[at + 1 :] == other[at + 1 :]
 
 
+def _of_equal_numbers(said: str, true: str, question: Question) -> Relation:
+    """Compare how two equal numbers are written: 059 may be a code, and not 59."""
+    coded = any(re.match(r"0\d", number) for number in (said, true))
+    return "close" if coded and said != true and not _DIGITS.search(question.whole) else "equal"
+
+
+def _is_number_of_units(said: Words, question: Question) -> bool:
+    """Return whether a phrase is a number and words that say of what."""
+    rest = set(said[1:])
+    return bool(rest) and is_number(said[0]) and rest <= _PLAIN_UNITS | question.words
+
+
 def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None:
     """Compare two phrases that are numbers, with their units."""
     if len(said) == 1 == len(true) and _is_rank_of(said[0], true[0]) and not question.counts:
         return "equal"
-    if (
-        len(true) == 1
-        and len(said) > 1
-        and is_number(said[0])
-        and set(said[1:]) <= _PLAIN_UNITS | question.words
-    ):
+    if len(true) == 1 and _is_number_of_units(said, question):
         said = said[:1]  # 30 years old
     one, other = _measure(said), _measure(true)
     if one is None or other is None:
@@ -382,12 +391,7 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
     if one[0] != other[0]:
         return "contrary"
     if one[1] == other[1]:
-        plain_zero = not re.match(r"0\d", said[0]) and not re.match(r"0\d", true[0])
-        return (
-            "equal"
-            if plain_zero or said[0] == true[0] or _DIGITS.search(question.whole)
-            else "close"
-        )
+        return _of_equal_numbers(said[0], true[0], question)
     bare = not one[1] or not other[1]
     if bare and (one[1] or other[1]).endswith("2") and not _AREA.search(question.whole):
         return "close"

@@ -65,7 +65,7 @@ _CORRECTION = re.compile(
     r"|\bscratch that\b|\blet me correct (?:that|this|myself)\b|\bor rather\b"
     r"|\bon second thoughts?\b|\b(?:up)?on (?:a )?closer (?:inspection|look)\b"
     r"|\b(?:looking|counting) (?:again|closer|more closely)\b|\bno,? +wait\b"
-    r"|(?<=[.…!?,–—-] )wait\b|(?<=…)wait\b|(?<=[.…!?,–—-] )hold on\b"
+    r"|(?<=[.…!?,–—-] )wait\b|(?<=…)wait\b|(?<=[.…!?,–—-] )hold on\b(?! (?:tight|to)\b)"
     r"|\b(?:my mistake|my bad|i made a mistake|i was (?:wrong|mistaken)|i stand corrected"
     r"|i take (?:that|it) back|i misspoke)\b(?= *[:,.;!–—-])"
     r"|\blet me (?:look|check|count|think|see) (?:again|once more|more closely)\b"
@@ -134,7 +134,8 @@ def read_reply(text: str, question: str = "") -> str:
 
 def _of_record(text: str) -> str:
     """Return the answer in a text that is JSON, or a literal of Python, behind its reason."""
-    found = _FENCED.match(text)
+    stripped = text.strip()
+    found = _FENCED.match(stripped) if stripped[-1:] in ("]", "}", "`") else None
     if found is None or nests_deeper(found["body"]):
         return text
     try:
