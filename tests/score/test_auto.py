@@ -103,45 +103,11 @@ def test_the_forms_of_the_demo_are_judged_as_its_own_rule_does(shift: int) -> No
             assert shift or score.hallucinated is False, (row, score)
 
 
-WORDS = [
-    "in",
-    "the",
-    "image",
-    "picture",
-    ".",
-    ",",
-    "no",
-    "yes",
-    "a",
-    "cat",
-    "red",
-    "three",
-    "3",
-    "not",
-    "is",
-    "there",
-    "of",
-    "left",
-    "right",
-    "visible",
-    "-",
-    "wait",
-    "because",
-    "than",
-    "dog",
-    "and",
-    "or",
-    "(",
-    ")",
-    "A",
-    "B",
-    "answer",
-    ":",
-    "option",
-    "it",
-    "I",
-    "think",
-]
+SAID = (
+    "in the image picture . , no yes a cat red three 3 not is there of left right visible - wait "
+    "because than dog and or ( ) A B answer : option it I think"
+)
+WORDS = tuple(SAID.split())
 ASKED = (
     ("What is it?", "red"), ("How many cats are there?", "3"), ("Is there a cat?", "no"),
     ("Where is the cat?", "left"), ("Which? (A) cat (B) dog", "B"),
@@ -152,7 +118,7 @@ ASKED = (
 
 def test_any_words_get_a_verdict() -> None:
     """What is cut off by a small limit of tokens too: it is often a phrase without its end."""
-    rng = random.Random(0)
+    rng = random.Random(0)  # noqa: S311  no secret is drawn
     for _ in range(2000):
         question, truth = rng.choice(ASKED)
         said = " ".join(rng.choice(WORDS) for _ in range(rng.randint(0, 9)))

@@ -51,7 +51,7 @@ def test_most_rows_with_a_verdict_are_scored(verdict: str) -> None:
 
 
 def test_the_rows_are_of_many_benchmarks_and_distinct() -> None:
-    assert len(ROWS) >= 900
+    assert len(ROWS) >= 1100
     assert len(BENCHMARKS) >= 15
     keys = [(row["question"], row["truth"], row["answer"]) for row in ROWS]
     assert len(set(keys)) == len(keys)

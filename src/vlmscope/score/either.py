@@ -33,7 +33,12 @@ def picks(case: Case) -> Finding | None:
     offered = case.question.offered
     if case.question.negated or compared_options(case.question):
         return None
-    if len(offered) not in (2, 3) or _is_sided(offered) or case.doubt:
+    if (
+        len(offered) not in (2, 3)
+        or len(case.row.target) > 1_000
+        or _is_sided(offered)
+        or case.doubt
+    ):
         return None
     true = {word for truth in case.short_truths for word in truth if word in offered}
     own = [part for part in (words(truth) for truth in case.truths) if true.issuperset(part)]

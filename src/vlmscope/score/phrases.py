@@ -79,14 +79,13 @@ _UNITS = {
 _NUMBER = re.compile(
     r"(?P<sign>-?)(?P<money>[$€£¥]?)(?P<root>\d*√)?(?P<value>\d+(?:\.\d+)?(?:/\d+)?)(?P<unit>[%°]?)"
 )
-_PLAIN_UNITS = word_set(
-    "years year old square cubic units unit times points oclock calories dollars"
-) | set(_UNITS)
+_PLAIN_UNITS = word_set("years year old square cubic units unit times points oclock") | set(_UNITS)
 _HALVES = frozenset(("am", "pm"))
 _PERCENT = re.compile(r"percent|%|proportion|\brate\b|share of|probability")
 _DIGITS = re.compile(
     r"\bhow many\b|\bdigits?\b|\bsum\b|\btotal\b|\bcount\b|\bnumber of\b|\bhow much\b|\bage\b"
 )
+_MONEY = re.compile(r"\b(?:dollars?|euros?|pounds?|cents?|money|cost\w*|pric\w+|pay|worth)\b")
 _AREA = re.compile(r"\barea\b|\bsquare\b|\bsurface\b|\bsize\b")
 _ASKS_UNIT = re.compile(r"\(in \w+\)|\bhow many (\w+)|\bin (\w+)\b|\bunit\b")
 
@@ -363,24 +362,11 @@ def _distance_one(one: str, other: str) -> bool:
     return one[at:] == other[at + 1 :] or one[at + 1 :] == other[at + 1 :]
 
 
-def _of_equal_numbers(said: str, true: str, question: Question) -> Relation:
-    """Compare how two equal numbers are written: 059 may be a code, and not 59."""
-    coded = any(re.match(r"0\d", number) for number in (said, true))
-    return "close" if coded and said != true and not _DIGITS.search(question.whole) else "equal"
-
-
-def _is_number_of_units(said: Words, question: Question) -> bool:
-    """Return whether a phrase is a number and words that say of what."""
-    rest = set(said[1:])
-    return bool(rest) and is_number(said[0]) and rest <= _PLAIN_UNITS | question.words
-
-
 def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None:
     """Compare two phrases that are numbers, with their units."""
     if len(said) == 1 == len(true) and _is_rank_of(said[0], true[0]) and not question.counts:
         return "equal"
-    if len(true) == 1 and _is_number_of_units(said, question):
-        said = said[:1]  # 30 years old
+    said = _without_unit(said, true, question)
     one, other = _measure(said), _measure(true)
     if one is None or other is None:
         return None
@@ -391,16 +377,35 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
     if one[0] != other[0]:
         return "contrary"
     if one[1] == other[1]:
-        return _of_equal_numbers(said[0], true[0], question)
-    bare = not one[1] or not other[1]
-    if bare and (one[1] or other[1]).endswith("2") and not _AREA.search(question.whole):
+        plain_zero = not re.match(r"0\d", said[0]) and not re.match(r"0\d", true[0])
+        return (
+            "equal"
+            if plain_zero or said[0] == true[0] or _DIGITS.search(question.whole)
+            else "close"
+        )
+    return _beside_bare(one[1], other[1], question)
+
+
+def _beside_bare(one: str, other: str, question: Question) -> Relation:
+    """Return how equal numbers of different units stand to each other: 50 and 50%."""
+    unit = one or other
+    if one and other:
+        return "contrary"
+    if unit.endswith("2") and not _AREA.search(question.whole):
         return "close"
-    unit = one[1] or other[1]
-    if bare and unit == "%":
+    if unit == "%":
         return "equal" if _PERCENT.search(question.whole) else "close"
-    if bare:
-        return "contrary" if "√" in unit else "equal"
-    return "contrary"
+    if unit in ("$", "€", "£", "¥") and question.counts and not _MONEY.search(question.whole):
+        return "close"
+    return "contrary" if "√" in unit else "equal"
+
+
+def _without_unit(said: Words, true: Words, question: Question) -> Words:
+    """Return a number without the unit that the truth leaves out (*30 years old*)."""
+    if len(true) > 1 or len(said) < 2 or not is_number(said[0]):
+        return said
+    units = _PLAIN_UNITS | question.words
+    return said[:1] if units.issuperset(said[1:]) else said
 
 
 def _hundredfold(one: tuple[Fraction, str], other: tuple[Fraction, str]) -> bool:

@@ -18,6 +18,7 @@ from vlmscope.score.scorer import Finding
 from vlmscope.score.text import word_set, words
 
 _NOT = re.compile(r"\b(?:is|are|was|were|do|does|did|has|have|can) not (?:\w+ly )?(?P<verb>\w+)\b")
+_LONGEST = 300
 _ANY = word_set("not no any anything nothing so something anyone at all in it one")
 _TURNS = re.compile(
     r"\b(?:actually|only|but|instead|empty|blank|other|except|else|if|just|though|however|unusual"
@@ -33,13 +34,14 @@ _EMPTY = re.compile(
 
 def denies_premise(case: Case) -> Finding | None:
     """Weigh an answer against truths that negate the verb of the question."""
-    verbs = {verb for truth in case.truths if (verb := _negated_verb(truth, case))}
+    short = [truth for truth in case.truths if len(truth) < _LONGEST]
+    verbs = {verb for truth in short if (verb := _negated_verb(truth, case))}
     said = sentences(case.answer)
     if not verbs or not said or any(deny(s) and hedge_in(s) for s in said[:1]):
         return _no_such_thing(case)
     first = said[0]
     own = {lemma(word) for word in content(first)}
-    known = case.question.words | {lemma(w) for truth in case.truths for w in words(truth)}
+    known = case.question.words | {lemma(w) for truth in short for w in words(truth)}
     if len(NEGATIVE.findall(first)) == 1 and not hedge_in(first) and not _TURNS.search(first):
         clause = first.split(",")[0]
         about = {lemma(word) for word in content(clause)} - _ANY
@@ -87,6 +89,8 @@ def _no_such_thing(case: Case) -> Finding | None:
 
 def finds_nothing(case: Case) -> Finding | None:
     """Weigh *There is nothing on the table* against a truth that names something."""
+    if len(case.answer) > _LONGEST or not case.short_truths:
+        return None
     line = plain(case.final).strip(" .!")
     if (
         case.denied

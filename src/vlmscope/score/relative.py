@@ -130,6 +130,8 @@ def relative_side(question: Question, sentence: str) -> Literal["yes", "no"] | N
 
 def relates(case: Case) -> Finding | None:
     """Compare on which side of another thing an answer puts the one that was asked about."""
+    if asked_pair(case.question) is None or len(case.truths[0]) > 300:
+        return None
     true = {_truth_side(truth, case.question) for truth in case.truths}
     if len(true) != 1 or None in true or (said := said_side(case.final, case.question)) is None:
         return None
