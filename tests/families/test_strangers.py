@@ -25,6 +25,12 @@ from vlmscope.model.proof import relative_error, scaled_like
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
+# Of InternVL's and GLM's processors.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+
 SPEC = CaptureSpec(layers="all", positions=("last_image_token", "last_prompt_token"),
                    max_new_tokens=4)  # fmt: skip
 
@@ -156,7 +162,6 @@ def test_a_decoder_with_a_head_is_entered(known: Path, tmp_path: Path, own: bool
     assert_exact(vlm)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_an_encoder_is_read_before_its_merger(tmp_path: Path) -> None:
     folder = strangers.rename(
         BUILDERS["glm4v"](tmp_path / "known"), tmp_path / "copy", "acme_merger"

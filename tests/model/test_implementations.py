@@ -64,9 +64,31 @@ def test_an_encoder_without_sdpa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_sdpa_for_all_parts_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"--attention sdpa: .*Gemma2Model.* use auto") as caught:
+    with pytest.raises(ModelError, match=r"--attention sdpa: .*text_config.* use auto") as caught:
         load_model(folder, device="cpu", attention="sdpa")
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_the_library_refuses_sdpa_for(tmp_path: Path) -> None:
+    """GPT-OSS has attention sinks; its configuration does not tell."""
+    decoder = {"model_type": "gpt_oss", "num_hidden_layers": 2, "num_local_experts": 2}
+    folder = build_llava(tmp_path / "model", num_experts_per_tok=1, **decoder)
+    with pytest.raises(ModelError, match=r"--attention sdpa: .*GptOssModel.* use auto"):
+        load_model(folder, device="cpu", attention="sdpa")
+
+
+def test_scores_are_capped_where_the_library_would_take_sdpa(
+    folder: Path, mixed: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers 5.17 does for Gemma 2: sdpa leaves the cap out and says nothing."""
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
+
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.attention == "eager, vision encoder sdpa"
+    assert is_chosen_by_library(vlm.model)
+    [found], [expected] = (list(capture(ONE_PICTURE[:1], each, SPEC)) for each in (vlm, mixed))
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("name", ["", "SDPA", "owner/kernel", "paged|eager", "flash_attention_2"])

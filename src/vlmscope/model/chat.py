@@ -23,7 +23,7 @@ from vlmscope.model.computing import computing, start_clean
 from vlmscope.model.fingerprint import hash_json
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
-from vlmscope.model.implementations import AUTO, attention_options
+from vlmscope.model.implementations import AUTO, choose_attention
 from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
 from vlmscope.model.loading import load_config, load_weights
 from vlmscope.model.placing import auto_class, choose_dtype
@@ -94,9 +94,10 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
         kind = choose_dtype(dtype, "auto")
         with model_lock():
             start_clean()
+            plain, attention = choose_attention(AUTO, name, config)
             model = load_weights(
-                name, config, _place(), pickles=False, loader=loader, dtype=kind,
-                **attention_options(AUTO),
+                name, plain, _place(), pickles=False, loader=loader, dtype=kind,
+                attn_implementation=attention,
             )  # fmt: skip
             pad = tokenizer.pad_token_id
             make_greedy(model, tokenizer.eos_token_id if pad is None else pad)

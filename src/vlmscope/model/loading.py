@@ -37,7 +37,12 @@ from vlmscope.model.finding import with_found_parts
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
-from vlmscope.model.implementations import AUTO, attention_options, is_chosen_by_library
+from vlmscope.model.implementations import (
+    AUTO,
+    choose_attention,
+    is_chosen_by_library,
+    no_sdpa,
+)
 from vlmscope.model.lengths import find_bands, forget_lengths
 from vlmscope.model.lone_token import keep_lone_token, with_smallest_image
 from vlmscope.model.pairs import is_held
@@ -105,7 +110,7 @@ def load_model(
         if description is not None:
             known = described(description, config, family if isinstance(family, str | Path) else "")
         check_quantize(quantize, name, config)
-        attending = attention_options(attention)
+        plain, attention_of = choose_attention(attention, name, config)
         if adapter is not None:
             check_adapter(adapter)
         kind = choose_dtype(dtype, device)
@@ -117,8 +122,8 @@ def load_model(
             check_device(quantize, name, config, place)
             processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
-                name, config, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
-                **attending, **quantization_options(quantize, kind, config),
+                name, plain, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
+                attn_implementation=attention_of, **quantization_options(quantize, kind, config),
             )  # fmt: skip
             settle(model)
             if adapter is not None:
@@ -279,7 +284,7 @@ def load_weights(
         ):
             model, info = (loader or auto_class(config)).from_pretrained(
                 name,
-                config=config,  # else the implementation of attention that it names is taken
+                config=config,
                 device_map="auto" if place == "spread" else place,
                 output_loading_info=True,
                 trust_remote_code=False,
@@ -290,10 +295,7 @@ def load_weights(
         raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         if "does not support an attention implementation through" in str(error):
-            raise ModelError(
-                f"{name}: --attention sdpa: a part of it ({str(error).split()[0]}) has no sdpa in "
-                "transformers; use auto, which takes eager for that part"
-            ) from error
+            raise ModelError(no_sdpa(name, str(error).split()[0])) from error
         if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it
             raise pickled_only(name, "safetensors are not among its files") from error
         raise ModelError(
