@@ -19,6 +19,12 @@ compared   which of two things an answer finds ahead
 case       a row with what the rules for open questions look at
 absence    rules for denials, refusals, and counts of none
 values     rules for colors, numbers, sides, years, texts and lists
+relative   which of two things an answer puts left, right, above, before the other
+either     which of two alternatives a sentence names
+premise    truths that deny what a question takes for granted; answers that find nothing
+refined    longer names for the truth
+room       answers that may be right beside the truth
+languages  yes and no in other languages
 vqa        open questions
 column     labels that somebody made already
 auto       the rules that fit, then a judge

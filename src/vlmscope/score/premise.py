@@ -43,7 +43,7 @@ def denies_premise(case: Case) -> Finding | None:
     own = {lemma(word) for word in content(first)}
     known = case.question.words | {lemma(w) for truth in short for w in words(truth)}
     if len(NEGATIVE.findall(first)) == 1 and not hedge_in(first) and not _TURNS.search(first):
-        clause = first.split(",")[0]
+        clause = first.split(",")[0].rstrip(" .!")
         about = {lemma(word) for word in content(clause)} - _ANY
         undone = _NOT.search(clause)
         negated = lemma(undone["verb"]) in verbs if undone else clause.endswith(" nothing")
@@ -92,13 +92,7 @@ def finds_nothing(case: Case) -> Finding | None:
     if len(case.answer) > _LONGEST or not case.short_truths:
         return None
     line = plain(case.final).strip(" .!")
-    if (
-        case.denied
-        or case.truth_doubted
-        or case.question.negated
-        or not case.short_truths
-        or case.question.yes_no
-    ):
+    if case.denied or case.truth_doubted or case.question.negated or case.question.yes_no:
         return None
     if not re.match(r"(?:what|who|which)\b", case.question.asked) or hedge_in(line):
         return None
