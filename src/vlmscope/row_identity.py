@@ -95,7 +95,7 @@ def take_truths(run: Path, held: RowsHeld) -> None:
 def ids_text(ids: Sequence[str]) -> str:
     """List ids as a message shows them.
 
-    >>> ids_text(["q1", "q2"]), ids_text([str(i) for i in range(12)])[-22:]
+    >>> ids_text(["q1", "q2"]), ids_text([str(i) for i in range(12)])[-19:]
     ("'q1', 'q2'", "'8', '9' and 2 more")
     """
     shown = ", ".join(repr(shortened(id_)) for id_ in ids[:SHOWN_IDS])

@@ -16,7 +16,7 @@ import numpy as np
 
 from vlmscope.dataset import Table
 from vlmscope.engine.row_errors import row_errors
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, RunMismatchError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import at_time
 from vlmscope.reference import reference
@@ -98,7 +98,10 @@ def choose_samples(
     if not len(run):
         raise InputError(f"{run.path}: the run holds no rows; run vlmscope extract first")
     scan = table.scan()
-    gone = hold_rows(run, table, scan).gone
+    try:
+        gone = hold_rows(run, table, scan).gone
+    except RunMismatchError as error:
+        raise RunMismatchError(f"{error}; here, name the original table with --data") from None
     without = frozenset(gone)
     stored = [id_ for id_ in run.ids if id_ not in without]
     drawn = random.Random(seed).sample(stored, min(count, len(stored)))  # noqa: S311 - a sample

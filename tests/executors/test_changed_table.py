@@ -17,7 +17,7 @@ from vlmscope.dataset import open_table
 from vlmscope.errors import RunMismatchError, TableChangedError
 from vlmscope.executors import Request, due, local, on_ray, resilient
 from vlmscope.executors.patience import MODEL_STAGE
-from vlmscope.executors.plan import Plan, open_checked
+from vlmscope.executors.plan import Plan, as_compared, open_checked
 from vlmscope.executors.worker import Loaded, Report
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import FailureLog, Run, RunWriter, open_run, team_name
@@ -47,10 +47,10 @@ class Session:
 
     def plan(self, change: Change | None = None, **options: Any) -> tuple[Any, ...]:
         request = Request(str(self.table), "model", self.out, spec=SPEC, batch_size=2, **options)
-        table, scan, _ = open_checked(request)
+        table, scan, held = open_checked(request)
         if change is not None:
             self.rewrite(change)
-        manifest = make_manifest(data={"fingerprint": scan.fingerprint})
+        manifest = as_compared(make_manifest(data={"fingerprint": scan.fingerprint}), held)
         done = frozenset(self.run.ids if (self.out / "run.json").exists() else ())
         return request, table, scan, manifest, done.intersection(scan.ids)
 

@@ -80,7 +80,7 @@ def test_without_any_picture_the_words_are_probed(tmp_path: Path) -> None:
     assert (data.grouped_by, data.grouping.pictures) == ("question", 0)
     assert data.left_out == (LeftOut("row", 2, "the answer could not be scored"),)
     result = sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50))
-    assert f"on {count} held-out answers to questions without a picture;" in (verdict(result)[0])
+    assert f"on {count} held-out answers to questions without a picture" in (verdict(result)[0])
     save_sweep(run, result)
     found = read_sweep(run)
     assert found is not None

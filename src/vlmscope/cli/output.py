@@ -49,12 +49,10 @@ def with_interval(
 ) -> str:
     r"""Return a number, and its interval on a line below; a dash where there is none.
 
-        >>> with_interval(0.5, 0.41, 0.6), with_interval(-0.1, -0.2, 0.0, "+.1f")
-        ('0.500
-    0.410–0.600', '-0.1
-    -0.2 to +0.0')
-        >>> with_interval(float("nan"), None, None), with_interval(0.5, float("nan"), 0.6)
-        ('–', '0.500')
+    >>> with_interval(0.5, 0.41, 0.6), with_interval(-0.1, -0.2, 0.0, "+.1f")
+    ('0.500\n0.410–0.600', '-0.1\n-0.2 to +0.0')
+    >>> with_interval(float("nan"), None, None), with_interval(0.5, float("nan"), 0.6)
+    ('–', '0.500')
     """
     value, low, high = (each if each is not None and each == each else None
                         for each in (value, low, high))  # fmt: skip

@@ -184,8 +184,8 @@ def scaled_like(raw: Tensor, logits: Tensor, cap: float | None) -> Tensor:
         cap: Where the model caps them; None: it does not.
 
     >>> raw = torch.tensor([1.0, -2.0, 0.5])
-    >>> scaled_like(raw, 3 * raw, None)
-    tensor([ 3.0000, -6.0000,  1.5000])
+    >>> scaled_like(raw, 3 * raw, None).tolist()
+    [3.0, -6.0, 1.5]
     """
     raw, logits = raw.double(), logits.double()
     if cap is None:
