@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -166,22 +166,15 @@ def say(rng: Random, templates: Sequence[str], asked: _Asked) -> str:
     )
 
 
-def _letter_for_letter(rng: Random) -> Case:
-    asked = ask(rng, CHOICES + COUNTED)
-    target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, say(rng, _LETTER_ANSWERS, asked), verdict(asked.agrees))
+def for_letter(choices: Sequence[Choice], answers: Sequence[str]) -> Callable[[Random], Case]:
+    """Return what draws a case whose truth is a letter, with an answer of one of these forms."""
 
+    def draw(rng: Random) -> Case:
+        asked = ask(rng, choices)
+        target = truths.letter(rng, asked.letter(asked.true))
+        return Case(asked.question, target, say(rng, answers, asked), verdict(asked.agrees))
 
-def _both_for_letter(rng: Random) -> Case:
-    asked = ask(rng, CHOICES + COUNTED)
-    target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, say(rng, _BOTH_ANSWERS, asked), verdict(asked.agrees))
-
-
-def _words_for_letter(rng: Random) -> Case:
-    asked = ask(rng, CHOICES + COUNTED)
-    target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, say(rng, _WORD_ANSWERS, asked), verdict(asked.agrees))
+    return draw
 
 
 def _letter_for_words(rng: Random) -> Case:
@@ -363,9 +356,9 @@ def _blink(rng: Random) -> Case:
 
 
 FAMILIES = (
-    Family("choice: letter for letter", _letter_for_letter),
-    Family("choice: letter and words", _both_for_letter),
-    Family("choice: words for letter", _words_for_letter),
+    Family("choice: letter for letter", for_letter(CHOICES + COUNTED, _LETTER_ANSWERS)),
+    Family("choice: letter and words", for_letter(CHOICES + COUNTED, _BOTH_ANSWERS)),
+    Family("choice: words for letter", for_letter(CHOICES + COUNTED, _WORD_ANSWERS)),
     Family("choice: letter for words", _letter_for_words),
     Family("choice: reason names another", _letter_and_reason),
     Family("choice: self-correction", _self_correction),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import sheet_truths as truths
-from sheet_choices import LETTERS, NAMED, Choice, ask, lay_out, say
+from sheet_choices import LETTERS, NAMED, Choice, ask, for_letter, lay_out, say
 from sheet_forms import Case, Family, verdict
 
 CHOICES = (
@@ -43,24 +43,6 @@ _WORD_ANSWERS = (
     *("Looking at the image, {r}", "In the image, {r}", "Final answer: {w}", "It is clearly {v}."),
     *("{s} That is easy to see.", "<think>Let me look.</think>{s}"),
 )
-
-
-def _letter_for_letter(rng: Random) -> Case:
-    asked = ask(rng, CHOICES + COUNTED)
-    target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, say(rng, _LETTER_ANSWERS, asked), verdict(asked.agrees))
-
-
-def _both_for_letter(rng: Random) -> Case:
-    asked = ask(rng, CHOICES + COUNTED)
-    target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, say(rng, _BOTH_ANSWERS, asked), verdict(asked.agrees))
-
-
-def _words_for_letter(rng: Random) -> Case:
-    asked = ask(rng, CHOICES + COUNTED)
-    target = truths.letter(rng, asked.letter(asked.true))
-    return Case(asked.question, target, say(rng, _WORD_ANSWERS, asked), verdict(asked.agrees))
 
 
 def _letter_for_words(rng: Random) -> Case:
@@ -210,9 +192,9 @@ def _two_letters(rng: Random) -> Case:
 
 
 FAMILIES = (
-    Family("choice: letter for letter", _letter_for_letter),
-    Family("choice: letter and words", _both_for_letter),
-    Family("choice: words for letter", _words_for_letter),
+    Family("choice: letter for letter", for_letter(CHOICES + COUNTED, _LETTER_ANSWERS)),
+    Family("choice: letter and words", for_letter(CHOICES + COUNTED, _BOTH_ANSWERS)),
+    Family("choice: words for letter", for_letter(CHOICES + COUNTED, _WORD_ANSWERS)),
     Family("choice: letter for words", _letter_for_words),
     Family("choice: reason names another", _letter_and_reason),
     Family("choice: self-correction", _self_correction),
