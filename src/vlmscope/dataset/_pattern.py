@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmscope.dataset._values import (
     CellError,
-    is_null,
+    is_blank,
     kind_name,
     printed_list,
     shown_name,
@@ -66,9 +66,7 @@ class Pattern:
         for part in self.parts:
             if isinstance(part, Slot):
                 value = values.get(part.column)
-                gap = is_null(value) or (
-                    isinstance(value, str) and (not value.strip() or value in missing)
-                )
+                gap = _is_gap(value, missing)
                 said |= not gap
                 texts.append("" if gap else _written(value, part))
             else:
@@ -77,11 +75,12 @@ class Pattern:
 
     def has_gap(self, values: Mapping[str, Any], missing: frozenset[str]) -> bool:
         """Return whether a column of it is a gap in a row."""
-        cells = [values.get(column) for column in self.columns]
-        return any(
-            is_null(cell) or (isinstance(cell, str) and (not cell.strip() or cell in missing))
-            for cell in cells
-        )
+        return any(_is_gap(values.get(column), missing) for column in self.columns)
+
+
+def _is_gap(value: Any, missing: frozenset[str]) -> bool:
+    """Return whether a cell holds nothing."""
+    return is_blank(value) or (isinstance(value, str) and value in missing)
 
 
 def parse_pattern(
