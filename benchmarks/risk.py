@@ -30,7 +30,7 @@ from vlmscope.engine.answers import greedy_config
 from vlmscope.executors import describe_model
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.probe import MeanDifferenceProbe, ProbeInfo, save_probe
+from vlmscope.probes import MeanDifferenceProbe, ProbeInfo, save_probe
 from vlmscope.risk import Risk, RiskScorer
 from vlmscope.schema import CaptureSpec, Sample
 

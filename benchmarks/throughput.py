@@ -39,8 +39,8 @@ from throughput_table import derive, print_table
 from true_shape import SIZES, device_name, verify
 from vlmscope.dataset import read_samples
 from vlmscope.engine import prepare
-from vlmscope.engine.pictures import AT_ONCE
-from vlmscope.executors.sizing import rows_at_once
+from vlmscope.engine.image_cache import AT_ONCE
+from vlmscope.executors.batching import rows_at_once
 from vlmscope.model import VisionLanguageModel, load_model
 
 OVERHEAD_BATCH = 16

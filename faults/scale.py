@@ -63,7 +63,7 @@ def _write_large(path: Path, rows: int, bad: frozenset[int]) -> None:
 def _read_large(path: Path, model: Path, out: Path, queue: object) -> None:
     """Plan the run and take all of its rows as the executor does, without the model."""
     from vlmscope.executors import Request, make_plan
-    from vlmscope.executors.due import rows_due
+    from vlmscope.executors.pending import rows_due
     from vlmscope.executors.writing import writing
 
     make_plan(Request(str(path), str(model), out, limit=1, device="cpu"))  # imports and weights

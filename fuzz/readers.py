@@ -16,8 +16,7 @@ import captured
 import judged
 from vlmscope.dataset import load_image, open_table
 from vlmscope.errors import VlmscopeError
-from vlmscope.probe.storage import load_probe
-from vlmscope.probing.research import read_label_table
+from vlmscope.probes.storage import load_probe
 from vlmscope.store import (
     describe,
     open_run,
@@ -26,7 +25,8 @@ from vlmscope.store import (
     read_manifest,
     write_manifest,
 )
-from vlmscope.store.manifest import CaptureRecord, DataRecord, Manifest, ModelRecord
+from vlmscope.store.format.manifest import CaptureRecord, DataRecord, Manifest, ModelRecord
+from vlmscope.sweeps.research import read_label_table
 
 MANIFEST = Manifest(
     run_id="5f" * 16,

@@ -27,14 +27,14 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent
 sys.path += [str(ROOT / "tests"), str(ROOT)]
 
+from typer.testing import CliRunner  # noqa: E402
+
 from families.conformance import (  # noqa: E402 - needs the path
     ONE_PICTURE,
     RUNNABLE,
     SEVERAL,
     build,
 )
-from typer.testing import CliRunner  # noqa: E402
-
 from vlmscope.cli import app  # noqa: E402
 from vlmscope.engine import capture  # noqa: E402
 from vlmscope.model import load_model  # noqa: E402
@@ -42,9 +42,10 @@ from vlmscope.schema import Capture, CaptureSpec  # noqa: E402
 
 ONE_IMAGE_ONLY = ("mllama", "paligemma")
 PASSING = re.compile(
-    r"\b[0-9a-f]{32}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?|/tmp/[^\s\"'<]*|\d+(\.\d+)? (s|ms|MB|KB)\b"
+    r"\b[0-9a-f]{32}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?|"
+    r"/tmp/[^\s\"'<]*|\d+(\.\d+)? (s|ms|MB|KB)\b"
 )
-"""Run ids, times, durations, temporary paths and sizes of files: what differs between two equal runs."""
+"""Run ids, times, durations, temporary paths, sizes of files: these differ between equal runs."""
 
 
 def digest(value: Any) -> str:

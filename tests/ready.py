@@ -29,7 +29,7 @@ from typing import Any
 NEEDED = (
     "faults.warm",
     "vlmscope.labelling",
-    "vlmscope.probing",
+    "vlmscope.sweeps",
     "vlmscope.report",
     "vlmscope.risk",
 )

@@ -46,8 +46,8 @@ def test_files_and_functions_are_small_and_say_what_they_are(path: Path) -> None
 @pytest.mark.parametrize(
     "name",
     ["vlmscope", *(f"vlmscope.{each}" for each in (
-        "dataset", "engine", "executors", "labelling", "metrics", "model", "plots", "probe",
-        "probing", "report", "risk", "score", "store",
+        "dataset", "engine", "executors", "labelling", "metrics", "model", "plots", "probes",
+        "report", "risk", "score", "store", "sweeps",
     ))],
 )  # fmt: skip
 def test_all_is_sorted_and_complete(name: str) -> None:

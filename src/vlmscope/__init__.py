@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from vlmscope.executors import extract
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
-    from vlmscope.probing import (
+    from vlmscope.report import ReportSpec, write_report
+    from vlmscope.risk import RiskScorer
+    from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
+    from vlmscope.store import Run, export_run, open_run, read_labels
+    from vlmscope.sweeps import (
         SweepSpec,
         compare,
         compare_labels,
@@ -27,10 +31,6 @@ if TYPE_CHECKING:
         sweep,
         transfer,
     )
-    from vlmscope.report import ReportSpec, write_report
-    from vlmscope.risk import RiskScorer
-    from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
-    from vlmscope.store import Run, export_run, open_run, read_labels
 
 __all__ = [
     "Capture",
@@ -72,12 +72,12 @@ _HOMES = {
     "Run": "store",
     "Sample": "schema",
     "Share": "dataset",
-    "SweepSpec": "probing",
+    "SweepSpec": "sweeps",
     "VisionLanguageModel": "model",
     "VlmscopeError": "errors",
     "capture": "engine",
-    "compare": "probing",
-    "compare_labels": "probing",
+    "compare": "sweeps",
+    "compare_labels": "sweeps",
     "export_run": "store",
     "extract": "executors",
     "label": "labelling",
@@ -85,10 +85,10 @@ _HOMES = {
     "open_run": "store",
     "read_labels": "store",
     "read_samples": "dataset",
-    "save_sweep": "probing",
-    "save_transfer": "probing",
-    "sweep": "probing",
-    "transfer": "probing",
+    "save_sweep": "sweeps",
+    "save_transfer": "sweeps",
+    "sweep": "sweeps",
+    "transfer": "sweeps",
     "write_report": "report",
 }
 

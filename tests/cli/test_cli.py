@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vlmscope.store import open_run
-from vlmscope.store.seal import SEAL_SIZE, seal_of
+from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
 
 Command = Callable[..., Any]
 

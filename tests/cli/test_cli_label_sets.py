@@ -18,13 +18,13 @@ from sklearn.metrics import cohen_kappa_score
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError, StoreError
 from vlmscope.labelling import label
-from vlmscope.probing import compare_labels, compare_runs, read_sweep
 from vlmscope.report import ReportSpec
-from vlmscope.report.gathering import gather
-from vlmscope.risk.finding import find_probe
+from vlmscope.report.build import gather
+from vlmscope.risk.probe_of import find_probe
 from vlmscope.schema import Score
 from vlmscope.score import LabelFile, YesNo
 from vlmscope.store import Run, RunWriter, label_settings, open_run, read_labels, write_labels
+from vlmscope.sweeps import compare_labels, compare_runs, read_sweep
 
 Command = Callable[..., Any]
 ROWS = 36

@@ -20,14 +20,14 @@ import pytest
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError, StoreError, VlmscopeError
 from vlmscope.labelling import label
-from vlmscope.probing import SweepResult, SweepSpec, save_sweep, sweep
 from vlmscope.report import write_report
-from vlmscope.risk.finding import find_probe
+from vlmscope.risk.probe_of import find_probe
 from vlmscope.schema import Failure, Score
 from vlmscope.score.judge_cache import VerdictCache
 from vlmscope.score.judge_verdict import Verdict
 from vlmscope.store import FailureLog, RunWriter, find_damage, open_run, set_aside, write_labels
-from vlmscope.store.seal import seal_on
+from vlmscope.store.format.checksums import seal_on
+from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep
 
 ROWS = 60
 PROBES = ("probe", "--draws", "100", "--folds", "3")

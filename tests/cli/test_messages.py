@@ -43,5 +43,5 @@ def test_no_error_names_a_python_function() -> None:
     assert {"open_run", "save_probe"} <= FUNCTIONS
     wrong = [(where, text) for where, text in found if names.search(text)]
     # Only those who call ``cross_fit`` or make a model by themselves read these.
-    python_only = ("probe/crossfit.py", "executors/record.py")
+    python_only = ("probes/crossfit.py", "executors/manifest.py")
     assert [where for where, _ in wrong if not where.startswith(python_only)] == []

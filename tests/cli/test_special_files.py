@@ -22,10 +22,10 @@ from store_support import make_capture, make_manifest
 from vlmscope.errors import VlmscopeError
 from vlmscope.model import load_model
 from vlmscope.model.describing import read_description
-from vlmscope.probe import load_probe
-from vlmscope.probing import SweepSpec, save_sweep, sweep
+from vlmscope.probes import load_probe
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
+from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
 Command = Callable[..., Any]
 

@@ -20,8 +20,8 @@ from vlmscope.model.folder import check_files
 from vlmscope.schema import Failure, Sample
 from vlmscope.score import read_label_file
 from vlmscope.score.truth import read_truth
-from vlmscope.store.seed_rows import opened_seed
-from vlmscope.store.shard import opened
+from vlmscope.store.format.shard import opened
+from vlmscope.store.halp_rows import opened_seed
 
 CASES = Path(__file__).parent / "cases"
 IMAGES = Path(demo.__file__).parent / "images"

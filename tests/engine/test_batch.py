@@ -13,7 +13,7 @@ import torch
 from material import picture
 from vlmscope.dataset import hash_image
 from vlmscope.engine import batch, prepare
-from vlmscope.engine.fetching import Fetch
+from vlmscope.engine.device import Fetch
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Sample
 

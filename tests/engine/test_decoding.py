@@ -17,7 +17,8 @@ from engine.against_reference import (
     run_session,
 )
 from material import QUESTIONS, picture
-from vlmscope.engine import CaptureSession, decoding, prepare
+from vlmscope.engine import CaptureSession, prepare
+from vlmscope.engine.decoding import scheduler
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Sample
@@ -51,13 +52,13 @@ def _stepwise_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Length of the slots, each time that some are made."""
     made: list[int] = []
-    original = decoding.make_slots
+    original = scheduler.make_slots
 
     def spy(*layers: Any, **options: Any) -> Any:
         made.append(options["length"])
         return original(*layers, **options)
 
-    monkeypatch.setattr(decoding, "make_slots", spy)
+    monkeypatch.setattr(scheduler, "make_slots", spy)
     return made
 
 
@@ -242,7 +243,7 @@ def test_where_memory_is_short_there_are_fewer_slots(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
-    original = decoding.make_slots
+    original = scheduler.make_slots
 
     def small_device(*layers: Any, **options: Any) -> Any:
         asked.append(options["rows"])
@@ -250,7 +251,7 @@ def test_where_memory_is_short_there_are_fewer_slots(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(*layers, **options)
 
-    monkeypatch.setattr(decoding, "make_slots", small_device)
+    monkeypatch.setattr(scheduler, "make_slots", small_device)
     pieces = run_session(eleven, talkative_vlm, SPEC, rows=8, size=2)
     assert_all_same([item for piece in pieces for item in piece], expected, eleven)
     assert asked == [8, 4, 2]

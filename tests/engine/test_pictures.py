@@ -21,8 +21,8 @@ from engine.against_reference import (
     submitted,
 )
 from material import QUESTIONS, picture
-from vlmscope.engine import Batch, CaptureSession, pictures, prepare
-from vlmscope.engine.pictures import Encodings, PictureEncoder
+from vlmscope.engine import Batch, CaptureSession, image_cache, prepare
+from vlmscope.engine.image_cache import Encodings, PictureEncoder
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention import configurations
 from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
@@ -133,7 +133,7 @@ def test_each_row_gets_its_own_pictures_encoding(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, encoded: list[int], at_once: int
 ) -> None:
     """Some are known, some come twice, and rows with as many tiles go through together."""
-    monkeypatch.setattr(pictures, "AT_ONCE", at_once)
+    monkeypatch.setattr(image_cache, "AT_ONCE", at_once)
     encoder, seeds = PictureEncoder(vlm, "all"), [0, 3, 1, 3, 2, 7, 4, 0, 5]
     encode(encoder, vlm, [4, 1])
     encoded.clear()
@@ -203,10 +203,10 @@ def test_room_is_made_before_pictures_are_encoded(
 
 
 def test_a_session_keeps_so_many_and_no_more(vlm: VisionLanguageModel, encoded: list[int]) -> None:
-    spec, seeds = CaptureSpec(layers="0", max_new_tokens=0), [*range(pictures.KEPT + 1), 1, 0]
+    spec, seeds = CaptureSpec(layers="0", max_new_tokens=0), [*range(image_cache.KEPT + 1), 1, 0]
     rows = [Sample(str(i), picture("one", seed), "Why?") for i, seed in enumerate(seeds)]
     run_session(rows, vlm, spec, rows=1, size=1)
-    assert encoded == [1] * (pictures.KEPT + 2)  # of the last two only the older is gone
+    assert encoded == [1] * (image_cache.KEPT + 2)  # of the last two only the older is gone
 
 
 def test_what_is_forgotten_is_encoded_again(

@@ -12,8 +12,8 @@ from engine.against_reference import assert_same
 from families import strangers
 from families.conformance import WIDE, build, picture
 from vlmscope.engine import capture
-from vlmscope.executors.resilient import ResilientRunner
-from vlmscope.executors.sizing import BatchSizer
+from vlmscope.executors.batching import BatchSizer
+from vlmscope.executors.runner import ResilientRunner
 from vlmscope.model import VisionLanguageModel, load_model, lone_token
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample

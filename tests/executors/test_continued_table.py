@@ -440,7 +440,7 @@ def hashed_sessions(local_sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -
             for item in original(batch, *rest)
         ]
 
-    monkeypatch.setattr("vlmscope.executors.resilient.capture_batch", hashed)
+    monkeypatch.setattr("vlmscope.executors.runner.capture_batch", hashed)
     return local_sessions
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from material import QUESTIONS, picture
 from vlmscope import extract
 from vlmscope.executors import plan
-from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
+from vlmscope.executors.pending import AHEAD_ROWS, same_picture_together
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample

@@ -17,7 +17,7 @@ import pytest
 
 from threads import Worker
 from vlmscope.errors import InputError
-from vlmscope.executors.patience import Patience, TooSlowError
+from vlmscope.executors.time_limit import Patience, TooSlowError
 from vlmscope.locking import model_lock
 
 

@@ -12,9 +12,9 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from vlmscope.metrics import measure
-from vlmscope.probe import grouped_folds
-from vlmscope.probe.baselines import BASELINES, Facts, baseline_fits
-from vlmscope.probe.candidates import Candidate, crossfit_candidates, regression
+from vlmscope.probes import grouped_folds
+from vlmscope.probes.baselines import BASELINES, Facts, baseline_fits
+from vlmscope.probes.candidates import Candidate, crossfit_candidates, regression
 
 ROWS = 300
 

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vlmscope.probe import (
+from vlmscope.probes import (
     CrossFit,
     Fold,
     FoldError,
@@ -24,7 +24,7 @@ from vlmscope.probe import (
     grouped_folds,
     solver,
 )
-from vlmscope.probe.crossfit import rank_auroc
+from vlmscope.probes.crossfit import rank_auroc
 
 
 def run(world: World, **options: object) -> CrossFit:

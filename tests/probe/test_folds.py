@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlmscope.dataset import difference_hash
 from vlmscope.errors import VlmscopeError
-from vlmscope.probe import FoldError, grouped_folds, image_groups
+from vlmscope.probes import FoldError, grouped_folds, image_groups
 
 
 def labels(rows: int = 400, images: int = 90) -> tuple[np.ndarray, np.ndarray]:

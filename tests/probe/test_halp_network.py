@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vlmscope.probe.halp_network import HalpNetwork, Model, halp_risk
+from vlmscope.probes.halp_network import HalpNetwork, Model, halp_risk
 
 WIDTH, ROWS = 10, 24
 SMALL = HalpNetwork(hidden=(16, 8, 4), learning_rate=0.01, batch=8, epochs=12)

@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from vlmscope.probe import (
+from vlmscope.probes import (
     BinaryProbe,
     FoldError,
     LogisticProbe,

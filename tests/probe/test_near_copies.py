@@ -14,7 +14,7 @@ import sklearn
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from vlmscope.dataset import Thumbnails, image_thumbnail, read_thumbnails
-from vlmscope.probe import image_groups, near_copies
+from vlmscope.probes import image_groups, near_copies
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = (

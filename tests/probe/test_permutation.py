@@ -8,8 +8,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from vlmscope.metrics import measure
-from vlmscope.probe import grouped_folds
-from vlmscope.probe.permutation import (
+from vlmscope.probes import grouped_folds
+from vlmscope.probes.permutation import (
     auroc_of_lines,
     nearest_pairs,
     neighbouring_groups,

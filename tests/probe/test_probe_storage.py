@@ -15,7 +15,7 @@ from probe_worlds import planted_world
 from safetensors.numpy import load, save
 
 from vlmscope.errors import InputError
-from vlmscope.probe import (
+from vlmscope.probes import (
     BinaryProbe,
     LogisticProbe,
     MeanDifferenceProbe,

@@ -7,7 +7,7 @@ import pytest
 from probe_worlds import null_world, planted_world
 from sklearn.metrics import roc_auc_score
 
-from vlmscope.probe import (
+from vlmscope.probes import (
     CrossFit,
     Fold,
     FoldError,

@@ -10,9 +10,9 @@ import pytest
 from benchmarks import calibration_of_verdicts as benchmark
 
 from vlmscope.metrics import Abstention, Interval, abstention, constant_pairs
-from vlmscope.probe import crossfit_logistic, crossfit_select, grouped_folds
-from vlmscope.probing.abstaining import abstaining_document, abstaining_sentence
-from vlmscope.probing.calibrating import calibrated
+from vlmscope.probes import crossfit_logistic, crossfit_select, grouped_folds
+from vlmscope.sweeps.abstaining import abstaining_document, abstaining_sentence
+from vlmscope.sweeps.calibrating import calibrated
 
 SETS = 30
 

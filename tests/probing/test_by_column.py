@@ -14,15 +14,15 @@ import pytest
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
 from vlmscope.metrics import rate, resample_within
-from vlmscope.probe.baselines import Facts, joint_candidates
-from vlmscope.probing import ProbeData, SweepResult, SweepSpec, probe_data, save_sweep, sweep
-from vlmscope.probing.by_column import by_column, column_document, column_sentences
-from vlmscope.probing.columns import with_columns
-from vlmscope.probing.grid import sweep_rows
-from vlmscope.probing.grouping import Grouping
-from vlmscope.probing.verdict import verdict
+from vlmscope.probes.baselines import Facts, joint_candidates
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
+from vlmscope.sweeps import ProbeData, SweepResult, SweepSpec, probe_data, save_sweep, sweep
+from vlmscope.sweeps.by_column import by_column, column_document, column_sentences
+from vlmscope.sweeps.columns import with_columns
+from vlmscope.sweeps.grid import sweep_rows
+from vlmscope.sweeps.grouping import Grouping
+from vlmscope.sweeps.verdict import verdict
 
 ROWS, EACH = 360, 3
 PLACE = ("query_token_representation", 2)

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from vlmscope.metrics import Interval, Judged, resample_sides
-from vlmscope.probe import grouped_folds
-from vlmscope.probing.carrying import Part, carry_probe
+from vlmscope.probes import grouped_folds
+from vlmscope.sweeps.carrying import Part, carry_probe
 
 WIDTH = 6
 SETS = 60

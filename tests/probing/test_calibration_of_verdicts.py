@@ -10,10 +10,10 @@ from benchmarks import calibration_of_verdicts as benchmark
 from sklearn.linear_model import LogisticRegression
 
 from vlmscope.metrics import Difference, resample_within
-from vlmscope.probe import crossfit_logistic, grouped_folds
-from vlmscope.probe.candidates import Candidate, crossfit_candidates
-from vlmscope.probe.known_facts import one_hot
-from vlmscope.probing.calibrating import calibrated
+from vlmscope.probes import crossfit_logistic, grouped_folds
+from vlmscope.probes.candidates import Candidate, crossfit_candidates
+from vlmscope.probes.known_facts import one_hot
+from vlmscope.sweeps.calibrating import calibrated
 
 SETS = 12
 

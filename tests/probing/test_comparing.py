@@ -17,8 +17,8 @@ from labelled_runs import OTHER_MODEL, WIDTH, HeldRun, label, labelled_run, plan
 from vlmscope.errors import InputError
 from vlmscope.metrics import holm, rate, rate_difference, resample_sides
 from vlmscope.metrics.resampling import Judged
-from vlmscope.probing import SweepSpec, compare_runs, read_sweep, save_sweep, sweep
 from vlmscope.store import Run
+from vlmscope.sweeps import SweepSpec, compare_runs, read_sweep, save_sweep, sweep
 
 ROWS = 90
 QUESTIONS = [f"Is there a number {i}?" for i in range(ROWS)]

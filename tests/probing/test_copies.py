@@ -14,10 +14,7 @@ from PIL import Image, ImageOps
 from store_support import make_capture, make_manifest
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.errors import InputError
-from vlmscope.probe import FoldError, image_groups
-from vlmscope.probing import LabelTable, SweepSpec, probe_data, sweep
-from vlmscope.probing.research import research_data
-from vlmscope.probing.splitting import split_rows
+from vlmscope.probes import FoldError, image_groups
 from vlmscope.schema import Capture, Score
 from vlmscope.store import (
     Run,
@@ -27,6 +24,9 @@ from vlmscope.store import (
     open_seed_files,
     write_labels,
 )
+from vlmscope.sweeps import LabelTable, SweepSpec, probe_data, sweep
+from vlmscope.sweeps.research import research_data
+from vlmscope.sweeps.splitting import split_rows
 
 EASY = Path(__file__).parents[1] / "easy-vqa"
 PHOTO = Path(__file__).parents[2] / "benchmarks/photos/coffee.jpg"

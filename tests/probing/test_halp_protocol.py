@@ -17,22 +17,22 @@ from sklearn.model_selection import train_test_split
 from store_support import make_capture, make_manifest
 from vlmscope.cli.halp import show_halp
 from vlmscope.errors import InputError
-from vlmscope.probe.baselines import Facts
-from vlmscope.probe.halp_network import HalpNetwork
-from vlmscope.probing import ProbeData, SweepSpec, save_sweep, sweep
-from vlmscope.probing.grid import place_title, sweep_rows
-from vlmscope.probing.grouping import Grouping
-from vlmscope.probing.halp_protocol import (
+from vlmscope.probes.baselines import Facts
+from vlmscope.probes.halp_network import HalpNetwork
+from vlmscope.schema import Score
+from vlmscope.store import RunWriter, open_run, write_labels
+from vlmscope.sweeps import ProbeData, SweepSpec, save_sweep, sweep
+from vlmscope.sweeps.grid import place_title, sweep_rows
+from vlmscope.sweeps.grouping import Grouping
+from vlmscope.sweeps.halp_protocol import (
     HalpReport,
     halp_protocol,
     halp_sentences,
     network_of,
     split_rows,
 )
-from vlmscope.probing.source import Place
-from vlmscope.probing.verdict import verdict
-from vlmscope.schema import Score
-from vlmscope.store import RunWriter, open_run, write_labels
+from vlmscope.sweeps.source import Place
+from vlmscope.sweeps.verdict import verdict
 
 WIDTH = 16
 QUICK = HalpNetwork(hidden=(32, 16, 8), learning_rate=0.005, epochs=20)
@@ -130,7 +130,7 @@ def test_threads_change_nothing(
     found: tuple[ProbeData, HalpReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blas = [{"user_api": "blas", "num_threads": 3}]
-    monkeypatch.setattr("vlmscope.probing.halp_protocol.threadpool_info", lambda: blas)
+    monkeypatch.setattr("vlmscope.sweeps.halp_protocol.threadpool_info", lambda: blas)
     told: list[str] = []
     assert run(*planted(), report=told.append) == found[1]
     assert told[0] == "HALP protocol, 1 to 2 of 2 networks"
@@ -235,7 +235,7 @@ def test_a_sweep_keeps_it_beside_its_results(
     def quick(model: dict[str, Any]) -> HalpNetwork:
         return replace(QUICK, norm_first=network_of(model).norm_first)
 
-    monkeypatch.setattr("vlmscope.probing.grid.network_of", quick)
+    monkeypatch.setattr("vlmscope.sweeps.grid.network_of", quick)
     source = open_run(labelled)
     both = sweep(source, SweepSpec(repeats=1, permutations=100, draws=100, protocol="halp"))
     assert both.halp is not None
@@ -271,7 +271,7 @@ def test_another_protocol_is_refused() -> None:
 
 def test_auroc_is_of_the_test_rows_only(found: tuple[ProbeData, HalpReport]) -> None:
     """Trained and judged again by hand."""
-    from vlmscope.probe.halp_network import halp_risk
+    from vlmscope.probes.halp_network import halp_risk
 
     data, report = found
     train, test = split_rows(data.truth, 42)

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from store_support import make_capture, make_manifest
-from vlmscope.probe import GRID, crossfit_logistic, load_probe
-from vlmscope.probing import SweepResult, SweepSpec, save_sweep, sweep
-from vlmscope.probing.penalty import grid_edge, penalty_sentence
-from vlmscope.probing.splitting import repeated_splits
-from vlmscope.probing.verdict import verdict
+from vlmscope.probes import GRID, crossfit_logistic, load_probe
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
+from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep
+from vlmscope.sweeps.penalty import grid_edge, penalty_sentence
+from vlmscope.sweeps.splitting import repeated_splits
+from vlmscope.sweeps.verdict import verdict
 
 PLANTED = "query_token_representation/layer_2"
 ROWS = 150

@@ -12,15 +12,15 @@ from benchmarks import calibration_of_verdicts as benchmark
 
 from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, measure
-from vlmscope.probe import FoldError, LogisticProbe, grouped_folds
-from vlmscope.probing import SweepResult, SweepSpec, chance
-from vlmscope.probing.calibrating import scale_of
-from vlmscope.probing.chance import Permutations
-from vlmscope.probing.grid import sweep_rows
-from vlmscope.probing.grouping import group_by_content
-from vlmscope.probing.results import PlannedTest
-from vlmscope.probing.splitting import grouped_by, novelty, repeated_splits, split_rows
-from vlmscope.probing.verdict import verdict
+from vlmscope.probes import FoldError, LogisticProbe, grouped_folds
+from vlmscope.sweeps import SweepResult, SweepSpec, chance
+from vlmscope.sweeps.calibrating import scale_of
+from vlmscope.sweeps.chance import Permutations
+from vlmscope.sweeps.grid import sweep_rows
+from vlmscope.sweeps.grouping import group_by_content
+from vlmscope.sweeps.results import PlannedTest
+from vlmscope.sweeps.splitting import grouped_by, novelty, repeated_splits, split_rows
+from vlmscope.sweeps.verdict import verdict
 
 
 def swept(name: str, seed: int = 0, **spec: object) -> SweepResult:
@@ -226,7 +226,7 @@ def test_what_is_told_is_corrected_for_its_number(
     assert "less than 0.01 either way" in text, "small, and not sure"
     result = replace(result, settings={**repeated.settings, "draws": 20})
     assert not any("too few to correct" in line for line in verdict(result)), "none was drawn"
-    monkeypatch.setattr("vlmscope.probing.verdict.too_few_to_draw", lambda *_: False)
+    monkeypatch.setattr("vlmscope.sweeps.verdict.too_few_to_draw", lambda *_: False)
     assert any("20 draws are too few to correct" in line for line in verdict(result))
 
 
@@ -300,7 +300,7 @@ def test_a_sweep_keeps_images_together_when_it_permutes_other_groups(
     def watched(*_: object, images: object = None, **__: object) -> None:
         raise SeenError(images)
 
-    monkeypatch.setattr("vlmscope.probing.grid.Permutations", watched)
+    monkeypatch.setattr("vlmscope.sweeps.grid.Permutations", watched)
     with pytest.raises(SeenError) as seen:
         swept("signal, 60 images × 2", group_by=group_by)
     [images] = seen.value.args

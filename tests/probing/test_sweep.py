@@ -17,12 +17,12 @@ import pytest
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
-from vlmscope.probe import load_probe
-from vlmscope.probing import SweepResult, SweepSpec, probe_data, save_sweep, sweep
-from vlmscope.probing.grouping import Grouping
-from vlmscope.probing.verdict import verdict
+from vlmscope.probes import load_probe
 from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, open_run, write_labels
+from vlmscope.sweeps import SweepResult, SweepSpec, probe_data, save_sweep, sweep
+from vlmscope.sweeps.grouping import Grouping
+from vlmscope.sweeps.verdict import verdict
 
 ROWS = 240
 SPEC = SweepSpec(repeats=1, permutations=100, draws=200)
@@ -290,11 +290,11 @@ def test_a_save_that_cannot_be_written_leaves_the_earlier_sweep(
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
     [
-        ("vlmscope.probing.saving", "probe_files", 1),
-        ("vlmscope.probing.saving", "parquet_bytes", 1),
-        ("vlmscope.probing.saving", "publish_together", 0),
-        ("vlmscope.store.publish", "sync", 0),
-        ("vlmscope.store.publish", "sync", 4),
+        ("vlmscope.sweeps.saving", "probe_files", 1),
+        ("vlmscope.sweeps.saving", "parquet_bytes", 1),
+        ("vlmscope.sweeps.saving", "publish_together", 0),
+        ("vlmscope.store.storage.atomic", "sync", 0),
+        ("vlmscope.store.storage.atomic", "sync", 4),
     ],
 )
 def test_a_save_that_is_killed_leaves_the_earlier_sweep(

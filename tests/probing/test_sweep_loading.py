@@ -15,9 +15,9 @@ import pytest
 from labelled_runs import labelled_run
 from store_support import make_capture, make_manifest
 from vlmscope.errors import StoreError
-from vlmscope.probing import SweepResult, SweepSpec, probe_data, read_sweep, save_sweep, sweep
 from vlmscope.schema import Score
 from vlmscope.store import Run, RunWriter, open_run, read_labels, write_labels
+from vlmscope.sweeps import SweepResult, SweepSpec, probe_data, read_sweep, save_sweep, sweep
 
 ROWS = 90
 UNSCORABLE = 3

@@ -18,9 +18,11 @@ import pytest
 from research_support import HIDDEN, VISION, research_row, write_part
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
-from vlmscope.probe import load_probe
-from vlmscope.probe.baselines import Facts
-from vlmscope.probing import (
+from vlmscope.probes import load_probe
+from vlmscope.probes.baselines import Facts
+from vlmscope.schema import Score
+from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
+from vlmscope.sweeps import (
     SweepResult,
     SweepSpec,
     open_source,
@@ -29,12 +31,10 @@ from vlmscope.probing import (
     save_sweep,
     sweep,
 )
-from vlmscope.probing.data import LeftOut, ProbeData
-from vlmscope.probing.research import research_data
-from vlmscope.probing.unknown_facts import unknown_sentence
-from vlmscope.probing.verdict import verdict
-from vlmscope.schema import Score
-from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
+from vlmscope.sweeps.data import LeftOut, ProbeData
+from vlmscope.sweeps.research import research_data
+from vlmscope.sweeps.unknown_facts import unknown_sentence
+from vlmscope.sweeps.verdict import verdict
 
 ROWS = 180
 SPEC = SweepSpec(repeats=1, permutations=100, draws=100)

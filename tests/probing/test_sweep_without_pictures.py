@@ -10,13 +10,13 @@ import pytest
 
 from store_support import LAYERS, make_bare, make_capture, make_manifest
 from vlmscope.errors import InputError
-from vlmscope.probing import SweepSpec, probe_data, read_sweep, save_sweep, sweep
-from vlmscope.probing.data import LeftOut
-from vlmscope.probing.grouping import NO_PICTURE, Grouping
-from vlmscope.probing.research import LabelTable, research_data
-from vlmscope.probing.verdict import verdict
 from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
+from vlmscope.sweeps import SweepSpec, probe_data, read_sweep, save_sweep, sweep
+from vlmscope.sweeps.data import LeftOut
+from vlmscope.sweeps.grouping import NO_PICTURE, Grouping
+from vlmscope.sweeps.research import LabelTable, research_data
+from vlmscope.sweeps.verdict import verdict
 
 ROWS = 96
 BARE = tuple(range(0, ROWS, 8))

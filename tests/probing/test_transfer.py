@@ -19,11 +19,12 @@ from sklearn.metrics import roc_auc_score
 from labelled_runs import OTHER_MODEL, QUERY, WIDTH, HeldRun, labelled_run, planted
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
-from vlmscope.probe import LogisticProbe, baselines, load_probe
-from vlmscope.probe.baselines import Facts
-from vlmscope.probe.candidates import Candidate
-from vlmscope.probe.known_facts import few_facts
-from vlmscope.probing import (
+from vlmscope.probes import LogisticProbe, baselines, load_probe
+from vlmscope.probes.baselines import Facts
+from vlmscope.probes.candidates import Candidate
+from vlmscope.probes.known_facts import few_facts
+from vlmscope.store import Run, open_run
+from vlmscope.sweeps import (
     SweepResult,
     SweepSpec,
     TransferResult,
@@ -33,13 +34,12 @@ from vlmscope.probing import (
     sweep,
     transfer,
 )
-from vlmscope.probing.carrying import both_facts, take_facts
-from vlmscope.probing.data import LeftOut
-from vlmscope.probing.targets import targets
-from vlmscope.probing.transfer_saving import transfer_document
-from vlmscope.probing.transfer_verdict import transfer_verdict
-from vlmscope.probing.transferring import TransferTest
-from vlmscope.store import Run, open_run
+from vlmscope.sweeps.carrying import both_facts, take_facts
+from vlmscope.sweeps.data import LeftOut
+from vlmscope.sweeps.targets import targets
+from vlmscope.sweeps.transfer_saving import transfer_document
+from vlmscope.sweeps.transfer_verdict import transfer_verdict
+from vlmscope.sweeps.transferring import TransferTest
 
 ROWS = 180
 SPEC = SweepSpec(folds=3, draws=50, repeats=1, permutations=100)

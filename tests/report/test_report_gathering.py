@@ -23,13 +23,12 @@ from vlmscope import extract
 from vlmscope.dataset import hash_image
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import measure
-from vlmscope.probing import SavedSweep, SweepSpec, read_sweep, save_sweep, sweep
 from vlmscope.report import Document, ReportSpec, write_report
+from vlmscope.report.build import Gathered, gather
 from vlmscope.report.figures import NAMES
-from vlmscope.report.gathering import Gathered, gather
-from vlmscope.report.page import render
-from vlmscope.report.pictures import SIDES
-from vlmscope.report.writing import with_pictures
+from vlmscope.report.render import render
+from vlmscope.report.thumbnails import SIDES
+from vlmscope.report.write import with_pictures
 from vlmscope.schema import CaptureSpec, Failure, Score
 from vlmscope.store import (
     FailureLog,
@@ -39,6 +38,7 @@ from vlmscope.store import (
     write_labels,
     write_manifest,
 )
+from vlmscope.sweeps import SavedSweep, SweepSpec, read_sweep, save_sweep, sweep
 
 PICTURES = 20
 ROWS = 3 * PICTURES
@@ -384,7 +384,7 @@ def test_pictures_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
 
 
 def write_size(document: Document) -> int:
-    from vlmscope.report.page import render
+    from vlmscope.report.render import render
 
     return len(render(document).encode())
 

@@ -17,10 +17,10 @@ from vlmscope.executors import describe_model
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import encode, render
 from vlmscope.report import ReportSpec
+from vlmscope.report.build import gather
 from vlmscope.report.document import Document
-from vlmscope.report.gathering import gather
-from vlmscope.report.tokens import token_view
-from vlmscope.report.writing import with_pictures
+from vlmscope.report.prompt_view import token_view
+from vlmscope.report.write import with_pictures
 from vlmscope.schema import Capture, Sample
 from vlmscope.store import RunWriter, open_run
 

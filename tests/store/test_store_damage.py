@@ -11,7 +11,7 @@ import pytest
 from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
 from vlmscope.errors import RunBusyError, StoreError
 from vlmscope.store import RunWriter, find_damage, open_run, set_aside
-from vlmscope.store.seal import SEAL_SIZE
+from vlmscope.store.format.checksums import SEAL_SIZE
 
 ROWS = 10
 

@@ -31,7 +31,7 @@ from vlmscope.store import (
     set_aside,
     write_labels,
 )
-from vlmscope.store.remote import BLOCK, RemoteFile, put
+from vlmscope.store.storage.object_store import BLOCK, RemoteFile, put
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_a_store_that_goes_away_amid_a_file_is_not_called_damaged(
 
     store: Any = pack
     real = store.fs.cat_file
-    monkeypatch.setattr("vlmscope.store.remote.BLOCK", 512)
+    monkeypatch.setattr("vlmscope.store.storage.object_store.BLOCK", 512)
     monkeypatch.setattr(store.fs, "cat_file", fetch)
     with pytest.raises(UnreachableError):
         found.matrix("query_token_representation", 2)

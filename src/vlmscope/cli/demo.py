@@ -83,10 +83,10 @@ def _program() -> list[str]:
 def _evaluate(folder: Path) -> bool:
     """Label, probe and report; say what was found. Return whether there were rows to probe."""
     from vlmscope.labelling import label
-    from vlmscope.probing import save_sweep, sweep
-    from vlmscope.probing.verdict import verdict
     from vlmscope.report import write_report
     from vlmscope.store import open_run
+    from vlmscope.sweeps import save_sweep, sweep
+    from vlmscope.sweeps.verdict import verdict
 
     run = open_run(folder)
     label(run)

@@ -204,7 +204,7 @@ def _on_ray(address: str | None, actors: int | None) -> Executor:
     """Return what plans for a Ray cluster."""
     try:
         from vlmscope.cli.progress import show_note
-        from vlmscope.executors.on_ray import plan_on_ray, run_on_ray
+        from vlmscope.executors.ray.driver import plan_on_ray, run_on_ray
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ray":
             raise

@@ -17,8 +17,8 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
     A set whose file is damaged has an ``error`` instead of counts.
     """
     from vlmscope.errors import StoreError, UnreachableError
-    from vlmscope.probing import probes_folder
     from vlmscope.store import are_stale, label_sets, labels_file, read_labels
+    from vlmscope.sweeps import probes_folder
 
     found: dict[str, dict[str, Any]] = {}
     for name in label_sets(run):

@@ -61,9 +61,9 @@ def report(
 
     What the run lacks yet (labels, probes, pictures, the model) is left out, and said.
     """
-    from vlmscope.probing import check_label_set
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.store import open_run
+    from vlmscope.sweeps import check_label_set
 
     quiet_libraries()
     spec = ReportSpec(

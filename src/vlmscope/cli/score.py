@@ -18,7 +18,7 @@ from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, Sample
 
 if TYPE_CHECKING:
-    from vlmscope.probe import ProbeInfo
+    from vlmscope.probes import ProbeInfo
     from vlmscope.risk import Risk, RiskScorer
 
 
@@ -143,9 +143,9 @@ def score(
 
 def _note_stale(probe: Path) -> None:
     """Say if a run has other labels or rows now than its probes learnt."""
-    from vlmscope.probing import read_sweep
-    from vlmscope.probing.saving import PROBES
     from vlmscope.store import DEFAULT, label_sets, open_run
+    from vlmscope.sweeps import read_sweep
+    from vlmscope.sweeps.saving import PROBES
 
     run, labels = probe, DEFAULT
     if probe.name.startswith(f"{PROBES}-") and not (probe / "run.json").is_file():

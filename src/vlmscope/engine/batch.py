@@ -19,7 +19,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
-from vlmscope.engine.fetching import pinned
+from vlmscope.engine.device import pinned
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.lengths import ALONE

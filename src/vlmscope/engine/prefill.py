@@ -19,10 +19,10 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.batch import Batch
-from vlmscope.engine.fetching import Fetch, to_device
-from vlmscope.engine.pictures import Encodings, PictureEncoder
+from vlmscope.engine.device import Fetch, to_device
+from vlmscope.engine.hooks import Taps
+from vlmscope.engine.image_cache import Encodings, PictureEncoder
 from vlmscope.engine.pooling import TokenChoice
-from vlmscope.engine.taps import Taps
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
 from vlmscope.model.encoder_widths import widened

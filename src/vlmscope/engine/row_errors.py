@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from vlmscope.dataset import load_image
-from vlmscope.engine.memory import is_dead_device, is_out_of_memory
+from vlmscope.engine.device import is_dead_device, is_out_of_memory
 from vlmscope.errors import RowError, VlmscopeError, one_line, shortened
 from vlmscope.schema import Sample, failure_of
 

@@ -12,9 +12,9 @@ from pathlib import Path, PurePath
 
 from vlmscope.dataset import Table, TableScan, open_table, table_notes
 from vlmscope.errors import InputError, RowError, StoreError
-from vlmscope.executors.patience import check_patience
-from vlmscope.executors.record import capture_record, make_manifest
+from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
+from vlmscope.executors.time_limit import check_patience
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import notes_of, original_of
 from vlmscope.model.stepwise import why_not_stepwise

@@ -38,7 +38,7 @@ from vlmscope.store import (
     parquet_bytes,
     publish,
 )
-from vlmscope.store.manifest import MANIFEST
+from vlmscope.store.format.manifest import MANIFEST
 from vlmscope.version import __version__
 
 H5 = (".h5", ".hdf5")

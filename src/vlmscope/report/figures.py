@@ -31,12 +31,12 @@ from vlmscope.plots import (
     risk_histogram,
     roc_curves,
 )
-from vlmscope.probe.baselines import JOINT
-from vlmscope.probing import SavedSweep
-from vlmscope.probing.grid import place_title
-from vlmscope.probing.judging import QUESTION_ONLY
+from vlmscope.probes.baselines import JOINT
 from vlmscope.report.document import CategoryRow, Figure
 from vlmscope.report.held_out import unseen
+from vlmscope.sweeps import SavedSweep
+from vlmscope.sweeps.grid import place_title
+from vlmscope.sweeps.judging import QUESTION_ONLY
 
 NAMES = (
     "auroc_by_layer",

@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vlmscope.errors import InputError, RowError
-from vlmscope.executors.ahead import batches_ahead, batches_to_prepare
-from vlmscope.executors.resilient import Prepared, ResilientRunner
-from vlmscope.executors.sizing import sizer_for
+from vlmscope.executors.batching import sizer_for
+from vlmscope.executors.runner import Prepared, ResilientRunner, batches_ahead, batches_to_prepare
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import positions_of
-from vlmscope.probe import ProbeInfo, load_probe
+from vlmscope.probes import ProbeInfo, load_probe
 from vlmscope.prompt import at_time
-from vlmscope.risk.finding import find_probe
-from vlmscope.risk.matching import check_match
+from vlmscope.risk.probe_of import check_match, find_probe
 from vlmscope.schema import (
     ANSWER_POSITIONS,
     DEFAULT_POSITIONS,
@@ -41,7 +39,7 @@ from vlmscope.schema import (
 from vlmscope.store import vector_path
 
 if TYPE_CHECKING:
-    from vlmscope.probe.base import BinaryProbe
+    from vlmscope.probes.base import BinaryProbe
     from vlmscope.schema import Picture
 
 _Rows = Sequence[Sample | Failure]

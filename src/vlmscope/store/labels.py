@@ -20,11 +20,10 @@ from vlmscope.errors import InputError, StoreError, listed, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
 from vlmscope.schema import NOT_IN_FILE, Score
-from vlmscope.store.block import clean_text
-from vlmscope.store.inside import LABEL_SET
-from vlmscope.store.place import place
-from vlmscope.store.publish import publishing
-from vlmscope.store.remote import reading
+from vlmscope.store.format.batch import clean_text
+from vlmscope.store.storage.atomic import publishing
+from vlmscope.store.storage.object_store import reading
+from vlmscope.store.storage.paths import LABEL_SET, place
 from vlmscope.store.truths import hash_truths, read_truths
 from vlmscope.version import __version__
 

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.schema import Answered, Capture, Failure, Score
-from vlmscope.store.block import QUESTION_ID, Block, captures_of, metadata_of
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
-from vlmscope.store.intact import confirm, read_column
+from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of
+from vlmscope.store.format.checksums import confirm, read_column
+from vlmscope.store.format.hdf5_links import member
+from vlmscope.store.format.manifest import Manifest, read_manifest
+from vlmscope.store.format.naming import vector_path
+from vlmscope.store.format.shard import opened
+from vlmscope.store.format.validation import COLUMNS
 from vlmscope.store.labels import DEFAULT, read_labels
-from vlmscope.store.layout import COLUMNS
-from vlmscope.store.manifest import Manifest, read_manifest
-from vlmscope.store.naming import vector_path
-from vlmscope.store.nofollow import member
-from vlmscope.store.place import place
-from vlmscope.store.shard import opened
+from vlmscope.store.storage.paths import place
 from vlmscope.store.table import frame
 from vlmscope.store.truths import read_truths, with_truths
 

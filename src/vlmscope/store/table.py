@@ -1,4 +1,4 @@
-"""Rows as a table of scalars: for pandas, and for the columns of a Parquet file."""
+"""Rows as tables of scalars: pandas, Parquet columns, and the Parquet files beside the captures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import StoreError
-from vlmscope.store.block import QUESTION_ID, SEED_TEXTS, Block, metadata_of
+from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS, Block, metadata_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vlmscope.store.storage.atomic import publish
 
 _LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
 
@@ -71,3 +75,34 @@ def _valid(value: Any) -> Any:
         whole = _valid(text)
         return value if whole == text else json.loads(whole)
     return value
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
+    """Write columns of equal length as a Parquet file, replacing what is there, and return it.
+
+    Raises:
+        StoreError: The disk refuses. What was there stays.
+    """
+    publish(path, parquet_bytes(columns))
+    return path
+
+
+def parquet_bytes(
+    columns: Mapping[str, Sequence[Any]], settings: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return columns of equal length as the bytes of a Parquet file.
+
+    Args:
+        columns: The columns, by name.
+        settings: Kept as JSON in the schema, under the key ``vlmscope``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: list(map(_valid, values)) for name, values in columns.items()})
+    if settings is not None:
+        table = table.replace_schema_metadata({"vlmscope": json.dumps(settings, default=str)})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data
