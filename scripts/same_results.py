@@ -42,7 +42,7 @@ from vlmscope.schema import Capture, CaptureSpec  # noqa: E402
 
 ONE_IMAGE_ONLY = ("mllama", "paligemma")
 PASSING = re.compile(
-    r"\b[0-9a-f]{32}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?|"
+    r"\b[0-9a-f]{32}\b|\d{4}-\d\d-\d\d(T| at | )\d\d:\d\d(:\d\d)?(\+00:00)?|"
     r"/tmp/[^\s\"'<]*|\d+(\.\d+)? (s|ms|MB|KB)\b"
 )
 """Run ids, times, durations, temporary paths, sizes of files: these differ between equal runs."""
