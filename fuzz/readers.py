@@ -26,7 +26,7 @@ from vlmscope.store import (
     write_manifest,
 )
 from vlmscope.store.format.manifest import CaptureRecord, DataRecord, Manifest, ModelRecord
-from vlmscope.sweeps.research import read_label_table
+from vlmscope.sweeps.halp_files import read_label_table
 
 MANIFEST = Manifest(
     run_id="5f" * 16,

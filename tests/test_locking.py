@@ -30,7 +30,7 @@ from vlmscope.model.attention import GROUPED, attending_with, grouped_attention,
 from vlmscope.model.changes import removing_hooks
 from vlmscope.model.precision import full_float32
 from vlmscope.model.split_attention import exact_split
-from vlmscope.plots.words import quiet_glyphs
+from vlmscope.plots.canvas import quiet_glyphs
 from vlmscope.prompt import encode, in_turn, render
 from vlmscope.schema import CaptureSpec, Sample
 

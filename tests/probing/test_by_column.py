@@ -19,7 +19,7 @@ from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import ProbeData, SweepResult, SweepSpec, probe_data, save_sweep, sweep
 from vlmscope.sweeps.by_column import by_column, column_document, column_sentences
-from vlmscope.sweeps.columns import with_columns
+from vlmscope.sweeps.data import with_columns
 from vlmscope.sweeps.grid import sweep_rows
 from vlmscope.sweeps.grouping import Grouping
 from vlmscope.sweeps.verdict import verdict

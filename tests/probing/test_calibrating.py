@@ -10,7 +10,7 @@ from scipy.special import logit
 
 from vlmscope.metrics import measure
 from vlmscope.probes import LogisticProbe, crossfit_logistic, grouped_folds
-from vlmscope.sweeps.calibrating import calibrated, scale_of
+from vlmscope.sweeps.calibration import calibrated, scale_of
 
 
 def noise(seed: int, rows: int = 300, width: int = 400) -> tuple[np.ndarray, np.ndarray]:

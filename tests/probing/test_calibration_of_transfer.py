@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from vlmscope.metrics import Interval, Judged, resample_sides
 from vlmscope.probes import grouped_folds
-from vlmscope.sweeps.carrying import Part, carry_probe
+from vlmscope.sweeps.transfer.fits import Part, carry_probe
 
 WIDTH = 6
 SETS = 60

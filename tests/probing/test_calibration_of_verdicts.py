@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from vlmscope.metrics import Difference, resample_within
 from vlmscope.probes import crossfit_logistic, grouped_folds
+from vlmscope.probes.baselines import one_hot
 from vlmscope.probes.candidates import Candidate, crossfit_candidates
-from vlmscope.probes.known_facts import one_hot
-from vlmscope.sweeps.calibrating import calibrated
+from vlmscope.sweeps.calibration import calibrated
 
 SETS = 12
 

@@ -25,7 +25,7 @@ from vlmscope.store import (
     write_labels,
 )
 from vlmscope.sweeps import LabelTable, SweepSpec, probe_data, sweep
-from vlmscope.sweeps.research import research_data
+from vlmscope.sweeps.halp_files import research_data
 from vlmscope.sweeps.splitting import split_rows
 
 EASY = Path(__file__).parents[1] / "easy-vqa"

@@ -15,7 +15,7 @@ from vlmscope.probes import GRID, crossfit_logistic, load_probe
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep
-from vlmscope.sweeps.penalty import grid_edge, penalty_sentence
+from vlmscope.sweeps.results import grid_edge, penalty_sentence
 from vlmscope.sweeps.splitting import repeated_splits
 from vlmscope.sweeps.verdict import verdict
 

@@ -14,7 +14,7 @@ from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, measure
 from vlmscope.probes import FoldError, LogisticProbe, grouped_folds
 from vlmscope.sweeps import SweepResult, SweepSpec, chance
-from vlmscope.sweeps.calibrating import scale_of
+from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.chance import Permutations
 from vlmscope.sweeps.grid import sweep_rows
 from vlmscope.sweeps.grouping import group_by_content

@@ -290,9 +290,9 @@ def test_a_save_that_cannot_be_written_leaves_the_earlier_sweep(
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
     [
-        ("vlmscope.sweeps.saving", "probe_files", 1),
-        ("vlmscope.sweeps.saving", "parquet_bytes", 1),
-        ("vlmscope.sweeps.saving", "publish_together", 0),
+        ("vlmscope.sweeps.save", "probe_files", 1),
+        ("vlmscope.sweeps.save", "parquet_bytes", 1),
+        ("vlmscope.sweeps.save", "publish_together", 0),
         ("vlmscope.store.storage.atomic", "sync", 0),
         ("vlmscope.store.storage.atomic", "sync", 4),
     ],

@@ -15,7 +15,7 @@ from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, wri
 from vlmscope.sweeps import SweepSpec, probe_data, read_sweep, save_sweep, sweep
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.grouping import NO_PICTURE, Grouping
-from vlmscope.sweeps.research import LabelTable, research_data
+from vlmscope.sweeps.halp_files import LabelTable, research_data
 from vlmscope.sweeps.verdict import verdict
 
 ROWS = 96

@@ -20,26 +20,24 @@ from labelled_runs import OTHER_MODEL, QUERY, WIDTH, HeldRun, labelled_run, plan
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
 from vlmscope.probes import LogisticProbe, baselines, load_probe
-from vlmscope.probes.baselines import Facts
+from vlmscope.probes.baselines import Facts, few_facts
 from vlmscope.probes.candidates import Candidate
-from vlmscope.probes.known_facts import few_facts
 from vlmscope.store import Run, open_run
 from vlmscope.sweeps import (
     SweepResult,
     SweepSpec,
     TransferResult,
-    carrying,
     save_sweep,
     save_transfer,
     sweep,
     transfer,
 )
-from vlmscope.sweeps.carrying import both_facts, take_facts
 from vlmscope.sweeps.data import LeftOut
-from vlmscope.sweeps.targets import targets
-from vlmscope.sweeps.transfer_saving import transfer_document
-from vlmscope.sweeps.transfer_verdict import transfer_verdict
-from vlmscope.sweeps.transferring import TransferTest
+from vlmscope.sweeps.transfer.fits import both_facts, take_facts
+from vlmscope.sweeps.transfer.run import TransferTest
+from vlmscope.sweeps.transfer.save import transfer_document
+from vlmscope.sweeps.transfer.targets import targets
+from vlmscope.sweeps.transfer.verdict import transfer_verdict
 
 ROWS = 180
 SPEC = SweepSpec(folds=3, draws=50, repeats=1, permutations=100)
@@ -58,7 +56,7 @@ def fewer_forms() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "WORD_GRID", (1.0,))
-        for module in (baselines, carrying):
+        for module in (baselines, fits):
             patch.setattr(module, "joint_candidates", one)
         yield
 

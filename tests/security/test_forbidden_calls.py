@@ -72,7 +72,7 @@ def test_no_cell_of_a_csv_is_a_formula(value: str) -> None:
     import matplotlib.figure
 
     from vlmscope.plots import csv_text
-    from vlmscope.plots.plot import Plot
+    from vlmscope.plots.canvas import Plot
 
     plot = Plot("x", "t", "c", "d", {value: [value]}, matplotlib.figure.Figure())
     for [cell] in list(csv.reader(io.StringIO(csv_text(plot), newline="")))[:2]:

@@ -141,7 +141,7 @@ def probe(
     """
     from vlmscope.store import DEFAULT, read_document
     from vlmscope.sweeps import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
-    from vlmscope.sweeps.saving import RESULTS, check_folder
+    from vlmscope.sweeps.save import RESULTS, check_folder
 
     spec = SweepSpec(
         estimators=options.names(estimators), folds=folds, repeats=repeats, group_by=group_by,

@@ -145,7 +145,7 @@ def _note_stale(probe: Path) -> None:
     """Say if a run has other labels or rows now than its probes learnt."""
     from vlmscope.store import DEFAULT, label_sets, open_run
     from vlmscope.sweeps import read_sweep
-    from vlmscope.sweeps.saving import PROBES
+    from vlmscope.sweeps.save import PROBES
 
     run, labels = probe, DEFAULT
     if probe.name.startswith(f"{PROBES}-") and not (probe / "run.json").is_file():

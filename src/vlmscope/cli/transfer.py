@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vlmscope.sweeps import SweepResult, SweepSpec
     from vlmscope.sweeps.source import Source
-    from vlmscope.sweeps.targets import Target
+    from vlmscope.sweeps.transfer.targets import Target
 
 HEADINGS = (
     "",
@@ -43,8 +43,8 @@ def prepare_transfer(
         folder: Where the result is to be written.
         labels: The label set of the run that is learnt from.
     """
-    from vlmscope.sweeps.targets import checked_source, targets
-    from vlmscope.sweeps.transfer_saving import check_replaceable
+    from vlmscope.sweeps.transfer.save import check_replaceable
+    from vlmscope.sweeps.transfer.targets import checked_source, targets
 
     if not tests:
         return ()

@@ -19,11 +19,10 @@ from vlmscope.probes.base import BinaryProbe
 from vlmscope.probes.copies import near_copies
 from vlmscope.probes.crossfit import GRID, CrossFit, crossfit_estimator, crossfit_logistic
 from vlmscope.probes.folds import Fold, FoldError, grouped_folds, image_groups, largest_count
-from vlmscope.probes.info import ProbeInfo
 from vlmscope.probes.linear import LogisticProbe, MeanDifferenceProbe
 from vlmscope.probes.mlp import MlpProbe
 from vlmscope.probes.select import Combined, Selected, combine, crossfit_select
-from vlmscope.probes.storage import load_probe, save_probe
+from vlmscope.probes.storage import ProbeInfo, load_probe, save_probe
 
 __all__ = [
     "GRID",

@@ -26,9 +26,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unuse
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.blocks import block_rows, pose
 from vlmscope.probes.crossfit import rank_auroc
-from vlmscope.probes.curvature import curvature_of
 from vlmscope.probes.folds import Fold, FoldError
-from vlmscope.probes.solver import solve
+from vlmscope.probes.solver import curvature_of, solve
 
 FEW_ROWS = 5000
 """Below this, starting threads costs more than they save."""

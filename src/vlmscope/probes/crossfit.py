@@ -21,9 +21,8 @@ from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 from sklearn.base import clone  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.probes.blocks import Problems, block_rows, pose
-from vlmscope.probes.curvature import curvature_of
 from vlmscope.probes.folds import Fold, FoldError
-from vlmscope.probes.solver import solve
+from vlmscope.probes.solver import curvature_of, solve
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of ``C`` to choose from: for thousands of standardised, correlated features."""

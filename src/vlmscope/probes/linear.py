@@ -20,9 +20,8 @@ from sklearn.linear_model import (  # type: ignore[import-untyped,unused-ignore]
 from vlmscope.probes.base import BinaryProbe, block_numbers, inner_count
 from vlmscope.probes.blocks import BlockedRows, block_rows, pose
 from vlmscope.probes.crossfit import GRID, checked_grid, log_loss_of, rank_auroc
-from vlmscope.probes.curvature import Curvature, curvature_of
 from vlmscope.probes.folds import grouped_folds
-from vlmscope.probes.solver import solve
+from vlmscope.probes.solver import Curvature, curvature_of, solve
 
 
 class LinearProbe(BinaryProbe):

@@ -35,9 +35,9 @@ from vlmscope.report.transfers import Transfers, transfers
 from vlmscope.schema import ErrorKind, Score
 from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, read_labels
 from vlmscope.sweeps import SavedSweep, read_sweep
-from vlmscope.sweeps.abstaining import ABSTAIN, abstaining_of
-from vlmscope.sweeps.judging import JOINT_AND_PROBE
+from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
 from vlmscope.sweeps.source import of_set
+from vlmscope.sweeps.verdict import ABSTAIN, abstaining_of
 from vlmscope.version import __version__
 
 

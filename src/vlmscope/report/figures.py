@@ -7,14 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlmscope.metrics import (
-    coverage_band,
-    reliability,
-    risk_coverage,
-    roc,
-    threshold_at,
-    wilson,
-)
+from vlmscope.metrics import coverage_band, reliability, risk_coverage, roc, threshold_at, wilson
 from vlmscope.plots import (
     CategoryRate,
     CoverageLine,
@@ -35,8 +28,8 @@ from vlmscope.probes.baselines import JOINT
 from vlmscope.report.document import CategoryRow, Figure
 from vlmscope.report.held_out import unseen
 from vlmscope.sweeps import SavedSweep
+from vlmscope.sweeps.evaluation import QUESTION_ONLY
 from vlmscope.sweeps.grid import place_title
-from vlmscope.sweeps.judging import QUESTION_ONLY
 
 NAMES = (
     "auroc_by_layer",

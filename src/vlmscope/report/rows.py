@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vlmscope.schema import Capture
 from vlmscope.store import Run
 from vlmscope.store.format.batch import captures_of
-from vlmscope.sweeps.table_columns import kind_of
+from vlmscope.sweeps.data import kind_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from vlmscope.store import (
     place,
     read_document,
 )
-from vlmscope.sweeps.saving import PROBES, RESULTS, probes_folder
+from vlmscope.sweeps.save import PROBES, RESULTS, probes_folder
 
 MEANINGS: Mapping[str, str] = {
     "config_hash": "configuration",

@@ -25,16 +25,16 @@ comparing  several labelled runs of the same questions, side by side
 """
 
 from vlmscope.sweeps.agreement import Disagreement, LabelAgreement, compare_labels
-from vlmscope.sweeps.comparing import Comparison, compare, compare_runs
+from vlmscope.sweeps.compare import Comparison, compare, compare_runs
 from vlmscope.sweeps.data import ProbeData, probe_data
 from vlmscope.sweeps.grid import SweepSpec, sweep
-from vlmscope.sweeps.loading import SavedSweep, read_sweep
-from vlmscope.sweeps.research import LabelTable, read_label_table
+from vlmscope.sweeps.halp_files import LabelTable, read_label_table
+from vlmscope.sweeps.load import SavedSweep, read_sweep
 from vlmscope.sweeps.results import ProbeResult, SweepResult
-from vlmscope.sweeps.saving import default_folder, probes_folder, save_sweep
+from vlmscope.sweeps.save import default_folder, probes_folder, save_sweep
 from vlmscope.sweeps.source import check_label_set, is_run, open_source
-from vlmscope.sweeps.transfer_saving import save_transfer
-from vlmscope.sweeps.transferring import TransferResult, transfer
+from vlmscope.sweeps.transfer.run import TransferResult, transfer
+from vlmscope.sweeps.transfer.save import save_transfer
 
 __all__ = [
     "Comparison",

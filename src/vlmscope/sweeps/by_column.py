@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from vlmscope.metrics import Interval, Rate, WithinKinds, each_kind, holm, rate
 from vlmscope.probes.baselines import JOINT
-from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.judging import within_column
-from vlmscope.sweeps.repeats import stacked
+from vlmscope.sweeps.data import ProbeData, shown
+from vlmscope.sweeps.evaluation import within_column
 from vlmscope.sweeps.results import ColumnResult, ValueResult, WithinGap
-from vlmscope.sweeps.table_columns import shown
+from vlmscope.sweeps.splitting import stacked
 
 NOTE = (
     "interval: 95% for one value or column by itself, not corrected for the number of them; "

@@ -1,12 +1,20 @@
-"""What of a run a probe may learn from: scorable rows, their truth, images and outside facts."""
+"""The columns of a table that may say of what kind a question is, as texts."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from vlmscope.score.column import LABEL_COLUMNS
+from vlmscope.store import Run, label_settings
+from vlmscope.store.table import scalar_columns
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +23,7 @@ from vlmscope.errors import InputError
 from vlmscope.probes.baselines import Facts
 from vlmscope.schema import Score
 from vlmscope.score.column import lacks_label
-from vlmscope.store import DEFAULT, Run, read_labels
+from vlmscope.store import DEFAULT, read_labels
 from vlmscope.sweeps.grouping import (
     NO_PICTURE,
     Grouping,
@@ -25,10 +33,62 @@ from vlmscope.sweeps.grouping import (
     without_image_places,
 )
 from vlmscope.sweeps.source import LABEL_SET, Place, of_set, places
-from vlmscope.sweeps.table_columns import columns_of_run, kind_of
 
-if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+NEVER = frozenset(
+    {"question_id", "id", "question", "image", "image_id", "image_name", "answer", "model_answer",
+     "ground_truth_answer", "gt_answer", "truth", "target", *LABEL_COLUMNS}
+)  # fmt: skip
+"""Names of columns that say no kind of question, or say the answer or the label."""
+
+
+def kind_of(cell: Any) -> str:
+    """Return a cell that names a kind of question as text, empty where it names none.
+
+    >>> kind_of("count"), kind_of(None), kind_of(float("nan")), kind_of(3)
+    ('count', '', '', '3')
+    """
+    return "" if cell is None or cell != cell else str(cell)
+
+
+def shown(name: str) -> str:
+    r"""Return a column's name as a message may show it: what cannot be printed is escaped.
+
+    >>> shown("source"), shown("a\x1b[31m")
+    ('source', "'a\\x1b[31m'")
+    """
+    return name if name.isprintable() and name else repr(name)
+
+
+def columns_of_run(run: Run, table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return the columns that came with the run's table, as texts, for some of its rows.
+
+    Args:
+        run: The run; its own columns and the one that its labels were read from are left out.
+        table: The rows, of ``Run.to_pandas``.
+    """
+    own = {name for block in _first(run) for name in scalar_columns(block)} | _label_columns(run)
+    found = (name for name in table.columns if name not in own)
+    return usable_columns({name: table[name] for name in found})
+
+
+def usable_columns(table: Mapping[str, Iterable[Any]]) -> dict[str, tuple[str, ...]]:
+    """Return columns as texts, without those of ``NEVER``."""
+    return {
+        str(name): tuple(map(kind_of, cells)) for name, cells in table.items() if name not in NEVER
+    }
+
+
+def _first(run: Run) -> Iterator[Any]:
+    for block in run.blocks(vectors=False):
+        yield block
+        return
+
+
+def _label_columns(run: Run) -> set[str]:
+    """Return the column that the labels were read from, if that is where they came from."""
+    settings = label_settings(run.path).get("settings")
+    column = settings.get("column") if isinstance(settings, Mapping) else None
+    return {column} if isinstance(column, str) else set()
 
 
 UNSCORABLE = "the answer could not be scored"
@@ -242,3 +302,87 @@ def _texts(table: pd.DataFrame, name: str) -> tuple[str, ...] | None:
 
 def _numbers(table: pd.DataFrame, name: str) -> NDArray[Any] | None:
     return table[name].to_numpy(np.float64) if name in table else None
+
+
+DEFAULT_COLUMNS = ("category", "answer_type", "source", "type", "domain")
+"""Columns that are taken without being asked for."""
+
+MOST_VALUES = 50
+"""Most different values of a column."""
+
+FEWEST_ROWS = 2
+"""Rows that two of its values must have, at least."""
+
+
+def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
+    """Return the rows with the columns to break results down by, known before the answer.
+
+    Args:
+        data: The rows, with every column of their table.
+        by: Names of columns; by default those of ``DEFAULT_COLUMNS`` that can be used.
+
+    Raises:
+        InputError: There is no such column, or it cannot be used.
+    """
+    if by is None:
+        names = [n for n in DEFAULT_COLUMNS if n in data.columns and not _fault(data.columns[n])]
+    else:
+        names = list(dict.fromkeys(by))
+        for name in names:
+            _check(name, data)
+    tells = [n for n in names if n != "category" and _tells_label(data.columns[n], data)]
+    known = ("category", "answer_type", *tells)
+    extra = {name: data.columns[name] for name in names if name not in known}
+    return replace(
+        data,
+        by=tuple(names),
+        facts=replace(data.facts, columns=extra),
+        left_out=(*data.left_out, *(_told(name, data) for name in tells if name != "answer_type")),
+    )
+
+
+def _check(name: str, data: ProbeData) -> None:
+    """Refuse a column that is none, or cannot be used."""
+    usable = [other for other, cells in data.columns.items() if not _fault(cells)]
+    fault = _fault(data.columns[name]) if name in data.columns else "is no column of the table"
+    if name in NEVER:
+        fault = "says the question, its image, the answer or the label"
+    if fault:
+        there = ", ".join(map(shown, usable)) or "none"
+        raise InputError(f"--by: {name!r} {fault}; columns that can be used: {there}")
+
+
+def _fault(cells: Sequence[str]) -> str:
+    """Return why a column cannot be used, or an empty text.
+
+    >>> _fault(["a", "a", "b", "b", ""]), _fault(["a", "a", "b"])
+    ('', 'has 1 value with 2 rows or more, expected 2 to 50 such values')
+    """
+    counts = Counter(cell for cell in cells if cell)
+    if len(counts) > MOST_VALUES:
+        return f"has {len(counts):,} different values, expected 2 to {MOST_VALUES}"
+    often = sum(count >= FEWEST_ROWS for count in counts.values())
+    if often < 2:
+        noun = "value" if often == 1 else "values"
+        return (
+            f"has {often} {noun} with {FEWEST_ROWS} rows or more, expected 2 to {MOST_VALUES} "
+            "such values"
+        )
+    return ""
+
+
+def _tells_label(cells: Sequence[str], data: ProbeData) -> bool:
+    """Return whether each value has one outcome only, as a column made of the labels would."""
+    seen: dict[str, set[bool]] = {}
+    for cell, truth in zip(cells, data.truth.tolist(), strict=True):
+        seen.setdefault(cell, set()).add(truth)
+    return all(len(outcomes) == 1 for outcomes in seen.values())
+
+
+def _told(name: str, data: ProbeData) -> LeftOut:
+    return LeftOut(
+        f"column {shown(name)}",
+        int(np.sum([bool(cell) for cell in data.columns[name]])),
+        "each of its values has one outcome, so it may be made of the labels; it does not count "
+        "as known before the answer",
+    )

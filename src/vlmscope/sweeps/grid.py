@@ -32,20 +32,19 @@ from vlmscope.probes.baselines import JOINT, Known, baseline_fits
 from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.store import DEFAULT, Run, SeedFiles, vector_path
 from vlmscope.sweeps.by_column import by_column
-from vlmscope.sweeps.calibrating import calibrated
+from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.chance import LEAST_PERMUTATIONS, Permutations, Recognition
-from vlmscope.sweeps.columns import with_columns
-from vlmscope.sweeps.data import ProbeData, probe_data
-from vlmscope.sweeps.grouping import COPIES
-from vlmscope.sweeps.halp_protocol import halp_protocol, network_of
-from vlmscope.sweeps.judging import (
+from vlmscope.sweeps.data import ProbeData, probe_data, with_columns
+from vlmscope.sweeps.evaluation import (
     JOINT_AND_PROBE,
     Entry,
     judge,
     planned_tests,
     within_category,
 )
-from vlmscope.sweeps.research import LabelTable, research_data
+from vlmscope.sweeps.grouping import COPIES
+from vlmscope.sweeps.halp_files import LabelTable, research_data
+from vlmscope.sweeps.halp_protocol import halp_protocol, network_of
 from vlmscope.sweeps.results import ColumnResult, SweepResult, WithinGap, most_chosen
 from vlmscope.sweeps.source import Source, check_labels, check_seed, model_of
 from vlmscope.sweeps.splitting import IMAGE, grouped_by, novelty, repeated_splits

@@ -1,13 +1,13 @@
-"""What no fold may separate, and what the folds then speak of: new images, new questions, or both.
+"""Repeated cross-validation: the same rows, split anew several times.
 
-Folds are grouped by image unless something else is asked for. Grouped by question, a probe is
-judged on questions whose words it has not seen, about images that it may have seen; by category it
-is judged on kinds of questions that are new to it. What the groups leave open is counted.
+A single split into folds is one draw of many. The AUROC that is told is of all pairs within all
+folds of all repeats. An image that is resampled is resampled in every repeat, so that repeats make
+the number less dependent on the split and never pretend that there are more images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +15,56 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.probes import Fold, FoldError, grouped_folds
-from vlmscope.sweeps.data import ProbeData
+from vlmscope.sweeps.data import ProbeData, kind_of
 from vlmscope.sweeps.grouping import plain_question
 from vlmscope.sweeps.source import Source
-from vlmscope.sweeps.table_columns import kind_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stacked:
+    """The rows of all repeats below each other, ``[R*N]``."""
+
+    truth: NDArray[np.bool_]
+    """True where the answer is a hallucination."""
+    groups: NDArray[np.int64]
+    """Number of each row's group: the same in every repeat."""
+    folds: NDArray[np.int64]
+    """Number of the fold that judged each row; folds of different repeats have different ones."""
+    risks: Mapping[str, NDArray[np.float64]]
+    """Name → out-of-fold risk."""
+
+
+def stacked(
+    truth: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    fold_of: NDArray[np.int64],
+    risks: Mapping[str, NDArray[np.float64]],
+) -> Stacked:
+    """Return the rows of all repeats below each other.
+
+    Args:
+        truth: ``[N]``.
+        groups: ``[N]``.
+        fold_of: Fold that judged each row, ``[R, N]``, from 0 in every repeat.
+        risks: Name → risk, ``[R, N]``.
+    """
+    repeats = len(fold_of)
+    return Stacked(
+        np.tile(truth, repeats),
+        np.tile(groups, repeats),
+        distinct_folds(fold_of).ravel(),
+        {name: risk.ravel() for name, risk in risks.items()},
+    )
+
+
+def distinct_folds(fold_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return fold numbers that differ between repeats, ``[R, N]``.
+
+    >>> distinct_folds(np.array([[0, 1], [1, 0]])).tolist()
+    [[0, 1], [3, 2]]
+    """
+    return np.asarray(fold_of + np.arange(len(fold_of))[:, None] * (fold_of.max() + 1))
+
 
 IMAGE, QUESTION = "image", "question"
 """Ways to group that need no column of the table; ``category`` and all others are columns."""

@@ -1,23 +1,138 @@
-"""What a sweep says, in sentences: the same on the terminal, in results.json and in the report."""
+"""What nobody can compare hidden states with, because the source does not hold it.
+
+Hidden states that beat everything known may only know what the source did not keep. So what is not
+known is named beside the comparison.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from vlmscope.metrics import Difference, WithinKinds
+from vlmscope.metrics import Abstention, Difference, Interval, WithinKinds, abstention
 from vlmscope.metrics.small_samples import is_small, too_few_to_draw, worth_of_rarer
-from vlmscope.probes.baselines import JOINT
-from vlmscope.sweeps.abstaining import abstaining, abstaining_sentence
+from vlmscope.probes.baselines import JOINT, Facts
 from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
+from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.halp_protocol import halp_sentences
-from vlmscope.sweeps.judging import JOINT_AND_PROBE, QUESTION_ONLY
-from vlmscope.sweeps.penalty import penalty_sentence
-from vlmscope.sweeps.results import ProbeResult, SweepResult
+from vlmscope.sweeps.results import ProbeResult, SweepResult, penalty_sentence
 from vlmscope.sweeps.splitting import IMAGE, QUESTION
-from vlmscope.sweeps.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
+
+
+def unknown_facts(facts: Facts) -> tuple[str, ...]:
+    """Return what is not known before the answer, in words.
+
+    >>> unknown_facts(Facts(["Is it red?"], None, None, None, None, None, None))
+    ("the first token's probabilities", "the question's category")
+    """
+    return (*_of_first_token(facts), *_of_question(facts))
+
+
+def unknown_sentence(facts: Facts) -> Iterator[str]:
+    """Yield what is not known, and what cannot be told for that; nothing where all is known."""
+    if unknown := unknown_facts(facts):
+        yield (
+            f"Not known here: {', '.join(unknown)}: whether hidden states know more than "
+            f"{'this' if len(unknown) == 1 else 'these'} cannot be told."
+        )
+
+
+def qualified(lines: Iterable[str], facts: Facts) -> Iterator[str]:
+    """Yield what is said of hidden states with what it is held against, where not all is known.
+
+    Args:
+        lines: Sentences, some of which may say ``SOMETHING_MORE``.
+        facts: What is known.
+    """
+    more = SOMETHING_MORE
+    if unknown_facts(facts):
+        more += " than what is known here"
+    return (line.replace(SOMETHING_MORE, more) for line in lines)
+
+
+SOMETHING_MORE = "hidden states know something more"
+"""What a verdict says where the probe adds to everything known."""
+
+
+def _of_first_token(facts: Facts) -> Iterator[str]:
+    if facts.first_token_logprob is None and facts.first_token_logprobs is None:
+        yield "the first token's probabilities"
+    elif facts.first_token is None and facts.first_token_ids is None:
+        yield "the first token"
+    if facts.first_token_entropy is None and facts.first_token_logprob is not None:
+        yield "the entropy of the first token"
+
+
+def _of_question(facts: Facts) -> Iterator[str]:
+    if facts.category is None or not any(facts.category):
+        yield "the question's category"
+
+
+ABSTAIN = 0.10
+"""Share of the answers that one might abstain from."""
+
+
+def abstaining(result: SweepResult) -> Abstention:
+    """Return what abstaining by the risk of the selected probe does to the hallucination rate."""
+    rows, seed = result.stacked("selected"), int(result.settings["seed"])
+    risk = rows.risks["selected"]
+    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
+
+
+def abstaining_document(found: Abstention) -> dict[str, Any]:
+    """Return what ``results.json`` says of it."""
+    return {"abstaining": asdict(found)}
+
+
+def abstaining_of(document: Mapping[str, Any]) -> Abstention | None:
+    """Return what a document of ``abstaining_document`` says; None where it says nothing whole."""
+    found = document.get("abstaining")
+    if not isinstance(found, Mapping) or not isinstance(found.get("interval"), Mapping):
+        return None
+    names = ("share", "before", "after", "change")
+    share, before, after, change = (_number(found.get(name)) for name in names)
+    if np.isnan([share, before, after, change]).any():
+        return None
+    low, high = (_number(found["interval"].get(end)) for end in ("low", "high"))
+    return Abstention(share, before, after, change, Interval(low, high))
+
+
+def _number(value: Any) -> float:
+    """Return a number of a file; NaN, which JSON does not have, where it is none."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def abstaining_sentence(found: Abstention) -> str:
+    """Say what abstaining does to the share of hallucinations, as far as the interval shows it.
+
+    >>> from vlmscope.metrics import Interval
+    >>> abstaining_sentence(Abstention(0.1, 0.425, 0.381, -0.044, Interval(-0.06, -0.02)))
+    'Abstaining from the riskiest 10% lowers the share of hallucinations from 42.5% to 38.1%, by \
+4.4 points (95% interval 2.0 to 6.0).'
+    """
+    start = f"Abstaining from the riskiest {found.share:.0%}"
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    span = f"from {found.before:.1%} to {found.after:.1%}"
+    if not np.isfinite(low):
+        return f"{start} changes the share of hallucinations {span}; there is no interval of it."
+    if high < 0 or low > 0:
+        verb = "lowers" if high < 0 else "raises"
+        ends = sorted((abs(low), abs(high)))
+        return (
+            f"{start} {verb} the share of hallucinations {span}, by {100 * abs(found.change):.1f} "
+            f"points (95% interval {ends[0]:.1f} to {ends[1]:.1f})."
+        )
+    if low == high == 0:
+        return f"{start} leaves the share of hallucinations at {found.before:.1%}."
+    return (
+        f"{start} does not measurably change the share of hallucinations: {span}, "
+        f"{100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})."
+    )
+
 
 LEVEL = 0.05
 """Level of tests."""

@@ -35,8 +35,12 @@ from vlmscope.probes import (
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.baselines import JOINT, Facts, Known, baseline_fits
 from vlmscope.store import DEFAULT, Run, vector_path
-from vlmscope.sweeps.calibrating import calibrated
-from vlmscope.sweeps.carrying import (
+from vlmscope.sweeps.calibration import calibrated
+from vlmscope.sweeps.data import ProbeData
+from vlmscope.sweeps.grid import SweepSpec, known_of, place_title, sweep, vectors
+from vlmscope.sweeps.results import CONSTANT, ProbeResult, SweepResult
+from vlmscope.sweeps.source import LABEL_SET, Place, Source
+from vlmscope.sweeps.transfer.fits import (
     Carried,
     Part,
     both_facts,
@@ -44,11 +48,7 @@ from vlmscope.sweeps.carrying import (
     carry_probe,
     take_facts,
 )
-from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.grid import SweepSpec, known_of, place_title, sweep, vectors
-from vlmscope.sweeps.results import CONSTANT, ProbeResult, SweepResult
-from vlmscope.sweeps.source import LABEL_SET, Place, Source
-from vlmscope.sweeps.targets import Target, checked_source, targets
+from vlmscope.sweeps.transfer.targets import Target, checked_source, targets
 
 SELECTED = "selected"
 

@@ -27,8 +27,8 @@ from vlmscope.metrics import (
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probes.baselines import JOINT
 from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.repeats import Stacked, stacked
 from vlmscope.sweeps.results import PlannedTest, ProbeResult, ResultKind, WithinGap
+from vlmscope.sweeps.splitting import Stacked, stacked
 
 QUESTION_ONLY = "question_words"
 """The baseline that a probe must beat to have learnt more than the question gives away."""

@@ -32,8 +32,8 @@ from vlmscope.probes.baselines import (
 )
 from vlmscope.probes.candidates import Candidate, fit_candidate
 from vlmscope.probes.crossfit import rank_auroc
-from vlmscope.sweeps.calibrating import rising_platt, scale_of
-from vlmscope.sweeps.table_columns import shown
+from vlmscope.sweeps.calibration import rising_platt, scale_of
+from vlmscope.sweeps.data import shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)

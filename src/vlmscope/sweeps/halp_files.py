@@ -31,7 +31,9 @@ from vlmscope.sweeps.data import (
     ProbeData,
     check_truth,
     images_of,
+    kind_of,
     some_left_out,
+    usable_columns,
 )
 from vlmscope.sweeps.grouping import (
     NO_PICTURE,
@@ -42,10 +44,10 @@ from vlmscope.sweeps.grouping import (
     without_image_places,
 )
 from vlmscope.sweeps.source import RESEARCH, Place, places
-from vlmscope.sweeps.table_columns import kind_of, usable_columns
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
 
 FEW = 0.05
 """Largest share of rows that is given up for the sake of a representation or layer."""

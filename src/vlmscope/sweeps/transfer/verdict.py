@@ -10,8 +10,8 @@ from vlmscope.metrics import Difference, Interval
 from vlmscope.metrics.small_samples import is_small
 from vlmscope.probes.baselines import JOINT
 from vlmscope.sweeps.data import LeftOut
-from vlmscope.sweeps.targets import Target
-from vlmscope.sweeps.transferring import SELECTED, CarriedResult, TransferTest
+from vlmscope.sweeps.transfer.run import SELECTED, CarriedResult, TransferTest
+from vlmscope.sweeps.transfer.targets import Target
 
 
 def transfer_verdict(test: TransferTest) -> list[str]:

@@ -30,9 +30,9 @@ from vlmscope.store import (
     publish_together,
     read_document,
 )
-from vlmscope.sweeps.saving import RESULTS, default_folder
-from vlmscope.sweeps.transfer_verdict import relation_phrase, transfer_verdict, unseen_phrase
-from vlmscope.sweeps.transferring import CarriedResult, TransferResult, TransferTest
+from vlmscope.sweeps.save import RESULTS, default_folder
+from vlmscope.sweeps.transfer.run import CarriedResult, TransferResult, TransferTest
+from vlmscope.sweeps.transfer.verdict import relation_phrase, transfer_verdict, unseen_phrase
 from vlmscope.version import __version__
 
 TRANSFER, TRANSFER_PREDICTIONS = "transfer.json", "transfer_predictions.parquet"

@@ -20,10 +20,9 @@ from vlmscope.metrics import measure
 from vlmscope.probes.baselines import JOINT
 from vlmscope.store import DEFAULT, Run, read_document, read_labels, reading
 from vlmscope.sweeps.by_column import lack_of_columns
+from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.grouping import comparable
-from vlmscope.sweeps.judging import JOINT_AND_PROBE, QUESTION_ONLY
-from vlmscope.sweeps.repeats import Stacked, stacked
-from vlmscope.sweeps.saving import (
+from vlmscope.sweeps.save import (
     COMPARED,
     PREDICTIONS,
     PROBES,
@@ -32,9 +31,11 @@ from vlmscope.sweeps.saving import (
     repeat_prefix,
 )
 from vlmscope.sweeps.source import LABEL_SET, of_set
+from vlmscope.sweeps.splitting import Stacked, stacked
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
 
 _SUMMARY: Mapping[str, type] = {
     "run_id": str,
