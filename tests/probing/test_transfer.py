@@ -33,6 +33,7 @@ from vlmscope.sweeps import (
     transfer,
 )
 from vlmscope.sweeps.data import LeftOut
+from vlmscope.sweeps.transfer import fits
 from vlmscope.sweeps.transfer.fits import both_facts, take_facts
 from vlmscope.sweeps.transfer.run import TransferTest
 from vlmscope.sweeps.transfer.save import transfer_document
