@@ -191,4 +191,4 @@ def test_without_ray_it_says_what_to_install(
 def test_nothing_else_imports_ray() -> None:
     source = Path(vlmscope.__file__).parent
     importing = {path.name for path in source.rglob("*.py") if "import ray" in path.read_text()}
-    assert importing == {"cluster.py", "crew.py", "on_ray.py"}
+    assert importing == {"cluster.py", "actors.py", "driver.py"}
