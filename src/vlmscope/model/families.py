@@ -158,6 +158,7 @@ _ALL = (
         vision_encoder="model.vision_tower.transformer",
         projector="model.visual_embeddings_table",
     ),
+    Family("ernie4_5_vl_moe", "ERNIE 4.5 VL", projector="model.resampler_model"),
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),
     Family(

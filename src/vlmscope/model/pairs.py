@@ -43,6 +43,7 @@ HELD: Mapping[str, frozenset[str]] = {
     "cohere2_vision": frozenset({"cohere2"}),
     "llama4": frozenset(),
     "lfm2_vl": frozenset({"lfm2"}),
+    "ernie4_5_vl_moe": frozenset({"ernie4_5_vl_moe_text"}),
     "mistral3": frozenset({"mistral"}),
     "janus": frozenset({"llama"}),
     "fast_vlm": frozenset({"qwen2"}),
