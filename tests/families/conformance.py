@@ -20,7 +20,7 @@ FAMILIES = {"mllama": build_standin, **BUILDERS}
 VERSION = transformers.__version__
 
 
-WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "lfm2_vl")
+WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "lfm2_vl", "kimi_k25")
 """Families whose image processor exists for torchvision only."""
 
 

@@ -130,7 +130,9 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
     **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
     **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
-    **dict.fromkeys(["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v", "ernie4_5_vl_moe"], _grid),
+    **dict.fromkeys(
+        ["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v", "ernie4_5_vl_moe", "kimi_k25"], _grid
+    ),
     **dict.fromkeys(["pixtral", "mistral3"], _sizes),
     **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),
     "internvl": _marked("<img>"),

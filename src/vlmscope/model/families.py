@@ -159,6 +159,7 @@ _ALL = (
         projector="model.visual_embeddings_table",
     ),
     Family("ernie4_5_vl_moe", "ERNIE 4.5 VL", projector="model.resampler_model"),
+    Family("kimi_k25", "Kimi K2.5", projector="model.mm_projector", needs="torchvision"),
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),
     Family(

@@ -44,6 +44,7 @@ HELD: Mapping[str, frozenset[str]] = {
     "llama4": frozenset(),
     "lfm2_vl": frozenset({"lfm2"}),
     "ernie4_5_vl_moe": frozenset({"ernie4_5_vl_moe_text"}),
+    "kimi_k25": frozenset({"deepseek_v3"}),
     "mistral3": frozenset({"mistral"}),
     "janus": frozenset({"llama"}),
     "fast_vlm": frozenset({"qwen2"}),
