@@ -237,3 +237,12 @@ KIMI = (
     "{{ '<|im_assistant|>assistant<|im_middle|><think></think>' }}{% endif %}"
 )
 """Kimi K2.5 with its thinking closed: no ``[BOS]``, no line breaks between turns."""
+
+MINICPM = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image_pad|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
+)
+"""MiniCPM-V 4.6 on Qwen3.5 (a guess at the marks); the number of an image is the processor's."""

@@ -45,6 +45,8 @@ HELD: Mapping[str, frozenset[str]] = {
     "lfm2_vl": frozenset({"lfm2"}),
     "ernie4_5_vl_moe": frozenset({"ernie4_5_vl_moe_text"}),
     "kimi_k25": frozenset({"deepseek_v3"}),
+    "minicpmv4_6": frozenset({"qwen3_5_text"}),
+    "minicpmv4_7": frozenset({"qwen3_5_text"}),
     "mistral3": frozenset({"mistral"}),
     "janus": frozenset({"llama"}),
     "fast_vlm": frozenset({"qwen2"}),
