@@ -47,7 +47,13 @@ from vlmscope.schema import (
 from vlmscope.selection import resolve_layers
 
 _PER_TOKEN = frozenset(
-    {"attention_mask", "cross_attention_mask", "token_type_ids", "mm_token_type_ids"}
+    {
+        "attention_mask",
+        "cross_attention_mask",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "moe_mm_token_type_ids",
+    }
 )
 """Inputs with one entry for each token of the prompt."""
 

@@ -216,3 +216,33 @@ PHI4_MULTIMODAL = (
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 """Phi-4-multimodal: no BOS, no line breaks."""
+
+ERNIE = (
+    "<|begin_of_sentence|>{% set pictures = namespace(value=0) %}{% for message in messages %}"
+    "{{ 'User: ' if message['role'] == 'user' else '' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{% set pictures.value = pictures.value + 1 %}"
+    "Picture {{ pictures.value }}:<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"
+    "{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\nAssistant: <think>\n\n</think>\n\n' }}{% endif %}"
+)
+"""ERNIE 4.5 VL: images are numbered in words, the thinking is closed, and no ``<s>`` is written."""
+
+KIMI = (
+    "{% for message in messages %}{{ '<|im_user|>' + message['role'] + '<|im_middle|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "{{ '<|media_begin|>image<|media_content|><|media_pad|><|media_end|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_assistant|>assistant<|im_middle|><think></think>' }}{% endif %}"
+)
+"""Kimi K2.5 with its thinking closed: no ``[BOS]``, no line breaks between turns."""
+
+MINICPM = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image_pad|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
+)
+"""MiniCPM-V 4.6 on Qwen3.5 (a guess at the marks); the number of an image is the processor's."""

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from families.gemma_checkpoints import build_gemma3, build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next, build_llava_onevision
+from families.minicpm_checkpoints import build_minicpmv4_6, build_minicpmv4_7
 from families.mistral_checkpoints import build_mistral3, build_pixtral
+from families.moe_checkpoints import build_ernie4_5_vl_moe, build_kimi_k25
 from families.other_checkpoints import (
     build_fastvlm,
     build_gemma4,
@@ -65,6 +67,10 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "cohere2_vision": build_cohere2_vision,
     "llama4": build_llama4,
     "lfm2_vl": build_lfm2_vl,
+    "ernie4_5_vl_moe": build_ernie4_5_vl_moe,
+    "kimi_k25": build_kimi_k25,
+    "minicpmv4_6": build_minicpmv4_6,
+    "minicpmv4_7": build_minicpmv4_7,
     "pixtral": build_pixtral,
     "mistral3": build_mistral3,
     "gemma4": build_gemma4,

@@ -20,17 +20,21 @@ FAMILIES = {"mllama": build_standin, **BUILDERS}
 VERSION = transformers.__version__
 
 
-WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "lfm2_vl")
+WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "lfm2_vl", "kimi_k25")
 """Families whose image processor exists for torchvision only."""
+
+
+SINCE = {"molmo2": "5.20", "minicpmv4_6": "5.19", "minicpmv4_7": "5.18"}
+"""Families that older versions of transformers do not have, or compute wrongly (MiniCPM-V 4.6)."""
 
 
 def not_here(name: str) -> str:
     """Return why a family cannot run on this machine; empty if it can."""
+    if Version(VERSION) < Version(SINCE.get(name, "0")):
+        return f"transformers {SINCE[name]}"
     missing = {"fastvlm": ("timm", "torchvision")}.get(name, ("torchvision",))
     if name not in {"fastvlm", *WANTS_TORCHVISION}:
         return ""
-    if name == "molmo2" and Version(VERSION) < Version("5.20"):
-        return "transformers 5.20"
     return " and ".join(package for package in missing if find_spec(package) is None)
 
 

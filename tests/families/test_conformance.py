@@ -64,7 +64,7 @@ SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 
 """Families whose tiny checkpoint has a sliding window, and how many tokens that is: too few for the
 slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
 
-GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "llama4")
+GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7", "llama4")
 """Families whose answers ``generate`` writes: blocks that keep states and no keys, and Llama 4,
 where each pair proves itself."""
 

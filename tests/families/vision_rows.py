@@ -126,11 +126,26 @@ def _padded_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
     return [max(1, count) * inputs["pixel_values"].shape[1] for count in counts]
 
 
+def _slices(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
+    """MiniCPM-V: an overview behind ``<image>``, then slices; four patches were merged by then."""
+    start, more = tokenizer.convert_tokens_to_ids(["<image>", "<slice>"])
+    tiles: list[int] = []
+    for token in inputs["input_ids"].flatten().tolist():
+        if token == start:
+            tiles.append(1)
+        elif token == more:
+            tiles[-1] += 1
+    positions = (inputs["target_sizes"].prod(-1) // 4).split(tiles)
+    return [int(own.sum()) for own in positions]
+
+
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
     **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
     **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
-    **dict.fromkeys(["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v"], _grid),
+    **dict.fromkeys(
+        ["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v", "ernie4_5_vl_moe", "kimi_k25"], _grid
+    ),
     **dict.fromkeys(["pixtral", "mistral3"], _sizes),
     **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),
     "internvl": _marked("<img>"),
@@ -141,5 +156,6 @@ _RULES: Mapping[str, Rule] = {
     "aya_vision": _marked("<|START_OF_IMG|>"),
     "gemma4": _gemma4,
     "fastvlm": _maps,
+    **dict.fromkeys(["minicpmv4_6", "minicpmv4_7"], _slices),
     "molmo2": _counted_crops,
 }

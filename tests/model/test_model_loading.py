@@ -261,3 +261,18 @@ def test_the_proof_says_so_where_the_model_fails_on_a_blank_image(
     monkeypatch.setattr(vlm.model, "forward", fail)
     with pytest.raises(ModelError, match="blank image: OutOfMemoryError: CUDA out of memory"):
         prove(vlm)
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_a_transformers_that_computes_a_family_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, described: bool
+) -> None:
+    """MiniCPM-V 4.6 merged patches by the shape of the first slice; a description is no way out."""
+    folder = BUILDERS["minicpmv4_6"](tmp_path / "model")
+    (folder / "model.safetensors").unlink()  # said before weights are read
+    monkeypatch.setattr("transformers.__version__", "5.18.1")
+    family = {"title": "Mine", "vision_rows": "whole"} if described else None
+    with pytest.raises(ModelError, match=r"computed wrongly by transformers 5\.18\.1") as caught:
+        load_model(folder, device="cpu", family=family)
+    assert "pip install 'transformers>=5.19'" in str(caught.value)
+    assert "\n" not in str(caught.value)

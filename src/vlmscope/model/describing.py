@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
 from torch import nn
 
 from vlmscope.errors import InputError, ModelError
@@ -35,6 +36,25 @@ def find_family(config: Any) -> Family | None:
     vision = getattr(config, "vision_config", None)
     own = f"{config.model_type}/{getattr(vision, 'model_type', '')}"
     return FAMILIES.get(own) or FAMILIES.get(config.model_type)
+
+
+def check_version(family: Family | None, name: str) -> None:
+    """Check that this transformers computes an architecture right.
+
+    Args:
+        family: Its description; None for a stranger.
+        name: The checkpoint, for the message.
+
+    Raises:
+        ModelError: It does not.
+    """
+    from transformers import __version__
+
+    if family is not None and family.since and Version(__version__) < Version(family.since):
+        raise ModelError(
+            f"{name}: {family.title} is computed wrongly by transformers {__version__}: images "
+            f"come out differently beside others; pip install 'transformers>={family.since}'"
+        )
 
 
 def stranger(config: Any) -> Family:

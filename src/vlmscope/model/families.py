@@ -68,6 +68,8 @@ class Family:
     """Why its answers are not written step by step by ourselves."""
     needs: str = ""
     """What must be installed beside the library's own requirements."""
+    since: str = ""
+    """The first transformers whose code for it is right; older versions are refused."""
     tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]] | None = None
     """(inputs, config) → rows and columns of tiles of the first picture; for display."""
 
@@ -157,6 +159,24 @@ _ALL = (
         "Ovis2",
         vision_encoder="model.vision_tower.transformer",
         projector="model.visual_embeddings_table",
+    ),
+    Family("ernie4_5_vl_moe", "ERNIE 4.5 VL", projector="model.resampler_model"),
+    Family("kimi_k25", "Kimi K2.5", projector="model.mm_projector", needs="torchvision"),
+    # Before 5.19 its encoder merges the patches of all slices by the shape of the first.
+    Family(
+        "minicpmv4_6",
+        "MiniCPM-V 4.6",
+        projector="model.merger",
+        writes_with_generate=_LINEAR,
+        needs="transformers 5.19",
+        since="5.19",
+    ),
+    Family(
+        "minicpmv4_7",
+        "MiniCPM-V 4.7",
+        projector="model.merger",
+        writes_with_generate=_LINEAR,
+        needs="transformers 5.18",
     ),
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),

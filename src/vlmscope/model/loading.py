@@ -26,6 +26,7 @@ from vlmscope.model.batching import check_rule, with_proven_packing, with_proven
 from vlmscope.model.changes import undoing
 from vlmscope.model.computing import start_clean
 from vlmscope.model.describing import (
+    check_version,
     described,
     find_family,
     read_description,
@@ -109,6 +110,7 @@ def load_model(
         known = find_family(config)
         if description is not None:
             known = described(description, config, family if isinstance(family, str | Path) else "")
+        check_version(known, name)
         check_quantize(quantize, name, config)
         plain, attention_of = choose_attention(attention, name, config)
         if adapter is not None:

@@ -202,8 +202,11 @@ def _without_videos(found: Any) -> Any:
             return None
         return found.check_argument_for_proper_class(self, name, part)
 
-    # SmolVLM reads these two whenever it renders a chat, the library the third.
-    stand_in = SimpleNamespace(num_frames=None, fps=None, model_input_names=[])
+    # SmolVLM reads the first two whenever it renders a chat, MiniCPM-V the next two when it is
+    # built, the library the last.
+    stand_in = SimpleNamespace(
+        num_frames=None, fps=None, slice_mode=None, downsample_mode=None, model_input_names=[]
+    )
     members = {
         "__module__": found.__module__,
         "__doc__": found.__doc__,
