@@ -58,6 +58,25 @@ QWEN2_VL = (
 QWEN3_VL = "{% for message in messages %}" + _QWEN_TURNS
 """Qwen3-VL: no default system turn."""
 
+EXAONE4_5 = (
+    "{% for message in messages %}{{ '[|' + message['role'] + '|]\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<vision><|image_pad|></vision>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '[|endofturn|]\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[|assistant|]\n<think>\n' }}{% endif %}"
+)
+"""EXAONE 4.5: its tokenizer knows a BOS, and nothing writes it; the answer begins with a thought."""
+
+VIDEO_LLAMA_3 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image_pad|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""VideoLLaMA 3 on Qwen2: its turns, an image on a line of its own, without marks around it."""
+
 GEMMA3 = (
     "{{ bos_token }}{%- for message in messages -%}"
     "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"

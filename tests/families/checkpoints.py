@@ -20,6 +20,7 @@ from families.other_checkpoints import (
     build_molmo2,
     build_phi4_multimodal,
 )
+from families.packed_checkpoints import build_exaone4_5, build_video_llama_3
 from families.qwen_checkpoints import (
     build_glm4v,
     build_glm4v_moe,
@@ -55,6 +56,8 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "glm4v": build_glm4v,
     "glm4v_moe": build_glm4v_moe,
     "glm46v": build_glm46v,
+    "exaone4_5": build_exaone4_5,
+    "video_llama_3": build_video_llama_3,
     "gemma3": build_gemma3,
     "paligemma": build_paligemma,
     "idefics3": build_idefics3,

@@ -28,8 +28,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]
 
-CUTS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v")
+CUTS = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "exaone4_5", "video_llama_3",
+)  # fmt: skip
 """Families whose encoder is cut at ``cu_seqlens`` by the library."""
+
+WINDOWS = ("qwen2_5_vl", "exaone4_5")
+"""Families whose encoder attends within windows of an image in all layers but one."""
 
 MASKS = ("pixtral", "mistral3")
 """Families whose encoder has a mask over the square of the whole row."""
@@ -67,12 +72,15 @@ def inputs_of(vlm: VisionLanguageModel, grids: list[tuple[int, int, int]]) -> di
     if vlm.family.model_type == "glm4v":  # the library gives it one frame an entry
         grids = [(1, rows, columns) for frames, rows, columns in grids for _ in range(frames)]
     if vlm.family.model_type in CUTS:
-        size = 3 * config.temporal_patch_size * config.patch_size**2
+        size = 3 * getattr(config, "temporal_patch_size", 1) * config.patch_size**2
         patches = sum(frames * rows * columns for frames, rows, columns in grids)
-        return {
-            "hidden_states": torch.randn(patches, size, generator=rng),
-            "grid_thw": torch.tensor(grids),
-        }
+        pixels = torch.randn(patches, size, generator=rng)
+        if vlm.family.model_type == "video_llama_3":
+            merges = torch.ones(len(grids), dtype=torch.int64)
+            return {
+                "pixel_values": pixels, "grid_thw": torch.tensor(grids), "merge_sizes": merges,
+            }  # fmt: skip
+        return {"hidden_states": pixels, "grid_thw": torch.tensor(grids)}
     sizes = torch.tensor([(rows, columns) for _, rows, columns in grids]) * config.patch_size
     most = sizes.max(dim=0).values.tolist()
     return {
@@ -160,7 +168,7 @@ def test_images_do_not_see_each_other(vlm: VisionLanguageModel) -> None:
     name = "hidden_states" if "hidden_states" in inputs else "pixel_values"
     other = dict(inputs)
     other[name] = inputs[name].clone()
-    other[name][-4 if name == "hidden_states" else -1 :] += 1  # the last image
+    other[name][-4 if "grid_thw" in inputs else -1 :] += 1  # the last image
     with packed(vlm):
         one, two = seen_by(vlm, inputs), seen_by(vlm, other)
     changed = (one - two).norm(dim=1) > 1e-4 * one.norm(dim=1)
@@ -172,10 +180,10 @@ def test_images_do_not_see_each_other(vlm: VisionLanguageModel) -> None:
 def test_windows_and_whole_images_in_one_encoder(
     vlm: VisionLanguageModel, calls: list[int]
 ) -> None:
-    """Qwen2.5-VL: windows of different lengths in two layers, whole images in one of them."""
+    """Windows of different lengths in two layers, whole images in one of them."""
     with packed(vlm):
         seen_by(vlm, inputs_of(vlm, GRIDS["images of all sizes"]))
-    windows = vlm.family.model_type == "qwen2_5_vl"
+    windows = vlm.family.model_type in WINDOWS
     assert (len(set(calls)) == 2) == windows
     assert min(calls) == len(GRIDS["images of all sizes"])
 

@@ -30,6 +30,8 @@ HELD: Mapping[str, frozenset[str]] = {
     "glm4v": frozenset({"glm4v_text"}),
     "glm4v_moe": frozenset({"glm4v_moe_text"}),
     "glm46v": frozenset({"glm4v_moe_text", "glm4v_text"}),
+    "exaone4_5": frozenset({"exaone4"}),
+    "video_llama_3": frozenset({"qwen2"}),
     "gemma3": frozenset({"gemma3_text"}),
     "gemma4": frozenset({"gemma4_text"}),
     "paligemma": frozenset({"gemma", "gemma2"}),
