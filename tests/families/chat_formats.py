@@ -58,6 +58,17 @@ QWEN2_VL = (
 QWEN3_VL = "{% for message in messages %}" + _QWEN_TURNS
 """Qwen3-VL: no default system turn."""
 
+QWEN2_5_OMNI = (
+    QWEN2_VL.replace("<|vision_start|>", "<|vision_bos|>")
+    .replace("<|vision_end|>", "<|vision_eos|>")
+    .replace("<|image_pad|>", "<|IMAGE|>")
+    .replace("<|video_pad|>", "<|VIDEO|>")
+)
+"""Qwen2.5-Omni: Qwen2.5-VL's turns, other marks."""
+
+QWEN3_OMNI = QWEN3_VL
+"""Qwen3-Omni: Qwen3-VL's, as far as images and text go."""
+
 EXAONE4_5 = (
     "{% for message in messages %}{{ '[|' + message['role'] + '|]\n' }}"
     "{% for part in message['content'] %}"
@@ -66,7 +77,7 @@ EXAONE4_5 = (
     "{{ '[|endofturn|]\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '[|assistant|]\n<think>\n' }}{% endif %}"
 )
-"""EXAONE 4.5: its tokenizer knows a BOS, and nothing writes it; the answer begins with a thought."""
+"""EXAONE 4.5: its tokenizer knows a BOS, and nothing writes it; an answer begins with a thought."""
 
 VIDEO_LLAMA_3 = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from families.gemma_checkpoints import build_gemma3, build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next, build_llava_onevision
 from families.mistral_checkpoints import build_mistral3, build_pixtral
+from families.omni_checkpoints import build_qwen2_5_omni, build_qwen3_omni_moe
 from families.other_checkpoints import (
     build_fastvlm,
     build_gemma4,
@@ -53,6 +54,8 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "qwen3_vl_moe": build_qwen3_vl_moe,
     "qwen3_5": build_qwen3_5,
     "qwen3_5_moe": build_qwen3_5_moe,
+    "qwen2_5_omni_thinker": build_qwen2_5_omni,
+    "qwen3_omni_moe_thinker": build_qwen3_omni_moe,
     "glm4v": build_glm4v,
     "glm4v_moe": build_glm4v_moe,
     "glm46v": build_glm46v,

@@ -14,13 +14,16 @@ import transformers
 from packaging.version import Version
 from torch import Tensor, nn
 
-from families.conformance import ONE_PICTURE, RUNNABLE, build
+from families.conformance import NONE, ONE_PICTURE, RUNNABLE, SEVERAL, build
+from families.packed_checkpoints import build_video_llama_3
+from families.test_conformance import assert_same
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model import packed_attention as packing
 from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
 from vlmscope.model.batching import with_proven_packing
 from vlmscope.model.packed_attention import PACKED, packed, packing_configurations
+from vlmscope.reference import reference
 from vlmscope.schema import VISION_ONLY, CaptureSpec
 
 pytestmark = [
@@ -30,10 +33,11 @@ pytestmark = [
 
 CUTS = (
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "exaone4_5", "video_llama_3",
+    "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
 )  # fmt: skip
 """Families whose encoder is cut at ``cu_seqlens`` by the library."""
 
-WINDOWS = ("qwen2_5_vl", "exaone4_5")
+WINDOWS = ("qwen2_5_vl", "qwen2_5_omni_thinker", "exaone4_5")
 """Families whose encoder attends within windows of an image in all layers but one."""
 
 MASKS = ("pixtral", "mistral3")
@@ -49,6 +53,8 @@ OTHERS = ("llava", "internvl", "gemma3", *(MASKS if OLD else ()))
 """Families whose code does not, some of them."""
 
 TOLERANCE = 3e-5
+
+SPEC = CaptureSpec(layers="all", max_new_tokens=2)
 
 GRIDS = {
     "one image": [(1, 4, 6)],
@@ -247,6 +253,24 @@ def test_somebody_elses_encoder_is_proven(
     assert not wrong.family.packs_images
     with packed(wrong):
         assert implementations(wrong.vision_tower) == {"sdpa"}
+
+
+def test_an_encoder_that_shrinks_what_it_returns(tmp_path: Path, calls: list[int]) -> None:
+    """VideoLLaMA 3 with merged patches: its output is the mean of each four, and so is pooled."""
+    vlm = load_model(build_video_llama_3(tmp_path / "model", 2), device="cpu", dtype="float32")
+    rows = (*ONE_PICTURE[:2], SEVERAL[0], NONE[0])
+    for item in capture(rows, vlm, SPEC, batch_size=4):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+    assert calls
+    inputs = inputs_of(vlm, GRIDS["images of all sizes"])
+    inputs["merge_sizes"] *= 2
+    norm = dataclasses.replace(
+        vlm.family, vision_encoder=f"{vlm.family.vision_encoder}.post_layernorm"
+    )
+    patches = seen_by(dataclasses.replace(vlm, family=norm), inputs)
+    merged = seen_by(vlm, inputs)
+    assert 4 * len(merged) == len(patches)
+    assert error(merged.mean(dim=0), patches.mean(dim=0)) < TOLERANCE
 
 
 @pytest.mark.parametrize("family", OTHERS)

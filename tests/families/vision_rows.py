@@ -136,7 +136,7 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
     **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
     **dict.fromkeys(["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v"], _grid),
-    "exaone4_5": _grid,
+    **dict.fromkeys(["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "exaone4_5"], _grid),
     "video_llama_3": _shrunk_grid,
     **dict.fromkeys(["pixtral", "mistral3"], _sizes),
     **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),

@@ -116,6 +116,8 @@ _ALL = (
         projector="model.visual.merger",
         writes_with_generate=_LINEAR,
     ),
+    Family("qwen2_5_omni_thinker", "Qwen2.5-Omni"),
+    Family("qwen3_omni_moe_thinker", "Qwen3-Omni"),
     # The encoder's own output is merged 2x2 and projected: what is pooled is the norm before that.
     Family("glm4v", "GLM-4.1V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("glm4v_moe", "GLM-4.5V", vision_encoder=_GLM, projector="model.visual.merger"),

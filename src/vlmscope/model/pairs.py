@@ -27,6 +27,8 @@ HELD: Mapping[str, frozenset[str]] = {
     "qwen3_vl_moe": frozenset({"qwen3_vl_moe_text"}),
     "qwen3_5": frozenset({"qwen3_5_text"}),
     "qwen3_5_moe": frozenset({"qwen3_5_moe_text"}),
+    "qwen2_5_omni_thinker": frozenset({"qwen2_5_omni_text"}),
+    "qwen3_omni_moe_thinker": frozenset({"qwen3_omni_moe_text"}),
     "glm4v": frozenset({"glm4v_text"}),
     "glm4v_moe": frozenset({"glm4v_moe_text"}),
     "glm46v": frozenset({"glm4v_moe_text", "glm4v_text"}),

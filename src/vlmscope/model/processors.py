@@ -202,8 +202,9 @@ def _without_videos(found: Any) -> Any:
             return None
         return found.check_argument_for_proper_class(self, name, part)
 
-    # SmolVLM reads these two whenever it renders a chat, the library the third.
-    stand_in = SimpleNamespace(num_frames=None, fps=None, model_input_names=[])
+    # SmolVLM reads the first two whenever it renders a chat, the library the third; Qwen-Omni reads
+    # the last in transformers 5.17, for videos that there are none of.
+    stand_in = SimpleNamespace(num_frames=None, fps=None, model_input_names=[], merge_size=1)
     members = {
         "__module__": found.__module__,
         "__doc__": found.__doc__,
