@@ -58,6 +58,36 @@ QWEN2_VL = (
 QWEN3_VL = "{% for message in messages %}" + _QWEN_TURNS
 """Qwen3-VL: no default system turn."""
 
+QWEN2_5_OMNI = (
+    QWEN2_VL.replace("<|vision_start|>", "<|vision_bos|>")
+    .replace("<|vision_end|>", "<|vision_eos|>")
+    .replace("<|image_pad|>", "<|IMAGE|>")
+    .replace("<|video_pad|>", "<|VIDEO|>")
+)
+"""Qwen2.5-Omni: Qwen2.5-VL's turns, other marks."""
+
+QWEN3_OMNI = QWEN3_VL
+"""Qwen3-Omni: Qwen3-VL's, as far as images and text go."""
+
+EXAONE4_5 = (
+    "{% for message in messages %}{{ '[|' + message['role'] + '|]\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<vision><|image_pad|></vision>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '[|endofturn|]\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[|assistant|]\n<think>\n' }}{% endif %}"
+)
+"""EXAONE 4.5: its tokenizer knows a BOS, and nothing writes it; an answer begins with a thought."""
+
+VIDEO_LLAMA_3 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image_pad|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""VideoLLaMA 3 on Qwen2: its turns, an image on a line of its own, without marks around it."""
+
 GEMMA3 = (
     "{{ bos_token }}{%- for message in messages -%}"
     "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"

@@ -15,6 +15,7 @@ from families.llava_checkpoints import build_llava, build_llava_next, build_llav
 from families.minicpm_checkpoints import build_minicpmv4_6, build_minicpmv4_7
 from families.mistral_checkpoints import build_mistral3, build_pixtral
 from families.moe_checkpoints import build_ernie4_5_vl_moe, build_kimi_k25
+from families.omni_checkpoints import build_qwen2_5_omni, build_qwen3_omni_moe
 from families.other_checkpoints import (
     build_fastvlm,
     build_gemma4,
@@ -22,6 +23,7 @@ from families.other_checkpoints import (
     build_molmo2,
     build_phi4_multimodal,
 )
+from families.packed_checkpoints import build_exaone4_5, build_video_llama_3
 from families.qwen_checkpoints import (
     build_glm4v,
     build_glm4v_moe,
@@ -54,9 +56,13 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "qwen3_vl_moe": build_qwen3_vl_moe,
     "qwen3_5": build_qwen3_5,
     "qwen3_5_moe": build_qwen3_5_moe,
+    "qwen2_5_omni_thinker": build_qwen2_5_omni,
+    "qwen3_omni_moe_thinker": build_qwen3_omni_moe,
     "glm4v": build_glm4v,
     "glm4v_moe": build_glm4v_moe,
     "glm46v": build_glm46v,
+    "exaone4_5": build_exaone4_5,
+    "video_llama_3": build_video_llama_3,
     "gemma3": build_gemma3,
     "paligemma": build_paligemma,
     "idefics3": build_idefics3,

@@ -60,7 +60,7 @@ TOLERANCE = 1e-5 if DEVICE == "cpu" else 3e-5
 FILLED_UP = ("mllama", "phi4_multimodal")
 """Families whose encoder's output holds padding."""
 
-SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 16}
+SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 16, "exaone4_5": 16}
 """Families whose tiny checkpoint has a sliding window, and how many tokens that is: too few for the
 slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
 

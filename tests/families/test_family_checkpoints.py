@@ -41,7 +41,7 @@ pytestmark = [
 QUESTIONS = ("Is there a cat in the image?", "What colour is it?")
 WITHOUT_BOS = ("llava", "llava_next", "paligemma", "janus")
 """Families with a BOS that their templates leave to the tokenizer or the processor."""
-NO_BOS = ("ernie4_5_vl_moe", "kimi_k25")
+NO_BOS = ("ernie4_5_vl_moe", "exaone4_5", "kimi_k25")
 """Families whose tokenizer has a BOS that no prompt begins with."""
 
 

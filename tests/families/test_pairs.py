@@ -20,6 +20,7 @@ from families.checkpoints import BUILDERS
 from families.conformance import ONE_PICTURE, RUNNABLE, build, picture
 from families.gemma_checkpoints import build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next
+from families.packed_checkpoints import build_exaone4_5
 from families.qwen_checkpoints import build_glm46v
 from families.test_conformance import assert_same
 from families.tile_checkpoints import build_internvl
@@ -56,6 +57,8 @@ PAIRS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
                                   "gemma3_text": WINDOW, "gpt_oss": GPT_OSS}),
     "paligemma": (build_paligemma, {"gemma2": GEMMA2}),
     "glm46v": (build_glm46v, {"glm4v_text": {}}),
+    "exaone4_5": (build_exaone4_5, {"exaone4": {"sliding_window": None,
+                                                "layer_types": ["full_attention"] * 3}}),
 }  # fmt: skip
 """Wrapper → its builder, and decoders beside the one that the conformance suite has."""
 

@@ -56,6 +56,11 @@ def _grid(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
     return (inputs["image_grid_thw"].prod(-1) // merged).tolist()
 
 
+def _shrunk_grid(inputs: Inputs, _config: Any, _tokenizer: Any) -> list[int]:
+    """VideoLLaMA 3: the encoder itself shrinks each image by the processor's merge size."""
+    return (inputs["image_grid_thw"].prod(-1) // inputs["image_merge_sizes"] ** 2).tolist()
+
+
 def _sizes(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
     """Whole patches of the resized picture, before it was padded to the batch's largest."""
     patch = config.vision_config.patch_size
@@ -146,6 +151,8 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
         ["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v", "ernie4_5_vl_moe", "kimi_k25"], _grid
     ),
+    **dict.fromkeys(["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "exaone4_5"], _grid),
+    "video_llama_3": _shrunk_grid,
     **dict.fromkeys(["pixtral", "mistral3"], _sizes),
     **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),
     "internvl": _marked("<img>"),

@@ -134,7 +134,14 @@ def resolve(family: Family, model: Any, name: str) -> Family:
             f'{name}: no decoder: get_decoder() gives none; describe it with decoder = "path", '
             f"{DOCUMENT}"
         )
-    return dataclasses.replace(family, vision_encoder=encoder, decoder=decoder)
+    projector = family.projector or _find_projector(model, encoder)
+    return dataclasses.replace(family, vision_encoder=encoder, decoder=decoder, projector=projector)
+
+
+def _find_projector(model: nn.Module, encoder: str) -> str:
+    """Return the path of the merger that ends an encoder, as in Qwen-VL; empty if it has none."""
+    path = f"{encoder}.merger"
+    return path if path in dict(model.named_modules()) else ""
 
 
 def _find_encoder(model: Any) -> Any:

@@ -118,10 +118,14 @@ _ALL = (
         projector="model.visual.merger",
         writes_with_generate=_LINEAR,
     ),
+    Family("qwen2_5_omni_thinker", "Qwen2.5-Omni"),
+    Family("qwen3_omni_moe_thinker", "Qwen3-Omni"),
     # The encoder's own output is merged 2x2 and projected: what is pooled is the norm before that.
     Family("glm4v", "GLM-4.1V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("glm4v_moe", "GLM-4.5V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("glm46v", "GLM-4.6V", vision_encoder=_GLM, projector="model.visual.merger"),
+    Family("exaone4_5", "EXAONE 4.5", projector="model.visual.merger"),
+    Family("video_llama_3", "VideoLLaMA 3", projector="model.projector"),
     Family("gemma3", "Gemma 3", projector=_PROJECTOR),
     Family("gemma4", "Gemma 4", projector="model.embed_vision"),
     Family(

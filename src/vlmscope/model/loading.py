@@ -58,6 +58,7 @@ from vlmscope.model.quantized import (
     rounding_of,
     settle,
 )
+from vlmscope.model.thinker import drop_audio_encoder, end_turns, thinker_of
 from vlmscope.model.thresholds import with_proven_lengths
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
@@ -130,6 +131,8 @@ def load_model(
             settle(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
+            drop_audio_encoder(model)
+            end_turns(model, processor.tokenizer.eos_token_id)
             make_greedy(model, processor.tokenizer.pad_token_id)
             vlm = VisionLanguageModel(
                 model,
@@ -180,7 +183,10 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
 
 
 def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
-    """Return the configuration, and the commit of the hub that everything else is to come from."""
+    """Return the configuration, and the commit of the hub that everything else is to come from.
+
+    Of a whole Omni checkpoint it is its thinker's.
+    """
     from transformers import AutoConfig
 
     folder = Path(name)
@@ -210,7 +216,7 @@ def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
                 "version of it that transformers loads by itself, often named with -hf at the end"
             ) from error
         raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
-    return config, revision
+    return thinker_of(config), revision
 
 
 def _commit(name: str, revision: str | None) -> str | None:

@@ -202,10 +202,15 @@ def _without_videos(found: Any) -> Any:
             return None
         return found.check_argument_for_proper_class(self, name, part)
 
-    # SmolVLM reads the first two whenever it renders a chat, MiniCPM-V the next two when it is
-    # built, the library the last.
+    # SmolVLM reads the first two whenever it renders a chat; MiniCPM-V the next two when it is
+    # built; Qwen-Omni ``merge_size`` in transformers 5.17; the library ``model_input_names``.
     stand_in = SimpleNamespace(
-        num_frames=None, fps=None, slice_mode=None, downsample_mode=None, model_input_names=[]
+        num_frames=None,
+        fps=None,
+        slice_mode=None,
+        downsample_mode=None,
+        merge_size=1,
+        model_input_names=[],
     )
     members = {
         "__module__": found.__module__,
