@@ -13,6 +13,14 @@ from pathlib import Path
 from families.gemma_checkpoints import build_gemma3, build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next, build_llava_onevision
 from families.mistral_checkpoints import build_mistral3, build_pixtral
+from families.more_tile_checkpoints import (
+    build_aria,
+    build_deepseek_vl,
+    build_deepseek_vl_hybrid,
+    build_granite4_vision,
+    build_hunyuan_vl,
+    build_idefics2,
+)
 from families.other_checkpoints import (
     build_fastvlm,
     build_gemma4,
@@ -57,6 +65,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "glm46v": build_glm46v,
     "gemma3": build_gemma3,
     "paligemma": build_paligemma,
+    "idefics2": build_idefics2,
     "idefics3": build_idefics3,
     "smolvlm": build_smolvlm,
     "internvl": build_internvl,
@@ -70,6 +79,11 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "gemma4": build_gemma4,
     "fastvlm": build_fastvlm,
     "janus": build_janus,
+    "deepseek_vl": build_deepseek_vl,
+    "deepseek_vl_hybrid": build_deepseek_vl_hybrid,
+    "aria": build_aria,
+    "granite4_vision": build_granite4_vision,
+    "hunyuan_vl": build_hunyuan_vl,
     "phi4_multimodal": build_phi4_multimodal,
     "molmo2": build_molmo2,
 }

@@ -19,6 +19,9 @@ from vlmscope.schema import CaptureSpec
 
 IMAGE, OTHER = 7, 1
 
+FILLED_UP = ("mllama", "lfm2_vl", "idefics2", "aria")
+"""Families whose tiles or images are filled up with padding."""
+
 
 def encoded(tokens: list[int], shapes: list[tuple[int, int]]) -> Encoded:
     """Return the output for questions of so many image tokens, and tiles of these shapes."""
@@ -52,7 +55,7 @@ def test_tiles_that_do_not_make_up_the_tokens_are_refused(tokens: list[int]) -> 
         by_patch_shapes(encoded(tokens, [(2, 2), (3, 2), (2, 4)]))
 
 
-@pytest.mark.parametrize("family", [n for n in ("mllama", "lfm2_vl") if n in RUNNABLE])
+@pytest.mark.parametrize("family", [n for n in FILLED_UP if n in RUNNABLE])
 def test_valid_pooling_leaves_the_padding_out(family: str, tmp_path: Path) -> None:
     vlm = load_model(build(family, tmp_path / family), device="cpu", dtype="float32")
     spec = CaptureSpec(layers="all", vision_pooling="valid", max_new_tokens=0)
