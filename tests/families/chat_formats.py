@@ -263,3 +263,15 @@ HUNYUAN_VL = (
     "{{ '<｜hy_User｜>' }}{% endfor %}"
 )
 """HunyuanOCR: BOS in the template, nothing for the generation prompt."""
+
+GOT_OCR2 = (
+    "<|im_start|>system\nYou should follow the instructions carefully and explain your answers in "
+    "detail.<|im_end|>{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<img><imgpad></img>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""GOT-OCR2 is no chat model and its checkpoint has no template; this one gives the prompt that its
+processor writes where it gets no text."""

@@ -17,6 +17,7 @@ from families.more_tile_checkpoints import (
     build_aria,
     build_deepseek_vl,
     build_deepseek_vl_hybrid,
+    build_got_ocr2,
     build_granite4_vision,
     build_hunyuan_vl,
     build_idefics2,
@@ -84,6 +85,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "aria": build_aria,
     "granite4_vision": build_granite4_vision,
     "hunyuan_vl": build_hunyuan_vl,
+    "got_ocr2": build_got_ocr2,
     "phi4_multimodal": build_phi4_multimodal,
     "molmo2": build_molmo2,
 }

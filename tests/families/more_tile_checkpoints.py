@@ -1,4 +1,4 @@
-"""Tiny Idefics2, Aria, DeepSeek-VL, Granite 4 Vision and Hunyuan-VL."""
+"""Tiny Idefics2, Aria, DeepSeek-VL, Granite 4 Vision, Hunyuan-VL and GOT-OCR2."""
 
 from __future__ import annotations
 
@@ -229,6 +229,35 @@ def build_deepseek_vl_hybrid(folder: Path) -> Path:
             **SIGLIP_COLOURS,
         },
         stops=["<｜end▁of▁sentence｜>"],
+    )  # fmt: skip
+
+
+def build_got_ocr2(folder: Path) -> Path:
+    """GOT-OCR2 on Qwen2: SAM, whose map of 64 x 64 patches becomes 256 image tokens.
+
+    Its processor knows no other number of image tokens, so that the patches are single pixels.
+    """
+    tokenizer = qwen_tokenizer("<img>", "</img>", "<imgpad>")
+    return write_checkpoint(
+        folder,
+        tokenizer=tokenizer,
+        template=chat_formats.GOT_OCR2,
+        config={
+            "model_type": "got_ocr2",
+            "vision_config": {
+                "hidden_size": 24, "output_channels": 20, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "image_size": 64, "patch_size": 1, "window_size": 8,
+                "global_attn_indexes": [], "mlp_dim": 32,
+            },
+            "text_config": llama(tokenizer, model_type="qwen2"),
+            "image_token_index": tokenizer.convert_tokens_to_ids("<imgpad>"),
+        },
+        processor={"processor_class": "GotOcr2Processor"},
+        images={
+            "image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": False,
+            "size": {"height": 64, "width": 64}, **CLIP_COLOURS,
+        },
+        stops=["<|im_end|>"],
     )  # fmt: skip
 
 

@@ -168,8 +168,7 @@ def encoder_rows(
     """Yield each picture's share of the encoder's output, ``[rows, width]``."""
     with encoder_output(vlm) as seen, torch.inference_mode(), full_float32():
         vlm.model(**moved(inputs))
-    features = seen[0] if vlm.family.vision_rows != "channels first" else seen[0].movedim(1, -1)
-    flat = without_fill(family, moved(inputs), vlm.model.config, features)
+    flat = without_fill(family, moved(inputs), vlm.model.config, seen[0])
     if family in FILLED_UP:
         yield flat
         return

@@ -18,17 +18,23 @@ Inputs = Mapping[str, Tensor]
 Rule = Callable[[Inputs, Any, Any], list[int]]
 
 
+CHANNELS_FIRST = ("fastvlm", "got_ocr2")
+"""Families whose encoder ends in a convolution."""
+
+
 def rows_per_picture(family: str, inputs: Inputs, model: Any, tokenizer: Any) -> list[int]:
     """Return how many rows of the flattened output belong to each picture of a batch."""
     return _RULES[family](inputs, model.config, tokenizer)
 
 
 def without_fill(family: str, inputs: Inputs, config: Any, features: Tensor) -> Tensor:
-    """Return the rows of an encoder's output without those whose number the batch decides.
+    """Return the rows of an encoder's output, without those whose number the batch decides.
 
     Idefics2 fills every tile up to the largest of the batch; a patch counts if all of its pixels
     are the tile's own.
     """
+    if family in CHANNELS_FIRST:
+        features = features.movedim(1, -1)
     if family != "idefics2":
         return features.flatten(0, -2)
     return features[_whole_patches(inputs, config)]
@@ -159,7 +165,7 @@ def _padded_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
 
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
-    **dict.fromkeys(["deepseek_vl", "deepseek_vl_hybrid", "aria"], _equal_shares),
+    **dict.fromkeys(["deepseek_vl", "deepseek_vl_hybrid", "aria", "got_ocr2"], _equal_shares),
     **dict.fromkeys(["llava_next", "llava_onevision", "granite4_vision"], _anyres),
     **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
     **dict.fromkeys(["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v"], _grid),

@@ -193,6 +193,14 @@ _ALL = (
         vision_rows="channels first",
         needs="timm and torchvision",
     ),
+    # Its processor takes no text without an image.
+    Family(
+        "got_ocr2",
+        "GOT-OCR2",
+        projector=_PROJECTOR,
+        vision_rows="channels first",
+        text_only=False,
+    ),
     Family(
         "phi4_multimodal",
         "Phi-4-multimodal",

@@ -51,6 +51,7 @@ HELD: Mapping[str, frozenset[str]] = {
     "aria": frozenset({"aria_text"}),
     "granite4_vision": frozenset({"granite4_vision_text"}),
     "hunyuan_vl": frozenset({"hunyuan_vl_text"}),
+    "got_ocr2": frozenset({"qwen2"}),
     "fast_vlm": frozenset({"qwen2"}),
     "phi4_multimodal": frozenset({"phi4_multimodal"}),
     "molmo2": frozenset({"molmo2_text"}),
