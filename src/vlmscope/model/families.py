@@ -167,7 +167,7 @@ _ALL = (
     # Of its two encoders the one that ``vision_config`` describes: a row for each image token.
     Family(
         "deepseek_vl_hybrid",
-        "DeepSeek-VL (hybrid)",
+        "DeepSeek-VL hybrid",
         vision_encoder="model.vision_model",
         projector="model.aligner",
     ),

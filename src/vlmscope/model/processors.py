@@ -27,7 +27,6 @@ from typing import Any
 from vlmscope.errors import ModelError, one_line
 from vlmscope.model.folder import check_files
 
-
 _ONE_LIST = ("GotOcr2Processor",)
 """Processors that take the images of all rows in one list, and a list for each row as the pages of
 a document, which are to have one placeholder."""
