@@ -141,12 +141,25 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
         feats = feats[inputs["aspect_ratio_mask"].bool()]  # Mllama's tiles that hold a picture
     if spec.vision_pooling == "valid" and vlm.family.vision_rows == "patch shapes":
         feats = feats[inputs["pixel_attention_mask"].bool()]
+    if vlm.family.vision_rows == "patch mask":
+        feats = feats[_patches(vlm, inputs["pixel_attention_mask"].flatten(0, 1)).eq(1)]
+    if spec.vision_pooling == "valid" and vlm.family.vision_rows == "pixel mask":
+        feats = feats[_patches(vlm, inputs["pixel_mask"]).gt(0)]
     if vlm.family.vision_rows == "crops":
         feats = _own_crops(vlm, feats, inputs)
     while feats.dim() > 1:
         feats = feats.mean(dim=0)
     pooled: np.ndarray = feats.cpu().numpy()
     return pooled
+
+
+def _patches(vlm: VisionLanguageModel, pixels: Tensor) -> Tensor:
+    """Return which share of each patch's pixels a mask of pixels has, ``[tiles, patches]``."""
+    patch = vlm.model.config.vision_config.patch_size
+    rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
+    cut = pixels[:, : rows * patch, : columns * patch].double()
+    shares = cut.reshape(-1, rows, patch, columns, patch).mean(dim=(2, 4))
+    return shares.flatten(1)
 
 
 def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:

@@ -131,6 +131,9 @@ _IDEFICS_TURNS = (
 SMOLVLM = "<|im_start|>" + _IDEFICS_TURNS
 """SmolVLM: ``<|im_start|>`` is its BOS, written once; the tokenizer adds none."""
 
+IDEFICS2 = _IDEFICS_TURNS
+"""Idefics2 on Mistral: no BOS in the template, the tokenizer adds it."""
+
 IDEFICS3 = "<|begin_of_text|>" + _IDEFICS_TURNS
 """Idefics3 on Llama 3: BOS in the template *and* from the tokenizer."""
 
@@ -276,3 +279,58 @@ MINICPM = (
     "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
 )
 """MiniCPM-V 4.6 on Qwen3.5 (a guess at the marks); the number of an image is the processor's."""
+ARIA = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<fim_prefix><|img|><fim_suffix>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Aria: no BOS; an image between the two halves of a gap that is to be filled in."""
+
+DEEPSEEK_VL = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language.\n\n"
+    "{% for message in messages %}{{ message['role'] | capitalize + ': ' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image_placeholder>"
+    "{% elif part['type'] == 'text' %}{% set text = part['text'] %}"
+    "{% if loop.first %}{% set text = text.lstrip() %}{% endif %}"
+    "{% if loop.last %}{% set text = text.rstrip() %}{% endif %}{{ text }}{% endif %}{% endfor %}"
+    "{{ '\n\n' }}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""DeepSeek-VL: a fixed system text, no BOS in the template, the question stripped."""
+
+GRANITE4_VISION = (
+    "{{ '<|start_of_role|>system<|end_of_role|>You are a helpful assistant. Please ensure "
+    "responses are professional, accurate, and safe.<|end_of_text|>\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|start_of_role|>' + message['role'] + '<|end_of_role|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|end_of_text|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
+"""Granite 4 Vision: a default system turn; BOS is the end of a turn, and none is written."""
+
+HUNYUAN_VL = (
+    "{{ '<｜hy_begin▁of▁sentence｜>' }}{% for message in messages %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "{{ '<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<｜hy_User｜>' }}{% endfor %}"
+)
+"""HunyuanOCR: BOS in the template, nothing for the generation prompt."""
+
+GOT_OCR2 = (
+    "<|im_start|>system\nYou should follow the instructions carefully and explain your answers in "
+    "detail.<|im_end|>{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<img><imgpad></img>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""GOT-OCR2 is no chat model and its checkpoint has no template; this one gives the prompt that its
+processor writes where it gets no text."""

@@ -15,6 +15,15 @@ from families.llava_checkpoints import build_llava, build_llava_next, build_llav
 from families.minicpm_checkpoints import build_minicpmv4_6, build_minicpmv4_7
 from families.mistral_checkpoints import build_mistral3, build_pixtral
 from families.moe_checkpoints import build_ernie4_5_vl_moe, build_kimi_k25
+from families.more_tile_checkpoints import (
+    build_aria,
+    build_deepseek_vl,
+    build_deepseek_vl_hybrid,
+    build_got_ocr2,
+    build_granite4_vision,
+    build_hunyuan_vl,
+    build_idefics2,
+)
 from families.omni_checkpoints import build_qwen2_5_omni, build_qwen3_omni_moe
 from families.other_checkpoints import (
     build_fastvlm,
@@ -65,6 +74,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "video_llama_3": build_video_llama_3,
     "gemma3": build_gemma3,
     "paligemma": build_paligemma,
+    "idefics2": build_idefics2,
     "idefics3": build_idefics3,
     "smolvlm": build_smolvlm,
     "internvl": build_internvl,
@@ -82,6 +92,12 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "gemma4": build_gemma4,
     "fastvlm": build_fastvlm,
     "janus": build_janus,
+    "deepseek_vl": build_deepseek_vl,
+    "deepseek_vl_hybrid": build_deepseek_vl_hybrid,
+    "aria": build_aria,
+    "granite4_vision": build_granite4_vision,
+    "hunyuan_vl": build_hunyuan_vl,
+    "got_ocr2": build_got_ocr2,
     "phi4_multimodal": build_phi4_multimodal,
     "molmo2": build_molmo2,
 }

@@ -27,7 +27,7 @@ from families.conformance import (
     build,
     picture,
 )
-from families.vision_rows import rows_per_picture
+from families.vision_rows import rows_per_picture, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
@@ -168,8 +168,7 @@ def encoder_rows(
     """Yield each picture's share of the encoder's output, ``[rows, width]``."""
     with encoder_output(vlm) as seen, torch.inference_mode(), full_float32():
         vlm.model(**moved(inputs))
-    features = seen[0] if vlm.family.vision_rows != "channels first" else seen[0].movedim(1, -1)
-    flat = features.flatten(0, -2)
+    flat = without_fill(family, moved(inputs), vlm.model.config, seen[0])
     if family in FILLED_UP:
         yield flat
         return
@@ -212,7 +211,8 @@ def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
     one, other = decoder_input(vlm, batch.inputs)
     changed = np.flatnonzero((one - other).abs().amax(dim=1).cpu().numpy() > 1e-4)
     assert len(changed) > 1
-    assert changed[0] == image[0]
+    # What precedes in Hunyuan-VL marks the beginning of an image.
+    assert changed[0] == image[int(vlm.family.model_type == "hunyuan_vl")]
     assert set(changed) <= set(image)
     # What follows in LLaVA-NeXT and OneVision marks the end of a row of patches.
     assert set(range(changed[-1], image[-1] + 1)) <= set(image)

@@ -62,6 +62,8 @@ class Family:
     call a layer (``packed_attention``)."""
     causal_by_mistake: bool = False
     """Whether its vision attention says it is causal and is not meant to be."""
+    numbers_images_of_batch: bool = False
+    """Whether its positions number the images of a whole batch (``image_numbers``)."""
     squeezes_tokens: bool = False
     """Whether its class squeezes projected image tokens (``lone_token``)."""
     writes_with_generate: str = ""
@@ -135,6 +137,7 @@ _ALL = (
         text_only=False,
         prefix_sees_question=True,
     ),
+    Family("idefics2", "Idefics2", projector="model.connector", vision_rows="patch mask"),
     Family("idefics3", "Idefics3", projector="model.connector"),
     Family("smolvlm", "SmolVLM", projector="model.connector"),
     Family("internvl", "InternVL", projector=_PROJECTOR),
@@ -184,12 +187,43 @@ _ALL = (
     ),
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),
+    Family("deepseek_vl", "DeepSeek-VL", projector="model.aligner"),
+    # Of its two encoders the one that ``vision_config`` describes: a row for each image token.
+    Family(
+        "deepseek_vl_hybrid",
+        "DeepSeek-VL hybrid",
+        vision_encoder="model.vision_model",
+        projector="model.aligner",
+    ),
+    Family("aria", "Aria", projector=_PROJECTOR, vision_rows="pixel mask"),
+    # One projector of eight: each brings features of some layer to some block of the decoder.
+    Family(
+        "granite4_vision",
+        "Granite 4 Vision",
+        projector="model.layerwise_projectors.0",
+        vision_rows="tiles",
+    ),
+    Family(
+        "hunyuan_vl",
+        "Hunyuan-VL",
+        projector="model.vision_tower.patch_merger",
+        vision_rows="grid",
+        numbers_images_of_batch=True,
+    ),
     Family(
         "fast_vlm",
         "FastVLM",
         projector=_PROJECTOR,
         vision_rows="channels first",
         needs="timm and torchvision",
+    ),
+    # Its processor takes no text without an image.
+    Family(
+        "got_ocr2",
+        "GOT-OCR2",
+        projector=_PROJECTOR,
+        vision_rows="channels first",
+        text_only=False,
     ),
     Family(
         "phi4_multimodal",

@@ -38,6 +38,7 @@ from vlmscope.model.finding import with_found_parts
 from vlmscope.model.folder import check_files
 from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
+from vlmscope.model.image_numbers import number_images_by_row
 from vlmscope.model.implementations import (
     AUTO,
     choose_attention,
@@ -157,6 +158,8 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     forget_said()  # this model's warnings are its own
     if vlm.family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
+    if vlm.family.numbers_images_of_batch:
+        number_images_by_row(vlm.model.base_model)
     if vlm.family.squeezes_tokens and vlm.projector is not None:
         keep_lone_token(vlm.projector)
     forget_lengths(vlm.model)

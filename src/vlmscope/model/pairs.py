@@ -37,6 +37,7 @@ HELD: Mapping[str, frozenset[str]] = {
     "gemma3": frozenset({"gemma3_text"}),
     "gemma4": frozenset({"gemma4_text"}),
     "paligemma": frozenset({"gemma", "gemma2"}),
+    "idefics2": frozenset({"mistral"}),
     "idefics3": frozenset({"llama"}),
     "smolvlm": frozenset({"llama"}),
     "internvl": frozenset(
@@ -53,6 +54,12 @@ HELD: Mapping[str, frozenset[str]] = {
     "minicpmv4_7": frozenset({"qwen3_5_text"}),
     "mistral3": frozenset({"mistral"}),
     "janus": frozenset({"llama"}),
+    "deepseek_vl": frozenset({"llama"}),
+    "deepseek_vl_hybrid": frozenset({"llama"}),
+    "aria": frozenset({"aria_text"}),
+    "granite4_vision": frozenset({"granite4_vision_text"}),
+    "hunyuan_vl": frozenset({"hunyuan_vl_text"}),
+    "got_ocr2": frozenset({"qwen2"}),
     "fast_vlm": frozenset({"qwen2"}),
     "phi4_multimodal": frozenset({"phi4_multimodal"}),
     "molmo2": frozenset({"molmo2_text"}),
@@ -62,7 +69,10 @@ HELD: Mapping[str, frozenset[str]] = {
 
 def decoder_type(config: Any) -> str:
     """Return the ``model_type`` of a configuration's decoder."""
-    return str(config.get_text_config(decoder=True).model_type)
+    text = config.get_text_config(decoder=True)
+    if text is not config and text.model_type == config.model_type:
+        return str(type(text).model_type)  # transformers 5.17 writes Hunyuan-VL's own over it
+    return str(text.model_type)
 
 
 def is_held(family: Family, config: Any) -> bool:

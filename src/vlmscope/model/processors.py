@@ -27,6 +27,10 @@ from typing import Any
 from vlmscope.errors import ModelError, one_line
 from vlmscope.model.folder import check_files
 
+_ONE_LIST = ("GotOcr2Processor",)
+"""Processors that take the images of all rows in one list, and a list for each row as the pages of
+a document, which are to have one placeholder."""
+
 
 def load_processor(name: str | Path, revision: str | None = None) -> Any:
     """Return the processor of a checkpoint: tokenizer, image processor for PIL, chat template.
@@ -61,6 +65,8 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
     kind = type(processor.image_processor).__name__
     if not kind.endswith("Pil"):
         processor.image_processor = _load_images(kind, name, revision) or processor.image_processor
+    if type(processor).__name__ in _ONE_LIST:
+        processor.__class__ = _taking_lists_of_rows(type(processor))
     return processor
 
 
@@ -192,6 +198,17 @@ def _import(path: str) -> ModuleType | None:
         return importlib.import_module(path)
     finally:
         del sys.modules[twin]
+
+
+def _taking_lists_of_rows(found: Any) -> Any:
+    """Return a subclass of a processor class, of the same name, that takes images row by row."""
+
+    def call(self: Any, images: Any = None, text: Any = None, **options: Any) -> Any:
+        flat = None if images is None else [image for row in images for image in row]
+        return found.__call__(self, images=flat, text=text, **options)
+
+    members = {"__module__": found.__module__, "__doc__": found.__doc__, "__call__": call}
+    return type(found.__name__, (found,), members)
 
 
 def _without_videos(found: Any) -> Any:

@@ -29,7 +29,7 @@ TOLERANCE = 1e-3
 """Largest relative error between a hook and ``hidden_states``: the same tensor, but spread models
 copy it between devices."""
 
-_WIDTHS = ("vision_output_dim", "embed_dim", "hidden_size")
+_WIDTHS = ("vision_output_dim", "embed_dim", "output_channels", "hidden_size")
 """What configurations call the width of a vision encoder's output."""
 
 
@@ -67,7 +67,7 @@ def blank_inputs(vlm: VisionLanguageModel) -> dict[str, Tensor]:
     images = [[Image.new("RGB", (64, 48), (127, 127, 127))]]
     try:
         inputs = encode(vlm.processor, [render(vlm.processor, QUESTION)], images)
-    except RowError as error:
+    except (RowError, ModelError) as error:  # what is said already, no chat template for example
         raise ModelError(f"{vlm.name}: {error}") from error
     except Exception as error:
         raise unexpected(vlm, "its processor fails on a blank image", error) from error
