@@ -27,7 +27,7 @@ from vlmscope.model.implementations import AUTO, choose_attention
 from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
 from vlmscope.model.loading import load_config, load_weights
 from vlmscope.model.placing import auto_class, choose_dtype
-from vlmscope.model.thinker import drop_audio_encoder, end_turns
+from vlmscope.model.thinker import settle_thinker
 
 Chat = Sequence[Mapping[str, str]]
 """``role`` and ``content`` of each message: an optional ``system``, then turns."""
@@ -100,8 +100,7 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
                 name, plain, _place(), pickles=False, loader=loader, dtype=kind,
                 attn_implementation=attention,
             )  # fmt: skip
-            drop_audio_encoder(model)
-            end_turns(model, tokenizer.eos_token_id)
+            settle_thinker(model, tokenizer.eos_token_id)
             pad = tokenizer.pad_token_id
             make_greedy(model, tokenizer.eos_token_id if pad is None else pad)
         weights = fingerprint.finish("").weights_hash

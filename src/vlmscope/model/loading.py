@@ -59,7 +59,7 @@ from vlmscope.model.quantized import (
     rounding_of,
     settle,
 )
-from vlmscope.model.thinker import drop_audio_encoder, end_turns, thinker_of
+from vlmscope.model.thinker import settle_thinker, thinker_of
 from vlmscope.model.thresholds import with_proven_lengths
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
@@ -132,9 +132,7 @@ def load_model(
             settle(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
-            drop_audio_encoder(model)
-            end_turns(model, processor.tokenizer.eos_token_id)
-            make_greedy(model, processor.tokenizer.pad_token_id)
+            _settle_generation(model, processor.tokenizer)
             vlm = VisionLanguageModel(
                 model,
                 processor,
@@ -147,6 +145,12 @@ def load_model(
                 identity=fingerprint.finish(rounding_of(model)),
             )
             return _proven(vlm)
+
+
+def _settle_generation(model: Any, tokenizer: Any) -> None:
+    """Settle how a loaded model generates: greedily, and a thinker until its turn ends."""
+    settle_thinker(model, tokenizer.eos_token_id)
+    make_greedy(model, tokenizer.pad_token_id)
 
 
 def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:

@@ -30,28 +30,22 @@ def thinker_of(config: Any) -> Any:
     return thinker
 
 
-def end_turns(model: Any, eos_token_id: int | None) -> None:
-    """Let a thinker end its answers where its checkpoint does not say by which token.
+def settle_thinker(model: Any, eos_token_id: int | None) -> None:
+    """Make a loaded thinker what a question about an image needs; other models stay as they are.
 
-    The library's code for the whole model says it instead: the one that ends a turn, which is what
-    the tokenizer of the checkpoint ends with. Other models stay as they are.
+    Its audio encoder is dropped, whose memory is freed: no question of a table has a sound. An
+    adapter may have layers in that, so this comes after an adapter was attached. And where the
+    checkpoint does not say which token ends an answer, the tokenizer's does: the library's code for
+    the whole model says so, not the released files.
 
     Args:
-        model: The model; its generation settings are changed.
+        model: The model; changed in place.
         eos_token_id: The tokenizer's end.
-    """
-    settings = model.generation_config
-    if model.config.model_type in _THINKERS and settings.eos_token_id is None:
-        settings.eos_token_id = eos_token_id
-
-
-def drop_audio_encoder(model: Any) -> None:
-    """Free the memory of a thinker's audio encoder: no question of a table has a sound.
-
-    An adapter may have layers in it, so it comes off after the adapter was attached.
     """
     if model.config.model_type not in _THINKERS:
         return
     for part in list(model.modules()):
         if "audio_tower" in part._modules:
             part.audio_tower = None
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = eos_token_id
