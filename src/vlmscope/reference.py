@@ -158,8 +158,8 @@ def _patches(vlm: VisionLanguageModel, pixels: Tensor) -> Tensor:
     patch = vlm.model.config.vision_config.patch_size
     rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
     cut = pixels[:, : rows * patch, : columns * patch].double()
-    counts = cut.reshape(-1, rows, patch, columns, patch).sum(dim=(2, 4))
-    return counts.flatten(1) / patch**2  # a mean need not be exactly 1 on a GPU
+    counts: Tensor = cut.reshape(-1, rows, patch, columns, patch).sum(dim=(2, 4))
+    return counts.flatten(1) / float(patch**2)  # a mean need not be exactly 1 on a GPU
 
 
 def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:

@@ -109,9 +109,10 @@ def load_model(
         config, revision = load_config(name, revision)
         check_kind(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
-        known = find_family(config)
-        if description is not None:
-            known = described(description, config, family if isinstance(family, str | Path) else "")
+        where = family if isinstance(family, str | Path) else ""
+        known = (
+            find_family(config) if description is None else described(description, config, where)
+        )
         check_version(known, name)
         check_quantize(quantize, name, config)
         plain, attention_of = choose_attention(attention, name, config)
