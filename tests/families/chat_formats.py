@@ -246,3 +246,17 @@ MINICPM = (
     "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
 )
 """MiniCPM-V 4.6 on Qwen3.5 (a guess at the marks); the number of an image is the processor's."""
+
+PERCEPTION_LM = (
+    "{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\n\n' }}"
+    "{{ 'You are a helpful language and vision assistant.<|eot_id|>' }}"
+    "{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<|image|>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] | trim }}{% endfor %}{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt"
+    " %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+"""Perception LM on Llama 3: BOS in the template *and* from the tokenizer, a system turn (there it
+is longer), images before all text, the question stripped."""

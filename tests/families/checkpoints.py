@@ -22,6 +22,7 @@ from families.other_checkpoints import (
     build_molmo2,
     build_phi4_multimodal,
 )
+from families.perception_checkpoints import build_perception_lm
 from families.qwen_checkpoints import (
     build_glm4v,
     build_glm4v_moe,
@@ -75,6 +76,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "mistral3": build_mistral3,
     "gemma4": build_gemma4,
     "fastvlm": build_fastvlm,
+    "perception_lm": build_perception_lm,
     "janus": build_janus,
     "phi4_multimodal": build_phi4_multimodal,
     "molmo2": build_molmo2,

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]
 
-CUTS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v")
+CUTS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "ernie4_5_vl_moe")
 """Families whose encoder is cut at ``cu_seqlens`` by the library."""
 
 MASKS = ("pixtral", "mistral3")
@@ -67,7 +67,7 @@ def inputs_of(vlm: VisionLanguageModel, grids: list[tuple[int, int, int]]) -> di
     if vlm.family.model_type == "glm4v":  # the library gives it one frame an entry
         grids = [(1, rows, columns) for frames, rows, columns in grids for _ in range(frames)]
     if vlm.family.model_type in CUTS:
-        size = 3 * config.temporal_patch_size * config.patch_size**2
+        size = 3 * getattr(config, "temporal_patch_size", 1) * config.patch_size**2
         patches = sum(frames * rows * columns for frames, rows, columns in grids)
         return {
             "hidden_states": torch.randn(patches, size, generator=rng),

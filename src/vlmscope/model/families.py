@@ -64,6 +64,9 @@ class Family:
     """Whether its vision attention says it is causal and is not meant to be."""
     squeezes_tokens: bool = False
     """Whether its class squeezes projected image tokens (``lone_token``)."""
+    stacks_tiles: bool = False
+    """Whether its processor stacks the tiles of all images, which its model takes in one row as
+    well (``tile_stacks``)."""
     writes_with_generate: str = ""
     """Why its answers are not written step by step by ourselves."""
     needs: str = ""
@@ -185,6 +188,13 @@ _ALL = (
         "FastVLM",
         projector=_PROJECTOR,
         vision_rows="channels first",
+        needs="timm and torchvision",
+    ),
+    Family(
+        "perception_lm",
+        "Perception LM",
+        projector=_PROJECTOR,
+        stacks_tiles=True,
         needs="timm and torchvision",
     ),
     Family(

@@ -59,6 +59,7 @@ from vlmscope.model.quantized import (
     settle,
 )
 from vlmscope.model.thresholds import with_proven_lengths
+from vlmscope.model.tile_stacks import join_tiles
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
@@ -156,6 +157,8 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
         see_both_ways(vlm.vision_encoder)
     if vlm.family.squeezes_tokens and vlm.projector is not None:
         keep_lone_token(vlm.projector)
+    if vlm.family.stacks_tiles:
+        join_tiles(vlm.processor)
     forget_lengths(vlm.model)
     with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
         complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)

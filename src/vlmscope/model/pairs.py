@@ -50,6 +50,7 @@ HELD: Mapping[str, frozenset[str]] = {
     "mistral3": frozenset({"mistral"}),
     "janus": frozenset({"llama"}),
     "fast_vlm": frozenset({"qwen2"}),
+    "perception_lm": frozenset({"llama"}),
     "phi4_multimodal": frozenset({"phi4_multimodal"}),
     "molmo2": frozenset({"molmo2_text"}),
 }
