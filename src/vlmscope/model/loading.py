@@ -106,12 +106,11 @@ def load_model(
     name = str(name)
     with Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, revision)
-        check_kind(name, config)
+        _check_architecture(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
         known = find_family(config)
         if description is not None:
             known = described(description, config, family if isinstance(family, str | Path) else "")
-        check_version(known, name)
         check_quantize(quantize, name, config)
         plain, attention_of = choose_attention(attention, name, config)
         if adapter is not None:
@@ -144,6 +143,16 @@ def load_model(
                 identity=fingerprint.finish(rounding_of(model)),
             )
             return _proven(vlm)
+
+
+def _check_architecture(name: str, config: Any) -> None:
+    """Check that an architecture answers questions about images, and here answers them right.
+
+    Raises:
+        ModelError: It does not.
+    """
+    check_kind(name, config)
+    check_version(find_family(config), name)
 
 
 def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
