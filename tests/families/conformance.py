@@ -24,6 +24,9 @@ WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "l
 """Families whose image processor exists for torchvision only."""
 
 
+WANTS_TIMM = ("fastvlm", "perception_lm")
+"""Families whose vision encoder comes from timm."""
+
 SINCE = {"molmo2": "5.20", "minicpmv4_6": "5.19", "minicpmv4_7": "5.18"}
 """Families that older versions of transformers do not have, or compute wrongly (MiniCPM-V 4.6)."""
 
@@ -32,10 +35,10 @@ def not_here(name: str) -> str:
     """Return why a family cannot run on this machine; empty if it can."""
     if Version(VERSION) < Version(SINCE.get(name, "0")):
         return f"transformers {SINCE[name]}"
-    missing = {"fastvlm": ("timm", "torchvision")}.get(name, ("torchvision",))
-    if name not in {"fastvlm", *WANTS_TORCHVISION}:
+    wanted = ["timm", "torchvision"] if name in WANTS_TIMM else ["torchvision"]
+    if name not in WANTS_TIMM + WANTS_TORCHVISION:
         return ""
-    return " and ".join(package for package in missing if find_spec(package) is None)
+    return " and ".join(package for package in wanted if find_spec(package) is None)
 
 
 RUNNABLE = tuple(name for name in FAMILIES if not not_here(name))

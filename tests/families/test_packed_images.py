@@ -32,8 +32,8 @@ pytestmark = [
 ]
 
 CUTS = (
-    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "exaone4_5", "video_llama_3",
-    "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "ernie4_5_vl_moe", "exaone4_5",
+    "video_llama_3", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
 )  # fmt: skip
 """Families whose encoder is cut at ``cu_seqlens`` by the library."""
 

@@ -66,6 +66,9 @@ class Family:
     """Whether its positions number the images of a whole batch (``image_numbers``)."""
     squeezes_tokens: bool = False
     """Whether its class squeezes projected image tokens (``lone_token``)."""
+    stacks_tiles: bool = False
+    """Whether its processor stacks the tiles of all images, which its model takes in one row as
+    well (``tile_stacks``)."""
     writes_with_generate: str = ""
     """Why its answers are not written step by step by ourselves."""
     needs: str = ""
@@ -224,6 +227,13 @@ _ALL = (
         projector=_PROJECTOR,
         vision_rows="channels first",
         text_only=False,
+    ),
+    Family(
+        "perception_lm",
+        "Perception LM",
+        projector=_PROJECTOR,
+        stacks_tiles=True,
+        needs="timm and torchvision",
     ),
     Family(
         "phi4_multimodal",

@@ -61,6 +61,7 @@ from vlmscope.model.quantized import (
 )
 from vlmscope.model.thinker import settle_thinker, thinker_of
 from vlmscope.model.thresholds import with_proven_lengths
+from vlmscope.model.tile_stacks import join_tiles
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
@@ -107,13 +108,11 @@ def load_model(
     name = str(name)
     with Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, revision)
-        check_kind(name, config)
+        _check_architecture(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
-        where = family if isinstance(family, str | Path) else ""
-        known = (
-            find_family(config) if description is None else described(description, config, where)
-        )
-        check_version(known, name)
+        known = find_family(config)
+        if description is not None:
+            known = described(description, config, family if isinstance(family, str | Path) else "")
         check_quantize(quantize, name, config)
         plain, attention_of = choose_attention(attention, name, config)
         if adapter is not None:
@@ -154,6 +153,16 @@ def _settle_generation(model: Any, tokenizer: Any) -> None:
     make_greedy(model, tokenizer.pad_token_id)
 
 
+def _check_architecture(name: str, config: Any) -> None:
+    """Check that an architecture answers questions about images, and here answers them right.
+
+    Raises:
+        ModelError: It does not.
+    """
+    check_kind(name, config)
+    check_version(find_family(config), name)
+
+
 def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     """Return the model when it has passed its proofs, with the rule and the lengths it passed by.
 
@@ -167,6 +176,8 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
         number_images_by_row(vlm.model.base_model)
     if vlm.family.squeezes_tokens and vlm.projector is not None:
         keep_lone_token(vlm.projector)
+    if vlm.family.stacks_tiles:
+        join_tiles(vlm.processor)
     forget_lengths(vlm.model)
     with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
         complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)

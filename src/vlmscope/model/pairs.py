@@ -61,6 +61,7 @@ HELD: Mapping[str, frozenset[str]] = {
     "hunyuan_vl": frozenset({"hunyuan_vl_text"}),
     "got_ocr2": frozenset({"qwen2"}),
     "fast_vlm": frozenset({"qwen2"}),
+    "perception_lm": frozenset({"llama"}),
     "phi4_multimodal": frozenset({"phi4_multimodal"}),
     "molmo2": frozenset({"molmo2_text"}),
 }
