@@ -61,6 +61,7 @@ from vlmscope.model.thresholds import with_proven_lengths
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
+from vlmscope.prompt import chat_template
 from vlmscope.said_once import forget_said
 
 
@@ -248,8 +249,17 @@ def _check_repository(name: str, revision: str | None) -> None:
 
 
 def _load_processor(name: str, revision: str | None) -> Any:
-    """Return the processor; without a padding token it pads with the end: the mask hides either."""
+    """Return the processor; without a padding token it pads with the end: the mask hides either.
+
+    Raises:
+        ModelError: It has no chat template that writes the same prompt each time, or no token to
+            pad with.
+    """
     processor = load_processor(name, revision)
+    try:
+        chat_template(processor)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
