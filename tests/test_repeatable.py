@@ -27,7 +27,8 @@ def test_chance(template: str, name: str) -> None:
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ messages }}", "a random | random", "{# x|random #}", "{% raw %}{{ x|random }}{% endraw %}",
+        "{{ messages }}", "a random | random", "{# x|random #}",
+        "{% raw %}{{ x|random }}{% endraw %}",
         "{{ messages[0].random }}{{ messages['random'] }}{{ ('random') }}{{ x.lipsum }}",
         "{% set random = 1 %}{{ f(random=random) }}", "{{ x |",
     ],
