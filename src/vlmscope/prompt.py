@@ -27,6 +27,7 @@ from vlmscope import clock
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.locking import tokenizer_lock
 from vlmscope.placeholders import image_mark
+from vlmscope.repeatable import reads_chance
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,7 +53,7 @@ def chat_template(processor: Any) -> str:
     """Return the checkpoint's chat template, from the processor or else its tokenizer.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is none, or it writes another prompt each time.
     """
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if isinstance(template, dict):
@@ -61,6 +62,11 @@ def chat_template(processor: Any) -> str:
         raise ModelError(
             "the checkpoint has no chat template; use the instruction-tuned checkpoint, "
             "or put a chat_template.jinja into its folder"
+        )
+    if name := reads_chance(str(template)):
+        raise ModelError(
+            f"the checkpoint's chat template asks for chance ({name}), so that no prompt could be "
+            f"made again; remove {name} from its chat_template.jinja"
         )
     return str(template)
 

@@ -157,6 +157,7 @@ def test_templates_of_other_kinds(forced: Path, tmp_path: Path, template: str, f
         ("no template", "has no chat template; give an instruction-tuned checkpoint"),
         ("broken template", "its chat template takes no plain text"),
         ("deaf template", "it leaves out what it is given"),
+        ("random template", "asks for chance (random)"),
         ("pickled", "take the checkpoint's version with safetensors"),
         ("own code", "code of its own, which is never run"),
         ("no config", "no folder with a config.json"),
@@ -175,6 +176,8 @@ def test_what_cannot_judge_is_one_line(
         (folder / "chat_template.jinja").write_text("{{ messages.nothing.at.all }}")
     elif change == "deaf template":
         (folder / "chat_template.jinja").write_text("<|turn|>assistant\n")
+    elif change == "random template":
+        (folder / "chat_template.jinja").write_text("{{ ['a', 'b'] | random }}" + TEMPLATE)
     elif change == "pickled":
         (folder / "model.safetensors").unlink()
         torch.save({}, folder / "pytorch_model.bin")

@@ -97,7 +97,17 @@ def test_a_weight_file_that_was_cut(copy: Path) -> None:
 
 def test_a_checkpoint_without_a_chat_template(copy: Path) -> None:
     (copy / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="no chat template"):
+    with pytest.raises(ModelError, match="copy: the checkpoint has no chat template") as caught:
+        load_model(copy, device="cpu")
+    assert "adding-a-model" not in str(caught.value)
+
+
+def test_a_chat_template_that_asks_for_chance(copy: Path) -> None:
+    """It is refused before the weights are read: every prompt would be another one."""
+    path = copy / "chat_template.jinja"
+    path.write_text("{{ ['Hi. ', 'Hello. '] | random }}" + path.read_text())
+    (copy / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match=r"copy: .*asks for chance \(random\).*remove random"):
         load_model(copy, device="cpu")
 
 

@@ -28,6 +28,7 @@ from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, for
 from vlmscope.model.loading import load_config, load_weights
 from vlmscope.model.placing import auto_class, choose_dtype
 from vlmscope.model.thinker import settle_thinker
+from vlmscope.repeatable import reads_chance
 
 Chat = Sequence[Mapping[str, str]]
 """``role`` and ``content`` of each message: an optional ``system``, then turns."""
@@ -308,6 +309,11 @@ def _template(name: str, tokenizer: Any) -> str:
         raise ModelError(
             f"{name}: the checkpoint has no chat template; give an instruction-tuned checkpoint, "
             "or put a chat_template.jinja into its folder"
+        )
+    if chance := reads_chance(template):
+        raise ModelError(
+            f"{name}: its chat template asks for chance ({chance}), so that no reply could be made "
+            f"again; remove {chance} from its chat_template.jinja"
         )
     return template
 

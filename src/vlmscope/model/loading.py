@@ -65,6 +65,7 @@ from vlmscope.model.tile_stacks import join_tiles
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
+from vlmscope.prompt import chat_template
 from vlmscope.said_once import forget_said
 
 
@@ -170,14 +171,7 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
         ModelError: It did not.
     """
     forget_said()  # this model's warnings are its own
-    if vlm.family.causal_by_mistake:
-        see_both_ways(vlm.vision_encoder)
-    if vlm.family.numbers_images_of_batch:
-        number_images_by_row(vlm.model.base_model)
-    if vlm.family.squeezes_tokens and vlm.projector is not None:
-        keep_lone_token(vlm.projector)
-    if vlm.family.stacks_tiles:
-        join_tiles(vlm.processor)
+    _correct_library(vlm)
     forget_lengths(vlm.model)
     with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
         complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
@@ -199,6 +193,19 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     if not known:
         vlm = with_smallest_image(vlm)
     return vlm if held else with_proven_lengths(vlm)
+
+
+def _correct_library(vlm: VisionLanguageModel) -> None:
+    """Correct, in a loaded model, what the library gets wrong of its family."""
+    family = vlm.family
+    if family.causal_by_mistake:
+        see_both_ways(vlm.vision_encoder)
+    if family.numbers_images_of_batch:
+        number_images_by_row(vlm.model.base_model)
+    if family.squeezes_tokens and vlm.projector is not None:
+        keep_lone_token(vlm.projector)
+    if family.stacks_tiles:
+        join_tiles(vlm.processor)
 
 
 def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
@@ -275,8 +282,17 @@ def _check_repository(name: str, revision: str | None) -> None:
 
 
 def _load_processor(name: str, revision: str | None) -> Any:
-    """Return the processor; without a padding token it pads with the end: the mask hides either."""
+    """Return the processor; without a padding token it pads with the end: the mask hides either.
+
+    Raises:
+        ModelError: It has no chat template that writes the same prompt each time, or no token to
+            pad with.
+    """
     processor = load_processor(name, revision)
+    try:
+        chat_template(processor)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
