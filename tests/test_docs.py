@@ -17,7 +17,7 @@ import pytest
 
 import quote_demo
 from material import QUESTIONS, picture
-from vlmscope.model.describing import read_description
+from vlmscope.model.families import read_description
 from vlmscope.model.vision_rows import RULES
 
 ROOT = Path(__file__).parent.parent

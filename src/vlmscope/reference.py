@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.changes import removing_hooks
-from vlmscope.model.computing import computing
+from vlmscope.model.computing import computing, removing_hooks
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import build_messages, in_turn, template_settings

@@ -21,7 +21,7 @@ import pytest
 from store_support import make_capture, make_manifest
 from vlmscope.errors import VlmscopeError
 from vlmscope.model import load_model
-from vlmscope.model.describing import read_description
+from vlmscope.model.families import read_description
 from vlmscope.probes import load_probe
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels

@@ -16,7 +16,7 @@ import pytest
 from vlmscope import demo
 from vlmscope.dataset import load_image, open_table, parse_mapping, read_answers, table_notes
 from vlmscope.errors import InputError, ModelError, RowError, StoreError
-from vlmscope.model.folder import check_files
+from vlmscope.model.loading.weights import check_files
 from vlmscope.schema import Failure, Sample
 from vlmscope.score import read_label_file
 from vlmscope.score.truth import read_truth

@@ -31,8 +31,8 @@ from families.vision_rows import rows_per_picture, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.precision import full_float32
-from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.computing import full_float32
 from vlmscope.reference import reference
 from vlmscope.schema import (
     IMAGE_POSITIONS,

@@ -24,8 +24,8 @@ from families.checkpoints import BUILDERS
 from families.conformance import SINCE, VERSION, WANTS_TIMM, WANTS_TORCHVISION
 from families.vision_rows import rows_per_picture, without_fill
 from vlmscope.errors import ModelError
-from vlmscope.model.image_numbers import number_images_by_row
-from vlmscope.model.processors import load_processor
+from vlmscope.model.loading.corrections import number_images_by_row
+from vlmscope.model.loading.processors import load_processor
 from vlmscope.prompt import chat_template
 
 TOO_NEW = tuple(name for name, since in SINCE.items() if Version(VERSION) < Version(since))

@@ -25,10 +25,11 @@ from families.qwen_checkpoints import build_glm46v
 from families.test_conformance import assert_same
 from families.tile_checkpoints import build_internvl
 from vlmscope.engine import capture, prepare
-from vlmscope.model import VisionLanguageModel, load_model, thresholds
-from vlmscope.model.pairs import HELD, decoder_type, is_held
-from vlmscope.model.stepwise import why_not_stepwise
-from vlmscope.model.thresholds import named_thresholds, with_proven_lengths
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.loading import thresholds
+from vlmscope.model.loading.thresholds import named_thresholds, with_proven_lengths
+from vlmscope.model.support import HELD, decoder_type, is_held
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 

@@ -14,7 +14,7 @@ import record_families
 from families.conformance import FAMILIES as IN_THE_SUITE
 from families.conformance import SINCE
 from vlmscope.model import FAMILIES
-from vlmscope.model.proven import CHECKS, read_record, standings
+from vlmscope.model.support import CHECKS, read_record, standings
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ from vlmscope.demo.standin import TRUE, build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_processor
-from vlmscope.model.proof import prove
+from vlmscope.model.loading.checks import prove
 from vlmscope.prompt import encode, render
 from vlmscope.schema import CaptureSpec, Sample
 

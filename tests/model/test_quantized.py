@@ -21,8 +21,8 @@ from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.placing import bytes_of
-from vlmscope.model.quantized import check_device
+from vlmscope.model.loading.device import bytes_of
+from vlmscope.model.loading.quantization import check_device
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlmscope.model.tile_stacks import join_tiles
+from vlmscope.model.loading.corrections import join_tiles
 
 
 class PerceptionLMProcessor:

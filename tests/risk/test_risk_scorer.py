@@ -17,7 +17,7 @@ from vlmscope.errors import InputError, ModelChangedError, ModelError, RowError,
 from vlmscope.executors import describe_model
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.checksums import stamp_of
+from vlmscope.model.loading.checksums import stamp_of
 from vlmscope.risk import Risk, RiskScorer, find_probe
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 

@@ -107,7 +107,7 @@ def _load(
     """Load the run's model, and refuse another one."""
     from vlmscope.executors import describe_model
     from vlmscope.model import load_model
-    from vlmscope.model.implementations import requested_by
+    from vlmscope.model.attention.implementations import requested_by
     from vlmscope.store import other_weights
 
     manifest = run.manifest

@@ -1,7 +1,7 @@
 """The greedy answer: how it is asked for, and what is kept of it.
 
-The checkpoint's own generation settings hold, except for what is not greedy (``model/greedy.py``).
-Log-probabilities come from the model's unprocessed logits, one number a step, so that no
+The checkpoint's own generation settings hold, except for what is not greedy
+(``model/loading/generation.py``). Log-probabilities come from the model's unprocessed logits, one number a step, so that no
 ``[steps, batch, vocabulary]`` tensor is ever kept.
 """
 

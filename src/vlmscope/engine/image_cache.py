@@ -22,8 +22,8 @@ from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import to_device
 from vlmscope.engine.pooling import pool_vision
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.cross_attention import KeysAndValues, keys_of_pictures
-from vlmscope.model.split_attention import exact_split
+from vlmscope.model.attention.kv_cache import KeysAndValues, keys_of_pictures
+from vlmscope.model.attention.tiles import exact_split
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import VisionPooling
 

@@ -24,11 +24,11 @@ from vlmscope.engine.hooks import Taps
 from vlmscope.engine.image_cache import Encodings, PictureEncoder
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
+from vlmscope.model.attention.kv_cache import cache_with
+from vlmscope.model.attention.packed import packed
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention
 from vlmscope.model.encoder_widths import widened
 from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
-from vlmscope.model.packed_attention import packed
-from vlmscope.model.static_cache import cache_with
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,

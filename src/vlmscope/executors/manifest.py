@@ -14,8 +14,8 @@ from vlmscope.errors import ModelError
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.fingerprint import hash_json, hash_processor
-from vlmscope.model.greedy import hash_generation
 from vlmscope.model.halp import original_of, states_of
+from vlmscope.model.loading.generation import hash_generation
 from vlmscope.prompt import chat_template, prompt_time
 from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.selection import resolve_layers

@@ -16,8 +16,8 @@ from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_patience
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.halp import notes_of, original_of
-from vlmscope.model.stepwise import why_not_stepwise
 from vlmscope.prompt import count_after_question, render
 from vlmscope.row_identity import RowsHeld, hold_rows, ids_text, is_same_table
 from vlmscope.selection import resolve_layers

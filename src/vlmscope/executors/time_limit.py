@@ -74,7 +74,7 @@ _REST = 5.0
 """Seconds without anything to limit after which nobody watches any more."""
 
 _OURS = (
-    "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.changes",
+    "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.computing",
     "vlmscope.model.computing",
 )  # fmt: skip
 """Not amid their bookkeeping is a batch given up, but in the code that they call."""

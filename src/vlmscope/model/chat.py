@@ -19,15 +19,14 @@ from vlmscope import clock
 from vlmscope.errors import ModelError, one_line
 from vlmscope.jsontext import load_json
 from vlmscope.locking import model_lock, tokenizer_lock
+from vlmscope.model.attention.implementations import AUTO, choose_attention
 from vlmscope.model.computing import computing, start_clean
-from vlmscope.model.fingerprint import hash_json
-from vlmscope.model.greedy import make_greedy
-from vlmscope.model.identity import Fingerprinting
-from vlmscope.model.implementations import AUTO, choose_attention
+from vlmscope.model.fingerprint import Fingerprinting, hash_json
 from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
-from vlmscope.model.loading import load_config, load_weights
-from vlmscope.model.placing import auto_class, choose_dtype
-from vlmscope.model.thinker import settle_thinker
+from vlmscope.model.loading.device import auto_class, choose_dtype
+from vlmscope.model.loading.generation import make_greedy
+from vlmscope.model.loading.load import load_config, load_weights
+from vlmscope.model.loading.thinker import settle_thinker
 from vlmscope.repeatable import reads_chance
 
 Chat = Sequence[Mapping[str, str]]

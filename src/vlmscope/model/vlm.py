@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.errors import ModelChangedError
+from vlmscope.model.attention.implementations import implementations
 from vlmscope.model.families import Family
-from vlmscope.model.identity import Identity
-from vlmscope.model.implementations import implementations
+from vlmscope.model.fingerprint import Identity
 from vlmscope.model.lengths import ONE_BAND, LengthBands
 
 

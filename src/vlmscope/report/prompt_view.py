@@ -42,7 +42,7 @@ def find_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, 
     from huggingface_hub import snapshot_download
 
     from vlmscope.model.fingerprint import hash_processor
-    from vlmscope.model.processors import load_processor
+    from vlmscope.model.loading.processors import load_processor
 
     try:
         local = Path(name).is_dir()

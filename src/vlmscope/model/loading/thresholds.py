@@ -20,10 +20,10 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from vlmscope.errors import RowError
-from vlmscope.model.batching import ERRORS, TOLERANCES
 from vlmscope.model.computing import computing
 from vlmscope.model.lengths import MARGIN
-from vlmscope.model.proof import record, relative_error
+from vlmscope.model.loading.batching import ERRORS, TOLERANCES
+from vlmscope.model.loading.checks import record, relative_error
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import encode, render
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image, fromarray
-from torch import Tensor
+from PIL.Image import Image, fromarray, new
+from torch import Tensor, nn
 
 from vlmscope.errors import ModelError, RowError, one_line
+from vlmscope.model.attention.packed import packed, packing_configurations
 from vlmscope.model.computing import computing
-from vlmscope.model.describing import DOCUMENT, find_family
-from vlmscope.model.packed_attention import packed, packing_configurations
-from vlmscope.model.proof import record, relative_error
+from vlmscope.model.families import DOCUMENT, find_family
+from vlmscope.model.loading.checks import record, relative_error
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import encode, render
@@ -199,3 +200,48 @@ def with_proven_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:
     described = find_family(vlm.model.config)
     rows = prove_batches(vlm, [vlm.family.vision_rows] if described else tuple(RULES))
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, vision_rows=rows))
+
+
+_PROJECTOR = "multi_modal_projector"
+_QUESTION = "What is it?"
+_SMALLEST, _OTHER = (1, 1), (64, 48)
+
+
+def keep_lone_token(projector: nn.Module) -> Any:
+    """Let a projector return a single token with a batch dimension; return the hook's handle."""
+    return projector.register_forward_hook(_with_batch)
+
+
+def _with_batch(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == 1:
+        return output.unsqueeze(0)
+    return None
+
+
+def with_smallest_image(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return a model for which neighbours do not decide whether the smallest image passes."""
+    if vlm.one_at_a_time:
+        return vlm
+    smallest, other = new("RGB", _SMALLEST), new("RGB", _OTHER, (90, 120, 200))
+    if _passes(vlm, [smallest]) or not _passes(vlm, [smallest, other]):
+        return vlm
+    for name, module in vlm.model.named_modules():
+        if name.endswith(_PROJECTOR):
+            handle = keep_lone_token(module)
+            if _passes(vlm, [smallest]):
+                return vlm
+            handle.remove()
+    return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, vision_rows="whole"))
+
+
+def _passes(vlm: VisionLanguageModel, images: list[Image]) -> bool:
+    """Return whether a question about each of some images goes through the model."""
+    try:
+        text = render(vlm.processor, _QUESTION)
+        made = encode(vlm.processor, [text] * len(images), [[image] for image in images])
+        inputs = {name: tensor.to(vlm.device) for name, tensor in vlm.cast(made).items()}
+        with computing():
+            vlm.model.generate(**inputs, max_new_tokens=1)
+    except ERRORS:
+        return False
+    return True

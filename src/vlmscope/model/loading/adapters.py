@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
 from vlmscope.locking import warnings_lock
-from vlmscope.model.folder import check_files
-from vlmscope.model.weights import check_file
+from vlmscope.model.loading.weights import check_file, check_files
 from vlmscope.regular import read_regular
 
 CONFIG = "adapter_config.json"

@@ -19,9 +19,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlmscope.model.changes import removing_hooks
-from vlmscope.model.computing import computing
-from vlmscope.model.proof import TOLERANCE, blank_inputs, encoder_widths, relative_error, unexpected
+from vlmscope.model.computing import computing, removing_hooks
+from vlmscope.model.loading.checks import (
+    TOLERANCE,
+    blank_inputs,
+    encoder_widths,
+    relative_error,
+    unexpected,
+)
 from vlmscope.model.vlm import VisionLanguageModel
 
 

@@ -1,10 +1,4 @@
-"""A cache of fixed size: every row has its own length, and a step can be replayed on it.
-
-The library's dynamic cache grows by a copy at every step, and its static one has a single length
-for all rows. Here each row writes to its own next place, so that rows of any age go through a step
-together, and nothing about a step depends on the host: it can be a CUDA graph. What may be seen of
-a row is said by the two-dimensional attention mask alone.
-"""
+"""Caches of keys and values: of fixed size for decoding, and of an image for cross-attention."""
 
 from __future__ import annotations
 
@@ -13,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+from vlmscope.model.vlm import VisionLanguageModel
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
@@ -109,3 +105,45 @@ def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | No
             return None
         found.append((layer.keys, layer.values))
     return found or None
+
+
+KeysAndValues = tuple[Tensor, Tensor]
+"""Of one block, each ``[pictures, heads, length, width]``."""
+
+
+def keys_of_pictures(vlm: VisionLanguageModel, states: Tensor) -> dict[int, KeysAndValues]:
+    """Return what each block that attends to pictures keeps of them.
+
+    Args:
+        vlm: A model whose family names the attention of these blocks.
+        states: What the projector made of the pictures, ``[pictures, ..., width of the decoder]``.
+
+    Returns:
+        Block → keys and values.
+    """
+    kept = _Keeping()
+    flat = states.flatten(1, -2)
+    nothing = flat.new_zeros(len(flat), 1, flat.shape[2])
+    for block in sorted(vlm.skipped_without_image):
+        attention = vlm.layers[block].get_submodule(vlm.family.cross_attention)
+        attention(
+            hidden_states=nothing,
+            cross_attention_states=flat,
+            attention_mask=None,
+            past_key_values=kept,
+        )
+    return kept.layers
+
+
+class _Keeping:
+    """Stands where the library's cache is: notes what it is to keep.
+
+    The question is nobody's and its answer is thrown away, so it is given a single key to look at.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, KeysAndValues] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> KeysAndValues:
+        self.layers[layer] = keys, values
+        return keys[:, :, :1], values[:, :, :1]

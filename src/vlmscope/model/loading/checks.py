@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
-from vlmscope.model.changes import removing_hooks
-from vlmscope.model.computing import computing
-from vlmscope.model.processor_settings import left_to_defaults
+from vlmscope.model.computing import computing, removing_hooks
+from vlmscope.model.loading.processors import left_to_defaults
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render

@@ -1,10 +1,4 @@
-"""Positions that number images: counted through a batch where they should be within a question.
-
-Hunyuan-VL gives every image token four positions, the last of which is the image's number. The
-library counts it through all rows of a call (transformers 5.17 to 5.23 at least), so that a
-question's states depend on how many images the questions before it have. Here each row is counted
-by itself, which is what the model gets for a question alone.
-"""
+"""What the library gets wrong in some families, corrected in the loaded model or processor."""
 
 from __future__ import annotations
 
@@ -13,7 +7,16 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def see_both_ways(encoder: nn.Module) -> int:
+    """Turn causal attention off in every part of a vision encoder; return in how many it was on."""
+    causal = [module for module in encoder.modules() if getattr(module, "is_causal", False)]
+    for module in causal:
+        module.is_causal = False  # type: ignore[assignment]
+    return len(causal)
+
 
 _IMAGE = 1
 """An image token, in ``mm_token_type_ids``."""
@@ -65,3 +68,22 @@ def count_images(token_types: Tensor) -> list[int]:
     image = token_types == _IMAGE
     before = torch.nn.functional.pad(image[:, :-1], (1, 0))
     return (image & ~before).sum(dim=1).tolist()
+
+
+def join_tiles(processor: Any) -> None:
+    """Let a processor lay the tiles of all images in one row; changed in place, once."""
+    kind = type(processor)
+    if not issubclass(kind, _JoinsTiles):
+        members = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        processor.__class__ = type(kind.__name__, (_JoinsTiles, kind), members)
+
+
+class _JoinsTiles:
+    """Goes before a processor's class."""
+
+    def _process_images(self, images: Any, **options: Any) -> tuple[Any, list[str]]:
+        """Return the inputs of the images, and the text that stands for each."""
+        parts: Any = super()
+        made, texts = parts._process_images(images, **{**options, "return_tensors": None})
+        made["pixel_values"] = torch.cat(list(made["pixel_values"])).unsqueeze(0)
+        return made, texts

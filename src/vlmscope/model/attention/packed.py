@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
-from vlmscope.model.attention import attending_with
+from vlmscope.model.attention.switch import attending_with
 from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.said_once import warn

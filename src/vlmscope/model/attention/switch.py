@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from vlmscope.model.changes import undoing
-from vlmscope.model.computing import check_thread
+from vlmscope.model.computing import check_thread, undoing
 
 GROUPED = "vlmscope_grouped"
 """Name of ``grouped_attention`` in the registry."""

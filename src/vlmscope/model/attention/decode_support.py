@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmscope.model.describing import find_family
-from vlmscope.model.implementations import implementations
-from vlmscope.model.pairs import decoder_type, is_held
+from vlmscope.model.attention.implementations import implementations
+from vlmscope.model.families import find_family
+from vlmscope.model.support import decoder_type, is_held
 from vlmscope.model.vlm import VisionLanguageModel
 
 

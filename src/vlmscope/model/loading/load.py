@@ -21,11 +21,15 @@ from safetensors import SafetensorError
 
 from vlmscope.errors import ModelError, one_line
 from vlmscope.locking import model_lock
-from vlmscope.model.adapters import CONFIG, attach_adapter, check_adapter
-from vlmscope.model.batching import check_rule, with_proven_packing, with_proven_rule
-from vlmscope.model.changes import undoing
-from vlmscope.model.computing import start_clean
-from vlmscope.model.describing import (
+from vlmscope.model.attention.implementations import (
+    AUTO,
+    choose_attention,
+    is_chosen_by_library,
+    no_sdpa,
+)
+from vlmscope.model.computing import start_clean, undoing
+from vlmscope.model.encoder_widths import widen_where_it_pays
+from vlmscope.model.families import (
     check_version,
     described,
     find_family,
@@ -33,38 +37,34 @@ from vlmscope.model.describing import (
     resolve,
     stranger,
 )
-from vlmscope.model.encoder_widths import widen_where_it_pays
-from vlmscope.model.finding import with_found_parts
-from vlmscope.model.folder import check_files
-from vlmscope.model.greedy import make_greedy
-from vlmscope.model.identity import Fingerprinting
-from vlmscope.model.image_numbers import number_images_by_row
-from vlmscope.model.implementations import (
-    AUTO,
-    choose_attention,
-    is_chosen_by_library,
-    no_sdpa,
-)
+from vlmscope.model.fingerprint import Fingerprinting
 from vlmscope.model.lengths import find_bands, forget_lengths
-from vlmscope.model.lone_token import keep_lone_token, with_smallest_image
-from vlmscope.model.pairs import is_held
-from vlmscope.model.placing import auto_class, check_kind, choose_dtype, choose_place
-from vlmscope.model.processor_settings import complete_processor
-from vlmscope.model.processors import load_processor
-from vlmscope.model.proof import prove
-from vlmscope.model.quantized import (
+from vlmscope.model.loading.adapters import CONFIG, attach_adapter, check_adapter
+from vlmscope.model.loading.batching import (
+    check_rule,
+    keep_lone_token,
+    with_proven_packing,
+    with_proven_rule,
+    with_smallest_image,
+)
+from vlmscope.model.loading.checks import prove
+from vlmscope.model.loading.corrections import join_tiles, number_images_by_row, see_both_ways
+from vlmscope.model.loading.device import auto_class, check_kind, choose_dtype, choose_place
+from vlmscope.model.loading.discovery import with_found_parts
+from vlmscope.model.loading.generation import make_greedy
+from vlmscope.model.loading.processors import complete_processor, load_processor
+from vlmscope.model.loading.quantization import (
     check_device,
     check_quantize,
     quantization_options,
     rounding_of,
     settle,
 )
-from vlmscope.model.thinker import settle_thinker, thinker_of
-from vlmscope.model.thresholds import with_proven_lengths
-from vlmscope.model.tile_stacks import join_tiles
-from vlmscope.model.vision_attention import see_both_ways
+from vlmscope.model.loading.thinker import settle_thinker, thinker_of
+from vlmscope.model.loading.thresholds import with_proven_lengths
+from vlmscope.model.loading.weights import check_file, check_files, pickled_only, without_pickles
+from vlmscope.model.support import is_held
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.model.weights import check_file, pickled_only, without_pickles
 from vlmscope.prompt import chat_template
 from vlmscope.said_once import forget_said
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vlmscope.errors import ModelError
-from vlmscope.model.quantized import BYTES
+from vlmscope.model.loading.quantization import BYTES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the ``--dtype`` option."""

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from vlmscope.errors import ModelError
-from vlmscope.model.attention import configurations
+from vlmscope.model.attention.switch import configurations
 
 AUTO = "auto"
 """What the library takes for each part."""
