@@ -17,6 +17,7 @@ from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model import encoder_widths as widths
 from vlmscope.model.encoder_widths import MULTIPLE, widen, widen_where_it_pays, widened
+from vlmscope.model.loading import load
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 

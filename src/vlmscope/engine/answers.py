@@ -1,8 +1,8 @@
 """The greedy answer: how it is asked for, and what is kept of it.
 
 The checkpoint's own generation settings hold, except for what is not greedy
-(``model/loading/generation.py``). Log-probabilities come from the model's unprocessed logits, one number a step, so that no
-``[steps, batch, vocabulary]`` tensor is ever kept.
+(``model/loading/generation.py``). Log-probabilities come from the model's unprocessed logits, one
+number a step, so that no ``[steps, batch, vocabulary]`` tensor is ever kept.
 """
 
 from __future__ import annotations
