@@ -141,9 +141,11 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
     if spec.vision_pooling == "valid" and vlm.family.vision_rows == "patch shapes":
         feats = feats[inputs["pixel_attention_mask"].bool()]
     if vlm.family.vision_rows == "patch mask":
-        feats = feats[_patches(vlm, inputs["pixel_attention_mask"].flatten(0, 1)).eq(1)]
+        feats = feats[
+            _pixels(vlm, inputs["pixel_attention_mask"].flatten(0, 1)).eq(_patch(vlm) ** 2)
+        ]
     if spec.vision_pooling == "valid" and vlm.family.vision_rows == "pixel mask":
-        feats = feats[_patches(vlm, inputs["pixel_mask"]).gt(0)]
+        feats = feats[_pixels(vlm, inputs["pixel_mask"]).gt(0)]
     if vlm.family.vision_rows == "crops":
         feats = _own_crops(vlm, feats, inputs)
     while feats.dim() > 1:
@@ -152,13 +154,18 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
     return pooled
 
 
-def _patches(vlm: VisionLanguageModel, pixels: Tensor) -> Tensor:
-    """Return which share of each patch's pixels a mask of pixels has, ``[tiles, patches]``."""
-    patch = vlm.model.config.vision_config.patch_size
-    rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
-    cut = pixels[:, : rows * patch, : columns * patch].double()
-    counts: Tensor = cut.reshape(-1, rows, patch, columns, patch).sum(dim=(2, 4))
-    return counts.flatten(1) / float(patch**2)  # a mean need not be exactly 1 on a GPU
+def _patch(vlm: VisionLanguageModel) -> int:
+    """Return the side of the vision encoder's square patches, in pixels."""
+    return int(vlm.model.config.vision_config.patch_size)
+
+
+def _pixels(vlm: VisionLanguageModel, mask: Tensor) -> Tensor:
+    """Return how many pixels of each patch are in a mask, ``[tiles, patches]``."""
+    patch = _patch(vlm)
+    rows, columns = mask.shape[1] // patch, mask.shape[2] // patch
+    cut = mask[:, : rows * patch, : columns * patch].long()
+    counts: Tensor = cut.reshape(-1, rows, patch, columns, patch).sum(dim=(2, 4)).flatten(1)
+    return counts
 
 
 def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:
