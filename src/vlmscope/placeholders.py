@@ -12,9 +12,11 @@ import re
 
 _KINDS = r"(?:image|img|picture|video|audio)"
 _MORE = r"(?:here|[_ -]?(?:placeholder|context|pad|token|soft_token|start|end|content))?"
+_NUMBER = r"[\s_-]{0,3}\d{0,3}\s?"
 _ANYWHERE = re.compile(
-    rf"<\|?\s?image{_MORE}[_ -]?\d{{0,3}}\s?\|?>"
-    rf"|<\|{_KINDS}{_MORE}[_ -]?\d{{0,3}}\|>"
+    rf"<\|?\s?/?image{_MORE}{_NUMBER}\|?>"
+    rf"|<\|{_KINDS}{_MORE}{_NUMBER}\|>"
+    rf"|</?\s?(?:img|picture)[\s_-]{{0,3}}\d{{1,3}}\s?>"
     r"|<\|vision_(?:start|end|pad)\|>|<(?:start|end)_of_image>|<img_context>",
     re.IGNORECASE,
 )
@@ -25,7 +27,8 @@ _ALONE = re.compile(
 """Those that are names of HTML too count where they stand by themselves."""
 
 _NUMBERED = re.compile(
-    r"<\s?image[_ -]?(\d{1,3})\s?>|<\|image[_ -]?(\d{1,3})\|>", re.IGNORECASE | re.ASCII
+    r"<\s?(?:image|img|picture)[\s_-]{0,3}(\d{1,3})\s?>|<\|image[\s_-]{0,3}(\d{1,3})\s?\|>",
+    re.IGNORECASE | re.ASCII,
 )
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from vlmscope import demo
+from vlmscope.dataset import open_table, parse_mapping
 from vlmscope.executors import Request, make_plan, plan
+from vlmscope.report.tokens import token_view
+from vlmscope.schema import Sample
 from vlmscope.store import open_run, read_failures
 
 Command = Callable[..., Any]
@@ -47,7 +50,7 @@ def test_several_tables_with_ids_images_and_questions_made_of_columns(
 
 
 def test_images_stand_where_a_question_names_them(
-    extract: Command, vlmscope: Command, tmp_path: Path
+    extract: Command, vlmscope: Command, tmp_path: Path, vlm: Any
 ) -> None:
     """MMMU's layout: placeholders in question and options, several columns of images."""
     header = "id,question,options,image_1,image_2,answer"
@@ -72,6 +75,11 @@ def test_images_stand_where_a_question_names_them(
     assert run["a"].sample.question == "Which is like <image 2>?\nA. <image 1>\nB. a cup"
     assert run["a"].image_sha256 == run["b"].image_sha256, "the order of the columns"
     assert vlmscope("verify", tmp_path / "run", "--sample", 2).code == 0
+    fields = parse_mapping([], question_template=options[1])
+    sample = next(row for row in open_table(data, images=IMAGES, fields=fields).rows())
+    assert isinstance(sample, Sample)
+    view = token_view(vlm.processor, run.manifest.model, run["a"], sample)
+    assert [token.text for token in view.tokens].count("<|image|>") == 2
     assert "0 to do" in extract(*options, "--limit", 2, data=data).err
 
 

@@ -26,7 +26,7 @@ from vlmscope.dataset._quotes import (
     swallowed_ids,
 )
 from vlmscope.dataset._source import FileSource, Row
-from vlmscope.dataset._text import not_utf8, open_text
+from vlmscope.dataset._text import BYTE_ORDER_MARK, not_utf8, open_text
 from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError
 
@@ -50,8 +50,18 @@ class CsvSource(FileSource):
     """What its extension says; where the header has none of it, another one is looked for."""
 
     def columns(self) -> tuple[str, ...]:
-        """Read the header; an empty file has no columns."""
-        return tuple(_named(next((fields for _, fields in self._records()), [])))
+        """Read the header; an empty file has no columns.
+
+        Raises:
+            InputError: As ``rows``; or it is no header but JSON.
+        """
+        header = next((fields for _, fields in self._records()), [])
+        if header and header[0].startswith(("{", "[{")):
+            raise InputError(
+                f"{self.name}: begins as JSON does, not with the names of columns; give it the "
+                "extension .json, or .jsonl for one object a line"
+            )
+        return tuple(_named(header)) if any(name.strip() for name in header) else ()
 
     def dialect(self) -> tuple[str, bool]:
         """Return the delimiter, and whether quotation marks quote.
@@ -90,6 +100,8 @@ class CsvSource(FileSource):
             )  # fmt: skip
             try:
                 for fields in reader:
+                    if line == 1 and fields:
+                        fields[0] = fields[0].lstrip(BYTE_ORDER_MARK)
                     if fields and not (line == 1 and _is_hint(fields, delimiter)):
                         shape = shape or shape_of(fields)
                         if reader.line_num > line and self._is_swallowed(fields, delimiter, shape):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._csv import CsvSource
-from vlmscope.dataset._fields import suggestion
+from vlmscope.dataset._fields import numbered_images, suggestion
 from vlmscope.dataset._json import JsonListSource
 from vlmscope.dataset._rows import RowReader
 from vlmscope.dataset._several import SeveralSource
@@ -44,6 +44,7 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
             f"{rows} no image and will fail, of {scan.rows:,}; pass --text-only if they are meant "
             "to be questions about none"
         )
+    yield from _on_columns(reader)
     yield from _on_placeholders(scan)
     yield from _on_images(table, scan)
 
@@ -81,6 +82,23 @@ def _no_truth(columns: Columns, source: Source) -> str:
         f"{source.name}: no column of the truth, which labels need{named}; or name the column "
         "afterwards with vlmscope label --target"
     )
+
+
+def _on_columns(reader: RowReader) -> Iterator[str]:
+    """Yield which columns of numbered images are left out, as another column holds the image."""
+    columns = reader.columns
+    if not columns.images or columns.is_together:
+        return
+    with reading(reader.source):
+        others = [
+            name for name in numbered_images(reader.source.columns()) if name not in columns.images
+        ]
+    if others and "image" in columns.images:
+        each = ",".join(("image", *others))
+        yield (
+            f"{listed(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images are "
+            f"taken from {listed(columns.images)}; pass --map image={each} to show all of them"
+        )
 
 
 def _on_placeholders(scan: TableScan) -> Iterator[str]:
@@ -124,7 +142,8 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
             names = [cell.name for cell in image.pictures]
             gone = [name for name in names if "\0" not in name and not folder.has(name)]
             missing += _not_found(reader, gone)
-    where = f"of {scan.rows:,}" if looked >= scan.rows else f"of the first {looked:,} rows"
+    every = "1 row" if scan.rows == 1 else f"{scan.rows:,} rows"
+    where = every if looked >= scan.rows else f"the first {looked:,} rows"
     found = reader.finder.found
     if found:
         name, path = next(iter(found.items()))
@@ -138,9 +157,8 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
     if missing:
         images = "1 image" if len(missing) == 1 else f"{len(missing):,} images"
         yield (
-            f"{images} {where}{'' if where.endswith('rows') else ' rows'} "
-            f"{'is' if len(missing) == 1 else 'are'} not in {reader.images}, the first of them "
-            f"{shown_name(missing[0], 200)}; correct --images or the path"
+            f"{images} of {where} {'is' if len(missing) == 1 else 'are'} not in {reader.images}, "
+            f"the first of them {shown_name(missing[0], 200)}; correct --images or the path"
         )
 
 

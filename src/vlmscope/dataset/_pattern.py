@@ -26,6 +26,7 @@ from vlmscope.errors import InputError, listed
 _IMAGE = frozenset(KNOWN["image"])
 _PART = re.compile(r"\{\{|\}\}|\{(?P<inside>[^{}]*)\}|[{}]")
 _NUMBER = re.compile(r"(?P<fill>0?)(?P<width>\d{0,3})d")
+_WHOLE = re.compile(r"\s*([+-]?\d{1,30})(?:\.0+)?\s*")
 _LETTERS = "A"
 _MOST_OPTIONS = 26
 
@@ -202,14 +203,11 @@ def _written(value: Any, slot: Slot) -> str:
 
 
 def _digits(value: Any, slot: Slot) -> str:
-    try:
-        number = int(value) if isinstance(value, str | int) else None
-        if isinstance(value, float) and value.is_integer():
-            number = int(value)
-    except ValueError:
-        number = None
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\.0+\s*", value):
-        number = int(value.strip().partition(".")[0])
+    number = value if isinstance(value, int) else None
+    if isinstance(value, float) and value.is_integer():
+        number = int(value)
+    if isinstance(value, str) and (whole := _WHOLE.fullmatch(value)):
+        number = int(whole[1])
     if number is None or isinstance(value, bool) or abs(number) >= 10**30:
         shown = shown_name(value) if isinstance(value, str) else kind_name(value)
         raise CellError(
@@ -228,5 +226,14 @@ def _with_letters(value: Any, slot: Slot) -> str:
             f"in column {shown_name(slot.column)} is {shown}, expected a list of at most "
             f"{_MOST_OPTIONS} options"
         )
-    texts = [to_text(option) or "" for option in options]
+    given = list(options)
+    while given and is_blank(given[-1]):  # lists of one length are filled up with gaps
+        given.pop()
+    texts = [None if is_blank(option) else to_text(option) for option in given]
+    if None in texts:
+        at = texts.index(None)
+        found = "a gap" if is_blank(given[at]) else kind_name(given[at])
+        raise CellError(
+            f"in column {shown_name(slot.column)} is a list with {found} at {at + 1}, expected text"
+        )
     return "\n".join(f"{chr(ord('A') + n)}. {text}" for n, text in enumerate(texts))

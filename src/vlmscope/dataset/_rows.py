@@ -346,7 +346,7 @@ class RowReader:
             value = row.values.get(column) if template is None else self._made_question(row)
         except CellError as error:
             raise self._error(row, f"the value {error}", "another value") from error
-        if is_blank(value):
+        if is_blank(value) or (isinstance(value, str) and value in self.source.missing):
             raise self._error(row, f"the question {what} is empty", "a question")
         text = to_text(value)
         if text is None:
@@ -446,8 +446,6 @@ class RowReader:
         else:
             each = list(columns.images) if columns.is_together else []
             counts = [len(split_cell(row.values.get(name), missing)) for name in each]
-        if len(each) < 2:
-            return []
         numbers = image_numbers(each) or range(1, len(each) + 1)
         return [found for found in zip(each, numbers, counts, strict=True) if found[2]]
 
