@@ -15,7 +15,7 @@ contradicts itself:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from itertools import takewhile
@@ -31,7 +31,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.model.computing import computing, removing_hooks
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import build_messages, in_turn, template_settings
+from vlmscope.prompt import build_messages, image_order, in_turn, template_settings
 from vlmscope.said_once import said_once
 from vlmscope.schema import (
     IMAGE_POSITIONS,
@@ -84,7 +84,9 @@ def reference(
     spec = spec or CaptureSpec()
     vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
     images = [load_image(image) for image in sample.images]
-    inputs = _inputs(vlm, _chat_text(vlm, sample.question, len(images)), images)
+    content = build_messages(sample.question, len(images))[0]["content"]
+    shown = [images[index] for index in image_order(sample.question, len(images))]
+    inputs = _inputs(vlm, _chat_text(vlm, content), shown)
     with computing():
         vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
         states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec, sample)
@@ -111,11 +113,11 @@ def reference(
     )
 
 
-def _chat_text(vlm: VisionLanguageModel, question: str, images: int) -> str:
+def _chat_text(vlm: VisionLanguageModel, content: list[dict[str, Any]]) -> str:
     """Return the seed's ``chat_text``."""
     return str(
         vlm.processor.apply_chat_template(
-            build_messages(question, images), **template_settings(vlm.processor)
+            [{"role": "user", "content": content}], **template_settings(vlm.processor)
         )
     )
 
@@ -258,18 +260,26 @@ def _run_decoder(
 
 def _count_behind(vlm: VisionLanguageModel, sample: Sample) -> int:
     """Return how many tokens stand behind the question: the prompt cut off there, and counted."""
-    question, images = sample.question, len(sample.images)
-    chat_text = _chat_text(vlm, question, images)
-    other = _chat_text(vlm, "\N{WHITE SQUARE}", images)
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(chat_text, other, strict=False))
-    start = len(list(same))
-    text = question if chat_text[start:].startswith(question) else question.strip()
-    upto = chat_text[: start + len(text)]
+    *before, last = build_messages(sample.question, len(sample.images))[0]["content"]
+    chat_text = _chat_text(vlm, [*before, last])
+    other = _chat_text(vlm, [*before, {"type": "text", "text": "\N{WHITE SQUARE}"}])
+    if last["type"] == "image":
+        behind = _count_same(reversed(chat_text), reversed(other))
+        upto = chat_text[: len(chat_text) - behind]
+    else:
+        start, question = _count_same(chat_text, other), last["text"]
+        text = question if chat_text[start:].startswith(question) else question.strip()
+        upto = chat_text[: start + len(text)]
     whole, part = (
         len(in_turn(vlm.processor).tokenizer(t, add_special_tokens=False)["input_ids"])
         for t in (chat_text, upto)
     )
     return whole - part
+
+
+def _count_same(one: Iterable[str], other: Iterable[str]) -> int:
+    """Return how many characters two texts begin with."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
 
 
 def _answer_states_pass(

@@ -70,4 +70,22 @@ SEVERAL = (
     Sample("two", (TALL, THIRD), "Which one is it, the first or the second?"),
     Sample("three", (WIDE, WIDE, TALL), "Are they the same?"),
 )
+INTERLEAVED = (
+    Sample("other way", (TALL, WIDE), "Is <image 2> larger than <image 1>?"),
+    Sample("this way", (TALL, WIDE), "Is <image 1> larger than <image 2>?"),
+    Sample("options", (WIDE, TALL, THIRD), "Which is it?\nA. <image 3>\nB. <image_1>"),
+    Sample("twice", (TALL, THIRD), "<image 1> and again <image1>, and not <image 2>?"),
+    Sample("one", THIRD, "What is in <image 1> here?"),
+)
+"""Questions whose images stand between texts."""
+CONTENTS: tuple[list[str | None], ...] = (
+    ["Is ", None, " larger than ", None, "?"],
+    ["Is ", None, " larger than ", None, "?"],
+    [None, "Which is it?\nA. ", None, "\nB. ", None],
+    [None, " and again ", None, ", and not ", None, "?"],
+    ["What is in ", None, " here?"],
+)
+"""Their texts, with None where an image stands."""
+ORDERS = ((1, 0), (0, 1), (1, 2, 0), (0, 0, 1), (0,))
+"""Which of their images stand there."""
 NONE = (Sample("none", None, "Why is the sky blue?"), Sample("also none", None, "Why?"))

@@ -261,6 +261,8 @@ def _data_and_name(value: Any) -> tuple[Any, Any]:
         data, name = value.get("bytes"), value.get("path")
         if isinstance(data, str) and data:  # in JSON
             data = decode_image(data)[0] if is_encoded(data) else of_base64(data)
+        if data and not isinstance(data, bytes):
+            raise EncodedError(f"is {kind_name(data)} in the place of the bytes of a file")
         return data, name
     if isinstance(value, bytes):
         return (of_base64(value.decode("latin-1")) if is_base64(value) else value), None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmscope.dataset._columns import Columns
+from vlmscope.dataset._fields import image_numbers, is_numbered_image
 from vlmscope.dataset._finding import ImageFinder, shared_folders
 from vlmscope.dataset._locate import EXPECTED, locate_pictures
 from vlmscope.dataset._pictures import (
@@ -41,6 +42,7 @@ from vlmscope.dataset._values import (
     unstorable,
 )
 from vlmscope.errors import InputError, RowError
+from vlmscope.placeholders import numbered_mark
 from vlmscope.schema import LONGEST_ID, Sample
 
 _TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
@@ -177,25 +179,24 @@ class RowReader:
     def image(self, row: Row) -> ImageCells:
         """Find what the row says about its pictures, good or not."""
         columns = self.columns
-        if columns.image_pattern is not None:
-            return self._made_image(row)
+        if columns.image_patterns:
+            return self._made_images(row)
         if columns.is_together:
             return join_pictures(row.values, columns.images, self.source.missing)
         return find_pictures(row.values, columns.images, self.source.missing)
 
-    def _made_image(self, row: Row) -> ImageCells:
-        """Return the picture whose path is made of other columns; none where one is a gap."""
-        pattern = self.columns.image_pattern
-        assert pattern is not None  # noqa: S101 - for the type checker
-        if pattern.has_gap(row.values, self.source.missing):
-            return ImageCells((), frozenset())
-        try:
-            name = pattern.fill(row.values, self.source.missing) or ""
-        except CellError as error:
-            return ImageCells(
-                (PictureCell("", None, flaw=f"{error}; write one there"),), frozenset()
-            )
-        return ImageCells((PictureCell(name, None),), frozenset())
+    def _made_images(self, row: Row) -> ImageCells:
+        """Return the pictures whose paths are made of other columns; none where one is a gap."""
+        values, missing = row.values, self.source.missing
+        cells: list[PictureCell] = []
+        for pattern in self.columns.image_patterns:
+            if pattern.has_gap(values, missing):
+                continue
+            try:
+                cells += [PictureCell(name, None) for name in pattern.fill_each(values, missing)]
+            except CellError as error:
+                cells.append(PictureCell("", None, flaw=f"{error}; write one there"))
+        return ImageCells(tuple(cells), frozenset())
 
     def _plain_image(self, row: Row) -> str | None:
         """Return the name of the row's picture where it is plain at first sight."""
@@ -226,15 +227,20 @@ class RowReader:
         image = self.image(row)
         return image.key if image.pictures else None
 
-    def key(self, row: Row, sample_id: str, pictures: Any) -> str:
+    def count_images(self, row: Row) -> int:
+        """Return how many images the row has, good or not."""
+        return len(self.image(row).pictures)
+
+    def key(self, row: Row, sample_id: str, pictures: Any, question: str | None = None) -> str:
         """Write what tells this row from others, the same for every format.
 
         Args:
             row: The row.
             sample_id: Its id.
             pictures: What ``pictures`` says of it.
+            question: What ``question_or_gap`` says of it, where that is known.
         """
-        question = self.question_or_gap(row)
+        question = self.question_or_gap(row) if question is None else question
         if pictures is None:
             pictures = ""
         cells = (sample_id, pictures, question, self._target_or_gap(row))
@@ -267,7 +273,7 @@ class RowReader:
     def _names_by_column(self, row: Row) -> tuple[str, ...]:
         """Return what each of several columns that may hold the row's images calls them."""
         columns, missing = self.columns, self.source.missing
-        if len(columns.images) < 2 or columns.is_together or columns.image_pattern is not None:
+        if len(columns.images) < 2 or columns.is_together or columns.image_patterns:
             return ()
         cells = (split_cell(row.values.get(column), missing) for column in columns.images)
         names = (", ".join(cell.name for cell in each if cell.name) for each in cells)
@@ -304,6 +310,7 @@ class RowReader:
             if flaw := unstorable(text):
                 raise self._error(row, f"the {what} holds {flaw}", "plain text")
         pictures = self._pictures(row, image)
+        self._check_numbers(row, question, len(pictures))
         return Sample(
             id=sample_id,
             image=pictures if len(pictures) > 1 else next(iter(pictures), None),
@@ -339,7 +346,7 @@ class RowReader:
             value = row.values.get(column) if template is None else self._made_question(row)
         except CellError as error:
             raise self._error(row, f"the value {error}", "another value") from error
-        if is_blank(value):
+        if is_blank(value) or (isinstance(value, str) and value in self.source.missing):
             raise self._error(row, f"the question {what} is empty", "a question")
         text = to_text(value)
         if text is None:
@@ -411,13 +418,45 @@ class RowReader:
                 return ImageCells(cells, frozenset([column]))
         return image
 
+    def _check_numbers(self, row: Row, question: str, count: int) -> None:
+        """Refuse a question that names images by number where the columns number them otherwise.
+
+        The prompt counts the images that are there: with a gap before it ``image_3`` is the second.
+        """
+        if not numbered_mark(question):
+            return
+        named = self._numbered_columns(row)
+        numbers = [number for _, number, pictures in named for _ in range(pictures)]
+        if named and numbers != list(range(1, count + 1)):
+            columns = " and ".join(shown_name(name) for name, _, _ in named)
+            raise self._error(
+                row,
+                f"the question names images by number ({numbered_mark(question)}), and those in "
+                f"{columns} are not numbered from 1 without a gap",
+                "one image each into the first columns of images",
+            )
+
+    def _numbered_columns(self, row: Row) -> list[tuple[str, int, int]]:
+        """Return name, number and number of images of each column that holds one of several."""
+        columns, missing = self.columns, self.source.missing
+        if columns.image_patterns:
+            patterns = columns.image_patterns
+            each = [next(filter(is_numbered_image, p.columns), p.columns[0]) for p in patterns]
+            counts = [int(not p.has_gap(row.values, missing)) for p in patterns]
+        else:
+            each = list(columns.images) if columns.is_together else []
+            counts = [len(split_cell(row.values.get(name), missing)) for name in each]
+        numbers = image_numbers(each) or range(1, len(each) + 1)
+        return [found for found in zip(each, numbers, counts, strict=True) if found[2]]
+
     def _is_there(self, name: str) -> bool:
         return "://" not in name and "\0" not in name and (self.images / name).is_file()
 
     def _no_image(self, row: Row) -> RowError:
         columns = " or ".join(repr(column) for column in self.columns.images)
-        if self.columns.image_pattern is not None:
-            columns = " or ".join(repr(name) for name in self.columns.image_pattern.columns)
+        if self.columns.image_patterns:
+            names = (name for each in self.columns.image_patterns for name in each.columns)
+            columns = " or ".join(map(repr, dict.fromkeys(names)))
         found = f"{self.origin(row)}: no image in column {columns}"
         hint = "pass --text-only if questions without a picture are meant"
         return RowError("input", f"{found}; {EXPECTED}, or {hint}")

@@ -6,12 +6,14 @@ import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from os import PathLike
 from typing import cast
 
 from vlmscope.dataset._columns import check_pictures, find_columns
 from vlmscope.dataset._locate import image_folder
+from vlmscope.dataset._marks import MarkCounts
 from vlmscope.dataset._open import Data, open_source
 from vlmscope.dataset._rows import Identity, Place, RowReader
 from vlmscope.dataset._share import Share
@@ -45,6 +47,8 @@ class TableScan:
     """How many rows there are within the limit, of all shares."""
     digests: bytes = field(default=b"", repr=False, compare=False)
     """What each row of ``ids`` was, for ``Table.as_scanned``: 16 bytes a row, in this order."""
+    marks: MarkCounts = field(default_factory=MarkCounts)
+    """Placeholders of images in the questions, within the limit, of all shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class Table:
         ids: list[str] = []
         keys: list[str] = []
         digests = bytearray()
+        marks = MarkCounts()
         for row in _rows_of(reader):
             sample_id = reader.id(row)
             where = f"{row.within} {row.number}" if row.within else row.number
@@ -158,12 +163,15 @@ class Table:
             if first != where:
                 repeats.setdefault(sample_id, [first]).append(where)
             pictures = reader.pictures(row)
-            keys.append(reader.key(row, sample_id, pictures))
+            question = reader.question_or_gap(row)
+            keys.append(reader.key(row, sample_id, pictures, question))
             if len(keys) == _TOGETHER:
                 digest.update("".join(keys).encode())
                 keys.clear()
             within = self.limit is None or len(places) <= self.limit
             bare += within and pictures is None
+            if within:
+                marks.add(question, partial(reader.count_images, row))
             if within and (self.share is None or self.share.holds(pictures, sample_id)):
                 ids.append(sample_id)
                 digests += reader.digest(row)
@@ -173,7 +181,7 @@ class Table:
         if repeats:
             raise InputError(self._duplicates(repeats))
         rows = min(len(places), self.limit or len(places))
-        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests))
+        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests), marks)
 
     def _duplicates(self, repeats: Mapping[str, Sequence[int | str]]) -> str:
         source = self.reader.source

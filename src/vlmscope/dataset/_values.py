@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from datetime import date, time
@@ -173,6 +174,8 @@ def _nested_json(value: dict[Any, Any] | list[Any] | tuple[Any, ...], levels: in
     return [item for item in plain if item is not LEFT_OUT]
 
 
+_A_TEXT = re.compile(r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"", re.DOTALL)
+_NEXT_TEXT = re.compile(r"\s*[bBuUrRfF]{0,2}['\"]")
 _LONGEST_LIST = 64 * 2**20
 _MOST_ITEMS = 10_000
 
@@ -180,8 +183,12 @@ _MOST_ITEMS = 10_000
 def printed_list(text: str) -> Any:
     """Return the list that a text prints, as JSON or as Python writes it; else None.
 
-    >>> printed_list('["a"]'), printed_list("['a', 'b']"), printed_list("[a].png")
-    (['a'], ['a', 'b'], None)
+    Texts of a list as NumPy prints it have no commas between them.
+
+    >>> printed_list('["a"]'), printed_list("['a', 'b']"), printed_list("['a' 'b']")
+    (['a'], ['a', 'b'], ['a', 'b'])
+    >>> printed_list("[a].png"), printed_list("['a' 'b', 'c']")
+    (None, None)
     """
     body = text.strip()
     if not body.startswith("[") or not body.endswith("]") or len(body) > _LONGEST_LIST:
@@ -192,6 +199,11 @@ def printed_list(text: str) -> Any:
         pass
     if nests_deeper(body) or body.count(",") > _MOST_ITEMS:
         return None
+    texts = list(_A_TEXT.finditer(body))
+    if any(_NEXT_TEXT.match(body, found.end()) for found in texts):
+        # Python would make one text of two without a comma between them.
+        is_of_numpy = len(texts) <= _MOST_ITEMS and not _A_TEXT.sub("", body)[1:-1].strip()
+        body = f"[{','.join(found[0] for found in texts)}]" if is_of_numpy else ""
     try:
         with warnings_lock(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of backslashes in somebody else's text

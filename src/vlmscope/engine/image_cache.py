@@ -73,7 +73,7 @@ class PictureEncoder:
 
     def encode(self, batch: Batch) -> Encodings:
         """Return the encodings of a batch about equally many pictures a row."""
-        keys = batch.image_hashes
+        keys = batch.shown_hashes
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         wanted = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
         self._make_room(frozenset(keys))
@@ -151,7 +151,7 @@ class PictureEncoder:
         }
         layers = keys_of_pictures(vlm, projected)
         for place, row in enumerate(rows):
-            self._known[batch.image_hashes[row]] = _Picture(
+            self._known[batch.shown_hashes[row]] = _Picture(
                 # Copies: a view would keep all that were encoded with it.
                 pooled[place].clone(),
                 {

@@ -18,7 +18,7 @@ from vlmscope.executors.time_limit import check_patience
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.halp import notes_of, original_of
-from vlmscope.prompt import count_after_question, render
+from vlmscope.prompt import count_after_question, render, takes_images_anywhere
 from vlmscope.row_identity import RowsHeld, hold_rows, ids_text, is_same_table
 from vlmscope.selection import resolve_layers
 from vlmscope.store import (
@@ -246,6 +246,13 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         yield (
             f"attention is {vlm.attention}: slower than sdpa, and with more memory; auto takes it "
             "only for parts that transformers has no sdpa for"
+        )
+    if (marked := scan.marks.numbered) and not takes_images_anywhere(vlm.processor):
+        questions = "1 question holds" if marked == 1 else f"{marked:,} questions hold"
+        yield (
+            f"{questions} a placeholder such as {scan.marks.first_numbered!r} and will fail: the "
+            "chat template of this model puts every image before the question; remove the "
+            "placeholders, or take another model"
         )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"

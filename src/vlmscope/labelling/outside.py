@@ -49,6 +49,9 @@ LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence", "error_kind")
 
 NO_ANSWER = "generation failed, there is no answer"
 
+_OF_A_ROW = ("id", "question", "target")
+"""Fields of a row of a run, whose columns are no metadata."""
+
 
 def is_answers(path: Path) -> bool:
     """Return whether a path is no run but a file, or a folder of ``.h5`` files, with answers."""
@@ -99,29 +102,53 @@ def _of_research(path: Path) -> AnswerTable:
     return AnswerTable(path, columns, tuple(rows), answered, roles)
 
 
-def with_truth(rows: Iterable[Answered], column: str) -> Iterator[Answered]:
-    """Yield rows with the truth that a column of their metadata holds.
+def with_truth(
+    rows: Iterable[Answered], column: str, fields: Mapping[str, Any] | None = None
+) -> Iterator[Answered]:
+    """Yield rows with the truth that a column of the table holds.
 
-    A row whose cell is empty has no truth, and so cannot be scored by a rule.
+    It is looked for among the metadata, else among the fields of a row, by the name of the field or
+    of the column that was mapped to it. A row whose cell is empty has no truth, and so cannot be
+    scored by a rule.
+
+    Args:
+        rows: The rows.
+        column: The column.
+        fields: Field → the column that was mapped to it, of a run.
 
     Raises:
         InputError: No row has the column, or a cell is no text; after the last row.
     """
+    fields = fields or {}
+    named = [name for name, own in fields.items() if own == column and name in _OF_A_ROW]
+    field = named[0] if named else column if column in _OF_A_ROW and fields else ""
     others: set[str] = set()
     for row in rows:
         others |= row.metadata.keys()
+        cell = row.metadata.get(column)
+        if field and column not in row.metadata:
+            cell = getattr(row, field)
         try:
-            target = to_target(row.metadata.get(column), frozenset())
+            target = to_target(cell, frozenset())
         except CellError as error:
             raise InputError(
                 f"--target {shortened(column)}: the cell of {shortened(row.id)} {error}; name "
                 "another column"
             ) from error
         yield replace(row, target=target or "")
-    if others and column not in others:
-        raise InputError(
-            f"--target {shortened(column)}: no such column; there are: {listed(sorted(others))}"
-        )
+    if (others or fields) and column not in others and not field:
+        raise InputError(_no_column(column, others, fields))
+
+
+def _no_column(column: str, others: Iterable[str], fields: Mapping[str, Any]) -> str:
+    """Say that a column is not there, and what is."""
+    mapped = [f"{own} (the {name})" for name, own in fields.items() if name in _OF_A_ROW and own]
+    there = [*sorted(others), *map(str, mapped)]
+    known = "there are" if there else "the run keeps no other columns of its table"
+    return (
+        f"--target {shortened(column)}: no such column; {known}"
+        f"{f': {listed(there)}' if there else ''}, and target for the truth that the run has"
+    )
 
 
 def score_rows(rows: Iterable[Answered], scorer: Scorer) -> Iterator[Score]:
