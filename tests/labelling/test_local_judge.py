@@ -19,8 +19,9 @@ from vlmscope.labelling import local_judge, local_settings
 from vlmscope.labelling.local_judge import LocalModel, _disarmed
 from vlmscope.model import chat as chat_module
 from vlmscope.model.chat import identify_chat_model, load_chat_model
-from vlmscope.score.judge import _messages, judge_prompt
-from vlmscope.score.judge_verdict import FORM
+from vlmscope.score.judge import judge_prompt
+from vlmscope.score.judge.scorer import _messages
+from vlmscope.score.judge.verdict import FORM
 
 
 @pytest.fixture(scope="module")

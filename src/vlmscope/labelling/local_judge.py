@@ -15,10 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vlmscope.errors import InputError, ModelError
-from vlmscope.score.judge import Judge, shortest_messages
-from vlmscope.score.judge_connection import Keep, Messages
-from vlmscope.score.judge_endpoint import NUDGE
-from vlmscope.score.judge_verdict import NOTHING_MASKED, Verdict, read_verdict
+from vlmscope.score.judge import (
+    NUDGE,
+    Judge,
+    Keep,
+    Mask,
+    Messages,
+    Verdict,
+    read_verdict,
+    shortest_messages,
+)
 
 if TYPE_CHECKING:
     from vlmscope.model.chat import ChatModel, ChatReply
@@ -183,7 +189,7 @@ class LocalModel:
             return
         why = reply.failed
         if not why:
-            shown = NOTHING_MASKED.line(reply.text, 80)
+            shown = Mask().line(reply.text, 80)
             why = f"its replies were no JSON: {shown!a:.80}" if shown else "it replied nothing"
         request.future.set_result(Verdict(None, f"the judge gave no verdict: {why}"))
 

@@ -29,7 +29,7 @@ vqa        open questions
 column     labels that somebody made already
 auto       the rules that fit, then a judge
 error_kinds  of wrong answers to yes/no questions, which way they are wrong
-judge*     a language model as the judge; import it from ``vlmscope.score.judge``
+judge/     a language model as the judge; import it from ``vlmscope.score.judge``
 """
 
 from vlmscope.score.auto import Auto, left_over

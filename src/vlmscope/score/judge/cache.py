@@ -1,11 +1,11 @@
 """The judge's verdicts on disk, so that none is paid for twice.
 
-An append-only file of one JSON object a line. A line is written with one call as soon as its reply
-is there: whatever stops a run, every verdict that came is kept, and at worst the last line is torn.
-A torn line is skipped, and what is written next begins on a line of its own.
+An append-only file with one JSON object a line. A line is written with one call as soon as its
+verdict is there: whatever stops a run, every verdict is kept, and at worst the last line is
+incomplete. Such a line is skipped, and the next one starts on a line of its own.
 
-A run folder may be a stranger's: lines that hold no verdict are skipped, however long they are, and
-what is no plain file, or too large to have come from a judge, is refused.
+A run folder may come from anybody: lines without a verdict are skipped, however long they are, and
+what is not a regular file, or larger than any judge writes, is refused.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator
-from io import BufferedIOBase, BufferedReader, FileIO
+from io import BufferedIOBase, FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vlmscope.errors import StoreError
 from vlmscope.jsontext import load_json
-from vlmscope.regular import open_to_append
-from vlmscope.score.judge_mask import Mask
-from vlmscope.score.judge_verdict import NOTHING_MASKED, Verdict, verdict_of
+from vlmscope.regular import check_size, open_regular, open_to_append
+from vlmscope.score.judge.verdict import NOTHING_MASKED, Mask, Verdict, verdict_of
 
 LONGEST_LINE = 2**16
 """Bytes of a line that is read; ours take a tenth of it at most."""
@@ -43,12 +41,12 @@ def cache_key(prompt: str, model: str, question: str, target: str, answer: str) 
 
 
 class VerdictCache:
-    """The verdicts in one file. Reading makes no file; the first ``put`` does.
+    """The verdicts in one file. Reading does not create it; the first ``put`` does.
 
     Args:
         path: The file. It need not exist.
         model: The judge's model, noted beside each verdict for whoever reads the file.
-        mask: What the reasons that are read are written through.
+        mask: What reasons are shown through when they are read.
     """
 
     def __init__(self, path: Path, model: str, mask: Mask = NOTHING_MASKED) -> None:
@@ -59,9 +57,10 @@ class VerdictCache:
         self._file: FileIO | None = None
 
     def __enter__(self) -> Self:
-        """Read what is there."""
+        """Read the file, if there is one."""
         try:
-            with BufferedReader(_open(self._path, os.O_RDONLY)) as file:
+            with open_regular(self._path) as file:
+                check_size(os.fstat(file.fileno()).st_size, LARGEST_FILE, self._path)
                 for line in _lines(file):
                     self._remember(line)
         except FileNotFoundError:
@@ -89,7 +88,7 @@ class VerdictCache:
         """Keep a verdict, on disk before it is used.
 
         Raises:
-            StoreError: It could not be written; going on would pay for what is then lost.
+            StoreError: It cannot be written; to continue would pay for what is then lost.
         """
         record = {
             "key": key,
@@ -110,46 +109,25 @@ class VerdictCache:
         try:
             record = load_json(line.decode())
         except ValueError:
-            return  # torn by a crash, or not ours
+            return  # incomplete after a crash, or not ours
         verdict = verdict_of(record, self._mask)
         if verdict is not None and isinstance(record.get("key"), str):
             self._verdicts[record["key"]] = verdict
 
     def _opened(self) -> FileIO:
-        """Return the file, opened for appending without a buffer, on a fresh line."""
+        """Return the file, open for appending without a buffer, at the start of a line."""
         if self._file is None:
             file = open_to_append(self._path)
-            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST_FILE:
                 file.close()
-                raise OSError("it is larger than any judge wrote; remove it")
+            check_size(size, LARGEST_FILE, self._path)
             self._file = file
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
         return self._file
-
-
-def _open(path: Path, flags: int) -> FileIO:
-    """Open a file without a buffer, and without waiting for whoever might write into a pipe.
-
-    Raises:
-        OSError: It cannot be opened, is no plain file, or is too large.
-    """
-    file = FileIO(
-        path, "r" if flags == os.O_RDONLY else "a+",
-        opener=lambda name, _: os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666),
-    )  # fmt: skip
-    try:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no plain file; remove it")
-        if found.st_size > LARGEST_FILE:
-            raise OSError(f"it has {found.st_size:,} bytes, more than any judge wrote; remove it")
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def _lines(file: BufferedIOBase) -> Iterator[bytes]:
