@@ -4,7 +4,8 @@ Keyword rules made the labels that this package replaces wrong: *no* was found i
 *The floor appears to be clean* was taken for *No*, and what no rule knew was labelled faithful.
 Here an answer takes a side only where its own words say so:
 
-1. by the *yes* or *no* that opens a sentence (``read_stance``), unless what follows says otherwise;
+1. by the *yes* or *no* that opens a sentence (``read_stance``), in other languages too, unless what
+   follows says otherwise;
 2. by a sentence that denies or affirms what the question asks (``denial``, ``claims``), wherever in
    the answer it stands. Two such sentences that disagree make the answer unclear.
 
@@ -22,9 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.choices import Choices
-from vlmscope.score.claims import side_of
-from vlmscope.score.denial import (
+from vlmscope.score.language.denial import (
     HEDGE,
     NEGATIVE,
     clause,
@@ -34,16 +33,45 @@ from vlmscope.score.denial import (
     plain,
     sentences,
 )
-from vlmscope.score.frame import unframed
-from vlmscope.score.languages import foreign_side
-from vlmscope.score.lexicon import is_a, lemma
-from vlmscope.score.presence import presence
-from vlmscope.score.question import Question, claim_words, read_question
-from vlmscope.score.relative import relative_side
-from vlmscope.score.reply import read_reply
+from vlmscope.score.language.lexicon import is_a, lemma
+from vlmscope.score.language.text import word_set, words
+from vlmscope.score.parsing.choices import Choices
+from vlmscope.score.parsing.claims import side_of
+from vlmscope.score.parsing.presence import presence
+from vlmscope.score.parsing.question import Question, claim_words, read_question
+from vlmscope.score.parsing.reply import read_reply, unframed
+from vlmscope.score.parsing.truth import accepted_answers, read_truth
+from vlmscope.score.rules.comparison import relative_side
 from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.text import word_set, words
-from vlmscope.score.truth import accepted_answers, read_truth
+
+_FOREIGN_YES = re.compile(
+    r"(?:да|sí|si|sì|oui|ja|sim|tak|evet|ya)(?=$|[,.!;:])|(?:是的|是|对|有)(?!不|没|否)|はい"
+    r"|(?:네|예)(?=$|[,. ])"
+)
+_FOREIGN_NO = re.compile(
+    r"(?:нет|nein|nee|não|nao|nie|hayır|tidak|non)(?=$|[,.!;:])|(?:没有|不是|不|没|否)|いいえ|아니[요오]?"
+)
+_NOT = re.compile(
+    r"\b(?:no|не|нет|nicht|keine?[mnrs]?|pas|não|nie|non|niet|geen|ni|aucune?|ningun[ao]?|değil"
+    r"|aber|pero|mais|но|però)\b|[没不無无]|ません|ない|없|아니"
+)
+_ALSO_YES = re.compile(r"\b(?:да|sí|oui|sim|doch|aber|pero|mais|но|però)\b|但")
+
+
+def foreign_side(text: str) -> Literal["yes", "no"] | None:
+    """Return the side that the first word of an answer in another language takes.
+
+    >>> [foreign_side(text) for text in ("Да, есть.", "Nein.", "没有。", "是的,有。", "Si on")]
+    ['yes', 'no', 'no', 'yes', None]
+    >>> foreign_side("Oui, mais il n'y en a pas.") is None
+    True
+    """
+    line = " ".join(text[:300].lower().split()).lstrip("*\"'«„“¿¡ ")
+    for side, opening, against in (("yes", _FOREIGN_YES, _NOT), ("no", _FOREIGN_NO, _ALSO_YES)):
+        if found := opening.match(line):
+            rest = line[found.end() :]
+            return None if against.search(rest) else "yes" if side == "yes" else "no"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,30 +29,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.absence import BARE, claims, denies
-from vlmscope.score.bound import speaks_of_another
-from vlmscope.score.case import CAPTION, LIGHT, Case
-from vlmscope.score.choices import Choices, choose, chosen_letter, true_choice
-from vlmscope.score.claims import COLOURS, GROUPS, SIDES
-from vlmscope.score.compared import compared_options
-from vlmscope.score.denial import (
+from vlmscope.score.language.denial import (
     NEGATIVE,
     hedge_in,
     plain,
     sentences,
 )
-from vlmscope.score.either import picks
-from vlmscope.score.lexicon import is_a, is_part, lemma
-from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
-from vlmscope.score.premise import denies_premise, finds_nothing
-from vlmscope.score.question import IN_IMAGE
-from vlmscope.score.refined import is_refined, is_voted
-from vlmscope.score.relative import relates
-from vlmscope.score.room import leaves_room
-from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.stance import yes_no_choice
-from vlmscope.score.text import is_figure, word_set, words
-from vlmscope.score.values import (
+from vlmscope.score.language.lexicon import is_a, is_part, lemma
+from vlmscope.score.language.text import is_figure, word_set, words
+from vlmscope.score.parsing.case import CAPTION, LIGHT, Case
+from vlmscope.score.parsing.choices import Choices, choose, chosen_letter, true_choice
+from vlmscope.score.parsing.claims import COLOURS, GROUPS, SIDES
+from vlmscope.score.parsing.phrases import SHORT, Relation, Words, relation, turned
+from vlmscope.score.parsing.question import IN_IMAGE
+from vlmscope.score.rules.attributes import speaks_of_another
+from vlmscope.score.rules.comparison import compared_options, relates
+from vlmscope.score.rules.compatible import is_refined, is_voted, leaves_room
+from vlmscope.score.rules.denials import BARE, claims, denies, denies_premise, finds_nothing
+from vlmscope.score.rules.values import (
     SENTENCE,
     VAGUE_NUMBER,
     asks_several,
@@ -61,8 +55,11 @@ from vlmscope.score.values import (
     dated,
     lists,
     outdoes,
+    picks,
     reads,
 )
+from vlmscope.score.scorer import Finding, excerpt
+from vlmscope.score.stance import yes_no_choice
 
 _LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
 _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")

@@ -1,10 +1,13 @@
-"""Whether another answer than the truth may be right beside it: questions that leave room.
+"""Answers that may be right although they are not the truth: longer names, other right answers.
+
+*A large truck* is a truck; whether it is a pickup, the truth does not tell. A longer name means the
+truth where what it adds is an adjective of size, age or color, or where annotators gave both.
 
 *A laptop* does not contradict the truth *vase* of *What is on the table?*: both may stand there. A
 woman in jeans wears a shirt too, a man who walks may talk, and one thing has several reasons. An
 answer that names only what the question says already (*an animal*), or that tells of the thing
 what was not asked (*a small room* where its kind is asked), contradicts nothing either. Where ten
-annotators agree, the room is taken: their answers are all that is there to be said.
+annotators agree, no other answer is compatible: theirs are all that there is to say.
 """
 
 from __future__ import annotations
@@ -12,12 +15,66 @@ from __future__ import annotations
 import re
 from itertools import product
 
-from vlmscope.score.case import Case
-from vlmscope.score.claims import COLOURS
-from vlmscope.score.denial import plain
-from vlmscope.score.lexicon import is_part, lemma
-from vlmscope.score.phrases import Words
-from vlmscope.score.text import is_figure, word_set
+from vlmscope.score.language.denial import plain
+from vlmscope.score.language.lexicon import is_part, known, lemma, same
+from vlmscope.score.language.text import is_figure, word_set, words
+from vlmscope.score.parsing.case import Case
+from vlmscope.score.parsing.claims import COLOURS
+from vlmscope.score.parsing.phrases import Words, relation
+
+_PLAIN = (
+    word_set("large small big little tall short young old tiny huge long single beautiful cute new")
+    | COLOURS
+) - {"orange"}
+_PARTS = word_set("slice piece")
+_BRAND = re.compile(r"\b(?:brand|company|make|manufacturer|logo)\b")
+
+
+def is_refined(case: Case, phrase: Words, truth: Words) -> bool:
+    """Return whether a phrase is a longer name for the truth.
+
+    >>> from vlmscope.schema import Answered
+    >>> case = Case(Answered("q", "What is it?", "", "truck"))
+    >>> [is_refined(case, tuple(said.split()), ("truck",)) for said in (
+    ...     "large truck", "pickup truck", "toy truck", "truck stop")]
+    [True, False, False, False]
+    """
+    size = len(truth)
+    if len(phrase) <= size or any(map(is_figure, truth)) or not COLOURS.isdisjoint(truth):
+        return False
+    if phrase[:size] == truth:
+        kept = phrase[size:]
+        return set(kept) <= _PARTS or (len(kept) == 1 and bool(_BRAND.search(case.question.asked)))
+    if not all(map(same, phrase[-size:], truth)) or not is_part(lemma(truth[-1]), "n"):
+        return False
+    more = phrase[:-size]
+    if any(word in case.question.words and word in COLOURS for word in more):
+        return False
+    return set(more) <= _PLAIN and not known(" ".join(phrase))
+
+
+def is_voted(case: Case, answer: Words) -> bool:
+    """Return whether an answer that few annotators gave says what an accepted one says.
+
+    *$2.50* says what *2.50* does, *a Santa hat* what *hat* does; *red and black* says more.
+    """
+    accepted = [words(known_) for known_ in case.truths]
+    if "and" in answer:
+        parts = words(" ".join(answer).replace(" and ", " ; "))
+        at = answer.index("and")
+        return len(parts) > 1 and answer[:at] in accepted and answer[at + 1 :] in accepted
+    for truth in accepted:
+        if not truth or not COLOURS.isdisjoint(truth) or truth in (("yes",), ("no",)):
+            continue
+        if relation(answer, truth, case.question) == "equal":
+            return True
+        figure = is_figure(truth[0]) and len(truth) == 1 and not any(map(is_figure, answer[1:]))
+        if figure and answer[0] == truth[0] and len(answer) > 1:
+            return True
+        if not figure and len(answer) > len(truth) and answer[-len(truth) :] == truth:
+            return True
+    return False
+
 
 _IS = (
     r"(?:(?:is|are|was|were)(?: there| visible| seen| located| placed| parked| shown| sitting"

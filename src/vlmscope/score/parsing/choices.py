@@ -11,11 +11,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vlmscope.score.denial import HEDGE, NEGATIVE, plain
-from vlmscope.score.frame import uncontrasted, without_reason
-from vlmscope.score.lexicon import lemma
-from vlmscope.score.reply import final_answer
-from vlmscope.score.text import words
+from vlmscope.score.language.denial import HEDGE, NEGATIVE, plain
+from vlmscope.score.language.lexicon import lemma
+from vlmscope.score.language.text import words
+from vlmscope.score.parsing.reply import final_answer, uncontrasted, without_reason
 
 _MARK = re.compile(
     r"(?:(?<=\s)|^|(?<=[?:;,.]))(?:\((?P<a>[A-Ja-j])\)|\[(?P<b>[A-Ja-j])\]|(?P<c>[A-J])[.):](?=\s)"

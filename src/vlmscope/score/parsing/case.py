@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vlmscope.schema import Answered
-from vlmscope.score.denial import (
+from vlmscope.score.language.denial import (
     DOUBT,
     NEGATIVE,
     Denial,
@@ -15,14 +15,13 @@ from vlmscope.score.denial import (
     read_denial,
     sentences,
 )
-from vlmscope.score.frame import uncontrasted, unframed
-from vlmscope.score.lexicon import lemma
-from vlmscope.score.phrases import SHORT, Words, answer_phrase
-from vlmscope.score.question import Question, read_question
-from vlmscope.score.reply import concluded, final_answer, read_reply
+from vlmscope.score.language.lexicon import lemma
+from vlmscope.score.language.text import is_figure, word_set, words
+from vlmscope.score.parsing.phrases import SHORT, Words, answer_phrase
+from vlmscope.score.parsing.question import Question, read_question
+from vlmscope.score.parsing.reply import concluded, final_answer, read_reply, uncontrasted, unframed
+from vlmscope.score.parsing.truth import Truth, read_truth
 from vlmscope.score.scorer import excerpt
-from vlmscope.score.text import is_figure, word_set, words
-from vlmscope.score.truth import Truth, read_truth
 
 CAPTION = word_set("picture image photo scene")
 """Words of an answer that describes the image rather than naming one thing."""

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from vlmscope.score.choices import Choices, read_choices
-from vlmscope.score.denial import NEGATIVE, plain
-from vlmscope.score.lexicon import lemma
-from vlmscope.score.text import is_number, word_set, words
+from vlmscope.score.language.denial import NEGATIVE, plain
+from vlmscope.score.language.lexicon import lemma
+from vlmscope.score.language.text import is_number, word_set, words
+from vlmscope.score.parsing.choices import Choices, read_choices
 
 IMAGE = (
     r"(?:picture|image|photo|photograph|scene|painting|drawing|figure|illustration|shot|frame"

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from vlmscope.score.lexicon import lemma
-from vlmscope.score.text import join_initials, words
+from vlmscope.score.language.lexicon import lemma
+from vlmscope.score.language.text import join_initials, words
 
 NEGATIVE = re.compile(r"\b(?:no|not|never|nothing|none|nobody|neither|nor|without)\b")
 """A negative word, in the wording of ``plain``."""

@@ -14,11 +14,19 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from vlmscope.score.claims import COLOURS, SIDES
-from vlmscope.score.denial import sentences
-from vlmscope.score.lexicon import forms_of_one, is_part, known, lemma, opposite, related, same
-from vlmscope.score.question import IN_IMAGE, Question
-from vlmscope.score.text import is_figure, is_number, word_set, words
+from vlmscope.score.language.denial import sentences
+from vlmscope.score.language.lexicon import (
+    forms_of_one,
+    is_part,
+    known,
+    lemma,
+    opposite,
+    related,
+    same,
+)
+from vlmscope.score.language.text import is_figure, is_number, word_set, words
+from vlmscope.score.parsing.claims import COLOURS, SIDES
+from vlmscope.score.parsing.question import IN_IMAGE, Question
 
 Words = tuple[str, ...]
 Relation = Literal["equal", "contrary", "close", "different"]
@@ -93,7 +101,7 @@ _ASKS_UNIT = re.compile(r"\(in \w+\)|\bhow many (\w+)|\bin (\w+)\b|\bunit\b")
 def answer_phrase(text: str, question: Question) -> Words | None:
     """Return the phrase by which a sentence answers a question, or None where it is not so.
 
-    >>> from vlmscope.score.question import read_question
+    >>> from vlmscope.score.parsing.question import read_question
     >>> held = read_question("What is the man holding?")
     >>> answer_phrase("The man is holding a red cup.", held), answer_phrase("A cup.", held)
     (('red', 'cup'), ('cup',))
@@ -171,7 +179,7 @@ def _is_answer(said: Words, at: int, question: Question) -> bool:
 def relation(said: Words, true: Words, question: Question) -> Relation:
     """Return how two phrases stand to each other.
 
-    >>> from vlmscope.score.question import read_question
+    >>> from vlmscope.score.parsing.question import read_question
     >>> what = read_question("What is it?")
     >>> relation(("sofa",), ("couch",), what), relation(("dog",), ("cat",), what)
     ('equal', 'different')

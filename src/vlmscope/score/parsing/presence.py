@@ -14,11 +14,11 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from vlmscope.score.claims import UNREAL, shows
-from vlmscope.score.denial import DOUBT, NEGATIVE, deny, hedge_in
-from vlmscope.score.lexicon import is_a, lemma, same
-from vlmscope.score.question import Question
-from vlmscope.score.text import is_number, words
+from vlmscope.score.language.denial import DOUBT, NEGATIVE, deny, hedge_in
+from vlmscope.score.language.lexicon import is_a, lemma, same
+from vlmscope.score.language.text import is_number, words
+from vlmscope.score.parsing.claims import UNREAL, shows
+from vlmscope.score.parsing.question import Question
 
 Said = Literal["yes", "no", "found", "none", "sought", "open"]
 """What a clause says of the thing: that it is there or not, that one or none of it is (*I found
@@ -224,7 +224,7 @@ def presence(
         sentence: A sentence of the answer.
         before: The sentences before it: what *there is none* speaks of was named last.
 
-    >>> from vlmscope.score.question import read_question
+    >>> from vlmscope.score.parsing.question import read_question
     >>> asked = read_question("Is there a dog in the image?")
     >>> [presence(asked, said) for said in (
     ...     "while there is a cat in the image, there is no dog.",

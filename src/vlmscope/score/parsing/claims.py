@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from vlmscope.score.denial import DOUBT, hedge_in
-from vlmscope.score.frame import uncontrasted
-from vlmscope.score.lexicon import is_a, is_part, known, lemma, opposite, same
-from vlmscope.score.question import Question, claim_words
-from vlmscope.score.text import is_number, word_set, words
+from vlmscope.score.language.denial import DOUBT, hedge_in
+from vlmscope.score.language.lexicon import is_a, is_part, known, lemma, opposite, same
+from vlmscope.score.language.text import is_number, word_set, words
+from vlmscope.score.parsing.question import Question, claim_words
+from vlmscope.score.parsing.reply import uncontrasted
 
 COLOURS = word_set("red orange yellow green blue purple pink brown black white gray")
 SIDES = tuple(
@@ -79,7 +79,7 @@ Side = Literal["yes", "no"]
 def side_of(question: Question, sentence: str) -> Side | None:
     """Return the side that a sentence in the wording of ``plain`` takes, or None.
 
-    >>> from vlmscope.score.question import read_question
+    >>> from vlmscope.score.parsing.question import read_question
     >>> side_of(read_question("Is there a dog in the image?"), "there is a dog in the image.")
     'yes'
     >>> side_of(read_question("Is the floor dirty?"), "the floor appears to be clean.")

@@ -42,7 +42,7 @@ class _Table(NamedTuple):
 
 @cache
 def _table() -> _Table:
-    packed = (files("vlmscope") / "score" / "words.txt.gz").read_bytes()
+    packed = (files("vlmscope.score.language") / "words.txt.gz").read_bytes()
     text = gzip.decompress(packed).decode()
     _, words, above, opposites, derived, forms = text.split("\n\n")
     return _Table(

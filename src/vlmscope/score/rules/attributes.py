@@ -13,12 +13,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from vlmscope.score.claims import COLOURS, SIDES
-from vlmscope.score.compared import adjective_of
-from vlmscope.score.denial import NEGATIVE, hedge_in, plain, sentences
-from vlmscope.score.lexicon import is_a, is_part, lemma, same
-from vlmscope.score.question import Question
-from vlmscope.score.text import is_number, word_set, words
+from vlmscope.score.language.denial import NEGATIVE, hedge_in, plain, sentences
+from vlmscope.score.language.lexicon import is_a, is_part, lemma, same
+from vlmscope.score.language.text import is_number, word_set, words
+from vlmscope.score.parsing.claims import COLOURS, SIDES
+from vlmscope.score.parsing.question import Question
+from vlmscope.score.rules.comparison import adjective_of
 
 _SPLIT = re.compile(
     r"\s*[;!?]\s*|\s*[,:]\s+|\s+[-–—]+\s+|\s*—\s*|\.\s+"
@@ -110,7 +110,7 @@ class _Reading:
 def asked_thing(question: Question) -> str:
     """Return the noun whose color or side is asked for, or "".
 
-    >>> from vlmscope.score.question import read_question
+    >>> from vlmscope.score.parsing.question import read_question
     >>> [asked_thing(read_question(text)) for text in (
     ...     "What color is the small kite on the left?", "Is the mug red or blue?")]
     ['kite', 'mug']
@@ -140,7 +140,7 @@ def bound_value(text: str, question: Question, kind: str) -> str | None:
         question: What is asked.
         kind: ``color``, ``number`` or ``side``.
 
-    >>> from vlmscope.score.question import read_question
+    >>> from vlmscope.score.parsing.question import read_question
     >>> bus = read_question("What color is the bus?")
     >>> bound_value("The red hat is next to a brown bus.", bus, "color")
     'brown'
@@ -188,7 +188,7 @@ def _elsewhere(line: str, question: Question) -> bool:
 def speaks_of_another(text: str, question: Question) -> bool:
     """Return whether an answer speaks of another thing than that whose color or side is asked.
 
-    >>> from vlmscope.score.question import read_question
+    >>> from vlmscope.score.parsing.question import read_question
     >>> collar = read_question("What color is the dog's collar?")
     >>> speaks_of_another("The dog is brown.", collar), speaks_of_another("It is red.", collar)
     (True, False)
