@@ -21,7 +21,7 @@ class Auto:
     Args:
         judge: Asked about the rows that the rules cannot score; None leaves them unscorable.
         code: How the truths of the whole table are coded, from ``read_code``; by default a row's
-            question alone tells what its 0 or 1 means.
+            question alone decides what its 0 or 1 means.
     """
 
     name = "auto"

@@ -54,7 +54,7 @@ def error_kind(row: Answered, score: Score) -> ErrorKind | None:
 
 
 def _side(row: Answered) -> str | None:
-    """Return the side that an answer takes, whatever scorer called it hallucinated."""
+    """Return the side that an answer takes, for any scorer that labelled it hallucinated."""
     answer, question = read_reply(row.answer or "", row.question), read_question(row.question)
     stance = read_stance(answer) if question.negated else answer_side(answer, question)
     return stance.side if stance else None

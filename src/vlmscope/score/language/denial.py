@@ -24,7 +24,7 @@ DOUBT = re.compile(
     r"|unknown|instead|rather|except|impossible|sorry|imaginary|fictional|nonexistent|non-existent"
     r"|doubt\w*|free of|out of (?:view|frame|sight)|if|unless|were it)\b"
 )
-"""A word by which a sentence may deny something in a way that no rule here reads."""
+"""A word with which a sentence may deny something in a way that no rule here reads."""
 
 _PICTURE = (
     r"(?:picture|image|photo|photograph|scene|painting|drawing|figure|illustration|frame|shot)s?"
@@ -184,10 +184,10 @@ _EMPTY = frozenset(_EMPTY_WORDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """What a sentence says is not there, or not to be told."""
+    """What a sentence says is not there, or cannot be told."""
 
     things: tuple[str, ...]
-    """Words for what is not there or not to be told; empty where it does not say what."""
+    """Words for what is not there or cannot be told; empty where it does not say what."""
 
     head: str = ""
     """The noun among them that names the thing."""
@@ -196,14 +196,14 @@ class Denial:
     """Whether it says that the answer cannot be told."""
 
     incapable: bool = False
-    """Whether it says that the one who answers cannot: no claim about the image at all."""
+    """Whether it says that the model cannot answer: no claim about the image at all."""
 
     owner: tuple[str, ...] = ()
-    """Who or what is said to be without the thing."""
+    """Who or what is said to lack the thing."""
 
 
 def read_denial(text: str) -> Denial | None:
-    """Return what a text denies, or None where it is no plain denial.
+    """Return what a text denies, or None where it is not a plain denial.
 
     The first sentence must deny; or the second, where the first says nothing of the same.
 
@@ -257,7 +257,7 @@ def deny(sentence: str) -> Denial | None:
 
 
 def _without(body: str) -> Denial | None:
-    """Return what somebody is said to be without."""
+    """Return what somebody is said to lack."""
     found = _POSSESSIVE.match(body)
     denial = _denial(found["x"]) if found else None
     return replace(denial, owner=content(found["who"])) if found and denial else None
@@ -370,7 +370,7 @@ _WORD = re.compile(r"\w")
 
 
 def clause(text: str) -> str:
-    """Return what stands before the next comma, dash or *but*.
+    """Return the text before the next comma, dash or *but*.
 
     >>> clause("there is no cup, but a plate")
     'there is no cup'

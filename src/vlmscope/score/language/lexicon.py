@@ -1,7 +1,7 @@
 """English words that mean the same, the opposite, or more or less: from WordNet 3.0.
 
-``words.txt.gz`` is a table made of WordNet by ``scripts/wordnet_table.py``; its licence stands in
-it. It is read once, when the first word is looked up (a fifth of a second, 40 MB). A word has
+``words.txt.gz`` is a table made of WordNet by ``scripts/wordnet_table.py``; it contains its
+licence. It is read once, when the first word is looked up (a fifth of a second, 40 MB). A word has
 several senses and a scorer cannot tell which is meant, so there are two questions: ``same`` is
 asked before an answer is accepted and looks at the most frequent senses, ``related`` before one is
 rejected and looks at all of them.
@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 _DEPTH = 12
-"""Levels that are climbed from a sense."""
+"""Levels of hypernyms that are searched."""
 
 _CACHED = 1 << 15
 
@@ -27,7 +27,7 @@ _COMMON = {
     "photo": "picture", "photograph": "picture", "donut": "doughnut",
     "hair drier": "hair dryer", "grey": "gray", "tshirt": "t shirt",
 }  # fmt: skip
-"""Spellings that WordNet does not have, and everyday names that it takes for kinds of the thing."""
+"""Spellings that WordNet does not have, and everyday names that it treats as kinds of the thing."""
 
 
 class _Table(NamedTuple):
@@ -135,7 +135,7 @@ def _ranked(term: str) -> dict[int, int]:
 
 @lru_cache(_CACHED)
 def _kinds(term: str, most: int) -> frozenset[int]:
-    """Return the first senses of a term and those above them, but for the most general ones."""
+    """Return the first senses of a term and their hypernyms, except the most general ones."""
     found: set[int] = set()
     todo = {key for key, rank in _ranked(term).items() if rank < most}
     for _ in range(_DEPTH):
@@ -168,7 +168,7 @@ def same(one: str, other: str) -> bool:
 
 
 def related(one: str, other: str) -> bool:
-    """Return whether two terms may mean the same, or one the other among other things.
+    """Return whether two terms may mean the same, or one may include the other.
 
     >>> related("dog", "animal"), related("wood", "wooden"), related("dog", "cat")
     (True, True, False)
@@ -193,7 +193,7 @@ def is_a(one: str, other: str) -> bool:
 
 
 def opposite(one: str, other: str) -> bool:
-    """Return whether two words are opposites: not both hold of one thing.
+    """Return whether two words are opposites: they cannot both be true of one thing.
 
     >>> opposite("clean", "dirty"), opposite("open", "closed"), opposite("clean", "red")
     (True, True, False)

@@ -3,9 +3,9 @@
 The normal form follows the evaluation code of VQA v2 (Antol et al., 2015; Goyal et al., 2017;
 github.com/GT-Vision-Lab/VQA, vqaEval.py): lower case, number words as digits, no articles, one
 spelling of a contraction, no punctuation but decimal points. It differs where that code depends on
-the rest of the text or loses a difference: punctuation is a break wherever it stands but in 10:30
-and 1/2, only real thousands lose their comma, all number words are read, 3.0 is 3, grey is gray,
-50% and $50 are not 50, and the letter A stays where it names something: *A*, *Vitamin A*, *A or B*.
+the rest of the text or loses a difference: punctuation is a break everywhere but in 10:30 and 1/2,
+only real thousands lose their comma, all number words are read, 3.0 is 3, grey is gray, 50% and $50
+are not 50, and the letter A is kept where it names something: *A*, *Vitamin A*, *A or B*.
 
 Numbers are read as people write them: in words, Unicode and LaTeX, as clock times and amounts.
 """
@@ -139,7 +139,7 @@ def digits(tokens: list[str]) -> list[str]:
 
 
 def _add(found: list[str], word: str) -> None:
-    """Add a word that is no number to tokens, or its sign to the number before it."""
+    """Add a word that is not a number to tokens, or its sign to the number before it."""
     last = found[-1] if found else ""
     if word == "second" and not last[-1:].isdigit():
         found.append("2nd")
@@ -182,7 +182,7 @@ def _signed(tokens: list[str]) -> list[str]:
 
 
 def _run(tokens: list[str], at: int) -> tuple[str | None, int]:
-    """Read the run of number words that begins at a token; return its number and its end."""
+    """Read the run of number words that starts at a token; return its number and its end."""
     word = tokens[at]
     follows = tokens[at + 1] if at + 1 < len(tokens) else ""
     if word in _SHARES and follows.removesuffix("s") in _PARTS and tokens[at - 1 : at] != ["and"]:

@@ -1,4 +1,4 @@
-"""A row with what the rules for open questions look at, each read once."""
+"""``Case``: a row with everything that the rules for open questions read, parsed once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIGHT = word_set(
     "word words clock time label answer correct object item so therefore thus "
     "final right best clearly total exactly just only also"
 )
-"""Words that lead to an answer, or follow it, and say nothing."""
+"""Words before or after an answer that say nothing."""
 
 
 _UNITS_OF_RESULTS = word_set("cm cm² m m² km mm mm² in total units unit degrees square centimeters")
@@ -43,7 +43,7 @@ _UNITS_OF_RESULTS = word_set("cm cm² m m² km mm mm² in total units unit degre
 
 @dataclass(frozen=True)
 class Case:
-    """A row with what the rules look at."""
+    """A row with everything that the rules read."""
 
     row: Answered
 
@@ -54,7 +54,7 @@ class Case:
 
     @cached_property
     def question(self) -> Question:
-        """What is asked."""
+        """What the question asks."""
         return read_question(self.row.question)
 
     @cached_property
@@ -64,12 +64,12 @@ class Case:
 
     @cached_property
     def final(self) -> str:
-        """What the answer gives as its answer at last, else the answer."""
+        """What the answer concludes with, else the answer."""
         found = final_answer(self.answer) or self._result()
         return uncontrasted(found if found and words(found) else self.answer)
 
     def _result(self) -> str | None:
-        """Return what a calculation comes to, where the truth is a number."""
+        """Return the result of a calculation, where the truth is a number."""
         if not all(map(is_figure, words(self.truths[0])[:1] if self.truths else ())):
             return None
         found = concluded(self.answer)
@@ -111,7 +111,7 @@ class Case:
 
     @property
     def is_short(self) -> bool:
-        """Whether the answer names one thing, rather than says what is to be seen."""
+        """Whether the answer names one thing, rather than describing the image."""
         return len(self.said) <= SHORT and not CAPTION & set(self.said)
 
     @cached_property
@@ -134,16 +134,16 @@ class Case:
 
     @property
     def truth_doubted(self) -> bool:
-        """Whether an accepted answer is negative or hedged: it may deny in words of its own."""
+        """Whether an accepted answer is negative or hedged: it may deny in other words."""
         lines = [plain(truth) for truth in self.truths]
         return any(DOUBT.search(line) or hedge_in(line) for line in lines)
 
     @property
     def shown(self) -> str:
-        """The beginning of the answer, for evidence."""
+        """The start of the answer, for evidence."""
         return excerpt(self.answer or "")
 
     @property
     def truth_shown(self) -> str:
-        """The beginning of the first accepted answer."""
+        """The start of the first accepted answer, for evidence."""
         return excerpt(self.truths[0])

@@ -48,7 +48,7 @@ _SEVERAL = re.compile(
     r"(?:(?:maybe|possibly|perhaps) )?(?:(?:option|choice) )?[(*]{0,3}(?P<other>[A-J])\b(?! is"
     r" (?:not|wrong|incorrect))"
 )
-"""Two letters side by side: an answer that does not choose."""
+"""Two letters next to each other: an answer that does not choose."""
 
 _TURN = re.compile(r"\b(?:no|wait|actually|rather|sorry|correction|instead|hmm)\b", re.IGNORECASE)
 
@@ -259,7 +259,7 @@ def chosen_letter(text: str, letters: tuple[str, ...]) -> str | None:
 
 
 def _named_texts(text: str, choices: Choices) -> set[int]:
-    """Return the choices whose words stand in a text, but for those inside of longer ones."""
+    """Return the choices whose words occur in a text, except those within longer ones."""
     said = words(text[:2_000])
     taken: list[tuple[int, int, int]] = []
     for index in sorted(range(len(choices.texts)), key=lambda i: -len(choices.said[i])):
@@ -274,7 +274,7 @@ def _named_texts(text: str, choices: Choices) -> set[int]:
 
 
 def _loosely_named(text: str, choices: Choices) -> set[int]:
-    """Return the choice whose words stand in a text in other forms (*the grass would decrease*)."""
+    """Return the choice whose words occur in a text in other forms (*the grass would decrease*)."""
     said = _bases(words(text[:500]))
     own = [_bases(part) for part in choices.said]
     found = {
@@ -294,7 +294,7 @@ def _bases(said: tuple[str, ...]) -> tuple[str, ...]:
 def true_choice(answer: str, choices: Choices) -> int | None:
     """Return which of the choices a truth names: by letter, by text, or by both; else None.
 
-    A number is an index only where no choice is that number, and where it can only be one: 0 counts
+    A number is an index only where no choice is that number, and where it is unambiguous: 0 counts
     from 0, the number of the choices counts from 1.
     """
     said = words(answer)

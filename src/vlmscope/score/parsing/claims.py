@@ -2,9 +2,9 @@
 
 A sentence affirms if it repeats the question's claim word for word, in order, with nothing between
 but words that change nothing (*it appears there is **direct contact** between …*), or if it shows
-what the question asks to exist (*A dog sits on the bench.*). It contradicts if just one word stands
-against another of its kind: another number, colour, side, or the opposite (*clean* for *dirty*).
-A sentence that denies, hedges, compares or quotes affirms nothing.
+what the question asks to exist (*A dog sits on the bench.*). It contradicts if just one word
+conflicts with another of its kind: another number, colour, side, or the opposite (*clean* for
+*dirty*). A sentence that denies, hedges, compares or quotes affirms nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNREAL = re.compile(
     r"|cartoon|logo|poster|costume|pattern|shaped|says|reads|word|named|called|than|almost|nearly"
     r"|partly|partially|half|supposed|used to|about to|fake|stuffed|replica|silhouette|tattoo)s?\b"
 )
-"""Words by which a thing that is named is no such thing, or not for sure."""
+"""Words that make a named thing another thing, or an uncertain one."""
 
 _SETTLED = re.compile(
     rf"{UNREAL.pattern}|\b(?:would|not|who|which|where|while|whose|other than|only|but)\b"
@@ -106,7 +106,7 @@ def side_of(question: Question, sentence: str) -> Side | None:
         return None
     found = _echo(question.claim, _sentence_claim(limited)) or _echo_of_it(question, limited)
     found = found or _echo_of_head(question, limited)
-    if found and not (found == "no" and question.thing):  # a blue cup leaves room for a red one
+    if found and not (found == "no" and question.thing):  # a blue cup does not exclude a red one
         return found
     return "yes" if question.thing and shows(question.thing, limited) else None
 
@@ -246,7 +246,7 @@ def _counted(question: Question, sentence: str) -> Side | None:
 
 
 def shows(thing: tuple[str, ...], sentence: str) -> bool:
-    """Return whether a sentence speaks of a thing as being there."""
+    """Return whether a sentence presents a thing as being there."""
     if _QUOTED.search(sentence) or len(thing) > 3 or any(map(is_number, thing)):
         return False
     said = words(sentence)

@@ -1,9 +1,9 @@
 """The phrase in which an answer answers, and whether two phrases mean the same.
 
 *The man is holding a red cup.* answers *What is the man holding?* by *red cup*: what is left when
-the words of the question are taken off both ends. Where something else is left as well, or before
-it, there is no phrase. Two phrases are ``equal``, ``contrary`` (one of a kind, and not the other:
-numbers, colours, sides, opposites, letters, units), ``close`` (they may mean the same) or
+the words of the question are removed from both ends. Where something else is left as well, or
+before it, there is no phrase. Two phrases are ``equal``, ``contrary`` (one of a kind, and not the
+other: numbers, colours, sides, opposites, letters, units), ``close`` (they may mean the same) or
 ``different``.
 """
 
@@ -99,7 +99,7 @@ _ASKS_UNIT = re.compile(r"\(in \w+\)|\bhow many (\w+)|\bin (\w+)\b|\bunit\b")
 
 
 def answer_phrase(text: str, question: Question) -> Words | None:
-    """Return the phrase by which a sentence answers a question, or None where it is not so.
+    """Return the phrase by which a sentence answers a question, or None where there is none.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> held = read_question("What is the man holding?")
@@ -145,7 +145,7 @@ def _phrase(sentence: str, question: Question) -> Words | None:
 
 
 def turned(before: Words, question: Question) -> bool:
-    """Return whether what leads to a phrase makes it what the question already has.
+    """Return whether the words before a phrase make it what the question already names.
 
     *The cup is left of the plate* does not say what is left of the cup; *The dog chases the cat*
     not who chases the dog.
@@ -172,12 +172,12 @@ def _belongs(word: str, asked: frozenset[str], last: bool = False) -> bool:
 
 
 def _is_answer(said: Words, at: int, question: Question) -> bool:
-    """Return whether a word that the question has too begins the answer (*left or right?*)."""
+    """Return whether a word that the question has too starts the answer (*left or right?*)."""
     return said[at] in question.offered
 
 
 def relation(said: Words, true: Words, question: Question) -> Relation:
-    """Return how two phrases stand to each other.
+    """Return the relation of two phrases.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> what = read_question("What is it?")
@@ -203,7 +203,7 @@ def relation(said: Words, true: Words, question: Question) -> Relation:
 
 
 def _of_words(said: Words, true: Words, question: Question) -> Relation:
-    """Compare two phrases that are no numbers."""
+    """Compare two phrases that are not numbers."""
     if len(said) == 1 == len(true) and {*said, *true} <= question.offered:
         return "contrary"
     said, true = _bare(said), _bare(true)
@@ -272,7 +272,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _contrary(said: Words, true: Words) -> bool:
-    """Return whether two phrases differ in one word that stands against another."""
+    """Return whether two phrases differ in one word that conflicts with another."""
     if len(said) == len(true):
         pairs = [(a, b) for a, b in zip(said, true, strict=True) if not _same(a, b)]
         if len(pairs) == 1 and against(*pairs[0]):
@@ -308,7 +308,7 @@ def _is_rank_of(one: str, other: str) -> bool:
 
 
 def _shape(figure: str) -> str:
-    """Return how a figure is written: 10:30 and 1/2 are no numbers of one kind."""
+    """Return how a figure is written: 10:30 and 1/2 are not of one kind."""
     return re.sub(r"\d+", "9", re.sub(r"\.|(?:st|nd|rd|th)$", "", figure))
 
 
@@ -348,7 +348,7 @@ _CONTAINERS = word_set("cup bottle can glass bowl box bag jar pot plate slice pi
 
 
 def is_other_compound(short: str, long: str) -> bool:
-    """Return whether a term begins with another word, as a name of something else.
+    """Return whether a term starts with another word, as the name of something else.
 
     >>> is_other_compound("bus", "bus stop"), is_other_compound("cup", "cupcake")
     (True, True)
@@ -395,7 +395,7 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
 
 
 def _beside_bare(one: str, other: str, question: Question) -> Relation:
-    """Return how equal numbers of different units stand to each other: 50 and 50%."""
+    """Return the relation of equal numbers with different units: 50 and 50%."""
     unit = one or other
     if one and other:
         return "contrary"

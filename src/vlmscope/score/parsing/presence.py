@@ -1,8 +1,8 @@
 """Whether a sentence says that a thing is there: clause by clause, mention by mention.
 
 *While there is a cat, there is no dog* denies the dog and shows the cat; *It is a dog, not a cat*
-shows the dog. A sentence is brought into few forms (*None of the objects is a dog* becomes *there
-is no dog*), split where another clause begins, and each clause that names the thing shows it,
+shows the dog. A sentence is rewritten to few forms (*None of the objects is a dog* becomes *there
+is no dog*), split where another clause starts, and each clause that names the thing shows it,
 denies it, or leaves it open: beside a condition, in a comparison, in a drawing, under two
 negations, with an exception (*no other dogs*), or denied somewhere only (*no dog on the table*).
 Where one clause leaves it open or two disagree, nothing is decided here.
@@ -51,7 +51,7 @@ _LEAD = re.compile(
     rf"|(?:the|this) {_IMAGE} (?:clearly )?(?:shows|suggests|indicates|confirms) that "
     r"|the (?:correct |right |final )?answer is(?: that)?:? |(?:i|we) also )+"
 )
-"""Words before a statement that change nothing of it."""
+"""Words before a statement that do not change it."""
 
 _FORMS = tuple(
     (re.compile(pattern), form)
@@ -113,7 +113,7 @@ _FORMS = tuple(
          r"\1 no "),
     )
 )  # fmt: skip
-"""Wordings, and the few forms into which they are brought."""
+"""Wordings, and the few forms to which they are rewritten."""
 
 _NOUN = r"(?!(?:no|an?|the|there|it|they|is|are|or|and|but|just|only) )[\w'-]+"
 _NONE_OF_SEVERAL = re.compile(
@@ -141,7 +141,7 @@ _WORLDS = re.compile(
     r"|rumou?r\w*|pretend\w*|dream\w*|wish\w*|hop(?:e|ing)|want\w*|claim\w*|wonder\w*|asks?|asked"
     r"|deny|denies|as if|as though|no longer|used to|about to|until|before|after|next time)\b"
 )
-"""Words of a sentence that speaks of another world than the image."""
+"""Words of a sentence that is not about the image as it is."""
 
 _SOUGHT = re.compile(
     r"\b(?:look(?:s|ed|ing)? (?:for|like)|search\w*|seek\w*|expect\w*|mention\w*|need\w*|check\w*"
@@ -191,7 +191,7 @@ _UNDONE = re.compile(
     r"|really) an?"
     rf"\b|{UNREAL.pattern}"
 )
-"""What takes the thing back in a clause about *it*."""
+"""What retracts the thing in a clause about *it*."""
 
 _NONE_FOUND = re.compile(
     r"^(?:(?:i|we) )?(?:could |can |do |did )*(?:(?:find|found|see|saw|spot(?:ted)?"
@@ -222,7 +222,7 @@ def presence(
     Args:
         question: What is asked.
         sentence: A sentence of the answer.
-        before: The sentences before it: what *there is none* speaks of was named last.
+        before: The sentences before it: what *there is none* refers to was named last.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> asked = read_question("Is there a dog in the image?")
@@ -260,7 +260,7 @@ def _read(question: Question, sentence: str, before: str) -> Literal["yes", "no"
 def _together(
     said: set[Said], line: str, clauses: list[str]
 ) -> Literal["yes", "no", "unclear"] | None:
-    """Return what the clauses of a sentence say together."""
+    """Return what the clauses of a sentence say taken together."""
     sides = {"yes" if one in ("yes", "found") else "no" for one in said - {"sought", "open"}}
     if "sought" in said and said.isdisjoint(("found", "none")):
         said.add("open")
@@ -274,7 +274,7 @@ def _together(
 
 
 def canonical(sentence: str) -> str:
-    """Return a sentence without its lead, its negations in few forms.
+    """Return a sentence without its introduction, its negations in few forms.
 
     >>> canonical("looking at the image, none of the objects in the image is a dog.")
     'there is no dog.'
@@ -363,7 +363,7 @@ def _negative(question: Question, clauses: list[str], at: int, clause: str) -> S
 
 
 def _is_whole(question: Question, part: str) -> bool:
-    """Return whether a part of a sentence names the thing and nothing besides."""
+    """Return whether a part of a sentence names the thing and nothing else."""
     denial = deny(f"there is no {part}")
     return denial is not None and _is_all(question, denial.head, denial.things)
 

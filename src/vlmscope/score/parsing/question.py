@@ -1,6 +1,6 @@
 """What a question asks: yes or no, how many, which of several, all of a list; and of what.
 
-Read once a question. ``claim`` is the question as a statement: the words that an answer in a
+Parsed once per question. ``claim`` is the question as a statement: the words that an answer in a
 sentence must repeat to affirm it.
 """
 
@@ -87,7 +87,7 @@ _LONGEST_ASKED = 1_000
 
 @dataclass(frozen=True)
 class Question:
-    """A question, read."""
+    """A parsed question."""
 
     asked: str
     """The question itself in the wording of ``plain``, without choices and instructions."""
@@ -132,7 +132,7 @@ class Question:
 
     @cached_property
     def offered(self) -> frozenset[str]:
-        """The words beside *or*: alternatives of which the answer names one."""
+        """The words around *or*: alternatives of which the answer names one."""
         listed = self.asked
         if _WH.match(listed) and ", " in listed:  # "Which is longer, the dress or the shirt?"
             listed = listed.split(", ", 1)[1]
@@ -220,7 +220,7 @@ def _read(text: str) -> Question:
 
 
 def _rooted(asked: str) -> str:
-    """Return a question without what leads to it (*According to the map, does …*)."""
+    """Return a question without its introduction (*According to the map, does …*)."""
     if _ASKS.match(asked) or _WH.match(asked):
         return asked
     found = re.search(rf", (?:so )?(?={_AUX}\b|(?:what|which|who|where|when|why|how)\b)", asked)
@@ -228,7 +228,7 @@ def _rooted(asked: str) -> str:
 
 
 def claim_words(text: str) -> tuple[str, ...]:
-    """Return the base forms of the words that a statement stands on, prepositions included."""
+    """Return the base forms of the words that carry a statement, prepositions included."""
     text = IN_IMAGE.sub(" ", plain(text).rstrip("?.! "))
     return tuple(
         word if is_number(word) else lemma(word) for word in words(text) if word not in _LIGHT

@@ -84,7 +84,7 @@ _REASON = re.compile(r",? (?:because|since|due to the fact that) .*$", re.IGNORE
 
 
 def uncontrasted(text: str) -> str:
-    """Return a sentence without what it sets its answer against.
+    """Return a sentence without the alternative that it rejects.
 
     >>> uncontrasted("It is a chair, not a bench."), uncontrasted("It isn't open, it is closed.")
     ('It is a chair.', 'it is closed.')
@@ -149,7 +149,7 @@ _ECHO = re.compile(
     r" question|(?:the|your) question(?: is| was)?|question|q)?\W*",
     re.IGNORECASE,
 )
-"""What stands before a question that is repeated."""
+"""What precedes a question that is repeated."""
 
 _SAID_FIRST = (
     r"i (?:(?:first|initially|at first|originally) )?(?:thought|believed|assumed|counted|said|saw)"
@@ -175,7 +175,7 @@ _CORRECTION = re.compile(
     r"|(?<=\.\.\. )(?:oh|ah|hmm|no)\b(?= *,)|(?<=… )(?:oh|ah|hmm|no)\b(?= *,)",
     re.IGNORECASE,
 )
-"""What takes back what was said before."""
+"""Words that retract what was said before."""
 
 _ANSWER_KEYS = ("answer", "final_answer", "response", "result", "prediction", "output", "reply")
 _TRUE_KEYS = ("present", "exists", "visible", "found", "is_present", "contains", "detected")
@@ -202,7 +202,7 @@ _END = re.compile(r"(?<=[\w)}*\"'])[.!](?:\s|$)|\s(?:because|since|as)\s")
 
 
 def read_reply(text: str, question: str = "") -> str:
-    r"""Return the answer in a text that may hold the prompt or further turns as well.
+    r"""Return the answer in a text that may contain the prompt or further turns as well.
 
     >>> read_reply("User: Is there a cup?\nAssistant: No.", "Is there a cup?")
     'No.'
@@ -259,14 +259,14 @@ def _of_record(text: str) -> str:
 
 
 def _corrected(text: str) -> str:
-    """Return what stands after the last words that take something back."""
+    """Return the text after the last words that retract something."""
     *_, last = [None, *_CORRECTION.finditer(text)]
     rest = "" if last is None else text[last.end() :].lstrip(" ,:.;!…-–—")
     return rest if re.search(r"\w", rest) else text
 
 
 def final_answer(text: str) -> str | None:
-    r"""Return what a text gives as its answer at last, or None where it does not say so.
+    r"""Return the answer that a text concludes with, or None where it states none.
 
     >>> final_answer("3 + 4 = 7. So the answer is 7."), final_answer("It is red.")
     ('7', None)
@@ -297,7 +297,7 @@ _SO = re.compile(
 
 
 def concluded(text: str) -> str | None:
-    """Return what the last sentence of a calculation comes to, or None.
+    """Return the result in the last sentence of a calculation, or None.
 
     >>> concluded("9 - 2 = 7. Therefore, 7 objects are left."), concluded("5 + 4 = 9 balls.")
     ('7 objects are left', '9 balls')
@@ -345,7 +345,7 @@ def _of_turns(text: str, question: str) -> str:
 
 
 def _without_question(text: str, question: str) -> str:
-    """Return a text without the question that it begins with, or that it says it was asked."""
+    """Return a text without the question that it starts with, or says it was asked."""
     asked = question.strip().lower()
     at = text.lower().find(asked) if len(asked) > 3 else -1
     if at < 0 or len(text.lower()) != len(text) or not _ECHO.fullmatch(text[:at]):

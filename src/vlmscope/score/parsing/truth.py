@@ -8,11 +8,11 @@ them.
 Annotators' votes are weighed as in the VQA evaluation (Antol et al., 2015): an answer that n
 annotators gave has the accuracy min(n/3, 1). Here an answer is accepted where its accuracy is 1,
 and hallucinated where at most one of ten gave it and another answer has at least half of the votes;
-what lies between cannot be told.
+what lies between is unscorable.
 
-A truth may be a code: 0 or 1, or an option's number. One row tells by its question: to *Is there a
-cup?* 1 is *yes*, to *How many cups?* it is one. Where every truth of a table is 0 or 1, the whole
-column tells for statements too (*There is a cup.*), and whether options are counted from 0 or 1.
+A truth may be a code: 0 or 1, or an option's number. The question of a row may decide: to *Is there
+a cup?* 1 is *yes*, to *How many cups?* it is one. Where every truth of a table is 0 or 1, the whole
+column decides for statements too (*There is a cup.*), and whether options are counted from 0 or 1.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _all_unanswerable(answers: Iterable[str]) -> bool:
 
 
 def _items(text: str) -> list[Any] | None:
-    """Return the items of a printed list or record, or None where the text is no such thing."""
+    """Return the items of a printed list or record, or None where the text is neither."""
     body = text
     if body.startswith(("array(", "np.array(")) and body.endswith(")"):
         body = re.sub(r"^(?:np\.)?array\(|(?:,\s*dtype=[\w.'\"<>]+)?\s*\)$", "", body)
@@ -145,7 +145,7 @@ def _literal(text: str) -> Any:
         pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of backslashes in somebody else's text
+            warnings.simplefilter("ignore")  # of backslashes in a text that is not ours
             return ast.literal_eval(_as_python(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
@@ -154,7 +154,8 @@ def _literal(text: str) -> Any:
 def _as_python(text: str) -> str:
     """Return a text that NumPy or JSON with Python's quotes printed as a Python literal.
 
-    Items stand side by side (``['a' 'b']``, ``[1 2]``), arrays in arrays have a name and a type.
+    Items have no commas between them (``['a' 'b']``, ``[1 2]``), arrays in arrays have a name and
+    a type.
     Texts in quotation marks are left as they are.
     """
     text = _SCALAR.sub(r"\1", text)
@@ -207,7 +208,7 @@ def _is_vote(item: Any) -> bool:
 
 
 def _of_votes(answers: list[str], counts: Counter[str]) -> Truth:
-    """Weigh the votes of annotators."""
+    """Score the votes of annotators."""
     total = counts.total()
     refused = sum(number for answer, number in counts.items() if answer in _UNANSWERABLE)
     enough = 3 if total >= _VOTES - 1 else max(2, -(-total // 3)) if total > 1 else 1
@@ -252,10 +253,10 @@ class Code:
     """Rows whose truth is read so."""
 
     @property
-    def told(self) -> str:
-        """How the column was read, for its reader; empty where truths are no code.
+    def summary(self) -> str:
+        """How the column was read, as one line; empty where truths are not coded.
 
-        >>> Code(yes_no=True, rows=240).told
+        >>> Code(yes_no=True, rows=240).summary
         'truth 1 = yes, 0 = no in 240 rows'
         """
         rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
@@ -288,7 +289,7 @@ def read_code(rows: Iterable[Answered]) -> Code:
     """Return how a table's truths are coded, read from all of its rows.
 
     >>> rows = [Answered(str(n), "Is it red?", "Yes", str(n % 2)) for n in range(12)]
-    >>> read_code(rows).told
+    >>> read_code(rows).summary
     'truth 1 = yes, 0 = no in 12 rows'
     """
     numbers: Counter[int] = Counter()

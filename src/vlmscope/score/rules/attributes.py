@@ -3,8 +3,8 @@
 *The red hat is next to a brown bus* gives the bus the color brown, *five bears next to eight
 couches* counts eight couches, *The clock is on the right, and the sink on the left* puts the clock
 on the right. An answer is split into clauses; in each, a value belongs to the noun behind it, else
-to the subject of the clause, else to what was spoken of before. Where one value cannot be given to
-anything, or the thing has two, nothing is found.
+to the subject of the clause, else to the last thing mentioned. Where a value belongs to nothing, or
+the thing has two, nothing is found.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _IDIOMS = re.compile(
     r"|\b\d+(?: ?[+×x*-] ?\d+)+ ?(?:=|is|equals) ?"
 )
 _LISTED = re.compile(r"(?<=\w)(?::| -| –) an? [^\d.:;]{1,80}[.!]*\s*$")
-"""What a number is made of: *three people: a man, a woman, and a child*."""
+"""What a number consists of: *three people: a man, a woman, and a child*."""
 
 _VERBS = word_set(
     "is are was were be look looks appear appears seem seems has have had stands stand sits lies "
@@ -93,13 +93,13 @@ _ARTICLE = re.compile(r"^(?:the|a|an|this|that|these|those|his|her|its|their|my)
 
 @dataclass
 class _Reading:
-    """What is read from an answer, clause by clause."""
+    """What an answer says, clause by clause."""
 
     values: list[str] = field(default_factory=list)
-    """What the thing is said to have."""
+    """Values that the answer gives to the thing."""
 
     parts: list[str] = field(default_factory=list)
-    """Numbers without a noun, somewhere: *five on the left*."""
+    """Numbers without a noun, at a position: *five on the left*."""
 
     totals: list[str] = field(default_factory=list)
     unsure: bool = False
@@ -130,7 +130,7 @@ def asked_thing(question: Question) -> str:
     return ""
 
 
-def bound_value(text: str, question: Question, kind: str) -> str | None:
+def attribute_value(text: str, question: Question, kind: str) -> str | None:
     """Return the one value of a kind that an answer gives to what was asked about.
 
     None where it gives no such value; "" where it is not clear what the value belongs to.
@@ -142,10 +142,10 @@ def bound_value(text: str, question: Question, kind: str) -> str | None:
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> bus = read_question("What color is the bus?")
-    >>> bound_value("The red hat is next to a brown bus.", bus, "color")
+    >>> attribute_value("The red hat is next to a brown bus.", bus, "color")
     'brown'
     >>> couches = read_question("How many couches are there?")
-    >>> bound_value("There are five bears next to eight couches.", couches, "number")
+    >>> attribute_value("There are five bears next to eight couches.", couches, "number")
     '8'
     """
     thing = question.counted if kind == "number" else asked_thing(question)
@@ -181,16 +181,16 @@ def _read(line: str, question: Question, thing: str, kind: str) -> _Reading:
 
 
 def _elsewhere(line: str, question: Question) -> bool:
-    """Return whether a line says where something looks or goes, and the question does not."""
+    """Return whether a line says where something looks or goes, which the question does not ask."""
     return bool(_TURNED.search(line)) and not _TURNED.search(question.asked)
 
 
-def speaks_of_another(text: str, question: Question) -> bool:
-    """Return whether an answer speaks of another thing than that whose color or side is asked.
+def is_about_another(text: str, question: Question) -> bool:
+    """Return whether an answer is about another thing than that whose color or side is asked.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> collar = read_question("What color is the dog's collar?")
-    >>> speaks_of_another("The dog is brown.", collar), speaks_of_another("It is red.", collar)
+    >>> is_about_another("The dog is brown.", collar), is_about_another("It is red.", collar)
     (True, False)
     """
     thing = asked_thing(question)
@@ -200,7 +200,7 @@ def speaks_of_another(text: str, question: Question) -> bool:
 
 
 def _clashes(clause: str, question: Question, thing: str, kind: str) -> bool:
-    """Return whether a clause speaks of another one of the thing than the question."""
+    """Return whether a clause is about another instance of the thing than the question."""
     said, asked = words(clause), words(question.asked)
     owners = {word for word in said if word.endswith("'s")}
     own = {word for word in asked if word.endswith("'s")}
@@ -352,7 +352,7 @@ def _names(said: tuple[str, ...], thing: str) -> bool:
 
 
 def _subject(said: tuple[str, ...], thing: str) -> str | None:
-    """Return the noun of which a clause speaks: "" for a pronoun, None where it has none."""
+    """Return the noun that a clause is about: "" for a pronoun, None where it has none."""
     verb = next((at for at, word in enumerate(said) if word in _VERBS), None)
     if verb is None:
         return None
@@ -373,7 +373,7 @@ def _subject(said: tuple[str, ...], thing: str) -> str | None:
 
 
 def _resolved(subject: str | None, thing: str, read: _Reading) -> str:
-    """Return whose value it is that a clause gives to its subject."""
+    """Return whose value a clause gives: that of its subject, or of what a pronoun refers to."""
     if subject == thing:
         return "thing"
     if subject:
@@ -382,7 +382,7 @@ def _resolved(subject: str | None, thing: str, read: _Reading) -> str:
 
 
 def _owner(said: tuple[str, ...], at: int, thing: str, kind: str) -> str:
-    """Return whose value a word is: thing, other, or subject where no noun follows it."""
+    """Return to what a value belongs: thing, other, or subject where no noun follows it."""
     following: list[str] = []
     for word in said[at + 1 : at + 5]:
         if word in _STOP or is_number(word) or (kind == "color" and word in COLOURS):
@@ -408,7 +408,7 @@ def _owner(said: tuple[str, ...], at: int, thing: str, kind: str) -> str:
 
 
 def _count(said: tuple[str, ...], at: int, owner: str, read: _Reading) -> None:
-    """Note a number and what it counts."""
+    """Record a number and what it counts."""
     following = said[at + 1] if at + 1 < len(said) else ""
     number = said[at]
     if owner == "other":

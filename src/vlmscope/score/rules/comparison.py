@@ -65,7 +65,7 @@ def compared_options(question: Question) -> tuple[Words, Words] | None:
 
 
 def winner(text: str, question: Question) -> Words | None:
-    """Return which of the two things an answer finds more of what is asked, or None.
+    """Return which of the two things an answer ranks higher in what is asked, or None.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> taller = read_question("Which is taller, the tree or the pole?")
@@ -99,7 +99,7 @@ def winner(text: str, question: Question) -> Words | None:
 def _of_clause(
     clause: str, options: tuple[Words, Words], asked: str
 ) -> int | Literal["unclear"] | None:
-    """Return the number of the option that a clause finds ahead, "unclear", or None."""
+    """Return the number of the option that a clause ranks higher, "unclear", or None."""
     if found := _NOT_AS.search(clause):
         named = _named(words(clause[: found.start()]), options)
         sign = _sign(asked, found["x"])
@@ -212,8 +212,8 @@ _WHERE = re.compile(
 
 
 @dataclass(frozen=True)
-class Placed:
-    """One thing by the side of another."""
+class RelativePosition:
+    """The position of one thing relative to another."""
 
     one: str
     side: str
@@ -226,18 +226,18 @@ class Placed:
         return _REVERSED[self.side] if (self.other, self.one) == (one, other) else None
 
 
-def placed(sentence: str) -> Placed | None:
-    """Return what a sentence in the wording of ``plain`` puts where, or None.
+def read_position(sentence: str) -> RelativePosition | None:
+    """Return the relative position that a sentence in the wording of ``plain`` states, or None.
 
-    >>> placed("the dog is to the right of the man.")
-    Placed(one='dog', side='right', other='man')
+    >>> read_position("the dog is to the right of the man.")
+    RelativePosition(one='dog', side='right', other='man')
     """
     line = " ".join(IN_IMAGE.sub(" ", sentence).split())
     found = _SAYS.match(line.replace(" .", ".")) if len(line) < 300 else None
     if found is None or DOUBT.search(sentence) or hedge_in(sentence):
         return None
     side = next(name for name in _FORMS if found[name])
-    return Placed(_noun(found["one"]), side, _noun(found["other"]))
+    return RelativePosition(_noun(found["one"]), side, _noun(found["other"]))
 
 
 def _noun(part: str) -> str:
@@ -257,14 +257,13 @@ def asked_pair(question: Question) -> tuple[str, str] | None:
 def said_side(text: str, question: Question) -> str | None:
     """Return the side that an answer gives to the first of a question's two things.
 
-    The answer is "" where it puts the two somewhere in a way that is not read; None where it does
-    not speak of them.
+    "" where it relates the two in a way that is not read; None where it does not mention them.
     """
     pair = asked_pair(question)
     said = sentences(plain(text))
     if pair is None or not said:
         return None
-    found = placed(said[0])
+    found = read_position(said[0])
     if found is None:
         named = {lemma(word) for word in words(said[0])}
         other = {word for word in pair[1].split() if word not in ("the", "a")}
@@ -282,7 +281,7 @@ def relative_side(question: Question, sentence: str) -> Literal["yes", "no"] | N
     statement = re.sub(r"^(is|are) ((?:the |a |an )?[\w' -]+?) (?=(?:to|on|at) the (?:left|right)"
                        r"|(?:left|right) of|above|over|below|under|beneath|behind|in front|on top)",
                        r"\2 \1 ", question.asked)  # fmt: skip
-    asked, said = placed(statement), placed(sentence)
+    asked, said = read_position(statement), read_position(sentence)
     if asked is None or said is None:
         return None
     side = said.side_of(asked.one, asked.other)
@@ -291,7 +290,7 @@ def relative_side(question: Question, sentence: str) -> Literal["yes", "no"] | N
     return "no" if side == _REVERSED[asked.side] else None
 
 
-def relates(case: Case) -> Finding | None:
+def score_relative_position(case: Case) -> Finding | None:
     """Compare on which side of another thing an answer puts the one that was asked about."""
     if asked_pair(case.question) is None or len(case.truths[0]) > 300:
         return None
@@ -311,7 +310,7 @@ def _truth_side(truth: str, question: Question) -> str | None:
     ):
         return word[1]
     pair = asked_pair(question)
-    found = placed(plain(truth)) or placed(f"the thing is {plain(truth)}")
+    found = read_position(plain(truth)) or read_position(f"the thing is {plain(truth)}")
     if pair is None or found is None:
         return None
     return found.side_of(*pair) or (found.side if found.one == "thing" else None)

@@ -5,9 +5,9 @@ truth where what it adds is an adjective of size, age or color, or where annotat
 
 *A laptop* does not contradict the truth *vase* of *What is on the table?*: both may stand there. A
 woman in jeans wears a shirt too, a man who walks may talk, and one thing has several reasons. An
-answer that names only what the question says already (*an animal*), or that tells of the thing
-what was not asked (*a small room* where its kind is asked), contradicts nothing either. Where ten
-annotators agree, no other answer is compatible: theirs are all that there is to say.
+answer that names only what the question says already (*an animal*), or that says something of the
+thing that was not asked (*a small room* where its kind is asked), contradicts nothing either. Where
+ten annotators agree, no other answer is compatible.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _PARTS = word_set("slice piece")
 _BRAND = re.compile(r"\b(?:brand|company|make|manufacturer|logo)\b")
 
 
-def is_refined(case: Case, phrase: Words, truth: Words) -> bool:
+def is_longer_name(case: Case, phrase: Words, truth: Words) -> bool:
     """Return whether a phrase is a longer name for the truth.
 
     >>> from vlmscope.schema import Answered
     >>> case = Case(Answered("q", "What is it?", "", "truck"))
-    >>> [is_refined(case, tuple(said.split()), ("truck",)) for said in (
+    >>> [is_longer_name(case, tuple(said.split()), ("truck",)) for said in (
     ...     "large truck", "pickup truck", "toy truck", "truck stop")]
     [True, False, False, False]
     """
@@ -53,7 +53,7 @@ def is_refined(case: Case, phrase: Words, truth: Words) -> bool:
     return set(more) <= _PLAIN and not known(" ".join(phrase))
 
 
-def is_voted(case: Case, answer: Words) -> bool:
+def means_accepted_answer(case: Case, answer: Words) -> bool:
     """Return whether an answer that few annotators gave says what an accepted one says.
 
     *$2.50* says what *2.50* does, *a Santa hat* what *hat* does; *red and black* says more.
@@ -93,7 +93,7 @@ _WIDE = re.compile(
     r"|beach|park|river|lake|ocean|corner|refrigerator|fridge|mantle|roof|ceiling|court|lawn"
     r"|snow|sand|mirror)$"
 )
-"""Where there are several things as a rule."""
+"""Locations with several things as a rule."""
 
 _ONE = re.compile(r"\b(?:the (?:only )?(?:object|thing|item|animal|person) |only )")
 _WORN = re.compile(r"\b(?:wear|wears|wearing|dressed in|have on)\b")
@@ -140,7 +140,7 @@ _ALSO = word_set(
     " train practice chat gaze observe face turn hug kiss clap cheer celebrate travel wink"
     " photograph film shop gather"
 )
-"""What one may do beside something else."""
+"""What one may do while doing something else."""
 
 _POSTURES = word_set("stand sit lie kneel crouch squat lean")
 _MOVES = word_set("walk run jump swim climb dance crawl sleep march jog hike")
@@ -153,7 +153,7 @@ _GENERAL = word_set(
     " kind type variety organism being individual figure artwork art decoration utensil gadget"
     " piece part unit vessel document"
 )
-"""Words for very many things: whoever says one of them contradicts few truths."""
+"""Words for very many things: an answer of these contradicts few truths."""
 
 _TELLING = (
     word_set(
@@ -182,15 +182,17 @@ _HUES = {
 }  # fmt: skip
 
 
-def leaves_room(case: Case, phrase: Words) -> bool:
-    """Return whether an answer's phrase may be right beside the truth, though it is another.
+def allows_other_answers(case: Case, phrase: Words) -> bool:
+    """Return whether an answer's phrase may be right as well as the truth, though it is another.
 
     >>> from vlmscope.schema import Answered
-    >>> def room(question, truth, answer):
+    >>> def allowed(question, truth, answer):
     ...     case = Case(Answered("q", question, answer, truth))
-    ...     return leaves_room(case, case.phrase)
-    >>> room("What is on the table?", "vase", "a laptop"), room("What is it?", "vase", "a laptop")
-    (True, False)
+    ...     return allows_other_answers(case, case.phrase)
+    >>> allowed("What is on the table?", "vase", "a laptop")
+    True
+    >>> allowed("What is it?", "vase", "a laptop")
+    False
     """
     pairs = list(product([phrase], case.short_truths))
     if any(is_figure(word) for pair in pairs for part in pair for word in part):
@@ -212,7 +214,7 @@ def _says_nothing_new(case: Case, phrase: Words) -> bool:
 
 
 def _of_another_kind(case: Case, phrase: Words, truth: Words) -> bool:
-    """Return whether a phrase tells how a thing is, where the truth says what it is."""
+    """Return whether a phrase says how a thing is, where the truth says what it is."""
     if case.question.offered or re.search(r"\bcolou?r|\bhow\b|\blike$", case.question.asked):
         return False
     if any(len(word) < 2 for word in (*phrase, *truth)):

@@ -42,8 +42,8 @@ _EMPTY = re.compile(
 )
 
 
-def denies_premise(case: Case) -> Finding | None:
-    """Weigh an answer against truths that negate the verb of the question."""
+def score_rejected_premise(case: Case) -> Finding | None:
+    """Score an answer against truths that negate the verb of the question."""
     short = [truth for truth in case.truths if len(truth) < _LONGEST]
     verbs = {verb for truth in short if (verb := _negated_verb(truth, case))}
     said = sentences(case.answer)
@@ -83,7 +83,7 @@ def _negated_verb(truth: str, case: Case) -> str | None:
 
 
 def _no_such_thing(case: Case) -> Finding | None:
-    """Weigh an answer that denies, in any clause, the thing that a truth denies."""
+    """Score an answer that denies, in any clause, the thing that a truth denies."""
     said = sentences(case.answer)
     for denied in case.denied:
         if denied.untold or denied.owner or not denied.head or len(denied.head) < 3:
@@ -97,8 +97,8 @@ def _no_such_thing(case: Case) -> Finding | None:
     return None
 
 
-def finds_nothing(case: Case) -> Finding | None:
-    """Weigh *There is nothing on the table* against a truth that names something."""
+def score_nothing_found(case: Case) -> Finding | None:
+    """Score *There is nothing on the table* against a truth that names something."""
     if len(case.answer) > _LONGEST or not case.short_truths:
         return None
     line = plain(case.final).strip(" .!")
@@ -121,8 +121,8 @@ def finds_nothing(case: Case) -> Finding | None:
     return None
 
 
-def unseen(case: Case) -> bool:
-    """Return whether an answer says that what is asked for is not to be seen."""
+def says_not_visible(case: Case) -> bool:
+    """Return whether an answer says that what is asked for cannot be seen."""
     denial, line = case.denial, plain(case.answer)
     if denial is None or denial.incapable or len(sentences(case.answer)) != 1:
         return False
@@ -139,14 +139,14 @@ _NOTHING = (("0",), ("nothing",), ("no", "1"), ("nobody",))
 _LEFT_OUT = word_set("on in at of to with by for from under behind near")
 
 
-def denies(case: Case) -> Finding | None:
-    """Weigh an answer that is a denial or a refusal."""
+def score_denial(case: Case) -> Finding | None:
+    """Score an answer that is a denial or a refusal."""
     denial = case.denial
     if denial is None:
         return _nothing(case)
     if denial.incapable:
         return Finding(None, f"refuses to answer: {case.shown}")
-    if case.truth.unanswerable and unseen(case):
+    if case.truth.unanswerable and says_not_visible(case):
         return Finding(False, f"cannot be seen, the truth is no answer: {case.shown}")
     if same_denial := next((d for d in case.denied if _denies_same(denial, d, case)), None):
         what = (
@@ -164,7 +164,7 @@ def denies(case: Case) -> Finding | None:
         return Finding(False, f"denies what the truth counts as 0: {case.shown}")
     spoken_of = {lemma(word) for truth in case.truths for word in words(truth)}
     known = spoken_of | (asked if case.short_truths else frozenset())
-    if case.denied and (found := claims(case)) and found.hallucinated:
+    if case.denied and (found := score_claim(case)) and found.hallucinated:
         return found
     doubted = case.truth_doubted or case.question.negated
     if doubted or not _all_asked(denial.things, known):
@@ -189,7 +189,7 @@ def _denies_same(denial: Denial, true: Denial, case: Case) -> bool:
 
 
 def _is_person(noun: str) -> bool:
-    """Return whether a noun names a person, and no device (*toaster*, *printer*) as well."""
+    """Return whether a noun names a person, and not also a device (*toaster*, *printer*)."""
     things = ("device", "appliance", "vehicle", "container", "furniture")
     return is_a(noun, "person") and (
         noun in _PEOPLE or not any(related(noun, thing) for thing in things)
@@ -200,7 +200,7 @@ _PEOPLE = word_set("man woman boy girl child baby person player driver rider wor
 
 
 def _nothing(case: Case) -> Finding | None:
-    """Weigh *0*, *none*, *zero goats* against a truth that denies what is counted."""
+    """Score *0*, *none*, *zero goats* against a truth that denies what is counted."""
     if not case.denied or not (case.question.counts or case.said in _NOTHING):
         return None
     zero = "0" in case.said and not any(is_number(w) and w != "0" for w in case.said)
@@ -226,8 +226,8 @@ def _nothing(case: Case) -> Finding | None:
     return None
 
 
-def claims(case: Case) -> Finding | None:
-    """Weigh a claim against truths that are denials."""
+def score_claim(case: Case) -> Finding | None:
+    """Score a claim against truths that are denials."""
     if not case.denied:
         return None
     line = _claimed(case)
@@ -254,8 +254,7 @@ def claims(case: Case) -> Finding | None:
 def _claimed(case: Case) -> str:
     """Return the sentence of an answer that claims what the truth denies, else the answer.
 
-    What is denied of other things in further sentences (*No people are visible.*) takes nothing
-    back.
+    Denials of other things in further sentences (*No people are visible.*) do not retract it.
     """
     said = sentences(case.answer)
     heads = {denied.head for denied in case.denied if denied.head and not denied.untold}
@@ -277,7 +276,7 @@ _TAKES_BACK = re.compile(
 
 
 def _all_asked(things: Words, known: frozenset[str] | set[str]) -> bool:
-    """Return whether a question or a truth speaks of all the words, or of kinds of them."""
+    """Return whether a question or a truth mentions all the words, or kinds of them."""
     return all(
         word in known
         or lemma(word) in known

@@ -1,9 +1,9 @@
 """Rules for answers of one kind: a color, a number, a side, a year, a text, a list, an alternative.
 
 Where the truth is a value of such a kind, the answer is read for the value that it gives to what
-was asked about (``attributes``, ``comparison``), whatever other values it names. *The people are
-sitting on the benches* answers *Are they sitting or standing?* whatever it says besides, as long as
-the sentence is about nothing else before it.
+was asked about (``attributes``, ``comparison``), not for other values that it names. *The people
+are sitting on the benches* answers *Are they sitting or standing?*, as long as the sentence
+mentions nothing else before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vlmscope.score.language.text import is_figure, is_number, word_set, words
 from vlmscope.score.parsing.case import LIGHT, Case
 from vlmscope.score.parsing.claims import COLOURS, SIDES
 from vlmscope.score.parsing.phrases import SHORT, Words, relation
-from vlmscope.score.rules.attributes import bound_value
+from vlmscope.score.rules.attributes import attribute_value
 from vlmscope.score.rules.comparison import compared_options, winner
 from vlmscope.score.scorer import Finding
 
@@ -31,7 +31,7 @@ _BETWEEN = re.compile(
 _ENDING = word_set("up down position pose")
 
 
-def picks(case: Case) -> Finding | None:
+def score_alternative(case: Case) -> Finding | None:
     """Compare which of the alternatives of a question a sentence names."""
     offered = case.question.offered
     if case.question.negated or compared_options(case.question):
@@ -52,7 +52,7 @@ def picks(case: Case) -> Finding | None:
 
 
 def _is_sided(offered: frozenset[str]) -> bool:
-    """Return whether alternatives are sides, colors or numbers: other rules bind these."""
+    """Return whether alternatives are sides, colors or numbers: other rules score these."""
     sides = frozenset().union(*SIDES) - {"on", "off"}
     return bool(offered & (sides | COLOURS)) or any(map(is_figure, offered))
 
@@ -76,7 +76,7 @@ def _named(case: Case, offered: frozenset[str]) -> str | None:
 
 
 def _closed(after: Words, case: Case) -> bool:
-    """Return whether what follows an alternative leaves it as it is (*sitting on a bench*)."""
+    """Return whether the words after an alternative do not change it (*sitting on a bench*)."""
     return (
         not after
         or after[0] in _ENDING
@@ -96,8 +96,8 @@ VAGUE_NUMBER = re.compile(
 _JOIN = word_set("and or in on at of from to between years colors")
 
 
-def lists(case: Case) -> Finding | None:
-    """Weigh an answer to a question that asks for all of a list."""
+def score_list(case: Case) -> Finding | None:
+    """Score an answer to a question that asks for all of a list."""
     truth = case.truth
     items = [words(item) for item in truth.accepted]
     if not truth.listed:
@@ -133,7 +133,7 @@ def _joined_items(case: Case) -> list[Words]:
 
 
 def _names_others(case: Case, items: list[Words]) -> Finding | None:
-    """Weigh an answer that names none of a list."""
+    """Score an answer that names none of a list."""
     said = [w for w in case.said if w not in LIGHT | _JOIN and w not in case.question.words]
     near = any(
         relation((w,), item, case.question) in ("equal", "close") for w in said for item in items
@@ -151,13 +151,13 @@ def asks_several(case: Case) -> bool:
 
 
 def contains(said: Words, part: Words) -> bool:
-    """Return whether the words stand in the answer, one after the other."""
+    """Return whether the words occur in the answer, in succession."""
     starts = range(len(said) - len(part) + 1)
     return bool(part) and any(said[start : start + len(part)] == part for start in starts)
 
 
-def outdoes(case: Case) -> Finding | None:
-    """Compare which of two things the answer finds taller, older, closer."""
+def score_comparison(case: Case) -> Finding | None:
+    """Compare which of two things the answer ranks as taller, older, closer."""
     options = compared_options(case.question)
     if options is None or len(case.truths) != 1:
         return None
@@ -171,7 +171,7 @@ def outdoes(case: Case) -> Finding | None:
     return Finding(said != own[0], f'finds "{" ".join(said)}" ahead in {case.shown}')
 
 
-def dated(case: Case) -> Finding | None:
+def score_year(case: Case) -> Finding | None:
     """Compare the year in which something happens, and not those before or after it."""
     if not re.match(r"(?:in |on )?(?:what|which) year|when\b", case.question.asked):
         return None
@@ -203,7 +203,7 @@ _YEAR = re.compile(
 )
 
 
-def reads(case: Case) -> Finding | None:
+def score_written_text(case: Case) -> Finding | None:
     """Compare what a sign says, where the question asks for it."""
     if not _ASKS_TEXT.search(case.question.asked) or case.question.yes_no or len(case.truths) != 1:
         return None
@@ -251,7 +251,7 @@ _SAYS = re.compile(
 )
 
 
-def binds(case: Case) -> Finding | None:
+def score_attribute(case: Case) -> Finding | None:
     """Compare the color, number or side that the answer gives to what was asked about."""
     if case.denial:
         return None
@@ -273,7 +273,7 @@ def _asks_for(case: Case, kind: str, values: frozenset[str]) -> bool:
 def _bound(case: Case, kind: str, true: str) -> Finding | None:
     """Compare the value that an answer gives to what was asked about with the true one."""
     for text in dict.fromkeys((case.final, case.answer)):
-        said = bound_value(text, case.question, kind)
+        said = attribute_value(text, case.question, kind)
         if said is None:
             continue
         if said == "":

@@ -1,9 +1,9 @@
-"""Answers that were made elsewhere: read from a table or research files, labelled, written.
+"""External answers: read from a table or files in the HALP layout, labelled, written.
 
 The labelled table has the columns of the one that was read, and ``outcome``, ``hallucinated``,
-``scorer``, ``evidence`` and ``error_kind``. A column that was there before under such a name, or
-another that labels are read from, is kept as ``input_<name>``: what somebody labelled by hand is
-neither lost nor taken for these labels.
+``scorer``, ``evidence`` and ``error_kind``. A column of the input with such a name, or
+another that labels are read from, is kept as ``input_<name>``: labels made by hand are neither lost
+nor mistaken for these.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from vlmscope.store.format.manifest import MANIFEST
 from vlmscope.version import __version__
 
 H5 = (".h5", ".hdf5")
-"""Extensions of research files."""
+"""Suffixes of files in the HALP layout."""
 
 LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence", "error_kind")
 """What a labelled table has beside the columns of the one that was read."""
@@ -51,7 +51,7 @@ NO_ANSWER = "generation failed, there is no answer"
 
 
 def is_answers(path: Path) -> bool:
-    """Return whether a path is no run but a file, or a folder of ``.h5`` files, with answers."""
+    """Return whether a path is not a run but a file, or a folder of ``.h5`` files, with answers."""
     if is_remote(path) or (path / MANIFEST).exists():
         return False
     if path.is_dir():
@@ -60,11 +60,11 @@ def is_answers(path: Path) -> bool:
 
 
 def read_answer_files(path: Path, fields: Sequence[str] = ()) -> AnswerTable:
-    """Read questions, truths and answers that were made elsewhere.
+    """Read questions, truths and answers of another tool.
 
     Args:
-        path: A table (``read_answers``), or ``.h5`` files of the original research or an export of
-            vlmscope: a folder or one file.
+        path: A table (``read_answers``), or ``.h5`` files in the HALP layout, such as an export
+            of vlmscope: a folder or one file.
         fields: Of a table: which column holds what, each ``field=column``.
 
     Raises:
@@ -73,12 +73,12 @@ def read_answer_files(path: Path, fields: Sequence[str] = ()) -> AnswerTable:
     if path.is_dir() or path.suffix.lower() in H5:
         if fields:
             raise InputError("--map: is for a table; .h5 files name their fields themselves")
-        return _of_research(path)
+        return _of_halp_files(path)
     return read_answers(path, parse_answer_mapping(fields))
 
 
-def _of_research(path: Path) -> AnswerTable:
-    """Return the texts of research files; vectors are left where they are."""
+def _of_halp_files(path: Path) -> AnswerTable:
+    """Return the texts of files in the HALP layout; vectors are not read."""
     table = open_seed_files(path).to_pandas()
     rows = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
     columns = tuple(map(str, table.columns))
@@ -105,7 +105,7 @@ def with_truth(rows: Iterable[Answered], column: str) -> Iterator[Answered]:
     A row whose cell is empty has no truth, and so cannot be scored by a rule.
 
     Raises:
-        InputError: No row has the column, or a cell is no text; after the last row.
+        InputError: No row has the column, or a cell is not text; after the last row.
     """
     others: set[str] = set()
     for row in rows:
@@ -155,7 +155,7 @@ def write_labelled(
         table: What was labelled.
         scores: One verdict a row, in its order.
         settings: How they were made; kept in a Parquet file's schema.
-        overwrite: Replace a file that is there.
+        overwrite: Replace an existing file.
 
     Raises:
         InputError: There is such a file, or the table is the file itself.
@@ -195,7 +195,7 @@ def _columns(table: AnswerTable, scores: Sequence[Score]) -> dict[str, list[Any]
 
 
 def _free(name: str, taken: Collection[str], others: Collection[str]) -> str:
-    """Return a name for a column of the input: its own, unless that is taken.
+    """Return a name for a column of the input: its own, unless that is used.
 
     Args:
         name: The column.
