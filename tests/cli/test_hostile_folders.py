@@ -23,8 +23,7 @@ from vlmscope.labelling import label
 from vlmscope.report import write_report
 from vlmscope.risk.probe_of import find_probe
 from vlmscope.schema import Failure, Score
-from vlmscope.score.judge_cache import VerdictCache
-from vlmscope.score.judge_verdict import Verdict
+from vlmscope.score.judge import Verdict, VerdictCache
 from vlmscope.store import FailureLog, RunWriter, find_damage, open_run, set_aside, write_labels
 from vlmscope.store.format.checksums import seal_on
 from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep

@@ -19,7 +19,7 @@ from vlmscope.errors import InputError, ModelError, RowError, StoreError
 from vlmscope.model.loading.weights import check_files
 from vlmscope.schema import Failure, Sample
 from vlmscope.score import read_label_file
-from vlmscope.score.truth import read_truth
+from vlmscope.score.parsing.truth import read_truth
 from vlmscope.store.format.shard import opened
 from vlmscope.store.halp_rows import opened_seed
 

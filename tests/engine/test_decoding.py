@@ -18,7 +18,7 @@ from engine.against_reference import (
 )
 from material import QUESTIONS, picture
 from vlmscope.engine import CaptureSession, prepare
-from vlmscope.engine.decoding.scheduler import scheduler
+from vlmscope.engine.decoding import scheduler
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Sample

@@ -19,7 +19,7 @@ from engine.against_reference import (
     submitted,
 )
 from vlmscope.engine import CaptureSession, capture, prepare
-from vlmscope.engine.decoding.scheduler import scheduler
+from vlmscope.engine.decoding import scheduler
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.model import VisionLanguageModel

@@ -43,8 +43,8 @@ def show_label_sets(sets: dict[str, dict[str, Any]]) -> None:
         if "error" in about:
             stdout.print(f"labels {name}: {about['error']}")
             continue
-        told = [name for name in OUTCOMES if about[name] or name != "unlabelled"]
-        counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in told)
+        shown = [name for name in OUTCOMES if about[name] or name != "unlabelled"]
+        counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in shown)
         probes = f"probes in {about['probes']}" if about["probes"] else "no probes yet"
         stale = "; stale, truths have changed since: label again" if about["stale"] else ""
         stdout.print(f"labels {name}: {counts}; {probes}{stale}")

@@ -1,4 +1,4 @@
-"""What ``vlmscope label`` labels: a run, or answers that were made elsewhere; where labels go."""
+"""What ``vlmscope label`` labels: a run, or external answers; and where its labels are written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUT_SUFFIXES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Target:
-    """Answers to be labelled, and where their labels go."""
+    """Answers to be labelled, and where their labels are written."""
 
     answers: Run | AnswerTable
     """The answers."""
@@ -65,7 +65,7 @@ class Target:
         return self.answers.path / JUDGEMENTS
 
     def check_scorable(self) -> None:
-        """Refuse what no rule or judge can score, or may: before a judge is paid.
+        """Refuse what no rule or judge can score or may replace, before a judge is paid.
 
         Raises:
             InputError: There are no answers, or labels of a person would be lost.
@@ -87,7 +87,7 @@ class Target:
             return replace_labels(
                 self.answers, scores, settings, name=self.name, overwrite=self.overwrite
             )
-        assert self.out is not None  # noqa: S101 - for the type checker: open_target saw to it
+        assert self.out is not None  # noqa: S101 - for the type checker: open_target checks it
         return write_labelled(
             self.out, self.answers, scores, settings, overwrite=self.overwrite
         )  # fmt: skip
