@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 
 from engine.against_reference import assert_all_same, expected_of, run_session
-from vlmscope.engine.decoding.scheduler import Decoding, step
+from vlmscope.engine.decoding import step
+from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import REPRESENTATIONS, CaptureSpec, Sample
