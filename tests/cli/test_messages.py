@@ -9,13 +9,13 @@ from pathlib import Path
 
 import vlmscope
 import vlmscope.store
-from vlmscope import probe, probing
+from vlmscope import probes, sweeps
 
 SOURCES = Path(vlmscope.__file__).parent
 
 FUNCTIONS = {
     name
-    for module in (vlmscope, vlmscope.store, probe, probing)
+    for module in (vlmscope, vlmscope.store, probes, sweeps)
     for name in module.__all__
     if "_" in name and name.islower() and name != "question_id"  # which is a column, too
 }

@@ -25,7 +25,7 @@ from vlmscope.model.proof import TOLERANCE, blank_inputs, encoder_widths, relati
 from vlmscope.model.vlm import VisionLanguageModel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Returned:
     """What a module returned."""
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError, StoreError, UnknownIdError
 from vlmscope.schema import Answered, Capture, Failure, Score
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
@@ -85,7 +85,7 @@ class Run:
         """Return one question's capture."""
         if id_ not in self._places:
             close = f"; did you mean {_near(id_, self.ids)}?" if _near(id_, self.ids) else ""
-            raise InputError(f"{self.path}: no question {id_!r} among {len(self)} rows{close}")
+            raise UnknownIdError(f"{self.path}: no question {id_!r} among {len(self)} rows{close}")
         shard, row = self._places[id_]
         block = read_shard(shard.path, slice(row, row + 1))
         return next(captures_of(with_truths(block, self.truths)))
