@@ -57,3 +57,18 @@ def whole_number(option: str, value: Any) -> int:
         return index(value)
     except TypeError:
         raise InputError(f"{option} {value!r}: expected a whole number") from None
+
+
+def check_batch_size(size: Any) -> None:
+    """Refuse what is no number of rows.
+
+    Args:
+        size: Rows at once, or ``auto``.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if size == "auto":
+        return
+    if isinstance(size, str) or whole_number("--batch-size", size) < 1:
+        raise InputError(f"--batch-size {size}: give 1 or more, or auto")

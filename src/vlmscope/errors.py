@@ -2,7 +2,8 @@
 
     VlmscopeError
     ├── InputError       an argument, the data or a path is wrong; also a ``ValueError``
-    │   └── UnknownIdError  a run has no question of that id; also a ``KeyError``
+    │   ├── UnknownIdError  a run has no question of that id; also a ``KeyError``
+    │   └── RowNumberError  a run has no row of that number; also an ``IndexError``
     ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
     │   └── ModelChangedError  its files were written to while the model computed
     ├── RunMismatchError the run folder was made with other settings
@@ -104,6 +105,10 @@ class InputError(VlmscopeError, ValueError):
 
 class UnknownIdError(InputError, KeyError):
     """A run has no question of that id."""
+
+
+class RowNumberError(InputError, IndexError):
+    """A run has no row of that number."""
 
 
 class ModelError(VlmscopeError):

@@ -89,7 +89,7 @@ def _on_rows(table: Table) -> Iterator[str]:
             if mark := image_mark(reader.question_or_gap(row)):
                 marked.append(mark)
             image = reader.image(row)
-            if any(cell.data or cell.flaw or not cell.name for cell in image.pictures):
+            if any(cell.opened or cell.flaw or not cell.name for cell in image.pictures):
                 continue
             names = [cell.name for cell in image.pictures]
             if all(lexists(reader.images / name) for name in names if "\0" not in name):
