@@ -299,7 +299,7 @@ def test_an_adapter_and_a_description(checkpoint: Path, tmp_path: Path, kind: st
     KINDS[kind](tmp_path / "adapter/adapter_config.json")
     with ends(), pytest.raises(VlmscopeError, match="adapter"):
         load_model(checkpoint, device="cpu", adapter=tmp_path / "adapter")
-    with ends(), pytest.raises(VlmscopeError, match="--family"):
+    with ends(), pytest.raises(VlmscopeError, match="family"):
         read_description(tmp_path / "adapter/adapter_config.json")
 
 

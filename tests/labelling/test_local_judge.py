@@ -197,7 +197,7 @@ def test_what_cannot_judge_is_one_line(
         list(local_judge(local_settings(folder), tmp_path / "j")(rows(2)))
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    assert "--allow-pickle-weights" not in str(caught.value)  # label has no such option
+    assert "allow_pickle_weights" not in str(caught.value)  # label has no such option
     assert not (tmp_path / "j").exists()
 
 

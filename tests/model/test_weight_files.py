@@ -283,7 +283,7 @@ def test_a_repository_that_is_an_adapter_of_another(
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(adapter / name, snapshot)
     opened.clear()
-    with pytest.raises(ModelError, match=f"is an adapter of {checkpoint}; give --model"):
+    with pytest.raises(ModelError, match=f"is an adapter of {checkpoint}; give model"):
         load_model("owner/name", device="cpu")
     assert not opened
 

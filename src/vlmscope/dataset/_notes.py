@@ -136,7 +136,7 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
                 break
             looked += 1
             image = reader.image(row)
-            if any(cell.data or cell.flaw or not cell.name for cell in image.pictures):
+            if any(cell.opened or cell.flaw or not cell.name for cell in image.pictures):
                 holds_images = True
                 continue
             names = [cell.name for cell in image.pictures]

@@ -17,9 +17,12 @@ from os import fspath
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._fields import image_numbers, is_numbered_image
 from vlmscope.dataset._finding import ImageFinder, shared_folders
+from vlmscope.dataset._held import HeldImage
 from vlmscope.dataset._locate import EXPECTED, locate_pictures
 from vlmscope.dataset._pictures import (
     ImageCells,
@@ -68,15 +71,15 @@ class Identity:
     the files that are there."""
     target: str | None
     """As ``Sample.target``; None where the table has no column of truths."""
-    unnamed: tuple[bytes, ...] = ()
-    """The images' files, where the table holds them and has no names for them."""
+    held: tuple[bytes | Image.Image, ...] = ()
+    """The images, where the table holds them, and has no names for them or is in memory."""
 
 
 class Place(NamedTuple):
     """A row that only holds its place among those about its pictures."""
 
-    images: tuple[bytes | str, ...]
-    """The pictures: the bytes of each, or else its path."""
+    images: tuple[bytes | str | Image.Image, ...]
+    """The pictures: what the table holds of each, or else its path."""
 
 
 def _as_bytes(cells: Any) -> bytes:
@@ -101,6 +104,12 @@ def _place_at(folder: str, name: str) -> Place:
     if _TIDY.fullmatch(name):
         return Place((f"{folder}{os.sep}{name}",))
     return Place((fspath(Path(folder) / name),))
+
+
+def _place_of(cell: PictureCell, folder: Path) -> bytes | str | Image.Image:
+    """Return what the table holds of an image, or else its path."""
+    opened = cell.opened or folder / cell.name
+    return fspath(opened) if isinstance(opened, Path) else opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +234,9 @@ class RowReader:
         if name is not None:
             return name
         image = self.image(row)
-        return image.key if image.pictures else None
+        if not image.pictures:
+            return None
+        return image.content_key if self.source.by_content else image.key
 
     def count_images(self, row: Row) -> int:
         """Return how many images the row has, good or not."""
@@ -265,10 +276,18 @@ class RowReader:
         if not others and (name := self._plain_image(row)) is not None:
             return Identity(sample_id, question, (name,), target)
         image = self.image(row)
-        held = all(cell.data and not cell.name for cell in image.pictures)
-        unnamed = tuple(cell.data or b"" for cell in image.pictures) if held else ()
         names = dict.fromkeys((self._image_id(image, sample_id), *others))
-        return Identity(sample_id, question, tuple(names), target, unnamed)
+        return Identity(sample_id, question, tuple(names), target, self._held(image))
+
+    def _held(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
+        """Return a row's images where their content tells which row it is."""
+        counts = self.source.by_content
+        if not all(cell.data and (counts or not cell.name) for cell in image.pictures):
+            return ()
+        return tuple(
+            cell.data.image if isinstance(cell.data, HeldImage) else cell.data or b""
+            for cell in image.pictures
+        )
 
     def _names_by_column(self, row: Row) -> tuple[str, ...]:
         """Return what each of several columns that may hold the row's images calls them."""
@@ -330,7 +349,7 @@ class RowReader:
         if name is not None:
             return _place_at(fspath(self.images), name)
         cells = self.image(row).pictures
-        return Place(tuple(cell.data or fspath(self.images / cell.name) for cell in cells))
+        return Place(tuple(_place_of(cell, self.images) for cell in cells))
 
     def _error(self, row: Row, found: str, expected: str) -> RowError:
         return RowError("input", f"{self.origin(row)}: {found}; write {expected} there")
@@ -389,8 +408,10 @@ class RowReader:
         except RowError:
             return ""
 
-    def _pictures(self, row: Row, image: ImageCells) -> tuple[bytes | Path, ...]:
-        """Return the pictures: their bytes, or else where they are."""
+    def _pictures(
+        self, row: Row, image: ImageCells
+    ) -> tuple[bytes | Path | Image.Image, ...]:  # fmt: skip
+        """Return the pictures: what the table holds of them, or else where they are."""
         if not image.pictures and not self.text_only:
             raise self._no_image(row)
         try:
@@ -409,7 +430,9 @@ class RowReader:
         columns = self.columns
         if len(columns.images) < 2 or columns.is_together or not image.pictures:
             return image
-        if any(cell.data or not cell.name or self._is_there(cell.name) for cell in image.pictures):
+        if any(
+            cell.opened or not cell.name or self._is_there(cell.name) for cell in image.pictures
+        ):
             return image
         for column in columns.images:
             cells = split_cell(row.values.get(column), self.source.missing)

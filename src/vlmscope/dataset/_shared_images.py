@@ -120,6 +120,15 @@ class SharedImages(Source):
         """Those of the table."""
         return self.inner.missing
 
+    @property
+    def by_content(self) -> bool:  # type: ignore[override]
+        """That of the table."""
+        return self.inner.by_content
+
+    def origin(self, row: Row) -> str:
+        """Say where a row of the table stands."""
+        return self.inner.origin(row)
+
     def columns(self) -> tuple[str, ...]:
         """Name the columns of the table."""
         return self.inner.columns()

@@ -219,7 +219,8 @@ def open_table(
         data: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` or ``.parquet`` file, several
             of these or a pattern, which are one table together; a folder of such files, or one that
             ``datasets.save_to_disk`` wrote; or ``owner/name`` on the Hugging Face hub. A folder and
-            a hub name also with ``:split``.
+            a hub name also with ``:split``. Or the table itself: a ``pandas.DataFrame``, a
+            ``datasets.Dataset``, dictionaries, or samples.
         images: the folder that relative image paths start from; default: the folder of the data,
             for the hub the current directory.
         fields: columns to use in place of the known names.
@@ -238,6 +239,7 @@ def open_table(
         raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
     folder = None if images is None else image_folder(images)
     source, beside = open_source(data, fields.records)
+    fields = source.fields(fields)
     with reading(source):
         found = source.columns()
     columns = find_columns(fields, found, source.name, text_only=text_only)

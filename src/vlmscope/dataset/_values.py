@@ -44,7 +44,8 @@ def kind_name(value: object) -> str:
         return f"not readable ({value.why})"
     if isinstance(value, int) and is_long(value):
         return f"a number of more than {MOST_DIGITS} digits"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def shown_name(name: str, longest: int = 60) -> str:

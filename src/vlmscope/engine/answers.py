@@ -24,7 +24,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, failure_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """One row's generated tokens."""
 

@@ -32,7 +32,7 @@ PIXELS_AT_ONCE = 2**28
 divided."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Samples that go through the model together, and their inputs."""
 

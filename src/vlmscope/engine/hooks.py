@@ -26,7 +26,7 @@ from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import LayerStates, VisionPooling
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Seen:
     """What a prefill left behind, on the device."""
 

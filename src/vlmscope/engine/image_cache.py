@@ -35,7 +35,7 @@ KEPT = 16
 """Rows whose encodings are kept for later batches: 210 MB a picture for a Llama-3.2-11B-Vision."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Encodings:
     """What is to be known of the pictures of a batch, one leading entry a row."""
 
@@ -47,7 +47,7 @@ class Encodings:
     """Module → shape that its output for this batch would have; for display."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Picture:
     """What is remembered of a row's pictures."""
 

@@ -42,7 +42,7 @@ from vlmscope.selection import boundaries, locate, resolve_layers
 _STATISTICS = _ENTROPY, _IDS, _LOGPROBS = "entropy", "ids", "logprobs"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Ready:
     """A batch on the device, its taps made and not yet in place."""
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from vlmscope.dataset import TableScan, absolute_data, absolute_name
+from vlmscope.dataset import InMemory, TableScan, absolute_data, absolute_name
 from vlmscope.errors import ModelError
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel
@@ -54,6 +54,7 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
             fields=_fields_record(request.fields),
             fingerprint=scan.fingerprint,
             text_only=request.text_only,
+            in_memory=isinstance(request.data, InMemory),
         ),
         dtype=str(vlm.dtype).removeprefix("torch."),
         store_dtype=request.store_dtype,

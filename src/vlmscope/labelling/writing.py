@@ -31,7 +31,7 @@ READ = frozenset({Column.name, LabelFile.name})
 MADE = frozenset({"auto", "exact", "judge", "vqa", "yesno"})
 """Scorers whose labels can be made again."""
 
-_REMEDY = "give --overwrite (in Python overwrite=True) to replace them"
+_REMEDY = "give --overwrite to replace them"
 
 
 def label(

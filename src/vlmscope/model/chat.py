@@ -275,7 +275,7 @@ def _safetensors_only() -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        text, option, _ = str(error).partition(", or pass --allow-pickle-weights")
+        text, option, _ = str(error.args[0]).partition(", or pass --allow-pickle-weights")
         raise (ModelError(text) if option else error) from error.__cause__
 
 

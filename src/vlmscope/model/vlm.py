@@ -52,6 +52,16 @@ class VisionLanguageModel:
     lengths: LengthBands = ONE_BAND
     """Which rows may share a call, by their lengths."""
 
+    def __repr__(self) -> str:
+        """Return one line: the modules would fill a notebook."""
+        rounded = f", rounded to {self.quantization}" if self.quantization else ""
+        adapted = f", adapter {self.adapter!r}" if self.adapter else ""
+        return (
+            f"VisionLanguageModel({self.name!r}, {self.family.title}, {self.num_layers} layers of "
+            f"{self.hidden_size:,}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+            f"{rounded}{adapted})"
+        )
+
     @property
     def vision_encoder(self) -> nn.Module:
         """The module whose output becomes the vision-only representation."""

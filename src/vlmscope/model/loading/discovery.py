@@ -30,7 +30,7 @@ from vlmscope.model.loading.checks import (
 from vlmscope.model.vlm import VisionLanguageModel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Returned:
     """What a module returned."""
 
