@@ -25,7 +25,7 @@ from vlmscope.model.greedy import make_greedy
 from vlmscope.model.identity import Fingerprinting
 from vlmscope.model.implementations import AUTO, choose_attention
 from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
-from vlmscope.model.loading import load_config, load_weights
+from vlmscope.model.loading import load_config, load_weights, without_library_bars
 from vlmscope.model.placing import auto_class, choose_dtype
 
 Chat = Sequence[Mapping[str, str]]
@@ -64,7 +64,7 @@ def identify_chat_model(folder: str | Path) -> str:
     """
     name = str(folder)
     _check_folder(name)
-    with _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+    with without_library_bars(), _safetensors_only(), Fingerprinting(name, None) as fingerprint:
         config, _ = load_config(name, None)
         chat_class(name, config)
         template = _template(name, _load_tokenizer(name))

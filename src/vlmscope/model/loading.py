@@ -61,6 +61,7 @@ from vlmscope.model.thresholds import with_proven_lengths
 from vlmscope.model.vision_attention import see_both_ways
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model.weights import check_file, pickled_only, without_pickles
+from vlmscope.progress_bars import without_bars
 from vlmscope.said_once import forget_said
 
 
@@ -102,7 +103,7 @@ def load_model(
             does not fit it, or a package for either is missing.
     """
     name = str(name)
-    with Fingerprinting(name, adapter) as fingerprint:
+    with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, revision)
         check_kind(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
@@ -141,6 +142,15 @@ def load_model(
                 identity=fingerprint.finish(rounding_of(model)),
             )
             return _proven(vlm)
+
+
+def without_library_bars() -> contextlib.AbstractContextManager[None]:
+    """Hide the bars of transformers, and of the hub's downloads, where nobody watches."""
+    from transformers.utils import logging as library
+
+    return without_bars(
+        library.is_progress_bar_enabled, library.disable_progress_bar, library.enable_progress_bar
+    )
 
 
 def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
