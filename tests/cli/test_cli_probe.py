@@ -52,6 +52,7 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
         in text
     )
     assert "the probe is better by" in text
+    assert text.startswith("Before the answer is written"), "the verdict comes first"
     assert "permuted 200 times" in text
     assert "HALP" not in text
     assert (run / "probes" / "results.json").exists()

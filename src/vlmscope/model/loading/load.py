@@ -65,6 +65,7 @@ from vlmscope.model.loading.thresholds import with_proven_lengths
 from vlmscope.model.loading.weights import check_file, check_files, pickled_only, without_pickles
 from vlmscope.model.support import is_held
 from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.progress_bars import without_bars
 from vlmscope.prompt import chat_template
 from vlmscope.said_once import forget_said
 
@@ -107,7 +108,7 @@ def load_model(
             does not fit it, or a package for either is missing.
     """
     name = str(name)
-    with Fingerprinting(name, adapter) as fingerprint:
+    with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, revision)
         _check_architecture(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
@@ -162,6 +163,15 @@ def _check_architecture(name: str, config: Any) -> None:
     """
     check_kind(name, config)
     check_version(find_family(config), name)
+
+
+def without_library_bars() -> contextlib.AbstractContextManager[None]:
+    """Hide the bars of transformers, and of the hub's downloads, where nobody watches."""
+    from transformers.utils import logging as library
+
+    return without_bars(
+        library.is_progress_bar_enabled, library.disable_progress_bar, library.enable_progress_bar
+    )
 
 
 def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
