@@ -2,9 +2,9 @@
 
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
 ``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
-parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_merger`` and
-``acme_twice`` do one thing each that a convention leaves open. ``acme_mllama`` and ``acme_mistral``
-are Mllama and Mistral 3 without their descriptions.
+parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_steps``,
+``acme_merger`` and ``acme_twice`` do one thing each that a convention leaves open. ``acme_mllama``
+and ``acme_mistral`` are Mllama and Mistral 3 without their descriptions.
 """
 
 from __future__ import annotations
@@ -119,6 +119,28 @@ class AcmeScaled(LlavaForConditionalGeneration):
         cap = self.config.text_config.final_logit_softcapping
         outputs.logits = cap * torch.tanh(0.3 * outputs.logits / cap)
         return outputs
+
+
+class AcmeStepsConfig(LlavaConfig):
+    model_type = "acme_steps"
+
+
+class AcmeSteps(LlavaForConditionalGeneration):
+    """Counts padding as positions, at the steps of an answer only."""
+
+    config_class = AcmeStepsConfig
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Any = None,
+        pixel_values: Any = None, **kwargs: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        found: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, attention_mask=attention_mask,
+            pixel_values=pixel_values, **kwargs,
+        )  # fmt: skip
+        if past_key_values is not None and (length := past_key_values.get_seq_length()):
+            found["position_ids"] = torch.full((len(input_ids), 1), length)
+        return found
 
 
 class AcmeMergerConfig(Glm4vConfig):
@@ -270,6 +292,7 @@ def register() -> None:
         (AcmeMistralConfig, AcmeMistral),
         (AcmeHeadedConfig, AcmeHeaded),
         (AcmeScaledConfig, AcmeScaled),
+        (AcmeStepsConfig, AcmeSteps),
         (AcmeMergerConfig, AcmeMerger),
         (AcmeTwiceConfig, AcmeTwice),
         (AcmeMllamaConfig, AcmeMllama),

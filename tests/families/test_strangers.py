@@ -79,6 +79,7 @@ def assert_exact(vlm: VisionLanguageModel) -> None:
         ("llava", "acme", "image tokens"),
         ("llava_next", "acme_tiles", "tiles"),
         ("llava", "acme_backwards", "whole"),
+        ("llava", "acme_steps", "whole"),
     ],
 )
 def test_a_stranger_that_follows_the_conventions(
