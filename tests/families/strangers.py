@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    GenerationConfig,
     GenerationMixin,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
@@ -311,6 +312,22 @@ def rename(known: Path, folder: Path, model_type: str) -> Path:
     renamed.load_state_dict(model.state_dict())
     renamed.generation_config = model.generation_config
     renamed.save_pretrained(folder)
+    return folder
+
+
+def redraw(known: Path, folder: Path, model_type: str, **vision: Any) -> Path:
+    """Copy a checkpoint under another architecture's name, with other settings of its encoder."""
+    shutil.copytree(known, folder)
+    settings = json.loads((known / "config.json").read_text())
+    settings["vision_config"] |= vision
+    kept = {k: v for k, v in settings.items() if k not in {"model_type", "architectures"}}
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, **kept))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.15)
+    model.generation_config = GenerationConfig.from_pretrained(known)
+    model.save_pretrained(folder)
     return folder
 
 

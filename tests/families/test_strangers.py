@@ -15,6 +15,7 @@ from torch import Tensor
 from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import NONE, ONE_PICTURE, SEVERAL
+from families.decoders import WIDTH
 from families.test_conformance import assert_same
 from vlmscope.demo.standin import build_standin
 from vlmscope.engine import capture, prepare
@@ -170,6 +171,16 @@ def test_an_encoder_is_read_before_its_merger(tmp_path: Path) -> None:
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.family.vision_encoder == FAMILIES["glm4v"].vision_encoder
     assert vlm.family.vision_rows == "image tokens"
+    assert_exact(vlm)
+
+
+def test_a_merger_of_the_same_width_is_known_by_its_positions(tmp_path: Path) -> None:
+    folder = strangers.redraw(
+        BUILDERS["glm4v"](tmp_path / "known"), tmp_path / "copy", "acme_merger",
+        hidden_size=WIDTH, num_heads=7,
+    )  # fmt: skip
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.family.vision_encoder == FAMILIES["glm4v"].vision_encoder
     assert_exact(vlm)
 
 
