@@ -111,14 +111,20 @@ class AcmeScaledConfig(LlavaConfig):
 
 
 class AcmeScaled(LlavaForConditionalGeneration):
-    """Scales its logits, as Cohere does, and caps them softly, as Gemma does."""
+    """Scales its logits, as Cohere does, and caps them softly, as Gemma does.
+
+    Without a cap in the configuration it returns logarithms of probabilities.
+    """
 
     config_class = AcmeScaledConfig
 
     def forward(self, input_ids: Any = None, pixel_values: Any = None, **kwargs: Any) -> Any:
         outputs = super().forward(input_ids, pixel_values, **kwargs)
-        cap = self.config.text_config.final_logit_softcapping
-        outputs.logits = cap * torch.tanh(0.3 * outputs.logits / cap)
+        cap = getattr(self.config.text_config, "final_logit_softcapping", None)
+        if cap is None:
+            outputs.logits = outputs.logits.log_softmax(dim=-1)
+        else:
+            outputs.logits = cap * torch.tanh(0.3 * outputs.logits / cap)
         return outputs
 
 

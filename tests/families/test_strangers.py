@@ -22,7 +22,7 @@ from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, batching, load_model
 from vlmscope.model.finding import with_found_parts
-from vlmscope.model.proof import relative_error, scaled_like
+from vlmscope.model.proof import relative_error, rises_with, scaled_like
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
@@ -184,10 +184,12 @@ def test_a_merger_of_the_same_width_is_known_by_its_positions(tmp_path: Path) ->
     assert_exact(vlm)
 
 
-def test_logits_that_are_scaled_and_capped(known: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_logits_that_are_scaled_and_capped(known: Path, tmp_path: Path, cap: float | None) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_scaled")
     config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["final_logit_softcapping"] = 5.0
+    if cap is not None:
+        config["text_config"]["final_logit_softcapping"] = cap
     write(folder / "config.json", json.dumps(config))
     assert_exact(load_model(folder, device="cpu", dtype="float32"))
 
@@ -199,6 +201,9 @@ def test_logits_of_another_head_are_no_scaled_ones(cap: float | None) -> None:
     scaled = 0.25 * raw if cap is None else cap * torch.tanh(0.25 * raw / cap)
     assert relative_error(scaled_like(raw, scaled, cap), scaled) < 1e-6
     assert relative_error(scaled_like(raw, other.clamp(-1.9, 1.9), cap), other) > 0.5
+    assert rises_with(raw[None], scaled[None] - 7)
+    assert not rises_with(raw[None], other[None])
+    assert not rises_with(raw[None], torch.zeros_like(other)[None])
 
 
 def test_an_encoder_that_runs_twice_for_tiles_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
