@@ -3,8 +3,8 @@
 Names differ where the conventions of the library are silent: the norm behind the last block is
 ``norm`` in most decoders, and ``embedding_norm`` or ``final_layernorm`` in others. What it *is*
 does not differ: the module whose output is the last hidden state. And where an encoder ends behind
-a merger of its own, in another width than its configuration says, it is read before: at the last
-module that returns all of its positions in that width.
+a merger of its own (in another width than its configuration says, or with a fraction of the
+positions) it is read before: at the last module that returns all of its positions in that width.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from vlmscope.model.loading.checks import (
     unexpected,
 )
 from vlmscope.model.vlm import VisionLanguageModel
+
+_MERGED = (4, 9, 16)
+"""Positions of which a merger makes one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,14 +133,18 @@ def _find_norm(vlm: VisionLanguageModel, decoded: Mapping[str, _Returned], last:
 
 
 def _find_encoder(vlm: VisionLanguageModel, seen: Mapping[str, _Returned]) -> str:
-    """Return the path of the encoder, or of the last module in it that has the encoder's width.
+    """Return the path of the encoder, or of the last module in it before a merger.
 
-    A merger has fewer positions, so only modules with the most positions count.
+    A merger returns another width than the encoder's, or as much less as a square of positions is
+    more than one. Only modules with the most positions count.
     """
     path, widths = vlm.family.vision_encoder, encoder_widths(vlm)
-    if "" not in seen or not widths or seen[""].shape[-1] in widths:
+    if "" not in seen or not widths:
         return path
     inside = [one for one in seen.values() if len(one.shape) in {2, 3} and one.shape[-1] in widths]
     most = max((one.positions for one in inside), default=0)
+    own = seen[""]
+    if own.shape[-1] in widths and most not in {own.positions * size for size in _MERGED}:
+        return path
     full = [one.path for one in inside if one.positions == most > 1]
     return f"{path}.{full[-1]}" if full else path
