@@ -47,7 +47,7 @@ class TableScan:
     """How many rows there are within the limit, of all shares."""
     digests: bytes = field(default=b"", repr=False, compare=False)
     """What each row of ``ids`` was, for ``Table.as_scanned``: 16 bytes a row, in this order."""
-    marks: MarkCounts = field(default_factory=MarkCounts)
+    marks: MarkCounts = field(default_factory=MarkCounts, compare=False)
     """Placeholders of images in the questions, within the limit, of all shares."""
 
 
