@@ -3,8 +3,8 @@
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
 ``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
 parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_steps``,
-``acme_merger``, ``acme_twice`` and ``acme_hearing`` do one thing each that a convention leaves open.
-``acme_mllama`` and ``acme_mistral`` are Mllama and Mistral 3 without their descriptions.
+``acme_merger``, ``acme_twice`` and ``acme_hearing`` do one thing each that a convention leaves
+open. ``acme_mllama`` and ``acme_mistral`` are Mllama and Mistral 3 without their descriptions.
 """
 
 from __future__ import annotations
