@@ -3,8 +3,8 @@
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
 ``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
 parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_steps``,
-``acme_merger`` and ``acme_twice`` do one thing each that a convention leaves open. ``acme_mllama``
-and ``acme_mistral`` are Mllama and Mistral 3 without their descriptions.
+``acme_merger``, ``acme_twice`` and ``acme_hearing`` do one thing each that a convention leaves
+open. ``acme_mllama`` and ``acme_mistral`` are Mllama and Mistral 3 without their descriptions.
 """
 
 from __future__ import annotations
@@ -183,6 +183,39 @@ class AcmeTwice(InternVLForConditionalGeneration):
         self.model.get_image_features = twice
 
 
+class AcmeEarsConfig(PreTrainedConfig):
+    model_type = "acme_ears"
+
+
+class AcmeEars(PreTrainedModel):
+    config_class = AcmeEarsConfig
+    _supports_sdpa = False
+
+    def __init__(self, config: AcmeEarsConfig) -> None:
+        super().__init__(config)
+        self.drum = nn.Linear(2, 2)
+        self.post_init()
+
+
+class AcmeHearingConfig(LlavaConfig):
+    model_type = "acme_hearing"
+    sub_configs = {**LlavaConfig.sub_configs, "ears_config": AcmeEarsConfig}  # noqa: RUF012
+
+    def __init__(self, ears_config: Any = None, **more: Any) -> None:
+        self.ears_config = _made(AcmeEarsConfig, ears_config)
+        super().__init__(**more)
+
+
+class AcmeHearing(LlavaForConditionalGeneration):
+    """Has a part that has no sdpa and is neither encoder nor decoder."""
+
+    config_class = AcmeHearingConfig
+
+    def __init__(self, config: AcmeHearingConfig) -> None:
+        super().__init__(config)
+        self.ears = AcmeEars(config.ears_config)
+
+
 class AcmeMistralConfig(Mistral3Config):
     model_type = "acme_mistral"
 
@@ -296,6 +329,7 @@ def register() -> None:
         (AcmeConfig, Acme),
         (AcmeTilesConfig, AcmeTiles),
         (AcmeBackwardsConfig, AcmeBackwards),
+        (AcmeHearingConfig, AcmeHearing),
         (AcmeMistralConfig, AcmeMistral),
         (AcmeHeadedConfig, AcmeHeaded),
         (AcmeScaledConfig, AcmeScaled),

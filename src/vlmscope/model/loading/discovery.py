@@ -1,4 +1,4 @@
-"""Parts of an architecture that nobody described, found by what they return in one pass.
+"""Parts of an architecture or decoder that nobody described, found by what they return in one pass.
 
 Names differ where the conventions of the library are silent: the norm behind the last block is
 ``norm`` in most decoders, and ``embedding_norm`` or ``final_layernorm`` in others. What it *is*
@@ -50,17 +50,22 @@ class _Returned:
         return math.prod(self.shape[:-1])
 
 
-def with_found_parts(vlm: VisionLanguageModel) -> VisionLanguageModel:
+def with_found_parts(vlm: VisionLanguageModel, *, encoder: bool = True) -> VisionLanguageModel:
     """Return the model with the paths of its final norm and of its encoder before any merger.
 
     What its description names is left as it is.
+
+    Args:
+        vlm: The model.
+        encoder: Whether to look for the encoder too: that of a described wrapper is known, whatever
+            decoder it wraps.
 
     Raises:
         ModelError: It cannot be asked about a blank image.
     """
     given = vlm.description or {}
     try:
-        encoder, decoder = vlm.vision_encoder, vlm.decoder
+        tower, decoder = vlm.vision_encoder, vlm.decoder
     except AttributeError:
         return vlm  # a path that leads nowhere: the proof says so
     blocks = re.compile(re.escape(vlm.family.layers) + r"\.\d+\.")
@@ -68,7 +73,7 @@ def with_found_parts(vlm: VisionLanguageModel) -> VisionLanguageModel:
     moved = {name: tensor.to(vlm.device) for name, tensor in vlm.cast(inputs).items()}
     with (
         computing(),
-        _returned_by(encoder, lambda _: True, keep=False) as seen,
+        _returned_by(tower, lambda _: True, keep=False) as seen,
         _returned_by(decoder, lambda path: not blocks.match(path), keep=True) as decoded,
     ):
         try:
@@ -79,7 +84,7 @@ def with_found_parts(vlm: VisionLanguageModel) -> VisionLanguageModel:
         states = getattr(outputs, "hidden_states", None)
         if states and "final_norm" not in given:
             found["final_norm"] = _find_norm(vlm, decoded, states[-1])
-        if "vision_encoder" not in given:
+        if encoder and "vision_encoder" not in given:
             found["vision_encoder"] = _find_encoder(vlm, seen)
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, **found))
 

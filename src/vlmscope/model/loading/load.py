@@ -186,8 +186,9 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
         complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
     known = find_family(vlm.model.config) is not None
-    if not known:
-        vlm = with_found_parts(vlm)
+    listed = is_held(vlm.family, vlm.model.config)
+    if not listed:
+        vlm = with_found_parts(vlm, encoder=not known)
     vlm = replace(vlm, vision_size=prove(vlm))
     widen_where_it_pays(vlm)
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
@@ -195,7 +196,7 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
         vlm = with_proven_packing(vlm)
     if vlm.quantization == "8bit":  # those are not batched
         return vlm
-    held = is_held(vlm.family, vlm.model.config) and is_chosen_by_library(vlm.model)
+    held = listed and is_chosen_by_library(vlm.model)
     if "vision_rows" in (vlm.description or {}):
         check_rule(vlm)
     elif vlm.description is not None or not held:
