@@ -240,6 +240,6 @@ def test_notes_and_columns_are_those_of_any_table() -> None:
     assert [s.target for s in table.rows() if isinstance(s, Sample)] == ["1", "2", "3", "4"]
     notes = list(table_notes(table, table.scan()))
     assert len(notes) == 1
-    assert "1 image is not in" in notes[0]
+    assert "1 image of 4 rows is not in" in notes[0]
     numbered = open_table(records(), fields=FieldSpec(number_rows=True))
     assert numbered.scan().ids == ("row_1", "row_2", "row_3", "row_4")
