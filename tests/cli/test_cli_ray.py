@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import vlmscope
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.store import Run, open_run, read_failures
 
 Command = Callable[..., Any]
@@ -53,7 +53,7 @@ PIL.Image.open = crash
 def questions(tmp_path: Path) -> Path:
     """Thirty questions about ten pictures, the eighth in one of them, and one that is empty."""
     for i in range(PICTURES):
-        picture("one", i).save(tmp_path / f"{i}.png")
+        make_image("one", i).save(tmp_path / f"{i}.png")
     pictures = [f"{i % 7}.png" for i in range(ROWS)]
     pictures[4] = "7.png"
     rows = [(f"q{i}", pictures[i], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from faults import child
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.executors import extract as run_extract
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import Run, open_run, read_failures
@@ -32,7 +32,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     names = [f"{i}.png" for i in range(PICTURES)]
     for i, name in enumerate(names):
-        picture("one", i).save(folder / name)
+        make_image("one", i).save(folder / name)
     rows = [(f"q{i}", names[i % PICTURES], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
     rows += [("empty", names[0], "", "Yes"), ("gone", "gone.png", "What is it?", "Yes")]
     path = folder / "many.csv"

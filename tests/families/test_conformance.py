@@ -28,7 +28,7 @@ from families.conformance import (
     SEVERAL,
     THIRD,
     build,
-    picture,
+    make_image,
 )
 from families.vision_rows import rows_per_picture, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
@@ -207,7 +207,7 @@ def encoder_output(vlm: VisionLanguageModel) -> Iterator[list[Tensor]]:
 
 def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
     """Another picture changes what goes into the decoder at image tokens and nowhere else."""
-    pair = [Sample(str(seed), picture(70, 40, seed), "What is it?") for seed in (1, 2)]
+    pair = [Sample(str(seed), make_image(70, 40, seed), "What is it?") for seed in (1, 2)]
     [batch], _ = prepare(pair, vlm, PROMPT)
     spec = dataclasses.replace(PROMPT, positions=("first_image_token", *PROMPT.positions))
     [item, _] = capture_batch(batch, vlm, spec)
@@ -319,7 +319,7 @@ def test_the_question_does_not_reach_the_image_tokens(vlm: VisionLanguageModel) 
 
 
 def test_the_picture_reaches_every_representation(vlm: VisionLanguageModel) -> None:
-    pair = [Sample(str(seed), picture(90, 66, seed), "What is it?") for seed in (1, 2)]
+    pair = [Sample(str(seed), make_image(90, 66, seed), "What is it?") for seed in (1, 2)]
     one, other = capture(pair, vlm, PROMPT, batch_size=2)
     change = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
     first = min(vlm.skipped_without_image, default=0)  # Mllama's first cross-attention

@@ -101,12 +101,12 @@ class Loaded:
         return ids[:, inputs["input_ids"].shape[1] :].tolist()
 
 
-def picture(width: int, height: int, seed: int) -> Image.Image:
+def make_image(width: int, height: int, seed: int) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-WIDE, TALL, THIRD = picture(90, 66, 0), picture(24, 80, 1), picture(70, 40, 2)
+WIDE, TALL, THIRD = make_image(90, 66, 0), make_image(24, 80, 1), make_image(70, 40, 2)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_neighbours_change_nothing(loaded: Loaded) -> None:
 
 def test_the_picture_and_the_question_change_the_answer(loaded: Loaded) -> None:
     _, states = loaded.see(loaded.ask((QUESTIONS[0], [WIDE])))
-    for question, pixels in ((QUESTIONS[0], picture(90, 66, 7)), ("Is there a rocket?", WIDE)):
+    for question, pixels in ((QUESTIONS[0], make_image(90, 66, 7)), ("Is there a rocket?", WIDE)):
         _, others = loaded.see(loaded.ask((question, [pixels])))
         assert float((states - others).abs().max()) > 0.1
 
@@ -209,7 +209,7 @@ def test_shapes_that_could_be_mixed_up_differ(loaded: Loaded) -> None:
 def test_some_answers_end_early(built: Callable[[str], Path]) -> None:
     folder = built("llava")
     loaded = Loaded("llava", load_weights(folder), load_processor(folder))
-    asked = [(QUESTIONS[0], [picture(40, 40, seed)]) for seed in range(24)]
+    asked = [(QUESTIONS[0], [make_image(40, 40, seed)]) for seed in range(24)]
     stops = set(loaded.model.generation_config.eos_token_id)
     ends = [bool(stops & set(answer)) for answer in loaded.generate(loaded.ask(*asked), tokens=8)]
     assert any(ends)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from store_support import make_captures, make_manifest
 from vlmscope import extract
 from vlmscope.dataset import hash_image
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "images").mkdir()
     for i in range(PICTURES):
-        picture("one", i).resize((300, 240)).save(folder / "images" / f"{i}.png")
+        make_image("one", i).resize((300, 240)).save(folder / "images" / f"{i}.png")
     with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -391,7 +391,7 @@ def write_size(document: Document) -> int:
 
 def test_pictures_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
     (labelled / "images" / "0.png").unlink()
-    picture("four").save(labelled / "images" / "3.png")
+    make_image("four").save(labelled / "images" / "3.png")
     (labelled / "images" / "5.png").write_bytes(b"no picture")
     rows = (labelled / "questions.csv").read_text("utf-8").splitlines(keepends=True)
     (labelled / "questions.csv").write_text("".join(rows[:-3]), "utf-8")

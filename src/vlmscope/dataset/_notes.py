@@ -129,8 +129,8 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
             if looked == FIRST_ROWS and holds_images:
                 break
             looked += 1
-            pictures = reader.pictures(row)
-            if isinstance(pictures, str) and pictures and folder.has(pictures):
+            value = reader.image_value(row)
+            if isinstance(value, str) and value and folder.has(value):
                 continue
             image = reader.image(row)
             if any(cell.opened or cell.flaw or not cell.name for cell in image.pictures):

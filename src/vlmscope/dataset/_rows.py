@@ -210,7 +210,7 @@ class RowReader:
             self.above.append(shared_folders(names))
         return self.above[0]
 
-    def pictures(self, row: Row) -> Any:
+    def image_value(self, row: Row) -> Any:
         """Return what tells this row's pictures from others, as JSON; None if it is about none.
 
         Embedded images count by name, or by size and a hash of their bytes where they have none.
@@ -233,7 +233,7 @@ class RowReader:
         Args:
             row: The row.
             sample_id: Its id.
-            pictures: What ``pictures`` says of it.
+            pictures: What ``image_value`` says of it.
             question: What ``question_or_gap`` says of it, where that is known.
         """
         question = self.question_or_gap(row) if question is None else question
@@ -292,11 +292,11 @@ class RowReader:
         cells = row.values
         if not all(type(cells.get(column)) in _TEXT for column in self.columns.images):
             plain = {name: cell for name, cell in cells.items() if name not in self.columns.images}
-            cells = {"cells": plain, "pictures": self.pictures(row)}
+            cells = {"cells": plain, "pictures": self.image_value(row)}
         try:
             data = cells_as_bytes(cells)
         except RecursionError:  # no metadata is nested so deeply
-            data = self.key(row, self.id(row), self.pictures(row)).encode()
+            data = self.key(row, self.id(row), self.image_value(row)).encode()
         return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
     def sample(self, row: Row) -> Sample:

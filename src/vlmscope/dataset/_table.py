@@ -112,7 +112,7 @@ class Table:
             value = None if column is None else row.values.get(column)
             is_passed = isinstance(value, str) and value in passed
             sample_id = str(value) if is_passed else reader.id(row)
-            if share and not share.holds(reader.pictures(row), sample_id):
+            if share and not share.holds(reader.image_value(row), sample_id):
                 continue
             if is_passed or sample_id in passed:
                 if expected:
@@ -162,7 +162,7 @@ class Table:
             first = places.setdefault(sample_id, where)
             if first != where:
                 repeats.setdefault(sample_id, [first]).append(where)
-            pictures = reader.pictures(row)
+            pictures = reader.image_value(row)
             question = reader.question_or_gap(row)
             keys.append(reader.key(row, sample_id, pictures, question))
             if len(keys) == _TOGETHER:
