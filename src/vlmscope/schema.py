@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    Picture = str | PathLike[str] | bytes | Image
+    ImageLike = str | PathLike[str] | bytes | Image
 
 FORMAT_VERSION = 1
 """Version of the on-disk format (docs/format.md). Written to the manifest and to every shard."""
@@ -139,7 +139,7 @@ class Sample:
 
     id: str
     """The seed's question id. Unique in a run."""
-    image: Picture | list[Picture] | tuple[Picture, ...] | None
+    image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None
     """Path of the image file, the bytes of one, or a PIL image. Several, in the order in which the
     prompt names them, for a question about several; None, or none, for a question about none."""
     question: str
@@ -154,7 +154,7 @@ class Sample:
     """Where the row stands, for messages: ``questions.csv line 41``."""
 
     @property
-    def images(self) -> tuple[Picture, ...]:
+    def images(self) -> tuple[ImageLike, ...]:
         """The pictures, in the order in which the prompt names them; empty where there is none.
 
         >>> Sample("q", "a.png", "?").images, Sample("q", ["a", "b"], "?").images

@@ -33,7 +33,7 @@ def test_the_bundled_pictures_are_what_the_generator_draws() -> None:
         with Image.open(path) as stored:
             assert stored.size == (scene.width, scene.height)
             if index % 4 == 0:  # another version of Pillow may round a pixel otherwise
-                drawn = Image.open(io.BytesIO(make_image(scene)))
+                drawn = Image.open(io.BytesIO(picture(scene)))
                 gap = np.abs(np.asarray(stored, dtype=int) - np.asarray(drawn, dtype=int))
                 high, wide = (edge // 8 * 8 for edge in gap.shape[:2])
                 blocks = gap[:high, :wide].reshape(high // 8, 8, wide // 8, 8, 3)

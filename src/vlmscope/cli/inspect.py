@@ -118,7 +118,7 @@ def _show_input(seen: Any) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, text in {
         "id": sample.id, "image": sample.image_id, "question": sample.question,
-        "ground truth": sample.target, "picture": _picture_text(seen),
+        "ground truth": sample.target, "image input": _picture_text(seen),
     }.items():  # fmt: skip
         grid.add_row(Text(name, style="dim"), Text(text))
     show(grid)

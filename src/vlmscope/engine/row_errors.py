@@ -20,7 +20,7 @@ from vlmscope.errors import RowError, VlmscopeError, one_line, shortened
 from vlmscope.schema import Sample, failure_of
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 
 ELONGATED = 20
 """Times that one side of an image is longer than the other, from where on processors give up."""
@@ -97,7 +97,7 @@ def _about(sample: Sample, sizes: list[tuple[int, int]]) -> str:
     return ", ".join(named[:SHOWN_IMAGES]) + (f" and {more} more: " if more > 0 else ": ")
 
 
-def _name(sample: Sample, picture: Picture) -> str:
+def _name(sample: Sample, picture: ImageLike) -> str:
     if isinstance(picture, str | PathLike):
         name = PurePath(fspath(picture)).name
     else:

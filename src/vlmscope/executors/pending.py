@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 from collections.abc import Callable, Mapping, Set
 
 from vlmscope.dataset import Place, Table
@@ -32,7 +32,7 @@ class AboutPictures(Protocol):
     """A row, or what holds its place."""
 
     @property
-    def images(self) -> Sequence[Picture]:
+    def images(self) -> Sequence[ImageLike]:
         """The pictures it is about, in order."""
 
 
@@ -92,7 +92,7 @@ def _key(row: AboutPictures) -> Hashable:
     return tuple(_identity(picture) for picture in images) or object()
 
 
-def _identity(picture: Picture) -> Hashable:
+def _identity(picture: ImageLike) -> Hashable:
     if isinstance(picture, str):
         return picture
     if isinstance(picture, bytes):
@@ -112,7 +112,7 @@ def _size(row: AboutPictures) -> int:
     return size
 
 
-def _bytes(picture: Picture) -> int:
+def _bytes(picture: ImageLike) -> int:
     if isinstance(picture, bytes):
         return len(picture)
     if isinstance(picture, str | PathLike):

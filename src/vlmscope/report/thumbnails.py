@@ -26,7 +26,7 @@ from vlmscope.schema import Failure, Sample
 from vlmscope.store import Run
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 
 
 SIDES = (256, 192, 128, 96)
@@ -60,7 +60,7 @@ class _Task:
     """One picture to be opened."""
 
     sha256: str
-    image: Picture | None
+    image: ImageLike | None
     """None where the row has other pictures now than it had."""
     name: str
     """Of the row's pictures, for messages."""

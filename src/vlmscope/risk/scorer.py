@@ -41,7 +41,7 @@ from vlmscope.store import vector_path
 
 if TYPE_CHECKING:
     from vlmscope.probes.base import BinaryProbe
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 
 _Rows = Sequence[Sample | Failure]
 
@@ -199,7 +199,7 @@ class RiskScorer:
             preparing.shutdown(wait=False, cancel_futures=True)
 
     def risk(
-        self, image: Picture | list[Picture] | tuple[Picture, ...] | None, question: str
+        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None, question: str
     ) -> float:
         """Return the risk of one question about an image, several images, or none.
 
