@@ -170,7 +170,7 @@ def _read_sample(image: str, question: str | None, images: str | None, text_only
     """Read the arguments of one question; with ``text_only`` a single one is the question."""
     from vlmscope.dataset import read_images
 
-    alone = "pass --text-only and the QUESTION alone if it is about no picture"
+    alone = "pass --text-only and the QUESTION alone if it is about no image"
     if question is None and text_only and not isfile(image):  # noqa: PTH113 - any length will do
         image, question = "", image
     if question is None:
