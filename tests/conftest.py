@@ -47,10 +47,18 @@ LONG = (
     "test_docs.py",
     "test_faults.py",
     "test_tables_page.py",
+    "test_scripts.py",
+    "test_cli_shard.py",
+    "test_signals.py",
+    "test_cli.py",
+    "test_writing.py",
     "test_cli_s3.py",
     "test_store_remote.py",
 )
-"""Files whose tests take longest: they begin first, so that none is left alone at the end."""
+"""Files whose tests take longest, or start commands: they begin first.
+
+So none is left alone at the end, and few workers need the server of commands.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -392,11 +391,8 @@ def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: 
     assert (folder / "report.html").stat().st_size < 15_000_000
 
 
-def test_the_demo_names_the_program_as_it_was_called(
-    vlmscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vlmscope("demo", "--out", tmp_path / "demo", "--limit", 4)
-    command = [sys.executable, "-m", "vlmscope", "demo", "--out", tmp_path / "demo", "--limit", "4"]
+def test_the_demo_names_the_program_as_it_was_called(python: str, tmp_path: Path) -> None:
+    command = [python, "-m", "vlmscope", "demo", "--out", tmp_path / "demo", "--limit", "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     info = done.stdout.split("Next:")[1].splitlines()[1].strip()
     shown = subprocess.run(shlex.split(info), capture_output=True, text=True, check=True)
