@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from vlmscope.errors import ModelError, one_line
+from vlmscope.errors import ModelError, VlmscopeError, one_line, typed_line
 from vlmscope.model.folder import check_files
 
 
@@ -49,7 +49,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
         check_files(Path(name))
     try:
         processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # settings that a class was not made for may raise anything
         if _has_torchvision() and "num2words" not in str(error):
             raise _unloadable(name, error) from error
         processor = _assemble(name, revision, error)
@@ -76,7 +76,9 @@ def _assemble(name: str, revision: str | None, first: Exception) -> Any:
         parts = [_load_part(part, name, revision) for part in found.get_attributes()]
         with _without_num2words(found):
             return _without_videos(found).from_args_and_dict(parts, settings)
-    except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
+    except VlmscopeError:
+        raise
+    except Exception as error:  # as above
         if "torchvision" in str(error):
             raise ModelError(
                 f"{name}: its processor needs torchvision, which is not installed: "
@@ -92,7 +94,7 @@ def _unloadable(name: str, error: Exception) -> ModelError:
             f"{name}: the processor brings code of its own, which is never run; give the version "
             "of it that transformers loads by itself, often named with -hf at the end"
         )
-    return ModelError(f"{name}: cannot load the processor: {one_line(error)}")
+    return ModelError(f"{name}: cannot load the processor: {typed_line(error)}")
 
 
 def _load_part(part: str, name: str, revision: str | None) -> Any:
