@@ -20,11 +20,17 @@ FILE = "processor_config.json"
 
 def _grid(config: Any) -> int:
     vision = config.vision_config
-    return int((vision.image_size // vision.patch_size) ** 2)
+    return int((_side(vision.image_size) // _side(vision.patch_size)) ** 2)
+
+
+def _side(size: Any) -> Any:
+    """Return one number for a square that is given by both of its sides, as InternVL's are."""
+    square = isinstance(size, list | tuple) and len(size) > 0 and len(set(size)) == 1
+    return size[0] if square else size
 
 
 SETTINGS: Mapping[str, Callable[[Any], Any]] = {
-    "patch_size": lambda config: config.vision_config.patch_size,
+    "patch_size": lambda config: _side(config.vision_config.patch_size),
     "vision_feature_select_strategy": lambda config: config.vision_feature_select_strategy,
     "num_image_tokens": _grid,
     "downsample_rate": lambda config: config.downsample_rate,
