@@ -20,7 +20,7 @@ from torch import Tensor
 from ceilings import settle
 from vlmscope.dataset import load_image
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.split_attention import exact_split
+from vlmscope.model.attention.tiles import exact_split
 from vlmscope.prompt import build_messages
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
@@ -38,7 +38,7 @@ class Prepared:
     inputs: dict[str, Tensor]
     """What the processor made of them, on the CPU, in the model's dtype."""
     host_seconds: float
-    """Time for a row: reading its picture, and the processor."""
+    """Time for a row: reading its image, and the processor."""
 
     def batch(self, start: int, size: int, device: torch.device) -> dict[str, Tensor]:
         """Return ``size`` rows from ``start``, on the device."""

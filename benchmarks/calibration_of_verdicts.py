@@ -41,7 +41,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 if TYPE_CHECKING:
-    from vlmscope.probing import ProbeData, SweepResult
+    from vlmscope.sweeps import ProbeData, SweepResult
 
 WIDTH = 12
 """Numbers in a vector: small worlds, so that hundreds fit into minutes."""
@@ -241,9 +241,9 @@ class Outcome:
 
 def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
     """Make a data set, sweep it, and hold what is said against the truth."""
-    from vlmscope.probe import FoldError
-    from vlmscope.probing.abstaining import abstaining
-    from vlmscope.probing.grid import SweepSpec, sweep_rows
+    from vlmscope.probes import FoldError
+    from vlmscope.sweeps.grid import SweepSpec, sweep_rows
+    from vlmscope.sweeps.verdict import abstaining
 
     made = made_for(name, seed)
     spec = SweepSpec(repeats=repeats, permutations=100, draws=DRAWS, seed=seed)
@@ -287,7 +287,7 @@ def made_for(name: str, seed: int, *, fresh: bool = False) -> World:
 
 def true_auroc(result: SweepResult, made: World, fresh: World) -> float:
     """Return the AUROC on fresh rows of the fits that were judged, a fold's weight by its pairs."""
-    from vlmscope.probe import Fold, LogisticProbe, crossfit_logistic
+    from vlmscope.probes import Fold, LogisticProbe, crossfit_logistic
 
     fold_of = result.fold_of[0]
     folds = [Fold(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f))
@@ -337,9 +337,9 @@ def better(result: SweepResult) -> dict[str, bool]:
 
 def probe_data_of(made: World) -> ProbeData:
     """Return the world as the sweep takes it."""
-    from vlmscope.probe.baselines import Facts
-    from vlmscope.probing.data import ProbeData
-    from vlmscope.probing.grouping import Grouping
+    from vlmscope.probes.baselines import Facts
+    from vlmscope.sweeps.data import ProbeData
+    from vlmscope.sweeps.grouping import Grouping
 
     rows = len(made.truth)
     categories = tuple(f"c{kind}" for kind in made.category)

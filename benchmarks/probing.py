@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import storage
-from vlmscope.probe.crossfit import GRID
+from vlmscope.probes.crossfit import GRID
 from vlmscope.schema import Capture, Score
 from vlmscope.store import ModelRecord, RunWriter, open_run, write_labels
 
@@ -46,7 +46,7 @@ def main() -> None:
     run = options.work / f"run-{options.rows}-{options.width}"
     if not (run / "labels.parquet").exists():
         write_run(run, options.rows, options.width)
-    imports = "import sklearn.linear_model, scipy.special, h5py, pandas, pyarrow, vlmscope.probing"
+    imports = "import sklearn.linear_model, scipy.special, h5py, pandas, pyarrow, vlmscope.sweeps"
     _, _, idle = measured(imports)
     arguments = ["vlmscope", "probe", str(run), "--json", "--draws", str(options.draws)]
     out, seconds, memory = measured(

@@ -37,9 +37,9 @@ import numpy as np
 
 import storage
 from vlmscope.dataset import open_table
-from vlmscope.executors.due import rows_due
+from vlmscope.executors.manifest import capture_record
+from vlmscope.executors.pending import rows_due
 from vlmscope.executors.plan import compare, open_checked
-from vlmscope.executors.record import capture_record
 from vlmscope.executors.request import Request
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import (
@@ -50,7 +50,7 @@ from vlmscope.store import (
     rebuild_index,
     write_manifest,
 )
-from vlmscope.store.intact import digest
+from vlmscope.store.format.checksums import digest
 
 TOGETHER = 1_000
 NARROW = 8
@@ -139,7 +139,7 @@ def grow(run: Path, wanted: Manifest, first: int, end: int) -> None:
 
 
 def write_table(path: Path, rows: int) -> str:
-    """Write a table with so many questions, three about a picture; return its fingerprint."""
+    """Write a table with so many questions, three about an image; return its fingerprint."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["question_id", "image_name", "question", "answer", "category"])

@@ -23,6 +23,7 @@ from vlmscope.schema import Capture
 from vlmscope.store import Run, find_damage, open_run
 
 NOBODY = 65534
+NO_RIGHT = "no right to mount a disk"
 
 
 def _limit_files(size: int) -> None:
@@ -71,7 +72,7 @@ def full_disk(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     for _ in range(tries):
         with _small_disk(folder / "disk", 4_000) as there:
             if not there:
-                outcome.note = "not tried: no right to mount a disk here"
+                outcome.note = f"not tried: {NO_RIGHT} here"
                 return outcome
             ballast, out = folder / "disk" / "ballast", folder / "disk" / "run"
             ballast.write_bytes(bytes(4_000_000 - rng.randint(30_000, 900_000)))

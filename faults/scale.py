@@ -56,14 +56,14 @@ def _write_large(path: Path, rows: int, bad: frozenset[int]) -> None:
         writer = csv.writer(file)
         writer.writerow(["question_id", "image_name", "question", "gt_answer"])
         for i in range(rows):
-            question = "" if i in bad else f"Is there a cup in picture {i}?"
+            question = "" if i in bad else f"Is there a cup in image {i}?"
             writer.writerow([f"q{i}", f"{i % 3}.png", question, "Yes"])
 
 
 def _read_large(path: Path, model: Path, out: Path, queue: object) -> None:
     """Plan the run and take all of its rows as the executor does, without the model."""
     from vlmscope.executors import Request, make_plan
-    from vlmscope.executors.due import rows_due
+    from vlmscope.executors.pending import rows_due
     from vlmscope.executors.writing import writing
 
     make_plan(Request(str(path), str(model), out, limit=1, device="cpu"))  # imports and weights

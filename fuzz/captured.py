@@ -15,7 +15,6 @@ import numpy as np
 
 from vlmscope.dataset import Table, open_table
 from vlmscope.errors import VlmscopeError
-from vlmscope.probing.data import kind_of
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.score import Auto, Column
 from vlmscope.store import (
@@ -28,9 +27,10 @@ from vlmscope.store import (
     write_labels,
     write_manifest,
 )
-from vlmscope.store.block import block_of
-from vlmscope.store.naming import is_of_image
-from vlmscope.store.shard import build_shard
+from vlmscope.store.format.batch import block_of
+from vlmscope.store.format.naming import is_of_image
+from vlmscope.store.format.shard import build_shard
+from vlmscope.sweeps.data import kind_of
 
 FRAMES = 300
 """How much deeper in the stack a table is read for the second time."""
@@ -38,16 +38,16 @@ FRAMES = 300
 
 def made_up(sample: Sample, widths: Mapping[str, int]) -> Capture:
     """Return a capture of a sample that no model has seen."""
-    pictures = bool(sample.images)
+    images = bool(sample.images)
     return Capture(
         sample=sample,
         vectors={
             path: np.zeros(width, np.float32)
             for path, width in widths.items()
-            if pictures or not is_of_image(path)
+            if images or not is_of_image(path)
         },
         boundaries={"last_image_token": 1, "last_prompt_token": 2}
-        if pictures
+        if images
         else {"last_prompt_token": 2},
         num_prompt_tokens=3,
         image_sha256="+".join("ab" for _ in sample.images),

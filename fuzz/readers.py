@@ -16,8 +16,7 @@ import captured
 import judged
 from vlmscope.dataset import load_image, open_table
 from vlmscope.errors import VlmscopeError
-from vlmscope.probe.storage import load_probe
-from vlmscope.probing.research import read_label_table
+from vlmscope.probes.storage import load_probe
 from vlmscope.store import (
     describe,
     open_run,
@@ -26,7 +25,8 @@ from vlmscope.store import (
     read_manifest,
     write_manifest,
 )
-from vlmscope.store.manifest import CaptureRecord, DataRecord, Manifest, ModelRecord
+from vlmscope.store.format.manifest import CaptureRecord, DataRecord, Manifest, ModelRecord
+from vlmscope.sweeps.halp_files import read_label_table
 
 MANIFEST = Manifest(
     run_id="5f" * 16,
@@ -123,8 +123,8 @@ def read_probe_json(folder: Path, data: bytes) -> None:
     load_probe(folder)
 
 
-def read_picture(_: Path, data: bytes) -> None:
-    """Decode a picture."""
+def read_image(_: Path, data: bytes) -> None:
+    """Decode an image."""
     load_image(data)
 
 
@@ -142,7 +142,7 @@ READERS: Mapping[str, Callable[[Path, bytes], None]] = {
     "shard": read_shard,
     "research": read_research,
     "probe": read_probe_json,
-    "picture": read_picture,
+    "image": read_image,
 }
 """Name of a target, and of its folder of the corpus → what reads the bytes."""
 

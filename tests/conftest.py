@@ -26,7 +26,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from material import QUESTIONS, picture  # noqa: E402
+from material import QUESTIONS, make_image  # noqa: E402
 from ready import ready_python  # noqa: E402
 from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
@@ -135,7 +135,7 @@ def samples() -> list[Sample]:
     return [
         Sample(
             id=f"question_comb_{i}",
-            image=picture(name, seed),
+            image=make_image(name, seed),
             question=QUESTIONS[i % len(QUESTIONS)],
             target="Yes",
             image_id=f"{name}_{seed}.png",

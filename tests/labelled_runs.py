@@ -12,7 +12,7 @@ import numpy as np
 from store_support import make_bare, make_capture, make_manifest
 from vlmscope.schema import Capture, Score
 from vlmscope.store import Manifest, Run, RunWriter, open_run, vector_path, write_labels
-from vlmscope.store.block import Block, block_of
+from vlmscope.store.format.batch import Block, block_of
 
 QUERY = "query_token_representation"
 WIDTH = 8

@@ -17,7 +17,7 @@ QUESTIONS = (
 )
 
 
-def picture(name: str, seed: int = 0) -> Image.Image:
+def make_image(name: str, seed: int = 0) -> Image.Image:
     """Return a picture of noise with the size that ``name`` stands for."""
     width, height = PICTURE_SIZES[name]
     rng = np.random.default_rng([seed, width, height])

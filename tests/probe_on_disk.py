@@ -11,7 +11,7 @@ import numpy as np
 
 from vlmscope.executors import describe_model
 from vlmscope.model import VisionLanguageModel
-from vlmscope.probe import MeanDifferenceProbe, ProbeInfo, save_probe
+from vlmscope.probes import MeanDifferenceProbe, ProbeInfo, save_probe
 from vlmscope.schema import Capture
 
 QUERY = "query_token_representation"

@@ -1,8 +1,9 @@
 """A python that has imported torch and transformers already: a command begins at once.
 
-Importing them takes six seconds of a processor, and the suite runs a hundred commands. A server
-imports them once and forks a child for each command; ``python``, an executable in the server's
-folder, hands it the arguments, the environment and the three streams, and ends as the child does.
+Importing them takes six seconds of a processor, and the suite runs a hundred commands. A server,
+itself a fork of the fork server that ``faults.child`` and other tests use, forks a child for each
+command; ``python``, an executable in the server's folder, passes it the arguments, the environment
+and the three streams, and ends as the child does.
 Inside the child ``sys.executable`` is that same executable. What neither ``-m`` nor a script begins
 goes to the real python.
 """
@@ -17,7 +18,6 @@ import os
 import runpy
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -29,7 +29,7 @@ from typing import Any
 NEEDED = (
     "faults.warm",
     "vlmscope.labelling",
-    "vlmscope.probing",
+    "vlmscope.sweeps",
     "vlmscope.report",
     "vlmscope.risk",
 )
@@ -47,19 +47,22 @@ def ready_python(folder: Path) -> Iterator[str]:
         f'#!/bin/sh\nexec "{sys.executable}" -IS "{__file__}" ask "{name}" "$0" "$@"\n'
     )
     python.chmod(0o755)
-    server = subprocess.Popen(
-        [sys.executable, __file__, "serve", str(name)], start_new_session=True
-    )
+    from multiprocessing import get_context  # ``ask`` is to begin at once, and needs none
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(NEEDED))
+    server = context.Process(target=serve, args=(str(name),))
+    server.start()
     try:
         deadline = time.monotonic() + 120
         while not name.exists():
-            if server.poll() is not None or time.monotonic() > deadline:
+            if server.exitcode is not None or time.monotonic() > deadline:
                 raise RuntimeError("the server of commands did not start")
             time.sleep(0.02)
         yield str(python)
     finally:
         server.kill()
-        server.wait()
+        server.join()
 
 
 def ask(name: str, python: str, *arguments: str) -> int:
@@ -84,8 +87,8 @@ def ask(name: str, python: str, *arguments: str) -> int:
 
 
 def serve(name: str) -> None:
-    """Import what commands need, then fork a child for each that asks."""
-    sys.path[:0] = [str(Path(__file__).parents[1])]
+    """Import what commands need, unless the fork server has; fork a child for each request."""
+    os.setsid()
     for module in NEEDED:
         importlib.import_module(module)
     with socket.socket(socket.AF_UNIX) as door:
@@ -162,6 +165,4 @@ def _run(*arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "ask":
-        sys.exit(ask(*sys.argv[2:]))
-    serve(sys.argv[2])
+    sys.exit(ask(*sys.argv[2:]))

@@ -24,7 +24,9 @@ def test_import_vlmscope_is_light() -> None:
     code = (
         "import sys, vlmscope; vlmscope.Sample;"
         "heavy = {'torch', 'transformers', 'h5py', 'pandas', 'PIL'} & set(sys.modules);"
-        "assert not heavy, heavy"
+        "assert not heavy, heavy;"
+        "vlmscope.open_run; vlmscope.Run;"
+        "assert 'torch' not in sys.modules, 'a run is read without it'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -46,8 +48,8 @@ def test_files_and_functions_are_small_and_say_what_they_are(path: Path) -> None
 @pytest.mark.parametrize(
     "name",
     ["vlmscope", *(f"vlmscope.{each}" for each in (
-        "dataset", "engine", "executors", "labelling", "metrics", "model", "plots", "probe",
-        "probing", "report", "risk", "score", "store",
+        "dataset", "engine", "executors", "labelling", "metrics", "model", "plots", "probes",
+        "report", "risk", "score", "store", "sweeps",
     ))],
 )  # fmt: skip
 def test_all_is_sorted_and_complete(name: str) -> None:

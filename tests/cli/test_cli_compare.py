@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from labelled_runs import OTHER_MODEL, WIDTH, label, labelled_run, planted
-from vlmscope.probing import SweepSpec, save_sweep, sweep
 from vlmscope.schema import Score
 from vlmscope.store import open_run, write_labels
+from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
 ROWS = 60
 BAD_NAME = {**OTHER_MODEL, "name": "other\x1b[2J"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from material import picture
+from material import make_image
 from vlmscope.cli import main
 from vlmscope.store import open_run
 
@@ -54,7 +54,7 @@ def test_only_failures_of_this_session_count(extract: Command, write: Any) -> No
     first = extract(data=data)
     assert "most often (2 of 3): image" in first.err
     for name in ("new.png", "newer.png"):
-        picture("one", 5).save(data.parent / name)
+        make_image("one", 5).save(data.parent / name)
     again = extract(data=data)
     assert "1 row failed" in again.err
     assert "reason: no image in column 'image_name'" in again.err

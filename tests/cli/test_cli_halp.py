@@ -17,11 +17,11 @@ from probe_on_disk import CALIBRATION, save
 from vlmscope.dataset import open_table
 from vlmscope.metrics import Platt
 from vlmscope.model import load_model
-from vlmscope.probing.source import model_of
 from vlmscope.risk import RiskScorer
 from vlmscope.schema import Sample
 from vlmscope.store import export_run, open_run
-from vlmscope.store.nofollow import walk
+from vlmscope.store.format.hdf5_links import walk
+from vlmscope.sweeps.source import model_of
 
 Command = Callable[..., Any]
 QUERY = "query_token_representation"

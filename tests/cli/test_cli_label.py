@@ -20,12 +20,12 @@ import pytest
 from demo_verdict import judge as demo_verdict
 from judge_server import KEY, Server, failure, said, verdict
 from vlmscope.labelling import label
-from vlmscope.probing import probe_data
 from vlmscope.report import ReportSpec
-from vlmscope.report.gathering import gather
+from vlmscope.report.build import gather
 from vlmscope.schema import Answered, Score
 from vlmscope.score import error_kind
 from vlmscope.store import label_settings, open_run, read_labels
+from vlmscope.sweeps import probe_data
 
 Command = Callable[..., Any]
 

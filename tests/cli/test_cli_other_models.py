@@ -17,9 +17,9 @@ from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import TALL, WIDE
 from families.llava_checkpoints import build_llava
-from vlmscope.probe import MeanDifferenceProbe, ProbeInfo, save_probe
-from vlmscope.probing.source import model_of
+from vlmscope.probes import MeanDifferenceProbe, ProbeInfo, save_probe
 from vlmscope.store import open_run
+from vlmscope.sweeps.source import model_of
 
 Command = Callable[..., Any]
 

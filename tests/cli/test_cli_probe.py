@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from store_support import make_capture, make_manifest
-from vlmscope.probe.halp_network import HalpNetwork
+from vlmscope.probes.halp_network import HalpNetwork
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, write_labels
 
@@ -52,6 +52,7 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
         in text
     )
     assert "the probe is better by" in text
+    assert text.startswith("Before the answer is written"), "the verdict comes first"
     assert "permuted 200 times" in text
     assert "HALP" not in text
     assert (run / "probes" / "results.json").exists()
@@ -88,7 +89,7 @@ def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
     vlmscope: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = HalpNetwork(hidden=(16, 8), learning_rate=0.01, epochs=20)
-    monkeypatch.setattr("vlmscope.probing.grid.network_of", lambda _: quick)
+    monkeypatch.setattr("vlmscope.sweeps.grid.network_of", lambda _: quick)
     done = vlmscope("probe", run, *QUICK, "--protocol", "halp")
     assert done.code == 0, done.err
     grouped, _, below = done.out.partition("HALP protocol, optimistic")
@@ -96,7 +97,7 @@ def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
     assert "query token, layer 3" in below
     for heading in ("test AUROC", "accuracy", "precision", "recall", "F1"):
         assert heading in below
-    text = " ".join(below.split())
+    text = " ".join(done.out.split())
     assert "HALP protocol (optimistic: not grouped by image; best layer chosen on the test" in text
     assert "the grouped protocol's" in text
     summary = json.loads((run / "probes" / "results.json").read_text())

@@ -21,7 +21,7 @@ from vlmscope.dataset import open_table
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.chat import load_chat_model
-from vlmscope.report.tokens import token_view
+from vlmscope.report.prompt_view import token_view
 from vlmscope.risk import RiskScorer
 from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.store import open_run, read_manifest

@@ -19,9 +19,9 @@ import pytest
 
 from store_support import make_capture, make_manifest
 from vlmscope.cli import main, output, progress
-from vlmscope.probing import SweepSpec, save_sweep, sweep
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
+from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
 Command = Callable[..., Any]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import vlmscope
 import vlmscope.store
-from vlmscope import probe, probing
+from vlmscope import probes, sweeps
 
 SOURCES = Path(vlmscope.__file__).parent
 
 FUNCTIONS = {
     name
-    for module in (vlmscope, vlmscope.store, probe, probing)
+    for module in (vlmscope, vlmscope.store, probes, sweeps)
     for name in module.__all__
     if "_" in name and name.islower() and name != "question_id"  # which is a column, too
 }
@@ -43,5 +43,5 @@ def test_no_error_names_a_python_function() -> None:
     assert {"open_run", "save_probe"} <= FUNCTIONS
     wrong = [(where, text) for where, text in found if names.search(text)]
     # Only those who call ``cross_fit`` or make a model by themselves read these.
-    python_only = ("probe/crossfit.py", "executors/record.py")
+    python_only = ("probes/crossfit.py", "executors/manifest.py")
     assert [where for where, _ in wrong if not where.startswith(python_only)] == []

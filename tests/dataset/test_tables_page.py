@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from material import picture
+from material import make_image
 from vlmscope import demo
 from vlmscope.dataset import open_table, parse_mapping, read_samples
 from vlmscope.dataset._columns import KNOWN
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything that the examples name, with the page's own tables."""
     (tmp_path / "images").mkdir()
     for number, name in enumerate(PAIR):
-        picture("one", number).save(tmp_path / "images" / name)
+        make_image("one", number).save(tmp_path / "images" / name)
     (tmp_path / "MODEL").symlink_to(Path(demo.__file__).parent / "model")
     for name, text in zip(("mapped", "quoted", "text"), blocks("csv"), strict=True):
         (tmp_path / f"{name}.csv").write_text(text, "utf-8")

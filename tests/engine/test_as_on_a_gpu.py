@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pytest
 
 from engine.against_reference import assert_all_same, expected_of, run_session
-from vlmscope.engine import stepping
-from vlmscope.engine.decoding import Decoding
-from vlmscope.engine.stepping import Stepper
+from vlmscope.engine.decoding import step
+from vlmscope.engine.decoding.scheduler import Decoding
+from vlmscope.engine.decoding.step import Stepper
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import REPRESENTATIONS, CaptureSpec, Sample
 
@@ -46,7 +46,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         rows_of_graphs.append(rows)
         return Recording(self, rows, masked)
 
-    monkeypatch.setattr(stepping, "ROWS_OF_A_GRAPH", (4,))
+    monkeypatch.setattr(step, "ROWS_OF_A_GRAPH", (4,))
     monkeypatch.setattr(Stepper, "__init__", init)
     monkeypatch.setattr(Stepper, "_record", record)
     late = Decoding.__init__

@@ -20,11 +20,11 @@ from engine.against_reference import (
     run_session,
     submitted,
 )
-from material import QUESTIONS, picture
-from vlmscope.engine import Batch, CaptureSession, pictures, prepare
-from vlmscope.engine.pictures import Encodings, PictureEncoder
+from material import QUESTIONS, make_image
+from vlmscope.engine import Batch, CaptureSession, image_cache, prepare
+from vlmscope.engine.image_cache import Encodings, PictureEncoder
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import configurations
+from vlmscope.model.attention.switch import configurations
 from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=4)
@@ -54,7 +54,7 @@ def test_a_picture_is_encoded_once_for_all_its_questions(
     vlm: VisionLanguageModel, encoded: list[int]
 ) -> None:
     """In one batch and in those that follow, with answers and without; reference.py agrees."""
-    image, other = picture("two_wide"), picture("four")
+    image, other = make_image("two_wide"), make_image("four")
     rows = [*about(image), *about(image, 4, 2), *about(other, 6, 1), *about(image, 7, 1)]
     session = CaptureSession(vlm, SPEC, 4)
     found = submitted(session, rows, vlm, SPEC, 4)
@@ -70,7 +70,7 @@ def test_a_picture_is_encoded_once_for_all_its_questions(
 def test_the_pixels_tell_and_not_the_names(
     vlm: VisionLanguageModel, encoded: list[int], tmp_path: Path
 ) -> None:
-    same, pixels = picture("one"), np.asarray(picture("one")).copy()
+    same, pixels = make_image("one"), np.asarray(make_image("one")).copy()
     pixels[0, 0, 0] ^= 1
     same.save(tmp_path / "a.png")
     same.save(tmp_path / "b.bmp")
@@ -93,7 +93,7 @@ def test_the_pixels_tell_and_not_the_names(
 def test_several_pictures_are_one_thing_in_their_order(
     vlm: VisionLanguageModel, encoded: list[int]
 ) -> None:
-    one, other = picture("one"), picture("two_tall")
+    one, other = make_image("one"), make_image("two_tall")
     orders = [(one, other), (other, one), (one, other)]
     rows = [Sample(str(i), pair, QUESTIONS[i]) for i, pair in enumerate(orders)]
     pieces = run_session(rows, vlm, SPEC, rows=3, size=3)
@@ -104,7 +104,7 @@ def test_several_pictures_are_one_thing_in_their_order(
 def batch_of(vlm: VisionLanguageModel, seeds: Sequence[int]) -> Batch:
     """Return a batch with one picture for each seed, of all tile counts."""
     rows = [
-        Sample(str(i), picture(NAMES[seed % 4], seed), QUESTIONS[i % len(QUESTIONS)])
+        Sample(str(i), make_image(NAMES[seed % 4], seed), QUESTIONS[i % len(QUESTIONS)])
         for i, seed in enumerate(seeds)
     ]
     [batch], _ = prepare(rows, vlm, SPEC)
@@ -133,7 +133,7 @@ def test_each_row_gets_its_own_pictures_encoding(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, encoded: list[int], at_once: int
 ) -> None:
     """Some are known, some come twice, and rows with as many tiles go through together."""
-    monkeypatch.setattr(pictures, "AT_ONCE", at_once)
+    monkeypatch.setattr(image_cache, "AT_ONCE", at_once)
     encoder, seeds = PictureEncoder(vlm, "all"), [0, 3, 1, 3, 2, 7, 4, 0, 5]
     encode(encoder, vlm, [4, 1])
     encoded.clear()
@@ -203,16 +203,16 @@ def test_room_is_made_before_pictures_are_encoded(
 
 
 def test_a_session_keeps_so_many_and_no_more(vlm: VisionLanguageModel, encoded: list[int]) -> None:
-    spec, seeds = CaptureSpec(layers="0", max_new_tokens=0), [*range(pictures.KEPT + 1), 1, 0]
-    rows = [Sample(str(i), picture("one", seed), "Why?") for i, seed in enumerate(seeds)]
+    spec, seeds = CaptureSpec(layers="0", max_new_tokens=0), [*range(image_cache.KEPT + 1), 1, 0]
+    rows = [Sample(str(i), make_image("one", seed), "Why?") for i, seed in enumerate(seeds)]
     run_session(rows, vlm, spec, rows=1, size=1)
-    assert encoded == [1] * (pictures.KEPT + 2)  # of the last two only the older is gone
+    assert encoded == [1] * (image_cache.KEPT + 2)  # of the last two only the older is gone
 
 
 def test_what_is_forgotten_is_encoded_again(
     vlm: VisionLanguageModel, encoded: list[int], samples: Sequence[Sample]
 ) -> None:
-    session, rows = CaptureSession(vlm, SPEC, 4), about(picture("four"), 0, 2)
+    session, rows = CaptureSession(vlm, SPEC, 4), about(make_image("four"), 0, 2)
     session.forget()  # before there is anything
     found = submitted(session, rows[:1], vlm, SPEC, 1)
     session.forget()
@@ -251,7 +251,7 @@ def test_the_image_processor_works_once_for_a_picture(
 
 def test_shared_pictures_where_the_encoder_is_not_apart(vlm: VisionLanguageModel) -> None:
     """The prompt is then given every row's picture, although each was prepared once."""
-    rows = [*about(picture("two_wide"), 0, 2), *about(picture("four"), 2, 2)]
+    rows = [*about(make_image("two_wide"), 0, 2), *about(make_image("four"), 2, 2)]
     expected = expected_of(rows, vlm, SPEC)
     family = dataclasses.replace(vlm.family, cross_attention="")
     pieces = run_session(rows, dataclasses.replace(vlm, family=family), SPEC, rows=4, size=4)
@@ -270,7 +270,7 @@ def test_after_a_prefill_that_raises_the_model_is_as_before(vlm: VisionLanguageM
         names = [one._attn_implementation for one in configurations(vlm.model)]
         return names, hooks
 
-    rows, before = about(picture("one"), 0, 2), state()
+    rows, before = about(make_image("one"), 0, 2), state()
     handle = vlm.layers[2].register_forward_hook(fail)
     try:
         with pytest.raises(ArithmeticError):

@@ -17,10 +17,10 @@ from PIL import Image
 from families.checkpoints import BUILDERS
 from vlmscope import extract
 from vlmscope.cli import main
-from vlmscope.engine import capture, onepass
+from vlmscope.engine import capture, session
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import ModelChangedError, RowError
-from vlmscope.executors import resilient
+from vlmscope.executors import runner
 from vlmscope.inspection import inspect_sample
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.said_once import forget_said, saying_once
@@ -125,18 +125,18 @@ def test_rows_that_only_fail_together_are_done_alone(
     """As where a batch does not fit into the memory."""
     rows = [Sample(f"q{i}", image(tmp_path, 40 + i, 30), "Is it red?") for i in range(3)]
     expected = list(capture(rows, qwen, SPEC, batch_size=1))
-    original = onepass.prepare
+    original = session.prepare
 
     def small(samples: Any, *rest: Any) -> Any:
         if len(samples) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(samples, *rest)
 
-    monkeypatch.setattr(onepass, "prepare", small)
+    monkeypatch.setattr(session, "prepare", small)
     found = list(capture(rows, qwen, SPEC, batch_size=3))
     assert [one.answer for one in found] == [other.answer for other in expected]
     monkeypatch.setattr(
-        onepass, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("of memory"))
+        session, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("of memory"))
     )
     with pytest.raises(RowError, match="q0: memory runs out on this row alone; try fewer"):
         list(capture(rows, qwen, SPEC, batch_size=3))
@@ -148,7 +148,7 @@ def test_rows_that_only_fail_together_are_done_alone(
 def test_what_is_no_rows_error_stays_what_it_is(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(onepass, "prepare", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(session, "prepare", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(type(error), match=str(error)):
         list(capture([Sample("q", None, "?"), Sample("r", None, "?")], qwen, SPEC))
 
@@ -176,7 +176,7 @@ def test_rows_of_odd_images_at_the_start_are_recorded_and_no_bug(
 def test_many_odd_images_that_end_alike_are_a_bug(
     table: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resilient, "ODD_ERRORS", 3)
+    monkeypatch.setattr(runner, "ODD_ERRORS", 3)
     same = "\n".join(f"q{i},400x1.png,Is it red?" for i in range(4))
     table.write_text(f"id,image,question\n{same}", "utf-8")
     with pytest.raises(ValueError, match="Size must contain"):

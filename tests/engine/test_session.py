@@ -18,9 +18,10 @@ from engine.against_reference import (
     run_session,
     submitted,
 )
-from vlmscope.engine import CaptureSession, capture, decoding, prepare
-from vlmscope.engine.slots import Slots
-from vlmscope.engine.stepping import Stepper
+from vlmscope.engine import CaptureSession, capture, prepare
+from vlmscope.engine.decoding import scheduler
+from vlmscope.engine.decoding.slots import Slots
+from vlmscope.engine.decoding.step import Stepper
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
@@ -185,7 +186,7 @@ def test_no_room_for_the_slots_of_a_longer_prompt(
         def no_memory(*_: Any, **__: Any) -> Slots:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        patch.setattr(decoding, "make_slots", no_memory)
+        patch.setattr(scheduler, "make_slots", no_memory)
         with pytest.raises(torch.OutOfMemoryError):
             session.submit(batch)
     found += session.drain()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
-from vlmscope.engine.slots import Slots, bytes_of_a_row, make_slots
+from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots
 
 ROWS, LENGTH, PICTURES, LIMIT = 7, 64, 12, 5
 KEYS = [torch.zeros(1, 2, tokens, width) for tokens, width in ((9, 4), (PICTURES, 4), (9, 6))]

@@ -10,11 +10,12 @@ import pytest
 
 from engine.against_reference import assert_same
 from families import strangers
-from families.conformance import WIDE, build, picture
+from families.conformance import WIDE, build, make_image
 from vlmscope.engine import capture
-from vlmscope.executors.resilient import ResilientRunner
-from vlmscope.executors.sizing import BatchSizer
-from vlmscope.model import VisionLanguageModel, load_model, lone_token
+from vlmscope.executors.batching import BatchSizer
+from vlmscope.executors.runner import ResilientRunner
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.loading import batching
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
@@ -23,8 +24,8 @@ SIZES = ((1, 1), (28, 28), (29, 13), (2, 150), (400, 1))
 """Of images, as width and height; the last is refused by some processors."""
 
 ROWS = (
-    *(Sample(f"{w}x{h}", picture(w, h), "What is it?") for w, h in SIZES),
-    Sample("again", picture(1, 1, 1), "What colour is the thing?"),
+    *(Sample(f"{w}x{h}", make_image(w, h), "What is it?") for w, h in SIZES),
+    Sample("again", make_image(1, 1, 1), "What colour is the thing?"),
     Sample("larger", WIDE, "Is there a cat?"),
 )
 
@@ -106,7 +107,7 @@ def test_what_cannot_be_mended_fails_in_every_batch(
     def nothing(_module: Any, _args: Any, _output: Any) -> None:
         """Leave the output as it is."""
 
-    monkeypatch.setattr(lone_token, "_with_batch", nothing)
+    monkeypatch.setattr(batching, "_with_batch", nothing)
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.one_at_a_time
     assert assert_alike(vlm) == ["1x1", "28x28", "400x1", "again"]

@@ -14,7 +14,7 @@ import pytest
 from executors.made_up_model import made_up
 from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import TableScan
-from vlmscope.executors import Request, local, make_plan, plan, resilient
+from vlmscope.executors import Request, local, make_plan, plan, runner
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import DataRecord, Run, open_run, place
 
@@ -108,6 +108,6 @@ def sessions_at(folder: Path, out: str | Path, monkeypatch: pytest.MonkeyPatch) 
     """Return sessions whose model is made up."""
     sessions = Sessions(folder, place(out))
     monkeypatch.setattr(plan, "load_checked", sessions.load)
-    monkeypatch.setattr(resilient, "prepare", sessions.prepare)
-    monkeypatch.setattr(resilient, "capture_batch", sessions.capture_batch)
+    monkeypatch.setattr(runner, "prepare", sessions.prepare)
+    monkeypatch.setattr(runner, "capture_batch", sessions.capture_batch)
     return sessions

@@ -15,10 +15,11 @@ from executors.made_up_model import made_up
 from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import open_table
 from vlmscope.errors import RunMismatchError, TableChangedError
-from vlmscope.executors import Request, due, local, on_ray, resilient
-from vlmscope.executors.patience import MODEL_STAGE
+from vlmscope.executors import Request, local, pending, runner
 from vlmscope.executors.plan import Plan, as_compared, open_checked
-from vlmscope.executors.worker import Loaded, Report
+from vlmscope.executors.ray import driver
+from vlmscope.executors.ray.worker import Loaded, Report
+from vlmscope.executors.time_limit import MODEL_STAGE
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import FailureLog, Run, RunWriter, open_run, team_name
 
@@ -76,9 +77,9 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
         bad = [Failure(row.id, "image", "is broken") for row in rows if row not in good]
         return ([SimpleNamespace(samples=good)] if good else []), bad
 
-    monkeypatch.setattr(resilient, "prepare", prepare)
+    monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(
-        resilient, "capture_batch", lambda batch, *_: list(map(capture, batch.samples))
+        runner, "capture_batch", lambda batch, *_: list(map(capture, batch.samples))
     )
     return session
 
@@ -163,7 +164,7 @@ def test_a_table_that_changes_before_failed_rows_are_tried_again(
     assert session.start().failed == 1
     session.unreadable.clear()
     passes = 0
-    original = due._Due._good_rows
+    original = pending._Due._good_rows
 
     def good_rows(self: Any, is_due: Any) -> Iterator[Any]:
         nonlocal passes
@@ -172,7 +173,7 @@ def test_a_table_that_changes_before_failed_rows_are_tried_again(
             session.rewrite(change)
         return original(self, is_due)
 
-    monkeypatch.setattr(due._Due, "_good_rows", good_rows)
+    monkeypatch.setattr(pending._Due, "_good_rows", good_rows)
     with pytest.raises(TableChangedError):
         session.start()
     assert passes == 2
@@ -221,12 +222,12 @@ class Crew:
 def test_the_driver_on_ray_holds_rows_to_the_table_too(
     session: Session, change: Change, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray.ray, "kill", lambda _: None)
+    monkeypatch.setattr(driver.ray, "kill", lambda _: None)
     request, table, scan, manifest, done = session.plan(change, strict=True)
     crew: Any = Crew(session.out, manifest)
     worker: Any = SimpleNamespace(name=team_name(crew.team, "worker_000"), actor=None)
     first = ((worker, Loaded(manifest, "Made up", ())),)
-    plan = on_ray.RayPlan(request, table, scan, manifest, done, (), "Made up", crew, first)
+    plan = driver.RayPlan(request, table, scan, manifest, done, (), "Made up", crew, first)
     with pytest.raises(TableChangedError, match=message):
-        on_ray.run_on_ray(plan)
+        driver.run_on_ray(plan)
     assert sorted(session.run.ids) == [f"q{i}" for i in range(ROWS if change is append else 5)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmscope.executors.dispatch import DEATHS, Dispatcher
+from vlmscope.executors.ray.scheduler import DEATHS, Dispatcher
 from vlmscope.schema import Sample
 
 

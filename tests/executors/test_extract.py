@@ -17,7 +17,7 @@ import torch
 from vlmscope import extract
 from vlmscope.engine import Batch
 from vlmscope.errors import InputError, RunMismatchError, StoreError
-from vlmscope.executors import Request, make_plan, plan, resilient, run_plan
+from vlmscope.executors import Request, make_plan, plan, run_plan, runner
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, Sample
@@ -96,13 +96,13 @@ def test_a_second_run_goes_on_where_the_first_ended(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    original = resilient.capture_batch
+    original = runner.capture_batch
 
     def spy(batch: Batch, *rest: Any) -> Any:
         seen.extend(sample.id for sample in batch.samples)
         return original(batch, *rest)
 
-    monkeypatch.setattr(resilient, "capture_batch", spy)
+    monkeypatch.setattr(runner, "capture_batch", spy)
     assert len(run_once(limit=3)) == 3
     assert len(run_once()) == 10
     assert len(run_once()) == 10
@@ -114,7 +114,7 @@ def test_when_memory_runs_out_the_batch_is_halved(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    original = resilient.capture_batch
+    original = runner.capture_batch
 
     def small_device(batch: Batch, *rest: Any) -> Any:
         sizes.append(len(batch.samples))
@@ -122,7 +122,7 @@ def test_when_memory_runs_out_the_batch_is_halved(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 11.7 GiB")
         return original(batch, *rest)
 
-    monkeypatch.setattr(resilient, "capture_batch", small_device)
+    monkeypatch.setattr(runner, "capture_batch", small_device)
     run = run_once(batch_size=16)
     assert len(run) == 10
     assert not run.failures
@@ -133,7 +133,7 @@ def test_when_memory_runs_out_the_batch_is_halved(
 def test_the_row_that_alone_does_not_fit_is_recorded(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = resilient.capture_batch
+    original = runner.capture_batch
 
     sizes = []
 
@@ -143,7 +143,7 @@ def test_the_row_that_alone_does_not_fit_is_recorded(
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return original(batch, *rest)
 
-    monkeypatch.setattr(resilient, "capture_batch", poisoned)
+    monkeypatch.setattr(runner, "capture_batch", poisoned)
     run = run_once(batch_size=8)
     assert len(run) == 9
     assert sizes[-1] == 2  # the last rows go together again: the size was not to blame
@@ -151,7 +151,7 @@ def test_the_row_that_alone_does_not_fit_is_recorded(
     assert run.failures["question_comb_5"].stage == "capture"
     assert "questions.csv line 7" in run.failures["question_comb_5"].error
     assert "memory" in run.failures["question_comb_5"].error
-    monkeypatch.setattr(resilient, "capture_batch", original)
+    monkeypatch.setattr(runner, "capture_batch", original)
     again = run_once(batch_size=8)
     assert len(again) == 10
     assert not again.failures
@@ -160,14 +160,14 @@ def test_the_row_that_alone_does_not_fit_is_recorded(
 def test_a_row_on_which_the_model_raises_harms_no_other(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = resilient.capture_batch
+    original = runner.capture_batch
 
     def moody(batch: Batch, *rest: Any) -> Any:
         if any(sample.id == "question_comb_0" for sample in batch.samples):
             raise ValueError("what a strange picture")
         return original(batch, *rest)
 
-    monkeypatch.setattr(resilient, "capture_batch", moody)
+    monkeypatch.setattr(runner, "capture_batch", moody)
     assert len(run_once()) == 9
     run = run_once()
     assert run.failures["question_comb_0"].attempt == 2
@@ -177,7 +177,7 @@ def test_a_row_on_which_the_model_raises_harms_no_other(
 def test_while_the_halves_run_the_failed_batch_is_gone(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = resilient.capture_batch
+    original = runner.capture_batch
     failed: list[weakref.ref[torch.Tensor]] = []
 
     def small_device(batch: Batch, *rest: Any) -> Any:
@@ -188,7 +188,7 @@ def test_while_the_halves_run_the_failed_batch_is_gone(
             raise torch.OutOfMemoryError("out of memory") from ValueError(activations)
         return original(batch, *rest)
 
-    monkeypatch.setattr(resilient, "capture_batch", small_device)
+    monkeypatch.setattr(runner, "capture_batch", small_device)
     assert len(run_once(batch_size=16)) == 10
     assert len(failed) == 2 * 3  # 8, 4 and 2 rows; afterwards one at a time
 
@@ -205,14 +205,14 @@ def test_while_the_halves_run_the_failed_batch_is_gone(
     ],
 )
 def test_the_ways_of_saying_that_memory_ran_out(error: Exception) -> None:
-    assert resilient.is_out_of_memory(error)
-    assert not resilient.is_out_of_memory(RuntimeError("CUDA error: device-side assert"))
+    assert runner.is_out_of_memory(error)
+    assert not runner.is_out_of_memory(RuntimeError("CUDA error: device-side assert"))
 
 
 def test_rows_that_fail_at_the_start_do_not_keep_the_others_back(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = resilient.capture_batch
+    original = runner.capture_batch
     poison = {f"question_comb_{i}" for i in (0, 8, 1, 2)}  # 0 and 8 are about one picture
 
     def moody(batch: Batch, *rest: Any) -> Any:
@@ -220,7 +220,7 @@ def test_rows_that_fail_at_the_start_do_not_keep_the_others_back(
             raise ValueError("what a strange picture")
         return original(batch, *rest)
 
-    monkeypatch.setattr(resilient, "capture_batch", moody)
+    monkeypatch.setattr(runner, "capture_batch", moody)
     with pytest.raises(ValueError, match="strange"):
         run_once(batch_size=1)
     assert len(read_failures(tmp_path / "run")) == 3
@@ -260,7 +260,7 @@ def test_an_error_on_every_row_is_a_bug_and_is_raised(
     def broken(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(resilient, "capture_batch", broken)
+    monkeypatch.setattr(runner, "capture_batch", broken)
     with pytest.raises(type(error), match=str(error)):
         run_once()
 
@@ -351,9 +351,9 @@ def test_rows_that_changed_are_refused(run_once: Callable[..., Run], table: Path
     ("options", "message"),
     [
         ({"spec": dataclasses.replace(SPEC, layers="99")}, "layers 0 to 7"),
-        ({"batch_size": 0}, "batch-size"),
+        ({"batch_size": 0}, "batch_size"),
         ({"limit": 0}, "limit"),
-        ({"store_dtype": "int8"}, "store-dtype"),
+        ({"store_dtype": "int8"}, "store_dtype"),
     ],
 )
 def test_a_bad_option_is_refused_before_anything_is_done(
@@ -386,7 +386,7 @@ def test_half_the_disk_with_float16(run_once: Callable[..., Run]) -> None:
         ({"positions": ("third_token",)}, "third_token"),
         ({"positions": ()}, "last_prompt_token"),
         ({"vision_pooling": "ALL"}, "all, valid"),
-        ({"max_new_tokens": -1}, "max-new-tokens"),
+        ({"max_new_tokens": -1}, "max_new_tokens"),
         ({"positions": ("answer_mean",), "max_new_tokens": 0}, "needs an answer"),
     ],
 )

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vlmscope.engine import session
+from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.prefill import Ready
-from vlmscope.engine.stepping import Stepper
 from vlmscope.executors import Request, Summary, make_plan, plan, run_plan
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import CaptureSpec, Sample

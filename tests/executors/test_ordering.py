@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope import extract
 from vlmscope.executors import plan
-from vlmscope.executors.ordering import AHEAD_ROWS, same_picture_together
+from vlmscope.executors.pending import AHEAD_ROWS, same_picture_together
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
@@ -153,7 +153,7 @@ def test_a_pil_picture_is_known_again_and_counts_its_pixels(tmp_path: Path) -> N
 
 def test_a_broken_picture_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
-    picture("four").save(path)
+    make_image("four").save(path)
     path.write_bytes(path.read_bytes()[:900])
     with Image.open(path) as lazy:
         rows = [Sample("0", lazy, "?"), Sample("1", path, "?"), Sample("2", lazy, "?")]
@@ -173,7 +173,7 @@ def scattered_table(folder: Path) -> list[Sample]:
     """Write a table that comes back to three pictures again and again; row 4 is bad."""
     names = ["one", "two_wide", "four"]
     for name in names:
-        picture(name).save(folder / f"{name}.png")
+        make_image(name).save(folder / f"{name}.png")
     rows = [
         Sample(f"q{i}", str(folder / f"{names[i % 3]}.png"), f"{QUESTIONS[i % 5]} ({i})")
         for i in range(9)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vlmscope.executors import outbox
-from vlmscope.executors.outbox import PATIENCE, Outbox
+from vlmscope.executors import writing
+from vlmscope.executors.writing import PATIENCE, Outbox
 from vlmscope.schema import Failure
 
 
@@ -21,7 +21,7 @@ def row(name: str) -> Failure:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Set the time; nobody waits for it."""
     now = [100.0]
-    monkeypatch.setattr(outbox, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(writing, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def pass_by(seconds: float) -> None:
         now[0] += seconds

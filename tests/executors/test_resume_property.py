@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from executors.made_up_model import Rows, made_up
 from store.store_support import make_capture, make_manifest
-from vlmscope.executors import Request, local, resilient
+from vlmscope.executors import Request, local, runner
 from vlmscope.executors.plan import Plan
 from vlmscope.schema import Capture, CaptureSpec
 from vlmscope.store import open_run
@@ -53,9 +53,9 @@ class Session:
                     raise PowerCut
             return [row(sample.id) for sample in batch.samples]
 
-        monkeypatch.setattr(resilient, "capture_batch", capture_batch)
+        monkeypatch.setattr(runner, "capture_batch", capture_batch)
         monkeypatch.setattr(
-            resilient, "prepare", lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])
+            runner, "prepare", lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])
         )
         request = Request("table", "model", out, spec=CaptureSpec(), batch_size=self.batch_size)
         done = frozenset(open_run(out).ids) if (out / "run.json").exists() else frozenset()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from vlmscope.executors.sizing import (
+from vlmscope.executors.batching import (
     ANSWERED_ELSEWHERE,
     ANSWERED_ON_GPU,
     LARGEST_BESIDE_ANSWERS,

@@ -13,7 +13,7 @@ import pytest
 from executors.made_up_model import Rows, made_up
 from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import Share
-from vlmscope.executors import Request, Summary, due, local, resilient
+from vlmscope.executors import Request, Summary, local, pending, runner
 from vlmscope.executors.plan import Plan
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.store import open_run
@@ -67,8 +67,8 @@ class Machine:
         request = Request("table", "model", self.out, spec=CaptureSpec(), **options)
         journal = self.out / f".in-progress-{request.writes_as}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(resilient, "prepare", prepare)
-            patch.setattr(resilient, "capture_batch", capture_batch)
+            patch.setattr(runner, "prepare", prepare)
+            patch.setattr(runner, "capture_batch", capture_batch)
             limit = request.limit or self.rows
             ids = tuple(f"q{i}" for i in range(limit))
             done = open_run(self.out).ids if (self.out / "run.json").exists() else ()
@@ -179,7 +179,7 @@ def test_many_suspects_come_in_groups_first_and_alone_when_one_of_them_kills(
     machine.kills = lambda stage, ids: stage == "model" and "q7" in ids
     assert machine.session(batch_size=20) is None
     assert machine.session(batch_size=20) is None
-    assert machine.prepared[-due.GROUP :] == [[f"q{i}"] for i in range(due.GROUP)]
+    assert machine.prepared[-pending.GROUP :] == [[f"q{i}"] for i in range(pending.GROUP)]
     assert machine.session(batch_size=20) is None or failures(machine) == {"q7": ("model", 1)}
     last = machine.session(batch_size=20)
     assert failures(machine) == {"q7": ("model", 1)} or last is None

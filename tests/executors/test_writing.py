@@ -25,7 +25,7 @@ from executors.made_up_model import Rows, made_up
 from store.store_support import assert_same, make_capture, make_manifest
 from vlmscope.cli.stopping import stop_on_signals
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
-from vlmscope.executors import Plan, Request, Summary, resilient, run_plan
+from vlmscope.executors import Plan, Request, Summary, run_plan, runner
 from vlmscope.executors import writing as executors_writing
 from vlmscope.executors.writing import BEHIND, writing
 from vlmscope.schema import Capture, CaptureSpec
@@ -68,8 +68,8 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def replace_model(patch: pytest.MonkeyPatch, capture: Callable[..., list[Capture]]) -> None:
     prepared = lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])  # noqa: E731
-    patch.setattr(resilient, "prepare", prepared)
-    patch.setattr(resilient, "capture_batch", capture)
+    patch.setattr(runner, "prepare", prepared)
+    patch.setattr(runner, "capture_batch", capture)
 
 
 def plan_of(
@@ -157,7 +157,7 @@ def test_a_disk_that_refuses_is_one_error(
         return capture_by_hand(batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(resilient, "capture_batch", capture_batch)
+        patch.setattr(runner, "capture_batch", capture_batch)
         with pytest.raises(StoreError, match=r"part-000-000001\.h5: .* Is a directory"):
             run_plan(plan_of(out, kind))
     in_the_way.rmdir()

@@ -58,6 +58,36 @@ QWEN2_VL = (
 QWEN3_VL = "{% for message in messages %}" + _QWEN_TURNS
 """Qwen3-VL: no default system turn."""
 
+QWEN2_5_OMNI = (
+    QWEN2_VL.replace("<|vision_start|>", "<|vision_bos|>")
+    .replace("<|vision_end|>", "<|vision_eos|>")
+    .replace("<|image_pad|>", "<|IMAGE|>")
+    .replace("<|video_pad|>", "<|VIDEO|>")
+)
+"""Qwen2.5-Omni: Qwen2.5-VL's turns, other marks."""
+
+QWEN3_OMNI = QWEN3_VL
+"""Qwen3-Omni: Qwen3-VL's, as far as images and text go."""
+
+EXAONE4_5 = (
+    "{% for message in messages %}{{ '[|' + message['role'] + '|]\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<vision><|image_pad|></vision>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '[|endofturn|]\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[|assistant|]\n<think>\n' }}{% endif %}"
+)
+"""EXAONE 4.5: its tokenizer knows a BOS, and nothing writes it; an answer begins with a thought."""
+
+VIDEO_LLAMA_3 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image_pad|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""VideoLLaMA 3 on Qwen2: its turns, an image on a line of its own, without marks around it."""
+
 GEMMA3 = (
     "{{ bos_token }}{%- for message in messages -%}"
     "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
@@ -100,6 +130,9 @@ _IDEFICS_TURNS = (
 
 SMOLVLM = "<|im_start|>" + _IDEFICS_TURNS
 """SmolVLM: ``<|im_start|>`` is its BOS, written once; the tokenizer adds none."""
+
+IDEFICS2 = _IDEFICS_TURNS
+"""Idefics2 on Mistral: no BOS in the template, the tokenizer adds it."""
 
 IDEFICS3 = "<|begin_of_text|>" + _IDEFICS_TURNS
 """Idefics3 on Llama 3: BOS in the template *and* from the tokenizer."""
@@ -216,3 +249,102 @@ PHI4_MULTIMODAL = (
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 """Phi-4-multimodal: no BOS, no line breaks."""
+
+ERNIE = (
+    "<|begin_of_sentence|>{% set pictures = namespace(value=0) %}{% for message in messages %}"
+    "{{ 'User: ' if message['role'] == 'user' else '' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{% set pictures.value = pictures.value + 1 %}"
+    "Picture {{ pictures.value }}:<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"
+    "{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\nAssistant: <think>\n\n</think>\n\n' }}{% endif %}"
+)
+"""ERNIE 4.5 VL: images are numbered in words, the thinking is closed, and no ``<s>`` is written."""
+
+KIMI = (
+    "{% for message in messages %}{{ '<|im_user|>' + message['role'] + '<|im_middle|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "{{ '<|media_begin|>image<|media_content|><|media_pad|><|media_end|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_assistant|>assistant<|im_middle|><think></think>' }}{% endif %}"
+)
+"""Kimi K2.5 with its thinking closed: no ``[BOS]``, no line breaks between turns."""
+
+MINICPM = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image_pad|>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
+)
+"""MiniCPM-V 4.6 on Qwen3.5 (a guess at the marks); the number of an image is the processor's."""
+ARIA = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<fim_prefix><|img|><fim_suffix>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Aria: no BOS; an image between the two halves of a gap that is to be filled in."""
+
+DEEPSEEK_VL = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language.\n\n"
+    "{% for message in messages %}{{ message['role'] | capitalize + ': ' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image_placeholder>"
+    "{% elif part['type'] == 'text' %}{% set text = part['text'] %}"
+    "{% if loop.first %}{% set text = text.lstrip() %}{% endif %}"
+    "{% if loop.last %}{% set text = text.rstrip() %}{% endif %}{{ text }}{% endif %}{% endfor %}"
+    "{{ '\n\n' }}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""DeepSeek-VL: a fixed system text, no BOS in the template, the question stripped."""
+
+GRANITE4_VISION = (
+    "{{ '<|start_of_role|>system<|end_of_role|>You are a helpful assistant. Please ensure "
+    "responses are professional, accurate, and safe.<|end_of_text|>\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|start_of_role|>' + message['role'] + '<|end_of_role|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|end_of_text|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
+"""Granite 4 Vision: a default system turn; BOS is the end of a turn, and none is written."""
+
+HUNYUAN_VL = (
+    "{{ '<｜hy_begin▁of▁sentence｜>' }}{% for message in messages %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "{{ '<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<｜hy_User｜>' }}{% endfor %}"
+)
+"""HunyuanOCR: BOS in the template, nothing for the generation prompt."""
+
+GOT_OCR2 = (
+    "<|im_start|>system\nYou should follow the instructions carefully and explain your answers in "
+    "detail.<|im_end|>{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<img><imgpad></img>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""GOT-OCR2 is no chat model and its checkpoint has no template; this one gives the prompt that its
+processor writes where it gets no text."""
+
+PERCEPTION_LM = (
+    "{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\n\n' }}"
+    "{{ 'You are a helpful language and vision assistant.<|eot_id|>' }}"
+    "{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<|image|>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] | trim }}{% endfor %}{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt"
+    " %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+"""Perception LM on Llama 3: BOS in the template *and* from the tokenizer, a system turn (there it
+is longer), images before all text, the question stripped."""

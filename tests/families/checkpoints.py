@@ -12,7 +12,19 @@ from pathlib import Path
 
 from families.gemma_checkpoints import build_gemma3, build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next, build_llava_onevision
+from families.minicpm_checkpoints import build_minicpmv4_6, build_minicpmv4_7
 from families.mistral_checkpoints import build_mistral3, build_pixtral
+from families.moe_checkpoints import build_ernie4_5_vl_moe, build_kimi_k25
+from families.more_tile_checkpoints import (
+    build_aria,
+    build_deepseek_vl,
+    build_deepseek_vl_hybrid,
+    build_got_ocr2,
+    build_granite4_vision,
+    build_hunyuan_vl,
+    build_idefics2,
+)
+from families.omni_checkpoints import build_qwen2_5_omni, build_qwen3_omni_moe
 from families.other_checkpoints import (
     build_fastvlm,
     build_gemma4,
@@ -20,6 +32,8 @@ from families.other_checkpoints import (
     build_molmo2,
     build_phi4_multimodal,
 )
+from families.packed_checkpoints import build_exaone4_5, build_video_llama_3
+from families.perception_checkpoints import build_perception_lm
 from families.qwen_checkpoints import (
     build_glm4v,
     build_glm4v_moe,
@@ -52,11 +66,16 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "qwen3_vl_moe": build_qwen3_vl_moe,
     "qwen3_5": build_qwen3_5,
     "qwen3_5_moe": build_qwen3_5_moe,
+    "qwen2_5_omni_thinker": build_qwen2_5_omni,
+    "qwen3_omni_moe_thinker": build_qwen3_omni_moe,
     "glm4v": build_glm4v,
     "glm4v_moe": build_glm4v_moe,
     "glm46v": build_glm46v,
+    "exaone4_5": build_exaone4_5,
+    "video_llama_3": build_video_llama_3,
     "gemma3": build_gemma3,
     "paligemma": build_paligemma,
+    "idefics2": build_idefics2,
     "idefics3": build_idefics3,
     "smolvlm": build_smolvlm,
     "internvl": build_internvl,
@@ -65,11 +84,22 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "cohere2_vision": build_cohere2_vision,
     "llama4": build_llama4,
     "lfm2_vl": build_lfm2_vl,
+    "ernie4_5_vl_moe": build_ernie4_5_vl_moe,
+    "kimi_k25": build_kimi_k25,
+    "minicpmv4_6": build_minicpmv4_6,
+    "minicpmv4_7": build_minicpmv4_7,
     "pixtral": build_pixtral,
     "mistral3": build_mistral3,
     "gemma4": build_gemma4,
     "fastvlm": build_fastvlm,
+    "perception_lm": build_perception_lm,
     "janus": build_janus,
+    "deepseek_vl": build_deepseek_vl,
+    "deepseek_vl_hybrid": build_deepseek_vl_hybrid,
+    "aria": build_aria,
+    "granite4_vision": build_granite4_vision,
+    "hunyuan_vl": build_hunyuan_vl,
+    "got_ocr2": build_got_ocr2,
     "phi4_multimodal": build_phi4_multimodal,
     "molmo2": build_molmo2,
 }

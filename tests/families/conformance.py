@@ -20,18 +20,25 @@ FAMILIES = {"mllama": build_standin, **BUILDERS}
 VERSION = transformers.__version__
 
 
-WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "lfm2_vl")
+WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "lfm2_vl", "kimi_k25")
 """Families whose image processor exists for torchvision only."""
+
+
+WANTS_TIMM = ("fastvlm", "perception_lm")
+"""Families whose vision encoder comes from timm."""
+
+SINCE = {"molmo2": "5.20", "minicpmv4_6": "5.19", "minicpmv4_7": "5.18"}
+"""Families that older versions of transformers do not have, or compute wrongly (MiniCPM-V 4.6)."""
 
 
 def not_here(name: str) -> str:
     """Return why a family cannot run on this machine; empty if it can."""
-    missing = {"fastvlm": ("timm", "torchvision")}.get(name, ("torchvision",))
-    if name not in {"fastvlm", *WANTS_TORCHVISION}:
+    if Version(VERSION) < Version(SINCE.get(name, "0")):
+        return f"transformers {SINCE[name]}"
+    wanted = ["timm", "torchvision"] if name in WANTS_TIMM else ["torchvision"]
+    if name not in WANTS_TIMM + WANTS_TORCHVISION:
         return ""
-    if name == "molmo2" and Version(VERSION) < Version("5.20"):
-        return "transformers 5.20"
-    return " and ".join(package for package in missing if find_spec(package) is None)
+    return " and ".join(package for package in wanted if find_spec(package) is None)
 
 
 RUNNABLE = tuple(name for name in FAMILIES if not not_here(name))
@@ -43,13 +50,13 @@ def build(name: str, folder: Path) -> Path:
     return FAMILIES[name](folder)
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Return noise: every pixel matters."""
     rng = np.random.default_rng([seed, width, height])
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-WIDE, TALL, THIRD = picture(90, 66), picture(24, 80), picture(70, 40)
+WIDE, TALL, THIRD = make_image(90, 66), make_image(24, 80), make_image(70, 40)
 
 ONE_PICTURE = (
     Sample("wide", WIDE, "Is there a cat in the image?"),
@@ -63,4 +70,22 @@ SEVERAL = (
     Sample("two", (TALL, THIRD), "Which one is it, the first or the second?"),
     Sample("three", (WIDE, WIDE, TALL), "Are they the same?"),
 )
+INTERLEAVED = (
+    Sample("other way", (TALL, WIDE), "Is <image 2> larger than <image 1>?"),
+    Sample("this way", (TALL, WIDE), "Is <image 1> larger than <image 2>?"),
+    Sample("options", (WIDE, TALL, THIRD), "Which is it?\nA. <image 3>\nB. <image_1>"),
+    Sample("twice", (TALL, THIRD), "<image 1> and again <image1>, and not <image 2>?"),
+    Sample("one", THIRD, "What is in <image 1> here?"),
+)
+"""Questions whose images stand between texts."""
+CONTENTS: tuple[list[str | None], ...] = (
+    ["Is ", None, " larger than ", None, "?"],
+    ["Is ", None, " larger than ", None, "?"],
+    [None, "Which is it?\nA. ", None, "\nB. ", None],
+    [None, " and again ", None, ", and not ", None, "?"],
+    ["What is in ", None, " here?"],
+)
+"""Their texts, with None where an image stands."""
+ORDERS = ((1, 0), (0, 1), (1, 2, 0), (0, 0, 1), (0,))
+"""Which of their images stand there."""
 NONE = (Sample("none", None, "Why is the sky blue?"), Sample("also none", None, "Why?"))

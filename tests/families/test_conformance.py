@@ -19,20 +19,24 @@ from torch import Tensor
 
 from engine.against_reference import answered_by_generate
 from families.conformance import (
+    CONTENTS,
+    INTERLEAVED,
     NONE,
     ONE_PICTURE,
+    ORDERS,
     RUNNABLE,
     SEVERAL,
     THIRD,
     build,
-    picture,
+    make_image,
 )
-from families.vision_rows import rows_per_picture
+from families.vision_rows import rows_per_picture, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.precision import full_float32
-from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.computing import full_float32
+from vlmscope.prompt import chat_template, encode
 from vlmscope.reference import reference
 from vlmscope.schema import (
     IMAGE_POSITIONS,
@@ -60,13 +64,19 @@ TOLERANCE = 1e-5 if DEVICE == "cpu" else 3e-5
 FILLED_UP = ("mllama", "phi4_multimodal")
 """Families whose encoder's output holds padding."""
 
-SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 16}
+SIDE_BY_SIDE = ("perception_lm",)
+"""Families whose prompts do not tell where one image ends and the next begins."""
+
+SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 16, "exaone4_5": 16}
 """Families whose tiny checkpoint has a sliding window, and how many tokens that is: too few for the
 slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
 
-GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "llama4")
+GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7", "llama4")
 """Families whose answers ``generate`` writes: blocks that keep states and no keys, and Llama 4,
 where each pair proves itself."""
+
+IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "paligemma", "molmo2", "perception_lm")
+"""Families whose chat template writes every image before the text."""
 
 PROMPT = CaptureSpec(layers="all", max_new_tokens=0)
 
@@ -156,7 +166,8 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
         shares = encoder_rows(family, vlm, batch.inputs)
         for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.pictures, strict=True):
             assert isinstance(item, Capture)
-            own = torch.cat([next(shares) for _ in range(number)])
+            parts = number if family not in SIDE_BY_SIDE else 1
+            own = torch.cat([next(shares) for _ in range(parts)])
             assert item.vectors[VISION_ONLY].shape == (vlm.vision_size,) == own.shape[1:]
             assert error(item.vectors[VISION_ONLY], own.mean(dim=0).cpu().numpy()) < TOLERANCE
         assert next(shares, None) is None
@@ -168,8 +179,7 @@ def encoder_rows(
     """Yield each picture's share of the encoder's output, ``[rows, width]``."""
     with encoder_output(vlm) as seen, torch.inference_mode(), full_float32():
         vlm.model(**moved(inputs))
-    features = seen[0] if vlm.family.vision_rows != "channels first" else seen[0].movedim(1, -1)
-    flat = features.flatten(0, -2)
+    flat = without_fill(family, moved(inputs), vlm.model.config, seen[0])
     if family in FILLED_UP:
         yield flat
         return
@@ -197,7 +207,7 @@ def encoder_output(vlm: VisionLanguageModel) -> Iterator[list[Tensor]]:
 
 def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
     """Another picture changes what goes into the decoder at image tokens and nowhere else."""
-    pair = [Sample(str(seed), picture(70, 40, seed), "What is it?") for seed in (1, 2)]
+    pair = [Sample(str(seed), make_image(70, 40, seed), "What is it?") for seed in (1, 2)]
     [batch], _ = prepare(pair, vlm, PROMPT)
     spec = dataclasses.replace(PROMPT, positions=("first_image_token", *PROMPT.positions))
     [item, _] = capture_batch(batch, vlm, spec)
@@ -212,7 +222,8 @@ def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
     one, other = decoder_input(vlm, batch.inputs)
     changed = np.flatnonzero((one - other).abs().amax(dim=1).cpu().numpy() > 1e-4)
     assert len(changed) > 1
-    assert changed[0] == image[0]
+    # What precedes in Hunyuan-VL marks the beginning of an image.
+    assert changed[0] == image[int(vlm.family.model_type == "hunyuan_vl")]
     assert set(changed) <= set(image)
     # What follows in LLaVA-NeXT and OneVision marks the end of a row of patches.
     assert set(range(changed[-1], image[-1] + 1)) <= set(image)
@@ -238,6 +249,43 @@ def test_several_pictures_in_one_question(endless: VisionLanguageModel) -> None:
     rows = [ONE_PICTURE[0], *SEVERAL, ONE_PICTURE[1]]
     for item in capture(rows, endless, spec, batch_size=4):
         assert_same(item, reference(item.sample, endless, spec))
+
+
+def test_images_where_placeholders_stand(family: str, endless: VisionLanguageModel) -> None:
+    """Each image at its number, one shown twice, one without a number first; or the row fails."""
+    if family in IMAGES_FIRST:
+        for sample in INTERLEAVED:
+            with pytest.raises(RowError, match="a placeholder of an image; the images stand"):
+                list(capture([sample], endless, PROMPT))
+        return
+    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
+    rows = [SEVERAL[1], *INTERLEAVED]
+    for item in capture(rows, endless, spec, batch_size=4):
+        assert_same(item, reference(item.sample, endless, spec))
+    batches, failures = prepare(INTERLEAVED, endless, spec)
+    assert not failures
+    made = {s.id: (b, i) for b in batches for i, s in enumerate(b.samples)}
+    for sample, content, order in zip(INTERLEAVED, CONTENTS, ORDERS, strict=True):
+        batch, row = made[sample.id]
+        inputs = by_hand(endless, content, [sample.images[i] for i in order])
+        real = batch.attention_mask[row].astype(bool)
+        assert batch.input_ids[row][real].tolist() == inputs["input_ids"][0].tolist()
+
+
+def by_hand(
+    vlm: VisionLanguageModel, content: list[str | None], images: list[Any]
+) -> dict[str, Tensor]:
+    """Return what the processor makes of texts and images (None) in this order."""
+    parts = [
+        {"type": "image"} if text is None else {"type": "text", "text": text} for text in content
+    ]
+    text = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        chat_template=chat_template(vlm.processor),
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    return encode(vlm.processor, [text], [images])
 
 
 def test_no_picture_in_the_question(endless: VisionLanguageModel) -> None:
@@ -271,7 +319,7 @@ def test_the_question_does_not_reach_the_image_tokens(vlm: VisionLanguageModel) 
 
 
 def test_the_picture_reaches_every_representation(vlm: VisionLanguageModel) -> None:
-    pair = [Sample(str(seed), picture(90, 66, seed), "What is it?") for seed in (1, 2)]
+    pair = [Sample(str(seed), make_image(90, 66, seed), "What is it?") for seed in (1, 2)]
     one, other = capture(pair, vlm, PROMPT, batch_size=2)
     change = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
     first = min(vlm.skipped_without_image, default=0)  # Mllama's first cross-attention

@@ -14,13 +14,16 @@ import transformers
 from packaging.version import Version
 from torch import Tensor, nn
 
-from families.conformance import ONE_PICTURE, RUNNABLE, build
+from families.conformance import NONE, ONE_PICTURE, RUNNABLE, SEVERAL, build
+from families.packed_checkpoints import build_video_llama_3
+from families.test_conformance import assert_same
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model import packed_attention as packing
-from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
-from vlmscope.model.batching import with_proven_packing
-from vlmscope.model.packed_attention import PACKED, packed, packing_configurations
+from vlmscope.model.attention import packed as packing
+from vlmscope.model.attention.packed import PACKED, packed, packing_configurations
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention
+from vlmscope.model.loading.batching import with_proven_packing
+from vlmscope.reference import reference
 from vlmscope.schema import VISION_ONLY, CaptureSpec
 
 pytestmark = [
@@ -28,8 +31,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]
 
-CUTS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v")
+CUTS = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "ernie4_5_vl_moe", "exaone4_5",
+    "video_llama_3", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
+)  # fmt: skip
 """Families whose encoder is cut at ``cu_seqlens`` by the library."""
+
+WINDOWS = ("qwen2_5_vl", "qwen2_5_omni_thinker", "exaone4_5")
+"""Families whose encoder attends within windows of an image in all layers but one."""
 
 MASKS = ("pixtral", "mistral3")
 """Families whose encoder has a mask over the square of the whole row."""
@@ -44,6 +53,8 @@ OTHERS = ("llava", "internvl", "gemma3", *(MASKS if OLD else ()))
 """Families whose code does not, some of them."""
 
 TOLERANCE = 3e-5
+
+SPEC = CaptureSpec(layers="all", max_new_tokens=2)
 
 GRIDS = {
     "one image": [(1, 4, 6)],
@@ -67,12 +78,15 @@ def inputs_of(vlm: VisionLanguageModel, grids: list[tuple[int, int, int]]) -> di
     if vlm.family.model_type == "glm4v":  # the library gives it one frame an entry
         grids = [(1, rows, columns) for frames, rows, columns in grids for _ in range(frames)]
     if vlm.family.model_type in CUTS:
-        size = 3 * config.temporal_patch_size * config.patch_size**2
+        size = 3 * getattr(config, "temporal_patch_size", 1) * config.patch_size**2
         patches = sum(frames * rows * columns for frames, rows, columns in grids)
-        return {
-            "hidden_states": torch.randn(patches, size, generator=rng),
-            "grid_thw": torch.tensor(grids),
-        }
+        pixels = torch.randn(patches, size, generator=rng)
+        if vlm.family.model_type == "video_llama_3":
+            merges = torch.ones(len(grids), dtype=torch.int64)
+            return {
+                "pixel_values": pixels, "grid_thw": torch.tensor(grids), "merge_sizes": merges,
+            }  # fmt: skip
+        return {"hidden_states": pixels, "grid_thw": torch.tensor(grids)}
     sizes = torch.tensor([(rows, columns) for _, rows, columns in grids]) * config.patch_size
     most = sizes.max(dim=0).values.tolist()
     return {
@@ -160,7 +174,7 @@ def test_images_do_not_see_each_other(vlm: VisionLanguageModel) -> None:
     name = "hidden_states" if "hidden_states" in inputs else "pixel_values"
     other = dict(inputs)
     other[name] = inputs[name].clone()
-    other[name][-4 if name == "hidden_states" else -1 :] += 1  # the last image
+    other[name][-4 if "grid_thw" in inputs else -1 :] += 1  # the last image
     with packed(vlm):
         one, two = seen_by(vlm, inputs), seen_by(vlm, other)
     changed = (one - two).norm(dim=1) > 1e-4 * one.norm(dim=1)
@@ -172,10 +186,10 @@ def test_images_do_not_see_each_other(vlm: VisionLanguageModel) -> None:
 def test_windows_and_whole_images_in_one_encoder(
     vlm: VisionLanguageModel, calls: list[int]
 ) -> None:
-    """Qwen2.5-VL: windows of different lengths in two layers, whole images in one of them."""
+    """Windows of different lengths in two layers, whole images in one of them."""
     with packed(vlm):
         seen_by(vlm, inputs_of(vlm, GRIDS["images of all sizes"]))
-    windows = vlm.family.model_type == "qwen2_5_vl"
+    windows = vlm.family.model_type in WINDOWS
     assert (len(set(calls)) == 2) == windows
     assert min(calls) == len(GRIDS["images of all sizes"])
 
@@ -239,6 +253,24 @@ def test_somebody_elses_encoder_is_proven(
     assert not wrong.family.packs_images
     with packed(wrong):
         assert implementations(wrong.vision_tower) == {"sdpa"}
+
+
+def test_an_encoder_that_shrinks_what_it_returns(tmp_path: Path, calls: list[int]) -> None:
+    """VideoLLaMA 3 with merged patches: its output is the mean of each four, and so is pooled."""
+    vlm = load_model(build_video_llama_3(tmp_path / "model", 2), device="cpu", dtype="float32")
+    rows = (*ONE_PICTURE[:2], SEVERAL[0], NONE[0])
+    for item in capture(rows, vlm, SPEC, batch_size=4):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+    assert calls
+    inputs = inputs_of(vlm, GRIDS["images of all sizes"])
+    inputs["merge_sizes"] *= 2
+    norm = dataclasses.replace(
+        vlm.family, vision_encoder=f"{vlm.family.vision_encoder}.post_layernorm"
+    )
+    patches = seen_by(dataclasses.replace(vlm, family=norm), inputs)
+    merged = seen_by(vlm, inputs)
+    assert 4 * len(merged) == len(patches)
+    assert error(merged.mean(dim=0), patches.mean(dim=0)) < TOLERANCE
 
 
 @pytest.mark.parametrize("family", OTHERS)

@@ -1,7 +1,8 @@
-"""Tiles that are filled up to the most patches: LFM2-VL's, and whose they are in a batch."""
+"""Tiles that are filled up: LFM2-VL's, Idefics2's, Aria's, and whose they are in a batch."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,14 @@ from families.conformance import ONE_PICTURE, RUNNABLE, SEVERAL, build
 from families.test_conformance import assert_same
 from vlmscope.engine import capture
 from vlmscope.model import load_model
-from vlmscope.model.vision_rows import Encoded, by_patch_shapes
+from vlmscope.model.vision_rows import Encoded, by_patch_mask, by_patch_shapes
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
 IMAGE, OTHER = 7, 1
+
+FILLED_UP = ("mllama", "lfm2_vl", "idefics2", "aria")
+"""Families whose tiles or images are filled up with padding."""
 
 
 def encoded(tokens: list[int], shapes: list[tuple[int, int]]) -> Encoded:
@@ -52,7 +56,35 @@ def test_tiles_that_do_not_make_up_the_tokens_are_refused(tokens: list[int]) -> 
         by_patch_shapes(encoded(tokens, [(2, 2), (3, 2), (2, 4)]))
 
 
-@pytest.mark.parametrize("family", [n for n in ("mllama", "lfm2_vl") if n in RUNNABLE])
+def masked(sizes: list[list[tuple[int, int]]], largest: tuple[int, int], patches: int) -> Encoded:
+    """Return the output for questions whose tiles are so large, in pixels; a patch has 2 x 2."""
+    most = max(map(len, sizes))
+    mask = torch.zeros(len(sizes), most, *largest, dtype=torch.int64)
+    for question, own in zip(mask, sizes, strict=True):
+        for tile, (height, width) in zip(question, own, strict=False):
+            tile[:height, :width] = 1
+    tiles = sum(map(len, sizes))
+    features = torch.arange(tiles * patches, dtype=torch.float32).reshape(tiles, patches, 1)
+    config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=2))
+    return Encoded(features, {"pixel_attention_mask": mask}, [1] * len(sizes), config, IMAGE)
+
+
+def test_only_patches_that_lie_wholly_in_a_tile_are_its_own() -> None:
+    """Of a question of two tiles, of one without any, and of one whose patches are cut off."""
+    rows = by_patch_mask(masked([[(4, 4), (2, 4)], [], [(3, 5)]], (4, 5), 4))
+    assert [features.flatten().tolist() for features, _ in rows] == [
+        [0, 1, 2, 3, 4, 5], [], [8, 9]
+    ]  # fmt: skip
+    assert all(valid.all() for _, valid in rows)
+
+
+def test_an_encoder_that_dropped_a_tile_is_refused() -> None:
+    encoded = masked([[(4, 4)], [(4, 4)]], (4, 4), 4)
+    with pytest.raises(RuntimeError, match=r"returned \(1, 4\) tiles and patches.*has \(2, 4\)"):
+        by_patch_mask(dataclasses.replace(encoded, features=encoded.features[:1]))
+
+
+@pytest.mark.parametrize("family", [n for n in FILLED_UP if n in RUNNABLE])
 def test_valid_pooling_leaves_the_padding_out(family: str, tmp_path: Path) -> None:
     vlm = load_model(build(family, tmp_path / family), device="cpu", dtype="float32")
     spec = CaptureSpec(layers="all", vision_pooling="valid", max_new_tokens=0)

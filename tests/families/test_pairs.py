@@ -17,17 +17,19 @@ import torch
 
 from engine.against_reference import answered_by_generate
 from families.checkpoints import BUILDERS
-from families.conformance import ONE_PICTURE, RUNNABLE, build, picture
+from families.conformance import ONE_PICTURE, RUNNABLE, build, make_image
 from families.gemma_checkpoints import build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next
+from families.packed_checkpoints import build_exaone4_5
 from families.qwen_checkpoints import build_glm46v
 from families.test_conformance import assert_same
 from families.tile_checkpoints import build_internvl
 from vlmscope.engine import capture, prepare
-from vlmscope.model import VisionLanguageModel, load_model, thresholds
-from vlmscope.model.pairs import HELD, decoder_type, is_held
-from vlmscope.model.stepwise import why_not_stepwise
-from vlmscope.model.thresholds import named_thresholds, with_proven_lengths
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.loading import thresholds
+from vlmscope.model.loading.thresholds import named_thresholds, with_proven_lengths
+from vlmscope.model.support import HELD, decoder_type, is_held
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -56,6 +58,8 @@ PAIRS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
                                   "gemma3_text": WINDOW, "gpt_oss": GPT_OSS}),
     "paligemma": (build_paligemma, {"gemma2": GEMMA2}),
     "glm46v": (build_glm46v, {"glm4v_text": {}}),
+    "exaone4_5": (build_exaone4_5, {"exaone4": {"sliding_window": None,
+                                                "layer_types": ["full_attention"] * 3}}),
 }  # fmt: skip
 """Wrapper → its builder, and decoders beside the one that the conformance suite has."""
 
@@ -69,7 +73,7 @@ LLAMA4 = {
 """Llama 4's decoder: one block in four has no rotary embedding."""
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=6)
-LONG = Sample("long", picture(70, 40), "Is there a cat? " + "cat " * 40)
+LONG = Sample("long", make_image(70, 40), "Is there a cat? " + "cat " * 40)
 ROWS = (*ONE_PICTURE, LONG)
 
 
@@ -129,7 +133,7 @@ def test_llava_with_llama_4(tmp_path: Path, settings: dict[str, int], beyond: in
     assert "this decoder (llama4_text) was not proven step by step" in why_not_stepwise(vlm)
     notes = list(vlm.lengths.notes())
     assert notes == [] if beyond is None else "floor_scale: beyond it" in notes[0]
-    longest = Sample("longest", picture(70, 40), "cat " * 280)
+    longest = Sample("longest", make_image(70, 40), "cat " * 280)
     for item in capture([*ROWS, longest], vlm, SPEC, batch_size=6):
         assert_same(item, reference(item.sample, vlm, SPEC))
     batches, _ = prepare(ROWS, vlm, SPEC)

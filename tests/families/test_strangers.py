@@ -20,9 +20,10 @@ from families.test_conformance import assert_same
 from vlmscope.demo.standin import build_standin
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
-from vlmscope.model import FAMILIES, VisionLanguageModel, batching, load_model
-from vlmscope.model.finding import with_found_parts
-from vlmscope.model.proof import relative_error, rises_with, scaled_like
+from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
+from vlmscope.model.loading import batching
+from vlmscope.model.loading.checks import relative_error, rises_with, scaled_like
+from vlmscope.model.loading.discovery import with_found_parts
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 

@@ -11,15 +11,52 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Inputs = Mapping[str, Tensor]
 Rule = Callable[[Inputs, Any, Any], list[int]]
 
 
+CHANNELS_FIRST = ("fastvlm", "got_ocr2")
+"""Families whose encoder ends in a convolution."""
+
+
 def rows_per_picture(family: str, inputs: Inputs, model: Any, tokenizer: Any) -> list[int]:
     """Return how many rows of the flattened output belong to each picture of a batch."""
     return _RULES[family](inputs, model.config, tokenizer)
+
+
+def without_fill(family: str, inputs: Inputs, config: Any, features: Tensor) -> Tensor:
+    """Return the rows of an encoder's output, without those whose number the batch decides.
+
+    Idefics2 fills every tile up to the largest of the batch; a patch counts if all of its pixels
+    are the tile's own.
+    """
+    if family in CHANNELS_FIRST:
+        features = features.movedim(1, -1)
+    if family != "idefics2":
+        return features.flatten(0, -2)
+    return features[_whole_patches(inputs, config)]
+
+
+def _whole_patches(inputs: Inputs, config: Any) -> Tensor:
+    """Return which patches of the tiles that hold something are all theirs, tile by tile."""
+    patch = config.vision_config.patch_size
+    masks = [tile for question in inputs["pixel_attention_mask"] for tile in question if tile.any()]
+    return torch.stack([
+        torch.stack([
+            mask[y : y + patch, x : x + patch].all()
+            for y in range(0, mask.shape[0] - patch + 1, patch)
+            for x in range(0, mask.shape[1] - patch + 1, patch)
+        ])
+        for mask in masks
+    ])  # fmt: skip
+
+
+def _masked_tiles(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """Four quarters and the whole image, each with patches of its own number."""
+    return [int(five.sum()) for five in _whole_patches(inputs, config).split(5)]
 
 
 def _equal_shares(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
@@ -54,6 +91,11 @@ def _grid(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
         config.vision_config.spatial_merge_size**2 if config.model_type.startswith("glm4") else 1
     )
     return (inputs["image_grid_thw"].prod(-1) // merged).tolist()
+
+
+def _shrunk_grid(inputs: Inputs, _config: Any, _tokenizer: Any) -> list[int]:
+    """VideoLLaMA 3: the encoder itself shrinks each image by the processor's merge size."""
+    return (inputs["image_grid_thw"].prod(-1) // inputs["image_merge_sizes"] ** 2).tolist()
 
 
 def _sizes(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
@@ -126,20 +168,54 @@ def _padded_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
     return [max(1, count) * inputs["pixel_values"].shape[1] for count in counts]
 
 
+def _slices(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
+    """MiniCPM-V: an overview behind ``<image>``, then slices; four patches were merged by then."""
+    start, more = tokenizer.convert_tokens_to_ids(["<image>", "<slice>"])
+    tiles: list[int] = []
+    for token in inputs["input_ids"].flatten().tolist():
+        if token == start:
+            tiles.append(1)
+        elif token == more:
+            tiles[-1] += 1
+    positions = (inputs["target_sizes"].prod(-1) // 4).split(tiles)
+    return [int(own.sum()) for own in positions]
+
+
+def _tokens_of_tiles(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """Perception LM: 4 image tokens a tile, of 16 patches and a class token.
+
+    Images of one question are side by side: one run, given as one.
+    """
+    counts: list[int] = []
+    for row in inputs["input_ids"].tolist():
+        runs = "".join("i" if token == config.image_token_id else " " for token in row).split()
+        counts += [len(run) // 4 * 17 for run in runs]
+    return counts
+
+
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
-    **dict.fromkeys(["llava_next", "llava_onevision"], _anyres),
+    **dict.fromkeys(["deepseek_vl", "deepseek_vl_hybrid", "aria", "got_ocr2"], _equal_shares),
+    **dict.fromkeys(["llava_next", "llava_onevision", "granite4_vision"], _anyres),
     **dict.fromkeys(["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"], _grid),
-    **dict.fromkeys(["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v"], _grid),
+    **dict.fromkeys(
+        ["qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v", "ernie4_5_vl_moe", "kimi_k25"], _grid
+    ),
+    **dict.fromkeys(["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "exaone4_5"], _grid),
+    "video_llama_3": _shrunk_grid,
     **dict.fromkeys(["pixtral", "mistral3"], _sizes),
     **dict.fromkeys(["idefics3", "smolvlm"], _named_tiles),
+    "idefics2": _masked_tiles,
     "internvl": _marked("<img>"),
     "ovis2": _marked("<IMG_START>"),
     "cohere2_vision": _marked("<|START_OF_IMG|>"),
     "llama4": _marked("<|image_start|>"),
     "lfm2_vl": _padded_tiles,
+    "hunyuan_vl": _grid,
     "aya_vision": _marked("<|START_OF_IMG|>"),
     "gemma4": _gemma4,
     "fastvlm": _maps,
+    **dict.fromkeys(["minicpmv4_6", "minicpmv4_7"], _slices),
+    "perception_lm": _tokens_of_tiles,
     "molmo2": _counted_crops,
 }

@@ -21,7 +21,7 @@ from vlmscope.demo.standin import TRUE, build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_processor
-from vlmscope.model.proof import prove
+from vlmscope.model.loading.checks import prove
 from vlmscope.prompt import encode, render
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -50,7 +50,7 @@ def test_the_accessors(vlm: VisionLanguageModel) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("", "--model")],
+    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("", "model ")],
 )
 def test_a_model_that_is_not_there(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
@@ -171,11 +171,11 @@ def test_a_tokenizer_without_padding_and_end(copy: Path) -> None:
     ("options", "message"),
     [
         ({"dtype": "int4"}, "bfloat16"),
-        ({"device": "tpu9"}, "--device"),
+        ({"device": "tpu9"}, "device "),
         ({"device": "cuda:7"}, "CUDA"),
-        ({"device": "meta"}, "--device"),
-        ({"device": "xpu"}, "--device"),
-        ({"device": "cpu:7"}, "--device"),
+        ({"device": "meta"}, "device "),
+        ({"device": "xpu"}, "device "),
+        ({"device": "cpu:7"}, "device "),
         ({"device": "spread"}, "two GPUs"),
     ],
 )
@@ -218,15 +218,15 @@ def test_the_proof_finds_a_doubled_bos(
 def test_a_template_without_bos_gets_it_from_the_tokenizer(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from material import picture
+    from material import make_image
 
     template = vlm.processor.chat_template
-    expected = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[picture("one")]])
+    expected = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[make_image("one")]])
     bare = template.replace("{{- bos_token }}", "")
     monkeypatch.setattr(vlm.processor, "chat_template", bare)
     text = render(vlm.processor, "What is it?")
     assert not text.startswith("<|begin_of_text|>")
-    found = encode(vlm.processor, [text], [[picture("one")]])
+    found = encode(vlm.processor, [text], [[make_image("one")]])
     assert found["input_ids"].tolist() == expected["input_ids"].tolist()
 
 
@@ -294,3 +294,18 @@ def test_the_proof_says_so_where_the_model_fails_on_a_blank_image(
     monkeypatch.setattr(vlm.model, "forward", fail)
     with pytest.raises(ModelError, match="blank image: OutOfMemoryError: CUDA out of memory"):
         prove(vlm)
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_a_transformers_that_computes_a_family_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, described: bool
+) -> None:
+    """MiniCPM-V 4.6 merged patches by the shape of the first slice; a description is no way out."""
+    folder = BUILDERS["minicpmv4_6"](tmp_path / "model")
+    (folder / "model.safetensors").unlink()  # said before weights are read
+    monkeypatch.setattr("transformers.__version__", "5.18.1")
+    family = {"title": "Mine", "vision_rows": "whole"} if described else None
+    with pytest.raises(ModelError, match=r"computed wrongly by transformers 5\.18\.1") as caught:
+        load_model(folder, device="cpu", family=family)
+    assert "pip install 'transformers>=5.19'" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -16,13 +16,13 @@ from transformers import AutoConfig
 from adapter_folder import write_adapter
 from checkpoint_identity import identify
 from families.checkpoints import BUILDERS
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.placing import bytes_of
-from vlmscope.model.quantized import check_device
+from vlmscope.model.loading.device import bytes_of
+from vlmscope.model.loading.quantization import check_device
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
@@ -56,13 +56,13 @@ def load(folder: Path, **options: str | Path | None) -> VisionLanguageModel:
 
 
 def is_refused(folder: Path, quantize: str) -> None:
-    with pytest.raises(ModelError, match=f"--quantize {quantize} needs.*pip install bitsandbytes"):
+    with pytest.raises(ModelError, match=f"^quantize {quantize} needs.*pip install bitsandbytes"):
         load(folder, quantize=quantize)
 
 
 def questions() -> list[Sample]:
     return [
-        Sample(id=str(i), image=picture(name), question=QUESTIONS[i])
+        Sample(id=str(i), image=make_image(name), question=QUESTIONS[i])
         for i, name in enumerate(("one", "four", "two_wide"))
     ]
 
@@ -128,7 +128,7 @@ def test_without_bitsandbytes(folders: Mapping[str, Path], monkeypatch: pytest.M
 
 
 def test_an_unknown_rounding(folders: Mapping[str, Path]) -> None:
-    with pytest.raises(ModelError, match="--quantize '2bit': choose from 4bit, 8bit"):
+    with pytest.raises(ModelError, match=r"^quantize '2bit': choose from 4bit, 8bit"):
         load(folders["llava"], quantize="2bit")
 
 

@@ -21,7 +21,7 @@ from plot_examples import (
 )
 
 from vlmscope.plots import PALETTE, Plot, auroc_by_layer, inline_svg, plot_files
-from vlmscope.plots.words import clean, width
+from vlmscope.plots.canvas import clean, width
 
 SVG = "{http://www.w3.org/2000/svg}"
 COLOUR = re.compile(r"var\(--plot-([a-z]+), (#[0-9a-f]{6})\)")

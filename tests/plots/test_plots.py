@@ -35,10 +35,9 @@ from vlmscope.plots import (
     risk_histogram,
     roc_curves,
 )
+from vlmscope.plots.canvas import apart, cut, fit, width
 from vlmscope.plots.curves import MOST_POINTS
-from vlmscope.plots.labels import apart
 from vlmscope.plots.palette import BASELINES, SERIES
-from vlmscope.plots.words import cut, fit, width
 
 
 def luminance(colour: str) -> float:

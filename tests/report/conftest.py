@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from page_reading import OpenPage
 from vlmscope.report.document import Document
-from vlmscope.report.page import render
+from vlmscope.report.render import render
 
 QUIET = (
     "--no-sandbox",

@@ -45,14 +45,14 @@ HOSTILE = (
 """Texts that break pages."""
 
 
-def picture(colour: tuple[int, int, int], size: tuple[int, int] = (48, 36)) -> str:
+def make_image(colour: tuple[int, int, int], size: tuple[int, int] = (48, 36)) -> str:
     """Return a picture of one colour as a ``data:`` address."""
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-PICTURES = {name: picture(colour) for name, colour in COLOURS.items()}
+PICTURES = {name: make_image(colour) for name, colour in COLOURS.items()}
 
 
 def card(index: int = 0, **changes: object) -> Card:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from material import picture
+from material import make_image
 from store_support import make_bare, make_capture, make_manifest
 from vlmscope.dataset import hash_image
 from vlmscope.errors import RowError
@@ -17,14 +17,14 @@ from vlmscope.executors import describe_model
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import encode, render
 from vlmscope.report import ReportSpec
+from vlmscope.report.build import gather
 from vlmscope.report.document import Document
-from vlmscope.report.gathering import gather
-from vlmscope.report.tokens import token_view
-from vlmscope.report.writing import with_pictures
+from vlmscope.report.prompt_view import token_view
+from vlmscope.report.write import with_pictures
 from vlmscope.schema import Capture, Sample
 from vlmscope.store import RunWriter, open_run
 
-PICTURES = [picture("one", seed) for seed in range(3)]
+PICTURES = [make_image("one", seed) for seed in range(3)]
 HASHES = [hash_image(each) for each in PICTURES]
 SHOWN = ([0], [0, 1], [], [2, 0])
 """Which of the pictures each row is about."""
@@ -69,7 +69,7 @@ def test_each_card_has_all_its_pictures(home: Path) -> None:
 
 
 def test_one_of_several_that_has_changed_is_left_out(home: Path) -> None:
-    picture("four").save(home / "1.png")
+    make_image("four").save(home / "1.png")
     document = document_of(home)
     assert document.cards[1].pictures == (HASHES[0],)
     assert document.cards[1].num_pictures == 2

@@ -15,7 +15,7 @@ import pytest
 import document_examples as examples
 from vlmscope.plots import DARK_PALETTE, PALETTE
 from vlmscope.report.figures import plots
-from vlmscope.report.page import render
+from vlmscope.report.render import render
 
 
 class Outline(HTMLParser):

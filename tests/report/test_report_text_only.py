@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from store_support import make_bare, make_capture, make_manifest
-from vlmscope.probing import SweepSpec, save_sweep, sweep
 from vlmscope.report import ReportSpec, write_report
 from vlmscope.report.figures import NAMES
 from vlmscope.schema import Capture, Score
 from vlmscope.store import Run, RunWriter, open_run, write_labels
+from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
 ROWS = 60
 

@@ -17,8 +17,7 @@ from research_support import research_row, write_part
 from store_support import make_captures, make_manifest
 from vlmscope.errors import InputError, StoreError, VlmscopeError
 from vlmscope.store import RunWriter, open_seed_files
-from vlmscope.store.heap import Heap, HeapError
-from vlmscope.store.nofollow import member
+from vlmscope.store.format.hdf5_links import Heap, HeapError, member
 
 HEADER, OBJECT = 16, 16
 

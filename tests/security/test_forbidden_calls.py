@@ -19,7 +19,7 @@ STARTS_ITSELF = "executors/watchdog.py"
 """Starts one process, of its own file, to end this one when nothing in it can run any more."""
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "os.system"}
-CSV_WRITERS = {"plots/files.py", "demo/bundle.py", "labelling/outside.py"}
+CSV_WRITERS = {"plots/files.py", "demo/bundle.py", "labelling/external.py"}
 """The first neutralises formulas, the second writes our own questions, the third a user's table."""
 
 
@@ -72,7 +72,7 @@ def test_no_cell_of_a_csv_is_a_formula(value: str) -> None:
     import matplotlib.figure
 
     from vlmscope.plots import csv_text
-    from vlmscope.plots.plot import Plot
+    from vlmscope.plots.canvas import Plot
 
     plot = Plot("x", "t", "c", "d", {value: [value]}, matplotlib.figure.Figure())
     for [cell] in list(csv.reader(io.StringIO(csv_text(plot), newline="")))[:2]:

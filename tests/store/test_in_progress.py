@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vlmscope.errors import StoreError
 from vlmscope.store import InProgress, in_progress, is_remote, place
-from vlmscope.store.inside import check_inside
+from vlmscope.store.storage.paths import check_inside
 
 PLAIN = "000"
 

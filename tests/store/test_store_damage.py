@@ -11,7 +11,7 @@ import pytest
 from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
 from vlmscope.errors import RunBusyError, StoreError
 from vlmscope.store import RunWriter, find_damage, open_run, set_aside
-from vlmscope.store.seal import SEAL_SIZE
+from vlmscope.store.format.checksums import SEAL_SIZE
 
 ROWS = 10
 
@@ -68,7 +68,7 @@ def test_a_damaged_column_is_read_in_no_way(written: Path) -> None:
         lambda: list(run),
     )
     for read in reads:
-        with pytest.raises(StoreError, match=r"layer_2 is damaged; .* --redo-damaged"):
+        with pytest.raises(StoreError, match=r"layer_2 is damaged; .* redo_damaged=True"):
             read()
     assert run.matrix("query_token_representation", 3).shape == (ROWS, 8)
 

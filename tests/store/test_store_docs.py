@@ -10,8 +10,8 @@ import pytest
 import vlmscope.store
 from store_support import LAYERS, make_capture, make_manifest
 from vlmscope.store import bytes_per_row
-from vlmscope.store.block import block_of
-from vlmscope.store.shard import build_shard
+from vlmscope.store.format.batch import block_of
+from vlmscope.store.format.shard import build_shard
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 

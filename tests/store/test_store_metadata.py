@@ -12,7 +12,7 @@ from store_support import make_capture, make_captures, make_manifest
 from vlmscope.errors import StoreError
 from vlmscope.jsontext import DEEPEST
 from vlmscope.store import RunWriter, open_run
-from vlmscope.store.block import metadata_of, metadata_text
+from vlmscope.store.format.batch import metadata_of, metadata_text
 
 
 def nested(depth: int, kind: type) -> Any:

@@ -9,7 +9,7 @@ from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
 from vlmscope.schema import LONGEST_ID
 from vlmscope.store import RunWriter, boundary_name, link_name, open_run, question_id
-from vlmscope.store.naming import boundary_position
+from vlmscope.store.format.naming import boundary_position
 
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 NASTY = st.text(st.sampled_from("%25FE_./a"), min_size=1, max_size=8)

@@ -27,7 +27,7 @@ from vlmscope.store import (
     publish_together,
     read_failures,
 )
-from vlmscope.store.publish import publishing, remove_leftovers
+from vlmscope.store.storage.atomic import publishing, remove_leftovers
 
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
@@ -142,7 +142,7 @@ def test_a_hidden_file_that_is_there_is_not_written_to(tmp_path: Path) -> None:
 def publish_module_of(name: str) -> Any:
     import importlib
 
-    return getattr(importlib.import_module("vlmscope.store.publish"), name)
+    return getattr(importlib.import_module("vlmscope.store.storage.atomic"), name)
 
 
 def refuse(number: int) -> Any:
@@ -234,7 +234,7 @@ def test_the_marker_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "def refuse(*_): raise OSError(errno.ENOLCK, 'No locks available')\n"
         "fcntl.flock = refuse\n"
-        "from vlmscope.store.lock import lock_of\n"
+        "from vlmscope.store.storage.locks import lock_of\n"
         "lock = lock_of(Path(sys.argv[1]), '000')\n"
         "lock.acquire()\n"
         "os.kill(os.getpid(), 9)\n"

@@ -31,7 +31,7 @@ from vlmscope.store import (
     set_aside,
     write_labels,
 )
-from vlmscope.store.remote import BLOCK, RemoteFile, put
+from vlmscope.store.storage.object_store import BLOCK, RemoteFile, put
 
 
 @pytest.fixture
@@ -156,7 +156,8 @@ def test_labels(run: str) -> None:
     assert list(read_labels(place(run)).values()) == scores
     write_labels(place(run), scores[:3], {}, "human")
     assert label_sets(place(run)) == ("default", "human")
-    assert list(open_run(run).labels("human").values()) == scores[:3]
+    assert list(read_labels(run, "human").values()) == scores[:3]
+    assert open_run(run).labels("human")["scorer"].tolist()[:3] == [s.scorer for s in scores[:3]]
     with pytest.raises(InputError, match="there are label sets default, human"):
         read_labels(run, "nobody")
 
@@ -225,7 +226,7 @@ def test_a_store_that_goes_away_amid_a_file_is_not_called_damaged(
 
     store: Any = pack
     real = store.fs.cat_file
-    monkeypatch.setattr("vlmscope.store.remote.BLOCK", 512)
+    monkeypatch.setattr("vlmscope.store.storage.object_store.BLOCK", 512)
     monkeypatch.setattr(store.fs, "cat_file", fetch)
     with pytest.raises(UnreachableError):
         found.matrix("query_token_representation", 2)

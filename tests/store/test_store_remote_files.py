@@ -9,8 +9,8 @@ import pytest
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.store import place
-from vlmscope.store.holding import file_name, raw_file, size_of
-from vlmscope.store.remote import BLOCK, RemoteFile, identity_of, put, remote_file
+from vlmscope.store.format.hdf5_links import file_name, raw_file, size_of
+from vlmscope.store.storage.object_store import BLOCK, RemoteFile, identity_of, put, remote_file
 
 
 def make_file(url: str, rows: int) -> Any:

@@ -11,8 +11,8 @@ import pytest
 from store_support import HIDDEN, LAYERS, make_capture, make_captures, make_manifest
 from vlmscope.errors import StoreError
 from vlmscope.schema import Capture
-from vlmscope.store.block import block_of
-from vlmscope.store.shard import build_shard
+from vlmscope.store.format.batch import block_of
+from vlmscope.store.format.shard import build_shard
 
 LARGE = 70_000.0
 """Beyond float16."""

@@ -12,8 +12,9 @@ import pytest
 
 from store_support import assert_same, make_capture, make_manifest
 from vlmscope.schema import Capture
-from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, rows, writer
-from vlmscope.store.block import Block, block_of
+from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, writer
+from vlmscope.store.format import row_groups
+from vlmscope.store.format.batch import Block, block_of
 
 NEW = [make_capture(i, image_thumbnail=f"thumbnail-{i}_") for i in range(6, 12)]
 OLD = [make_capture(i) for i in range(6)]
@@ -35,8 +36,10 @@ def continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     with monkeypatch.context() as before:
         before.setattr(writer, "block_of", as_before)
-        before.setattr(rows, "_ATTRIBUTE_TEXTS", ("finish_reason", "image_sha256", "image_dhash"))
-        before.setattr("vlmscope.store.columns.ADDED_TEXTS", ())
+        before.setattr(
+            row_groups, "_ATTRIBUTE_TEXTS", ("finish_reason", "image_sha256", "image_dhash")
+        )
+        before.setattr("vlmscope.store.format.columns.ADDED_TEXTS", ())
         write(tmp_path / "run", OLD)
     [shard] = (tmp_path / "run" / "shards").iterdir()
     with h5py.File(shard) as file:

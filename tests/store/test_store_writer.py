@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
 from vlmscope.errors import InputError, RunBusyError, RunMismatchError, StoreError
-from vlmscope.store import RunWriter, check_free, intact, open_run
+from vlmscope.store import RunWriter, check_free, open_run
 from vlmscope.store import writer as writer_module
+from vlmscope.store.format import checksums
 
 HERE = Path(__file__).parent
 
@@ -49,7 +50,7 @@ def test_nothing_is_remembered_of_parts_that_were_packed(tmp_path: Path) -> None
     with RunWriter(tmp_path, make_manifest(), pack_rows=4) as writer:
         for start in range(0, 8, 2):
             writer.add(make_captures(range(start, start + 2)))
-        assert not [path for path in intact._INTACT if path.startswith(str(tmp_path))]
+        assert not [path for path in checksums._INTACT if path.startswith(str(tmp_path))]
 
 
 def test_packs_equal_parts(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vlmscope.metrics import Agreement
-    from vlmscope.probing import LabelAgreement
+    from vlmscope.sweeps import LabelAgreement
 
 SHOWN = 5
 """Disagreements that are shown unless asked otherwise; --json has them all."""
@@ -44,8 +44,8 @@ def agreement(
     Rows are compared where both sets have a label: rows that a label file does not name are counted
     apart. The default set is named default. Intervals resample images, with all their questions.
     """
-    from vlmscope.probing import compare_labels
     from vlmscope.store import open_run
+    from vlmscope.sweeps import compare_labels
 
     if one == other:
         raise InputError(f"agreement: {one!r} twice; give two label sets")

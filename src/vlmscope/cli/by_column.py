@@ -9,7 +9,7 @@ from rich.text import Text
 from vlmscope.cli.output import number_table, show, shown_text, stdout
 
 if TYPE_CHECKING:
-    from vlmscope.probing import SweepResult
+    from vlmscope.sweeps import SweepResult
 
 MOST_VALUES = 12
 """Values that are shown of a column; ``results.json`` and the report have all."""

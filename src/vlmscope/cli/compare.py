@@ -15,7 +15,7 @@ from vlmscope.cli import options
 from vlmscope.cli.output import count, show, shown_text, stderr, stdout
 
 if TYPE_CHECKING:
-    from vlmscope.probing.comparing import Comparison, PairSummary, RunSummary
+    from vlmscope.sweeps.compare import Comparison, PairSummary, RunSummary
 
 HEADINGS = ("run", "model", "rows", "unscorable", "hallucinated", "probe AUROC", "above joint")
 """Below a rate and an AUROC stands the 95% interval."""
@@ -41,7 +41,7 @@ def compare(
 
     Runs are paired by question id, where question and image are the same; nothing is written.
     """
-    from vlmscope.probing.comparing import compare_runs
+    from vlmscope.sweeps.compare import compare_runs
 
     with stderr.status("comparing"):
         found = compare_runs([options.place(run) for run in runs], draws=draws, seed=seed)

@@ -9,7 +9,7 @@ from rich.text import Text
 from vlmscope.cli.output import number_table, show, stdout
 
 if TYPE_CHECKING:
-    from vlmscope.probing.halp_protocol import HalpReport
+    from vlmscope.sweeps.halp_protocol import HalpReport
 
 
 def show_halp(found: HalpReport) -> None:

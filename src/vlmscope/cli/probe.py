@@ -17,7 +17,7 @@ from vlmscope.cli.places import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 
 if TYPE_CHECKING:
-    from vlmscope.probing import LabelTable, SweepResult
+    from vlmscope.sweeps import LabelTable, SweepResult
 
 AFTER = " †"
 """Marks what comes too late to foretell anything."""
@@ -139,9 +139,9 @@ def probe(
 
     Folds are grouped by image; the layer is chosen inside training; intervals resample images.
     """
-    from vlmscope.probing import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
-    from vlmscope.probing.saving import RESULTS, check_folder
     from vlmscope.store import DEFAULT, read_document
+    from vlmscope.sweeps import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
+    from vlmscope.sweeps.save import RESULTS, check_folder
 
     spec = SweepSpec(
         estimators=options.names(estimators), folds=folds, repeats=repeats, group_by=group_by,
@@ -179,8 +179,8 @@ def probe(
 
 def _say_stale(run: Path, name: str) -> None:
     """Say on stderr where the labels are of truths that have changed since."""
-    from vlmscope.probing.source import of_set
     from vlmscope.store import are_stale, label_sets
+    from vlmscope.sweeps.source import of_set
 
     if name in label_sets(run) and are_stale(run, name):
         stderr.print(
@@ -191,21 +191,21 @@ def _say_stale(run: Path, name: str) -> None:
 
 
 def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] | None) -> None:
-    """Print what was found, as tables and in words."""
+    """Print what was found, in words and then as tables."""
+    for line in verdict:
+        show(Text(line))
+    stdout.print()
     _show_results(result)
     if result.halp is not None:
         show_halp(result.halp)
     show_columns(result)
-    stdout.print()
-    for line in verdict:
-        show(Text(line))
     if transferred is not None:
         show_transfer(transferred)
 
 
 def _wanted_labels(run: Path, labels: str | None) -> str | LabelTable | None:
     """Return what ``--labels`` means: of a run the name of a label set, of files a table."""
-    from vlmscope.probing import check_label_set, is_run, read_label_table
+    from vlmscope.sweeps import check_label_set, is_run, read_label_table
 
     if is_run(run):
         if labels is not None:

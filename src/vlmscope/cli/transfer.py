@@ -15,9 +15,9 @@ from vlmscope.cli.output import number_table, show, shown_text, stdout, with_int
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from vlmscope.probing import SweepResult, SweepSpec
-    from vlmscope.probing.source import Source
-    from vlmscope.probing.targets import Target
+    from vlmscope.sweeps import SweepResult, SweepSpec
+    from vlmscope.sweeps.source import Source
+    from vlmscope.sweeps.transfer.targets import Target
 
 HEADINGS = (
     "",
@@ -43,8 +43,8 @@ def prepare_transfer(
         folder: Where the result is to be written.
         labels: The label set of the run that is learnt from.
     """
-    from vlmscope.probing.targets import checked_source, targets
-    from vlmscope.probing.transfer_saving import check_replaceable
+    from vlmscope.sweeps.transfer.save import check_replaceable
+    from vlmscope.sweeps.transfer.targets import checked_source, targets
 
     if not tests:
         return ()
@@ -61,8 +61,8 @@ def run_transfer(
     status: Status,
 ) -> dict[str, Any] | None:
     """Judge on the test runs, save what was found, and return the document; None without any."""
-    from vlmscope.probing import save_transfer, transfer
     from vlmscope.store import read_document
+    from vlmscope.sweeps import save_transfer, transfer
 
     if not aims:
         return None

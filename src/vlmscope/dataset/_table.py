@@ -6,12 +6,14 @@ import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from os import PathLike
 from typing import cast
 
-from vlmscope.dataset._columns import check_pictures, find_columns
+from vlmscope.dataset._columns import check_images, find_columns
 from vlmscope.dataset._locate import image_folder
+from vlmscope.dataset._marks import MarkCounts
 from vlmscope.dataset._open import Data, open_source
 from vlmscope.dataset._rows import Identity, Place, RowReader
 from vlmscope.dataset._share import Share
@@ -39,12 +41,14 @@ class TableScan:
     fingerprint: str
     """SHA-256 over id, image name, question and target of every row in order, whatever the limit
     and the file format."""
-    without_picture: int = 0
-    """How many rows are questions about no picture, within the limit, of all shares."""
+    without_image: int = 0
+    """How many rows are questions about no image, within the limit, of all shares."""
     rows: int = 0
     """How many rows there are within the limit, of all shares."""
     digests: bytes = field(default=b"", repr=False, compare=False)
     """What each row of ``ids`` was, for ``Table.as_scanned``: 16 bytes a row, in this order."""
+    marks: MarkCounts = field(default_factory=MarkCounts, compare=False)
+    """Placeholders of images in the questions, within the limit, of all shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class Table:
             value = None if column is None else row.values.get(column)
             is_passed = isinstance(value, str) and value in passed
             sample_id = str(value) if is_passed else reader.id(row)
-            if share and not share.holds(reader.pictures(row), sample_id):
+            if share and not share.holds(reader.image_value(row), sample_id):
                 continue
             if is_passed or sample_id in passed:
                 if expected:
@@ -151,20 +155,24 @@ class Table:
         ids: list[str] = []
         keys: list[str] = []
         digests = bytearray()
+        marks = MarkCounts()
         for row in _rows_of(reader):
             sample_id = reader.id(row)
             where = f"{row.within} {row.number}" if row.within else row.number
             first = places.setdefault(sample_id, where)
             if first != where:
                 repeats.setdefault(sample_id, [first]).append(where)
-            pictures = reader.pictures(row)
-            keys.append(reader.key(row, sample_id, pictures))
+            images = reader.image_value(row)
+            question = reader.question_or_gap(row)
+            keys.append(reader.key(row, sample_id, images, question))
             if len(keys) == _TOGETHER:
                 digest.update("".join(keys).encode())
                 keys.clear()
             within = self.limit is None or len(places) <= self.limit
-            bare += within and pictures is None
-            if within and (self.share is None or self.share.holds(pictures, sample_id)):
+            bare += within and images is None
+            if within and ("<" in question or "[" in question):  # of a million rows few
+                marks.add(question, partial(reader.count_images, row))
+            if within and (self.share is None or self.share.holds(images, sample_id)):
                 ids.append(sample_id)
                 digests += reader.digest(row)
         digest.update("".join(keys).encode())
@@ -173,7 +181,7 @@ class Table:
         if repeats:
             raise InputError(self._duplicates(repeats))
         rows = min(len(places), self.limit or len(places))
-        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests))
+        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests), marks)
 
     def _duplicates(self, repeats: Mapping[str, Sequence[int | str]]) -> str:
         source = self.reader.source
@@ -211,12 +219,13 @@ def open_table(
         data: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` or ``.parquet`` file, several
             of these or a pattern, which are one table together; a folder of such files, or one that
             ``datasets.save_to_disk`` wrote; or ``owner/name`` on the Hugging Face hub. A folder and
-            a hub name also with ``:split``.
+            a hub name also with ``:split``. Or the table itself: a ``pandas.DataFrame``, a
+            ``datasets.Dataset``, dictionaries, or samples.
         images: the folder that relative image paths start from; default: the folder of the data,
             for the hub the current directory.
         fields: columns to use in place of the known names.
         limit: read this many rows only.
-        text_only: take rows without a picture as questions about none (``Sample.image`` is None);
+        text_only: take rows without an image as questions about none (``Sample.image`` is None);
             else each is a failure. The table then needs no image column.
         allow_absolute_paths: let whole paths, and symbolic links, lead out of the image folder;
             else such a row is a failure.
@@ -230,10 +239,11 @@ def open_table(
         raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
     folder = None if images is None else image_folder(images)
     source, beside = open_source(data, fields.records)
+    fields = source.fields(fields)
     with reading(source):
         found = source.columns()
     columns = find_columns(fields, found, source.name, text_only=text_only)
-    check_pictures(columns, source.media(), source.name)
+    check_images(columns, source.media(), source.name)
     source = with_shared_images(source, columns)
     reader = RowReader(
         source, columns, folder or beside.absolute(), text_only, allow_absolute_paths

@@ -1,15 +1,11 @@
-"""A session: batches go in, rows come out, and the model is never left without work.
-
-The fast way is ours: one prefill, then answers in slots (``decoding``). Where a model, a device or
-the checkpoint's own generation settings do not allow it, ``generate`` writes the whole answer,
-batch by batch, with the same result.
-"""
+"""A session: prefills batches and decodes their answers; ``capture`` runs one."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -23,18 +19,20 @@ from vlmscope.engine.answers import (
     greedy_config,
     with_answer,
 )
-from vlmscope.engine.batch import Batch, bands_of
-from vlmscope.engine.decoding import Decoding
-from vlmscope.engine.memory import is_out_of_memory
-from vlmscope.engine.pictures import PictureEncoder
+from vlmscope.engine.batch import Batch, bands_of, prepare
+from vlmscope.engine.decoding.scheduler import Decoding
+from vlmscope.engine.device import is_dead_device, is_out_of_memory
+from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, kept_of, make_ready, run
-from vlmscope.errors import InputError, one_line
+from vlmscope.engine.row_errors import row_errors
+from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
+from vlmscope.model.halp import original_of
 from vlmscope.model.lengths import ALONE
-from vlmscope.model.static_cache import keys_and_values
-from vlmscope.model.stepwise import why_not_stepwise
 from vlmscope.said_once import warn
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
@@ -59,7 +57,7 @@ class CaptureSession:
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
         self._decoding = Decoding(vlm, spec, rows, self._finished)
-        self._pictures: PictureEncoder | None = None
+        self._images: ImageEncoder | None = None
         self._arriving: list[Prefilled] = []
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
@@ -129,19 +127,19 @@ class CaptureSession:
             Whether there were slots to let go of.
         """
         with self._computing():
-            if self._pictures is not None:
-                self._pictures.forget()
+            if self._images is not None:
+                self._images.forget()
             if not slots:
                 return False
             self._careful(self._decoding.drain)
             return self._decoding.forget()
 
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
-        """Bring a batch to the device, its pictures encoded where that is done apart."""
+        """Bring a batch to the device, its images encoded where that is done apart."""
         vlm = self._vlm
-        if self._pictures is None and vlm.family.cross_attention and vlm.projector is not None:
-            self._pictures = PictureEncoder(vlm, self._spec.vision_pooling)
-        return make_ready(batch, vlm, self._spec, self._pictures, states)
+        if self._images is None and vlm.family.cross_attention and vlm.projector is not None:
+            self._images = ImageEncoder(vlm, self._spec.vision_pooling)
+        return make_ready(batch, vlm, self._spec, self._images, states)
 
     def _take(self) -> Results:
         """Return what is finished. What an error kept from being returned comes with the next."""
@@ -154,7 +152,7 @@ class CaptureSession:
         while not self._decoding.has_room(len(batch.samples), band):
             self._careful(self._decoding.step)
         ready = self._ready(batch)
-        self._arrive()  # while the device encodes the pictures
+        self._arrive()  # while the device encodes the images
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
         output = run(ready, self._vlm, config)
@@ -213,8 +211,8 @@ class CaptureSession:
         """Return whether ``generate`` has to write the answers of a batch."""
         if self._stepwise is None:
             self._stepwise = not why_not_stepwise(self._vlm)
-        # A prompt without a picture skips blocks that the other rows pass.
-        skips = bool(self._vlm.skipped_without_image) and not any(batch.pictures)
+        # A prompt without an image skips blocks that the other rows pass.
+        skips = bool(self._vlm.skipped_without_image) and not any(batch.images)
         return not self._stepwise or skips or batch.inputs["input_ids"].shape[1] >= self._too_long
 
     def _generate(self, batch: Batch, shapes: dict[str, tuple[int, ...]] | None) -> None:
@@ -241,3 +239,125 @@ class CaptureSession:
             )
             for i, row in enumerate(kept_of(ready))
         ]
+
+
+def capture(
+    samples: Iterable[Sample],
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec | None = None,
+    *,
+    batch_size: int = 8,
+) -> Iterator[Capture]:
+    """Yield what each sample leaves behind in one run through the model, in order.
+
+    Several may run at once, in threads or in turn: the lock of the model is held while a batch goes
+    through it, never while a result is yielded.
+
+    Args:
+        samples: Questions about images.
+        vlm: The model, from ``load_model``.
+        spec: What to record (default: the seed's choice).
+        batch_size: Samples that go through the model together. The result does not depend on it,
+            beyond rounding.
+
+    Raises:
+        InputError: ``batch_size`` is below 1, or the spec's ``compat`` is not for this model.
+        RowError: A sample failed: its image, its prompt, or the processor or the model raised on
+            it. ``extract`` records such rows instead, and goes on.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size}: give 1 or more")
+    spec = spec or CaptureSpec()
+    original_of(vlm.family.model_type, spec)  # before any image is read
+    session = CaptureSession(vlm, spec, batch_size)
+    iterator = iter(samples)
+    while chunk := tuple(islice(iterator, batch_size)):
+        try:
+            found = _captures(chunk, session, vlm, spec)
+        except VlmscopeError:
+            raise
+        except Exception as error:
+            if len(chunk) == 1 or is_dead_device(error):
+                with row_errors(chunk[0]):
+                    raise
+            found = None
+        if found is not None:
+            yield from found
+            continue
+        session = CaptureSession(vlm, spec, batch_size)  # what the failed batch left is gone
+        for sample in chunk:
+            with row_errors(sample):
+                (alone,) = _captures((sample,), session, vlm, spec)
+            yield alone
+
+
+def _captures(
+    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: CaptureSpec
+) -> list[Capture]:
+    """Return the captures of some samples, in order.
+
+    Raises:
+        RowError: One of them failed.
+    """
+    batches, failures = prepare(chunk, vlm, spec)
+    found: dict[int, Capture] = {}
+    for result in chain(failures, _all_of(batches, session, vlm, spec)):
+        if isinstance(result, Failure):
+            raise RowError(result.stage, f"{result.id}: {result.error}")
+        found[id(result.sample)] = result
+    return [found[id(sample)] for sample in chunk]
+
+
+def capture_batch(
+    batch: Batch,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    session: CaptureSession | None = None,
+    *,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> list[Capture | Failure]:
+    """Run one batch through the model once.
+
+    Args:
+        batch: The rows, from ``prepare``.
+        vlm: The model.
+        spec: What to record.
+        session: Where batches follow each other: the rows of this one may then come later, and
+            those of earlier ones now.
+        shapes: Filled, if given, with module → shape of what it returned in the prefill.
+
+    Returns:
+        Without a session one entry for each row, in order: a ``Failure`` where the model returned
+        NaN or infinity. With one, the rows that are finished.
+
+    Raises:
+        InputError: The spec's ``compat`` is not for this model.
+        torch.OutOfMemoryError: The batch does not fit; nothing of it is kept.
+    """
+    if session is not None:
+        return session.submit(batch, shapes=shapes)
+    session = CaptureSession(vlm, spec, len(batch.samples))
+    results = _all_of([batch], session, vlm, spec, shapes)
+    order = {sample.id: row for row, sample in enumerate(batch.samples)}
+    return sorted(results, key=lambda item: order[_id_of(item)])
+
+
+def _all_of(
+    batches: Sequence[Batch],
+    session: CaptureSession,
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> list[Capture | Failure]:
+    """Return the results of some batches; rows that a failed step gave up come again."""
+    results: list[Capture | Failure] = []
+    while batches:
+        for batch in batches:
+            results += session.submit(batch, shapes=shapes)
+        results += session.drain()
+        batches, _ = prepare(session.take_lost(), vlm, spec)
+    return results
+
+
+def _id_of(item: Capture | Failure) -> str:
+    return item.sample.id if isinstance(item, Capture) else item.id

@@ -1,11 +1,9 @@
 """Executors: where the work runs. The stages do not know."""
 
-from vlmscope.executors.job import extract
 from vlmscope.executors.local import Observer, Summary, run_plan
+from vlmscope.executors.manifest import describe_model
 from vlmscope.executors.plan import Outline, Plan, make_plan
-from vlmscope.executors.ranks import share_of
-from vlmscope.executors.record import describe_model
-from vlmscope.executors.request import Request
+from vlmscope.executors.request import Request, share_of
 
 __all__ = [
     "Observer",
@@ -14,7 +12,6 @@ __all__ = [
     "Request",
     "Summary",
     "describe_model",
-    "extract",
     "make_plan",
     "run_plan",
     "share_of",

@@ -1,7 +1,7 @@
 """The executor of this process: one model, three kinds of threads, bounded queues between them.
 
     preparing threads        this thread            writing thread, or process
-    pictures, prompts   ──►  the model         ──►  shards, failures
+    images, prompts   ──►  the model         ──►  shards, failures
     some batches ahead       one batch              up to BEHIND_BYTES
 
 Every batch is published before its rows count as done. A stop request ends when what is being
@@ -18,10 +18,16 @@ from typing import Protocol
 
 from vlmscope.dataset import UntilChanged
 from vlmscope.errors import TableChangedError
-from vlmscope.executors.due import groups_apart, killed_by, recorded_apart, rows_due, suspects_of
-from vlmscope.executors.loop import Loop
+from vlmscope.executors.batching import BatchSizer, sizer_for
+from vlmscope.executors.pending import (
+    groups_apart,
+    killed_by,
+    recorded_apart,
+    rows_due,
+    suspects_of,
+)
 from vlmscope.executors.plan import Plan
-from vlmscope.executors.sizing import BatchSizer, sizer_for
+from vlmscope.executors.runner import Loop
 from vlmscope.executors.writing import StrictStop, Writing, writing
 from vlmscope.row_identity import take_truths
 from vlmscope.schema import Capture, Failure

@@ -1,25 +1,100 @@
-"""``Request``: what the user asked for, before anything is checked."""
+"""``Request``: what the user asked for, before any check, and which rank this process is."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmscope.dataset import Share
+from vlmscope.dataset import InMemory, Share
+from vlmscope.errors import InputError
+from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.store import ALONE, StoreDtype, rank_name
+
+AUTO = "auto"
+"""The text that asks for the environment's word."""
+
+_KNOWN = "RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID, or SLURM_PROCID and SLURM_NTASKS"
+
+
+def share_of(text: str, environment: Mapping[str, str]) -> Share:
+    """Return the share that ``--shard`` asks for.
+
+    Of the environment's names those of torchrun come first, then those of a Slurm array, then those
+    of a Slurm step.
+
+    Args:
+        text: ``3/8``, or ``auto``.
+        environment: The environment's variables.
+
+    Raises:
+        InputError: The text is no rank, or the environment does not tell.
+
+    >>> share_of("3/8", {})
+    Share(index=3, count=8)
+    >>> share_of("auto", {"RANK": "1", "WORLD_SIZE": "4"})
+    Share(index=1, count=4)
+    >>> array = {"MIN": "10", "MAX": "14", "STEP": "2", "COUNT": "3"}
+    >>> slurm = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+    >>> share_of("auto", slurm | {"SLURM_ARRAY_TASK_ID": "12"})
+    Share(index=1, count=3)
+    """
+    if text == AUTO:
+        return _from_environment(environment)
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip(), re.ASCII)
+    if found is None:
+        raise InputError(f"--shard {text!r}: give I/N, such as 0/8 to 7/8, or auto")
+    return Share(int(found[1]), int(found[2]))
+
+
+def _from_environment(environment: Mapping[str, str]) -> Share:
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        return _share(environment, "RANK", "WORLD_SIZE")
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        return _share_of_array(environment)
+    if "SLURM_PROCID" in environment:
+        return _share(environment, "SLURM_PROCID", "SLURM_NTASKS")
+    raise InputError(f"--shard auto: the environment does not have {_KNOWN}; give --shard I/N")
+
+
+def _share(environment: Mapping[str, str], index: str, count: str) -> Share:
+    return Share(_number(environment, index), _number(environment, count))
+
+
+def _share_of_array(environment: Mapping[str, str]) -> Share:
+    """Return the place of a task among those of its array, whose numbers may begin anywhere."""
+    names = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT"))
+    task, first, last, count = (_number(environment, name) for name in names)
+    step = _number(environment, "SLURM_ARRAY_TASK_STEP") if count > 1 else 1
+    if step < 1 or (task - first) % step or last != first + (count - 1) * step:
+        raise InputError(
+            f"--shard auto: the numbers of this Slurm array ({count} from {first} to {last}) have "
+            "gaps, so that its task's place among them is not known; give --shard I/N, such as "
+            "$SLURM_ARRAY_TASK_ID/N for an array of 0 to N-1"
+        )
+    return Share((task - first) // step, count)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    """Return a variable's number."""
+    text = environment.get(name)
+    if text is None or not re.fullmatch(r"\d+", text, re.ASCII):
+        found = "is not set" if text is None else f"is {text!r}, no number"
+        raise InputError(f"--shard auto: {name} {found}; set it, or give --shard I/N")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the user asked for, unchecked: the arguments of ``vlmscope extract``."""
 
-    data: str | tuple[str, ...]
-    """Path of the table, a pattern or a hub id; several are one table together."""
-    model: str
-    """Folder of a checkpoint, or a hub id."""
+    data: str | tuple[str, ...] | InMemory
+    """Path of the table, a pattern or a hub id; several are one table together. Or the table."""
+    model: str | VisionLanguageModel
+    """Folder of a checkpoint, or a hub id; or the model, loaded."""
     out: Path
     """The run folder."""
     images: str | None = None
@@ -51,13 +126,13 @@ class Request:
     strict: bool = False
     """Stop at the first row that fails."""
     text_only: bool = False
-    """Take rows without a picture as questions about none; else each is a failure."""
+    """Take rows without an image as questions about none; else each is a failure."""
     time_limit: float | None = None
     """Seconds that the model may take for a batch; a row that takes longer alone is a failure."""
     redo_damaged: bool = False
     """Set damaged files of the run aside, and capture their rows again."""
     allow_absolute_paths: bool = False
-    """Let paths of pictures lead out of the image root."""
+    """Let paths of images lead out of the image root."""
     allow_pickle_weights: bool = False
     """Read weights that are pickles."""
     shard: Share | None = None

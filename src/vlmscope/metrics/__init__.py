@@ -25,7 +25,7 @@ each_kind    the same within each kind, with intervals for many looks
 from vlmscope.metrics.abstention import Abstention, CoverageBand, abstention, coverage_band
 from vlmscope.metrics.agreement import Agreement, agreement
 from vlmscope.metrics.calibration import Platt, ReliabilityCurve, fit_platt, reliability, wilson
-from vlmscope.metrics.each_kind import KindAuroc, each_kind
+from vlmscope.metrics.curves import RiskCoverage, RocCurve, abstain, risk_coverage, roc
 from vlmscope.metrics.rates import Rate, rate, rate_difference
 from vlmscope.metrics.resampling import (
     Difference,
@@ -37,12 +37,17 @@ from vlmscope.metrics.resampling import (
     paired,
     resample,
     resample_sides,
+    simultaneous,
 )
-from vlmscope.metrics.roc import RocCurve, roc
 from vlmscope.metrics.scores import Metrics, constant_pairs, measure, share_bounds, threshold_at
-from vlmscope.metrics.selective import RiskCoverage, abstain, risk_coverage
-from vlmscope.metrics.simultaneous import simultaneous
-from vlmscope.metrics.within import WithinKinds, resample_within, share_of_pairs, within_kinds
+from vlmscope.metrics.within import (
+    KindAuroc,
+    WithinKinds,
+    each_kind,
+    resample_within,
+    share_of_pairs,
+    within_kinds,
+)
 
 __all__ = [
     "Abstention",

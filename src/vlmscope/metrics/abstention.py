@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
+from vlmscope.metrics.curves import abstain, risk_coverage
 from vlmscope.metrics.resampling import Interval, image_numbers
-from vlmscope.metrics.selective import abstain, risk_coverage
 from vlmscope.metrics.small_samples import error_of, worth
 from vlmscope.metrics.weighted import Tally, tally
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.metrics.answers import Floats, answers, strata
 from vlmscope.metrics.small_samples import (
@@ -410,3 +411,46 @@ def _check_level(level: float) -> None:
     """Refuse a level that is no share."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, found {level}")
+
+
+LEAST = 1e-3
+"""Least distance of an AUROC from 0 and 1 on the scale of log-odds."""
+
+
+def simultaneous(
+    drawn: Resamples, names: Sequence[str], level: float = 0.95
+) -> Mapping[str, Interval]:
+    """Return a band of the AUROC of several risks that holds all of them at once.
+
+    A small sample has no draws to take it from: there each interval is widened for their number
+    (Bonferroni).
+
+    Args:
+        drawn: As ``resample`` returns it.
+        names: The risks.
+        level: Share of the samples in which the band shall hold every true AUROC.
+    """
+    if drawn.jackknives:
+        wider = 1 - (1 - level) / max(len(names), 1)
+        return {name: drawn.interval(name, level=wider) for name in names}
+    centre = {name: _log_odds(np.array(drawn.whole[name]["auroc"])) for name in names}
+    errors, spread = {}, {}
+    for name in names:
+        errors[name] = _log_odds(drawn.drawn[name]["auroc"]) - centre[name]
+        spread[name] = float(np.nanstd(errors[name]))
+    moving = [name for name in names if spread[name] > 0]
+    if not moving:
+        return {name: drawn.interval(name, level=level) for name in names}
+    largest = np.max([np.abs(errors[name]) / spread[name] for name in moving], axis=0)
+    width = float(np.nanquantile(largest, level))
+    bands = {}
+    for name in names:
+        own = drawn.interval(name, level=level)
+        half = width * spread[name] * drawn.widening(name) if spread[name] > 0 else 0.0
+        low, high = (float(expit(centre[name] + side * half)) for side in (-1, 1))
+        bands[name] = Interval(min(low, own.low), max(high, own.high)) if half else own
+    return bands
+
+
+def _log_odds(auroc: np.ndarray) -> np.ndarray:
+    return np.asarray(logit(np.clip(auroc, LEAST, 1 - LEAST)))

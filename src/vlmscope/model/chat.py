@@ -19,14 +19,14 @@ from vlmscope import clock
 from vlmscope.errors import ModelError, one_line, typed_line
 from vlmscope.jsontext import load_json
 from vlmscope.locking import model_lock, tokenizer_lock
+from vlmscope.model.attention.implementations import AUTO, choose_attention
 from vlmscope.model.computing import computing, start_clean
-from vlmscope.model.fingerprint import hash_json
-from vlmscope.model.greedy import make_greedy
-from vlmscope.model.identity import Fingerprinting
-from vlmscope.model.implementations import AUTO, choose_attention
+from vlmscope.model.fingerprint import Fingerprinting, hash_json
 from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
-from vlmscope.model.loading import load_config, load_weights
-from vlmscope.model.placing import auto_class, choose_dtype
+from vlmscope.model.loading.device import auto_class, choose_dtype
+from vlmscope.model.loading.generation import make_greedy
+from vlmscope.model.loading.load import load_config, load_weights, without_library_bars
+from vlmscope.model.loading.thinker import settle_thinker
 from vlmscope.repeatable import reads_chance
 
 Chat = Sequence[Mapping[str, str]]
@@ -65,7 +65,7 @@ def identify_chat_model(folder: str | Path) -> str:
     """
     name = str(folder)
     _check_folder(name)
-    with _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+    with without_library_bars(), _safetensors_only(), Fingerprinting(name, None) as fingerprint:
         config, _ = load_config(name, None)
         chat_class(name, config)
         template = _template(name, _load_tokenizer(name))
@@ -100,6 +100,7 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
                 name, plain, _place(), pickles=False, loader=loader, dtype=kind,
                 attn_implementation=attention,
             )  # fmt: skip
+            settle_thinker(model, tokenizer.eos_token_id)
             pad = tokenizer.pad_token_id
             make_greedy(model, tokenizer.eos_token_id if pad is None else pad)
         weights = fingerprint.finish("").weights_hash
@@ -253,7 +254,7 @@ def _is_batchable(chat: ChatModel) -> bool:
     """Return whether a chat gets the same reply in a batch, beside a longer one, as alone.
 
     Rounding differs from batch to batch; an architecture that reads padding, or whose mask is made
-    for pictures, differs by far more.
+    for images, differs by far more.
     """
     texts = ("Is it?", "Is there a door in the picture, and what colour is it?")
     prompts = [chat.encode([{"role": "user", "content": text}]) for text in texts]
@@ -274,7 +275,7 @@ def _safetensors_only() -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        text, option, _ = str(error).partition(", or pass --allow-pickle-weights")
+        text, option, _ = str(error.args[0]).partition(", or pass --allow-pickle-weights")
         raise (ModelError(text) if option else error) from error.__cause__
 
 

@@ -9,11 +9,19 @@ another one: docs/adding-a-model.md.
 
 from __future__ import annotations
 
+import dataclasses
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from packaging.version import Version
+from torch import Tensor, nn
+
+from vlmscope.errors import InputError, ModelError
+from vlmscope.model.vision_rows import RULES
+from vlmscope.regular import read_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +50,18 @@ class Family:
     """How the encoder's output falls into questions: a name in ``vision_rows.RULES``."""
     encoder_inputs: tuple[str, ...] = ()
     """Inputs of the encoder, where each has one leading entry a question: what is taken once where
-    several questions of a batch share their pictures."""
+    several questions of a batch share their images."""
     skipped_without_image: str = ""
-    """Where the configuration lists the blocks that a prompt without a picture does not pass."""
+    """Where the configuration lists the blocks that a prompt without an image does not pass."""
     text_only: bool = True
-    """Whether its processor takes questions without a picture."""
+    """Whether its processor takes questions without an image."""
     prefix_sees_question: bool = False
     """Whether image tokens attend to the question behind them."""
     cross_attention_mask: str = ""
-    """Input that says which pictures' tiles each token attends to, where blocks skipped without one
+    """Input that says which images' tiles each token attends to, where blocks skipped without one
     attend to them."""
     cross_attention: str = ""
-    """The attention to pictures in those blocks, relative to a block."""
+    """The attention to images in those blocks, relative to a block."""
     fills_up_tiles: bool = False
     """Whether a dense mask keeps the padding of its vision encoder's tiles from attending to itself
     (``split_attention``)."""
@@ -62,18 +70,25 @@ class Family:
     call a layer (``packed_attention``)."""
     causal_by_mistake: bool = False
     """Whether its vision attention says it is causal and is not meant to be."""
+    numbers_images_of_batch: bool = False
+    """Whether its positions number the images of a whole batch (``image_numbers``)."""
     squeezes_tokens: bool = False
     """Whether its class squeezes projected image tokens (``lone_token``)."""
+    stacks_tiles: bool = False
+    """Whether its processor stacks the tiles of all images, which its model takes in one row as
+    well (``tile_stacks``)."""
     writes_with_generate: str = ""
     """Why its answers are not written step by step by ourselves."""
     needs: str = ""
     """What must be installed beside the library's own requirements."""
+    since: str = ""
+    """The first transformers whose code for it is right; older versions are refused."""
     tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]] | None = None
-    """(inputs, config) → rows and columns of tiles of the first picture; for display."""
+    """(inputs, config) → rows and columns of tiles of the first image; for display."""
 
 
 def mllama_tiles(inputs: Mapping[str, Tensor], config: Any) -> tuple[int, int]:
-    """Return the layout behind the first picture's aspect-ratio id; ids count from 1."""
+    """Return the layout behind the first image's aspect-ratio id; ids count from 1."""
     rows, columns = config.vision_config.supported_aspect_ratios[
         int(inputs["aspect_ratio_ids"][0, 0]) - 1
     ]
@@ -116,10 +131,14 @@ _ALL = (
         projector="model.visual.merger",
         writes_with_generate=_LINEAR,
     ),
+    Family("qwen2_5_omni_thinker", "Qwen2.5-Omni"),
+    Family("qwen3_omni_moe_thinker", "Qwen3-Omni"),
     # The encoder's own output is merged 2x2 and projected: what is pooled is the norm before that.
     Family("glm4v", "GLM-4.1V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("glm4v_moe", "GLM-4.5V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("glm46v", "GLM-4.6V", vision_encoder=_GLM, projector="model.visual.merger"),
+    Family("exaone4_5", "EXAONE 4.5", projector="model.visual.merger"),
+    Family("video_llama_3", "VideoLLaMA 3", projector="model.projector"),
     Family("gemma3", "Gemma 3", projector=_PROJECTOR),
     Family("gemma4", "Gemma 4", projector="model.embed_vision"),
     Family(
@@ -129,6 +148,7 @@ _ALL = (
         text_only=False,
         prefix_sees_question=True,
     ),
+    Family("idefics2", "Idefics2", projector="model.connector", vision_rows="patch mask"),
     Family("idefics3", "Idefics3", projector="model.connector"),
     Family("smolvlm", "SmolVLM", projector="model.connector"),
     Family("internvl", "InternVL", projector=_PROJECTOR),
@@ -158,13 +178,69 @@ _ALL = (
         vision_encoder="model.vision_tower.transformer",
         projector="model.visual_embeddings_table",
     ),
+    Family("ernie4_5_vl_moe", "ERNIE 4.5 VL", projector="model.resampler_model"),
+    Family("kimi_k25", "Kimi K2.5", projector="model.mm_projector", needs="torchvision"),
+    # Before 5.19 its encoder merges the patches of all slices by the shape of the first.
+    Family(
+        "minicpmv4_6",
+        "MiniCPM-V 4.6",
+        projector="model.merger",
+        writes_with_generate=_LINEAR,
+        needs="transformers 5.19",
+        since="5.19",
+    ),
+    Family(
+        "minicpmv4_7",
+        "MiniCPM-V 4.7",
+        projector="model.merger",
+        writes_with_generate=_LINEAR,
+        needs="transformers 5.18",
+    ),
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),
+    Family("deepseek_vl", "DeepSeek-VL", projector="model.aligner"),
+    # Of its two encoders the one that ``vision_config`` describes: a row for each image token.
+    Family(
+        "deepseek_vl_hybrid",
+        "DeepSeek-VL hybrid",
+        vision_encoder="model.vision_model",
+        projector="model.aligner",
+    ),
+    Family("aria", "Aria", projector=_PROJECTOR, vision_rows="pixel mask"),
+    # One projector of eight: each brings features of some layer to some block of the decoder.
+    Family(
+        "granite4_vision",
+        "Granite 4 Vision",
+        projector="model.layerwise_projectors.0",
+        vision_rows="tiles",
+    ),
+    Family(
+        "hunyuan_vl",
+        "Hunyuan-VL",
+        projector="model.vision_tower.patch_merger",
+        vision_rows="grid",
+        numbers_images_of_batch=True,
+    ),
     Family(
         "fast_vlm",
         "FastVLM",
         projector=_PROJECTOR,
         vision_rows="channels first",
+        needs="timm and torchvision",
+    ),
+    # Its processor takes no text without an image.
+    Family(
+        "got_ocr2",
+        "GOT-OCR2",
+        projector=_PROJECTOR,
+        vision_rows="channels first",
+        text_only=False,
+    ),
+    Family(
+        "perception_lm",
+        "Perception LM",
+        projector=_PROJECTOR,
+        stacks_tiles=True,
         needs="timm and torchvision",
     ),
     Family(
@@ -191,3 +267,164 @@ FAMILIES: Mapping[str, Family] = {
     (f"{family.model_type}/{family.vision_type}".rstrip("/")): family for family in _ALL
 }
 """``config.model_type``, where needed with ``/vision_config.model_type`` → description."""
+
+
+DOCUMENT = "docs/adding-a-model.md"
+"""Where a description is explained."""
+
+_KEYS = (
+    "title", "vision_encoder", "projector", "decoder", "layers", "final_norm", "image_token",
+    "vision_rows", "skipped_without_image", "text_only", "prefix_sees_question",
+)  # fmt: skip
+"""What a description may say: fields of ``Family``."""
+
+
+def find_family(config: Any) -> Family | None:
+    """Return the description of a configuration's architecture; None for a stranger."""
+    vision = getattr(config, "vision_config", None)
+    own = f"{config.model_type}/{getattr(vision, 'model_type', '')}"
+    return FAMILIES.get(own) or FAMILIES.get(config.model_type)
+
+
+def check_version(family: Family | None, name: str) -> None:
+    """Check that this transformers computes an architecture right.
+
+    Args:
+        family: Its description; None for a stranger.
+        name: The checkpoint, for the message.
+
+    Raises:
+        ModelError: It does not.
+    """
+    from transformers import __version__
+
+    if family is not None and family.since and Version(__version__) < Version(family.since):
+        raise ModelError(
+            f"{name}: {family.title} is computed wrongly by transformers {__version__}: images "
+            f"come out differently beside others; pip install 'transformers>={family.since}'"
+        )
+
+
+def stranger(config: Any) -> Family:
+    """Return the description of an architecture that nobody described: the conventions."""
+    return Family(model_type=config.model_type, title=config.model_type)
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Read a description from a TOML file; see docs/adding-a-model.md.
+
+    Args:
+        path: The file; its keys are the fields of ``Family``, all of them optional.
+
+    Raises:
+        InputError: The file is missing or is no TOML.
+    """
+    try:
+        found = tomllib.loads(read_regular(path).decode())
+    except FileNotFoundError as error:
+        raise InputError(f"--family {path}: no such file; give a TOML file, {DOCUMENT}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--family {path}: cannot be read as TOML: {error}") from error
+    return found
+
+
+def described(description: Mapping[str, Any], config: Any, path: str | Path = "") -> Family:
+    """Return the family that a description makes of a configuration's architecture.
+
+    What it leaves open is as in our own description, if there is one, or as the conventions say.
+
+    Args:
+        description: Some fields of ``Family``, by name.
+        config: The checkpoint's configuration.
+        path: Where it was read, for messages.
+
+    Raises:
+        InputError: It says something that no description says.
+    """
+    _check(description, path)
+    return dataclasses.replace(find_family(config) or stranger(config), **description)
+
+
+def _check(found: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse keys and values that no description has."""
+    if unknown := sorted(found.keys() - set(_KEYS)):
+        known = ", ".join(_KEYS)
+        raise InputError(f"--family {path}: no description has {unknown[0]!r}; it may have {known}")
+    kinds = {field.name: field.type for field in dataclasses.fields(Family)}
+    for name, value in found.items():
+        wanted = bool if kinds[name] == "bool" else str
+        if not isinstance(value, wanted):
+            raise InputError(
+                f"--family {path}: {name} is {value!r}, expected a {wanted.__name__}; {DOCUMENT}"
+            )
+    if found.get("vision_rows", "whole") not in RULES:
+        raise InputError(
+            f"--family {path}: vision_rows is {found['vision_rows']!r}; choose from "
+            + ", ".join(map(repr, RULES))
+        )
+
+
+def resolve(family: Family, model: Any, name: str) -> Family:
+    """Return the description with the paths that it leaves to the conventions.
+
+    Raises:
+        ModelError: A part is not where the conventions say; the message has the line to write.
+    """
+    encoder = family.vision_encoder or _path_of(model, _find_encoder(model))
+    if not encoder:
+        raise ModelError(
+            f"{name}: no vision encoder: get_encoder(modality='image') gives none, and no part "
+            f'has the vision configuration; describe it with vision_encoder = "path", {DOCUMENT}'
+        )
+    decoder = family.decoder or _path_of(model, _find_decoder(model))
+    if not decoder:
+        raise ModelError(
+            f'{name}: no decoder: get_decoder() gives none; describe it with decoder = "path", '
+            f"{DOCUMENT}"
+        )
+    projector = family.projector or _find_projector(model, encoder)
+    return dataclasses.replace(family, vision_encoder=encoder, decoder=decoder, projector=projector)
+
+
+def _find_projector(model: nn.Module, encoder: str) -> str:
+    """Return the path of the merger that ends an encoder, as in Qwen-VL; empty if it has none."""
+    path = f"{encoder}.merger"
+    return path if path in dict(model.named_modules()) else ""
+
+
+def _find_encoder(model: Any) -> Any:
+    """Return the vision encoder by convention, or None."""
+    found = model.get_encoder(modality="image")
+    if found is not model and found is not getattr(model, "base_model", None):
+        return found
+    vision = getattr(model.config, "vision_config", None)
+    parts = [m for m in model.modules() if vision is not None and _config_of(m) is vision]
+    return parts[0] if parts else None
+
+
+def _config_of(module: nn.Module) -> Any:
+    return getattr(module, "config", None)
+
+
+def _find_decoder(model: Any) -> Any:
+    """Return the decoder by convention, or None."""
+    found = model.get_decoder()
+    while found is not None and found is not model and _has_head(found):
+        inner = found.get_decoder()  # a language model with a head of its own is entered
+        if inner is found:  # Llama 4's says that it is its own decoder
+            inner = next((part for part in found.children() if hasattr(part, "layers")), None)
+        if inner is None:
+            break
+        found = inner
+    return None if found is model else found
+
+
+def _has_head(module: Any) -> bool:
+    """Return whether a module is a language model with a head, of the library's classes."""
+    head = getattr(module, "get_output_embeddings", None)
+    return head is not None and hasattr(module, "get_decoder") and head() is not None
+
+
+def _path_of(model: nn.Module, part: Any) -> str:
+    """Return a part's dotted path; empty if it is none of the model's."""
+    return next((name for name, module in model.named_modules() if module is part), "")

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 VisionRows = tuple[Float[Tensor, "_positions width"], Bool[Tensor, " _positions"]]
 """One question's share of the encoder's output, and which of its positions are not padding."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """What the vision encoder returned for a batch, and what tells whose it is."""
 
@@ -142,6 +143,18 @@ def by_crop_counts(encoded: Encoded) -> list[VisionRows]:
     )
 
 
+def by_grid(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[1, patches of the batch, width]`` with the grid of each image (Hunyuan-VL).
+
+    Image tokens do not tell: there is one more for every row of patches, and two for every image.
+    """
+    patches = encoded.inputs["image_grid_thw"].prod(dim=1).tolist()
+    return _consecutive(
+        encoded.features.flatten(0, -2),
+        [sum(own) for own in _of_questions(patches, encoded.pictures)],
+    )
+
+
 def by_patch_shapes(encoded: Encoded) -> list[VisionRows]:
     """Split ``[tiles, most patches, width]`` with the shape of each tile in patches (LFM2-VL).
 
@@ -164,6 +177,41 @@ def by_patch_shapes(encoded: Encoded) -> list[VisionRows]:
     if begin != len(encoded.features):
         raise RuntimeError(f"{len(encoded.features)} tiles, but the questions have {begin}")
     return rows
+
+
+def by_patch_mask(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[tiles, most patches, width]`` with a mask of each tile's pixels (Idefics2).
+
+    Tiles are filled up to the largest of the batch, and questions to the most tiles. Both depend on
+    the other questions, so only patches that lie wholly in a tile count, as in the model.
+    """
+    patch = int(encoded.config.vision_config.patch_size)
+    mask = encoded.inputs["pixel_attention_mask"].to(encoded.features.device, torch.bool)
+    questions, tiles = mask.shape[:2]
+    in_tile = ~F.max_pool2d((~mask).float().flatten(0, 1), patch).bool()
+    patches = in_tile.reshape(questions, tiles, -1)
+    used = mask.flatten(2).any(dim=2)
+    if encoded.features.shape[:2] != (int(used.sum()), patches.shape[2]):
+        raise RuntimeError(
+            f"the vision encoder returned {tuple(encoded.features.shape[:2])} tiles and patches, "
+            f"the mask has {(int(used.sum()), patches.shape[2])}"
+        )
+    shares = torch.split(encoded.features, used.sum(dim=1).tolist())
+    own = [share[patches[i][used[i]]] for i, share in enumerate(shares)]
+    return _consecutive(torch.cat(own), [len(share) for share in own])
+
+
+def by_pixel_mask(encoded: Encoded) -> list[VisionRows]:
+    """Split ``[images, patches, width]`` with a mask of each image's pixels (Aria).
+
+    Every image is filled up to the same square; patches without any of its pixels are padding.
+    """
+    patch = int(encoded.config.vision_config.patch_size)
+    mask = encoded.inputs["pixel_mask"].to(encoded.features.device)
+    patches = F.max_pool2d(mask.float(), patch).bool().flatten(1)
+    shares = by_image_tokens(encoded)
+    valid = torch.split(patches.flatten(), [len(features) for features, _ in shares])
+    return [(features, own) for (features, _), own in zip(shares, valid, strict=True)]
 
 
 def _of_questions(values: Sequence[Any], pictures: Sequence[int]) -> list[Sequence[Any]]:
@@ -193,7 +241,10 @@ RULES: Mapping[str, Rule] = {
     "image": by_image,
     "crops": by_crops,
     "crop counts": by_crop_counts,
+    "grid": by_grid,
     "patch shapes": by_patch_shapes,
+    "patch mask": by_patch_mask,
+    "pixel mask": by_pixel_mask,
     "whole": whole,
 }
 """Name in a description → rule."""

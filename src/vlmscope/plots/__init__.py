@@ -17,13 +17,12 @@ files        CSV, and everything on disk
 """
 
 from vlmscope.plots.calibration import reliability_plot, risk_histogram
+from vlmscope.plots.canvas import Plot
 from vlmscope.plots.categories import CategoryRate, category_rates
 from vlmscope.plots.curves import CoverageLine, RocLine, risk_coverage_plot, roc_curves
-from vlmscope.plots.files import csv_text, plot_files
+from vlmscope.plots.files import csv_text, inline_svg, plot_files
 from vlmscope.plots.layers import LayerLine, Reference, auroc_by_layer
 from vlmscope.plots.palette import DARK_PALETTE, PALETTE
-from vlmscope.plots.plot import Plot
-from vlmscope.plots.svg import inline_svg
 
 __all__ = [
     "DARK_PALETTE",

@@ -11,6 +11,7 @@ from vlmscope.plots.canvas import (
     SMALL,
     Box,
     KeyRow,
+    Plot,
     axes_in,
     drawing,
     key,
@@ -23,7 +24,6 @@ from vlmscope.plots.canvas import (
     title_axes,
 )
 from vlmscope.plots.palette import CHANCE, PALETTE, Look, series
-from vlmscope.plots.plot import Plot
 
 _BINS = 20
 _FAITHFUL, _HALLUCINATED = Look("blue"), Look("vermilion", "", (5, 1.6))

@@ -1,26 +1,107 @@
-"""A figure laid out in inches: its axes, its texts and its key, in our style.
+"""Texts from the data on a plot: cleaned of what no file can hold, measured, and cut to their room.
 
-Everything has its place from the start. An automatic layout would depend on the fonts at hand and
-on how often a figure was drawn; ours is the same every time, to the byte.
+A category may be called anything, in any script. Widths are those of matplotlib's own DejaVu Sans,
+which is wider than the fonts that browsers choose, so what fits here fits there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from vlmscope.locking import warnings_lock
 from vlmscope.plots.palette import PALETTE, Look
-from vlmscope.plots.words import FONT, clean, fit, quiet_glyphs, width
+
+FONT = "DejaVu Sans"
+"""Ships with matplotlib: nothing has to be installed."""
+
+LONGEST = 80
+"""Characters beyond which no text is measured: nothing that long fits anywhere."""
+
+
+@contextmanager
+def quiet_glyphs() -> Iterator[None]:
+    """Let matplotlib draw a box for a character that its font lacks, without a warning of each."""
+    with warnings_lock(), warnings.catch_warnings():
+        for message in (r"Glyph .* missing from", r"Matplotlib currently does not support"):
+            warnings.filterwarnings("ignore", message, UserWarning)
+        yield
+
+
+def clean(text: str) -> str:
+    r"""Return a text in one line, without the characters that XML or UTF-8 cannot hold.
+
+    >>> clean("two\nlines and a \x00")
+    'two lines and a �'
+    """
+    return "".join("�" if _unwritable(char) else char for char in " ".join(text.split()))
+
+
+def _unwritable(char: str) -> bool:
+    """Say whether a character is a control, half a surrogate pair, or none at all."""
+    return unicodedata.category(char) in ("Cc", "Cs") or ord(char) & 0xFFFE == 0xFFFE
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a text, its end replaced by an ellipsis if it has more characters than ``longest``.
+
+    >>> cut("spatial relations", 8), cut("colour", 8)
+    ('spatial…', 'colour')
+    """
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def width(text: str, size: float) -> float:
+    """Return the width of a text in inches, at a font size in points."""
+    # DejaVu has no wide characters; a dash is as wide as the fonts that do make them.
+    wide = "".join("—" if unicodedata.east_asian_width(c) in "WF" else c for c in text)
+    with quiet_glyphs():
+        font = FontProperties(family=FONT, size=size)
+        points, _, _ = text_to_path.get_text_width_height_descent(wide, font, False)
+    return float(points) / 72
+
+
+def fit(text: str, room: float, size: float) -> str:
+    """Return a text, cut so that it is at most ``room`` inches wide."""
+    text = cut(text, LONGEST)
+    longest = len(text)
+    while longest > 1 and width(shorter := cut(text, longest), size) > room:
+        longest = len(shorter) - 1
+    return cut(text, longest)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plot:
+    """A figure, ready for a page or for files."""
+
+    name: str
+    """Stem of its files, and of its ids in a page: letters, digits and underscores."""
+    title: str
+    """What it is about, in a few words; it is not drawn in the figure."""
+    caption: str
+    """How to read it, one or two sentences."""
+    description: str
+    """What it shows with its numbers: the text for those who cannot see it."""
+    columns: Mapping[str, Sequence[Any]]
+    """The plotted data, tidy: name → values, all equally long. None: does not apply."""
+    figure: Figure
+    """Drawn with matplotlib's objects, never through pyplot's global state."""
+
 
 WIDE = 7.2
 """Inches: a plot over the whole width of a page."""
@@ -205,3 +286,74 @@ def _of(look: Look) -> dict[str, Any]:
         "markeredgewidth": 0.7,
         "solid_capstyle": "round",
     }
+
+
+_LEADER = 0.3
+"""Inches between the axes and the labels."""
+
+_MOST = 3.1
+"""Inches: longer titles are cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A text beside the axes."""
+
+    height: float
+    """Where its line ends, in the axes' own numbers."""
+    title: str
+    """Cut where it is too long."""
+    number: str
+    """Behind the title; never cut."""
+    look: Look
+
+
+def room_for_labels(labels: Sequence[Label]) -> float:
+    """Return the width in inches that these labels need at the right of the axes."""
+    longest = max(width(_whole(label), TEXT) for label in labels)
+    return _LEADER + min(longest, _MOST) + 0.08
+
+
+def write_labels(figure: Figure, axes: Axes, box: Box, labels: Sequence[Label]) -> None:
+    """Write each label at the right of the axes, as near to its height as the others let it."""
+    bottom, top = axes.get_ylim()
+    scale = (box.top - box.bottom) / (top - bottom)
+    heights = [box.bottom + (label.height - bottom) * scale for label in labels]
+    places = apart(np.array(heights), LINE, box.bottom, box.top)
+    start = box.right + _LEADER
+    for label, height, place in zip(labels, heights, places, strict=True):
+        leader = Look(label.look.colour, width=0.7)
+        sample(figure, [box.right, start - 0.1], [height, place], leader)
+        mark(figure, start - 0.1, place, label.look)
+        write(figure, start, place, _whole(label))
+
+
+def apart(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:
+    """Return the places nearest to those wanted that are ``gap`` apart and within the ends.
+
+    Less the room of those below it, a place only has to be no lower than the one before: the
+    nearest such places are the means of the blocks that are out of order (pool adjacent
+    violators). Where there is no room for all, they go beyond the upper end.
+
+    >>> apart(np.array([5.0, 1.0, 5.0]), 2, 0, 10).tolist()
+    [4.0, 1.0, 6.0]
+    """
+    order = np.argsort(wanted, kind="stable")
+    room = gap * np.arange(wanted.size)
+    blocks: list[tuple[float, int]] = []
+    for value in wanted[order] - room:
+        mean, size = float(value), 1
+        while blocks and blocks[-1][0] > mean:
+            before, count = blocks.pop()
+            mean, size = (before * count + mean * size) / (count + size), count + size
+        blocks.append((mean, size))
+    means = np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
+    found = np.empty_like(wanted)
+    found[order] = np.clip(means, low, max(low, high - room[-1])) + room
+    return found
+
+
+def _whole(label: Label) -> str:
+    """Return title and number, in the room there is."""
+    room = _MOST - width(f": {label.number}", TEXT)
+    return f"{fit(clean(label.title), room, TEXT)}: {label.number}"

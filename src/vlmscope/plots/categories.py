@@ -14,18 +14,21 @@ from vlmscope.plots.canvas import (
     TEXT,
     WIDE,
     Box,
+    Plot,
     axes_in,
+    clean,
+    cut,
     drawing,
+    fit,
     line,
     percent,
     say_nothing,
     sheet,
     title_axes,
+    width,
     write,
 )
 from vlmscope.plots.palette import PALETTE, series
-from vlmscope.plots.plot import Plot
-from vlmscope.plots.words import clean, cut, fit, width
 
 MOST_CATEGORIES = 40
 """Drawn; the data has all of them."""

@@ -16,6 +16,7 @@ from vlmscope.plots.canvas import (
     SMALL,
     Box,
     KeyRow,
+    Plot,
     axes_in,
     drawing,
     key,
@@ -28,7 +29,6 @@ from vlmscope.plots.canvas import (
     title_axes,
 )
 from vlmscope.plots.palette import CHANCE, OPTIMUM, PALETTE, Look, baseline, series
-from vlmscope.plots.plot import Plot
 
 MOST_POINTS = 250
 """Of a curve, in the plot and in its data: more cannot be seen, and would make a page heavy."""

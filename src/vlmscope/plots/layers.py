@@ -16,17 +16,19 @@ from vlmscope.plots.canvas import (
     LINE,
     WIDE,
     Box,
+    Label,
+    Plot,
     axes_in,
     drawing,
     line,
+    room_for_labels,
     round_ticks,
     say_nothing,
     sheet,
     title_axes,
+    write_labels,
 )
-from vlmscope.plots.labels import Label, room_for_labels, write_labels
 from vlmscope.plots.palette import CHANCE, PALETTE, Look, baseline, series
-from vlmscope.plots.plot import Plot
 
 _MOST_MARKERS = 16
 

@@ -13,8 +13,7 @@ page         from a document to HTML
 writing      both, and the files
 """
 
-from vlmscope.report.document import Document
-from vlmscope.report.spec import ReportSpec
-from vlmscope.report.writing import WrittenReport, write_report
+from vlmscope.report.document import Document, ReportSpec
+from vlmscope.report.write import WrittenReport, write_report
 
 __all__ = ["Document", "ReportSpec", "WrittenReport", "write_report"]

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from vlmscope.metrics import each_kind, rate
-from vlmscope.probe import image_groups
-from vlmscope.probing import SavedSweep
+from vlmscope.probes import image_groups
 from vlmscope.report.document import CategoryRow
 from vlmscope.report.rows import Row, hashes_of
 from vlmscope.schema import Score
+from vlmscope.sweeps import SavedSweep
 
 ALL = "all"
 """Name of the last row."""

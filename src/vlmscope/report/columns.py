@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlmscope.probe.baselines import JOINT
-from vlmscope.probing import SavedSweep
+from vlmscope.probes.baselines import JOINT
 from vlmscope.report.document import ColumnTable, ColumnValue
+from vlmscope.sweeps import SavedSweep
 
 
 def columns(sweep: SavedSweep | None) -> Iterator[ColumnTable]:

@@ -7,14 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlmscope.metrics import (
-    coverage_band,
-    reliability,
-    risk_coverage,
-    roc,
-    threshold_at,
-    wilson,
-)
+from vlmscope.metrics import coverage_band, reliability, risk_coverage, roc, threshold_at, wilson
 from vlmscope.plots import (
     CategoryRate,
     CoverageLine,
@@ -31,12 +24,12 @@ from vlmscope.plots import (
     risk_histogram,
     roc_curves,
 )
-from vlmscope.probe.baselines import JOINT
-from vlmscope.probing import SavedSweep
-from vlmscope.probing.grid import place_title
-from vlmscope.probing.judging import QUESTION_ONLY
+from vlmscope.probes.baselines import JOINT
 from vlmscope.report.document import CategoryRow, Figure
 from vlmscope.report.held_out import unseen
+from vlmscope.sweeps import SavedSweep
+from vlmscope.sweeps.evaluation import QUESTION_ONLY
+from vlmscope.sweeps.grid import place_title
 
 NAMES = (
     "auroc_by_layer",

@@ -1,22 +1,94 @@
-"""The gallery and the prompt's tokens: rows, pictures and the processor put together.
-
-The table may have moved, its pictures may have changed, the model may be gone. Each is said in
-words and takes nothing else with it.
-"""
+"""The gallery's cards: what is known of one question, in one place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vlmscope.errors import VlmscopeError
-from vlmscope.report.cards import cards, riskiest
-from vlmscope.report.document import Card, TokenView
-from vlmscope.report.pictures import Thumbnails, find_sample, find_table, thumbnails
-from vlmscope.report.spec import MOST_BYTES, Progress, ReportSpec
-from vlmscope.report.tokens import find_processor, token_text, token_view
+from vlmscope.report.document import MOST_BYTES, Card, Progress, ReportSpec, TokenView
+from vlmscope.report.prompt_view import TokenText, find_processor, token_text, token_view
+from vlmscope.report.rows import category_of, hashes_of
+from vlmscope.report.thumbnails import Thumbnails, find_sample, find_table, thumbnails
 from vlmscope.schema import Capture, Score
 from vlmscope.store import Run
+
+ANSWER_TOKENS = 64
+"""Most tokens of an answer that a card shows; the others are counted."""
+
+FIRST_TOKENS = 5
+"""Likeliest first tokens that a card shows."""
+
+
+def cards(
+    captures: Iterable[Capture],
+    labels: Mapping[str, Score],
+    risks: Mapping[str, float],
+    pictures: Collection[str],
+    text: TokenText,
+) -> Iterator[Card]:
+    """Yield a card for each row.
+
+    Args:
+        captures: The rows to show.
+        labels: Labels by id; empty without.
+        risks: Out-of-fold risks by id; empty without.
+        pictures: Hashes of the pictures that can be shown.
+        text: Token id → text.
+    """
+    for capture in captures:
+        sample, score = capture.sample, labels.get(capture.sample.id)
+        hashes = hashes_of(capture.image_sha256)
+        tokens = _answer_tokens(capture, text)
+        yield Card(
+            id=sample.id,
+            pictures=tuple(sha256 for sha256 in hashes if sha256 in pictures),
+            num_pictures=len(hashes),
+            image_id=sample.image_id,
+            question=sample.question,
+            truth=sample.target,
+            answer=capture.answer,
+            category=category_of(capture),
+            outcome=score.outcome if score is not None and score.labelled else None,
+            evidence="" if score is None else score.evidence,
+            scorer="" if score is None else score.scorer,
+            risk=risks.get(sample.id),
+            finish_reason=capture.finish_reason,
+            positions=dict(capture.boundaries),
+            num_prompt_tokens=capture.num_prompt_tokens,
+            answer_tokens=tokens[:ANSWER_TOKENS],
+            answer_tokens_left_out=max(0, len(tokens) - ANSWER_TOKENS),
+            first_tokens=_first_tokens(capture, text),
+        )
+
+
+def riskiest(cards: Iterable[Card]) -> Card | None:
+    """Return the hallucinated answer of the highest risk, else the first card, else None."""
+    first, found = None, None
+    for card in cards:
+        first = first or card
+        if card.outcome == "hallucinated" and (
+            found is None or (card.risk or 0.0) > (found.risk or 0.0)
+        ):
+            found = card
+    return found or first
+
+
+def _answer_tokens(capture: Capture, text: TokenText) -> tuple[tuple[str, float], ...]:
+    if capture.answer_token_ids is None or capture.answer_logprobs is None:
+        return ()
+    pairs = zip(capture.answer_token_ids, capture.answer_logprobs, strict=True)
+    return tuple((text(int(token)), float(logprob)) for token, logprob in pairs)
+
+
+def _first_tokens(capture: Capture, text: TokenText) -> tuple[tuple[str, float], ...]:
+    pairs = zip(
+        capture.first_token_ids[:FIRST_TOKENS],
+        capture.first_token_logprobs[:FIRST_TOKENS],
+        strict=True,
+    )
+    return tuple((text(int(token)), math.exp(logprob)) for token, logprob in pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlmscope.probing import SavedSweep
-from vlmscope.probing.splitting import IMAGE, QUESTION
+from vlmscope.sweeps import SavedSweep
+from vlmscope.sweeps.splitting import IMAGE, QUESTION
 
 
 def held_out(sweep: SavedSweep | None) -> str:

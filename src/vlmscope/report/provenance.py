@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
-from vlmscope.probing import SavedSweep
 from vlmscope.store import DEFAULT, Manifest, Run, label_sets
+from vlmscope.sweeps import SavedSweep
 
 Section = tuple[str, tuple[tuple[str, str], ...]]
 """Heading → names and values."""

@@ -6,10 +6,10 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vlmscope.probing.table_columns import kind_of
 from vlmscope.schema import Capture
 from vlmscope.store import Run
-from vlmscope.store.block import captures_of
+from vlmscope.store.format.batch import captures_of
+from vlmscope.sweeps.data import kind_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from vlmscope.errors import one_line, shortened
 from vlmscope.jsontext import load_json
-from vlmscope.probing.saving import RESULTS, probes_folder
-from vlmscope.probing.transfer_saving import KIND, SCHEMA_VERSION, TRANSFER
 from vlmscope.store import Run, read_document
+from vlmscope.sweeps.save import RESULTS, probes_folder
+from vlmscope.sweeps.transfer.save import KIND, SCHEMA_VERSION, TRANSFER
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ scorer     questions in, calibrated risks out, from the prefill alone
 finding    the probe to use: a folder of one, or a run that was probed
 """
 
-from vlmscope.risk.finding import find_probe
+from vlmscope.risk.probe_of import find_probe
 from vlmscope.risk.scorer import Risk, RiskScorer
 
 __all__ = [

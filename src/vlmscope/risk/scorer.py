@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vlmscope.arguments import check_batch_size
 from vlmscope.errors import InputError, RowError
-from vlmscope.executors.ahead import batches_ahead, batches_to_prepare
-from vlmscope.executors.resilient import Prepared, ResilientRunner
-from vlmscope.executors.sizing import sizer_for
+from vlmscope.executors.batching import sizer_for
+from vlmscope.executors.runner import Prepared, ResilientRunner, batches_ahead, batches_to_prepare
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import positions_of
-from vlmscope.probe import ProbeInfo, load_probe
+from vlmscope.probes import ProbeInfo, load_probe
 from vlmscope.prompt import at_time
-from vlmscope.risk.finding import find_probe
-from vlmscope.risk.matching import check_match
+from vlmscope.risk.probe_of import check_match, find_probe
 from vlmscope.schema import (
     ANSWER_POSITIONS,
     DEFAULT_POSITIONS,
@@ -41,8 +40,8 @@ from vlmscope.schema import (
 from vlmscope.store import vector_path
 
 if TYPE_CHECKING:
-    from vlmscope.probe.base import BinaryProbe
-    from vlmscope.schema import Picture
+    from vlmscope.probes.base import BinaryProbe
+    from vlmscope.schema import ImageLike
 
 _Rows = Sequence[Sample | Failure]
 
@@ -99,12 +98,21 @@ class RiskScorer:
         trained_at = self.info.model.get("prompt_time")
         vlm = replace(vlm, processor=at_time(vlm.processor, trained_at))
         self.threshold = _threshold(self.info, threshold)
-        _check_size(batch_size)
+        check_batch_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
+        self._model = vlm.name
         self._sizer = sizer_for(vlm, batch_size)
         self._ahead = batches_to_prepare(vlm)
         self._check_files = vlm.check_files
         self._runner = ResilientRunner(vlm, self._spec, self._sizer)
+
+    def __repr__(self) -> str:
+        layer = "" if self.info.layer is None else f" at layer {self.info.layer}"
+        return (
+            f"RiskScorer({self._model!r} in {self.dtype}, {self.info.estimator} of "
+            f"{self.info.representation}{layer}, trained on {self.info.rows:,} rows, threshold "
+            f"{self.threshold:.3g})"
+        )
 
     @classmethod
     def load(
@@ -143,7 +151,7 @@ class RiskScorer:
         _, info = load_probe(place)
         spec_of(place, info)
         _threshold(info, threshold)
-        _check_size(batch_size)
+        check_batch_size(batch_size)
         if dtype == "auto":
             dtype = str(info.model.get("dtype", "auto"))
         trained = info.model.get("adapter")
@@ -191,7 +199,7 @@ class RiskScorer:
             preparing.shutdown(wait=False, cancel_futures=True)
 
     def risk(
-        self, image: Picture | list[Picture] | tuple[Picture, ...] | None, question: str
+        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None, question: str
     ) -> float:
         """Return the risk of one question about an image, several images, or none.
 
@@ -295,11 +303,6 @@ def _threshold(info: ProbeInfo, wanted: float | None) -> float:
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold:g}: give a risk from 0 to 1")
     return threshold
-
-
-def _check_size(batch_size: int | str) -> None:
-    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-        raise InputError(f"--batch-size {batch_size}: give 1 or more, or auto")
 
 
 def _samples(rows: _Rows) -> list[Sample]:

@@ -24,14 +24,39 @@ seed_facts, seed_rows, seed_files
                   files of the original research, read as one table
 """
 
-from vlmscope.store.apart import RecorderApart, recording_apart
-from vlmscope.store.block import clean_text
 from vlmscope.store.catalog import ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
-from vlmscope.store.differences import check_same, other_weights
 from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
+from vlmscope.store.format.batch import clean_text
+from vlmscope.store.format.manifest import (
+    CaptureRecord,
+    DataRecord,
+    Manifest,
+    ModelRecord,
+    StoreDtype,
+    bytes_per_row,
+    check_same,
+    other_weights,
+    read_manifest,
+    write_manifest,
+)
+from vlmscope.store.format.naming import (
+    boundary_name,
+    is_of_image,
+    link_name,
+    question_id,
+    representation_name,
+    shown_layers,
+    vector_path,
+)
+from vlmscope.store.halp_files import (
+    FAILED_ANSWER,
+    SeedFiles,
+    find_seed_files,
+    open_seed_files,
+)
 from vlmscope.store.in_progress import InProgress
 from vlmscope.store.index import rebuild_index
 from vlmscope.store.labels import (
@@ -44,50 +69,33 @@ from vlmscope.store.labels import (
     read_labels,
     write_labels,
 )
-from vlmscope.store.lock import alone
-from vlmscope.store.manifest import (
-    CaptureRecord,
-    DataRecord,
-    Manifest,
-    ModelRecord,
-    StoreDtype,
-    read_manifest,
-    write_manifest,
+from vlmscope.store.run import Run, open_run
+from vlmscope.store.storage.atomic import publish, publish_together
+from vlmscope.store.storage.locks import (
+    ALONE,
+    alone,
+    check_free,
+    rank_name,
+    team_name,
+    wait_for_end,
 )
-from vlmscope.store.naming import (
-    boundary_name,
-    link_name,
-    question_id,
-    representation_name,
-    vector_path,
-)
-from vlmscope.store.place import (
+from vlmscope.store.storage.object_store import read_document, reading
+from vlmscope.store.storage.paths import (
     check_reachable,
     is_remote,
     make_folder,
     place,
 )
-from vlmscope.store.publish import publish, publish_together
-from vlmscope.store.recorder import Recorder, recording
-from vlmscope.store.remote import read_document, reading
-from vlmscope.store.removal import (
+from vlmscope.store.storage.removal import (
     is_child_name,
     make_child_folder,
     remove_file,
     remove_folder,
 )
-from vlmscope.store.run import Run, open_run
-from vlmscope.store.seed_files import (
-    FAILED_ANSWER,
-    SeedFiles,
-    find_seed_files,
-    open_seed_files,
-)
-from vlmscope.store.sharing import ALONE, check_free, rank_name, team_name, wait_for_end
-from vlmscope.store.size import bytes_per_row
-from vlmscope.store.tables import parquet_bytes, write_table
+from vlmscope.store.table import parquet_bytes, write_table
 from vlmscope.store.truths import hash_truths, read_truths, write_truths
-from vlmscope.store.writer import RunWriter
+from vlmscope.store.writer import Recorder, RunWriter, recording
+from vlmscope.store.writer_process import RecorderApart, recording_apart
 
 __all__ = [
     "ALONE",
@@ -123,6 +131,7 @@ __all__ = [
     "hash_truths",
     "ids_written_by",
     "is_child_name",
+    "is_of_image",
     "is_of_truths",
     "is_remote",
     "label_sets",
@@ -153,6 +162,7 @@ __all__ = [
     "remove_folder",
     "representation_name",
     "set_aside",
+    "shown_layers",
     "team_name",
     "vector_path",
     "wait_for_end",

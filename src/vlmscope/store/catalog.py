@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from vlmscope.errors import StoreError
-from vlmscope.store.block import QUESTION_ID, Block, take
-from vlmscope.store.columns import read_columns
-from vlmscope.store.layout import text_column
-from vlmscope.store.place import is_remote, place, unreachable
-from vlmscope.store.remote import Identity, identity_of
-from vlmscope.store.shard import opened
+from vlmscope.store.format.batch import QUESTION_ID, Block, take
+from vlmscope.store.format.columns import read_columns
+from vlmscope.store.format.shard import opened
+from vlmscope.store.format.validation import text_column
+from vlmscope.store.storage.object_store import Identity, identity_of
+from vlmscope.store.storage.paths import is_remote, place, unreachable
 
 SHARDS = "shards"
 """Name of the folder of shards in a run folder."""

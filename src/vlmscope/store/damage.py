@@ -15,19 +15,19 @@ import h5py
 
 from vlmscope.errors import StoreError, UnreachableError
 from vlmscope.regular import check_regular
-from vlmscope.store.block import QUESTION_ID
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
-from vlmscope.store.columns import damaged_columns
+from vlmscope.store.format.batch import QUESTION_ID
+from vlmscope.store.format.checksums import seal_is_broken
+from vlmscope.store.format.columns import damaged_columns
+from vlmscope.store.format.hdf5_links import is_there
+from vlmscope.store.format.naming import link_name, question_id
+from vlmscope.store.format.shard import opened
+from vlmscope.store.format.validation import text_column
 from vlmscope.store.index import INDEX
-from vlmscope.store.layout import text_column
-from vlmscope.store.lock import acquire, lock_of
-from vlmscope.store.naming import link_name, question_id
-from vlmscope.store.nofollow import is_there
-from vlmscope.store.place import is_remote, make_folder, place
-from vlmscope.store.publish import cannot_write, sync
-from vlmscope.store.removal import move_file
-from vlmscope.store.seal import seal_is_broken
-from vlmscope.store.shard import opened
+from vlmscope.store.storage.atomic import cannot_write, sync
+from vlmscope.store.storage.locks import acquire, lock_of
+from vlmscope.store.storage.paths import is_remote, make_folder, place
+from vlmscope.store.storage.removal import move_file
 
 DAMAGED = "damaged"
 """Name of the folder in a run folder to which damaged files are moved."""

@@ -16,12 +16,12 @@ import h5py
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.store.catalog import scan
-from vlmscope.store.layout import COLUMNS, text_column
-from vlmscope.store.manifest import read_manifest
-from vlmscope.store.naming import is_of_image, is_vector
-from vlmscope.store.nofollow import is_there, member, walk
-from vlmscope.store.place import check_reachable, place, size_of_all
-from vlmscope.store.shard import opened
+from vlmscope.store.format.hdf5_links import is_there, member, walk
+from vlmscope.store.format.manifest import read_manifest
+from vlmscope.store.format.naming import is_of_image, is_vector
+from vlmscope.store.format.shard import opened
+from vlmscope.store.format.validation import COLUMNS, text_column
+from vlmscope.store.storage.paths import check_reachable, place, size_of_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ def describe(path: str | Path) -> Description:
         raise InputError(f"{folder}: no such file or folder; give a run folder or an HDF5 file")
     try:
         return _summary(folder, "file", {folder: None}, folder.stat().st_size, {})
+    except InputError:
+        raise
     except (StoreError, TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         raise InputError(
             f"{folder}: no HDF5 file of the seed's layout, or damaged; "

@@ -1,30 +1,201 @@
-"""One file to take away: ``.h5`` in the seed's layout, ``.parquet``, or ``.npz``.
-
-The exports hold copies, never links or virtual datasets, so they can be moved and cut up at will.
-HDF5 and Parquet are written a shard at a time, NumPy's archive a matrix at a time.
-"""
+"""One file to take away: ``.h5`` in the HALP layout, ``.parquet``, or ``.npz``."""
 
 from __future__ import annotations
 
+import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.store.block import Block
-from vlmscope.store.columns import final_norm_leaves
-from vlmscope.store.naming import vector_path
-from vlmscope.store.parquet import export_parquet
-from vlmscope.store.publish import publishing
-from vlmscope.store.rows import RowWriter
+from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of
+from vlmscope.store.format.columns import final_norm_leaves
+from vlmscope.store.format.naming import boundary_position, is_of_image, vector_path
+from vlmscope.store.format.row_groups import RowWriter
+from vlmscope.store.format.shard import LIBVER, root_attributes
 from vlmscope.store.run import Run
-from vlmscope.store.shard import LIBVER, root_attributes
-from vlmscope.store.spool import Spool
+from vlmscope.store.storage.atomic import publishing
+from vlmscope.store.table import metadata_name, scalar_columns
+
+
+class Spool:
+    """The part of a file that h5py's ``fileobj`` driver uses.
+
+    Call ``check`` between rows: it raises what the disk said. Until then reads of lost bytes give
+    zeros, which is why a row's worth of writes is the most that should pass between two checks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def check(self) -> None:
+        """Raise the first refusal of the disk, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: memoryview) -> int:
+        """Write all of it, or pretend to."""
+        left = memoryview(data)
+        size = left.nbytes
+        while left.nbytes and self._error is None:
+            try:
+                left = left[self._file.write(left) :]
+            except OSError as error:
+                self._error = error
+        return size
+
+    def read(self, size: int) -> bytes:
+        """Read a number of bytes; h5py knows a file by this method, and calls ``readinto``."""
+        buffer = bytearray(size)
+        self.readinto(memoryview(buffer))
+        return bytes(buffer)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer; beyond the end of the file there are zeros."""
+        read = self._file.readinto(buffer) or 0
+        memoryview(buffer)[read:] = bytes(len(buffer) - read)
+        return len(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a place in the file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place in the file."""
+        return self._file.tell()
+
+    def truncate(self, size: int) -> int:
+        """Set the length of the file, or pretend to."""
+        try:
+            self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered, and publishing flushes to the disk."""
+
+
+_ROW_GROUP = 256  # rows: about 50 MB at the seed's sizes
+
+
+def export_parquet(run: Run, file: BinaryIO) -> None:
+    """Write the run as one Parquet file, a shard at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = _metadata_kinds(run)
+    writer = None
+    try:
+        for block in run.blocks():
+            table = _table(block, kinds)
+            if writer is None:
+                writer = pq.ParquetWriter(file, table.schema)
+            # A shard that begins with a question without a picture has another order of columns.
+            table = table.select(writer.schema.names)
+            writer.write_table(table, row_group_size=_ROW_GROUP)
+        if writer is None:
+            pq.write_table(pa.table({"question_id": pa.array([], pa.string())}), file)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _table(block: Block, kinds: dict[str, type]) -> Any:
+    """Turn a block into an Arrow table."""
+    import pyarrow as pa
+
+    scalars = scalar_columns(block)
+    columns: dict[str, Any] = {name: pa.array(values) for name, values in scalars.items()}
+    for name, arrays in block.ragged.items():
+        kind = pa.from_numpy_dtype(arrays[0].dtype)
+        columns[name] = pa.array(arrays, type=pa.list_(kind))
+    for name, numbers in block.numbers.items():
+        if numbers.ndim > 1:
+            columns[name] = _fixed(numbers)
+    for name, numbers in block.numbers.items():
+        if boundary_position(name) is not None:
+            columns[name] = pa.array(numbers, mask=numbers == NO_BOUNDARY)
+    bare = np.array([not has_picture for has_picture in block.has_picture])
+    for path, matrix in block.vectors.items():
+        absent = bare if is_of_image(path) and bare.any() else None
+        columns[path.replace("/", ".")] = _fixed(matrix, absent)
+    metadata = [metadata_of(text) for text in block.texts["metadata"]]
+    for key, kind in kinds.items():
+        values = [_as_kind(row.get(key), kind) for row in metadata]
+        columns[metadata_name(key, columns)] = pa.array(values, type=_arrow_type(kind))
+    return pa.table(columns)
+
+
+def _fixed(matrix: NDArray[Any], absent: NDArray[np.bool_] | None = None) -> Any:
+    """Return a matrix as an Arrow column of fixed-size lists, without copying it.
+
+    Rows that are absent are null.
+    """
+    import pyarrow as pa
+
+    values, mask = pa.array(matrix.ravel()), None if absent is None else pa.array(absent)
+    return pa.FixedSizeListArray.from_arrays(values, matrix.shape[1], mask=mask)
+
+
+def _metadata_kinds(run: Run) -> dict[str, type]:
+    """Return each metadata key's type: bool, int, float or str; anything else is kept as JSON."""
+    seen: dict[str, set[type]] = {}
+    for block in run.blocks(vectors=False):
+        for text in block.texts["metadata"]:
+            for key, value in metadata_of(text).items():
+                seen.setdefault(key, set()).update([_kind_of(value)] if value is not None else [])
+    return {key: _common(kinds) for key, kinds in seen.items()}
+
+
+def _kind_of(value: Any) -> type:
+    """Return a value's type; ``object`` for one that Arrow's own type cannot hold."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return object
+    if isinstance(value, str) and not value.isascii():
+        return str if value.encode("utf-8", "ignore").decode() == value else object
+    return type(value)
+
+
+def _common(kinds: set[type]) -> type:
+    """Return the type that holds all of these; ``object`` stands for JSON text."""
+    if kinds == {int, float}:
+        return float
+    if len(kinds) == 1 and kinds <= {bool, int, float, str}:
+        return next(iter(kinds))
+    return object if kinds else str
+
+
+def _as_kind(value: Any, kind: type) -> Any:
+    if value is None:
+        return None
+    return json.dumps(value) if kind is object else kind(value)
+
+
+def _arrow_type(kind: type) -> Any:
+    import pyarrow as pa
+
+    known = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    return known.get(kind, pa.string())
 
 
 def export_run(run: Run, out: str | Path, *, overwrite: bool = False) -> Path:

@@ -24,10 +24,10 @@ from typing import Any
 from vlmscope.errors import StoreError
 from vlmscope.regular import check_size, open_to_append
 from vlmscope.schema import Failure
-from vlmscope.store.lock import waiting
-from vlmscope.store.place import is_remote, place, unreachable
-from vlmscope.store.publish import cannot_write, publish, sync_descriptor
-from vlmscope.store.remote import reading
+from vlmscope.store.storage.atomic import cannot_write, publish, sync_descriptor
+from vlmscope.store.storage.locks import waiting
+from vlmscope.store.storage.object_store import reading
+from vlmscope.store.storage.paths import is_remote, place, unreachable
 
 FAILURES = "failures.jsonl"
 """Name of the file in a run folder."""

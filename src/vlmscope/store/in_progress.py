@@ -27,10 +27,9 @@ from types import TracebackType
 from typing import Any
 
 from vlmscope.errors import StoreError
-from vlmscope.store.inside import IN_PROGRESS
-from vlmscope.store.place import is_remote, place
-from vlmscope.store.publish import publish
-from vlmscope.store.sharing import ALONE
+from vlmscope.store.storage.atomic import publish
+from vlmscope.store.storage.locks import ALONE
+from vlmscope.store.storage.paths import IN_PROGRESS, is_remote, place
 
 REWRITTEN_AT = 2**20
 """Bytes after which the file is written anew with what still holds."""

@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 
 from vlmscope.regular import check_regular
 from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
-from vlmscope.store.columns import TEXT, as_ragged, as_texts
-from vlmscope.store.intact import digest
-from vlmscope.store.layout import COLUMNS, columns_of
-from vlmscope.store.lock import waiting
-from vlmscope.store.manifest import read_manifest
-from vlmscope.store.naming import link_name
-from vlmscope.store.place import place
-from vlmscope.store.publish import publishing
-from vlmscope.store.seal import SEAL_SIZE, seal_of, seal_on
-from vlmscope.store.shard import LIBVER, opened, root_attributes
+from vlmscope.store.format.checksums import SEAL_SIZE, digest, seal_of, seal_on
+from vlmscope.store.format.columns import TEXT, as_ragged, as_texts
+from vlmscope.store.format.manifest import read_manifest
+from vlmscope.store.format.naming import link_name
+from vlmscope.store.format.shard import LIBVER, opened, root_attributes
+from vlmscope.store.format.validation import COLUMNS, columns_of
+from vlmscope.store.storage.atomic import publishing
+from vlmscope.store.storage.locks import waiting
+from vlmscope.store.storage.paths import place
 
 INDEX = "index.h5"
 """Name of the file in a run folder."""

@@ -20,11 +20,10 @@ from vlmscope.errors import InputError, StoreError, listed, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
 from vlmscope.schema import NOT_IN_FILE, Score
-from vlmscope.store.block import clean_text
-from vlmscope.store.inside import LABEL_SET
-from vlmscope.store.place import place
-from vlmscope.store.publish import publishing
-from vlmscope.store.remote import reading
+from vlmscope.store.format.batch import clean_text
+from vlmscope.store.storage.atomic import publishing
+from vlmscope.store.storage.object_store import reading
+from vlmscope.store.storage.paths import LABEL_SET, place
 from vlmscope.store.truths import hash_truths, read_truths
 from vlmscope.version import __version__
 
@@ -166,8 +165,9 @@ def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
         InputError: The run has no such labels yet.
         StoreError: The file is damaged.
     """
+    settings: bytes = _read(place(run), name).schema.metadata[_KEY]
     try:
-        record: dict[str, Any] = load_json(_read(place(run), name).schema.metadata[_KEY].decode())
+        record: dict[str, Any] = load_json(settings.decode())
     except ValueError as error:
         raise StoreError(
             f"{run}: the settings in {labels_file(name)} are no JSON; {_REMEDY}"

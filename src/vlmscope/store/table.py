@@ -1,4 +1,4 @@
-"""Rows as a table of scalars: for pandas, and for the columns of a Parquet file."""
+"""Rows as tables of scalars: pandas, Parquet columns, and the Parquet files beside the captures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import StoreError
-from vlmscope.store.block import QUESTION_ID, SEED_TEXTS, Block, metadata_of
+from vlmscope.schema import Score
+from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS, Block, metadata_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vlmscope.store.storage.atomic import publish
 
 _LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
 
@@ -30,6 +35,25 @@ def frame(blocks: Iterable[Block]) -> pd.DataFrame:
     for key in dict.fromkeys(key for row in metadata for key in row):
         columns[metadata_name(key, columns)] = [_valid(row.get(key)) for row in metadata]
     return pd.DataFrame(columns)
+
+
+def labels_frame(ids: Sequence[str], scores: Sequence[Score]) -> pd.DataFrame:
+    """Return verdicts as a table whose index is the question's id.
+
+    Args:
+        ids: The questions.
+        scores: One verdict for each.
+    """
+    import pandas as pd
+
+    columns: dict[str, Any] = {
+        "outcome": [score.outcome for score in scores],
+        "hallucinated": pd.array([score.hallucinated for score in scores], dtype="boolean"),
+        "error_kind": [score.error_kind for score in scores],
+        "scorer": [score.scorer for score in scores],
+        "evidence": [score.evidence for score in scores],
+    }
+    return pd.DataFrame(columns, index=pd.Index(list(ids), name=QUESTION_ID))
 
 
 def scalar_columns(block: Block) -> dict[str, list[Any]]:
@@ -71,3 +95,34 @@ def _valid(value: Any) -> Any:
         whole = _valid(text)
         return value if whole == text else json.loads(whole)
     return value
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
+    """Write columns of equal length as a Parquet file, replacing what is there, and return it.
+
+    Raises:
+        StoreError: The disk refuses. What was there stays.
+    """
+    publish(path, parquet_bytes(columns))
+    return path
+
+
+def parquet_bytes(
+    columns: Mapping[str, Sequence[Any]], settings: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return columns of equal length as the bytes of a Parquet file.
+
+    Args:
+        columns: The columns, by name.
+        settings: Kept as JSON in the schema, under the key ``vlmscope``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: list(map(_valid, values)) for name, values in columns.items()})
+    if settings is not None:
+        table = table.replace_schema_metadata({"vlmscope": json.dumps(settings, default=str)})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.errors import StoreError, one_line
-from vlmscope.store.block import Block, clean_text
-from vlmscope.store.lock import waiting
-from vlmscope.store.place import place
-from vlmscope.store.publish import publish
-from vlmscope.store.remote import reading
-from vlmscope.store.tables import parquet_bytes
+from vlmscope.store.format.batch import Block, clean_text
+from vlmscope.store.storage.atomic import publish
+from vlmscope.store.storage.locks import waiting
+from vlmscope.store.storage.object_store import reading
+from vlmscope.store.storage.paths import place
+from vlmscope.store.table import parquet_bytes
 
 TRUTHS = "truths.parquet"
 """Name of the file in a run folder."""

@@ -6,15 +6,14 @@ files. Nothing is kept between sessions but the published shards themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
-from vlmscope.schema import Capture
-from vlmscope.store.block import Block, block_of, concatenate
+from vlmscope.schema import Capture, Failure
 from vlmscope.store.catalog import (
     KINDS,
     SHARDS,
@@ -24,23 +23,32 @@ from vlmscope.store.catalog import (
     shard_name,
     writer_of,
 )
-from vlmscope.store.differences import check_same
-from vlmscope.store.index import is_indexed, rebuild_index
-from vlmscope.store.intact import forget
-from vlmscope.store.lock import lock_of, waiting
-from vlmscope.store.manifest import (
+from vlmscope.store.failures import FailureLog
+from vlmscope.store.format.batch import Block, block_of, concatenate
+from vlmscope.store.format.checksums import forget
+from vlmscope.store.format.manifest import (
     MANIFEST,
     DataRecord,
     Manifest,
+    check_same,
     read_manifest,
     write_manifest,
 )
-from vlmscope.store.naming import link_name
-from vlmscope.store.place import make_folder, place
-from vlmscope.store.publish import cannot_write, publish, sync
-from vlmscope.store.removal import remove_file
-from vlmscope.store.shard import build_shard
-from vlmscope.store.sharing import ALONE, GATE, enter, forget_locks, writers_at_work
+from vlmscope.store.format.naming import link_name
+from vlmscope.store.format.shard import build_shard
+from vlmscope.store.index import is_indexed, rebuild_index
+from vlmscope.store.storage.atomic import cannot_write, publish, sync
+from vlmscope.store.storage.locks import (
+    ALONE,
+    GATE,
+    enter,
+    forget_locks,
+    lock_of,
+    waiting,
+    writers_at_work,
+)
+from vlmscope.store.storage.paths import make_folder, place
+from vlmscope.store.storage.removal import remove_file
 
 PACK_ROWS = 1_000
 """Parts are merged when together they reach this many rows …"""
@@ -283,3 +291,46 @@ def _clear(paths: Sequence[Path]) -> None:
     for path in paths:
         with suppress(StoreError):
             remove_file(path.parent.parent, SHARDS, path.name)
+
+
+class Recorder:
+    """Adds results to a run that is open for writing: see ``recording``."""
+
+    def __init__(self, writer: RunWriter, log: FailureLog) -> None:
+        self._writer = writer
+        self._log = log
+
+    @property
+    def done_ids(self) -> Set[str]:
+        """The questions that have a published row."""
+        return self._writer.done_ids
+
+    def add(self, results: Sequence[Capture | Failure]) -> None:
+        """Record a batch. When this returns, a kill or a power cut cannot take it.
+
+        Raises:
+            StoreError: The disk refuses, or a row does not belong into this run.
+        """
+        if failures := [item for item in results if isinstance(item, Failure)]:
+            self._log.add_all(failures)
+        self._writer.add([item for item in results if isinstance(item, Capture)])
+
+
+@contextmanager
+def recording(run: Path, manifest: Manifest, writer: str = ALONE) -> Iterator[Recorder]:
+    """Open a run for writing, in this process; on leaving, pack its rows and rebuild its index.
+
+    Leaving by an exception only lets go of the lock.
+
+    Args:
+        run: The run folder; it is made if it is not there.
+        manifest: What its rows are made with.
+        writer: The name to write as.
+
+    Raises:
+        RunBusyError: Another process is writing the run.
+        RunMismatchError: The run was made with other settings.
+        StoreError: The disk refuses.
+    """
+    with RunWriter(run, manifest, writer) as rows:
+        yield Recorder(rows, FailureLog(run))

@@ -1,0 +1,306 @@
+"""Continuous batching: rows are admitted as slots become free, and leave when their answer ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.answers import cut_answer, end_tokens, with_answer
+from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots, rounded_up
+from vlmscope.engine.decoding.step import Stepper
+from vlmscope.engine.device import Fetch, to_device
+from vlmscope.engine.hooks import Seen
+from vlmscope.engine.prefill import Prefilled, Ready
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.halp import original_of, states_of
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.selection import resolve_layers
+
+MEMORY_SHARE = 0.5
+"""Share of a GPU's free memory that slots may take; the rest is for prefills."""
+
+Layers = Sequence[tuple[Tensor, Tensor]]
+"""Keys and values of a prefill, layer by layer."""
+
+
+def begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor) -> None:
+    """Put the first token of new rows into their slots."""
+    tokens = mask.shape[1]
+    chosen = seen.first_logits.argmax(dim=1)
+    logprobs = seen.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    last = mask.sum(dim=1) - 1 if seen.positions is None else seen.positions[..., -1]
+    slots.tokens[rows] = chosen.unsqueeze(1)
+    slots.places[rows] = tokens
+    slots.positions[:, rows, 0] = last.reshape(len(slots.positions), -1) + 1
+    slots.seen[rows] = False
+    slots.seen[rows, :tokens] = mask.bool()
+    slots.seen[rows, tokens] = True
+    slots.chosen[rows, 0] = chosen
+    slots.logprobs[rows, 0] = logprobs - seen.first_logits.logsumexp(dim=1)
+    slots.count[rows] = 1
+    over = (chosen.unsqueeze(1) == slots.ends).any(dim=1)
+    slots.ended[rows] = over | (slots.chosen.shape[1] <= 2)
+    if slots.states is not None:
+        slots.states.begin(chosen, rows.start)
+
+
+def see_tiles(
+    slots: Slots, rows: slice, ready: Ready, layers: Layers, vlm: VisionLanguageModel
+) -> bool:
+    """Note which keys of the image new rows may see; return whether that is not all."""
+    if slots.tiles is None:
+        return False
+    name, layer = vlm.family.cross_attention_mask, min(slots.fixed)
+    seen: Any = ready.inputs[name][:, -1].flatten(1).bool()
+    length = layers[layer][0].shape[2]
+    slots.tiles[rows] = False
+    slots.tiles[rows, :length] = seen.repeat_interleave(length // seen.shape[1], dim=1)
+    whole = length == slots.tiles.shape[1]
+    return not (whole and bool(np.all(ready.batch.inputs[name][:, -1].numpy())))
+
+
+def rows_in_memory(
+    vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int
+) -> int:
+    """Return how many slots a GPU has room for beside the prefills; on a CPU it is not asked."""
+    if not vlm.cuda_devices:
+        return np.iinfo(np.int64).max
+    [device] = vlm.cuda_devices
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(MEMORY_SHARE * (free + unused)) // bytes_of_a_row(layers, fixed, length)
+
+
+BEHIND = 1
+"""Steps of a GPU that may be under way when the flags of one are looked at."""
+
+TOO_LONG = 4
+"""Slots so many times longer than a prompt needs are made anew when they are empty."""
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """A row that is being answered."""
+
+    prefilled: Prefilled
+    slot: int
+    ended: bool = False
+    received: bool = False
+
+
+class Decoding:
+    """The rows that are being answered.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        rows: How many may be answered at once; fewer where memory is short.
+        finished: Where rows go whose answers have arrived.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        spec: CaptureSpec,
+        rows: int,
+        finished: list[Capture | Failure],
+    ) -> None:
+        self.rows = rows
+        self._vlm = vlm
+        self._spec = spec
+        # The states of the last token exist one step after it was chosen.
+        self._limit = spec.max_new_tokens + bool(spec.answer_positions)
+        self._slots: Slots | None = None
+        self._stepper: Stepper | None = None
+        self._rows: list[_Row] = []
+        self._flags: deque[tuple[Fetch, list[_Row]]] = deque()
+        self._leaving: deque[tuple[list[_Row], Fetch]] = deque()
+        self._masked = False
+        self._finished = finished
+        self._behind = BEHIND if vlm.cuda_devices else 0
+        self._band = 0
+
+    @property
+    def capacity(self) -> int:
+        """How many are answered at once, as far as is known."""
+        return self.rows if self._slots is None else min(self.rows, self._slots.rows)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The questions that are not answered yet, or whose answer has not arrived."""
+        leaving = [row for rows, _ in self._leaving for row in rows if not row.received]
+        staying = [row for row in self._rows if not row.ended]
+        return [row.prefilled.known["sample"] for row in (*leaving, *staying)]
+
+    def has_room(self, rows: int, band: int = 0) -> bool:
+        """Return whether so many more of a length band can be admitted, as far as is known."""
+        if self._slots is None or not self._rows:
+            return True
+        return band == self._band and len(self._rows) + rows <= self._slots.rows
+
+    def length_for(self, tokens: int) -> int:
+        """Return how many tokens the slots of such a prompt would have room for."""
+        before = 0 if self._slots is None else self._slots.length
+        needed = rounded_up(tokens + self._limit + 1)
+        far_too_long = not self._rows and before > TOO_LONG * needed
+        return needed if far_too_long else max(before, needed)
+
+    def fits(self, layers: Layers, tokens: int) -> bool:
+        """Return whether the slots in use have the shape for a batch of such prompts."""
+        slots = self._slots
+        return slots is not None and (
+            self.length_for(tokens) == slots.length
+            and len(slots.keys) == len(layers)
+            and all(slots.keys[i].shape[2] >= layers[i][0].shape[2] for i in slots.fixed)
+        )
+
+    def admit(
+        self, ready: Ready, prefilled: Sequence[Prefilled], layers: Layers, band: int = 0
+    ) -> None:
+        """Take in a batch that was just prefilled.
+
+        Args:
+            ready: The batch on the device.
+            prefilled: Its rows.
+            layers: Its keys and values.
+            band: Length band of its rows; a step is about rows of one.
+
+        Raises:
+            torch.OutOfMemoryError: There is no room for the batch. Nothing has changed then.
+        """
+        seen, mask = ready.taps.seen(), ready.inputs["attention_mask"]
+        rows, tokens = mask.shape
+        room = 0 if self._slots is None else self._slots.rows - len(self._rows)
+        if not self.fits(layers, tokens) or rows > room:
+            if self._rows:
+                raise RuntimeError("a batch was admitted where there is no room for it")
+            self._make_slots(ready, layers, rows, tokens)
+        slots = self._slots
+        if slots is None:
+            raise RuntimeError("there are no slots")
+        rows_of = slice(slots.active, slots.active + rows)
+        for index, (keys, values) in enumerate(layers):
+            end = keys.shape[2]
+            for slot, part in ((slots.keys[index], keys), (slots.values[index], values)):
+                slot[rows_of, :, :end] = part
+                slot[rows_of, :, end:] = 0  # a NaN of who was here before passes every mask
+        begin(slots, rows_of, seen, mask)
+        masked = see_tiles(slots, rows_of, ready, layers, self._vlm)
+        self._masked = masked or (self._masked and bool(self._rows))
+        slots.active += rows
+        self._band = band
+        self._rows += [_Row(row, rows_of.start + i) for i, row in enumerate(prefilled)]
+
+    def step(self) -> None:
+        """Take every row one token further; finish those whose answers have arrived."""
+        arrived = len(self._leaving)
+        if self._rows and self._slots is not None and self._stepper is not None:
+            self._stepper.step(masked=self._masked)
+            flags = Fetch({"ended": self._slots.ended[: self._slots.active]})
+            self._flags.append((flags, list(self._rows)))
+        ahead = self._behind if self._rows else 0
+        while len(self._flags) > ahead:
+            self._let_go(*self._flags.popleft())
+        # On a CPU nothing is on its way: what has just ended has arrived.
+        self._receive(arrived if ahead else len(self._leaving))
+
+    def forget(self) -> bool:
+        """Let go of the slots, which must be empty; return whether there were any."""
+        had = self._slots is not None
+        self._slots = self._stepper = None
+        self._flags.clear()
+        return had
+
+    def drain(self) -> None:
+        """Answer every row to the end."""
+        while self._rows:
+            self.step()
+        self._flags.clear()
+        self._receive(len(self._leaving))
+
+    def _let_go(self, flags: Fetch, rows: list[_Row]) -> None:
+        """Release the rows that have ended, and send for their answers."""
+        ended = [
+            row for row, over in zip(rows, flags["ended"], strict=True) if over and not row.ended
+        ]
+        slots = self._slots
+        if not ended or slots is None:
+            return
+        places = [row.slot for row in ended]
+        self._leaving.append((ended, Fetch(self._answers_in(slots, places))))
+        for row in ended:
+            row.ended = True
+        by_slot = {row.slot: row for row in self._rows}
+        for source, target in slots.release(places):
+            by_slot[source].slot = target
+        self._rows = sorted((row for row in self._rows if not row.ended), key=lambda row: row.slot)
+
+    def _answers_in(self, slots: Slots, places: Sequence[int]) -> dict[str, Tensor]:
+        """Return tokens, log-probabilities and hidden states of the answers in some slots."""
+        index = to_device(torch.tensor(places), slots.tokens.device)
+        found = {
+            "count": slots.count[index],
+            "chosen": slots.chosen[index],
+            "logprobs": slots.logprobs[index],
+        }
+        if slots.states is not None:
+            vectors = slots.states.vectors(self._spec.answer_positions)
+            found |= {name: states[index] for name, states in vectors.items()}
+        return found
+
+    def _receive(self, batches: int) -> None:
+        """Finish the rows whose answers were sent for first."""
+        for _ in range(batches):
+            rows, fetch = self._leaving[0]
+            for i, row in enumerate(rows):
+                if row.received:
+                    continue
+                count = min(int(fetch["count"][i]), self._spec.max_new_tokens)
+                answer = cut_answer(
+                    self._vlm, fetch["chosen"][i, :count], fetch["logprobs"][i, :count]
+                )
+                states = {name: fetch[name][i].copy() for name in fetch if name not in _TOKENS}
+                whole = with_answer(row.prefilled.capture(), self._spec, answer, states)
+                self._finished.append(whole)
+                row.received = True
+            self._leaving.popleft()
+
+    def _make_slots(self, ready: Ready, layers: Layers, rows: int, tokens: int) -> None:
+        """Make slots that are large enough for a batch, as many as wanted or as memory allows."""
+        vlm, spec = self._vlm, self._spec
+        length = self.length_for(tokens)
+        self._slots = self._stepper = None
+        self._flags.clear()
+        fixed = vlm.skipped_without_image if any(ready.batch.images) else frozenset()
+        many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
+        original = original_of(vlm.family.model_type, spec)
+        wanted = resolve_layers(spec.layers, vlm.num_layers)
+        positions = ready.taps.seen().positions
+        while self._slots is None:
+            states = AnswerStates(end_tokens(vlm), many) if spec.answer_positions else None
+            if states is not None:
+                states.expect(wanted, vlm.hidden_size, vlm.device)
+            try:
+                self._slots = make_slots(
+                    layers, fixed, rows=many, length=length, limit=self._limit,
+                    dims=1 if positions is None or positions.dim() < 3 else len(positions),
+                    states=states, ends=end_tokens(vlm),
+                )  # fmt: skip
+            except torch.OutOfMemoryError:
+                if many == rows:
+                    raise
+                many = max(rows, many // 2)
+        self._stepper = Stepper(
+            vlm, self._slots, wanted if spec.answer_positions else (),
+            states_of(original), imaged=any(ready.batch.images),
+        )  # fmt: skip
+
+
+_TOKENS = ("count", "chosen", "logprobs")

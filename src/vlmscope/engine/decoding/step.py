@@ -1,0 +1,214 @@
+"""One decoding step for the rows in the slots: a CUDA graph where that goes, else call by call.
+
+A step of an eleven-billion-parameter model launches a thousand kernels that take microseconds each:
+launched one by one, they leave the GPU idle most of the time. Nothing in a step depends on the host
+(``static_cache``), so it is recorded once for a number of rows and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlmscope.engine.decoding.slots import Slots
+from vlmscope.engine.device import is_out_of_memory
+from vlmscope.engine.hooks import tap_layer
+from vlmscope.errors import one_line
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention.switch import (
+    GROUPED,
+    attending_with,
+    configurations,
+    grouped_attention,
+    seeing,
+)
+from vlmscope.model.computing import removing_hooks
+from vlmscope.said_once import warn
+from vlmscope.schema import LayerStates
+
+ROWS_OF_A_GRAPH = (16, 32, 64)
+"""Graphs are recorded for so many rows, and for multiples of the last: each takes a quarter of a
+second, and rows that only go along cost little."""
+
+
+class Stepper:
+    """Takes the rows of some slots one token further.
+
+    Args:
+        vlm: The model.
+        slots: The rows.
+        layers: Layers whose states of the answer are wanted.
+        meant: What the hidden state of a layer is.
+        imaged: Whether the questions are about images.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        slots: Slots,
+        layers: Sequence[int],
+        meant: LayerStates,
+        *,
+        imaged: bool,
+    ) -> None:
+        self._vlm = vlm
+        self._slots = slots
+        self._layers = layers
+        self._meant = meant
+        self._imaged = imaged
+        device = slots.tokens.device
+        self._configs = configurations(vlm.decoder)
+        self._caches: dict[int, Any] = {}
+        self._graphs: dict[tuple[int, bool], Any] = {}
+        self._pool: Any = None
+        # ``dynamic`` frequencies ask the device how long the rows are.
+        scaling = vlm.lengths.alone_beyond is not None
+        self.replays = device.type == "cuda" and not vlm.quantization and not scaling
+
+    def step(self, *, masked: bool) -> None:
+        """Feed every active row its next token, and choose the one after.
+
+        Args:
+            masked: Whether some row may not see all keys of the fixed layers.
+        """
+        slots = self._slots
+        if not self.replays:
+            self._run(slots.active, masked=masked)
+            return
+        rows = min(rows_of_graph(slots.active), slots.rows)
+        # Rows behind the active ones go along; they have ended, or were never begun. Where the
+        # longest row of a call decides about all, they are the shortest.
+        slots.ended[slots.active : rows] = True
+        slots.positions[:, slots.active : rows] = 0
+        if (rows, masked) not in self._graphs:
+            self._graphs[rows, masked] = self._record(rows, masked=masked)
+        graph = self._graphs[rows, masked]
+        if graph is None:
+            self._run(rows, masked=masked)
+        else:
+            graph.replay()
+
+    def _record(self, rows: int, *, masked: bool) -> Any:
+        """Record the step for so many rows; None where the model's code waits for the device."""
+        slots, graph = self._slots, torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(slots.tokens.device)  # type: ignore[no-untyped-call]
+        if slots.states is not None:
+            slots.states.paused = True
+        with self._prepared(masked=masked):  # kernels are chosen and compiled before
+            self._logits(rows)
+        if slots.states is not None:
+            slots.states.paused = False
+        torch.cuda.synchronize()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        try:
+            # Threads that prepare images may pin memory meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                self._run(rows, masked=masked)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            torch.cuda.synchronize()
+            self.replays = False
+            warn(
+                f"a decoding step cannot be recorded ({one_line(error)}): its kernels are launched "
+                "one by one, more slowly",
+                stacklevel=2,
+            )
+            return None
+        return graph
+
+    def _run(self, rows: int, *, masked: bool) -> None:
+        with self._prepared(masked=masked):
+            self._advance(rows, self._logits(rows))
+
+    @contextmanager
+    def _prepared(self, *, masked: bool) -> Iterator[None]:
+        """Give the model the attention of a step, and tap it where the answer's states pass."""
+        slots, vlm = self._slots, self._vlm
+        with ExitStack() as stack:
+            stack.enter_context(attending_with(GROUPED, grouped_attention, self._configs))
+            if masked and slots.tiles is not None:
+                parts = [vlm.layers[layer] for layer in slots.fixed]
+                stack.enter_context(seeing(parts, slots.tiles))
+            handles = stack.enter_context(removing_hooks())
+            for layer in self._layers if slots.states is not None else ():
+                handles.append(self._tap(layer))
+            yield
+
+    def _tap(self, layer: int) -> Any:
+        def tap(hidden: Tensor) -> None:
+            if self._slots.states is not None:
+                self._slots.states.add(layer, hidden[:, -1])
+
+        return tap_layer(self._vlm, layer, tap, self._meant, imaged=self._imaged)
+
+    def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
+        slots = self._slots
+        positions = slots.positions[:, :rows]
+        output = self._vlm.model(
+            input_ids=slots.tokens[:rows],
+            attention_mask=slots.seen[:rows],
+            position_ids=positions[0] if len(positions) == 1 else positions,
+            past_key_values=self._cache(rows),
+            use_cache=True,
+        )
+        return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+    def _cache(self, rows: int) -> Any:
+        """Return the library's cache over the first rows of the slots."""
+        from vlmscope.model.attention.kv_cache import FixedLayer, RowLayer, cache_over
+
+        if rows not in self._caches:
+            slots = self._slots
+            self._caches[rows] = cache_over(
+                [
+                    (FixedLayer if index in slots.fixed else RowLayer)(
+                        keys[:rows], values[:rows], slots.places[:rows]
+                    )
+                    for index, (keys, values) in enumerate(
+                        zip(slots.keys, slots.values, strict=True)
+                    )
+                ]
+            )
+        return self._caches[rows]
+
+    def _advance(self, rows: int, logits: Float[Tensor, "rows vocabulary"]) -> None:
+        """Choose the next tokens and note them; a row that has ended stays as it is."""
+        slots = self._slots
+        tokens = logits.argmax(dim=1)
+        logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=1)
+        ended, count = slots.ended[:rows], slots.count[:rows]
+        column = torch.where(ended, slots.chosen.shape[1] - 1, count).unsqueeze(1)
+        slots.chosen[:rows].scatter_(1, column, tokens.unsqueeze(1))
+        slots.logprobs[:rows].scatter_(1, column, logprobs.unsqueeze(1))
+        count.add_(~ended)
+        ended.logical_or_((tokens.unsqueeze(1) == slots.ends).any(dim=1))
+        ended.logical_or_(count >= slots.chosen.shape[1] - 1)
+        if slots.states is not None:
+            slots.states.note(tokens)
+            slots.states.stop(ended)
+        goes_on = ~ended
+        slots.tokens[:rows].copy_(tokens.unsqueeze(1))
+        slots.places[:rows].add_(goes_on)
+        slots.positions[:, :rows].add_(goes_on.unsqueeze(1))
+        places = slots.places[:rows].unsqueeze(1)
+        slots.seen[:rows].scatter_(1, places, True)
+
+
+def rows_of_graph(active: int) -> int:
+    """Return for how many rows the graph is that takes so many.
+
+    >>> [rows_of_graph(active) for active in (1, 16, 17, 64, 65, 192)]
+    [16, 16, 32, 64, 128, 192]
+    """
+    for rows in ROWS_OF_A_GRAPH:
+        if active <= rows:
+            return rows
+    return -(-active // ROWS_OF_A_GRAPH[-1]) * ROWS_OF_A_GRAPH[-1]

@@ -1,0 +1,214 @@
+"""Taps: hooks that copy what is wanted out of the first forward pass, and nothing else.
+
+A whole ``output_hidden_states`` is (layers + 1) × length × width values a row; wanted are a handful
+of tokens at a handful of layers. So each tap selects its tokens on the device, casts them to
+float32 and drops the rest at once. The taps belong to the *prefill*: each reads the first call of
+its module and checks that it saw the whole batch. The decoding steps that follow are ignored, or
+given to ``AnswerStates``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.image_cache import Encodings
+from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.computing import check_thread, removing_hooks
+from vlmscope.model.vision_rows import RULES, Encoded
+from vlmscope.schema import LayerStates, VisionPooling
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What a prefill left behind, on the device."""
+
+    vision: Float[Tensor, "batch vision"] | None
+    """Pooled output of the vision encoder, float32; None where there are no images."""
+    states: dict[tuple[str, int], Float[Tensor, "batch hidden"]]
+    """``(position, layer)`` → hidden states, float32."""
+    first_logits: Float[Tensor, "batch vocabulary"]
+    """Logits of the first answer token, float32."""
+    positions: Tensor | None
+    """Positions that the decoder was given, ``[..., batch or 1, length]``; None: it counts
+    itself."""
+
+
+class Taps:
+    """Hooks for one batch.
+
+    Args:
+        vlm: The model.
+        layers: Decoder layers to tap.
+        choices: Position name → the tokens it means.
+        inputs: The batch on the device; the vision tap needs it to split the encoder's output.
+        images: Images of each row, all the same.
+        pooling: How the encoder's output becomes one vector.
+        answer: Takes in the states of the decoding steps, if the answer's tokens are wanted.
+        states: What the hidden state of a layer is.
+        encodings: The images' encodings, where they were made beforehand.
+
+    Attributes:
+        logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
+        shapes_: Module → shape of what it returned in the prefill.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        layers: Sequence[int],
+        choices: Mapping[str, TokenChoice],
+        inputs: Mapping[str, Tensor],
+        images: Sequence[int],
+        pooling: VisionPooling,
+        answer: AnswerStates | None = None,
+        states: LayerStates = "hidden_states[k+1]",
+        encodings: Encodings | None = None,
+    ) -> None:
+        self._vlm = vlm
+        self._layers = layers
+        self._choices = choices
+        self._inputs = inputs
+        self._pooling = pooling
+        self._answer = answer
+        self._meant = states
+        self._shape = tuple(inputs["input_ids"].shape)
+        self._images = images
+        self._vision = None if encodings is None else encodings.pooled
+        self._states: dict[tuple[str, int], Float[Tensor, "batch hidden"]] = {}
+        self._first_logits: Float[Tensor, "batch vocabulary"] | None = None
+        self._positions: Tensor | None = None
+        self.logits_: Float[Tensor, "batch vocabulary"] | None = None
+        self.shapes_: dict[str, tuple[int, ...]] = {}
+        if encodings is not None:
+            self.shapes_ |= encodings.shapes
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Have the hooks on the model while the block runs."""
+        vlm, imaged = self._vlm, any(self._images)
+        with removing_hooks() as handles:
+            handles.append(vlm.model.register_forward_hook(self._tap_logits))
+            handles.append(
+                vlm.decoder.register_forward_pre_hook(self._tap_positions, with_kwargs=True)
+            )
+            if imaged and self._vision is None:
+                handles.append(vlm.vision_encoder.register_forward_hook(self._tap_vision))
+                if vlm.projector is not None:
+                    handles.append(vlm.projector.register_forward_hook(self._note_projection))
+            for layer in self._layers:
+                tap = self._tap_layer(layer)
+                handles.append(tap_layer(vlm, layer, tap, self._meant, imaged=imaged))
+            yield
+
+    def seen(self) -> Seen:
+        """Return what the prefill left behind.
+
+        Raises:
+            RuntimeError: A tap saw nothing: the model took a path we do not know.
+        """
+        blind = self._vision is None and any(self._images)
+        missing = ["the vision encoder"] if blind else []
+        missing += [
+            f"layer {layer}" for layer in self._layers if f"layer_{layer}" not in self.shapes_
+        ]
+        if missing or self._first_logits is None:
+            raise RuntimeError(f"the prefill did not pass {', '.join(missing) or 'the logits'}")
+        return Seen(self._vision, self._states, self._first_logits, self._positions)
+
+    def _tap_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
+        check_thread()
+        if self._first_logits is None:
+            self._positions = inputs.get("position_ids")
+
+    def _tap_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self._first_logits is not None:
+            return  # a model without a cache sees the images anew at every step
+        if self._vision is not None:
+            raise RuntimeError("the vision encoder ran twice for one batch")
+        # The tensor, never the object around it: the library overwrites its fields later.
+        features = output if isinstance(output, Tensor) else output.last_hidden_state
+        self.shapes_["vision_encoder"] = tuple(features.shape)
+        encoded = Encoded(
+            features=features,
+            inputs=self._inputs,
+            images=self._images,
+            config=self._vlm.model.config,
+            image_token_id=self._vlm.image_token_id,
+        )
+        self._vision = pool_vision(RULES[self._vlm.family.vision_rows](encoded), self._pooling)
+
+    def _note_projection(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self.shapes_.setdefault("projector", tuple(output.shape))
+
+    def _tap_layer(self, layer: int) -> Callable[[Tensor], None]:
+        def tap(hidden: Tensor) -> None:
+            name = f"layer_{layer}"
+            if name in self.shapes_:
+                if self._answer is not None:
+                    self._answer.add(layer, hidden[:, -1])
+                return
+            if tuple(hidden.shape[:2]) != self._shape:
+                raise RuntimeError(
+                    f"layer {layer} saw {tuple(hidden.shape[:2])} tokens in the prefill, "
+                    f"not the batch's {self._shape}"
+                )
+            self.shapes_[name] = tuple(hidden.shape)
+            for position, choice in self._choices.items():
+                self._states[position, layer] = pool_tokens(hidden, choice.to(hidden.device))
+
+        return tap
+
+    def _tap_logits(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.shapes_.setdefault("logits", tuple(output.logits.shape))
+        self.logits_ = output.logits[:, -1].float()
+        if self._first_logits is None:
+            self._first_logits = self.logits_
+
+
+def tap_layer(
+    vlm: VisionLanguageModel,
+    layer: int,
+    tap: Callable[[Tensor], None],
+    meant: LayerStates,
+    *,
+    imaged: bool,
+) -> Any:
+    """Put a tap where the hidden state of a layer passes; return the hook's handle.
+
+    Args:
+        vlm: The model.
+        layer: The layer.
+        tap: Takes ``[batch, tokens, hidden]`` whenever they pass.
+        meant: What the hidden state of a layer is.
+        imaged: Whether the questions are about images.
+    """
+    if meant == "hidden_states[k]":
+        return vlm.layers[layer].register_forward_pre_hook(
+            lambda _module, args, kwargs: tap(args[0] if args else kwargs["hidden_states"]),
+            with_kwargs=True,
+        )
+    return _module_behind(vlm, layer, meant, imaged=imaged).register_forward_hook(
+        lambda _module, _args, output: tap(output[0] if isinstance(output, tuple) else output)
+    )
+
+
+def _module_behind(
+    vlm: VisionLanguageModel, layer: int, meant: LayerStates, *, imaged: bool
+) -> nn.Module:
+    """Return the module whose output is the hidden state behind a decoder block."""
+    if layer == vlm.num_layers - 1 and meant != "block output":
+        # As in ``hidden_states``, the last layer's vector is the one after the final norm.
+        return vlm.final_norm
+    if not imaged:
+        while layer in vlm.skipped_without_image:
+            layer -= 1
+    return vlm.layers[layer] if layer >= 0 else vlm.model.get_input_embeddings()

@@ -1,0 +1,126 @@
+"""What the run folder will say of a run: the model, the table, the settings, the versions."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from vlmscope.dataset import InMemory, TableScan, absolute_data, absolute_name
+from vlmscope.errors import ModelError
+from vlmscope.executors.request import Request
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.fingerprint import hash_json, hash_processor
+from vlmscope.model.halp import original_of, states_of
+from vlmscope.model.loading.generation import hash_generation
+from vlmscope.prompt import chat_template, prompt_time
+from vlmscope.schema import CaptureSpec, FieldSpec
+from vlmscope.selection import resolve_layers
+from vlmscope.store import CaptureRecord, DataRecord, Manifest, ModelRecord
+from vlmscope.version import __version__
+
+_MAPPED = ("id", "image", "question", "target")
+
+_LIBRARIES = (
+    "torch", "transformers", "tokenizers", "accelerate", "h5py", "numpy", "pillow", "peft",
+    "bitsandbytes", "flash-attn-4",
+)  # fmt: skip
+
+
+def capture_record(spec: CaptureSpec, layers: tuple[int, ...], model_type: str) -> CaptureRecord:
+    """Return the record of what is captured, the layers as numbers."""
+    layer_k = states_of(original_of(model_type, spec))
+    positions = tuple(dict.fromkeys(spec.positions))
+    return CaptureRecord(
+        layers, positions, spec.vision_pooling, spec.max_new_tokens, spec.compat, layer_k
+    )
+
+
+def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Manifest:
+    """Return the record of what this run is made with."""
+    spec = request.spec
+    return Manifest(
+        run_id=uuid.uuid4().hex,
+        model=describe_model(vlm),
+        capture=capture_record(
+            spec, resolve_layers(spec.layers, vlm.num_layers), vlm.family.model_type
+        ),
+        data=DataRecord(
+            path=absolute_data(request.data),
+            images=absolute(request.images) if request.images else None,
+            fields=_fields_record(request.fields),
+            fingerprint=scan.fingerprint,
+            text_only=request.text_only,
+            in_memory=isinstance(request.data, InMemory),
+        ),
+        dtype=str(vlm.dtype).removeprefix("torch."),
+        store_dtype=request.store_dtype,
+        attention=vlm.attention,
+        device=_describe_device(vlm),
+        versions=_versions(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _fields_record(spec: FieldSpec) -> dict[str, str | bool | None]:
+    """Return the mapping of columns; of the other options about them those that were given."""
+    record = asdict(spec)
+    return {name: value for name, value in record.items() if name in _MAPPED or value}
+
+
+def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
+    """Return the record that says which model this is.
+
+    Raises:
+        ModelError: ``load_model`` did not make it.
+    """
+    if vlm.identity is None:
+        raise ModelError(f"{vlm.name}: nobody knows what it was loaded from; make it by load_model")
+    return ModelRecord(
+        name=absolute(vlm.name),
+        type=vlm.family.model_type,
+        config_hash=vlm.identity.config_hash,
+        weights_hash=vlm.identity.weights_hash,
+        processor_hash=hash_processor(vlm.processor),
+        chat_template_hash=hash_json(chat_template(vlm.processor)),
+        generation_hash=hash_generation(vlm.model),
+        num_layers=vlm.num_layers,
+        hidden_size=vlm.hidden_size,
+        vision_size=vlm.vision_size,
+        revision=vlm.revision,
+        image_token_id=vlm.image_token_id,
+        description=vlm.description,
+        adapter=None if vlm.adapter is None else absolute(vlm.adapter),
+        quantization=vlm.quantization,
+        weight_files=vlm.identity.weight_files,
+        prompt_time=prompt_time(vlm.processor),
+    )
+
+
+def absolute(name: str) -> str:
+    """Return the absolute path of a local name, so that later commands find it from elsewhere.
+
+    A saved dataset may be named ``folder:split``.
+    """
+    return absolute_name(name)
+
+
+def _describe_device(vlm: VisionLanguageModel) -> str:
+    import torch
+
+    if vlm.device.type == "cuda":
+        return f"{vlm.device} ({torch.cuda.get_device_name(vlm.device)})"
+    return str(vlm.device)
+
+
+def _versions() -> Mapping[str, str]:
+    found = {"vlmscope": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

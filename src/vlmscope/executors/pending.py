@@ -1,0 +1,292 @@
+"""The rows of a table that are still to do, and their order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterator, Sequence
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from vlmscope.schema import ImageLike
+from collections.abc import Callable, Mapping, Set
+
+from vlmscope.dataset import Place, Table
+from vlmscope.errors import TableChangedError
+from vlmscope.executors.request import Request
+from vlmscope.executors.time_limit import MODEL_STAGE, PREPARE_STAGE
+from vlmscope.schema import Failure, Sample, failure_of
+from vlmscope.store import read_failures
+
+RowT = TypeVar("RowT", bound="AboutImages")
+
+AHEAD_ROWS = 4096
+"""Rows that may wait for others about their image. Without images in them they are small."""
+
+AHEAD_BYTES = 256 * 2**20
+"""Bytes of images in waiting rows at which no more are read; paths count nothing."""
+
+
+class AboutImages(Protocol):
+    """A row, or what holds its place."""
+
+    @property
+    def images(self) -> Sequence[ImageLike]:
+        """The images it is about, in order."""
+
+
+def same_image_together(
+    rows: Iterator[RowT], ahead: int = AHEAD_ROWS, *, ahead_bytes: int = AHEAD_BYTES
+) -> Iterator[RowT]:
+    """Yield every row once, the waiting ones about the same images after each other.
+
+    Again and again the oldest waiting row is yielded, then in their order all that wait and are
+    about the same images, then more are read. A row without an image goes alone when it is the
+    oldest. The order depends on nothing but the rows. What reading a row raises is raised here, and
+    the rows that wait are lost.
+
+    Args:
+        rows: The rows, in the order of the table.
+        ahead: Most rows to hold, that is, read and not yielded yet; below 1 counts as 1.
+        ahead_bytes: No row is read while images of so many bytes are held, so that they exceed it
+            by one row at most. An image given by its path counts nothing.
+
+    >>> from vlmscope.schema import Sample
+    >>> rows = [Sample(id_, f"{id_[0]}.png", "?") for id_ in ("a1", "b1", "a2", "b2")]
+    >>> [row.id for row in same_image_together(iter(rows))]
+    ['a1', 'a2', 'b1', 'b2']
+    """
+    # A group is as old as its first row, and a new one is put last: the first holds the oldest row.
+    groups: OrderedDict[Hashable, deque[RowT]] = OrderedDict()
+    held_rows = held_bytes = 0
+    for row in rows:
+        key = _key(row)
+        if key in groups:
+            groups[key].append(row)
+        else:
+            groups[key] = deque((row,))
+        held_rows += 1
+        held_bytes += _size(row)
+        while groups and (held_rows >= ahead or held_bytes >= ahead_bytes):
+            for oldest in _oldest_group(groups):
+                held_rows -= 1
+                held_bytes -= _size(oldest)
+                yield oldest
+    while groups:
+        yield from _oldest_group(groups)
+
+
+def _oldest_group(groups: OrderedDict[Hashable, deque[RowT]]) -> Iterator[RowT]:
+    """Take the oldest row and those about its images out, letting go of each when it is taken."""
+    _, group = groups.popitem(last=False)
+    while group:
+        yield group.popleft()
+
+
+def _key(row: AboutImages) -> Hashable:
+    """Return what rows about the same images share; no other row has that of one without."""
+    images = row.images
+    if len(images) == 1:
+        return _identity(images[0])
+    return tuple(_identity(image) for image in images) or object()
+
+
+def _identity(image: Image) -> Hashable:
+    if isinstance(image, str):
+        return image
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    if isinstance(image, PathLike):
+        return fspath(image)
+    # A PIL image. Its pixels may still be in a file, perhaps a broken one: hashing them would
+    # decode it here, where an error stops the run and not only its row.
+    return id(image)
+
+
+def _size(row: AboutImages) -> int:
+    """Return the bytes of the row's images; of a PIL image one a channel and pixel, about."""
+    size = 0
+    for image in row.images:
+        size += 0 if isinstance(image, str) else _bytes(image)
+    return size
+
+
+def _bytes(image: Image) -> int:
+    if isinstance(image, bytes):
+        return len(image)
+    if isinstance(image, str | PathLike):
+        return 0
+    return image.width * image.height * len(image.getbands())
+
+
+BAD_ROWS = 256
+"""Bad rows of the table that are recorded together: each hand-over is flushed to the disk."""
+
+GROUP = 8
+"""Suspects that are tried together where there are more. A session that is killed from outside
+leaves a few hundred of them on a GPU, of which none is to blame."""
+
+_DIED = {
+    PREPARE_STAGE: "while its images and its prompt were prepared",
+    MODEL_STAGE: "while it was in the model",
+}
+
+
+def suspects_of(
+    request: Request, done: Set[str], in_work: Mapping[str, int], left_out: Set[str]
+) -> dict[str, int]:
+    """Return the rows to try last, and how often each was in work when a session ended badly.
+
+    Args:
+        request: What was asked for.
+        done: Ids of rows that the run holds.
+        in_work: Ids of rows that were in work when a session was killed, and how often.
+        left_out: Ids of rows that are not to be tried.
+    """
+    failed = read_failures(request.out)
+    known = {id_: 1 + failed[id_].attempt for id_ in _apart(failed)}  # each was alone then
+    counts = {**in_work, **known}
+    return {i: count for i, count in counts.items() if i not in done and i not in left_out}
+
+
+def recorded_apart(request: Request) -> frozenset[str]:
+    """Return the rows on record that hung in the model, or with which a session was killed."""
+    return frozenset(_apart(read_failures(request.out)))
+
+
+def _apart(failed: Mapping[str, Failure]) -> list[str]:
+    return [id_ for id_, failure in failed.items() if failure.stage in _DIED]
+
+
+def groups_apart(
+    table: Table, request: Request, suspects: Mapping[str, int]
+) -> Iterator[list[Sample]]:
+    """Yield the suspects that are good rows, in the groups to try them in.
+
+    Those of which least is known come first, ``GROUP`` at a time if they are many; who was in work
+    more than once comes alone.
+    """
+    if not suspects:
+        return
+    rows = list(_Due(table, request, lambda _: None).of(lambda id_: id_ in suspects))
+    rows.sort(key=lambda row: suspects[row.id])
+    first = sum(suspects[row.id] == 1 for row in rows)
+    size = GROUP if first > GROUP else 1
+    for start in range(0, first, size):
+        yield rows[start : min(start + size, first)]
+    for row in rows[first:]:
+        yield [row]
+
+
+def killed_by(table: Table, request: Request, blamed: Mapping[str, str]) -> list[Failure]:
+    """Return the records of rows that were alone in work when a session was killed again.
+
+    Args:
+        table: The rows; those that are not among them are left out.
+        request: What was asked for.
+        blamed: Id → the stage that it was in.
+    """
+    if not blamed:
+        return []
+    rows = _Due(table, request, lambda _: None).of(lambda id_: id_ in blamed)
+    return [
+        failure_of(
+            row,
+            PREPARE_STAGE if blamed[row.id] == PREPARE_STAGE else MODEL_STAGE,
+            f"the process was killed {_DIED.get(blamed[row.id], 'with it')}, alone, as it had been "
+            "with this row among others; memory may run out on it: give it more memory or smaller "
+            "images; the same command tries it again, last",
+        )
+        for row in rows
+    ]
+
+
+def rows_due(
+    table: Table,
+    request: Request,
+    done: Set[str],
+    record: Callable[[Sequence[Failure]], None],
+    *,
+    apart: Set[str] = frozenset(),
+) -> Iterator[Sample]:
+    """Yield the good rows that are not done; record the bad ones on the way.
+
+    Rows that failed in an earlier session come last, so that they cannot keep the others back.
+
+    Args:
+        table: The rows.
+        request: What was asked for.
+        done: Ids of rows that the run holds.
+        record: Takes rows that are not in order.
+        apart: Ids of rows that are not to be among them.
+
+    Raises:
+        TableChangedError: The table is not the one that was checked. Rows that were read and wait
+            for others about their image are lost then, except where rows were only appended.
+    """
+    done = frozenset(done)
+    failed = frozenset(read_failures(request.out)) - done - apart
+    rows = _Due(table, request, record, done)
+    yield from rows.of(lambda id_: id_ not in done and id_ not in failed and id_ not in apart)
+    if failed:
+        yield from rows.of(lambda id_: id_ in failed)
+    if rows.appended is not None:
+        raise rows.appended
+
+
+class _Due:
+    """Passes over a table."""
+
+    def __init__(
+        self,
+        table: Table,
+        request: Request,
+        record: Callable[[Sequence[Failure]], None],
+        done: Set[str] = frozenset(),
+    ) -> None:
+        self._table = table
+        self._done = done
+        # Of a strict session a bad row is not met before its turn, and recorded at once.
+        self._ahead = 1 if request.strict else AHEAD_ROWS
+        self._together = 1 if request.strict else BAD_ROWS
+        self._record = record
+        self.appended: TableChangedError | None = None
+        """Set where more rows followed on those that were checked."""
+
+    def of(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
+        """Yield the good rows that are due, those about the same image together.
+
+        Only afterwards are the others left out: so a run that was killed amid the questions about a
+        image goes on in the order of one that was not.
+        """
+        rows = same_image_together(self._good_rows(is_due), self._ahead)
+        return (row for row in rows if isinstance(row, Sample) and is_due(row.id))
+
+    def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample | Place]:
+        """Yield every good row, or its place; record the bad rows that are due, many at once."""
+        bad: list[Failure] = []
+        try:
+            for row in self._rows():
+                if not isinstance(row, Failure):
+                    yield row
+                elif is_due(row.id):
+                    bad.append(row)
+                    if len(bad) >= self._together:
+                        self._record(bad)
+                        bad = []
+        except TableChangedError:
+            if bad:
+                self._record(bad)
+            raise
+        if bad:
+            self._record(bad)
+
+    def _rows(self) -> Iterator[Sample | Failure | Place]:
+        """Yield every row. That others were appended is no reason to lose those that wait."""
+        try:
+            yield from self._table.rows_and_places(self._done)
+        except TableChangedError as error:
+            if not error.appended:
+                raise
+            self.appended = error

@@ -1,0 +1,102 @@
+"""The workers of a job on Ray: hired, asked, replaced when they die."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from vlmscope.dataset import TableScan
+from vlmscope.errors import StoreError, VlmscopeError
+from vlmscope.executors.ray.cluster import Room
+from vlmscope.executors.ray.worker import Loaded, Worker
+from vlmscope.executors.request import Request
+from vlmscope.store import team_name
+
+DEATHS_IN_A_ROW = 10
+"""So many deaths without a captured row between them are not the rows' fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One worker of the crew."""
+
+    name: str
+    """The name it writes as."""
+    actor: Any
+
+
+@dataclass(slots=True)
+class Crew:
+    """The workers, and what each was last asked."""
+
+    request: Request
+    scan: TableScan
+    room: Room
+    team: str = field(default_factory=lambda: f"ray_{uuid.uuid4().hex[:8]}")
+    calls: dict[Any, Member] = field(default_factory=dict)
+    hired: int = 0
+    deaths: int = 0
+    """Since a row was last captured."""
+
+    def hire(self) -> None:
+        """Start a worker, which begins to load its model."""
+        options = {"num_gpus": self.room.gpus, "num_cpus": self.room.cpus}
+        known = replace(self.scan, ids=(), digests=b"")
+        actor = ray.remote(Worker).options(**options).remote(self.request, known)
+        name = team_name(self.team, f"worker_{self.hired:03d}")
+        self.hired += 1
+        self.ask(Member(name, actor), "load")
+
+    def ask(self, member: Member, method: str, *arguments: Any, **options: Any) -> None:
+        """Call a method of a worker; ``answers`` gives what it returns."""
+        self.calls[getattr(member.actor, method).remote(*arguments, **options)] = member
+
+    def answers(self, seconds: float) -> Iterator[tuple[Member, Any]]:
+        """Yield what the next one answers within so many seconds, or the error it died of."""
+        ready, _ = ray.wait(list(self.calls), num_returns=1, timeout=seconds)
+        for call in ready:
+            member = self.calls.pop(call)
+            try:
+                answer = ray.get(call)
+            except RayTaskError as error:
+                if isinstance(error.cause, VlmscopeError):
+                    raise error.cause from None
+                raise
+            except RayError as error:
+                yield member, error
+            else:
+                yield member, answer
+
+    def mourn(self, error: Exception) -> None:
+        """Take note of a death; raise if it is one too many."""
+        self.deaths += 1
+        if self.deaths < DEATHS_IN_A_ROW:
+            return
+        if not isinstance(error, RayError):
+            raise error
+        raise StoreError(
+            f"{self.deaths} Ray workers died one after the other without a captured row: memory "
+            "may have run out, or a library crashed; Ray's logs tell. What was published is safe, "
+            "run the same command again to continue"
+        ) from error
+
+
+def first_loaded(crew: Crew) -> tuple[Member, Loaded]:
+    """Wait for the first worker whose model is loaded; replace those that die meanwhile.
+
+    Raises:
+        InputError: The model cannot do what was asked for.
+        ModelError: The checkpoint cannot be used.
+        StoreError: Worker after worker died.
+    """
+    while True:
+        for member, answer in crew.answers(seconds=1.0):
+            if isinstance(answer, Loaded):
+                return member, answer
+            crew.mourn(answer)
+            crew.hire()

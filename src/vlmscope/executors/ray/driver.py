@@ -1,0 +1,303 @@
+"""The executor on Ray: one model a GPU, rows handed out as they are asked for, the dead replaced.
+
+    this process                          Ray actors, on any machine of the cluster
+    table ──► Dispatcher ── rows ──►      Worker: model, loop, its own shards in the run folder
+              progress   ◄── reports ──
+
+Rows and reports go through Ray, vectors do not: the run folder is on a file system that all see. If
+this process dies, Ray ends the actors; the next command goes on from the published shards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import ray
+
+from vlmscope.dataset import InMemory, Table, TableScan, UntilChanged, absolute_data
+from vlmscope.errors import InputError, VlmscopeError
+from vlmscope.executors.local import Nobody, Observer, Summary
+from vlmscope.executors.manifest import absolute
+from vlmscope.executors.pending import rows_due
+from vlmscope.executors.plan import Outline, as_compared, compare, open_checked
+from vlmscope.executors.ray.actors import Crew, Member, first_loaded
+from vlmscope.executors.ray.cluster import Room, cluster, room
+from vlmscope.executors.ray.scheduler import Dispatcher
+from vlmscope.executors.ray.worker import Loaded, Report
+from vlmscope.executors.request import Request
+from vlmscope.row_identity import RowsHeld, take_truths
+from vlmscope.schema import Failure
+from vlmscope.store import (
+    FailureLog,
+    Manifest,
+    RunWriter,
+    ids_written_by,
+    team_name,
+    wait_for_end,
+)
+
+PATIENCE = 30.0
+"""Seconds to wait for the actors of a job whose driver was killed, and for a dead one's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayPlan(Outline):
+    """A checked request, and a crew of which the first worker has its model loaded."""
+
+    request: Request
+    table: Table
+    scan: TableScan
+    manifest: Manifest
+    done: frozenset[str]
+    notes: tuple[str, ...]
+    family: str
+    crew: Crew
+    first: tuple[tuple[Member, Loaded], ...]
+    held: RowsHeld = field(default_factory=RowsHeld)
+
+    @property
+    def title(self) -> str:
+        """The name of the model's family."""
+        return self.family
+
+
+@contextmanager
+def plan_on_ray(
+    request: Request,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[RayPlan]:
+    """Check everything that can be checked before the first row, on the way to a cluster.
+
+    Args:
+        request: What was asked for.
+        address: Address of the cluster. None: the one that runs on this machine, or a new one.
+        workers: Models at work. None: as many as the cluster has GPUs, or one.
+        note: Told what there is to say of the table, before a model is loaded.
+
+    Raises:
+        InputError: The table or an option is wrong, or there is no such cluster.
+        ModelError: The checkpoint cannot be used.
+        RunBusyError: Another process is writing the run.
+        RunMismatchError: The run folder holds rows made with other settings.
+    """
+    _check(request, workers)
+    request = _valid_anywhere(request)
+    table, scan, held = open_checked(request, patience=PATIENCE, note=note)
+    with cluster(address, workers):
+        crew = Crew(_for_workers(request), scan, room(request.device, workers))
+        for _ in range(crew.room.workers):
+            crew.hire()
+        member, loaded = first_loaded(crew)
+        done, more = compare(request, scan, loaded.manifest, held)
+        crowd = "1 Ray worker" if crew.room.workers == 1 else f"{crew.room.workers} Ray workers"
+        of_crew = f"{crowd}, {_each(crew.room)} each"
+        notes = (of_crew, *loaded.notes, *more)
+        first = ((member, loaded),)
+        manifest = as_compared(loaded.manifest, held)
+        yield RayPlan(request, table, scan, manifest, done, notes, loaded.title, crew, first, held)
+
+
+def run_on_ray(
+    plan: RayPlan, *, observer: Observer | None = None, stop: Event | None = None
+) -> Summary:
+    """Capture every row of ``plan`` that the run does not hold yet.
+
+    Args:
+        plan: What to do, from ``plan_on_ray``.
+        observer: Told about published rows.
+        stop: Set it to stop when what is being answered is finished.
+
+    Raises:
+        StoreError: The run cannot be written. What was published is safe.
+        TableChangedError: The table is not the one that was checked. What was read before is
+            published.
+    """
+    start = time.perf_counter()
+    driver = team_name(plan.crew.team, "driver")
+    with RunWriter(plan.request.out, plan.manifest, driver) as own:
+        take_truths(plan.request.out, plan.held)
+        job = _Job(plan, frozenset(own.done_ids), observer or Nobody(), stop or Event())
+        job.run()
+    job.rows.raise_error()
+    return Summary(
+        total=plan.total,
+        already_done=len(plan.done),
+        captured=job.captured,
+        failed=job.failed,
+        seconds=time.perf_counter() - start,
+        stopped=job.stop.is_set() and job.captured + job.failed < plan.todo,
+    )
+
+
+class _Job:
+    """The loop of this process: who answers is told what to do next."""
+
+    def __init__(
+        self, plan: RayPlan, done: frozenset[str], observer: Observer, stop: Event
+    ) -> None:
+        self.captured = self.failed = 0
+        self.stop = stop
+        self._plan = plan
+        self._crew = plan.crew
+        self._observer = observer
+        self._log = FailureLog(plan.request.out)
+        self.rows = UntilChanged(rows_due(plan.table, plan.request, done, self._record))
+        self._dispatcher = Dispatcher(self.rows)
+        self._at_rest: deque[tuple[Member, Report]] = deque()
+        self._at_work: dict[str, Member] = {}
+        self._batch_size = 0
+
+    def run(self) -> None:
+        """Hand out rows until all are on the disk, or those in work once somebody asked to stop."""
+        for member, loaded in self._plan.first:
+            self._heard(member, loaded)
+        while not self._is_over():
+            for member, answer in self._crew.answers(seconds=1.0):
+                self._heard(member, answer)
+        self._dismiss()
+
+    def _is_over(self) -> bool:
+        if self.stop.is_set():
+            return not self._at_work
+        return self._dispatcher.is_over and not self._at_work
+
+    def _heard(self, member: Member, answer: Any) -> None:
+        """Do what an answer asks for."""
+        if isinstance(answer, Loaded):
+            if not self.stop.is_set():
+                went_well = bool(self._plan.done) or self.captured > 0
+                self._at_work[member.name] = member
+                self._crew.ask(member, "begin", member.name, went_well)
+        elif isinstance(answer, Report):
+            self._note(member, answer)
+            if isinstance(answer.error, VlmscopeError):
+                raise answer.error
+            if answer.error:
+                ray.kill(member.actor)
+                self._bury(member, answer.error)
+            else:
+                self._send(member, answer)
+        else:
+            self._bury(member, answer)
+
+    def _note(self, member: Member, report: Report) -> None:
+        """Take note of rows that are on the disk."""
+        self._batch_size = report.batch_size
+        captured = self._dispatcher.finished(member.name, report.captured)
+        failed = self._dispatcher.finished(member.name, report.failed)
+        if captured:
+            self._crew.deaths = 0
+        self._count(captured, failed)
+
+    def _count(self, captured: int, failed: int) -> None:
+        self.captured += captured
+        self.failed += failed
+        if captured or failed:
+            size = self._batch_size
+            self._observer.advance(captured=captured, failed=failed, batch_size=size)
+        if failed and self._plan.request.strict:
+            self.stop.set()
+
+    def _send(self, member: Member, report: Report) -> None:
+        """Give a worker its next rows, or let it rest."""
+        if self.stop.is_set():
+            rows, last = [], True
+        else:
+            rows = self._dispatcher.take(member.name, report.wanted)
+            last = not self._dispatcher.has_more(member.name)
+        if rows or not report.idle:
+            self._at_work[member.name] = member
+            stop = self.stop.is_set()
+            self._crew.ask(member, "exchange", rows, last=last, stop=stop)
+        else:
+            self._at_work.pop(member.name, None)
+            self._at_rest.append((member, report))
+
+    def _bury(self, member: Member, error: Exception) -> None:
+        """Find out what a dead worker had published, and let others do the rest."""
+        self._at_work.pop(member.name, None)
+        out = self._plan.request.out
+        wait_for_end(out, member.name, patience=PATIENCE)
+        self._count(self._dispatcher.finished(member.name, ids_written_by(out, member.name)), 0)
+        blamed = self._dispatcher.died(member.name)
+        self._record(blamed)
+        self._crew.mourn(error)
+        if self.stop.is_set() or not self._dispatcher.has_waiting:
+            return
+        self._crew.hire()
+        for _ in range(len(self._at_rest)):
+            self._send(*self._at_rest.popleft())
+
+    def _record(self, failures: Sequence[Failure]) -> None:
+        """Record rows that no worker will do."""
+        self._log.add_all(failures)
+        self._count(0, len(failures))
+
+    def _dismiss(self) -> None:
+        """Let the workers pack what they wrote; those whose model is not loaded yet just go."""
+        self._crew.calls.clear()
+        for member, _ in self._at_rest:
+            self._crew.ask(member, "close")
+        while self._crew.calls:
+            for member, answer in self._crew.answers(seconds=1.0):
+                if isinstance(answer, Report) and isinstance(answer.error, VlmscopeError):
+                    raise answer.error
+                ray.kill(member.actor)
+                wait_for_end(self._plan.request.out, member.name, patience=PATIENCE)
+
+
+def _check(request: Request, workers: int | None) -> None:
+    if not isinstance(request.model, str):
+        raise InputError(
+            "--model and --ray: the model is loaded here; give its folder or hub id, each worker "
+            "loads it"
+        )
+    if request.shard:
+        raise InputError("--shard and --ray: give one of them; Ray shares the rows out itself")
+    if request.time_limit is not None:
+        raise InputError("--time-limit and --ray: give one of them; a Ray worker has no such clock")
+    if workers is not None and workers < 1:
+        raise InputError(f"--actors {workers}: give 1 or more")
+    if request.device not in ("auto", "cpu", "cuda"):
+        raise InputError(
+            f"--device {request.device} and --ray: give auto, cpu or cuda; Ray gives each model "
+            "a GPU of its own"
+        )
+
+
+def _valid_anywhere(request: Request) -> Request:
+    """Return the request with absolute paths: a worker is started in another folder."""
+    family = request.family
+    data, model = request.data, request.model
+    assert isinstance(model, str)  # noqa: S101 - _check has refused a loaded one
+    return replace(
+        request,
+        data=data if isinstance(data, InMemory) else absolute_data(data),
+        model=absolute(model),
+        out=request.out.absolute(),
+        images=absolute(request.images) if request.images else None,
+        adapter=request.adapter.absolute() if request.adapter else None,
+        family=Path(family).absolute() if isinstance(family, str | Path) else family,
+    )
+
+
+def _for_workers(request: Request) -> Request:
+    """Return the request without a table in memory: the workers are sent its rows."""
+    data = request.data
+    return replace(request, data=data.named()) if isinstance(data, InMemory) else request
+
+
+def _each(room: Room) -> str:
+    if room.gpus:
+        return "a GPU"
+    return "a processor" if room.cpus == 1 else f"{room.cpus} processors"

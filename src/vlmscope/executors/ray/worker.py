@@ -1,0 +1,214 @@
+"""One model that does the rows it is sent, on whatever machine it is: what a Ray actor runs.
+
+    exchange, called again and again        this worker's own thread
+    rows in, what is on the disk out  ──►   the same loop as a session of one process
+
+The rows come in small portions, a few batches ahead of the model, so that it never waits and yet
+no worker sits on rows that another could do. The worker writes its own shards into the run.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vlmscope.dataset import TableScan
+from vlmscope.errors import VlmscopeError
+from vlmscope.executors.batching import BatchSizer, sizer_for
+from vlmscope.executors.plan import load_checked
+from vlmscope.executors.request import Request
+from vlmscope.executors.runner import Loop
+from vlmscope.executors.writing import StrictStop, writing_as
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import Capture, Failure, Sample
+from vlmscope.store import Manifest
+
+BATCHES_AHEAD = 2
+"""Batches of rows that wait in a worker."""
+
+HEARTBEAT = 0.5
+"""Seconds after which an exchange returns although nothing happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker knows once its model is loaded."""
+
+    manifest: Manifest
+    title: str
+    """The name of the model's family."""
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened since the last exchange."""
+
+    captured: tuple[str, ...]
+    """Ids of rows that are on the disk."""
+    failed: tuple[str, ...]
+    """Ids of rows whose failure is."""
+    wanted: int
+    """How many rows the worker has room for."""
+    batch_size: int
+    idle: bool
+    """Whether all that it was sent is on the disk."""
+    error: Exception | None = None
+    """What ended the worker's work: ours as it is, any other as a text with its traceback."""
+
+
+class Worker:
+    """A model at work. Its methods are called by one caller, one after the other.
+
+    Args:
+        request: What was asked for; its paths must hold on this machine too.
+        scan: What is known of the whole table; the ids are not needed.
+    """
+
+    def __init__(self, request: Request, scan: TableScan) -> None:
+        self._request = request
+        self._scan = scan
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._queue: deque[Sample] = deque()
+        self._last = False  # nothing follows what is in the queue, as far as is known
+        self._closing = False
+        self._idle = True
+        self._captured: list[str] = []
+        self._failed: list[str] = []
+        self._error: Exception | None = None
+
+    def load(self) -> Loaded:
+        """Load the model.
+
+        Raises:
+            InputError: The model cannot do what was asked for.
+            ModelError: The checkpoint cannot be used.
+        """
+        self._vlm, self._manifest, notes = load_checked(self._request, self._scan)
+        return Loaded(self._manifest, self._vlm.family.title, notes)
+
+    def begin(self, writer: str, went_well: bool) -> Report:
+        """Start to work, writing the run under a name of its own.
+
+        Args:
+            writer: The name.
+            went_well: Whether rows of this run went well before.
+        """
+        vlm, request = self._vlm, self._request
+        answers = request.spec.max_new_tokens > 0
+        self._sizer = sizer_for(vlm, request.batch_size, answers=answers)
+        arguments = (writer, vlm, self._sizer, went_well)
+        self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
+        self._thread.start()
+        return self._report()
+
+    def exchange(self, rows: Sequence[Sample], *, last: bool, stop: bool = False) -> Report:
+        """Take rows in, and return when there is something to say: soon.
+
+        Args:
+            rows: To do.
+            last: Nothing follows for now: finish what is there instead of waiting for more.
+            stop: Finish what is being answered and forget what is not begun.
+        """
+        with self._changed:
+            self._queue.extend(rows)
+            self._idle = self._idle and not rows
+            self._last = last or stop
+            if stop:
+                self._stop.set()
+                self._queue.clear()
+            self._changed.notify_all()
+            self._changed.wait_for(self._has_news, HEARTBEAT)
+        return self._report()
+
+    def close(self) -> Report:
+        """End: what is published is packed when this returns."""
+        with self._changed:
+            self._closing = self._last = True
+            self._changed.notify_all()
+        self._thread.join()
+        return self._report()
+
+    def _has_news(self) -> bool:
+        hungry = not self._last and len(self._queue) <= self._sizer.size
+        return hungry or self._idle or self._error is not None
+
+    def _wanted(self) -> int:
+        return max(0, BATCHES_AHEAD * self._sizer.size - len(self._queue))
+
+    def _report(self) -> Report:
+        with self._changed:
+            captured, self._captured = self._captured, []
+            failed, self._failed = self._failed, []
+            return Report(
+                captured=tuple(captured),
+                failed=tuple(failed),
+                wanted=self._wanted(),
+                batch_size=self._sizer.size,
+                idle=self._idle,
+                error=self._error,
+            )
+
+    def _work(
+        self, writer: str, vlm: VisionLanguageModel, sizer: BatchSizer, went_well: bool
+    ) -> None:
+        """Do what comes until the end. This is the worker's own thread."""
+        request, published = self._request, self._published
+        try:
+            with writing_as(writer, request, self._manifest, vlm, published) as results:
+                loop = Loop(vlm, request, results, sizer, went_well=went_well)
+                while self._await_rows():
+                    try:
+                        loop.run(self._rows(), self._stop)
+                        results.wait()
+                    except StrictStop:
+                        self._stop.set()
+                    self._rest()
+        except BaseException as error:  # noqa: BLE001 - the caller hears of it
+            with self._changed:
+                self._error = _sendable(error)
+                self._changed.notify_all()
+
+    def _await_rows(self) -> bool:
+        """Wait for rows; return whether there are any, or the end has come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            return bool(self._queue)
+
+    def _rows(self) -> Iterator[Sample]:
+        """Yield rows until nothing follows for now."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._last)
+                if not self._queue:
+                    return
+                row = self._queue.popleft()
+                self._changed.notify_all()
+            yield row
+
+    def _rest(self) -> None:
+        """Say that all is done, unless more has come meanwhile."""
+        with self._changed:
+            if self._stop.is_set():
+                self._queue.clear()
+            self._idle = not self._queue
+            self._changed.notify_all()
+
+    def _published(self, results: Sequence[Capture | Failure]) -> None:
+        with self._changed:
+            for item in results:
+                if isinstance(item, Failure):
+                    self._failed.append(item.id)
+                else:
+                    self._captured.append(item.sample.id)
+
+
+def _sendable(error: BaseException) -> Exception:
+    if isinstance(error, VlmscopeError):
+        return error
+    return RuntimeError("".join(traceback.format_exception(error)))

@@ -1,0 +1,463 @@
+"""The loop around one model: batches prepared ahead, run, retried row by row, written."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import torch
+
+from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
+from vlmscope.engine.device import is_dead_device, is_out_of_memory
+from vlmscope.engine.row_errors import is_of_odd_shape, row_error
+from vlmscope.executors.batching import BatchSizer, rows_at_once
+from vlmscope.executors.request import Request
+from vlmscope.executors.time_limit import (
+    MODEL_STAGE,
+    PREPARE_STAGE,
+    Journal,
+    NoJournal,
+    Patience,
+    TooSlowError,
+    end_process,
+)
+from vlmscope.executors.writing import Outbox, StrictStop, Writing
+from vlmscope.locking import model_lock
+from vlmscope.model import VisionLanguageModel
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
+from vlmscope.store import InProgress
+
+SAME_ERRORS = 3
+"""So many rows that end in the same unknown error, before any row went well, are a bug."""
+
+ODD_ERRORS = 30
+"""So many where their images are of odd shapes: of a few that is the rows' own fault."""
+
+Prepared = tuple[list[Batch], list[Failure]]
+Results = list[Capture | Failure]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why a batch failed, without the frames that would keep its tensors alive."""
+
+    error: Exception
+    out_of_memory: bool
+
+    @property
+    def text(self) -> str:
+        """The error in one line."""
+        first_line = (str(self.error).strip() or "no message").splitlines()[0]
+        return f"{type(self.error).__name__}: {first_line}"
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether the batch was given up at the time limit."""
+        return isinstance(self.error, TooSlowError)
+
+
+class ResilientRunner:
+    """Runs batches, splits those that fail, and remembers what fits.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        sizer: The batch size, which learns from every batch.
+        went_well: Whether rows of this run went well before, so that errors are the rows' own.
+        session: Where the rows of a batch may be finished with a later one; then ``drain`` ends.
+        patience: How long the model may take for a batch; by default as long as it likes.
+        journal: Told which rows are in work.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        spec: CaptureSpec,
+        sizer: BatchSizer,
+        *,
+        went_well: bool = False,
+        session: CaptureSession | None = None,
+        patience: Patience | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._vlm = vlm
+        self._spec = spec
+        self._sizer = sizer
+        self._went_well = went_well
+        self._session = session
+        self._patience = patience or Patience(None)
+        self._journal = journal or NoJournal()
+        self._in_model: dict[str, Sample] = {}
+        self._blamed: tuple[list[str], list[str]] = ([], [])
+
+    @property
+    def in_model(self) -> list[Sample]:
+        """The rows that went into the model and did not come out yet."""
+        return list(self._in_model.values())
+
+    def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
+        """Prepare a batch; an unexpected error is returned, for ``run`` to find who is to blame."""
+        ids = [sample.id for sample in samples]
+        self._journal.begin(PREPARE_STAGE, ids)
+        try:
+            return prepare(samples, self._vlm, self._spec)
+        except Exception as error:  # noqa: BLE001 - raised or recorded by ``run``
+            return error
+        finally:
+            self._journal.leave(ids)
+
+    def run(
+        self, samples: Sequence[Sample], prepared: Prepared | Exception | None = None
+    ) -> Iterator[Results]:
+        """Yield results, those of ``samples`` and of earlier ones, in as many pieces as it took."""
+        if len(samples) > self._sizer.size:  # prepared before memory ran out
+            del prepared
+            yield from self._in_pieces(samples, self._sizer.size)
+            return
+        prepared = self.prepare(samples) if prepared is None else prepared
+        if isinstance(prepared, Exception):
+            yield from self._after(_trouble(prepared), samples)
+            return
+        batches, failures = list(prepared[0]), list[Capture | Failure](prepared[1])
+        del prepared  # its tensors must not outlive the attempt while the halves are tried
+        if failures:
+            self._came_out(failures)
+            yield failures
+        while batches:
+            yield from self._run_batch(batches.pop(0), asked=len(samples))
+
+    def drain(self) -> Iterator[Results]:
+        """Yield the results that are still to come."""
+        while self._session is not None:
+            with self._patience.limiting():
+                results = self._session.drain()
+            self._came_out(results)
+            yield results
+            lost = self._session.take_lost()
+            if not lost:
+                return
+            yield from self._in_pieces(lost, self._sizer.size)
+
+    def _in_pieces(self, samples: Sequence[Sample], size: int) -> Iterator[Results]:
+        """Yield the results of ``samples``, ``size`` at a time, fewer if memory runs out."""
+        start = 0
+        while start < len(samples):
+            piece = samples[start : start + min(size, self._sizer.size)]
+            start += len(piece)
+            yield from self.run(piece)
+
+    def _run_batch(self, batch: Batch, asked: int) -> Iterator[Results]:
+        """Yield what comes of one batch; ``asked`` rows were prepared with it."""
+        outcome, samples = self._attempt(batch, asked), batch.samples
+        del batch
+        if isinstance(outcome, _Trouble):
+            yield from self._after(outcome, samples)
+        else:
+            # Of a session the rows come later; that their batch was taken is as good.
+            taken = self._session is not None or any(isinstance(o, Capture) for o in outcome)
+            self._went_well = self._went_well or taken
+            yield outcome
+        if self._session is not None and (lost := self._session.take_lost()):
+            yield from self._in_pieces(lost, self._sizer.size)
+
+    def _after(self, trouble: _Trouble, samples: Sequence[Sample]) -> Iterator[Results]:
+        """Try the halves of a batch that failed; record the row that fails alone."""
+        if trouble.out_of_memory:
+            with model_lock():
+                if self._session is not None:
+                    self._session.forget()
+                _free_memory()
+                self._sizer.shrink(len(samples))
+        if len(samples) == 1 and trouble.out_of_memory and self._empty_slots():
+            yield from self.run(samples)  # all of the memory is its own now
+            return
+        if len(samples) == 1:
+            failure = self._record(samples[0], trouble)
+            self._came_out([failure])
+            yield [failure]
+            self._raise_if_a_bug(samples[0], trouble)
+            return
+        yield from self._in_pieces(samples, len(samples) // 2)
+
+    def _empty_slots(self) -> bool:
+        """Finish what is being answered and free its memory; return whether there was any."""
+        with self._patience.limiting():
+            freed = self._session is not None and self._session.forget(slots=True)
+        if freed:
+            _free_memory()
+        return freed
+
+    def _attempt(self, batch: Batch, asked: int) -> Results | _Trouble:
+        """Run the model; return what it gave or why it failed."""
+        with model_lock():  # the memory that another thread's batch takes is not this one's
+            try:
+                return self._measured(batch, asked)
+            except Exception as error:  # noqa: BLE001 - raised or recorded by ``_after``
+                for sample in batch.samples:
+                    self._in_model.pop(sample.id, None)
+                self._journal.leave([sample.id for sample in batch.samples])
+                return _trouble(error)
+
+    def _measured(self, batch: Batch, asked: int) -> Results:
+        """Run the model, and learn from the memory that it took."""
+        _watch_memory(self._vlm)
+        self._in_model |= {sample.id: sample for sample in batch.samples}
+        self._journal.begin(MODEL_STAGE, [sample.id for sample in batch.samples])
+        with self._patience.limiting():
+            results = capture_batch(
+                batch, self._vlm, self._spec, *([self._session] if self._session else [])
+            )
+        self._came_out(results)
+        idle, peak = _memory(self._vlm)
+        # Had all rows been of this kind, it would have been so much more.
+        grown = max(0.0, peak - idle) * asked / len(batch.samples)
+        self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
+        return results
+
+    def _came_out(self, results: Results) -> None:
+        """Take note of rows that are finished."""
+        ids = [item.id if isinstance(item, Failure) else item.sample.id for item in results]
+        for id_ in ids:
+            self._in_model.pop(id_, None)
+        if ids:
+            self._journal.finish(ids)
+
+    def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
+        if trouble.too_slow:
+            return failure_of(sample, MODEL_STAGE, f"the model {trouble.error} on this row alone")
+        return failure_of(sample, "capture", str(row_error(sample, trouble.error)))
+
+    def _raise_if_a_bug(self, sample: Sample, trouble: _Trouble) -> None:
+        if self._went_well or trouble.out_of_memory or trouble.too_slow:
+            return
+        # An image of an odd shape may be the row's own fault; a folder of icons is not.
+        odd = is_of_odd_shape(sample)
+        blamed, limit = self._blamed[odd], ODD_ERRORS if odd else SAME_ERRORS
+        blamed.append(trouble.text)
+        if blamed[-limit:] == [trouble.text] * limit:
+            raise trouble.error
+
+
+def _trouble(error: Exception) -> _Trouble:
+    """Return why a batch failed; an error of a device that will not answer again is raised."""
+    if is_dead_device(error):
+        raise error
+    return _Trouble(_without_frames(error), is_out_of_memory(error))
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Return ``error`` with its traceback as a note: frames keep a failed batch's tensors alive."""
+    error.add_note("".join(traceback.format_exception(error)))
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _watch_memory(vlm: VisionLanguageModel) -> None:
+    """Start watching for the peak of a GPU's memory."""
+    for device in vlm.cuda_devices:
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _memory(vlm: VisionLanguageModel) -> tuple[float, float]:
+    """Return the largest share of a GPU's memory in use now, and since it is watched."""
+    shares = [(0.0, 0.0)]
+    for device in vlm.cuda_devices:
+        whole = torch.cuda.mem_get_info(device)[1]
+        shares.append(
+            (
+                torch.cuda.memory_allocated(device) / whole,
+                torch.cuda.max_memory_allocated(device) / whole,
+            )
+        )
+    return max(shares, key=lambda share: share[1])
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+AHEAD = 2
+"""Batches prepared ahead of a model on a CPU, each on a thread of its own."""
+
+AHEAD_OF_A_GPU = 8
+"""The most that are prepared ahead of a GPU, where half of the processors have nothing else to do.
+"""
+
+
+def batches_to_prepare(vlm: VisionLanguageModel) -> int:
+    """Return how many batches to prepare ahead of a model, each on a thread of its own."""
+    if not vlm.cuda_devices:
+        return AHEAD
+    return max(AHEAD, min(AHEAD_OF_A_GPU, (os.cpu_count() or AHEAD) // 2))
+
+
+Row = TypeVar("Row")
+
+
+def batches_ahead(
+    rows: Iterator[Row],
+    sizer: BatchSizer,
+    prepare: Callable[[list[Row]], Prepared | Exception],
+    preparing: ThreadPoolExecutor,
+    stopped: Callable[[], bool] = lambda: False,
+    ahead: int = AHEAD,
+) -> Iterator[tuple[list[Row], Prepared | Exception]]:
+    """Yield rows and their batch, the next ones being prepared meanwhile.
+
+    No reference to a yielded batch is kept: if memory runs out, nobody else may hold it. While the
+    size is still small nothing is prepared ahead, for it would have the size of before.
+
+    Args:
+        rows: What to prepare.
+        sizer: How many at a time.
+        prepare: Makes a batch of rows.
+        preparing: Threads for it, as many as ``ahead``.
+        stopped: Asked before each batch whether to end.
+        ahead: Batches prepared ahead.
+    """
+    queue: deque[tuple[list[Row], Future[Prepared | Exception]]] = deque()
+    exhausted = False
+    while not stopped():
+        while not exhausted and len(queue) < (ahead if sizer.worth_preparing else 1):
+            size = sizer.size  # it may change while the rows are drawn
+            chunk = list(islice(rows, size))
+            exhausted = len(chunk) < size
+            if chunk:
+                queue.append((chunk, preparing.submit(prepare, chunk)))
+        if not queue:
+            return
+        yield _await(queue.popleft())
+
+
+def _await(
+    waiting: tuple[list[Row], Future[Prepared | Exception]],
+) -> tuple[list[Row], Prepared | Exception]:
+    """Return a prepared batch, without keeping a reference to it."""
+    rows, future = waiting
+    return rows, future.result()
+
+
+class Loop:
+    """Captures rows. What one call learnt of batch sizes the next one knows.
+
+    Args:
+        vlm: The model.
+        request: What to record of each row, and how.
+        results: Where the results go.
+        sizer: The batch size.
+        went_well: Whether rows of this run went well before, so that errors are the rows' own.
+        journal: Told which rows are in work, and closed before the process ends because of a row.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        request: Request,
+        results: Writing,
+        sizer: BatchSizer,
+        *,
+        went_well: bool,
+        journal: InProgress | None = None,
+    ) -> None:
+        self._vlm = vlm
+        self._request = request
+        self._journal = journal
+        self._sizer = sizer
+        self._runner = ResilientRunner(
+            vlm,
+            request.spec,
+            sizer,
+            went_well=went_well,
+            session=CaptureSession(vlm, request.spec, rows_at_once(vlm, request.batch_size)),
+            patience=Patience(request.time_limit, self._give_up),
+            journal=journal,
+        )
+        self._strict = request.strict
+        self._outbox = Outbox(results.put, lambda: sizer.size)
+
+    def run(self, rows: Iterator[Sample], stop: threading.Event) -> None:
+        """Capture until the rows or the patience end."""
+        ahead = batches_to_prepare(self._vlm)
+        ended: list[StrictStop] = []
+        with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
+            try:
+                for samples, prepared in batches_ahead(
+                    _until_strict(rows, ended),
+                    self._sizer,
+                    self._runner.prepare,
+                    preparing,
+                    stop.is_set,
+                    ahead,
+                ):
+                    pieces = self._runner.run(samples, prepared)
+                    del prepared  # if memory runs out, nobody else may hold the batch
+                    self._put(pieces)
+                self._finish()
+                if ended:
+                    raise ended[0]
+            except StrictStop:
+                preparing.shutdown(wait=False, cancel_futures=True)
+                with suppress(StrictStop):
+                    self._finish()  # what is being answered is as good as done
+                raise
+            except BaseException:
+                preparing.shutdown(wait=False, cancel_futures=True)
+                with suppress(Exception):
+                    self._outbox.flush()
+                raise
+
+    def run_apart(self, groups: Iterator[list[Sample]], stop: threading.Event) -> None:
+        """Capture one group of rows after the other, their images one by one.
+
+        A row that hangs again, or with which the process dies again, must not keep the others; and
+        the fewer are in work then, the more is known of it.
+        """
+        for group in groups:
+            if stop.is_set():
+                return
+            prepared = [(sample, self._runner.prepare([sample])) for sample in group]
+            while prepared:
+                sample, own = prepared.pop(0)
+                self._put(self._runner.run([sample], own))
+            self._finish()
+
+    def _give_up(self) -> None:
+        """End the process: the model hangs, and it is known on which rows."""
+        if self._journal is not None:
+            self._journal.close()
+        end_process(self._request.out, self._runner.in_model)
+
+    def _put(self, pieces: Iterator[list[Capture | Failure]]) -> None:
+        """Hand results over as they come."""
+        for results in pieces:
+            self._outbox.put(results)
+            if self._strict and any(isinstance(item, Failure) for item in results):
+                self._outbox.flush()
+
+    def _finish(self) -> None:
+        """Answer what is being answered, and hand everything over."""
+        for results in self._runner.drain():
+            self._outbox.put(results)
+        self._outbox.flush()
+
+
+def _until_strict(rows: Iterator[Sample], ended: list[StrictStop]) -> Iterator[Sample]:
+    """Yield rows up to one that could not be read and ends the run; keep what is to be raised.
+
+    Rows are read ahead: those before it are captured first.
+    """
+    try:
+        yield from rows
+    except StrictStop as stop:
+        ended.append(stop)

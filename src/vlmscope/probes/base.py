@@ -1,0 +1,104 @@
+"""What all probes share: scikit-learn's contract for a classifier of two classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.special import expit  # type: ignore[import-untyped,unused-ignore]
+from sklearn.base import (  # type: ignore[import-untyped,unused-ignore]
+    BaseEstimator,
+    ClassifierMixin,
+)
+from sklearn.utils.multiclass import (  # type: ignore[import-untyped,unused-ignore]
+    check_classification_targets,
+    type_of_target,
+)
+from sklearn.utils.validation import (  # type: ignore[import-untyped,unused-ignore]
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+
+from vlmscope.probes.blocks import CHUNK
+from vlmscope.probes.folds import FoldError, largest_count
+
+
+class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A probe: one vector in, the probability of the second class out.
+
+    Attributes:
+        classes_: The two labels seen in ``fit``; the second is the positive one.
+        n_features_in_: Width of the vectors seen in ``fit``.
+    """
+
+    classes_: Shaped[np.ndarray, 2]
+    n_features_in_: int
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def _begin(
+        self, vectors: Any, labels: Any, groups: Any
+    ) -> tuple[
+        Float[np.ndarray, "rows width"], Bool[np.ndarray, " rows"], Shaped[np.ndarray, " rows"]
+    ]:
+        """Check what ``fit`` was given; return vectors, truth and groups (each row its own)."""
+        vectors, labels = validate_data(self, vectors, labels, dtype=[np.float32, np.float64])
+        check_classification_targets(labels)
+        classes, encoded = np.unique(labels, return_inverse=True)
+        if len(classes) > 2:
+            kind = type_of_target(labels)
+            raise ValueError(f"Only binary classification is supported. The target is {kind}.")
+        if len(classes) < 2:
+            raise FoldError(f"probe: the labels hold one class, {classes}; label rows of both")
+        self.classes_ = classes
+        groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+        check_consistent_length(vectors, groups)
+        return vectors, encoded.astype(bool), groups
+
+    def decision_function(self, X: Any) -> Float[np.ndarray, " rows"]:  # noqa: N803
+        """Return the log-odds of the positive class for each vector, float64.
+
+        Args:
+            X: [rows, width], float32 or float64.
+        """
+        check_is_fitted(self)
+        vectors = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
+        chunks = range(0, len(vectors), CHUNK)
+        return np.concatenate([self._logits(vectors[start : start + CHUNK]) for start in chunks])
+
+    def _logits(self, vectors: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " rows"]:
+        """Return the log-odds of a few checked vectors."""
+        raise NotImplementedError
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "rows 2"]:  # noqa: N803
+        """Return the probability of each class for each vector, float64 [rows, 2]."""
+        risk = expit(self.decision_function(X))
+        return np.stack([1 - risk, risk], axis=1)
+
+    def predict(self, X: Any) -> Shaped[np.ndarray, " rows"]:  # noqa: N803
+        """Return the likelier class of each vector."""
+        positive = self.decision_function(X) > 0
+        return self.classes_[positive.astype(np.int64)]
+
+
+def inner_count(
+    truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], wanted: int
+) -> int:
+    """Return how many inner folds to make: ``wanted``, or as many as there are groups for.
+
+    Two are the least that ``grouped_folds`` makes; it says what is missing if not even those fit.
+    """
+    return max(2, min(wanted, largest_count(truth, groups)))
+
+
+def block_numbers(folds: Any, rows: int) -> Int[np.ndarray, " rows"]:
+    """Return the number of the fold that tests each row."""
+    block = np.empty(rows, dtype=np.int64)
+    for number, fold in enumerate(folds):
+        block[fold.test] = number
+    return block

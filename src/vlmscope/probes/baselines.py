@@ -1,0 +1,464 @@
+"""Baselines: what can be predicted without looking inside the model. A probe has to beat them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
+from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped,unused-ignore]
+from sklearn.dummy import DummyClassifier  # type: ignore[import-untyped,unused-ignore]
+from sklearn.ensemble import (  # type: ignore[import-untyped,unused-ignore]
+    HistGradientBoostingClassifier,
+)
+from sklearn.feature_extraction.text import (  # type: ignore[import-untyped,unused-ignore]
+    TfidfVectorizer,
+)
+from sklearn.preprocessing import (  # type: ignore[import-untyped,unused-ignore]
+    OneHotEncoder,
+    SplineTransformer,  # type: ignore[import-untyped,unused-ignore]
+    StandardScaler,
+)
+
+from vlmscope.probes.candidates import (
+    Candidate,
+    ChosenFit,
+    best_of,
+    crossfit_candidates,
+    regression,
+)
+from vlmscope.probes.folds import Fold
+
+KNOTS = 5
+"""Knots of a spline, evenly over the ranks of a number."""
+
+FEWEST_ROWS = 5
+"""Rows that a kind, a pair of kinds or a word must have for a column of its own."""
+
+MOST_TOKENS, MOST_PAIRS, MOST_WORDS = 40, 120, 200
+"""Most columns of each."""
+
+WORD_DIRECTIONS = 8
+"""Directions of the words' matrix that trees see."""
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownFacts:
+    """Everything known of some rows before their answers; all aligned, ``[N]``."""
+
+    kinds: dict[str, Sequence[str]]
+    """By name: category, type of answer, likeliest first token; those that there are."""
+    numbers: dict[str, Matrix]
+    """By name: entropy, margin, lengths …, each ``[N]`` and finite; those that there are."""
+    questions: Sequence[str]
+    columns: dict[str, Sequence[str]] = field(default_factory=dict)
+    """Further kinds, by the column of the table that says them."""
+    tokens: NDArray[np.int64] | None = None
+    """The likeliest first tokens, ``[N, K]``."""
+    logprobs: Matrix | None = None
+    """Their natural-log probabilities, ``[N, K]``, falling."""
+
+
+def spline(values: Matrix) -> Matrix:
+    """Return cubic splines over the ranks of a number, ``[N, 6]``.
+
+    Ranks, so that neither outliers nor many equal values leave a knot without rows. A constant
+    number is a constant.
+
+    >>> spline(np.array([1.0, 5.0, 2.0])).shape
+    (3, 6)
+    """
+    share = (rankdata(values) - 0.5) / len(values)
+    knots = np.linspace(0, 1, KNOTS)[:, None]
+    made = SplineTransformer(knots=knots, degree=3, include_bias=False, extrapolation="constant")
+    return np.asarray(made.fit_transform(share[:, None]))
+
+
+def one_hot(names: Sequence[str], most: int | None = None) -> Matrix:
+    """Return a column for each name that enough rows have, the most frequent first.
+
+    >>> one_hot(list("aaaaaabbbbbc")).sum(axis=0).tolist()
+    [6.0, 5.0]
+    """
+    counts = Counter(names).most_common(most)
+    kept = [name for name, count in counts if count >= FEWEST_ROWS]
+    column = {name: number for number, name in enumerate(kept)}
+    matrix = np.zeros((len(names), len(kept)))
+    for row, name in enumerate(names):
+        if name in column:
+            matrix[row, column[name]] = 1
+    return matrix
+
+
+def words(questions: Sequence[str]) -> Any:
+    """Return TF-IDF weights of words and pairs of words, sparse; None where there are no words."""
+    try:
+        return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform(questions)
+    except ValueError:  # not a word in any question
+        return None
+
+
+def few_facts(known: KnownFacts) -> Matrix:
+    """Return the kinds, and splines of the numbers: what a small table can bear."""
+    kinds = [*known.kinds.values(), *known.columns.values()]
+    parts = [one_hot(names, MOST_TOKENS) for names in kinds]
+    parts += [spline(values) for values in known.numbers.values()]
+    return _joined(parts, len(known.questions))
+
+
+def kinds_and_numbers(known: KnownFacts) -> Matrix:
+    """Return ``few_facts``, pairs of kinds, and every kind of question with its own slopes."""
+    parts = [few_facts(known)]
+    names = list(known.kinds)
+    for place, one in enumerate(names):
+        for other in names[place + 1 :]:
+            pairs = zip(known.kinds[one], known.kinds[other], strict=True)
+            parts.append(one_hot([f"{a}\n{b}" for a, b in pairs], MOST_PAIRS))
+    parts += _pairs_with_columns(known)
+    if "category" in known.kinds:
+        kind = one_hot(known.kinds["category"], MOST_TOKENS)
+        for name in ("entropy", "logprob", "margin"):
+            if name in known.numbers:
+                parts.append(kind * _standardised(known.numbers[name])[:, None])
+    return _joined(parts, len(known.questions))
+
+
+def _pairs_with_columns(known: KnownFacts) -> Iterator[Matrix]:
+    """Yield pairs of a column with a kind or another column, where neither tells the other."""
+    earlier = list(known.kinds.values())
+    for cells in known.columns.values():
+        for other in earlier:
+            pairs = [f"{a}\n{b}" for a, b in zip(cells, other, strict=True)]
+            if len(set(pairs)) > max(len(set(cells)), len(set(other))):
+                yield one_hot(pairs, MOST_PAIRS)
+        earlier.append(cells)
+
+
+def all_facts(known: KnownFacts) -> Matrix:
+    """Return ``kinds_and_numbers``, the words, and the first token's likeliest alternatives."""
+    parts = [kinds_and_numbers(known)]
+    if (found := _frequent_words(known)) is not None:
+        parts.append(found)
+    parts += list(_alternatives(known))
+    return _joined(parts, len(known.questions))
+
+
+def for_trees(known: KnownFacts) -> tuple[Matrix, list[bool]]:
+    """Return the same facts as columns for trees, and which of them are kinds."""
+    columns: list[Matrix] = []
+    for names in (*known.kinds.values(), *known.columns.values()):
+        hot = one_hot(names, MOST_TOKENS)
+        columns.append((hot * np.arange(1, hot.shape[1] + 1)).sum(axis=1)[:, None])
+    kinds = len(columns)
+    columns += [values[:, None] for values in known.numbers.values()]
+    if (found := _frequent_words(known)) is not None and found.shape[1] > WORD_DIRECTIONS:
+        columns.append(TruncatedSVD(WORD_DIRECTIONS, random_state=0).fit_transform(found))
+    columns += list(_alternatives(known))
+    matrix = _joined(columns, len(known.questions))
+    return matrix, [number < kinds for number in range(matrix.shape[1])]
+
+
+def _frequent_words(known: KnownFacts) -> Matrix | None:
+    """Return the TF-IDF weights of the most frequent words and pairs of words."""
+    found = words(known.questions)
+    if found is None:
+        return None
+    rows = found.getnnz(axis=0)
+    often = np.argsort(-rows, kind="stable")[:MOST_WORDS]
+    kept = np.sort(often[rows[often] >= FEWEST_ROWS])
+    return np.asarray(found[:, kept].toarray()) if len(kept) else None
+
+
+def _alternatives(known: KnownFacts) -> Iterator[Matrix]:
+    """Yield the likeliest first tokens' log-probabilities, by rank and by token."""
+    if known.logprobs is None or known.tokens is None:
+        return
+    yield np.stack([_standardised(column) for column in known.logprobs.T], axis=1)
+    frequent = Counter(known.tokens.ravel().tolist()).most_common(MOST_TOKENS)
+    for token, count in frequent:
+        if count >= FEWEST_ROWS:
+            here = known.tokens == token
+            # Where it is not among the likeliest it is less likely than the last of them.
+            value = np.where(here, known.logprobs, -np.inf).max(axis=1)
+            value = np.where(here.any(axis=1), value, known.logprobs[:, -1] - 1)
+            yield _standardised(value)[:, None]
+
+
+def _standardised(values: Matrix) -> Matrix:
+    """Return a number with mean 0 and deviation 1; a constant becomes 0. Outliers are drawn in."""
+    spread = float(values.std())
+    return np.asarray(np.clip((values - values.mean()) / (spread or 1.0), -5, 5))
+
+
+def _joined(parts: Sequence[Matrix], rows: int) -> Matrix:
+    wide = [part for part in parts if part.shape[1]]
+    return np.concatenate(wide, axis=1) if wide else np.zeros((rows, 1))
+
+
+Known = Literal["before", "after"]
+"""Whether a baseline is known before the answer is written, or only after."""
+
+WORD_GRID = (0.1, 1.0, 10.0)
+"""Values of ``C`` for the question's words."""
+
+JOINT_GRID = (0.03, 0.3, 3.0)
+"""Values of ``C`` for the joint baseline."""
+
+JOINT = "joint"
+"""The baseline that knows everything at once."""
+
+
+LEAST_LOGPROB = -1e4
+"""What stands for a log-probability of minus infinity."""
+
+LARGEST = 1e15
+"""What a number is cut to: the squares of larger ones overflow where they are standardised."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """What is known of each answer from outside; all aligned, ``[N]``. None where it is not."""
+
+    question: Sequence[str]
+    """The question, verbatim."""
+    category: Sequence[str] | None
+    """The table's category."""
+    answer_type: Sequence[str] | None
+    """The table's type of answer; where it has none, the question's form stands in."""
+    first_token_entropy: NDArray[np.float64] | None
+    """Entropy in nats of the first token's distribution."""
+    first_token_logprob: NDArray[np.float64] | None
+    """Natural-log probability of the likeliest first token."""
+    num_answer_tokens: NDArray[np.float64] | None
+    """Length of the answer."""
+    mean_answer_logprob: NDArray[np.float64] | None
+    """Mean natural-log probability of the answer's tokens; NaN for an empty answer."""
+    first_token: Sequence[str] | None = None
+    """The likeliest first token: what the model is about to say."""
+    first_token_ids: NDArray[np.int64] | None = None
+    """The likeliest first tokens, most likely first, ``[N, K]``."""
+    first_token_logprobs: NDArray[np.float64] | None = None
+    """Their natural-log probabilities, ``[N, K]``."""
+    num_prompt_tokens: NDArray[np.float64] | None = None
+    """Length of the prompt in tokens; it tells the image's size where the model cuts it up."""
+    num_images: NDArray[np.float64] | None = None
+    """Images that the question is about."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further columns of the table that say of what kind a question is, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One way to foretell a hallucination from outside."""
+
+    name: str
+    """As results call it."""
+    title: str
+    """As a person reads it."""
+    known: Known
+    """Before or after the answer is written."""
+    candidates: Callable[[Facts], Mapping[str, Candidate] | None]
+    """Facts → the forms to choose from inside training, the simplest first; None where the facts
+    lack what it needs."""
+
+
+def baseline_fits(
+    facts: Facts, truth: NDArray[np.bool_], folds: Sequence[Fold]
+) -> Iterator[tuple[Baseline, ChosenFit]]:
+    """Yield every baseline that the facts allow with its out-of-fold predictions; ``joint`` last.
+
+    Args:
+        facts: What is known from outside.
+        truth: True where the answer is a hallucination, ``[N]``.
+        folds: The outer folds, the probes' own.
+    """
+    before = {}
+    for baseline in BASELINES:
+        candidates = baseline.candidates(facts)
+        if candidates is not None:
+            fit = crossfit_candidates(candidates, truth, folds)
+            if baseline.known == "before":
+                before[baseline.name] = fit
+            yield baseline, fit
+    # A small table may bear no more than one fact: so each of them stays in the choice.
+    before["together"] = crossfit_candidates(joint_candidates(facts), truth, folds)
+    yield JOINT_BASELINE, best_of(before, folds)
+
+
+def question_form(question: str) -> str:
+    """Return what kind of answer a question asks for, by its first words.
+
+    >>> question_form("Is there a cat?"), question_form("How many cats?"), question_form("Why?")
+    ('yes/no', 'number', 'open')
+    """
+    if re.match(r"\W*how many\b", question, re.IGNORECASE):
+        return "number"
+    first = re.match(r"\W*(\w+)", question)
+    return "yes/no" if first and first[1].lower() in _YES_NO_STARTS else "open"
+
+
+_YES_NO_STARTS = frozenset(
+    ["is", "are", "was", "were", "do", "does", "did", "can", "could", "has", "have", "had", "will"]
+)
+
+
+def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
+    """Return the forms of the joint baseline: regressions from small to large, and trees."""
+    known = _known(facts)
+    found = {}
+    for name, cells in known.columns.items():
+        if (features := one_hot(cells)).shape[1]:
+            found[f"column {name}"] = regression(features, 10.0)
+    for name, make in (("few", few_facts), ("pairs", kinds_and_numbers), ("all", all_facts)):
+        features = make(known)
+        for strength in JOINT_GRID:
+            found[f"{name}, C={strength:g}"] = regression(features, strength)
+    features, kinds = for_trees(known)
+    found["trees"] = Candidate(features, partial(_trees, kinds))
+    return found
+
+
+def _known(facts: Facts) -> KnownFacts:
+    """Return what is known before the answer, without what does not differ."""
+    kinds = {"category": facts.category, "answer_type": _answer_types(facts),
+             "first_token": facts.first_token}  # fmt: skip
+    ids, logprobs = facts.first_token_ids, facts.first_token_logprobs
+    if logprobs is not None:  # a token that cannot come has minus infinity
+        known = np.nan_to_num(logprobs, nan=LEAST_LOGPROB)
+        logprobs = np.clip(known, LEAST_LOGPROB, -LEAST_LOGPROB)
+    wide = ids is not None and logprobs is not None and logprobs.shape[1] > 1
+    numbers = {
+        "entropy": facts.first_token_entropy,
+        "logprob": facts.first_token_logprob,
+        "margin": logprobs[:, 0] - logprobs[:, 1] if wide and logprobs is not None else None,
+        "question_length": np.array([float(len(text.split())) for text in facts.question]),
+        "prompt_length": facts.num_prompt_tokens,
+        "images": facts.num_images,
+    }
+    return KnownFacts(
+        kinds={
+            name: c[:, 0].tolist() for name, v in kinds.items() if (c := _column(v)) is not None
+        },
+        numbers={
+            name: column[:, 0]
+            for name, values in numbers.items()
+            if (column := _number(values)) is not None and np.ptp(column) > 0
+        },
+        questions=facts.question,
+        columns={
+            name: c[:, 0].tolist()
+            for name, v in facts.columns.items()
+            if (c := _column(v)) is not None
+        },
+        tokens=ids if wide else None,
+        logprobs=logprobs if wide else None,
+    )
+
+
+def _trees(kinds: Sequence[bool]) -> Any:
+    """Return gradient boosting of small trees."""
+    return HistGradientBoostingClassifier(
+        max_iter=30, learning_rate=0.2, max_leaf_nodes=8, min_samples_leaf=15,
+        l2_regularization=1.0, categorical_features=list(kinds), early_stopping=False,
+        random_state=0,
+    )  # fmt: skip
+
+
+def _column(values: Sequence[str] | None) -> NDArray[Any] | None:
+    """Return texts as a column, where there are any that differ."""
+    if values is None or len(set(values)) < 2:
+        return None
+    return np.array([str(value) for value in values], dtype=object)[:, None]
+
+
+def _number(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """Return numbers as a column, all finite.
+
+    What is missing counts as the mean of the others, what is infinite as the last of them.
+    """
+    if values is None or not np.isfinite(values).any():
+        return None
+    told = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
+    bounded = np.clip(values, told.min(), told.max())
+    return np.where(np.isnan(values), told.mean(), bounded)[:, None]
+
+
+def _answer_types(facts: Facts) -> Sequence[str]:
+    """Return the types of answer, from the table or else from the question's form."""
+    return facts.answer_type or [question_form(text) for text in facts.question]
+
+
+def _first_token_in_category(facts: Facts) -> NDArray[Any] | None:
+    """Return category, first token, and the two together."""
+    if facts.category is None or facts.first_token is None or len(set(facts.category)) < 2:
+        return None
+    pairs = list(zip(facts.category, facts.first_token, strict=True))
+    return np.array([[kind, token, f"{kind}\n{token}"] for kind, token in pairs], dtype=object)
+
+
+def _by_kind(values: NDArray[Any] | None) -> Mapping[str, Candidate] | None:
+    """Return a classifier of kinds: near each kind's share in training."""
+    if values is None:
+        return None
+    features = OneHotEncoder().fit_transform(values)
+    return {"kinds": regression(features, 10.0)}
+
+
+def _by_number(values: NDArray[np.float64] | None) -> Mapping[str, Candidate] | None:
+    """Return classifiers of one number: a line, and a spline that may turn."""
+    column = _number(values)
+    if column is None:
+        return None
+    return {
+        "linear": regression(StandardScaler().fit_transform(column), 10.0),
+        "spline": regression(spline(column[:, 0]), 10.0),
+    }
+
+
+def _by_words(facts: Facts) -> Mapping[str, Candidate] | None:
+    """Return classifiers of the question's words, of several penalties."""
+    features = words(facts.question)
+    if features is None:
+        features = np.zeros((len(facts.question), 1))
+    return {f"C={c:g}": regression(features, c) for c in WORD_GRID}
+
+
+def _majority(facts: Facts) -> Mapping[str, Candidate]:
+    features = np.zeros((len(facts.question), 1))
+    return {"prior": Candidate(features, lambda: DummyClassifier(strategy="prior"))}
+
+
+BASELINES = (
+    Baseline("majority", "share of hallucinations in training", "before", _majority),
+    Baseline("category", "the question's category", "before",
+             lambda facts: _by_kind(_column(facts.category))),
+    Baseline("answer_type", "the type of answer asked for", "before",
+             lambda facts: _by_kind(_column(_answer_types(facts)))),
+    Baseline("question_words", "the question's words (TF-IDF)", "before", _by_words),
+    Baseline("first_token_entropy", "entropy of the first token", "before",
+             lambda facts: _by_number(facts.first_token_entropy)),
+    Baseline("first_token_probability", "probability of the first token", "before",
+             lambda facts: _by_number(facts.first_token_logprob)),
+    Baseline("first_token", "the first token it is about to write", "before",
+             lambda facts: _by_kind(_column(facts.first_token))),
+    Baseline("first_token_in_category", "category and first token", "before",
+             lambda facts: _by_kind(_first_token_in_category(facts))),
+    Baseline("answer_length", "length of the answer", "after",
+             lambda facts: _by_number(facts.num_answer_tokens)),
+    Baseline("answer_probability", "mean log-probability of the answer", "after",
+             lambda facts: _by_number(facts.mean_answer_logprob)),
+)  # fmt: skip
+"""Every single baseline, simplest first."""
+
+JOINT_BASELINE = Baseline(
+    JOINT, "everything known before the answer, together", "before", joint_candidates
+)
+"""Made of the single ones and of models of all facts, whichever is best inside training."""

@@ -1,0 +1,334 @@
+"""From a run to a document: everything that a report says, gathered in one pass."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from vlmscope.errors import InputError
+from vlmscope.metrics import Abstention, abstention, share_bounds
+from vlmscope.plots import Plot
+from vlmscope.probes.baselines import JOINT
+from vlmscope.report.categories import categories
+from vlmscope.report.columns import columns
+from vlmscope.report.document import (
+    CategoryRow,
+    Document,
+    FailureRow,
+    LabelSummary,
+    Number,
+    Progress,
+    ReportSpec,
+    ResultRow,
+)
+from vlmscope.report.figures import figure, plots
+from vlmscope.report.gallery import gallery
+from vlmscope.report.held_out import held_out
+from vlmscope.report.provenance import provenance, title, when
+from vlmscope.report.rows import Row, draw, hashes_of, read_rows
+from vlmscope.report.thumbnails import Thumbnails
+from vlmscope.report.transfers import Transfers, transfers
+from vlmscope.schema import ErrorKind, Score
+from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, read_labels
+from vlmscope.sweeps import SavedSweep, read_sweep
+from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
+from vlmscope.sweeps.source import of_set
+from vlmscope.sweeps.verdict import ABSTAIN, abstaining_of
+from vlmscope.version import __version__
+
+
+def missing(
+    run: Run,
+    labels: Mapping[str, Score] | None,
+    total: CategoryRow | None,
+    saved: SavedSweep | None,
+    name: str = DEFAULT,
+) -> Iterator[str]:
+    """Yield what is missing; commands stand in backticks.
+
+    Args:
+        run: The run.
+        labels: Its labels, None without.
+        total: Outcomes of all rows, None without labels.
+        saved: Its probes, stale or not, None without.
+        name: The label set that the report is about.
+    """
+    folder = shlex.quote(str(run.path))
+    made, probed = folder + of_set("--name", name), folder + of_set("--labels", name)
+    if not run.manifest.capture.max_new_tokens:
+        yield (
+            "The run stopped after the prefill and holds no answers: extract again into another "
+            "folder with `--max-new-tokens` above 0."
+        )
+    if failed := len(run.failures):
+        rows = "1 row" if failed == 1 else f"{failed:,} rows"
+        yield f"{rows} failed: the same `vlmscope extract` tries them again."
+    if labels is None or total is None:
+        yield f"No labels yet: `vlmscope label {made}` says which answers are hallucinated."
+        for other in label_sets(run.path):
+            shown = folder + of_set("--labels", other)
+            yield f"There is the label set {other}: `vlmscope report {shown}` is about it."
+        return
+    if later := sum(id_ not in labels for id_ in run.ids):
+        yield f"{later:,} of {len(run):,} rows have no label: `vlmscope label {made}` again."
+    unlabelled = Counter(s.evidence.split(":")[0] for s in labels.values() if not s.labelled)
+    for reason, number in unlabelled.most_common():
+        yield f"{number:,} of {len(run):,} rows are unlabelled: {reason}."
+    if are_stale(run.path, name):
+        yield (
+            "The labels are of truths that have changed in the table since: "
+            f"`vlmscope label {made}` again."
+        )
+    if saved is None:
+        yield _no_probes(total, probed)
+    elif saved.stale:
+        yield f"The saved probes are left out, {saved.stale}: `vlmscope probe {probed}` again."
+
+
+def _no_probes(total: CategoryRow, folder: str) -> str:
+    """Say how to make probes, or why there can be none."""
+    if total.hallucinated and total.faithful:
+        return (
+            f"No probes yet: `vlmscope probe {folder}` asks whether the model knew before it wrote."
+        )
+    return (
+        f"No probes: of {total.hallucinated + total.faithful:,} scorable answers "
+        f"{total.hallucinated:,} are hallucinated, and `vlmscope probe` needs some that are and "
+        "some that are not."
+    )
+
+
+ERROR_KINDS: Mapping[ErrorKind, str] = {
+    "affirms": "affirms what is not so",
+    "denies": "denies what is so",
+    "other": "neither",
+}
+"""Which way an answer to a yes/no question is wrong, as the page says it."""
+
+
+def numbers(
+    rows: Sequence[Row],
+    total: CategoryRow | None,
+    sweep: SavedSweep | None,
+    labels: LabelSummary | None,
+    failed: int,
+) -> Iterator[Number]:
+    """Yield the tiles.
+
+    Args:
+        rows: The run's rows.
+        total: Outcomes of all rows; None without labels.
+        sweep: Its probes, where it has some that fit.
+        labels: How the labels were made.
+        failed: Rows that could not be captured.
+    """
+    lost = "1 row" if failed == 1 else f"{failed:,} rows"
+    note = f"{lost} failed, in no number here" if failed else "none failed"
+    yield Number("rows", f"{len(rows):,}", note)
+    pictures = {sha256 for row in rows for sha256 in hashes_of(row.image_sha256)}
+    bare = sum(not row.image_sha256 for row in rows)
+    none = "1 question has none" if bare == 1 else f"{bare:,} questions have none"
+    note = f"different ones; {none}" if bare else "different ones"
+    if not pictures:
+        note = "no question has one"
+    yield Number("pictures", f"{len(pictures):,}", note)
+    if total is not None and total.share is not None:
+        scorable = total.hallucinated + total.faithful
+        note = f"{total.hallucinated:,} of {scorable:,} scorable answers"
+        note += _bounds(total)
+        yield Number("hallucinated", f"{total.share:.1%}", note)
+    if sweep is not None:
+        yield from _of_probes(sweep)
+    if total is not None:
+        reason = labels.reasons[0][0] if labels is not None and labels.reasons else ""
+        yield Number("unscorable", f"{total.unscorable:,}", reason and f"most often: {reason}")
+
+
+def _bounds(total: CategoryRow) -> str:
+    """Return what the share would be were the unscorable answers all one thing, if there are any.
+
+    >>> _bounds(CategoryRow("all", 4, 1, 2, 1, 1 / 3, 0, 1, None, None, None))
+    '; 25.0% if no unscorable answer were hallucinated, 50.0% if all were'
+    """
+    if not total.unscorable:
+        return ""
+    found = share_bounds(total.hallucinated, total.faithful, total.unscorable)
+    low, high = found.values()
+    return f"; {low:.1%} if no unscorable answer were hallucinated, {high:.1%} if all were"
+
+
+def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
+    selected, baseline = sweep["selected"], sweep[sweep.summary["best_baseline"]]
+    if selected["found_nothing"]:
+        yield Number("AUROC before the answer", "–", "the probe found nothing")
+    else:
+        span = f"95% interval {selected['auroc_low']:.3f} to {selected['auroc_high']:.3f}"
+        yield Number("AUROC before the answer", f"{selected['auroc']:.3f}", span)
+    joint, gain = sweep[JOINT], sweep[JOINT_AND_PROBE]
+    ends = f"{gain['above_joint_low']:+.3f} to {gain['above_joint_high']:+.3f}"
+    note = f"AUROC in one model; with the probe {gain['above_joint']:+.3f} ({ends})"
+    yield Number("known without hidden states", f"{joint['auroc']:.3f}", note)
+    yield Number(
+        "best single baseline", f"{baseline['auroc']:.3f}", f"AUROC of {baseline['title']}"
+    )
+    if selected["found_nothing"]:
+        return
+    found = _abstention(sweep)
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
+    if low == low:
+        note += f": {100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
+    yield Number("abstaining", f"{found.before:.1%} → {found.after:.1%}", note)
+
+
+def _abstention(sweep: SavedSweep) -> Abstention:
+    """Return what abstaining changes as the sweep tells it; earlier versions did not."""
+    if (saved := abstaining_of(sweep.summary)) is not None:
+        return saved
+    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
+    risk = rows.risks["selected"]
+    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
+
+
+def results(sweep: SavedSweep) -> Iterator[ResultRow]:
+    """Yield the results as the page's table has them."""
+    names = ResultRow.__dataclass_fields__
+    for row in sweep.results:
+        yield ResultRow(**{name: row[name] for name in names})
+
+
+def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -> LabelSummary:
+    """Return how labels were made and what they came to.
+
+    Args:
+        settings: As ``store.label_settings`` returns them.
+        labels: The labels, by id.
+    """
+    asked, scores = settings.get("settings"), labels.values()
+    words = dict(asked) if isinstance(asked, Mapping) else {}
+    judge = words.pop("judge", None)
+    if isinstance(judge, Mapping):
+        words["judge_model"] = judge.get("model")
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
+    made = (
+        f"Labelled on {when(datetime.fromisoformat(str(settings.get('created_at'))))} "
+        f"by vlmscope {settings.get('vlmscope_version')}"
+        + (f" with {options}." if options else ".")
+    )
+    decided = Counter(score.scorer for score in scores if score.hallucinated is not None)
+    reasons = Counter(s.evidence.split(":")[0] for s in scores if s.outcome == "unscorable")
+    kinds = Counter(score.error_kind for score in scores)
+    return LabelSummary(
+        made,
+        tuple(decided.most_common()),
+        tuple(reasons.most_common()),
+        tuple((text, kinds[kind]) for kind, text in ERROR_KINDS.items() if kinds[kind]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A document on its way to the disk."""
+
+    document: Document
+    """All but the pictures, whose size depends on the rest."""
+    thumbnails: Thumbnails
+    """The pictures in every size that may fit."""
+    plots: tuple[Plot, ...]
+    """The figures, to be saved as files."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What labels and probes say of the run."""
+
+    labels: Mapping[str, Score] | None
+    """None before ``vlmscope label``."""
+    settings: Mapping[str, Any] | None
+    """How they were made."""
+    saved: SavedSweep | None
+    """None before ``vlmscope probe``."""
+
+    @property
+    def sweep(self) -> SavedSweep | None:
+        """The probes, where they fit the run."""
+        return self.saved if self.saved is not None and not self.saved.stale else None
+
+    @property
+    def risks(self) -> dict[str, float]:
+        """Out-of-fold risk of each row that the probes judged."""
+        if self.sweep is None:
+            return {}
+        risks = self.sweep.risk("selected").tolist()
+        return dict(zip(self.sweep.predictions["id"], risks, strict=True))
+
+
+def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
+    """Gather everything that the report of a run says.
+
+    Args:
+        run: The run.
+        spec: What to show, and where things are now.
+        progress: Told what is being done.
+
+    Raises:
+        InputError: The run has no row of the id asked for.
+        StoreError: Rows, labels or probes are damaged.
+    """
+    shown = draw(run, spec.samples, spec.seed, spec.id)
+    progress("rows")
+    rows, captures = read_rows(run, shown)
+    found = _find(run, spec.labels)
+    sweep = found.sweep
+    by_category = () if found.labels is None else categories(rows, found.labels, sweep)
+    total = by_category[-1] if by_category else None
+    labels = None if found.labels is None else label_summary(found.settings or {}, found.labels)
+    seen = gallery(run, captures, found.labels or {}, found.risks, spec, progress)
+    progress("figures")
+    drawn = tuple(plots(sweep, by_category, run.manifest.model.num_layers))
+    said = sweep.summary["verdict"] if sweep is not None else ()
+    carried = transfers(run, spec.labels) if sweep is not None else Transfers()
+    lacks = missing(run, found.labels, total, found.saved, spec.labels)
+    failures = run.failures.values()
+    document = Document(
+        title=title(run.manifest),
+        made=_made(),
+        headline=said[0] if said else None,
+        sentences=(*said[1:], *carried.sentences),
+        missing=(*lacks, *filter(None, [carried.missing])),
+        numbers=tuple(numbers(rows, total, sweep, labels, len(failures))),
+        figures=tuple(figure(plot) for plot in drawn),
+        results=() if sweep is None else tuple(results(sweep)),
+        best_baseline=None if sweep is None else sweep.summary["best_baseline"],
+        categories=by_category,
+        cards=seen.cards,
+        rows=len(run),
+        pictures={},
+        pictures_note=seen.thumbnails.note,
+        token_view=seen.view,
+        token_view_note=seen.view_note,
+        labels=labels,
+        failures=tuple(FailureRow(f.id, f.stage, f.error, f.attempt) for f in failures),
+        provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
+        columns=tuple(columns(sweep)),
+        held_out=held_out(sweep),
+    )
+    return Gathered(document, seen.thumbnails, drawn)
+
+
+def _find(run: Run, name: str) -> _Found:
+    """Read a label set and its probes, where there are any."""
+    saved = read_sweep(run, name)
+    try:
+        labels, settings = read_labels(run.path, name), label_settings(run.path, name)
+    except InputError:
+        return _Found(None, None, saved)
+    return _Found({id_: labels[id_] for id_ in run.ids if id_ in labels}, settings, saved)
+
+
+def _made() -> str:
+    return f"Made on {when(datetime.now(UTC))} by vlmscope {__version__}."

@@ -1,0 +1,146 @@
+"""Tokens as text, and the prompt of one sample as the model read it: the processor, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmscope.dataset import hash_image, load_image
+from vlmscope.errors import RowError
+from vlmscope.prompt import (
+    at_time,
+    chat_template,
+    count_after_question,
+    encode,
+    image_order,
+    render,
+)
+from vlmscope.report.document import PromptToken, TokenView
+from vlmscope.schema import ANSWER_POSITIONS, Capture, Sample
+from vlmscope.selection import boundaries, locate
+from vlmscope.store import ModelRecord, boundary_name
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+TokenText = Callable[[int], str]
+"""Token id → what it decodes to."""
+
+_LONGEST = 200
+"""Characters of a library's message that are passed on."""
+
+_REMEDY = "give the model that the run was made with with --model"
+
+
+def find_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, str]:
+    """Return the run's processor, or None and why it is not at hand. Nothing is downloaded.
+
+    Args:
+        record: The run's model.
+        model: Where it is now, if not where the record says.
+    """
+    name = model or record.name
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        return None, f"{name}: no such folder; {_REMEDY}"
+    from huggingface_hub import snapshot_download
+
+    from vlmscope.model.fingerprint import hash_processor
+    from vlmscope.model.loading.processors import load_processor
+
+    try:
+        local = Path(name).is_dir()
+        folder = name if local else snapshot_download(
+            name, revision=record.revision, local_files_only=True
+        )  # fmt: skip
+        processor = load_processor(folder)
+    except Exception as error:  # noqa: BLE001 - the libraries raise anything on damaged files
+        why = " ".join(str(error).split())[:_LONGEST]
+        if not Path(name).is_dir():  # the library's message speaks of the network
+            why = "no such folder, and not among the downloaded ones"
+        return None, f"{name}: no processor can be loaded ({why}); {_REMEDY}"
+    whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
+    if not whole or hash_processor(processor) != record.processor_hash:
+        return None, f"{name}: the processor is not the one of the run; {_REMEDY}"
+    return processor, ""
+
+
+def token_text(processor: Any | None) -> TokenText:
+    """Return what turns token ids into text; without a processor it shows the id."""
+    if processor is None:
+        return "#{}".format
+    return cache(lambda token: str(processor.tokenizer.decode([token])))
+
+
+def token_view(
+    processor: Any, record: ModelRecord, capture: Capture, sample: Sample | None
+) -> TokenView:
+    """Return the expanded prompt of a stored row, made anew as the capture made it.
+
+    Args:
+        processor: The run's.
+        record: The run's model.
+        capture: The stored row: its lengths and boundaries are the proof.
+        sample: The same row of the table, for its pictures; None where the table has none.
+
+    Raises:
+        RowError: A picture is not at hand, or the prompt is not the one that was captured.
+    """
+    from vlmscope.model.fingerprint import hash_json
+
+    if hash_json(chat_template(processor)) != record.chat_template_hash:
+        raise RowError("prompt", f"the chat template is not the one of the run; {_REMEDY}")
+    question = capture.sample.question
+    pictures = _pictures(capture, sample)
+    processor = at_time(processor, record.prompt_time)
+    text = render(processor, question, len(pictures))
+    shown = [pictures[index] for index in image_order(question, len(pictures))]
+    inputs = encode(processor, [text], [shown])
+    ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()
+    places = {n: i for n, i in capture.boundaries.items() if n not in ANSWER_POSITIONS}
+    asked = "last_question_token" in places
+    behind = (count_after_question(processor, text, len(shown)),) if asked else ()
+    try:
+        found = boundaries(
+            locate(ids, mask, _image_token(processor, record), tuple(places), behind), mask, 0
+        )
+    except (AttributeError, ValueError):  # no image token
+        found = {}
+    if found != places or ids.shape[1] != capture.num_prompt_tokens:
+        raise RowError("prompt", "the prompt made now has not the tokens that were captured")
+    tokens = _grouped(ids[0].tolist(), places, token_text(processor))
+    return TokenView(capture.sample.id, question, tuple(tokens))
+
+
+def _pictures(capture: Capture, sample: Sample | None) -> list[Image]:
+    """Return the pictures of a row, if they are those that the model saw."""
+    if not capture.image_sha256:  # a question about none
+        return []
+    if sample is None:
+        raise RowError("image", f"picture {capture.sample.image_id} is not at hand")
+    pictures = [load_image(image) for image in sample.images]
+    if "+".join(map(hash_image, pictures)) != capture.image_sha256:
+        raise RowError("image", f"picture {sample.image_id} has changed since the run was made")
+    return pictures
+
+
+def _image_token(processor: Any, record: ModelRecord) -> int:
+    """Return the id of the image token: the model's. Gemma's processor has another by that name."""
+    return int(record.image_token_id or processor.image_token_id)
+
+
+def _grouped(
+    ids: Sequence[int], places: Mapping[str, int], text: TokenText
+) -> Iterator[PromptToken]:
+    """Yield the tokens, equal ones together; a boundary stands alone."""
+    marks: dict[int, tuple[str, ...]] = {}
+    for name, place in places.items():
+        marks[place] = (*marks.get(place, ()), boundary_name(name))
+    for (token, marked), group in groupby(
+        enumerate(ids), key=lambda pair: (pair[1], marks.get(pair[0], ()))
+    ):
+        members = list(group)
+        yield PromptToken(members[0][0], len(members), token, text(token), marked)

@@ -1,0 +1,163 @@
+"""A report on disk: one page that holds all it shows, and the figures as files beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlmscope.errors import InputError
+from vlmscope.plots import plot_files
+from vlmscope.regular import open_regular
+from vlmscope.report.build import Gathered, gather
+from vlmscope.report.document import MOST_BYTES, Document, Progress, ReportSpec
+from vlmscope.report.figures import NAMES
+from vlmscope.report.render import render
+from vlmscope.report.thumbnails import FORMAT, too_many
+from vlmscope.store import (
+    DEFAULT,
+    Run,
+    alone,
+    is_remote,
+    make_child_folder,
+    publish_together,
+    remove_file,
+)
+
+REPORT, PLOTS = "report.html", "plots"
+"""The page in a run folder, and the folder of figures beside it."""
+
+_FIGURE_FILES = tuple(f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv"))
+"""Every file that a report may write into its folder of figures."""
+
+_MARKS = (b'<meta name="generator" content="vlmscope">', " – vlmscope report</title>".encode())
+"""What a page has at its beginning that ``write_report`` wrote, now or in earlier versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenReport:
+    """A report and where it is."""
+
+    page: Path
+    """The page."""
+    size: int
+    """Its bytes."""
+    plots: tuple[Path, ...]
+    """The files of its figures."""
+    document: Document
+    """What it says."""
+
+    def __repr__(self) -> str:
+        files = f"{len(self.plots)} files of figures"
+        return f"WrittenReport({str(self.page)!r}, {self.size:,} bytes, {files})"
+
+
+def write_report(
+    run: Run,
+    spec: ReportSpec | None = None,
+    *,
+    out: Path | None = None,
+    progress: Progress = lambda _: None,
+) -> WrittenReport:
+    """Write the report of a run, replacing the one that is there.
+
+    Args:
+        run: The run, with or without labels and probes.
+        spec: What to show, and where model, table and pictures are now.
+        out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
+            named label set. Its figures go to ``plots`` beside it, those of a page of another name
+            to ``<name>-plots``.
+        progress: Told what is being done.
+
+    Raises:
+        InputError: The run has no row of the id asked for, or the page cannot be put there: it
+            would replace a page or figures that no report wrote.
+        RunBusyError: Another process is writing a report there.
+        StoreError: Rows, labels or probes are damaged, or the disk refuses.
+    """
+    spec = spec or ReportSpec()
+    page = out or run.path / (REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html")
+    if page.is_dir():
+        raise InputError(f"--out {page}: is a folder; name a file in it")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {page}: name it .html")
+    if not page.parent.is_dir():
+        raise InputError(f"--out {page}: the folder {page.parent} does not exist; make it first")
+    plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
+    if page != run.path / REPORT:
+        _check_ours(page, page.with_name(plots))
+    gathered = gather(run, spec, progress)
+    progress("plots")
+    files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
+    document = with_pictures(gathered)
+    data = render(document).encode()
+    folder = make_child_folder(page.parent, plots)
+    with alone(folder, "report", "writing a report here"):
+        saved = {folder / name: content for name, content in files.items()}
+        progress("page")
+        publish_together(saved | {page: data})
+        _remove_older(page.parent, plots, keep=files)
+    return WrittenReport(page, len(data), tuple(saved), document)
+
+
+def _check_ours(page: Path, plots: Path) -> None:
+    """Refuse to replace a page, or figures, that no report wrote.
+
+    Raises:
+        InputError: There is such a page, or such a figure without a report beside it.
+    """
+    if is_remote(page) or _is_report(page):
+        return
+    if page.exists():
+        raise InputError(f"--out {page}: is there and is no vlmscope report; give another name")
+    if found := next((name for name in _FIGURE_FILES if (plots / name).exists()), None):
+        raise InputError(
+            f"--out {page}: its figures would replace {plots / found}, which no report there made; "
+            "give another name"
+        )
+
+
+def _is_report(page: Path) -> bool:
+    """Return whether a file is a page that this module wrote."""
+    try:
+        with open_regular(page) as file:
+            beginning = file.read(4096)
+            return any(mark in beginning for mark in _MARKS)
+    except OSError:
+        return False
+
+
+def with_pictures(gathered: Gathered, limit: int = MOST_BYTES) -> Document:
+    """Return the document with its pictures, as large as the page may hold.
+
+    Args:
+        gathered: The document, and the pictures in several sizes.
+        limit: Most bytes of the page.
+    """
+    document, sizes = gathered.document, gathered.thumbnails.sizes
+    if not sizes or not sizes[-1]:
+        return document
+    bare = replace(document, pictures=dict.fromkeys(sizes[-1], ""))
+    room = limit - len(render(bare).encode())
+    for files in sizes:
+        pictures = {sha256: _uri(file) for sha256, file in files.items()}
+        if sum(map(len, pictures.values())) <= room:
+            return replace(document, pictures=pictures)
+    return _without_pictures(document, sizes[-1])
+
+
+def _without_pictures(document: Document, pictures: Mapping[str, bytes]) -> Document:
+    cards = tuple(replace(card, pictures=()) for card in document.cards)
+    return replace(document, cards=cards, pictures_note=too_many(len(pictures)))
+
+
+def _uri(file: bytes) -> str:
+    return f"data:image/{FORMAT};base64,{base64.b64encode(file).decode()}"
+
+
+def _remove_older(root: Path, plots: str, keep: Container[str]) -> None:
+    """Remove figures of an older report that this one does not have: they may be wrong by now."""
+    for name in _FIGURE_FILES:
+        if name not in keep:
+            remove_file(root, plots, name)

@@ -1,0 +1,119 @@
+"""Which probe is meant, and whether the model is the one that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+
+from vlmscope.errors import InputError, StoreError
+from vlmscope.executors import describe_model
+from vlmscope.model import VisionLanguageModel
+from vlmscope.probes import ProbeInfo
+from vlmscope.probes.storage import DESCRIPTION
+from vlmscope.store import (
+    check_reachable,
+    is_child_name,
+    label_sets,
+    other_weights,
+    place,
+    read_document,
+)
+from vlmscope.sweeps.save import PROBES, RESULTS, probes_folder
+
+MEANINGS: Mapping[str, str] = {
+    "config_hash": "configuration",
+    "weights_hash": "weights",
+    "processor_hash": "processor",
+    "chat_template_hash": "chat template (the prompt)",
+}
+"""What must be equal, and what it is to a person. How answers are generated does not matter."""
+
+
+def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
+    """Refuse a model that is not the one the probe was trained on.
+
+    Args:
+        place: Where the probe was read, for the message.
+        info: Its description.
+        vlm: The loaded model.
+
+    Raises:
+        InputError: The probe does not say what it was trained on, or it was something else.
+    """
+    trained = info.model
+    missing = [name for name in MEANINGS if not trained.get(name)]
+    if missing:
+        raise InputError(
+            f"{place}: does not say which model it was trained on (no {missing[0]}); "
+            "train it with vlmscope probe on a run of vlmscope extract"
+        )
+    found = asdict(describe_model(vlm))
+    odd = [
+        meaning + (other_weights(trained, found) if name == "weights_hash" else "")
+        for name, meaning in MEANINGS.items()
+        if trained[name] != found[name]
+    ]
+    if trained.get("description") != found["description"]:
+        odd.append("the description of its architecture (--family)")
+    if odd:
+        raise InputError(
+            f"{place}: trained on {trained.get('name')}, from which {vlm.name} differs in "
+            f"{_and(odd)}; give --model the model of the probe, or train a probe on this one"
+        )
+
+
+def _and(words: list[str]) -> str:
+    """Join words as a sentence does.
+
+    >>> _and(["weights"]), _and(["a", "b", "c"])
+    ('weights', 'a, b and c')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+_SUMMARY = Path(PROBES) / RESULTS
+
+
+def find_probe(path: str | PathLike[str]) -> Path:
+    """Return the folder of the probe that ``path`` names.
+
+    Args:
+        path: The folder of a saved probe; or a run that ``vlmscope probe`` was used on, or the
+            folder that its ``--out`` named: then the probe of the layer that selection inside
+            training chose most often.
+
+    Raises:
+        InputError: It is neither.
+        StoreError: The run's summary of its probes is damaged.
+    """
+    folder = place(path)
+    check_reachable(folder)
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    summary = next((f for f in (folder / _SUMMARY, folder / RESULTS) if f.is_file()), None)
+    if summary is None:
+        raise InputError(f"{folder}: is {_kind(folder)}")
+    try:
+        name = json.loads(read_document(summary).decode())["selected_probe"]
+        if not is_child_name(name):
+            raise ValueError(name)
+        found = summary.parent / str(name)
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise StoreError(f"{summary}: names no selected probe; run vlmscope probe again") from error
+    if not (found / DESCRIPTION).is_file():
+        raise StoreError(f"{found}: is gone or incomplete; run vlmscope probe again")
+    return found
+
+
+def _kind(folder: Path) -> str:
+    """Return what a folder without probes is, and what to do."""
+    if not (folder / "run.json").is_file():
+        return "no probe; give a folder in RUN/probes, or a run that vlmscope probe was used on"
+    for name in label_sets(folder):
+        found = folder / probes_folder(name)
+        if (found / RESULTS).is_file():
+            return f"a run whose default label set has no probes; give {found}, or probe it too"
+    return "a run without probes; run vlmscope probe on it"

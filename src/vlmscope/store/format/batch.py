@@ -1,0 +1,324 @@
+"""A batch of captures as columns, checked before it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import StoreError, one_line
+from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
+from vlmscope.schema import IMAGE_POSITIONS, Capture, FinishReason, Sample
+from vlmscope.store.format.naming import (
+    boundary_name,
+    boundary_position,
+    image_positions,
+    is_of_image,
+)
+
+
+def check_capture(capture: Capture, widths: Mapping[str, int], *, like: Capture) -> None:
+    """Refuse a capture that the run's other rows would not match. Nothing is written.
+
+    Args:
+        capture: The capture.
+        widths: Path of each vector of the run, and its width.
+        like: Another capture of the same batch, with a picture if any of them has one.
+
+    Raises:
+        StoreError: A vector is missing, too many, of another width or not finite; some of what is
+            read off a picture is there and some is not; or answers or boundaries are not as in the
+            other capture.
+    """
+    _check_vectors(capture, widths)
+    tokens = (capture.answer, capture.answer_token_ids, capture.answer_logprobs)
+    answered = like.answer is not None
+    if any((part is not None) != answered for part in tokens):
+        raise StoreError(
+            f"question {capture.sample.id!r}: a run has answers with tokens and log-probabilities "
+            "on every row, or on none"
+        )
+    found, wanted = set(capture.boundaries), set(like.boundaries)
+    if bool(capture.image_sha256) != bool(like.image_sha256):  # one of the two has no picture
+        found, wanted = found.difference(IMAGE_POSITIONS), wanted.difference(IMAGE_POSITIONS)
+    if found != wanted:
+        raise StoreError(
+            f"question {capture.sample.id!r}: boundaries of {sorted(capture.boundaries)}, but "
+            f"question {like.sample.id!r} has {sorted(like.boundaries)}"
+        )
+
+
+def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
+    has_picture = bool(capture.image_sha256)
+    found = {path: vector.shape for path, vector in capture.vectors.items()}
+    wanted = {p: (w,) for p, w in widths.items() if has_picture or not is_of_image(p)}
+    if found != wanted:
+        odd = sorted(path for path in found.keys() | wanted if found.get(path) != wanted.get(path))
+        kind = "" if has_picture else " of a question without a picture"
+        raise StoreError(
+            f"question {capture.sample.id!r}: vectors{kind} do not match the manifest: "
+            + ", ".join(f"{p} is {found.get(p)}, expected {wanted.get(p)}" for p in odd)
+        )
+    left = set(capture.boundaries).intersection(IMAGE_POSITIONS)
+    kept = {name for name in ("image_dhash", "image_thumbnail") if getattr(capture, name)}
+    if not has_picture and (left or kept):
+        what = f"boundaries of {sorted(left)}" if left else f"an {min(kept)}"
+        raise StoreError(f"question {capture.sample.id!r}: has no image_sha256, but {what}")
+    for path, vector in capture.vectors.items():
+        if vector.dtype != np.float32 or not np.isfinite(vector).all():
+            raise StoreError(
+                f"question {capture.sample.id!r}: {path} must be finite float32, found "
+                f"{vector.dtype} with {np.count_nonzero(~np.isfinite(vector))} non-finite values"
+            )
+
+
+QUESTION_ID = "question_id"
+"""The column of ids, in the order of the rows."""
+
+NO_BOUNDARY = -1
+"""Stands in the column of a boundary for a row that does not have it."""
+
+_METADATA_LEVELS = DEEPEST + 1  # the object that holds the values is one
+
+_REMEDY = "restore the run from a copy"
+
+SEED_TEXTS = ("image_id", "question", "ground_truth_answer", "answer")
+"""The seed's strings, in the seed's order. ``answer`` is absent after a prefill-only run."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Columns of equal length, by name. All rows of a block have the same columns."""
+
+    texts: Mapping[str, list[str]]
+    """Strings: ids, question, answer, metadata as JSON …"""
+    numbers: Mapping[str, NDArray[Any]]
+    """One number, or one list of fixed length, a row: ``[n]`` or ``[n, 20]``. −1 for the boundary
+    of an image that a row does not have."""
+    ragged: Mapping[str, list[NDArray[Any]]]
+    """Lists whose length differs from row to row: the answer's tokens."""
+    vectors: Mapping[str, NDArray[np.float32]]
+    """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
+
+    @property
+    def has_picture(self) -> list[bool]:
+        """Whether each question is about a picture."""
+        return [bool(sha256) for sha256 in self.texts["image_sha256"]]
+
+    @property
+    def ids(self) -> list[str]:
+        """The question ids."""
+        return self.texts[QUESTION_ID]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
+    """Turn captures into columns. ``widths`` says which vectors each must have, and how wide.
+
+    A capture without a picture has none of the image's.
+    """
+    like = next((capture for capture in captures if capture.image_sha256), captures[0])
+    for capture in captures:
+        check_capture(capture, widths, like=like)
+    samples = [capture.sample for capture in captures]
+    texts = {
+        QUESTION_ID: [sample.id for sample in samples],
+        "image_id": [clean_text(_image_id(sample)) for sample in samples],
+        "question": [clean_text(sample.question) for sample in samples],
+        "ground_truth_answer": [clean_text(sample.target) for sample in samples],
+        "finish_reason": [str(capture.finish_reason) for capture in captures],
+        "image_sha256": [capture.image_sha256 for capture in captures],
+        "image_dhash": [capture.image_dhash for capture in captures],
+        "image_thumbnail": [capture.image_thumbnail for capture in captures],
+        "metadata": [_metadata_text(sample) for sample in samples],
+    }
+    ragged: dict[str, list[NDArray[Any]]] = {}
+    if captures[0].answer is not None:
+        texts["answer"] = [clean_text(capture.answer or "") for capture in captures]
+        ragged["answer_token_ids"] = [
+            np.asarray(capture.answer_token_ids, np.int64) for capture in captures
+        ]
+        ragged["answer_logprobs"] = [
+            np.asarray(capture.answer_logprobs, np.float32) for capture in captures
+        ]
+    vectors = {
+        path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
+        for path, width in widths.items()
+    }
+    return Block(texts, _numbers(captures, image_positions(widths)), ragged, vectors)
+
+
+def captures_of(block: Block) -> Iterator[Capture]:
+    """Turn columns back into captures; ``Sample.image`` has the names of the pictures only."""
+    positions = {name: boundary_position(name) for name in block.numbers}
+    for i, has_picture in enumerate(block.has_picture):
+        text = {name: column[i] for name, column in block.texts.items()}
+        number = {name: column[i] for name, column in block.numbers.items()}
+        ragged = {name: column[i] for name, column in block.ragged.items()}
+        yield Capture(
+            sample=Sample(
+                id=text[QUESTION_ID],
+                image=_names(text["image_id"], text["image_sha256"]) if has_picture else None,
+                question=text["question"],
+                target=text["ground_truth_answer"],
+                metadata=metadata_of(text["metadata"]),
+                image_id=text["image_id"],
+            ),
+            vectors={
+                path: matrix[i]
+                for path, matrix in block.vectors.items()
+                if has_picture or not is_of_image(path)
+            },
+            boundaries={
+                position: int(number[name])
+                for name, position in positions.items()
+                if position is not None and number[name] != NO_BOUNDARY
+            },
+            num_prompt_tokens=int(number["num_prompt_tokens"]),
+            image_sha256=text["image_sha256"],
+            image_dhash=text["image_dhash"],
+            image_thumbnail=text["image_thumbnail"],
+            first_token_entropy=float(number["first_token_entropy"]),
+            first_token_ids=number["first_token_ids"],
+            first_token_logprobs=number["first_token_logprobs"],
+            finish_reason=cast("FinishReason", text["finish_reason"]),
+            answer=text.get("answer"),
+            answer_token_ids=ragged.get("answer_token_ids"),
+            answer_logprobs=ragged.get("answer_logprobs"),
+        )
+
+
+def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
+    """Return the names of a question's pictures: several where there are several hashes.
+
+    >>> _names("a, b.png", "1f"), _names("a.png, b.png", "1f+2e")
+    ('a, b.png', ('a.png', 'b.png'))
+    """
+    count = 1 + image_sha256.count("+")
+    names = tuple(image_id.split(", "))
+    if count == 1:
+        return image_id
+    # Names with commas of their own cannot be told apart: then each is the whole text.
+    return names if len(names) == count else (image_id,) * count
+
+
+def concatenate(blocks: Sequence[Block]) -> Block:
+    """Return the rows of all blocks, in order."""
+    first = blocks[0]
+    return Block(
+        {name: [text for block in blocks for text in block.texts[name]] for name in first.texts},
+        {name: np.concatenate([block.numbers[name] for block in blocks]) for name in first.numbers},
+        {name: [a for block in blocks for a in block.ragged[name]] for name in first.ragged},
+        {path: np.concatenate([block.vectors[path] for block in blocks]) for path in first.vectors},
+    )
+
+
+def take(block: Block, rows: Sequence[int]) -> Block:
+    """Return some rows of a block, in the order asked for."""
+    return Block(
+        {name: [column[i] for i in rows] for name, column in block.texts.items()},
+        {name: column[list(rows)] for name, column in block.numbers.items()},
+        {name: [column[i] for i in rows] for name, column in block.ragged.items()},
+        {path: matrix[list(rows)] for path, matrix in block.vectors.items()},
+    )
+
+
+def clean_text(text: str) -> str:
+    """Return text that HDF5 can hold: U+FFFD for NUL and for lone surrogates.
+
+    >>> clean_text("a" + chr(0) + "b") == "a" + chr(0xFFFD) + "b"
+    True
+    """
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    r"""Return metadata as one line of strict ASCII JSON: NaN becomes null, dates become text.
+
+    Raises:
+        ValueError: JSON cannot hold it, or a value in it nests deeper than ``DEEPEST`` levels.
+
+    >>> metadata_text({"category": "été", "score": float("nan")})
+    '{"category": "\\u00e9t\\u00e9", "score": null}'
+    """
+    try:
+        text = json.dumps(dict(metadata), default=str)
+    except RecursionError:
+        text = ""
+    except TypeError as error:  # a key that is no text
+        raise ValueError(one_line(error)) from error
+    if not text or nests_deeper(text, _METADATA_LEVELS):
+        raise ValueError(f"a value nests deeper than {DEEPEST} levels")
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None))
+    return text
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """Return the metadata that a line of JSON holds: the inverse of ``metadata_text``.
+
+    Raises:
+        StoreError: It is no object in JSON.
+    """
+    try:
+        found = load_json(text, levels=_METADATA_LEVELS)
+    except ValueError as error:
+        raise StoreError(f"a row's metadata is damaged: {one_line(error)}; {_REMEDY}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"a row's metadata is damaged: no object; {_REMEDY}")
+    return found
+
+
+def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the columns of numbers: boundaries first, as in the row's attributes.
+
+    Those of the image are there even if no row of this block has a picture: all blocks of a run
+    have the same columns.
+    """
+    own = (position for capture in captures for position in capture.boundaries)
+    boundaries = {
+        boundary_name(position): np.array(
+            [c.boundaries.get(position, NO_BOUNDARY) for c in captures], np.int64
+        )
+        for position in dict.fromkeys([*own, *of_image])
+    }
+    return {
+        **boundaries,
+        "num_prompt_tokens": np.array([c.num_prompt_tokens for c in captures], np.int64),
+        "first_token_entropy": np.array([c.first_token_entropy for c in captures], np.float64),
+        "first_token_ids": np.stack([np.asarray(c.first_token_ids, np.int64) for c in captures]),
+        "first_token_logprobs": np.stack(
+            [np.asarray(c.first_token_logprobs, np.float32) for c in captures]
+        ),
+    }
+
+
+def _metadata_text(sample: Sample) -> str:
+    """Return a sample's metadata as text, or say which sample's cannot be kept."""
+    try:
+        return metadata_text(sample.metadata)
+    except ValueError as error:
+        raise StoreError(
+            f"question {sample.id!r}: its metadata cannot be kept: {one_line(error)}; give plain "
+            "values that JSON can hold"
+        ) from error
+
+
+def _no_vector(width: int) -> NDArray[np.float32]:
+    return np.full(width, np.nan, np.float32)
+
+
+def _image_id(sample: Sample) -> str:
+    """Return the images' names: the table's, or else the files' paths."""
+    if sample.image_id:
+        return sample.image_id
+    paths = [os.fspath(image) for image in sample.images if isinstance(image, str | os.PathLike)]
+    return ", ".join(paths)

@@ -1,0 +1,115 @@
+"""``/_columns``: the real data of a shard, one dataset per column.
+
+Matrices are contiguous, so that a column of the whole run is read at the speed of the disk. HDF5
+keeps no checksum of contiguous data, so every column carries the SHA-256 of its values. (HDF5's own
+filter wants chunks, and every read of a column then takes 4 to 10 times as long, measured.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.store.format.batch import QUESTION_ID, Block
+from vlmscope.store.format.checksums import digest, is_intact, read_column
+from vlmscope.store.format.manifest import Manifest
+from vlmscope.store.format.naming import is_vector, vector_path
+from vlmscope.store.format.validation import ADDED_TEXTS, COLUMNS, columns_of
+
+FLOAT16_MAX = 65504.0
+"""Largest finite float16. Some models have massive activations beyond it."""
+
+TEXT = h5py.string_dtype()
+"""The type of a column of strings."""
+
+
+def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
+    """Write every column of the block under ``/_columns``."""
+    group = file.create_group(COLUMNS, track_order=True)
+    for name, texts in block.texts.items():
+        write_texts(group, name, texts).attrs["sha256"] = digest(texts)
+    for name, numbers in block.numbers.items():
+        group.create_dataset(name, data=numbers).attrs["sha256"] = digest(numbers)
+    for name, arrays in block.ragged.items():
+        write_ragged(group, name, arrays).attrs["sha256"] = digest(arrays)
+    normed = final_norm_leaves(manifest)
+    for path, matrix in block.vectors.items():
+        stored = narrow(matrix) if manifest.store_dtype == "float16" else matrix
+        column = group.create_dataset(path, data=stored)
+        column.attrs["sha256"] = digest(stored)
+        column.attrs["final_norm"] = path.endswith(normed)
+
+
+def write_texts(group: Any, name: str, texts: Sequence[str]) -> Any:
+    """Write a column of strings and return it."""
+    return group.create_dataset(name, data=as_texts(texts), dtype=TEXT)
+
+
+def write_ragged(group: Any, name: str, arrays: Sequence[NDArray[Any]]) -> Any:
+    """Write a column of lists of different length and return it."""
+    data = as_ragged(arrays)
+    return group.create_dataset(name, data=data, dtype=data.dtype)
+
+
+def as_texts(texts: Sequence[str]) -> NDArray[np.object_]:
+    """Return strings as h5py takes them, ``[n]``."""
+    return np.array(texts, dtype=TEXT)
+
+
+def as_ragged(arrays: Sequence[NDArray[Any]]) -> NDArray[np.object_]:
+    """Return lists of different length as h5py takes them, ``[n]``."""
+    data = np.empty(len(arrays), dtype=h5py.vlen_dtype(arrays[0].dtype))
+    data[:] = list(arrays)
+    return data
+
+
+def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:
+    """Read a range of rows. Vectors come back as float32, whatever is stored.
+
+    Raises:
+        StoreError: A column that is read is damaged.
+    """
+    texts: dict[str, list[str]] = {}
+    numbers: dict[str, NDArray[Any]] = {}
+    ragged: dict[str, list[NDArray[Any]]] = {}
+    matrices: dict[str, NDArray[np.float32]] = {}
+    for path, column in columns_of(file).items():
+        if is_vector(path):
+            if vectors:
+                matrices[path] = read_column(column, rows).astype(np.float32, copy=False)
+        elif h5py.check_string_dtype(column.dtype):
+            texts[path] = read_column(column, rows)
+        elif h5py.check_vlen_dtype(column.dtype):
+            ragged[path] = read_column(column, rows)
+        else:
+            numbers[path] = read_column(column, rows)
+    for name in ADDED_TEXTS:  # a run may hold shards of an earlier version and of this one
+        texts.setdefault(name, [""] * len(texts[QUESTION_ID]))
+    return Block(texts, numbers, ragged, matrices)
+
+
+def damaged_columns(file: Any) -> list[str]:
+    """Return the paths of the columns whose values are not the ones that were written."""
+    return [path for path, column in columns_of(file).items() if not is_intact(column)]
+
+
+def narrow(matrix: NDArray[np.float32]) -> NDArray[Any]:
+    """Return a column as float16, or as it is where a value would overflow; NaN is no value."""
+    if np.fmax.reduce(np.abs(matrix), axis=None, initial=0) > FLOAT16_MAX:
+        return matrix
+    return matrix.astype(np.float16)
+
+
+def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:
+    """Return how the path ends of a vector that is after the final norm: the last layer's.
+
+    As in transformers, whose last hidden state has gone through the norm. Where ``layer_k`` is
+    something else, no vector has.
+    """
+    if manifest.capture.layer_k != "hidden_states[k+1]":
+        return ()
+    return (vector_path("", manifest.model.num_layers - 1),)

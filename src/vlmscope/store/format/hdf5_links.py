@@ -1,0 +1,378 @@
+"""Reading an HDF5 file of unknown origin: no link or heap of it is followed unchecked."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5f, h5g, h5i, h5l, h5o, h5t
+from numpy.typing import NDArray
+
+from vlmscope.errors import StoreError
+from vlmscope.store.storage.object_store import RemoteFile, open_file
+
+_COLLECTION = struct.Struct("<4sB3xQ")  # signature, version, bytes of all of it
+_OBJECT = struct.Struct("<H6xQ")  # index, bytes of what follows
+_SMALLEST = 4096
+_NOWHERE = 2**64 - 1
+_RECORD = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+"""What HDF5 keeps in place of a text or list: how many items, in which collection, which object."""
+
+Sizes = dict[int, int]
+"""Index of each object of a collection → its bytes."""
+
+
+class HeapError(Exception):
+    """The heap is not as HDF5 writes it; says what was found."""
+
+
+class Heap:
+    """The collections of one file, each walked once.
+
+    Args:
+        base: Bytes before the beginning of the HDF5 file proper, from which addresses count.
+        end: Bytes of the whole file.
+    """
+
+    def __init__(self, base: int, end: int) -> None:
+        self._base, self._end = base, end
+        self._sizes: dict[int, Sizes] = {}
+
+    def check(self, file: Any, raw: bytes, item: int) -> int:
+        """Check that each text or list of a dataset lies where it is said to, and as long.
+
+        Args:
+            file: The bytes of the file.
+            raw: The dataset's records, 16 bytes each.
+            item: Bytes of one item of a list.
+
+        Returns:
+            Bytes of all texts or lists together.
+
+        Raises:
+            HeapError: One does not, or its collection could not be walked.
+        """
+        records = np.frombuffer(raw, _RECORD)
+        records = records[records["length"] > 0]
+        for address in np.unique(records["address"]).tolist():
+            if address not in self._sizes:
+                self._sizes[address] = self._walk(file, address)
+            self._compare(records[records["address"] == address], self._sizes[address], item)
+        return int(records["length"].sum(dtype=np.int64)) * item
+
+    def _compare(self, records: NDArray[np.void], sizes: Sizes, item: int) -> None:
+        told = records["length"].astype(np.int64) * item
+        for index, size in zip(records["index"].tolist(), told.tolist(), strict=True):
+            if sizes.get(index) != size:
+                found = f"{sizes[index]:,} bytes" if index in sizes else "nothing"
+                raise HeapError(f"a value of {size:,} bytes, where there is {found}")
+
+    def _walk(self, file: Any, address: int) -> Sizes:
+        """Return the objects of a collection."""
+        begin = address + self._base
+        if address == _NOWHERE or begin + _SMALLEST > self._end:
+            raise HeapError("values that lie behind the end of the file")
+        file.seek(begin)
+        signature, version, size = _COLLECTION.unpack(file.read(_COLLECTION.size))
+        if signature != b"GCOL" or version != 1:
+            raise HeapError("values that lie in no collection of values")
+        if not _SMALLEST <= size <= self._end - begin:
+            raise HeapError(f"a collection of {size:,} bytes")
+        return _objects(file.read(size - _COLLECTION.size))
+
+
+def _objects(data: bytes) -> Sizes:
+    """Return the objects that follow one another to the end of a collection."""
+    sizes: Sizes = {}
+    at, end = 0, len(data)
+    while end - at >= _OBJECT.size:  # what is left is too small for one
+        index, size = _OBJECT.unpack_from(data, at)
+        step = _OBJECT.size + (size + 7 & ~7) if index else size  # 0 is what is free
+        if index in sizes or not _OBJECT.size <= step <= end - at:
+            raise HeapError(f"a value of {size:,} bytes in a collection of {end:,}")
+        sizes[index] = size
+        at += step
+    return sizes
+
+
+def file_name(item: Any) -> str:
+    """Return the name of the file that a low-level object lies in, as a person knows it."""
+    return str(remote_of(item) or _hdf5_name(item))
+
+
+def remote_of(item: Any) -> RemoteFile | None:
+    """Return the remote file that a low-level object lies in, if it is one."""
+    return open_file(_hdf5_name(item))
+
+
+@contextmanager
+def raw_file(item: Any) -> Iterator[Any]:
+    """Open the bytes of the file that a low-level object lies in."""
+    if remote := remote_of(item):
+        yield remote  # whose place HDF5 sets before it reads
+        return
+    with Path(_hdf5_name(item)).open("rb") as file:
+        yield file
+
+
+def size_of(item: Any) -> int:
+    """Return the bytes of the file that a low-level object lies in."""
+    remote = remote_of(item)
+    return remote.size if remote else Path(_hdf5_name(item)).stat().st_size
+
+
+def _hdf5_name(item: Any) -> str:
+    return str(h5f.get_name(item).decode("utf-8", "surrogateescape"))
+
+
+MOST_EXPANSION = 1100
+"""Bytes that a stored byte may stand for: gzip, which research files may use, reaches 1,032."""
+
+DEEPEST = 8
+"""Groups within one another; our layout and the research's have three."""
+
+_KINDS = {h5l.TYPE_EXTERNAL: "an external link", h5l.TYPE_SOFT: "a soft link"}
+_OF_PARTS = (h5t.TypeVlenID, h5t.TypeCompoundID, h5t.TypeArrayID, h5t.TypeReferenceID)
+_HEAPS: dict[int, Heap] = {}
+"""Number that HDF5 gave to the opening of a file → its heap; of the last file."""
+
+_SHARD = re.compile(rb"shards/[A-Za-z0-9_.-]+\.h5")
+_HERE = b"."
+_REMEDY = "files outside a run are never read; put the data itself there, or get a whole copy"
+
+
+def member(group: Any, path: str) -> Any:
+    """Return a group or dataset below a group, found by hard links only.
+
+    Args:
+        group: An open file or group.
+        path: Names with ``/`` between them.
+
+    Raises:
+        KeyError: There is no such member.
+        StoreError: A link leads out of the group's own tree, or a dataset's values lie elsewhere.
+    """
+    found = group.id
+    for name in path.encode("utf-8", "surrogateescape").split(b"/"):
+        if not isinstance(found, h5g.GroupID):
+            raise KeyError(path)
+        found = open_link(found, name)
+    return _wrapped(found)
+
+
+def is_there(group: Any, name: str) -> bool:
+    """Say whether a group has a hard link of this name; where others lead is not looked at."""
+    link = name.encode("utf-8", "surrogateescape")
+    links = group.id.links
+    return bool(links.exists(link) and links.get_info(link).type == h5l.TYPE_HARD)
+
+
+def walk(group: Any, *, values: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield path and dataset of everything below a group, in the group's order.
+
+    Args:
+        group: An open file or group.
+        values: Whether they are going to be read; if not, they may lie elsewhere.
+
+    Raises:
+        StoreError: As ``member``; or a group is there twice, or within itself.
+    """
+    for name, dataset in walk_links(group.id, set(), values=values):
+        yield name, h5py.Dataset(dataset)
+
+
+def walk_links(
+    group: Any, seen: set[int], prefix: str = "", *, values: bool = True
+) -> Iterator[tuple[str, Any]]:
+    """Yield path and low-level dataset of everything below a low-level group.
+
+    Args:
+        group: The group.
+        seen: Addresses of the groups that were walked; those of this one are added.
+        prefix: Path of the group, with a ``/`` at its end.
+        values: As in ``walk``.
+
+    Raises:
+        StoreError: As ``walk``.
+    """
+    address = int(h5o.get_info(group).addr)
+    if address in seen or prefix.count("/") > DEEPEST:
+        raise StoreError(
+            f"{file_name(group)}: {prefix.rstrip('/') or 'a group'!r} is there twice, or too deep; "
+            "the file is damaged, get a whole copy"
+        )
+    seen.add(address)
+    for link in group:
+        item = open_link(group, link, values=values)
+        name = prefix + link.decode("utf-8", "replace")
+        if isinstance(item, h5d.DatasetID):
+            yield name, item
+        elif isinstance(item, h5g.GroupID):
+            yield from walk_links(item, seen, f"{name}/", values=values)
+
+
+def open_link(group: Any, name: bytes, *, values: bool = True) -> Any:
+    """Open what a hard link of a low-level group leads to, as a low-level object.
+
+    Args:
+        group: The group.
+        name: The link.
+        values: Whether those of a dataset are going to be read.
+
+    Raises:
+        KeyError: There is no such link.
+        StoreError: It is another kind of link, or a dataset whose values lie elsewhere.
+    """
+    kind = group.links.get_info(name).type
+    if kind != h5l.TYPE_HARD:
+        raise _refusal(group, name, _KINDS.get(kind, "a link of an unknown kind"))
+    found = h5o.open(group, name)
+    if values and isinstance(found, h5d.DatasetID):
+        _check_storage(found, name.decode("utf-8", "replace"))
+    return found
+
+
+def index_target(root: Any, name: bytes) -> tuple[Path, bytes] | None:
+    """Return the shard and the link there that a link of a run's index leads to.
+
+    Args:
+        root: An open file, low-level.
+        name: The link.
+
+    Returns:
+        None for a link that is not external.
+
+    Raises:
+        StoreError: It leads anywhere but to a row of a shard that lies in the same run.
+    """
+    if root.links.get_info(name).type != h5l.TYPE_EXTERNAL:
+        return None
+    told, path = root.links.get_val(name)
+    folder = Path(os.path.realpath(file_name(root))).parent
+    shard = folder / told.decode("utf-8", "replace")
+    inside = _SHARD.fullmatch(told) and os.path.realpath(shard) == str(shard)
+    if not inside or path[:1] != b"/" or b"/" in path[1:]:
+        raise _refusal(root, name, _KINDS[h5l.TYPE_EXTERNAL])
+    return shard, path[1:]
+
+
+def _refusal(group: Any, name: bytes, kind: str) -> StoreError:
+    shown = name.decode("utf-8", "replace")
+    return StoreError(f"{file_name(group)}: {shown!r} is {kind}; {_REMEDY}")
+
+
+def _wrapped(item: Any) -> Any:
+    if isinstance(item, h5d.DatasetID):
+        return h5py.Dataset(item)
+    return h5py.Group(item) if isinstance(item, h5g.GroupID) else item
+
+
+def _check_storage(dataset: Any, name: str) -> None:
+    """Refuse a dataset whose values lie in another file, or that holds far less than it says."""
+    created = dataset.get_create_plist()
+    if created.get_external_count():
+        raise StoreError(
+            f"{file_name(dataset)}: {name!r} keeps its values in other files; {_REMEDY}"
+        )
+    if created.get_layout() == h5d.VIRTUAL:
+        _check_sources(dataset, created, name)
+        return
+    count, held = _count(dataset), dataset.get_storage_size()
+    declared = count * dataset.get_type().get_size()
+    if lists := _size_of_listed(dataset, name):
+        _check_lists(dataset, count, lists, name)
+    elif declared > MOST_EXPANSION * held:
+        raise StoreError(
+            f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and holds {held:,}; it is "
+            "damaged, or made to fill the memory: get a whole copy"
+        )
+
+
+def _count(dataset: Any) -> int:
+    """Return how many values there are: one without dimensions, none without a dataspace."""
+    return 0 if dataset.shape is None else math.prod(dataset.shape)
+
+
+def _size_of_listed(dataset: Any, name: str) -> int:
+    """Return the bytes of an item where the values are texts or lists of any length, else 0."""
+    kind = dataset.get_type()
+    if isinstance(kind, h5t.TypeStringID):
+        return int(kind.is_variable_str())
+    if not kind.detect_class(h5t.VLEN):
+        return 0
+    if not isinstance(kind, h5t.TypeVlenID) or isinstance(kind.get_super(), _OF_PARTS):
+        raise _never_written(dataset, name)
+    return int(kind.get_super().get_size())
+
+
+def _check_lists(dataset: Any, count: int, item: int, name: str) -> None:
+    """Refuse texts or lists that HDF5 could not read: it would fill the memory or never come back.
+
+    It keeps 16 bytes for each: its length, and where it lies.
+    """
+    place = dataset.get_offset()
+    if count and (place is None or dataset.get_storage_size() != 16 * count):
+        raise _never_written(dataset, name)
+    with raw_file(dataset) as file:
+        file.seek(place or 0)
+        try:
+            _heap(dataset).check(file, file.read(16 * count), item)
+        except HeapError as error:
+            raise StoreError(
+                f"{file_name(dataset)}: {name!r} is damaged, it has {error}; get a whole copy"
+            ) from error
+
+
+def _heap(dataset: Any) -> Heap:
+    """Return what is known of the collections of a file, as long as it is open."""
+    opened = h5o.get_info(dataset).fileno
+    if opened not in _HEAPS:
+        _HEAPS.clear()  # of files that were open before
+        base = h5i.get_file_id(dataset).get_create_plist().get_userblock()
+        _HEAPS[opened] = Heap(base, size_of(dataset))
+    return _HEAPS[opened]
+
+
+def _never_written(dataset: Any, name: str) -> StoreError:
+    return StoreError(
+        f"{file_name(dataset)}: {name!r} is stored in a way that is never written here; get a "
+        "whole copy"
+    )
+
+
+def _check_sources(dataset: Any, created: Any, name: str) -> None:
+    """Refuse a virtual dataset that shows more than a window of plain columns of its own file."""
+    columns = h5g.open(dataset, b"/")
+    size = dataset.get_type().get_size()
+    declared, shown = _count(dataset) * size, 0
+    for number in range(created.get_virtual_count()):
+        if created.get_virtual_filename(number).encode() != _HERE:
+            raise StoreError(f"{file_name(dataset)}: {name!r} shows another file; {_REMEDY}")
+        source: Any = columns
+        for part in created.get_virtual_dsetname(number).encode().strip(b"/").split(b"/"):
+            source = _open_source(source, part, name)
+        shown += _count(source) * size
+    if declared > shown:
+        raise StoreError(
+            f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and shows {shown:,}; "
+            "it is damaged, or made to fill the memory: get a whole copy"
+        )
+
+
+def _open_source(group: Any, part: bytes, name: str) -> Any:
+    """Open one step of the way to what a virtual dataset shows; that is no virtual one itself."""
+    found = open_link(group, part)
+    virtual = (
+        isinstance(found, h5d.DatasetID) and found.get_create_plist().get_layout() == h5d.VIRTUAL
+    )
+    if virtual or b"%" in part:
+        raise StoreError(f"{file_name(group)}: {name!r} shows what is no column; {_REMEDY}")
+    return found

@@ -1,0 +1,140 @@
+"""The seed's picture: one group per question, with scalar strings and one vector per layer.
+
+In a shard the vectors are virtual datasets: windows of one row onto the columns, so the picture
+costs no second copy. A row has no dataset and no attribute for what it lacks: the vectors and
+boundaries of a picture, where the question is about none.
+
+Everything here goes through h5py's low-level API with shared types and spaces, several times faster
+than ``create_dataset``: HDF5 makes some twenty objects per question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t
+
+from vlmscope.store.format.batch import NO_BOUNDARY, SEED_TEXTS, Block
+from vlmscope.store.format.naming import boundary_position, is_of_image, link_name
+from vlmscope.store.format.validation import COLUMNS
+
+ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")
+"""Our datasets beside the seed's. Every other number is an attribute of the row."""
+
+_ATTRIBUTE_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
+_OBJECT = h5py.string_dtype()
+_COMPACT_ATTRIBUTES = (64, 32)  # HDF5 builds a heap per group from 9 attributes on, unless told
+
+
+class RowWriter:
+    """Writes the row groups of a block into an open file.
+
+    ``virtual`` rows point into the columns of the same file, which must hold exactly this block;
+    otherwise the values are copied.
+    """
+
+    def __init__(
+        self, file: Any, block: Block, *, final_norm: tuple[str, ...], virtual: bool
+    ) -> None:
+        self._file = file.id
+        self._block = block
+        self._final_norm = final_norm
+        self._virtual = virtual
+        self._scalar = h5s.create(h5s.SCALAR)
+        self._text = h5t.py_create(_OBJECT, logical=True)
+        self._plain = h5p.create(h5p.DATASET_CREATE)
+        self._plain.set_obj_track_times(False)
+        self._group = h5p.create(h5p.GROUP_CREATE)
+        self._group.set_attr_phase_change(*_COMPACT_ATTRIBUTES)
+        self._lists = _row_lists(block)
+        self._has_picture = block.has_picture
+        self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
+
+    def write(self) -> Iterator[str]:
+        """Write every row; yield each question's id when its row is there."""
+        for i, question_id in enumerate(self._block.ids):
+            row = h5g.create(self._file, link_name(question_id).encode(), None, self._group)
+            self._write_attributes(row, i)
+            for name in SEED_TEXTS:
+                if name in self._block.texts:
+                    self._write_text(row, name, self._block.texts[name][i])
+            for name, values in self._lists.items():
+                self._write_array(row, name, values[i])
+            self._write_vectors(row, i)
+            yield question_id
+
+    def _write_attributes(self, row: Any, i: int) -> None:
+        for name, numbers in self._block.numbers.items():
+            absent = name in self._boundaries and numbers[i] == NO_BOUNDARY
+            if name not in ROW_LISTS and not absent:
+                self._write_number(row, name, numbers[i])
+        for name in _ATTRIBUTE_TEXTS:
+            self._write_text_attribute(row, name, self._block.texts[name][i])
+        if self._virtual:
+            self._write_number(row, "row", np.int64(i))
+        else:  # there are no columns to keep it
+            self._write_text_attribute(row, "metadata", self._block.texts["metadata"][i])
+
+    def _write_text_attribute(self, owner: Any, name: str, text: str) -> None:
+        value = np.array(text.encode(), dtype=_OBJECT)
+        h5a.create(owner, name.encode(), self._text, self._scalar).write(value)
+
+    def _write_number(self, owner: Any, name: str, value: Any) -> None:
+        value = np.asarray(value)
+        h5a.create(
+            owner, name.encode(), h5t.py_create(value.dtype, logical=True), self._scalar
+        ).write(value)
+
+    def _write_text(self, row: Any, name: str, text: str) -> None:
+        dataset = h5d.create(row, name.encode(), self._text, self._scalar, self._plain)
+        dataset.write(h5s.ALL, h5s.ALL, np.array(text.encode(), dtype=_OBJECT))
+
+    def _write_array(self, owner: Any, name: str, values: Any) -> Any:
+        space = h5s.create_simple(values.shape)
+        kind = h5t.py_create(values.dtype)
+        dataset = h5d.create(owner, name.encode(), kind, space, self._plain)
+        dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(values))
+        return dataset
+
+    def _write_vectors(self, row: Any, i: int) -> None:
+        groups: dict[str, Any] = {"": row}
+        for path, matrix in self._block.vectors.items():
+            if not self._has_picture[i] and is_of_image(path):
+                continue
+            parent, _, leaf = path.rpartition("/")
+            if parent not in groups:
+                groups[parent] = h5g.create(row, parent.encode(), None, self._group)
+            if self._virtual:
+                window = _window(path, matrix.shape, i)
+                space = h5s.create_simple(matrix.shape[1:])
+                owner = groups[parent]
+                dataset = h5d.create(owner, leaf.encode(), h5t.IEEE_F32LE, space, window)
+            else:
+                dataset = self._write_array(groups[parent], leaf, matrix[i])
+            if path.endswith(self._final_norm):
+                self._write_number(dataset, "final_norm", np.True_)
+
+
+def _row_lists(block: Block) -> Mapping[str, Any]:
+    """Return the columns that become datasets of a row."""
+    columns: dict[str, Any] = {**block.ragged, **block.numbers}
+    return {name: columns[name] for name in ROW_LISTS if name in columns}
+
+
+def _window(path: str, shape: tuple[int, ...], i: int) -> Any:
+    """Return the creation properties of a virtual dataset: row ``i`` of a column of this file.
+
+    Should the column ever be missing, HDF5 reads the fill value without a word: NaN shows it.
+    """
+    source = h5s.create_simple(shape)
+    source.select_hyperslab((i, 0), (1, shape[1]))
+    window = h5p.create(h5p.DATASET_CREATE)
+    window.set_layout(h5d.VIRTUAL)
+    window.set_obj_track_times(False)
+    window.set_fill_value(np.array(np.nan, np.float32))
+    target = h5s.create_simple(shape[1:])
+    window.set_virtual(target, b".", f"/{COLUMNS}/{path}".encode(), source)
+    return window

@@ -1,0 +1,144 @@
+"""Immutable HDF5 shards: parts and packs, built in memory and published whole.
+
+An HDF5 file that is appended to does not survive a kill; one that is written once and renamed does.
+Building it in memory keeps HDF5 away from the disk: a full disk is a plain write error, and no half
+written file confuses the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from vlmscope.errors import StoreError
+from vlmscope.regular import PointerError, check_regular
+from vlmscope.schema import FORMAT_VERSION
+from vlmscope.store.format.batch import Block
+from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
+from vlmscope.store.format.columns import final_norm_leaves, write_columns
+from vlmscope.store.format.manifest import Manifest, check_version
+from vlmscope.store.format.row_groups import RowWriter
+from vlmscope.store.storage.object_store import remote_file
+from vlmscope.store.storage.paths import is_remote
+from vlmscope.version import __version__
+
+LIBVER = ("v110", "v110")
+"""HDF5 1.10 and later read it. ``latest`` under HDF5 2.0 writes what HDF5 1.x cannot read."""
+
+_COUNT = count()
+_GROWTH = 16 * 2**20  # bytes the in-memory file grows by; h5py's 64 KB would copy it over and over
+
+
+def build_shard(
+    block: Block, manifest: Manifest, *, writer: str, supersedes: Sequence[str] = ()
+) -> tuple[bytes, bytes]:
+    """Return the bytes of a shard that holds these rows, in two pieces as ``image_of`` does."""
+    with memory_file() as file:
+        write_columns(file, block, manifest)
+        rows = RowWriter(file, block, final_norm=final_norm_leaves(manifest), virtual=True)
+        for _ in rows.write():
+            pass
+        file.attrs.update(root_attributes(manifest, rows=len(block)))
+        file.attrs["writer"] = writer
+        if supersedes:
+            file.attrs.create("supersedes", list(supersedes), dtype=h5py.string_dtype())
+        return image_of(file)
+
+
+@contextmanager
+def memory_file() -> Iterator[Any]:
+    """Open a new HDF5 file that never touches the disk.
+
+    HDF5 goes by names even here: two threads may not have a file of the same name open.
+    """
+    name = f"vlmscope-memory-{next(_COUNT)}"
+    file = h5py.File(
+        name,
+        "w",
+        driver="core",
+        backing_store=False,
+        block_size=_GROWTH,
+        libver=LIBVER,
+        userblock_size=SEAL_SIZE,
+    )
+    with file:
+        yield file
+
+
+def image_of(file: Any) -> tuple[bytes, bytes]:
+    """Return the bytes of an open in-memory file: its seal, and the rest.
+
+    In two pieces, because to join them would be one more copy of the file in memory.
+    """
+    file.flush()
+    image = file.id.get_file_image()
+    return seal_of(image), image
+
+
+def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
+    """Return the root attributes: the seed's six, then ours."""
+    return {
+        "model_name": manifest.model.name,
+        "model_type": manifest.model.type,
+        "device": manifest.device,
+        "dtype": manifest.dtype,
+        **{name: value for name, value in _particulars(manifest).items() if value},
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "num_samples": rows,
+        "format_version": FORMAT_VERSION,
+        "run_id": manifest.run_id,
+        "vlmscope_version": __version__,
+    }
+
+
+def _particulars(manifest: Manifest) -> dict[str, str | None]:
+    """Return what most runs do not have: an attribute is there only where it says something."""
+    return {
+        "compat": manifest.capture.compat,
+        "adapter": manifest.model.adapter,
+        "quantization": manifest.model.quantization,
+    }
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a shard for reading; any trouble with its content names the file.
+
+    With HDF5's own default for locks: it refuses a file that the process has open otherwise.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        StoreError: It is damaged.
+        UnreachableError: The object store does not answer.
+    """
+    try:
+        with _hdf5(path) as file:
+            check_version(path, int(file.attrs.get("format_version", 0)))
+            yield file
+    except FileNotFoundError:
+        raise
+    except PointerError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or run the same "
+            "extract command with --redo-damaged to capture its rows again"
+        ) from error
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading, wherever it lies."""
+    if not is_remote(path):
+        check_regular(path)
+        with h5py.File(path, "r") as file:
+            yield file
+        return
+    with remote_file(path) as remote, h5py.File(remote, "r") as file:
+        yield file

@@ -1,0 +1,96 @@
+"""What the columns of a shard must be before a row of it is read.
+
+A damaged or foreign file is refused here, in one line, so that the readers behind can trust names,
+shapes and types.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+
+from vlmscope.errors import StoreError
+from vlmscope.store.format.batch import QUESTION_ID
+from vlmscope.store.format.checksums import read_column
+from vlmscope.store.format.hdf5_links import file_name, member, walk
+from vlmscope.store.format.naming import is_vector
+
+COLUMNS = "_columns"
+"""Name of the root group that holds the columns."""
+
+TEXTS = (
+    QUESTION_ID, "image_id", "question", "ground_truth_answer", "finish_reason", "image_sha256",
+    "metadata",
+)  # fmt: skip
+"""Columns of strings that every shard has."""
+
+ADDED_TEXTS = ("image_dhash", "image_thumbnail")
+"""Columns of strings that shards of earlier versions lack: read as empty texts."""
+
+NUMBERS = {
+    "num_prompt_tokens": 1,
+    "first_token_entropy": 1,
+    "first_token_ids": 2,
+    "first_token_logprobs": 2,
+}
+"""Columns of numbers that every shard has, and their dimensions."""
+
+
+def columns_of(file: Any) -> dict[str, Any]:
+    """Return the columns of an open shard by their paths, in the order of the file.
+
+    Raises:
+        KeyError: There is none of a name that every shard has.
+        StoreError: A column is no column, is not as long as the others, or does not lie in the
+            file.
+    """
+    columns = dict(walk(member(file, COLUMNS)))
+    rows = columns[QUESTION_ID].shape
+    for path, column in columns.items():
+        if flaw := _flaw(path, column, rows):
+            raise StoreError(
+                f"{file_name(file.id)}: damaged, column {path} {flaw}; restore the file from a copy"
+            )
+    for name in (*TEXTS, *NUMBERS):
+        columns[name]
+    if ("answer" in columns) != ("answer_logprobs" in columns):
+        raise KeyError("answer_logprobs" if "answer" in columns else "answer")
+    return columns
+
+
+def text_column(file: Any, name: str) -> list[str]:
+    """Return one column of strings of an open shard; or of an index, whose columns have no digest.
+
+    Raises:
+        KeyError: There is none of the name.
+        StoreError: It is no column of strings, does not lie in the file, or is damaged.
+    """
+    column = member(file, f"{COLUMNS}/{name}")
+    if flaw := _flaw(name, column, getattr(column, "shape", None)):
+        raise StoreError(
+            f"{file_name(file.id)}: damaged, column {name} {flaw}; restore the file from a copy"
+        )
+    is_index = "writer" not in file.attrs
+    texts: list[str] = column.asstr()[:].tolist() if is_index else read_column(column)
+    return texts
+
+
+def _flaw(path: str, column: Any, rows: tuple[int, ...] | None) -> str:
+    """Return what is wrong with a column, or an empty text."""
+    if not isinstance(column, h5py.Dataset) or column.shape is None:
+        return "is no dataset"
+    if rows is None or len(rows) != 1 or column.shape[:1] != rows:
+        return f"has the shape {list(column.shape)}, expected {list(rows or ())} rows"
+    kind, dimensions = column.dtype.kind, len(column.shape)
+    if is_vector(path):
+        right = kind == "f" and dimensions == 2
+    elif path in TEXTS or h5py.check_string_dtype(column.dtype):
+        right = h5py.check_string_dtype(column.dtype) is not None and dimensions == 1
+    elif path in NUMBERS:
+        right = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in column.shape[1:]
+    elif lists := h5py.check_vlen_dtype(column.dtype):
+        right = lists.kind in "iuf" and dimensions == 1
+    else:
+        right = kind in "iufb" and dimensions in (1, 2)
+    return "" if right else f"has the type {column.dtype} and {dimensions} dimensions"

@@ -1,0 +1,293 @@
+"""One file in the HALP layout, row by row: strings, and vectors of any shape."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5g, h5s
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError, StoreError
+from vlmscope.regular import PointerError, check_regular
+from vlmscope.store.format.batch import SEED_TEXTS, clean_text, metadata_of
+from vlmscope.store.format.hdf5_links import index_target, member, open_link, walk_links
+from vlmscope.store.format.manifest import check_version
+from vlmscope.store.format.naming import is_vector, question_id, vector_path
+from vlmscope.store.format.validation import COLUMNS
+
+FACT_LISTS = ("first_token_ids", "first_token_logprobs", "answer_token_ids", "answer_logprobs")
+"""Datasets of a row that facts are read from."""
+
+METADATA = "metadata"
+"""Attribute of a row in an export: the other columns of its table, as in a run's columns."""
+
+MOST_NUMBERS = 1_000_000
+"""Most numbers of a list that is read: an answer has thousands of tokens at the most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeedFacts:
+    """What is known of a row. None is what the file does not say."""
+
+    num_prompt_tokens: float | None = None
+    first_token_entropy: float | None = None
+    first_token_ids: NDArray[np.int64] | None = None
+    """Ids of the likeliest first tokens, ``[K]``."""
+    first_token_logprobs: NDArray[np.float64] | None = None
+    """Their natural-log probabilities, ``[K]``."""
+    num_answer_tokens: float | None = None
+    mean_answer_logprob: float | None = None
+    """NaN where the answer is empty."""
+
+
+def read_facts(group: Any, lists: Mapping[str, Any]) -> SeedFacts:
+    """Return what is known of a row.
+
+    Args:
+        group: The row's low-level group.
+        lists: Its low-level datasets of ``FACT_LISTS``, by name.
+    """
+    logprobs = _floats(lists.get("answer_logprobs"))
+    tokens = logprobs if logprobs is not None else _integers(lists.get("answer_token_ids"))
+    ids = _integers(lists.get("first_token_ids"))
+    likeliest = _floats(lists.get("first_token_logprobs"))
+    paired = ids is not None and likeliest is not None and len(ids) == len(likeliest) > 0
+    return SeedFacts(
+        num_prompt_tokens=_number(group, "num_prompt_tokens"),
+        first_token_entropy=_number(group, "first_token_entropy"),
+        first_token_ids=ids if paired else None,
+        first_token_logprobs=likeliest if paired else None,
+        num_answer_tokens=None if tokens is None else float(len(tokens)),
+        mean_answer_logprob=None if logprobs is None else _mean(logprobs),
+    )
+
+
+def read_metadata(group: Any) -> dict[str, Any]:
+    """Return the other columns of a row's table; nothing where the file does not have them."""
+    if not h5a.exists(group, METADATA.encode()):
+        return {}
+    try:
+        text = h5py.Group(group).attrs[METADATA]
+        return metadata_of(text) if isinstance(text, str) else {}
+    except (StoreError, UnicodeDecodeError):
+        return {}  # an attribute of somebody else, who means something else by the name
+
+
+def _number(group: Any, name: str) -> float | None:
+    """Return an attribute that is one finite number."""
+    if not h5a.exists(group, name.encode()):
+        return None
+    attribute = h5a.open(group, name.encode())
+    if attribute.shape or attribute.dtype.kind not in "iuf":
+        return None
+    value = float(h5py.Group(group).attrs[name])
+    return value if math.isfinite(value) else None
+
+
+def _floats(dataset: Any) -> NDArray[np.float64] | None:
+    """Return a list of log-probabilities; minus infinity is a token that cannot come."""
+    values = _list(dataset, "f")
+    if values is None or np.isnan(values).any() or np.isposinf(values).any():
+        return None
+    return values.astype(np.float64)
+
+
+def _integers(dataset: Any) -> NDArray[np.int64] | None:
+    values = _list(dataset, "iu")
+    return None if values is None else values.astype(np.int64)
+
+
+def _list(dataset: Any, kinds: str) -> NDArray[Any] | None:
+    """Return the values of a one-dimensional dataset of a kind of number."""
+    if dataset is None:
+        return None
+    opened = h5py.Dataset(dataset)
+    if opened.ndim != 1 or opened.dtype.kind not in kinds or opened.shape[0] > MOST_NUMBERS:
+        return None
+    return np.asarray(opened[()])
+
+
+def _mean(logprobs: NDArray[np.float64]) -> float:
+    return float(logprobs.astype(np.float32).mean()) if len(logprobs) else math.nan
+
+
+Place = tuple[str, int | None]
+"""Representation and layer."""
+
+IMAGE_HASHES = ("image_sha256", "image_dhash", "image_thumbnail")
+"""Attributes of a row that tell its picture from others."""
+
+_VECTOR = re.compile(r"(?P<name>[^/]+)(?:/layer_(?P<layer>0|[1-9]\d*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRow:
+    """One question: where it stands, and what it has."""
+
+    id: str
+    """The question id."""
+    file: Path
+    """The file that holds it."""
+    link: bytes
+    """Name of its group there."""
+    texts: Mapping[str, str]
+    """Those of the seed's strings that it has."""
+    widths: Mapping[Place, int]
+    """How many numbers each of its vectors has; 0 for a dataset that is no vector."""
+    not_finite: frozenset[Place]
+    """Vectors that hold NaN or infinity."""
+    hashes: Mapping[str, str]
+    """The picture's hashes, by name; research files have none, exports of vlmscope do."""
+    facts: SeedFacts
+    """What it knows of the prompt, the first token and the answer; likewise."""
+    metadata: Mapping[str, Any]
+    """Further columns of its table; likewise."""
+
+
+@contextmanager
+def opened_seed(path: Path) -> Iterator[Any]:
+    """Open a file for reading.
+
+    Raises:
+        InputError: It cannot be read, there or later: names the file and says what to do.
+        StoreError: It is of a format that came after this vlmscope.
+    """
+    try:
+        check_regular(path)
+        with h5py.File(path, "r") as file:
+            check_version(path, int(file.attrs.get("format_version", 0)))
+            yield file
+    except InputError:  # of whoever reads, and a ValueError too
+        raise
+    except PointerError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: cut short, damaged or no HDF5 file ({found}); restore it from a copy, or "
+            "move it out of the folder to leave its questions out"
+        ) from error
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Return the root attributes of a file as JSON takes them; there may be none."""
+    with opened_seed(path) as file:
+        return {name: _plain(value) for name, value in file.attrs.items()}
+
+
+def read_rows(path: Path) -> Iterator[SeedRow]:
+    """Yield every question of a file, all its vectors read once.
+
+    Of an index of ours, those in the shards that it links to.
+    """
+    shards: dict[Path, dict[bytes, bytes]] = {}
+    with opened_seed(path) as file:
+        seen: set[int] = set()
+        for link in file.id:
+            if (target := index_target(file.id, link)) is not None:
+                shards.setdefault(target[0], {})[target[1]] = link
+            elif link != COLUMNS.encode():
+                yield from _read_link(path, file, link, seen)
+    for shard, links in shards.items():
+        with opened_seed(shard) as file:
+            seen = set()
+            for link in links:
+                yield from _read_link(shard, file, link, seen)
+
+
+def _read_link(path: Path, file: Any, link: bytes, seen: set[int]) -> Iterator[SeedRow]:
+    """Yield the question that a link at the root leads to, if it is one."""
+    group = open_link(file.id, link)
+    if isinstance(group, h5g.GroupID):
+        exported = "vlmscope_version" in file.attrs  # then ids are written as links, escaped
+        name = clean_text(link.decode("utf-8", "replace"))
+        yield _read_row(path, link, question_id(name) if exported else name, group, seen)
+
+
+def read_vector(file: Any, row: SeedRow, place: Place) -> NDArray[np.float32]:
+    """Return a vector of a row, ``[D]``; the row's file must be open."""
+    group = h5py.Group(open_link(file.id, row.link))
+    return _values(member(group, vector_path(*place)).id)
+
+
+def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> SeedRow:
+    texts: dict[str, str] = {}
+    widths: dict[Place, int] = {}
+    not_finite = set()
+    lists: dict[str, Any] = {}
+    for name, dataset in walk_links(group, seen):
+        if name in FACT_LISTS:
+            lists[name] = dataset
+        elif name in SEED_TEXTS:
+            texts[name] = _text(path, id_, name, dataset)
+        elif is_vector(name):
+            place = _place(path, id_, name)
+            values = _values(dataset)
+            widths[place] = len(values)
+            if not np.isfinite(values).all():
+                not_finite.add(place)
+    hashes = {name: _text_attribute(group, name) for name in IMAGE_HASHES if _has(group, name)}
+    facts, metadata = read_facts(group, lists), read_metadata(group)
+    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes, facts, metadata)
+
+
+def _has(group: Any, name: str) -> bool:
+    return bool(h5a.exists(group, name.encode()))
+
+
+def _text_attribute(group: Any, name: str) -> str:
+    value = h5py.Group(group).attrs[name]
+    return str(_plain(value))
+
+
+def _place(path: Path, id_: str, name: str) -> Place:
+    """Return representation and layer of a dataset."""
+    found = _VECTOR.fullmatch(name)
+    if found is None:
+        raise InputError(
+            f"{path}: question {id_!r} has {name}; expected layers named layer_0, layer_1 and so "
+            "on; give files of that layout"
+        )
+    return found["name"], None if found["layer"] is None else int(found["layer"])
+
+
+def _values(dataset: Any) -> NDArray[np.float32]:
+    """Return a vector; an empty one for what is none. ``[1, D]`` counts as one."""
+    shape = dataset.shape
+    size = math.prod(shape or (0,))
+    if not size or max(shape) != size:
+        return np.empty(0, np.float32)
+    values = np.empty(size, np.float32)
+    dataset.read(h5s.ALL, h5s.ALL, values)
+    return values
+
+
+def _text(path: Path, id_: str, name: str, dataset: Any) -> str:
+    """Return a string by its bytes: some files tag UTF-8 as ASCII."""
+    value = h5py.Dataset(dataset)[()]
+    if not isinstance(value, str | bytes | h5py.Empty):
+        raise InputError(
+            f"{path}: question {id_!r} has a {name} that is no text; the file is damaged or of "
+            "another layout, get a whole copy"
+        )
+    if isinstance(value, h5py.Empty):
+        return ""
+    return clean_text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as JSON takes it."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return clean_text(str(value))

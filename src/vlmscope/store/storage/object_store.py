@@ -1,0 +1,222 @@
+"""Files of an object store: read by ranges as HDF5 asks for them, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+from vlmscope.errors import RunBusyError
+from vlmscope.regular import MOST_OF_A_DOCUMENT, check_size, open_regular, read_regular
+from vlmscope.store.storage.paths import is_remote, unreachable
+
+BLOCK = 2**20
+"""Bytes of a block that is kept: HDF5 reads what describes the columns in many small pieces."""
+
+_BLOCKS = 16
+_COMPARED = 2**20
+
+Identity = tuple[str | int, ...]
+"""What changes when another file takes a name."""
+
+_NUMBERS = itertools.count()
+
+_OPEN: WeakValueDictionary[str, RemoteFile] = WeakValueDictionary()
+"""Name as HDF5 has it → an open file: who asks about a dataset gets at the bytes of its file."""
+
+
+class RemoteFile(io.RawIOBase):
+    """An object that HDF5 reads as a file. Published files never change, so blocks are kept.
+
+    Args:
+        path: What ``place`` made of a URL.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UnreachableError: The store does not answer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from fsspec.caching import BlockCache
+
+        remote = cast("Any", path)
+        self._path, self._fs, self._at = path, remote.fs, 0
+        self.identity = identity_of(path)
+        """What changes when another object takes the name."""
+        self.size = int(self.identity[-1])
+        """Bytes."""
+        self.failure: BaseException | None = None
+        """Why the store did not answer, if it did not: HDF5 would call it a damaged file."""
+        self._cache = BlockCache(BLOCK, self._fetch, self.size, maxblocks=_BLOCKS)
+        self._number = next(_NUMBERS)
+        _OPEN[_name(self)] = self
+
+    def __repr__(self) -> str:
+        """Return a name that no other opening has, of this object or another: HDF5's for it."""
+        return f"{self._path}#{self._number}"
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a place in the file."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place in the file."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer from here on: small pieces from blocks that are kept, large ones not."""
+        start, end = self._at, min(self._at + len(buffer), self.size)
+        if end <= start:
+            return 0
+        read = self._fetch if end - start >= BLOCK else self._cache._fetch
+        data = read(start, end)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        try:
+            found: bytes = self._fs.cat_file(cast("Any", self._path).path, start=start, end=end)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self.failure = error
+            raise OSError(f"{self._path}: {error}") from error
+        return found
+
+
+def identity_of(path: Path) -> Identity:
+    """Return what tells a file from a later one of its name; its size comes last.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UnreachableError: The store does not answer.
+    """
+    if not is_remote(path):
+        found = path.stat()
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+    remote = cast("Any", path)
+    try:
+        told = remote.fs.info(remote.path)
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        raise unreachable(path, error) from error
+    changed = told.get("ETag") or told.get("etag") or told.get("LastModified") or ""
+    return str(changed or told.get("created", "")), int(told["size"])
+
+
+def open_file(name: str) -> RemoteFile | None:
+    """Return the open remote file of a name as HDF5 has it, if there is one."""
+    return _OPEN.get(name)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """Open a file for reading bytes, wherever it lies.
+
+    Raises:
+        OSError: It is not there or cannot be read.
+        UnreachableError: The store does not answer.
+    """
+    with remote_file(path) if is_remote(path) else open_regular(path) as file:
+        yield file
+
+
+def read_document(path: Path, most: int = MOST_OF_A_DOCUMENT) -> bytes:
+    """Return what is in a file, wherever it lies.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: It is not there, cannot be read, or is larger.
+        UnreachableError: The store does not answer.
+    """
+    if not is_remote(path):
+        return read_regular(path, most)
+    with remote_file(path) as file:
+        check_size(file.size, most, str(path))
+        return file.readall()
+
+
+@contextmanager
+def remote_file(path: Path) -> Iterator[RemoteFile]:
+    """Open a remote file; an error because the store did not answer says so.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UnreachableError: The store does not answer.
+    """
+    file = RemoteFile(path)
+    try:
+        yield file
+    except Exception:
+        if isinstance(file.failure, FileNotFoundError):
+            raise file.failure from None  # removed since: a part that its writer merged
+        if file.failure is not None:
+            raise unreachable(path, file.failure) from file.failure
+        raise
+
+
+def put(path: Path, data: bytes, *, exclusive: bool) -> None:
+    """Put an object: whole, or not at all.
+
+    Args:
+        path: Its name.
+        data: All of it.
+        exclusive: Whether nobody else may have put one of this name.
+
+    Raises:
+        RunBusyError: Somebody has, with other content.
+        UnreachableError: The store does not answer, or refuses.
+    """
+    remote = cast("Any", path)
+    try:
+        remote.fs.pipe_file(remote.path, data, mode="create" if exclusive else "overwrite")
+    except FileExistsError as error:
+        if _is_this(path, data):  # the answer to our own request was lost, and it was sent again
+            return
+        raise RunBusyError(
+            f"{path}: somebody else has just put it there: another vlmscope is writing this run; "
+            "wait for it to end, or give another --out"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise unreachable(path, error) from error
+
+
+def _is_this(path: Path, data: bytes) -> bool:
+    """Return whether an object is this one; the seal at its beginning tells of a shard."""
+    remote = cast("Any", path)
+    try:
+        if int(remote.fs.info(remote.path)["size"]) != len(data):
+            return False
+        beginning = data[:_COMPARED]
+        return bool(remote.fs.cat_file(remote.path, start=0, end=len(beginning)) == beginning)
+    except Exception:  # noqa: BLE001 - every store has exceptions of its own
+        return False
+
+
+def _name(file: RemoteFile) -> str:
+    """Return what HDF5 calls a file object."""
+    return repr(file).encode("ascii", "replace").decode()

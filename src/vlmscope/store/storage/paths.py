@@ -1,0 +1,201 @@
+"""Where a run is stored: a folder or a URL prefix, and the names that may be used inside it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, cast
+
+from vlmscope.errors import InputError, StoreError, UnreachableError, one_line
+from vlmscope.regular import NotRegularError, check_regular
+
+_LOCAL = ("file://", "local://")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""Scheme of a URL → the extra of vlmscope that installs what it needs."""
+
+
+def place(path: str | PathLike[str] | Path) -> Path:
+    """Return a path, or of a URL what stands for it and has the methods of a path.
+
+    >>> place("runs/pope").name, is_remote(place("runs/pope"))
+    ('pope', False)
+
+    Raises:
+        InputError: It is a URL that nothing installed here can open.
+    """
+    if isinstance(path, Path) or is_remote(path):
+        return _no_squeezed_url(cast("Path", path))
+    text = fspath(path)
+    if text.startswith(_LOCAL):
+        return Path(text.partition("://")[2])
+    return _remote(text) if "://" in text else Path(text)
+
+
+def is_remote(path: Any) -> bool:
+    """Return whether a path is one of an object store: what ``place`` made of a URL."""
+    return hasattr(path, "fs") and not isinstance(path, Path)
+
+
+def make_folder(path: Path, *, parents: bool = False) -> None:
+    """Make a folder where there are folders; it may be there.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not is_remote(path):
+        path.mkdir(parents=parents, exist_ok=True)
+
+
+def size_of_all(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    if is_remote(folder):
+        remote = cast("Any", folder)
+        return int(remote.fs.du(remote.path))
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def check_reachable(path: Path) -> None:
+    """Look once at what a URL leads to, so that a wrong address is a clear line.
+
+    Raises:
+        InputError: The store does not answer, or lets nobody in.
+    """
+    if not is_remote(path):
+        return
+    try:
+        path.exists()
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be reached: {one_line(error)}; check the address, and the "
+            "credentials and endpoint in the environment"
+        ) from error
+
+
+def unreachable(path: Path, error: BaseException) -> StoreError:
+    """Return the error for a store that answered before and does not now, or that refuses."""
+    if isinstance(error, PermissionError):
+        return StoreError(
+            f"{path}: the store refuses access: {one_line(error)}; what was published is safe, get "
+            "the right to read and write there and run the same command again"
+        )
+    return UnreachableError(
+        f"{path}: cannot be reached: {one_line(error)}; what was published is safe, run the same "
+        "command again to continue"
+    )
+
+
+def _no_squeezed_url(path: Path) -> Path:
+    """Refuse what ``Path`` made of a URL: one slash is lost, and it would be a folder named s3:."""
+    scheme, colon, _ = str(path).partition(":/")
+    if isinstance(path, Path) and colon and scheme in _EXTRAS and not path.exists():
+        raise InputError(f"{path}: Path() takes a slash from a URL; give the URL as a string")
+    return path
+
+
+def _remote(url: str) -> Path:
+    """Return what stands for a URL."""
+    scheme = url.partition("://")[0]
+    extra = _EXTRAS.get(scheme)
+    remedy = f"pip install 'vlmscope[{extra}]'" if extra else "install fsspec's package for it"
+    try:
+        from upath import UPath
+
+        found = UPath(url, use_listings_cache=False)  # others write there too
+        found.fs  # noqa: B018 - imports what the scheme needs
+    except ImportError as error:
+        raise InputError(
+            f"{url}: {scheme}:// needs more packages ({one_line(error)}); {remedy}"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{url}: {one_line(error)}; give a folder, or a URL such as s3://bucket/run"
+        ) from error
+    return cast("Path", found)
+
+
+OURS = frozenset(
+    {
+        "run.json", "index.h5", "failures.jsonl", "labels.parquet", "truths.parquet", "judge.jsonl",
+        "report.html",
+    }
+)  # fmt: skip
+"""Files that vlmscope reads or writes in a run folder, beside hidden ones."""
+
+IN_PROGRESS = ".in-progress-"
+"""How the names of the files begin that say which rows a session has in work."""
+
+FOLDERS = frozenset({"shards", "probes", "plots", "damaged"})
+"""Folders of which everything is ours. None may be a link, not even one within the run: what is
+removed or replaced in one of them would be something else of the run."""
+
+LABEL_SET = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
+"""Pattern of a label set's name; its files are ``labels-<name>.parquet``, ``probes-<name>``."""
+
+_OF_SET = re.compile(rf"labels-{LABEL_SET}\.parquet", re.ASCII)
+_FOLDER_OF_SET = re.compile(rf"probes-{LABEL_SET}", re.ASCII)
+
+
+def check_inside(run: Path) -> None:
+    """Refuse a run folder in which a name of ours is no file, or leads out of it by a link.
+
+    The folder itself may be reached by one. Other files in it are nobody's concern. A folder of
+    ours must be a folder itself.
+
+    Raises:
+        StoreError: There is such a link, or a pipe, a socket or a device.
+    """
+    if is_remote(run):
+        return  # an object store has no links
+    root = os.path.realpath(run)
+    for path in _names(Path(run)):
+        target = os.path.realpath(path)
+        ours = _is_folder_of_ours(path.name) and os.path.realpath(path.parent) == root
+        if ours and path.is_symlink():
+            raise StoreError(
+                f"{path}: is a symbolic link, to {target}, where a folder is expected; remove the "
+                "link, or put the folder itself there"
+            )
+        if os.path.commonpath([root, target]) != root:
+            raise StoreError(
+                f"{path}: is a symbolic link that leads out of the run, to {target}; nothing "
+                "outside a run is read or written as its own: put the file itself there"
+            )
+        _check_kind(path)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what a reader would wait for, or never come to the end of."""
+    try:
+        check_regular(path)
+    except NotRegularError as error:
+        raise StoreError(f"{path}: {error.strerror}; get a whole copy of the run") from error
+    except OSError:  # a link to a folder, or to nothing: whoever opens it says so
+        return
+
+
+def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
+    """Yield what is no file or folder among our names, in the folder and in folders of ours."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if all_ours or _is_ours(entry.name)]
+    except OSError:  # not there, or not to be read: whoever opens it says so
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _names(Path(entry.path), all_ours=True)
+        elif not entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+
+
+def _is_ours(name: str) -> bool:
+    hidden = name.startswith((".lock-", ".marker-", IN_PROGRESS)) or (
+        name.startswith(".") and name.endswith(".tmp")
+    )
+    return hidden or name in OURS or bool(_OF_SET.fullmatch(name)) or _is_folder_of_ours(name)
+
+
+def _is_folder_of_ours(name: str) -> bool:
+    return name in FOLDERS or bool(_FOLDER_OF_SET.fullmatch(name))

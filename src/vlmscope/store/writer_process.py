@@ -1,0 +1,202 @@
+"""A run written by a process of its own.
+
+Writing a row takes milliseconds of HDF5 calls, which hold the interpreter's lock. Where a thread of
+the same interpreter has to keep a GPU busy, that is time taken from the GPU. So the run is opened,
+written, packed and indexed by another process, which gets the results through a pipe and imports
+neither torch nor transformers.
+
+    here                          there
+    recording_apart     ──►       recording
+    add(results)        ──►       add(results)
+                        ◄──       None, or the error
+
+If either dies, the other notices: what was published is safe, and the lock goes with the process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vlmscope.errors import StoreError
+from vlmscope.schema import Capture, Failure
+from vlmscope.store.format.manifest import Manifest
+from vlmscope.store.storage.locks import ALONE
+from vlmscope.store.writer import Recorder, recording
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What a terminal or a scheduler sends to every process of a job: this process decides."""
+
+
+class RecorderApart:
+    """A ``Recorder`` in another process: see ``recording_apart``. One thread at a time uses it."""
+
+    def __init__(self, run: Path, process: SpawnProcess, pipe: Connection) -> None:
+        self._run = run
+        self._process = process
+        self._pipe = pipe
+        self.done_ids: Set[str] = frozenset()
+        """The questions that had a published row when the run was opened."""
+
+    def add(self, results: Sequence[Capture | Failure]) -> None:
+        """Record a batch. When this returns, a kill or a power cut cannot take it.
+
+        Raises:
+            StoreError: As ``Recorder.add``; or the other process died.
+        """
+        self.ask([_without_pictures(item) for item in results])
+
+    def ask(self, results: Sequence[Capture | Failure] | None) -> None:
+        """Send a batch, or None after the last one, and wait until it is done."""
+        try:
+            self._pipe.send(results)
+        except ConnectionError as error:
+            raise self._died() from error
+        self.wait()
+
+    def wait(self) -> Any:
+        """Return what the other process answers; raise what it could not do."""
+        try:
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise self._died() from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _died(self) -> StoreError:
+        self._process.join()
+        code = self._process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return StoreError(
+            f"{self._run}: the writing process died ({how}); what was published is safe, run the "
+            "same command again to continue"
+        )
+
+
+@contextmanager
+def recording_apart(run: Path, manifest: Manifest, writer: str = ALONE) -> Iterator[RecorderApart]:
+    """Open a run for writing in a process of its own; on leaving, wait until it is packed.
+
+    Leaving by an exception only lets go of the lock. If this process dies, the other one does too.
+
+    Args:
+        run: The run folder; it is made if it is not there.
+        manifest: What its rows are made with.
+        writer: The name to write as.
+
+    Raises:
+        RunBusyError: Another process is writing the run.
+        RunMismatchError: The run was made with other settings.
+        StoreError: The disk refuses, or the writing process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(
+        target=_serve, args=(theirs, run, manifest, writer), name="vlmscope-write"
+    )
+    with pipe:
+        with theirs, _without_main(), _without_signals():
+            process.start()
+        try:
+            recorder = RecorderApart(run, process, pipe)
+            recorder.done_ids = recorder.wait()
+            yield recorder
+            recorder.ask(None)
+        except BaseException:
+            process.kill()  # it may be packing, and nothing that is published suffers
+            raise
+        finally:
+            pipe.close()
+            process.join()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the script that runs, which a new process would import: with all that it imports.
+
+    A script that does its work without asking for its ``__name__`` would even do it again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Keep signals from a process that starts here, until it ignores them itself."""
+    resource_tracker.ensure_running()  # starting it later would let them in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _without_pictures(item: Capture | Failure) -> Capture | Failure:
+    """Leave behind pictures that are in memory: of a picture only its name and hashes are stored.
+
+    Names stay, as a row whose table has no name for its picture is known by its path.
+    """
+    if isinstance(item, Failure):
+        return item
+    names = tuple(image for image in item.sample.images if isinstance(image, str | os.PathLike))
+    return replace(item, sample=replace(item.sample, image=names))
+
+
+def _serve(pipe: Connection, run: Path, manifest: Manifest, writer: str) -> None:
+    """Write what comes through the pipe, until its end. This is the other process."""
+    for signum in _SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    with pipe:
+        try:
+            with recording(run, manifest, writer) as recorder:
+                pipe.send(recorder.done_ids)
+                _record_all(pipe, recorder)
+            pipe.send(None)
+        except (EOFError, ConnectionError):
+            return  # nobody is left to write for
+        except Exception as error:  # noqa: BLE001 - raised on the other side
+            pipe.send(_noted(error))
+
+
+def _record_all(pipe: Connection, recorder: Recorder) -> None:
+    """Record batch after batch; the other side decides whether to go on after an error."""
+    while (results := pipe.recv()) is not None:
+        try:
+            recorder.add(results)
+        except Exception as error:  # noqa: BLE001 - raised on the other side
+            pipe.send(_noted(error))
+        else:
+            pipe.send(None)
+
+
+def _noted(error: Exception) -> Exception:
+    """Return an error that tells where it happened: its traceback cannot be sent."""
+    error.add_note("In the writing process:\n" + "".join(traceback.format_exception(error)))
+    return error
+
+
+def _die_with_parent() -> None:
+    """End at once when the parent does, amid a pack or an index: both are made anew."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,252 @@
+"""What the search through layers reaches by chance, and whether images are recognised.
+
+Whole images' labels are permuted, and every representation and layer goes through the same folds
+with each permutation: the best of them in a permutation is what the search finds where there is
+nothing. Held against that maximum, the layers' p-values are corrected for their number (Westfall
+and Young, 1993). The probe is a ridge regression, for the null and for what is held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.probes import Fold
+from vlmscope.probes.permutation import (
+    auroc_of_lines,
+    nearest_pairs,
+    neighbouring_groups,
+    permute_groups,
+    permute_in_pairs,
+    ridge_scores,
+)
+
+MOST_ROWS = 10_000
+"""Rows that permutations are made of: of more, whole groups are drawn; to see whether images are
+recognised, groups and their neighbours."""
+
+SUSPICIOUS = 0.75
+"""Share of the permutations in pairs above chance from which on images count as recognised.
+Simulated, 86% are where every image stands under two names, and at most two thirds where none
+does."""
+
+FEWEST_DRAWN = 20
+"""Groups that a draw of rows has room for, at least: of larger ones, some of the rows are drawn."""
+
+HELD_FIRST = 200
+"""Groups with the rarer label that are drawn before others, into half of the room at most: of one
+in a thousand, a plain draw may hold next to none."""
+
+LEAST_PERMUTATIONS = 100
+"""Fewest permutations: a p-value cannot be below one in their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceChance:
+    """One representation and layer against the null."""
+
+    auroc: float
+    """Of the ridge probe on the labels as they are."""
+    p_value: float
+    """Share of the permutations in which the best of all reaches it: corrected for their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What permuted labels come to."""
+
+    permutations: int
+    """How many."""
+    rows: int
+    """Rows that they were made of."""
+    observed: float
+    """AUROC of the best representation and layer on the labels as they are."""
+    median: float
+    """Of the best in each permutation."""
+    high: float
+    """95% of the permutations have a best below this."""
+    p_value: float
+    """Share of the permutations whose best reaches ``observed``, which counts among them."""
+    by_place: dict[str, PlaceChance] = field(default_factory=dict)
+    """Each representation and layer, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """Whether a probe recognises images in groups that it has not seen."""
+
+    auroc: float
+    """Mean AUROC where groups that look alike to the model keep their foreign labels together."""
+    low: float
+    """2.5% of the permutations are below this."""
+    high: float
+    """2.5% are above this."""
+    above: float
+    """Share of the permutations above 0.5."""
+    pairs: int
+    """Pairs of groups that are each other's nearest."""
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether so many permutations are above chance that images must be recognised."""
+        return self.above >= SUSPICIOUS
+
+
+class Permutations:
+    """The same permutations of the labels, for one matrix after another.
+
+    Args:
+        truth: Whether each row is positive (hallucinated), ``[N]``.
+        groups: The image of each row, ``[N]``.
+        folds: The folds that the probes go through.
+        count: Permutations.
+        seed: Decides them.
+        images: The image of each row where groups are something else, ``[N]``: labels of one image
+            stay together within a group.
+    """
+
+    def __init__(
+        self,
+        truth: NDArray[np.bool_],
+        groups: NDArray[np.int64],
+        folds: Sequence[Fold],
+        *,
+        count: int,
+        seed: int,
+        images: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._truth, self._groups, self._all = truth, groups, tuple(folds)
+        self._count, self._seed = count, seed
+        self._capped = _capped(groups, seed)
+        self._rows = _drawn(truth, groups, self._capped, seed)
+        self._folds = [_within(fold, self._rows) for fold in folds]
+        told = truth[self._rows]
+        permuted = permute_groups(
+            told, groups[self._rows], count=count, seed=seed,
+            blocks=None if images is None else images[self._rows],
+        )  # fmt: skip
+        self._labels = np.concatenate([told[None], permuted])
+        self._found: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, place: str, matrix: NDArray[np.float32]) -> None:
+        """Probe a representation and layer on every labelling; the matrix has all rows."""
+        scores = ridge_scores(matrix[self._rows], self._labels, self._folds)
+        self._found[place] = auroc_of_lines(self._labels, scores, self._folds)
+
+    def chance(self) -> Chance | None:
+        """Return what was found of all matrices that were added.
+
+        None where no fold of the rows that were drawn has both labels.
+        """
+        found = np.stack(list(self._found.values()))
+        if not np.isfinite(found[:, 0]).any():
+            return None
+        told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # not of one class
+        best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
+        top = float(np.nanmax(found[:, 0]))
+        places = {
+            name: PlaceChance(float(line[0]), _p_value(line[0], best))
+            for name, line in self._found.items()
+        }
+        return Chance(
+            permutations=self._count,
+            rows=len(self._rows),
+            observed=top,
+            median=float(np.median(best)),
+            high=float(np.quantile(best, 0.95)),
+            p_value=_p_value(top, best),
+            by_place=places,
+        )
+
+    def recognition(
+        self, matrix: NDArray[np.float32], seen: NDArray[np.float32] | None = None
+    ) -> Recognition | None:
+        """Return what permutations in pairs of look-alike groups come to; None without a pair.
+
+        Args:
+            matrix: Vectors of all rows, to be probed.
+            seen: Vectors that tell which groups look alike; by default the same.
+        """
+        alike = matrix if seen is None else seen
+        rows = self._look_alikes(alike)
+        groups = self._groups[rows]
+        pairs = nearest_pairs(alike[rows], groups)
+        count = sum(len(each) == 2 for each in pairs)
+        if count < 2:
+            return None
+        labels = permute_in_pairs(
+            self._truth[rows], groups, pairs, count=self._count, seed=self._seed
+        )
+        folds = [_within(fold, rows) for fold in self._all]
+        found = auroc_of_lines(labels, ridge_scores(matrix[rows], labels, folds), folds)
+        found = found[np.isfinite(found)]
+        if not len(found):
+            return None
+        low, high = np.quantile(found, [0.025, 0.975])
+        above = float(((found > 0.5) + 0.5 * (found == 0.5)).mean())
+        return Recognition(float(found.mean()), float(low), float(high), above, count)
+
+    def _look_alikes(self, alike: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return all rows; of too many, those of some groups and of the groups nearest to them."""
+        if len(self._truth) <= MOST_ROWS:
+            return np.arange(len(self._truth))
+        each = len(self._capped) / len(np.unique(self._groups))
+        count = max(2, int(MOST_ROWS / each / 2))
+        rows = neighbouring_groups(alike, self._groups, count=count, seed=self._seed)
+        return np.intersect1d(rows, self._capped, assume_unique=True)
+
+
+def _p_value(value: float, best: NDArray[np.float64]) -> float:
+    """Return the share of the permutations that reach a value; the value counts among them."""
+    return float((1 + np.sum(best >= value)) / (1 + len(best)))
+
+
+def _capped(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return all rows; where there are too many, at most so many of each group that several fit."""
+    if len(groups) <= MOST_ROWS:
+        return np.arange(len(groups))
+    _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
+    size = np.sort(count)
+    # With every group cut to this level, all of them fill the room.
+    level = (MOST_ROWS - (np.cumsum(size) - size)) / np.arange(len(size), 0, -1)
+    most = max(MOST_ROWS // FEWEST_DRAWN, int(level[np.argmax(level <= size)]), 1)
+    if count.max() <= most:
+        return np.arange(len(groups))
+    order = np.lexsort((np.random.default_rng([seed, 1]).random(len(groups)), number))
+    within = np.arange(len(groups)) - np.repeat(np.cumsum(count) - count, count)
+    return np.sort(order[within < most])
+
+
+def _drawn(
+    truth: NDArray[np.bool_], groups: NDArray[np.int64], capped: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
+    """Return all rows, or those of a draw of groups where there are too many.
+
+    Args:
+        truth: Labels of all rows.
+        groups: The group of each.
+        capped: Rows to draw from, ``_capped``.
+        seed: Decides the draw.
+    """
+    if len(groups) <= MOST_ROWS:
+        return np.arange(len(groups))
+    _, number, count = np.unique(groups[capped], return_inverse=True, return_counts=True)
+    told = truth[capped]
+    rarer = np.bincount(number, weights=told == (told.mean() < 0.5)) > 0
+    order = np.random.default_rng(seed).permutation(len(count))
+    first = order[rarer[order]][:HELD_FIRST]
+    first = first[np.cumsum(count[first]) <= MOST_ROWS // 2]
+    kept, room = [], MOST_ROWS
+    for group in (*first, *order[~np.isin(order, first)]):
+        if count[group] <= room:
+            kept.append(group)
+            room -= count[group]
+    return np.asarray(capped[np.isin(number, kept)])
+
+
+def _within(fold: Fold, rows: NDArray[np.int64]) -> Fold:
+    """Return a fold of some of the rows, by their new numbers."""
+    return Fold(np.flatnonzero(np.isin(rows, fold.train)), np.flatnonzero(np.isin(rows, fold.test)))

@@ -1,0 +1,440 @@
+"""Whether two saved sweeps may be held against each other: the same settings, as many answers.
+
+A probe that learnt from more answers is better for that alone, and so is one that is judged by
+other folds. Then the difference of two AUROCs is a number without a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlmscope.errors import InputError, StoreError, UnreachableError
+from vlmscope.metrics import Judged, holm, rate, rate_difference, resample_sides
+from vlmscope.probes import image_groups
+from vlmscope.store import Run, label_settings, open_run, read_labels
+from vlmscope.sweeps.grouping import content_groups
+from vlmscope.sweeps.load import SavedSweep, read_sweep
+from vlmscope.sweeps.source import check_seed
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+
+MOST_MORE = 0.10
+"""Share by which the answers that two probes learnt from may differ."""
+
+_SETTINGS: Mapping[str, str] = {
+    "repeats": "splits into folds",
+    "folds": "folds",
+    "group_by": "group-by",
+    "copies": "copies",
+    "estimators": "estimators",
+}
+"""Settings of a sweep that change what its selected probe reaches, and their names in a message."""
+
+
+def not_alike(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
+    """Yield in what two sweeps differ, a phrase each with the value of both.
+
+    What an older summary does not say is not compared.
+
+    Args:
+        one: The sweep that is named first.
+        other: The one that it is held against.
+    """
+    here, there = learnt_from(one), learnt_from(other)
+    if max(here, there) > (1 + MOST_MORE) * min(here, there):
+        yield f"trained on {here:,} answers and {there:,}"
+    for name, title in _SETTINGS.items():
+        values = [sweep.summary["settings"].get(name) for sweep in (one, other)]
+        if None not in values and values[0] != values[1]:
+            yield f"{title} {_shown(values[0])} and {_shown(values[1])}"
+    if one.label_set != other.label_set:
+        yield f"label set {one.label_set} and {other.label_set}"
+    reads = [_representations(sweep) for sweep in (one, other)]
+    if reads[0] != reads[1]:
+        yield f"layers chosen from {_listed(reads[0])} and {_listed(reads[1])}"
+
+
+def learnt_from(sweep: SavedSweep) -> int:
+    """Return how many answers a probe learnt from in a fold of the first split, on average."""
+    folds = len(np.unique(sweep.folds))
+    return round(len(sweep.predictions) * (folds - 1) / folds)
+
+
+def _representations(sweep: SavedSweep) -> frozenset[str]:
+    """Return what the selected layer was chosen from. The layers themselves are the model's."""
+    return frozenset(
+        str(row["representation"])
+        for row in sweep.results
+        if row["kind"] == "probe" and row["known"] == "before"
+    )
+
+
+def _listed(names: frozenset[str]) -> str:
+    words = (name.removesuffix("_representation").replace("_", " ") for name in names)
+    return " + ".join(sorted(words)) or "none"
+
+
+def _shown(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What one run came to. None is a number that it does not have."""
+
+    run: str
+    run_id: str
+    model: str
+    dtype: str
+    """Of the model's numbers."""
+    labelled_by: str
+    """Which scorer the labels were asked of, as ``label --scorer``; empty where it is not known."""
+    rows: int
+    scorable: int
+    unscorable: int
+    unlabelled: int
+    """Rows that came after the labelling, or of which a label file says nothing."""
+    hallucination_rate: float | None = None
+    """Of the scorable rows; accuracy is the rest to 1."""
+    hallucination_rate_low: float | None = None
+    hallucination_rate_high: float | None = None
+    accuracy: float | None = None
+    probe_auroc: float | None = None
+    """Of the layer chosen inside training, out of fold, as the saved sweep tells it."""
+    probe_auroc_low: float | None = None
+    probe_auroc_high: float | None = None
+    above_joint: float | None = None
+    """That AUROC less that of everything known before the answer, in one model."""
+    above_joint_low: float | None = None
+    above_joint_high: float | None = None
+    probe_note: str = ""
+    """Why there is no number of a probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairSummary:
+    """One run against the first, on the questions that both have."""
+
+    run_id: str
+    common: int
+    """Ids that both runs have."""
+    other_questions: int
+    """Of these, ids that mean another question or image, and are left out."""
+    compared: int
+    """Of the others, those that are scorable in both."""
+    both_right: int = 0
+    only_first_right: int = 0
+    only_this_right: int = 0
+    both_wrong: int = 0
+    difference: float | None = None
+    """Hallucination rate less that of the first run."""
+    difference_low: float | None = None
+    difference_high: float | None = None
+    difference_p: float | None = None
+    difference_p_holm: float | None = None
+    """Corrected for the number of runs that are compared with the first (Holm)."""
+    probe_compared: int = 0
+    """Questions that the saved probes of both runs judged."""
+    probe_difference: float | None = None
+    """AUROC of the selected probe less that of the first run, on these, each on its own labels."""
+    probe_not_alike: str = ""
+    """In what the probes or their labels are not like for like, this run named first; then the
+    difference is a number without a p-value."""
+    probe_difference_low: float | None = None
+    probe_difference_high: float | None = None
+    probe_difference_p: float | None = None
+    probe_difference_p_holm: float | None = None
+    pair_note: str = ""
+    """Why there is no difference of probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several runs, the first of which the others are compared with."""
+
+    runs: tuple[RunSummary, ...]
+    pairs: tuple[PairSummary, ...]
+    """One for each run but the first, in their order."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one level of names for each run; what is compared is None in the first."""
+        blank = {field.name: None for field in fields(PairSummary)}
+        paired = [blank, *map(asdict, self.pairs)]
+        return [{**pair, **asdict(run)} for run, pair in zip(self.runs, paired, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opened:
+    """A run with what is read of it."""
+
+    run: Run
+    table: pd.DataFrame
+    verdicts: dict[str, bool | None]
+    sweep: SavedSweep | None
+    note: str
+
+
+def compare(*runs: Run | str | Path, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Return a table with a row for each of several labelled runs; see ``compare_runs``.
+
+    Args:
+        *runs: Two or more runs, or their folders.
+        draws: Resamples of the images.
+        seed: Decides them.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(compare_runs(runs, draws=draws, seed=seed).rows())
+
+
+def compare_runs(
+    runs: Iterable[Run | str | Path], *, draws: int = 2000, seed: int = 0
+) -> Comparison:
+    """Compare labelled runs with the first of them.
+
+    Raises:
+        InputError: Fewer than two runs, the same one twice, one without labels, or a seed that is
+            none.
+    """
+    check_seed(seed)
+    opened = [each if isinstance(each, Run) else open_run(each) for each in runs]
+    if len(opened) < 2:
+        raise InputError(f"compare: {len(opened)} run given; give two or more")
+    seen: dict[str, Run] = {}
+    for run in opened:
+        if (twin := seen.get(run.manifest.run_id)) is not None:
+            raise InputError(f"{run.path}: is the same run as {twin.path}; give each once")
+        seen[run.manifest.run_id] = run
+    read = [_read(run) for run in opened]
+    first = read[0]
+    summaries = tuple(_summary(each, draws=draws, seed=seed) for each in read)
+    pairs = [_pair(first, each, draws=draws, seed=seed) for each in read[1:]]
+    return Comparison(summaries, tuple(_corrected(pairs)))
+
+
+def _read(run: Run) -> _Opened:
+    """Read labels, questions and the saved sweep of a run."""
+    labels = read_labels(run.path)
+    verdicts = {
+        id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels and labels[id_].labelled
+    }
+    try:
+        sweep = read_sweep(run)
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        return _Opened(run, run.to_pandas(), verdicts, None, str(error))
+    note = ""
+    if sweep is None:
+        note = "no probes yet"
+    elif sweep.stale:
+        note = f"the saved probes are left out, {sweep.stale}"
+    return _Opened(run, run.to_pandas(), verdicts, None if note else sweep, note)
+
+
+def _summary(each: _Opened, *, draws: int, seed: int) -> RunSummary:
+    """Return what one run came to."""
+    known = [each.verdicts.get(id_) for id_ in each.run.ids]
+    scorable = np.flatnonzero([verdict is not None for verdict in known])
+    labelled = len(each.verdicts)
+    summary = RunSummary(
+        run=str(each.run.path),
+        run_id=each.run.manifest.run_id,
+        model=each.run.manifest.model.name,
+        dtype=each.run.manifest.dtype,
+        labelled_by=_labelled_by(each.run),
+        rows=len(known),
+        scorable=len(scorable),
+        unscorable=labelled - len(scorable),
+        unlabelled=len(known) - labelled,
+        probe_note=each.note,
+    )
+    groups = content_groups([each.table.iloc[scorable]])[0] if len(scorable) else np.empty(0)
+    if len(np.unique(groups)) > 1:
+        flags = np.array([bool(known[i]) for i in scorable])
+        found = rate(flags, groups, draws=draws, seed=seed)
+        summary = replace(
+            summary,
+            hallucination_rate=found.value,
+            hallucination_rate_low=found.interval.low,
+            hallucination_rate_high=found.interval.high,
+            accuracy=1 - found.value,
+        )
+    return _with_probe(summary, each.sweep)
+
+
+def _labelled_by(run: Run) -> str:
+    """Return the scorer that a run's labels were asked of."""
+    settings = label_settings(run.path).get("settings")
+    return str(settings.get("scorer", "")) if isinstance(settings, Mapping) else ""
+
+
+def _with_probe(summary: RunSummary, sweep: SavedSweep | None) -> RunSummary:
+    """Add what the saved sweep tells of the selected probe."""
+    if sweep is None:
+        return summary
+    selected = sweep["selected"]
+    if selected.get("found_nothing"):
+        return replace(summary, probe_note="the probe finds nothing")
+    return replace(
+        summary,
+        probe_auroc=_number(selected["auroc"]),
+        probe_auroc_low=_number(selected["auroc_low"]),
+        probe_auroc_high=_number(selected["auroc_high"]),
+        above_joint=_number(selected.get("above_joint")),
+        above_joint_low=_number(selected.get("above_joint_low")),
+        above_joint_high=_number(selected.get("above_joint_high")),
+    )
+
+
+def _number(value: Any) -> float | None:
+    """Return a number that a file holds, or None: the file may be somebody else's."""
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _pair(first: _Opened, other: _Opened, *, draws: int, seed: int) -> PairSummary:
+    """Return one run against the first."""
+    ids, here, same = _common(first, other)
+    verdicts = [(first.verdicts.get(id_), other.verdicts.get(id_)) for id_ in same]
+    kept = [n for n, both in enumerate(verdicts) if None not in both]
+    one, two = (np.array([verdicts[n][side] for n in kept], dtype=bool) for side in (0, 1))
+    pair = PairSummary(
+        run_id=other.run.manifest.run_id,
+        common=ids,
+        other_questions=ids - len(same),
+        compared=len(kept),
+        both_right=int((~one & ~two).sum()),
+        only_first_right=int((~one & two).sum()),
+        only_this_right=int((one & ~two).sum()),
+        both_wrong=int((one & two).sum()),
+    )
+    groups = content_groups([first.table.iloc[here]])[0] if same else np.empty(0, dtype=np.int64)
+    if len(np.unique(groups[kept])) > 1:
+        gap = rate_difference(two, one, groups[kept], draws=draws, seed=seed)
+        pair = replace(
+            pair,
+            difference=gap.value,
+            difference_low=gap.interval.low,
+            difference_high=gap.interval.high,
+            difference_p=gap.p_value,
+        )
+    by_id = dict(zip(same, groups.tolist(), strict=True))
+    return _with_probes(pair, first, other, by_id, draws=draws, seed=seed)
+
+
+def _common(first: _Opened, other: _Opened) -> tuple[int, list[int], list[str]]:
+    """Return how many ids both have, and the rows and ids that mean the same question."""
+    columns = ("question", "image_sha256")
+    there = {
+        id_: tuple(each)
+        for id_, *each in zip(other.run.ids, *(other.table[c] for c in columns), strict=True)
+    }
+    rows = [
+        (row, id_, tuple(each) == there[id_])
+        for row, (id_, *each) in enumerate(
+            zip(first.run.ids, *(first.table[c] for c in columns), strict=True)
+        )
+        if id_ in there
+    ]
+    same = [(row, id_) for row, id_, agrees in rows if agrees]
+    return len(rows), [row for row, _ in same], [id_ for _, id_ in same]
+
+
+def _with_probes(
+    pair: PairSummary,
+    first: _Opened,
+    other: _Opened,
+    groups: Mapping[str, int],
+    *,
+    draws: int,
+    seed: int,
+) -> PairSummary:
+    """Add the difference of the selected probes on the questions that both judged.
+
+    Each is judged by the labels of its own model, so the pairs of answers differ. Both are
+    resampled by the same images, which is what makes their difference's interval valid.
+    """
+    if first.sweep is None or other.sweep is None:
+        return replace(pair, pair_note=first.note or other.note)
+    if any(sweep["selected"].get("found_nothing") for sweep in (first.sweep, other.sweep)):
+        return replace(pair, pair_note="a probe finds nothing")
+    both = (first.sweep, other.sweep)
+    ids = _judged_in_both(*both, groups)
+    pair = replace(pair, probe_compared=len(ids))
+    joined = _joined(ids, groups, both)
+    if len(set(joined.values())) < 2:
+        return replace(pair, pair_note="the probes judged no questions in common")
+    sides = {
+        name: _side(sweep, joined) for name, sweep in zip(("first", "this"), both, strict=True)
+    }
+    drawn = resample_sides(sides, draws=draws, seed=seed, metrics=("auroc",), correct=True)
+    gap = drawn.difference("this", "first")
+    if not np.isfinite([gap.value, gap.interval.low, gap.interval.high, gap.p_value]).all():
+        return replace(pair, pair_note="too few answers of both kinds in common")
+    differ = "; ".join(_not_alike(first, other))
+    return replace(
+        pair,
+        probe_difference=gap.value,
+        probe_difference_low=gap.interval.low,
+        probe_difference_high=gap.interval.high,
+        probe_difference_p=None if differ else gap.p_value,
+        probe_not_alike=differ,
+    )
+
+
+def _not_alike(first: _Opened, other: _Opened) -> Iterator[str]:
+    """Yield in what the probes of two runs are not like for like."""
+    if first.sweep is not None and other.sweep is not None:
+        yield from not_alike(other.sweep, first.sweep)
+    scorers = [_labelled_by(each.run) for each in (other, first)]
+    if all(scorers) and scorers[0] != scorers[1]:
+        yield f"labels by {scorers[0]} and {scorers[1]}"
+
+
+def _judged_in_both(one: SavedSweep, other: SavedSweep, known: Mapping[str, int]) -> list[str]:
+    """Return the questions that two sweeps judged, of those that mean the same in both."""
+    there = set(other.predictions["id"])
+    return [id_ for id_ in one.predictions["id"] if id_ in there and id_ in known]
+
+
+def _side(sweep: SavedSweep, joined: Mapping[str, int]) -> Judged:
+    """Return the selected probe of a sweep on some questions, in all its repeats."""
+    rows = sweep.stacked("selected")
+    numbers = np.array([joined.get(id_, -1) for id_ in sweep.predictions["id"]], dtype=np.int64)
+    groups = np.tile(numbers, len(rows.truth) // len(numbers))
+    kept = groups >= 0
+    return Judged(rows.truth[kept], rows.risks["selected"][kept], rows.folds[kept], groups[kept])
+
+
+def _joined(
+    ids: Sequence[str], groups: Mapping[str, int], sweeps: Iterable[SavedSweep]
+) -> dict[str, int]:
+    """Return a group for each question: what images or either sweep keep together is one."""
+    names: list[list[str]] = [[f"image {groups[id_]}"] for id_ in ids]
+    for side, sweep in enumerate(sweeps):
+        own = dict(zip(sweep.predictions["id"], sweep.groups.tolist(), strict=True))
+        for id_, each in zip(ids, names, strict=True):
+            each.append(f"{side} {own[id_]}")
+    return dict(zip(ids, image_groups(names).tolist(), strict=True))
+
+
+def _corrected(pairs: Sequence[PairSummary]) -> Iterator[PairSummary]:
+    """Yield the pairs with p-values corrected for how many there are."""
+    found = list(pairs)
+    rates = _holm([pair.difference_p for pair in found])
+    probes = _holm([pair.probe_difference_p for pair in found])
+    for pair, one, two in zip(found, rates, probes, strict=True):
+        yield replace(pair, difference_p_holm=one, probe_difference_p_holm=two)
+
+
+def _holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Correct the p-values that there are."""
+    corrected = iter(holm([value for value in p_values if value is not None]))
+    return [None if value is None else next(corrected) for value in p_values]

@@ -1,0 +1,388 @@
+"""The columns of a table that may say of what kind a question is, as texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vlmscope.score.column import LABEL_COLUMNS
+from vlmscope.store import Run, label_settings
+from vlmscope.store.table import scalar_columns
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.probes.baselines import Facts
+from vlmscope.schema import Score
+from vlmscope.score.column import lacks_label
+from vlmscope.store import DEFAULT, read_labels
+from vlmscope.sweeps.grouping import (
+    NO_PICTURE,
+    Grouping,
+    comparable,
+    group_by_content,
+    has_picture,
+    without_image_places,
+)
+from vlmscope.sweeps.source import LABEL_SET, Place, of_set, places
+
+NEVER = frozenset(
+    {"question_id", "id", "question", "image", "image_id", "image_name", "answer", "model_answer",
+     "ground_truth_answer", "gt_answer", "truth", "target", *LABEL_COLUMNS}
+)  # fmt: skip
+"""Names of columns that say no kind of question, or say the answer or the label."""
+
+
+def kind_of(cell: Any) -> str:
+    """Return a cell that names a kind of question as text, empty where it names none.
+
+    >>> kind_of("count"), kind_of(None), kind_of(float("nan")), kind_of(3)
+    ('count', '', '', '3')
+    """
+    return "" if cell is None or cell != cell else str(cell)
+
+
+def shown(name: str) -> str:
+    r"""Return a column's name as a message may show it: what cannot be printed is escaped.
+
+    >>> shown("source"), shown("a\x1b[31m")
+    ('source', "'a\\x1b[31m'")
+    """
+    return name if name.isprintable() and name else repr(name)
+
+
+def columns_of_run(run: Run, table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return the columns that came with the run's table, as texts, for some of its rows.
+
+    Args:
+        run: The run; its own columns and the one that its labels were read from are left out.
+        table: The rows, of ``Run.to_pandas``.
+    """
+    own = {name for block in _first(run) for name in scalar_columns(block)} | _label_columns(run)
+    found = (name for name in table.columns if name not in own)
+    return usable_columns({name: table[name] for name in found})
+
+
+def usable_columns(table: Mapping[str, Iterable[Any]]) -> dict[str, tuple[str, ...]]:
+    """Return columns as texts, without those of ``NEVER``."""
+    return {
+        str(name): tuple(map(kind_of, cells)) for name, cells in table.items() if name not in NEVER
+    }
+
+
+def _first(run: Run) -> Iterator[Any]:
+    for block in run.blocks(vectors=False):
+        yield block
+        return
+
+
+def _label_columns(run: Run) -> set[str]:
+    """Return the column that the labels were read from, if that is where they came from."""
+    settings = label_settings(run.path).get("settings")
+    column = settings.get("column") if isinstance(settings, Mapping) else None
+    return {column} if isinstance(column, str) else set()
+
+
+UNSCORABLE = "the answer could not be scored"
+"""Why a row is left out that a scorer looked at in vain."""
+
+TOKENS, LOGPROBS = "first_token_ids", "first_token_logprobs"
+"""The likeliest first tokens of a row and their log-probabilities, as a run's columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that the sweep does without."""
+
+    what: str
+    """``row``, ``label``, ``copy`` (of a row), or the path of a vector."""
+    count: int
+    """How many; of a vector, the rows that lack it."""
+    reason: str
+    """Why, as a person reads it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeData:
+    """The rows that probes learn from, aligned, ``[N]``."""
+
+    rows: NDArray[np.int64]
+    """Their numbers in the source."""
+    ids: tuple[str, ...]
+    """Question ids."""
+    truth: NDArray[np.bool_]
+    """True where the answer is a hallucination."""
+    grouping: Grouping
+    """Which rows are about the same image; copies and near-copies of an image count as one."""
+    facts: Facts
+    """What is known of them from outside."""
+    categories: tuple[str, ...] | None
+    """Category of each, where the table has one."""
+    unscorable: int
+    """Rows left out because they have no verdict: none can be said, or nobody labelled them."""
+    places: tuple[Place, ...] = ()
+    """The vectors to probe; every row has them all."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What is left out, the unscorable rows among it."""
+    origin: Mapping[str, Any] = field(default_factory=lambda: {"source": "run"})
+    """Where rows and labels come from, as results.json says it."""
+    metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further columns of a label file, by name, each ``[N]``."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Columns of the table, by name, each ``[N]``; empty texts where a row has none."""
+    by: tuple[str, ...] = ()
+    """Names of those that results are broken down by: see ``columns.with_columns``."""
+    split: NDArray[np.int64] | None = None
+    """Number of each row's group where rows are not grouped by image, ``[N]``."""
+    split_by: str = "image"
+    """What rows are grouped by: ``image``, ``question``, or a column of the table."""
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Number of each row's group, ``[N]``: what no fold may separate."""
+        return self.grouping.groups if self.split is None else self.split
+
+    @property
+    def grouped_by(self) -> str:
+        """How images are told apart: see ``Grouping.by``."""
+        return self.grouping.by
+
+
+def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> ProbeData:
+    """Join a run with one of its label sets.
+
+    Rows without a picture are left out, as all places are compared on equal rows; unless no row
+    of the run has one: then all are probed, on the places that are not of the image.
+
+    Args:
+        run: The run.
+        copies: Which images are one: of ``grouping.COPIES``.
+        labels: The label set.
+
+    Raises:
+        InputError: The run has no labels, none of one kind, or no vectors that its questions
+            have: nothing can be learnt.
+    """
+    scores = _scores(run, labels)
+    verdicts = [score.hallucinated for score in scores]
+    table = run.to_pandas()
+    scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
+    fit = comparable(has_picture(table))
+    rows = np.flatnonzero(scorable & fit)
+    bare = int((scorable & ~fit).sum())
+    if bare and not len(rows):
+        raise InputError(
+            f"{run.path}: none of the {bare} scorable questions has a picture, though other rows "
+            "of the run have; label some of those, or extract these into a run of their own"
+        )
+    truth = np.array([verdicts[i] for i in rows], dtype=bool)
+    check_truth(run.path, truth)
+    kept = table.iloc[rows]
+    grouping = group_by_content(kept, copies)
+    unscorable = int((~scorable).sum())
+    return ProbeData(
+        rows=rows,
+        ids=tuple(run.ids[i] for i in rows),
+        truth=truth,
+        grouping=grouping,
+        facts=_facts(run, kept, rows),
+        categories=_texts(kept, "category"),
+        unscorable=unscorable,
+        places=_places(run, grouping),
+        columns=columns_of_run(run, kept),
+        left_out=(
+            *_unlabelled(scores),
+            *some_left_out("row", bare, NO_PICTURE),
+        ),
+        origin={"source": "run", LABEL_SET: labels},
+    )
+
+
+def _unlabelled(scores: Sequence[Score]) -> Iterator[LeftOut]:
+    """Yield the rows without a verdict: those that nobody labelled, and those that none can be."""
+    without = (score for score in scores if score.hallucinated is None)
+    reasons = Counter(lacks_label(score) or UNSCORABLE for score in without)
+    for reason, count in reasons.most_common():
+        yield LeftOut("row", count, reason)
+
+
+def _scores(run: Run, labels: str) -> list[Score]:
+    """Return the label of every row, in the order of the run.
+
+    Raises:
+        InputError: There are no labels, no rows, or rows without a label.
+    """
+    scores = read_labels(run.path, labels)
+    if not len(run):
+        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
+    found = [scores.get(id_) for id_ in run.ids]
+    missing = sum(score is None for score in found)
+    if missing:
+        raise InputError(
+            f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
+            f"labelling; run vlmscope label{of_set('--name', labels)} again"
+        )
+    return [score for score in found if score is not None]
+
+
+def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
+    """Return the places that every row has."""
+    if grouping.pictures:
+        return tuple(places(run))
+    found = tuple(without_image_places(places(run)))
+    if not found:
+        raise InputError(
+            f"{run.path}: no question has a picture, and the run holds only vectors of pictures; "
+            "extract again into another folder with --positions last_prompt_token"
+        )
+    return found
+
+
+def some_left_out(what: str, count: int, reason: str) -> Iterator[LeftOut]:
+    """Yield what is left out, where it is any."""
+    if count:
+        yield LeftOut(what, count, reason)
+
+
+def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
+    """Refuse labels that are all of one kind.
+
+    Raises:
+        InputError: They are; nothing can be learnt.
+    """
+    if truth.all() or not truth.any():
+        raise InputError(
+            f"{path}: of {len(truth)} scorable answers {int(truth.sum())} are hallucinated; "
+            "a probe needs some that are and some that are not"
+        )
+
+
+def _facts(run: Run, table: pd.DataFrame, rows: NDArray[np.int64]) -> Facts:
+    """Return what the run knows of some rows, from outside and of the first token."""
+    likeliest: dict[str, list[NDArray[Any]]] = {name: [] for name in (TOKENS, LOGPROBS)}
+    for block in run.blocks(vectors=False):
+        for name, parts in likeliest.items():
+            parts.append(block.numbers[name])
+    return Facts(
+        question=list(table["question"]),
+        category=_texts(table, "category"),
+        answer_type=_texts(table, "answer_type"),
+        first_token_entropy=table["first_token_entropy"].to_numpy(np.float64),
+        first_token_logprob=table["first_token_logprob"].to_numpy(np.float64),
+        num_answer_tokens=_numbers(table, "num_answer_tokens"),
+        mean_answer_logprob=_numbers(table, "mean_answer_logprob"),
+        first_token=_texts(table, "first_token_id"),
+        first_token_ids=np.concatenate(likeliest[TOKENS])[rows].astype(np.int64),
+        first_token_logprobs=np.concatenate(likeliest[LOGPROBS])[rows].astype(np.float64),
+        num_prompt_tokens=_numbers(table, "num_prompt_tokens"),
+        num_images=np.array([images_of(text) for text in table["image_sha256"]], np.float64),
+    )
+
+
+def images_of(hashes: str) -> int:
+    """Return how many images a row's hashes are of.
+
+    >>> images_of("ab+cd"), images_of("")
+    (2, 0)
+    """
+    return hashes.count("+") + 1 if hashes else 0
+
+
+def _texts(table: pd.DataFrame, name: str) -> tuple[str, ...] | None:
+    return tuple(map(kind_of, table[name])) if name in table else None
+
+
+def _numbers(table: pd.DataFrame, name: str) -> NDArray[Any] | None:
+    return table[name].to_numpy(np.float64) if name in table else None
+
+
+DEFAULT_COLUMNS = ("category", "answer_type", "source", "type", "domain")
+"""Columns that are taken without being asked for."""
+
+MOST_VALUES = 50
+"""Most different values of a column."""
+
+FEWEST_ROWS = 2
+"""Rows that two of its values must have, at least."""
+
+
+def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
+    """Return the rows with the columns to break results down by, known before the answer.
+
+    Args:
+        data: The rows, with every column of their table.
+        by: Names of columns; by default those of ``DEFAULT_COLUMNS`` that can be used.
+
+    Raises:
+        InputError: There is no such column, or it cannot be used.
+    """
+    if by is None:
+        names = [n for n in DEFAULT_COLUMNS if n in data.columns and not _fault(data.columns[n])]
+    else:
+        names = list(dict.fromkeys(by))
+        for name in names:
+            _check(name, data)
+    tells = [n for n in names if n != "category" and _tells_label(data.columns[n], data)]
+    known = ("category", "answer_type", *tells)
+    extra = {name: data.columns[name] for name in names if name not in known}
+    return replace(
+        data,
+        by=tuple(names),
+        facts=replace(data.facts, columns=extra),
+        left_out=(*data.left_out, *(_told(name, data) for name in tells if name != "answer_type")),
+    )
+
+
+def _check(name: str, data: ProbeData) -> None:
+    """Refuse a column that is none, or cannot be used."""
+    usable = [other for other, cells in data.columns.items() if not _fault(cells)]
+    fault = _fault(data.columns[name]) if name in data.columns else "is no column of the table"
+    if name in NEVER:
+        fault = "says the question, its image, the answer or the label"
+    if fault:
+        there = ", ".join(map(shown, usable)) or "none"
+        raise InputError(f"--by: {name!r} {fault}; columns that can be used: {there}")
+
+
+def _fault(cells: Sequence[str]) -> str:
+    """Return why a column cannot be used, or an empty text.
+
+    >>> _fault(["a", "a", "b", "b", ""]), _fault(["a", "a", "b"])
+    ('', 'has 1 value with 2 rows or more, expected 2 to 50 such values')
+    """
+    counts = Counter(cell for cell in cells if cell)
+    if len(counts) > MOST_VALUES:
+        return f"has {len(counts):,} different values, expected 2 to {MOST_VALUES}"
+    often = sum(count >= FEWEST_ROWS for count in counts.values())
+    if often < 2:
+        noun = "value" if often == 1 else "values"
+        return (
+            f"has {often} {noun} with {FEWEST_ROWS} rows or more, expected 2 to {MOST_VALUES} "
+            "such values"
+        )
+    return ""
+
+
+def _tells_label(cells: Sequence[str], data: ProbeData) -> bool:
+    """Return whether each value has one outcome only, as a column made of the labels would."""
+    seen: dict[str, set[bool]] = {}
+    for cell, truth in zip(cells, data.truth.tolist(), strict=True):
+        seen.setdefault(cell, set()).add(truth)
+    return all(len(outcomes) == 1 for outcomes in seen.values())
+
+
+def _told(name: str, data: ProbeData) -> LeftOut:
+    return LeftOut(
+        f"column {shown(name)}",
+        int(np.sum([bool(cell) for cell in data.columns[name]])),
+        "each of its values has one outcome, so it may be made of the labels; it does not count "
+        "as known before the answer",
+    )

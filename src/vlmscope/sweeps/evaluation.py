@@ -1,0 +1,248 @@
+"""From risks to results: the metrics, their intervals, and the tests against the baselines.
+
+Everything that ranks answers compares those of one fold only: see ``metrics.measure``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.metrics import (
+    Difference,
+    Metrics,
+    Resamples,
+    WithinKinds,
+    constant_pairs,
+    holm,
+    resample,
+    resample_within,
+    share_of_pairs,
+    simultaneous,
+)
+from vlmscope.metrics.weighted import NAMES
+from vlmscope.probes.baselines import JOINT
+from vlmscope.sweeps.data import ProbeData
+from vlmscope.sweeps.results import PlannedTest, ProbeResult, ResultKind, WithinGap
+from vlmscope.sweeps.splitting import Stacked, stacked
+
+QUESTION_ONLY = "question_words"
+"""The baseline that a probe must beat to have learnt more than the question gives away."""
+
+JOINT_AND_PROBE = "joint_and_probe"
+"""The joint baseline with the selected probe beside it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A risk on its way to becoming a result; the fields are those of ``ProbeResult``."""
+
+    title: str
+    kind: ResultKind
+    risk: NDArray[np.float64]
+    """Of one split ``[N]``, of several ``[R, N]``."""
+    known: Literal["before", "after"] = "before"
+    representation: str | None = None
+    layer: int | None = None
+    estimator: str | None = None
+    chosen_c: tuple[float, ...] | None = None
+    """Of a logistic probe: the penalty chosen in each fold."""
+
+
+def judge(
+    entries: Mapping[str, Entry],
+    data: ProbeData,
+    fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[tuple[ProbeResult, ...], str]:
+    """Return a result for each entry, and the name of the best single baseline known in time.
+
+    Args:
+        entries: Name → risk, ``[R, N]``.
+        data: Truth and images of the rows.
+        fold_of: Fold in which each row is judged, ``[R, N]``.
+        draws: Resamples of the images.
+        seed: Decides them.
+    """
+    rows = stacked(
+        data.truth, data.groups, fold_of, {name: entry.risk for name, entry in entries.items()}
+    )
+    drawn = _drawn(rows, draws, seed)
+    best = _best_baseline(entries, drawn)
+    probes = [name for name, entry in entries.items() if entry.kind == "probe"]
+    bands = simultaneous(drawn, probes) if probes else {}
+
+    def result(name: str, entry: Entry) -> ProbeResult:
+        against = _difference(drawn, entry, name, best)
+        return ProbeResult(
+            name=name,
+            title=entry.title,
+            kind=entry.kind,
+            known=entry.known,
+            representation=entry.representation,
+            layer=entry.layer,
+            estimator=entry.estimator,
+            metrics=Metrics(**drawn.whole[name], count=len(data.truth)),
+            intervals={metric: drawn.interval(name, metric) for metric in NAMES},
+            against=against,
+            over_question=against
+            if best == QUESTION_ONLY
+            else _difference(drawn, entry, name, QUESTION_ONLY),
+            over_joint=_difference(drawn, entry, name, JOINT) if JOINT in entries else None,
+            constant=constant_pairs(rows.truth, rows.risks[name], rows.folds),
+            band=bands.get(name),
+            chosen_c=entry.chosen_c,
+        )
+
+    return tuple(result(name, entry) for name, entry in entries.items()), best
+
+
+def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
+    """Return all metrics on resamples of the images.
+
+    The AUROC is what is compared and corrected, far out in the tails; the other metrics' intervals
+    are of the first quarter of the same draws.
+    """
+    args = rows.truth, rows.risks, rows.groups, rows.folds
+    ranks = resample(*args, draws=draws, seed=seed, metrics=("auroc",), correct=True)
+    rest = tuple(name for name in NAMES if name != "auroc")
+    others = resample(*args, draws=max(1, draws // 4), seed=seed, metrics=rest)
+    return Resamples(
+        {name: {**others.whole[name], **ranks.whole[name]} for name in rows.risks},
+        {name: {**others.drawn[name], **ranks.drawn[name]} for name in rows.risks},
+        ranks.jackknives,
+        ranks.images,
+        ranks.crossfitted,
+    )
+
+
+def _difference(drawn: Resamples, entry: Entry, name: str, other: str) -> Difference | None:
+    """Return what a probe's AUROC is above another's; baselines are not compared."""
+    return None if entry.kind == "baseline" else drawn.difference(name, other)
+
+
+def _best_baseline(entries: Mapping[str, Entry], drawn: Resamples) -> str:
+    """Return the single baseline known before the answer with the highest AUROC."""
+    return max(
+        (name for name, entry in entries.items() if _is_baseline_before(entry) and name != JOINT),
+        key=lambda name: drawn.whole[name]["auroc"],
+    )
+
+
+def _is_baseline_before(entry: Entry) -> bool:
+    return entry.kind == "baseline" and entry.known == "before"
+
+
+def within_category(
+    data: ProbeData,
+    risks: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str]],
+    fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, WithinKinds], tuple[WithinGap, ...]]:
+    """Return how well risks order answers of one category and fold, and their differences.
+
+    Args:
+        data: Truth, images and categories of the rows.
+        risks: By name, the risks to measure, ``[R, N]``.
+        pairs: Names of a risk and of the one that it is compared with.
+        fold_of: Fold in which each row is judged, ``[R, N]``.
+        draws: Resamples of the images.
+        seed: Decides them.
+    """
+    return within_column(data.categories or (), data, risks, pairs, fold_of, draws=draws, seed=seed)
+
+
+def within_column(
+    cells: Sequence[str],
+    data: ProbeData,
+    risks: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str]],
+    fold_of: NDArray[np.int64],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, WithinKinds], tuple[WithinGap, ...]]:
+    """Return how well risks order answers of one value of a column and one fold: see above.
+
+    Rows without a value are no kind, and left out. Both are empty where there are no two values, or
+    no value with both outcomes in a fold.
+
+    Args:
+        cells: The value of each row, empty where it has none; or nothing at all.
+        data: As for ``within_category``, like the others.
+        risks: By name, the risks to measure.
+        pairs: Names of a risk and of the one that it is compared with.
+        fold_of: Fold in which each row is judged.
+        draws: Resamples of the images.
+        seed: Decides them.
+    """
+    named = np.array([bool(name) for name in cells], dtype=bool)
+    kinds = np.array(cells)[named]
+    if len(np.unique(kinds)) < 2 or len(np.unique(data.groups[named])) < 2:
+        return {}, ()
+    rows = stacked(
+        data.truth[named],
+        data.groups[named],
+        fold_of[:, named],
+        {name: risk[:, named] for name, risk in risks.items()},
+    )
+    kind = np.tile(kinds, len(fold_of))
+    share = share_of_pairs(rows.truth, kind, rows.folds) * len(fold_of)
+    if not share > 0:
+        return {}, ()
+    found = resample_within(
+        rows.truth, rows.risks, kind, rows.groups, rows.folds,
+        draws=draws, seed=seed, correct=True,
+    )  # fmt: skip
+    return (
+        {
+            name: WithinKinds(found.whole[name]["auroc"], found.interval(name), share)
+            for name in risks
+        },
+        tuple(WithinGap(one, other, found.difference(one, other)) for one, other in pairs),
+    )
+
+
+def planned_tests(
+    rows: Sequence[ProbeResult], best: str, gaps: Sequence[WithinGap]
+) -> tuple[PlannedTest, ...]:
+    """Return the comparisons that the verdict tells, their p-values corrected together (Holm).
+
+    Args:
+        rows: The results.
+        best: Name of the best single baseline.
+        gaps: Differences within categories.
+    """
+    by_name = {row.name: row for row in rows}
+    selected = by_name["selected"]
+    told: list[tuple[str, str, bool, Difference | None]] = [
+        ("selected", JOINT, False, selected.over_joint),
+        (JOINT_AND_PROBE, JOINT, False, by_name[JOINT_AND_PROBE].over_joint),
+        ("selected", best, False, selected.against),
+    ]
+    if best != QUESTION_ONLY:
+        told.append(("selected", QUESTION_ONLY, False, selected.over_question))
+    told += [
+        (each.of, each.over, True, each.gap)
+        for each in gaps
+        if each.of == "selected" or (each.of, each.over) == (JOINT_AND_PROBE, JOINT)
+    ]
+    found = [
+        (of, over, within, gap)
+        for of, over, within, gap in told
+        if gap is not None and np.isfinite(gap.p_value)
+    ]
+    corrected = holm([gap.p_value for *_, gap in found])
+    return tuple(
+        PlannedTest(of, over, within, gap, p)
+        for (of, over, within, gap), p in zip(found, corrected, strict=True)
+    )

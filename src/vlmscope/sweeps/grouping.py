@@ -1,0 +1,176 @@
+"""Which rows no fold may tear apart, and how a person reads of it.
+
+Rows about one image are one group, and so are rows about near-copies of it and about images that
+stand in one question. Where no row has a picture there is nothing to recognise but the question:
+each is its own group, and the places that are read off a picture do not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.dataset import read_thumbnails
+from vlmscope.errors import InputError
+from vlmscope.probes import image_groups, largest_count, near_copies
+from vlmscope.schema import IMAGE_REPRESENTATIONS
+from vlmscope.sweeps.source import Place
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+COPIES = ("near", "exact")
+"""Which images are one: near-copies too, or equal ones only."""
+
+NO_PICTURE = "the question has no picture"
+"""Why a row is left out: it lacks the image's vectors, and places are compared on equal rows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grouping:
+    """The groups of some rows."""
+
+    groups: NDArray[np.int64]
+    """Number of each row's group, ``[N]``."""
+    by: str
+    """How rows are told apart: ``content``, ``content and near-copies`` (by thumbnails), ``content
+    and likeness`` (by the hashes of earlier versions), ``image_id`` or ``question``."""
+    pictures: int
+    """Different pictures that the rows are about; at least as many as groups, or none."""
+    exact: NDArray[np.int64] | None = None
+    """Number of each row's group where only equal images are one, where that is known."""
+
+    @property
+    def phrase(self) -> str:
+        """What the rows are about, behind "answers": ``about 40 images``."""
+        count = len(np.unique(self.groups))
+        if not self.pictures:
+            return "to questions without a picture"
+        images = f"about {self.pictures:,} image{'s' * (self.pictures != 1)}"
+        if count == self.pictures:
+            return images
+        groups = f"{count:,} group{'s' * (count != 1)}"
+        near = self.exact is not None and count < len(np.unique(self.exact))
+        why = "near-copies, or shown in one question" if near else "shown in one question"
+        return f"{images} in {groups} ({why})"
+
+    def way_out(self, truth: NDArray[np.bool_]) -> str:
+        """Return what to do where near-copies leave too few groups for folds; else nothing."""
+        if self.exact is None:
+            return ""
+        groups, exact = (largest_count(truth, each) for each in (self.groups, self.exact))
+        if groups == exact:
+            return ""
+        return f"; with --copies exact, where only equal images are one group, there are {exact}"
+
+
+def plain_question(text: str) -> str:
+    """Return a question's words without case and spacing: equal ones are one question.
+
+    >>> plain_question("Is it  RED?")
+    'is it red?'
+    """
+    return " ".join(text.casefold().split())
+
+
+def has_picture(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows of a run's table are questions about a picture, ``[N]``."""
+    return np.array([bool(sha256) for sha256 in table["image_sha256"]], dtype=bool)
+
+
+def comparable(pictured: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows can be probed together, ``[N]``.
+
+    Those with a picture, as all places are compared on equal rows; or all, where none has one.
+
+    >>> comparable([True, False]).tolist(), comparable([False, False]).tolist()
+    ([True, False], [True, True])
+    """
+    found = np.asarray(pictured, dtype=bool)
+    return found if found.any() else ~found
+
+
+def without_image_places(places: Iterable[Place]) -> Iterator[Place]:
+    """Yield the places that a question without a picture has too."""
+    return (place for place in places if place[0] not in IMAGE_REPRESENTATIONS)
+
+
+def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
+    """Group rows by their images' content, and near-copies of an image with it.
+
+    A question about several images belongs to the group of each of them. Near-copies are told from
+    thumbnails; in runs of earlier versions, which lack them, from perceptual hashes.
+
+    Args:
+        table: Rows with ``image_sha256``, and thumbnails or hashes where there are any.
+        copies: Of ``COPIES``.
+
+    Raises:
+        InputError: A thumbnail is damaged.
+    """
+    if not has_picture(table).any():
+        asked = [[plain_question(str(text))] for text in table["question"]]
+        return Grouping(np.asarray(image_groups(asked), dtype=np.int64), "question", 0)
+    hashes = [text.split("+") for text in table["image_sha256"]]
+    exact = np.asarray(image_groups(hashes))
+    groups, by = exact, "content"
+    if copies == "near" and "image_thumbnail" in table and all(table["image_thumbnail"]):
+        pairs = _copies(hashes, list(table["image_thumbnail"]))
+        groups, by = np.asarray(image_groups(hashes, copies=pairs)), "content and near-copies"
+    elif copies == "near" and "image_dhash" in table and all(table["image_dhash"]):
+        likeness = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
+        groups, by = np.asarray(image_groups(hashes, likeness)), "content and likeness"
+    return Grouping(groups, by, len({part for parts in hashes for part in parts}), exact)
+
+
+def content_groups(
+    tables: Sequence[pd.DataFrame], copies: str = "near"
+) -> tuple[NDArray[np.int64], str]:
+    """Return groups of the rows of several tables, and how they are told apart.
+
+    Rows without an image are told apart by the words of their question.
+
+    Args:
+        tables: As for ``group_by_content``, one below the other.
+        copies: Of ``COPIES``.
+
+    Raises:
+        InputError: A thumbnail is damaged.
+    """
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+    names = ["image_sha256", "image_dhash", "image_thumbnail"]
+    columns = [table.reindex(columns=names, fill_value="") for table in tables]
+    texts = np.array([text for table in tables for text in table["question"]], dtype=object)
+    joined = pd.concat(columns, ignore_index=True)
+    pictured = has_picture(joined)
+    asked = [[plain_question(str(text))] for text in texts[~pictured]]
+    bare = np.asarray(image_groups(asked), dtype=np.int64)
+    groups, by = np.empty(len(joined), dtype=np.int64), "question"
+    groups[~pictured] = bare
+    if pictured.any():
+        found = group_by_content(joined[pictured], copies)
+        groups[pictured] = found.groups + bare.max(initial=-1) + 1
+        by = found.by
+    return groups, by
+
+
+def _copies(hashes: Sequence[Sequence[str]], thumbnails: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of different images that are near-copies, by their hashes."""
+    of_image: dict[str, str] = {}
+    for names, joined in zip(hashes, thumbnails, strict=True):
+        of_image.update(zip(names, joined.split("+"), strict=False))
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(text, name), name) for name, text in of_image.items()]
+    names = list(first.values())
+    try:
+        found = near_copies(read_thumbnails(list(first)))
+    except ValueError as error:
+        raise InputError(
+            f"image_thumbnail: {error}; restore the run from a copy, or give --copies exact"
+        ) from error
+    return [pair for pair in pairs if pair[0] != pair[1]] + [(names[a], names[b]) for a, b in found]

@@ -1,0 +1,310 @@
+"""Files of the original research joined with a CSV of labels.
+
+All representations are compared on the same rows. Where a few rows lack a vector, the sweep goes
+without those rows; where many do, without that representation or layer. Both are counted and said.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.probes import image_groups
+from vlmscope.probes.baselines import Facts
+from vlmscope.regular import open_regular
+from vlmscope.score import LabelFile
+from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
+from vlmscope.store import FAILED_ANSWER, SeedFiles, vector_path
+from vlmscope.store.halp_files import Fault
+from vlmscope.store.halp_rows import SeedFacts
+from vlmscope.sweeps.data import (
+    LeftOut,
+    ProbeData,
+    check_truth,
+    images_of,
+    kind_of,
+    some_left_out,
+    usable_columns,
+)
+from vlmscope.sweeps.grouping import (
+    NO_PICTURE,
+    Grouping,
+    comparable,
+    group_by_content,
+    has_picture,
+    without_image_places,
+)
+from vlmscope.sweeps.source import RESEARCH, Place, places
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+
+FEW = 0.05
+"""Largest share of rows that is given up for the sake of a representation or layer."""
+
+FEW_IN_ALL = 0.10
+"""Largest share of rows that is given up for the sake of all of them."""
+
+IMAGE_COLUMNS = ("image_id", "image_name")
+"""Where a label file has the image's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """A label file with all its columns. Made by ``read_label_table``."""
+
+    path: Path
+    """The CSV file."""
+    labels: Mapping[str, bool | None]
+    """Question id → True for hallucinated, None where the cell is empty."""
+    metadata: Mapping[str, Mapping[str, str]]
+    """Further column → question id → cell."""
+
+
+def read_label_table(path: Path) -> LabelTable:
+    """Read a CSV file of labels as ``LabelFile`` does, and what else it says of the questions.
+
+    Raises:
+        InputError: The file cannot be read, lacks a column, or a cell holds no label.
+    """
+    labels = LabelFile(path).labels
+    with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
+        lines = (cells for cells in csv.reader(file, strict=True) if cells)
+        header = next(lines, [])
+        used = [next(name for name in names if name in header)
+                for names in (ID_COLUMNS, LABEL_COLUMNS)]  # fmt: skip
+        metadata: dict[str, dict[str, str]] = {name: {} for name in header if name not in used}
+        for cells in lines:
+            row = dict(zip(header, cells, strict=True))
+            for name, known in metadata.items():
+                known.setdefault(row[used[0]], row[name])
+    return LabelTable(path, labels, metadata)
+
+
+def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> ProbeData:
+    """Join research files with their labels.
+
+    Images are told apart by ``image_id``: the research's files keep no hashes. Exports of vlmscope
+    do.
+
+    Args:
+        files: The files.
+        table: Their labels.
+        copies: Which images are one, where the files know it: of ``grouping.COPIES``.
+
+    Raises:
+        InputError: Nothing is left to learn from, or labels of one kind only.
+    """
+    texts = files.to_pandas()
+    labelled = np.array([table.labels.get(id_) is not None for id_ in files.ids])
+    failed = labelled & texts["answer"].str.startswith(FAILED_ANSWER).to_numpy(bool)
+    pictured = has_picture(texts) if "image_sha256" in texts else np.ones(len(files), dtype=bool)
+    fit = comparable(pictured)
+    rows = np.flatnonzero(labelled & ~failed & fit)
+    if not len(rows):
+        raise InputError(_nothing(files, table))
+    left_out = [*_without_verdict(files, table)]
+    left_out += some_left_out("row", int(failed.sum()), "generation failed, there is no answer")
+    bare = int((labelled & ~failed & ~fit).sum())
+    left_out += some_left_out("row", bare, NO_PICTURE)
+    known = places(files) if pictured.any() else without_image_places(places(files))
+    usable = _usable(files, known, rows, left_out)
+    rows = _whole(rows, usable, left_out)
+    ids = tuple(files.ids[i] for i in rows)
+    truth = np.array([table.labels[id_] for id_ in ids], dtype=bool)
+    check_truth(files.path, truth)
+    kept = texts.iloc[rows]
+    metadata = {name: [cells[id_] for id_ in ids] for name, cells in table.metadata.items() if name}
+    columns = _columns(files, rows, metadata)
+    return ProbeData(
+        rows=rows,
+        ids=ids,
+        truth=truth,
+        grouping=_grouping(kept, metadata, copies),
+        facts=_facts(files, kept, rows, columns),
+        categories=_column(columns, "category"),
+        unscorable=int((~labelled).sum()),
+        places=tuple(usable),
+        left_out=tuple(left_out),
+        origin={
+            "source": RESEARCH,
+            "files": [file.name for file in files.files],
+            "labels": str(table.path),
+        },
+        metadata=metadata,
+        columns=usable_columns(columns),
+    )
+
+
+def _columns(
+    files: SeedFiles, rows: NDArray[np.int64], metadata: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[Any]]:
+    """Return the columns of the label file, and those of the files that it does not have."""
+    own = {name: [cells[i] for i in rows] for name, cells in files.metadata().items()}
+    return {**own, **metadata}
+
+
+def _nothing(files: SeedFiles, table: LabelTable) -> str:
+    """Return why no row is left; most often the ids are written in two ways."""
+    one, other = next(iter(table.labels), "none"), files.ids[0]
+    return (
+        f"{table.path}: holds no label of a usable row among the {len(files)} of {files.path}; its "
+        f"ids look like {one!r}, theirs like {other!r}; give the labels of these files"
+    )
+
+
+def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
+    """Yield what is left out before any answer or vector is looked at."""
+    name = table.path.name
+    unknown = len(table.labels.keys() - set(files.ids))
+    absent = sum(id_ not in table.labels for id_ in files.ids)
+    empty = sum(table.labels.get(id_, True) is None for id_ in files.ids)
+    yield from some_left_out("copy", files.copies, "the question stands again in a later file")
+    yield from some_left_out("label", unknown, "the files do not have the question")
+    yield from some_left_out("row", absent, f"not in {name}")
+    yield from some_left_out("row", empty, f"no label in {name}")
+
+
+def _grouping(table: pd.DataFrame, metadata: Mapping[str, Sequence[str]], copies: str) -> Grouping:
+    """Group rows by their images: by content where the files know it, else by name."""
+    if "image_sha256" in table:
+        return group_by_content(table, copies)
+    images, grouped_by = _images(list(table["image_id"]), metadata)
+    return Grouping(np.asarray(image_groups(images)), grouped_by, len(set(images)))
+
+
+def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tuple[list[str], str]:
+    """Return the name of each row's image, and how images are told apart.
+
+    Research code wrote "nan" for a name that it did not find; the label file may know it. One
+    column for all rows, if there is one: two columns may write the same name in two ways.
+    """
+    known = [metadata[column] for column in IMAGE_COLUMNS if column in metadata]
+    for column in (names, *known):
+        if not any(name.strip().lower() in EMPTY for name in column):
+            return list(column), "image_id"
+    images = [
+        next((name for name in row if name.strip().lower() not in EMPTY), "")
+        for row in zip(names, *known, strict=True)
+    ]
+    if lacking := images.count(""):
+        return images, f"image_id ({lacking:,} rows have none and count as one image)"
+    return images, "image_id"
+
+
+def _usable(
+    files: SeedFiles, known: Iterable[Place], rows: NDArray[np.int64], left_out: list[LeftOut]
+) -> dict[Place, list[Fault]]:
+    """Return what every row's vector lacks, by place; without the places that many rows lack."""
+    usable = {}
+    for place in known:
+        faults = files.faults(*place)
+        found = Counter(faults[i] for i in rows)
+        bad = len(rows) - found.pop("", 0)
+        if bad > FEW * len(rows):
+            kinds = ", ".join(f"{count:,} {fault}" for fault, count in found.most_common())
+            left_out.append(LeftOut(vector_path(*place), bad, f"of {len(rows):,} vectors {kinds}"))
+        else:
+            usable[place] = faults
+    if not usable:
+        raise InputError(
+            f"{files.path}: no representation that {1 - FEW:.0%} of the {len(rows):,} labelled "
+            "rows have; give the files of an extraction that went through"
+        )
+    return _enough(usable, rows, left_out)
+
+
+def _enough(
+    usable: dict[Place, list[Fault]], rows: NDArray[np.int64], left_out: list[LeftOut]
+) -> dict[Place, list[Fault]]:
+    """Leave out the places that most rows lack until few rows in all are given up."""
+    lacking = {place: frozenset(i for i in rows if faults[i]) for place, faults in usable.items()}
+    while len(frozenset().union(*lacking.values())) > FEW_IN_ALL * len(rows):
+        worst = max(lacking, key=lambda place: len(lacking[place]))
+        bad = len(lacking.pop(worst))
+        reason = f"of {len(rows):,} vectors {bad:,} missing or odd, too many together with others"
+        left_out.append(LeftOut(vector_path(*worst), bad, reason))
+    return {place: usable[place] for place in lacking}
+
+
+def _whole(
+    rows: NDArray[np.int64], usable: Mapping[Place, Sequence[Fault]], left_out: list[LeftOut]
+) -> NDArray[np.int64]:
+    """Return the rows that have every usable vector."""
+    lacks = [
+        {f"{name} {faults[i]}" for (name, _), faults in usable.items() if faults[i]} for i in rows
+    ]
+    reasons = Counter(", ".join(sorted(lack)) for lack in lacks if lack)
+    left_out += [LeftOut("row", count, reason) for reason, count in reasons.most_common()]
+    return rows[[not lack for lack in lacks]]
+
+
+def _facts(
+    files: SeedFiles,
+    kept: pd.DataFrame,
+    rows: NDArray[np.int64],
+    metadata: Mapping[str, Sequence[Any]],
+) -> Facts:
+    """Return what is known of some rows: of numbers, those that every one of them has."""
+    every = files.facts()
+    known = [every[i] for i in rows]
+    ids, logprobs = _likeliest(known)
+    return Facts(
+        question=list(kept["question"]),
+        category=_column(metadata, "category"),
+        answer_type=_column(metadata, "answer_type"),
+        first_token_entropy=_number(row.first_token_entropy for row in known),
+        first_token_logprob=None if logprobs is None else logprobs[:, 0],
+        num_answer_tokens=_number(row.num_answer_tokens for row in known),
+        mean_answer_logprob=_number(row.mean_answer_logprob for row in known),
+        first_token=None if ids is None else tuple(map(str, ids[:, 0].tolist())),
+        first_token_ids=ids,
+        first_token_logprobs=logprobs,
+        num_prompt_tokens=_number(row.num_prompt_tokens for row in known),
+        num_images=_images_of(kept),
+    )
+
+
+def _likeliest(
+    known: Sequence[SeedFacts],
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
+    """Return the likeliest first tokens and their log-probabilities, ``[N, K]``.
+
+    K is that of the row with the fewest: those that every row has.
+    """
+    ids = [row.first_token_ids for row in known if row.first_token_ids is not None]
+    logprobs = [row.first_token_logprobs for row in known if row.first_token_logprobs is not None]
+    if len(ids) < len(known) or len(logprobs) < len(known):
+        return None, None
+    fewest = min(map(len, ids))
+    return (
+        np.stack([each[:fewest] for each in ids]),
+        np.stack([each[:fewest] for each in logprobs]),
+    )
+
+
+def _number(values: Iterable[float | None]) -> NDArray[np.float64] | None:
+    """Return numbers as an array; None where a row has none."""
+    found = list(values)
+    return None if None in found else np.array(found, np.float64)
+
+
+def _images_of(kept: pd.DataFrame) -> NDArray[np.float64] | None:
+    """Return how many images each question has, where hashes tell."""
+    if "image_sha256" not in kept:
+        return None
+    return np.array([images_of(text) for text in kept["image_sha256"]], np.float64)
+
+
+def _column(metadata: Mapping[str, Sequence[Any]], name: str) -> tuple[str, ...] | None:
+    return tuple(map(kind_of, metadata[name])) if name in metadata else None

@@ -1,0 +1,274 @@
+"""A saved sweep, read back, with the reason where it fits its run no longer.
+
+Labels are made anew and rows are added while ``probes`` stays as it was. Numbers that speak of
+other labels or other rows must not be shown as if they were of these, so the reader is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError, StoreError, shortened
+from vlmscope.jsontext import load_json
+from vlmscope.metrics import measure
+from vlmscope.probes.baselines import JOINT
+from vlmscope.store import DEFAULT, Run, read_document, read_labels, reading
+from vlmscope.sweeps.by_column import lack_of_columns
+from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
+from vlmscope.sweeps.grouping import comparable
+from vlmscope.sweeps.save import (
+    COMPARED,
+    PREDICTIONS,
+    PROBES,
+    RESULTS,
+    probes_folder,
+    repeat_prefix,
+)
+from vlmscope.sweeps.source import LABEL_SET, of_set
+from vlmscope.sweeps.splitting import Stacked, stacked
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+
+_SUMMARY: Mapping[str, type] = {
+    "run_id": str,
+    "rows": int,
+    "unscorable": int,
+    "images": int,
+    "hallucinated": int,
+    "settings": dict,
+    "best_baseline": str,
+    "chosen": dict,
+    "verdict": list,
+    "results": list,
+}
+"""What every summary has, and of which type."""
+
+_ROW = (
+    *("name", "title", "kind", "known", "representation", "layer", "estimator"),
+    *("auroc", "auroc_low", "auroc_high", "auprc", "brier", "ece", "recall_at_5"),
+    *("above_baseline", "above_baseline_low", "above_baseline_high"),
+)
+"""What every result has."""
+
+_GAINS = ("above_joint", "above_joint_low", "above_joint_high")
+"""What every result has since answers are compared within folds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedSweep:
+    """What ``save_sweep`` wrote, as plain data."""
+
+    summary: Mapping[str, Any]
+    """The document ``results.json``."""
+    predictions: pd.DataFrame
+    """A row for each question that was probed: ``id``, ``hallucinated``, ``image_group``,
+    ``group``, ``fold`` and ``risk/<name>`` for each result; ``repeat_2/fold`` and so on of further
+    repeats."""
+    stale: str
+    """Why it fits the run no longer, a phrase; empty where it fits."""
+
+    def __repr__(self) -> str:
+        stale = f", stale: {self.stale}" if self.stale else ""
+        return (
+            f"SavedSweep({len(self.predictions):,} rows, {len(self.results)} results, label set "
+            f"{self.label_set!r}, selected AUROC {self['selected']['auroc']:.3f}{stale})"
+        )
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        """Return a result by its name, one level of names as in ``results.json``."""
+        return next(row for row in self.results if row["name"] == name)
+
+    @property
+    def results(self) -> Sequence[Mapping[str, Any]]:
+        """The results in the order of the sweep."""
+        found: Sequence[Mapping[str, Any]] = self.summary["results"]
+        return found
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """True where the answer was labelled a hallucination, ``[N]``."""
+        return np.asarray(self.predictions["hallucinated"], dtype=bool)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Number of each row's group, ``[N]``: its image, if not asked for otherwise."""
+        name = "group" if "group" in self.predictions else "image_group"
+        return np.asarray(self.predictions[name], dtype=np.int64)
+
+    @property
+    def label_set(self) -> str:
+        """Name of the label set that was probed."""
+        return str(self.summary.get(LABEL_SET, DEFAULT))
+
+    @property
+    def repeats(self) -> int:
+        """Splits into folds."""
+        found = self.summary["settings"].get("repeats", 1)
+        return found if isinstance(found, int) and 0 < found <= self.predictions.shape[1] else 1
+
+    @property
+    def folds(self) -> NDArray[np.int64]:
+        """Number of the fold in which each row was judged in the first repeat, ``[N]``."""
+        return np.asarray(self.predictions["fold"], dtype=np.int64)
+
+    def risk(self, name: str) -> NDArray[np.float64]:
+        """Return the out-of-fold risks behind a result in the first repeat, ``[N]``."""
+        return np.asarray(self.predictions[f"risk/{name}"], dtype=np.float64)
+
+    def stacked(self, *names: str) -> Stacked:
+        """Return the rows of all repeats below each other, with the risks of these names."""
+        table, starts = self.predictions, list(map(repeat_prefix, range(self.repeats)))
+        fold_of = np.stack([table[f"{start}fold"].to_numpy(np.int64) for start in starts])
+        risks = {
+            name: np.stack([table[f"{start}risk/{name}"].to_numpy(np.float64) for start in starts])
+            for name in names
+        }
+        return stacked(self.truth, self.groups, fold_of, risks)
+
+
+def read_sweep(run: Run, labels: str = DEFAULT) -> SavedSweep | None:
+    """Return what ``vlmscope probe`` saved in a run, or None where it saved nothing.
+
+    Args:
+        run: The run.
+        labels: The label set that was probed.
+
+    Raises:
+        StoreError: A file is damaged, or the files are of two sweeps.
+    """
+    folder = run.path / probes_folder(labels)
+    summary = _read_summary(folder / RESULTS, run)
+    if summary is None:
+        return None
+    found = SavedSweep(summary, _read_predictions(folder / PREDICTIONS, run), "")
+    if lack := _lack_of_predictions(found):
+        raise _damaged(folder / PREDICTIONS, lack, run)
+    return SavedSweep(found.summary, found.predictions, _stale(found, run, labels))
+
+
+def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
+    """Return the summary with all that is read of it; None where there is no file."""
+    try:
+        found = load_json(read_document(path).decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise _damaged(path, f"not JSON ({error})", run) from error
+    if lack := _lack_of_summary(found):
+        raise _damaged(path, lack, run)
+    summary: dict[str, Any] = found
+    return summary
+
+
+def _lack_of_summary(found: Any) -> str:
+    """Return what a summary lacks of what is read of it, or an empty text."""
+    if not isinstance(found, dict):
+        return "holds no object"
+    for name, kind in _SUMMARY.items():
+        if not isinstance(found.get(name), kind):
+            return f"has no {name}"
+    results = found["results"]
+    for name in _ROW:
+        if not all(isinstance(row, dict) and name in row for row in results):
+            return f"has a result without {name}"
+    names = {row["name"] for row in results}
+    needed = ["selected", "combined", QUESTION_ONLY, found["best_baseline"]]
+    needed += [JOINT, JOINT_AND_PROBE] if found.get("compared") == COMPARED else []
+    if lack := next((f"has no result {name!r}" for name in needed if name not in names), ""):
+        return lack
+    if lack := lack_of_columns(found.get("by_column", {})):
+        return lack
+    return _lack_of_gains(results) if found.get("compared") == COMPARED else ""
+
+
+def _lack_of_gains(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is missing of the gains over the joint baseline, or an empty text."""
+    for row in results:
+        if not isinstance(row.get("found_nothing"), bool) or not row.keys() >= set(_GAINS):
+            return f"has the result {row['name']!r} without what it gains"
+        if row["name"] == JOINT_AND_PROBE and not all(
+            isinstance(row[name], int | float) for name in _GAINS
+        ):
+            return f"says nothing of what {JOINT_AND_PROBE} gains"
+    return ""
+
+
+def _read_predictions(path: Path, run: Run) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with reading(path) as file:
+            return pq.read_table(file).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _damaged(path, f"cannot be read ({what})", run) from error
+
+
+def _lack_of_predictions(found: SavedSweep) -> str:
+    """Return what the predictions lack of what the summary speaks of, or an empty text."""
+    starts = list(map(repeat_prefix, range(found.repeats)))
+    risks = [f"{start}risk/{row['name']}" for start in starts for row in found.results]
+    numbered = [f"{start}fold" for start in starts]
+    for name in ("id", "hallucinated", "image_group", *numbered, *risks):
+        if name not in found.predictions:
+            return f"has no column {name}"
+    numbers = found.predictions[risks].to_numpy(np.float64)
+    if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is neither
+        return "has a risk that is no number from 0 to 1"
+    # A kill between the two files leaves the predictions of one sweep and the summary of another.
+    told = found["selected"]["auroc"]
+    rows = found.stacked("selected")
+    folds = rows.folds if found.summary.get("compared") == COMPARED else None
+    same = (
+        len(found.predictions) == found.summary["rows"]
+        and int(found.truth.sum()) == found.summary["hallucinated"]
+        and abs(measure(rows.truth, rows.risks["selected"], folds).auroc - told) < 1e-6
+    )
+    return "" if same else f"is of another sweep than {RESULTS}"
+
+
+def _stale(found: SavedSweep, run: Run, name: str) -> str:
+    """Return why a sweep fits its run no longer, or an empty text."""
+    summary = found.summary
+    if summary["run_id"] != run.manifest.run_id:
+        return f"they are of another run (run_id {summary['run_id'][:8]}…)"
+    if summary.get("compared") != COMPARED:
+        return "they rank answers of different folds against each other, as earlier versions did"
+    if found.label_set != name:
+        return f"they are of the label set {shortened(found.label_set)!r}, not {name!r}"
+    then = summary["rows"] + _left_out(summary)
+    if then != len(run):
+        return f"the run had {then:,} rows when they were trained and has {len(run):,} now"
+    try:
+        labels = read_labels(run.path, name)
+    except InputError:
+        return "the labels that they learnt are gone"
+    learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
+    fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_picture])
+    probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
+    now = {id_: labels[id_].hallucinated for id_ in probed}
+    other = sum(learnt.get(id_) != now.get(id_) for id_ in learnt.keys() | now.keys())
+    return f"{other:,} of {len(run):,} rows have another label now" if other else ""
+
+
+def _left_out(summary: Mapping[str, Any]) -> int:
+    """Return how many rows of the run a sweep left out; summaries of before say less."""
+    rows = [each for each in summary.get("left_out", ()) if each["what"] == "row"]
+    return sum(each["count"] for each in rows) if rows else int(summary["unscorable"])
+
+
+def _damaged(path: Path, finding: str, run: Run) -> StoreError:
+    option = of_set("--labels", path.parent.name.removeprefix(f"{PROBES}-"))
+    option = "" if path.parent.name == PROBES else option
+    return StoreError(f"{path}: damaged, {finding}; run 'vlmscope probe {run.path}{option}' again")

@@ -1,0 +1,389 @@
+"""A sweep on disk, in the run's folder ``probes`` or another: tables, a summary, and saved probes.
+
+results.parquet      a row for each probe, selection, baseline and control
+predictions.parquet  a row for each question: truth, fold, image group, every out-of-fold risk, and
+                     the further columns of a label file
+results.json         the same numbers as the table, the settings, the choices, in one document
+<place>/             the selected probe and the best layer of each representation, trained on all
+                     rows and calibrated
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmscope.errors import InputError, StoreError, shortened
+from vlmscope.metrics import risk_coverage, threshold_at
+from vlmscope.probes import LogisticProbe, ProbeInfo
+from vlmscope.probes.storage import DESCRIPTION, PROBE_FILES, probe_files
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
+from vlmscope.store import (
+    DEFAULT,
+    alone,
+    is_child_name,
+    is_remote,
+    make_child_folder,
+    make_folder,
+    parquet_bytes,
+    publish_together,
+    read_document,
+    remove_folder,
+)
+from vlmscope.sweeps.by_column import column_document
+from vlmscope.sweeps.calibration import scale_of
+from vlmscope.sweeps.grid import known_of, vectors
+from vlmscope.sweeps.results import ProbeResult, SweepResult
+from vlmscope.sweeps.source import LABEL_SET, Source, model_of, run_id_of
+from vlmscope.sweeps.verdict import abstaining, abstaining_document, unknown_facts, verdict
+from vlmscope.version import __version__
+
+PROBES = "probes"
+"""Folder in a run, or beside research files."""
+
+RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
+"""The summary, which is written last, and the risks, in that folder."""
+
+_PLACE = re.compile(
+    rf"({'|'.join(map(re.escape, (VISION_ONLY, *REPRESENTATIONS.values())))})(-layer_\d+)?"
+)
+"""The names of folders that a sweep makes for its probes."""
+
+
+COMPARED = "within folds"
+"""Which answers are ranked against each other. Earlier versions ranked those of different folds."""
+
+
+def default_folder(path: Path, labels: str = DEFAULT) -> Path:
+    """Return where the sweep of a source is written: in its folder, or beside its file.
+
+    Each label set of a run has a folder of its own: ``probes``, ``probes-human``.
+
+    >>> default_folder(Path("data/gemma3_part_001.h5")).as_posix()
+    'data/gemma3_part_001-probes'
+    >>> probes_folder("human")
+    'probes-human'
+    """
+    if path.is_dir():
+        return path / probes_folder(labels)
+    return path.with_name(f"{path.stem}-{PROBES}")
+
+
+def probes_folder(labels: str = DEFAULT) -> str:
+    """Return the name of the folder in a run that holds the probes of a label set."""
+    return PROBES if labels == DEFAULT else f"{PROBES}-{labels}"
+
+
+def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) -> Path:
+    """Write everything and return the folder.
+
+    Args:
+        source: What was swept.
+        result: What was found.
+        folder: Where to; by default ``default_folder``.
+
+    Raises:
+        InputError: The folder holds something else: files that no sweep wrote, or the probes of
+            another label set.
+        StoreError: The disk refuses.
+    """
+    labels = str(result.data.origin.get(LABEL_SET, DEFAULT))
+    own = default_folder(source.path, labels)
+    folder = folder or own
+    check_folder(folder, result.data.origin.get(LABEL_SET))
+    try:
+        make_folder(folder, parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be made: {error.strerror or error}; give another --out"
+        ) from error
+    if folder.is_symlink() and folder == own:
+        raise StoreError(
+            f"{folder}: is a symbolic link, where a folder is expected; remove the link, or give "
+            "--out"
+        )
+    with alone(folder, "probes", "saving probes here"):
+        older = _older_probes(folder)
+        files: dict[Path, bytes] = {}
+        saved = []
+        for row in _kept(result):
+            told, made = _fitted_probe(source, result, row, folder)
+            saved.append(told)
+            files |= made
+        files |= {
+            folder / "results.parquet": parquet_bytes(_table(result)),
+            folder / PREDICTIONS: parquet_bytes(_predictions(result)),
+            folder / RESULTS: _document(source, result, saved),
+        }
+        if folder != default_folder(source.path):
+            _check_ours(folder, files)
+        for told in saved:
+            make_child_folder(folder, told["folder"])
+        publish_together(files)
+        for name in older - {told["folder"] for told in saved}:
+            remove_folder(folder, name, files=PROBE_FILES)
+    return folder
+
+
+def _document(source: Source, result: SweepResult, saved: list[dict[str, Any]]) -> bytes:
+    """Return the bytes of ``results.json``."""
+    summary = (
+        _summary(result)
+        | {"verdict": verdict(result)}
+        | {"run_id": run_id_of(source), "probes": saved}
+        | {"selected_probe": _folder_name(result.selected_place)}
+    )
+    return (json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _table(result: SweepResult) -> dict[str, list[Any]]:
+    """Return the results as columns."""
+    flat = [_flat(row) for row in result.rows]
+    return {name: [row[name] for row in flat] for name in flat[0]}
+
+
+def _flat(row: ProbeResult) -> dict[str, Any]:
+    """Return one result as one level of names."""
+    names = ("name", "title", "kind", "known", "representation", "layer", "estimator")
+    flat: dict[str, Any] = {name: getattr(row, name) for name in names}
+    for name, value in asdict(row.metrics).items():
+        flat[name] = value
+        if name in row.intervals:
+            flat[f"{name}_low"] = row.intervals[name].low
+            flat[f"{name}_high"] = row.intervals[name].high
+    flat["constant"] = row.constant
+    flat["found_nothing"] = row.found_nothing
+    flat["chosen_c"] = None if row.chosen_c is None else list(row.chosen_c)
+    flat["grid_edge"] = row.grid_edge
+    flat["auroc_band_low"] = None if row.band is None else row.band.low
+    flat["auroc_band_high"] = None if row.band is None else row.band.high
+    for name, gap in (
+        ("above_baseline", row.against),
+        ("above_question", row.over_question),
+        ("above_joint", row.over_joint),
+    ):
+        flat[name] = None if gap is None else gap.value
+        flat[f"{name}_low"] = None if gap is None else gap.interval.low
+        flat[f"{name}_high"] = None if gap is None else gap.interval.high
+        # Not of every layer: those would have to be corrected; ``tests`` has the told ones so.
+        planned = gap is not None and row.kind in ("selected", "combined")
+        flat[f"{name}_p"] = gap.p_value if gap is not None and planned else None
+    return flat
+
+
+def _predictions(result: SweepResult) -> dict[str, list[Any]]:
+    """Return each question's truth and risks as columns; those of further repeats are named so."""
+    data = result.data
+    columns: dict[str, list[Any]] = {
+        "id": list(data.ids),
+        "hallucinated": data.truth.tolist(),
+        "image_group": data.grouping.groups.tolist(),
+        "group": data.groups.tolist(),
+        **{f"metadata/{name}": list(cells) for name, cells in data.metadata.items()},
+    }
+    for repeat, fold_of in enumerate(result.fold_of):
+        start = repeat_prefix(repeat)
+        columns[f"{start}fold"] = fold_of.tolist()
+        for name, risk in result.risks.items():
+            columns[f"{start}risk/{name}"] = risk[repeat].tolist()
+    return columns
+
+
+def repeat_prefix(repeat: int) -> str:
+    """Return what the columns of a repeat begin with.
+
+    >>> repeat_prefix(0), repeat_prefix(1)
+    ('', 'repeat_2/')
+    """
+    return f"repeat_{repeat + 1}/" if repeat else ""
+
+
+def _summary(result: SweepResult) -> dict[str, Any]:
+    """Return the document of the whole sweep."""
+    data = result.data
+    answered = result.stacked("selected")
+    return {
+        "vlmscope_version": __version__,
+        **data.origin,
+        "rows": len(data.truth),
+        "unscorable": data.unscorable,
+        "left_out": [asdict(each) for each in data.left_out],
+        "not_known": list(unknown_facts(data.facts)),
+        "images": data.grouping.pictures,
+        "image_groups": len(np.unique(data.grouping.groups)),
+        "groups": len(np.unique(data.groups)),
+        "images_by": data.grouped_by,
+        "hallucinated": int(data.truth.sum()),
+        "settings": dict(result.settings),
+        "best_baseline": result.best_baseline,
+        "chosen": {name: list(places) for name, places in result.chosen.items()},
+        "grid_edge": result[result.selected_place].grid_edge,
+        "compared": COMPARED,
+        "within_category": {name: asdict(w) for name, w in result.within_category.items()},
+        "within_category_gaps": [
+            {"of": each.of, "over": each.over, **asdict(each.gap)} for each in result.within_gaps
+        ],
+        **column_document(result.by_column),
+        **abstaining_document(abstaining(result)),
+        "tests": _tests(result),
+        "permutations": None if result.chance is None else asdict(result.chance),
+        "recognition": None if result.recognition is None else asdict(result.recognition),
+        "group_by": data.split_by,
+        "novelty": None if result.novelty is None else asdict(result.novelty),
+        "aurc": risk_coverage(answered.truth, answered.risks["selected"], answered.folds).aurc,
+        "results": [_flat(row) for row in result.rows],
+        **(result.halp.document() if result.halp is not None else {"halp": []}),
+    }
+
+
+def _tests(result: SweepResult) -> list[dict[str, Any]]:
+    """Return the comparisons that the verdict tells."""
+    return [
+        {
+            "of": t.of,
+            "over": t.over,
+            "within_category": t.within_category,
+            **asdict(t.gap),
+            "p_holm": t.p_holm,
+        }
+        for t in result.tests
+    ]
+
+
+def _kept(result: SweepResult) -> Iterator[ProbeResult]:
+    """Yield the logistic probes to keep: the selected one, and the best of each representation."""
+    probes = [row for row in result.rows if row.kind == "probe" and row.estimator == "logistic"]
+    ranked = sorted(probes, key=lambda row: -row.metrics.auroc)
+    seen: set[str | None] = set()
+    for row in ranked:
+        if row.name == result.selected_place or row.representation not in seen:
+            seen.add(row.representation)
+            yield row
+
+
+def _fitted_probe(
+    source: Source, result: SweepResult, row: ProbeResult, folder: Path
+) -> tuple[dict[str, Any], dict[Path, bytes]]:
+    """Train on all rows, calibrate on rows that fits of its kind have not seen.
+
+    Returns:
+        What the summary says of the probe, and its files.
+    """
+    data, representation = result.data, row.representation or VISION_ONLY
+    matrix = vectors(source, data, representation, row.layer)
+    probe = LogisticProbe().fit(matrix, data.truth, groups=data.groups)
+    folds = int(result.settings["folds"])
+    platt, risk = scale_of(probe, matrix, data.truth, data.groups, folds)
+    threshold = float(threshold_at(data.truth, risk))
+    info = ProbeInfo(
+        representation=representation,
+        layer=row.layer,
+        width=matrix.shape[1],
+        estimator="LogisticProbe",
+        rows=len(data.truth),
+        model=model_of(source),
+        calibration=(platt.a, platt.b),
+        threshold=threshold,
+        chosen_c=row.chosen_c,
+        metrics={
+            # What is told of the selected probe is the number of the selection, which no row that
+            # it was judged on had a part in.
+            **(
+                {"auroc": result["selected"].metrics.auroc}
+                if row.name == result.selected_place
+                else {"auroc_of_best_layer": row.metrics.auroc}
+            ),
+            "prevalence": row.metrics.prevalence,
+            "recall": float((risk[data.truth] > threshold).mean()),
+            "false_alarms": float((risk[~data.truth] > threshold).mean()),
+        },
+    )
+    name = _folder_name(row.name)
+    files = probe_files(folder / name, probe, info)
+    return {"folder": name, "known": known_of(representation)}, files
+
+
+def _folder_name(place: str) -> str:
+    return place.replace("/", "-")
+
+
+def _older_probes(folder: Path) -> set[str]:
+    """Return the folders that the sweep saved here before says it made: no others are ours.
+
+    What it says may be a stranger's: only a name that a sweep gives, of a folder with a probe in
+    it, counts.
+    """
+    try:
+        found = json.loads(read_document(folder / RESULTS).decode())["probes"]
+        names = {probe["folder"] for probe in found}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    ours = (name for name in names if is_child_name(name) and _PLACE.fullmatch(name))
+    return {name for name in ours if _holds_probe(folder / name)}
+
+
+def _holds_probe(folder: Path) -> bool:
+    """Return whether this is a folder, no link to one, with a probe in it."""
+    linked = not is_remote(folder) and folder.is_symlink()
+    return not linked and (folder / DESCRIPTION).is_file()
+
+
+def check_folder(folder: Path, labels: str | None) -> None:
+    """Refuse a folder with the probes of another label set.
+
+    Args:
+        folder: The folder, which need not be there.
+        labels: The label set that was probed; None of research files, which have no sets.
+
+    Raises:
+        InputError: It holds such probes.
+    """
+    try:
+        found = json.loads(read_document(folder / RESULTS).decode())
+    except (OSError, ValueError, RecursionError):
+        return
+    there = found.get(LABEL_SET) if isinstance(found, dict) else None
+    if labels is not None and isinstance(there, str) and there != labels:
+        raise InputError(
+            f"{folder}: holds the probes of the label set {shortened(there)!r}, and these are of "
+            f"{labels!r}; give another --out"
+        )
+
+
+def _check_ours(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse to replace files that no sweep wrote, in a folder that the user named.
+
+    Args:
+        folder: The folder.
+        files: What is to be written.
+
+    Raises:
+        InputError: There is such a file: without a summary of ours nothing there is ours.
+    """
+    path = folder / RESULTS
+    if path.exists():
+        try:
+            summary = json.loads(read_document(path).decode())
+        except (ValueError, RecursionError):
+            summary = None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if not isinstance(summary, dict) or not summary.keys() >= {"vlmscope_version", "results"}:
+            raise InputError(f"{path}: is no result of vlmscope probe; give another --out")
+    elif taken := next((file for file in files if file.exists()), None):
+        raise InputError(f"{taken}: is there and no sweep beside it; give another --out")
+
+
+def _without_nan(value: Any) -> Any:
+    """Return plain data with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and value != value else value

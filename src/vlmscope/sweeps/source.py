@@ -1,0 +1,182 @@
+"""What can be probed: a run, or files of the original research. A sweep sees the same of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError, listed, shortened
+from vlmscope.store import (
+    DEFAULT,
+    Run,
+    SeedFiles,
+    find_seed_files,
+    label_sets,
+    labels_file,
+    open_run,
+    open_seed_files,
+)
+from vlmscope.store.format.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+Place = tuple[str, int | None]
+"""Representation and layer."""
+
+RESEARCH = "research files"
+"""What results and probes call files of the original research."""
+
+LABEL_SET = "label_set"
+"""Name, in results.json, of the label set that was probed. Earlier versions knew one set only."""
+
+
+class Source(Protocol):
+    """Rows with vectors: what ``Run`` and ``SeedFiles`` have in common."""
+
+    path: Path
+    """The folder or file."""
+    ids: tuple[str, ...]
+    """The question ids. Row i of every matrix belongs to ``ids[i]``."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    @property
+    def representations(self) -> tuple[str, ...]:
+        """The names that ``matrix`` takes."""
+        ...
+
+    def layers(self, representation: str) -> tuple[int, ...]:
+        """Return the layers of a representation; the vision encoder's has none."""
+        ...
+
+    def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
+        """Return ``[N, D]``; NaN in the rows that lack the vector."""
+        ...
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with a row per question, without vectors."""
+        ...
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run folder, rather than files of the original research."""
+    return (path / MANIFEST).exists()
+
+
+def of_set(option: str, name: str) -> str:
+    """Return an option with the name of a label set, empty for the default set.
+
+    >>> of_set("--labels", "human"), of_set("--labels", "default")
+    (' --labels human', '')
+    """
+    return "" if name == DEFAULT else f" {option} {name}"
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        InputError: It is negative or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give a number from 0 to {2**32 - 1}")
+
+
+def check_label_set(run: Path, name: str) -> None:
+    """Refuse a label set that a run does not have.
+
+    Raises:
+        InputError: Says which it has, and what a file of labels is given to.
+    """
+    sets = label_sets(run)
+    if name in sets or name == DEFAULT:
+        return
+    if "/" in name or "." in name or Path(name).exists():
+        raise InputError(
+            f"--labels {shortened(name)}: {run} is a run, which keeps its labels, and takes the "
+            f"name of a label set; run 'vlmscope label {run} --labels FILE' first, then probe it "
+            "without --labels"
+        )
+    labels_file(name)
+    have = f"there are {listed(sets)}" if sets else "there are none"
+    raise InputError(
+        f"--labels {name}: {run} has no label set of that name, {have}; run 'vlmscope label {run} "
+        f"--name {name}' first"
+    )
+
+
+def open_source(
+    path: Path, *, labelled: bool, report: Callable[[str], None] = lambda _: None
+) -> Source:
+    """Open a run folder, or files of the original research.
+
+    Args:
+        path: A run folder; a folder of ``.h5`` files; or one such file.
+        labelled: Whether labels come with it, in a CSV file. Research files need them, runs have
+            their own.
+        report: Told which file is being read.
+
+    Raises:
+        InputError: It is none of these, or the labels are missing or too many.
+    """
+    run = is_run(path)
+    if not run and not find_seed_files(path):
+        found = "no .h5 files there, and no run" if path.exists() else "no such file or folder"
+        raise InputError(
+            f"{path}: {found}; give a run folder, or .h5 files of the original research"
+        )
+    check_labels(path, run=run, labelled=labelled)
+    return open_run(path) if run else open_seed_files(path, report=report)
+
+
+def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
+    """Refuse a run with a label file, and research files without one.
+
+    Raises:
+        InputError: Says where labels of each go.
+    """
+    if run and labelled:
+        raise InputError(
+            f"--labels: {path} is a run, which keeps its labels; run 'vlmscope label {path} "
+            "--labels FILE' first, then probe it without --labels"
+        )
+    if not run and not labelled:
+        raise InputError(
+            f"{path}: research files hold no labels; give --labels FILE, a CSV with the columns "
+            "question_id and is_hallucinating_manual (or is_hallucinating, hallucinated, label)"
+        )
+
+
+def places(source: Source) -> Iterator[Place]:
+    """Yield every representation with each of its layers."""
+    for representation in source.representations:
+        for layer in source.layers(representation) or (None,):
+            yield representation, layer
+
+
+def model_of(source: Source) -> dict[str, Any]:
+    """Return what is known of the model behind the vectors, for a saved probe.
+
+    A run knows its model by hashes. Research files do not, so no loaded model will match.
+    """
+    if isinstance(source, Run):
+        manifest = source.manifest
+        capture = {name: getattr(manifest.capture, name) for name in ("vision_pooling", "compat")}
+        return asdict(manifest.model) | capture | {"dtype": manifest.dtype}
+    attrs = source.attrs if isinstance(source, SeedFiles) else {}
+    return {**attrs, "source": RESEARCH}
+
+
+def run_id_of(source: Source) -> str:
+    """Return the id of the run that the rows come from; empty where they know of none."""
+    if isinstance(source, Run):
+        return source.manifest.run_id
+    return str(source.attrs.get("run_id", "")) if isinstance(source, SeedFiles) else ""

@@ -1,0 +1,204 @@
+"""Repeated cross-validation: the same rows, split anew several times.
+
+A single split into folds is one draw of many. The AUROC that is told is of all pairs within all
+folds of all repeats. An image that is resampled is resampled in every repeat, so that repeats make
+the number less dependent on the split and never pretend that there are more images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.probes import Fold, FoldError, grouped_folds
+from vlmscope.sweeps.data import ProbeData, kind_of
+from vlmscope.sweeps.grouping import plain_question
+from vlmscope.sweeps.source import Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stacked:
+    """The rows of all repeats below each other, ``[R*N]``."""
+
+    truth: NDArray[np.bool_]
+    """True where the answer is a hallucination."""
+    groups: NDArray[np.int64]
+    """Number of each row's group: the same in every repeat."""
+    folds: NDArray[np.int64]
+    """Number of the fold that judged each row; folds of different repeats have different ones."""
+    risks: Mapping[str, NDArray[np.float64]]
+    """Name → out-of-fold risk."""
+
+
+def stacked(
+    truth: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    fold_of: NDArray[np.int64],
+    risks: Mapping[str, NDArray[np.float64]],
+) -> Stacked:
+    """Return the rows of all repeats below each other.
+
+    Args:
+        truth: ``[N]``.
+        groups: ``[N]``.
+        fold_of: Fold that judged each row, ``[R, N]``, from 0 in every repeat.
+        risks: Name → risk, ``[R, N]``.
+    """
+    repeats = len(fold_of)
+    return Stacked(
+        np.tile(truth, repeats),
+        np.tile(groups, repeats),
+        distinct_folds(fold_of).ravel(),
+        {name: risk.ravel() for name, risk in risks.items()},
+    )
+
+
+def distinct_folds(fold_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return fold numbers that differ between repeats, ``[R, N]``.
+
+    >>> distinct_folds(np.array([[0, 1], [1, 0]])).tolist()
+    [[0, 1], [3, 2]]
+    """
+    return np.asarray(fold_of + np.arange(len(fold_of))[:, None] * (fold_of.max() + 1))
+
+
+IMAGE, QUESTION = "image", "question"
+"""Ways to group that need no column of the table; ``category`` and all others are columns."""
+
+MOST_LEFT_OUT = 12
+"""Up to so many groups that are no images, each is a fold of its own: one is left out at a time."""
+
+OTHER_SEEDS = 20
+"""Splits to try for a repeat before it is said that there is none."""
+
+_STEP = 7919
+"""Between the seeds of two repeats, so that neighbouring ``--seed`` share none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Novelty:
+    """What the judged rows share with those that were learnt from, as shares of the rows."""
+
+    images: float
+    """Rows about an image that stands in training too."""
+    questions: float
+    """Rows that ask a question, word by word, that stands in training too."""
+
+
+def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
+    """Return the rows with other groups than images.
+
+    Args:
+        data: The rows.
+        source: Where columns of the table are looked up.
+        by: ``image``, ``question``, or a column.
+
+    Raises:
+        InputError: There is no such column, or it is the same in all rows.
+    """
+    if by == IMAGE:
+        return data
+    names = (
+        [plain_question(text) for text in data.facts.question]
+        if by == QUESTION
+        else _column(data, source, by)
+    )
+    number = numbered(names)
+    if number.max(initial=0) < 1:
+        raise InputError(
+            f"--group-by {by}: all {len(names):,} rows have the same; give a column that differs"
+        )
+    return replace(data, split=number, split_by=by)
+
+
+def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    """Return a number for each different name, in order of appearance.
+
+    >>> numbered(["b", "a", "b"]).tolist()
+    [0, 1, 0]
+    """
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
+
+
+def _column(data: ProbeData, source: Source | None, name: str) -> list[str]:
+    """Return a column of the rows as text."""
+    if name == "category" and data.categories is not None:
+        return list(data.categories)
+    if name in data.metadata:
+        return list(map(str, data.metadata[name]))
+    table = None if source is None else source.to_pandas()
+    if table is None or name not in table:
+        known = [] if table is None else sorted(map(str, table.columns))
+        raise InputError(
+            f"--group-by {name}: no such column; give image, question, or one of "
+            f"{', '.join(known) or 'none'}"
+        )
+    return [kind_of(cell) for cell in table[name].iloc[data.rows]]
+
+
+def split_rows(data: ProbeData, count: int, seed: int) -> tuple[Fold, ...]:
+    """Return folds that separate no group.
+
+    Few groups that are no images are left out one at a time, where each holds both classes.
+
+    Raises:
+        FoldError: Too few groups hold a class.
+    """
+    if data.split is not None:
+        number = data.split
+        count_of = int(number.max()) + 1
+        few = 3 <= count_of <= MOST_LEFT_OUT
+        each = [number == group for group in range(count_of)] if few else []
+        if few and all(0 < data.truth[rows].sum() < rows.sum() for rows in each):
+            return tuple(Fold(np.flatnonzero(~rows), np.flatnonzero(rows)) for rows in each)
+    try:
+        return tuple(grouped_folds(data.truth, data.groups, count=count, seed=seed))
+    except FoldError as error:
+        if data.split is None:
+            raise FoldError(f"{error}{data.grouping.way_out(data.truth)}") from error
+        raise FoldError(f"--group-by {data.split_by}: {error}") from error
+
+
+def repeated_splits(data: ProbeData, count: int, seed: int, repeats: int) -> list[tuple[Fold, ...]]:
+    """Return the folds of every repeat, each split anew. The first are those of ``split_rows``.
+
+    Where only one split is possible, it is there once.
+
+    Raises:
+        FoldError: As ``split_rows``.
+    """
+    splits = [split_rows(data, count, seed)]
+    tried = 0
+    while len(splits) < repeats and tried < OTHER_SEEDS:
+        tried += 1
+        try:
+            split = split_rows(data, count, (seed + _STEP * tried) % 2**32)
+        except FoldError:
+            continue  # a greedy splitter: another seed may find one
+        if not any(_same(split, other) for other in splits):
+            splits.append(split)
+    return splits
+
+
+def _same(one: Sequence[Fold], other: Sequence[Fold]) -> bool:
+    """Return whether two splits have the same parts, in whatever order."""
+    parts = [{fold.test.tobytes() for fold in split} for split in (one, other)]
+    return parts[0] == parts[1]
+
+
+def novelty(data: ProbeData, folds: Sequence[Fold]) -> Novelty:
+    """Return what judged rows share with training."""
+    question = numbered([plain_question(text) for text in data.facts.question])
+    _, image = np.unique(data.grouping.groups, return_inverse=True)
+    shares = []
+    for number in (image, question):
+        seen = sum(int(np.isin(number[f.test], number[f.train]).sum()) for f in folds)
+        shares.append(seen / len(number))
+    if not data.grouping.pictures:
+        shares[0] = 0.0
+    return Novelty(*shares)

@@ -1,0 +1,260 @@
+"""Fits on one run, risks on another: probes and baselines alike, everything chosen in training.
+
+A part is a set of rows to learn from and the rows of the test run that this fit judges. There is
+one part where the two runs share no image: all rows learn, all rows are judged. Where they share
+their images there is a part for each fold, and the fit of a fold has seen none of its images.
+
+Features of baselines are made of both runs together, without labels, so that a column means the
+same on both sides. A category, token or word that only the test run has is a column that training
+says nothing about: its weight stays 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped,unused-ignore]
+from sklearn import config_context  # type: ignore[import-untyped,unused-ignore]
+
+from vlmscope.probes import Fold, LogisticProbe, grouped_folds
+from vlmscope.probes.base import inner_count
+from vlmscope.probes.baselines import (
+    BASELINES,
+    JOINT,
+    JOINT_BASELINE,
+    Baseline,
+    Facts,
+    joint_candidates,
+)
+from vlmscope.probes.candidates import Candidate, fit_candidate
+from vlmscope.probes.crossfit import rank_auroc
+from vlmscope.sweeps.calibration import rising_platt, scale_of
+from vlmscope.sweeps.data import shown
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One fit: what it learns from, and what it judges."""
+
+    train: NDArray[np.int64]
+    """Rows of the training run."""
+    judged: NDArray[np.int64]
+    """Rows of the test run; none of their images is in ``train``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Carried:
+    """The risks of one way to predict, on the rows of the test run."""
+
+    risk: NDArray[np.float64]
+    """Risk of each row, ``[M]``."""
+    inner_auroc: tuple[float, ...]
+    """Of each part: AUROC inside its training rows, by which choices are made."""
+
+
+def carry_probe(
+    vectors: NDArray[np.float32],
+    truth: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    parts: Sequence[Part],
+    test_vectors: NDArray[np.float32],
+    *,
+    folds: int,
+) -> Carried:
+    """Train a logistic probe as a saved one is, calibrated in training, and apply it.
+
+    Args:
+        vectors: Of the training run, ``[N, D]``.
+        truth: True where the answer is a hallucination, ``[N]``.
+        groups: The image of each row, ``[N]``.
+        parts: Who learns and who is judged.
+        test_vectors: Of the test run, ``[M, D]``.
+        folds: Of the calibration.
+
+    Raises:
+        FoldError: Too few images of a class in training.
+    """
+    risk = np.empty(len(test_vectors))
+    inner = []
+    for part in parts:
+        learnt = vectors[part.train], truth[part.train], groups[part.train]
+        probe = LogisticProbe().fit(learnt[0], learnt[1], groups=learnt[2])
+        platt, _ = scale_of(probe, *learnt, folds)
+        logit = probe.decision_function(test_vectors[part.judged])
+        risk[part.judged] = platt.apply(logit)
+        inner.append(float(probe.grid_auroc_[probe.grid_loss_.argmin()]))
+    return Carried(risk, tuple(inner))
+
+
+def carry_baselines(
+    facts: Facts,
+    truth: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    parts: Sequence[Part],
+    *,
+    folds: int,
+    seed: int,
+) -> Iterator[tuple[Baseline, NDArray[np.float64]]]:
+    """Yield every baseline known before the answer with its risks on the test run; joint last.
+
+    Args:
+        facts: Of both runs, the rows of the training run first: see ``both_facts``.
+        truth: Of the training run, ``[N]``.
+        groups: The image of each of its rows, ``[N]``.
+        parts: Who learns and who is judged.
+        folds: Inner folds that forms and penalties are chosen by.
+        seed: Of the inner folds.
+    """
+    single = {
+        baseline.name: (baseline, found)
+        for baseline in BASELINES
+        if baseline.known == "before" and (found := baseline.candidates(facts)) is not None
+    }
+    risks = {name: np.empty(len(facts.question) - len(truth)) for name in (*single, JOINT)}
+    forms = {name: found for name, (_, found) in single.items()}
+    forms[JOINT] = joint_candidates(facts)
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        for part in parts:
+            splits = _inner_folds(truth, groups, part.train, folds, seed)
+            choices = {
+                name: _chosen(candidates, truth, part.train, splits)
+                for name, candidates in forms.items()
+            }
+            # As in the sweep, the joint baseline may turn out to be one that knows a single fact.
+            choices[JOINT] = max(choices.values(), key=lambda choice: choice.auroc)
+            for name, choice in choices.items():
+                risks[name][part.judged] = choice.risk(truth, part, len(truth))
+    for name, (baseline, _) in single.items():
+        yield baseline, risks[name]
+    yield JOINT_BASELINE, risks[JOINT]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """The best form of a baseline, chosen inside training."""
+
+    candidate: Candidate
+    auroc: float
+    logit: NDArray[np.float64]
+    """Out-of-fold log-odds of the training rows."""
+
+    def risk(self, truth: NDArray[np.bool_], part: Part, before: int) -> NDArray[np.float64]:
+        """Fit on all training rows and return the calibrated risk of the judged ones."""
+        platt = rising_platt(truth[part.train], self.logit)
+        judge = fit_candidate(self.candidate, part.train, truth)
+        return np.asarray(expit(platt.a * judge(before + part.judged) + platt.b))
+
+
+def _inner_folds(
+    truth: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    train: NDArray[np.int64],
+    folds: int,
+    seed: int,
+) -> list[Fold]:
+    """Return folds of some rows, as numbers of their places among these rows."""
+    count = inner_count(truth[train], groups[train], folds)
+    return grouped_folds(truth[train], groups[train], count=count, seed=seed)
+
+
+def _chosen(
+    candidates: Mapping[str, Candidate],
+    truth: NDArray[np.bool_],
+    train: NDArray[np.int64],
+    splits: Sequence[Fold],
+) -> _Choice:
+    """Return the candidate with the highest AUROC over pairs within folds, the first of equals."""
+    label = truth[train]
+    sizes = [label[fold.test].sum() * (~label[fold.test]).sum() for fold in splits]
+
+    def judged(candidate: Candidate) -> _Choice:
+        logit = np.empty(len(train))
+        for fold in splits:
+            judge = fit_candidate(candidate, train[fold.train], truth)
+            logit[fold.test] = judge(train[fold.test])
+        scores = [rank_auroc(label[fold.test], logit[None, fold.test])[0] for fold in splits]
+        return _Choice(candidate, float(np.average(scores, weights=sizes)), logit)
+
+    return max(map(judged, candidates.values()), key=lambda choice: choice.auroc)
+
+
+def take_facts(facts: Facts, rows: NDArray[np.int64]) -> Facts:
+    """Return the facts of some rows."""
+    taken: dict[str, Any] = {}
+    for field in fields(Facts):
+        values = getattr(facts, field.name)
+        if isinstance(values, np.ndarray):
+            taken[field.name] = values[rows]
+        elif isinstance(values, Mapping):
+            taken[field.name] = {name: [of[i] for i in rows] for name, of in values.items()}
+        elif values is not None:
+            taken[field.name] = [values[i] for i in rows]
+    return replace(facts, **taken)
+
+
+def both_facts(one: Facts, other: Facts, *, same_tokens: bool) -> tuple[Facts, tuple[str, ...]]:
+    """Return the facts of two runs, one below the other, and what had to be left out.
+
+    Args:
+        one: Of the training run.
+        other: Of the test run.
+        same_tokens: Whether token ids and prompt lengths mean the same in both. If not, the first
+            token's probabilities are known by rank alone.
+    """
+    known: dict[str, Any] = {}
+    left_out = []
+    for field in fields(Facts):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if mine is None or theirs is None:
+            known[field.name] = None
+            if (mine is None) != (theirs is None) and field.name in _NAMES:
+                side = "training" if mine is None else "test"
+                left_out.append(f"{_NAMES[field.name]}: the {side} run does not have it")
+        elif isinstance(mine, np.ndarray):
+            known[field.name] = _stacked(mine, theirs)
+        elif isinstance(mine, Mapping):
+            known[field.name] = {n: [*mine[n], *theirs[n]] for n in mine if n in theirs}
+            left_out += [
+                f"the column {shown(name)}: the test run does not have it"
+                for name in mine if name not in theirs
+            ]  # fmt: skip
+        else:
+            known[field.name] = [*mine, *theirs]
+    facts = Facts(**known)
+    if not same_tokens:
+        facts = _without_tokens(facts)
+        left_out.append("the first token and the prompt's length: the processors differ")
+    return facts, tuple(left_out)
+
+
+_NAMES = {
+    "category": "the question's category",
+    "answer_type": "the table's type of answer",
+    "first_token_entropy": "the first token's entropy",
+}
+"""Facts that a table or a run may lack, as a person reads of them."""
+
+
+def _stacked(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Return two arrays as one; of columns that only one has, nothing."""
+    if one.ndim == 1:
+        return np.concatenate([one, other])
+    width = min(one.shape[1], other.shape[1])
+    return np.concatenate([one[:, :width], other[:, :width]])
+
+
+def _without_tokens(facts: Facts) -> Facts:
+    """Return facts in which ranks stand for token ids."""
+    ranks = facts.first_token_logprobs
+    return replace(
+        facts,
+        first_token=None,
+        num_prompt_tokens=None,
+        first_token_ids=None
+        if ranks is None
+        else np.tile(np.arange(ranks.shape[1], dtype=np.int64), (len(ranks), 1)),
+    )

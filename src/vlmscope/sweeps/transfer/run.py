@@ -1,0 +1,361 @@
+"""Transfer: what is learnt on one labelled run, judged on others.
+
+A sweep judges probes on images they have not seen, but of the same table and model. Here probes
+and baselines learn on one run and are judged on another: another table on the same model, or
+another model whose vectors are as wide. Everything is chosen in the training run alone. What the
+test run itself would have taught, by cross-validation within it, stands beside it.
+
+No image that is judged was in training. Where most rows of the test run are about other images,
+the rows about shared ones are left out. Where it shares its images (the same questions on another
+model), the training run's folds are used: each row is judged by the fit that has not seen its
+image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import nan
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.metrics import Difference, Interval, Judged, Metrics, constant_pairs, resample_sides
+from vlmscope.metrics.weighted import NAMES
+from vlmscope.probes import (
+    CrossFit,
+    Fold,
+    FoldError,
+    crossfit_logistic,
+    crossfit_select,
+    grouped_folds,
+)
+from vlmscope.probes.base import block_numbers
+from vlmscope.probes.baselines import JOINT, Facts, Known, baseline_fits
+from vlmscope.store import DEFAULT, Run, vector_path
+from vlmscope.sweeps.calibration import calibrated
+from vlmscope.sweeps.data import ProbeData
+from vlmscope.sweeps.grid import SweepSpec, known_of, place_title, sweep, vectors
+from vlmscope.sweeps.results import CONSTANT, ProbeResult, SweepResult
+from vlmscope.sweeps.source import LABEL_SET, Place, Source
+from vlmscope.sweeps.transfer.fits import (
+    Carried,
+    Part,
+    both_facts,
+    carry_baselines,
+    carry_probe,
+    take_facts,
+)
+from vlmscope.sweeps.transfer.targets import Target, checked_source, targets
+
+SELECTED = "selected"
+
+Report = Callable[[str], None]
+"""Told what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedResult:
+    """How well one probe or baseline of the training run does on the test run."""
+
+    name: str
+    """As in the sweep."""
+    title: str
+    kind: str
+    """``selected``, ``probe`` or ``baseline``."""
+    known: Known
+    representation: str | None
+    layer: int | None
+    source_auroc: float
+    """On the training run, out of fold, as the sweep tells it; NaN where it has no number for it,
+    or found nothing."""
+    source_interval: Interval
+    metrics: Metrics
+    """On the test run."""
+    intervals: dict[str, Interval]
+    """Metric → 95% interval: images of the test run resampled, the fits as they are."""
+    over_joint: Difference | None
+    """AUROC less that of the joint baseline, carried over alike."""
+    own_auroc: float
+    """AUROC of the same trained and judged within the test run; NaN where it cannot be had, or
+    finds nothing."""
+    over_own: Difference | None
+    """AUROC less that one: what is lost on the way, if it is below 0."""
+    constant: float
+    """Share of the compared pairs that have one single risk."""
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether the risk is a constant for most pairs: its AUROC says nothing then."""
+        return not self.constant < CONSTANT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TransferTest:
+    """What was found on one test run."""
+
+    target: Target
+    rows: tuple[CarriedResult, ...]
+    """The selected layer, every layer, the baselines."""
+    risks: dict[str, NDArray[np.float64]]
+    """Name → risk of each judged row, ``[M]``."""
+    part_of: NDArray[np.int64]
+    """Number of the fit that judged each row, ``[M]``: all 0 unless ``paired``."""
+    chosen: tuple[str, ...]
+    """Of each fit: the layer that it selected."""
+    no_own: str
+    """Why nothing is trained within the test run; empty where it is."""
+    facts_left_out: tuple[str, ...]
+    """Facts that baselines do without, each with its reason."""
+
+    def __getitem__(self, name: str) -> CarriedResult:
+        """Return a row by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TransferResult:
+    """Everything that a transfer found."""
+
+    source: Run
+    result: SweepResult
+    """The sweep of the training run."""
+    tests: tuple[TransferTest, ...]
+    spec: SweepSpec
+
+    def __repr__(self) -> str:
+        return f"TransferResult({str(self.source.path)!r}, judged on {len(self.tests)} runs)"
+
+
+def transfer(
+    source: Source,
+    tests: Iterable[Run | str | Path | Target],
+    spec: SweepSpec | None = None,
+    *,
+    labels: str = DEFAULT,
+    result: SweepResult | None = None,
+    report: Report = lambda _: None,
+) -> TransferResult:
+    """Learn on one labelled run and judge on others.
+
+    Args:
+        source: The labelled run to learn from.
+        tests: Labelled runs to judge on, or their folders; or what ``targets`` made of them.
+        spec: Folds, draws and seed, as of the sweep.
+        labels: The label set of ``source``; test runs are judged by their default sets.
+        result: The sweep of ``source`` with these settings and labels, if it was made already.
+        report: Told what is being done, a line each.
+
+    Raises:
+        InputError: A run has no labels, is the run that is learnt from, shares no vectors with it,
+            or has too few answers of a kind that can be judged.
+    """
+    spec = spec or SweepSpec()
+    made = list(tests)
+    plain = [each for each in made if not isinstance(each, Target)]
+    opened = iter(targets(source, plain, spec, labels=labels) if plain else ())
+    aims = [each if isinstance(each, Target) else next(opened) for each in made]
+    run = checked_source(source)
+    result = result or sweep(source, spec, labels=labels, report=report)
+    if (learnt := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
+        raise InputError(f"transfer: the sweep learnt the label set {learnt!r}, not {labels!r}")
+    return TransferResult(
+        run, result, tuple(_judged_on(run, result, aim, spec, report) for aim in aims), spec
+    )
+
+
+def _judged_on(
+    source: Run, result: SweepResult, target: Target, spec: SweepSpec, report: Report
+) -> TransferTest:
+    """Return what is found on one test run."""
+    data = _regrouped(result.data, target)
+    parts = target.parts
+    part_of = np.empty(len(target.kept), dtype=np.int64)
+    for number, part in enumerate(parts):
+        part_of[part.judged] = number
+    name = target.run.path.name
+    own = _OwnFits.begin(target, spec)
+    carried: dict[str, Carried] = {}
+    for place in target.places:
+        path = vector_path(*place)
+        report(f"{path}, on {name}")
+        test_vectors = vectors(target.run, target.data, *place)[target.kept]
+        carried[path] = carry_probe(
+            vectors(source, data, *place), data.truth, data.groups, parts, test_vectors,
+            folds=spec.folds,
+        )  # fmt: skip
+        own.add(path, test_vectors)
+    chosen = _selected(carried, target, result, len(parts))
+    risks = {SELECTED: _put_together(carried, chosen, parts, len(target.kept))} if chosen else {}
+    risks |= {path: each.risk for path, each in carried.items()}
+    report(f"baselines, on {name}")
+    facts, lacking = both_facts(
+        data.facts,
+        take_facts(_with_columns(target.data, data.facts), target.kept),
+        same_tokens=target.relation.same_tokens,
+    )
+    titles = {}
+    for baseline, risk in carry_baselines(
+        facts, data.truth, data.groups, parts, folds=spec.folds, seed=spec.seed
+    ):
+        if baseline.name != "majority":  # the same risk for every answer
+            risks[baseline.name], titles[baseline.name] = risk, baseline.title
+    rows = _rows(target, risks, titles, part_of, own, result, spec, report)
+    return TransferTest(target, rows, risks, part_of, chosen, own.failed, lacking)
+
+
+def _with_columns(data: ProbeData, learnt: Facts) -> Facts:
+    """Return the facts of the test run with the columns that the training run learnt from."""
+    found = {name: data.columns[name] for name in learnt.columns if name in data.columns}
+    return replace(data.facts, columns=found)
+
+
+def _regrouped(data: ProbeData, target: Target) -> ProbeData:
+    """Return the training rows; grouped together with those of the test run, if they share."""
+    if not target.paired:  # the fit is the one that is saved
+        return data
+    grouping = replace(data.grouping, groups=target.overlap.source_groups)
+    return replace(data, grouping=grouping, split=None)
+
+
+def _selected(
+    carried: dict[str, Carried], target: Target, result: SweepResult, parts: int
+) -> tuple[str, ...]:
+    """Return the layer that each fit selects, without a look at the test run.
+
+    A single fit takes what the sweep selected, which is what is saved; unless the test run lacks
+    it. Then, and in folds, it is the layer that does best inside training.
+    """
+    before = [vector_path(*p) for p in target.places if known_of(p[0]) == "before"]
+    if not before:
+        return ()
+    if not target.paired and result.selected_place in before:
+        return (result.selected_place,)
+    inner = np.array([carried[path].inner_auroc for path in before])
+    return tuple(before[inner[:, part].argmax()] for part in range(parts))
+
+
+def _put_together(
+    carried: dict[str, Carried], chosen: Sequence[str], parts: Sequence[Part], count: int
+) -> NDArray[np.float64]:
+    """Return the risks of the layer that each fit selected."""
+    risk = np.empty(count)
+    for name, part in zip(chosen, parts, strict=True):
+        risk[part.judged] = carried[name].risk[part.judged]
+    return risk
+
+
+class _OwnFits:
+    """What the test run teaches itself, by cross-validation on the rows that are judged."""
+
+    def __init__(self, target: Target, folds: Sequence[Fold], failed: str) -> None:
+        self._target = target
+        self._folds = folds
+        self._fits: dict[str, CrossFit] = {}
+        self.failed = failed
+        """Why there is nothing to learn; empty where there is."""
+
+    @classmethod
+    def begin(cls, target: Target, spec: SweepSpec) -> _OwnFits:
+        """Make folds of the test run, where it has enough images of each class."""
+        try:
+            folds = grouped_folds(target.truth, target.groups, count=spec.folds, seed=spec.seed)
+        except FoldError as error:
+            return cls(target, (), str(error))
+        return cls(target, folds, "")
+
+    def add(self, path: str, matrix: NDArray[np.float32]) -> None:
+        """Probe one layer."""
+        if self._folds:
+            truth, groups = self._target.truth, self._target.groups
+            fit = crossfit_logistic(matrix, truth, self._folds, groups)
+            self._fits[path] = calibrated(fit, truth, self._folds)
+
+    def sides(self, carried: Iterable[str], learnt: Facts) -> dict[str, Judged]:
+        """Return the out-of-fold risks by the names of what is carried over.
+
+        Args:
+            carried: The names.
+            learnt: Facts of the training run: baselines know the same columns of the table.
+        """
+        if not self._folds:
+            return {}
+        truth, wanted = self._target.truth, set(carried)
+        risks = {path: fit.risk for path, fit in self._fits.items()}
+        before = {p: fit for p, fit in self._fits.items() if known_of(p.split("/")[0]) == "before"}
+        if before:
+            risks[SELECTED] = crossfit_select(before, self._folds).risk
+        facts = take_facts(_with_columns(self._target.data, learnt), self._target.kept)
+        for baseline, fit in baseline_fits(facts, truth, self._folds):
+            risks[baseline.name] = calibrated(fit, truth, self._folds).risk
+        fold_of = block_numbers(self._folds, len(truth))
+        return {
+            name: Judged(truth, risk, fold_of) for name, risk in risks.items() if name in wanted
+        }
+
+
+def _rows(
+    target: Target,
+    risks: dict[str, NDArray[np.float64]],
+    titles: dict[str, str],
+    part_of: NDArray[np.int64],
+    own: _OwnFits,
+    result: SweepResult,
+    spec: SweepSpec,
+    report: Report,
+) -> tuple[CarriedResult, ...]:
+    """Return a result for each risk: resampled by the images of the test run."""
+    truth, groups = target.truth, target.groups
+    report(f"intervals, on {target.run.path.name}")
+    folds = part_of if target.paired else None  # a single fit on other images is no cross-fit
+    sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
+    drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
+    within = {
+        f"own {name}": side
+        for name, side in own.sides(risks, result.data.facts).items()
+        if constant_pairs(side.truth, side.risk, side.folds) < CONSTANT
+    }
+    both = resample_sides(
+        {**sides, **within}, groups, draws=spec.draws, seed=spec.seed, metrics=("auroc",),
+        correct=True,
+    )  # fmt: skip
+    places = {vector_path(*place): place for place in target.places}
+    told = _told_in_training(result, places)
+
+    def row(name: str) -> CarriedResult:
+        representation, layer = places.get(name, (None, None))
+        other = f"own {name}"
+        found = told.get(name)
+        title = titles.get(name) or "best layer, chosen in training"
+        return CarriedResult(
+            name=name,
+            title=place_title(representation, layer) if representation else title,
+            kind="baseline" if name in titles else ("selected" if name == SELECTED else "probe"),
+            known=known_of(representation) if representation else "before",
+            representation=representation,
+            layer=layer,
+            source_auroc=found.metrics.auroc if found else nan,
+            source_interval=found.intervals["auroc"] if found else Interval(nan, nan),
+            metrics=Metrics(**drawn.whole[name], count=len(truth)),
+            intervals={metric: drawn.interval(name, metric) for metric in NAMES},
+            over_joint=None if name in titles else drawn.difference(name, JOINT),
+            own_auroc=both.whole[other]["auroc"] if other in within else nan,
+            over_own=both.difference(name, other) if other in within else None,
+            constant=constant_pairs(truth, risks[name], part_of),
+        )
+
+    return tuple(row(name) for name in risks)
+
+
+def _told_in_training(result: SweepResult, places: dict[str, Place]) -> dict[str, ProbeResult]:
+    """Return what the sweep found of the training run, by name.
+
+    Its number for the selected layer is of what was carried over if every layer that a fold chose
+    can be carried over: leaving out the others would have changed no choice.
+    """
+    told = {row.name: row for row in result.rows if not row.found_nothing}
+    if not set(result.chosen[SELECTED]) <= places.keys():
+        told.pop(SELECTED, None)
+    return told

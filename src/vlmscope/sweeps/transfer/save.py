@@ -1,0 +1,244 @@
+"""A transfer on disk, beside the sweep of the training run.
+
+transfer.json
+    what was trained on; of each test run how it is related, what was left out, a row for each probe
+    and baseline, and the verdict
+transfer_predictions.parquet
+    a row for each question judged: run, label, image group, fit, risks
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmscope.errors import InputError, StoreError
+from vlmscope.jsontext import load_json
+from vlmscope.metrics import Difference, Interval
+from vlmscope.metrics.weighted import NAMES
+from vlmscope.store import (
+    Run,
+    alone,
+    make_folder,
+    parquet_bytes,
+    publish_together,
+    read_document,
+)
+from vlmscope.sweeps.save import RESULTS, default_folder
+from vlmscope.sweeps.transfer.run import CarriedResult, TransferResult, TransferTest
+from vlmscope.sweeps.transfer.verdict import relation_phrase, transfer_verdict, unseen_phrase
+from vlmscope.version import __version__
+
+TRANSFER, TRANSFER_PREDICTIONS = "transfer.json", "transfer_predictions.parquet"
+"""The document, which is written last, and the risks."""
+
+KIND = "vlmscope transfer"
+"""How the document says what it is."""
+
+SCHEMA_VERSION = 1
+"""Grows when a reader of the older version would misread the document."""
+
+
+def save_transfer(found: TransferResult, folder: Path | None = None) -> Path:
+    """Write what a transfer found beside the sweep of the training run; return the document.
+
+    An older transfer there is replaced as a whole.
+
+    Args:
+        found: What was found.
+        folder: Where to; by default the folder of the training run's sweep.
+
+    Raises:
+        InputError: A file of the name is there that no transfer wrote.
+        StoreError: The disk refuses, or the folder is a symbolic link.
+    """
+    folder = folder or default_folder(found.source.path)
+    check_replaceable(found.source, folder)
+    try:
+        make_folder(folder, parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be made: {error.strerror or error}; give another --out"
+        ) from error
+    with alone(folder, "probes", "saving probes here"):
+        document = transfer_document(found, folder)
+        publish_together(
+            {
+                folder / TRANSFER_PREDICTIONS: parquet_bytes(_predictions(found)),
+                folder / TRANSFER: (
+                    json.dumps(document, indent=2, allow_nan=False) + "\n"
+                ).encode(),
+            }
+        )
+    return folder / TRANSFER
+
+
+def check_replaceable(source: Run, folder: Path) -> None:
+    """Refuse to write where a file is that no transfer wrote, or through a link.
+
+    In the run's own folder the two names are ours, and what has them is replaced: never written
+    through. In a folder that the user named only a transfer is.
+
+    Raises:
+        InputError: There is such a file.
+        StoreError: The run's folder of probes is a symbolic link, or a file cannot be read.
+    """
+    if folder == default_folder(source.path):
+        if folder.is_symlink():
+            raise StoreError(
+                f"{folder}: is a symbolic link, where a folder is expected; remove the link, or "
+                "give --out"
+            )
+        return
+    document = folder / TRANSFER
+    if document.exists():
+        if not _is_ours(document):
+            raise InputError(f"{document}: is no transfer of vlmscope probe; give another --out")
+    elif (folder / TRANSFER_PREDICTIONS).exists():
+        raise InputError(
+            f"{folder / TRANSFER_PREDICTIONS}: is there and no transfer beside it; give another "
+            "--out"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a document says that a transfer wrote it."""
+    try:
+        found = load_json(read_document(path).decode())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("kind") == KIND
+
+
+def transfer_document(found: TransferResult, folder: Path | None = None) -> dict[str, Any]:
+    """Return everything that was found as plain JSON values.
+
+    Args:
+        found: What was found.
+        folder: Where the sweep is saved that it belongs to.
+    """
+    data = found.result.data
+    return {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        "vlmscope_version": __version__,
+        "settings": {name: getattr(found.spec, name) for name in ("folds", "draws", "seed")},
+        "results_sha256": _hash_of(folder / RESULTS) if folder else None,
+        "trained_on": {
+            **_run(found.source),
+            "rows": len(data.truth),
+            "hallucinated": int(data.truth.sum()),
+            "image_groups": len(np.unique(data.grouping.groups)),
+        },
+        "tests": [_test(test) for test in found.tests],
+    }
+
+
+def _hash_of(path: Path) -> str | None:
+    """Return the SHA-256 of the sweep's summary: it tells whether the sweep was made anew since."""
+    try:
+        return hashlib.sha256(read_document(path)).hexdigest()
+    except OSError:
+        return None
+
+
+def _run(run: Run) -> dict[str, Any]:
+    model = run.manifest.model
+    return {
+        "run": str(run.path),
+        "run_id": run.manifest.run_id,
+        "model": model.name,
+        "weights_hash": model.weights_hash,
+        "dtype": run.manifest.dtype,
+    }
+
+
+def _test(test: TransferTest) -> dict[str, Any]:
+    """Return what was found on one test run."""
+    target = test.target
+    overlap, kept = target.overlap, target.kept
+    return {
+        **_run(target.run),
+        "relation": relation_phrase(target),
+        "same_model": target.relation.same_model,
+        "same_processor": target.relation.same_tokens,
+        "judged": unseen_phrase(target),
+        "paired": target.paired,
+        "fits": len(test.chosen) or 1,
+        "selected": list(test.chosen),
+        "rows": len(kept),
+        "hallucinated": int(target.truth.sum()),
+        "image_groups": len(np.unique(target.groups)),
+        "images_by": overlap.by,
+        "rows_of_shared_images": int(overlap.shared.sum()),
+        "rows_of_same_text": int(overlap.same_text.sum()),
+        "rows_of_same_question": int(overlap.same_question.sum()),
+        "left_out": [asdict(each) for each in target.left_out],
+        "facts_left_out": list(test.facts_left_out),
+        "no_own": test.no_own,
+        "verdict": transfer_verdict(test),
+        "results": [_flat(row) for row in test.rows],
+    }
+
+
+def _flat(row: CarriedResult) -> dict[str, Any]:
+    """Return one result as one level of names."""
+    flat: dict[str, Any] = {
+        name: getattr(row, name)
+        for name in ("name", "title", "kind", "known", "representation", "layer")
+    }
+    flat["source_auroc"] = _number(row.source_auroc)
+    flat |= _ends("source_auroc", row.source_interval)
+    for name in NAMES:
+        flat[name] = _number(getattr(row.metrics, name))
+        flat |= _ends(name, row.intervals[name])
+    flat["count"] = row.metrics.count
+    flat["constant"], flat["found_nothing"] = _number(row.constant), row.found_nothing
+    flat["own_auroc"] = _number(row.own_auroc)
+    for name, gap in (("above_joint", row.over_joint), ("above_own", row.over_own)):
+        flat[name] = None if gap is None else _number(gap.value)
+        flat |= _ends(name, Interval(math.nan, math.nan) if gap is None else gap.interval)
+        flat[f"{name}_p"] = _p_value(gap, row)
+    return flat
+
+
+def _p_value(gap: Difference | None, row: CarriedResult) -> float | None:
+    """Return the p-value of a test that was planned; of every layer's none is told."""
+    return _number(gap.p_value) if gap is not None and row.kind == "selected" else None
+
+
+def _ends(name: str, interval: Interval) -> dict[str, float | None]:
+    return {f"{name}_low": _number(interval.low), f"{name}_high": _number(interval.high)}
+
+
+def _number(value: float) -> float | None:
+    """Return a number as JSON has it: NaN is null."""
+    return None if value != value else float(value)
+
+
+def _predictions(found: TransferResult) -> dict[str, list[Any]]:
+    """Return each judged question's truth and risks as columns; risks that a run lacks are null."""
+    names = dict.fromkeys(name for test in found.tests for name in test.risks)
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("run_id", "id", "hallucinated", "image_group", "fit")
+    }
+    columns |= {f"risk/{name}": [] for name in names}
+    for test in found.tests:
+        target = test.target
+        columns["run_id"] += [target.run.manifest.run_id] * len(target.kept)
+        columns["id"] += [target.data.ids[i] for i in target.kept]
+        columns["hallucinated"] += target.truth.tolist()
+        columns["image_group"] += target.groups.tolist()
+        columns["fit"] += test.part_of.tolist()
+        for name in names:
+            risk = test.risks.get(name)
+            columns[f"risk/{name}"] += [None] * len(target.kept) if risk is None else risk.tolist()
+    return columns

@@ -1,0 +1,338 @@
+"""What the two sides of a transfer share: the model, images, questions, and vectors.
+
+A probe that has seen an image may recognise it in another table, so which rows of the test run
+are about images of the training run is known before anything is judged. Images are compared by
+content and near-copies over both runs together, whatever their files are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.errors import InputError
+from vlmscope.probes import FoldError, grouped_folds, image_groups
+from vlmscope.schema import VISION_ONLY
+from vlmscope.store import DEFAULT, Manifest, Run, open_run, vector_path
+from vlmscope.sweeps.data import LeftOut, ProbeData, probe_data
+from vlmscope.sweeps.grid import SweepSpec
+from vlmscope.sweeps.grouping import content_groups, plain_question
+from vlmscope.sweeps.source import Place, Source
+from vlmscope.sweeps.transfer.fits import Part
+
+_MODEL = ("config_hash", "weights_hash", "processor_hash", "chat_template_hash")
+"""What makes two models the same for a probe: what ``vlmscope score`` asks for too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlap:
+    """The image groups of both sides, numbered together, and what stands on both."""
+
+    source_groups: NDArray[np.int64]
+    """Group of each row that is learnt from, ``[N]``."""
+    groups: NDArray[np.int64]
+    """Group of each row of the test run, ``[M]``; equal numbers are the same images."""
+    shared: NDArray[np.bool_]
+    """Rows of the test run whose image group is in the training run too, ``[M]``."""
+    same_text: NDArray[np.bool_]
+    """Rows whose question is asked in the training run too, of any image, ``[M]``."""
+    same_question: NDArray[np.bool_]
+    """Rows whose question is asked in the training run of the same image group, ``[M]``."""
+    by: str
+    """How images are told apart: see ``Grouping.by``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Whether the vectors of two runs come from the same model."""
+
+    same_model: bool
+    """Configuration, weights, processor and chat template are the same."""
+    same_tokens: bool
+    """The processor is the same: token ids and prompt lengths mean the same."""
+    model: str
+    """In words: ``the same model``, ``another model (NAME)`` …"""
+
+
+def relation_of(source: Manifest, test: Manifest) -> Relation:
+    """Return how the models of two runs are related, by the hashes in their manifests."""
+    one, other = source.model, test.model
+    differs = {name for name in _MODEL if getattr(one, name) != getattr(other, name)}
+    if not differs:
+        phrase = "the same model"
+    elif "weights_hash" in differs or "config_hash" in differs:
+        phrase = f"another model ({other.name.rstrip('/').rsplit('/', 1)[-1]})"
+    else:
+        kinds = [name.removesuffix("_hash").replace("_", " ") for name in sorted(differs)]
+        phrase = f"the same weights behind another {' and '.join(kinds)}"
+    return Relation(not differs, "processor_hash" not in differs, phrase)
+
+
+def overlap_of(
+    source: Run, learnt: ProbeData, test: Run, judged: ProbeData, copies: str = "near"
+) -> Overlap:
+    """Return what two runs share.
+
+    Rows that either side keeps together stay together: a group of one run may join groups of the
+    other through an image that both show.
+
+    Args:
+        source: The run that is learnt from.
+        learnt: Its rows.
+        test: The run that is judged on.
+        judged: Its rows.
+        copies: Of ``grouping.COPIES``.
+    """
+    tables = [source.to_pandas().iloc[learnt.rows], test.to_pandas().iloc[judged.rows]]
+    content, by = content_groups(tables, copies)
+    count = len(learnt.rows)
+    own = [f"a{g}" for g in learnt.groups] + [f"b{g}" for g in judged.groups]
+    names = [(f"image {c}", side) for c, side in zip(content, own, strict=True)]
+    groups = np.asarray(image_groups(names), dtype=np.int64)
+    texts = [plain_question(str(text)) for table in tables for text in table["question"]]
+    asked, asked_here = set(texts[:count]), set(zip(texts[:count], groups[:count], strict=True))
+    rest = list(zip(texts[count:], groups[count:], strict=True))
+    return Overlap(
+        source_groups=groups[:count],
+        groups=groups[count:],
+        shared=np.isin(groups[count:], groups[:count]),
+        same_text=np.array([text in asked for text, _ in rest], dtype=bool),
+        same_question=np.array([each in asked_here for each in rest], dtype=bool),
+        by=by,
+    )
+
+
+def common_places(
+    source: Run, learnt: ProbeData, test: Run, judged: ProbeData
+) -> tuple[tuple[Place, ...], tuple[LeftOut, ...]]:
+    """Return the vectors that a probe can be carried over on, and those left out, with the reason.
+
+    Raises:
+        InputError: There are none, or layers of the two runs mean different things.
+    """
+    mine, theirs = source.manifest, test.manifest
+    for name in ("compat", "layer_k"):
+        one, other = getattr(mine.capture, name), getattr(theirs.capture, name)
+        if one != other:
+            raise InputError(
+                f"--test {test.path}: its layers are read as capture.{name} {other!r} says, those "
+                f"of {source.path} as {one!r}: they are not the same vectors; extract one again"
+            )
+    there = set(judged.places)
+    found, lacking, widths = [], [], []
+    for place in learnt.places:
+        path = vector_path(*place)
+        if place not in there or _pools_otherwise(place, mine, theirs):
+            lacking.append(path)
+        elif mine.widths()[path] != theirs.widths()[path]:
+            widths.append((path, mine.widths()[path], theirs.widths()[path]))
+        else:
+            found.append(place)
+    left_out = tuple(_not_carried(lacking, widths, [vector_path(*p) for p in judged.places
+                                                    if p not in set(learnt.places)]))  # fmt: skip
+    if not found:
+        why = "; ".join(f"{each.what}: {each.reason}" for each in left_out)
+        raise InputError(
+            f"--test {test.path}: no vector that a probe of {source.path} can read ({why}); give "
+            "a run with the same layers and widths"
+        )
+    return tuple(found), left_out
+
+
+def _pools_otherwise(place: Place, mine: Manifest, theirs: Manifest) -> bool:
+    """Return whether a vector is a mean over other positions in the two runs."""
+    pooled = mine.capture.vision_pooling != theirs.capture.vision_pooling
+    return place[0] == VISION_ONLY and pooled
+
+
+def _not_carried(
+    lacking: list[str], widths: list[tuple[str, int, int]], more: list[str]
+) -> Iterator[LeftOut]:
+    """Yield one line for each reason, not for each vector."""
+    if lacking:
+        yield LeftOut(_listed(lacking), len(lacking), "the test run has no such vector")
+    if more:
+        yield LeftOut(_listed(more), len(more), "the training run has no such vector")
+    if widths:
+        path, mine, theirs = widths[0]
+        names = _listed([name for name, _, _ in widths])
+        reason = f"its width differs ({mine} numbers in training, {theirs} in the test run)"
+        if len({(one, other) for _, one, other in widths}) > 1:
+            reason += f", as of {path}; other widths differ too"
+        yield LeftOut(names, len(widths), reason)
+
+
+def _listed(paths: list[str]) -> str:
+    """Return paths in a few words.
+
+    >>> _listed(["a/layer_0", "a/layer_1", "b/layer_0"])
+    'a/layer_0 and 2 more'
+    """
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+
+
+FEWEST_GROUPS = 3
+"""Image groups of each class that a test run must have."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A labelled run to judge on, and how it is related to the one that is learnt from."""
+
+    run: Run
+    data: ProbeData
+    """Its labelled rows, those about shared images among them."""
+    relation: Relation
+    overlap: Overlap
+    places: tuple[Place, ...]
+    """The vectors that both runs have, as wide in both."""
+    left_out: tuple[LeftOut, ...]
+    """What is not carried over, and the rows that are not judged."""
+    paired: bool
+    """Whether the training run's folds are used, because the runs share their images."""
+    kept: NDArray[np.int64]
+    """The rows of ``data`` that are judged."""
+    parts: tuple[Part, ...] = ()
+    """Who learns and who is judged: rows of the training run, and places in ``kept``."""
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """True where a judged answer is a hallucination, ``[M]``."""
+        return self.data.truth[self.kept]
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Number of each judged row's image group, ``[M]``."""
+        return self.overlap.groups[self.kept]
+
+
+def targets(
+    source: Source,
+    tests: Sequence[Run | str | Path],
+    spec: SweepSpec | None = None,
+    *,
+    labels: str = DEFAULT,
+) -> tuple[Target, ...]:
+    """Open the runs to judge on, and refuse what cannot be judged before anything is trained.
+
+    Args:
+        source: The labelled run to learn from.
+        tests: Labelled runs to judge on, or their folders.
+        spec: Folds and seed, as of the sweep.
+        labels: The label set of ``source``; test runs are judged by their default sets.
+
+    Raises:
+        InputError: As for ``transfer``.
+    """
+    run = checked_source(source)
+    spec = spec or SweepSpec()
+    learnt = probe_data(run, spec.copies, labels=labels)
+    found: list[Target] = []
+    for test in tests:
+        opened = test if isinstance(test, Run) else open_run(test)
+        _check_other(run, opened, [each.run for each in found])
+        found.append(_target(run, learnt, opened, spec))
+    return tuple(found)
+
+
+def checked_source(source: Source) -> Run:
+    """Return the training run, or refuse files that know neither images nor model."""
+    if isinstance(source, Run):
+        return source
+    raise InputError(
+        f"--test: {source.path} holds research files, which know neither their model nor the "
+        "content of their images; give a run folder to learn from"
+    )
+
+
+def _check_other(source: Run, test: Run, before: Sequence[Run]) -> None:
+    """Refuse the run that is learnt from, and one that is given twice."""
+    if test.manifest.run_id == source.manifest.run_id:
+        raise InputError(
+            f"--test {test.path}: is the run that is learnt from (run_id "
+            f"{source.manifest.run_id[:8]}…); give another run, what a run finds on itself is in "
+            "its own results"
+        )
+    if any(test.manifest.run_id == each.manifest.run_id for each in before):
+        raise InputError(f"--test {test.path}: the run is given twice; give it once")
+
+
+def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Target:
+    """Join a test run with its labels and with what it shares with the training run."""
+    data = probe_data(test, spec.copies)
+    places, left_out = common_places(source, learnt, test, data)
+    overlap = overlap_of(source, learnt, test, data, spec.copies)
+    shared = int(overlap.shared.sum())
+    paired = shared * 2 > len(overlap.shared)
+    kept = np.arange(len(data.rows)) if paired else np.flatnonzero(~overlap.shared)
+    if shared and not paired:
+        what = "question" if overlap.by == "question" else "image"
+        reason = f"the training run has the {what} too"
+        left_out = (*left_out, LeftOut("row", shared, reason))
+    found = Target(
+        run=test,
+        data=data,
+        relation=relation_of(source.manifest, test.manifest),
+        overlap=overlap,
+        places=places,
+        left_out=(*data.left_out, *left_out),
+        paired=paired,
+        kept=kept,
+    )
+    _check_enough(found)
+    return replace(found, parts=_parts(learnt, found, spec))
+
+
+def _check_enough(target: Target) -> None:
+    """Refuse a test run with too few answers of a kind."""
+    truth, groups = target.truth, target.groups
+    counts = [len(np.unique(groups[rows])) for rows in (truth, ~truth)]
+    if min(counts) >= FEWEST_GROUPS:
+        return
+    lost = len(target.data.truth) - len(truth)
+    raise InputError(
+        f"--test {target.run.path}: {len(truth)} rows can be judged"
+        + (f", {lost} more are about images that are trained on" if lost else "")
+        + f"; image groups with hallucinated answers: {counts[0]}, with faithful ones: "
+        f"{counts[1]}, and {FEWEST_GROUPS} of each are needed; label questions about other images"
+    )
+
+
+def _parts(learnt: ProbeData, target: Target, spec: SweepSpec) -> tuple[Part, ...]:
+    """Return who learns and who is judged: once, or once for each fold of the images.
+
+    Groups that only the test run has go to the folds in turn: any fit may judge them.
+
+    Raises:
+        InputError: No fold has answers of both kinds to compare.
+    """
+    if not target.paired:
+        return (Part(np.arange(len(learnt.truth)), np.arange(len(target.kept))),)
+    groups = target.overlap.source_groups
+    try:
+        folds = grouped_folds(learnt.truth, groups, count=spec.folds, seed=spec.seed)
+    except FoldError as error:
+        raise InputError(
+            f"--test {target.run.path}: shares its images with {len(learnt.truth)} rows of the "
+            f"training run, and both together cannot be split by image: {error}"
+        ) from error
+    fold_of = {int(g): n for n, fold in enumerate(folds) for g in np.unique(groups[fold.test])}
+    new = [int(g) for g in np.unique(target.groups) if int(g) not in fold_of]
+    order = np.random.default_rng(spec.seed).permutation(len(new))
+    fold_of |= {new[place]: turn % len(folds) for turn, place in enumerate(order)}
+    judged_by = np.array([fold_of[int(g)] for g in target.groups])
+    parts = tuple(
+        Part(np.asarray(fold.train), np.flatnonzero(judged_by == number))
+        for number, fold in enumerate(folds)
+        if (judged_by == number).any()
+    )
+    if not any(0 < target.truth[part.judged].sum() < len(part.judged) for part in parts):
+        raise InputError(
+            f"--test {target.run.path}: no fold has hallucinated and faithful answers to compare; "
+            "label more rows"
+        )
+    return parts

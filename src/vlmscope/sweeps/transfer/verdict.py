@@ -1,0 +1,169 @@
+"""What a transfer says, in sentences: the same on the terminal and in transfer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vlmscope.metrics import Difference, Interval
+from vlmscope.metrics.small_samples import is_small
+from vlmscope.probes.baselines import JOINT
+from vlmscope.sweeps.data import LeftOut
+from vlmscope.sweeps.transfer.run import SELECTED, CarriedResult, TransferTest
+from vlmscope.sweeps.transfer.targets import Target
+
+
+def transfer_verdict(test: TransferTest) -> list[str]:
+    """Return what was found on one test run, the main thing first."""
+    names = {row.name for row in test.rows}
+    lines = [_what(test.target)]
+    if SELECTED in names:
+        lines += [*_carried(test), _joint(test), _calibrated(test[SELECTED])]
+    else:
+        lines.append("No layer that is known before the answer can be carried over.")
+    return [*lines, *_warnings(test), *map(_left_out, test.target.left_out), *_facts(test)]
+
+
+def relation_phrase(target: Target) -> str:
+    """Return what the test run is to the training run: ``the same questions on another model``."""
+    which = "the same questions" if _same_questions(target) else "other questions"
+    return f"{which} on {target.relation.model}"
+
+
+def _same_questions(target: Target) -> bool:
+    """Return whether most questions are asked in the training run, of the same images."""
+    return 2 * int(target.overlap.same_question.sum()) > len(target.overlap.same_question)
+
+
+def unseen_phrase(target: Target) -> str:
+    """Return how it is made sure that nothing judged was in training."""
+    what = "question" if target.overlap.by == "question" else "image"
+    if target.paired:
+        return (
+            f"paired by {what}: no {what} judged was in training (each row is judged by the fit "
+            f"of the fold that its {what} was left out of)"
+        )
+    return f"no {what} judged was in training"
+
+
+def _what(target: Target) -> str:
+    """Say what was judged on."""
+    count = len(np.unique(target.groups))
+    about = "different questions" if target.overlap.by == "question" else "groups of images"
+    return (
+        f"On {target.run.path.name}, {relation_phrase(target)}: {len(target.kept):,} answers in "
+        f"{count:,} {about}, {int(target.truth.sum()):,} hallucinated; {unseen_phrase(target)}."
+    )
+
+
+def _carried(test: TransferTest) -> Iterator[str]:
+    """Say what the selected layer reaches, and what it loses on the way."""
+    row = test[SELECTED]
+    layer = " or ".join(test[name].title for name in dict.fromkeys(test.chosen))
+    if row.found_nothing:
+        yield (
+            f"The probe of the training run ({layer}) gives most answers there the same risk: it "
+            "finds nothing, and there is no AUROC to tell."
+        )
+        return
+    found = row.intervals["auroc"]
+    if found.low > 0.5:
+        says = "it tells hallucinated from faithful answers there, better than chance"
+    elif found.high < 0.5:
+        says = "it is worse than chance there: what it learnt points the other way"
+    else:
+        says = "whether it is better than chance there cannot be told"
+    yield (
+        f"The probe of the training run ({layer}) has an AUROC of {_span(row.metrics.auroc, found)}"
+        f" there: {says}."
+    )
+    yield from _loss(row, test.no_own)
+
+
+def _loss(row: CarriedResult, why: str) -> Iterator[str]:
+    """Say what it reached in training, and what the test run would have taught itself."""
+    if row.source_auroc == row.source_auroc:
+        yield (
+            "On the training run it reaches "
+            f"{_span(row.source_auroc, row.source_interval)}, out of fold."
+        )
+    if row.over_own is None and not why:
+        yield "Trained within the test run it finds nothing."
+        return
+    if row.over_own is None:
+        yield f"What the test run would teach itself is not known: {why}."
+        return
+    if row.over_own.interval.high < 0:
+        says = "the transfer loses"
+    elif row.over_own.interval.low > 0:
+        says = "the transfer gains"
+    else:
+        says = "whether the transfer loses anything cannot be told"
+    own = f"Trained within the test run it reaches {row.own_auroc:.3f}"
+    yield f"{own}: {says}, {_signed(row.over_own)}."
+
+
+def _joint(test: TransferTest) -> str:
+    """Say whether it is above the joint baseline, carried over alike."""
+    joint, gap = test[JOINT], test[SELECTED].over_joint
+    reaches = "finds nothing" if joint.found_nothing else f"reaches {joint.metrics.auroc:.3f} there"
+    text = f"Everything known before the answer, in one model carried over alike, {reaches}"
+    if gap is None or test[SELECTED].found_nothing:
+        return f"{text}."
+    if gap.interval.low > 0:
+        return f"{text}: the probe is better, {_signed(gap)}."
+    if gap.interval.high < 0:
+        return f"{text}: the probe is worse, {_signed(gap)}."
+    return f"{text}: whether the probe is better cannot be told, {_signed(gap)}."
+
+
+def _calibrated(row: CarriedResult) -> str:
+    """Say how far risks are from what came true."""
+    found = row.metrics
+    return (
+        f"Its risks are off by {found.ece:.3f} on average there (Brier score {found.brier:.3f}, "
+        f"{found.prevalence:.1%} are hallucinated)."
+    )
+
+
+def _warnings(test: TransferTest) -> Iterator[str]:
+    """Say what makes the numbers doubtful."""
+    target = test.target
+    if is_small(target.truth, target.groups):
+        yield (
+            "Warning: the test run has little data: intervals are those of small samples, and "
+            "what cannot be told may be told by more."
+        )
+    overlap = target.overlap
+    asked = int(overlap.same_text[target.kept].sum())
+    if asked and overlap.by != "question" and not _same_questions(target):
+        rows = f"{asked:,} of the {len(target.kept):,} questions judged"
+        yield f"{rows} are asked in the training run too, word for word."
+    if overlap.by == "content":
+        yield (
+            "Copies of an image are recognised by their content alone: a run has no hashes of "
+            "likeness, so a resized copy counts as another image."
+        )
+
+
+def _left_out(each: LeftOut) -> str:
+    """Say what is left out, and why."""
+    if each.what == "row":
+        number = "1 row is" if each.count == 1 else f"{each.count:,} rows are"
+        return f"{number} left out: {each.reason}."
+    return f"{each.what}: left out, {each.reason}."
+
+
+def _facts(test: TransferTest) -> Iterator[str]:
+    """Say which facts the baselines do without."""
+    for each in test.facts_left_out:
+        yield f"Baselines do without {each}."
+
+
+def _span(value: float, interval: Interval) -> str:
+    return f"{value:.3f} (95% interval {interval.low:.3f} to {interval.high:.3f})"
+
+
+def _signed(gap: Difference) -> str:
+    return f"{gap.value:+.3f} (95% interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f})"
