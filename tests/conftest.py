@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny Llama-3.2-Vision with random weights, and pictures of every tile count.
+"""Shared fixtures: a tiny Llama-3.2-Vision with random weights, and images of every tile count.
 
 Shapes and dtypes in the signatures of the numerical modules are enforced while the tests run.
 """
@@ -118,7 +118,7 @@ def talkative_vlm(talkative: Path) -> VisionLanguageModel:
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
-    """Ten questions of different lengths about pictures of 1, 2 and 4 tiles, some shared."""
+    """Ten questions of different lengths about images of 1, 2 and 4 tiles, some shared."""
     names = [
         "one",
         "two_wide",
@@ -146,7 +146,7 @@ def samples() -> list[Sample]:
 
 @pytest.fixture
 def table(tmp_path: Path, samples: list[Sample]) -> Path:
-    """The samples as a CSV file with its pictures beside it, in the layout of the research."""
+    """The samples as a CSV file with its images beside it, in the layout of the research."""
     import csv
 
     path = tmp_path / "questions.csv"

@@ -1,4 +1,4 @@
-"""Preparing a batch: a file is read once, and pictures are told apart by their pixels."""
+"""Preparing a batch: a file is read once, and images are told apart by their pixels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_file_that_several_rows_name_is_read_once_a_batch(
 def test_a_file_that_cannot_be_read_fails_for_each_of_its_rows(
     vlm: VisionLanguageModel, tmp_path: Path
 ) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     rows = [Sample(id_, str(tmp_path / "bad.png"), "Why?") for id_ in "ab"]
     batches, failures = prepare([*rows, Sample("c", make_image("one"), "Why?")], vlm)
     assert [failure.id for failure in failures] == ["a", "b"]

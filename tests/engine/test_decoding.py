@@ -128,7 +128,7 @@ def test_an_answer_that_just_fits_into_the_slots(
     assert lengths == [64, 64, 128]
 
 
-def test_rows_about_two_pictures_after_rows_about_one(
+def test_rows_about_two_images_after_rows_about_one(
     samples: Sequence[Sample], talkative_vlm: VisionLanguageModel, lengths: list[int]
 ) -> None:
     pair = (make_image("one"), make_image("four"))
@@ -137,7 +137,7 @@ def test_rows_about_two_pictures_after_rows_about_one(
     pieces = run_session(rows, talkative_vlm, SPEC, rows=4, size=2)
     found = [item for piece in pieces for item in piece]
     assert_all_same(found, expected_of(rows, talkative_vlm, SPEC), rows)
-    assert len(lengths) == 2  # keys of two pictures need longer slots, which do for one too
+    assert len(lengths) == 2  # keys of two images need longer slots, which do for one too
 
 
 def test_rows_whose_tiles_are_all_used_among_others(talkative_vlm: VisionLanguageModel) -> None:

@@ -86,7 +86,9 @@ def test_the_last_question_token_is_the_questions_last(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
     spec = CaptureSpec(positions=("last_question_token",), max_new_tokens=0)
-    short = [Sample(q, make_image("one"), q) for q in ("is", "a", "end", "user", "Is it lit? ", "\n?")]
+    short = [
+        Sample(q, make_image("one"), q) for q in ("is", "a", "end", "user", "Is it lit? ", "\n?")
+    ]
     rows = [*samples, *short]
     [batch], _ = prepare(rows, vlm, spec)
     for row, item in enumerate(capture_batch(batch, vlm, spec)):
@@ -159,7 +161,7 @@ def test_bos_stands_once(vlm: VisionLanguageModel, samples: Sequence[Sample]) ->
     assert (batch.input_ids[np.arange(len(first)), first] == bos).all()
 
 
-def test_each_picture_is_encoded_once_and_the_prompt_prefilled_once(
+def test_each_image_is_encoded_once_and_the_prompt_prefilled_once(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
     encoded, prefills, decoded = [], [], []
@@ -192,7 +194,7 @@ def test_the_question_reaches_the_query_token_and_not_the_image_token(
         assert error > 1e-3 if name.startswith("query") else error < 1e-5, name
 
 
-def test_the_picture_reaches_every_representation_behind_the_first_cross_attention(
+def test_the_image_reaches_every_representation_behind_the_first_cross_attention(
     vlm: VisionLanguageModel,
 ) -> None:
     pair = [Sample(str(seed), make_image("four", seed), "What is it?") for seed in (1, 2)]
@@ -231,7 +233,9 @@ def test_a_row_of_nan_is_a_failure_and_its_neighbours_are_not(
 def test_a_question_that_holds_a_control_token_is_refused(
     vlm: VisionLanguageModel, token: str
 ) -> None:
-    sample = Sample("q", make_image("one"), f"What does {token} mean?", origin="questions.csv line 3")
+    sample = Sample(
+        "q", make_image("one"), f"What does {token} mean?", origin="questions.csv line 3"
+    )
     batches, failures = prepare([sample], vlm)
     assert not batches
     assert [failure.stage for failure in failures] == ["prompt"]

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from engine.against_reference import answered_by_generate, run_session
 from engine.test_as_on_a_gpu import recorded  # noqa: F401 - a fixture
-from families.conformance import THIRD, VERSION, build, not_here, make_image
+from families.conformance import THIRD, VERSION, build, make_image, not_here
 from families.llava_checkpoints import build_llava
 from families.test_conformance import assert_same
 from vlmscope.engine import capture, capture_batch, prepare

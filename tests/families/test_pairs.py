@@ -17,7 +17,7 @@ import torch
 
 from engine.against_reference import answered_by_generate
 from families.checkpoints import BUILDERS
-from families.conformance import ONE_PICTURE, RUNNABLE, build, make_image
+from families.conformance import ONE_IMAGE, RUNNABLE, build, make_image
 from families.gemma_checkpoints import build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next
 from families.packed_checkpoints import build_exaone4_5
@@ -74,7 +74,7 @@ LLAMA4 = {
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=6)
 LONG = Sample("long", make_image(70, 40), "Is there a cat? " + "cat " * 40)
-ROWS = (*ONE_PICTURE, LONG)
+ROWS = (*ONE_IMAGE, LONG)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def load(checkpoint: Path, adapter: Path | None = None) -> VisionLanguageModel:
 
 
 def states(model: Any, vlm: VisionLanguageModel) -> Tensor:
-    """Hidden states of every layer for a question about a picture, ``[layers, length, width]``."""
+    """Hidden states of every layer for a question about an image, ``[layers, length, width]``."""
     inputs = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[make_image("four")]])
     with torch.inference_mode():
         return torch.cat(model(**inputs, output_hidden_states=True).hidden_states)

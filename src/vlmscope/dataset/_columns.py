@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vlmscope.dataset._fields import BESIDE, DIALOGUES, INDEX, KNOWN, numbered_images, suggestion
-from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._images import FEATURES
+from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError, listed
 from vlmscope.schema import FieldSpec

@@ -23,15 +23,15 @@ from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._fields import image_numbers, is_numbered_image
 from vlmscope.dataset._finding import ImageFinder, shared_folders
 from vlmscope.dataset._held import HeldImage
-from vlmscope.dataset._locate import EXPECTED, locate_images
 from vlmscope.dataset._images import (
-    ImageCells,
     ImageCell,
+    ImageCells,
     find_images,
     join_images,
     plain_name,
     split_cell,
 )
+from vlmscope.dataset._locate import EXPECTED, locate_images
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
@@ -415,9 +415,7 @@ class RowReader:
         columns = self.columns
         if len(columns.images) < 2 or columns.is_together or not image.images:
             return image
-        if any(
-            cell.opened or not cell.name or self._is_there(cell.name) for cell in image.images
-        ):
+        if any(cell.opened or not cell.name or self._is_there(cell.name) for cell in image.images):
             return image
         for column in columns.images:
             cells = split_cell(row.values.get(column), self.source.missing)

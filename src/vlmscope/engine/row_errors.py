@@ -20,7 +20,7 @@ from vlmscope.errors import RowError, VlmscopeError, one_line, shortened
 from vlmscope.schema import Sample, failure_of
 
 if TYPE_CHECKING:
-    from vlmscope.schema import ImageLike
+    pass
 
 ELONGATED = 20
 """Times that one side of an image is longer than the other, from where on processors give up."""
