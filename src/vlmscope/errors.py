@@ -207,6 +207,16 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
 
 
+def typed_line(error: BaseException) -> str:
+    """Return a library's error in one line, with its type where the message needs it.
+
+    >>> typed_line(ValueError("no such thing")), typed_line(KeyError("width"))
+    ('no such thing', "KeyError: 'width'")
+    """
+    plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+    return one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
+
+
 LONGEST_QUOTE = 80
 """Characters of a cell or an id that a message repeats."""
 

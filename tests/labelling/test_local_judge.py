@@ -153,6 +153,13 @@ def test_templates_of_other_kinds(forced: Path, tmp_path: Path, template: str, f
     assert [s.hallucinated for s in judge(MIXED[:4])] == WANTED[:4]
 
 
+TEMPLATES = {
+    "broken template": "{{ messages.nothing.at.all }}",
+    "deaf template": "<|turn|>assistant\n",
+    "random template": "{{ ['a', 'b'] | random }}" + TEMPLATE,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -160,6 +167,7 @@ def test_templates_of_other_kinds(forced: Path, tmp_path: Path, template: str, f
         ("broken template", "its chat template takes no plain text"),
         ("deaf template", "it leaves out what it is given"),
         ("random template", "asks for chance (random)"),
+        ("odd tokenizer", "cannot load the tokenizer: TypeError: extra_special_tokens"),
         ("pickled", "take the checkpoint's version with safetensors"),
         ("own code", "code of its own, which is never run"),
         ("no config", "no folder with a config.json"),
@@ -174,12 +182,11 @@ def test_what_cannot_judge_is_one_line(
     config = json.loads((folder / "config.json").read_text())
     if change == "no template":
         (folder / "chat_template.jinja").unlink()
-    elif change == "broken template":
-        (folder / "chat_template.jinja").write_text("{{ messages.nothing.at.all }}")
-    elif change == "deaf template":
-        (folder / "chat_template.jinja").write_text("<|turn|>assistant\n")
-    elif change == "random template":
-        (folder / "chat_template.jinja").write_text("{{ ['a', 'b'] | random }}" + TEMPLATE)
+    elif change in TEMPLATES:
+        (folder / "chat_template.jinja").write_text(TEMPLATES[change])
+    elif change == "odd tokenizer":
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_special_tokens": 1.5}))
     elif change == "pickled":
         (folder / "model.safetensors").unlink()
         torch.save({}, folder / "pytorch_model.bin")

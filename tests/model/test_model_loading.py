@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,28 @@ def test_a_chat_template_that_asks_for_chance(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelError, match=r"copy: .*asks for chance \(random\).*remove random"):
         load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("config.json", {"vision_config": {"patch_size": [14, 14]}}, "configuration: TypeError"),
+        ("config.json", {"model_type": "falcon", "head_dim": 4}, "AttributeError"),
+        ("tokenizer_config.json", {"pad_token": []}, "the processor: TypeError"),
+        ("tokenizer_config.json", {"extra_special_tokens": 1.5}, "the processor: TypeError"),
+    ],
+)
+def test_settings_of_another_type_are_said_in_a_line(
+    copy: Path, file: str, settings: dict[str, Any], message: str
+) -> None:
+    """A class that meets values which it was not made for may raise anything."""
+    found = json.loads((copy / file).read_text())
+    for name, value in settings.items():
+        found[name] = found[name] | value if isinstance(value, dict) else value
+    (copy / file).write_text(json.dumps(found))
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(copy, device="cpu")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_without_a_processor(copy: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ def test_what_is_missing_is_taken_from_the_configuration(
         assert item.boundaries == expected.boundaries
         assert item.num_prompt_tokens == expected.num_prompt_tokens
         assert all((item.vectors[n] == expected.vectors[n]).all() for n in expected.vectors)
+
+
+@pytest.mark.parametrize("kind", [int, list])
+def test_a_square_may_be_given_by_both_of_its_sides(kind: type) -> None:
+    """As by the configurations of InternVL's encoder, which LLaVA's class may wrap."""
+    sides: tuple[Any, Any] = (14, 42) if kind is int else ([14, 14], [42, 42])
+    vision = SimpleNamespace(patch_size=sides[0], image_size=sides[1])
+    config = SimpleNamespace(vision_config=vision)
+    assert (SETTINGS["patch_size"](config), SETTINGS["num_image_tokens"](config)) == (14, 9)
 
 
 def test_a_folder_without_the_file(tmp_path: Path) -> None:

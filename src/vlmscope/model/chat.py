@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vlmscope import clock
-from vlmscope.errors import ModelError, one_line
+from vlmscope.errors import ModelError, one_line, typed_line
 from vlmscope.jsontext import load_json
 from vlmscope.locking import model_lock, tokenizer_lock
 from vlmscope.model.attention.implementations import AUTO, choose_attention
@@ -284,13 +284,13 @@ def _load_tokenizer(name: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError) as error:
+    except Exception as error:  # settings that a class was not made for may raise anything
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{name}: the tokenizer brings code of its own, which is never run; give another "
                 "checkpoint"
             ) from error
-        raise ModelError(f"{name}: cannot load the tokenizer: {one_line(error)}") from error
+        raise ModelError(f"{name}: cannot load the tokenizer: {typed_line(error)}") from error
 
 
 def _template(name: str, tokenizer: Any) -> str:

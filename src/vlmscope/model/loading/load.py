@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from vlmscope.errors import ModelError, one_line
+from vlmscope.errors import ModelError, VlmscopeError, one_line, typed_line
 from vlmscope.locking import model_lock
 from vlmscope.model.attention.implementations import (
     AUTO,
@@ -246,13 +246,13 @@ def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
     try:
         revision = _commit(name, revision)
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a class that meets values it was not made for may raise anything
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{name}: the checkpoint brings code of its own, which is never run; give the "
                 "version of it that transformers loads by itself, often named with -hf at the end"
             ) from error
-        raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
+        raise ModelError(f"{name}: cannot load the configuration: {typed_line(error)}") from error
     return thinker_of(config), revision
 
 
@@ -347,17 +347,19 @@ def load_weights(
             )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except SafetensorError as error:
+        raise ModelError(f"{name}: damaged weight file: {one_line(error)}") from error
+    except VlmscopeError:
+        raise
+    except Exception as error:  # as in ``load_config``
         if "does not support an attention implementation through" in str(error):
             raise ModelError(no_sdpa(name, str(error).split()[0])) from error
         if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it
             raise pickled_only(name, "safetensors are not among its files") from error
         raise ModelError(
             f"{name}: cannot load the weights, or they do not fit the configuration: "
-            f"{one_line(error)}"
+            f"{typed_line(error)}"
         ) from error
-    except SafetensorError as error:
-        raise ModelError(f"{name}: damaged weight file: {one_line(error)}") from error
     _check_complete(name, model, info, place)
     return model.eval()
 

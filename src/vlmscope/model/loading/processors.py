@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from vlmscope.errors import ModelError, one_line
+from vlmscope.errors import ModelError, VlmscopeError, one_line, typed_line
 from vlmscope.model.loading.weights import check_files
 
 FILE = "processor_config.json"
@@ -26,11 +26,17 @@ FILE = "processor_config.json"
 
 def _grid(config: Any) -> int:
     vision = config.vision_config
-    return int((vision.image_size // vision.patch_size) ** 2)
+    return int((_side(vision.image_size) // _side(vision.patch_size)) ** 2)
+
+
+def _side(size: Any) -> Any:
+    """Return one number for a square that is given by both of its sides, as InternVL's are."""
+    square = isinstance(size, list | tuple) and len(size) > 0 and len(set(size)) == 1
+    return size[0] if square else size
 
 
 SETTINGS: Mapping[str, Callable[[Any], Any]] = {
-    "patch_size": lambda config: config.vision_config.patch_size,
+    "patch_size": lambda config: _side(config.vision_config.patch_size),
     "vision_feature_select_strategy": lambda config: config.vision_feature_select_strategy,
     "num_image_tokens": _grid,
     "downsample_rate": lambda config: config.downsample_rate,
@@ -119,7 +125,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
         check_files(Path(name))
     try:
         processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # settings that a class was not made for may raise anything
         if _has_torchvision() and "num2words" not in str(error):
             raise _unloadable(name, error) from error
         processor = _assemble(name, revision, error)
@@ -148,7 +154,9 @@ def _assemble(name: str, revision: str | None, first: Exception) -> Any:
         parts = [_load_part(part, name, revision) for part in found.get_attributes()]
         with _without_num2words(found):
             return _without_videos(found).from_args_and_dict(parts, settings)
-    except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
+    except VlmscopeError:
+        raise
+    except Exception as error:  # as above
         if "torchvision" in str(error):
             raise ModelError(
                 f"{name}: its processor needs torchvision, which is not installed: "
@@ -164,7 +172,7 @@ def _unloadable(name: str, error: Exception) -> ModelError:
             f"{name}: the processor brings code of its own, which is never run; give the version "
             "of it that transformers loads by itself, often named with -hf at the end"
         )
-    return ModelError(f"{name}: cannot load the processor: {one_line(error)}")
+    return ModelError(f"{name}: cannot load the processor: {typed_line(error)}")
 
 
 def _load_part(part: str, name: str, revision: str | None) -> Any:
