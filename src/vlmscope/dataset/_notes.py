@@ -17,6 +17,7 @@ from vlmscope.dataset._several import SeveralSource
 from vlmscope.dataset._shared_images import SharedImages
 from vlmscope.dataset._source import Source, reading
 from vlmscope.dataset._table import Table, TableScan
+from vlmscope.dataset._unasked import unasked_options
 from vlmscope.dataset._values import shown_name
 from vlmscope.errors import listed
 
@@ -45,6 +46,7 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
             "to be questions about none"
         )
     yield from _on_columns(reader)
+    yield from unasked_options(reader)
     yield from _on_placeholders(scan)
     yield from _on_images(table, scan)
 
