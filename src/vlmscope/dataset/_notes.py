@@ -12,9 +12,9 @@ from pathlib import Path
 from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._csv import CsvSource
 from vlmscope.dataset._fields import suggestion
+from vlmscope.dataset._images import ImageCell, ImageCells
 from vlmscope.dataset._json import JsonListSource
-from vlmscope.dataset._locate import locate_pictures
-from vlmscope.dataset._pictures import ImageCells, PictureCell
+from vlmscope.dataset._locate import locate_images
 from vlmscope.dataset._rows import RowReader
 from vlmscope.dataset._several import SeveralSource
 from vlmscope.dataset._shared_images import SharedImages
@@ -42,8 +42,8 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
     yield from _on_format(reader.source)
     if reader.columns.target is None:
         yield _no_truth(reader.columns, reader.source)
-    if scan.without_picture and not reader.text_only:
-        rows = "1 row has" if scan.without_picture == 1 else f"{scan.without_picture:,} rows have"
+    if scan.without_image and not reader.text_only:
+        rows = "1 row has" if scan.without_image == 1 else f"{scan.without_image:,} rows have"
         yield (
             f"{rows} no image and will fail, of {scan.rows:,}; pass --text-only if they are meant "
             "to be questions about none"
@@ -134,16 +134,16 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
             if looked == FIRST_ROWS and holds_images:
                 break
             looked += 1
-            pictures = reader.pictures(row)
-            if isinstance(pictures, str) and pictures and folder.has(pictures):
+            value = reader.image_value(row)
+            if isinstance(value, str) and value and folder.has(value):
                 continue
             image = reader.image(row)
-            if any(cell.opened or cell.flaw or not cell.name for cell in image.pictures):
+            if any(cell.opened or cell.flaw or not cell.name for cell in image.images):
                 holds_images = True
                 continue
-            names = [cell.name for cell in image.pictures]
+            names = [cell.name for cell in image.images]
             gone = [name for name in names if "\0" not in name and not folder.has(name)]
-            failing.add(cell for cell in image.pictures if cell.name in gone)
+            failing.add(cell for cell in image.images if cell.name in gone)
     every = "1 row" if scan.rows == 1 else f"{scan.rows:,} rows"
     where = every if looked >= scan.rows else f"the first {looked:,} rows"
     found = reader.finder.found
@@ -169,7 +169,7 @@ class _Failing:
     refused: dict[str, list[str]] = field(default_factory=dict)
     """What a name is instead of a path in the folder → the names."""
 
-    def add(self, cells: Iterable[PictureCell]) -> None:
+    def add(self, cells: Iterable[ImageCell]) -> None:
         """Add images that are not in the folder by their names."""
         for cell in cells:
             if kind := self._refusal(cell):
@@ -177,7 +177,7 @@ class _Failing:
             elif self.reader.finder.find(cell.name, self.reader.folders_above) is None:
                 self.missing.append(cell.name)
 
-    def _refusal(self, cell: PictureCell) -> str:
+    def _refusal(self, cell: ImageCell) -> str:
         """Return what a name is that is not taken, whatever is there; else an empty text."""
         if "://" in cell.name:
             return "URL"
@@ -185,7 +185,7 @@ class _Failing:
             return cell.medium.removeprefix("a ")
         reader = self.reader
         try:
-            locate_pictures(
+            locate_images(
                 ImageCells((cell,), frozenset()), reader.finder,
                 anywhere=reader.anywhere, folders_above=reader.folders_above,
             )  # fmt: skip
