@@ -421,6 +421,10 @@ class Answered:
     """The ground truth as the table gives it; empty where there is none."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Every other column of the table."""
+    options: tuple[str, ...] = ()
+    """The options that the truth is one of, where the question does not list them."""
+    unreadable: str = ""
+    """Why the truth cannot be read, as evidence; empty where it can."""
 
     def __hash__(self) -> int:
         return hash((self.id, self.question, self.answer, self.target))

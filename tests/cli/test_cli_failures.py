@@ -48,6 +48,15 @@ def test_reasons_that_differ_in_a_name_are_one(extract: Command, write: Any) -> 
     assert "extract a frame" in said
 
 
+def test_reasons_that_all_differ_are_listed(extract: Command, write: Any) -> None:
+    data = write("t.csv", {"a": "one_0.png", "b": "", "c": "1.mp4", "d": "http://x.org/a.png"})
+    said = extract(data=data).err
+    assert "most often" not in said
+    for kind in ("no image in column", "the image '1.mp4' is a video", "is a URL"):
+        [line] = [line for line in said.splitlines() if kind in line]
+        assert line.startswith("1 of 3: ")
+
+
 def test_only_failures_of_this_session_count(extract: Command, write: Any) -> None:
     """The file keeps those of the session before."""
     data = write("t.csv", {"a": "one_0.png", "b": "", "c": "new.png", "d": "newer.png"})

@@ -378,3 +378,48 @@ def test_labels_the_other_way_round_are_told(
     done = vlmscope("label", named, "--out", tmp_path / "n_out.csv", "--column", "is_correct")
     assert "1 → faithful" in done.out.partition("read: is_correct = ")[2]
     assert ("the other way round" in done.err) == (not wrong_way)
+
+
+OPTIONS = [
+    {"id": "a", "question": "How many?", "choices": ["2", "3", "5"], "truth": 2, "answer": "C"},
+    {"id": "b", "question": "How many?", "choices": ["2", "3", "5"], "truth": 2, "answer": "2"},
+    {"id": "c", "question": "Which?", "choices": ["cup", "boat"], "truth": 0, "answer": "A"},
+]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet", ".csv"])
+def test_truths_that_are_numbers_of_options(vlmscope: Command, tmp_path: Path, suffix: str) -> None:
+    table, out = write(tmp_path / f"answers{suffix}", OPTIONS), tmp_path / "o.csv"
+    for template in ((), ("--question-template", r"{question}\n{choices:A}")):
+        done = vlmscope("label", table, "--out", out, "--overwrite", *template)
+        assert done.code == 0, done.err
+        assert "read: truth 0 = the first of 'choices' in 3 rows" in done.out
+        outcomes = ["faithful", "hallucinated", "faithful"]
+        assert [row["outcome"] for row in read(out)] == outcomes
+        assert [row["question"] for row in read(out)] == ["How many?", "How many?", "Which?"]
+
+
+def test_a_question_made_of_other_columns(vlmscope: Command, tmp_path: Path) -> None:
+    row = {"id": "a", "asked": "Which?", "A": "cup", "B": "boat", "truth": "B", "answer": "A. cup"}
+    table, out = write(tmp_path / "t.csv", [row]), tmp_path / "o.csv"
+    given = ("label", table, "--out", out, "--question-template")
+    done = vlmscope(*given, r"{asked}\nA. {A}\nB. {B}")
+    assert done.code == 0, done.err
+    assert read(out)[0]["evidence"] == 'option a, truth "B"'
+    assert "has no column 'other'" in vlmscope(*given, "{other}", "--overwrite").err
+    done = vlmscope(*given, "{asked:A}", "--overwrite")
+    assert "t.csv line 2: the value in column 'asked' is 'Which?', expected a list" in done.err
+    assert "the --question-template" in done.err
+
+
+def test_a_template_is_for_tables(vlmscope: Command, tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+        writer.add([make_capture(1)])
+    write_part(tmp_path / "part.h5", [research_row(1)])
+    for path, out in (
+        (tmp_path / "run", ()),
+        (tmp_path / "part.h5", ("--out", tmp_path / "o.csv")),
+    ):
+        done = vlmscope("label", path, "--question-template", "{question}", *out)
+        assert done.code == 2
+        assert done.err.startswith("error: --question-template: is for a table")

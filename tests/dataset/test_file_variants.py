@@ -19,7 +19,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from vlmscope.dataset import _text, load_image, open_table, parse_mapping, read_samples
+from vlmscope.dataset import (
+    _text,
+    load_image,
+    open_table,
+    parse_mapping,
+    read_samples,
+    table_notes,
+)
+from vlmscope.dataset._finding import near_file
 from vlmscope.dataset._together import unique_together
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure
@@ -514,3 +522,51 @@ def test_values_that_a_pattern_cannot_take(tmp_path: Path) -> None:
     assert "in column 'n' is 'x', expected a whole number for '03d'" in first.error
     assert isinstance(second, Failure)
     assert "no image in column 'n'" in second.error
+
+
+# --- what is said of names that lead to no image
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ("demo_0007.jpg", "demo_0057.jpg"),
+        ("demo_0007.jpg", "demo_0070.jpg"),
+        ("COCO_val2014_000000000042.jpg", "COCO_val2015_000000000042.jpg"),
+        ("figure_12a.png", "figure_13a.png"),
+        ("kitchen_a.png", "kitchen_b.png"),
+        ("kitchen１.png", "kitchen２.png"),
+        ("image1.jpg", "image.jpg"),
+    ],
+)
+def test_no_name_with_another_number_is_suggested(tmp_path: Path, there: str, wanted: str) -> None:
+    write(tmp_path / there, b"image")
+    assert near_file(tmp_path / wanted) == ""
+    write(tmp_path / f"{wanted[:-5]}x{wanted[-5:]}", b"image")
+    assert there not in near_file(tmp_path / wanted)
+
+
+def test_a_name_with_the_same_number_is(tmp_path: Path) -> None:
+    write(tmp_path / "kitchen_0007.jpg", b"image")
+    write(tmp_path / "kitchen_0008.jpg", b"image")
+    for wanted in ("kitchn_0007.jpg", "kitchen_7.jpg", "kitchen-0007.jpg"):
+        assert near_file(tmp_path / wanted) == "there is 'kitchen_0007.jpg': correct the path"
+
+
+def test_only_files_that_are_not_there_are_counted_as_missing(images: Path) -> None:
+    names = ["a.jpg", "gone.jpg", "https://x.org/a.jpg", "http://x.org/b.jpg",
+             "../../../nowhere/passwd", "/nowhere/c.jpg", "film.mp4", "nul\0.jpg"]  # fmt: skip
+    path = images / "t.jsonl"
+    rows = ({"id": n, "image": name, "question": "?"} for n, name in enumerate(names))
+    path.write_text("\n".join(map(json.dumps, rows)))
+    table = open_table(path, images=images)
+    said = [note for note in table_notes(table, table.scan()) if "image" in note]
+    assert said == [
+        f"1 image of 8 rows is not in {images}, the first of them 'gone.jpg'; correct --images or "
+        "the path",
+        "images of 8 rows that are not taken, and whose rows will fail: 2 URLs "
+        "('https://x.org/a.jpg'), 2 paths out of the image folder ('../../../nowhere/passwd'), "
+        "1 video ('film.mp4')",
+    ]
+    table = open_table(path, images=images, allow_absolute_paths=True)
+    assert "2 images of 8 rows" in "".join(table_notes(table, table.scan()))

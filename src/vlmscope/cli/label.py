@@ -95,6 +95,16 @@ def label(
             show_default=False,
         ),
     ] = [],  # noqa: B006 - typer copies it
+    question_template: Annotated[
+        str | None,
+        typer.Option(
+            "--question-template",
+            metavar="TEMPLATE",
+            help="Of a table: the question as it was asked, with columns in braces, \\n for a line "
+            "break: '{question}\\n{choices:A}'.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -164,7 +174,8 @@ def label(
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
     target = open_target(
-        run, name=name, out=out, fields=fields, truth=truth, overwrite=overwrite
+        run, name=name, out=out, fields=fields, truth=truth, overwrite=overwrite,
+        question_template=question_template,
     )  # fmt: skip
     if scorer not in READ_LABELS:
         target.check_scorable()
@@ -188,8 +199,9 @@ def label(
     scores = list(with_error_kinds(map(code.decode, target.rows()), scores))
     found = doubt(chosen.name, target.rows(), scores, code)
     record = _summary(target.rows(), scores)
-    if scorer == "auto" and code.summary:
-        record["truth_read"] = code.summary
+    read = [target.option_truths.summary, code.summary if scorer == "auto" else ""]
+    if scorer not in READ_LABELS and any(read):
+        record["truth_read"] = "; ".join(filter(None, read))
     if isinstance(chosen, LabelFile | Column):
         record |= reading_record(chosen, target.answers.ids, labels)
     record |= {"settings": settings, "labels": str(target.write(scores, settings))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from vlmscope.errors import InputError
 if TYPE_CHECKING:
     from vlmscope.dataset import AnswerTable
     from vlmscope.schema import Answered, Score
-    from vlmscope.score import Scorer
+    from vlmscope.score import OptionTruths, Scorer
     from vlmscope.store import Run
 
 JUDGEMENTS = "judge.jsonl"
@@ -41,7 +42,17 @@ class Target:
     """Of a run: field → the column of the table that it was taken from."""
 
     def rows(self) -> Iterator[Answered]:
-        """Yield the rows, with the truth that is asked for."""
+        """Yield the rows, with the truth that is asked for: an option's text for its number."""
+        return map(self.option_truths.resolve, self._as_written())
+
+    @cached_property
+    def option_truths(self) -> OptionTruths:
+        """How the truths of all rows name options."""
+        from vlmscope.score import read_option_truths
+
+        return read_option_truths(self._as_written())
+
+    def _as_written(self) -> Iterator[Answered]:
         from vlmscope.labelling import with_truth
 
         rows = self.answers.answers()
@@ -135,6 +146,7 @@ def open_target(
     fields: Sequence[str],
     truth: str | None,
     overwrite: bool,
+    question_template: str | None = None,
 ) -> Target:
     """Open what is to be labelled, and refuse options that do not go with it.
 
@@ -146,6 +158,11 @@ def open_target(
 
     labels_file(name)
     if not is_answers(path):
+        if question_template is not None:
+            raise InputError(
+                "--question-template: is for a table of answers; the questions of a run are kept "
+                "as they were asked, and an option's number is read through its metadata"
+            )
         if out is not None or fields:
             option = "--out" if out is not None else "--map"
             raise InputError(
@@ -167,4 +184,5 @@ def open_target(
         raise InputError(f"--out {out}: is there already; give --overwrite to replace it")
     if truth is not None and path.is_file() and path.suffix.lower() not in H5:
         fields, truth = [*fields, f"target={truth}"], None
-    return Target(read_answer_files(path, fields), name, out, truth, overwrite)
+    answers = read_answer_files(path, fields, question_template)
+    return Target(answers, name, out, truth, overwrite)

@@ -33,6 +33,10 @@ LONGEST_REASON = 240
 """Characters of a reason that are shown: its end says what to do."""
 
 
+SHOWN_REASONS = 5
+"""How many reasons are shown where none is given twice."""
+
+
 def show_plan(plan: Outline) -> None:
     """Print what will be done, before anything is."""
     record, request = plan.manifest.capture, plan.request
@@ -144,10 +148,7 @@ def show_summary(plan: Outline, summary: Summary) -> None:
             )
         )
         name = plan.table.reader.source.name
-        often, reason = _most_frequent(_last_errors(plan, summary.failed), name)
-        if often:
-            share = f"most often ({often:,} of {summary.failed:,})"
-            stderr.print(f"{share if summary.failed > 1 else 'reason'}: {reason}")
+        _show_reasons(_frequent(_last_errors(plan, summary.failed), name), summary.failed)
     if summary.stopped:
         left = plan.todo - summary.captured - summary.failed
         stderr.print(f"stopped with {count(left, 'row')} to do; the same command goes on from here")
@@ -169,18 +170,40 @@ def _last_errors(plan: Outline, number: int) -> list[str]:
         return []  # the rows are counted all the same
 
 
-def _most_frequent(errors: list[str], table: str) -> tuple[int, str]:
-    """Return the most frequent reason and how often it is given; 0 where there is none.
+def _show_reasons(reasons: list[tuple[str, int]], failed: int) -> None:
+    """Print why rows failed: the most frequent reason, or some where none is.
+
+    Args:
+        reasons: Each with its number, the most frequent first.
+        failed: How many rows failed.
+    """
+    if not reasons:
+        return
+    reason, often = reasons[0]
+    if failed == 1:
+        stderr.print(f"reason: {reason}")
+    elif often > 1:
+        stderr.print(f"most often ({often:,} of {failed:,}): {reason}")
+    else:
+        for each, _ in reasons[:SHOWN_REASONS]:
+            stderr.print(f"1 of {failed:,}: {each}")
+        if (more := len(reasons) - SHOWN_REASONS) > 0:
+            stderr.print(f"… and {count(more, 'more reason')}")
+
+
+def _frequent(errors: list[str], table: str) -> list[tuple[str, int]]:
+    """Return the reasons and how often each is given, the most frequent first.
 
     Reasons that differ in a name or a number are one reason, and the first stands for all.
 
-    >>> _most_frequent(["t.csv line 2: no 'a.png'", "t.csv line 3: no 'b.png'", "odd"], "t.csv")
-    (2, "no 'a.png'")
+    >>> _frequent(["t.csv line 2: no 'a.png'", "t.csv line 3: no 'b.png'", "odd"], "t.csv")
+    [("no 'a.png'", 2), ('odd', 1)]
     """
     origin = re.compile(rf"\A{re.escape(table)} \w+ \d+: ")
     reasons = [" ".join(origin.sub("", error).split()) for error in errors]
     kinds = [re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason) for reason in reasons]
-    if not kinds:
-        return 0, ""
-    [(kind, often)] = Counter(kinds).most_common(1)
-    return often, shown_text(reasons[kinds.index(kind)], LONGEST_REASON)
+    first = dict(zip(reversed(kinds), reversed(reasons), strict=True))
+    return [
+        (shown_text(first[kind], LONGEST_REASON), often)
+        for kind, often in Counter(kinds).most_common()
+    ]

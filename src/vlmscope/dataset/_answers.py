@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.dataset._open import READERS, open_source
+from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
@@ -105,26 +106,35 @@ class AnswerTable:
         return iter(self.answered)
 
 
-def read_answers(path: str | PathLike[str], spec: AnswerFields | None = None) -> AnswerTable:
+def read_answers(
+    path: str | PathLike[str],
+    spec: AnswerFields | None = None,
+    *,
+    question_template: str | None = None,
+) -> AnswerTable:
     """Read a table of questions, truths and answers: CSV, TSV, JSON, JSONL or Parquet.
 
     Args:
         path: The file.
         spec: Which column holds what.
+        question_template: Question with columns in braces, as it was asked: ``{question}
+            {options}``.
 
     Raises:
         InputError: It cannot be read, columns are missing, or a row has no usable id or cell.
     """
     source, _ = open_source(path)
     columns = source.columns()
-    roles = _roles(spec or AnswerFields(), columns, source.name)
+    is_made = question_template is not None
+    roles = _roles(spec or AnswerFields(), columns, source.name, made=is_made)
+    template = _template(question_template, columns, roles, source.name)
     kept: list[dict[str, Any]] = []
     answered: list[Answered] = []
     seen: dict[str, int] = {}
     for number, row in enumerate(source.rows(), 1):
         plain = {name: _plain(source, row, name) for name in columns}
         plain = {name: value for name, value in plain.items() if value is not LEFT_OUT}
-        found = _answered(source, row, number, roles, plain)
+        found = _answered(source, row, number, roles, plain, template)
         first = seen.setdefault(found.id, row.number)
         if first != row.number:
             raise InputError(
@@ -141,8 +151,18 @@ def read_answers(path: str | PathLike[str], spec: AnswerFields | None = None) ->
     return AnswerTable(Path(path), names, tuple(kept), tuple(answered), roles)
 
 
-def _roles(spec: AnswerFields, found: Sequence[str], table: str) -> dict[str, str]:
-    """Return the column of each field.
+def _template(
+    text: str | None, columns: Sequence[str], roles: Mapping[str, str], table: str
+) -> Pattern | None:
+    if text is None:
+        return None
+    return parse_pattern(text, columns, roles, "--question-template", table, escapes=True)
+
+
+def _roles(
+    spec: AnswerFields, found: Sequence[str], table: str, *, made: bool = False
+) -> dict[str, str]:
+    """Return the column of each field; that of the question may be missing where it is ``made``.
 
     Raises:
         InputError: Columns are missing, all named in one line, or a column stands twice.
@@ -159,7 +179,7 @@ def _roles(spec: AnswerFields, found: Sequence[str], table: str) -> dict[str, st
         here = next((name for name in names if name in found), None)
         if here is not None:
             roles[field] = here
-        elif asked is not None or field != "id":
+        elif asked is not None or (field != "id" and not (made and field == "question")):
             missing[field] = names
     if missing:
         lack = "; ".join(f"the {field} ({' or '.join(names)})" for field, names in missing.items())
@@ -172,17 +192,34 @@ def _roles(spec: AnswerFields, found: Sequence[str], table: str) -> dict[str, st
 
 
 def _answered(
-    source: Source, row: Row, number: int, roles: Mapping[str, str], plain: Mapping[str, Any]
+    source: Source,
+    row: Row,
+    number: int,
+    roles: Mapping[str, str],
+    plain: Mapping[str, Any],
+    template: Pattern | None,
 ) -> Answered:
     """Return what a scorer reads of a row."""
     target = to_target(row.values.get(roles["target"]), source.missing)
     return Answered(
         id=_id(source, row, number, roles.get("id")),
-        question=_text(source, row, "question", roles["question"]),
+        question=_question(source, row, roles, template),
         answer=_text(source, row, "answer", roles["answer"]),
         target=target or "",
         metadata=plain,
     )
+
+
+def _question(source: Source, row: Row, roles: Mapping[str, str], template: Pattern | None) -> str:
+    """Return the question: what its column says, or what the template makes of others."""
+    if template is None:
+        return _text(source, row, "question", roles["question"])
+    try:
+        return template.fill(row.values, source.missing) or ""
+    except CellError as error:
+        raise InputError(
+            f"{_origin(source, row)}: the value {error}; correct it or the --question-template"
+        ) from error
 
 
 def _text(source: Source, row: Row, field: str, column: str) -> str:

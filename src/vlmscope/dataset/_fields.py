@@ -37,6 +37,7 @@ SUGGESTED: Mapping[str, tuple[str, ...]] = {
         "ground_truth_answer", "gt_answer", "ground_truth", "answer", "label", "answers",
         "multiple_choice_answer", "correct_answer", "gt", "truth", "gold", "target", "reference",
         "expected", "labels", "solution", "output", "direct_answers", "correct_option",
+        "correct_choice_idx", "correct_choice", "answer_idx", "answer_index",
     ),
 }  # fmt: skip
 """Field → names of columns that are likely to hold it, most likely first; to be suggested only."""

@@ -24,6 +24,8 @@ from vlmscope.errors import listed
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 _NUMBER = re.compile(r"\d+$")
+_DIGITS = re.compile(r"\d+")
+_LETTER = re.compile(r"(?<![^\W\d_])[^\W\d_](?![^\W\d_])")
 _MOST_GUESSES = 100
 _MOST_NAMES = 20_000
 _SHOWN = 200
@@ -115,7 +117,8 @@ class ImageFinder:
         if self._guesses >= _MOST_GUESSES or len(listing.names) > _MOST_NAMES:
             return []
         self._guesses += 1
-        guesses = difflib.get_close_matches(last, listing.names, 1, 0.8)
+        alike = [name for name in listing.names if _may_be_meant(name, last)]
+        guesses = difflib.get_close_matches(last, alike, 1, 0.8)
         return listing.names[guesses[0]] if guesses else []
 
     def _fitting(self, parts: Sequence[str]) -> list[str]:
@@ -193,6 +196,25 @@ def _pattern_of(file: str, name: str) -> str:
     digits = stem[len(stem.rstrip("0123456789")) :]
     width = f":0{len(digits)}d" if len(digits) > len(name.strip()) else ""
     return f"'{stem[: len(stem) - len(digits)]}{{image_id{width}}}{Path(file).suffix}'"
+
+
+def _may_be_meant(name: str, wanted: str) -> bool:
+    """Return whether nothing tells two names apart as files of one series: number, single letter.
+
+    >>> _may_be_meant("demo_0007.jpg", "demo_0057.jpg"), _may_be_meant("left_a.png", "left_b.png")
+    (False, False)
+    >>> _may_be_meant("kitchen_7.jpg", "kitchn_007.jpg"), _may_be_meant("a.jpg", "aa.jpg")
+    (True, True)
+    """
+    one, other = _stem(name), _stem(wanted)
+    if [*map(_unfilled, _DIGITS.findall(one))] != [*map(_unfilled, _DIGITS.findall(other))]:
+        return False
+    letters, wanted_letters = _LETTER.findall(one), _LETTER.findall(other)
+    return len(letters) != len(wanted_letters) or letters == wanted_letters
+
+
+def _unfilled(digits: str) -> str:
+    return digits.lstrip("0")
 
 
 def fold(text: str) -> str:

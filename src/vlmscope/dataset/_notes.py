@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from os import listdir
 from os.path import lexists
@@ -11,14 +12,17 @@ from pathlib import Path
 from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._csv import CsvSource
 from vlmscope.dataset._fields import suggestion
+from vlmscope.dataset._images import ImageCell, ImageCells
 from vlmscope.dataset._json import JsonListSource
+from vlmscope.dataset._locate import locate_images
 from vlmscope.dataset._rows import RowReader
 from vlmscope.dataset._several import SeveralSource
 from vlmscope.dataset._shared_images import SharedImages
 from vlmscope.dataset._source import Source, reading
 from vlmscope.dataset._table import Table, TableScan
+from vlmscope.dataset._unasked import unasked_options
 from vlmscope.dataset._values import shown_name
-from vlmscope.errors import listed
+from vlmscope.errors import RowError, listed
 
 FIRST_ROWS = 2_000
 """Rows whose images' files are looked for one by one."""
@@ -45,6 +49,7 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
             "to be questions about none"
         )
     yield from _on_columns(reader.columns)
+    yield from unasked_options(reader)
     yield from _on_placeholders(scan)
     yield from _on_images(table, scan)
 
@@ -120,7 +125,7 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
     """Yield what becomes of the names of images."""
     reader = table.reader
     folder = _ImageFolder(reader.images)
-    missing: list[str] = []
+    failing = _Failing(reader)
     looked = 0
     holds_images = False
     with reading(reader.source):
@@ -138,7 +143,7 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
                 continue
             names = [cell.name for cell in image.images]
             gone = [name for name in names if "\0" not in name and not folder.has(name)]
-            missing += _not_found(reader, gone)
+            failing.add(cell for cell in image.images if cell.name in gone)
     every = "1 row" if scan.rows == 1 else f"{scan.rows:,} rows"
     where = every if looked >= scan.rows else f"the first {looked:,} rows"
     found = reader.finder.found
@@ -151,12 +156,67 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
             f"{number} not the path of a file, and the one file that fits was taken: for "
             f"{shown_name(name, 200)} {shown_name(str(path.relative_to(reader.images)), 200)}"
         )
-    if missing:
-        images = "1 image" if len(missing) == 1 else f"{len(missing):,} images"
-        yield (
-            f"{images} of {where} {'is' if len(missing) == 1 else 'are'} not in {reader.images}, "
-            f"the first of them {shown_name(missing[0], 200)}; correct --images or the path"
-        )
+    yield from failing.notes(where)
+
+
+@dataclass
+class _Failing:
+    """Images whose rows will fail: files that are not there, and names that are not taken."""
+
+    reader: RowReader
+    missing: list[str] = field(default_factory=list)
+    """Names that lead to no file, in whatever way they are read."""
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    """What a name is instead of a path in the folder → the names."""
+
+    def add(self, cells: Iterable[ImageCell]) -> None:
+        """Add images that are not in the folder by their names."""
+        for cell in cells:
+            if kind := self._refusal(cell):
+                self.refused.setdefault(kind, []).append(cell.name)
+            elif self.reader.finder.find(cell.name, self.reader.folders_above) is None:
+                self.missing.append(cell.name)
+
+    def _refusal(self, cell: ImageCell) -> str:
+        """Return what a name is that is not taken, whatever is there; else an empty text."""
+        if "://" in cell.name:
+            return "URL"
+        if cell.medium:
+            return cell.medium.removeprefix("a ")
+        reader = self.reader
+        try:
+            locate_images(
+                ImageCells((cell,), frozenset()), reader.finder,
+                anywhere=reader.anywhere, folders_above=reader.folders_above,
+            )  # fmt: skip
+        except RowError:
+            return "path out of the image folder"
+        return ""
+
+    def notes(self, where: str) -> Iterator[str]:
+        """Yield how many images there are of either kind.
+
+        Args:
+            where: In which rows.
+        """
+        if self.missing:
+            one = len(self.missing) == 1
+            images = "1 image" if one else f"{len(self.missing):,} images"
+            yield (
+                f"{images} of {where} {'is' if one else 'are'} not in {self.reader.images}, the "
+                f"first of them {shown_name(self.missing[0], 200)}; correct --images or the path"
+            )
+        if self.refused:
+            kinds = ", ".join(
+                f"{len(names):,} {_plural(kind, len(names))} ({shown_name(names[0])})"
+                for kind, names in self.refused.items()
+            )
+            yield f"images of {where} that are not taken, and whose rows will fail: {kinds}"
+
+
+def _plural(kind: str, number: int) -> str:
+    first, _, rest = kind.partition(" ")
+    return kind if number == 1 else f"{first}s {rest}".strip()
 
 
 class _ImageFolder:
@@ -197,8 +257,3 @@ def _names_in(folder: Path) -> frozenset[str]:
         return frozenset(listdir(folder))  # noqa: PTH208 - names are wanted, of many files
     except OSError:
         return frozenset()
-
-
-def _not_found(reader: RowReader, names: list[str]) -> list[str]:
-    """Return the names that lead to no file, in whatever way they are read."""
-    return [name for name in names if reader.finder.find(name, reader.folders_above) is None]

@@ -62,22 +62,26 @@ def is_answers(path: Path) -> bool:
     return path.suffix.lower() in (*H5, *ANSWER_TABLES)
 
 
-def read_answer_files(path: Path, fields: Sequence[str] = ()) -> AnswerTable:
+def read_answer_files(
+    path: Path, fields: Sequence[str] = (), question_template: str | None = None
+) -> AnswerTable:
     """Read questions, truths and answers of another tool.
 
     Args:
         path: A table (``read_answers``), or ``.h5`` files in the HALP layout, such as an export
             of vlmscope: a folder or one file.
         fields: Of a table: which column holds what, each ``field=column``.
+        question_template: Of a table: the question as it was asked, with columns in braces.
 
     Raises:
         InputError: It cannot be read, or lacks a column.
     """
     if path.is_dir() or path.suffix.lower() in H5:
-        if fields:
-            raise InputError("--map: is for a table; .h5 files name their fields themselves")
+        if fields or question_template is not None:
+            option = "--map" if fields else "--question-template"
+            raise InputError(f"{option}: is for a table; .h5 files name their fields themselves")
         return _of_halp_files(path)
-    return read_answers(path, parse_answer_mapping(fields))
+    return read_answers(path, parse_answer_mapping(fields), question_template=question_template)
 
 
 def _of_halp_files(path: Path) -> AnswerTable:

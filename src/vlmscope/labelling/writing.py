@@ -9,12 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.schema import Score
-from vlmscope.score import Auto, Column, LabelFile, Scorer, read_code, with_error_kinds
+from vlmscope.score import (
+    Auto,
+    Column,
+    LabelFile,
+    Scorer,
+    read_code,
+    read_option_truths,
+    with_error_kinds,
+)
 from vlmscope.store import (
     DEFAULT,
     Run,
@@ -64,10 +73,12 @@ def label(
     labels_file(name)  # a wrong name is refused before anything is scored
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
-    code = read_code(run.answers())
+    truths = read_option_truths(run.answers())
+    rows = partial(map, truths.resolve)
+    code = read_code(rows(run.answers()))
     scorer = scorer or Auto(code=code)
-    scored = list(scorer(run.answers()))
-    scores = list(with_error_kinds(map(code.decode, run.answers()), scored))
+    scored = list(scorer(rows(run.answers())))
+    scores = list(with_error_kinds(map(code.decode, rows(run.answers())), scored))
     made = settings or {"scorer": scorer.name}
     replace_labels(run, scores, made, name=name, overwrite=overwrite)
     return {score.id: score for score in scores}

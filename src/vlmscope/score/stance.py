@@ -298,6 +298,8 @@ def _stated(truth: str, asked: Question) -> Literal["yes", "no", "unclear"]:
 
 def judge_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
     """Compare the side of an answer with the truth's."""
+    if row.unreadable:
+        return Finding(None, row.unreadable)
     known = read_truth(row.target)
     if not known.accepted and not known.doubtful:
         return Finding(None, "no ground truth")

@@ -88,7 +88,8 @@ class Exact:
         """Yield a verdict for every row."""
         for row in rows:
             case = Case(row)
-            finding = _missing(case) or _equal(case) or Finding(True, f"is not {case.truth_shown}")
+            finding = _missing(case) or _equal(case) or _own_letter(case)
+            finding = finding or Finding(True, f"is not {case.truth_shown}")
             yield finding.score(row, self.name)
 
 
@@ -103,10 +104,23 @@ class Vqa:
             case = Case(row)
             found = (rule(case) for rule in _RULES)
             finding = next((finding for finding in found if finding), None)
+            if finding and finding.hallucinated and row.options and not score_choice(case):
+                finding = Finding(None, f"{_UNASKED}: {case.shown}")
             yield (finding or _undecided(case)).score(row, self.name)
 
 
+_UNASKED = "chooses none of the options, which the question does not list"
+
+
+def _own_letter(case: Case) -> Finding | None:
+    """Accept the letter of the truth alone, of options that the question does not list."""
+    is_letter = len(words(case.answer)) == 1 == len(words(case.answer)[0])
+    return score_choice(case) if case.row.options and is_letter else None
+
+
 def _missing(case: Case) -> Finding | None:
+    if case.row.unreadable:
+        return Finding(None, case.row.unreadable)
     if not any(words(truth) for truth in case.truths):
         if case.truth.voted:
             return Finding(None, "annotators do not agree")

@@ -279,7 +279,7 @@ def _why_unscorable(row: Answered) -> str:
         return "there is no answer: the run stopped after the prefill"
     if not row.answer.strip():
         return "the answer is empty"
-    return "" if row.target.strip() else "there is no ground truth"
+    return row.unreadable or ("" if row.target.strip() else "there is no ground truth")
 
 
 def _done(verdict: Verdict) -> Future[Verdict]:

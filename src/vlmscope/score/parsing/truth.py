@@ -103,7 +103,7 @@ def _read(text: str) -> Truth:
     joined = "".join(text.lower().split(", "))
     if ", " in text and joined in ("yes", "no"):
         return Truth((joined,))
-    if len(text) <= _LARGEST and (items := _items(text)) is not None:
+    if len(text) <= _LARGEST and (items := printed_items(text)) is not None:
         return _of_items(items)
     accepted = _distinct(text.split(";"))
     return Truth(accepted, unanswerable=_all_unanswerable(accepted))
@@ -122,7 +122,7 @@ def _all_unanswerable(answers: Iterable[str]) -> bool:
     return bool(said) and all(answer in _UNANSWERABLE for answer in said)
 
 
-def _items(text: str) -> list[Any] | None:
+def printed_items(text: str) -> list[Any] | None:
     """Return the items of a printed list or record, or None where the text is neither."""
     body = text
     if body.startswith(("array(", "np.array(")) and body.endswith(")"):
@@ -272,7 +272,7 @@ class Code:
         '(b)'
         """
         found = _NUMBER.fullmatch(row.target) if isinstance(row.target, str) else None
-        if found is None:
+        if found is None or row.options:
             return row
         number = int(found[1])
         question = read_question(row.question)
@@ -301,21 +301,22 @@ def read_code(rows: Iterable[Answered]) -> Code:
             continue
         number = int(found[1])
         question = read_question(row.question)
-        if question.choices and _NUMBERED.isdisjoint(question.choices.said):
+        if row.options:
+            continue  # the truth is an option's text
+        if question.choices and number <= len(question.choices.texts):
             options += 1
-            numbers[number] += 1
-            last += number == len(question.choices.texts)
+            if (str(number),) not in question.choices.said:
+                numbers[number] += 1
+                last += number == len(question.choices.texts)
         elif number < 2 and not _says_otherwise(question):
             sides += 1
             coded += question.yes_no and not question.either
-    if options >= FEWEST and options == total and not (numbers[0] and last):
+    told = 2 * numbers.total() >= options  # else most numbers may be what their options say
+    if options >= FEWEST and options == total and told and not (numbers[0] and last):
         first = 0 if numbers[0] else 1 if last else None
         return Code(first_option=first, rows=options if first is not None else 0)
     whole = sides == total >= FEWEST
     return Code(yes_no=whole, rows=sides if whole else coded)
-
-
-_NUMBERED = frozenset((str(number),) for number in range(100))
 
 
 def _says_otherwise(question: Question) -> bool:

@@ -7,6 +7,7 @@ it does not, a truth that is a letter is compared with the letter of the answer.
 from __future__ import annotations
 
 import re
+from string import ascii_lowercase as LETTERS  # noqa: N812 - the letters of options
 
 from vlmscope.score.language.denial import sentences
 from vlmscope.score.language.text import words
@@ -24,7 +25,7 @@ def score_choice(case: Case) -> Finding | None:
     """Compare choices where the question lists them."""
     choices = case.question.choices
     if choices is None:
-        return _letter(case)
+        return score_unlisted(case) if case.row.options else _letter(case)
     true = {true_choice(truth, choices) for truth in case.truths}
     if None in true and (found := _numbered(case, choices)):
         return found
@@ -36,6 +37,19 @@ def score_choice(case: Case) -> Finding | None:
     if chosen.index is None:
         return Finding(None, f"{chosen.why}: {case.shown}")
     return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
+
+
+def score_unlisted(case: Case) -> Finding | None:
+    """Compare options that the question does not list: by their words, or by a letter alone."""
+    options = case.row.options
+    choices = Choices("", tuple(LETTERS[: len(options)]), options)
+    said = [words(truth) for truth in case.truths]
+    chosen = choose(case.answer, choices)
+    if chosen.index is None:
+        return None
+    return Finding(
+        choices.said[chosen.index] not in said, f"{chosen.why}, truth {case.truth_shown}"
+    )
 
 
 def _numbered(case: Case, choices: Choices) -> Finding | None:

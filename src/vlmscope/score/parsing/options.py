@@ -1,0 +1,271 @@
+"""Truths that are the number or the letter of an option, read through the row's options column.
+
+Benchmarks of multiple choice keep their options beside the question: ScienceQA, AI2D and A-OKVQA as
+a list with the number of the right one, SEED-Bench and MMBench in a column each with its letter,
+MMMU as the text of a list. Without them the truth ``1`` reads as a count and ``B`` as nothing.
+
+A number is an option's number only where the whole column says so: an option may itself be a number
+(*2*, *3*, *5* with the truth 2). A row for which nothing tells is unscorable.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from string import ascii_lowercase
+from typing import Any
+
+from vlmscope.choice_columns import MOST_OPTIONS, choice_columns
+from vlmscope.schema import Answered
+from vlmscope.score.language.text import words
+from vlmscope.score.parsing.choices import Choices, read_choices
+from vlmscope.score.parsing.question import read_question
+from vlmscope.score.parsing.truth import printed_items, read_truth
+from vlmscope.score.scorer import excerpt
+
+LETTERS = tuple(ascii_lowercase[:MOST_OPTIONS])
+"""What options are called by."""
+
+FEWEST_TOLD = 4
+"""Of so many numbers that are the text of an option too, one at least must be none."""
+
+_NUMBER = re.compile(r"\s*(\d{1,2})(?:\.0)?\s*", re.ASCII)
+_LETTER = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]{0,2}\s*")
+_LETTERED = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(?P<text>.*)", re.DOTALL)
+_TEXTS = ("text", "texts", "choices", "options")
+_SEPARATORS = ("\n", "|", ";")
+_GAPS = frozenset(("", "nan", "null", "<na>"))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of one row."""
+
+    texts: tuple[str, ...]
+    """What they say, in order."""
+    column: str
+    """The column that holds them, or the first of several."""
+    first: int | None = None
+    """The number of the first one; None where their columns have no numbers."""
+
+
+def row_options(metadata: Mapping[str, Any]) -> Options | None:
+    """Return the options that the other columns of a row hold; None for none.
+
+    >>> row_options({"choices": ["one cup", "two boats"], "hint": ""}).texts
+    ('one cup', 'two boats')
+    >>> row_options({"options": "['red', 'blue']"}).texts, row_options({"A": "red", "B": "blue"})
+    (('red', 'blue'), Options(texts=('red', 'blue'), column='A', first=None))
+    """
+    columns = choice_columns(metadata)
+    for name in columns.lists:
+        texts = _unlettered(_texts(metadata[name]))
+        if len(texts) >= 2 and all(texts):
+            return Options(texts, name)
+    texts = tuple(_text(metadata[name]) for name in columns.each)
+    while texts and not texts[-1]:
+        texts = texts[:-1]
+    if len(texts) < 2 or not all(texts):
+        return None
+    return Options(texts, columns.each[0], columns.first)
+
+
+def _texts(cell: Any) -> tuple[str, ...]:
+    """Return the options in a cell: a list, a record of them, or a text that prints either."""
+    if isinstance(cell, str):
+        items = printed_items(cell.strip()) if cell.strip() else None
+        if items is None:
+            return _listed(cell)
+        cell = items[0] if len(items) == 1 and isinstance(items[0], dict) else items
+    if isinstance(cell, Mapping):
+        held = next((cell[name] for name in _TEXTS if isinstance(cell.get(name), list)), None)
+        cell = [cell[key] for key in sorted(cell)] if held is None else held
+    if not isinstance(cell, list | tuple):
+        return ()
+    texts = [_text(item) for item in cell[: MOST_OPTIONS + 1]]
+    while texts and not texts[-1]:  # lists of one length are filled up with gaps
+        texts.pop()
+    return tuple(texts) if len(texts) <= MOST_OPTIONS else ()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Return the options that a text lists: with letters, or with a separator between."""
+    if choices := read_choices(text):
+        return choices.texts
+    for separator in _SEPARATORS:
+        parts = [part.strip() for part in text.split(separator)]
+        if 2 <= len(parts) <= MOST_OPTIONS and all(parts):
+            return tuple(parts)
+    return ()
+
+
+def _text(cell: Any) -> str:
+    """Return one option; empty for a gap, or what is no text."""
+    if isinstance(cell, str | int | float):
+        text = str(cell).strip()
+        return "" if text.lower() in _GAPS else text
+    return ""
+
+
+def _unlettered(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return options without the letters that all of them begin with (*A. a cup*)."""
+    found = [_LETTERED.fullmatch(text) for text in texts]
+    if all(
+        each and each[1].lower() == letter for each, letter in zip(found, LETTERS, strict=False)
+    ):
+        return tuple(each["text"] for each in found if each)
+    return texts
+
+
+@dataclass(frozen=True, slots=True)
+class OptionTruths:
+    """How the truths of a table name options. Made by ``read_option_truths``."""
+
+    numbers: str = ""
+    """What a number is: ``index``, ``text``, ``unknown`` or ``base``: an index that counts from 0
+    or from 1; empty where no truth is one."""
+    first: int = 0
+    """The number of the first option, of an index."""
+    rows: int = 0
+    """Rows whose truth is the number of an option."""
+    column: str = ""
+    """The column that holds the options."""
+
+    @property
+    def summary(self) -> str:
+        """How numbers were read, as one line; empty where they are none of options.
+
+        >>> OptionTruths("index", 0, 2, "choices").summary
+        "truth 0 = the first of 'choices' in 2 rows"
+        """
+        if self.numbers != "index" or not self.rows:
+            return ""
+        rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
+        return f"truth {self.first} = the first of {self.column!r} in {rows}"
+
+    def resolve(self, row: Answered) -> Answered:
+        """Return a row with the option that its truth names in the place of the number or letter.
+
+        >>> row = Answered("q", "Which?", "A boat.", "1", {"choices": ["cup", "boat"]})
+        >>> OptionTruths("index").resolve(row).target
+        'boat'
+        """
+        options = row_options(row.metadata)
+        if options is None or not isinstance(row.target, str):
+            return row
+        choices = read_question(row.question).choices
+        if found := _NUMBER.fullmatch(row.target):
+            return self._resolve_number(row, int(found[1]), options, choices)
+        at = _letter_index(row.target, options)
+        return row if at is None or choices else _with_option(row, options, at, None)
+
+    def _resolve_number(
+        self, row: Answered, number: int, options: Options, choices: Choices | None
+    ) -> Answered:
+        texts = options.texts
+        reading = _reading(number, options)
+        if self.numbers == "index":
+            at = number - self.first
+            if not 0 <= at < len(texts):
+                return _unreadable(row, f"the number of none of {len(texts)} options")
+            return _with_option(row, options, at, choices)
+        if self.numbers in ("", "text") or reading == "neither":
+            return row
+        if self.numbers == "base":
+            return row if choices and reading == "index" else _unreadable(row, _BASE)
+        is_text = self.numbers == "mixed" and reading == "text"
+        return row if is_text else _unreadable(row, _COUNT)
+
+
+_COUNT = "a number that may be an option's or its text"
+_BASE = "an option's number, counted from 0 or from 1"
+
+
+def _unreadable(row: Answered, why: str) -> Answered:
+    return replace(row, target="", unreadable=f"{why}: truth {excerpt(row.target)}")
+
+
+def _with_option(row: Answered, options: Options, at: int, choices: Choices | None) -> Answered:
+    """Return a row whose truth is an option: by its letter, where the question lists them."""
+    text = options.texts[at]
+    if choices is None:
+        plain = read_truth(text).accepted == (text,)
+        target = text if plain else json.dumps([text], ensure_ascii=False)
+        return replace(row, target=target, options=options.texts)
+    shown = _index_of(text, choices.texts)
+    if shown is None and len(choices.texts) != len(options.texts):
+        return _unreadable(row, "an option that the question does not list")
+    return replace(row, target=f"({choices.letters[at if shown is None else shown]})")
+
+
+def _index_of(text: str, texts: Iterable[str]) -> int | None:
+    """Return which of some options says a text; None for none or several."""
+    said = words(text)
+    found = [at for at, option in enumerate(texts) if words(option) == said] if said else []
+    return found[0] if len(found) == 1 else None
+
+
+def _letter_index(target: str, options: Options) -> int | None:
+    """Return which option a truth's letter is of; None where it is none, or itself an option."""
+    found = _LETTER.fullmatch(target)
+    if found is None or _index_of(target, options.texts) is not None:
+        return None
+    at = LETTERS.index(found[1].lower())
+    return at if at < len(options.texts) else None
+
+
+def _reading(number: int, options: Options) -> str:
+    """Return what a number can be: ``index``, ``text``, ``either`` or ``neither``."""
+    is_index = number <= len(options.texts)
+    is_text = any(_says(text, number) for text in options.texts)
+    if is_text:
+        return "either" if is_index else "text"
+    return "index" if is_index else "neither"
+
+
+def _says(text: str, number: int) -> bool:
+    """Return whether an option is a number; *none*, which the rules compare as 0, is a word."""
+    return words(text) == (str(number),) and text.strip(" .").casefold() not in ("no", "none")
+
+
+def read_option_truths(rows: Iterable[Answered]) -> OptionTruths:
+    """Return how the truths of a table name options, read from all of its rows.
+
+    >>> rows = [
+    ...     Answered("a", "Which?", "", "0", {"choices": ["cup", "boat"]}),
+    ...     Answered("b", "How many?", "", "1", {"choices": ["1", "2"]}),
+    ... ]
+    >>> read_option_truths(rows).summary
+    "truth 0 = the first of 'choices' in 2 rows"
+    """
+    found: dict[str, int] = dict.fromkeys(("index", "text", "either", "neither"), 0)
+    zero = last = False
+    columns: dict[str, None] = {}
+    told: int | None = None
+    for row in rows:
+        options = row_options(row.metadata)
+        if options is None or not isinstance(row.target, str) or not row.target.strip():
+            continue
+        match = _NUMBER.fullmatch(row.target)
+        if match is None:
+            found["text"] += _index_of(row.target, options.texts) is not None
+            continue
+        number = int(match[1])
+        found[_reading(number, options)] += 1
+        columns.setdefault(options.column)
+        told = options.first if told is None else told
+        zero |= number == 0
+        last |= number == len(options.texts)
+    if not columns:
+        return OptionTruths()
+    column, count = next(iter(columns)), found["index"] + found["either"]
+    if found["index"] and found["text"]:
+        return OptionTruths("mixed", column=column)
+    if found["index"] and not found["neither"]:
+        if (zero and last) or FEWEST_TOLD * found["index"] < found["either"]:
+            return OptionTruths("unknown", column=column)
+        first = 0 if zero else 1 if last else told
+        return OptionTruths("base" if first is None else "index", first or 0, count, column)
+    return OptionTruths("text" if found["text"] else "unknown", column=column)
