@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import re
 
-_KINDS = r"(?:image|img|image|video|audio)"
+_KINDS = r"(?:image|img|picture|video|audio)"
 _MORE = r"(?:here|[_ -]?(?:placeholder|context|pad|token|soft_token|start|end|content))?"
 _NUMBER = r"[\s_-]{0,3}\d{0,3}\s?"
 _ANYWHERE = re.compile(
     rf"<\|?\s?/?image{_MORE}{_NUMBER}\|?>"
     rf"|<\|{_KINDS}{_MORE}{_NUMBER}\|>"
-    rf"|</?\s?(?:img|image)[\s_-]{{0,3}}\d{{1,3}}\s?>"
+    rf"|</?\s?(?:img|picture)[\s_-]{{0,3}}\d{{1,3}}\s?>"
     r"|<\|vision_(?:start|end|pad)\|>|<(?:start|end)_of_image>|<img_context>",
     re.IGNORECASE,
 )
 _ALONE = re.compile(
-    r"^\s*(?:<(?:img|video|audio|image)>|\[img\])|<(?:img|video|audio)>\s*$",
+    r"^\s*(?:<(?:img|video|audio|picture)>|\[img\])|<(?:img|video|audio)>\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
 """Those that are names of HTML too count where they stand by themselves."""
 
 _NUMBERED = re.compile(
-    r"<\s?(?:image|img|image)[\s_-]{0,3}(\d{1,3})\s?>|<\|image[\s_-]{0,3}(\d{1,3})\s?\|>",
+    r"<\s?(?:image|img|picture)[\s_-]{0,3}(\d{1,3})\s?>|<\|image[\s_-]{0,3}(\d{1,3})\s?\|>",
     re.IGNORECASE | re.ASCII,
 )
 

@@ -18,7 +18,7 @@ import pytest
 
 from faults import child
 from material import QUESTIONS, make_image
-from vlmscope.executors import extract as run_extract
+from vlmscope import extract as run_extract
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import Run, open_run, read_failures
 

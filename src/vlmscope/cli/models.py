@@ -32,7 +32,7 @@ def models(as_json: options.Json = False) -> None:
         stdout.print_json(json.dumps([
             {"title": s.family.title, "model_type": s.key, "proven_on": list(s.proven),
              "failed_on": {v: list(names) for v, names in s.failed.items()},
-             "needs": s.family.needs, "takes_questions_without_an_image": s.family.text_only}
+             "needs": s.family.needs, "takes_questions_without_a_picture": s.family.text_only}
             for s in found
         ]))  # fmt: skip
         return

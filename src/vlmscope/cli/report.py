@@ -101,7 +101,7 @@ def _record(written: WrittenReport) -> dict[str, object]:
         "bytes": written.size,
         "plots": [str(path) for path in written.plots],
         "questions": len(document.cards),
-        "images": len(document.images),
+        "pictures": len(document.images),
         "headline": document.headline,
         "missing": list(document.missing),
         "notes": [note for note in (document.images_note, document.token_view_note) if note],

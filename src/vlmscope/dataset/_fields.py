@@ -26,7 +26,7 @@ SUGGESTED: Mapping[str, tuple[str, ...]] = {
     ),
     "image": (
         "image", "image_path", "image_file", "image_name", "img_path", "img", "file_name",
-        "filename", "file", "path", "image", "photo", "images", "image_id", "image_1",
+        "filename", "file", "path", "picture", "photo", "images", "image_id", "image_1",
         "flickr_id",
     ),
     "question": (

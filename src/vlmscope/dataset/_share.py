@@ -48,6 +48,6 @@ class Share:
             images: What tells the row's images from others; None where it is about none.
             sample_id: What counts then.
         """
-        about = ["id", sample_id] if images is None else ["image", images]
+        about = ["id", sample_id] if images is None else ["picture", images]
         digest = hashlib.sha256(json.dumps(about).encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index
