@@ -20,7 +20,7 @@ from torch import Tensor
 from ceilings import settle
 from vlmscope.dataset import load_image
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.split_attention import exact_split
+from vlmscope.model.attention.tiles import exact_split
 from vlmscope.prompt import build_messages
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample

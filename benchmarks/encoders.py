@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from family_shapes import QWEN2_5_VL
+from vlmscope.model.attention.packed import packed
+from vlmscope.model.computing import full_float32
 from vlmscope.model.encoder_widths import widen, widened
-from vlmscope.model.packed_attention import packed
-from vlmscope.model.precision import full_float32
 
 EXACT_IMAGES = 4
 """Images of the comparison with float32."""

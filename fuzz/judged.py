@@ -6,6 +6,7 @@ comes back, the row has a score, or one of our errors ends the labelling; and no
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,10 +16,9 @@ import openai
 
 from vlmscope.errors import VlmscopeError
 from vlmscope.schema import Answered
-from vlmscope.score.judge import Judge, JudgeSettings
-from vlmscope.score.judge_cache import VerdictCache
-from vlmscope.score.judge_endpoint import CHECK
-from vlmscope.score.judge_verdict import WORDS, Verdict
+from vlmscope.score.judge import Judge, JudgeSettings, Verdict, VerdictCache
+from vlmscope.score.judge.endpoint import CHECK
+from vlmscope.score.judge.verdict import WORDS
 
 KEY = "sk-fuzz-0123456789"
 STATUS = (200, 200, 200, 204, 307, 400, 401, 404, 413, 429, 500, 503)
@@ -40,7 +40,7 @@ def ask(folder: Path, data: bytes) -> None:
 
     def reply(request: Any) -> Any:
         assert request.url.host == "judge.test"
-        if len(data) % 4 and CHECK[0]["content"].encode() in request.content:
+        if len(data) % 4 and json.dumps(CHECK[0]["content"]).encode() in request.content:
             return _HTTPX.Response(200, stream=_Stream(OK))
         content = replies.pop()
         return _HTTPX.Response(status, headers=[(name.encode(), value)], stream=_Stream(content))
@@ -56,7 +56,7 @@ def ask(folder: Path, data: bytes) -> None:
         def __init__(self, **options: Any) -> None:
             super().__init__(transport=_HTTPX.MockTransport(reply), **options)
 
-    settings = JudgeSettings("m", "http://judge.test/v1", 1, timeout=5, max_attempts=1, backoff=0)
+    settings = JudgeSettings("m", "http://judge.test/v1", 1, timeout=5, max_attempts=1)
     os.environ["OPENAI_API_KEY"] = KEY
     openai.DefaultAsyncHttpxClient = Offline  # type: ignore[misc]
     path = folder / "judge.jsonl"

@@ -19,8 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vlmscope.model import FAMILIES
-from vlmscope.model.pairs import HELD
-from vlmscope.model.proven import CHECKS, Record, read_record, standings
+from vlmscope.model.support import CHECKS, HELD, Record, read_record, standings
 
 ROOT = Path(__file__).parent.parent
 PROVEN = ROOT / "src" / "vlmscope" / "model" / "proven.json"

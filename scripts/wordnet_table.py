@@ -1,9 +1,9 @@
-"""Write the table of English words that the scorers use, ``src/vlmscope/score/words.txt.gz``.
+"""Write the lexicon of the scorers, ``src/vlmscope/score/language/words.txt.gz``.
 
 The source is WordNet 3.0 (Princeton University), for example the folder ``usr/share/wordnet`` of
 Debian's package ``wordnet-base``::
 
-    python scripts/wordnet_table.py usr/share/wordnet src/vlmscope/score/words.txt.gz
+    python scripts/wordnet_table.py usr/share/wordnet src/vlmscope/score/language/words.txt.gz
 
 Kept are nouns, adjectives and verbs of one to three lower-case words, their first senses, the
 hypernyms of these, antonyms, and the adjectives derived from nouns. Names and words that stand only

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from vlmscope.model.identity import Fingerprinting, Identity
+from vlmscope.model.fingerprint import Fingerprinting, Identity
 
 COMMIT = "c0ffee" + 34 * "0"
 """Commit of the repository in the hub's cache."""

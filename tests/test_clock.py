@@ -15,7 +15,7 @@ TIME = "2026-03-07T23:05:09"
 
 FORMATS = (
     "%d %b %Y", "%Y-%m-%d", "%B %d, %Y", "%A", "%H:%M:%S", "%-d %B", "100%% on %j", "%%d", "%c",
-    "%z|%Z|", "no directive", "%e %I %p", "", "%",
+    "%z|%Z|", "no directive", "%e %I %p", "", "%", "%-^b", "%03d of %_5m", "%Ey %Od", "%^",
 )  # fmt: skip
 """As in released templates, and odd ones."""
 
@@ -62,3 +62,9 @@ def test_a_template_without_a_clock_is_left_as_it_is() -> None:
 def test_no_local_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"has a zone|Invalid isoformat"):
         check_time(text)
+
+
+def test_directives_of_one_template_are_not_another_ones() -> None:
+    for directives, text in (("%04d", "0007"), ("%05d", "00007"), ("%04d", "0007")):
+        template, variables = at_time(f"{{{{ strftime_now('{directives}') }}}}", TIME)
+        assert render(template, **variables) == text

@@ -26,10 +26,9 @@ from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.locking import ProcessLock, model_lock, tokenizer_lock, warnings_lock
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import GROUPED, attending_with, grouped_attention, seeing
-from vlmscope.model.changes import removing_hooks
-from vlmscope.model.precision import full_float32
-from vlmscope.model.split_attention import exact_split
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, seeing
+from vlmscope.model.attention.tiles import exact_split
+from vlmscope.model.computing import full_float32, removing_hooks
 from vlmscope.plots.canvas import quiet_glyphs
 from vlmscope.prompt import encode, in_turn, render
 from vlmscope.schema import CaptureSpec, Sample

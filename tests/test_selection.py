@@ -36,7 +36,7 @@ def test_forms_of_a_layer() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "n/0", "1.5", "9", "-9", "5:5", "n", "1;2", "all:2"])
 def test_layers_that_make_no_sense_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--layers"):
+    with pytest.raises(InputError, match=r"^layers"):
         resolve_layers(text, 8)
 
 

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from vlmscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from vlmscope.api.checking import inspect, load_probe, verify
+    from vlmscope.api.extracting import extract
+    from vlmscope.api.runs import Run, open_run
     from vlmscope.dataset import Share, read_samples
     from vlmscope.engine import capture
     from vlmscope.errors import VlmscopeError
-    from vlmscope.executors import extract
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.risk import RiskScorer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
-    from vlmscope.store import Run, export_run, open_run, read_labels
+    from vlmscope.store import export_run, read_labels
     from vlmscope.sweeps import (
         SweepSpec,
         compare,
@@ -50,8 +52,10 @@ __all__ = [
     "compare_labels",
     "export_run",
     "extract",
+    "inspect",
     "label",
     "load_model",
+    "load_probe",
     "open_run",
     "read_labels",
     "read_samples",
@@ -59,6 +63,7 @@ __all__ = [
     "save_transfer",
     "sweep",
     "transfer",
+    "verify",
     "write_report",
 ]
 
@@ -69,7 +74,7 @@ _HOMES = {
     "FieldSpec": "schema",
     "ReportSpec": "report",
     "RiskScorer": "risk",
-    "Run": "store",
+    "Run": "api.runs",
     "Sample": "schema",
     "Share": "dataset",
     "SweepSpec": "sweeps",
@@ -79,16 +84,19 @@ _HOMES = {
     "compare": "sweeps",
     "compare_labels": "sweeps",
     "export_run": "store",
-    "extract": "executors",
+    "extract": "api.extracting",
+    "inspect": "api.checking",
     "label": "labelling",
     "load_model": "model",
-    "open_run": "store",
+    "load_probe": "api.checking",
+    "open_run": "api.runs",
     "read_labels": "store",
     "read_samples": "dataset",
     "save_sweep": "sweeps",
     "save_transfer": "sweeps",
     "sweep": "sweeps",
     "transfer": "sweeps",
+    "verify": "api.checking",
     "write_report": "report",
 }
 
@@ -102,4 +110,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted((*__all__, "__version__"))

@@ -7,6 +7,7 @@ before the template: it writes the parts of a given time in the place of the dir
 
 from __future__ import annotations
 
+import re
 import string
 from datetime import datetime
 from functools import lru_cache
@@ -27,6 +28,8 @@ _MACRO = (
 """Its line break is dropped, as the library's environment trims blocks."""
 _FLAGS = ("", "-", "_", "0", "^", "#")
 """What may stand between the percent sign and the letter."""
+_SPECIAL = re.compile(r"%[-_0^#+]*\d{0,3}[EO]?[a-zA-Z]")
+"""A directive with several flags, a width, or a modifier, as the C library takes them."""
 
 
 def now() -> str:
@@ -69,14 +72,18 @@ def at_time(template: str, time: str) -> tuple[str, dict[str, list[list[str]]]]:
     """
     if not reads_clock(template):
         return template, {}
-    return _MACRO + template, {_VARIABLE: [list(pair) for pair in _parts(time)]}
+    return _MACRO + template, {_VARIABLE: [list(pair) for pair in _parts(template, time)]}
 
 
 @lru_cache(maxsize=8)
-def _parts(time: str) -> tuple[tuple[str, str], ...]:
-    """Return every directive of ``strftime`` with what it stands for, those that stand for it."""
+def _parts(template: str, time: str) -> tuple[tuple[str, str], ...]:
+    """Return every directive of ``strftime`` with what it stands for, those that stand for it.
+
+    Of directives with a width or a modifier there is no end: those in the template are meant.
+    """
     moment = datetime.fromisoformat(time)
     directives = [f"%{flag}{letter}" for flag in _FLAGS for letter in string.ascii_letters]
+    directives += sorted(set(_SPECIAL.findall(template)).difference(directives))
     parts = [(directive, moment.strftime(directive)) for directive in directives]
     known = [(directive, part) for directive, part in parts if "%" not in part]
     return (("%%", _PERCENT), *known, (_PERCENT, "%"))

@@ -1,7 +1,9 @@
 """The exception tree. Everything vlmscope raises on purpose is a ``VlmscopeError``.
 
     VlmscopeError
-    ├── InputError       the data file, the options or the paths given are wrong
+    ├── InputError       an argument, the data or a path is wrong; also a ``ValueError``
+    │   ├── UnknownIdError  a run has no question of that id; also a ``KeyError``
+    │   └── RowNumberError  a run has no row of that number; also an ``IndexError``
     ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
     │   └── ModelChangedError  its files were written to while the model computed
     ├── RunMismatchError the run folder was made with other settings
@@ -15,13 +17,73 @@
 Messages give place, finding, expectation and remedy, in one line. The command line shows a
 ``VlmscopeError`` as that line and exits with its ``exit_code``; any other exception is a bug and
 shows its traceback.
+
+A message is written with the options of the command line, ``--max-new-tokens``. Only the command
+line shows them as they are; from Python an error names the argument, ``max_new_tokens``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
+
+_KEPT = r"'vlmscope [^']*'|\bvlmscope [a-z]+ [^;,]*"
+"""A command in a message: its options are options also from Python."""
+
+_OPTION = r"(?<![\w'\"-])--(?P<option>[a-z]+(?:-[a-z]+)*)(?![\w-])"
+_PAIR = r"--map ([a-z]+)=('[^']*'|\S*?)(?=[,;)]?(?:\s|$))"
+_MAP = rf"(?<![\w'\"-])(?P<map>{_PAIR}(?: {_PAIR})*)"
+_NAMES = re.compile(f"{_KEPT}|{_MAP}|{_OPTION}")
+
+_QUOTE = "'"
+
+_SWITCHES = frozenset(
+    ("allow-absolute-paths", "allow-pickle-weights", "files", "number-rows", "overwrite", "ray",
+     "redo-damaged", "strict", "text-only")
+)  # fmt: skip
+"""Options without a value."""
+
+
+def with_arguments(text: str) -> str:
+    """Return a message with arguments of Python in the place of the command line's options.
+
+    >>> with_arguments("--max-new-tokens -1: give 0 or more")
+    'max_new_tokens -1: give 0 or more'
+    >>> with_arguments("2 rows have no image; pass --text-only, or --map image=COLUMN")
+    "2 rows have no image; pass text_only=True, or map={'image': 'COLUMN'}"
+    >>> with_arguments("no labels yet; run 'vlmscope label run --name human' first")
+    "no labels yet; run 'vlmscope label run --name human' first"
+    """
+    return _NAMES.sub(_argument, text)
+
+
+def _argument(found: re.Match[str]) -> str:
+    if found["map"]:
+        pairs = re.findall(_PAIR, found["map"])
+        return f"map={ {name: column.strip(_QUOTE) for name, column in pairs} }"
+    if found["option"]:
+        name = found["option"].replace("-", "_")
+        return f"{name}=True" if found["option"] in _SWITCHES else name
+    return found[0]
+
+
+class _Audience:
+    """Who reads the messages of this process."""
+
+    is_command_line = False
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Have messages name the command line's options, in all threads: this is its process."""
+    before, _Audience.is_command_line = _Audience.is_command_line, True
+    try:
+        yield
+    finally:
+        _Audience.is_command_line = before
 
 
 class VlmscopeError(Exception):
@@ -30,11 +92,23 @@ class VlmscopeError(Exception):
     exit_code: ClassVar[int] = 1
     """What the command line exits with: 1 unless the caller can mend it before anything is done."""
 
+    def __str__(self) -> str:
+        text = " ".join(map(str, self.args))
+        return text if _Audience.is_command_line else with_arguments(text)
 
-class InputError(VlmscopeError):
-    """The data file, an option or a path is wrong. Nothing was done."""
+
+class InputError(VlmscopeError, ValueError):
+    """An argument, the data or a path is wrong. Nothing was done."""
 
     exit_code = 2
+
+
+class UnknownIdError(InputError, KeyError):
+    """A run has no question of that id."""
+
+
+class RowNumberError(InputError, IndexError):
+    """A run has no row of that number."""
 
 
 class ModelError(VlmscopeError):

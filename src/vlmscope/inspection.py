@@ -54,6 +54,12 @@ class Inspection:
     capture: Capture
     """What was recorded."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Inspection({self.sample.id!r}, {len(self.tokens):,} tokens, "
+            f"{self.num_image_tokens:,} of them image tokens, {self.capture!r})"
+        )
+
     @property
     def norms(self) -> dict[str, float]:
         """HDF5 path → Euclidean norm of the vector."""

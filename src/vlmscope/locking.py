@@ -17,7 +17,7 @@ consumer, and no other thread is waited for. All are reentrant: a finalizer may 
 holds one.
 
 A forked child has only the thread that called ``fork``, so locks that other threads held are free
-in it. What a pass of theirs had changed is undone before the next pass (``model/changes.py``). A
+in it. What a pass of theirs had changed is undone before the next pass (``model/computing.py``). A
 tokenizer that one of them was calling is refused: it has a lock of its own, which stays held.
 """
 

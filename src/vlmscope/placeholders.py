@@ -1,8 +1,9 @@
-"""Placeholders of images in questions: what another program's prompt puts an image in place of.
+"""Placeholders of images in questions: what stands in a question for an image.
 
-LLaVA's files write ``<image>``, MMMU's ``<image 1>``. vlmscope puts the images before the question,
-so a placeholder would stay in it as a text: a control token for one family of models, and noise for
-all others, without a word.
+MMMU's files number them, ``<image 1>``: the image is put there, where the chat template of the
+model takes images between texts. LLaVA's files write ``<image>``, other programs other marks: none
+of them tells which image is meant, and left in the question it would be a control token for one
+family of models, and noise for all others, without a word.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import re
 
 _KINDS = r"(?:image|img|picture|video|audio)"
 _MORE = r"(?:here|[_ -]?(?:placeholder|context|pad|token|soft_token|start|end|content))?"
+_NUMBER = r"[\s_-]{0,3}\d{0,3}\s?"
 _ANYWHERE = re.compile(
-    rf"<\|?\s?image{_MORE}[_ -]?\d{{0,3}}\s?\|?>"
-    rf"|<\|{_KINDS}{_MORE}[_ -]?\d{{0,3}}\|>"
+    rf"<\|?\s?/?image{_MORE}{_NUMBER}\|?>"
+    rf"|<\|{_KINDS}{_MORE}{_NUMBER}\|>"
+    rf"|</?\s?(?:img|picture)[\s_-]{{0,3}}\d{{1,3}}\s?>"
     r"|<\|vision_(?:start|end|pad)\|>|<(?:start|end)_of_image>|<img_context>",
     re.IGNORECASE,
 )
@@ -23,16 +26,51 @@ _ALONE = re.compile(
 )
 """Those that are names of HTML too count where they stand by themselves."""
 
+_NUMBERED = re.compile(
+    r"<\s?(?:image|img|picture)[\s_-]{0,3}(\d{1,3})\s?>|<\|image[\s_-]{0,3}(\d{1,3})\s?\|>",
+    re.IGNORECASE | re.ASCII,
+)
+
 
 def image_mark(question: str) -> str:
-    r"""Return the first placeholder of an image in a question; empty for none.
+    r"""Return the first placeholder that does not say which image it stands for; empty for none.
 
     >>> image_mark("<image>\\nWhat is it?"), image_mark("Which is in <image 2>?")
-    ('<image>', '<image 2>')
+    ('<image>', '')
     >>> image_mark("Is x < y?"), image_mark("What does the <img> tag do?")
     ('', '')
     """
     if "<" not in question and "[" not in question:
         return ""
-    found = _ANYWHERE.search(question) or _ALONE.search(question)
-    return found[0].strip() if found else ""
+    found = (each[0] for each in _ANYWHERE.finditer(question))
+    mark = next((text for text in found if not _NUMBERED.fullmatch(text)), "")
+    if not mark and (alone := _ALONE.search(question)):
+        mark = alone[0]
+    return mark.strip()
+
+
+def numbered_mark(question: str) -> str:
+    """Return the first numbered placeholder of an image in a question; empty for none.
+
+    >>> numbered_mark("Which is in <image 2>?"), numbered_mark("<image>")
+    ('<image 2>', '')
+    """
+    found = _NUMBERED.search(question) if "<" in question else None
+    return found[0] if found else ""
+
+
+def split_at_images(question: str) -> tuple[str | int, ...]:
+    """Return a question cut at its numbered placeholders: texts, and the numbers of images.
+
+    >>> split_at_images("Is <image 2> like <image 1>?"), split_at_images("What is it?")
+    (('Is ', 2, ' like ', 1, '?'), ('What is it?',))
+    """
+    if "<" not in question:
+        return (question,)
+    parts: list[str | int] = []
+    end = 0
+    for match in _NUMBERED.finditer(question):
+        parts += [question[end : match.start()], int(match[1] or match[2])]
+        end = match.end()
+    parts.append(question[end:])
+    return tuple(part for part in parts if part != "")

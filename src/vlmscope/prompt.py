@@ -1,7 +1,8 @@
 """From a question and its picture to the tensors that the model reads.
 
 The prompt is one user turn through the processor's own chat template, the images first and then the
-question verbatim. Two details decide whether the positions are right:
+question verbatim; an image that the question names by a numbered placeholder, as ``<image 1>``,
+stands in its place. Two details decide whether the positions are right:
 
 - A chat template that writes the BOS token itself must not meet a tokenizer that adds another: the
   naive call doubles it and shifts every position by one. Templates without BOS must get theirs from
@@ -17,7 +18,8 @@ it makes again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from itertools import takewhile
@@ -26,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 from vlmscope import clock
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.locking import tokenizer_lock
-from vlmscope.placeholders import image_mark
+from vlmscope.placeholders import image_mark, numbered_mark, split_at_images
+from vlmscope.repeatable import reads_chance
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,23 +39,70 @@ _TIME = "_vlmscope_prompt_time"
 """Attribute of a processor: the time that its template is shown."""
 _MARK = "[the question]"
 """Stands in for a question where only the text around it is of interest."""
+_MARKS = ("[the first text]", "[the second text]", "[the third text]")
+"""Stand in for texts with images between them."""
 
 
 def build_messages(question: str, pictures: int = 1) -> list[dict[str, Any]]:
     """Return the seed's conversation: one user turn, images first, the question verbatim.
 
+    An image that a numbered placeholder of the question names stands there instead.
+
+    Raises:
+        RowError: A placeholder names an image that is not there.
+
     >>> build_messages("Is it lit?")[0]["content"]
     [{'type': 'image'}, {'type': 'text', 'text': 'Is it lit?'}]
+    >>> build_messages("Is <image 1> lit?")[0]["content"][1:]
+    [{'type': 'image'}, {'type': 'text', 'text': ' lit?'}]
     """
-    images = [{"type": "image"} for _ in range(pictures)]
-    return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
+    return _messages(_arranged(question, pictures))
+
+
+def image_order(question: str, pictures: int) -> tuple[int, ...]:
+    """Return a row's images, by index, in the order in which the prompt shows them.
+
+    Images that no placeholder names come first; one that several name is shown several times.
+
+    Raises:
+        RowError: A placeholder names an image that is not there.
+
+    >>> image_order("What is it?", 2), image_order("<image 2>, <image 1> or <image 2>?", 3)
+    ((0, 1), (2, 1, 0, 1))
+    """
+    return tuple(part for part in _arranged(question, pictures) if isinstance(part, int))
+
+
+def _arranged(question: str, pictures: int) -> tuple[str | int, ...]:
+    """Return a question in the order in which the prompt shows it: texts, and images by index."""
+    parts = split_at_images(question)
+    numbers = {part for part in parts if isinstance(part, int)}
+    if not numbers <= set(range(1, pictures + 1)):
+        wrong = min(numbers - set(range(1, pictures + 1)))
+        have = {0: "no image", 1: "1 image"}.get(pictures, f"{pictures} images")
+        raise RowError(
+            "prompt",
+            f"the question names image {wrong} by a placeholder, and the row has {have}; images "
+            "are counted from 1: give the row that image, or correct the placeholder",
+        )
+    first = [index for index in range(pictures) if index + 1 not in numbers]
+    return (*first, *(part - 1 if isinstance(part, int) else part for part in parts))
+
+
+def _messages(parts: Iterable[str | int]) -> list[dict[str, Any]]:
+    """Return one user turn of texts and images."""
+    content = [
+        {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part}
+        for part in parts
+    ]
+    return [{"role": "user", "content": content}]
 
 
 def chat_template(processor: Any) -> str:
     """Return the checkpoint's chat template, from the processor or else its tokenizer.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is none, or it writes another prompt each time.
     """
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if isinstance(template, dict):
@@ -61,6 +111,11 @@ def chat_template(processor: Any) -> str:
         raise ModelError(
             "the checkpoint has no chat template; use the instruction-tuned checkpoint, "
             "or put a chat_template.jinja into its folder"
+        )
+    if name := reads_chance(str(template)):
+        raise ModelError(
+            f"the checkpoint's chat template asks for chance ({name}), so that no prompt could be "
+            f"made again; remove {name} from its chat_template.jinja"
         )
     return str(template)
 
@@ -124,30 +179,68 @@ def render(processor: Any, question: str, pictures: int = 1) -> str:
     Raises:
         RowError: The question is empty, or holds the text of a control token, the image placeholder
             for example: the tokenizer would read it as one, and the prompt would have another
-            structure. Or it holds a placeholder of another program's. Or the template fails on it.
+            structure. Or it holds a placeholder that does not say which image it stands for, or
+            that names none, or the template puts every image before the text. Or the template fails
+            on it.
     """
     if not question.strip():
         raise RowError("prompt", "the question is empty; write one")
+    parts = _arranged(question, pictures)
+    texts = [part for part in parts if isinstance(part, str)]
     for token in _control_tokens(processor.tokenizer):
-        if token in question:
+        if any(token in text for text in texts):
             raise RowError(
                 "prompt",
                 f"the question contains {token!r}, which the tokenizer reads as a control token; "
                 "remove it",
             )
-    if mark := image_mark(question):
+    mark = image_mark(question)
+    if not mark and (numbered := numbered_mark(question)) and not takes_images_anywhere(processor):
+        mark = numbered
+    if mark:
         raise RowError(
             "prompt",
             f"the question contains {mark!r}, a placeholder of an image; the images stand before "
             "the question: remove it, or write 'the first image' where it tells images apart",
         )
-    return _apply(processor, question, pictures)
+    return _apply(processor, parts)
 
 
-def _apply(processor: Any, question: str, pictures: int) -> str:
+def takes_images_anywhere(processor: Any) -> bool:
+    """Return whether the chat template puts images between texts where the conversation has them.
+
+    Many templates write all images first, wherever they stand. So one is shown a turn with an image
+    between texts, and one with the images before them, and the difference must be the images.
+
+    Raises:
+        ModelError: There is no chat template.
+    """
+    one, two, three = _MARKS
+    try:
+        first = _around(_apply(processor, (0, 1, one, two, three)))
+        between = _around(_apply(processor, (one, 0, two, 1, three)))
+    except RowError:
+        return False
+    if not first or not between or first[-1] != between[-1]:
+        return False
+    images = [gap.strip() for gap in between[1:3]]
+    return all(
+        image and image in first[0] and image not in between[0] and gap != other
+        for image, gap, other in zip(images, between[1:3], first[1:3], strict=True)
+    )
+
+
+def _around(text: str) -> list[str]:
+    """Return what stands before, between and behind the marks; nothing where one is not there."""
+    found = re.split("|".join(map(re.escape, _MARKS)), text)
+    in_order = re.findall("|".join(map(re.escape, _MARKS)), text) == list(_MARKS)
+    return found if in_order else []
+
+
+def _apply(processor: Any, parts: Iterable[str | int]) -> str:
     settings = template_settings(processor)
     try:
-        return str(processor.apply_chat_template(build_messages(question, pictures), **settings))
+        return str(processor.apply_chat_template(_messages(parts), **settings))
     except Exception as error:  # a template is a program of the checkpoint's, in a sandbox
         found = f"{type(error).__name__}: {one_line(error)}"
         raise RowError(
@@ -161,12 +254,18 @@ def count_after_question(processor: Any, chat_text: str, pictures: int = 1) -> i
 
     What stands behind it is the template's, the same for every question; a search for the question
     could find it in there ("is" is a part of "assistant"). Counted from the end, because the
-    processor may put many image tokens before the question.
+    processor may put many image tokens before the question. Where a question ends in an image, its
+    last token is the last one that stands for the image.
+
+    Args:
+        processor: The processor.
+        chat_text: The prompt, as ``render`` made it.
+        pictures: How many images it shows.
 
     Raises:
         RowError: The template's end depends on the question, so the question's end is not known.
     """
-    behind = _apply(processor, _MARK, pictures).rpartition(_MARK)[2]
+    behind = _apply(processor, (*range(pictures), _MARK)).rpartition(_MARK)[2]
     if not behind or not chat_text.endswith(behind):
         raise RowError(
             "prompt",

@@ -15,7 +15,7 @@ contradicts itself:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from itertools import takewhile
@@ -28,11 +28,10 @@ from torch import Tensor, nn
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.changes import removing_hooks
-from vlmscope.model.computing import computing
+from vlmscope.model.computing import computing, removing_hooks
 from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import build_messages, in_turn, template_settings
+from vlmscope.prompt import build_messages, image_order, in_turn, template_settings
 from vlmscope.said_once import said_once
 from vlmscope.schema import (
     IMAGE_POSITIONS,
@@ -85,7 +84,9 @@ def reference(
     spec = spec or CaptureSpec()
     vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
     images = [load_image(image) for image in sample.images]
-    inputs = _inputs(vlm, _chat_text(vlm, sample.question, len(images)), images)
+    content = build_messages(sample.question, len(images))[0]["content"]
+    shown = [images[index] for index in image_order(sample.question, len(images))]
+    inputs = _inputs(vlm, _chat_text(vlm, content), shown)
     with computing():
         vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
         states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec, sample)
@@ -112,11 +113,11 @@ def reference(
     )
 
 
-def _chat_text(vlm: VisionLanguageModel, question: str, images: int) -> str:
+def _chat_text(vlm: VisionLanguageModel, content: list[dict[str, Any]]) -> str:
     """Return the seed's ``chat_text``."""
     return str(
         vlm.processor.apply_chat_template(
-            build_messages(question, images), **template_settings(vlm.processor)
+            [{"role": "user", "content": content}], **template_settings(vlm.processor)
         )
     )
 
@@ -142,9 +143,11 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
     if spec.vision_pooling == "valid" and vlm.family.vision_rows == "patch shapes":
         feats = feats[inputs["pixel_attention_mask"].bool()]
     if vlm.family.vision_rows == "patch mask":
-        feats = feats[_patches(vlm, inputs["pixel_attention_mask"].flatten(0, 1)).eq(1)]
+        feats = feats[
+            _pixels(vlm, inputs["pixel_attention_mask"].flatten(0, 1)).eq(_patch(vlm) ** 2)
+        ]
     if spec.vision_pooling == "valid" and vlm.family.vision_rows == "pixel mask":
-        feats = feats[_patches(vlm, inputs["pixel_mask"]).gt(0)]
+        feats = feats[_pixels(vlm, inputs["pixel_mask"]).gt(0)]
     if vlm.family.vision_rows == "crops":
         feats = _own_crops(vlm, feats, inputs)
     while feats.dim() > 1:
@@ -153,13 +156,18 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
     return pooled
 
 
-def _patches(vlm: VisionLanguageModel, pixels: Tensor) -> Tensor:
-    """Return which share of each patch's pixels a mask of pixels has, ``[tiles, patches]``."""
-    patch = vlm.model.config.vision_config.patch_size
-    rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
-    cut = pixels[:, : rows * patch, : columns * patch].double()
-    counts = cut.reshape(-1, rows, patch, columns, patch).sum(dim=(2, 4))
-    return counts.flatten(1) / patch**2  # a mean need not be exactly 1 on a GPU
+def _patch(vlm: VisionLanguageModel) -> int:
+    """Return the side of the vision encoder's square patches, in pixels."""
+    return int(vlm.model.config.vision_config.patch_size)
+
+
+def _pixels(vlm: VisionLanguageModel, mask: Tensor) -> Tensor:
+    """Return how many pixels of each patch are in a mask, ``[tiles, patches]``."""
+    patch = _patch(vlm)
+    rows, columns = mask.shape[1] // patch, mask.shape[2] // patch
+    cut = mask[:, : rows * patch, : columns * patch].long()
+    counts: Tensor = cut.reshape(-1, rows, patch, columns, patch).sum(dim=(2, 4)).flatten(1)
+    return counts
 
 
 def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:
@@ -252,18 +260,26 @@ def _run_decoder(
 
 def _count_behind(vlm: VisionLanguageModel, sample: Sample) -> int:
     """Return how many tokens stand behind the question: the prompt cut off there, and counted."""
-    question, images = sample.question, len(sample.images)
-    chat_text = _chat_text(vlm, question, images)
-    other = _chat_text(vlm, "\N{WHITE SQUARE}", images)
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(chat_text, other, strict=False))
-    start = len(list(same))
-    text = question if chat_text[start:].startswith(question) else question.strip()
-    upto = chat_text[: start + len(text)]
+    *before, last = build_messages(sample.question, len(sample.images))[0]["content"]
+    chat_text = _chat_text(vlm, [*before, last])
+    other = _chat_text(vlm, [*before, {"type": "text", "text": "\N{WHITE SQUARE}"}])
+    if last["type"] == "image":
+        behind = _count_same(reversed(chat_text), reversed(other))
+        upto = chat_text[: len(chat_text) - behind]
+    else:
+        start, question = _count_same(chat_text, other), last["text"]
+        text = question if chat_text[start:].startswith(question) else question.strip()
+        upto = chat_text[: start + len(text)]
     whole, part = (
         len(in_turn(vlm.processor).tokenizer(t, add_special_tokens=False)["input_ids"])
         for t in (chat_text, upto)
     )
     return whole - part
+
+
+def _count_same(one: Iterable[str], other: Iterable[str]) -> int:
+    """Return how many characters two texts begin with."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
 
 
 def _answer_states_pass(

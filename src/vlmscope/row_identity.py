@@ -6,7 +6,7 @@ and that is another question now is refused, by its id.
 
 The images' files are not opened: each row keeps the hash of its image, which ``verify`` checks.
 Only images that lie in the table and have no name are compared by that hash, as nothing else tells
-them apart.
+them apart; and all images of a table in memory, which nobody can look at again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,18 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from vlmscope.dataset import Identity, Table, TableScan, hash_image, load_image
-from vlmscope.errors import RowError, RunMismatchError, shortened
+from vlmscope.dataset import (
+    Data,
+    Identity,
+    Table,
+    TableScan,
+    hash_image,
+    in_memory,
+    load_image,
+    open_table,
+)
+from vlmscope.errors import InputError, RowError, RunMismatchError, shortened
+from vlmscope.schema import FieldSpec
 from vlmscope.store import DataRecord, Run, clean_text, write_truths
 
 SHOWN_IDS = 10
@@ -51,6 +61,44 @@ class RowsHeld:
     """Truths that are to count instead of those in the shards; None: as before."""
 
 
+def table_of_run(
+    run: Run,
+    data: Data | None = None,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    allow_absolute_paths: bool = False,
+) -> Table:
+    """Open the table of a run by the columns that it was made with.
+
+    Args:
+        run: The run.
+        data: The table, or where it is now, if not where it was.
+        images: Where its images are now, if not where they were.
+        allow_absolute_paths: As in ``open_table``.
+
+    Raises:
+        InputError: It cannot be opened, or it was in memory and is not given.
+    """
+    record = run.manifest.data
+    if data is None and record.in_memory:
+        raise InputError(
+            f"{run.path}: its table was in memory ({record.shown_path}), so that no file holds it; "
+            "give it with --data: the table itself in Python, or saved as Parquet with its images"
+        )
+    table = None if data is None else in_memory(data)
+    fields = FieldSpec(**record.fields)  # type: ignore[arg-type]
+    try:
+        return open_table(
+            table or data or record.path,
+            images=images or record.images,
+            fields=fields if table is None or table.has_columns else FieldSpec(),
+            text_only=record.text_only,
+            allow_absolute_paths=allow_absolute_paths,
+        )
+    except InputError as error:
+        raise InputError(f"{error}; if it has moved, give --data and --images") from error
+
+
 def is_same_table(record: DataRecord, scan: TableScan) -> bool:
     """Return whether every row of a run was made from this version of its table."""
     return record.fingerprint == scan.fingerprint and not record.several_tables
@@ -74,7 +122,7 @@ def hold_rows(
     """
     if is_same_table(run.manifest.data, scan):
         return RowsHeld()
-    rows = _Rows(run, skip_damaged=skip_damaged)
+    rows = _Rows(run, skip_damaged=skip_damaged, by_content=table.reader.source.by_content)
     images: list[tuple[Identity, str]] = []
     for row in table.identities():
         rows.compare(row, images)
@@ -110,16 +158,16 @@ class _Stored:
     image_id: bytes
     truth: bytes
     sha256: str
-    """Of the image, where it may have no name."""
+    """Of the image, where its name does not tell it from others."""
 
 
 class _Rows:
     """The rows of a run, each waiting for the table's row of its id."""
 
-    def __init__(self, run: Run, *, skip_damaged: bool) -> None:
+    def __init__(self, run: Run, *, skip_damaged: bool, by_content: bool) -> None:
         self._path = run.path
         self._known_truths = run.truths
-        self._waiting = dict(_stored(run, skip_damaged=skip_damaged))
+        self._waiting = dict(_stored(run, skip_damaged=skip_damaged, by_content=by_content))
         self._count = len(self._waiting)
         self._first = tuple(islice(self._waiting, SHOWN_IDS))
         self._first_of_table: list[str] = []
@@ -140,7 +188,7 @@ class _Rows:
             others.append("image")
         if others:
             self._changed[row.id] = " and ".join(others)
-        elif row.unnamed:
+        elif row.held:
             images.append((row, stored.sha256))
         if row.target is not None:
             self._has_truths = True
@@ -184,9 +232,9 @@ class _Rows:
         return RowsHeld(True, self._count, gone, tuple(self._retold), truths)
 
 
-def _stored(run: Run, *, skip_damaged: bool) -> Iterator[tuple[str, _Stored]]:
+def _stored(run: Run, *, skip_damaged: bool, by_content: bool) -> Iterator[tuple[str, _Stored]]:
     for id_, question, image_id, truth, sha256 in run.texts(*_TEXTS, skip_damaged=skip_damaged):
-        known = sha256 if image_id == id_ else ""
+        known = sha256 if by_content or image_id == id_ else ""
         yield id_, _Stored(_digest(question), _digest(image_id), _digest(truth), known)
 
 
@@ -207,6 +255,6 @@ def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:
 def _hash(row: Identity) -> str:
     """Return the hash of a row's images as ``Capture.image_sha256`` has it."""
     try:
-        return "+".join(hash_image(load_image(data)) for data in row.unnamed)
+        return "+".join(hash_image(load_image(data)) for data in row.held)
     except RowError:
         return ""  # what cannot be read now is not what was read then

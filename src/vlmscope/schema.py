@@ -7,12 +7,13 @@ of them: they flow through generators, so memory does not grow with the table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vlmscope.errors import InputError
+from vlmscope.arguments import Layers, layers_text, whole_number
+from vlmscope.errors import InputError, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,11 +59,24 @@ ANSWER_POSITIONS = ("first_answer_token", "last_answer_token", "answer_mean")
 IMAGE_POSITIONS = ("last_image_token", "first_image_token", "image_mean")
 """Positions that a prompt without a picture does not have."""
 
+
+def representation(name: str) -> str:
+    """Return the HDF5 name of a representation, which a position may be given for.
+
+    >>> representation("last_prompt_token"), representation("query_token_representation")
+    ('query_token_representation', 'query_token_representation')
+    """
+    return REPRESENTATIONS.get(name, name)
+
+
 IMAGE_REPRESENTATIONS = (VISION_ONLY, *(REPRESENTATIONS[name] for name in IMAGE_POSITIONS))
 """HDF5 names of what a question without a picture does not have."""
 
 DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
 """The seed's two token boundaries."""
+
+Positions = str | Iterable[str]
+"""What names token positions: one, several, or a text with commas between."""
 
 VisionPooling = Literal["all", "valid"]
 """``all``: mean over every position the encoder returns, padding tiles included (the seed).
@@ -154,15 +168,29 @@ class Sample:
             return tuple(self.image)
         return (self.image,)
 
+    def __hash__(self) -> int:
+        """Return a hash that equal samples share: images and metadata may have none."""
+        return hash((self.id, self.question, self.target, self.image_id))
+
+    def __repr__(self) -> str:
+        return _one_line(self, image=_shown_image(self.image))
+
 
 @dataclass(frozen=True, slots=True)
 class CaptureSpec:
-    """What to record. Plain data: it goes into the manifest as it is."""
+    """What to record. Plain data: it goes into the manifest as it is.
+
+    >>> CaptureSpec(layers=[0, 10], positions="last_prompt_token")
+    CaptureSpec(layers='0,10', positions=('last_prompt_token',), vision_pooling='all', \
+max_new_tokens=200, compat='')
+    """
 
     layers: str = DEFAULT_LAYERS
-    """Decoder layers, resolved against the model by ``selection.resolve_layers``."""
+    """Decoder layers, resolved against the model by ``selection.resolve_layers``. A number, or
+    several numbers and terms, become the text that says the same."""
     positions: tuple[str, ...] = DEFAULT_POSITIONS
-    """Token positions; names from ``REPRESENTATIONS``."""
+    """Token positions; names from ``REPRESENTATIONS``, or of the HDF5 groups there. One, several,
+    or a text with commas between; they become a tuple of positions."""
     vision_pooling: VisionPooling = "all"
     """How the vision encoder's output becomes one vector."""
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -171,14 +199,24 @@ class CaptureSpec:
     """Whose layers and positions are meant; empty for our own. Whether a model can be read in
     another's way, ``model.halp.original_of`` tells."""
 
+    if TYPE_CHECKING:  # more is taken than is kept
+
+        def __init__(
+            self,
+            layers: Layers = DEFAULT_LAYERS,
+            positions: Positions = DEFAULT_POSITIONS,
+            vision_pooling: VisionPooling = "all",
+            max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+            compat: Compat = "",
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         """Refuse what no model can do; layers are checked where the model is known."""
-        unknown = [name for name in self.positions if name not in REPRESENTATIONS]
-        if unknown or not self.positions:
-            raise InputError(
-                f"--positions: {unknown[0] if unknown else ''!r} is not a position; "
-                f"choose from {', '.join(REPRESENTATIONS)}"
-            )
+        object.__setattr__(self, "layers", layers_text(self.layers))
+        object.__setattr__(self, "positions", _position_names(self.positions))
+        object.__setattr__(
+            self, "max_new_tokens", whole_number("--max-new-tokens", self.max_new_tokens)
+        )
         if self.vision_pooling not in get_args(VisionPooling):
             raise InputError(f"--vision-pooling {self.vision_pooling!r}: choose from all, valid")
         if self.max_new_tokens < 0:
@@ -217,7 +255,55 @@ class CaptureSpec:
         return tuple(p for p in dict.fromkeys(self.positions) if p in ANSWER_POSITIONS)
 
 
-@dataclass(frozen=True, slots=True)
+def _position_names(positions: Positions) -> tuple[str, ...]:
+    """Return the positions that are named, by themselves or by the HDF5 groups they are stored in.
+
+    Raises:
+        InputError: One is no position, or there is none.
+    """
+    several = positions.split(",") if isinstance(positions, str) else positions
+    if not isinstance(several, Iterable):
+        raise InputError(f"--positions {several!r}: expected names from {_KNOWN_POSITIONS}")
+    groups = {group: position for position, group in REPRESENTATIONS.items()}
+    names = [name.strip() if isinstance(name, str) else name for name in several]
+    found = tuple(groups.get(name, name) if isinstance(name, str) else "" for name in names)
+    unknown = [
+        name for name, known in zip(names, found, strict=True) if known not in REPRESENTATIONS
+    ]
+    if unknown or not found:
+        raise InputError(
+            f"--positions: {unknown[0] if unknown else ''!r} is not a position; "
+            f"choose from {_KNOWN_POSITIONS}"
+        )
+    return found
+
+
+_KNOWN_POSITIONS = ", ".join(REPRESENTATIONS)
+
+
+def _shown_image(image: Any) -> str:
+    """Return an image, or several, as a representation shows them: bytes by their number."""
+    if isinstance(image, list | tuple):
+        return f"[{', '.join(map(_shown_image, image))}]"
+    return f"<{len(image):,} bytes>" if isinstance(image, bytes) else repr(image)
+
+
+def _one_line(item: Any, **shown: str) -> str:
+    """Return a dataclass as one line, without fields that have their default.
+
+    Args:
+        item: The dataclass.
+        shown: Fields that are shown as these texts.
+    """
+    told = (
+        f"{each.name}={shown.get(each.name, repr(value))}"
+        for each in fields(item)
+        if (value := getattr(item, each.name)) not in ("", {}) or each.name in shown
+    )
+    return f"{type(item).__name__}({', '.join(told)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Capture:
     """What one sample left behind in one run through the model."""
 
@@ -255,6 +341,56 @@ class Capture:
     answer_logprobs: NDArray[np.float32] | None = None
     """Natural-log probability ``[T]`` of each of them under the unprocessed logits."""
 
+    def vector(self, position: str, layer: int | None = None) -> NDArray[np.float32]:
+        """Return one vector ``[D]``.
+
+        Args:
+            position: A position, ``last_prompt_token``, or the name of its HDF5 group; or
+                ``vision_only_representation``.
+            layer: The decoder layer; of the vision encoder's output none.
+
+        Raises:
+            InputError: There is no such vector.
+        """
+        path = representation(position) + ("" if layer is None else f"/layer_{layer}")
+        if path not in self.vectors:
+            raise InputError(
+                f"question {self.sample.id!r}: no vector {path}, there are "
+                f"{', '.join(self.vectors) or 'none'}"
+            )
+        return self.vectors[path]
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether everything is equal, arrays by their values."""
+        if not isinstance(other, Capture):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    def __hash__(self) -> int:
+        return hash((self.sample, self.image_sha256, self.num_prompt_tokens, self.finish_reason))
+
+    def __repr__(self) -> str:
+        vectors = "1 vector" if len(self.vectors) == 1 else f"{len(self.vectors)} vectors"
+        said = "no answer" if self.answer is None else f"answer {shortened(self.answer)!r}"
+        tokens = "" if self.answer_token_ids is None else f" of {len(self.answer_token_ids)} tokens"
+        return (
+            f"Capture({shortened(self.sample.id)!r}, {vectors}, {self.num_prompt_tokens} prompt "
+            f"tokens, {said}{tokens}, {self.finish_reason})"
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal: arrays in type, shape and all numbers, NaN is NaN."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if hasattr(one, "dtype") or hasattr(other, "dtype"):
+        return bool(
+            getattr(one, "dtype", None) == getattr(other, "dtype", None)
+            and one.shape == other.shape
+            and ((one == other) | ((one != one) & (other != other))).all()
+        )
+    return bool(one == other or (one != one and other != other))
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -285,6 +421,9 @@ class Answered:
     """The ground truth as the table gives it; empty where there is none."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Every other column of the table."""
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.question, self.answer, self.target))
 
 
 @dataclass(frozen=True, slots=True)

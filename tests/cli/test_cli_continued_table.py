@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vlmscope.labelling import with_truth
 from vlmscope.store import Run, open_run
 
 Command = Callable[..., Any]
@@ -113,3 +114,48 @@ def test_a_truth_that_is_mapped_afterwards_labels_all_rows(
     done = vlmscope("label", tmp_path / "run", "--scorer", "exact", "--json", *how)
     assert {row.target for row in open_run(tmp_path / "run").answers()} == {"Yes"}
     assert json.loads(done.out)["all"]["unscorable"] <= 1, "one answer is empty"
+
+
+def test_the_truth_by_the_name_it_had_in_the_table(
+    extract: Command, vlmscope: Command, table: Path, tmp_path: Path
+) -> None:
+    """By the user's name and by the field's; else one line that says what there is."""
+    run = tmp_path / "run"
+    names = {"gt_answer": "gold", "question": "query", "question_id": "qid"}
+    rows = [{names.get(k, k): v for k, v in row.items()} for row in read(table)]
+    write(table, [row | {"question": "other"} for row in rows])
+    maps = ("--map", "target=gold", "--map", "question=query", "--map", "id=qid")
+    assert extract(*maps).code == 0
+    for name in ("gold", "target"):
+        done = vlmscope("label", run, "--scorer", "exact", "--target", name, "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["all"]["unscorable"] <= 1
+    fields = open_run(run).manifest.data.fields
+    found = {
+        name: next(with_truth(open_run(run).answers(), name, fields)).target
+        for name in ("query", "qid", "id", "question", "target", "category")
+    }
+    first = rows[0]
+    assert found == {
+        "query": first["query"], "question": "other", "qid": first["qid"], "id": first["qid"],
+        "target": "Yes", "category": first["category"],
+    }  # fmt: skip
+    done = vlmscope("label", run, "--target", "gt_answer")
+    assert done.code == 2
+    [line] = done.err.strip().splitlines()
+    assert "--target gt_answer: no such column; there are: category, question, " in line
+    assert "gold (the target)" in line
+
+
+def test_the_truth_that_was_taken_by_itself(
+    extract: Command, vlmscope: Command, table: Path, tmp_path: Path
+) -> None:
+    assert extract().code == 0
+    done = vlmscope("label", tmp_path / "run", "--scorer", "exact", "--target", "gt_answer")
+    assert done.code == 0, done.err
+    table.rename(tmp_path / "elsewhere.csv")
+    done = vlmscope("label", tmp_path / "run", "--scorer", "exact", "--target", "gt_answer")
+    assert done.code == 2
+    assert "and target for the truth that the run has" in done.err
+    done = vlmscope("label", tmp_path / "run", "--scorer", "exact", "--target", "target")
+    assert done.code == 0, done.err

@@ -79,8 +79,8 @@ def test_labels_of_a_file_are_kept(vlmscope: Command, run: Path, by_hand: Path, 
     # Of the column's labels the first is the file's too.
     count = "1 label" if rule == "column" else "2 labels"
     assert done.err == (
-        f"error: {run}: {count} read from {by_hand} would be lost; give --overwrite (in Python "
-        "overwrite=True) to replace them\n"
+        f"error: {run}: {count} read from {by_hand} would be lost; give --overwrite to replace "
+        "them\n"
     )
     assert state(run) == before
     if rule != "judge":
@@ -167,7 +167,7 @@ def test_from_python(run: Path, by_hand: Path) -> None:
     opened = open_run(run)
     label(opened, LabelFile(by_hand))
     for scorer in (None, YesNo(), Column("by_hand")):
-        with pytest.raises(InputError, match="would be lost; give --overwrite"):
+        with pytest.raises(InputError, match="would be lost; give overwrite=True"):
             label(opened, scorer)
     assert len(label(opened, YesNo(), overwrite=True)) == ROWS
     label(opened)

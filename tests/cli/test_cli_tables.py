@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from vlmscope import demo
+from vlmscope.dataset import open_table, parse_mapping
 from vlmscope.executors import Request, make_plan, plan
+from vlmscope.report.prompt_view import token_view
+from vlmscope.schema import Sample
 from vlmscope.store import open_run, read_failures
 
 Command = Callable[..., Any]
@@ -44,6 +47,40 @@ def test_several_tables_with_ids_images_and_questions_made_of_columns(
     assert checked.code == 0, checked.err
     again = extract(*options, data=str(tmp_path / "part*.csv"))
     assert "0 to do, 2 already done" in again.err
+
+
+def test_images_stand_where_a_question_names_them(
+    extract: Command, vlmscope: Command, tmp_path: Path, vlm: Any
+) -> None:
+    """MMMU's layout: placeholders in question and options, several columns of images."""
+    header = "id,question,options,image_1,image_2,answer"
+    cells = "demo_0000.jpg,demo_0001.jpg"
+    rows = [
+        f"a,Which is like <image 2>?,\"['<image 1>', 'a cup']\",{cells},A",
+        f"b,What is it?,\"['a cat', 'a cup']\",{cells},A",
+        "c,Is <image 2> it?,\"['yes', 'no']\",demo_0000.jpg,,A",
+        "d,Is <image 1> it?,\"['yes', 'no']\",gone.jpg,demo_0001.jpg,A",
+    ]
+    data = tmp_path / "mmmu.csv"
+    data.write_text("\n".join([header, *rows]))
+    options = ("--question-template", "{question}\\n{options:A}", "--images", IMAGES)
+    done = extract(*options, data=data)
+    assert done.code == 3, done.err
+    assert "1 question of 4 holds a placeholder such as '<image 2>' and will fail" in done.err
+    failures = read_failures(tmp_path / "run")
+    assert "names image 2 by a placeholder, and the row has 1 image" in failures["c"].error
+    assert "gone.jpg: not found" in failures["d"].error
+    run = open_run(tmp_path / "run")
+    assert set(run.ids) == {"a", "b"}
+    assert run["a"].sample.question == "Which is like <image 2>?\nA. <image 1>\nB. a cup"
+    assert run["a"].image_sha256 == run["b"].image_sha256, "the order of the columns"
+    assert vlmscope("verify", tmp_path / "run", "--sample", 2).code == 0
+    fields = parse_mapping([], question_template=options[1])
+    sample = next(row for row in open_table(data, images=IMAGES, fields=fields).rows())
+    assert isinstance(sample, Sample)
+    view = token_view(vlm.processor, run.manifest.model, run["a"], sample)
+    assert [token.text for token in view.tokens].count("<|image|>") == 2
+    assert "0 to do" in extract(*options, "--limit", 2, data=data).err
 
 
 def test_base64_runs_and_is_written_nowhere(extract: Command, tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ from vlmscope.labelling import label
 from vlmscope.report import write_report
 from vlmscope.risk.probe_of import find_probe
 from vlmscope.schema import Failure, Score
-from vlmscope.score.judge_cache import VerdictCache
-from vlmscope.score.judge_verdict import Verdict
+from vlmscope.score.judge import Verdict, VerdictCache
 from vlmscope.store import FailureLog, RunWriter, find_damage, open_run, set_aside, write_labels
 from vlmscope.store.format.checksums import seal_on
 from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep
@@ -313,7 +312,7 @@ def test_probe_replaces_no_file_of_the_same_name(
             (folder / each).mkdir(parents=True, exist_ok=True)
         mine.write_text("mine")
         (folder / "vision_only_representation/probe.json").write_text("mine too")
-        with pytest.raises(InputError, match="is there and no sweep beside it; give another --out"):
+        with pytest.raises(InputError, match="is there and no sweep beside it; give another out"):
             save_sweep(open_run(home / "run"), result, folder)
         assert mine.read_text() == "mine"
         (folder / "results.json").write_text('["vlmscope_version", "results"]')

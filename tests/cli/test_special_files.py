@@ -21,7 +21,7 @@ import pytest
 from store_support import make_capture, make_manifest
 from vlmscope.errors import VlmscopeError
 from vlmscope.model import load_model
-from vlmscope.model.describing import read_description
+from vlmscope.model.families import read_description
 from vlmscope.probes import load_probe
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
@@ -299,7 +299,7 @@ def test_an_adapter_and_a_description(checkpoint: Path, tmp_path: Path, kind: st
     KINDS[kind](tmp_path / "adapter/adapter_config.json")
     with ends(), pytest.raises(VlmscopeError, match="adapter"):
         load_model(checkpoint, device="cpu", adapter=tmp_path / "adapter")
-    with ends(), pytest.raises(VlmscopeError, match="--family"):
+    with ends(), pytest.raises(VlmscopeError, match="family"):
         read_description(tmp_path / "adapter/adapter_config.json")
 
 

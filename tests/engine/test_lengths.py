@@ -223,16 +223,33 @@ def test_dynamic_positions_reach_beyond_those_of_the_training(tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_positions_that_are_not_counted_by_token(tmp_path: Path) -> None:
     """Qwen-VL gives an image fewer positions than tokens: beyond the switch its rows go alone."""
-    build("qwen2_vl", tmp_path / "model")
-    path = tmp_path / "model/config.json"
-    config: dict[str, Any] = json.loads(path.read_text())
-    config["text_config"]["rope_parameters"] |= LONGROPE
-    path.write_text(json.dumps(config))
-    vlm = loaded(tmp_path / "model")
+    vlm = loaded(with_longrope("qwen2_vl", tmp_path / "model"))
     assert (vlm.lengths.alone_beyond, vlm.lengths.switches) == (SWITCH, ())
     rows = (row("short", 1), row("long", 60), row("other", 30), Sample("image", THIRD, "Why?"))
     for item in capture(rows, vlm, SPEC, batch_size=4):
         assert_same(item, reference(item.sample, vlm, SPEC))
+
+
+def test_positions_of_images_where_the_configuration_omits_the_sections(tmp_path: Path) -> None:
+    """Qwen3-VL has a default for them; five images are more tokens than the switch, not so long."""
+    vlm = loaded(with_longrope("qwen3_vl", tmp_path / "model", omit="mrope_section"))
+    assert (vlm.lengths.alone_beyond, vlm.lengths.switches) == (SWITCH, ())
+    images = [tuple(picture(400, 410, seed + i) for i in range(5)) for seed in (0, 5)]
+    rows = (Sample("short", images[0], "Why?"), Sample("long", images[1], "Is it? " + "cat " * 70))
+    assert all(tokens_of(vlm, sample) > SWITCH + MARGIN for sample in rows)
+    for item in capture(rows, vlm, SPEC, batch_size=2):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+
+
+def with_longrope(name: str, folder: Path, *, omit: str = "") -> Path:
+    """Write a family's checkpoint with a switch, and without one of the parameters."""
+    build(name, folder)
+    path = folder / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text())
+    rope = config["text_config"]["rope_parameters"] | LONGROPE
+    config["text_config"]["rope_parameters"] = {k: v for k, v in rope.items() if k != omit}
+    path.write_text(json.dumps(config))
+    return folder
 
 
 def test_settings_as_an_older_transformers_wrote_them(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from material import QUESTIONS, picture
 from vlmscope.engine import Batch, CaptureSession, image_cache, prepare
 from vlmscope.engine.image_cache import Encodings, PictureEncoder
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import configurations
+from vlmscope.model.attention.switch import configurations
 from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=4)

@@ -14,7 +14,8 @@ from families.conformance import WIDE, build, picture
 from vlmscope.engine import capture
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.runner import ResilientRunner
-from vlmscope.model import VisionLanguageModel, load_model, lone_token
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.loading import batching
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
@@ -106,7 +107,7 @@ def test_what_cannot_be_mended_fails_in_every_batch(
     def nothing(_module: Any, _args: Any, _output: Any) -> None:
         """Leave the output as it is."""
 
-    monkeypatch.setattr(lone_token, "_with_batch", nothing)
+    monkeypatch.setattr(batching, "_with_batch", nothing)
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.one_at_a_time
     assert assert_alike(vlm) == ["1x1", "28x28", "400x1", "again"]

@@ -18,7 +18,8 @@ from threads import Worker, at_once
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.inspection import inspect_sample
-from vlmscope.model import VisionLanguageModel, load_model, loading, model_lock
+from vlmscope.model import VisionLanguageModel, load_model, model_lock
+from vlmscope.model.loading import load
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
@@ -99,7 +100,7 @@ def test_a_model_is_loaded_while_another_one_computes(
 ) -> None:
     """The library sets the default dtype, which is the process's, while it loads in bfloat16."""
     expected, rows = captured(ONE_PICTURE[:2], talkative_vlm), ONE_PICTURE[:2]
-    loads, may_go_on, original = threading.Event(), threading.Event(), loading.load_weights
+    loads, may_go_on, original = threading.Event(), threading.Event(), load.load_weights
 
     def slowly(*args: Any, **options: Any) -> Any:
         torch.set_default_dtype(torch.bfloat16)
@@ -110,7 +111,7 @@ def test_a_model_is_loaded_while_another_one_computes(
             torch.set_default_dtype(torch.float32)
         return original(*args, **options)
 
-    monkeypatch.setattr(loading, "load_weights", slowly)
+    monkeypatch.setattr(load, "load_weights", slowly)
     loader = Worker(lambda: load_model(checkpoint, device="cpu", dtype="bfloat16"))
     assert loads.wait(10)
     capturing = Worker(lambda: captured(rows, talkative_vlm))

@@ -185,7 +185,7 @@ def test_a_table_that_has_none_of_the_rows_is_refused(
         f"none of the 2 rows that this run holds, the run has the ids '7', '8', the table {shown}"
     )
     assert shown in str(caught.value)
-    assert "another --out" in str(caught.value)
+    assert "another out" in str(caught.value)
 
 
 def test_ids_of_another_type_are_the_same_text(local_sessions: Sessions, tmp_path: Path) -> None:

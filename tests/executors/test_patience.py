@@ -82,7 +82,7 @@ def test_a_limit_is_refused_where_no_signal_comes() -> None:
     thread.start()
     thread.join()
     [line] = said
-    assert line.startswith("--time-limit: works in the main thread of a process only")
+    assert line.startswith("time_limit: works in the main thread of a process only")
 
 
 def test_the_passes_of_other_threads_do_not_count() -> None:

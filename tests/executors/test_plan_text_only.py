@@ -53,6 +53,6 @@ def test_a_run_may_go_on_with_text_only(mixed: Path, checkpoint: Path) -> None:
 def test_a_table_without_pictures_needs_text_only(tmp_path: Path, checkpoint: Path) -> None:
     path = tmp_path / "words.csv"
     path.write_text("id,question\n1,What?\n")
-    with pytest.raises(InputError, match="--text-only"):
+    with pytest.raises(InputError, match="text_only=True"):
         make_plan(request(path, checkpoint))
     assert make_plan(request(path, checkpoint, text_only=True)).todo == 1

@@ -334,3 +334,17 @@ GOT_OCR2 = (
 )
 """GOT-OCR2 is no chat model and its checkpoint has no template; this one gives the prompt that its
 processor writes where it gets no text."""
+
+PERCEPTION_LM = (
+    "{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\n\n' }}"
+    "{{ 'You are a helpful language and vision assistant.<|eot_id|>' }}"
+    "{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<|image|>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] | trim }}{% endfor %}{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt"
+    " %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+"""Perception LM on Llama 3: BOS in the template *and* from the tokenizer, a system turn (there it
+is longer), images before all text, the question stripped."""

@@ -33,6 +33,7 @@ from families.other_checkpoints import (
     build_phi4_multimodal,
 )
 from families.packed_checkpoints import build_exaone4_5, build_video_llama_3
+from families.perception_checkpoints import build_perception_lm
 from families.qwen_checkpoints import (
     build_glm4v,
     build_glm4v_moe,
@@ -91,6 +92,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "mistral3": build_mistral3,
     "gemma4": build_gemma4,
     "fastvlm": build_fastvlm,
+    "perception_lm": build_perception_lm,
     "janus": build_janus,
     "deepseek_vl": build_deepseek_vl,
     "deepseek_vl_hybrid": build_deepseek_vl_hybrid,

@@ -24,6 +24,9 @@ WANTS_TORCHVISION = ("phi4_multimodal", "molmo2", "cohere2_vision", "llama4", "l
 """Families whose image processor exists for torchvision only."""
 
 
+WANTS_TIMM = ("fastvlm", "perception_lm")
+"""Families whose vision encoder comes from timm."""
+
 SINCE = {"molmo2": "5.20", "minicpmv4_6": "5.19", "minicpmv4_7": "5.18"}
 """Families that older versions of transformers do not have, or compute wrongly (MiniCPM-V 4.6)."""
 
@@ -32,10 +35,10 @@ def not_here(name: str) -> str:
     """Return why a family cannot run on this machine; empty if it can."""
     if Version(VERSION) < Version(SINCE.get(name, "0")):
         return f"transformers {SINCE[name]}"
-    missing = {"fastvlm": ("timm", "torchvision")}.get(name, ("torchvision",))
-    if name not in {"fastvlm", *WANTS_TORCHVISION}:
+    wanted = ["timm", "torchvision"] if name in WANTS_TIMM else ["torchvision"]
+    if name not in WANTS_TIMM + WANTS_TORCHVISION:
         return ""
-    return " and ".join(package for package in missing if find_spec(package) is None)
+    return " and ".join(package for package in wanted if find_spec(package) is None)
 
 
 RUNNABLE = tuple(name for name in FAMILIES if not not_here(name))
@@ -67,4 +70,22 @@ SEVERAL = (
     Sample("two", (TALL, THIRD), "Which one is it, the first or the second?"),
     Sample("three", (WIDE, WIDE, TALL), "Are they the same?"),
 )
+INTERLEAVED = (
+    Sample("other way", (TALL, WIDE), "Is <image 2> larger than <image 1>?"),
+    Sample("this way", (TALL, WIDE), "Is <image 1> larger than <image 2>?"),
+    Sample("options", (WIDE, TALL, THIRD), "Which is it?\nA. <image 3>\nB. <image_1>"),
+    Sample("twice", (TALL, THIRD), "<image 1> and again <image1>, and not <image 2>?"),
+    Sample("one", THIRD, "What is in <image 1> here?"),
+)
+"""Questions whose images stand between texts."""
+CONTENTS: tuple[list[str | None], ...] = (
+    ["Is ", None, " larger than ", None, "?"],
+    ["Is ", None, " larger than ", None, "?"],
+    [None, "Which is it?\nA. ", None, "\nB. ", None],
+    [None, " and again ", None, ", and not ", None, "?"],
+    ["What is in ", None, " here?"],
+)
+"""Their texts, with None where an image stands."""
+ORDERS = ((1, 0), (0, 1), (1, 2, 0), (0, 0, 1), (0,))
+"""Which of their images stand there."""
 NONE = (Sample("none", None, "Why is the sky blue?"), Sample("also none", None, "Why?"))

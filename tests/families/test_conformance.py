@@ -19,8 +19,11 @@ from torch import Tensor
 
 from engine.against_reference import answered_by_generate
 from families.conformance import (
+    CONTENTS,
+    INTERLEAVED,
     NONE,
     ONE_PICTURE,
+    ORDERS,
     RUNNABLE,
     SEVERAL,
     THIRD,
@@ -31,8 +34,9 @@ from families.vision_rows import rows_per_picture, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.precision import full_float32
-from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.computing import full_float32
+from vlmscope.prompt import chat_template, encode
 from vlmscope.reference import reference
 from vlmscope.schema import (
     IMAGE_POSITIONS,
@@ -60,6 +64,9 @@ TOLERANCE = 1e-5 if DEVICE == "cpu" else 3e-5
 FILLED_UP = ("mllama", "phi4_multimodal")
 """Families whose encoder's output holds padding."""
 
+SIDE_BY_SIDE = ("perception_lm",)
+"""Families whose prompts do not tell where one image ends and the next begins."""
+
 SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 16, "exaone4_5": 16}
 """Families whose tiny checkpoint has a sliding window, and how many tokens that is: too few for the
 slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
@@ -67,6 +74,9 @@ slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
 GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7", "llama4")
 """Families whose answers ``generate`` writes: blocks that keep states and no keys, and Llama 4,
 where each pair proves itself."""
+
+IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "paligemma", "molmo2", "perception_lm")
+"""Families whose chat template writes every image before the text."""
 
 PROMPT = CaptureSpec(layers="all", max_new_tokens=0)
 
@@ -156,7 +166,8 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
         shares = encoder_rows(family, vlm, batch.inputs)
         for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.pictures, strict=True):
             assert isinstance(item, Capture)
-            own = torch.cat([next(shares) for _ in range(number)])
+            parts = number if family not in SIDE_BY_SIDE else 1
+            own = torch.cat([next(shares) for _ in range(parts)])
             assert item.vectors[VISION_ONLY].shape == (vlm.vision_size,) == own.shape[1:]
             assert error(item.vectors[VISION_ONLY], own.mean(dim=0).cpu().numpy()) < TOLERANCE
         assert next(shares, None) is None
@@ -238,6 +249,43 @@ def test_several_pictures_in_one_question(endless: VisionLanguageModel) -> None:
     rows = [ONE_PICTURE[0], *SEVERAL, ONE_PICTURE[1]]
     for item in capture(rows, endless, spec, batch_size=4):
         assert_same(item, reference(item.sample, endless, spec))
+
+
+def test_images_where_placeholders_stand(family: str, endless: VisionLanguageModel) -> None:
+    """Each image at its number, one shown twice, one without a number first; or the row fails."""
+    if family in IMAGES_FIRST:
+        for sample in INTERLEAVED:
+            with pytest.raises(RowError, match="a placeholder of an image; the images stand"):
+                list(capture([sample], endless, PROMPT))
+        return
+    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
+    rows = [SEVERAL[1], *INTERLEAVED]
+    for item in capture(rows, endless, spec, batch_size=4):
+        assert_same(item, reference(item.sample, endless, spec))
+    batches, failures = prepare(INTERLEAVED, endless, spec)
+    assert not failures
+    made = {s.id: (b, i) for b in batches for i, s in enumerate(b.samples)}
+    for sample, content, order in zip(INTERLEAVED, CONTENTS, ORDERS, strict=True):
+        batch, row = made[sample.id]
+        inputs = by_hand(endless, content, [sample.images[i] for i in order])
+        real = batch.attention_mask[row].astype(bool)
+        assert batch.input_ids[row][real].tolist() == inputs["input_ids"][0].tolist()
+
+
+def by_hand(
+    vlm: VisionLanguageModel, content: list[str | None], images: list[Any]
+) -> dict[str, Tensor]:
+    """Return what the processor makes of texts and images (None) in this order."""
+    parts = [
+        {"type": "image"} if text is None else {"type": "text", "text": text} for text in content
+    ]
+    text = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        chat_template=chat_template(vlm.processor),
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    return encode(vlm.processor, [text], [images])
 
 
 def test_no_picture_in_the_question(endless: VisionLanguageModel) -> None:

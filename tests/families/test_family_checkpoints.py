@@ -21,14 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from families.checkpoints import BUILDERS
-from families.conformance import SINCE, VERSION, WANTS_TORCHVISION
+from families.conformance import SINCE, VERSION, WANTS_TIMM, WANTS_TORCHVISION
 from families.vision_rows import rows_per_picture, without_fill
 from vlmscope.errors import ModelError
-from vlmscope.model.image_numbers import number_images_by_row
-from vlmscope.model.processors import load_processor
+from vlmscope.model.loading.corrections import number_images_by_row
+from vlmscope.model.loading.processors import load_processor
 from vlmscope.prompt import chat_template
 
-WANTS_TIMM = ("fastvlm",)
 TOO_NEW = tuple(name for name, since in SINCE.items() if Version(VERSION) < Version(since))
 RUNNABLE = tuple(name for name in BUILDERS if name not in WANTS_TIMM + WANTS_TORCHVISION + TOO_NEW)
 

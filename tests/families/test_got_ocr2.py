@@ -10,7 +10,7 @@ from families.checkpoints import BUILDERS
 from families.conformance import TALL, THIRD, WIDE
 from vlmscope.errors import ModelError
 from vlmscope.model import load_model
-from vlmscope.model.processors import load_processor
+from vlmscope.model.loading.processors import load_processor
 from vlmscope.prompt import encode, render
 
 

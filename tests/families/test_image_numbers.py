@@ -14,7 +14,7 @@ from families.conformance import NONE, ONE_PICTURE, SEVERAL
 from families.test_conformance import assert_same
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.image_numbers import count_images
+from vlmscope.model.loading.corrections import count_images
 from vlmscope.prompt import encode, render
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample

@@ -19,9 +19,9 @@ from families.test_conformance import assert_same, error
 from vlmscope.engine import capture
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.chat import load_chat_model
-from vlmscope.model.stepwise import why_not_stepwise
-from vlmscope.model.thinker import thinker_of
+from vlmscope.model.loading.thinker import thinker_of
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 

@@ -19,10 +19,10 @@ from families.packed_checkpoints import build_video_llama_3
 from families.test_conformance import assert_same
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model import packed_attention as packing
-from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
-from vlmscope.model.batching import with_proven_packing
-from vlmscope.model.packed_attention import PACKED, packed, packing_configurations
+from vlmscope.model.attention import packed as packing
+from vlmscope.model.attention.packed import PACKED, packed, packing_configurations
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention
+from vlmscope.model.loading.batching import with_proven_packing
 from vlmscope.reference import reference
 from vlmscope.schema import VISION_ONLY, CaptureSpec
 
@@ -32,8 +32,8 @@ pytestmark = [
 ]
 
 CUTS = (
-    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "exaone4_5", "video_llama_3",
-    "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "ernie4_5_vl_moe", "exaone4_5",
+    "video_llama_3", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
 )  # fmt: skip
 """Families whose encoder is cut at ``cu_seqlens`` by the library."""
 

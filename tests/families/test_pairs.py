@@ -25,10 +25,11 @@ from families.qwen_checkpoints import build_glm46v
 from families.test_conformance import assert_same
 from families.tile_checkpoints import build_internvl
 from vlmscope.engine import capture, prepare
-from vlmscope.model import VisionLanguageModel, load_model, thresholds
-from vlmscope.model.pairs import HELD, decoder_type, is_held
-from vlmscope.model.stepwise import why_not_stepwise
-from vlmscope.model.thresholds import named_thresholds, with_proven_lengths
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.loading import thresholds
+from vlmscope.model.loading.thresholds import named_thresholds, with_proven_lengths
+from vlmscope.model.support import HELD, decoder_type, is_held
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -144,6 +145,21 @@ def test_a_pair_whose_short_prompts_differ_already(tmp_path: Path) -> None:
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert "in a batch" in vlm.one_at_a_time
     for item in capture(ROWS[:2], vlm, SPEC, batch_size=2):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "norm"), [("gpt_neox", "final_layer_norm"), ("lfm2", "embedding_norm")]
+)
+def test_the_norm_of_a_decoder_that_is_not_listed_is_found(
+    tmp_path: Path, decoder: str, norm: str
+) -> None:
+    """The wrapper is described; what its decoder calls its norm is not."""
+    folder = build_llava(tmp_path / "model", model_type=decoder, num_hidden_layers=3)
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.family.final_norm == norm
+    assert vlm.family.vision_encoder == "model.vision_tower"
+    for item in capture(ROWS, vlm, SPEC, batch_size=5):
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 

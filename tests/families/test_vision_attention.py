@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from families.checkpoints import BUILDERS
-from vlmscope.model.vision_attention import see_both_ways
+from vlmscope.model.loading.corrections import see_both_ways
 
 
 @pytest.fixture(scope="module")

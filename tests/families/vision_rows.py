@@ -181,6 +181,18 @@ def _slices(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
     return [int(own.sum()) for own in positions]
 
 
+def _tokens_of_tiles(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
+    """Perception LM: 4 image tokens a tile, of 16 patches and a class token.
+
+    Images of one question are side by side: one run, given as one.
+    """
+    counts: list[int] = []
+    for row in inputs["input_ids"].tolist():
+        runs = "".join("i" if token == config.image_token_id else " " for token in row).split()
+        counts += [len(run) // 4 * 17 for run in runs]
+    return counts
+
+
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["llava", "gemma3", "paligemma", "janus"], _equal_shares),
     **dict.fromkeys(["deepseek_vl", "deepseek_vl_hybrid", "aria", "got_ocr2"], _equal_shares),
@@ -204,5 +216,6 @@ _RULES: Mapping[str, Rule] = {
     "gemma4": _gemma4,
     "fastvlm": _maps,
     **dict.fromkeys(["minicpmv4_6", "minicpmv4_7"], _slices),
+    "perception_lm": _tokens_of_tiles,
     "molmo2": _counted_crops,
 }

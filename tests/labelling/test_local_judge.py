@@ -16,11 +16,12 @@ from forced_chat import TEMPLATE, write_forced_chat
 from judge_server import row, rows
 from vlmscope.errors import InputError, ModelChangedError, ModelError
 from vlmscope.labelling import local_judge, local_settings
-from vlmscope.labelling.local_judge import LocalModel, _disarmed
+from vlmscope.labelling.local_judge import LocalModel, _escape_control_tokens
 from vlmscope.model import chat as chat_module
 from vlmscope.model.chat import identify_chat_model, load_chat_model
-from vlmscope.score.judge import _messages, judge_prompt
-from vlmscope.score.judge_verdict import FORM
+from vlmscope.score.judge import judge_prompt
+from vlmscope.score.judge.scorer import _messages
+from vlmscope.score.judge.verdict import FORM
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +109,14 @@ def test_an_answer_cannot_end_its_turn(forced: Path, tmp_path: Path) -> None:
     tokens = chat.control_tokens
     assert {"[/INST]", "<|turn|>", "<|end|>"} <= set(tokens)
     plain, hostile = (
-        chat.encode(_disarmed(_messages(row(0, answer)), tokens)) for answer in ("No.", attack)
+        chat.encode(_escape_control_tokens(_messages(row(0, answer)), tokens))
+        for answer in ("No.", attack)
     )
     special = set(chat.tokenizer.all_special_ids) | {
         chat.tokenizer.convert_tokens_to_ids(token) for token in tokens
     }
     assert [i for i in plain if i in special] == [i for i in hostile if i in special]
-    told = _disarmed(_messages(row(0, attack)), tokens)[1]["content"]
+    told = _escape_control_tokens(_messages(row(0, attack)), tokens)[1]["content"]
     assert json.loads(told.removeprefix("<data>\n").removesuffix("\n</data>"))["answer"] == attack
     (score,) = local_judge(local_settings(forced), tmp_path / "j")([row(0, attack)])
     assert score.hallucinated is True
@@ -157,6 +159,7 @@ def test_templates_of_other_kinds(forced: Path, tmp_path: Path, template: str, f
         ("no template", "has no chat template; give an instruction-tuned checkpoint"),
         ("broken template", "its chat template takes no plain text"),
         ("deaf template", "it leaves out what it is given"),
+        ("random template", "asks for chance (random)"),
         ("pickled", "take the checkpoint's version with safetensors"),
         ("own code", "code of its own, which is never run"),
         ("no config", "no folder with a config.json"),
@@ -175,6 +178,8 @@ def test_what_cannot_judge_is_one_line(
         (folder / "chat_template.jinja").write_text("{{ messages.nothing.at.all }}")
     elif change == "deaf template":
         (folder / "chat_template.jinja").write_text("<|turn|>assistant\n")
+    elif change == "random template":
+        (folder / "chat_template.jinja").write_text("{{ ['a', 'b'] | random }}" + TEMPLATE)
     elif change == "pickled":
         (folder / "model.safetensors").unlink()
         torch.save({}, folder / "pytorch_model.bin")
@@ -192,7 +197,7 @@ def test_what_cannot_judge_is_one_line(
         list(local_judge(local_settings(folder), tmp_path / "j")(rows(2)))
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    assert "--allow-pickle-weights" not in str(caught.value)  # label has no such option
+    assert "allow_pickle_weights" not in str(caught.value)  # label has no such option
     assert not (tmp_path / "j").exists()
 
 

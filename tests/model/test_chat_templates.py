@@ -13,8 +13,9 @@ import pytest
 from vlmscope.dataset import _json, open_table
 from vlmscope.engine import prepare
 from vlmscope.errors import InputError, ModelError
-from vlmscope.model import VisionLanguageModel, load_model, loading
-from vlmscope.model.proof import prove
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.loading import load
+from vlmscope.model.loading.checks import prove
 from vlmscope.prompt import chat_template
 from vlmscope.schema import Sample
 
@@ -76,7 +77,7 @@ def test_a_model_that_does_not_fit_into_memory(
         def from_pretrained(*_: Any, **__: Any) -> None:
             raise MemoryError
 
-    monkeypatch.setattr(loading, "auto_class", lambda _: Large)
+    monkeypatch.setattr(load, "auto_class", lambda _: Large)
     with pytest.raises(ModelError, match="the weights do not fit on cpu: MemoryError"):
         load_model(checkpoint, device="cpu")
 
@@ -90,7 +91,7 @@ def test_a_table_that_does_not_fit_into_memory(
     path.write_text(f"[{row}]" if kind == "t.json" else row)
     table = open_table(path)
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(_json.json, "loads", fail)

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 
 from vlmscope.errors import ModelError
-from vlmscope.model import checksums
-from vlmscope.model.checksums import Checksumming, checksum
-from vlmscope.model.sample import PIECE, STRIDE, hash_sample
+from vlmscope.model.loading import checksums
+from vlmscope.model.loading.checksums import PIECE, STRIDE, Checksumming, checksum, hash_sample
 
 TENSOR = 10 * PIECE
 TENSORS = 3

@@ -14,9 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from families.conformance import ONE_PICTURE, build
 from vlmscope.engine import capture
-from vlmscope.model import VisionLanguageModel, load_model, loading
+from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model import encoder_widths as widths
 from vlmscope.model.encoder_widths import MULTIPLE, widen, widen_where_it_pays, widened
+from vlmscope.model.loading import load
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
@@ -218,7 +219,7 @@ def test_a_capture_is_the_same(
     monkeypatch.setattr(widths, "MULTIPLE", 48)
     counts: list[int] = []
     monkeypatch.setattr(
-        loading, "widen_where_it_pays", lambda vlm: counts.append(widen(vlm.vision_tower))
+        load, "widen_where_it_pays", lambda vlm: counts.append(widen(vlm.vision_tower))
     )
     folder = build(family, tmp_path / family)
     vlm: VisionLanguageModel = load_model(folder, device="cpu", dtype="float32")

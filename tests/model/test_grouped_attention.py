@@ -12,7 +12,7 @@ from transformers.integrations import sdpa_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import GROUPED, attending_with, grouped_attention, seeing
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, seeing
 
 BATCH, LENGTH, WIDTH = 3, 11, 8
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from families import strangers
 from families.conformance import ONE_PICTURE, build
 from families.llava_checkpoints import build_llava
 from families.test_conformance import assert_same, error
@@ -16,9 +17,9 @@ from vlmscope.errors import ModelError
 from vlmscope.executors import make_plan
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.implementations import is_chosen_by_library
-from vlmscope.model.placing import bytes_of
-from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.attention.implementations import is_chosen_by_library, requested_by
+from vlmscope.model.loading.device import bytes_of
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
@@ -64,7 +65,7 @@ def test_an_encoder_without_sdpa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_sdpa_for_all_parts_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"--attention sdpa: .*text_config.* use auto") as caught:
+    with pytest.raises(ModelError, match=r" attention sdpa: .*text_config.* use auto") as caught:
         load_model(folder, device="cpu", attention="sdpa")
     assert "\n" not in str(caught.value)
 
@@ -73,7 +74,7 @@ def test_a_part_that_the_library_refuses_sdpa_for(tmp_path: Path) -> None:
     """GPT-OSS has attention sinks; its configuration does not tell."""
     decoder = {"model_type": "gpt_oss", "num_hidden_layers": 2, "num_local_experts": 2}
     folder = build_llava(tmp_path / "model", num_experts_per_tok=1, **decoder)
-    with pytest.raises(ModelError, match=r"--attention sdpa: .*GptOssModel.* use auto"):
+    with pytest.raises(ModelError, match=r" attention sdpa: .*GptOssModel.* use auto"):
         load_model(folder, device="cpu", attention="sdpa")
 
 
@@ -95,7 +96,9 @@ def test_scores_are_capped_where_the_library_would_take_sdpa(
 def test_other_implementations_are_refused_before_weights_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("vlmscope.model.loading.load_weights", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr(
+        "vlmscope.model.loading.load.load_weights", lambda *_, **__: pytest.fail("read")
+    )
     with pytest.raises(ModelError, match="choose from auto, sdpa, eager"):
         load_model(folder, device="cpu", attention=name)
 
@@ -114,13 +117,30 @@ def test_what_the_configuration_names_is_not_taken(tmp_path: Path) -> None:
     assert bytes_of(AutoConfig.from_pretrained(folder), np.dtype("float32"), None) > 0  # type: ignore[arg-type]
 
 
+def test_a_third_part_without_sdpa_does_not_keep_a_run_from_being_loaded_again(
+    tmp_path: Path,
+) -> None:
+    """A run records decoder and encoder; to ask for sdpa in all parts would be refused."""
+    strangers.register()
+    known = build_llava(tmp_path / "known", num_hidden_layers=2)
+    folder = strangers.redraw(known, tmp_path / "hearing", "acme_hearing")
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.attention == "sdpa"
+    assert vlm.model.ears.config._attn_implementation == "eager"
+    with pytest.raises(ModelError, match=r"AcmeEars.* has no sdpa"):
+        load_model(folder, device="cpu", attention="sdpa")
+    again = load_model(folder, device="cpu", dtype="float32", attention=requested_by("sdpa"))
+    assert again.attention == vlm.attention
+
+
 def test_a_described_family_that_attends_otherwise_proves_itself(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suite holds families with what the library chooses, and nothing else."""
     asked = []
     monkeypatch.setattr(
-        "vlmscope.model.loading.with_proven_rule", lambda vlm: asked.append(vlm.attention) or vlm
+        "vlmscope.model.loading.load.with_proven_rule",
+        lambda vlm: asked.append(vlm.attention) or vlm,
     )
     vlm = load_model(checkpoint, device="cpu", dtype="float32", attention="eager")
     assert asked == ["eager"]

@@ -20,7 +20,7 @@ from vlmscope.demo.standin import TRUE, build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_processor
-from vlmscope.model.proof import prove
+from vlmscope.model.loading.checks import prove
 from vlmscope.prompt import encode, render
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -49,7 +49,7 @@ def test_the_accessors(vlm: VisionLanguageModel) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("", "--model")],
+    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("", "model ")],
 )
 def test_a_model_that_is_not_there(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
@@ -97,7 +97,17 @@ def test_a_weight_file_that_was_cut(copy: Path) -> None:
 
 def test_a_checkpoint_without_a_chat_template(copy: Path) -> None:
     (copy / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="no chat template"):
+    with pytest.raises(ModelError, match="copy: the checkpoint has no chat template") as caught:
+        load_model(copy, device="cpu")
+    assert "adding-a-model" not in str(caught.value)
+
+
+def test_a_chat_template_that_asks_for_chance(copy: Path) -> None:
+    """It is refused before the weights are read: every prompt would be another one."""
+    path = copy / "chat_template.jinja"
+    path.write_text("{{ ['Hi. ', 'Hello. '] | random }}" + path.read_text())
+    (copy / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match=r"copy: .*asks for chance \(random\).*remove random"):
         load_model(copy, device="cpu")
 
 
@@ -138,11 +148,11 @@ def test_a_tokenizer_without_padding_and_end(copy: Path) -> None:
     ("options", "message"),
     [
         ({"dtype": "int4"}, "bfloat16"),
-        ({"device": "tpu9"}, "--device"),
+        ({"device": "tpu9"}, "device "),
         ({"device": "cuda:7"}, "CUDA"),
-        ({"device": "meta"}, "--device"),
-        ({"device": "xpu"}, "--device"),
-        ({"device": "cpu:7"}, "--device"),
+        ({"device": "meta"}, "device "),
+        ({"device": "xpu"}, "device "),
+        ({"device": "cpu:7"}, "device "),
         ({"device": "spread"}, "two GPUs"),
     ],
 )

@@ -15,9 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils.generic import is_flash_attention_requested
 
-from vlmscope.model import packed_attention as packing
+from vlmscope.model.attention import packed as packing
+from vlmscope.model.attention.packed import PACKED, packed_attention
 from vlmscope.model.computing import computing
-from vlmscope.model.packed_attention import PACKED, packed_attention
 
 WIDTH = 8
 

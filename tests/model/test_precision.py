@@ -10,7 +10,7 @@ import torch
 
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.precision import full_float32
+from vlmscope.model.computing import full_float32
 from vlmscope.schema import CaptureSpec, Sample
 
 

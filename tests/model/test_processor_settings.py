@@ -12,7 +12,7 @@ from families.conformance import ONE_PICTURE, build
 from vlmscope.engine import capture
 from vlmscope.errors import ModelError
 from vlmscope.model import load_model
-from vlmscope.model.processor_settings import SETTINGS
+from vlmscope.model.loading.processors import SETTINGS
 from vlmscope.schema import CaptureSpec
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=2)
@@ -85,7 +85,9 @@ def test_a_processor_that_cannot_be_loaded_is_said_before_weights_are_read(
         raise ModelError("its processor needs torchvision")
 
     folder = build("llava", tmp_path / "model")
-    monkeypatch.setattr("vlmscope.model.loading.load_processor", needy)
-    monkeypatch.setattr("vlmscope.model.loading.load_weights", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("vlmscope.model.loading.load.load_processor", needy)
+    monkeypatch.setattr(
+        "vlmscope.model.loading.load.load_weights", lambda *_, **__: pytest.fail("read")
+    )
     with pytest.raises(ModelError, match="needs torchvision"):
         load_model(folder, device="cpu")

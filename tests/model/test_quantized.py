@@ -21,8 +21,8 @@ from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.placing import bytes_of
-from vlmscope.model.quantized import check_device
+from vlmscope.model.loading.device import bytes_of
+from vlmscope.model.loading.quantization import check_device
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
@@ -56,7 +56,7 @@ def load(folder: Path, **options: str | Path | None) -> VisionLanguageModel:
 
 
 def is_refused(folder: Path, quantize: str) -> None:
-    with pytest.raises(ModelError, match=f"--quantize {quantize} needs.*pip install bitsandbytes"):
+    with pytest.raises(ModelError, match=f"^quantize {quantize} needs.*pip install bitsandbytes"):
         load(folder, quantize=quantize)
 
 
@@ -128,7 +128,7 @@ def test_without_bitsandbytes(folders: Mapping[str, Path], monkeypatch: pytest.M
 
 
 def test_an_unknown_rounding(folders: Mapping[str, Path]) -> None:
-    with pytest.raises(ModelError, match="--quantize '2bit': choose from 4bit, 8bit"):
+    with pytest.raises(ModelError, match=r"^quantize '2bit': choose from 4bit, 8bit"):
         load(folders["llava"], quantize="2bit")
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vlmscope.model import VisionLanguageModel, split_attention
-from vlmscope.model.attention import attending_with
-from vlmscope.model.split_attention import SPLIT, exact_split
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention import tiles
+from vlmscope.model.attention.switch import attending_with
+from vlmscope.model.attention.tiles import SPLIT, exact_split
 
 TILES = 4
 """Tiles that every picture is filled up to."""
@@ -58,13 +59,13 @@ def maskless(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Pictures of every call of the split attention."""
     seen: list[int] = []
-    original = split_attention.split_attention
+    original = tiles.split_attention
 
     def spy(module: nn.Module, query: Tensor, *rest: Any, **options: Any) -> Any:
         seen.append(len(query))
         return original(module, query, *rest, **options)
 
-    monkeypatch.setattr(split_attention, "split_attention", spy)
+    monkeypatch.setattr(tiles, "split_attention", spy)
     return seen
 
 
@@ -141,7 +142,7 @@ def test_the_encoder_is_put_back(vlm: VisionLanguageModel, fails: bool) -> None:
         assert vlm.vision_encoder.config._attn_implementation == SPLIT
         assert vlm.decoder.config._attn_implementation == "sdpa"
         seen_by(vlm, inputs)
-        assert split_attention._TILES in marks(vlm)
+        assert tiles._TILES in marks(vlm)
         if fails:
             raise ArithmeticError
     assert implementations(vlm) == before
@@ -183,12 +184,12 @@ def test_tiles_that_need_no_filling_go_to_the_library() -> None:
     """No square grid and a class token make a multiple of eight, but another encoder may."""
     patches, module = 8, nn.Module()
     module.is_causal = False
-    module.__dict__[split_attention._TILES] = ([2], patches, TILES)
+    module.__dict__[tiles._TILES] = ([2], patches, TILES)
     rng = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, TILES * patches, 6, generator=rng)
     mask = torch.randn(1, 1, TILES * patches, TILES * patches, generator=rng)
     taken = (module, query, key, value, mask, 0.0, 0.3)
-    found, _ = split_attention.split_attention(*taken)
+    found, _ = tiles.split_attention(*taken)
     assert torch.equal(found, sdpa_attention_forward(*taken)[0])
     without = sdpa_attention_forward(module, query, key, value, None, 0.0, 0.3)[0]
     assert error(found, without) > 1e-2

@@ -13,7 +13,7 @@ from transformers.cache_utils import (
     StaticLayer,
 )
 
-from vlmscope.model.static_cache import FixedLayer, RowLayer, cache_over, keys_and_values
+from vlmscope.model.attention.kv_cache import FixedLayer, RowLayer, cache_over, keys_and_values
 
 AGES = (5, 2, 9)
 """Tokens that each row has at first."""

@@ -24,7 +24,7 @@ from families.conformance import ONE_PICTURE
 from vlmscope.engine import capture
 from vlmscope.executors import Request, make_plan, plan
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 

@@ -25,7 +25,8 @@ from checkpoint_identity import (
     write_index,
 )
 from vlmscope.errors import ModelError
-from vlmscope.model import VisionLanguageModel, load_model, loading
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.loading import load
 
 pytestmark = pytest.mark.filterwarnings(  # peft, called by transformers
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -159,7 +160,7 @@ def test_any_byte_counts(
     change: Callable[[bytearray], None],
 ) -> None:
     monkeypatch.setenv("VLMSCOPE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vlmscope.model.checksums.SETTLED", 0.0)
+    monkeypatch.setattr("vlmscope.model.loading.checksums.SETTLED", 0.0)
     lay_out(copy)
     before = identify(copy)
     assert list((tmp_path / "cache" / "checksums").glob("*.json"))
@@ -261,16 +262,16 @@ def test_a_blob_may_be_a_link_to_one_of_another_name(
 def test_a_file_that_changes_while_the_model_is_loaded(
     copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, when: str
 ) -> None:
-    load = loading.load_weights
+    original = load.load_weights
 
     def replaced(*arguments: Any, **options: Any) -> Any:
-        model = load(*arguments, **options) if when == "after" else None
+        model = original(*arguments, **options) if when == "after" else None
         other = copy / "other"
         shutil.copy(copy / name, other)
         other.replace(copy / name)
-        return model or load(*arguments, **options)
+        return model or original(*arguments, **options)
 
-    monkeypatch.setattr(loading, "load_weights", replaced)
+    monkeypatch.setattr(load, "load_weights", replaced)
     with pytest.raises(ModelError, match=rf"{name}: was changed while the model was being loaded"):
         load_model(copy, device="cpu")
 
@@ -282,7 +283,7 @@ def test_a_repository_that_is_an_adapter_of_another(
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(adapter / name, snapshot)
     opened.clear()
-    with pytest.raises(ModelError, match=f"is an adapter of {checkpoint}; give --model"):
+    with pytest.raises(ModelError, match=f"is an adapter of {checkpoint}; give model"):
         load_model("owner/name", device="cpu")
     assert not opened
 

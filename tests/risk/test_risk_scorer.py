@@ -17,7 +17,7 @@ from vlmscope.errors import InputError, ModelChangedError, ModelError, RowError,
 from vlmscope.executors import describe_model
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.checksums import stamp_of
+from vlmscope.model.loading.checksums import stamp_of
 from vlmscope.risk import Risk, RiskScorer, find_probe
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
@@ -164,7 +164,7 @@ def test_a_threshold_is_a_risk(
 ) -> None:
     save(tmp_path, vlm, captures)
     assert not any(item.flagged for item in RiskScorer(vlm, tmp_path, threshold=1.0).score(samples))
-    with pytest.raises(InputError, match=r"--threshold 1\.5: give a risk from 0 to 1"):
+    with pytest.raises(InputError, match=r"^threshold 1\.5: give a risk from 0 to 1"):
         RiskScorer(vlm, tmp_path, threshold=1.5)
 
 

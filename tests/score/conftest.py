@@ -16,7 +16,19 @@ next(Auto()([Answered("q", "What is it?", "a sofa", "couch")]))  # reads the tab
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the client waits before it sends a request again: it does not really wait."""
+    found: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        found.append(seconds)
+
+    monkeypatch.setattr("anyio.sleep", sleep)
+    return found
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving() as server:
@@ -26,7 +38,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def settings(server: Server) -> JudgeSettings:
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    return JudgeSettings("judge-1", url, concurrency=4, timeout=5.0, max_attempts=3, backoff=0.001)
+    return JudgeSettings("judge-1", url, concurrency=4, timeout=5.0, max_attempts=3)
 
 
 @pytest.fixture

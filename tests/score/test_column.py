@@ -33,7 +33,7 @@ def test_a_column_of_labels(value: object, label: bool | None) -> None:
 
 
 def test_a_column_that_holds_no_labels_is_refused() -> None:
-    with pytest.raises(InputError, match="--column nothing: no such column; there are: category"):
+    with pytest.raises(InputError, match=r"^column nothing: no such column; there are: category"):
         list(Column("nothing")([row("a", category="x")]))
     with pytest.raises(InputError, match="no row holds a label"):
         list(Column("category")([row("a", category="x")]))

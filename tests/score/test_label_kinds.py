@@ -120,11 +120,11 @@ def test_sentences_about_what_is_there_are_all_decided(one: str) -> None:
 def test_a_column_of_codes_is_read_as_a_whole() -> None:
     statements = [Answered(str(n), "There is a cup.", "Yes.", str(n % 2)) for n in range(20)]
     code = read_code(statements)
-    assert code.told == "truth 1 = yes, 0 = no in 20 rows"
+    assert code.summary == "truth 1 = yes, 0 = no in 20 rows"
     assert [s.hallucinated for s in Auto(code=code)(statements)][:2] == [True, False]
     assert {s.hallucinated for s in Auto()(statements)} == {None}
     counts = [Answered(str(n), "How many cups are there?", "One.", str(n % 2)) for n in range(20)]
-    assert not read_code(counts).told
+    assert not read_code(counts).summary
     assert [s.hallucinated for s in Auto(code=read_code(counts))(counts)][:2] == [True, False]
 
 
@@ -133,7 +133,7 @@ def test_option_numbers_are_counted_from_where_the_column_says(first: int) -> No
     question = "Which colour is it?\n(A) red\n(B) blue\n(C) green"
     rows = [Answered(str(n), question, "(B) blue", str(first + n % 3)) for n in range(12)]
     code = read_code(rows)
-    assert code.told == f"truth {first} = the first option in 12 rows"
+    assert code.summary == f"truth {first} = the first option in 12 rows"
     assert [s.hallucinated for s in Auto(code=code)(rows)][:3] == [True, False, True]
 
 
@@ -141,7 +141,7 @@ def test_option_numbers_that_fit_both_ways_are_left() -> None:
     question = "Which colour is it?\n(A) red\n(B) blue\n(C) green"
     rows = [Answered(str(n), question, "(B) blue", str(1 + n % 2)) for n in range(12)]
     code = read_code(rows)
-    assert not code.told
+    assert not code.summary
     assert {s.hallucinated for s in Auto(code=code)(rows)} == {None}
 
 

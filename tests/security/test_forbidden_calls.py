@@ -19,7 +19,7 @@ STARTS_ITSELF = "executors/watchdog.py"
 """Starts one process, of its own file, to end this one when nothing in it can run any more."""
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "os.system"}
-CSV_WRITERS = {"plots/files.py", "demo/bundle.py", "labelling/outside.py"}
+CSV_WRITERS = {"plots/files.py", "demo/bundle.py", "labelling/external.py"}
 """The first neutralises formulas, the second writes our own questions, the third a user's table."""
 
 

@@ -68,7 +68,7 @@ def test_a_damaged_column_is_read_in_no_way(written: Path) -> None:
         lambda: list(run),
     )
     for read in reads:
-        with pytest.raises(StoreError, match=r"layer_2 is damaged; .* --redo-damaged"):
+        with pytest.raises(StoreError, match=r"layer_2 is damaged; .* redo_damaged=True"):
             read()
     assert run.matrix("query_token_representation", 3).shape == (ROWS, 8)
 

@@ -23,7 +23,7 @@ def test_every_difference_is_named() -> None:
     assert 'dtype is "float32", asked for "bfloat16"' in message
     assert "capture.max_new_tokens is 20, asked for 0" in message
     assert "model.weights_hash" in message
-    assert "--out" in message
+    assert "give another out" in message
     assert "\n" not in message
 
 

@@ -156,7 +156,8 @@ def test_labels(run: str) -> None:
     assert list(read_labels(place(run)).values()) == scores
     write_labels(place(run), scores[:3], {}, "human")
     assert label_sets(place(run)) == ("default", "human")
-    assert list(open_run(run).labels("human").values()) == scores[:3]
+    assert list(read_labels(run, "human").values()) == scores[:3]
+    assert open_run(run).labels("human")["scorer"].tolist()[:3] == [s.scorer for s in scores[:3]]
     with pytest.raises(InputError, match="there are label sets default, human"):
         read_labels(run, "nobody")
 

@@ -192,7 +192,7 @@ def test_a_column_that_cannot_be_used_is_refused(table: ProbeData, name: str, wh
     with pytest.raises(InputError) as caught:
         with_columns(table, ("category", name))
     assert str(caught.value) == (
-        f"--by: {name!r} {why}; columns that can be used: category, domain, level"
+        f"by: {name!r} {why}; columns that can be used: category, domain, level"
     )
 
 

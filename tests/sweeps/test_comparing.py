@@ -252,7 +252,7 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(InputError, match=r"is the same run as .*; give each once"):
         compare_runs([one, one])
     for seed in (-1, 2**32):
-        with pytest.raises(InputError, match=f"^--seed {seed}: give a number from 0 to 4294967295"):
+        with pytest.raises(InputError, match=f"^seed {seed}: give a number from 0 to 4294967295"):
             compare_runs([one, run_of(tmp_path / f"C{seed}", truths[1], range(ROWS))], seed=seed)
     two = run_of(tmp_path / "B", truths[0], range(ROWS), labelled=False)
     with pytest.raises(InputError, match=f"run 'vlmscope label {two.path}' first"):

@@ -265,7 +265,7 @@ def test_a_sweep_keeps_it_beside_its_results(
 
 
 def test_another_protocol_is_refused() -> None:
-    with pytest.raises(InputError, match="--protocol: found 'honest', expected one of grouped, ha"):
+    with pytest.raises(InputError, match=r"^protocol: found 'honest', expected one of grouped, ha"):
         SweepSpec(protocol="honest")
 
 

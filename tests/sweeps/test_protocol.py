@@ -162,25 +162,25 @@ def test_each_category_is_left_out_once() -> None:
 
 def test_a_column_that_cannot_group_is_refused_in_a_line() -> None:
     data = benchmark.probe_data_of(benchmark.made_for("null, 60 images × 2", 0))
-    with pytest.raises(InputError, match=r"--group-by colour: no such column"):
+    with pytest.raises(InputError, match=r"^group_by colour: no such column"):
         grouped_by(data, None, "colour")
     same = replace(data, categories=("one",) * len(data.truth))
-    with pytest.raises(InputError, match=r"--group-by category: all 120 rows have the same"):
+    with pytest.raises(InputError, match=r"^group_by category: all 120 rows have the same"):
         grouped_by(same, None, "category")
     two = replace(data, categories=tuple("ab"[int(t)] for t in data.truth))
-    with pytest.raises(FoldError, match=r"--group-by category: folds: "):
+    with pytest.raises(FoldError, match=r"^group_by category: folds: "):
         split_rows(grouped_by(two, None, "category"), 5, 0)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_is_none_is_refused(seed: int) -> None:
-    with pytest.raises(InputError, match=r"--seed -?\d+: give a number from 0"):
+    with pytest.raises(InputError, match=r"^seed -?\d+: give a number from 0"):
         SweepSpec(seed=seed)
 
 
 @pytest.mark.parametrize("spec", [{"repeats": 0}, {"permutations": 99}])
 def test_too_few_are_refused(spec: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"--permutations \d+, --repeats"):
+    with pytest.raises(InputError, match=r"permutations \d+, repeats"):
         SweepSpec(**spec)  # type: ignore[arg-type]
 
 

@@ -237,7 +237,7 @@ def test_labels_that_teach_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_probe_is_refused() -> None:
-    with pytest.raises(InputError, match="--estimators: 'forest'"):
+    with pytest.raises(InputError, match=r"^estimators: 'forest'"):
         SweepSpec(estimators=("forest",))
 
 

@@ -320,7 +320,7 @@ def test_runs_that_hang_together_by_their_images_are_refused_before_anything_is_
         for name in ("image_sha256", "image_dhash")
     }
     rows = [replace(run.rows[0], **every), *run.rows[1:]]
-    with pytest.raises(InputError, match=r"--test .*cannot be split by image: folds: found"):
+    with pytest.raises(InputError, match=r"^test .*cannot be split by image: folds: found"):
         targets(source[0], [HeldRun(run.path, run.manifest, rows)])
 
 
@@ -474,7 +474,7 @@ def test_a_file_of_somebody_elses_is_not_replaced(
     result, folder = shared, tmp_path / "out"
     folder.mkdir()
     (folder / "transfer.json").write_text(text)
-    with pytest.raises(InputError, match="is no transfer of vlmscope probe; give another --out"):
+    with pytest.raises(InputError, match="is no transfer of vlmscope probe; give another out"):
         save_transfer(result, folder)
     (folder / "transfer.json").unlink()
     (folder / "transfer_predictions.parquet").write_text("mine")

@@ -27,7 +27,7 @@ from vlmscope.cli.report import report
 from vlmscope.cli.score import score
 from vlmscope.cli.streams import StdoutError, safe_streams
 from vlmscope.cli.verify import verify
-from vlmscope.errors import InputError, VlmscopeError
+from vlmscope.errors import InputError, VlmscopeError, naming_options
 
 app = typer.Typer(
     help="Record what a vision-language model thought, before it writes a token.",
@@ -72,7 +72,7 @@ def root(
 
 def main() -> None:
     """Run the command line; a ``VlmscopeError`` becomes one line and its exit code."""
-    with safe_streams():
+    with naming_options(), safe_streams():
         code = _run()
     sys.exit(code)
 

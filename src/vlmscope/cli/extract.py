@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmscope.cli import options
-from vlmscope.cli.output import quiet_libraries, stderr, stdout
+from vlmscope.cli.output import quiet_libraries, show_note, stderr, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -183,7 +183,6 @@ Executor = Callable[["Request"], AbstractContextManager[tuple["Outline", Callabl
 @contextmanager
 def _here(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
     """Plan for one model in this process."""
-    from vlmscope.cli.progress import show_note
     from vlmscope.executors import make_plan, run_plan
 
     plan = make_plan(request, note=show_note)
@@ -203,7 +202,6 @@ def _executor(address: str | None, actors: int | None, *, ray: bool) -> Executor
 def _on_ray(address: str | None, actors: int | None) -> Executor:
     """Return what plans for a Ray cluster."""
     try:
-        from vlmscope.cli.progress import show_note
         from vlmscope.executors.ray.driver import plan_on_ray, run_on_ray
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ray":

@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
-from vlmscope.cli.output import quiet_libraries, shape_text, show, stderr, stdout
-from vlmscope.errors import InputError, RowError
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Failure
+from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, stderr, stdout
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 
 _MARKS = {
     "last_image_token": ("◄ vision_token_boundary", "bold cyan"),
@@ -55,6 +54,7 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Explain one sample: prompt, tokens and boundaries, tiles, every shape, norms, the answer."""
+    from vlmscope.api.checking import find_row
     from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample
     from vlmscope.model import load_model
@@ -65,15 +65,11 @@ def inspect(
         fields, records=records, image_pattern=image_pattern,
         question_template=question_template, number_rows=number_rows,
     )  # fmt: skip
-    rows = open_table(
+    table = open_table(
         options.one_or_several(data), images=images, fields=mapping, text_only=text_only,
         allow_absolute_paths=allow_absolute_paths,
-    ).rows()  # fmt: skip
-    row = next((row for row in rows if id_ is None or row.id == id_), None)
-    if row is None:
-        raise InputError(f"--id {id_!r}: {', '.join(data)} holds no such question")
-    if isinstance(row, Failure):
-        raise RowError(row.stage, row.error)
+    )  # fmt: skip
+    row = find_row(table, id_)
     spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat)
     with stderr.status("loading the model"):
         vlm = load_model(
@@ -82,7 +78,7 @@ def inspect(
             allow_pickle_weights=allow_pickle_weights,
         )  # fmt: skip
     for note in notes_of(original_of(vlm.family.model_type, spec)):
-        stderr.print(Text(f"note: {note}", style="yellow"))
+        show_note(note)
     seen = inspect_sample(row, vlm, spec)
     if as_json:
         stdout.print_json(json.dumps(as_record(seen)))

@@ -81,7 +81,7 @@ def label(
         typer.Option(
             "--target",
             metavar="COLUMN",
-            help="Column with the truth, instead of the one that was taken for it.",
+            help="Column with the truth, instead of the one that was used so far.",
             show_default=False,
         ),
     ] = None,
@@ -123,13 +123,11 @@ def label(
         ),
     ] = None,
     judge_concurrency: Annotated[
-        int, typer.Option("--judge-concurrency", min=1, help="Requests under way at a time.")
+        int, typer.Option("--judge-concurrency", min=1, help="Requests in progress at a time.")
     ] = 8,
     judge_batch_size: Annotated[
         int,
-        typer.Option(
-            "--judge-batch-size", min=1, help="Of a model loaded here: rows that go together."
-        ),
+        typer.Option("--judge-batch-size", min=1, help="Of a model loaded here: rows per batch."),
     ] = 8,
     judge_prices: Annotated[
         tuple[float, float] | None,
@@ -141,7 +139,7 @@ def label(
         ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Ask the judge without asking you first.")
+        bool, typer.Option("--yes", "-y", help="Ask the judge without confirmation.")
     ] = False,
     overwrite: Annotated[
         bool,
@@ -159,7 +157,7 @@ def label(
 
     A label is hallucinated, faithful, or unscorable with the reason: what no rule can decide is
     never silently faithful. Rows that a label file does not name, or whose cell is empty, are
-    unlabelled: they are in no share.
+    unlabelled: they count in no share.
     """
     from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
 
@@ -190,8 +188,8 @@ def label(
     scores = list(with_error_kinds(map(code.decode, target.rows()), scores))
     found = doubt(chosen.name, target.rows(), scores, code)
     record = _summary(target.rows(), scores)
-    if scorer == "auto" and code.told:
-        record["truth_read"] = code.told
+    if scorer == "auto" and code.summary:
+        record["truth_read"] = code.summary
     if isinstance(chosen, LabelFile | Column):
         record |= reading_record(chosen, target.answers.ids, labels)
     record |= {"settings": settings, "labels": str(target.write(scores, settings))}
@@ -212,7 +210,7 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
 
 
 def _check_options(scorer: str, given: dict[str, object]) -> None:
-    """Refuse options that do not go together."""
+    """Refuse options that exclude each other."""
     if scorer not in SCORERS:
         raise InputError(f"--scorer {scorer!r}: choose from {', '.join(SCORERS)}")
     takers = {"column": ("column",), "labels": ("file",), "judge-model": ("judge", "auto")}

@@ -1,4 +1,4 @@
-"""What makes labels doubtful, said in one line: the rules of ``auto`` read the answers otherwise.
+"""Warnings about doubtful labels, in one line: the rules of ``auto`` read the answers otherwise.
 
 A scorer for another purpose calls right answers hallucinated, and a column whose 1 means right is
 read the wrong way round. The rules cost a third of a millisecond a row, so a sample is looked at.
@@ -20,10 +20,10 @@ LOOKED_AT = 1_000
 """Most rows that the rules read."""
 
 FEWEST = 20
-"""Rows that both decide, from which labels may be called the wrong way round."""
+"""Rows that both decide, at least, before labels are called inverted."""
 
 MANY = 0.01
-"""Share of all rows from which right answers that are called hallucinated are told."""
+"""Share of all rows from which right answers labelled hallucinated are reported."""
 
 WHY = {
     "exact": "as they are worded otherwise than the truth",

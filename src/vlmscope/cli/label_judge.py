@@ -1,4 +1,4 @@
-"""The judge of ``vlmscope label``: which one it is, what it will take, and whether it is wanted."""
+"""The judge of ``vlmscope label``: which model, an estimate of its cost, and the confirmation."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def make_judge(options: JudgeOptions, target: Target) -> tuple[Any, dict[str, An
 def confirm_judge(
     judge: Any, target: Target, scorer: str, options: JudgeOptions, yes: bool
 ) -> None:
-    """Say what the judge will take, and go on only if that is wanted.
+    """Print what the judge will take, and ask for confirmation.
 
-    A model that is loaded here costs no money, so nobody is asked.
+    A model that is loaded here costs no money and needs none.
     """
     estimate = judge.estimate(_for_judge(target, scorer))
     cost = "" if estimate.cost is None else f", about {estimate.cost:,.2f} in all"

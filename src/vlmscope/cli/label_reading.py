@@ -48,9 +48,9 @@ def show_reading(record: dict[str, Any]) -> None:
     """Print how labels were read, if any were."""
     if "reading" not in record:
         return
-    told = [record["reading"]["line"]]
+    parts = [record["reading"]["line"]]
     if record.get("not_in_run"):
-        told.append(f"{count(record['not_in_run'], 'question')} of the file not in the run")
+        parts.append(f"{count(record['not_in_run'], 'question')} of the file not in the run")
     if record.get("not_in_file"):
-        told.append(f"{count(record['not_in_file'], 'row')} of the run not in the file")
-    stdout.print(f"read: {shown_text('; '.join(told), SHOWN_LINE)}")
+        parts.append(f"{count(record['not_in_file'], 'row')} of the run not in the file")
+    stdout.print(f"read: {shown_text('; '.join(parts), SHOWN_LINE)}")

@@ -1,9 +1,9 @@
-"""What ``vlmscope label`` labels: a run, or answers that were made elsewhere; where labels go."""
+"""What ``vlmscope label`` labels: a run, or external answers; and where its labels are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ OUT_SUFFIXES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Target:
-    """Answers to be labelled, and where their labels go."""
+    """Answers to be labelled, and where their labels are written."""
 
     answers: Run | AnswerTable
     """The answers."""
@@ -37,26 +37,19 @@ class Target:
     """Column to read the truth from."""
     overwrite: bool
     """Whether labels of a person, or a file, may be replaced."""
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+    """Of a run: field → the column of the table that it was taken from."""
 
     def rows(self) -> Iterator[Answered]:
         """Yield the rows, with the truth that is asked for."""
         from vlmscope.labelling import with_truth
 
         rows = self.answers.answers()
-        if self.truth is None or self.truth == self._column_of_truths():
+        # The column that truths are taken from is metadata of those rows only that were captured
+        # before it was.
+        if self.truth is None or self.truth == self.fields.get("target"):
             return rows
-        return with_truth(rows, self.truth)
-
-    def _column_of_truths(self) -> str | None:
-        """Return the column that ``extract`` was told to take truths from, last.
-
-        It is metadata of those rows only that were captured before.
-        """
-        from vlmscope.store import Run
-
-        run = self.answers
-        found = run.manifest.data.fields.get("target") if isinstance(run, Run) else None
-        return found if isinstance(found, str) else None
+        return with_truth(rows, self.truth, self.fields)
 
     def score(self, scorer: Scorer) -> Iterator[Score]:
         """Yield a verdict for every row."""
@@ -72,7 +65,7 @@ class Target:
         return self.answers.path / JUDGEMENTS
 
     def check_scorable(self) -> None:
-        """Refuse what no rule or judge can score, or may: before a judge is paid.
+        """Refuse what no rule or judge can score or may replace, before a judge is paid.
 
         Raises:
             InputError: There are no answers, or labels of a person would be lost.
@@ -94,10 +87,44 @@ class Target:
             return replace_labels(
                 self.answers, scores, settings, name=self.name, overwrite=self.overwrite
             )
-        assert self.out is not None  # noqa: S101 - for the type checker: open_target saw to it
+        assert self.out is not None  # noqa: S101 - for the type checker: open_target checks it
         return write_labelled(
             self.out, self.answers, scores, settings, overwrite=self.overwrite
         )  # fmt: skip
+
+
+def _fields_of(run: Run, truth: str | None) -> dict[str, str | None]:
+    """Return which columns the fields of a run were taken from.
+
+    Those that ``extract`` was told are in its record; for others the table is asked, where it is
+    still there and a truth is wanted that the rows do not keep by its name.
+    """
+    from vlmscope.dataset import open_table
+    from vlmscope.schema import FieldSpec
+
+    record = run.manifest.data
+    told = {name: record.fields.get(name) for name in ("id", "question", "target")}
+    fields = {name: own if isinstance(own, str) else None for name, own in told.items()}
+    first = next(iter(run.answers()), None)
+    if truth is None or truth in fields.values() or first is None or truth in first.metadata:
+        return fields
+    paths = [record.path] if isinstance(record.path, str) else record.path
+    if not all(Path(path).is_absolute() for path in paths):  # a name on the hub
+        return fields
+    try:
+        columns = open_table(
+            record.path,
+            fields=FieldSpec(**record.fields),  # type: ignore[arg-type]
+            text_only=record.text_only,
+        ).reader.columns
+    except InputError:
+        return fields
+    found = {
+        "id": columns.id[0] if len(columns.id) == 1 else None,
+        "question": columns.question or None,
+        "target": columns.target,
+    }
+    return {name: own or found[name] for name, own in fields.items()}
 
 
 def open_target(
@@ -125,7 +152,8 @@ def open_target(
                 f"{option}: is for a table of answers or .h5 files; the labels of a run are "
                 "written into the run"
             )
-        return Target(open_run(path), name, None, truth, overwrite)
+        run = open_run(path)
+        return Target(run, name, None, truth, overwrite, _fields_of(run, truth))
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the path")
     if name != "default":

@@ -25,7 +25,7 @@ def models(as_json: options.Json = False) -> None:
     """List the families of models, what is proven of each, and on which transformers."""
     from importlib.metadata import version
 
-    from vlmscope.model.proven import standings
+    from vlmscope.model.support import standings
 
     found = list(standings())
     if as_json:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.schema import (
     DEFAULT_LAYERS,
     DEFAULT_MAX_NEW_TOKENS,
@@ -44,13 +45,22 @@ def one_or_several(names: list[str]) -> str | tuple[str, ...]:
     return names[0] if len(names) == 1 else tuple(names)
 
 
+class _PlaceError(VlmscopeError):
+    """A URL cannot be opened. No ``ValueError``: typer would put a message of its own instead."""
+
+    exit_code = 2
+
+
 def place(text: str) -> Path:
     """Return a path, or what stands for the URL of an object store."""
     if "://" not in text:
         return Path(text)
     from vlmscope.store import place
 
-    return place(text)
+    try:
+        return place(text)
+    except InputError as error:
+        raise _PlaceError(str(error)) from error
 
 
 RunFolder = Annotated[

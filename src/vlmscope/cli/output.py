@@ -90,6 +90,11 @@ def show_error(message: str) -> None:
     stderr.print(Text.assemble(("error: ", "bold red"), message))
 
 
+def show_note(note: str) -> None:
+    """Print what the user should know, and is no error."""
+    stderr.print(Text(f"note: {note}", style="yellow"))
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' own bars and advice away from ours; their errors still come through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

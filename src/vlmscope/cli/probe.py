@@ -191,14 +191,14 @@ def _say_stale(run: Path, name: str) -> None:
 
 
 def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] | None) -> None:
-    """Print what was found, as tables and in words."""
+    """Print what was found, in words and then as tables."""
+    for line in verdict:
+        show(Text(line))
+    stdout.print()
     _show_results(result)
     if result.halp is not None:
         show_halp(result.halp)
     show_columns(result)
-    stdout.print()
-    for line in verdict:
-        show(Text(line))
     if transferred is not None:
         show_transfer(transferred)
 

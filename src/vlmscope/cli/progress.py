@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vlmscope.cli.output import count, human_size, shown_text, stderr
+from vlmscope.cli.output import count, human_size, show_note, shown_text, stderr
 from vlmscope.executors import Outline, Summary
 from vlmscope.store import reading
 from vlmscope.store.failures import FAILURES
@@ -62,11 +62,6 @@ def show_plan(plan: Outline) -> None:
     stderr.print(table, soft_wrap=False)
     for note in plan.notes:
         show_note(note)
-
-
-def show_note(note: str) -> None:
-    """Print what the user should know, and is no error."""
-    stderr.print(Text(f"note: {note}", style="yellow"))
 
 
 class _Rate(ProgressColumn):

@@ -1,8 +1,8 @@
 """A table of questions about images, whatever file it comes in, as a stream of ``Sample``.
 
-    text = files on disk (_text)    arrow = libraries' tables
-    _csv   _json                    _parquet   _hub
-        └──────┴── rows of plain values ──┴──────┘    (_open, _several: which ones)
+    text = files on disk (_text)    arrow = libraries' tables    in memory
+    _csv   _json                    _parquet   _hub              _memory (_held: PIL images)
+        └──────┴── rows of plain values ──┴──────┴─────────────────┘   (_open, _several: which ones)
                           │
        _columns (which column is what), _fields (the names in use), _pattern (texts of columns),
        _values (value → text or JSON), _pictures and _encoded (cell → no, one or several pictures),
@@ -29,8 +29,9 @@ from vlmscope.dataset._answers import (
 from vlmscope.dataset._columns import parse_mapping
 from vlmscope.dataset._image import difference_hash, hash_image, load_image
 from vlmscope.dataset._locate import read_images
+from vlmscope.dataset._memory import InMemory, in_memory
 from vlmscope.dataset._notes import table_notes
-from vlmscope.dataset._open import Data, absolute_data, absolute_name
+from vlmscope.dataset._open import Data, absolute_data, absolute_name, shown_data
 from vlmscope.dataset._rows import Identity, Place
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
@@ -45,6 +46,7 @@ __all__ = [
     "CellError",
     "Data",
     "Identity",
+    "InMemory",
     "Place",
     "Share",
     "Table",
@@ -56,6 +58,7 @@ __all__ = [
     "difference_hash",
     "hash_image",
     "image_thumbnail",
+    "in_memory",
     "load_image",
     "open_table",
     "parse_answer_mapping",
@@ -64,6 +67,7 @@ __all__ = [
     "read_images",
     "read_samples",
     "read_thumbnails",
+    "shown_data",
     "table_notes",
     "to_target",
 ]

@@ -38,10 +38,12 @@ class Columns:
     """Column of the ground truth, if the table has one."""
     is_together: bool = False
     """Whether ``images`` hold one image each, all of them the question's."""
-    image_pattern: Pattern | None = None
-    """What makes the image's path of other columns."""
+    image_patterns: tuple[Pattern, ...] = ()
+    """What makes the images' paths of other columns: of numbered columns of images, one each."""
     question_template: Pattern | None = None
     """What makes the question of other columns."""
+    left_out: tuple[str, ...] = ()
+    """Numbered columns of images that are metadata, as ``image`` holds the image."""
     kept: frozenset[str] = field(default=frozenset())
     """Columns with a role that are metadata all the same."""
 
@@ -97,14 +99,33 @@ def _columns(
         question="" if template is not None else here["question"][0],
         target=target,
         is_together=pattern is None and _is_together(spec, here["image"]),
-        image_pattern=None
-        if pattern is None
-        else parse_pattern(pattern, found, roles, "--image-pattern", table),
+        image_patterns=() if pattern is None else _image_patterns(pattern, here, found, table),
         question_template=None
         if template is None
         else parse_pattern(template, found, roles, "--question-template", table, escapes=True),
+        left_out=_left_out(spec, here["image"], found),
         kept=frozenset(["label"]) if target == "label" and spec.target is None else frozenset(),
     )
+
+
+def _image_patterns(
+    pattern: str, here: Mapping[str, tuple[str, ...]], found: Sequence[str], table: str
+) -> tuple[Pattern, ...]:
+    """Read a pattern of paths; one that names the image is read for each of numbered columns."""
+    roles = {name: columns[0] if columns else None for name, columns in here.items()}
+    images = here["image"] if here["image"] == numbered_images(here["image"]) else ()
+    read = [
+        parse_pattern(pattern, found, {**roles, "image": column}, "--image-pattern", table)
+        for column in images or (roles["image"],)
+    ]
+    return tuple(dict.fromkeys(read))
+
+
+def _left_out(spec: FieldSpec, images: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """Return the numbered columns of images that nobody asked for, beside one that was found."""
+    if spec.image is not None or spec.image_pattern is not None or "image" not in images:
+        return ()
+    return numbered_images(found)
 
 
 def _is_together(spec: FieldSpec, columns: Sequence[str]) -> bool:

@@ -13,12 +13,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import dropwhile
 from pathlib import Path
 from typing import ClassVar
 
-from vlmscope.dataset._quotes import RowShape, find_delimiter, is_quoted, shape_of, swallowed_ids
+from vlmscope.dataset._quotes import (
+    RowShape,
+    UndecidedError,
+    find_delimiter,
+    is_quoted,
+    shape_of,
+    swallowed_ids,
+)
 from vlmscope.dataset._source import FileSource, Row
-from vlmscope.dataset._text import not_utf8, open_text
+from vlmscope.dataset._text import BYTE_ORDER_MARK, not_utf8, open_text
+from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError
 
 FIELD_LIMIT = 64 * 2**20
@@ -41,8 +50,18 @@ class CsvSource(FileSource):
     """What its extension says; where the header has none of it, another one is looked for."""
 
     def columns(self) -> tuple[str, ...]:
-        """Read the header; an empty file has no columns."""
-        return tuple(_named(next((fields for _, fields in self._records()), [])))
+        """Read the header; an empty file has no columns.
+
+        Raises:
+            InputError: As ``rows``; or it is no header but JSON.
+        """
+        header = next((fields for _, fields in self._records()), [])
+        if header and header[0].startswith(("{", "[{")):
+            raise InputError(
+                f"{self.name}: begins as JSON does, not with the names of columns; give it the "
+                "extension .json, or .jsonl for one object a line"
+            )
+        return tuple(_named(header)) if any(name.strip() for name in header) else ()
 
     def dialect(self) -> tuple[str, bool]:
         """Return the delimiter, and whether quotation marks quote.
@@ -81,6 +100,8 @@ class CsvSource(FileSource):
             )  # fmt: skip
             try:
                 for fields in reader:
+                    if line == 1 and fields:
+                        fields[0] = fields[0].lstrip(BYTE_ORDER_MARK)
                     if fields and not (line == 1 and _is_hint(fields, delimiter)):
                         shape = shape or shape_of(fields)
                         if reader.line_num > line and self._is_swallowed(fields, delimiter, shape):
@@ -161,7 +182,13 @@ def _dialect(path: Path, declared: str, state: tuple[int, int]) -> tuple[str, bo
             delimiter = find_delimiter(first, declared)
             if delimiter != "\t":
                 return delimiter, True
-            return delimiter, is_quoted(_after(first, handle), delimiter)
+            return delimiter, is_quoted(lambda: _from(path, first), delimiter)
+        except UndecidedError as error:
+            raise InputError(
+                f"{path.name}: the lines of the row with the id {shown_name(str(error))} may be "
+                "rows of their own, or the text of one cell in quotation marks, and nothing tells "
+                "which; save the table as .jsonl or .parquet"
+            ) from error
         except UnicodeDecodeError as error:
             raise not_utf8(path, handle.encoding) from error
 
@@ -187,6 +214,7 @@ def _ids(path: Path, delimiter: str, shape: RowShape, state: tuple[int, int]) ->
     return frozenset(ids)
 
 
-def _after(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+def _from(path: Path, first: str) -> Iterator[str]:
+    """Yield the lines of a file from one on."""
+    with open_text(path) as handle:
+        yield from dropwhile(lambda line: line != first, handle)

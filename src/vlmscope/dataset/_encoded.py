@@ -34,6 +34,7 @@ _PRINTED_BYTES = re.compile(rf"\s*(?P<bytes>{_BYTES})\s*", re.DOTALL)
 _PRINTED_PAIR = re.compile(
     rf"""(['"])(bytes|path)\1\s*:\s*({_BYTES}|{_TEXT}|None|null)""", re.DOTALL
 )
+_PRINTED_WHOLE = re.compile(rf"\s*\{{(?:[\s,]*{_PRINTED_PAIR.pattern})+[\s,]*\}}\s*", re.DOTALL)
 _BETWEEN = re.compile(r"\s*\{\s*,?\s*\}\s*")
 
 
@@ -47,11 +48,11 @@ def is_encoded(text: str) -> bool:
     >>> is_encoded("/9j/4AAQ.jpg"), is_encoded("data:image/png;base64,AAAA")
     (False, True)
     """
-    if text[:64].lstrip()[:5].lower() == "data:":
+    start = text[:5000].lstrip()
+    if start[:5].lower() == "data:":
         return _DATA_URI.match(text[:256]) is not None
     if len(text) < _SHORTEST:
-        return False
-    start = text[:5000].lstrip()
+        return start.startswith("{") and _PRINTED_WHOLE.fullmatch(start) is not None
     if _PRINTED.match(start):
         return True
     if _START.match(start):  # what is damaged behind its beginning is base64 still
@@ -118,10 +119,14 @@ def of_base64(text: str) -> bytes:
 
 def _of_uri(body: str, uri: re.Match[str]) -> bytes:
     kind = uri["type"].lower()
+    if not body.strip():
+        raise EncodedError("is a data URI without data")
     if kind and not kind.startswith("image/") and kind != "application/octet-stream":
         raise EncodedError(f"is a data URI of {kind[:60]!r}, expected image/png or the like")
     if "base64" in uri["more"].lower().split(";"):
         return of_base64(unquote_to_bytes(body).decode("ascii", "replace") if "%" in body else body)
+    if is_encoded(body):  # whoever wrote it forgot to say that it is base64
+        return of_base64(body)
     data = unquote_to_bytes(body)
     if len(data) > MAX_IMAGE_BYTES:
         raise _too_large(len(data))

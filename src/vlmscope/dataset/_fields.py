@@ -93,3 +93,23 @@ def numbered_images(found: Sequence[str]) -> tuple[str, ...]:
     """
     numbers = {name: match for name in found if (match := _NUMBERED_IMAGE.fullmatch(name))}
     return tuple(sorted(numbers, key=lambda name: int(numbers[name][1])))
+
+
+def image_numbers(columns: Sequence[str]) -> list[int] | None:
+    """Return the numbers that columns of images have; None where one has none.
+
+    >>> image_numbers(["image_1", "image_3"]), image_numbers(["left", "right"])
+    ([1, 3], None)
+    """
+    found = [_NUMBERED_IMAGE.fullmatch(name) for name in columns]
+    numbers = [int(match[1]) for match in found if match]
+    return numbers if len(numbers) == len(columns) else None
+
+
+def is_numbered_image(column: str) -> bool:
+    """Return whether a column is one of several that hold numbered images.
+
+    >>> is_numbered_image("image_2"), is_numbered_image("image")
+    (True, False)
+    """
+    return _NUMBERED_IMAGE.fullmatch(column) is not None

@@ -29,6 +29,7 @@ from vlmscope.dataset._image_formats import (
     remedy_for,
 )
 from vlmscope.dataset._image_jpeg import check_scans, check_segments
+from vlmscope.dataset._values import shown_name
 from vlmscope.errors import RowError
 from vlmscope.locking import warnings_lock
 
@@ -224,11 +225,24 @@ def _stat(path: Path) -> os.stat_result | None:
 
 def _not_found(path: Path) -> str:
     """Say what to do about a file that is not there; a list that is no JSON was taken for one."""
+    if os.path.islink(path):  # noqa: PTH114 - of no name is it an error to ask
+        return _leads_nowhere(path)
     listed = any(part.lstrip().startswith("[") for part in path.parts)
     if near := near_file(path):
         return f"not found; {near}, or pass --images DIR"
     hint = '; several images are written as JSON, ["a.png", "b.png"]' if listed else ""
     return f"not found; correct the path, or pass --images DIR{hint}"
+
+
+def _leads_nowhere(path: Path) -> str:
+    """Say what to do about a symbolic link whose file is not there."""
+    try:
+        target = os.fspath(path.readlink())
+    except OSError:
+        target = ""
+    if ".git/annex/" in target:
+        return "is a git-annex link whose file was not fetched; run 'git annex get'"
+    return f"is a symbolic link to {shown_name(target, 200)}, which is not there; fetch that file"
 
 
 def _check_kind(mode: int, what: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from vlmscope.dataset._records import find_records
 from vlmscope.dataset._source import FileSource, Row
 from vlmscope.dataset._text import (
+    BYTE_ORDER_MARK,
     decoded,
     encoding_of,
     not_utf8,
@@ -28,6 +29,7 @@ from vlmscope.dataset._text import (
     open_text,
     plain_suffix,
 )
+from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError
 from vlmscope.jsontext import DEEPEST, cut_json
 
@@ -39,6 +41,28 @@ _SPACE = re.compile(r"\s*")
 
 _FIRST_LINE = 16 * 2**20
 """Characters of a first line that is looked at to tell lines of objects from a document."""
+
+
+class _RepeatedKeyError(Exception):
+    """A key stands twice in one object; ``json`` would take the last without a word."""
+
+    def at(self, where: str) -> InputError:
+        """Return the error of a table."""
+        return InputError(
+            f"{where}: the key {shown_name(str(self))} stands twice in one object; keep one of them"
+        )
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in found if keys.count(key) > 1))
+    return found
 
 
 @dataclass(frozen=True)
@@ -69,13 +93,17 @@ class JsonSource(FileSource):
 
     def _parse(self, text: str, where: str, remedy: str) -> Any:
         try:
-            return json.loads(text)
+            return _loads(text)
         except (ValueError, RecursionError):  # is it JSON that only nests too deep?
             text = cut_json(text, _LEVELS)
+        except _RepeatedKeyError as error:
+            raise error.at(where) from error
         try:
-            return json.loads(text)
+            return _loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: is not JSON ({error}); {remedy}") from error
+        except _RepeatedKeyError as error:
+            raise error.at(where) from error
 
 
 @dataclass(frozen=True)
@@ -89,7 +117,7 @@ class JsonLinesSource(JsonSource):
         with open_text(self.path, newline="\n") as handle:
             try:
                 for number, raw in enumerate(handle, start=1):
-                    line = raw.strip()
+                    line = raw.strip().lstrip(BYTE_ORDER_MARK)
                     if line:
                         yield number, self._parse(line, f"{self.name} line {number}", remedy)
             except UnicodeDecodeError as error:
@@ -125,11 +153,12 @@ class JsonListSource(JsonSource):
         """Return what a text holds; of several objects one after another, their list."""
         if not text.strip():
             return []
+        text = text.lstrip(BYTE_ORDER_MARK)
         try:
-            return json.loads(text)
+            return _loads(text)
         except json.JSONDecodeError as error:
             several = _one_after_another(text) if error.msg == "Extra data" else None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, _RepeatedKeyError):
             several = None
         remedy = "mend it, or name a file with one object a line .jsonl"
         return self._parse(text, self.name, remedy) if several is None else several
@@ -137,14 +166,14 @@ class JsonListSource(JsonSource):
 
 def _one_after_another(text: str) -> list[Any] | None:
     """Return the objects of a text that holds several, as ``jq`` prints them; else None."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
     found: list[Any] = []
     at = 0
     try:
         while (at := _SPACE.match(text, at).end()) < len(text):  # type: ignore[union-attr]
             value, at = decoder.raw_decode(text, at)
             found.append(value)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, _RepeatedKeyError):
         return None
     return found if all(isinstance(value, dict) for value in found) else None
 
@@ -176,6 +205,7 @@ def _holds_lines(path: Path) -> bool:
         try:
             lines = iter(lambda: handle.readline(_FIRST_LINE), "")
             first = next((line.strip() for line in lines if line.strip()), "")
+            first = first.lstrip(BYTE_ORDER_MARK)
             if plain_suffix(path) in (".jsonl", ".ndjson"):
                 return not first.startswith("[") and first != "{"
             has_more = any(line.strip() for line in lines)

@@ -11,6 +11,8 @@ import os.path
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 from vlmscope.dataset._finding import ImageFinder
 from vlmscope.dataset._pictures import REMEDY, ImageCells, find_pictures
 from vlmscope.dataset._values import shown_name, unstorable
@@ -61,8 +63,8 @@ def locate_pictures(
     *,
     anywhere: bool = False,
     folders_above: Callable[[], int] = lambda: 0,
-) -> tuple[bytes | Path, ...]:
-    """Return a row's pictures in order: their bytes, or else where they are.
+) -> tuple[bytes | Path | Image.Image, ...]:
+    """Return a row's pictures in order: what the table holds of each, or else where it is.
 
     Args:
         image: what the row says about them.
@@ -75,9 +77,9 @@ def locate_pictures(
             message does not say in which row.
     """
     _check(image)
-    located = []
+    located: list[bytes | Path | Image.Image] = []
     for cell in image.pictures:
-        located.append(cell.data or _found(cell.name, finder, anywhere, folders_above))
+        located.append(cell.opened or _found(cell.name, finder, anywhere, folders_above))
     return tuple(located)
 
 

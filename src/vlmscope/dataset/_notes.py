@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from os import listdir
 from os.path import lexists
+from pathlib import Path
 
 from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._csv import CsvSource
@@ -17,19 +19,20 @@ from vlmscope.dataset._source import Source, reading
 from vlmscope.dataset._table import Table, TableScan
 from vlmscope.dataset._values import shown_name
 from vlmscope.errors import listed
-from vlmscope.placeholders import image_mark
 
 FIRST_ROWS = 2_000
-"""Rows that are looked at."""
+"""Rows whose images' files are looked for one by one."""
+
+MOST_ROWS = 100_000
+"""Rows whose images' files are looked for: behind the first ones in listings of their folders."""
 
 
 def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
     """Yield what the user should know of a table: how it is read, and what its rows lack.
 
     Args:
-        table: The table. Of its rows the first ones are looked at, and of their images only
-            whether they are there.
-        scan: What is in it.
+        table: The table. Of the images of its first rows it is looked at whether they are there.
+        scan: What is in it, of all rows.
     """
     reader = table.reader
     yield from _on_format(reader.source)
@@ -41,7 +44,9 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
             f"{rows} no image and will fail, of {scan.rows:,}; pass --text-only if they are meant "
             "to be questions about none"
         )
-    yield from _on_rows(table)
+    yield from _on_columns(reader.columns)
+    yield from _on_placeholders(scan)
+    yield from _on_images(table, scan)
 
 
 def _on_format(source: Source) -> Iterator[str]:
@@ -79,22 +84,63 @@ def _no_truth(columns: Columns, source: Source) -> str:
     )
 
 
-def _on_rows(table: Table) -> Iterator[str]:
-    """Yield what the first rows show."""
+def _on_columns(columns: Columns) -> Iterator[str]:
+    """Yield which columns of numbered images are left out, as another column holds the image."""
+    others = columns.left_out
+    if others:
+        each = ",".join(("image", *others))
+        yield (
+            f"{listed(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images are "
+            f"taken from {listed(columns.images)}; pass --map image={each} to show all of them"
+        )
+
+
+def _on_placeholders(scan: TableScan) -> Iterator[str]:
+    """Yield which questions fail for their placeholders, whatever the model is."""
+    marks = scan.marks
+    if marks.nameless:
+        yield (
+            f"{_questions(marks.nameless, scan)} a placeholder such as {marks.first_nameless!r} "
+            "and will fail: it does not say which image it stands for, and the images stand before "
+            "the question; remove it, or number it as in '<image 1>'"
+        )
+    if marks.missing:
+        yield (
+            f"{_questions(marks.missing, scan)} a placeholder such as {marks.first_missing!r} and "
+            "will fail: the row has no image of that number; images are counted from 1"
+        )
+
+
+def _questions(count: int, scan: TableScan) -> str:
+    number = "1 question" if count == 1 else f"{count:,} questions"
+    return f"{number} of {scan.rows:,} {'holds' if count == 1 else 'hold'}"
+
+
+def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
+    """Yield what becomes of the names of images."""
     reader = table.reader
-    marked: list[str] = []
+    folder = _ImageFolder(reader.images)
     missing: list[str] = []
+    looked = 0
+    holds_images = False
     with reading(reader.source):
-        for row in islice(reader.source.rows(), min(FIRST_ROWS, table.limit or FIRST_ROWS)):
-            if mark := image_mark(reader.question_or_gap(row)):
-                marked.append(mark)
+        for row in islice(reader.source.rows(), min(MOST_ROWS, scan.rows)):
+            # To read images that lie in the table takes long, and says nothing of names.
+            if looked == FIRST_ROWS and holds_images:
+                break
+            looked += 1
+            pictures = reader.pictures(row)
+            if isinstance(pictures, str) and pictures and folder.has(pictures):
+                continue
             image = reader.image(row)
-            if any(cell.data or cell.flaw or not cell.name for cell in image.pictures):
+            if any(cell.opened or cell.flaw or not cell.name for cell in image.pictures):
+                holds_images = True
                 continue
             names = [cell.name for cell in image.pictures]
-            if all(lexists(reader.images / name) for name in names if "\0" not in name):
-                continue
-            missing += _not_found(reader, names)
+            gone = [name for name in names if "\0" not in name and not folder.has(name)]
+            missing += _not_found(reader, gone)
+    every = "1 row" if scan.rows == 1 else f"{scan.rows:,} rows"
+    where = every if looked >= scan.rows else f"the first {looked:,} rows"
     found = reader.finder.found
     if found:
         name, path = next(iter(found.items()))
@@ -106,17 +152,51 @@ def _on_rows(table: Table) -> Iterator[str]:
             f"{shown_name(name, 200)} {shown_name(str(path.relative_to(reader.images)), 200)}"
         )
     if missing:
-        images = "1 image is" if len(missing) == 1 else f"{len(missing):,} images are"
+        images = "1 image" if len(missing) == 1 else f"{len(missing):,} images"
         yield (
-            f"among the first rows {images} not in {reader.images}, the first of them "
-            f"{shown_name(missing[0], 200)}; correct --images or the path"
+            f"{images} of {where} {'is' if len(missing) == 1 else 'are'} not in {reader.images}, "
+            f"the first of them {shown_name(missing[0], 200)}; correct --images or the path"
         )
-    if marked:
-        number = "1 question holds" if len(marked) == 1 else f"{len(marked):,} questions hold"
-        yield (
-            f"among the first rows {number} a placeholder such as {marked[0]!r} and will "
-            "fail: the image stands before the question; remove the placeholders"
-        )
+
+
+class _ImageFolder:
+    """Says which files are in a folder; of many it reads listings, which takes a tenth of the time.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._asked = 0
+        self._last = ""
+        self._listings: dict[str, frozenset[str]] = {}
+
+    def has(self, name: str) -> bool:
+        """Return whether something is at a path in the folder."""
+        if name == self._last:  # questions about one image tend to be near
+            return True
+        if "\0" in name or not self._is_there(name):
+            return False
+        self._last = name
+        return True
+
+    def _is_there(self, name: str) -> bool:
+        self._asked += 1
+        if self._asked > FIRST_ROWS:
+            inner, _, last = name.rpartition("/")
+            if inner not in self._listings:
+                self._listings[inner] = _names_in(self._folder / inner)
+            if last in self._listings[inner]:
+                return True
+        return lexists(self._folder / name)
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(listdir(folder))  # noqa: PTH208 - names are wanted, of many files
+    except OSError:
+        return frozenset()
 
 
 def _not_found(reader: RowReader, names: list[str]) -> list[str]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from os.path import commonpath
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vlmscope.dataset._csv import CsvSource
 from vlmscope.dataset._hub import is_saved, open_hub, open_saved
 from vlmscope.dataset._json import open_json
+from vlmscope.dataset._memory import InMemory, in_memory
 from vlmscope.dataset._parquet import ParquetSource
 from vlmscope.dataset._several import SeveralSource, tables_in
 from vlmscope.dataset._source import Source
 from vlmscope.dataset._text import COMPRESSED, plain_suffix
 from vlmscope.errors import InputError
 from vlmscope.regular import NotRegularError, PointerError, open_regular
+from vlmscope.schema import Sample
 
 READERS: Mapping[str, Callable[[Path, str | None], Source]] = {
     ".csv": lambda path, _: CsvSource(path),
@@ -33,8 +36,20 @@ _HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>.+))?"
 _PATTERN = re.compile(r"[*?\[]")
 _NO_SUCH = "no such file or folder; check the path"
 
-Data = str | PathLike[str] | Sequence[str | PathLike[str]]
+Named = str | PathLike[str] | Sequence[str | PathLike[str]]
 """What names a table: a file, a folder, a pattern, a hub name; or several files."""
+
+Rows = Iterable[Mapping[str, Any]] | Iterable[Sample]
+"""Rows in memory."""
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+    Data: TypeAlias = Named | InMemory | Rows | pd.DataFrame | datasets.Dataset
+else:  # without loading the libraries
+    Data = Named | InMemory | Rows
+"""A table: what names one, or the table itself, as ``in_memory`` takes it."""
 
 
 def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
@@ -45,15 +60,19 @@ def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
     (``data/test-*.parquet``); or several of these files. Images are looked for beside the file or
     the saved folder, in a folder of tables, for the hub in the current directory.
 
+    A table in memory is read as it is; its images are looked for in the current directory.
+
     Args:
-        data: What names the table.
+        data: The table, or what names it.
         records: The key of a JSON document that the rows stand under.
 
     Raises:
         InputError: nothing is there, or it is of no known kind.
     """
+    if (table := in_memory(data)) is not None:
+        return _open_memory(table, records)
     if not isinstance(data, str | PathLike):
-        return _open_several([fspath(each) for each in data], records)
+        return _open_several([fspath(each) for each in cast("Sequence[str]", data)], records)
     text = fspath(data)
     path = Path(text)
     if path.is_dir():
@@ -72,11 +91,29 @@ def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
     raise InputError(f"{text}: {_NO_SUCH}")
 
 
-def absolute_data(data: Data) -> str | tuple[str, ...]:
+def _open_memory(table: InMemory, records: str | None) -> tuple[Source, Path]:
+    """Open a table in memory; its relative paths begin in the current directory."""
+    _refuse_records(records, table.name)
+    if table.source is None:
+        raise InputError(f"{table.name}: is in the memory of another process; give the table")
+    return table.source, Path()
+
+
+def shown_data(data: Named | InMemory) -> str:
+    """Return what names a table as a message shows it."""
+    if isinstance(data, InMemory):
+        return data.name
+    names = [data] if isinstance(data, str | PathLike) else data
+    return ", ".join(fspath(name) for name in names)
+
+
+def absolute_data(data: Named | InMemory) -> str | tuple[str, ...]:
     """Return what names a table so that later commands find it from elsewhere.
 
     A folder may be named ``folder:split``; what is no path here, as a hub name, stays as it is.
     """
+    if isinstance(data, InMemory):
+        return data.name
     if not isinstance(data, str | PathLike):
         names = tuple(absolute_name(fspath(each)) for each in data)
         return names[0] if len(names) == 1 else names

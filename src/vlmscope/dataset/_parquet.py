@@ -12,6 +12,7 @@ from typing import Any
 
 from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._source import FileSource, Row, one_line
+from vlmscope.dataset._text import COMPRESSED
 from vlmscope.dataset._values import Unreadable
 from vlmscope.errors import InputError
 from vlmscope.jsontext import load_json
@@ -75,6 +76,8 @@ class ParquetSource(FileSource):
 
     def _unreadable(self, error: Exception, after: int = 0) -> InputError:
         place = f"{self.name} after row {after}" if after else self.name
+        if self.path.suffix.lower() in COMPRESSED:
+            return InputError(f"{place}: is compressed as a whole; expand it once")
         return InputError(
             f"{place}: cannot be read as Parquet ({one_line(error)}); write the file again, or "
             "give it the extension of what it holds"

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vlmscope.dataset._fields import KNOWN
 from vlmscope.dataset._values import (
     CellError,
     is_blank,
@@ -22,8 +23,10 @@ from vlmscope.dataset._values import (
 )
 from vlmscope.errors import InputError, listed
 
+_IMAGE = frozenset(KNOWN["image"])
 _PART = re.compile(r"\{\{|\}\}|\{(?P<inside>[^{}]*)\}|[{}]")
 _NUMBER = re.compile(r"(?P<fill>0?)(?P<width>\d{0,3})d")
+_WHOLE = re.compile(r"\s*([+-]?\d{1,30})(?:\.0+)?\s*")
 _LETTERS = "A"
 _MOST_OPTIONS = 26
 
@@ -73,9 +76,33 @@ class Pattern:
                 texts.append(part)
         return "".join(texts) if said else None
 
+    def fill_each(self, values: Mapping[str, Any], missing: frozenset[str]) -> list[str]:
+        """Return the texts for a row: one for each item, where a column holds a list.
+
+        Raises:
+            CellError: A value cannot be written so, or several columns hold lists.
+        """
+        found = {name: _items(values.get(name)) for name in self.columns}
+        lists = {name: items for name, items in found.items() if items is not None}
+        if len(lists) > 1:
+            names = " and ".join(map(shown_name, lists))
+            raise CellError(f"in columns {names} are lists, expected a list in one of them")
+        if not lists:
+            return [self.fill(values, missing) or ""]
+        [(name, items)] = lists.items()
+        if any(_is_gap(item, missing) for item in items):
+            raise CellError(f"in column {shown_name(name)} is a list with a gap, expected none")
+        return [self.fill({**values, name: item}, missing) or "" for item in items]
+
     def has_gap(self, values: Mapping[str, Any], missing: frozenset[str]) -> bool:
         """Return whether a column of it is a gap in a row."""
         return any(_is_gap(values.get(column), missing) for column in self.columns)
+
+
+def _items(value: Any) -> Sequence[Any] | None:
+    """Return the items of a list, also of one that a text prints; None for anything else."""
+    found = printed_list(value) if isinstance(value, str) else value
+    return found if isinstance(found, list | tuple) else None
 
 
 def _is_gap(value: Any, missing: frozenset[str]) -> bool:
@@ -145,7 +172,7 @@ def _slot(
     if inside in found:
         return Slot(inside, "")
     name, _, spec = inside.rpartition(":") if ":" in inside else (inside, "", "")
-    column = name if name in found else roles.get(name)
+    column = name if name in found else roles.get("image" if name in _IMAGE else name)
     if column is None:
         raise InputError(f"{what}: {table} has no column {name!r}; columns found: {listed(found)}")
     if re.fullmatch(r"0\d{1,3}", spec):
@@ -176,14 +203,11 @@ def _written(value: Any, slot: Slot) -> str:
 
 
 def _digits(value: Any, slot: Slot) -> str:
-    try:
-        number = int(value) if isinstance(value, str | int) else None
-        if isinstance(value, float) and value.is_integer():
-            number = int(value)
-    except ValueError:
-        number = None
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\.0+\s*", value):
-        number = int(value.strip().partition(".")[0])
+    number = value if isinstance(value, int) else None
+    if isinstance(value, float) and value.is_integer():
+        number = int(value)
+    if isinstance(value, str) and (whole := _WHOLE.fullmatch(value)):
+        number = int(whole[1])
     if number is None or isinstance(value, bool) or abs(number) >= 10**30:
         shown = shown_name(value) if isinstance(value, str) else kind_name(value)
         raise CellError(
@@ -202,5 +226,14 @@ def _with_letters(value: Any, slot: Slot) -> str:
             f"in column {shown_name(slot.column)} is {shown}, expected a list of at most "
             f"{_MOST_OPTIONS} options"
         )
-    texts = [to_text(option) or "" for option in options]
+    given = list(options)
+    while given and is_blank(given[-1]):  # lists of one length are filled up with gaps
+        given.pop()
+    texts = [None if is_blank(option) else to_text(option) for option in given]
+    if None in texts:
+        at = texts.index(None)
+        found = "a gap" if is_blank(given[at]) else kind_name(given[at])
+        raise CellError(
+            f"in column {shown_name(slot.column)} is a list with {found} at {at + 1}, expected text"
+        )
     return "\n".join(f"{chr(ord('A') + n)}. {text}" for n, text in enumerate(texts))

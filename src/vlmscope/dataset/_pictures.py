@@ -12,10 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
+from PIL import Image
+
 from vlmscope.dataset._encoded import EncodedError, decode_image, is_base64, is_encoded, of_base64
+from vlmscope.dataset._held import HeldImage
 from vlmscope.dataset._image_formats import IMAGE_SUFFIXES
 from vlmscope.dataset._values import is_blank, kind_name, printed_list, to_text
 
@@ -63,19 +66,28 @@ class PictureCell:
 
     name: str
     """Name or path; empty where there is none."""
-    data: bytes | None
-    """The image file itself, where the table holds it."""
+    data: bytes | HeldImage | None
+    """The image file itself, or the decoded image, where the table holds it."""
     medium: str = ""
     """``a video`` or ``a sound``, where it is no picture."""
     other: str = ""
     """What stands there instead of a picture: ``a list``."""
     flaw: str = ""
     """Why what stands there is no image, and what to do, as the end of a sentence."""
+    path: Path | None = None
+    """Where its file is, where that is known and not only its name."""
 
     @property
     def is_empty(self) -> bool:
         """Whether it says nothing: a gap in a list."""
-        return not (self.name or self.data or self.medium or self.other or self.flaw)
+        return not (
+            self.name or self.data or self.medium or self.other or self.flaw or self.path
+        )  # fmt: skip
+
+    @property
+    def opened(self) -> bytes | Path | Image.Image | None:
+        """What ``load_image`` takes, where more than a name is known."""
+        return self.data.image if isinstance(self.data, HeldImage) else self.data or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +110,20 @@ class ImageCells:
         keys = [p.name or (_hash(p.data) if p.data else "") for p in self.pictures]
         return keys if len(keys) > 1 else next(iter(keys), "")
 
+    @property
+    def content_key(self) -> Any:
+        """The same, but of images that are held their content beside the name."""
+        keys = [[p.name, *_hash(p.data)] if p.data else p.name for p in self.pictures]
+        return keys if len(keys) > 1 else next(iter(keys), "")
 
-def _hash(data: bytes) -> list[Any]:
-    """Return the size and a hash of an image file; as a list no name is equal to it."""
+
+def _hash(data: bytes | HeldImage) -> list[Any]:
+    """Return the size and a hash of an image file; as a list no name is equal to it.
+
+    Of a decoded image, whose file is not known, the hash of its pixels.
+    """
+    if isinstance(data, HeldImage):
+        return ["pixels", data.sha256]
     return [len(data), blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()]
 
 
@@ -239,7 +262,7 @@ def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
     except EncodedError as error:
         return PictureCell("", None, flaw=f"{error}; write the whole image file there")
     text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
-    data = data if isinstance(data, bytes) and data else None
+    data = data if isinstance(data, bytes | HeldImage) and data else None
     other = kind_name(name) if text is None and data is None else ""
     text = "" if text is None or text in missing else text
     decoded_sound = isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys()
@@ -261,7 +284,11 @@ def _data_and_name(value: Any) -> tuple[Any, Any]:
         data, name = value.get("bytes"), value.get("path")
         if isinstance(data, str) and data:  # in JSON
             data = decode_image(data)[0] if is_encoded(data) else of_base64(data)
+        if data and not isinstance(data, bytes):
+            raise EncodedError(f"is {kind_name(data)} in the place of the bytes of a file")
         return data, name
+    if isinstance(value, HeldImage):
+        return value, None
     if isinstance(value, bytes):
         return (of_base64(value.decode("latin-1")) if is_base64(value) else value), None
     if isinstance(value, str) and is_encoded(value):

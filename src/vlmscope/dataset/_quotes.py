@@ -8,8 +8,9 @@ once, from the whole file; where it cannot be decided, the file is refused.
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vlmscope.dataset._encoded import is_encoded
@@ -41,15 +42,34 @@ def find_delimiter(header: str, declared: str) -> str:
     return max(DELIMITERS, key=lambda mark: (line.count(mark), mark == declared))
 
 
-def is_quoted(lines: Iterable[str], delimiter: str) -> bool:
+class UndecidedError(ValueError):
+    """Nothing tells whether lines are rows or the text of a cell; the message is a row's id."""
+
+
+def is_quoted(lines: Callable[[], Iterable[str]], delimiter: str) -> bool:
     r"""Return whether quotation marks quote in a text, its lines as they stand in the file.
 
     They do not, where every line has as many fields as the header even if they quote nothing, and
-    one field has marks as no writer that quotes would write them.
+    one field has marks as no writer that quotes would write them; unless cells of several lines
+    account for these marks, and those lines are no rows.
 
-    >>> is_quoted(['a\tb', '1\t"x"'], "\t"), is_quoted(['a\tb', '1\t"x', '2\ty"'], "\t")
-    (True, False)
+    Args:
+        lines: Returns the lines, from the first one at each call.
+        delimiter: What stands between fields.
+
+    Raises:
+        UndecidedError: The lines may be rows or the text of a cell.
+
+    >>> is_quoted(lambda: ['a\tb', '1\t"x"'], "\t")
+    True
+    >>> is_quoted(lambda: ['image\tq\n', 'a.png\t"x\n', 'b.png\ty"\n'], "\t")
+    False
     """
+    return _seems_quoted(lines(), delimiter) or _holds_lines(lines, delimiter)
+
+
+def _seems_quoted(lines: Iterable[str], delimiter: str) -> bool:
+    """Return whether it is plain that marks quote."""
     expected = None
     malformed = False
     for line in lines:
@@ -67,6 +87,93 @@ def is_quoted(lines: Iterable[str], delimiter: str) -> bool:
                 for field in bare.split(delimiter)
             )
     return not malformed
+
+
+def _holds_lines(lines: Callable[[], Iterable[str]], delimiter: str) -> bool:
+    """Return whether a text, read with quoting, is a table some of whose cells hold lines.
+
+    Raises:
+        UndecidedError: The lines may be rows or the text of a cell.
+    """
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    long: list[list[str]] = []
+    ids: list[str] = []
+    try:
+        header = next((fields for fields in reader if fields), [])
+        shape, line = shape_of(header), reader.line_num + 1
+        for fields in reader:
+            if fields and len(fields) != shape.count:
+                return False
+            if fields:
+                ids.append(fields[shape.id])
+                if reader.line_num > line:
+                    long.append(fields)
+            line = reader.line_num + 1
+    except csv.Error:
+        return False
+    table = _Rows(shape, frozenset(ids), len(set(ids)) == len(ids), question_of(header))
+    said = [table.holds_rows(fields, delimiter) for fields in long]
+    if not said:
+        return False
+    if {True, False} <= set(said) or set(said) == {None}:
+        raise UndecidedError(long[0][shape.id])
+    return False in said
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a table, read with quoting."""
+
+    shape: RowShape
+    """What they look like."""
+    ids: frozenset[str]
+    """Their ids."""
+    is_unique: bool
+    """Whether no two have the same id."""
+    question: int
+    """Position of the question."""
+
+    def holds_rows(self, fields: Sequence[str], delimiter: str) -> bool | None:
+        """Return whether the lines of a cell are rows of their own; None where they may be.
+
+        Unlike ``swallowed_ids`` it is asked where quoting itself is in doubt: what that cannot tell
+        apart decides nothing.
+        """
+        first, others = _lines_of(fields, delimiter)
+        if any(len(row) != self.shape.count for row in (first, *others)):
+            return False
+        known = self.ids if self.is_unique else frozenset[str]()
+        found = swallowed_ids(fields, delimiter, self.shape)
+        if found and known.isdisjoint(found):
+            return True
+        if not all(any(map(str.isalpha, row[self.question])) for row in others):
+            return False  # every row asks something
+        are_images = self._are_images(first, others)
+        if are_images is False:
+            return False
+        ids = [row[self.shape.id].strip('"') for row in others]
+        own = fields[self.shape.id] in ids  # several questions about an image may have one id
+        return are_images if own or known.isdisjoint(ids) else False
+
+    def _are_images(self, first: Sequence[str], others: Sequence[Sequence[str]]) -> bool | None:
+        """Return whether the cells in the column of images hold some; None if they may."""
+        if self.shape.image is None:
+            return None
+        known = first[self.shape.image]
+        said = {_is_image(row[self.shape.image], known) for row in others}
+        if False in said or True in said:
+            return False not in said
+        # Gaps, or numbers, which beside the name of a file are none.
+        is_file = bool(known.strip('"').strip()) and not known.strip('"').isdecimal()
+        gaps = not all(row[self.shape.image].strip('"').strip() for row in others)
+        return False if is_file and not gaps else None
+
+
+def _lines_of(fields: Sequence[str], delimiter: str) -> tuple[list[str], list[list[str]]]:
+    """Return a row's lines as they stand in the file, each cut into fields: first, and others."""
+    text = delimiter.join(f'"{field}"' if _BREAK.search(field) else field for field in fields)
+    first, *others = (line.split(delimiter) for line in _BREAK.split(text))
+    return first, others
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +199,16 @@ def shape_of(header: Sequence[str]) -> RowShape:
     return RowShape(len(header), at.get("id", 0), at.get("image"))
 
 
+def question_of(header: Sequence[str]) -> int:
+    """Return the position of the question by the names of a table's columns; else the last one.
+
+    >>> question_of(["id", "question", "answer"]), question_of(["a", "b"])
+    (1, 1)
+    """
+    named = suggestion("question", header)
+    return len(header) - 1 if named is None else header.index(named)
+
+
 def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tuple[str, ...]:
     r"""Return the ids of the rows that a quotation mark swallowed; none where it is one row.
 
@@ -110,8 +227,7 @@ def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tup
     >>> swallowed_ids(["1", "a1.png", "Add these up:\n1,2,3\n4,5,6"], ",", shape)
     ()
     """
-    text = delimiter.join(f'"{field}"' if _BREAK.search(field) else field for field in fields)
-    first, *others = (line.split(delimiter) for line in _BREAK.split(text))
+    first, others = _lines_of(fields, delimiter)
     if not others or any(len(row) != shape.count for row in (first, *others)):
         return ()
     if not all(_is_form_of(row[shape.id], first[shape.id]) for row in others):

@@ -17,8 +17,12 @@ from os import fspath
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from vlmscope.dataset._columns import Columns
+from vlmscope.dataset._fields import image_numbers, is_numbered_image
 from vlmscope.dataset._finding import ImageFinder, shared_folders
+from vlmscope.dataset._held import HeldImage
 from vlmscope.dataset._locate import EXPECTED, locate_pictures
 from vlmscope.dataset._pictures import (
     ImageCells,
@@ -32,6 +36,7 @@ from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
     CellError,
+    cells_as_bytes,
     is_blank,
     kind_name,
     shown_name,
@@ -41,6 +46,7 @@ from vlmscope.dataset._values import (
     unstorable,
 )
 from vlmscope.errors import InputError, RowError
+from vlmscope.placeholders import numbered_mark
 from vlmscope.schema import LONGEST_ID, Sample
 
 _TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
@@ -66,31 +72,15 @@ class Identity:
     the files that are there."""
     target: str | None
     """As ``Sample.target``; None where the table has no column of truths."""
-    unnamed: tuple[bytes, ...] = ()
-    """The images' files, where the table holds them and has no names for them."""
+    held: tuple[bytes | Image.Image, ...] = ()
+    """The images, where the table holds them, and has no names for them or is in memory."""
 
 
 class Place(NamedTuple):
     """A row that only holds its place among those about its pictures."""
 
-    images: tuple[bytes | str, ...]
-    """The pictures: the bytes of each, or else its path."""
-
-
-def _as_bytes(cells: Any) -> bytes:
-    """Return bytes that are equal for equal cells, within this process."""
-    return repr(_without_bytes(cells)).encode()
-
-
-def _without_bytes(value: Any) -> Any:
-    """Return cells with digests in the place of bytes: their text would be four times as long."""
-    if isinstance(value, bytes):
-        return blake2b(value, digest_size=DIGEST_BYTES).hexdigest()
-    if isinstance(value, dict):
-        return {name: _without_bytes(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_bytes(each) for each in value]
-    return value
+    images: tuple[bytes | str | Image.Image, ...]
+    """The pictures: what the table holds of each, or else its path."""
 
 
 @lru_cache(maxsize=4096)
@@ -99,6 +89,12 @@ def _place_at(folder: str, name: str) -> Place:
     if _TIDY.fullmatch(name):
         return Place((f"{folder}{os.sep}{name}",))
     return Place((fspath(Path(folder) / name),))
+
+
+def _place_of(cell: PictureCell, folder: Path) -> bytes | str | Image.Image:
+    """Return what the table holds of an image, or else its path."""
+    opened = cell.opened or folder / cell.name
+    return fspath(opened) if isinstance(opened, Path) else opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,25 +173,24 @@ class RowReader:
     def image(self, row: Row) -> ImageCells:
         """Find what the row says about its pictures, good or not."""
         columns = self.columns
-        if columns.image_pattern is not None:
-            return self._made_image(row)
+        if columns.image_patterns:
+            return self._made_images(row)
         if columns.is_together:
             return join_pictures(row.values, columns.images, self.source.missing)
         return find_pictures(row.values, columns.images, self.source.missing)
 
-    def _made_image(self, row: Row) -> ImageCells:
-        """Return the picture whose path is made of other columns; none where one is a gap."""
-        pattern = self.columns.image_pattern
-        assert pattern is not None  # noqa: S101 - for the type checker
-        if pattern.has_gap(row.values, self.source.missing):
-            return ImageCells((), frozenset())
-        try:
-            name = pattern.fill(row.values, self.source.missing) or ""
-        except CellError as error:
-            return ImageCells(
-                (PictureCell("", None, flaw=f"{error}; write one there"),), frozenset()
-            )
-        return ImageCells((PictureCell(name, None),), frozenset())
+    def _made_images(self, row: Row) -> ImageCells:
+        """Return the pictures whose paths are made of other columns; none where one is a gap."""
+        values, missing = row.values, self.source.missing
+        cells: list[PictureCell] = []
+        for pattern in self.columns.image_patterns:
+            if pattern.has_gap(values, missing):
+                continue
+            try:
+                cells += [PictureCell(name, None) for name in pattern.fill_each(values, missing)]
+            except CellError as error:
+                cells.append(PictureCell("", None, flaw=f"{error}; write one there"))
+        return ImageCells(tuple(cells), frozenset())
 
     def _plain_image(self, row: Row) -> str | None:
         """Return the name of the row's picture where it is plain at first sight."""
@@ -224,17 +219,24 @@ class RowReader:
         if name is not None:
             return name
         image = self.image(row)
-        return image.key if image.pictures else None
+        if not image.pictures:
+            return None
+        return image.content_key if self.source.by_content else image.key
 
-    def key(self, row: Row, sample_id: str, pictures: Any) -> str:
+    def count_images(self, row: Row) -> int:
+        """Return how many images the row has, good or not."""
+        return len(self.image(row).pictures)
+
+    def key(self, row: Row, sample_id: str, pictures: Any, question: str | None = None) -> str:
         """Write what tells this row from others, the same for every format.
 
         Args:
             row: The row.
             sample_id: Its id.
             pictures: What ``pictures`` says of it.
+            question: What ``question_or_gap`` says of it, where that is known.
         """
-        question = self.question_or_gap(row)
+        question = self.question_or_gap(row) if question is None else question
         if pictures is None:
             pictures = ""
         cells = (sample_id, pictures, question, self._target_or_gap(row))
@@ -259,15 +261,23 @@ class RowReader:
         if not others and (name := self._plain_image(row)) is not None:
             return Identity(sample_id, question, (name,), target)
         image = self.image(row)
-        held = all(cell.data and not cell.name for cell in image.pictures)
-        unnamed = tuple(cell.data or b"" for cell in image.pictures) if held else ()
         names = dict.fromkeys((self._image_id(image, sample_id), *others))
-        return Identity(sample_id, question, tuple(names), target, unnamed)
+        return Identity(sample_id, question, tuple(names), target, self._held(image))
+
+    def _held(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
+        """Return a row's images where their content tells which row it is."""
+        counts = self.source.by_content
+        if not all(cell.data and (counts or not cell.name) for cell in image.pictures):
+            return ()
+        return tuple(
+            cell.data.image if isinstance(cell.data, HeldImage) else cell.data or b""
+            for cell in image.pictures
+        )
 
     def _names_by_column(self, row: Row) -> tuple[str, ...]:
         """Return what each of several columns that may hold the row's images calls them."""
         columns, missing = self.columns, self.source.missing
-        if len(columns.images) < 2 or columns.is_together or columns.image_pattern is not None:
+        if len(columns.images) < 2 or columns.is_together or columns.image_patterns:
             return ()
         cells = (split_cell(row.values.get(column), missing) for column in columns.images)
         names = (", ".join(cell.name for cell in each if cell.name) for each in cells)
@@ -284,7 +294,7 @@ class RowReader:
             plain = {name: cell for name, cell in cells.items() if name not in self.columns.images}
             cells = {"cells": plain, "pictures": self.pictures(row)}
         try:
-            data = _as_bytes(cells)
+            data = cells_as_bytes(cells)
         except RecursionError:  # no metadata is nested so deeply
             data = self.key(row, self.id(row), self.pictures(row)).encode()
         return blake2b(data, digest_size=DIGEST_BYTES).digest()
@@ -304,6 +314,7 @@ class RowReader:
             if flaw := unstorable(text):
                 raise self._error(row, f"the {what} holds {flaw}", "plain text")
         pictures = self._pictures(row, image)
+        self._check_numbers(row, question, len(pictures))
         return Sample(
             id=sample_id,
             image=pictures if len(pictures) > 1 else next(iter(pictures), None),
@@ -323,7 +334,7 @@ class RowReader:
         if name is not None:
             return _place_at(fspath(self.images), name)
         cells = self.image(row).pictures
-        return Place(tuple(cell.data or fspath(self.images / cell.name) for cell in cells))
+        return Place(tuple(_place_of(cell, self.images) for cell in cells))
 
     def _error(self, row: Row, found: str, expected: str) -> RowError:
         return RowError("input", f"{self.origin(row)}: {found}; write {expected} there")
@@ -339,7 +350,7 @@ class RowReader:
             value = row.values.get(column) if template is None else self._made_question(row)
         except CellError as error:
             raise self._error(row, f"the value {error}", "another value") from error
-        if is_blank(value):
+        if is_blank(value) or (isinstance(value, str) and value in self.source.missing):
             raise self._error(row, f"the question {what} is empty", "a question")
         text = to_text(value)
         if text is None:
@@ -382,8 +393,10 @@ class RowReader:
         except RowError:
             return ""
 
-    def _pictures(self, row: Row, image: ImageCells) -> tuple[bytes | Path, ...]:
-        """Return the pictures: their bytes, or else where they are."""
+    def _pictures(
+        self, row: Row, image: ImageCells
+    ) -> tuple[bytes | Path | Image.Image, ...]:  # fmt: skip
+        """Return the pictures: what the table holds of them, or else where they are."""
         if not image.pictures and not self.text_only:
             raise self._no_image(row)
         try:
@@ -402,7 +415,9 @@ class RowReader:
         columns = self.columns
         if len(columns.images) < 2 or columns.is_together or not image.pictures:
             return image
-        if any(cell.data or not cell.name or self._is_there(cell.name) for cell in image.pictures):
+        if any(
+            cell.opened or not cell.name or self._is_there(cell.name) for cell in image.pictures
+        ):
             return image
         for column in columns.images:
             cells = split_cell(row.values.get(column), self.source.missing)
@@ -411,13 +426,45 @@ class RowReader:
                 return ImageCells(cells, frozenset([column]))
         return image
 
+    def _check_numbers(self, row: Row, question: str, count: int) -> None:
+        """Refuse a question that names images by number where the columns number them otherwise.
+
+        The prompt counts the images that are there: with a gap before it ``image_3`` is the second.
+        """
+        if not numbered_mark(question):
+            return
+        named = self._numbered_columns(row)
+        numbers = [number for _, number, pictures in named for _ in range(pictures)]
+        if named and numbers != list(range(1, count + 1)):
+            columns = " and ".join(shown_name(name) for name, _, _ in named)
+            raise self._error(
+                row,
+                f"the question names images by number ({numbered_mark(question)}), and those in "
+                f"{columns} are not numbered from 1 without a gap",
+                "one image each into the first columns of images",
+            )
+
+    def _numbered_columns(self, row: Row) -> list[tuple[str, int, int]]:
+        """Return name, number and number of images of each column that holds one of several."""
+        columns, missing = self.columns, self.source.missing
+        if columns.image_patterns:
+            patterns = columns.image_patterns
+            each = [next(filter(is_numbered_image, p.columns), p.columns[0]) for p in patterns]
+            counts = [int(not p.has_gap(row.values, missing)) for p in patterns]
+        else:
+            each = list(columns.images) if columns.is_together else []
+            counts = [len(split_cell(row.values.get(name), missing)) for name in each]
+        numbers = image_numbers(each) or range(1, len(each) + 1)
+        return [found for found in zip(each, numbers, counts, strict=True) if found[2]]
+
     def _is_there(self, name: str) -> bool:
         return "://" not in name and "\0" not in name and (self.images / name).is_file()
 
     def _no_image(self, row: Row) -> RowError:
         columns = " or ".join(repr(column) for column in self.columns.images)
-        if self.columns.image_pattern is not None:
-            columns = " or ".join(repr(name) for name in self.columns.image_pattern.columns)
+        if self.columns.image_patterns:
+            names = (name for each in self.columns.image_patterns for name in each.columns)
+            columns = " or ".join(map(repr, dict.fromkeys(names)))
         found = f"{self.origin(row)}: no image in column {columns}"
         hint = "pass --text-only if questions without a picture are meant"
         return RowError("input", f"{found}; {EXPECTED}, or {hint}")

@@ -17,7 +17,7 @@ from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._text import plain_suffix
 from vlmscope.errors import InputError, listed
 
-_NUMBERED = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})")
+_NUMBERED = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]{8,64})?")
 _SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
 _SPLIT_NAME = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
 _DEEPEST = 3
@@ -121,7 +121,7 @@ def tables_in(folder: Path, split: str | None, known: Sequence[str]) -> list[Pat
 
 def _tables_below(folder: Path, known: Sequence[str], levels: int) -> Iterator[Path]:
     for path in folder.iterdir():
-        if path.name.startswith((".", "_")):
+        if path.name.startswith((".", "_", "~")):
             continue
         if path.is_dir():
             if levels:

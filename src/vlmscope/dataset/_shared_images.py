@@ -2,7 +2,9 @@
 
 A table that holds its images as base64 writes a large one once: the other questions about it hold
 the first one's ``index`` in its place, whatever column is the id. The images that are named so are
-kept in a temporary file, and put where they are named; memory stays flat.
+kept in a temporary file, and put where they are named; memory stays flat. Of a table with one image
+in each of several columns, a cell names the image in its own column of the other row, or the only
+one that this row holds.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ _LONGEST_ID = 64
 
 _LONGEST_CHAIN = 8
 """Rows that may name one another until one holds the image."""
+
+_ONLY = "\0"
+"""Stands for the column of the only image that a row holds."""
 
 _FIRST_ROWS = 16
 """Rows that are looked at for an image in base64."""
@@ -92,10 +97,13 @@ class SharedImages(Source):
     """Its columns that an image cell may name a row by."""
     columns_of_images: tuple[str, ...]
     """Its columns that hold images."""
-    _kept: dict[str, _Images] = field(default_factory=dict, repr=False, compare=False)
+    is_together: bool = False
+    """Whether these hold one image each, all of them the question's."""
+    _kept: dict[tuple[str, str], _Images] = field(default_factory=dict, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SharedImages, (self.inner, self.reference_columns, self.columns_of_images)
+        given = self.inner, self.reference_columns, self.columns_of_images, self.is_together
+        return SharedImages, given
 
     @property
     def name(self) -> str:  # type: ignore[override]  # read-only here, and never set elsewhere
@@ -112,6 +120,15 @@ class SharedImages(Source):
         """Those of the table."""
         return self.inner.missing
 
+    @property
+    def by_content(self) -> bool:  # type: ignore[override]
+        """That of the table."""
+        return self.inner.by_content
+
+    def origin(self, row: Row) -> str:
+        """Say where a row of the table stands."""
+        return self.inner.origin(row)
+
     def columns(self) -> tuple[str, ...]:
         """Name the columns of the table."""
         return self.inner.columns()
@@ -124,20 +141,22 @@ class SharedImages(Source):
         """Read the rows, each with its image."""
         for row in self.inner.rows():
             named = self._names_of(row)
-            cells = {column: self._image(key) for column, key in named.items()}
+            cells = {column: self._image(column, key) for column, key in named.items()}
             cells = {column: cell for column, cell in cells.items() if cell is not None}
             yield row._replace(values={**row.values, **cells}) if cells else row
 
-    def _image(self, key: str) -> str | PictureCell | None:
+    def _image(self, own: str, key: str) -> str | PictureCell | None:
         """Return the image that a cell names, or what is wrong with it; None where it names no row.
 
         By which column it is named is not known where the table has no ``index``: where two lead
         to different images none is taken.
         """
         found: dict[str, str] = {}
-        for column, images in self._images().items():
+        kept = self._images()
+        for column in self.reference_columns:
             try:
-                image = images.get(key)
+                image = kept[column, own].get(key) if self.is_together else None
+                image = kept[column, _ONLY].get(key) if image is None else image
             except _AmbiguousError:
                 return PictureCell("", None, flaw=_several_rows(key, column))
             if image is not None:
@@ -146,38 +165,55 @@ class SharedImages(Source):
             return PictureCell("", None, flaw=_several_columns(key, tuple(found)))
         return next(iter(found.values()), None)
 
-    def _images(self) -> Mapping[str, _Images]:
-        """Return the images that are named, by column of reference, read from the table once."""
+    def _images(self) -> Mapping[tuple[str, str], _Images]:
+        """Return the images that are named, read from the table once.
+
+        By column of reference and column of images; under ``_ONLY`` those that a row has alone.
+        """
         if self._kept:
             return self._kept
-        names: dict[str, dict[str, str]] = {column: {} for column in self.reference_columns}
+        own = (*self.columns_of_images, _ONLY) if self.is_together else (_ONLY,)
+        names: dict[tuple[str, str], dict[str, str]] = {
+            (column, each): {} for column in self.reference_columns for each in own
+        }
         wanted: set[str] = set()
         for row in self.inner.rows():
-            for key in self._names_of(row).values():
+            for each, key in self._names_of(row).items():
                 wanted.add(key)
                 for column in self.reference_columns:
-                    names[column].setdefault(_key(row.values.get(column)), key)
-        kept = {column: _Images(names[column]) for column in self.reference_columns}
+                    chain = names[column, each if self.is_together else _ONLY]
+                    chain.setdefault(_key(row.values.get(column)), key)
+        kept = {at: _Images(chain) for at, chain in names.items()}
         for row in self.inner.rows():
-            image = next(iter(self._held(row)), None)
+            held = self._held_alone(row)
             for column in self.reference_columns:
                 key = _key(row.values.get(column))
-                if image is not None and key in wanted:
-                    kept[column].add(key, image)
+                if key in wanted:
+                    for each, image in held.items():
+                        kept[column, each].add(key, image)
         self._kept.update(kept)
         return self._kept
 
-    def _held(self, row: Row) -> Iterator[str]:
-        """Yield the images that a row holds itself."""
-        for column in self.columns_of_images:
-            value = row.values.get(column)
-            if isinstance(value, str) and is_encoded(value):
-                yield value
+    def _held_alone(self, row: Row) -> dict[str, str]:
+        """Return the images of a row, by column, as others may name them; the only one by none."""
+        held = self._held(row)
+        first = {_ONLY: next(iter(held.values()))} if held else {}
+        if not self.is_together:
+            return first
+        return held | first if len(held) == 1 else held
+
+    def _held(self, row: Row) -> dict[str, str]:
+        """Return the images that a row holds itself, by column."""
+        cells = ((column, row.values.get(column)) for column in self.columns_of_images)
+        return {name: cell for name, cell in cells if isinstance(cell, str) and is_encoded(cell)}
 
     def _names_of(self, row: Row) -> dict[str, str]:
-        """Return column → the row that it may name; nothing of a row that holds its own image."""
+        """Return column → the row that it may name.
+
+        Nothing of a row that holds its own image, unless each column holds one of several.
+        """
         named = {column: self._named(row, column) for column in self.columns_of_images}
-        if not any(named.values()) or next(self._held(row), None) is not None:
+        if not any(named.values()) or (not self.is_together and self._held(row)):
             return {}
         return {column: key for column, key in named.items() if key}
 
@@ -199,7 +235,7 @@ def with_shared_images(source: Source, columns: Columns) -> Source:
         source: The table. One that holds no base64 in its first rows is given back as it is.
         columns: Its columns, by role.
     """
-    if not columns.images or columns.is_together:
+    if not columns.images:
         return source
     with reading(source):
         references = reference_columns(columns, source.columns())
@@ -211,7 +247,8 @@ def with_shared_images(source: Source, columns: Columns) -> Source:
         }
     if not references or not holding:
         return source
-    return SharedImages(source, references, tuple(c for c in columns.images if c in holding))
+    images = tuple(c for c in columns.images if columns.is_together or c in holding)
+    return SharedImages(source, references, images, columns.is_together)
 
 
 def _several_rows(key: str, column: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from vlmscope.errors import InputError
+from vlmscope.schema import FieldSpec
 
 
 class Row(NamedTuple):
@@ -39,6 +40,8 @@ class Source(ABC):
     """What ``Row.number`` counts: ``line``, ``row`` or ``item``."""
     missing: ClassVar[frozenset[str]] = frozenset()
     """Texts that stand for "no value" in this format, beside the empty text."""
+    by_content: ClassVar[bool] = False
+    """Whether images that it holds are identified by their content also where they have names."""
 
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
@@ -54,6 +57,10 @@ class Source(ABC):
         Only tables of the ``datasets`` library declare it.
         """
         return {}
+
+    def fields(self, asked: FieldSpec) -> FieldSpec:
+        """Return the columns to use, of those that were asked for."""
+        return asked
 
     def origin(self, row: Row) -> str:
         """Say where a row stands: ``questions.csv line 41``."""

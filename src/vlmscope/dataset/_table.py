@@ -6,12 +6,14 @@ import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from os import PathLike
 from typing import cast
 
 from vlmscope.dataset._columns import check_pictures, find_columns
 from vlmscope.dataset._locate import image_folder
+from vlmscope.dataset._marks import MarkCounts
 from vlmscope.dataset._open import Data, open_source
 from vlmscope.dataset._rows import Identity, Place, RowReader
 from vlmscope.dataset._share import Share
@@ -45,6 +47,8 @@ class TableScan:
     """How many rows there are within the limit, of all shares."""
     digests: bytes = field(default=b"", repr=False, compare=False)
     """What each row of ``ids`` was, for ``Table.as_scanned``: 16 bytes a row, in this order."""
+    marks: MarkCounts = field(default_factory=MarkCounts, compare=False)
+    """Placeholders of images in the questions, within the limit, of all shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class Table:
         ids: list[str] = []
         keys: list[str] = []
         digests = bytearray()
+        marks = MarkCounts()
         for row in _rows_of(reader):
             sample_id = reader.id(row)
             where = f"{row.within} {row.number}" if row.within else row.number
@@ -158,12 +163,15 @@ class Table:
             if first != where:
                 repeats.setdefault(sample_id, [first]).append(where)
             pictures = reader.pictures(row)
-            keys.append(reader.key(row, sample_id, pictures))
+            question = reader.question_or_gap(row)
+            keys.append(reader.key(row, sample_id, pictures, question))
             if len(keys) == _TOGETHER:
                 digest.update("".join(keys).encode())
                 keys.clear()
             within = self.limit is None or len(places) <= self.limit
             bare += within and pictures is None
+            if within and ("<" in question or "[" in question):  # of a million rows few
+                marks.add(question, partial(reader.count_images, row))
             if within and (self.share is None or self.share.holds(pictures, sample_id)):
                 ids.append(sample_id)
                 digests += reader.digest(row)
@@ -173,7 +181,7 @@ class Table:
         if repeats:
             raise InputError(self._duplicates(repeats))
         rows = min(len(places), self.limit or len(places))
-        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests))
+        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests), marks)
 
     def _duplicates(self, repeats: Mapping[str, Sequence[int | str]]) -> str:
         source = self.reader.source
@@ -211,7 +219,8 @@ def open_table(
         data: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` or ``.parquet`` file, several
             of these or a pattern, which are one table together; a folder of such files, or one that
             ``datasets.save_to_disk`` wrote; or ``owner/name`` on the Hugging Face hub. A folder and
-            a hub name also with ``:split``.
+            a hub name also with ``:split``. Or the table itself: a ``pandas.DataFrame``, a
+            ``datasets.Dataset``, dictionaries, or samples.
         images: the folder that relative image paths start from; default: the folder of the data,
             for the hub the current directory.
         fields: columns to use in place of the known names.
@@ -230,6 +239,7 @@ def open_table(
         raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
     folder = None if images is None else image_folder(images)
     source, beside = open_source(data, fields.records)
+    fields = source.fields(fields)
     with reading(source):
         found = source.columns()
     columns = find_columns(fields, found, source.name, text_only=text_only)

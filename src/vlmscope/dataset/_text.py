@@ -12,6 +12,7 @@ import codecs
 import errno
 import gzip
 import lzma
+import re
 import zlib
 from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import IO, Any
 
 from vlmscope.errors import InputError
 from vlmscope.regular import open_regular
+
+_COMPRESSIONS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+"""How compressed files begin."""
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Second extensions of compressed tables, in lower case."""
@@ -35,7 +39,24 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_ARCHIVES = ((b"PK\x03\x04", "a ZIP archive or an Excel workbook"), (b"7z\xbc\xaf", "a 7z archive"))
+BYTE_ORDER_MARK = "\ufeff"
+"""At the beginning of a text it is none of it, however often it stands there."""
+
+_SAVE = "save the table as .csv or .jsonl"
+_OTHERS = (
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", f"unpack it, or {_SAVE}"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook or the like", _SAVE),
+    (b"PAR1", "a Parquet file", "give it the extension .parquet"),
+    (b"ARROW1", "an Arrow file", "save the table as .parquet"),
+    (b"\x89HDF\r\n", "an HDF5 file", _SAVE),
+    (b"SQLite format 3\0", "an SQLite database", _SAVE),
+    (b"%PDF-", "a PDF document", _SAVE),
+    (b"/annex/objects/", "a git-annex pointer, not the file itself", "run 'git annex get'"),
+)
+"""How files begin that are no table of text, what they are, and what to do."""
+
+_WEB_PAGE = re.compile(rb"\s*(?:<!doctype html|<html)", re.IGNORECASE)
 
 
 def plain_suffix(path: Path) -> str:
@@ -65,15 +86,27 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 def _expanded(handle: BufferedReader, path: Path) -> IO[bytes]:
     head = handle.peek(64)[:64]
-    for start, what in _ARCHIVES:
-        if head.startswith(start):
-            raise InputError(f"{path}: is {what}; unpack it, or save the table as .csv or .jsonl")
+    _check_head(head, path)
     expanding = _expander(handle, head)
     if expanding is None:
         return handle
     size = path.stat().st_size
     most = max(LEAST_EXPANDED, MOST_TIMES * size)
-    return BufferedReader(_Limited(expanding, handle, most), 2**20)
+    expanded = BufferedReader(_Limited(expanding, handle, most), 2**20)
+    head = expanded.peek(64)[:64]
+    _check_head(head, path)
+    if head.startswith(_COMPRESSIONS):
+        raise InputError(f"{path}: is compressed twice; expand it once")
+    return expanded
+
+
+def _check_head(head: bytes, path: Path) -> None:
+    """Refuse a file that is no text by how it begins."""
+    for start, what, remedy in _OTHERS:
+        if head.startswith(start):
+            raise InputError(f"{path}: is {what}; {remedy}")
+    if _WEB_PAGE.match(head):
+        raise InputError(f"{path}: is a web page, not a table; fetch the file itself")
 
 
 def _expander(handle: BufferedReader, head: bytes) -> Any:

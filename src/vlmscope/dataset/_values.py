@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +45,8 @@ def kind_name(value: object) -> str:
         return f"not readable ({value.why})"
     if isinstance(value, int) and is_long(value):
         return f"a number of more than {MOST_DIGITS} digits"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def shown_name(name: str, longest: int = 60) -> str:
@@ -173,6 +176,8 @@ def _nested_json(value: dict[Any, Any] | list[Any] | tuple[Any, ...], levels: in
     return [item for item in plain if item is not LEFT_OUT]
 
 
+_A_TEXT = re.compile(r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"", re.DOTALL)
+_NEXT_TEXT = re.compile(r"\s*[bBuUrRfF]{0,2}['\"]")
 _LONGEST_LIST = 64 * 2**20
 _MOST_ITEMS = 10_000
 
@@ -180,8 +185,12 @@ _MOST_ITEMS = 10_000
 def printed_list(text: str) -> Any:
     """Return the list that a text prints, as JSON or as Python writes it; else None.
 
-    >>> printed_list('["a"]'), printed_list("['a', 'b']"), printed_list("[a].png")
-    (['a'], ['a', 'b'], None)
+    Texts of a list as NumPy prints it have no commas between them.
+
+    >>> printed_list('["a"]'), printed_list("['a', 'b']"), printed_list("['a' 'b']")
+    (['a'], ['a', 'b'], ['a', 'b'])
+    >>> printed_list("[a].png"), printed_list("['a' 'b', 'c']")
+    (None, None)
     """
     body = text.strip()
     if not body.startswith("[") or not body.endswith("]") or len(body) > _LONGEST_LIST:
@@ -192,6 +201,11 @@ def printed_list(text: str) -> Any:
         pass
     if nests_deeper(body) or body.count(",") > _MOST_ITEMS:
         return None
+    texts = list(_A_TEXT.finditer(body))
+    if any(_NEXT_TEXT.match(body, found.end()) for found in texts):
+        # Python would make one text of two without a comma between them.
+        is_of_numpy = len(texts) <= _MOST_ITEMS and not _A_TEXT.sub("", body)[1:-1].strip()
+        body = f"[{','.join(found[0] for found in texts)}]" if is_of_numpy else ""
     try:
         with warnings_lock(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of backslashes in somebody else's text
@@ -213,3 +227,19 @@ def unstorable(text: str) -> str | None:
     except UnicodeEncodeError:
         return "a lone surrogate"
     return None
+
+
+def cells_as_bytes(cells: Any) -> bytes:
+    """Return bytes that are equal for equal cells, within this process."""
+    return repr(_without_bytes(cells)).encode()
+
+
+def _without_bytes(value: Any) -> Any:
+    """Return cells with digests instead of bytes: their text would be four times as long."""
+    if isinstance(value, bytes):
+        return blake2b(value, digest_size=16).hexdigest()
+    if isinstance(value, dict):
+        return {name: _without_bytes(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_bytes(each) for each in value]
+    return value

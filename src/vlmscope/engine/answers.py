@@ -1,8 +1,8 @@
 """The greedy answer: how it is asked for, and what is kept of it.
 
-The checkpoint's own generation settings hold, except for what is not greedy (``model/greedy.py``).
-Log-probabilities come from the model's unprocessed logits, one number a step, so that no
-``[steps, batch, vocabulary]`` tensor is ever kept.
+The checkpoint's own generation settings hold, except for what is not greedy
+(``model/loading/generation.py``). Log-probabilities come from the model's unprocessed logits, one
+number a step, so that no ``[steps, batch, vocabulary]`` tensor is ever kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, failure_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """One row's generated tokens."""
 

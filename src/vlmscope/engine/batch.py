@@ -23,7 +23,7 @@ from vlmscope.engine.device import pinned
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import EachOnce, count_after_question, encode, render
+from vlmscope.prompt import EachOnce, count_after_question, encode, image_order, render
 from vlmscope.said_once import said_once
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 
@@ -32,7 +32,7 @@ PIXELS_AT_ONCE = 2**28
 divided."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Samples that go through the model together, and their inputs."""
 
@@ -44,14 +44,16 @@ class Batch:
     chat_texts: tuple[str, ...]
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
-    """SHA-256 of each row's decoded pictures, joined by ``+``; rows with equal ones may share a
-    pass of the vision encoder."""
+    """SHA-256 of each row's decoded pictures, joined by ``+``, in the order of the sample."""
     image_dhashes: tuple[str, ...]
     """Perceptual hashes of each row's pictures, joined by ``+``."""
     image_thumbnails: tuple[str, ...]
     """Thumbnails of each row's images, joined by ``+``."""
     pictures: tuple[int, ...]
-    """Pictures of each row, all the same."""
+    """Pictures that each row's prompt shows, all the same."""
+    shown_hashes: tuple[str, ...]
+    """SHA-256 of the pictures in the order in which the prompt shows them, joined by ``+``; rows
+    with equal ones may share a pass of the vision encoder."""
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
     apart: tuple[str, ...] = ()
@@ -155,6 +157,14 @@ class _Row:
     chat_text: str
     after_question: int
     images: tuple[Image, ...]
+    """In the order of the sample."""
+    order: tuple[int, ...]
+    """Indices of the images in the order in which the prompt shows them."""
+
+    @property
+    def shown(self) -> tuple[Image, ...]:
+        """The images in the order in which the prompt shows them."""
+        return tuple(self.images[index] for index in self.order)
 
 
 def _read_all(
@@ -205,9 +215,10 @@ def _read(
     if not count and not vlm.family.text_only:
         raise RowError("prompt", f"{vlm.family.title} takes no question without a picture")
     text, after = render(vlm.processor, sample.question, count), 0
+    order = image_order(sample.question, count)
     if spec is not None and "last_question_token" in spec.positions:
-        after = count_after_question(vlm.processor, text, count)
-    return _Row(sample, text, after, tuple(_open(image, opened) for image in sample.images))
+        after = count_after_question(vlm.processor, text, len(order))
+    return _Row(sample, text, after, tuple(_open(image, opened) for image in sample.images), order)
 
 
 def _open(picture: Any, opened: dict[str, Image]) -> Image:
@@ -223,40 +234,42 @@ def _open(picture: Any, opened: dict[str, Image]) -> Image:
 def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
     """Return the rows that may go through the model together.
 
-    A batch holds questions about equally many pictures. Not every processor takes both questions
-    with and without one; and Mllama fills a batch up to the most pictures of a question, which
-    reaches the tokens before the first picture.
+    A batch holds questions that show equally many pictures. Not every processor takes both
+    questions with and without one; and Mllama fills a batch up to the most pictures of a question,
+    which reaches the tokens before the first picture.
     """
     if vlm.one_at_a_time:
         return [[row] for row in rows]
     groups: dict[int, list[_Row]] = {}
     for row in rows:
-        groups.setdefault(len(row.images), []).append(row)
+        groups.setdefault(len(row.order), []).append(row)
     return list(groups.values())
 
 
 def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     texts, images = [row.chat_text for row in rows], [row.images for row in rows]
+    shown = [row.shown for row in rows]
     distinct = {id(image): image for own in images for image in own}
     hashes = {key: hash_image(image) for key, image in distinct.items()}
     dhashes = {key: difference_hash(image) for key, image in distinct.items()}
     thumbnails = {key: image_thumbnail(image) for key, image in distinct.items()}
-    names = tuple("+".join(hashes[id(image)] for image in own) for own in images)
+    names = tuple("+".join(hashes[id(image)] for image in own) for own in shown)
     places: dict[str, int] = {}
     entries = tuple(places.setdefault(name, len(places)) for name in names)
     apart = vlm.family.encoder_inputs if len(places) < len(rows) and any(images) else ()
     each = EachOnce(entries, apart) if apart else None
-    inputs = vlm.cast(encode(vlm.processor, texts, images, each))
+    inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
     if vlm.device.type == "cuda":  # here, because this is not the thread that the GPU waits for
         inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
     return Batch(
         samples=tuple(row.sample for row in rows),
         inputs=inputs,
         chat_texts=tuple(texts),
-        image_hashes=names,
+        image_hashes=tuple("+".join(hashes[id(image)] for image in own) for own in images),
         image_dhashes=tuple("+".join(dhashes[id(image)] for image in own) for own in images),
         image_thumbnails=tuple("+".join(thumbnails[id(image)] for image in own) for own in images),
-        pictures=tuple(map(len, images)),
+        pictures=tuple(map(len, shown)),
+        shown_hashes=names,
         after_question=tuple(row.after_question for row in rows),
         apart=apart,
         entries=entries if apart else (),

@@ -21,13 +21,12 @@ from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.image_cache import Encodings
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.changes import removing_hooks
-from vlmscope.model.computing import check_thread
+from vlmscope.model.computing import check_thread, removing_hooks
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import LayerStates, VisionPooling
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Seen:
     """What a prefill left behind, on the device."""
 

@@ -22,8 +22,8 @@ from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import to_device
 from vlmscope.engine.pooling import pool_vision
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.cross_attention import KeysAndValues, keys_of_pictures
-from vlmscope.model.split_attention import exact_split
+from vlmscope.model.attention.kv_cache import KeysAndValues, keys_of_pictures
+from vlmscope.model.attention.tiles import exact_split
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import VisionPooling
 
@@ -35,7 +35,7 @@ KEPT = 16
 """Rows whose encodings are kept for later batches: 210 MB a picture for a Llama-3.2-11B-Vision."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Encodings:
     """What is to be known of the pictures of a batch, one leading entry a row."""
 
@@ -47,7 +47,7 @@ class Encodings:
     """Module → shape that its output for this batch would have; for display."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Picture:
     """What is remembered of a row's pictures."""
 
@@ -73,7 +73,7 @@ class PictureEncoder:
 
     def encode(self, batch: Batch) -> Encodings:
         """Return the encodings of a batch about equally many pictures a row."""
-        keys = batch.image_hashes
+        keys = batch.shown_hashes
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         wanted = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
         self._make_room(frozenset(keys))
@@ -151,7 +151,7 @@ class PictureEncoder:
         }
         layers = keys_of_pictures(vlm, projected)
         for place, row in enumerate(rows):
-            self._known[batch.image_hashes[row]] = _Picture(
+            self._known[batch.shown_hashes[row]] = _Picture(
                 # Copies: a view would keep all that were encoded with it.
                 pooled[place].clone(),
                 {

@@ -14,7 +14,7 @@ from vlmscope.model.vision_rows import VisionRows
 from vlmscope.schema import VisionPooling
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenChoice:
     """The tokens that one position means in each row of a batch, as indices on a device."""
 

@@ -24,11 +24,11 @@ from vlmscope.engine.hooks import Taps
 from vlmscope.engine.image_cache import Encodings, PictureEncoder
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import GROUPED, attending_with, grouped_attention
+from vlmscope.model.attention.kv_cache import cache_with
+from vlmscope.model.attention.packed import packed
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention
 from vlmscope.model.encoder_widths import widened
 from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
-from vlmscope.model.packed_attention import packed
-from vlmscope.model.static_cache import cache_with
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -42,7 +42,7 @@ from vlmscope.selection import boundaries, locate, resolve_layers
 _STATISTICS = _ENTROPY, _IDS, _LOGPROBS = "entropy", "ids", "logprobs"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Ready:
     """A batch on the device, its taps made and not yet in place."""
 

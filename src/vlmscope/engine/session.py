@@ -28,11 +28,11 @@ from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention.decode_support import why_not_stepwise
+from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.halp import original_of
 from vlmscope.model.lengths import ALONE
-from vlmscope.model.static_cache import keys_and_values
-from vlmscope.model.stepwise import why_not_stepwise
 from vlmscope.said_once import warn
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 

@@ -1,6 +1,6 @@
 """Executors: where the work runs. The stages do not know."""
 
-from vlmscope.executors.local import Observer, Summary, extract, run_plan
+from vlmscope.executors.local import Observer, Summary, run_plan
 from vlmscope.executors.manifest import describe_model
 from vlmscope.executors.plan import Outline, Plan, make_plan
 from vlmscope.executors.request import Request, share_of
@@ -12,7 +12,6 @@ __all__ = [
     "Request",
     "Summary",
     "describe_model",
-    "extract",
     "make_plan",
     "run_plan",
     "share_of",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.stepwise import why_not_stepwise
+from vlmscope.model.attention.decode_support import why_not_stepwise
 
 START = 1
 """Rows in the first batch of ``auto`` on a CPU."""

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from vlmscope.dataset import TableScan, absolute_data, absolute_name
+from vlmscope.dataset import InMemory, TableScan, absolute_data, absolute_name
 from vlmscope.errors import ModelError
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.fingerprint import hash_json, hash_processor
-from vlmscope.model.greedy import hash_generation
 from vlmscope.model.halp import original_of, states_of
+from vlmscope.model.loading.generation import hash_generation
 from vlmscope.prompt import chat_template, prompt_time
 from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.selection import resolve_layers
@@ -54,6 +54,7 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
             fields=_fields_record(request.fields),
             fingerprint=scan.fingerprint,
             text_only=request.text_only,
+            in_memory=isinstance(request.data, InMemory),
         ),
         dtype=str(vlm.dtype).removeprefix("torch."),
         store_dtype=request.store_dtype,

@@ -99,8 +99,8 @@ def _identity(picture: Picture) -> Hashable:
         return hashlib.sha256(picture).digest()
     if isinstance(picture, PathLike):
         return fspath(picture)
-    # A table never holds a PIL image. Its pixels may still be in a file, perhaps a broken one:
-    # hashing them would decode it here, where an error stops the run and not only its row.
+    # A PIL image. Its pixels may still be in a file, perhaps a broken one: hashing them would
+    # decode it here, where an error stops the run and not only its row.
     return id(picture)
 
 

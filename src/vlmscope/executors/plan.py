@@ -7,18 +7,19 @@ duplicate id costs seconds and not minutes of loading.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePath
 
-from vlmscope.dataset import Table, TableScan, open_table, table_notes
+from vlmscope.arguments import check_batch_size, whole_number
+from vlmscope.dataset import Table, TableScan, open_table, shown_data, table_notes
 from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_patience
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.halp import notes_of, original_of
-from vlmscope.model.stepwise import why_not_stepwise
-from vlmscope.prompt import count_after_question, render
+from vlmscope.prompt import at_time, count_after_question, render, takes_images_anywhere
 from vlmscope.row_identity import RowsHeld, hold_rows, ids_text, is_same_table
 from vlmscope.selection import resolve_layers
 from vlmscope.store import (
@@ -178,7 +179,26 @@ def load_checked(
         InputError: The model cannot do what was asked for.
         ModelError: The checkpoint cannot be used.
     """
-    vlm = load_model(
+    vlm = _model(request)
+    _check_prompts(request, scan, vlm)
+    original = original_of(vlm.family.model_type, request.spec)
+    notes = (*_notes_on_rows(request, scan, vlm), *notes_of(original))
+    return vlm, make_manifest(request, scan, vlm), notes
+
+
+_OF_LOADING = (
+    "dtype", "device", "attention", "revision", "family", "adapter", "quantize",
+    "allow_pickle_weights",
+)  # fmt: skip
+"""Fields of ``Request`` that say how a model is loaded."""
+
+
+def _model(request: Request) -> VisionLanguageModel:
+    """Load the model, unless it is loaded."""
+    if isinstance(request.model, VisionLanguageModel):
+        # The copy is shown the time of the run, which is none of the caller's business.
+        return replace(request.model, processor=at_time(request.model.processor, None))
+    return load_model(
         request.model,
         dtype=request.dtype,
         device=request.device,
@@ -189,10 +209,23 @@ def load_checked(
         quantize=request.quantize,
         allow_pickle_weights=request.allow_pickle_weights,
     )
-    _check_prompts(request, scan, vlm)
-    original = original_of(vlm.family.model_type, request.spec)
-    notes = (*_notes_on_rows(request, scan, vlm), *notes_of(original))
-    return vlm, make_manifest(request, scan, vlm), notes
+
+
+def _check_model(request: Request) -> None:
+    """Refuse settings of loading for a model that is loaded, and a model that cannot be used."""
+    vlm = request.model
+    if not isinstance(vlm, VisionLanguageModel):
+        return
+    defaults = {field.name: field.default for field in fields(Request)}
+    given = [name for name in _OF_LOADING if getattr(request, name) != defaults[name]]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise InputError(f"{option}: the model is loaded already; load it with that option instead")
+    if vlm.model.training:
+        raise InputError(
+            f"{vlm.name}: the model is in training mode, so that dropout would be at work; call "
+            ".eval() on it first"
+        )
 
 
 def compare(
@@ -224,9 +257,9 @@ def compare(
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
     """Refuse what would fail on every row."""
     if request.text_only and scan.without_picture == scan.rows and not vlm.family.text_only:
-        name = request.data if isinstance(request.data, str) else ", ".join(request.data)
         raise InputError(
-            f"{name}: no row has a picture, and {vlm.family.title} takes no question without one"
+            f"{shown_data(request.data)}: no row has a picture, and {vlm.family.title} takes no "
+            "question without one"
         )
     if "last_question_token" in request.spec.positions:
         try:
@@ -247,6 +280,13 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
             f"attention is {vlm.attention}: slower than sdpa, and with more memory; auto takes it "
             "only for parts that transformers has no sdpa for"
         )
+    if (marked := scan.marks.numbered) and not takes_images_anywhere(vlm.processor):
+        questions = "1 question holds" if marked == 1 else f"{marked:,} questions hold"
+        yield (
+            f"{questions} a placeholder such as {scan.marks.first_numbered!r} and will fail: the "
+            "chat template of this model puts every image before the question; remove the "
+            "placeholders, or take another model"
+        )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
     else:
@@ -263,6 +303,8 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     """Return what differs from the earlier sessions without making the run another one."""
+    if stored.data.in_memory or wanted.data.in_memory:
+        return ()
     before, now = (record.data.images or record.data.shown_path for record in (stored, wanted))
     if before == now or (
         not (stored.data.images or wanted.data.images)
@@ -322,10 +364,10 @@ def _set_damage_aside(request: Request) -> tuple[str, ...]:
 
 def _check_options(request: Request) -> None:
     check_patience(request.time_limit)
-    if request.batch_size != "auto" and request.batch_size < 1:
-        raise InputError(f"--batch-size {request.batch_size}: give 1 or more, or auto")
-    if request.limit is not None and request.limit < 1:
+    check_batch_size(request.batch_size)
+    if request.limit is not None and whole_number("--limit", request.limit) < 1:
         raise InputError(f"--limit {request.limit}: give 1 or more")
+    _check_model(request)
     if request.store_dtype not in {"float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmscope.dataset import Share
+from vlmscope.dataset import InMemory, Share
 from vlmscope.errors import InputError
+from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.store import ALONE, StoreDtype, rank_name
 
@@ -90,10 +91,10 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 class Request:
     """What the user asked for, unchecked: the arguments of ``vlmscope extract``."""
 
-    data: str | tuple[str, ...]
-    """Path of the table, a pattern or a hub id; several are one table together."""
-    model: str
-    """Folder of a checkpoint, or a hub id."""
+    data: str | tuple[str, ...] | InMemory
+    """Path of the table, a pattern or a hub id; several are one table together. Or the table."""
+    model: str | VisionLanguageModel
+    """Folder of a checkpoint, or a hub id; or the model, loaded."""
     out: Path
     """The run folder."""
     images: str | None = None

@@ -74,7 +74,7 @@ _REST = 5.0
 """Seconds without anything to limit after which nobody watches any more."""
 
 _OURS = (
-    "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.changes",
+    "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.computing",
     "vlmscope.model.computing",
 )  # fmt: skip
 """Not amid their bookkeeping is a batch given up, but in the code that they call."""
@@ -236,7 +236,7 @@ def check_patience(seconds: float | None) -> None:
     """
     if seconds is None:
         return
-    if not seconds > 0:
+    if not isinstance(seconds, int | float) or not seconds > 0:
         raise InputError(f"--time-limit {seconds:g}: give a number of seconds above 0")
     if not hasattr(signal, "setitimer"):
         raise InputError("--time-limit: needs a system with POSIX timers; leave it out here")

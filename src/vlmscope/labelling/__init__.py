@@ -1,12 +1,11 @@
-"""Labels: the answers of a run, or of a table made elsewhere, scored and written.
+"""Labels: the answers of a run, or of an external table, scored and written.
 
-writing      label sets of a run; nobody's work is lost unasked
-local_judge  a chat model that is loaded here, as the judge
-outside      answers that were made elsewhere: tables and research files
+- ``writing``: label sets of a run; labels made by a person are never replaced without ``overwrite``
+- ``local_judge``: a chat model that is loaded on this machine, as the judge
+- ``external``: answers from other tools: tables and files in the HALP layout
 """
 
-from vlmscope.labelling.local_judge import LocalJudgeSettings, local_judge, local_settings
-from vlmscope.labelling.outside import (
+from vlmscope.labelling.external import (
     H5,
     is_answers,
     read_answer_files,
@@ -14,6 +13,7 @@ from vlmscope.labelling.outside import (
     with_truth,
     write_labelled,
 )
+from vlmscope.labelling.local_judge import LocalJudgeSettings, local_judge, local_settings
 from vlmscope.labelling.writing import (
     MADE,
     READ,

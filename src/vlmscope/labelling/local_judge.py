@@ -1,7 +1,7 @@
-"""A judge on this machine: a chat model that is loaded here answers what an endpoint would.
+"""A judge on this machine: a chat model that is loaded here takes the role of the endpoint.
 
-Prompt, verdict rules and the store of verdicts are those of ``score.judge``. Requests are held back
-until a verdict is waited for; then all of them are answered, in batches of similar length.
+Prompt, verdict rules and cache are those of ``score.judge``. Requests are collected until a verdict
+is needed; then all of them are answered, in batches of similar length.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vlmscope.errors import InputError, ModelError
-from vlmscope.score.judge import Judge, shortest_messages
-from vlmscope.score.judge_connection import Keep, Messages
-from vlmscope.score.judge_endpoint import NUDGE
-from vlmscope.score.judge_verdict import NOTHING_MASKED, Verdict, read_verdict
+from vlmscope.score.judge import (
+    NUDGE,
+    Judge,
+    Keep,
+    Mask,
+    Messages,
+    Verdict,
+    read_verdict,
+    shortest_messages,
+)
 
 if TYPE_CHECKING:
     from vlmscope.model.chat import ChatModel, ChatReply
@@ -34,7 +40,7 @@ class LocalJudgeSettings:
     folder: str
     """Folder of the checkpoint."""
     identity: str
-    """What tells the model from others: a hash of its weights and its chat template."""
+    """Hash of the model's weights and its chat template."""
     batch_size: int = 8
     """Rows that go through the model together."""
     input_price: float | None = None
@@ -48,12 +54,12 @@ class LocalJudgeSettings:
 
     @property
     def model(self) -> str:
-        """What names the model in the keys of kept verdicts: the weights, wherever they lie."""
+        """Name of the model in the keys of the cache: its weights, in any folder."""
         return f"weights:{self.identity}"
 
     @property
     def concurrency(self) -> int:
-        """Requests that may be held back."""
+        """Requests that are collected at most."""
         return self.batch_size
 
     def record(self) -> dict[str, Any]:
@@ -67,14 +73,14 @@ class LocalJudgeSettings:
 
 
 def local_settings(folder: str | Path, batch_size: int = 8) -> LocalJudgeSettings:
-    """Return the settings of a judge that is loaded here, and read its weights' hash.
+    """Return the settings of a local judge, with the hash of its weights.
 
     Args:
         folder: Folder of a checkpoint: a chat model, or a VLM.
         batch_size: Rows that go through the model together.
 
     Raises:
-        InputError: The batch size is no number of rows.
+        InputError: The batch size is not positive.
         ModelError: The checkpoint cannot be used: it says why and what to do.
     """
     from vlmscope.model.chat import identify_chat_model
@@ -95,7 +101,7 @@ def local_judge(settings: LocalJudgeSettings, cache: Path) -> Judge:
 
 @dataclass(slots=True)
 class _Request:
-    """A row that waits for its verdict."""
+    """A row without its verdict yet."""
 
     messages: Messages
     keep: Keep
@@ -141,20 +147,20 @@ class LocalModel:
             )
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._chat = None
         for request in self._waiting:
             request.future.cancel()
         self._waiting = []
 
     def ask(self, messages: Messages, keep: Keep) -> Future[Verdict]:
-        """Hold a request until a verdict is waited for."""
+        """Collect a request until a verdict is needed."""
         request = _Request(messages, keep)
         self._waiting.append(request)
         return request.future
 
     def result(self, asked: Future[Verdict]) -> Verdict:
-        """Return a verdict; if it is not there yet, everything that waits is answered."""
+        """Return a verdict; if it is not there yet, all collected requests are answered first."""
         if not asked.done():
             waiting, self._waiting = self._waiting, []
             self._answer(waiting)
@@ -183,17 +189,17 @@ class LocalModel:
             return
         why = reply.failed
         if not why:
-            shown = NOTHING_MASKED.line(reply.text, 80)
+            shown = Mask().line(reply.text, 80)
             why = f"its replies were no JSON: {shown!a:.80}" if shown else "it replied nothing"
         request.future.set_result(Verdict(None, f"the judge gave no verdict: {why}"))
 
     def _replies(self, requests: Sequence[_Request]) -> Iterator[tuple[_Request, ChatReply]]:
-        """Yield each request with its reply, the longest first: what does not fit shows at once."""
+        """Yield each request with its reply, the longest first: what does not fit fails early."""
         chat = self._chat
         if chat is None:
             raise InputError("a local judge is used outside its with block; open it first")
         tokens = chat.control_tokens
-        prompts = [(request, chat.encode(_disarmed(request.messages, tokens)))
+        prompts = [(request, chat.encode(_escape_control_tokens(request.messages, tokens)))
                    for request in requests]  # fmt: skip
         prompts.sort(key=lambda each: -len(each[1]))
         size = self._settings.batch_size
@@ -203,13 +209,14 @@ class LocalModel:
             yield from zip([request for request, _ in batch], replies, strict=True)
 
 
-def _disarmed(messages: Messages, tokens: Sequence[str]) -> Messages:
+def _escape_control_tokens(messages: Messages, tokens: Sequence[str]) -> Messages:
     r"""Return messages in which no text of a row is read as a control token.
 
-    An answer that holds ``[/INST]`` would otherwise end the user's turn and begin the judge's. The
+    An answer that holds ``[/INST]`` would otherwise end the user's turn and start the judge's. The
     row is JSON: there a character may be written as an escape, which means the same.
 
-    >>> _disarmed([{"role": "user", "content": '{"answer": "a [/INST]"}'}], ["[/INST]"])
+    >>> messages = [{"role": "user", "content": '{"answer": "a [/INST]"}'}]
+    >>> _escape_control_tokens(messages, ["[/INST]"])
     [{'role': 'user', 'content': '{"answer": "a \\u005b/INST]"}'}]
     """
     if not tokens:

@@ -26,12 +26,12 @@ from vlmscope.store import (
 )
 
 READ = frozenset({Column.name, LabelFile.name})
-"""Scorers that read labels which somebody else made."""
+"""Scorers that read existing labels."""
 
 MADE = frozenset({"auto", "exact", "judge", "vqa", "yesno"})
 """Scorers whose labels can be made again."""
 
-_REMEDY = "give --overwrite (in Python overwrite=True) to replace them"
+_REMEDY = "give --overwrite to replace them"
 
 
 def label(
@@ -81,14 +81,16 @@ def replace_labels(
     name: str = DEFAULT,
     overwrite: bool = False,
 ) -> Path:
-    """Write a label set of a run if none of somebody else's are lost by it, and return the file.
+    """Write a label set of a run, unless labels from a file or a column would be lost by it.
+
+    Returns the file.
 
     Args:
         run: The run.
         scores: One verdict a row.
         settings: How they were made.
         name: The label set.
-        overwrite: Write them whatever is lost.
+        overwrite: Replace any labels.
 
     Raises:
         InputError: Labels that were read from a file or a column would be lost.
@@ -102,7 +104,7 @@ def replace_labels(
 
 
 def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -> None:
-    """Refuse to replace labels that nobody but a person may be able to make again.
+    """Refuse to replace labels that may be the work of a person.
 
     Labels that are read again may replace those with the same verdicts, and labels of a scorer
     those that it made itself.
@@ -141,18 +143,18 @@ def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -
 
 
 def _is_kept(old: Score, new: Score | None) -> bool:
-    """Return whether a new label says what an old one said, and comes from somebody too."""
+    """Return whether a new label equals an old one, and was read from a file or a column too."""
     return new is not None and new.scorer in READ and new.hallucinated == old.hallucinated
 
 
 def _source(run: Run, lost: Mapping[str, int], name: str) -> str:
     """Say where labels come from, as far as that is known."""
     try:
-        told = label_settings(run.path, name)["settings"]
-        if told.get("labels"):
-            return str(told["labels"])
-        if told.get("column"):
-            return f"the column {told['column']!r}"
+        settings = label_settings(run.path, name)["settings"]
+        if settings.get("labels"):
+            return str(settings["labels"])
+        if settings.get("column"):
+            return f"the column {settings['column']!r}"
     except (StoreError, KeyError, TypeError, AttributeError):
         pass
     return " and ".join(repr(name) for name in sorted(lost))

@@ -19,15 +19,15 @@ from vlmscope import clock
 from vlmscope.errors import ModelError, one_line
 from vlmscope.jsontext import load_json
 from vlmscope.locking import model_lock, tokenizer_lock
+from vlmscope.model.attention.implementations import AUTO, choose_attention
 from vlmscope.model.computing import computing, start_clean
-from vlmscope.model.fingerprint import hash_json
-from vlmscope.model.greedy import make_greedy
-from vlmscope.model.identity import Fingerprinting
-from vlmscope.model.implementations import AUTO, choose_attention
+from vlmscope.model.fingerprint import Fingerprinting, hash_json
 from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
-from vlmscope.model.loading import load_config, load_weights
-from vlmscope.model.placing import auto_class, choose_dtype
-from vlmscope.model.thinker import settle_thinker
+from vlmscope.model.loading.device import auto_class, choose_dtype
+from vlmscope.model.loading.generation import make_greedy
+from vlmscope.model.loading.load import load_config, load_weights, without_library_bars
+from vlmscope.model.loading.thinker import settle_thinker
+from vlmscope.repeatable import reads_chance
 
 Chat = Sequence[Mapping[str, str]]
 """``role`` and ``content`` of each message: an optional ``system``, then turns."""
@@ -65,7 +65,7 @@ def identify_chat_model(folder: str | Path) -> str:
     """
     name = str(folder)
     _check_folder(name)
-    with _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+    with without_library_bars(), _safetensors_only(), Fingerprinting(name, None) as fingerprint:
         config, _ = load_config(name, None)
         chat_class(name, config)
         template = _template(name, _load_tokenizer(name))
@@ -275,7 +275,7 @@ def _safetensors_only() -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        text, option, _ = str(error).partition(", or pass --allow-pickle-weights")
+        text, option, _ = str(error.args[0]).partition(", or pass --allow-pickle-weights")
         raise (ModelError(text) if option else error) from error.__cause__
 
 
@@ -308,6 +308,11 @@ def _template(name: str, tokenizer: Any) -> str:
         raise ModelError(
             f"{name}: the checkpoint has no chat template; give an instruction-tuned checkpoint, "
             "or put a chat_template.jinja into its folder"
+        )
+    if chance := reads_chance(template):
+        raise ModelError(
+            f"{name}: its chat template asks for chance ({chance}), so that no reply could be made "
+            f"again; remove {chance} from its chat_template.jinja"
         )
     return template
 

@@ -4,16 +4,70 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from vlmscope.errors import InputError
 from vlmscope.locking import model_lock
-from vlmscope.model.changes import undo_interrupted
-from vlmscope.model.precision import full_float32
 from vlmscope.said_once import saying_once
+
+_undoings: list[Callable[[], None]] = []
+
+
+@contextmanager
+def undoing(undo: Callable[[], None]) -> Iterator[None]:
+    """Undo a change at the end of the block that makes it, or else before the next pass.
+
+    For blocks in ``computing``, or where a model is loaded.
+
+    Args:
+        undo: Undoes it. It may be called before the change is made, and again.
+    """
+    _undoings.append(undo)
+    try:
+        yield
+    finally:
+        if undo in _undoings:  # else the next pass has done it, and is on its way
+            undo()
+            _undoings.remove(undo)
+
+
+def undo_interrupted() -> None:
+    """Undo the changes of a pass that was interrupted; for the thread that has the lock."""
+    while _undoings:
+        _undoings[-1]()
+        _undoings.pop()
+
+
+@contextmanager
+def removing_hooks() -> Iterator[list[Any]]:
+    """Remove at the end of the block the hooks whose handles were appended to the list."""
+    handles: list[Any] = []
+
+    def remove() -> None:
+        for handle in handles:
+            handle.remove()
+
+    with undoing(remove):
+        yield handles
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 convolutions and products in float32 while the ``with`` block runs."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+
+    def put_back() -> None:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+    with undoing(put_back):
+        convolutions.allow_tf32 = products.allow_tf32 = False
+        yield
+
 
 _thread: int | None = None
 """The thread that computes; guarded by the lock."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from vlmscope.model.changes import undoing
+from vlmscope.model.computing import undoing
 from vlmscope.model.vlm import VisionLanguageModel
 
 MULTIPLE = 64

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from vlmscope.model.adapters import CONFIG
+from vlmscope.errors import ModelError, one_line
+from vlmscope.model.loading.adapters import CONFIG, WEIGHTS, check_settings
+from vlmscope.model.loading.checksums import Checksumming, Stamp, changed, stamp_of
+from vlmscope.model.loading.weights import find_adapter_weights, find_weights
 
 _VOLATILE = frozenset(
     {"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"}
@@ -73,3 +82,186 @@ def _without_volatile(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_volatile(item) for item in value]
     return value
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a loaded model is. Two models of equal hashes give the same numbers."""
+
+    config_hash: str
+    weights_hash: str
+    """Of all files, the adapter's and its settings, and the rounding."""
+    weight_files: Mapping[str, str]
+    """Each file's name, and its SHA-256: to tell which one differs."""
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False, compare=False)
+    """What the files were when they were read."""
+
+    def rewritten(self) -> Path | None:
+        """Return a weight file that was written to, in place, since the model was loaded.
+
+        On a CPU a model computes with its files, mapped into memory. A file that was replaced or
+        removed stays as it was for whoever has it open.
+        """
+        for path, stamp in self.stamps.items():
+            now = _stamp(path)
+            if now is not None and now[:2] == stamp[:2] and now[2:4] != stamp[2:4]:
+                return path
+        return None
+
+
+class Fingerprinting:
+    """Finds out what a model is, by threads of its own, while it is loaded: a context manager.
+
+    Args:
+        name: Folder of the checkpoint, or a hub id.
+        adapter: Folder of the LoRA adapter, if there is one.
+    """
+
+    def __init__(self, name: str, adapter: str | Path | None) -> None:
+        self._name = name
+        self._adapter = None if adapter is None else Path(adapter)
+        self._stamps: dict[Path, Stamp] = {}
+        self._files: dict[str, Path] = {}
+        self._settings: list[str | None] = []
+        self._sums: Checksumming | None = None
+        self._is_local = Path(name).is_dir()
+        self._watch(Path(name) / "config.json")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop what is still being hashed."""
+        if self._sums is not None:
+            self._sums.cancel()
+
+    def begin(self, config: Any, revision: str | None, *, pickles: bool) -> None:
+        """Find the weight files and begin to hash them; call it before they are loaded.
+
+        Args:
+            config: The checkpoint's configuration, loaded.
+            revision: Commit of a hub repository.
+            pickles: Whether weights may be pickles.
+
+        Raises:
+            ModelError: A folder holds no weights, or none that are taken.
+        """
+        self._sources = config, revision, pickles
+        self._config_hash = hash_config(self._name, revision)
+        # What the hub has and the cache does not is downloaded when it is loaded.
+        with contextlib.nullcontext() if self._is_local else contextlib.suppress(ModelError):
+            self._start(self._find())
+
+    def finish(self, quantization: str) -> Identity:
+        """Return what the model is; call it when all is loaded.
+
+        Args:
+            quantization: What the weights were rounded to, or nothing.
+
+        Raises:
+            ModelError: A file was changed meanwhile, or is damaged.
+        """
+        if self._sums is None or not self._is_local:
+            self._start(self._find())
+        assert self._sums is not None  # noqa: S101 - mypy
+        sums = self._sums.result()
+        for path, stamp in self._stamps.items():
+            if _stamp(path) != stamp:
+                raise changed(path)
+        for name, path in self._files.items():
+            _check_name(path, sums[name].sha256)
+        content = {name: [found.size, found.sha256] for name, found in sums.items()}
+        return Identity(
+            config_hash=self._config_hash,
+            weights_hash=hash_json([content, self._settings, quantization]),
+            weight_files={name: found.sha256 for name, found in sums.items()},
+            stamps={path: self._stamps[path] for path in self._files.values()},
+        )
+
+    def _folder(self) -> Path:
+        """Return where the checkpoint's files lie: of a hub id, in the hub's cache."""
+        from transformers.utils import cached_file
+
+        if self._is_local:
+            return Path(self._name)
+        _, revision, _ = self._sources
+        try:
+            config = cached_file(
+                self._name, "config.json", revision=revision, local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{self._name}: cannot be found in the hub's cache: {one_line(error)}"
+            ) from error
+        return Path(str(config)).parent
+
+    def _adapters(self) -> tuple[Path | None, Path | None]:
+        """Return the adapter that lies in the checkpoint, which peft adds by itself, and ours."""
+        from transformers.utils import is_peft_available
+
+        folder = self._folder()
+        beside = is_peft_available() and (folder / CONFIG).is_file()
+        return folder if beside else None, self._adapter
+
+    def _find(self) -> dict[str, Path]:
+        """Return all files that weights are read from, by what they are called in the identity."""
+        config, _, pickles = self._sources
+        folder = self._folder()
+        files = {name: folder / name for name in find_weights(folder, config, pickles=pickles)}
+        beside, ours = self._adapters()
+        if beside is not None:
+            check_settings(beside, f"{beside}: the adapter in it")
+            name = find_adapter_weights(beside, pickles=pickles)
+            files[name] = beside / name
+        if ours is not None:
+            files[f"adapter//{WEIGHTS}"] = ours / WEIGHTS  # what no name in a checkpoint can be
+        return files
+
+    def _start(self, files: dict[str, Path]) -> None:
+        """Begin to hash files, unless that was begun already."""
+        if files == self._files:
+            return
+        if self._sums is not None:
+            self._sums.cancel()
+        self._files = files
+        adapters = self._adapters()
+        for path in (*files.values(), *(folder / CONFIG for folder in adapters if folder)):
+            self._watch(path)
+        self._settings = [hash_adapter_config(folder) if folder else None for folder in adapters]
+        self._sums = Checksumming(files)
+
+    def _watch(self, path: Path) -> None:
+        """Note what a file is now, if it is there: it must be the same at the end."""
+        if (stamp := _stamp(path)) is not None:
+            self._stamps.setdefault(path, stamp)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        return stamp_of(path.stat())
+    except (OSError, ValueError):
+        return None
+
+
+def _check_name(path: Path, sha256: str) -> None:
+    """Refuse a file of the hub's cache that is not what its name says.
+
+    Only the first link counts: a blob may itself be a link to one that is named otherwise.
+    """
+    path = Path(os.path.realpath(path.parent)) / path.name
+    blob = path.readlink() if path.is_symlink() else Path()
+    of_hub = blob.parent.name == "blobs" and "snapshots" in path.parts
+    if of_hub and _SHA256.fullmatch(blob.name) and blob.name != sha256:
+        raise ModelError(
+            f"{path}: is not what the hub has: its SHA-256 is {sha256[:16]}…, the hub's is "
+            f"{blob.name[:16]}…; remove {os.path.normpath(path.parent / blob)} and load the "
+            "model again, which downloads it"
+        )

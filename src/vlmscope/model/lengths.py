@@ -24,6 +24,8 @@ MARGIN = 4
 positions of Qwen-VL are fewer than the tokens."""
 
 _SWITCHING, _SCALING = "longrope", "dynamic"
+_SECTIONS = "mrope_section"
+"""Parts of a head that count height, width and time of an image apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def find_bands(model: nn.Module, without: nn.Module | None = None) -> LengthBand
         without: A part whose positions are not those of the sequence: the vision encoder.
     """
     left_out = set() if without is None else set(without.modules())
+    own_positions = any(hasattr(module, "get_rope_index") for module in model.modules())
     switches: set[int] = set()
     alone: list[int] = []
     stretch = 1.0
@@ -98,8 +101,10 @@ def find_bands(model: nn.Module, without: nn.Module | None = None) -> LengthBand
         for kind, parameters in _rope_of(module):
             if kind == _SWITCHING:
                 found = _switches_of(module, parameters)
-                # By its tokens alone it is not known on which side a row's positions are.
-                counted_apart = not found or "mrope_section" in parameters
+                # By its tokens alone it is not known on which side a row's positions are. The
+                # sections of a multimodal embedding have a default: a configuration may omit them.
+                sections = parameters.get(_SECTIONS, getattr(module, _SECTIONS, None))
+                counted_apart = own_positions or not found or sections is not None
                 alone += [min(found, default=0)] if counted_apart else []
                 switches |= set() if counted_apart else found
             elif _SCALING in kind:

@@ -20,7 +20,7 @@ VisionRows = tuple[Float[Tensor, "_positions width"], Bool[Tensor, " _positions"
 """One question's share of the encoder's output, and which of its positions are not padding."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """What the vision encoder returned for a batch, and what tells whose it is."""
 

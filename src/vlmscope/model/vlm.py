@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.errors import ModelChangedError
+from vlmscope.model.attention.implementations import implementations
 from vlmscope.model.families import Family
-from vlmscope.model.identity import Identity
-from vlmscope.model.implementations import implementations
+from vlmscope.model.fingerprint import Identity
 from vlmscope.model.lengths import ONE_BAND, LengthBands
 
 
@@ -51,6 +51,16 @@ class VisionLanguageModel:
     """What it was loaded from, in hashes; None for a model that ``load_model`` did not make."""
     lengths: LengthBands = ONE_BAND
     """Which rows may share a call, by their lengths."""
+
+    def __repr__(self) -> str:
+        """Return one line: the modules would fill a notebook."""
+        rounded = f", rounded to {self.quantization}" if self.quantization else ""
+        adapted = f", adapter {self.adapter!r}" if self.adapter else ""
+        return (
+            f"VisionLanguageModel({self.name!r}, {self.family.title}, {self.num_layers} layers of "
+            f"{self.hidden_size:,}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+            f"{rounded}{adapted})"
+        )
 
     @property
     def vision_encoder(self) -> nn.Module:

@@ -223,7 +223,7 @@ LARGEST = 1e15
 """What a number is cut to: the squares of larger ones overflow where they are standardised."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Facts:
     """What is known of each answer from outside; all aligned, ``[N]``. None where it is not."""
 

@@ -40,8 +40,8 @@ MORE_PICTURES = "label questions about other pictures: more labels of the same p
 """The way out where groups are short, not rows."""
 
 
-class FoldError(InputError, ValueError):
-    """The rows cannot be split as asked. A ``ValueError`` too: scikit-learn's contract."""
+class FoldError(InputError):
+    """The rows cannot be split as asked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

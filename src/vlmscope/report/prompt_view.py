@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from vlmscope.dataset import hash_image, load_image
 from vlmscope.errors import RowError
-from vlmscope.prompt import at_time, chat_template, count_after_question, encode, render
+from vlmscope.prompt import (
+    at_time,
+    chat_template,
+    count_after_question,
+    encode,
+    image_order,
+    render,
+)
 from vlmscope.report.document import PromptToken, TokenView
 from vlmscope.schema import ANSWER_POSITIONS, Capture, Sample
 from vlmscope.selection import boundaries, locate
@@ -42,7 +49,7 @@ def find_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, 
     from huggingface_hub import snapshot_download
 
     from vlmscope.model.fingerprint import hash_processor
-    from vlmscope.model.processors import load_processor
+    from vlmscope.model.loading.processors import load_processor
 
     try:
         local = Path(name).is_dir()
@@ -90,11 +97,12 @@ def token_view(
     pictures = _pictures(capture, sample)
     processor = at_time(processor, record.prompt_time)
     text = render(processor, question, len(pictures))
-    inputs = encode(processor, [text], [pictures])
+    shown = [pictures[index] for index in image_order(question, len(pictures))]
+    inputs = encode(processor, [text], [shown])
     ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()
     places = {n: i for n, i in capture.boundaries.items() if n not in ANSWER_POSITIONS}
     asked = "last_question_token" in places
-    behind = (count_after_question(processor, text, len(pictures)),) if asked else ()
+    behind = (count_after_question(processor, text, len(shown)),) if asked else ()
     try:
         found = boundaries(
             locate(ids, mask, _image_token(processor, record), tuple(places), behind), mask, 0

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from PIL import features
 
-from vlmscope.dataset import Table, hash_image, load_image, open_table
+from vlmscope.dataset import Table, hash_image, load_image
 from vlmscope.errors import InputError, RowError
 from vlmscope.report.document import Progress, ReportSpec
 from vlmscope.report.rows import hashes_of
-from vlmscope.schema import Failure, FieldSpec, Sample
+from vlmscope.row_identity import table_of_run
+from vlmscope.schema import Failure, Sample
 from vlmscope.store import Run
 
 if TYPE_CHECKING:
@@ -82,17 +83,15 @@ class _Coded:
 
 def find_table(run: Run, spec: ReportSpec) -> tuple[Table | None, str]:
     """Return the run's table, or None and why it cannot be read."""
-    record = run.manifest.data
     try:
-        table = open_table(
-            spec.data or record.path,
-            images=spec.images or record.images,
-            fields=FieldSpec(**record.fields),  # type: ignore[arg-type]
-            text_only=record.text_only,
+        table = table_of_run(
+            run,
+            spec.data,
+            images=spec.images,
             allow_absolute_paths=spec.allow_absolute_paths,
         )
     except InputError as error:
-        return None, f"No pictures: {error}; if it has moved, give --data and --images."
+        return None, f"No pictures: {error}."
     return table, ""
 
 

@@ -48,6 +48,10 @@ class WrittenReport:
     document: Document
     """What it says."""
 
+    def __repr__(self) -> str:
+        files = f"{len(self.plots)} files of figures"
+        return f"WrittenReport({str(self.page)!r}, {self.size:,} bytes, {files})"
+
 
 def write_report(
     run: Run,

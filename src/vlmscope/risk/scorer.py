@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vlmscope.arguments import check_batch_size
 from vlmscope.errors import InputError, RowError
 from vlmscope.executors.batching import sizer_for
 from vlmscope.executors.runner import Prepared, ResilientRunner, batches_ahead, batches_to_prepare
@@ -97,12 +98,21 @@ class RiskScorer:
         trained_at = self.info.model.get("prompt_time")
         vlm = replace(vlm, processor=at_time(vlm.processor, trained_at))
         self.threshold = _threshold(self.info, threshold)
-        _check_size(batch_size)
+        check_batch_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
+        self._model = vlm.name
         self._sizer = sizer_for(vlm, batch_size)
         self._ahead = batches_to_prepare(vlm)
         self._check_files = vlm.check_files
         self._runner = ResilientRunner(vlm, self._spec, self._sizer)
+
+    def __repr__(self) -> str:
+        layer = "" if self.info.layer is None else f" at layer {self.info.layer}"
+        return (
+            f"RiskScorer({self._model!r} in {self.dtype}, {self.info.estimator} of "
+            f"{self.info.representation}{layer}, trained on {self.info.rows:,} rows, threshold "
+            f"{self.threshold:.3g})"
+        )
 
     @classmethod
     def load(
@@ -141,7 +151,7 @@ class RiskScorer:
         _, info = load_probe(place)
         spec_of(place, info)
         _threshold(info, threshold)
-        _check_size(batch_size)
+        check_batch_size(batch_size)
         if dtype == "auto":
             dtype = str(info.model.get("dtype", "auto"))
         trained = info.model.get("adapter")
@@ -293,11 +303,6 @@ def _threshold(info: ProbeInfo, wanted: float | None) -> float:
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold:g}: give a risk from 0 to 1")
     return threshold
-
-
-def _check_size(batch_size: int | str) -> None:
-    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-        raise InputError(f"--batch-size {batch_size}: give 1 or more, or auto")
 
 
 def _samples(rows: _Rows) -> list[Sample]:

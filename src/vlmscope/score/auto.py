@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.choices import true_choice
-from vlmscope.score.codes import Code
-from vlmscope.score.question import read_question
+from vlmscope.score.parsing.choices import true_choice
+from vlmscope.score.parsing.question import read_question
+from vlmscope.score.parsing.truth import Code, accepted_answers
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import YesNo, yes_no_truth
-from vlmscope.score.truth import accepted_answers
 from vlmscope.score.vqa import Vqa
 
 
@@ -22,7 +21,7 @@ class Auto:
     Args:
         judge: Asked about the rows that the rules cannot score; None leaves them unscorable.
         code: How the truths of the whole table are coded, from ``read_code``; by default a row's
-            question alone tells what its 0 or 1 means.
+            question alone decides what its 0 or 1 means.
     """
 
     name = "auto"

@@ -1,7 +1,7 @@
 """Labels that somebody made already: a column of the table, or a file of labelled questions.
 
 Both are read by the same short list of words, and the word *False* is false: research code that
-took any text for true turned every such label around.
+took any text as true inverted every such label.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from vlmscope.score.scorer import Finding, excerpt
 
 TRUE = ("true", "yes", "t", "y")
 FALSE = ("false", "no", "f", "n")
-"""What a column's name asks, whatever the case: *hallucinated*, or of some columns *correct*."""
+"""What a column is about, in any case: *hallucinated*, or in some columns *correct*."""
 
 HALLUCINATED = ("hallucinated", "hallucination", "incorrect", "wrong", "unfaithful")
 FAITHFUL = ("faithful", "correct", "right")
-"""Words for an answer, whatever the column is called."""
+"""Words for an answer, in a column of any name."""
 
 _RIGHT = frozenset(("correct", "right", "faithful", "truthful", "accurate", "grounded"))
 _NOT_RIGHT = re.compile(r"^(?:not|non|un|in|wrong|halluc\w*)$")
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 FEWEST_TRUTHS = 5
-"""Rows whose cells are the truth from which a column is taken for it."""
+"""Rows whose cells equal the truth before a column is refused as a copy of it."""
 
 GAPS = ("", "nan", "none", "null", "<na>", "unlabelled")
-"""Cells in which nobody has written anything: the answer is unlabelled."""
+"""Empty cells: the answer is unlabelled."""
 
 EMPTY = (*GAPS, "unscorable")
 """Words for no label."""
@@ -52,7 +52,7 @@ LABEL_COLUMNS = (
 
 
 def is_gap(value: object) -> bool:
-    """Return whether a cell is empty: nobody has labelled the answer.
+    """Return whether a cell is empty: the answer is unlabelled.
 
     >>> [is_gap(value) for value in (None, float("nan"), " ", "unscorable", 0)]
     [True, True, True, False, False]
@@ -81,7 +81,7 @@ NONE_IN_COLUMN = "no label in the column"
 def lacks_label(score: Score) -> str:
     """Return why a row was never labelled; empty where it has a label, or could not be scored.
 
-    Nobody has looked at such an answer: whether it can be scored is not known.
+    Whether an unlabelled answer can be scored is not known.
 
     >>> lacks_label(Score("q1", None, "file", "not in the label file: human.csv", labelled=False))
     'no label in human.csv'
@@ -141,7 +141,7 @@ class _TruthCheck:
     absurd: bool = False
 
     def see(self, row: Answered, cell: object, label: bool | None) -> None:
-        """Look at a row that has a label or something else in its cell."""
+        """Add a row whose cell is not empty."""
         if is_gap(cell):
             return
         said = _first_word(cell)
@@ -169,7 +169,7 @@ def _first_word(text: object) -> str:
 class Reading:
     """How cells were read as labels: what a person checks before trusting the labels.
 
-    ``label = 1`` may mean hallucinated or right; only whoever made the file knows.
+    ``label = 1`` may mean hallucinated or right; only the author of the file knows.
     """
 
     column: str
@@ -380,26 +380,26 @@ def _read(
     labels: dict[str, bool | None] = {}
     found: dict[str, str] = {}
     for number, cells in lines:
-        place = f"{path} line {number}"
+        position = f"{path} line {number}"
         if len(cells) != len(header):
             raise InputError(
-                f"{place}: {len(cells)} cells, expected {len(header)} as in the header; quote "
+                f"{position}: {len(cells)} cells, expected {len(header)} as in the header; quote "
                 "cells that hold commas"
             )
         try:
             label = read_label(cells[at], header[at])
         except ValueError as error:
-            raise InputError(f"{place}: column {header[at]}: {error}") from error
+            raise InputError(f"{position}: column {header[at]}: {error}") from error
         if labels.setdefault(cells[ids], label) != label:
             raise InputError(
-                f"{place}: {cells[ids]!r} has another label than before; keep one of the lines"
+                f"{position}: {cells[ids]!r} has another label than before; keep one of the lines"
             )
         found.setdefault(cells[ids], cells[at])
     return header[at], found
 
 
 def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...]) -> int:
-    """Return where a column stands."""
+    """Return the index of a column."""
     for name in (wanted,) if wanted else usual:
         if name in header:
             return header.index(name)

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Literal
 
 from vlmscope.schema import Answered, ErrorKind, Score
-from vlmscope.score.question import read_question
-from vlmscope.score.reply import read_reply
+from vlmscope.score.parsing.question import read_question
+from vlmscope.score.parsing.reply import read_reply
 from vlmscope.score.stance import YesNo, answer_side, read_stance, yes_no_truth
 
 _ABSENCE = re.compile(r"\b(?:no|nobody|none|nothing|without)\b|\bthere not\b", re.IGNORECASE)
@@ -24,7 +24,7 @@ def with_error_kinds(rows: Iterable[Answered], scores: Iterable[Score]) -> Itera
     """Yield scores that know which way a hallucinated answer to a yes/no question is wrong.
 
     Args:
-        rows: The rows, their truths decoded (``codes``).
+        rows: The rows, their truths decoded (``truth``).
         scores: One of each row, in the same order.
     """
     for row, score in zip(rows, scores, strict=True):
@@ -54,7 +54,7 @@ def error_kind(row: Answered, score: Score) -> ErrorKind | None:
 
 
 def _side(row: Answered) -> str | None:
-    """Return the side that an answer takes, whatever scorer called it hallucinated."""
+    """Return the side that an answer takes, for any scorer that labelled it hallucinated."""
     answer, question = read_reply(row.answer or "", row.question), read_question(row.question)
     stance = read_stance(answer) if question.negated else answer_side(answer, question)
     return stance.side if stance else None

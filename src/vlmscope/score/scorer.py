@@ -16,8 +16,8 @@ from vlmscope.schema import Answered, Score
 class Scorer(Protocol):
     """Reads rows in order and yields one ``Score`` for each, in the same order.
 
-    The evidence of an unscorable row begins with a reason that all rows of its kind share; what
-    is particular to the row follows after ``: ``. Summaries count what stands before.
+    The evidence of an unscorable row starts with a reason that all rows of its kind share, followed
+    by ``: `` and what is particular to the row. Summaries count the reasons.
     """
 
     @property
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def excerpt(text: str, limit: int = 60) -> str:
-    """Return the beginning of a text on one line, in quotation marks, for evidence.
+    """Return the start of a text on one line, in quotation marks, for evidence.
 
     >>> excerpt("Yes, there is  a cup."), excerpt("a long story", 8)
     ('"Yes, there is a cup."', '"a long…"')

@@ -1,17 +1,18 @@
 """Yes or no? Reads the side that an answer takes, and scores answers to yes/no questions.
 
 Keyword rules made the labels that this package replaces wrong: *no* was found in *now* and *snow*,
-*The floor appears to be clean* was taken for *No*, and what no rule knew was labelled faithful.
+*The floor appears to be clean* was read as *No*, and what no rule knew was labelled faithful.
 Here an answer takes a side only where its own words say so:
 
-1. by the *yes* or *no* that opens a sentence (``read_stance``), unless what follows says otherwise;
-2. by a sentence that denies or affirms what the question asks (``denial``, ``claims``), wherever in
-   the answer it stands. Two such sentences that disagree make the answer unclear.
+1. by the *yes* or *no* that opens a sentence (``read_stance``), in other languages too, unless what
+   follows says otherwise;
+2. by a sentence that denies or affirms what the question asks (``denial``, ``claims``), anywhere in
+   the answer. Two such sentences that disagree make the answer unclear.
 
-*The tail is not visible* is no *No* to a question about the tail's colour: it says that the answer
-cannot be told. To a negated question (*Isn't it red?*) *yes* and *no* mean different things to
-different people: where the truth is a sentence, only a sentence that says the same or the opposite
-is scored; where it is one word, an answer of one word is compared with it.
+*The tail is not visible* is not a *No* to a question about the tail's colour: it says that the
+answer cannot be told. To a negated question (*Isn't it red?*) *yes* and *no* mean different things
+to different people: where the truth is a sentence, only a sentence that says the same or the
+opposite is scored; where it is one word, an answer of one word is compared with it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.choices import Choices
-from vlmscope.score.claims import side_of
-from vlmscope.score.denial import (
+from vlmscope.score.language.denial import (
     HEDGE,
     NEGATIVE,
     clause,
@@ -34,16 +33,45 @@ from vlmscope.score.denial import (
     plain,
     sentences,
 )
-from vlmscope.score.frame import unframed
-from vlmscope.score.languages import foreign_side
-from vlmscope.score.lexicon import is_a, lemma
-from vlmscope.score.presence import presence
-from vlmscope.score.question import Question, claim_words, read_question
-from vlmscope.score.relative import relative_side
-from vlmscope.score.reply import read_reply
+from vlmscope.score.language.lexicon import is_a, lemma
+from vlmscope.score.language.text import word_set, words
+from vlmscope.score.parsing.choices import Choices
+from vlmscope.score.parsing.claims import side_of
+from vlmscope.score.parsing.presence import presence
+from vlmscope.score.parsing.question import Question, claim_words, read_question
+from vlmscope.score.parsing.reply import read_reply, unframed
+from vlmscope.score.parsing.truth import accepted_answers, read_truth
+from vlmscope.score.rules.comparison import relative_side
 from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.text import word_set, words
-from vlmscope.score.truth import accepted_answers, read_truth
+
+_FOREIGN_YES = re.compile(
+    r"(?:да|sí|si|sì|oui|ja|sim|tak|evet|ya)(?=$|[,.!;:])|(?:是的|是|对|有)(?!不|没|否)|はい"
+    r"|(?:네|예)(?=$|[,. ])"
+)
+_FOREIGN_NO = re.compile(
+    r"(?:нет|nein|nee|não|nao|nie|hayır|tidak|non)(?=$|[,.!;:])|(?:没有|不是|不|没|否)|いいえ|아니[요오]?"
+)
+_NOT = re.compile(
+    r"\b(?:no|не|нет|nicht|keine?[mnrs]?|pas|não|nie|non|niet|geen|ni|aucune?|ningun[ao]?|değil"
+    r"|aber|pero|mais|но|però)\b|[没不無无]|ません|ない|없|아니"
+)
+_ALSO_YES = re.compile(r"\b(?:да|sí|oui|sim|doch|aber|pero|mais|но|però)\b|但")
+
+
+def foreign_side(text: str) -> Literal["yes", "no"] | None:
+    """Return the side that the first word of an answer in another language takes.
+
+    >>> [foreign_side(text) for text in ("Да, есть.", "Nein.", "没有。", "是的,有。", "Si on")]
+    ['yes', 'no', 'no', 'yes', None]
+    >>> foreign_side("Oui, mais il n'y en a pas.") is None
+    True
+    """
+    line = " ".join(text[:300].lower().split()).lstrip("*\"'«„“¿¡ ")
+    for side, opening, against in (("yes", _FOREIGN_YES, _NOT), ("no", _FOREIGN_NO, _ALSO_YES)):
+        if found := opening.match(line):
+            rest = line[found.end() :]
+            return None if against.search(rest) else "yes" if side == "yes" else "no"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +83,9 @@ class Stance:
     evidence: str
     """The words that say so."""
     about: tuple[str, ...] = ()
-    """What a sentence without *yes* or *no* negates: it answers only a question about just that."""
+    """What a sentence without *yes* or *no* negates: it answers only a question about that."""
     subject: tuple[str, ...] = ()
-    """Of what the sentence negates it."""
+    """The subject of which the sentence negates it."""
 
 
 _YES = r"yes|yeah|yep|yup|correct|true"
@@ -145,7 +173,7 @@ _BRANCH = re.compile(
 def read_stance(text: str) -> Stance | None:
     """Return the side that an answer takes, or None where it takes none.
 
-    The first *yes* or *no* that stands as an answer decides; the opposite one, or a hedge in the
+    The first *yes* or *no* that is an answer decides; the opposite one, or a hedge in the
     clause that follows, makes it unclear. Without either, the first sentence is *no* if it is
     negated once, in its main clause. No sentence is *yes* only because it is not negated.
 
@@ -161,7 +189,7 @@ def read_stance(text: str) -> Stance | None:
 
 
 def _led(said: list[str]) -> Stance | None:
-    """Read the sentences that begin with *yes* or *no*."""
+    """Read the sentences that start with *yes* or *no*."""
     leads = [lead for sentence in said[:_SENTENCES] if (lead := _lead(sentence))]
     if not leads:
         return None
@@ -230,7 +258,7 @@ class YesNo:
 
 
 def yes_no_truth(target: object, question: str = "") -> Literal["yes", "no"] | None:
-    """Return the side that a ground truth takes, or None where it is no answer to yes or no.
+    """Return the side that a ground truth takes, or None where it is neither yes nor no.
 
     Args:
         target: The truth.
@@ -301,7 +329,7 @@ def answer_side(answer: str, question: Question, truth: str = "") -> Stance | No
     Args:
         answer: What is said.
         question: The question, not negated.
-        truth: The true side: that what the question takes for granted is not there contradicts
+        truth: The true side: that what the question presupposes is not there contradicts
             *yes*, but does not say *no*.
     """
     said = [sentence[:_LONGEST] for sentence in sentences(answer)[:_SENTENCES]]
@@ -361,7 +389,7 @@ def _side_of(sentence: str, question: Question, truth: str, before: str) -> Stan
 
 
 def _presupposed(head: str, question: Question, truth: str, sentence: str) -> Stance | None:
-    """Weigh that something in a question about its property or doing is not there."""
+    """Score an answer that says that the thing whose property is asked about is not there."""
     owner = r"\b(?:the|his|her|its|their|this|that|\w+'s) (?:[\w'-]+ )?"
     given = re.search(owner + re.escape(head), question.asked)
     if given and truth != "yes":

@@ -1,18 +1,18 @@
-"""Answers to open questions: equal to the truth, at odds with it, or a matter for a judge.
+"""Answers to open questions: equal to the truth, contradicting it, or left to a judge.
 
 ``Exact`` is the field's accuracy: any other wording is wrong. ``Vqa`` compares answers and truths
-in the same normal form and goes further only where little can go wrong. Its rules, the first that
-applies decides:
+in the same normal form and goes further only where the risk of a wrong label is small. The first
+rule that applies decides:
 
 1. Where the question lists choices, or the truth is an option's letter: which is chosen
    (``choices``).
 2. An answer equal to an accepted one is faithful; of a list whose question asks for all of it,
    all must be named.
 3. A denial (*There is no cup.*) is faithful to a denial of the same and to the truth 0, and so is
-   0 to a denial of what is counted. A denial is hallucinated if it denies what the truth speaks of
+   0 to a denial of what is counted. A denial is hallucinated if it denies what the truth is about
    or, where that is short, the question. A refusal (*I cannot tell.*) is faithful where the truth
    is one, else unscorable: it contradicts nothing.
-4. Where the truth is a denial, an answer that speaks of the thing as there is hallucinated, and so
+4. Where the truth is a denial, an answer that presents the thing as there is hallucinated, and so
    is any short answer; but none with a word that may deny.
 5. The phrase in which the answer answers (``phrases``) is compared with the truth's: equal is
    faithful; another number, colour, side, letter or unit is hallucinated, and so is a short phrase
@@ -29,43 +29,42 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vlmscope.schema import Answered, Score
-from vlmscope.score.absence import BARE, claims, denies
-from vlmscope.score.bound import speaks_of_another
-from vlmscope.score.case import CAPTION, LIGHT, Case
-from vlmscope.score.choices import Choices, choose, chosen_letter, true_choice
-from vlmscope.score.claims import COLOURS, GROUPS, SIDES
-from vlmscope.score.compared import compared_options
-from vlmscope.score.denial import (
-    NEGATIVE,
-    hedge_in,
-    plain,
-    sentences,
+from vlmscope.score.language.denial import NEGATIVE, hedge_in, plain, sentences
+from vlmscope.score.language.lexicon import is_a, is_part, lemma
+from vlmscope.score.language.text import is_figure, word_set, words
+from vlmscope.score.parsing.case import CAPTION, LIGHT, Case
+from vlmscope.score.parsing.claims import COLOURS, GROUPS, SIDES
+from vlmscope.score.parsing.phrases import SHORT, Relation, Words, relation, turned
+from vlmscope.score.parsing.question import IN_IMAGE
+from vlmscope.score.rules.attributes import is_about_another
+from vlmscope.score.rules.comparison import compared_options, score_relative_position
+from vlmscope.score.rules.compatible import (
+    allows_other_answers,
+    is_longer_name,
+    means_accepted_answer,
 )
-from vlmscope.score.either import picks
-from vlmscope.score.lexicon import is_a, is_part, lemma
-from vlmscope.score.phrases import SHORT, Relation, Words, relation, turned
-from vlmscope.score.premise import denies_premise, finds_nothing
-from vlmscope.score.question import IN_IMAGE
-from vlmscope.score.refined import is_refined, is_voted
-from vlmscope.score.relative import relates
-from vlmscope.score.room import leaves_room
-from vlmscope.score.scorer import Finding, excerpt
-from vlmscope.score.stance import yes_no_choice
-from vlmscope.score.text import is_figure, word_set, words
-from vlmscope.score.values import (
+from vlmscope.score.rules.denials import (
+    BARE,
+    score_claim,
+    score_denial,
+    score_nothing_found,
+    score_rejected_premise,
+)
+from vlmscope.score.rules.multiple_choice import score_choice
+from vlmscope.score.rules.values import (
     SENTENCE,
     VAGUE_NUMBER,
     asks_several,
-    binds,
     contains,
-    dated,
-    lists,
-    outdoes,
-    reads,
+    score_alternative,
+    score_attribute,
+    score_comparison,
+    score_list,
+    score_written_text,
+    score_year,
 )
+from vlmscope.score.scorer import Finding, excerpt
 
-_LETTER = re.compile(r"\(?([a-jA-J])[).:]?|\[([a-jA-J])\]")
-_MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
 _PLACED = word_set("in on at of by from around near to during")
 _POSED = word_set("lying laying sitting standing resting located placed parked hanging")
 _LINKS = word_set("of in on for at")
@@ -94,7 +93,7 @@ class Exact:
 
 
 class Vqa:
-    """Scores by the rules above."""
+    """Scores by the rules of this module."""
 
     name = "vqa"
 
@@ -125,37 +124,6 @@ def _equal(case: Case) -> Finding | None:
     return None
 
 
-def _chooses(case: Case) -> Finding | None:
-    """Compare choices where the question lists them."""
-    choices = case.question.choices
-    if choices is None:
-        return _letter(case)
-    true = {true_choice(truth, choices) for truth in case.truths}
-    if None in true and (found := _numbered(case, choices)):
-        return found
-    if None in true:
-        return None if all(len(words(truth)) > 1 for truth in case.truths) else _letter(case)
-    chosen = choose(case.answer, choices)
-    if chosen.index is None and (side := yes_no_choice(case.answer, case.row.question, choices)):
-        return Finding(choices.said.index((side,)) not in true, f"says {side}: {case.shown}")
-    if chosen.index is None:
-        return Finding(None, f"{chosen.why}: {case.shown}")
-    return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
-
-
-def _numbered(case: Case, choices: Choices) -> Finding | None:
-    """Compare a choice with an option's number that counts from 0 or from 1: no row tells which."""
-    if len(case.truths) != 1 or not re.fullmatch(r"\s*\d{1,2}\s*", case.truths[0], re.ASCII):
-        return None
-    number = int(case.truths[0])
-    chosen = choose(case.answer, choices)
-    if chosen.index is None or number >= len(choices.texts):
-        return None
-    if chosen.index not in (number, number - 1):
-        return Finding(True, f"{chosen.why}, truth number {number}, counted from 0 or from 1")
-    return Finding(None, f"options counted from 0 or from 1: {case.shown}")
-
-
 _PEOPLE = {
     "woman": ("man", "boy"), "girl": ("man", "boy", "woman"), "lady": ("man", "boy"),
     "man": ("woman", "girl", "lady"), "boy": ("woman", "girl", "man"),
@@ -163,7 +131,7 @@ _PEOPLE = {
 
 
 def _of_another_person(case: Case) -> Finding | None:
-    """Leave what is said of a man, where a woman is asked about, and the reverse."""
+    """Leave an answer about a man unscored where a woman is asked about, and the reverse."""
     asked = re.match(r"(?:is|are|was|what \w+|what|where|how) .*?\b(\w*man|girl|lady|boy)\b",
                      case.question.asked)  # fmt: skip
     said = re.match(r"(?:the|a) (man|woman|girl|boy|lady) (?:is|was|has|wears|holds)\b",
@@ -175,42 +143,13 @@ def _of_another_person(case: Case) -> Finding | None:
     return None
 
 
-def _letter(case: Case) -> Finding | None:
-    """Compare the letters of options that the question does not list: *(B)*, *B. a dog*."""
-    found = [_LETTER.fullmatch(truth.strip()) for truth in case.truths]
-    letters = {(one[1] or one[2]).lower() for one in found if one}
-    if not all(found) or not letters:
-        return _marked(case)
-    chosen = chosen_letter(case.answer, tuple("abcdefghij"))
-    if not chosen and case.phrase and len(case.phrase[-1]) == 1:
-        chosen = case.phrase[-1]
-    if not chosen:
-        return Finding(None, f"chooses no option: {case.shown}")
-    return Finding(chosen not in letters, f"option {chosen}, truth {case.truth_shown}")
-
-
-def _marked(case: Case) -> Finding | None:
-    """Compare an option with its letter (*(D) Soft / Uniform*) with a truth in words."""
-    marked = _MARKED.match(case.final)
-    said = words(marked["text"]) if marked else ()
-    if not said or not case.short_truths or len(said) > 5:
-        return None
-    if any(relation(said, truth, case.question) == "equal" for truth in case.short_truths):
-        return Finding(False, f"says {case.shown}")
-    if case.doubt or len(sentences(marked["text"] if marked else "")) > 1:
-        return None
-    if any(set(truth) < set(said) for truth in case.short_truths) and len(said) <= SHORT:
-        return Finding(True, f"a longer name than the truth {case.truth_shown}: {case.shown}")
-    return None
-
-
 def _votes(case: Case) -> Finding | None:
-    """Weigh an answer that few annotators gave."""
+    """Score an answer that few annotators gave."""
     phrase = case.phrase or case.said
     for few, verdict in ((case.truth.rejected, True), (case.truth.doubtful, None)):
         for answer in few:
             if words(answer) in (case.said, phrase):
-                if not case.doubt and is_voted(case, words(answer)):
+                if not case.doubt and means_accepted_answer(case, words(answer)):
                     return Finding(False, f"another name for an accepted answer: {case.shown}")
                 near = (relation(phrase, words(known), case.question) for known in case.truths)
                 if verdict and not {"equal", "close"}.isdisjoint(near):
@@ -233,11 +172,11 @@ def _compares(case: Case) -> Finding | None:
         return Finding(None, f"an inexact number: {case.shown}")
     if hedge_in(line) or (NEGATIVE.search(line) and not _negative_truth(case)):
         return None
-    return _weigh(case, phrase, relations) if _counts(case, phrase) else None
+    return _score_phrase(case, phrase, relations) if _counts(case, phrase) else None
 
 
-def _weigh(case: Case, phrase: Words, relations: Mapping[Relation, Words]) -> Finding | None:
-    """Weigh a phrase by how it stands to the truths."""
+def _score_phrase(case: Case, phrase: Words, relations: Mapping[Relation, Words]) -> Finding | None:
+    """Score a phrase by its relation to the truths."""
     if _takes_back(case):
         return Finding(None, f"says one thing and another: {case.shown}")
     if "equal" in relations:
@@ -265,7 +204,7 @@ def _mistaken(case: Case, phrase: Words) -> Finding | None:
     if case.question.negated or compared_options(case.question) or of_another:
         return Finding(None, f"an answer that needs a judge: {case.shown}")
     if _side_or_colour(case) and (
-        speaks_of_another(case.final, case.question)
+        is_about_another(case.final, case.question)
         or set(phrase) - COLOURS - _SHADES - case.question.words - {"left", "right", "side"}
     ):
         return Finding(None, f"an answer that needs a judge: {case.shown}")
@@ -278,7 +217,7 @@ def _mistaken(case: Case, phrase: Words) -> Finding | None:
     colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
     if colours and not COLOURS.intersection(phrase):
         return Finding(None, f"an answer that needs a judge: names no basic color: {case.shown}")
-    if _adjectives_beside(case, phrase) or leaves_room(case, phrase):
+    if _adjectives_beside(case, phrase) or allows_other_answers(case, phrase):
         return Finding(None, f"may be right beside the truth {case.truth_shown}: {case.shown}")
     if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
         return None
@@ -287,7 +226,7 @@ def _mistaken(case: Case, phrase: Words) -> Finding | None:
 
 
 def _adjectives_beside(case: Case, phrase: Words) -> bool:
-    """Return whether a phrase is of adjectives that may hold beside the truth."""
+    """Return whether a phrase consists of adjectives that may hold together with the truth."""
     return (
         not _EXCLUSIVE.search(case.question.asked)
         and all(is_part(word, "a") and not is_part(word, "n") for word in phrase)
@@ -309,9 +248,9 @@ _EXCLUSIVE = re.compile(r"\bshape\b|\bmade of\b|\bmaterial\b|\b(?:emotion|mood|f
 
 
 def _shade(case: Case, phrase: Words) -> Finding | None:
-    """Weigh a phrase that overlaps with a truth: the same colour, with its shade, is the same."""
+    """Score a phrase that overlaps with a truth: the same colour, with its shade, is the same."""
     for truth in case.short_truths:
-        if is_refined(case, phrase, truth):
+        if is_longer_name(case, phrase, truth):
             return Finding(False, f'says "{" ".join(phrase)}" in {case.shown}')
         if len(truth) == 1 and truth[0] in COLOURS and truth[0] in phrase:
             others = set(phrase) - set(truth)
@@ -326,7 +265,7 @@ def _shade(case: Case, phrase: Words) -> Finding | None:
 
 
 def _takes_back(case: Case) -> bool:
-    """Return whether an answer of several sentences turns against itself."""
+    """Return whether an answer of several sentences contradicts itself."""
     said = sentences(case.answer)
     return len(said) > 1 and any(_TURN.search(sentence) for sentence in said[1:])
 
@@ -403,7 +342,7 @@ def _answers_by(case: Case, said: Words, truth: Words) -> bool:
 
 
 def _counts(case: Case, phrase: Words) -> bool:
-    """Return whether the number of a phrase stands where it counts what the question counts."""
+    """Return whether the number of a phrase counts what the question counts."""
     said = case.said
     numbers = [word for word in phrase if is_figure(word)]
     if not numbers or numbers[0] not in said:
@@ -469,9 +408,10 @@ def _which(case: Case) -> Finding | None:
 
 
 _RULES: tuple[Callable[[Case], Finding | None], ...] = (
-    _missing, _chooses, _equal, reads, lists, _votes,
-    _of_another_person, outdoes, relates, binds, dated,
-    denies_premise, denies, claims, finds_nothing, picks, _compares, _which, _mentions,
+    _missing, score_choice, _equal, score_written_text, score_list, _votes, _of_another_person,
+    score_comparison, score_relative_position, score_attribute, score_year,
+    score_rejected_premise, score_denial, score_claim, score_nothing_found, score_alternative,
+    _compares, _which, _mentions,
 )  # fmt: skip
 
 
@@ -484,8 +424,8 @@ def _undecided(case: Case) -> Finding:
 def _rivals(case: Case) -> list[str]:
     """Return the words of the answer that are of the truth's kind, but not the truth.
 
-    What the question names is no answer (*What stands left of the red car?*), unless it offers it
-    as a choice.
+    What the question names is not an answer (*What stands left of the red car?*), unless it is
+    offered as a choice.
     """
     true = {word for truth in case.short_truths for word in truth}
     asked = case.question.words - case.question.offered

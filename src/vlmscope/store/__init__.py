@@ -44,9 +44,11 @@ from vlmscope.store.format.manifest import (
 )
 from vlmscope.store.format.naming import (
     boundary_name,
+    is_of_image,
     link_name,
     question_id,
     representation_name,
+    shown_layers,
     vector_path,
 )
 from vlmscope.store.halp_files import (
@@ -129,6 +131,7 @@ __all__ = [
     "hash_truths",
     "ids_written_by",
     "is_child_name",
+    "is_of_image",
     "is_of_truths",
     "is_remote",
     "label_sets",
@@ -159,6 +162,7 @@ __all__ = [
     "remove_folder",
     "representation_name",
     "set_aside",
+    "shown_layers",
     "team_name",
     "vector_path",
     "wait_for_end",

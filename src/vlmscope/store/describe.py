@@ -84,6 +84,8 @@ def describe(path: str | Path) -> Description:
         raise InputError(f"{folder}: no such file or folder; give a run folder or an HDF5 file")
     try:
         return _summary(folder, "file", {folder: None}, folder.stat().st_size, {})
+    except InputError:
+        raise
     except (StoreError, TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         raise InputError(
             f"{folder}: no HDF5 file of the seed's layout, or damaged; "

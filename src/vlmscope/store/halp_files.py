@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
+from vlmscope.schema import representation as group_of
 from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS
 from vlmscope.store.format.naming import vector_path
 from vlmscope.store.halp_rows import (
@@ -122,19 +123,18 @@ class SeedFiles:
 
     def layers(self, representation: str) -> tuple[int, ...]:
         """Return the layers of a representation that any row has; the vision encoder's has none."""
-        return tuple(
-            layer for name, layer in self._widths if name == representation and layer is not None
-        )
+        wanted = group_of(representation)
+        return tuple(layer for name, layer in self._widths if name == wanted and layer is not None)
 
     def faults(self, representation: str, layer: int | None = None) -> list[Fault]:
         """Return what is wrong with each row's vector, whose width should be that of most rows."""
-        place = (representation, layer)
+        place = (group_of(representation), layer)
         width = self._width(place)
         return [_fault(row, place, width) for row in self._rows]
 
     def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
         """Return ``[N, D]``, row i belonging to ``ids[i]``; NaN where ``faults`` names one."""
-        place = (representation, layer)
+        place = (group_of(representation), layer)
         width = self._width(place)
         result = np.full((len(self), width), np.nan, np.float32)
         whole = [(i, row) for i, row in enumerate(self._rows) if not _fault(row, place, width)]

@@ -165,6 +165,8 @@ def opened_seed(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file
+    except InputError:  # of whoever reads, and a ValueError too
+        raise
     except PointerError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:

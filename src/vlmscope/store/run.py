@@ -7,34 +7,52 @@ may go on meanwhile.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import html
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate, groupby
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, get_args, overload
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError
-from vlmscope.schema import Answered, Capture, Failure, Score
+from vlmscope.errors import (
+    InputError,
+    RowNumberError,
+    StoreError,
+    UnknownIdError,
+    VlmscopeError,
+    shortened,
+)
+from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
+from vlmscope.schema import representation as group_of
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
-from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of
+from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
 from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.manifest import Manifest, read_manifest
-from vlmscope.store.format.naming import vector_path
+from vlmscope.store.format.naming import shown_layers, vector_path
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS
-from vlmscope.store.labels import DEFAULT, read_labels
+from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import place
-from vlmscope.store.table import frame
+from vlmscope.store.table import frame, labels_frame
 from vlmscope.store.truths import read_truths, with_truths
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+SHOWN_ROWS = 5
+"""Rows that a notebook shows of a run."""
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 def open_run(path: str | Path) -> Run:
@@ -48,9 +66,7 @@ def open_run(path: str | Path) -> Run:
         StoreError: The run is damaged.
         UnreachableError: The object store does not answer.
     """
-    folder = place(path)
-    manifest = read_manifest(folder)
-    return Run(folder, manifest, scan(folder)[0])
+    return Run.open(path)
 
 
 class Run:
@@ -63,6 +79,13 @@ class Run:
         """The question ids. Row i of every matrix belongs to ``ids[i]``."""
         self._shards = shards
 
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a run for reading: see ``open_run``."""
+        folder = place(path)
+        manifest = read_manifest(folder)
+        return cls(folder, manifest, scan(folder)[0])
+
     @cached_property
     def _places(self) -> dict[str, tuple[Shard, int]]:
         """Where each row is: made when a row is first asked for, most readers want columns."""
@@ -73,7 +96,54 @@ class Run:
         }
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {len(self)} rows, {', '.join(self.representations)})"
+        return f"{type(self).__name__}({'; '.join(self._told())})"
+
+    def _told(self) -> Iterator[str]:
+        """Yield what there is to say of the run in a line; nothing is raised."""
+        manifest = self.manifest
+        yield repr(str(self.path))
+        yield f"{len(self):,} {'row' if len(self) == 1 else 'rows'}"
+        yield manifest.model.name
+        yield ", ".join(manifest.capture.positions)
+        yield f"layers {shown_layers(manifest.capture.layers, manifest.model.num_layers)}"
+        yield from self._told_labels()
+
+    def _told_labels(self) -> Iterator[str]:
+        try:
+            sets = label_sets(self.path)
+            if not sets:
+                yield "no labels"
+            for name in sets:
+                counts = Counter(score.outcome for score in read_labels(self.path, name).values())
+                told = ", ".join(f"{counts[each]:,} {each}" for each in OUTCOMES if counts[each])
+                yield f"labels {name}: {told or 'none'}"
+        except VlmscopeError:
+            yield "labels cannot be read"
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook, with the first rows."""
+        told = html.escape(f"{type(self).__name__}: {'; '.join(self._told())}")
+        try:
+            rows = self._first_rows().to_html()
+        except VlmscopeError:
+            rows = "<p>rows cannot be read</p>"
+        return f"<div><p>{told}</p>{rows}</div>"
+
+    def _first_rows(self, count: int = SHOWN_ROWS) -> pd.DataFrame:
+        """Return the first rows as a person looks at them."""
+        blocks = []
+        for shard in self._shards:
+            blocks.append(with_truths(read_rows(shard, vectors=False), self.truths))
+            if sum(map(len, blocks)) >= count:
+                break
+        table = frame(blocks).head(count)
+        if not len(table):
+            return table
+        names = ("question", "answer", "ground_truth_answer")
+        shown = table.set_index(QUESTION_ID)[[name for name in names if name in table]]
+        if DEFAULT in label_sets(self.path):
+            shown["label"] = self.labels()["outcome"].reindex(shown.index)
+        return shown
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,13 +152,45 @@ class Run:
         return id_ in self._places
 
     def __getitem__(self, id_: str) -> Capture:
-        """Return one question's capture."""
+        """Return one question's capture.
+
+        Raises:
+            UnknownIdError: There is no such question; a ``KeyError`` too.
+        """
+        key: Any = id_
+        if not isinstance(key, str):
+            number = _subscript(key)
+            raise UnknownIdError(
+                f"run[{number}]: a question is found by its id, which is text; use "
+                f"run.iloc[{number}] for rows by their number"
+            )
         if id_ not in self._places:
             close = f"; did you mean {_near(id_, self.ids)}?" if _near(id_, self.ids) else ""
-            raise InputError(f"{self.path}: no question {id_!r} among {len(self)} rows{close}")
+            raise UnknownIdError(f"{self.path}: no question {id_!r} among {len(self)} rows{close}")
         shard, row = self._places[id_]
         block = read_shard(shard.path, slice(row, row + 1))
         return next(captures_of(with_truths(block, self.truths)))
+
+    @property
+    def iloc(self) -> RowsByNumber:
+        """Rows by their number: ``run.iloc[0]`` is a capture, ``run.iloc[:2]`` a list of them."""
+        return RowsByNumber(self)
+
+    def captures(self, numbers: Iterable[int]) -> Iterator[Capture]:
+        """Yield the captures of some rows, in the order of their numbers as they are given.
+
+        Args:
+            numbers: From 0 to the number of rows, less one.
+        """
+        starts = list(accumulate((len(shard) for shard in self._shards), initial=0))
+        places = ((bisect_right(starts, number) - 1, number) for number in numbers)
+        for which, group in groupby(places, key=lambda place: place[0]):
+            shard = self._shards[which]
+            rows = [shard.rows[number - starts[which]] for _, number in group]
+            first = min(rows)
+            block = read_shard(shard.path, slice(first, max(rows) + 1))
+            wanted = take(block, [row - first for row in rows])
+            yield from captures_of(with_truths(wanted, self.truths))
 
     def __iter__(self) -> Iterator[Capture]:
         """Yield every capture; one shard is in memory at a time."""
@@ -135,8 +237,12 @@ class Run:
             for id_, question, target, metadata, answer in zip(*columns, answers, strict=True):
                 yield Answered(id_, question, answer, target, metadata_of(metadata))
 
-    def labels(self, name: str = DEFAULT) -> dict[str, Score]:
-        """Return a label set by question id, in the order of the file (``read_labels``).
+    def labels(self, name: str = DEFAULT) -> pd.DataFrame:
+        """Return a label set as a table, row i belonging to ``ids[i]``; the index is the id.
+
+        Its columns are ``outcome`` (``hallucinated``, ``faithful``, ``unscorable`` or
+        ``unlabelled``), ``hallucinated`` (true, false, or missing), ``error_kind``, ``scorer`` and
+        ``evidence``. ``read_labels`` returns the set as it was written.
 
         Args:
             name: The label set.
@@ -145,38 +251,64 @@ class Run:
             InputError: The run has no such labels yet.
             StoreError: The file is damaged.
         """
-        return read_labels(self.path, name)
+        found = read_labels(self.path, name)
+        nobody = Score("", None, "", "", labelled=False)
+        return labels_frame(self.ids, [found.get(id_, nobody) for id_ in self.ids])
 
     @property
     def representations(self) -> tuple[str, ...]:
-        """The names that ``matrix`` takes."""
+        """The names that ``matrix`` takes, beside those of the positions."""
         return tuple(self.manifest.representations())
 
     def layers(self, representation: str) -> tuple[int, ...]:
-        """Return the layers of a representation; the vision encoder's has none."""
+        """Return the layers of a representation; the vision encoder's has none.
+
+        Args:
+            representation: Its name, or that of its position: ``last_prompt_token``.
+
+        Raises:
+            InputError: The run does not have it.
+        """
         known = self.manifest.representations()
-        if representation not in known:
-            near = _near(representation, known)
+        name = group_of(representation)
+        if name not in known:
+            positions = self.manifest.capture.positions
+            near = _near(representation, (*known, *positions))
             close = f"; did you mean {near}?" if near else ""
             raise InputError(
                 f"{self.path}: no representation {representation!r}, there are "
-                f"{', '.join(known)}{close}"
+                f"{', '.join((*known, *positions))}{close}"
             )
-        return known[representation]
+        return known[name]
 
-    def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
-        """Return ``[N, D]``, row i belonging to ``ids[i]``.
+    def column(self, representation: str, layer: int | None = None) -> str:
+        """Return the HDF5 path of a vector, as ``Capture.vectors`` has it.
 
-        A question without a picture has no vector of the image's representations: its row is NaN.
-        ``matrix[~np.isnan(matrix).any(axis=1)]`` is without these rows, and so is
-        ``matrix[run.to_pandas()["image_sha256"] != ""]``.
+        Args:
+            representation: Its name, or that of its position: ``last_prompt_token``.
+            layer: The decoder layer; of the vision encoder's output none.
+
+        Raises:
+            InputError: The run does not have it.
         """
         layers = self.layers(representation)
         if (layer not in layers) if layers else (layer is not None):
             asked = "no layer given" if layer is None else f"no layer {layer}"
             have = f"layers {', '.join(map(str, layers))}" if layers else "no layers"
             raise InputError(f"{self.path}: {asked}, {representation} has {have}")
-        path = vector_path(representation, layer)
+        return vector_path(representation, layer)
+
+    def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
+        """Return ``[N, D]``, row i belonging to ``ids[i]``.
+
+        ``run.matrix("last_prompt_token", layer=20)`` is
+        ``run.matrix("query_token_representation", layer=20)``.
+
+        A question without a picture has no vector of the image's representations: its row is NaN.
+        ``matrix[~np.isnan(matrix).any(axis=1)]`` is without these rows, and so is
+        ``matrix[run.to_pandas()["image_sha256"] != ""]``.
+        """
+        path = self.column(representation, layer)
         result = np.empty((len(self), self.manifest.widths()[path]), np.float32)
         start = 0
         for shard in self._shards:
@@ -201,6 +333,67 @@ class Run:
     def check(self) -> list[str]:
         """Recompute every checksum; return what is damaged, a line each."""
         return [damage for shard in self._shards for damage in _damage(shard)]
+
+
+class RowsByNumber:
+    """The rows of a run by their number, as ``pandas.DataFrame.iloc`` gives those of a table."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @overload
+    def __getitem__(self, number: SupportsIndex) -> Capture: ...
+
+    @overload
+    def __getitem__(self, number: slice | Iterable[SupportsIndex]) -> list[Capture]: ...
+
+    def __getitem__(
+        self, number: SupportsIndex | slice | Iterable[SupportsIndex]
+    ) -> Capture | list[Capture]:
+        """Return one row, or the rows of a slice, of numbers, or of a truth value for each row.
+
+        Raises:
+            RowNumberError: There is no such row; an ``IndexError`` too.
+        """
+        if isinstance(number, slice):
+            return list(self._run.captures(range(len(self._run))[number]))
+        if isinstance(number, Iterable):
+            return list(self._run.captures(map(self._checked, self._chosen(number))))
+        return next(self._run.captures([self._checked(number)]))
+
+    def _chosen(self, numbers: Iterable[Any]) -> Sequence[Any]:
+        chosen = np.asarray(list(numbers))
+        if chosen.dtype == bool:
+            if len(chosen) != len(self._run):
+                raise RowNumberError(
+                    f"iloc: {len(chosen):,} truth values, expected one for each of the "
+                    f"{len(self._run):,} rows"
+                )
+            return np.flatnonzero(chosen).tolist()
+        found: list[Any] = chosen.tolist()
+        return found
+
+    def _checked(self, number: SupportsIndex) -> int:
+        """Return a number counted from the first row."""
+        count = len(self._run)
+        try:
+            plain = index(number)
+        except TypeError:
+            raise RowNumberError(
+                f"iloc[{number!r}]: expected a number, a slice or numbers; a question's id goes "
+                "into run[id]"
+            ) from None
+        if not -count <= plain < count:
+            raise RowNumberError(f"iloc[{plain}]: the run has {count:,} rows")
+        return plain + count if plain < 0 else plain
+
+
+def _subscript(key: Any) -> str:
+    """Return what stands in brackets as it was written."""
+    if isinstance(key, slice):
+        parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
+        return ":".join(parts if parts[2] else parts[:2])
+    return shortened(repr(key))
 
 
 def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:

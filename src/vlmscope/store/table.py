@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import StoreError
+from vlmscope.schema import Score
 from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS, Block, metadata_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,25 @@ def frame(blocks: Iterable[Block]) -> pd.DataFrame:
     for key in dict.fromkeys(key for row in metadata for key in row):
         columns[metadata_name(key, columns)] = [_valid(row.get(key)) for row in metadata]
     return pd.DataFrame(columns)
+
+
+def labels_frame(ids: Sequence[str], scores: Sequence[Score]) -> pd.DataFrame:
+    """Return verdicts as a table whose index is the question's id.
+
+    Args:
+        ids: The questions.
+        scores: One verdict for each.
+    """
+    import pandas as pd
+
+    columns: dict[str, Any] = {
+        "outcome": [score.outcome for score in scores],
+        "hallucinated": pd.array([score.hallucinated for score in scores], dtype="boolean"),
+        "error_kind": [score.error_kind for score in scores],
+        "scorer": [score.scorer for score in scores],
+        "evidence": [score.evidence for score in scores],
+    }
+    return pd.DataFrame(columns, index=pd.Index(list(ids), name=QUESTION_ID))
 
 
 def scalar_columns(block: Block) -> dict[str, list[Any]]:

@@ -75,6 +75,13 @@ class SavedSweep:
     stale: str
     """Why it fits the run no longer, a phrase; empty where it fits."""
 
+    def __repr__(self) -> str:
+        stale = f", stale: {self.stale}" if self.stale else ""
+        return (
+            f"SavedSweep({len(self.predictions):,} rows, {len(self.results)} results, label set "
+            f"{self.label_set!r}, selected AUROC {self['selected']['auroc']:.3f}{stale})"
+        )
+
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         """Return a result by its name, one level of names as in ``results.json``."""
         return next(row for row in self.results if row["name"] == name)

@@ -211,6 +211,12 @@ class SweepResult:
     novelty: Novelty | None = None
     """What the judged rows share with training."""
 
+    def __repr__(self) -> str:
+        return (
+            f"SweepResult({len(self.data.truth):,} rows, {len(self.rows)} results, selected "
+            f"{self.selected_place}: AUROC {self['selected'].metrics.auroc:.3f})"
+        )
+
     def __getitem__(self, name: str) -> ProbeResult:
         """Return a row by its name."""
         return next(row for row in self.rows if row.name == name)

@@ -21,7 +21,7 @@ STEP_OF_LENGTH = 64
 """Lengths are rounded up to this, so that not every longer prompt needs new tensors."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slots:
     """Everything that a decoding step reads and changes. Made by ``make_slots``."""
 

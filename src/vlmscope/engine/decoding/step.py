@@ -20,14 +20,14 @@ from vlmscope.engine.device import is_out_of_memory
 from vlmscope.engine.hooks import tap_layer
 from vlmscope.errors import one_line
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention import (
+from vlmscope.model.attention.switch import (
     GROUPED,
     attending_with,
     configurations,
     grouped_attention,
     seeing,
 )
-from vlmscope.model.changes import removing_hooks
+from vlmscope.model.computing import removing_hooks
 from vlmscope.said_once import warn
 from vlmscope.schema import LayerStates
 
@@ -163,7 +163,7 @@ class Stepper:
 
     def _cache(self, rows: int) -> Any:
         """Return the library's cache over the first rows of the slots."""
-        from vlmscope.model.static_cache import FixedLayer, RowLayer, cache_over
+        from vlmscope.model.attention.kv_cache import FixedLayer, RowLayer, cache_over
 
         if rows not in self._caches:
             slots = self._slots

@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from vlmscope.dataset import Table, TableScan, UntilChanged, absolute_data
+from vlmscope.dataset import InMemory, Table, TableScan, UntilChanged, absolute_data
 from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.executors.local import Nobody, Observer, Summary
 from vlmscope.executors.manifest import absolute
@@ -94,7 +94,7 @@ def plan_on_ray(
     request = _valid_anywhere(request)
     table, scan, held = open_checked(request, patience=PATIENCE, note=note)
     with cluster(address, workers):
-        crew = Crew(request, scan, room(request.device, workers))
+        crew = Crew(_for_workers(request), scan, room(request.device, workers))
         for _ in range(crew.room.workers):
             crew.hire()
         member, loaded = first_loaded(crew)
@@ -257,6 +257,11 @@ class _Job:
 
 
 def _check(request: Request, workers: int | None) -> None:
+    if not isinstance(request.model, str):
+        raise InputError(
+            "--model and --ray: the model is loaded here; give its folder or hub id, each worker "
+            "loads it"
+        )
     if request.shard:
         raise InputError("--shard and --ray: give one of them; Ray shares the rows out itself")
     if request.time_limit is not None:
@@ -273,15 +278,23 @@ def _check(request: Request, workers: int | None) -> None:
 def _valid_anywhere(request: Request) -> Request:
     """Return the request with absolute paths: a worker is started in another folder."""
     family = request.family
+    data, model = request.data, request.model
+    assert isinstance(model, str)  # noqa: S101 - _check has refused a loaded one
     return replace(
         request,
-        data=absolute_data(request.data),
-        model=absolute(request.model),
+        data=data if isinstance(data, InMemory) else absolute_data(data),
+        model=absolute(model),
         out=request.out.absolute(),
         images=absolute(request.images) if request.images else None,
         adapter=request.adapter.absolute() if request.adapter else None,
         family=Path(family).absolute() if isinstance(family, str | Path) else family,
     )
+
+
+def _for_workers(request: Request) -> Request:
+    """Return the request without a table in memory: the workers are sent its rows."""
+    data = request.data
+    return replace(request, data=data.named()) if isinstance(data, InMemory) else request
 
 
 def _each(room: Room) -> str:

@@ -91,7 +91,7 @@ SEED_TEXTS = ("image_id", "question", "ground_truth_answer", "answer")
 """The seed's strings, in the seed's order. ``answer`` is absent after a prefill-only run."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Columns of equal length, by name. All rows of a block have the same columns."""
 

@@ -104,6 +104,9 @@ class DataRecord:
     several_tables: bool = False
     """Whether rows came from more than one version of the table. ``fingerprint`` is that of the
     last one, and says nothing about rows of the earlier ones."""
+    in_memory: bool = False
+    """Whether the table was in memory, as a data frame is: ``path`` says what it was, and leads to
+    no file."""
 
     @property
     def shown_path(self) -> str:

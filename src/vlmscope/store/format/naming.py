@@ -9,7 +9,7 @@ otherwise read as one of these escapes, so ``100%`` stays ``100%``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vlmscope.errors import InputError, shortened
 from vlmscope.schema import (
@@ -17,6 +17,7 @@ from vlmscope.schema import (
     IMAGE_REPRESENTATIONS,
     LONGEST_ID,
     REPRESENTATIONS,
+    representation,
 )
 
 _ESCAPES = {"%25": "%", "%2F": "/", "%2E": ".", "%5F": "_"}
@@ -91,13 +92,45 @@ def boundary_position(name: str) -> str | None:
     return known.get(name, stem)
 
 
-def vector_path(representation: str, layer: int | None = None) -> str:
+def vector_path(name: str, layer: int | None = None) -> str:
     """Return where a vector stands in a row, and its column under ``_columns``.
+
+    Args:
+        name: The representation, or its position.
+        layer: The decoder layer; of the vision encoder's output none.
 
     >>> vector_path("query_token_representation", 20), vector_path("vision_only_representation")
     ('query_token_representation/layer_20', 'vision_only_representation')
+    >>> vector_path("last_prompt_token", 20)
+    'query_token_representation/layer_20'
     """
-    return representation if layer is None else f"{representation}/layer_{layer}"
+    group = representation(name)
+    return group if layer is None else f"{group}/layer_{layer}"
+
+
+def shown_layers(layers: Sequence[int], num_layers: int | None = None) -> str:
+    """Return layers as a person reads them, neighbours joined.
+
+    Args:
+        layers: The layers, ascending.
+        num_layers: How many the model has, if that is known.
+
+    >>> shown_layers(range(10), 10), shown_layers((0, 10, 20, 30, 39), 40)
+    ('0–9 (all)', '0, 10, 20, 30, 39 of 40')
+    >>> shown_layers((0, 1, 5, 6, 7)), shown_layers((0,), 1), shown_layers(())
+    ('0, 1, 5–7', '0 (all)', '–')
+    """
+    groups: list[list[int]] = []
+    for layer in layers:
+        if groups and groups[-1][-1] == layer - 1:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    spans = [f"{g[0]}–{g[-1]}" if len(g) > 2 else ", ".join(map(str, g)) for g in groups]
+    text = ", ".join(spans) or "–"
+    if not groups or num_layers is None:
+        return text
+    return f"{text} (all)" if len(layers) == num_layers else f"{text} of {num_layers}"
 
 
 def is_vector(path: str) -> bool:

@@ -125,6 +125,9 @@ class TransferResult:
     tests: tuple[TransferTest, ...]
     spec: SweepSpec
 
+    def __repr__(self) -> str:
+        return f"TransferResult({str(self.source.path)!r}, judged on {len(self.tests)} runs)"
+
 
 def transfer(
     source: Source,

@@ -1,0 +1,9 @@
+"""What the commands do, for Python: the functions that ``import vlmscope`` offers above the stages.
+
+extracting  ``extract``: a table, in a file or in memory, through a model into a run
+checking    ``verify`` and ``inspect``, and the probe of a path
+runs        a run as arrays, labels and predictions, for scikit-learn and pandas
+torch_data  the same for PyTorch
+
+Nothing is imported here: a run can be read without torch.
+"""

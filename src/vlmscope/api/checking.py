@@ -1,0 +1,342 @@
+"""``verify`` and ``inspect``: a run held against the reference, one question explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from vlmscope.api.extracting import Columns, Note, fields_of, spec_of
+from vlmscope.arguments import Layers, whole_number
+from vlmscope.dataset import Data, Table, open_table
+from vlmscope.errors import (
+    InputError,
+    ModelError,
+    RowError,
+    RunMismatchError,
+    StoreError,
+    ToleranceError,
+    UnknownIdError,
+)
+from vlmscope.executors import describe_model
+from vlmscope.inspection import Inspection, inspect_sample
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.implementations import requested_by
+from vlmscope.probes import BinaryProbe, ProbeInfo
+from vlmscope.probes import load_probe as read_probe
+from vlmscope.prompt import reads_clock
+from vlmscope.risk import find_probe
+from vlmscope.row_identity import ids_text, table_of_run
+from vlmscope.schema import (
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_POSITIONS,
+    CaptureSpec,
+    Compat,
+    Failure,
+    FieldSpec,
+    Positions,
+    Sample,
+    VisionPooling,
+)
+from vlmscope.store import Run, find_damage, open_run, other_weights
+from vlmscope.verification import RowCheck, check_rows, choose_samples, tolerance_of
+
+Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
+"""Passes rows on and shows how far they are, given how many there are."""
+
+
+def verify(
+    run: Run | str | PathLike[str],
+    *,
+    sample: int = 8,
+    seed: int = 0,
+    files: bool = False,
+    tolerance: float | None = None,
+    model: str | PathLike[str] | VisionLanguageModel | None = None,
+    adapter: str | PathLike[str] | None = None,
+    data: Data | None = None,
+    images: str | PathLike[str] | None = None,
+    device: str = "auto",
+    attention: str | None = None,
+    allow_absolute_paths: bool = False,
+    allow_pickle_weights: bool = False,
+    note: Note | None = None,
+) -> list[RowCheck]:
+    """Check every checksum of a run, then recompute some rows by the reference and compare them.
+
+    Args:
+        run: The run, or its folder.
+        sample: Rows to recompute.
+        seed: Decides which.
+        files: Check the files only: no model, no table.
+        tolerance: Largest relative error (default: by the dtype).
+        model: Where the model is now, or the loaded model (default: as the run says).
+        adapter: Where its LoRA adapter is now.
+        data: The table, or where it is now (default: as the run says). Of a run that was made from
+            a table in memory it must be given.
+        images: Where its images are now.
+        device: As in ``load_model``.
+        attention: As in ``load_model`` (default: that of the run).
+        allow_absolute_paths: As in ``extract``.
+        allow_pickle_weights: As in ``load_model``.
+        note: Told what the user should know and is no error.
+
+    Returns:
+        The comparison of each row; none with ``files``.
+
+    Raises:
+        InputError: The table cannot be read, or an argument is wrong.
+        RunMismatchError: The table or the model is another one.
+        StoreError: A file is damaged.
+        ToleranceError: A row differs by more than the tolerance.
+    """
+    opened = run if isinstance(run, Run) else open_run(str(run))
+    check_files(opened.path)
+    if files:
+        return []
+    if whole_number("--sample", sample) < 1:
+        raise InputError(f"--sample {sample}: give 1 or more")
+    table = table_of_run(
+        opened, data, images=images, allow_absolute_paths=allow_absolute_paths
+    )  # fmt: skip
+    samples = draw_samples(opened, table, sample, seed, note or _unsaid)
+    vlm = model_of_run(
+        opened, model, adapter=adapter, device=device, attention=attention,
+        allow_pickle_weights=allow_pickle_weights,
+    )  # fmt: skip
+    checks = list(check_rows(opened, samples, vlm))
+    judge(opened, checks, tolerance, vlm)
+    return checks
+
+
+def _unsaid(_: str) -> None:
+    """Say nothing."""
+
+
+def check_files(run: Path) -> None:
+    """Check every checksum.
+
+    Raises:
+        StoreError: A file is damaged: names all that are.
+    """
+    if damage := find_damage(run):
+        count = "1 damaged file" if len(damage) == 1 else f"{len(damage)} damaged files"
+        raise StoreError(f"{count}: {'; '.join(each.text for each in damage)}")
+
+
+def draw_samples(run: Run, table: Table, count: int, seed: int, note: Note) -> list[Sample]:
+    """Return rows of a run to recompute; say how many its table does not have any more."""
+    samples, gone = choose_samples(run, table, count, seed)
+    if gone:
+        are = "row of the run is" if len(gone) == 1 else "rows of the run are"
+        note(
+            f"{len(gone):,} {are} not in the table any more, and cannot be recomputed: "
+            f"{ids_text(gone)}"
+        )
+    return samples
+
+
+def model_of_run(
+    run: Run,
+    model: str | PathLike[str] | VisionLanguageModel | None = None,
+    *,
+    adapter: str | PathLike[str] | None = None,
+    device: str = "auto",
+    attention: str | None = None,
+    allow_pickle_weights: bool = False,
+) -> VisionLanguageModel:
+    """Load the model of a run, and refuse another one.
+
+    Args:
+        run: The run.
+        model: Where it is now, or the loaded model.
+        adapter: Where its adapter is now.
+        device: As in ``load_model``.
+        attention: As in ``load_model``; None: that of the run.
+        allow_pickle_weights: As in ``load_model``.
+
+    Raises:
+        ModelError: It cannot be loaded.
+        RunMismatchError: It is another one.
+    """
+    manifest = run.manifest
+    record = manifest.model
+    if isinstance(model, VisionLanguageModel):
+        vlm = model
+    else:
+        try:
+            vlm = load_model(
+                str(model or record.name),
+                dtype=manifest.dtype,
+                device=device,
+                revision=record.revision,
+                attention=attention or requested_by(manifest.attention),
+                family=record.description,
+                adapter=record.adapter if adapter is None else Path(adapter),
+                quantize=record.quantization or None,
+                allow_pickle_weights=allow_pickle_weights,
+            )
+        except ModelError as error:
+            moved = "no such folder" in str(error)
+            more = "; if it has moved, give --model or --adapter" if moved else ""
+            raise ModelError(f"{error}{more}") from error
+    _check_model(run, vlm, without_adapter=adapter is not None and record.adapter is None)
+    return vlm
+
+
+def _check_model(run: Run, vlm: VisionLanguageModel, *, without_adapter: bool) -> None:
+    """Refuse a model that is not the one of a run, or computes in another type."""
+    found, expected = describe_model(vlm), run.manifest.model
+    for part in (field.name for field in fields(found) if field.name.endswith("_hash")):
+        if getattr(found, part) != getattr(expected, part):
+            how = "give the one it was made with with --model"
+            if without_adapter:
+                how = "it was made without an adapter: leave --adapter out"
+            more = other_weights(asdict(expected), asdict(found)) if part == "weights_hash" else ""
+            raise RunMismatchError(
+                f"{vlm.name}: not the model of this run, its {part} differs{more}; {how}"
+            )
+    dtype = str(vlm.dtype).removeprefix("torch.")
+    if dtype != run.manifest.dtype:
+        raise RunMismatchError(
+            f"{vlm.name}: is loaded in {dtype}, and the run was made in {run.manifest.dtype}; load "
+            f"it with --dtype {run.manifest.dtype}"
+        )
+
+
+def judge(
+    run: Run, checks: Iterable[RowCheck], tolerance: float | None, vlm: VisionLanguageModel
+) -> None:
+    """Raise where a row is not what the reference gives.
+
+    Raises:
+        ToleranceError: The first such row.
+    """
+    manifest = run.manifest
+    limit = tolerance_of(manifest) if tolerance is None else tolerance
+    undated = ""
+    if manifest.model.prompt_time is None and reads_clock(vlm.processor):
+        undated = (
+            "; the chat template writes the date, and this run does not say which: rows of other "
+            "days than its first cannot be made again"
+        )
+    for check in checks:
+        if faults := check.faults(limit, manifest.dtype):
+            raise ToleranceError(f"{check.id}: {'; '.join(faults)}{undated}")
+
+
+def inspect(
+    table: Data,
+    model: str | PathLike[str] | VisionLanguageModel,
+    id: str | None = None,  # noqa: A002 - as the command line calls it
+    *,
+    images: str | PathLike[str] | None = None,
+    map: Columns | FieldSpec | None = None,  # noqa: A002
+    records: str | None = None,
+    image_pattern: str | None = None,
+    question_template: str | None = None,
+    number_rows: bool = False,
+    text_only: bool = False,
+    layers: Layers = "all",
+    positions: Positions = DEFAULT_POSITIONS,
+    vision_pooling: VisionPooling = "all",
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    compat: Compat = "",
+    spec: CaptureSpec | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str = "auto",
+    revision: str | None = None,
+    family: str | PathLike[str] | Mapping[str, Any] | None = None,
+    adapter: str | PathLike[str] | None = None,
+    quantize: str | None = None,
+    allow_absolute_paths: bool = False,
+    allow_pickle_weights: bool = False,
+) -> Inspection:
+    """Explain one question: prompt, tokens and boundaries, tiles, shapes, vectors and the answer.
+
+    Args:
+        table: As in ``extract``.
+        model: As in ``extract``.
+        id: The question (default: the first row).
+        images: As in ``extract``, and so is everything below.
+        map: See there.
+        records: See there.
+        image_pattern: See there.
+        question_template: See there.
+        number_rows: See there.
+        text_only: See there.
+        layers: See there; here all by default.
+        positions: See there.
+        vision_pooling: See there.
+        max_new_tokens: See there.
+        compat: See there.
+        spec: See there.
+        dtype: See there.
+        device: See there.
+        attention: See there.
+        revision: See there.
+        family: See there.
+        adapter: See there.
+        quantize: See there.
+        allow_absolute_paths: See there.
+        allow_pickle_weights: See there.
+
+    Raises:
+        InputError: The table or an argument is wrong.
+        ModelError: The checkpoint cannot be used.
+        RowError: The row cannot be captured.
+        UnknownIdError: The table has no such question; a ``KeyError`` too.
+    """
+    wanted = spec_of(spec, layers, positions, vision_pooling, max_new_tokens, compat)
+    mapped = fields_of(map, records, image_pattern, question_template, number_rows=number_rows)
+    opened = open_table(
+        table, images=images, fields=mapped, text_only=text_only,
+        allow_absolute_paths=allow_absolute_paths,
+    )  # fmt: skip
+    row = find_row(opened, id)
+    loading = {
+        "dtype": dtype, "device": device, "attention": attention, "revision": revision,
+        "family": Path(family) if isinstance(family, PathLike) else family,
+        "adapter": None if adapter is None else Path(adapter), "quantize": quantize,
+        "allow_pickle_weights": allow_pickle_weights,
+    }  # fmt: skip
+    if not isinstance(model, VisionLanguageModel):
+        model = load_model(str(model), **loading)  # type: ignore[arg-type]
+    elif given := [name for name, value in loading.items() if value not in ("auto", None, False)]:
+        option = f"--{given[0].replace('_', '-')}"
+        raise InputError(f"{option}: the model is loaded already; load it with that option instead")
+    return inspect_sample(row, model, wanted)
+
+
+def find_row(table: Table, id_: str | None) -> Sample:
+    """Return a row of a table by its id, or the first one.
+
+    Raises:
+        RowError: It is not in order.
+        UnknownIdError: There is no such row.
+    """
+    row = next((row for row in table.rows() if id_ is None or row.id == id_), None)
+    if row is None:
+        name = table.reader.source.name
+        if id_ is None:
+            raise InputError(f"{name}: 0 rows; expected at least one")
+        raise UnknownIdError(f"--id {id_!r}: {name} holds no such question")
+    if isinstance(row, Failure):
+        raise RowError(row.stage, row.error)
+    return row
+
+
+def load_probe(path: str | PathLike[str]) -> tuple[BinaryProbe, ProbeInfo]:
+    """Read a saved probe, and what is known of it.
+
+    Args:
+        path: Its folder; or a run that was probed: then the probe of the layer that was chosen
+            most often.
+
+    Raises:
+        InputError: There is no probe, or a damaged one.
+    """
+    return read_probe(find_probe(path))

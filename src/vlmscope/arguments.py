@@ -1,0 +1,74 @@
+"""What a caller may give for an argument, as the plain value that it means.
+
+The messages name the command line's options, as all do: see ``errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import index
+from typing import Any
+
+from vlmscope.errors import InputError
+
+Layers = str | int | Iterable[str | int]
+"""What names decoder layers: a text, a number, or several numbers and terms of a text."""
+
+
+def layers_text(layers: Layers) -> str:
+    """Return layers as the text that names them, which ``selection.resolve_layers`` reads.
+
+    Args:
+        layers: The text itself, a number, or several numbers and terms of such a text.
+
+    Raises:
+        InputError: It is nothing of that.
+
+    >>> layers_text("0,n/2"), layers_text(3), layers_text([0, -1]), layers_text(range(3))
+    ('0,n/2', '3', '0,-1', '0,1,2')
+    """
+    if isinstance(layers, str):
+        return layers
+    several = isinstance(layers, Iterable) and not isinstance(layers, bytes)
+    terms: list[Any] = list(layers) if several else [layers]  # type: ignore[arg-type]
+    if not terms:
+        raise InputError("--layers []: names no layer; give numbers, or a text such as 'all'")
+    return ",".join(
+        term if isinstance(term, str) else str(whole_number("--layers", term)) for term in terms
+    )
+
+
+def whole_number(option: str, value: Any) -> int:
+    """Return a whole number as Python's own.
+
+    Args:
+        option: The option of the command line, for the message.
+        value: What was given.
+
+    Raises:
+        InputError: It is no whole number; a truth value is none either.
+
+    >>> whole_number("--limit", 3)
+    3
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)
+    except TypeError:
+        raise InputError(f"{option} {value!r}: expected a whole number") from None
+
+
+def check_batch_size(size: Any) -> None:
+    """Refuse what is no number of rows.
+
+    Args:
+        size: Rows at once, or ``auto``.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if size == "auto":
+        return
+    if isinstance(size, str) or whole_number("--batch-size", size) < 1:
+        raise InputError(f"--batch-size {size}: give 1 or more, or auto")

@@ -1,0 +1,48 @@
+"""Placeholders of images in the questions of a table, counted while it is scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vlmscope.placeholders import image_mark, numbered_mark, split_at_images
+
+
+@dataclass(slots=True)
+class MarkCounts:
+    """How many questions hold placeholders of images; each question counts once."""
+
+    numbered: int = 0
+    """Questions all of whose placeholders name an image of their row by number."""
+    nameless: int = 0
+    """Questions with a placeholder that does not say which image it stands for."""
+    missing: int = 0
+    """Questions with a number that no image of their row has."""
+    first_numbered: str = ""
+    """The first placeholder that names an image."""
+    first_nameless: str = ""
+    """The first that does not say which."""
+    first_missing: str = ""
+    """The first placeholder of a question with a number that no image has."""
+
+    def add(self, question: str, count: Callable[[], int]) -> None:
+        """Count a question.
+
+        Args:
+            question: The question.
+            count: Returns how many images its row has; asked only where that matters.
+        """
+        if mark := image_mark(question):
+            self.nameless += 1
+            self.first_nameless = self.first_nameless or mark
+            return
+        mark = numbered_mark(question)
+        if not mark:
+            return
+        numbers = [part for part in split_at_images(question) if isinstance(part, int)]
+        if min(numbers) >= 1 and max(numbers) <= count():
+            self.numbered += 1
+            self.first_numbered = self.first_numbered or mark
+        else:
+            self.missing += 1
+            self.first_missing = self.first_missing or mark

@@ -1,0 +1,259 @@
+"""External answers: read from a table or files in the HALP layout, labelled, written.
+
+The labelled table has the columns of the one that was read, and ``outcome``, ``hallucinated``,
+``scorer``, ``evidence`` and ``error_kind``. A column of the input with such a name, or
+another that labels are read from, is kept as ``input_<name>``: labels made by hand are neither lost
+nor mistaken for these.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from vlmscope.dataset import (
+    ANSWER_TABLES,
+    AnswerTable,
+    CellError,
+    parse_answer_mapping,
+    read_answers,
+    to_target,
+)
+from vlmscope.errors import InputError, listed, shortened
+from vlmscope.schema import Answered, Score
+from vlmscope.score import Scorer
+from vlmscope.score.column import LABEL_COLUMNS as READ_COLUMNS
+from vlmscope.store import (
+    FAILED_ANSWER,
+    clean_text,
+    find_seed_files,
+    is_remote,
+    open_seed_files,
+    parquet_bytes,
+    publish,
+)
+from vlmscope.store.format.manifest import MANIFEST
+from vlmscope.version import __version__
+
+H5 = (".h5", ".hdf5")
+"""Suffixes of files in the HALP layout."""
+
+LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence", "error_kind")
+"""What a labelled table has beside the columns of the one that was read."""
+
+NO_ANSWER = "generation failed, there is no answer"
+
+_OF_A_ROW = ("id", "question", "target")
+"""Fields of a row of a run, whose columns are no metadata."""
+
+
+def is_answers(path: Path) -> bool:
+    """Return whether a path is not a run but a file, or a folder of ``.h5`` files, with answers."""
+    if is_remote(path) or (path / MANIFEST).exists():
+        return False
+    if path.is_dir():
+        return bool(find_seed_files(path))
+    return path.suffix.lower() in (*H5, *ANSWER_TABLES)
+
+
+def read_answer_files(path: Path, fields: Sequence[str] = ()) -> AnswerTable:
+    """Read questions, truths and answers of another tool.
+
+    Args:
+        path: A table (``read_answers``), or ``.h5`` files in the HALP layout, such as an export
+            of vlmscope: a folder or one file.
+        fields: Of a table: which column holds what, each ``field=column``.
+
+    Raises:
+        InputError: It cannot be read, or lacks a column.
+    """
+    if path.is_dir() or path.suffix.lower() in H5:
+        if fields:
+            raise InputError("--map: is for a table; .h5 files name their fields themselves")
+        return _of_halp_files(path)
+    return read_answers(path, parse_answer_mapping(fields))
+
+
+def _of_halp_files(path: Path) -> AnswerTable:
+    """Return the texts of files in the HALP layout; vectors are not read."""
+    table = open_seed_files(path).to_pandas()
+    rows = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
+    columns = tuple(map(str, table.columns))
+    roles = {
+        "id": "question_id", "question": "question", "target": "ground_truth_answer",
+        "answer": "answer",
+    }  # fmt: skip
+    answered = tuple(
+        Answered(
+            id=row["question_id"],
+            question=row["question"],
+            answer=row["answer"],
+            target=row["ground_truth_answer"],
+            metadata=row,
+        )
+        for row in rows
+    )
+    return AnswerTable(path, columns, tuple(rows), answered, roles)
+
+
+def with_truth(
+    rows: Iterable[Answered], column: str, fields: Mapping[str, Any] | None = None
+) -> Iterator[Answered]:
+    """Yield rows with the truth that a column of the table holds.
+
+    It is looked for among the metadata, else among the fields of a row, by the name of the field or
+    of the column that was mapped to it. A row whose cell is empty has no truth, and so cannot be
+    scored by a rule.
+
+    Args:
+        rows: The rows.
+        column: The column.
+        fields: Field → the column that was mapped to it, of a run.
+
+    Raises:
+        InputError: No row has the column, or a cell is not text; after the last row.
+    """
+    fields = fields or {}
+    named = [name for name, own in fields.items() if own == column and name in _OF_A_ROW]
+    field = named[0] if named else column if column in _OF_A_ROW and fields else ""
+    others: set[str] = set()
+    for row in rows:
+        others |= row.metadata.keys()
+        cell = row.metadata.get(column)
+        if field and column not in row.metadata:
+            cell = getattr(row, field)
+        try:
+            target = to_target(cell, frozenset())
+        except CellError as error:
+            raise InputError(
+                f"--target {shortened(column)}: the cell of {shortened(row.id)} {error}; name "
+                "another column"
+            ) from error
+        yield replace(row, target=target or "")
+    if (others or fields) and column not in others and not field:
+        raise InputError(_no_column(column, others, fields))
+
+
+def _no_column(column: str, others: Iterable[str], fields: Mapping[str, Any]) -> str:
+    """Say that a column is not there, and what is."""
+    mapped = [f"{own} (the {name})" for name, own in fields.items() if name in _OF_A_ROW and own]
+    there = [*sorted(others), *map(str, mapped)]
+    known = "there are" if there else "the run keeps no other columns of its table"
+    return (
+        f"--target {shortened(column)}: no such column; {known}"
+        f"{f': {listed(there)}' if there else ''}, and target for the truth that the run has"
+    )
+
+
+def score_rows(rows: Iterable[Answered], scorer: Scorer) -> Iterator[Score]:
+    """Yield a verdict for every row, in order; answers that say that generation failed are none."""
+    every, copy = tee(rows)
+    scores = scorer(row for row in copy if not _is_failed(row))
+    for row in every:
+        if _is_failed(row):
+            yield Score(row.id, None, scorer.name, NO_ANSWER)
+        else:
+            yield next(scores)
+    yield from scores  # what a scorer raises after its last row
+
+
+def _is_failed(row: Answered) -> bool:
+    return (row.answer or "").startswith(FAILED_ANSWER)
+
+
+def write_labelled(
+    path: Path,
+    table: AnswerTable,
+    scores: Sequence[Score],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a table with its labels and return the file.
+
+    Args:
+        path: The file, ``.csv`` or ``.parquet``.
+        table: What was labelled.
+        scores: One verdict a row, in its order.
+        settings: How they were made; kept in a Parquet file's schema.
+        overwrite: Replace an existing file.
+
+    Raises:
+        InputError: There is such a file, or the table is the file itself.
+        StoreError: The disk refuses.
+    """
+    if path.exists() and path.resolve() == table.path.resolve():
+        raise InputError(f"{path}: is the table itself; give another name")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: is there already; give --overwrite to replace it")
+    columns = _columns(table, scores)
+    if path.suffix.lower() == ".parquet":
+        made = {"settings": dict(settings or {}), "vlmscope_version": __version__}
+        publish(path, parquet_bytes(columns, made))
+    else:
+        publish(path, _csv_bytes(columns))
+    return path
+
+
+def _columns(table: AnswerTable, scores: Sequence[Score]) -> dict[str, list[Any]]:
+    """Return the columns of the labelled table, each of one type."""
+    columns: dict[str, list[Any]] = {}
+    if table.roles.get("id") not in (
+        "question_id",
+        "id",
+    ):  # so that labels can be read from it by id
+        columns["question_id"] = list(table.ids)
+    for name in table.columns:
+        taken = {*LABEL_COLUMNS, *READ_COLUMNS, *columns}
+        free = _free(clean_text(name), taken, table.columns)
+        columns[free] = _of_one_type([row.get(name) for row in table.cells])
+    columns["outcome"] = [score.outcome for score in scores]
+    columns["hallucinated"] = [score.hallucinated for score in scores]
+    columns["scorer"] = [score.scorer for score in scores]
+    columns["evidence"] = [clean_text(score.evidence) for score in scores]
+    columns["error_kind"] = [score.error_kind for score in scores]
+    return columns
+
+
+def _free(name: str, taken: Collection[str], others: Collection[str]) -> str:
+    """Return a name for a column of the input: its own, unless that is used.
+
+    Args:
+        name: The column.
+        taken: Names that other columns of the labelled table have.
+        others: All columns of the input, whose names it does not take either.
+
+    >>> _free("outcome", ["outcome"], ["outcome", "input_outcome"])
+    'input_input_outcome'
+    """
+    found = name
+    while found in taken or (found != name and found in others):
+        found = f"input_{found}"
+    return found
+
+
+def _of_one_type(cells: list[Any]) -> list[Any]:
+    """Return cells that one Arrow column can hold: as they are, as numbers, or as JSON text."""
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds <= {str} or (len(kinds) == 1 and kinds <= {bool, float}):
+        return cells
+    if kinds <= {int, float} and all(c is None or abs(c) < 2**53 for c in cells):
+        return cells if kinds == {int} else [c if c is None else float(c) for c in cells]
+    return [
+        cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+        for cell in cells
+    ]
+
+
+def _csv_bytes(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode("utf-8", "replace")

@@ -1,0 +1,279 @@
+"""The vision encoder's attention over packed images: one call a layer instead of one per window.
+
+Encoders that take images of any size lay all patches of a batch in one row and attend within
+windows of it (a whole image, or a part of one), whose bounds they call ``cu_seqlens``. With
+``sdpa`` the library cuts the row at the bounds and attends window by window: 27,008 launches for 32
+images of Qwen2.5-VL, so that the GPU waits for Python. Pixtral's encoder builds a mask over the
+square of the whole row instead. Only where an attention's *name* says "flash" does that code pass
+the bounds on, and so does ours:
+
+    a GPU, half precision   ``torch.nn.attention.varlen``, one kernel for all windows of a layer
+    anywhere else           windows of the same length as one batch of ``sdpa``
+
+Both compute what the library's ``sdpa`` does; no mask is made.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from vlmscope.errors import one_line
+from vlmscope.model.attention.switch import attending_with
+from vlmscope.model.computing import check_thread
+from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.said_once import warn
+
+try:  # since torch 2.10
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None  # type: ignore[assignment]
+
+PACKED = "vlmscope_packed_flash"
+"""Name of ``packed_attention`` in the library's registry. The library's code looks for "flash" in
+it, and for a digit behind that where it means a version of that package: there must be none."""
+
+MOST_WINDOWS = 2**15
+"""Windows that go into one call of ``sdpa``: CUDA's kernels take fewer than 2**16."""
+
+_ONLY_THE_LIBRARYS = ("attention_mask", "position_bias", "softcap", "cache")
+"""Options that change what ``sdpa`` computes, or that it refuses."""
+
+
+@contextmanager
+def packed(vlm: VisionLanguageModel) -> Iterator[None]:
+    """Let a vision encoder that packs images attend in one call a layer in the ``with`` block.
+
+    Changes nothing where it does not pack them, or where its attention is not ``sdpa``.
+    """
+    configs = packing_configurations(vlm.vision_tower) if vlm.family.packs_images else []
+    with attending_with(PACKED, packed_attention, configs):
+        yield
+
+
+def packing_configurations(tower: nn.Module) -> list[Any]:
+    """Return the configurations of the modules that pass on the bounds of packed windows."""
+    found = {
+        id(module.config): module.config
+        for module in tower.modules()
+        if hasattr(module, "config") and _passes_bounds(type(module).forward)
+    }
+    return list(found.values())
+
+
+@cache
+def _passes_bounds(forward: Callable[..., Any]) -> bool:
+    """Return whether a module's code gives the bounds to an attention that is called "flash".
+
+    Its source is what tells: Pixtral's does not in transformers 5.17, and under such a name would
+    let all images of a batch see each other.
+    """
+    try:
+        return "cu_seq_lens_q=" in inspect.getsource(forward)
+    except (OSError, TypeError):
+        return False
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    *,
+    is_causal: bool | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
+    max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend within windows of packed patches.
+
+    Args:
+        module: The attention that calls.
+        query: ``[1, heads, patches, width]``.
+        key: ``[1, key heads, patches, width]``.
+        value: Like ``key``.
+        attention_mask: None; with one the windows are left to the library, one by one.
+        dropout: Likewise.
+        scaling: Factor of the products; None is the square root of the width.
+        is_causal: Whether patches see only those before them; None: what ``module`` says.
+        cu_seq_lens_q: Bounds of the windows, ``[windows + 1]``; None: they come one by one.
+        cu_seq_lens_k: Those of their keys.
+        max_length_q: Length of the longest window.
+        max_length_k: Likewise.
+        options: Passed on to the library's ``sdpa``, where that is called.
+
+    Returns:
+        ``[1, patches, heads, width]``, and no weights.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if not torch.compiler.is_compiling():
+        check_thread()
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    options |= {"is_causal": is_causal}
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout, scaling, **options
+        )
+    special = options | {"attention_mask": attention_mask}
+    if (
+        causal
+        or dropout
+        or len(query) != 1
+        or (cu_seq_lens_k is not None and cu_seq_lens_k is not cu_seq_lens_q)
+        or any(special.get(name) is not None for name in _ONLY_THE_LIBRARYS)
+    ):
+        bounds = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
+        states = (query, key, value)
+        return _one_by_one(module, states, attention_mask, bounds, dropout, scaling, options), None
+    # [patches, heads, width]; heads that share keys and values get a copy each
+    packed_states = [
+        part[0].repeat_interleave(query.shape[1] // part.shape[1], dim=0).transpose(0, 1)
+        if part.shape[1] != query.shape[1]
+        else part[0].transpose(0, 1)
+        for part in (query, key, value)
+    ]
+    longest = max_length_q if max_length_q is not None else max_length_k
+    found = _in_one_call(packed_states, cu_seq_lens_q, longest, scaling)
+    if found is None:
+        found = _by_length(packed_states, cu_seq_lens_q, scaling)
+    return found.unsqueeze(0), None
+
+
+def _one_by_one(
+    module: nn.Module,
+    states: Sequence[Tensor],
+    mask: Tensor | None,
+    bounds: tuple[Tensor, Tensor],
+    dropout: float,
+    scaling: float | None,
+    options: Mapping[str, Any],
+) -> Tensor:
+    """Attend as the library does: a call of its ``sdpa`` for each window."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    own, seen = (_lengths(bound) for bound in bounds)
+    query = torch.split(states[0], own, dim=2)
+    key, value = (torch.split(part, seen, dim=2) for part in states[1:])
+    masks: Sequence[Tensor | None] = [None] * len(own)
+    if mask is not None:
+        rows = torch.split(mask, own, dim=2)
+        masks = [torch.split(row, seen, dim=3)[i] for i, row in enumerate(rows)]
+    found = [
+        sdpa_attention_forward(module, q, k, v, m, dropout, scaling, **options)[0]
+        for q, k, v, m in zip(query, key, value, masks, strict=True)
+    ]
+    return torch.cat(found, dim=1)
+
+
+def _in_one_call(
+    states: Sequence[Tensor], bounds: Tensor, longest: int | None, scaling: float | None
+) -> Tensor | None:
+    """Return ``[patches, heads, width]`` from one kernel; None where there is none for them."""
+    query, _, value = states
+    if varlen_attn is None or not _is_for_kernel(query, value, scaling):
+        return None
+    if longest is None:
+        longest = int(bounds.diff().max())
+    bounds = bounds.to(torch.int32)
+    taken: Any = (*states, bounds, bounds, longest, longest)
+    if torch.compiler.is_compiling():
+        return varlen_attn(*taken)  # type: ignore[return-value]
+    try:
+        return varlen_attn(*taken)  # type: ignore[return-value]
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+            raise
+        _broken.append(one_line(error))
+        warn(
+            f"torch's variable-length attention failed ({_broken[-1]}); windows are batched by "
+            "length instead",
+            stacklevel=2,
+        )
+        return None
+
+
+_broken: list[str] = []
+"""Why the kernel failed: on GPUs before Ampere it does."""
+
+
+def _is_for_kernel(query: Tensor, value: Tensor, scaling: float | None) -> bool:
+    """Return whether the kernel takes these: it knows half precision and heads of 8, 16, ... 256.
+
+    It scales by the square root of the width, and before torch 2.11 by nothing else.
+    """
+    width = query.shape[2]
+    return (
+        query.is_cuda
+        and not _broken
+        and query.dtype in {torch.bfloat16, torch.float16}
+        and width == value.shape[2]
+        and width % 8 == 0
+        and width <= 256
+        and (scaling is None or abs(scaling * width**0.5 - 1) < 1e-6)
+    )
+
+
+def _by_length(states: Sequence[Tensor], bounds: Tensor, scaling: float | None) -> Tensor:
+    """Return ``[patches, heads, width]``, from a call of ``sdpa`` for each length of a window.
+
+    Raises:
+        ValueError: The windows do not cover the patches.
+    """
+    query, _, value = states
+    lengths = tuple(_lengths(bounds))
+    if sum(lengths) != len(query):
+        raise ValueError(f"windows of {sum(lengths)} patches in all, the row has {len(query)}")
+    found = query.new_empty(len(query), query.shape[1], value.shape[2])
+    for length, rows in _groups(lengths):
+        chosen = rows if isinstance(rows, slice) else rows.to(query.device)
+        own, keys, values = (
+            part[chosen].reshape(-1, length, *part.shape[1:]).transpose(1, 2) for part in states
+        )
+        attended = F.scaled_dot_product_attention(own, keys, values, scale=scaling)
+        found[chosen] = attended.transpose(1, 2).flatten(0, 1)
+    return found
+
+
+def _lengths(bounds: Tensor) -> list[int]:
+    return bounds.diff().tolist()
+
+
+@lru_cache(maxsize=16)
+def _groups(lengths: tuple[int, ...]) -> list[tuple[int, slice | Tensor]]:
+    """Return (length, rows of its windows) for each length; a slice where they lie together.
+
+    >>> _groups((4, 4, 2))
+    [(4, slice(0, 8, None)), (2, slice(8, 10, None))]
+    >>> _groups((1, 2, 1))
+    [(1, tensor([0, 3])), (2, slice(1, 3, None))]
+    """
+    starts: dict[int, list[int]] = {}
+    start = 0
+    for length in lengths:
+        if length:
+            starts.setdefault(length, []).append(start)
+        start += length
+    groups: list[tuple[int, slice | Tensor]] = []
+    for length, found in starts.items():
+        for i in range(0, len(found), MOST_WINDOWS):
+            some = found[i : i + MOST_WINDOWS]
+            end = some[0] + len(some) * length
+            if some[-1] + length == end:
+                groups.append((length, slice(some[0], end)))
+            else:
+                rows = torch.tensor(some).unsqueeze(1) + torch.arange(length)
+                groups.append((length, rows.flatten()))
+    return groups

@@ -1,0 +1,89 @@
+"""What the library gets wrong in some families, corrected in the loaded model or processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def see_both_ways(encoder: nn.Module) -> int:
+    """Turn causal attention off in every part of a vision encoder; return in how many it was on."""
+    causal = [module for module in encoder.modules() if getattr(module, "is_causal", False)]
+    for module in causal:
+        module.is_causal = False  # type: ignore[assignment]
+    return len(causal)
+
+
+_IMAGE = 1
+"""An image token, in ``mm_token_type_ids``."""
+
+
+def number_images_by_row(model: Any) -> None:
+    """Let a model number the images of each row of a batch from 0.
+
+    Args:
+        model: The part of it that has ``get_rope_index``; changed.
+    """
+    model.get_rope_index = _row_by_row(model.get_rope_index)
+
+
+def _row_by_row(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Any]:
+    @wraps(original)
+    def call(
+        input_ids: Tensor,
+        mm_token_type_ids: Tensor,
+        image_grid_thw: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        if image_grid_thw is None:
+            return original(input_ids, mm_token_type_ids, None, attention_mask, **options)
+        grids = torch.split(image_grid_thw, count_images(mm_token_type_ids))
+        found = [
+            original(
+                input_ids[row : row + 1],
+                mm_token_type_ids[row : row + 1],
+                own,
+                None if attention_mask is None else attention_mask[row : row + 1],
+                **options,
+            )
+            for row, own in enumerate(grids)
+        ]
+        positions, deltas = zip(*found, strict=True)
+        return torch.cat(positions, dim=1), torch.cat(deltas)
+
+    return call
+
+
+def count_images(token_types: Tensor) -> list[int]:
+    """Return how many images each row has: runs of image tokens.
+
+    >>> count_images(torch.tensor([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0]]))
+    [2, 0]
+    """
+    image = token_types == _IMAGE
+    before = torch.nn.functional.pad(image[:, :-1], (1, 0))
+    return (image & ~before).sum(dim=1).tolist()
+
+
+def join_tiles(processor: Any) -> None:
+    """Let a processor lay the tiles of all images in one row; changed in place, once."""
+    kind = type(processor)
+    if not issubclass(kind, _JoinsTiles):
+        members = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        processor.__class__ = type(kind.__name__, (_JoinsTiles, kind), members)
+
+
+class _JoinsTiles:
+    """Goes before a processor's class."""
+
+    def _process_images(self, images: Any, **options: Any) -> tuple[Any, list[str]]:
+        """Return the inputs of the images, and the text that stands for each."""
+        parts: Any = super()
+        made, texts = parts._process_images(images, **{**options, "return_tensors": None})
+        made["pixel_values"] = torch.cat(list(made["pixel_values"])).unsqueeze(0)
+        return made, texts

@@ -1,0 +1,377 @@
+"""Load a checkpoint through ``from_pretrained``, and let it prove itself once.
+
+Nothing is guessed quietly: an architecture that does not follow the conventions, weights that are
+missing from the checkpoint (``transformers`` would fill them with noise), or a device that is not
+there, each ends with one line that says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from vlmscope.errors import ModelError, one_line
+from vlmscope.locking import model_lock
+from vlmscope.model.attention.implementations import (
+    AUTO,
+    choose_attention,
+    is_chosen_by_library,
+    no_sdpa,
+)
+from vlmscope.model.computing import start_clean, undoing
+from vlmscope.model.encoder_widths import widen_where_it_pays
+from vlmscope.model.families import (
+    check_version,
+    described,
+    find_family,
+    read_description,
+    resolve,
+    stranger,
+)
+from vlmscope.model.fingerprint import Fingerprinting
+from vlmscope.model.lengths import find_bands, forget_lengths
+from vlmscope.model.loading.adapters import CONFIG, attach_adapter, check_adapter
+from vlmscope.model.loading.batching import (
+    check_rule,
+    keep_lone_token,
+    with_proven_packing,
+    with_proven_rule,
+    with_smallest_image,
+)
+from vlmscope.model.loading.checks import prove
+from vlmscope.model.loading.corrections import join_tiles, number_images_by_row, see_both_ways
+from vlmscope.model.loading.device import auto_class, check_kind, choose_dtype, choose_place
+from vlmscope.model.loading.discovery import with_found_parts
+from vlmscope.model.loading.generation import make_greedy
+from vlmscope.model.loading.processors import complete_processor, load_processor
+from vlmscope.model.loading.quantization import (
+    check_device,
+    check_quantize,
+    quantization_options,
+    rounding_of,
+    settle,
+)
+from vlmscope.model.loading.thinker import settle_thinker, thinker_of
+from vlmscope.model.loading.thresholds import with_proven_lengths
+from vlmscope.model.loading.weights import check_file, check_files, pickled_only, without_pickles
+from vlmscope.model.support import is_held
+from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.progress_bars import without_bars
+from vlmscope.prompt import chat_template
+from vlmscope.said_once import forget_said
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    attention: str = AUTO,
+    family: str | Path | Mapping[str, Any] | None = None,
+    adapter: str | Path | None = None,
+    quantize: str | None = None,
+    allow_pickle_weights: bool = False,
+) -> VisionLanguageModel:
+    """Load a vision-language model and its processor, and prove them on one blank image.
+
+    No other thread of the process runs a model meanwhile: loading changes settings of torch.
+
+    Args:
+        name: Folder of a checkpoint, or a hub id.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU that has it,
+            float32 on a CPU.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``spread`` (layers over all GPUs), or
+            ``auto``: the first GPU, spread where the weights do not fit on it, else the CPU.
+        revision: Branch, tag or commit of a hub repository.
+        attention: Attention implementation: ``sdpa`` or ``eager``, or ``auto``: for each part
+            ``sdpa`` where it has one, else ``eager``.
+        family: TOML file (or what is in one) that describes the architecture, where the conventions
+            do not do.
+        adapter: Folder of a LoRA adapter that peft saved; the processor stays the checkpoint's.
+        quantize: ``4bit`` or ``8bit``: round the weights with bitsandbytes as they are loaded.
+        allow_pickle_weights: Read weights from pickles too (``pytorch_model.bin``); else only from
+            safetensors.
+
+    Raises:
+        InputError: The description cannot be read.
+        ModelError: The checkpoint cannot be loaded or is not what its family promises, the adapter
+            does not fit it, or a package for either is missing.
+    """
+    name = str(name)
+    with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
+        config, revision = load_config(name, revision)
+        _check_architecture(name, config)
+        description = read_description(family) if isinstance(family, str | Path) else family
+        known = find_family(config)
+        if description is not None:
+            known = described(description, config, family if isinstance(family, str | Path) else "")
+        check_quantize(quantize, name, config)
+        plain, attention_of = choose_attention(attention, name, config)
+        if adapter is not None:
+            check_adapter(adapter)
+        kind = choose_dtype(dtype, device)
+        _check_repository(name, revision)
+        fingerprint.begin(config, revision, pickles=allow_pickle_weights)
+        with model_lock():  # the default dtype, torch.load and more are changed meanwhile
+            start_clean()
+            place = choose_place(device, config, kind, quantize)
+            check_device(quantize, name, config, place)
+            processor = _load_processor(name, revision)  # cheap, and it may need a package
+            model = load_weights(
+                name, plain, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
+                attn_implementation=attention_of, **quantization_options(quantize, kind, config),
+            )  # fmt: skip
+            settle(model)
+            if adapter is not None:
+                attach_adapter(model, adapter, name)
+            _settle_generation(model, processor.tokenizer)
+            vlm = VisionLanguageModel(
+                model,
+                processor,
+                resolve(known or stranger(config), model, name),
+                name,
+                revision,
+                description=description,
+                adapter=None if adapter is None else str(adapter),
+                quantization=rounding_of(model),
+                identity=fingerprint.finish(rounding_of(model)),
+            )
+            return _proven(vlm)
+
+
+def _settle_generation(model: Any, tokenizer: Any) -> None:
+    """Settle how a loaded model generates: greedily, and a thinker until its turn ends."""
+    settle_thinker(model, tokenizer.eos_token_id)
+    make_greedy(model, tokenizer.pad_token_id)
+
+
+def _check_architecture(name: str, config: Any) -> None:
+    """Check that an architecture answers questions about images, and here answers them right.
+
+    Raises:
+        ModelError: It does not.
+    """
+    check_kind(name, config)
+    check_version(find_family(config), name)
+
+
+def without_library_bars() -> contextlib.AbstractContextManager[None]:
+    """Hide the bars of transformers, and of the hub's downloads, where nobody watches."""
+    from transformers.utils import logging as library
+
+    return without_bars(
+        library.is_progress_bar_enabled, library.disable_progress_bar, library.enable_progress_bar
+    )
+
+
+def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Return the model when it has passed its proofs, with the rule and the lengths it passed by.
+
+    Raises:
+        ModelError: It did not.
+    """
+    forget_said()  # this model's warnings are its own
+    _correct_library(vlm)
+    forget_lengths(vlm.model)
+    with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
+        complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
+    known = find_family(vlm.model.config) is not None
+    listed = is_held(vlm.family, vlm.model.config)
+    if not listed:
+        vlm = with_found_parts(vlm, encoder=not known)
+    vlm = replace(vlm, vision_size=prove(vlm))
+    widen_where_it_pays(vlm)
+    vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
+    if vlm.description is not None or not known:
+        vlm = with_proven_packing(vlm)
+    if vlm.quantization == "8bit":  # those are not batched
+        return vlm
+    held = listed and is_chosen_by_library(vlm.model)
+    if "vision_rows" in (vlm.description or {}):
+        check_rule(vlm)
+    elif vlm.description is not None or not held:
+        vlm = with_proven_rule(vlm)
+    if not known:
+        vlm = with_smallest_image(vlm)
+    return vlm if held else with_proven_lengths(vlm)
+
+
+def _correct_library(vlm: VisionLanguageModel) -> None:
+    """Correct, in a loaded model, what the library gets wrong of its family."""
+    family = vlm.family
+    if family.causal_by_mistake:
+        see_both_ways(vlm.vision_encoder)
+    if family.numbers_images_of_batch:
+        number_images_by_row(vlm.model.base_model)
+    if family.squeezes_tokens and vlm.projector is not None:
+        keep_lone_token(vlm.projector)
+    if family.stacks_tiles:
+        join_tiles(vlm.processor)
+
+
+def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
+    """Return the configuration, and the commit of the hub that everything else is to come from.
+
+    Of a whole Omni checkpoint it is its thinker's.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(name)
+    if not name:
+        raise ModelError("--model '': give the folder of a checkpoint, or a hub id")
+    if folder.is_file():
+        raise ModelError(f"{name}: is a file; give the folder that holds it")
+    if folder.is_dir():
+        check_files(folder)
+        if not os.path.lexists(folder / "config.json"):
+            raise ModelError(
+                f"{name}: the folder holds no config.json; give that of a whole checkpoint"
+            )
+        for file in ("config.json", "tokenizer.json"):
+            if os.path.lexists(folder / file):
+                check_file(folder, file)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if not folder.exists() and looks_local:
+        raise ModelError(f"{name}: no such folder, and not a hub id of the form owner/name")
+    try:
+        revision = _commit(name, revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name}: the checkpoint brings code of its own, which is never run; give the "
+                "version of it that transformers loads by itself, often named with -hf at the end"
+            ) from error
+        raise ModelError(f"{name}: cannot load the configuration: {one_line(error)}") from error
+    return thinker_of(config), revision
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a revision of a hub repository is now; None for a folder.
+
+    A branch may move between two downloads. The commit is the name of the folder in the hub's cache
+    that the configuration is in: transformers 5.23 does not say it any more, as 5.17 did.
+
+    Raises:
+        OSError: The repository has no configuration, or cannot be reached.
+    """
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        return None
+    found = Path(str(cached_file(name, "config.json", revision=revision)))
+    return found.parent.name if found.parent.parent.name == "snapshots" else revision
+
+
+def _check_repository(name: str, revision: str | None) -> None:
+    """Refuse a hub repository that is an adapter: its base would be loaded, from any commit."""
+    from transformers.utils import cached_file, is_peft_available
+
+    if Path(name).is_dir() or not is_peft_available():
+        return
+    try:
+        found = Path(str(cached_file(name, CONFIG, revision=revision)))
+        base = json.loads(found.read_text("utf-8"))["base_model_name_or_path"]
+    except OSError:
+        return  # there is none
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{name}: {CONFIG} cannot be read: {one_line(error)}") from error
+    raise ModelError(
+        f"{name}: is an adapter of {base}; give --model {base}, and a folder with the adapter as "
+        "--adapter"
+    )
+
+
+def _load_processor(name: str, revision: str | None) -> Any:
+    """Return the processor; without a padding token it pads with the end: the mask hides either.
+
+    Raises:
+        ModelError: It has no chat template that writes the same prompt each time, or no token to
+            pad with.
+    """
+    processor = load_processor(name, revision)
+    try:
+        chat_template(processor)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"{name}: the tokenizer has neither a padding nor an end-of-sequence token; "
+                "name one as pad_token in tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def load_weights(
+    name: str, config: Any, place: str, *, pickles: bool, loader: Any = None, **options: Any
+) -> Any:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: Folder of the checkpoint, or a hub id.
+        config: Its configuration, loaded.
+        place: A torch device, or ``spread``.
+        pickles: Whether weights may be pickles.
+        loader: The class of transformers that loads it; by default that of a model for images.
+        **options: Passed to ``from_pretrained``.
+
+    Raises:
+        ModelError: It cannot be loaded, does not fit, or lacks weights.
+    """
+    try:
+        with (
+            contextlib.nullcontext() if pickles else without_pickles(name),
+            undoing(partial(torch.set_default_dtype, torch.get_default_dtype())),
+        ):
+            model, info = (loader or auto_class(config)).from_pretrained(
+                name,
+                config=config,
+                device_map="auto" if place == "spread" else place,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=None if pickles else True,
+                **options,
+            )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if "does not support an attention implementation through" in str(error):
+            raise ModelError(no_sdpa(name, str(error).split()[0])) from error
+        if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it
+            raise pickled_only(name, "safetensors are not among its files") from error
+        raise ModelError(
+            f"{name}: cannot load the weights, or they do not fit the configuration: "
+            f"{one_line(error)}"
+        ) from error
+    except SafetensorError as error:
+        raise ModelError(f"{name}: damaged weight file: {one_line(error)}") from error
+    _check_complete(name, model, info, place)
+    return model.eval()
+
+
+def _check_complete(name: str, model: Any, info: Mapping[str, Any], place: str) -> None:
+    """Refuse a model with weights that were not in the checkpoint, or that left the GPUs."""
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
+            "and they would be noise; download it again"
+        )
+    placed = {str(part) for part in getattr(model, "hf_device_map", {}).values()}
+    if aside := sorted(placed & {"cpu", "disk"}) if place == "spread" else []:
+        raise ModelError(
+            f"{name}: the GPUs together are too small, parts would go to {' and '.join(aside)}; "
+            "use more GPUs or a smaller --dtype"
+        )

@@ -1,0 +1,232 @@
+"""The folder of a checkpoint or an adapter, before libraries open files in it by their names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+import torch
+
+from vlmscope.errors import ModelError, one_line
+from vlmscope.model.computing import undoing
+from vlmscope.regular import PointerError, check_folder
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder that the libraries would wait for, read for ever, or could not open.
+
+    Raises:
+        ModelError: It holds a pipe, a socket, a device, a Git LFS pointer or a huge JSON file, or
+            its path is not UTF-8.
+    """
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(
+            f"{folder}: the path is not UTF-8, and safetensors opens no other; rename the folder"
+        ) from error
+    try:
+        check_folder(folder)
+    except PointerError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}") from error
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; get the folder again") from error
+
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+"""Suffixes of weight files that are pickles."""
+SAFE = ("model.safetensors", "model.safetensors.index.json")
+"""Where ``from_pretrained`` looks for weights, in this order."""
+UNSAFE = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where it looks after that."""
+INDEX = ".index.json"
+"""How the name of an index ends."""
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_LARGEST_INDEX = 1 << 28
+_DISTRIBUTED = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
+"""Files for which ``from_pretrained`` leaves all others aside."""
+
+
+def find_weights(folder: Path, config: Any, *, pickles: bool) -> tuple[str, ...]:
+    """Return the names of the files from which ``from_pretrained`` takes the weights.
+
+    Args:
+        folder: The checkpoint.
+        config: Its configuration, loaded.
+        pickles: Whether weights may be pickles.
+
+    Returns:
+        Names below the folder, with ``/`` between their parts, sorted. An index is not among them:
+        it says where weights are and does not change them.
+
+    Raises:
+        ModelError: There are none, a file is missing, is none, lies elsewhere or is a pickle.
+    """
+    first = _first(folder, config, pickles=pickles)
+    names = {first}
+    if first.endswith(INDEX):
+        check_file(folder, first)
+        names = {_inside(folder, name, first) for name in _read_index(folder / first)}
+    names |= {n for n in getattr(type(config), "extra_files", ()) if os.path.lexists(folder / n)}
+    for name in sorted(names):
+        _check_suffix(folder, name, pickles=pickles)
+        check_file(folder, name, first if name != first else "")
+    return tuple(sorted(names))
+
+
+def find_adapter_weights(folder: Path, *, pickles: bool) -> str:
+    """Return the name of the weights of an adapter that lies in a checkpoint's folder.
+
+    Args:
+        folder: The checkpoint.
+        pickles: Whether weights may be pickles.
+
+    Raises:
+        ModelError: There are none, or none that are taken.
+    """
+    names = ("adapter_model.safetensors", "adapter_model.bin")
+    name = next((name for name in names if os.path.lexists(folder / name)), names[0])
+    _check_suffix(folder, name, pickles=pickles)
+    check_file(folder, name, "adapter_config.json" if name == names[0] else "")
+    return name
+
+
+def check_file(folder: Path, name: str, index: str = "") -> None:
+    """Refuse what is no file of weights or settings, without opening what would never end.
+
+    Args:
+        folder: Where it lies.
+        name: Its name below the folder.
+        index: The file that names it.
+
+    Raises:
+        ModelError: It is missing, empty, no regular file, or stands for one that Git LFS has.
+    """
+    path = folder / name
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise ModelError(f"{path}: is a symbolic link to a file that is not there") from error
+        named = f", and {index} names it" if index else ""
+        raise ModelError(f"{path}: is not there{named}; get the whole checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {one_line(error)}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelError(f"{path}: is not a regular file; get the checkpoint again")
+    if not found.st_size:
+        raise ModelError(f"{path}: is empty; get the checkpoint again")
+    if found.st_size < len(_LFS) + 1000 and _begins_with(path, _LFS):
+        raise ModelError(
+            f"{path}: is a Git LFS pointer, not the file itself: run 'git lfs pull' in {folder}"
+        )
+
+
+def pickled_only(name: str, found: str) -> ModelError:
+    """Return the error for a checkpoint whose weights are pickles."""
+    return ModelError(
+        f"{name}: {found}; a pickle may run code when it is read: take the checkpoint's version "
+        "with safetensors, or pass --allow-pickle-weights if you trust who made it"
+    )
+
+
+@contextmanager
+def without_pickles(name: str) -> Iterator[None]:
+    """Refuse every pickle that PyTorch is asked to read meanwhile, in whatever way it was named.
+
+    Args:
+        name: The checkpoint, for the message.
+
+    Raises:
+        ModelError: A pickle was about to be read.
+    """
+
+    def refuse(file: Any, *_: Any, **__: Any) -> NoReturn:
+        raise pickled_only(name, f"{Path(str(file)).name} is a pickle")
+
+    before = torch.load
+
+    def put_back() -> None:
+        torch.load = before
+
+    with undoing(put_back):  # it is the whole process's, and ``load_model`` holds the lock
+        torch.load = refuse  # type: ignore[assignment]
+        yield
+
+
+def _first(folder: Path, config: Any, *, pickles: bool) -> str:
+    """Return the file that ``from_pretrained`` opens first: weights, or an index of them."""
+    try:
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read: {one_line(error)}") from error
+    if distributed := next(filter(_DISTRIBUTED.fullmatch, found), ""):
+        raise ModelError(
+            f"{folder / distributed}: belongs to a distributed checkpoint, which cannot be read "
+            "here; load it with transformers, save it whole, and give that folder"
+        )
+    if explicit := getattr(config, "transformers_weights", None):
+        return _inside(folder, explicit, "config.json")
+    looked_for: tuple[str, ...] = (*SAFE, *UNSAFE) if pickles else SAFE
+    for name in looked_for:
+        if name in found:
+            return name
+    if not pickles and (
+        pickled := [name for name in found if name.endswith((*PICKLED, UNSAFE[1]))]
+    ):
+        raise pickled_only(str(folder), f"{pickled[0]} is a pickle")
+    raise ModelError(
+        f"{folder}: holds no weights, neither {SAFE[0]} nor {SAFE[1]}; get the whole checkpoint"
+    )
+
+
+def _inside(folder: Path, name: Any, source: str) -> str:
+    """Return a name that stands in a file, in its plain form, unless it leads out of the folder."""
+    text = name if isinstance(name, str) and name.isprintable() else ""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts or text.endswith("/"):
+        raise ModelError(
+            f"{folder / source}: names {name!r} as weights, which is no file in the folder; "
+            "weights are read from the checkpoint itself only"
+        )
+    return str(path)
+
+
+def _read_index(index: Path) -> Iterable[Any]:
+    """Return the files that an index names."""
+    try:
+        with index.open("rb") as file:
+            content = json.loads(file.read(_LARGEST_INDEX))
+        files = content["weight_map"].values()
+        if not isinstance(content["metadata"], dict):
+            raise TypeError("metadata is no object")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{index}: damaged index of weights: {one_line(error)}; get it again"
+        ) from error
+    if not files:
+        raise ModelError(f"{index}: names no file with weights; get it again")
+    return {name if isinstance(name, str) else repr(name): name for name in files}.values()
+
+
+def _check_suffix(folder: Path, name: str, *, pickles: bool) -> None:
+    if name.endswith(".safetensors") or (pickles and name.endswith(PICKLED)):
+        return
+    if name.endswith(PICKLED):
+        raise pickled_only(str(folder), f"{name} is a pickle")
+    raise ModelError(f"{folder / name}: is named as weights and is no .safetensors file")
+
+
+def _begins_with(path: Path, beginning: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(beginning)) == beginning
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {one_line(error)}") from error

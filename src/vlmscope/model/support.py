@@ -1,0 +1,138 @@
+"""Which families and pairs of wrapper and decoder are supported, and what was checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from vlmscope.model.families import FAMILIES, Family
+
+HELD: Mapping[str, frozenset[str]] = {
+    "mllama": frozenset({"mllama_text_model"}),
+    "llava": frozenset(
+        {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt_oss"}
+    ),
+    "llava/pixtral": frozenset({"mistral"}),
+    "llava_next": frozenset({"mistral", "llama", "qwen2"}),
+    "llava_onevision": frozenset({"qwen2"}),
+    "qwen2_vl": frozenset({"qwen2_vl_text"}),
+    "qwen2_5_vl": frozenset({"qwen2_5_vl_text"}),
+    "qwen3_vl": frozenset({"qwen3_vl_text"}),
+    "qwen3_vl_moe": frozenset({"qwen3_vl_moe_text"}),
+    "qwen3_5": frozenset({"qwen3_5_text"}),
+    "qwen3_5_moe": frozenset({"qwen3_5_moe_text"}),
+    "qwen2_5_omni_thinker": frozenset({"qwen2_5_omni_text"}),
+    "qwen3_omni_moe_thinker": frozenset({"qwen3_omni_moe_text"}),
+    "glm4v": frozenset({"glm4v_text"}),
+    "glm4v_moe": frozenset({"glm4v_moe_text"}),
+    "glm46v": frozenset({"glm4v_moe_text", "glm4v_text"}),
+    "exaone4_5": frozenset({"exaone4"}),
+    "video_llama_3": frozenset({"qwen2"}),
+    "gemma3": frozenset({"gemma3_text"}),
+    "gemma4": frozenset({"gemma4_text"}),
+    "paligemma": frozenset({"gemma", "gemma2"}),
+    "idefics2": frozenset({"mistral"}),
+    "idefics3": frozenset({"llama"}),
+    "smolvlm": frozenset({"llama"}),
+    "internvl": frozenset(
+        {"qwen2", "qwen3", "qwen3_moe", "llama", "mistral", "gemma2", "gemma3_text", "gpt_oss"}
+    ),
+    "aya_vision": frozenset({"cohere2"}),
+    "ovis2": frozenset({"qwen2"}),
+    "cohere2_vision": frozenset({"cohere2"}),
+    "llama4": frozenset(),
+    "lfm2_vl": frozenset({"lfm2"}),
+    "ernie4_5_vl_moe": frozenset({"ernie4_5_vl_moe_text"}),
+    "kimi_k25": frozenset({"deepseek_v3"}),
+    "minicpmv4_6": frozenset({"qwen3_5_text"}),
+    "minicpmv4_7": frozenset({"qwen3_5_text"}),
+    "mistral3": frozenset({"mistral"}),
+    "janus": frozenset({"llama"}),
+    "deepseek_vl": frozenset({"llama"}),
+    "deepseek_vl_hybrid": frozenset({"llama"}),
+    "aria": frozenset({"aria_text"}),
+    "granite4_vision": frozenset({"granite4_vision_text"}),
+    "hunyuan_vl": frozenset({"hunyuan_vl_text"}),
+    "got_ocr2": frozenset({"qwen2"}),
+    "fast_vlm": frozenset({"qwen2"}),
+    "perception_lm": frozenset({"llama"}),
+    "phi4_multimodal": frozenset({"phi4_multimodal"}),
+    "molmo2": frozenset({"molmo2_text"}),
+}
+"""Key in ``FAMILIES`` → ``model_type`` of the decoders."""
+
+
+def decoder_type(config: Any) -> str:
+    """Return the ``model_type`` of a configuration's decoder."""
+    text = config.get_text_config(decoder=True)
+    if text is not config and text.model_type == config.model_type:
+        return str(type(text).model_type)  # transformers 5.17 writes Hunyuan-VL's own over it
+    return str(text.model_type)
+
+
+def is_held(family: Family, config: Any) -> bool:
+    """Return whether the suite has held a family with this configuration's decoder."""
+    own = f"{family.model_type}/{family.vision_type}".rstrip("/")
+    return own in FAMILIES and decoder_type(config) in HELD.get(own, ())
+
+
+CHECKS: Mapping[str, str] = {
+    "one_pass_equals_three": "one pass = three",
+    "a_batch_equals_each_row_alone": "batch = alone",
+    "vision_only_is_the_encoders_output": "encoder before projector",
+    "positions_are_those_the_decoder_saw": "positions as decoded",
+    "several_pictures_in_one_question": "several pictures",
+    "no_picture_in_the_question": "no picture",
+    "the_question_does_not_reach_the_image_tokens": "question unseen by image",
+    "the_picture_reaches_every_representation": "picture seen by all",
+}
+"""Test of the suite → heading of its column."""
+
+Record = Mapping[str, Mapping[str, Mapping[str, bool]]]
+"""Version of transformers → family → check → whether it passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One family and what is known about it."""
+
+    key: str
+    """Its key in ``FAMILIES``."""
+    family: Family
+    """Its description."""
+    proven: tuple[str, ...]
+    """Versions of transformers on which it passed every check, newest last."""
+    failed: Mapping[str, tuple[str, ...]]
+    """Version → checks that it did not pass there."""
+
+
+def read_record() -> Record:
+    """Return what the conformance suite found when it was last recorded."""
+    path = resources.files("vlmscope.model").joinpath("proven.json")
+    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def standings(record: Record | None = None) -> Iterator[Standing]:
+    """Yield every family that has a description, in the order of the table."""
+    record = read_record() if record is None else record
+    versions = sorted(record, key=lambda version: [int(part) for part in version.split(".")])
+    for key, family in FAMILIES.items():
+        found = {version: record[version].get(key, {}) for version in versions}
+        yield Standing(
+            key=key,
+            family=family,
+            proven=tuple(
+                version
+                for version, checks in found.items()
+                if checks.keys() == CHECKS.keys() and all(checks.values())
+            ),
+            failed={
+                version: tuple(name for name, passed in checks.items() if not passed)
+                for version, checks in found.items()
+                if not all(checks.values())
+            },
+        )

@@ -1,0 +1,45 @@
+"""Chat templates that write another prompt each time: their rows could not be made again.
+
+A chat template is a program of the checkpoint's. What it can read besides the conversation is the
+time, which ``clock`` holds still, and chance: Jinja's ``random`` filter and its ``lipsum``
+function. A run with random prompts can be neither verified nor scored, so such a template is
+refused.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+_FILTER, _FUNCTION = "random", "lipsum"
+_BY_NAME = ("map", "select", "reject")
+"""Filters that take the name of another one as a string."""
+
+
+@lru_cache(maxsize=64)
+def reads_chance(template: str) -> str:
+    """Return by which name a chat template asks for chance; empty: it does not.
+
+    >>> reads_chance("{{ ['Hi', 'Hello'] | random }}"), reads_chance("{{ lipsum(1) }}")
+    ('random', 'lipsum')
+    >>> reads_chance("Take a random one. {{ messages[0].random }}{# |random #}")
+    ''
+    """
+    if _FILTER not in template and _FUNCTION not in template:
+        return ""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    two, one = "", ""  # the tokens before
+    try:
+        for _, kind, text in Environment(autoescape=True).lex(template):
+            if kind == "whitespace":
+                continue
+            if kind == "name" and text == _FILTER and one in {"|", "filter"}:
+                return _FILTER
+            if kind == "name" and text == _FUNCTION and one != ".":
+                return _FUNCTION
+            if kind == "string" and text[1:-1] == _FILTER and one == "(" and two in _BY_NAME:
+                return _FILTER
+            two, one = one, text
+    except TemplateSyntaxError:
+        return ""  # whoever renders it says so
+    return ""

@@ -1,0 +1,140 @@
+"""The judge's verdicts on disk, so that none is paid for twice.
+
+An append-only file with one JSON object a line. A line is written with one call as soon as its
+verdict is there: whatever stops a run, every verdict is kept, and at worst the last line is
+incomplete. Such a line is skipped, and the next one starts on a line of its own.
+
+A run folder may come from anybody: lines without a verdict are skipped, however long they are, and
+what is not a regular file, or larger than any judge writes, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from io import BufferedIOBase, FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vlmscope.errors import StoreError
+from vlmscope.jsontext import load_json
+from vlmscope.regular import check_size, open_regular, open_to_append
+from vlmscope.score.judge.verdict import NOTHING_MASKED, Mask, Verdict, verdict_of
+
+LONGEST_LINE = 2**16
+"""Bytes of a line that is read; ours take a tenth of it at most."""
+
+LARGEST_FILE = 2**32
+"""Bytes of a file that is read: ten million verdicts."""
+
+
+def cache_key(prompt: str, model: str, question: str, target: str, answer: str) -> str:
+    """Return the key of a verdict: everything that it depends on, hashed.
+
+    The fields go through JSON, so that moving text from one to the next gives another key.
+    """
+    fields = json.dumps([prompt, model, question, target, answer])
+    return hashlib.sha256(fields.encode()).hexdigest()
+
+
+class VerdictCache:
+    """The verdicts in one file. Reading does not create it; the first ``put`` does.
+
+    Args:
+        path: The file. It need not exist.
+        model: The judge's model, noted beside each verdict for whoever reads the file.
+        mask: What reasons are shown through when they are read.
+    """
+
+    def __init__(self, path: Path, model: str, mask: Mask = NOTHING_MASKED) -> None:
+        self._path = path
+        self._model = model
+        self._mask = mask
+        self._verdicts: dict[str, Verdict] = {}
+        self._file: FileIO | None = None
+
+    def __enter__(self) -> Self:
+        """Read the file, if there is one."""
+        try:
+            with open_regular(self._path) as file:
+                check_size(os.fstat(file.fileno()).st_size, LARGEST_FILE, self._path)
+                for line in _lines(file):
+                    self._remember(line)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot read the judge's verdicts: {error}") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def get(self, key: str) -> Verdict | None:
+        """Return the verdict kept under ``key``."""
+        return self._verdicts.get(key)
+
+    def put(self, key: str, verdict: Verdict) -> None:
+        """Keep a verdict, on disk before it is used.
+
+        Raises:
+            StoreError: It cannot be written; to continue would pay for what is then lost.
+        """
+        record = {
+            "key": key,
+            "model": self._model,
+            "verdict": verdict.word,
+            "reason": verdict.reason,
+        }
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            file = self._opened()
+            if file.write(line) != len(line):
+                raise OSError("the disk is full")
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot keep the judge's verdict: {error}") from error
+        self._verdicts[key] = verdict
+
+    def _remember(self, line: bytes) -> None:
+        try:
+            record = load_json(line.decode())
+        except ValueError:
+            return  # incomplete after a crash, or not ours
+        verdict = verdict_of(record, self._mask)
+        if verdict is not None and isinstance(record.get("key"), str):
+            self._verdicts[record["key"]] = verdict
+
+    def _opened(self) -> FileIO:
+        """Return the file, open for appending without a buffer, at the start of a line."""
+        if self._file is None:
+            file = open_to_append(self._path)
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST_FILE:
+                file.close()
+            check_size(size, LARGEST_FILE, self._path)
+            self._file = file
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+        return self._file
+
+
+def _lines(file: BufferedIOBase) -> Iterator[bytes]:
+    """Yield the lines of a file, but not those that are longer than ours."""
+    whole = True
+    while line := file.readline(LONGEST_LINE):
+        ends = line.endswith(b"\n")
+        if whole and (ends or len(line) < LONGEST_LINE):
+            yield line
+        whole = ends

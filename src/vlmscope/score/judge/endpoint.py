@@ -1,0 +1,452 @@
+"""The judge behind an OpenAI-compatible endpoint, asked through the ``openai`` client.
+
+The client retries rate limits, server errors, timeouts and lost connections. One row's own failure
+makes that row unscorable; what every row would meet alike (a wrong key, an unknown model, a server
+that is gone) stops the run with one error.
+
+An endpoint may be anybody's. A reply is read up to ``LARGEST_REPLY`` bytes and never decompressed,
+redirects are not followed, so that the key goes to the given address only, and JSON is parsed
+within limits of depth.
+
+Requests run on an event loop in a thread of its own, so that the caller is a plain generator, which
+also works in a notebook, and Ctrl-C cancels what is in progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, aclosing
+from dataclasses import asdict, dataclass
+from types import ModuleType, TracebackType
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from vlmscope.errors import InputError, VlmscopeError
+from vlmscope.jsontext import load_json
+from vlmscope.score.judge.verdict import WORDS, Keep, Mask, Messages, Verdict, read_verdict
+
+FAILURES_BEFORE_GIVING_UP = 3
+"""Beyond those in progress, so many failed rows in succession are not the rows' fault."""
+
+LARGEST_REPLY = 4 * 2**20
+"""Bytes of a reply that are read; a long chain of thought takes a tenth of it."""
+
+LONGEST_ERROR = 300
+"""Characters of an error that are shown."""
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "reason": {"type": "string"},  # first, so that the model reasons before it decides
+        "verdict": {"type": "string", "enum": list(WORDS)},
+    },
+    "required": ["reason", "verdict"],
+    "additionalProperties": False,
+}
+_STRUCTURED = {
+    "type": "json_schema",
+    "json_schema": {"name": "verdict", "strict": True, "schema": _SCHEMA},
+}
+
+REQUEST_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0, "response_format": _STRUCTURED},
+    {"temperature": 0},
+    {"response_format": _STRUCTURED},
+    {},
+)
+"""Options to try, best first: some endpoints refuse a schema, some models a temperature."""
+
+NUDGE = "That was not the JSON object asked for. Reply with that object and nothing else."
+
+CHECK: Messages = [
+    {"role": "user", "content": 'Reply with {"reason": "ok", "verdict": "unclear"} and no more.'}
+]
+"""What the endpoint is asked before the first row."""
+
+CHECK_ATTEMPTS = 3
+"""How often that is sent at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """Which model judges, and how it is asked. The key is the client's own ``OPENAI_API_KEY``."""
+
+    model: str
+    """The judge's name at the endpoint."""
+    base_url: str | None = None
+    """An OpenAI-compatible endpoint; None: the client's own default."""
+    concurrency: int = 8
+    """Most requests in progress at a time."""
+    timeout: float = 60.0
+    """Seconds to wait for one reply."""
+    max_attempts: int = 8
+    """How often one request is sent before its row is unscorable."""
+    input_price: float | None = None
+    """Price of a million input tokens, for the estimate."""
+    output_price: float | None = None
+    """Price of a million output tokens, for the estimate."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """User and password in the endpoint's address, as written there and decoded."""
+        address = self.base_url or os.environ.get("OPENAI_BASE_URL", "")
+        try:
+            parts = urlsplit(address)
+            given = (parts.username or "", parts.password or "")
+        except ValueError:
+            return ()
+        return (*given, *map(unquote, given))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as they are kept with the labels: without user and password.
+
+        >>> JudgeSettings("m", "https://me:word@host/v1").record()["base_url"]
+        'https://host/v1'
+        """
+        record = asdict(self)
+        if self.base_url is not None and "@" in self.base_url:
+            record["base_url"] = _without_user(self.base_url)
+        return record
+
+    def __post_init__(self) -> None:
+        """Refuse what can never work."""
+        if not self.model.strip():
+            raise InputError("the judge has no model: give the name the endpoint knows it by")
+        if not (self.base_url or "https://").startswith(("http://", "https://")):
+            raise InputError("the judge's endpoint: give an address that begins with https://")
+        try:
+            urlsplit(self.base_url or "")
+        except ValueError as error:
+            raise InputError(f"the judge's endpoint: {error}; give a whole address") from None
+        if self.concurrency < 1 or self.max_attempts < 1:
+            raise InputError("the judge's concurrency and attempts: give 1 or more")
+        if not self.timeout > 0:
+            raise InputError("the judge's timeout: give more than 0 seconds")
+
+
+class _NoVerdictError(Exception):
+    """One row has no verdict; the message says why."""
+
+
+class _RefusedError(_NoVerdictError):
+    """The endpoint refuses what a request says, or an option of it."""
+
+
+class Endpoint:
+    """A connection to the judge: opened with ``with``, used with ``ask`` and ``result``.
+
+    Args:
+        settings: Which model, and how to ask.
+
+    Raises:
+        InputError: The client is not installed, or there is no usable key.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self._settings = settings
+        self._openai = _import_openai()
+        self._client = _make_client(self._openai, settings)
+        self._mask = Mask([self._client.api_key, *settings.secrets])
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._options = REQUEST_OPTIONS[0]
+        self._replied = False
+        self._failed = 0
+        self._fatal: Future[Verdict] = Future()
+        """Fails with what ends the run, whichever row finds out."""
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start the event loop, and ask the endpoint once whether it answers at all.
+
+        Raises:
+            InputError: It does not: says why and what to do. No row was sent.
+        """
+        from anyio.from_thread import start_blocking_portal
+
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
+            self._portal.call(self._check)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Cancel what is in progress and close the connections."""
+        self._open.__exit__(kind, error, trace)
+
+    def ask(self, messages: Messages, keep: Keep) -> Future[Verdict]:
+        """Start to ask; ``keep`` is called with the verdict as soon as it is there."""
+        return self._portal.start_task_soon(self._ask, messages, keep)
+
+    def result(self, asked: Future[Verdict]) -> Verdict:
+        """Wait for a verdict.
+
+        Raises:
+            VlmscopeError: No row can be judged any more, whichever row found out.
+        """
+        wait([asked, self._fatal], return_when=FIRST_COMPLETED)
+        return (self._fatal if self._fatal.done() else asked).result()
+
+    async def _check(self) -> None:
+        """Find the options that the endpoint accepts, with one tiny request each."""
+        why = ""
+        attempts = min(CHECK_ATTEMPTS, self._settings.max_attempts)
+        for options in REQUEST_OPTIONS:
+            try:
+                reply = await self._send(CHECK, options, attempts)
+            except _RefusedError as error:
+                why = why or str(error)
+                continue
+            except _NoVerdictError as error:
+                why = str(error)
+                break
+            self._options = options
+            why = "" if reply else "its reply to a test request is no chat completion"
+            break
+        if why:
+            raise InputError(
+                f"the judge {self._settings.model}: {why}; check the endpoint's address (most end "
+                "in /v1), the model's name and that the endpoint is up, and run again; no row was "
+                "sent"
+            )
+
+    async def _ask(self, messages: Messages, keep: Keep) -> Verdict:
+        """Ask for one verdict; an error that concerns every row stops the others too."""
+        try:
+            async with self._slots:
+                if self._fatal.done():
+                    return self._fatal.result()
+                verdict = await self._verdict(messages)
+            if verdict.word is not None:
+                keep(verdict)
+            return verdict
+        except Exception as error:
+            if not self._fatal.done():
+                self._fatal.set_exception(error)
+            raise
+
+    async def _verdict(self, messages: Messages) -> Verdict:
+        """Return the judge's verdict, asked for a second time where the reply holds none."""
+        try:
+            reply = await self._reply(messages)
+            verdict = read_verdict(reply, self._mask, messages)
+            if verdict is None:
+                said = {"role": "assistant", "content": reply[:2000] or "(nothing)"}
+                reply = await self._reply([*messages, said, {"role": "user", "content": NUDGE}])
+                verdict = read_verdict(reply, self._mask, messages)
+        except _NoVerdictError as why:
+            return Verdict(None, f"the judge gave no verdict: {why}")
+        if verdict is None:
+            shown = f"no JSON: {self._mask.line(reply, 80)!a:.80}" if reply else "no readable text"
+            return Verdict(None, f"the judge gave no verdict: its replies were {shown}")
+        return verdict
+
+    async def _reply(self, messages: Messages) -> str:
+        """Return the reply to a row, and count the rows that fail in succession.
+
+        Raises:
+            _NoVerdictError: This row failed.
+            VlmscopeError: So many failed that every row will.
+        """
+        try:
+            reply = await self._send(messages, self._options, self._settings.max_attempts)
+        except _NoVerdictError as error:
+            if not (isinstance(error, _RefusedError) and self._replied):
+                self._failed += 1
+            if self._failed < self._settings.concurrency + FAILURES_BEFORE_GIVING_UP:
+                raise
+            raise VlmscopeError(
+                f"the judge {self._settings.model}: {self._failed} rows in succession failed, the "
+                f"last because: {error}; check that the endpoint is up and run again; verdicts so "
+                "far are kept"
+            ) from None
+        self._replied, self._failed = True, 0
+        return reply
+
+    async def _send(self, messages: Messages, options: dict[str, Any], attempts: int) -> str:
+        """Send a request, up to ``attempts`` times, and return the text of the reply.
+
+        Raises:
+            _NoVerdictError: There is no usable reply.
+            VlmscopeError: No request will have one.
+        """
+        client = self._client.with_options(max_retries=attempts - 1)
+        create = client.chat.completions.with_raw_response.create
+        limit = self._settings.timeout * attempts  # the client's own is for each read of a reply
+        try:
+            async with asyncio.timeout(limit):
+                sent = await create(model=self._settings.model, messages=messages, **options)
+            return _content(sent.http_response)
+        except self._openai.APIStatusError as error:
+            raise self._meaning(error, attempts) from None
+        except TimeoutError:
+            raise _NoVerdictError(f"no whole reply within {limit:g} seconds") from None
+        except _NoVerdictError:
+            raise
+        except self._openai.APIConnectionError as error:
+            raise _NoVerdictError(
+                f"no reply in {attempts} attempts: {self._plain(error)}"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - a reply may be odd in ways nobody foresaw
+            why = f"its reply cannot be read: {type(error).__name__}: {self._plain(error)}"
+            raise _NoVerdictError(why) from None
+
+    def _meaning(self, error: Any, attempts: int) -> Exception:
+        """Return what an error status means: for one row, or for all."""
+        status, said = error.status_code, self._plain(error)
+        judge = f"the judge {self._settings.model}"
+        if 300 <= status < 400:
+            return _NoVerdictError(_redirect(error, self._mask))
+        if status in (400, 422):
+            return _RefusedError(f"it refuses the request: {said}")
+        if status == 413:
+            return _RefusedError("the row is too long for the endpoint")
+        if status == 401:
+            return InputError(f"{judge}: the endpoint refuses the key (401); set OPENAI_API_KEY")
+        if status == 404:
+            return InputError(f"{judge}: {said}; check the model's name and the endpoint's address")
+        may_pass = status in (408, 409, 425, 429) or status >= 500
+        if may_pass and error.code != "insufficient_quota":  # a 429 that does not pass
+            return _NoVerdictError(f"no reply in {attempts} attempts: {said}")
+        return VlmscopeError(f"{judge}: {said}; put this right and run again; verdicts are kept")
+
+    def _plain(self, error: Exception) -> str:
+        """Return an error as one line, without the key should the endpoint have echoed it."""
+        body, status = getattr(error, "body", None), getattr(error, "status_code", None)
+        said = body.get("message") if isinstance(body, dict) else None
+        text = f"{said} ({status})" if isinstance(said, str) and said and status else str(error)
+        if error.__cause__ is not None and status is None:
+            text = f"{text} ({error.__cause__})"  # "Connection error." alone says nothing
+        return self._mask.line(text, LONGEST_ERROR)
+
+
+def _import_openai() -> ModuleType:
+    """Return the client's package, which only the judge needs."""
+    try:
+        import openai
+    except ImportError as error:
+        raise InputError(
+            'the judge needs the openai package: pip install "vlmscope[judge]"'
+        ) from error
+    return openai
+
+
+def _make_client(openai: ModuleType, settings: JudgeSettings) -> Any:
+    """Return an asynchronous client of the endpoint.
+
+    Raises:
+        InputError: There is no key, or none that a header can hold.
+    """
+    try:
+        client = openai.AsyncOpenAI(
+            base_url=settings.base_url,
+            timeout=settings.timeout,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=_limited_http_client(openai),
+        )
+    except openai.OpenAIError:
+        client = None
+    key = client.api_key if client is not None else ""
+    if not key:
+        raise InputError(
+            "the judge needs an API key: set OPENAI_API_KEY "
+            "(to any word, where the endpoint asks for none)"
+        )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise InputError("OPENAI_API_KEY holds a blank, a line break or a letter no key has")
+    return client
+
+
+_FLAW = "vlmscope_flaw"
+_DROPPED_HEADERS = frozenset(
+    {"content-encoding", "content-length", "content-type", "transfer-encoding"}
+)
+
+
+def _limited_http_client(openai: ModuleType) -> Any:
+    """Return the HTTP client that the package would make, but with limits on what it reads."""
+
+    class Limited(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, name-defined]
+        async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+            """Send a request and return its reply, read up to the limits."""
+            del stream
+            self.cookies.clear()  # what one reply sets is no part of the next request
+            reply = await super().send(request, stream=True, **options)
+            try:
+                body, flaw = await _read(reply)
+            finally:
+                await reply.aclose()
+            headers = [
+                item for item in reply.headers.multi_items() if item[0] not in _DROPPED_HEADERS
+            ]
+            return type(reply)(
+                reply.status_code,
+                headers=headers,
+                content=body,
+                request=request,
+                extensions={_FLAW: flaw},
+            )
+
+    return Limited(follow_redirects=False)
+
+
+async def _read(reply: Any) -> tuple[bytes, str]:
+    """Return the body of a reply, and why it is not to be used."""
+    compressed = reply.headers.get("content-encoding", "").strip().lower()
+    if compressed not in ("", "identity"):
+        return b"", "its reply is compressed, which was not asked for"
+    body = bytearray()
+    async with aclosing(reply.aiter_raw()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > LARGEST_REPLY:
+                return b"", f"its reply is larger than {LARGEST_REPLY // 2**20} MiB"
+    return bytes(body), ""
+
+
+def _content(reply: Any) -> str:
+    """Return the model's text in a reply; empty where it is no chat completion.
+
+    Raises:
+        _NoVerdictError: The reply is too large, or compressed.
+    """
+    if flaw := reply.extensions.get(_FLAW):
+        raise _NoVerdictError(flaw)
+    try:
+        found = load_json(reply.content.decode("utf-8", "replace"))
+    except ValueError:
+        return ""
+    choices = found.get("choices") if isinstance(found, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(message, dict):
+        return ""
+    text = message.get("content") or message.get("refusal")
+    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else ""
+
+
+def _redirect(error: Any, mask: Mask) -> str:
+    """Return where a redirect leads, as a message may show it."""
+    try:
+        location = _without_user(error.response.headers.get("location", ""))
+        target = unquote(urlsplit(location)._replace(query="", fragment="").geturl())
+    except ValueError:
+        target = ""
+    where = f" to {mask.line(target, 200)}" if target else ""
+    return (
+        f"it redirects{where} ({error.status_code}), and no request with a key is sent on; give "
+        "the address that answers"
+    )
+
+
+def _without_user(address: str) -> str:
+    """Return an address without a user's name and password."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

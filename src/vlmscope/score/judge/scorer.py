@@ -1,0 +1,288 @@
+"""``Judge``: scores answers by asking a language model, by lenient criteria.
+
+The method that vlmscope follows had GPT-4 label its answers. Here any OpenAI-compatible endpoint
+does, or a model that is loaded on this machine. Every verdict has its reason, what the judge cannot
+tell or does not answer is unscorable and never silently faithful, and no verdict is paid for twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+from vlmscope.schema import Answered, Score
+from vlmscope.score.judge.cache import VerdictCache, cache_key
+from vlmscope.score.judge.endpoint import Endpoint, JudgeSettings
+from vlmscope.score.judge.verdict import Keep, Mask, Messages, Verdict
+
+CHARACTERS_PER_TOKEN = 4
+"""Rule of thumb for English, for the estimate."""
+
+TOKENS_PER_REPLY = 50
+"""A short sentence and a verdict as JSON."""
+
+ROWS_AHEAD = 4
+"""Rows held per request in progress, so that one slow reply does not leave the others idle."""
+
+
+class Connection(Protocol):
+    """Asks a model for verdicts. Used within the ``with`` block of what ``Connect`` returns."""
+
+    def ask(self, messages: Messages, keep: Keep) -> Future[Verdict]:
+        """Start to ask; ``keep`` is called with the verdict as soon as it is there."""
+        ...
+
+    def result(self, asked: Future[Verdict]) -> Verdict:
+        """Wait for a verdict.
+
+        Raises:
+            VlmscopeError: No row can be judged any more, whichever row found out.
+        """
+        ...
+
+
+Connect = Callable[[], AbstractContextManager[Connection]]
+"""Opens a connection. Entering it fails, in one line, where no row could be judged."""
+
+
+class Settings(Protocol):
+    """What ``Judge`` reads of its settings: ``JudgeSettings``, or those of a local model."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model in the keys of the cache."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in progress at a time."""
+        ...
+
+    @property
+    def input_price(self) -> float | None:
+        """Price of a million input tokens."""
+        ...
+
+    @property
+    def output_price(self) -> float | None:
+        """Price of a million output tokens."""
+        ...
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that are never stored or shown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What judging some rows would take, before it is started."""
+
+    rows: int
+    """All rows."""
+    unscorable: int
+    """Rows without an answer or without a truth: never asked."""
+    cached: int
+    """Rows whose verdict is known already."""
+    to_ask: int
+    """Requests to send."""
+    equal: int
+    """Rows that share one of these requests, as an earlier row is equal to them."""
+    characters: int
+    """Length of those requests."""
+    input_price: float | None = None
+    """Price of a million input tokens."""
+    output_price: float | None = None
+    """Price of a million output tokens."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens to send, roughly."""
+        return -(-self.characters // CHARACTERS_PER_TOKEN)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens to receive, roughly; a model that reasons at length needs many more."""
+        return self.to_ask * TOKENS_PER_REPLY
+
+    @property
+    def cost(self) -> float | None:
+        """What they cost, roughly, in the prices' currency; None unless both prices are known."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        tokens = self.input_tokens * self.input_price + self.output_tokens * self.output_price
+        return tokens / 1e6
+
+
+class Judge:
+    """Scores answers by asking a language model.
+
+    Args:
+        settings: Which model, and how it is asked.
+        cache: File that keeps the verdicts; created with the first one.
+        connect: Opens the connection to the model; by default to the endpoint of the settings.
+    """
+
+    def __init__(self, settings: Settings, cache: Path, connect: Connect | None = None) -> None:
+        if connect is None:
+            if not isinstance(settings, JudgeSettings):
+                raise TypeError("a judge without connect needs JudgeSettings")
+            connect = partial(Endpoint, settings)
+        self.name = "judge"
+        self._settings = settings
+        self._path = cache
+        self._connect = connect
+
+    def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
+        """Yield a score for every row, in order, while later rows are being asked.
+
+        Raises:
+            InputError: The client is not installed, or the endpoint refuses key or model.
+            VlmscopeError: No row can be judged any more. The verdicts so far are kept.
+            StoreError: The cache cannot be read or written.
+        """
+        with ExitStack() as stack:
+            known = stack.enter_context(self._cache())
+            session = _Session(self._settings.model, known, stack, self._connect)
+            ahead = ROWS_AHEAD * self._settings.concurrency
+            waiting: deque[tuple[Answered, Future[Verdict]]] = deque()
+            for row in rows:
+                waiting.append((row, session.ask(row)))
+                if len(waiting) >= ahead:
+                    yield self._score(*waiting.popleft(), session)
+            while waiting:
+                yield self._score(*waiting.popleft(), session)
+
+    def estimate(self, rows: Iterable[Answered]) -> Estimate:
+        """Return what judging ``rows`` would take. Nothing is asked and no key is needed."""
+        counted = unscorable = cached = characters = 0
+        seen: set[str] = set()
+        with self._cache() as known:
+            for row in rows:
+                counted += 1
+                if _why_unscorable(row):
+                    unscorable += 1
+                    continue
+                key = _key(row, self._settings.model)
+                if known.get(key) is not None:
+                    cached += 1
+                elif key not in seen:
+                    seen.add(key)
+                    characters += sum(len(message["content"]) for message in _messages(row))
+        return Estimate(
+            rows=counted,
+            unscorable=unscorable,
+            cached=cached,
+            to_ask=len(seen),
+            equal=counted - unscorable - cached - len(seen),
+            characters=characters,
+            input_price=self._settings.input_price,
+            output_price=self._settings.output_price,
+        )
+
+    def _cache(self) -> VerdictCache:
+        """Return the known verdicts; whoever wrote them may have kept a key in a reason."""
+        secrets = (os.environ.get("OPENAI_API_KEY", ""), *self._settings.secrets)
+        return VerdictCache(self._path, self._settings.model, Mask(secrets))
+
+    def _score(self, row: Answered, asked: Future[Verdict], session: _Session) -> Score:
+        verdict = session.result(row, asked)
+        return Score(row.id, verdict.hallucinated, self.name, verdict.evidence)
+
+
+class _Session:
+    """One run of the judge: known verdicts, requests in progress and, once needed, a connection.
+
+    The connection is opened for the first row that has to be asked, so that a run whose verdicts
+    are all known needs neither a key nor the client, nor a model in memory.
+    """
+
+    def __init__(self, model: str, known: VerdictCache, stack: ExitStack, connect: Connect) -> None:
+        self._model = model
+        self._known = known
+        self._stack = stack
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._in_progress: dict[str, Future[Verdict]] = {}
+
+    def ask(self, row: Answered) -> Future[Verdict]:
+        """Return the verdict to come: known, asked already for an equal row, or asked now."""
+        why = _why_unscorable(row)
+        if why:
+            return _done(Verdict(None, why))
+        key = _key(row, self._model)
+        known = self._known.get(key)
+        if known is not None:
+            return _done(known)
+        if key not in self._in_progress:
+            if self._connection is None:
+                self._connection = self._stack.enter_context(self._connect())
+                self._stack.callback(self._cancel)
+            keep = partial(self._known.put, key)
+            self._in_progress[key] = self._connection.ask(_messages(row), keep)
+        return self._in_progress[key]
+
+    def result(self, row: Answered, asked: Future[Verdict]) -> Verdict:
+        """Wait for the verdict on ``row``."""
+        if self._connection is None:
+            return asked.result()
+        verdict = self._connection.result(asked)
+        self._in_progress.pop(_key(row, self._model), None)
+        return verdict
+
+    def _cancel(self) -> None:
+        for asked in self._in_progress.values():
+            asked.cancel()
+
+
+@cache
+def judge_prompt() -> str:
+    """Return what the judge is told: ``prompt.md``."""
+    return resources.files("vlmscope.score.judge").joinpath("prompt.md").read_text("utf-8")
+
+
+def shortest_messages() -> Messages:
+    """Return what asking about a row without any text would send."""
+    return _messages(Answered("", "", "", ""))
+
+
+def _messages(row: Answered) -> Messages:
+    """Return the prompt and, apart from it, the row as data that cannot leave its delimiters.
+
+    Within JSON a quote ends nothing, and without "<" no answer can close ``<data>``.
+    """
+    fields = {"question": row.question, "reference": row.target, "answer": row.answer}
+    encoded = json.dumps(fields, ensure_ascii=False).replace("<", "\\u003c")
+    encoded = encoded.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair
+    return [
+        {"role": "system", "content": judge_prompt()},
+        {"role": "user", "content": f"<data>\n{encoded}\n</data>"},
+    ]
+
+
+def _key(row: Answered, model: str) -> str:
+    return cache_key(judge_prompt(), model, row.question, row.target, row.answer or "")
+
+
+def _why_unscorable(row: Answered) -> str:
+    """Return why a row need not be asked; empty where it has to be."""
+    if row.answer is None:
+        return "there is no answer: the run stopped after the prefill"
+    if not row.answer.strip():
+        return "the answer is empty"
+    return "" if row.target.strip() else "there is no ground truth"
+
+
+def _done(verdict: Verdict) -> Future[Verdict]:
+    future: Future[Verdict] = Future()
+    future.set_result(verdict)
+    return future
