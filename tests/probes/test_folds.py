@@ -69,15 +69,15 @@ def test_positives_of_one_image_are_one() -> None:
     assert str(caught.value) == (
         "folds: found 30 positives in 1 group and 30 negatives in 30 groups; 2 folds need 2 groups "
         "of each class; near-copies of an image, and images that one question shows, are one "
-        "group; label questions about other pictures: more labels of the same pictures do not help"
+        "group; label questions about other images: more labels of the same images do not help"
     )
 
 
 def test_fewer_folds_are_advised_where_a_sweep_can_use_them() -> None:
     truth, groups = np.arange(40) % 2 == 0, np.arange(40) // 10
-    with pytest.raises(FoldError, match="ask for 4 folds, or label questions about other pictures"):
+    with pytest.raises(FoldError, match="ask for 4 folds, or label questions about other images"):
         grouped_folds(truth, groups)
-    with pytest.raises(FoldError, match="one group; label questions about other pictures"):
+    with pytest.raises(FoldError, match="one group; label questions about other images"):
         grouped_folds(truth, groups // 2)
 
 
@@ -163,7 +163,7 @@ def drawing(seed: int, size: int = 200) -> Image.Image:
     return coarse.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def test_a_smaller_copy_looks_the_same_and_another_picture_does_not() -> None:
+def test_a_smaller_copy_looks_the_same_and_another_image_does_not() -> None:
     original = int(difference_hash(drawing(0)), 16)
     copy = int(difference_hash(drawing(0).resize((120, 90))), 16)
     other = int(difference_hash(drawing(1)), 16)

@@ -36,7 +36,7 @@ FEWEST = 3
 ONE_GROUP = "near-copies of an image, and images that one question shows, are one group"
 """What a group is, for messages."""
 
-MORE_PICTURES = "label questions about other pictures: more labels of the same pictures do not help"
+MORE_IMAGES = "label questions about other images: more labels of the same images do not help"
 """The way out where groups are short, not rows."""
 
 
@@ -90,7 +90,7 @@ def grouped_folds(
             f"folds: {count} folds of {_number(len(np.unique(groups)), 'group')} left one without "
             f"both classes, as a few groups hold most rows; {ONE_GROUP}; "
             + ("ask for fewer folds, or " if count > FEWEST else "")
-            + MORE_PICTURES
+            + MORE_IMAGES
         )
     return folds
 
@@ -108,13 +108,13 @@ def _too_few(
     for rows, noun in ((truth, "positive"), (~truth, "negative")):
         size, held = int(rows.sum()), len(np.unique(groups[rows]))
         found.append(f"{_number(size, noun)} in {_number(held, 'group')}")
-        # Several rows share a group: another row of the same pictures would not help.
+        # Several rows share a group: another row of the same images would not help.
         short_of_groups |= held < min(count, size)
     why = f"{ONE_GROUP}; " if len(np.unique(groups)) < len(groups) else ""
     fewer = f"ask for {most} folds, or " if most >= FEWEST else ""
     return (
         f"folds: found {found[0]} and {found[1]}; {count} folds need {count} groups of each class; "
-        f"{why}{fewer}{MORE_PICTURES if short_of_groups else 'label more rows'}"
+        f"{why}{fewer}{MORE_IMAGES if short_of_groups else 'label more rows'}"
     )
 
 

@@ -215,7 +215,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "unscorable": data.unscorable,
         "left_out": [asdict(each) for each in data.left_out],
         "not_known": list(unknown_facts(data.facts)),
-        "images": data.grouping.pictures,
+        "images": data.grouping.images,
         "image_groups": len(np.unique(data.grouping.groups)),
         "groups": len(np.unique(data.groups)),
         "images_by": data.grouped_by,

@@ -223,8 +223,8 @@ def _speaks_of(result: SweepResult) -> Iterator[str]:
     found, by = result.novelty, result.data.split_by
     if found is None:
         return
-    pictured = (("images", found.images),) if result.data.grouping.pictures else ()
-    new = [name for name, seen in (*pictured, ("questions", found.questions)) if not seen]
+    imaged = (("images", found.images),) if result.data.grouping.images else ()
+    new = [name for name, seen in (*imaged, ("questions", found.questions)) if not seen]
     if by not in (IMAGE, QUESTION):
         new.insert(0, f"values of {by}")
     old = [
@@ -288,7 +288,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
 
 def _whole(result: SweepResult) -> str:
     if result.data.split is None:
-        return "images" if result.data.grouping.pictures else "questions"
+        return "images" if result.data.grouping.images else "questions"
     return "questions" if result.data.split_by == QUESTION else f"values of {result.data.split_by}"
 
 
@@ -387,7 +387,7 @@ def _warnings(result: SweepResult) -> Iterator[str]:
     if data.grouped_by.startswith("image_id"):
         yield (
             f"Images are told apart by their {data.grouped_by}: there are no hashes, so a copy of "
-            "a picture under another name counts as another image."
+            "an image under another name counts as another image."
         )
 
 
