@@ -36,7 +36,7 @@ def test_a_model_is_trained(tmp_path: Path, python: str) -> None:
 def test_a_model_is_measured(tmp_path: Path, python: str) -> None:
     model = shutil.copytree(MODEL, tmp_path / "model")
     (model / "README.md").unlink()
-    write_bundle(tmp_path / "bundle", split="other", pictures=24, questions=96)
+    write_bundle(tmp_path / "bundle", split="other", images=24, questions=96)
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "images").symlink_to(EASY_VQA / "images")
@@ -84,7 +84,7 @@ def sections() -> list[str]:
 def test_the_card_is_within_what_the_demo_promises(sections: list[str]) -> None:
     found = shares(sections[0])
     assert 0.75 <= found["right answers"] <= 0.92
-    claims = found["wrong answers that claim what the picture does not show"]
+    claims = found["wrong answers that claim what the image does not show"]
     assert 0.08 <= claims <= found["wrong answers"] <= 0.30
     assert found["wrong answers"] == pytest.approx(1 - found["right answers"])
     assert found["*Is there …?* of what is there: right"] >= 0.90

@@ -23,7 +23,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture
 def edited_meanwhile(
-    table: Path, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+    table: Path, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, prepared_commands: None
 ) -> None:
     """The first model takes so long to load that the sixth row is edited."""
 

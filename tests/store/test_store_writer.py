@@ -242,7 +242,7 @@ def test_what_a_killed_writer_left_is_packed_by_whoever_ends_last(tmp_path: Path
 def test_a_reader_sees_the_rows_of_many_that_pack_meanwhile(tmp_path: Path) -> None:
     def write(number: int) -> None:
         with RunWriter(tmp_path, make_manifest(), f"rank_{number:03d}_of_004") as writer:
-            for start in range(number * 100, number * 100 + 12):
+            for start in range(number * 100, number * 100 + 6):
                 writer.add(make_captures([start]))
                 writer._pack()
 
@@ -254,9 +254,9 @@ def test_a_reader_sees_the_rows_of_many_that_pack_meanwhile(tmp_path: Path) -> N
                 seen.append(len(open_run(tmp_path)))
         assert [task.result() for task in tasks] == [None] * 4
     assert seen == sorted(seen)
-    assert len(open_run(tmp_path)) == 48
+    assert len(open_run(tmp_path)) == 24
     with h5py.File(tmp_path / "index.h5") as index:
-        assert index.attrs["num_samples"] == 48
+        assert index.attrs["num_samples"] == 24
 
 
 def test_a_question_given_to_two_writers_counts_once(tmp_path: Path) -> None:

@@ -30,13 +30,13 @@ PLANTED = "query_token_representation/layer_2"
 Plant = Callable[[Capture, bool], Capture]
 
 
-def labelled_run(folder: Path, plant: Plant, *, unscorable: int = 0) -> Path:
+def labelled_run(folder: Path, plant: Plant, *, unscorable: int = 0, rows: int = ROWS) -> Path:
     """A run of random vectors, three questions an image, with random labels and a planted sign."""
     rng = np.random.default_rng(5)
-    truth = rng.random(ROWS) < 0.4
+    truth = rng.random(ROWS)[:rows] < 0.4
     images = rng.integers(0, 2**63, ROWS).repeat(3)
     captures = []
-    for i, image in enumerate(images[:ROWS]):
+    for i, image in enumerate(images[:rows]):
         row = make_capture(i, image_sha256=f"{image:064x}", image_dhash=f"{image:016x}")
         captures.append(plant(row, bool(truth[i])))
     with RunWriter(folder, make_manifest()) as writer:
@@ -102,6 +102,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
         lambda row, _: replace(
             row, vectors={name: np.ones_like(v) for name, v in row.vectors.items()}
         ),
+        rows=90,
     )
     run = open_run(folder)
     result = sweep(run, SPEC)
@@ -222,13 +223,13 @@ def test_what_is_saved(found: tuple[Path, SweepResult]) -> None:
 
 
 def test_labels_that_teach_nothing_are_refused(tmp_path: Path) -> None:
-    folder = labelled_run(tmp_path / "run", planted)
+    folder = labelled_run(tmp_path / "run", planted, rows=30)
     run = open_run(folder)
     write_labels(folder, [Score(id_, True, "column", "all") for id_ in run.ids], {})
-    with pytest.raises(InputError, match="240 are hallucinated"):
+    with pytest.raises(InputError, match="30 are hallucinated"):
         probe_data(run)
     write_labels(folder, [Score(run.ids[0], True, "column", "one")], {})
-    with pytest.raises(InputError, match="239 of 240 rows have no label"):
+    with pytest.raises(InputError, match="29 of 30 rows have no label"):
         probe_data(run)
     (folder / "labels.parquet").unlink()
     with pytest.raises(InputError, match="vlmscope label"):
@@ -325,7 +326,7 @@ def test_a_save_that_is_killed_leaves_the_earlier_sweep(
 
 def test_few_hallucinations_do_not_break_the_null(tmp_path: Path) -> None:
     """Permuted, five of them often lie in four images, which no five folds can share."""
-    folder = labelled_run(tmp_path / "run", lambda row, _: row)
+    folder = labelled_run(tmp_path / "run", lambda row, _: row, rows=60)
     run = open_run(folder)
     marked = set(range(0, 30, 6))
     scores = [Score(id_, i in marked, "column", "few") for i, id_ in enumerate(run.ids[:45])]
@@ -343,7 +344,7 @@ def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Pat
         kind = None if int(row.sample.id.rsplit("_", 1)[1]) < 40 else f"only {hallucinated}"
         return replace(row, sample=replace(row.sample, metadata={"category": kind}))
 
-    folder = labelled_run(tmp_path / "run", of_a_kind)
+    folder = labelled_run(tmp_path / "run", of_a_kind, rows=90)
     result = sweep(open_run(folder), SPEC)
     assert result.within_category == {}, "each category has one outcome; those without are none"
     saved = save_sweep(open_run(folder), result)
