@@ -1,4 +1,7 @@
-"""Ray's actors killed at random moments: the job goes on, and its rows are those of a quiet run."""
+"""Ray's actors, or the driver of a job, killed at random moments.
+
+The job goes on, or does with the same command; its rows are those of a quiet run.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,27 @@ def killed(setting: Setting, tries: int, rng: random.Random) -> Outcome:
                 outcome.wrong.append("; ".join(found[:3]))
                 break
     outcome.note = f"jobs: {jobs}, each equal; killed at {len(amid)} different numbers of shards"
+    return outcome
+
+
+def driver_killed(setting: Setting, tries: int, rng: random.Random) -> Outcome:
+    """SIGKILL the driver, and start the same command at once: the old actors may still write."""
+    outcome = Outcome("SIGKILL of the driver of a Ray job")
+    folder = setting.folder / "ray-driver"
+    table = setting.table(folder.name)
+    expected = undisturbed(setting, table)
+    with tempfile.TemporaryDirectory(prefix="vr", dir="/tmp") as short:
+        for number in range(tries):
+            out, log = folder / f"run-{number}", folder / "log"
+            first = _start(setting, table, out, Path(short), log)
+            wanted = rng.randint(1, setting.rows // 2)
+            while first.poll() is None and _shards(out) < wanted:
+                time.sleep(0.01)
+            first.send_signal(signal.SIGKILL)
+            first.wait(60)
+            code = _start(setting, table, out, Path(short), log).wait(600)
+            wrong = [f"exit code {code}"] if code else []
+            outcome.add("waited for, then resumed", [*wrong, *differences(out, expected)])
     return outcome
 
 

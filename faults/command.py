@@ -90,6 +90,7 @@ def main() -> int:
     if options.actors:
         rng = random.Random(options.seed * 1000 + 90)  # noqa: S311 - moments, no secrets
         todo.append(lambda: actors.killed(setting, options.actors, rng))
+        todo.append(lambda: actors.driver_killed(setting, -(-options.actors // 10), rng))
     with ThreadPoolExecutor(options.lanes) as lanes:
         coming: list[Future[Outcome]] = [
             lanes.submit(lambda job=job: _said(job(), began)) for job in todo

@@ -87,7 +87,7 @@ def ask(name: str, python: str, *arguments: str) -> int:
 
 
 def serve(name: str) -> None:
-    """Import what commands need and the fork server has not yet; fork a child for each request."""
+    """Import what commands need, unless the fork server has; fork a child for each request."""
     os.setsid()
     for module in NEEDED:
         importlib.import_module(module)

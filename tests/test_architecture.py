@@ -24,7 +24,9 @@ def test_import_vlmscope_is_light() -> None:
     code = (
         "import sys, vlmscope; vlmscope.Sample;"
         "heavy = {'torch', 'transformers', 'h5py', 'pandas', 'PIL'} & set(sys.modules);"
-        "assert not heavy, heavy"
+        "assert not heavy, heavy;"
+        "vlmscope.open_run; vlmscope.Run;"
+        "assert 'torch' not in sys.modules, 'a run is read without it'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -12,13 +12,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import quote_demo
 from material import QUESTIONS, picture
+from vlmscope.model import VisionLanguageModel
 from vlmscope.model.families import read_description
 from vlmscope.model.vision_rows import RULES
+from vlmscope.schema import Score
+from vlmscope.store import Run, write_labels
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,6 +62,46 @@ def test_the_readme_works(example_folder: Path, python: str) -> None:
     assert names["X"].shape == (len(QUESTIONS), 64)
     assert list(names["table"]["category"]) == ["visual"] * len(QUESTIONS)
     assert printed.getvalue().startswith("question_comb_1732 ")
+
+
+def test_the_page_on_python_works(example_folder: Path, vlm: VisionLanguageModel) -> None:
+    """With a stand-in of few layers, and truths that some of its answers contradict."""
+    with (example_folder / "questions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [f"haloquest_{i}.png" for i in range(24)]
+    for i, name in enumerate(names):
+        picture("four", i).save(example_folder / "images" / name)
+    many = [
+        {**rows[i % len(rows)], "question_id": f"question_comb_{1732 + i}", "image_id": name}
+        for i, name in enumerate(names)
+    ]
+    with (example_folder / "questions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(many[0]))
+        writer.writeheader()
+        writer.writerows(many)
+    found: dict[str, Any] = {}
+    printed = io.StringIO()
+    page = ROOT / "docs" / "python.md"
+    for code in blocks(page, "python"):
+        code = code.replace("0, 20, 39", "0, 4, 7").replace("layer=20", "layer=4")
+        code = code.replace("layers=20", "layers=4").replace(
+            "max_new_tokens=64", "max_new_tokens=4"
+        )
+        code = code.replace("vlmscope.label(run)", "vlmscope.label(run), relabel(run)")
+        found |= {"relabel": call_half_hallucinated}
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, page.name, "exec"), found)  # noqa: S102 - the test's purpose
+    assert len(found["run"]) == 24
+    assert "AUROC" in printed.getvalue()
+    for library in ("sklearn", "torch"):
+        [code] = [code for code in blocks(page, "python") if f"{library}." in code]
+        assert len(list(filter(None, code.splitlines()))) < 10, "a classifier in under ten lines"
+
+
+def call_half_hallucinated(run: Run) -> None:
+    """Label as if every second answer were hallucinated: those of random weights are not."""
+    scores = [Score(id_, i % 2 == 0, "column", "") for i, id_ in enumerate(run.ids)]
+    write_labels(run.path, scores, {})
 
 
 def test_the_page_on_describing_a_model_works(tmp_path: Path) -> None:

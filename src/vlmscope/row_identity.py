@@ -83,7 +83,7 @@ def table_of_run(
     if data is None and record.in_memory:
         raise InputError(
             f"{run.path}: its table was in memory ({record.shown_path}), so that no file holds it; "
-            "give the same rows, or a file of them, with --data"
+            "give it with --data: the table itself in Python, or saved as Parquet with its images"
         )
     table = None if data is None else in_memory(data)
     fields = FieldSpec(**record.fields)  # type: ignore[arg-type]

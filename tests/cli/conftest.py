@@ -1,18 +1,27 @@
-"""The command line in this process, and one finished run of the bundled demo to read."""
+"""The command line in this process, and one finished run of the bundled demo to read.
+
+What every command would do again is done once: typer's tree of commands is built, and a model that
+lies where it lay, in the same bytes, is loaded. (The tests of ``tests/model`` load each time.)
+"""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from judge_server import KEY, Server, serving
 from vlmscope import demo
 from vlmscope.cli import main
 from vlmscope.cli.output import stderr, stdout
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.said_once import forget_said
 
 
 @dataclass(frozen=True)
@@ -24,9 +33,42 @@ class Outcome:
 
 Command = Callable[..., Outcome]
 
+get_command = functools.cache(typer.main.get_command)
+"""Builds a twentieth of a second of commands, which keep nothing of a call."""
+
+
+@functools.lru_cache(maxsize=6)
+def _loaded(
+    name: str, files: tuple[object, ...], options: tuple[tuple[str, Any], ...]
+) -> VisionLanguageModel:
+    return load_model(name, **dict(options))
+
+
+def load_once(name: str | Path, **options: Any) -> VisionLanguageModel:
+    """Load a model, unless it was loaded from the same files in the same way."""
+    if options.get("adapter") or options.get("family") or not Path(name).is_dir():
+        return load_model(name, **options)
+    files = [(path, path.stat()) for path in sorted(Path(name).iterdir())]
+    state = tuple((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in files)
+    vlm = _loaded(str(name), state, tuple(options.items()))
+    forget_said()  # as after loading
+    return vlm
+
 
 @pytest.fixture
-def vlmscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def prepared_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands do not build or load again what is there."""
+    monkeypatch.setattr("typer.main.get_command", get_command)
+    for module in ("model", "executors.plan", "risk.scorer"):
+        monkeypatch.setattr(f"vlmscope.{module}.load_model", load_once)
+
+
+@pytest.fixture
+def vlmscope(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    prepared_commands: None,
+) -> Command:
     """Run a command line in this process."""
     monkeypatch.setenv("COLUMNS", "200")
     for console in (stdout, stderr):  # imported where COLUMNS is set, they keep that width

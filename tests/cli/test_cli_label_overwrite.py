@@ -94,7 +94,7 @@ def test_labels_of_a_column_are_kept(vlmscope: Command, run: Path, rule: str) ->
     before = state(run)
     done = vlmscope("label", run, *RULES[rule])
     assert done.code == 2
-    assert "6 labels read from the column 'by_hand' would be lost; give overwrite=True" in done.err
+    assert "6 labels read from the column 'by_hand' would be lost; give --overwrite" in done.err
     assert state(run) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -137,7 +138,8 @@ def test_each_set_has_probes_of_its_own(vlmscope: Command, run: Path, by_hand: P
     assert theirs.summary["rows"] == ROWS - 1
     assert find_probe(run).parent == run / "probes"
     assert find_probe(run / "probes-human").parent == run / "probes-human"
-    assert "probes in probes-human" in vlmscope("info", run).out
+    told = vlmscope("info", run).out
+    assert re.search(r"labels human: .*; probes in probes-human, selected AUROC 0\.\d{3}\n", told)
     # The default set changes: its probes are stale, those of the other set are not.
     scores = list(read_labels(run).values())
     write_labels(run, [replace(scores[0], hallucinated=False), *scores[1:]], {})
@@ -146,6 +148,9 @@ def test_each_set_has_probes_of_its_own(vlmscope: Command, run: Path, by_hand: P
     assert theirs is not None
     assert ours.stale
     assert not theirs.stale
+    told = vlmscope("info", run).out
+    assert "probes in probes, out of date: 1 of " in told
+    assert "probes in probes-human, selected" in told
     _check_report(vlmscope, run)
     _check_moved(run)
 

@@ -52,6 +52,7 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
         in text
     )
     assert "the probe is better by" in text
+    assert text.startswith("Before the answer is written"), "the verdict comes first"
     assert "permuted 200 times" in text
     assert "HALP" not in text
     assert (run / "probes" / "results.json").exists()
@@ -96,7 +97,7 @@ def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
     assert "query token, layer 3" in below
     for heading in ("test AUROC", "accuracy", "precision", "recall", "F1"):
         assert heading in below
-    text = " ".join(below.split())
+    text = " ".join(done.out.split())
     assert "HALP protocol (optimistic: not grouped by image; best layer chosen on the test" in text
     assert "the grouped protocol's" in text
     summary = json.loads((run / "probes" / "results.json").read_text())

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,36 +16,40 @@ import h5py
 import numpy as np
 import pytest
 
+from faults import child
 from material import QUESTIONS, picture
+from vlmscope.executors import extract as run_extract
+from vlmscope.schema import CaptureSpec
 from vlmscope.store import Run, open_run, read_failures
 
 Command = Callable[..., Any]
-ROWS, PICTURES = 30, 10
+ROWS, PICTURES = 20, 10
 
 
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
-    """Thirty questions about ten pictures, and two that fail."""
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty questions about ten pictures, and two that fail."""
+    folder = tmp_path_factory.mktemp("ranks")
     names = [f"{i}.png" for i in range(PICTURES)]
     for i, name in enumerate(names):
-        picture("one", i).save(tmp_path / name)
+        picture("one", i).save(folder / name)
     rows = [(f"q{i}", names[i % PICTURES], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
     rows += [("empty", names[0], "", "Yes"), ("gone", "gone.png", "What is it?", "Yes")]
-    path = tmp_path / "many.csv"
+    path = folder / "many.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("question_id", "image_name", "question", "gt_answer"), *rows])
     return path
 
 
 @pytest.fixture
-def start(questions: Path, checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
+def start(questions: Path, checkpoint: Path, tmp_path: Path, python: str) -> Callable[..., Any]:
     """Start ``vlmscope extract`` as a process of its own."""
 
-    def begin(*extra: str, out: str = "run", tokens: int = 5) -> subprocess.Popen[str]:
+    def begin(*extra: str) -> subprocess.Popen[str]:
         command = [
-            *(sys.executable, "-m", "vlmscope", "extract", str(questions), "--json"),
-            *("--model", str(checkpoint), "--out", str(tmp_path / out), "--device", "cpu"),
-            *("--max-new-tokens", str(tokens), "--batch-size", "1", *extra),
+            *(python, "-m", "vlmscope", "extract", str(questions), "--json"),
+            *("--model", str(checkpoint), "--out", str(tmp_path / "run"), "--device", "cpu"),
+            *("--max-new-tokens", "5", "--batch-size", "1", *extra),
         ]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -61,6 +64,13 @@ def rank(extract: Command, questions: Path) -> Command:
         return extract("--batch-size", 1, "--json", *extra, data=questions, **options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def plain(checkpoint: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same rows from one plain session."""
+    out, spec = tmp_path_factory.mktemp("plain") / "run", CaptureSpec(max_new_tokens=5)
+    return run_extract(questions, model=checkpoint, out=out, spec=spec, device="cpu", batch_size=1)
 
 
 def assert_same_rows(found: Run, expected: Run) -> None:
@@ -80,23 +90,22 @@ def indexed(run: Path) -> int:
 
 
 def test_ranks_at_once_make_the_run_that_one_session_makes(
-    start: Command, rank: Command, vlmscope: Command, tmp_path: Path
+    start: Command, rank: Command, plain: Run, vlmscope: Command, tmp_path: Path
 ) -> None:
-    ranks = [start("--shard", f"{i}/3") for i in range(3)]
+    ranks = [start("--shard", f"{i}/2") for i in range(2)]
     ended = [process.communicate(timeout=300) for process in ranks]
     summaries = [json.loads(out) for out, _ in ended]
     for i, (process, summary) in enumerate(zip(ranks, summaries, strict=True)):
         err = ended[i][1]
         assert process.returncode == (3 if summary["failed"] else 0), err
         assert summary["captured"] + summary["failed"] == summary["total"] > 0
-        assert f"rank {i} of 3: its share is {summary['total']} of 32 rows" in " ".join(err.split())
+        told = f"rank {i} of 2: its share is {summary['total']} of {ROWS + 2} rows"
+        assert told in " ".join(err.split())
     assert sum(summary["total"] for summary in summaries) == ROWS + 2
     assert sum(summary["failed"] for summary in summaries) == 2
-    plain = rank(out="plain")
-    assert plain.code == 3
     run = open_run(tmp_path / "run")
-    assert_same_rows(run, open_run(tmp_path / "plain"))
-    assert set(run.failures) == set(open_run(tmp_path / "plain").failures) == {"empty", "gone"}
+    assert_same_rows(run, plain)
+    assert set(run.failures) == set(plain.failures) == {"empty", "gone"}
     assert indexed(tmp_path / "run") == ROWS
     assert json.loads(vlmscope("info", tmp_path / "run", "--json").out)["rows"] == ROWS
     of_one_picture = {}
@@ -108,30 +117,32 @@ def test_ranks_at_once_make_the_run_that_one_session_makes(
 
 
 def test_a_killed_rank_is_run_again_and_others_stay_out_meanwhile(
-    start: Command, rank: Command, tmp_path: Path
+    rank: Command, questions: Path, checkpoint: Path, plain: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    first = start("--shard", "0/2", tokens=60)
-    deadline = time.monotonic() + 120
-    while not list((out / "shards").glob("part-*.h5")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    tokens = ("--max-new-tokens", 60)
-    refused = [rank(*tokens, *how) for how in (("--shard", "0/2"), (), ("--shard", "1/3"))]
-    assert first.poll() is None, "it ended before the others could be refused"
-    assert rank(*tokens, "--shard", "1/2").code in (0, 3)  # its neighbour may
+    arguments = ("extract", questions, "--model", checkpoint, "--out", out, "--device", "cpu")
+    settings = ("--max-new-tokens", 5, "--batch-size", 1, "--shard", "0/2")
+    first = child.start([*map(str, arguments), *map(str, settings)], tmp_path / "log")
+    while first.exitcode is None and not list((out / "shards").glob("part-*.h5")):
+        time.sleep(0.005)
+    assert first.pid
+    os.kill(first.pid, signal.SIGSTOP)  # in the middle of its rows, however fast it is
+    refused = [rank(*how) for how in (("--shard", "0/2"), (), ("--shard", "1/3"))]
+    assert rank("--shard", "1/2").code in (0, 3)  # its neighbour may
+    first.kill()
+    first.join()
+    assert first.exitcode == -signal.SIGKILL
     for each in refused:
         assert each.code == 2
         assert "another vlmscope is writing this run (as rank_000_of_002)" in each.err
-    first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=60)
     before = len(open_run(out))
-    again = rank(*tokens, "--shard", "0/2")
+    again = rank("--shard", "0/2")
     assert again.code in (0, 3)
     summary = json.loads(again.out)
     assert summary["already_done"] > 0
+    assert summary["captured"] > 0
     assert before + summary["captured"] == len(open_run(out)) == indexed(out) == ROWS
-    assert rank(*tokens, out="plain").code == 3
-    assert_same_rows(open_run(out), open_run(tmp_path / "plain"))
+    assert_same_rows(open_run(out), plain)
 
 
 def test_another_number_of_ranks_and_a_plain_session_go_on_from_there(
@@ -177,14 +188,16 @@ def test_what_is_no_rank_is_refused(rank: Command, tmp_path: Path, text: str) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_lines_of_several_processes_are_whole(tmp_path: Path) -> None:
+def test_lines_of_several_processes_are_whole(tmp_path: Path, python: str) -> None:
     """Each one longer than a page, so that the system would write it in pieces."""
     code = (
         "import sys; from vlmscope.schema import Failure; from vlmscope.store import FailureLog\n"
         "log = FailureLog(sys.argv[1])\n"
         "for i in range(40): log.add(Failure(f'{sys.argv[2]}-{i}', 'input', 'x' * 20_000))"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    script = tmp_path / "write.py"
+    script.write_text(code)
+    command = [python, str(script), str(tmp_path)]
     processes = [subprocess.Popen([*command, str(i)], env=os.environ) for i in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
     lines = (tmp_path / "failures.jsonl").read_text().splitlines()

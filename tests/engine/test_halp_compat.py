@@ -243,9 +243,9 @@ def test_a_model_that_the_original_did_not_have_is_refused(name: str) -> None:
     ("options", "message"),
     [
         ({"compat": "seed"}, "give halp"),
-        ({"compat": "halp", "positions": ("image_mean",)}, "--positions image_mean"),
-        ({"compat": "halp", "positions": ("answer_mean",)}, "--positions answer_mean"),
-        ({"compat": "halp", "vision_pooling": "valid"}, "--vision-pooling valid"),
+        ({"compat": "halp", "positions": ("image_mean",)}, "positions image_mean"),
+        ({"compat": "halp", "positions": ("answer_mean",)}, "positions answer_mean"),
+        ({"compat": "halp", "vision_pooling": "valid"}, "vision_pooling valid"),
     ],
 )
 def test_what_the_original_has_not_is_refused(options: dict[str, Any], message: str) -> None:

@@ -351,9 +351,9 @@ def test_rows_that_changed_are_refused(run_once: Callable[..., Run], table: Path
     ("options", "message"),
     [
         ({"spec": dataclasses.replace(SPEC, layers="99")}, "layers 0 to 7"),
-        ({"batch_size": 0}, "batch-size"),
+        ({"batch_size": 0}, "batch_size"),
         ({"limit": 0}, "limit"),
-        ({"store_dtype": "int8"}, "store-dtype"),
+        ({"store_dtype": "int8"}, "store_dtype"),
     ],
 )
 def test_a_bad_option_is_refused_before_anything_is_done(
@@ -386,7 +386,7 @@ def test_half_the_disk_with_float16(run_once: Callable[..., Run]) -> None:
         ({"positions": ("third_token",)}, "third_token"),
         ({"positions": ()}, "last_prompt_token"),
         ({"vision_pooling": "ALL"}, "all, valid"),
-        ({"max_new_tokens": -1}, "max-new-tokens"),
+        ({"max_new_tokens": -1}, "max_new_tokens"),
         ({"positions": ("answer_mean",), "max_new_tokens": 0}, "needs an answer"),
     ],
 )

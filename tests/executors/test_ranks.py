@@ -42,14 +42,14 @@ def test_the_rank_that_is_asked_for(
 @pytest.mark.parametrize(
     ("text", "environment", "message"),
     [
-        ("8/8", {}, "--shard 8/8: there is no such rank"),
-        ("0/0", {}, "--shard 0/0: there is no such rank"),
+        ("8/8", {}, "shard 8/8: there is no such rank"),
+        ("0/0", {}, "shard 0/0: there is no such rank"),
         *((text, {}, "give I/N") for text in ("", "3", "-1/8", "1/-8", "a/b", "1/8/2", "1.5/8")),
         ("auto", {}, "RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID, or SLURM_PROCID and SLURM_NTASKS"),
         ("auto", {"RANK": "0"}, "WORLD_SIZE is not set"),
         ("auto", {"WORLD_SIZE": "2"} | STEP, "RANK is not set"),
         ("auto", {"RANK": "first", "WORLD_SIZE": "2"}, "RANK is 'first', no number"),
-        ("auto", {"RANK": "2", "WORLD_SIZE": "2"}, "--shard 2/2: there is no such rank"),
+        ("auto", {"RANK": "2", "WORLD_SIZE": "2"}, "shard 2/2: there is no such rank"),
         ("auto", {"SLURM_PROCID": "0"}, "SLURM_NTASKS is not set"),
         ("auto", {"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_MIN is not set"),
         ("auto", array(5, 1, 7, 3), r"\(3 from 1 to 7\) have gaps"),

@@ -2,9 +2,9 @@
 
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
 ``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
-parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_merger`` and
-``acme_twice`` do one thing each that a convention leaves open. ``acme_mllama`` and ``acme_mistral``
-are Mllama and Mistral 3 without their descriptions.
+parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_steps``,
+``acme_merger``, ``acme_twice`` and ``acme_hearing`` do one thing each that a convention leaves
+open. ``acme_mllama`` and ``acme_mistral`` are Mllama and Mistral 3 without their descriptions.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    GenerationConfig,
     GenerationMixin,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
@@ -110,15 +111,43 @@ class AcmeScaledConfig(LlavaConfig):
 
 
 class AcmeScaled(LlavaForConditionalGeneration):
-    """Scales its logits, as Cohere does, and caps them softly, as Gemma does."""
+    """Scales its logits, as Cohere does, and caps them softly, as Gemma does.
+
+    Without a cap in the configuration it returns logarithms of probabilities.
+    """
 
     config_class = AcmeScaledConfig
 
     def forward(self, input_ids: Any = None, pixel_values: Any = None, **kwargs: Any) -> Any:
         outputs = super().forward(input_ids, pixel_values, **kwargs)
-        cap = self.config.text_config.final_logit_softcapping
-        outputs.logits = cap * torch.tanh(0.3 * outputs.logits / cap)
+        cap = getattr(self.config.text_config, "final_logit_softcapping", None)
+        if cap is None:
+            outputs.logits = outputs.logits.log_softmax(dim=-1)
+        else:
+            outputs.logits = cap * torch.tanh(0.3 * outputs.logits / cap)
         return outputs
+
+
+class AcmeStepsConfig(LlavaConfig):
+    model_type = "acme_steps"
+
+
+class AcmeSteps(LlavaForConditionalGeneration):
+    """Counts padding as positions, at the steps of an answer only."""
+
+    config_class = AcmeStepsConfig
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Any = None,
+        pixel_values: Any = None, **kwargs: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        found: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, attention_mask=attention_mask,
+            pixel_values=pixel_values, **kwargs,
+        )  # fmt: skip
+        if past_key_values is not None and (length := past_key_values.get_seq_length()):
+            found["position_ids"] = torch.full((len(input_ids), 1), length)
+        return found
 
 
 class AcmeMergerConfig(Glm4vConfig):
@@ -152,6 +181,39 @@ class AcmeTwice(InternVLForConditionalGeneration):
             return found
 
         self.model.get_image_features = twice
+
+
+class AcmeEarsConfig(PreTrainedConfig):
+    model_type = "acme_ears"
+
+
+class AcmeEars(PreTrainedModel):
+    config_class = AcmeEarsConfig
+    _supports_sdpa = False
+
+    def __init__(self, config: AcmeEarsConfig) -> None:
+        super().__init__(config)
+        self.drum = nn.Linear(2, 2)
+        self.post_init()
+
+
+class AcmeHearingConfig(LlavaConfig):
+    model_type = "acme_hearing"
+    sub_configs = {**LlavaConfig.sub_configs, "ears_config": AcmeEarsConfig}  # noqa: RUF012
+
+    def __init__(self, ears_config: Any = None, **more: Any) -> None:
+        self.ears_config = _made(AcmeEarsConfig, ears_config)
+        super().__init__(**more)
+
+
+class AcmeHearing(LlavaForConditionalGeneration):
+    """Has a part that has no sdpa and is neither encoder nor decoder."""
+
+    config_class = AcmeHearingConfig
+
+    def __init__(self, config: AcmeHearingConfig) -> None:
+        super().__init__(config)
+        self.ears = AcmeEars(config.ears_config)
 
 
 class AcmeMistralConfig(Mistral3Config):
@@ -267,9 +329,11 @@ def register() -> None:
         (AcmeConfig, Acme),
         (AcmeTilesConfig, AcmeTiles),
         (AcmeBackwardsConfig, AcmeBackwards),
+        (AcmeHearingConfig, AcmeHearing),
         (AcmeMistralConfig, AcmeMistral),
         (AcmeHeadedConfig, AcmeHeaded),
         (AcmeScaledConfig, AcmeScaled),
+        (AcmeStepsConfig, AcmeSteps),
         (AcmeMergerConfig, AcmeMerger),
         (AcmeTwiceConfig, AcmeTwice),
         (AcmeMllamaConfig, AcmeMllama),
@@ -288,6 +352,22 @@ def rename(known: Path, folder: Path, model_type: str) -> Path:
     renamed.load_state_dict(model.state_dict())
     renamed.generation_config = model.generation_config
     renamed.save_pretrained(folder)
+    return folder
+
+
+def redraw(known: Path, folder: Path, model_type: str, **vision: Any) -> Path:
+    """Copy a checkpoint under another architecture's name, with other settings of its encoder."""
+    shutil.copytree(known, folder)
+    settings = json.loads((known / "config.json").read_text())
+    settings["vision_config"] |= vision
+    kept = {k: v for k, v in settings.items() if k not in {"model_type", "architectures"}}
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, **kept))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.15)
+    model.generation_config = GenerationConfig.from_pretrained(known)
+    model.save_pretrained(folder)
     return folder
 
 

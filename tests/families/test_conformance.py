@@ -75,7 +75,7 @@ GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7", 
 """Families whose answers ``generate`` writes: blocks that keep states and no keys, and Llama 4,
 where each pair proves itself."""
 
-IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "paligemma", "molmo2")
+IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "paligemma", "molmo2", "perception_lm")
 """Families whose chat template writes every image before the text."""
 
 PROMPT = CaptureSpec(layers="all", max_new_tokens=0)

@@ -148,6 +148,21 @@ def test_a_pair_whose_short_prompts_differ_already(tmp_path: Path) -> None:
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.parametrize(
+    ("decoder", "norm"), [("gpt_neox", "final_layer_norm"), ("lfm2", "embedding_norm")]
+)
+def test_the_norm_of_a_decoder_that_is_not_listed_is_found(
+    tmp_path: Path, decoder: str, norm: str
+) -> None:
+    """The wrapper is described; what its decoder calls its norm is not."""
+    folder = build_llava(tmp_path / "model", model_type=decoder, num_hidden_layers=3)
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.family.final_norm == norm
+    assert vlm.family.vision_encoder == "model.vision_tower"
+    for item in capture(ROWS, vlm, SPEC, batch_size=5):
+        assert_same(item, reference(item.sample, vlm, SPEC))
+
+
 @pytest.fixture(scope="module")
 def llama4(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     folder = build_llava(tmp_path_factory.mktemp("pairs") / "model", **LLAMA4)

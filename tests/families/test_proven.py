@@ -35,7 +35,7 @@ def test_the_columns_are_the_tests_that_every_family_passes() -> None:
         for name, function in inspect.getmembers(suite, inspect.isfunction)
         if name.startswith("test_")
     }
-    assert found == set(CHECKS)
+    assert found == {*CHECKS, "images_where_placeholders_stand"}  # which some templates refuse
 
 
 def test_every_family_is_proven_on_the_pinned_version_and_nearly_all_on_the_oldest() -> None:

@@ -15,13 +15,14 @@ from torch import Tensor
 from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import NONE, ONE_PICTURE, SEVERAL
+from families.decoders import WIDTH
 from families.test_conformance import assert_same
 from vlmscope.demo.standin import build_standin
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.loading import batching
-from vlmscope.model.loading.checks import relative_error, scaled_like
+from vlmscope.model.loading.checks import relative_error, rises_with, scaled_like
 from vlmscope.model.loading.discovery import with_found_parts
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
@@ -80,6 +81,7 @@ def assert_exact(vlm: VisionLanguageModel) -> None:
         ("llava", "acme", "image tokens"),
         ("llava_next", "acme_tiles", "tiles"),
         ("llava", "acme_backwards", "whole"),
+        ("llava", "acme_steps", "whole"),
     ],
 )
 def test_a_stranger_that_follows_the_conventions(
@@ -173,10 +175,22 @@ def test_an_encoder_is_read_before_its_merger(tmp_path: Path) -> None:
     assert_exact(vlm)
 
 
-def test_logits_that_are_scaled_and_capped(known: Path, tmp_path: Path) -> None:
+def test_a_merger_of_the_same_width_is_known_by_its_positions(tmp_path: Path) -> None:
+    folder = strangers.redraw(
+        BUILDERS["glm4v"](tmp_path / "known"), tmp_path / "copy", "acme_merger",
+        hidden_size=WIDTH, num_heads=7,
+    )  # fmt: skip
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.family.vision_encoder == FAMILIES["glm4v"].vision_encoder
+    assert_exact(vlm)
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_logits_that_are_scaled_and_capped(known: Path, tmp_path: Path, cap: float | None) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_scaled")
     config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["final_logit_softcapping"] = 5.0
+    if cap is not None:
+        config["text_config"]["final_logit_softcapping"] = cap
     write(folder / "config.json", json.dumps(config))
     assert_exact(load_model(folder, device="cpu", dtype="float32"))
 
@@ -188,6 +202,9 @@ def test_logits_of_another_head_are_no_scaled_ones(cap: float | None) -> None:
     scaled = 0.25 * raw if cap is None else cap * torch.tanh(0.25 * raw / cap)
     assert relative_error(scaled_like(raw, scaled, cap), scaled) < 1e-6
     assert relative_error(scaled_like(raw, other.clamp(-1.9, 1.9), cap), other) > 0.5
+    assert rises_with(raw[None], scaled[None] - 7)
+    assert not rises_with(raw[None], other[None])
+    assert not rises_with(raw[None], torch.zeros_like(other)[None])
 
 
 def test_an_encoder_that_runs_twice_for_tiles_is_refused_when_it_is_loaded(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def add_a_layer(tensors: Tensors) -> Tensors:
         (lambda a: edit_config(a, peft_type="PROMPT_TUNING"), "type PROMPT_TUNING; only LORA"),
         (lambda a: edit_config(a, alora_invocation_tokens=[5]), "activated LoRA"),
         (lambda a: edit_config(a, target_modules="nothing"), "does not fit.*nothing not found"),
-        (lambda a: edit_config(a, r=8), "does not fit .*size mismatch.*--model"),
+        (lambda a: edit_config(a, r=8), "does not fit .*size mismatch.* model"),
         (lambda a: edit_config(a, target_modules=["q_proj", "v_proj", "k_proj"]), "it lacks .*k_p"),
         (lambda a: edit_tensors(a, add_a_layer), r"no module takes its .*layers\.99"),
         (

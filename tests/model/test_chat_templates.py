@@ -91,7 +91,7 @@ def test_a_table_that_does_not_fit_into_memory(
     path.write_text(f"[{row}]" if kind == "t.json" else row)
     table = open_table(path)
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(_json.json, "loads", fail)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from families import strangers
 from families.conformance import ONE_PICTURE, build
 from families.llava_checkpoints import build_llava
 from families.test_conformance import assert_same, error
@@ -17,7 +18,7 @@ from vlmscope.executors import make_plan
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.attention.decode_support import why_not_stepwise
-from vlmscope.model.attention.implementations import is_chosen_by_library
+from vlmscope.model.attention.implementations import is_chosen_by_library, requested_by
 from vlmscope.model.loading.device import bytes_of
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
@@ -114,6 +115,22 @@ def test_what_the_configuration_names_is_not_taken(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     assert bytes_of(AutoConfig.from_pretrained(folder), np.dtype("float32"), None) > 0  # type: ignore[arg-type]
+
+
+def test_a_third_part_without_sdpa_does_not_keep_a_run_from_being_loaded_again(
+    tmp_path: Path,
+) -> None:
+    """A run records decoder and encoder; to ask for sdpa in all parts would be refused."""
+    strangers.register()
+    known = build_llava(tmp_path / "known", num_hidden_layers=2)
+    folder = strangers.redraw(known, tmp_path / "hearing", "acme_hearing")
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    assert vlm.attention == "sdpa"
+    assert vlm.model.ears.config._attn_implementation == "eager"
+    with pytest.raises(ModelError, match=r"AcmeEars.* has no sdpa"):
+        load_model(folder, device="cpu", attention="sdpa")
+    again = load_model(folder, device="cpu", dtype="float32", attention=requested_by("sdpa"))
+    assert again.attention == vlm.attention
 
 
 def test_a_described_family_that_attends_otherwise_proves_itself(

@@ -334,13 +334,13 @@ def test_a_key_that_is_a_verdict_hides_none(
     assert score.hallucinated is False
 
 
-def test_masking_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masking_takes_no_time() -> None:
     for key in (KEY, "n" * 40, "\\" * 20, "%25" * 9, "a" * 200):
         mask = Mask([key])
         for text in (key[:-1] * 50_000, "\\n" * 99_999, "%" * 99_999, "n " * 99_999, " " * 10**6):
-            begun = time.monotonic()
+            begun = time.process_time()
             assert len(mask.line(text, 300)) <= 301
-            assert time.monotonic() - begun < 2
+            assert time.process_time() - begun < 2
 
 
 def test_a_password_in_the_address_is_not_kept(settings: JudgeSettings) -> None:

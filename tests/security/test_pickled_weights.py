@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vlmscope.errors import ModelError
 from vlmscope.model import load_model
 
-REFUSED = r"is a pickle; a pickle may run code .* pass --allow-pickle-weights"
+REFUSED = r"is a pickle; a pickle may run code .* pass allow_pickle_weights=True"
 
 
 @pytest.fixture

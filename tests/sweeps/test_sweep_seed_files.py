@@ -37,6 +37,9 @@ from vlmscope.sweeps.unknown_facts import unknown_sentence
 from vlmscope.sweeps.verdict import verdict
 
 ROWS = 180
+FEW = 24
+"""Rows of what is only read, and not swept."""
+
 SPEC = SweepSpec(repeats=1, permutations=100, draws=100)
 QUERY = "query_token_representation"
 AT_IMAGE = "vision_token_representation"
@@ -241,9 +244,18 @@ def test_images_without_a_name(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A labelled run, and its export with the same labels in a CSV file beside it."""
-    folder = tmp_path_factory.mktemp("both")
+    return run_and_export(tmp_path_factory.mktemp("both"), ROWS)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same of the first rows only."""
+    return run_and_export(tmp_path_factory.mktemp("few"), FEW)
+
+
+def run_and_export(folder: Path, rows: int) -> tuple[Path, Path]:
     captures = []
-    for i, hallucinated in enumerate(TRUTH):
+    for i, hallucinated in enumerate(TRUTH[:rows]):
         row = make_capture(i, f"q{i:03}", image_sha256=f"{i // 3:064x}", image_dhash="")
         vectors = dict(row.vectors)
         vectors[PLANTED] = vectors[PLANTED] + np.float32(0.7 * hallucinated)
@@ -294,8 +306,8 @@ def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> 
     ]
 
 
-def test_the_facts_of_an_export_are_those_of_its_run(both: tuple[Path, Path]) -> None:
-    run, file = both
+def test_the_facts_of_an_export_are_those_of_its_run(few: tuple[Path, Path]) -> None:
+    run, file = few
     for copy in (file, run / "index.h5"):  # shards keep them at the same names
         data = research_data(open_seed_files(copy), read_label_table(file.with_name("labels.csv")))
         same_facts(data.facts, probe_data(open_run(run)).facts)
@@ -311,14 +323,14 @@ def same_facts(one: Facts, other: Facts) -> None:
             assert list(values[0]) == list(values[1]), field.name
 
 
-def test_an_export_brings_the_columns_of_its_table(both: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_export_brings_the_columns_of_its_table(few: tuple[Path, Path], tmp_path: Path) -> None:
     """A label file need not say the category again; where it does, its word counts."""
-    file = both[1]
-    lines = [{"id": f"q{i:03}", "label": int(truth)} for i, truth in enumerate(TRUTH)]
+    file = few[1]
+    lines = [{"id": f"q{i:03}", "label": int(truth)} for i, truth in enumerate(TRUTH[:FEW])]
     table = read_label_table(write_csv(tmp_path / "bare.csv", lines))
     data = research_data(open_seed_files(file), table)
-    assert data.facts.category == data.categories == tuple(KINDS[i % 2] for i in range(ROWS))
-    assert data.columns["source"] == ("POPE",) * ROWS
+    assert data.facts.category == data.categories == tuple(KINDS[i % 2] for i in range(FEW))
+    assert data.columns["source"] == ("POPE",) * FEW
     told = [{**line, "category": "own"} for line in lines]
     table = read_label_table(write_csv(tmp_path / "told.csv", told))
     assert set(research_data(open_seed_files(file), table).facts.category or ()) == {"own"}
@@ -347,13 +359,13 @@ def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
     ],
 )
 def test_what_one_row_lacks_is_not_known(
-    both: tuple[Path, Path], tmp_path: Path, spoil: Callable[[Any], None], unknown: str
+    few: tuple[Path, Path], tmp_path: Path, spoil: Callable[[Any], None], unknown: str
 ) -> None:
-    data = spoiled(both[1], tmp_path / "spoiled.h5", spoil)
+    data = spoiled(few[1], tmp_path / "spoiled.h5", spoil)
     (said,) = unknown_sentence(data.facts)
     assert said.startswith(f"Not known here: {unknown}"), said
     assert "category" not in said
-    whole = spoiled(both[1], tmp_path / "whole.h5", lambda _: None)
+    whole = spoiled(few[1], tmp_path / "whole.h5", lambda _: None)
     assert not list(unknown_sentence(whole.facts))
 
 
@@ -362,9 +374,9 @@ def replaced(row: Any, name: str, values: object) -> None:
     row[name] = values
 
 
-def test_metadata_of_somebody_else_is_none_of_ours(both: tuple[Path, Path], tmp_path: Path) -> None:
+def test_metadata_of_somebody_else_is_none_of_ours(few: tuple[Path, Path], tmp_path: Path) -> None:
     for number, value in enumerate(("no JSON", "[1]", "[" * 10_000, 7, [1, 2])):
-        data = spoiled(both[1], tmp_path / f"{number}.h5", metadata_to(value))
+        data = spoiled(few[1], tmp_path / f"{number}.h5", metadata_to(value))
         assert data.columns["source"][5] == ""
         assert data.columns["source"][4] == "POPE"
 
@@ -374,15 +386,15 @@ def metadata_to(value: object) -> Callable[[Any], None]:
 
 
 def test_rows_with_fewer_likeliest_tokens_have_those_that_all_have(
-    both: tuple[Path, Path], tmp_path: Path
+    few: tuple[Path, Path], tmp_path: Path
 ) -> None:
     def shorten(row: Any) -> None:
         for name in ("first_token_ids", "first_token_logprobs"):
             replaced(row, name, row[name][:3])
 
-    facts = spoiled(both[1], tmp_path / "short.h5", shorten).facts
+    facts = spoiled(few[1], tmp_path / "short.h5", shorten).facts
     assert facts.first_token_ids is not None
-    assert facts.first_token_ids.shape == (ROWS - 2, 3)
+    assert facts.first_token_ids.shape == (FEW - 2, 3)
 
 
 def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: Path) -> None:
@@ -408,24 +420,20 @@ def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: P
 
 def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) -> None:
     run, file = both
-    table = read_label_table(file.with_name("labels.csv"))
+    files, table = open_seed_files(file), read_label_table(file.with_name("labels.csv"))
     with pytest.raises(InputError, match="keeps its labels; run 'vlmscope label "):
         sweep(open_run(run), SPEC, labels=table)
     with pytest.raises(InputError, match="hold no labels; give labels FILE"):
-        sweep(open_seed_files(file), SPEC)
+        sweep(files, SPEC)
     with pytest.raises(InputError, match="hold no labels"):
         open_source(file, labelled=False)
     assert len(probe_data(open_run(run)).places) == 7
     other = write_csv(tmp_path / "other.csv", [{"id": "7", "label": "yes"}])
     with pytest.raises(InputError, match="its ids look like '7', theirs like 'q000'"):
-        sweep(open_seed_files(file), SPEC, labels=read_label_table(other))
+        sweep(files, SPEC, labels=read_label_table(other))
     alike = [{"id": id_, "label": 0} for id_ in open_run(run).ids]
     with pytest.raises(InputError, match="of 180 scorable answers 0 are hallucinated"):
-        sweep(
-            open_seed_files(file),
-            SPEC,
-            labels=read_label_table(write_csv(tmp_path / "alike.csv", alike)),
-        )
+        sweep(files, SPEC, labels=read_label_table(write_csv(tmp_path / "alike.csv", alike)))
 
 
 def test_an_extraction_that_failed_on_many_rows_is_refused(tmp_path: Path) -> None:

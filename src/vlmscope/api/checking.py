@@ -307,7 +307,7 @@ def inspect(
         model = load_model(str(model), **loading)  # type: ignore[arg-type]
     elif given := [name for name, value in loading.items() if value not in ("auto", None, False)]:
         option = f"--{given[0].replace('_', '-')}"
-        raise InputError(f"{option}: the model is loaded already; give it to load_model instead")
+        raise InputError(f"{option}: the model is loaded already; load it with that option instead")
     return inspect_sample(row, model, wanted)
 
 

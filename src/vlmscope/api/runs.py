@@ -103,7 +103,7 @@ class Run(StoredRun):
         verdicts = self.labels(labels)["hallucinated"]
         known = verdicts.notna().to_numpy(dtype=bool)
         if is_of_image(path):
-            known &= np.array([sha256 != "" for (sha256,) in self.texts("image_sha256")], bool)
+            known = known & [sha256 != "" for (sha256,) in self.texts("image_sha256")]
         rows = np.flatnonzero(known)
         if not len(rows):
             raise InputError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,6 +16,10 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.label_sets import describe_label_sets, show_label_sets
 from vlmscope.cli.output import count, human_size, show, stdout
+from vlmscope.schema import Failure
+
+if TYPE_CHECKING:
+    from vlmscope.store import Description
 
 
 def info(
@@ -46,23 +51,38 @@ def info(
     )
     if bare := description.without_picture:
         stdout.print(f"{count(bare, 'row')} without a picture, and so without vision vectors")
+    _show_representations(description, run)
+    if description.kind == "run":
+        show_label_sets(run, sets)
+        _show_failures(run, failures)
+    _show_attributes(description.attrs)
+
+
+def _show_representations(description: Description, run: Path) -> None:
+    from vlmscope.store import read_manifest, shown_layers
+
+    depth = read_manifest(run).model.num_layers if description.kind == "run" else None
     table = Table(box=None, pad_edge=False)
     for heading in ("representation", "layers", "width", "stored as", "rows"):
         table.add_column(heading, header_style="dim", overflow="fold")
     for item in description.representations:
-        layers = ", ".join(map(str, item.layers)) or "–"
+        layers = shown_layers(item.layers, depth)
         table.add_row(item.name, layers, str(item.width), item.dtype, f"{item.rows:,}")
     show(table)
-    show_label_sets(sets)
-    _show_attributes(description.attrs)
-    if failures:
-        stages = Counter(failure.stage for failure in failures)
-        counts = ", ".join(f"{stage} {count}" for stage, count in stages.items())
-        stdout.print(Text(f"{len(failures):,} failed rows ({counts}):", style="red"))
-        for failure in failures[:5]:
-            stdout.print(Text(f"  {failure.id}: {failure.error}"))
-        if len(failures) > 5:
-            stdout.print(f"  … all in {run / 'failures.jsonl'}")
+
+
+def _show_failures(run: Path, failures: Sequence[Failure]) -> None:
+    """Print how many rows failed, and the first of them."""
+    if not failures:
+        stdout.print("failures: none")
+        return
+    stages = Counter(failure.stage for failure in failures)
+    counts = ", ".join(f"{stage} {number}" for stage, number in stages.items())
+    stdout.print(Text(f"failures: {count(len(failures), 'row')} ({counts}):", style="red"))
+    for failure in failures[:5]:
+        stdout.print(Text(f"  {failure.id}: {failure.error}"))
+    if len(failures) > 5:
+        stdout.print(f"  … all in {run / 'failures.jsonl'}")
 
 
 def _show_attributes(attributes: Any) -> None:

@@ -37,14 +37,37 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def show_label_sets(sets: dict[str, dict[str, Any]]) -> None:
-    """Print a line for each label set."""
+def show_label_sets(run: Path, sets: dict[str, dict[str, Any]]) -> None:
+    """Print a line for each label set, with the state of its probes."""
+    if not sets:
+        stdout.print(f"labels: none yet; vlmscope label {run}")
     for name, about in sets.items():
         if "error" in about:
             stdout.print(f"labels {name}: {about['error']}")
             continue
         shown = [name for name in OUTCOMES if about[name] or name != "unlabelled"]
         counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in shown)
-        probes = f"probes in {about['probes']}" if about["probes"] else "no probes yet"
         stale = "; stale, truths have changed since: label again" if about["stale"] else ""
-        stdout.print(f"labels {name}: {counts}; {probes}{stale}")
+        stdout.print(f"labels {name}: {counts}; {_probes(run, name, about)}{stale}")
+
+
+def _probes(run: Path, name: str, about: dict[str, Any]) -> str:
+    """Return the state of the probes of a label set in words."""
+    from vlmscope.errors import StoreError, UnreachableError
+    from vlmscope.store import open_run
+    from vlmscope.sweeps import read_sweep
+
+    if not about["probes"]:
+        return "no probes yet"
+    where = f"probes in {about['probes']}"
+    try:
+        found = read_sweep(open_run(run), name)
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        return f"{where}, which cannot be read: {error}"
+    if found is None:
+        return "no probes yet"
+    if found.stale:
+        return f"{where}, out of date: {found.stale}"
+    return f"{where}, selected AUROC {found['selected']['auroc']:.3f}"

@@ -195,14 +195,15 @@ def _say_stale(run: Path, name: str) -> None:
 
 
 def _show(result: SweepResult, summary: dict[str, Any], transferred: dict[str, Any] | None) -> None:
-    """Print what was found, as tables and in words."""
+    """Print what was found, in words and then as tables."""
     from vlmscope.sweeps.verdict import verdict_in
 
+    show_verdict(verdict_in(summary))
+    stdout.print()
     _show_results(result)
     if result.halp is not None:
         show_halp(result.halp)
     show_columns(result)
-    show_verdict(verdict_in(summary))
     if transferred is not None:
         show_transfer(transferred)
 

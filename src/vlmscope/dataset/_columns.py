@@ -42,6 +42,8 @@ class Columns:
     """What makes the images' paths of other columns: of numbered columns of images, one each."""
     question_template: Pattern | None = None
     """What makes the question of other columns."""
+    left_out: tuple[str, ...] = ()
+    """Numbered columns of images that are metadata, as ``image`` holds the image."""
     kept: frozenset[str] = field(default=frozenset())
     """Columns with a role that are metadata all the same."""
 
@@ -101,6 +103,7 @@ def _columns(
         question_template=None
         if template is None
         else parse_pattern(template, found, roles, "--question-template", table, escapes=True),
+        left_out=_left_out(spec, here["image"], found),
         kept=frozenset(["label"]) if target == "label" and spec.target is None else frozenset(),
     )
 
@@ -116,6 +119,13 @@ def _image_patterns(
         for column in images or (roles["image"],)
     ]
     return tuple(dict.fromkeys(read))
+
+
+def _left_out(spec: FieldSpec, images: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """Return the numbered columns of images that nobody asked for, beside one that was found."""
+    if spec.image is not None or spec.image_pattern is not None or "image" not in images:
+        return ()
+    return numbered_images(found)
 
 
 def _is_together(spec: FieldSpec, columns: Sequence[str]) -> bool:

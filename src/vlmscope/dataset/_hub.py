@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vlmscope.dataset._parquet import (
 )
 from vlmscope.dataset._source import Row, Source, one_line
 from vlmscope.errors import InputError
+from vlmscope.progress_bars import without_bars
 from vlmscope.regular import check_folder
 
 
@@ -116,7 +119,8 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
         raise InputError(f"{error.filename}: {error.strerror}; save the dataset again") from error
     datasets = _datasets()
     try:
-        loaded = datasets.load_from_disk(str(folder))
+        with _without_bars(datasets):
+            loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library raises anything on a damaged folder
         raise InputError(
             f"{folder}: the saved dataset cannot be loaded ({one_line(error)}); save it again"
@@ -137,7 +141,8 @@ def open_hub(name: str, split: str | None) -> DatasetSource:
     """
     datasets = _datasets()
     try:
-        loaded = datasets.load_dataset(name, split=split)
+        with _without_bars(datasets):
+            loaded = datasets.load_dataset(name, split=split)
     except Exception as error:  # network, rights, unknown names, broken scripts …
         raise InputError(
             f"{name}: no such file or folder here, and the hub dataset of that name cannot be "
@@ -177,6 +182,19 @@ def _label_names(dataset: Any) -> dict[str, list[str]]:
 def _label(value: int | None, names: list[str]) -> str | None:
     """Name a class; the library writes -1 where there is none."""
     return names[value] if value is not None and value >= 0 else None
+
+
+@contextmanager
+def _without_bars(datasets: Any) -> Iterator[None]:
+    """Hide the library's bars, and those of the hub's downloads, where nobody watches."""
+    utils: Any = import_module("huggingface_hub.utils")
+    shown = (lambda: not datasets.are_progress_bars_disabled(),
+             lambda: not utils.are_progress_bars_disabled())  # fmt: skip
+    with (
+        without_bars(shown[0], datasets.disable_progress_bars, datasets.enable_progress_bars),
+        without_bars(shown[1], utils.disable_progress_bars, utils.enable_progress_bars),
+    ):
+        yield
 
 
 def _datasets() -> Any:

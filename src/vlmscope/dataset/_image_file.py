@@ -225,7 +225,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 def _not_found(path: Path) -> str:
     """Say what to do about a file that is not there; a list that is no JSON was taken for one."""
-    if path.is_symlink():
+    if os.path.islink(path):  # noqa: PTH114 - of no name is it an error to ask
         return _leads_nowhere(path)
     listed = any(part.lstrip().startswith("[") for part in path.parts)
     if near := near_file(path):

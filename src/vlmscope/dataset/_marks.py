@@ -32,8 +32,6 @@ class MarkCounts:
             question: The question.
             count: Returns how many images its row has; asked only where that matters.
         """
-        if "<" not in question and "[" not in question:
-            return
         if mark := image_mark(question):
             self.nameless += 1
             self.first_nameless = self.first_nameless or mark

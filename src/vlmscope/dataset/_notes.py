@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._csv import CsvSource
-from vlmscope.dataset._fields import numbered_images, suggestion
+from vlmscope.dataset._fields import suggestion
 from vlmscope.dataset._json import JsonListSource
 from vlmscope.dataset._rows import RowReader
 from vlmscope.dataset._several import SeveralSource
@@ -44,7 +44,7 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
             f"{rows} no image and will fail, of {scan.rows:,}; pass --text-only if they are meant "
             "to be questions about none"
         )
-    yield from _on_columns(reader)
+    yield from _on_columns(reader.columns)
     yield from _on_placeholders(scan)
     yield from _on_images(table, scan)
 
@@ -84,16 +84,10 @@ def _no_truth(columns: Columns, source: Source) -> str:
     )
 
 
-def _on_columns(reader: RowReader) -> Iterator[str]:
+def _on_columns(columns: Columns) -> Iterator[str]:
     """Yield which columns of numbered images are left out, as another column holds the image."""
-    columns = reader.columns
-    if not columns.images or columns.is_together:
-        return
-    with reading(reader.source):
-        others = [
-            name for name in numbered_images(reader.source.columns()) if name not in columns.images
-        ]
-    if others and "image" in columns.images:
+    others = columns.left_out
+    if others:
         each = ",".join(("image", *others))
         yield (
             f"{listed(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images are "
@@ -135,6 +129,9 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
             if looked == FIRST_ROWS and holds_images:
                 break
             looked += 1
+            pictures = reader.pictures(row)
+            if isinstance(pictures, str) and pictures and folder.has(pictures):
+                continue
             image = reader.image(row)
             if any(cell.opened or cell.flaw or not cell.name for cell in image.pictures):
                 holds_images = True
@@ -172,10 +169,19 @@ class _ImageFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._asked = 0
+        self._last = ""
         self._listings: dict[str, frozenset[str]] = {}
 
     def has(self, name: str) -> bool:
         """Return whether something is at a path in the folder."""
+        if name == self._last:  # questions about one image tend to be near
+            return True
+        if "\0" in name or not self._is_there(name):
+            return False
+        self._last = name
+        return True
+
+    def _is_there(self, name: str) -> bool:
         self._asked += 1
         if self._asked > FIRST_ROWS:
             inner, _, last = name.rpartition("/")

@@ -36,6 +36,7 @@ from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
     CellError,
+    cells_as_bytes,
     is_blank,
     kind_name,
     shown_name,
@@ -80,22 +81,6 @@ class Place(NamedTuple):
 
     images: tuple[bytes | str | Image.Image, ...]
     """The pictures: what the table holds of each, or else its path."""
-
-
-def _as_bytes(cells: Any) -> bytes:
-    """Return bytes that are equal for equal cells, within this process."""
-    return repr(_without_bytes(cells)).encode()
-
-
-def _without_bytes(value: Any) -> Any:
-    """Return cells with digests in the place of bytes: their text would be four times as long."""
-    if isinstance(value, bytes):
-        return blake2b(value, digest_size=DIGEST_BYTES).hexdigest()
-    if isinstance(value, dict):
-        return {name: _without_bytes(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_bytes(each) for each in value]
-    return value
 
 
 @lru_cache(maxsize=4096)
@@ -309,7 +294,7 @@ class RowReader:
             plain = {name: cell for name, cell in cells.items() if name not in self.columns.images}
             cells = {"cells": plain, "pictures": self.pictures(row)}
         try:
-            data = _as_bytes(cells)
+            data = cells_as_bytes(cells)
         except RecursionError:  # no metadata is nested so deeply
             data = self.key(row, self.id(row), self.pictures(row)).encode()
         return blake2b(data, digest_size=DIGEST_BYTES).digest()

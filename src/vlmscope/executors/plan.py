@@ -220,7 +220,7 @@ def _check_model(request: Request) -> None:
     given = [name for name in _OF_LOADING if getattr(request, name) != defaults[name]]
     if given:
         option = f"--{given[0].replace('_', '-')}"
-        raise InputError(f"{option}: the model is loaded already; give it to load_model instead")
+        raise InputError(f"{option}: the model is loaded already; load it with that option instead")
     if vlm.model.training:
         raise InputError(
             f"{vlm.name}: the model is in training mode, so that dropout would be at work; call "

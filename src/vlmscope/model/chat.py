@@ -25,7 +25,7 @@ from vlmscope.model.fingerprint import Fingerprinting, hash_json
 from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, forget_lengths
 from vlmscope.model.loading.device import auto_class, choose_dtype
 from vlmscope.model.loading.generation import make_greedy
-from vlmscope.model.loading.load import load_config, load_weights
+from vlmscope.model.loading.load import load_config, load_weights, without_library_bars
 from vlmscope.model.loading.thinker import settle_thinker
 from vlmscope.repeatable import reads_chance
 
@@ -65,7 +65,7 @@ def identify_chat_model(folder: str | Path) -> str:
     """
     name = str(folder)
     _check_folder(name)
-    with _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+    with without_library_bars(), _safetensors_only(), Fingerprinting(name, None) as fingerprint:
         config, _ = load_config(name, None)
         chat_class(name, config)
         template = _template(name, _load_tokenizer(name))

@@ -165,8 +165,9 @@ def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
         InputError: The run has no such labels yet.
         StoreError: The file is damaged.
     """
+    settings: bytes = _read(place(run), name).schema.metadata[_KEY]
     try:
-        record: dict[str, Any] = load_json(_read(place(run), name).schema.metadata[_KEY].decode())
+        record: dict[str, Any] = load_json(settings.decode())
     except ValueError as error:
         raise StoreError(
             f"{run}: the settings in {labels_file(name)} are no JSON; {_REMEDY}"

@@ -167,7 +167,10 @@ def _check_decoder(
     raw = vlm.lm_head(states[-1][:, -1].to(next(vlm.lm_head.parameters()).device)).cpu()
     config, logits = vlm.model.config.get_text_config(decoder=True), outputs.logits[:, -1].cpu()
     cap = getattr(config, "final_logit_softcapping", None)
-    if not relative_error(scaled_like(raw, logits, cap), logits) <= 10 * TOLERANCE:
+    if not (
+        relative_error(scaled_like(raw, logits, cap), logits) <= 10 * TOLERANCE
+        or rises_with(raw, logits)
+    ):
         raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
 
 
@@ -192,6 +195,22 @@ def scaled_like(raw: Tensor, logits: Tensor, cap: float | None) -> Tensor:
     low = logits.abs() < 0.9 * cap  # beyond, the cap cannot be undone
     uncapped = cap * torch.atanh(logits[low] / cap)
     return cap * torch.tanh(_factor(raw[low], uncapped) * raw / cap)
+
+
+def rises_with(raw: Tensor, logits: Tensor) -> bool:
+    """Return whether logits are what a head gives, put through any function that rises.
+
+    A cap that no configuration names, a constant, a logarithm of probabilities: the order of the
+    tokens is the head's then, and that of another head cannot be.
+
+    >>> raw = torch.tensor([[1.0, -2.0, 0.5]])
+    >>> rises_with(raw, raw.log_softmax(-1)), rises_with(raw, -raw)
+    (True, False)
+    """
+    ordered = logits.double().gather(-1, raw.argsort(dim=-1))
+    highest = ordered.cummax(dim=-1).values
+    spread = ordered.amax() - ordered.amin()
+    return bool(spread > 0) and bool((highest - ordered).amax() <= 10 * TOLERANCE * spread)
 
 
 def _factor(raw: Tensor, scaled: Tensor) -> float:

@@ -1,10 +1,10 @@
-"""Parts of an architecture that nobody described, found by what they return in one pass.
+"""Parts of an architecture or decoder that nobody described, found by what they return in one pass.
 
 Names differ where the conventions of the library are silent: the norm behind the last block is
 ``norm`` in most decoders, and ``embedding_norm`` or ``final_layernorm`` in others. What it *is*
 does not differ: the module whose output is the last hidden state. And where an encoder ends behind
-a merger of its own, in another width than its configuration says, it is read before: at the last
-module that returns all of its positions in that width.
+a merger of its own (in another width than its configuration says, or with a fraction of the
+positions) it is read before: at the last module that returns all of its positions in that width.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from vlmscope.model.loading.checks import (
 )
 from vlmscope.model.vlm import VisionLanguageModel
 
+_MERGED = (4, 9, 16)
+"""Positions of which a merger makes one."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Returned:
@@ -47,17 +50,22 @@ class _Returned:
         return math.prod(self.shape[:-1])
 
 
-def with_found_parts(vlm: VisionLanguageModel) -> VisionLanguageModel:
+def with_found_parts(vlm: VisionLanguageModel, *, encoder: bool = True) -> VisionLanguageModel:
     """Return the model with the paths of its final norm and of its encoder before any merger.
 
     What its description names is left as it is.
+
+    Args:
+        vlm: The model.
+        encoder: Whether to look for the encoder too: that of a described wrapper is known, whatever
+            decoder it wraps.
 
     Raises:
         ModelError: It cannot be asked about a blank image.
     """
     given = vlm.description or {}
     try:
-        encoder, decoder = vlm.vision_encoder, vlm.decoder
+        tower, decoder = vlm.vision_encoder, vlm.decoder
     except AttributeError:
         return vlm  # a path that leads nowhere: the proof says so
     blocks = re.compile(re.escape(vlm.family.layers) + r"\.\d+\.")
@@ -65,7 +73,7 @@ def with_found_parts(vlm: VisionLanguageModel) -> VisionLanguageModel:
     moved = {name: tensor.to(vlm.device) for name, tensor in vlm.cast(inputs).items()}
     with (
         computing(),
-        _returned_by(encoder, lambda _: True, keep=False) as seen,
+        _returned_by(tower, lambda _: True, keep=False) as seen,
         _returned_by(decoder, lambda path: not blocks.match(path), keep=True) as decoded,
     ):
         try:
@@ -76,7 +84,7 @@ def with_found_parts(vlm: VisionLanguageModel) -> VisionLanguageModel:
         states = getattr(outputs, "hidden_states", None)
         if states and "final_norm" not in given:
             found["final_norm"] = _find_norm(vlm, decoded, states[-1])
-        if "vision_encoder" not in given:
+        if encoder and "vision_encoder" not in given:
             found["vision_encoder"] = _find_encoder(vlm, seen)
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, **found))
 
@@ -130,14 +138,18 @@ def _find_norm(vlm: VisionLanguageModel, decoded: Mapping[str, _Returned], last:
 
 
 def _find_encoder(vlm: VisionLanguageModel, seen: Mapping[str, _Returned]) -> str:
-    """Return the path of the encoder, or of the last module in it that has the encoder's width.
+    """Return the path of the encoder, or of the last module in it before a merger.
 
-    A merger has fewer positions, so only modules with the most positions count.
+    A merger returns another width than the encoder's, or as much less as a square of positions is
+    more than one. Only modules with the most positions count.
     """
     path, widths = vlm.family.vision_encoder, encoder_widths(vlm)
-    if "" not in seen or not widths or seen[""].shape[-1] in widths:
+    if "" not in seen or not widths:
         return path
     inside = [one for one in seen.values() if len(one.shape) in {2, 3} and one.shape[-1] in widths]
     most = max((one.positions for one in inside), default=0)
+    own = seen[""]
+    if own.shape[-1] in widths and most not in {own.positions * size for size in _MERGED}:
+        return path
     full = [one.path for one in inside if one.positions == most > 1]
     return f"{path}.{full[-1]}" if full else path

@@ -65,6 +65,7 @@ from vlmscope.model.loading.thresholds import with_proven_lengths
 from vlmscope.model.loading.weights import check_file, check_files, pickled_only, without_pickles
 from vlmscope.model.support import is_held
 from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.progress_bars import without_bars
 from vlmscope.prompt import chat_template
 from vlmscope.said_once import forget_said
 
@@ -107,7 +108,7 @@ def load_model(
             does not fit it, or a package for either is missing.
     """
     name = str(name)
-    with Fingerprinting(name, adapter) as fingerprint:
+    with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, revision)
         _check_architecture(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
@@ -164,6 +165,15 @@ def _check_architecture(name: str, config: Any) -> None:
     check_version(find_family(config), name)
 
 
+def without_library_bars() -> contextlib.AbstractContextManager[None]:
+    """Hide the bars of transformers, and of the hub's downloads, where nobody watches."""
+    from transformers.utils import logging as library
+
+    return without_bars(
+        library.is_progress_bar_enabled, library.disable_progress_bar, library.enable_progress_bar
+    )
+
+
 def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     """Return the model when it has passed its proofs, with the rule and the lengths it passed by.
 
@@ -176,8 +186,9 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
     with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
         complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
     known = find_family(vlm.model.config) is not None
-    if not known:
-        vlm = with_found_parts(vlm)
+    listed = is_held(vlm.family, vlm.model.config)
+    if not listed:
+        vlm = with_found_parts(vlm, encoder=not known)
     vlm = replace(vlm, vision_size=prove(vlm))
     widen_where_it_pays(vlm)
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
@@ -185,7 +196,7 @@ def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
         vlm = with_proven_packing(vlm)
     if vlm.quantization == "8bit":  # those are not batched
         return vlm
-    held = is_held(vlm.family, vlm.model.config) and is_chosen_by_library(vlm.model)
+    held = listed and is_chosen_by_library(vlm.model)
     if "vision_rows" in (vlm.description or {}):
         check_rule(vlm)
     elif vlm.description is not None or not held:

@@ -17,20 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image, fromarray
-from torch import Tensor
 
-from vlmscope.errors import RowError
-from vlmscope.model.computing import computing
 from vlmscope.model.lengths import MARGIN
-from vlmscope.model.loading.batching import ERRORS, TOLERANCES
-from vlmscope.model.loading.checks import record, relative_error
+from vlmscope.model.loading.batching import ERRORS, is_batched_as_alone
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import encode, render
 
 OPERATIONS_ON_CPU, OPERATIONS_ON_GPU = 1e12, 1e15
 """Floating-point operations that a proof at one length may take: seconds."""
 
-_NEW_TOKENS = 4
 _SIZE = (64, 48)
 _QUESTION, _WORD = "Is there anything", " at all"
 
@@ -124,32 +119,10 @@ def _holds(vlm: VisionLanguageModel, lengths: list[int]) -> bool:
     words = [
         max(0, round((length - shortest) * 64 / max(1, longer - shortest))) for length in lengths
     ]
-    together, tokens = _look(vlm, words, images)
-    for row, (count, image) in enumerate(zip(words, images, strict=True)):
-        alone, own = _look(vlm, [count], [image])
-        for step, (found, expected) in enumerate(zip(together, alone, strict=True)):
-            if not torch.equal(tokens[row, :step], own[0, :step]):
-                break  # rounding may decide between two tokens; what follows is another answer
-            if not relative_error(found[row], expected[0]) <= TOLERANCES[vlm.dtype]:
-                return False
-    return True
+    texts = [render(vlm.processor, _QUESTION + _WORD * count) for count in words]
+    return is_batched_as_alone(vlm, texts, images)
 
 
 def _tokens(vlm: VisionLanguageModel, image: Image, words: int) -> int:
     text = render(vlm.processor, _QUESTION + _WORD * words)
     return int(encode(vlm.processor, [text], [[image]])["input_ids"].shape[1])
-
-
-def _look(
-    vlm: VisionLanguageModel, words: list[int], images: list[Image]
-) -> tuple[list[Tensor], Tensor]:
-    """Ask questions of so many words; return the last states of each step, and the new tokens."""
-    texts = [render(vlm.processor, _QUESTION + _WORD * count) for count in words]
-    inputs = vlm.cast(encode(vlm.processor, texts, [[image] for image in images]))
-    moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
-    length = inputs["input_ids"].shape[1]
-    with computing(), record({"norm": vlm.final_norm}) as calls:
-        tokens = vlm.model.generate(**moved, max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS)
-    if tokens.shape[1] != length + _NEW_TOKENS or len(calls["norm"]) != _NEW_TOKENS:
-        raise RowError("prompt", "the model does not write its answer a token a step")
-    return [states[:, -1] for states in calls["norm"]], tokens[:, length:].cpu()

@@ -1,0 +1,45 @@
+"""Libraries' progress bars: on a terminal they are shown, in notebooks and log files they are not.
+
+Who wants them anyway sets ``HF_HUB_DISABLE_PROGRESS_BARS=0``, which the libraries read too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_ASKED = "HF_HUB_DISABLE_PROGRESS_BARS"
+_NO = ("0", "false", "off", "no")
+
+
+def are_wanted() -> bool:
+    """Return whether somebody watches: stderr is a terminal, or the environment asks for them."""
+    if os.environ.get(_ASKED, "").lower() in _NO:
+        return True
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+@contextmanager
+def without_bars(
+    shown: Callable[[], bool], hide: Callable[[], None], show: Callable[[], None]
+) -> Iterator[None]:
+    """Hide a library's bars where nobody watches, and leave the library as it was.
+
+    Args:
+        shown: Returns whether it shows them.
+        hide: Makes it hide them.
+        show: Makes it show them.
+    """
+    if are_wanted() or not shown():
+        yield
+        return
+    hide()
+    try:
+        yield
+    finally:
+        show()
