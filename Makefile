@@ -20,7 +20,7 @@ ON_TRANSFORMERS := tests/families tests/engine tests/model
 
 # Of each target, for `make fuzz`.
 SECONDS_EACH := 30
-FUZZED := csv tsv jsonl json rows judge verdicts labels manifest failures probe picture shard research
+FUZZED := csv tsv jsonl json rows judge verdicts labels manifest failures probe image shard research
 
 .PHONY: help demo test faults fuzz test-oldest test-families-oldest test-transformers-latest \
 	test-extras lint check format docs clean

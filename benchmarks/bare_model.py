@@ -38,7 +38,7 @@ class Prepared:
     inputs: dict[str, Tensor]
     """What the processor made of them, on the CPU, in the model's dtype."""
     host_seconds: float
-    """Time for a row: reading its picture, and the processor."""
+    """Time for a row: reading its image, and the processor."""
 
     def batch(self, start: int, size: int, device: torch.device) -> dict[str, Tensor]:
         """Return ``size`` rows from ``start``, on the device."""

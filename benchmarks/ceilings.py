@@ -153,7 +153,7 @@ def step_bytes(vlm: VisionLanguageModel, inputs: dict[str, Tensor], tokens: int)
     row = 0
     for layer in cache.layers:
         seen = layer.keys.shape[-2]
-        grows = seen == prompt  # a cache of picture tokens has another length, and stays
+        grows = seen == prompt  # a cache of image tokens has another length, and stays
         for states in (layer.keys, layer.values):
             each = states.numel() * states.element_size() // seen
             row += each * (seen + tokens // 2 if grows else seen)

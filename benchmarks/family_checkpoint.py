@@ -5,7 +5,7 @@ checkpoint; the tokenizer knows few words, and the rest of its vocabulary is the
 
 Every matrix is drawn anew, also what the library starts at zero; norms and biases get noise,
 because without it a forgotten one would go unseen. The tokens that end an answer or stand for
-pictures get an output row of zeros: among a hundred thousand random ones it never wins, so every
+images get an output row of zeros: among a hundred thousand random ones it never wins, so every
 answer runs to the token limit and does the work of a full one.
 """
 
@@ -24,9 +24,9 @@ STANDARD_DEVIATION = 0.02
 """Of every weight matrix, as the families' own settings have it."""
 
 TINY_STANDARD_DEVIATION = 0.15
-"""In the narrow model, where less would let the picture fade on its way."""
+"""In the narrow model, where less would let the image fade on its way."""
 
-_PICTURES = ("image_token_id", "image_token_index", "video_token_id")
+_IMAGES = ("image_token_id", "image_token_index", "video_token_id")
 """Settings that name tokens which no answer may hold."""
 
 
@@ -133,9 +133,9 @@ def _randomise(model: Any, spread: float) -> None:
 def _never_stop(model: Any, shape: FamilyShape) -> None:
     """Name the tokens that end an answer, and see to it that none of them is ever said."""
     stops = [shape.tokens[stop] for stop in shape.stops]
-    pictures = [shape.config[name] for name in _PICTURES if name in shape.config]
+    images = [shape.config[name] for name in _IMAGES if name in shape.config]
     with torch.no_grad():
-        model.get_output_embeddings().weight[[*stops, *pictures]] = 0
+        model.get_output_embeddings().weight[[*stops, *images]] = 0
     roles = shape.tokenizer
     model.generation_config.update(
         bos_token_id=shape.tokens.get(roles.get("bos", "")),

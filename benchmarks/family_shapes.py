@@ -117,7 +117,7 @@ QWEN2_5_VL = FamilyShape(
         "images": {"max_pixels": 16 * 28 * 28},
     },
 )  # fmt: skip
-"""Any size of picture; its patches see each other in windows. 391 image tokens for 640 x 480."""
+"""Any size of image; its patches see each other in windows. 391 image tokens for 640 x 480."""
 
 GEMMA3 = FamilyShape(
     title="Gemma-3-12B",
@@ -172,7 +172,7 @@ GEMMA3 = FamilyShape(
         "images": {"size": {"height": 112, "width": 112}, "image_seq_length": 16},
     },
 )  # fmt: skip
-"""Every picture is one square of 896 pixels, 4096 patches pooled to 256 image tokens."""
+"""Every image is one square of 896 pixels, 4096 patches pooled to 256 image tokens."""
 
 _PINPOINTS = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
 """Rows and columns of tiles that LLaVA-NeXT chooses from."""

@@ -1,6 +1,6 @@
 """What a risk costs beside the answer it foretells, at the model's true shape, in one run.
 
-Builds (or finds) a Llama-3.2-11B-Vision with random weights and a table of distinct pictures as
+Builds (or finds) a Llama-3.2-11B-Vision with random weights and a table of distinct images as
 ``true_shape.py`` does, saves a probe on a middle layer, and times ``RiskScorer`` against a plain
 ``generate`` of a whole answer: one question at a time, as a service would ask, and in batches. The
 probe's numbers are random; what is timed does not depend on them. The risks are checked against

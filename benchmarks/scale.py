@@ -139,7 +139,7 @@ def grow(run: Path, wanted: Manifest, first: int, end: int) -> None:
 
 
 def write_table(path: Path, rows: int) -> str:
-    """Write a table with so many questions, three about a picture; return its fingerprint."""
+    """Write a table with so many questions, three about an image; return its fingerprint."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["question_id", "image_name", "question", "answer", "category"])

@@ -1,14 +1,14 @@
 """How fast, in one run: the seed's method, batched ``generate`` and vlmscope, beside the hardware.
 
 A Llama-3.2-11B-Vision with random weights, and distinct crops of photographs of four tiles each;
-same machine, pictures, questions and token limits for all three. First the real ``vlmscope
+same machine, images, questions and token limits for all three. First the real ``vlmscope
 extract`` writes a run for each scenario, alone on the device. Then the model is loaded once, for
 the seed's three passes at batch 1, for ``generate`` at several batch sizes, and for the vision
 encoder alone.
 
     answers   every answer has 65 tokens: the checkpoint's settings name no token that ends one
     prefill   representations only
-    shared    representations only, four questions about each picture, far apart in the table
+    shared    representations only, four questions about each image, far apart in the table
     lengths   1 to 200 tokens: so many tokens of the vocabulary end an answer that half the answers
               of the first scenario would end by the 40th
 
@@ -172,7 +172,7 @@ def compare(
 def overhead(options: argparse.Namespace) -> None:
     """Print how much longer vlmscope takes on a CPU than the bare demo model on the same batches.
 
-    Reading and preparing the pictures, taking the vectors and writing the run are all in it;
+    Reading and preparing the images, taking the vectors and writing the run are all in it;
     loading the model is not. Both are timed in turn, and the best of each counts.
     """
     table, size = DEMO / "questions.csv", OVERHEAD_BATCH

@@ -45,7 +45,7 @@ class Scenario:
     table: Path
     """The questions."""
     images: Path
-    """Where their pictures are."""
+    """Where their images are."""
     rows: int
     """How many of them."""
     tokens: int
@@ -68,9 +68,9 @@ def scenarios(options: argparse.Namespace, checkpoint: Path) -> Iterator[Scenari
         elif name == "prefill":
             yield Scenario(name, table, work, rows, 0, endless)
         elif name == "shared":
-            pictures = max(1, 3 * rows // 8)
-            shared = write_shared(work, pictures)
-            yield Scenario(name, shared, work, pictures * len(QUESTIONS), 0, endless)
+            images = max(1, 3 * rows // 8)
+            shared = write_shared(work, images)
+            yield Scenario(name, shared, work, images * len(QUESTIONS), 0, endless)
         else:
             ends = choose_ends(work / "answers", checkpoint)
             ended = variant(work / "ended", checkpoint, ends)
@@ -112,15 +112,15 @@ def choose_ends(run: Path, checkpoint: Path) -> list[int]:
     return sorted(ends)
 
 
-def write_shared(work: Path, pictures: int) -> Path:
-    """Write four questions about each of the first pictures, the same picture's far apart."""
+def write_shared(work: Path, images: int) -> Path:
+    """Write four questions about each of the first images, the same image's far apart."""
     path = work / "shared.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["question_id", "image_name", "question", "gt_answer"])
         for turn, question in enumerate(QUESTIONS):
-            for picture in range(pictures):
-                row = [f"shared_{turn}_{picture}", f"crop_{picture:04d}.jpg", question, "No"]
+            for image in range(images):
+                row = [f"shared_{turn}_{image}", f"crop_{image:04d}.jpg", question, "No"]
                 writer.writerow(row)
     return path
 

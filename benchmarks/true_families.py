@@ -39,7 +39,7 @@ from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import open_run
 
-PICTURE_SIZES = ((640, 480), (480, 640))
+IMAGE_SIZES = ((640, 480), (480, 640))
 """Width and height, in turn."""
 
 _START = time.perf_counter()
@@ -106,16 +106,16 @@ def known_models(text: str) -> list[str]:
 
 def write_table(work: Path, rows: int) -> None:
     """Write ``rows`` questions about distinct crops of real photographs, wide and tall in turn."""
-    rng = random.Random(0)  # noqa: S311 - pictures, no secrets
+    rng = random.Random(0)  # noqa: S311 - images, no secrets
     photos = sorted(PHOTOS.glob("*.jpg"))
     with (work / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["question_id", "image_name", "question", "gt_answer"])
         for i in range(rows):
             name = f"crop_{i:04d}.jpg"
-            size = PICTURE_SIZES[i % len(PICTURE_SIZES)]
+            size = IMAGE_SIZES[i % len(IMAGE_SIZES)]
             # Every photo comes in both shapes.
-            photo = photos[i // len(PICTURE_SIZES) % len(photos)]
+            photo = photos[i // len(IMAGE_SIZES) % len(photos)]
             crop(photo, rng, *size).save(work / name, quality=90)
             writer.writerow([f"question_comb_{i}", name, QUESTIONS[i % len(QUESTIONS)], "No"])
 

@@ -3,7 +3,7 @@
 Builds a Llama-3.2-11B-Vision with random weights (10.67 billion parameters, 21 GB in bfloat16),
 makes a table of distinct crops of real photographs that fill all four tiles, and then runs what a
 user runs: ``vlmscope extract``, ``vlmscope verify``. The seed's method (three passes, batch 1) is
-timed beside it on the same machine, with the same pictures, questions and token limit.
+timed beside it on the same machine, with the same images, questions and token limit.
 
     python benchmarks/true_shape.py --work /tmp/true-shape               # one GPU with 80 GB
     python benchmarks/true_shape.py --work /tmp/tiny --size tiny --rows 8 --tokens 8   # a CPU
@@ -106,7 +106,7 @@ def modes(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 def write_table(work: Path, rows: int, tile: int) -> Path:
     """Write ``rows`` questions about distinct crops of real photographs, each of 2 x 2 tiles."""
-    rng = random.Random(0)  # noqa: S311 - pictures, no secrets
+    rng = random.Random(0)  # noqa: S311 - images, no secrets
     photos = sorted(PHOTOS.glob("*.jpg"))
     path = work / "questions.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -118,7 +118,7 @@ def write_table(work: Path, rows: int, tile: int) -> Path:
     seeds = [rng.getrandbits(32) for _ in range(rows)]
 
     def save(i: int) -> None:
-        one = random.Random(seeds[i])  # noqa: S311 - pictures, no secrets
+        one = random.Random(seeds[i])  # noqa: S311 - images, no secrets
         crop(photos[i % len(photos)], one, tile).save(work / f"crop_{i:04d}.jpg", quality=90)
 
     with ThreadPoolExecutor() as threads:

@@ -1,4 +1,4 @@
-"""Rows that harm the model, pictures and tables that change, two writers, clocks that jump."""
+"""Rows that harm the model, images and tables that change, two writers, clocks that jump."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def locked_hang(setting: Setting, tries: int, rng: random.Random) -> Outcome:
 
 
 def vanishing(setting: Setting, tries: int, rng: random.Random) -> Outcome:
-    """Remove pictures while their run goes on; then bring them back."""
-    outcome, folder = Outcome("pictures that vanish while running"), setting.folder / "vanish"
+    """Remove images while their run goes on; then bring them back."""
+    outcome, folder = Outcome("images that vanish while running"), setting.folder / "vanish"
     table, log = setting.table(folder.name), folder / "log"
     expected = undisturbed(setting, table)
     for _ in range(tries):
@@ -160,7 +160,7 @@ def changed_table(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     for _ in range(tries):
         out, row = folder / "run", rng.randrange(setting.rows)
         shutil.copytree(expected.path, out)
-        table.write_text(original.replace(f"picture {row}?", f"picture {row}, you say?"), "utf-8")
+        table.write_text(original.replace(f"image {row}?", f"image {row}, you say?"), "utf-8")
         before = _bytes_of(out)
         refused = finish(start(setting.arguments(table, out), log))
         wrong = [] if _bytes_of(out) == before else ["the run was changed"]

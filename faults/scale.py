@@ -56,7 +56,7 @@ def _write_large(path: Path, rows: int, bad: frozenset[int]) -> None:
         writer = csv.writer(file)
         writer.writerow(["question_id", "image_name", "question", "gt_answer"])
         for i in range(rows):
-            question = "" if i in bad else f"Is there a cup in picture {i}?"
+            question = "" if i in bad else f"Is there a cup in image {i}?"
             writer.writerow([f"q{i}", f"{i % 3}.png", question, "Yes"])
 
 

@@ -1,4 +1,4 @@
-"""The setting of a fault: a table with pictures, a tiny model, and when runs count as equal."""
+"""The setting of a fault: a table with images, a tiny model, and when runs count as equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlmscope.store import Run, open_run
 
 ROWS = 40
 SIZES = ((50, 40), (100, 50), (110, 100))
-"""Pictures of one, two and four tiles."""
+"""Images of one, two and four tiles."""
 
 TOLERANCE = 1e-5
 """Largest difference of a vector's values, relative to the largest of them."""
@@ -52,7 +52,7 @@ def make_setting(folder: Path, model: Path | None = None, rows: int = ROWS) -> S
 
 
 def write_table(folder: Path, rows: int = ROWS, *, poisoned: Sequence[int] = ()) -> Path:
-    """Write a table of questions and its pictures; the poisoned rows carry the skull."""
+    """Write a table of questions and its images; the poisoned rows carry the skull."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for name, (width, height) in enumerate(SIZES):
@@ -64,7 +64,7 @@ def write_table(folder: Path, rows: int = ROWS, *, poisoned: Sequence[int] = ())
         writer.writerow(["question_id", "image_name", "question", "gt_answer"])
         for i in range(rows):
             skull = SKULL if i in poisoned else ""
-            text = f"Is there a cup {'or a cat ' * (i % 4)}in picture {i}{skull}?"
+            text = f"Is there a cup {'or a cat ' * (i % 4)}in image {i}{skull}?"
             writer.writerow([f"q{i}", f"{i % 3}.png", text, "Yes"])
     return path
 

@@ -38,16 +38,16 @@ FRAMES = 300
 
 def made_up(sample: Sample, widths: Mapping[str, int]) -> Capture:
     """Return a capture of a sample that no model has seen."""
-    pictures = bool(sample.images)
+    images = bool(sample.images)
     return Capture(
         sample=sample,
         vectors={
             path: np.zeros(width, np.float32)
             for path, width in widths.items()
-            if pictures or not is_of_image(path)
+            if images or not is_of_image(path)
         },
         boundaries={"last_image_token": 1, "last_prompt_token": 2}
-        if pictures
+        if images
         else {"last_prompt_token": 2},
         num_prompt_tokens=3,
         image_sha256="+".join("ab" for _ in sample.images),

@@ -123,8 +123,8 @@ def read_probe_json(folder: Path, data: bytes) -> None:
     load_probe(folder)
 
 
-def read_picture(_: Path, data: bytes) -> None:
-    """Decode a picture."""
+def read_image(_: Path, data: bytes) -> None:
+    """Decode an image."""
     load_image(data)
 
 
@@ -142,7 +142,7 @@ READERS: Mapping[str, Callable[[Path, bytes], None]] = {
     "shard": read_shard,
     "research": read_research,
     "probe": read_probe_json,
-    "picture": read_picture,
+    "image": read_image,
 }
 """Name of a target, and of its folder of the corpus → what reads the bytes."""
 

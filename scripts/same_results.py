@@ -30,7 +30,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT)]
 from typer.testing import CliRunner  # noqa: E402
 
 from families.conformance import (  # noqa: E402 - needs the path
-    ONE_PICTURE,
+    ONE_IMAGE,
     RUNNABLE,
     SEVERAL,
     build,
@@ -131,7 +131,7 @@ def of_family(name: str, folder: Path) -> Iterator[tuple[str, str]]:
     model = load_model(str(build(name, folder)))
     several = () if name in ONE_IMAGE_ONLY else SEVERAL
     spec = CaptureSpec(max_new_tokens=6)
-    for item in capture((*ONE_PICTURE, *several), model, spec, batch_size=3):
+    for item in capture((*ONE_IMAGE, *several), model, spec, batch_size=3):
         if isinstance(item, Capture):
             yield from ((f"{item.sample.id}/{key}", value) for key, value in of_capture(item))
         else:

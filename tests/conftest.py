@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny Llama-3.2-Vision with random weights, and pictures of every tile count.
+"""Shared fixtures: a tiny Llama-3.2-Vision with random weights, and images of every tile count.
 
 Shapes and dtypes in the signatures of the numerical modules are enforced while the tests run.
 """
@@ -26,7 +26,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from material import QUESTIONS, picture  # noqa: E402
+from material import QUESTIONS, make_image  # noqa: E402
 from ready import ready_python  # noqa: E402
 from vlmscope.demo.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
@@ -118,7 +118,7 @@ def talkative_vlm(talkative: Path) -> VisionLanguageModel:
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
-    """Ten questions of different lengths about pictures of 1, 2 and 4 tiles, some shared."""
+    """Ten questions of different lengths about images of 1, 2 and 4 tiles, some shared."""
     names = [
         "one",
         "two_wide",
@@ -135,7 +135,7 @@ def samples() -> list[Sample]:
     return [
         Sample(
             id=f"question_comb_{i}",
-            image=picture(name, seed),
+            image=make_image(name, seed),
             question=QUESTIONS[i % len(QUESTIONS)],
             target="Yes",
             image_id=f"{name}_{seed}.png",
@@ -146,7 +146,7 @@ def samples() -> list[Sample]:
 
 @pytest.fixture
 def table(tmp_path: Path, samples: list[Sample]) -> Path:
-    """The samples as a CSV file with its pictures beside it, in the layout of the research."""
+    """The samples as a CSV file with its images beside it, in the layout of the research."""
     import csv
 
     path = tmp_path / "questions.csv"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import quote_demo
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.families import read_description
 from vlmscope.model.vision_rows import RULES
@@ -36,7 +36,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def example_folder(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the README's examples name."""
     (tmp_path / "images").mkdir()
-    picture("four").save(tmp_path / "images" / "haloquest_1236.png")
+    make_image("four").save(tmp_path / "images" / "haloquest_1236.png")
     shutil.copytree(checkpoint, tmp_path / "models" / "Llama-3.2-11B-Vision-Instruct")
     with (tmp_path / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -70,7 +70,7 @@ def test_the_page_on_python_works(example_folder: Path, vlm: VisionLanguageModel
         rows = list(csv.DictReader(file))
     names = [f"haloquest_{i}.png" for i in range(24)]
     for i, name in enumerate(names):
-        picture("four", i).save(example_folder / "images" / name)
+        make_image("four", i).save(example_folder / "images" / name)
     many = [
         {**rows[i % len(rows)], "question_id": f"question_comb_{1732 + i}", "image_id": name}
         for i, name in enumerate(names)

@@ -1,7 +1,7 @@
 """``inspect``: one sample, explained from the real run through the model.
 
-The seed's document explains the extraction with pictures of one example: the prompt, the token
-table with its two boundaries, the shapes on the way. Here the same pictures are made of any sample,
+The seed's document explains the extraction with images of one example: the prompt, the token
+table with its two boundaries, the shapes on the way. Here the same images are made of any sample,
 and they show what the capture really saw.
 """
 
@@ -46,7 +46,7 @@ class Inspection:
     num_image_tokens: int
     """Image tokens in it."""
     tiles: tuple[int, int] | None
-    """Rows and columns of tiles that the picture was cut into, where the family tells."""
+    """Rows and columns of tiles that the image was cut into, where the family tells."""
     inputs: Mapping[str, tuple[int, ...]]
     """Model input → shape."""
     outputs: Mapping[str, tuple[int, ...]]
@@ -97,7 +97,7 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) 
         chat_text=batch.chat_texts[0],
         tokens=tokens,
         num_image_tokens=int((batch.input_ids == vlm.image_token_id).sum()),
-        tiles=layout(batch.inputs, vlm.model.config) if layout and any(batch.pictures) else None,
+        tiles=layout(batch.inputs, vlm.model.config) if layout and any(batch.images) else None,
         inputs={name: tuple(tensor.shape) for name, tensor in batch.inputs.items()},
         outputs=outputs,
         capture=result,

@@ -1,4 +1,4 @@
-"""From a question and its picture to the tensors that the model reads.
+"""From a question and its image to the tensors that the model reads.
 
 The prompt is one user turn through the processor's own chat template, the images first and then the
 question verbatim; an image that the question names by a numbered placeholder, as ``<image 1>``,
@@ -43,7 +43,7 @@ _MARKS = ("[the first text]", "[the second text]", "[the third text]")
 """Stand in for texts with images between them."""
 
 
-def build_messages(question: str, pictures: int = 1) -> list[dict[str, Any]]:
+def build_messages(question: str, images: int = 1) -> list[dict[str, Any]]:
     """Return the seed's conversation: one user turn, images first, the question verbatim.
 
     An image that a numbered placeholder of the question names stands there instead.
@@ -56,10 +56,10 @@ def build_messages(question: str, pictures: int = 1) -> list[dict[str, Any]]:
     >>> build_messages("Is <image 1> lit?")[0]["content"][1:]
     [{'type': 'image'}, {'type': 'text', 'text': ' lit?'}]
     """
-    return _messages(_arranged(question, pictures))
+    return _messages(_arranged(question, images))
 
 
-def image_order(question: str, pictures: int) -> tuple[int, ...]:
+def image_order(question: str, images: int) -> tuple[int, ...]:
     """Return a row's images, by index, in the order in which the prompt shows them.
 
     Images that no placeholder names come first; one that several name is shown several times.
@@ -70,22 +70,22 @@ def image_order(question: str, pictures: int) -> tuple[int, ...]:
     >>> image_order("What is it?", 2), image_order("<image 2>, <image 1> or <image 2>?", 3)
     ((0, 1), (2, 1, 0, 1))
     """
-    return tuple(part for part in _arranged(question, pictures) if isinstance(part, int))
+    return tuple(part for part in _arranged(question, images) if isinstance(part, int))
 
 
-def _arranged(question: str, pictures: int) -> tuple[str | int, ...]:
+def _arranged(question: str, images: int) -> tuple[str | int, ...]:
     """Return a question in the order in which the prompt shows it: texts, and images by index."""
     parts = split_at_images(question)
     numbers = {part for part in parts if isinstance(part, int)}
-    if not numbers <= set(range(1, pictures + 1)):
-        wrong = min(numbers - set(range(1, pictures + 1)))
-        have = {0: "no image", 1: "1 image"}.get(pictures, f"{pictures} images")
+    if not numbers <= set(range(1, images + 1)):
+        wrong = min(numbers - set(range(1, images + 1)))
+        have = {0: "no image", 1: "1 image"}.get(images, f"{images} images")
         raise RowError(
             "prompt",
             f"the question names image {wrong} by a placeholder, and the row has {have}; images "
             "are counted from 1: give the row that image, or correct the placeholder",
         )
-    first = [index for index in range(pictures) if index + 1 not in numbers]
+    first = [index for index in range(images) if index + 1 not in numbers]
     return (*first, *(part - 1 if isinstance(part, int) else part for part in parts))
 
 
@@ -173,8 +173,8 @@ def _time(processor: Any) -> str:
     return str(getattr(processor, _TIME))
 
 
-def render(processor: Any, question: str, pictures: int = 1) -> str:
-    """Return the chat text of one question about so many pictures, as the seed's ``chat_text``.
+def render(processor: Any, question: str, images: int = 1) -> str:
+    """Return the chat text of one question about so many images, as the seed's ``chat_text``.
 
     Raises:
         RowError: The question is empty, or holds the text of a control token, the image placeholder
@@ -185,7 +185,7 @@ def render(processor: Any, question: str, pictures: int = 1) -> str:
     """
     if not question.strip():
         raise RowError("prompt", "the question is empty; write one")
-    parts = _arranged(question, pictures)
+    parts = _arranged(question, images)
     texts = [part for part in parts if isinstance(part, str)]
     for token in _control_tokens(processor.tokenizer):
         if any(token in text for text in texts):
@@ -249,7 +249,7 @@ def _apply(processor: Any, parts: Iterable[str | int]) -> str:
         ) from error
 
 
-def count_after_question(processor: Any, chat_text: str, pictures: int = 1) -> int:
+def count_after_question(processor: Any, chat_text: str, images: int = 1) -> int:
     """Return how many tokens of a rendered prompt begin behind the question.
 
     What stands behind it is the template's, the same for every question; a search for the question
@@ -260,12 +260,12 @@ def count_after_question(processor: Any, chat_text: str, pictures: int = 1) -> i
     Args:
         processor: The processor.
         chat_text: The prompt, as ``render`` made it.
-        pictures: How many images it shows.
+        images: How many images it shows.
 
     Raises:
         RowError: The template's end depends on the question, so the question's end is not known.
     """
-    behind = _apply(processor, (*range(pictures), _MARK)).rpartition(_MARK)[2]
+    behind = _apply(processor, (*range(images), _MARK)).rpartition(_MARK)[2]
     if not behind or not chat_text.endswith(behind):
         raise RowError(
             "prompt",
@@ -286,12 +286,12 @@ def _control_tokens(tokenizer: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class EachOnce:
-    """Which rows of a batch show the same pictures, so that these are prepared once."""
+    """Which rows of a batch show the same images, so that these are prepared once."""
 
     entries: Sequence[int]
-    """For each row which of the different pictures it shows, numbered in the order of the rows."""
+    """For each row which of the different images it shows, numbered in the order of the rows."""
     names: Sequence[str]
-    """The processor's outputs that hang on the pictures alone: they have one entry for each."""
+    """The processor's outputs that hang on the images alone: they have one entry for each."""
 
 
 def encode(
@@ -307,7 +307,7 @@ def encode(
         chat_texts: Rendered prompts.
         images: The RGB images of each. Either every prompt has some or none has: most processors
             take a batch of both, but not all.
-        each: Which rows show the same pictures, if they are to be prepared once.
+        each: Which rows show the same images, if they are to be prepared once.
 
     Returns:
         Name → tensor, whatever this processor makes: always ``input_ids`` and ``attention_mask``

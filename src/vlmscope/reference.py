@@ -1,7 +1,7 @@
 """The oracle: the seed's own method, kept slow and literal.
 
 One sample at a time, three passes through the model: the vision encoder alone, the whole model with
-``output_hidden_states``, and ``generate``. Shared with the capture are only the pictures, the chat
+``output_hidden_states``, and ``generate``. Shared with the capture are only the images, the chat
 messages, the model's accessors and the list of layers; tokens, padding, positions, pooling and
 decoding are its own. It is the same for every family: one question at a time needs no rule for what
 belongs to whom. Nothing is optimised: it is here so that every faster path can be held against
@@ -79,7 +79,7 @@ def reference(
 
     Raises:
         InputError: The spec's ``compat`` is not for this model.
-        RowError: The picture cannot be read, or the answer is empty where its tokens are wanted.
+        RowError: The image cannot be read, or the answer is empty where its tokens are wanted.
     """
     spec = spec or CaptureSpec()
     vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
@@ -139,7 +139,7 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
     if vlm.family.vision_rows == "channels first":
         feats = feats.movedim(1, -1)
     if spec.vision_pooling == "valid" and "aspect_ratio_mask" in inputs:
-        feats = feats[inputs["aspect_ratio_mask"].bool()]  # Mllama's tiles that hold a picture
+        feats = feats[inputs["aspect_ratio_mask"].bool()]  # Mllama's tiles that hold an image
     if spec.vision_pooling == "valid" and vlm.family.vision_rows == "patch shapes":
         feats = feats[inputs["pixel_attention_mask"].bool()]
     if vlm.family.vision_rows == "patch mask":
@@ -171,11 +171,11 @@ def _pixels(vlm: VisionLanguageModel, mask: Tensor) -> Tensor:
 
 
 def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:
-    """Leave out what fills each picture up to the most crops of the question (Phi-4)."""
+    """Leave out what fills each image up to the most crops of the question (Phi-4)."""
     crop, sizes = vlm.model.config.vision_config.crop_size, inputs["image_sizes"].tolist()
-    pictures = feats.chunk(len(sizes))
+    images = feats.chunk(len(sizes))
     counts = [1 + (height // crop) * (width // crop) for height, width in sizes]
-    return torch.cat([own[:count] for own, count in zip(pictures, counts, strict=True)])
+    return torch.cat([own[:count] for own, count in zip(images, counts, strict=True)])
 
 
 def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
@@ -218,7 +218,7 @@ def _decoder_pass(
 ) -> tuple[dict[str, np.ndarray], dict[str, int], Tensor]:
     """Pass 2, the seed's ``_extract_decoder_embeddings``."""
     original = original_of(vlm.family.model_type, spec)
-    layers, logits = _run_decoder(vlm, inputs, states_of(original), pictured=bool(sample.images))
+    layers, logits = _run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
     input_ids = inputs["input_ids"][0]
     image_tokens = [i for i, token in enumerate(input_ids) if token == vlm.image_token_id]
     last_idx = int(inputs["attention_mask"][0].sum()) - 1
@@ -242,13 +242,13 @@ def _decoder_pass(
 
 
 def _run_decoder(
-    vlm: VisionLanguageModel, inputs: _Inputs, meant: LayerStates, *, pictured: bool
+    vlm: VisionLanguageModel, inputs: _Inputs, meant: LayerStates, *, imaged: bool
 ) -> tuple[list[Tensor], Tensor]:
     """Run the whole model; return what ``layer_k`` means, for every k, and the logits."""
     with _outputs_of(vlm.layers[-1]) as last:
         outputs = vlm.model(**inputs, output_hidden_states=True, return_dict=True)
-    # Mllama's cross-attention layers leave a prompt without a picture as it is, and no entry.
-    skipped = frozenset() if pictured else vlm.skipped_without_image
+    # Mllama's cross-attention layers leave a prompt without an image as it is, and no entry.
+    skipped = frozenset() if imaged else vlm.skipped_without_image
     given = iter(outputs.hidden_states)
     every = [next(given)]
     for k in range(vlm.num_layers):
@@ -319,8 +319,8 @@ def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) 
         if name == "token_type_ids" and vlm.family.prefix_sees_question:
             last = torch.ones_like(last)  # the answer is behind the prefix
         whole[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
-    pictured = bool((inputs["input_ids"] == vlm.image_token_id).any())
-    layers, _ = _run_decoder(vlm, whole, "hidden_states[k+1]", pictured=pictured)
+    imaged = bool((inputs["input_ids"] == vlm.image_token_id).any())
+    layers, _ = _run_decoder(vlm, whole, "hidden_states[k+1]", imaged=imaged)
     return layers
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    Picture = str | PathLike[str] | bytes | Image
+    ImageLike = str | PathLike[str] | bytes | Image
 
 FORMAT_VERSION = 1
 """Version of the on-disk format (docs/format.md). Written to the manifest and to every shard."""
@@ -57,7 +57,7 @@ ANSWER_POSITIONS = ("first_answer_token", "last_answer_token", "answer_mean")
 """Positions in the answer: the tokens that were generated, without the end-of-turn token."""
 
 IMAGE_POSITIONS = ("last_image_token", "first_image_token", "image_mean")
-"""Positions that a prompt without a picture does not have."""
+"""Positions that a prompt without an image does not have."""
 
 
 def representation(name: str) -> str:
@@ -70,7 +70,7 @@ def representation(name: str) -> str:
 
 
 IMAGE_REPRESENTATIONS = (VISION_ONLY, *(REPRESENTATIONS[name] for name in IMAGE_POSITIONS))
-"""HDF5 names of what a question without a picture does not have."""
+"""HDF5 names of what a question without an image does not have."""
 
 DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
 """The seed's two token boundaries."""
@@ -139,7 +139,7 @@ class Sample:
 
     id: str
     """The seed's question id. Unique in a run."""
-    image: Picture | list[Picture] | tuple[Picture, ...] | None
+    image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None
     """Path of the image file, the bytes of one, or a PIL image. Several, in the order in which the
     prompt names them, for a question about several; None, or none, for a question about none."""
     question: str
@@ -154,8 +154,8 @@ class Sample:
     """Where the row stands, for messages: ``questions.csv line 41``."""
 
     @property
-    def images(self) -> tuple[Picture, ...]:
-        """The pictures, in the order in which the prompt names them; empty where there is none.
+    def images(self) -> tuple[ImageLike, ...]:
+        """The images, in the order in which the prompt names them; empty where there is none.
 
         >>> Sample("q", "a.png", "?").images, Sample("q", ["a", "b"], "?").images
         (('a.png',), ('a', 'b'))
@@ -241,7 +241,7 @@ max_new_tokens=200, compat='')
         if self.vision_pooling != "all":
             raise InputError(
                 f"--vision-pooling {self.vision_pooling}: with --compat {self.compat} only all, as "
-                "the original took padding for part of the picture; leave one of them out"
+                "the original took padding for part of the image; leave one of them out"
             )
 
     @property
@@ -311,15 +311,15 @@ class Capture:
     """The sample it came from. ``Run[id]`` fills ``image`` with the image's name only."""
     vectors: Mapping[str, NDArray[np.float32]]
     """HDF5 path (``query_token_representation/layer_20``) → float32 vector ``[D]``. A question
-    without a picture has none of ``IMAGE_REPRESENTATIONS``."""
+    without an image has none of ``IMAGE_REPRESENTATIONS``."""
     boundaries: Mapping[str, int]
     """Position name → index in prompt and answer, without padding; the means have none, and a
-    question without a picture has none of ``IMAGE_POSITIONS``."""
+    question without an image has none of ``IMAGE_POSITIONS``."""
     num_prompt_tokens: int
     """Length of the prompt in tokens, image tokens included, padding not."""
     image_sha256: str
-    """Hash of the decoded RGB pixels and size: equal for equal pictures, whatever the file name.
-    Of several pictures the hashes in order, joined by ``+``; of none, empty."""
+    """Hash of the decoded RGB pixels and size: equal for equal images, whatever the file name.
+    Of several images the hashes in order, joined by ``+``; of none, empty."""
     first_token_entropy: float
     """Entropy in nats of the prefill's next-token distribution."""
     first_token_ids: NDArray[np.int64]
@@ -329,8 +329,8 @@ class Capture:
     finish_reason: FinishReason
     """Why the row ended."""
     image_dhash: str = ""
-    """Perceptual hash of the picture, 16 hexadecimal digits: see ``dataset.difference_hash``. Of
-    several pictures joined by ``+``, of none empty."""
+    """Perceptual hash of the image, 16 hexadecimal digits: see ``dataset.difference_hash``. Of
+    several images joined by ``+``, of none empty."""
     image_thumbnail: str = ""
     """A small copy of the image as text, to find near-copies of it: see
     ``dataset.image_thumbnail``. Of several images joined by ``+``, of none empty."""

@@ -83,7 +83,7 @@ def test_without_its_table_it_says_what_it_needs(run: vlmscope.Run) -> None:
     assert vlmscope.verify(run, files=True) == []
     table, why = find_table(run, ReportSpec())
     assert table is None
-    assert why.startswith("No pictures: ")
+    assert why.startswith("No images: ")
     assert "its table was in memory (DataFrame)" in why
 
 

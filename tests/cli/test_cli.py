@@ -105,7 +105,7 @@ def test_verify_refuses_another_model_and_another_table(
     assert "--data" in wrong_table.err
 
 
-def test_inspect_draws_the_pictures_of_the_seed(
+def test_inspect_draws_the_images_of_the_seed(
     vlmscope: Command, table: Path, checkpoint: Path
 ) -> None:
     arguments = ("inspect", table, "--model", checkpoint, "--device", "cpu")
@@ -263,7 +263,7 @@ def test_the_seeds_tree_read_with_plain_h5py(extract: Command, tmp_path: Path) -
 
 def bad_rows(tmp_path: Path) -> Path:
     """Write a table in which every row but the first and the last is bad in its own way."""
-    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "text.png").write_text("this is no image")
     whole = (tmp_path / "four_0.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").touch()
@@ -308,7 +308,7 @@ def test_bad_rows_are_recorded_and_the_rest_goes_on(
     [
         ("question_id,image_name,question\n", "0 rows"),
         ("question_id,image_name,question\na,x.png,Q\na,x.png,Q\n", "'a'"),
-        ("id,picture,question\na,x.png,Q\n", "--map image="),
+        ("id,image,question\na,x.png,Q\n", "--map image="),
         ("question_id,image_name,question\na,x.png,Q,1,2\n", "line 2"),
     ],
 )

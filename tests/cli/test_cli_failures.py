@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from material import picture
+from material import make_image
 from vlmscope.cli import main
 from vlmscope.store import open_run
 
@@ -22,7 +22,7 @@ HEADER = "question_id,image_name,question,gt_answer\n"
 
 @pytest.fixture
 def write(tmp_path: Path, table: Path) -> Callable[[str, dict[str, str]], Path]:
-    """Write a table of id → image name beside the pictures."""
+    """Write a table of id → image name beside the images."""
 
     def written(name: str, images: dict[str, str]) -> Path:
         path = tmp_path / name
@@ -38,7 +38,7 @@ def test_the_most_frequent_reason_is_said_with_what_to_do(extract: Command, writ
     said = extract(data=data).err
     assert "3 rows failed" in said
     assert "most often (2 of 3): no image in column 'image_name'" in said
-    assert "pass --text-only if questions without a picture are meant" in said
+    assert "pass --text-only if questions without an image are meant" in said
 
 
 def test_reasons_that_differ_in_a_name_are_one(extract: Command, write: Any) -> None:
@@ -54,7 +54,7 @@ def test_only_failures_of_this_session_count(extract: Command, write: Any) -> No
     first = extract(data=data)
     assert "most often (2 of 3): image" in first.err
     for name in ("new.png", "newer.png"):
-        picture("one", 5).save(data.parent / name)
+        make_image("one", 5).save(data.parent / name)
     again = extract(data=data)
     assert "1 row failed" in again.err
     assert "reason: no image in column 'image_name'" in again.err

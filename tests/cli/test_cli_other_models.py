@@ -35,7 +35,7 @@ vision_encoder = "eyes.left"
 decoder = "mind"
 layers = "steps"
 final_norm = "last"
-image_token = "picture_token"
+image_token = "image_token"
 """
 
 
@@ -46,7 +46,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Questions about one picture, two and none."""
+    """Questions about one image, two and none."""
     WIDE.save(tmp_path / "wide.png")
     TALL.save(tmp_path / "tall.png")
     rows = [
@@ -113,7 +113,7 @@ def save_random_probe(folder: Path) -> Path:
     return folder / "probe"
 
 
-def test_rows_with_one_picture_two_and_none(
+def test_rows_with_one_image_two_and_none(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:
     first = run_of(mixed, llava)
@@ -121,7 +121,7 @@ def test_rows_with_one_picture_two_and_none(
     assert "--text-only" in (tmp_path / "run" / "failures.jsonl").read_text()
     again = run_of(mixed, llava, "--text-only")
     assert again.code == 0
-    assert "1 of 3 rows has no picture" in again.err
+    assert "1 of 3 rows has no image" in again.err
     assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
     with h5py.File(tmp_path / "run" / "index.h5") as file:
         assert "vision_only_representation" in file["two"]
@@ -136,7 +136,7 @@ def test_inspect_shows_any_question(vlmscope: Command, mixed: Path, llava: Path,
     command = ("inspect", mixed, "--model", llava, "--device", "cpu", "--text-only", "--id", id_)
     shown = vlmscope(*command, "--max-new-tokens", 0)
     assert shown.code == 0
-    # Nine image tokens a picture; the prompt's last one is marked and stands alone.
+    # Nine image tokens an image; the prompt's last one is marked and stands alone.
     assert ("× 9" in shown.out) == (id_ == "two")
     assert ("× 8" in shown.out) == (id_ != "none")
     record = json.loads(vlmscope(*command, "--max-new-tokens", 0, "--json").out)
@@ -181,7 +181,7 @@ def test_a_description_belongs_to_the_run(
         "decoder": "mind",
         "layers": "steps",
         "final_norm": "last",
-        "image_token": "picture_token",
+        "image_token": "image_token",
     }
     assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
     probe = save_random_probe(tmp_path)

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 import vlmscope
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.store import Run, open_run, read_failures
 
 Command = Callable[..., Any]
-ROWS, PICTURES = 30, 10
+ROWS, IMAGES = 30, 10
 
 CRASHES = '''
 import os, signal
@@ -46,17 +46,17 @@ def crash(file, *rest, **options):
 
 PIL.Image.open = crash
 '''
-"""Every process of the test has this as its ``sitecustomize``; only workers open pictures."""
+"""Every process of the test has this as its ``sitecustomize``; only workers open images."""
 
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    """Thirty questions about ten pictures, the eighth in one of them, and one that is empty."""
-    for i in range(PICTURES):
-        picture("one", i).save(tmp_path / f"{i}.png")
-    pictures = [f"{i % 7}.png" for i in range(ROWS)]
-    pictures[4] = "7.png"
-    rows = [(f"q{i}", pictures[i], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
+    """Thirty questions about ten images, the eighth in one of them, and one that is empty."""
+    for i in range(IMAGES):
+        make_image("one", i).save(tmp_path / f"{i}.png")
+    images = [f"{i % 7}.png" for i in range(ROWS)]
+    images[4] = "7.png"
+    rows = [(f"q{i}", images[i], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
     path = tmp_path / "many.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         header = ("question_id", "image_name", "question", "gt_answer")

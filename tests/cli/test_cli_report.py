@@ -68,7 +68,7 @@ def test_what_is_gone_is_a_note_and_no_failure(vlmscope: Command, run: Path) -> 
     done = vlmscope("report", run)
     assert done.code == 0
     tables, tokens = done.err.strip().splitlines()
-    assert tables.startswith("note: No pictures: /gone/questions.csv: no such file or folder")
+    assert tables.startswith("note: No images: /gone/questions.csv: no such file or folder")
     assert "give --data and --images" in tables
     assert tokens.startswith("note: Tokens are shown by their ids: /gone/model: no such folder")
     found = vlmscope(

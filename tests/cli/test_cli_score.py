@@ -41,17 +41,17 @@ def score(vlmscope: Command, checkpoint: Path, probe: Path) -> Command:
 
 
 def test_one_question(score: Command, table: Path, samples: list[Sample]) -> None:
-    picture = table.parent / samples[0].image_id
-    done = score(picture, samples[0].question)
+    image = table.parent / samples[0].image_id
+    done = score(image, samples[0].question)
     assert done.code == 0, done.err
     assert "flagged (threshold 45.0%)" in done.out
     assert "above the threshold lay 40% of the hallucinated and 5% of the faithful" in done.out
-    record = json.loads(score(picture, samples[0].question, "--json", "--threshold", 0.9).out)
+    record = json.loads(score(image, samples[0].question, "--json", "--threshold", 0.9).out)
     assert record["threshold"] == 0.9
     assert record["flagged"] == (record["risk"] > 0.9)
 
 
-def test_a_question_about_several_pictures(
+def test_a_question_about_several_images(
     score: Command, table: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
     names = [samples[0].image_id, samples[2].image_id]
@@ -68,7 +68,7 @@ def test_a_question_about_several_pictures(
     assert json.loads(score(names[0], *asked).out)["risk"] != found
 
 
-def test_a_question_about_no_picture(score: Command, tmp_path: Path) -> None:
+def test_a_question_about_no_image(score: Command, tmp_path: Path) -> None:
     question = "Why is the sky blue? " * 20
     rows = tmp_path / "none.jsonl"
     rows.write_text(json.dumps({"id": "a", "question": question}), "utf-8")
@@ -161,7 +161,7 @@ def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample
         ([], "give an IMAGE and a QUESTION, or --data"),
         (["x.png"], "a QUESTION is missing; put it in quotes after the IMAGE, or pass --text-only"),
         (["", "What?"], "the IMAGE is empty; write a path, or pass --text-only and the QUESTION"),
-        (["clip.mp4", "What?"], "'clip.mp4' is a video; vlmscope reads pictures only: extract a"),
+        (["clip.mp4", "What?"], "'clip.mp4' is a video; vlmscope reads images only: extract a"),
         (['["x.png", "a.wav"]', "What?"], "score: the image 'a.wav' is a sound"),
         (['["x.png", ""]', "What?"], "score: image 2 of 2 in the list is empty; write a path"),
         (["http://x/y.png", "What?"], "is a URL, which is not fetched; write a path there"),

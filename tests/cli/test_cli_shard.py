@@ -17,23 +17,23 @@ import numpy as np
 import pytest
 
 from faults import child
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.executors import extract as run_extract
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import Run, open_run, read_failures
 
 Command = Callable[..., Any]
-ROWS, PICTURES = 20, 10
+ROWS, IMAGES = 20, 10
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty questions about ten pictures, and two that fail."""
+    """Twenty questions about ten images, and two that fail."""
     folder = tmp_path_factory.mktemp("ranks")
-    names = [f"{i}.png" for i in range(PICTURES)]
+    names = [f"{i}.png" for i in range(IMAGES)]
     for i, name in enumerate(names):
-        picture("one", i).save(folder / name)
-    rows = [(f"q{i}", names[i % PICTURES], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
+        make_image("one", i).save(folder / name)
+    rows = [(f"q{i}", names[i % IMAGES], QUESTIONS[i % 5], "Yes") for i in range(ROWS)]
     rows += [("empty", names[0], "", "Yes"), ("gone", "gone.png", "What is it?", "Yes")]
     path = folder / "many.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -108,12 +108,12 @@ def test_ranks_at_once_make_the_run_that_one_session_makes(
     assert set(run.failures) == set(plain.failures) == {"empty", "gone"}
     assert indexed(tmp_path / "run") == ROWS
     assert json.loads(vlmscope("info", tmp_path / "run", "--json").out)["rows"] == ROWS
-    of_one_picture = {}
+    of_one_image = {}
     for path in (tmp_path / "run" / "shards").glob("*.h5"):
         with h5py.File(path) as shard:
             for id_ in shard["_columns/question_id"].asstr()[:]:
-                of_one_picture.setdefault(int(id_[1:]) % PICTURES, set()).add(path.name)
-    assert all(len(files) == 1 for files in of_one_picture.values())
+                of_one_image.setdefault(int(id_[1:]) % IMAGES, set()).add(path.name)
+    assert all(len(files) == 1 for files in of_one_image.values())
 
 
 def test_a_killed_rank_is_run_again_and_others_stay_out_meanwhile(

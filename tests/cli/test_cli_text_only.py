@@ -15,18 +15,18 @@ from vlmscope.store import RunWriter
 Command = Callable[..., Any]
 
 
-def test_info_counts_rows_without_a_picture(vlmscope: Command, tmp_path: Path) -> None:
+def test_info_counts_rows_without_an_image(vlmscope: Command, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with RunWriter(run, make_manifest()) as writer:
         writer.add([make_bare(0), make_capture(1), make_bare(2)])
-    assert "2 rows without a picture, and so without vision vectors" in vlmscope("info", run).out
-    assert json.loads(vlmscope("info", run, "--json").out)["without_picture"] == 2
+    assert "2 rows without an image, and so without vision vectors" in vlmscope("info", run).out
+    assert json.loads(vlmscope("info", run, "--json").out)["without_image"] == 2
     with RunWriter(tmp_path / "whole", make_manifest()) as writer:
         writer.add([make_capture(1)])
-    assert "without a picture" not in vlmscope("info", tmp_path / "whole").out
+    assert "without an image" not in vlmscope("info", tmp_path / "whole").out
 
 
-HINT = "or pass --text-only if no question is about a picture"
+HINT = "or pass --text-only if no question is about an image"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def words(tmp_path: Path) -> Path:
 def test_extract_takes_the_option_that_its_message_names(extract: Command, words: Path) -> None:
     assert HINT in " ".join(extract(data=words).err.split())
     said = extract("--text-only", data=words).err
-    assert "1 of 1 rows has no picture: no vision representations for them" in said
+    assert "1 of 1 rows has no image: no vision representations for them" in said
 
 
 def test_score_takes_the_option_that_its_message_names(

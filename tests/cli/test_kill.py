@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from faults.child import finish, start
 
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.store import Run, open_run
 
 Command = Callable[..., Any]
@@ -27,7 +27,7 @@ ROWS = 24
 def write_table(folder: Path, numbers: Iterable[int]) -> Path:
     """Write a table of some rows, in this order; a row of a number is always the same."""
     for seed, name in enumerate(("one", "two_wide", "four")):
-        picture(name, seed).save(folder / f"{name}.png")
+        make_image(name, seed).save(folder / f"{name}.png")
     path = folder / "questions.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,1 +1,1 @@
-"""Tests of ``vlmscope.dataset``: real files, real pictures."""
+"""Tests of ``vlmscope.dataset``: real files, real images."""

@@ -64,7 +64,7 @@ def test_missing_column(tmp_path: Path, gone: str, expected: str) -> None:
     hint = {
         "id": ", or pass --number-rows if no column tells the rows apart",
         "image": ", or pass --image-pattern if the names of the files are made of other columns, "
-        "or pass --text-only if no question is about a picture",
+        "or pass --text-only if no question is about an image",
     }.get(field, "")
     assert str(caught.value) == (
         f"t.csv: {expected}; columns found: {', '.join(row)}; say which one it is with "

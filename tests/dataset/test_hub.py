@@ -27,7 +27,7 @@ def png(colour: str) -> bytes:
 
 @pytest.fixture
 def with_images() -> datasets.Dataset:
-    """Three rows: a picture with a name, one without, and one that is broken."""
+    """Three rows: an image with a name, one without, and one that is broken."""
     return datasets.Dataset.from_dict(
         {
             "id": [1, 2, 3],

@@ -1,4 +1,4 @@
-"""Opening a picture: what may be passed in, which way is up, and every refusal."""
+"""Opening an image: what may be passed in, which way is up, and every refusal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlmscope.dataset import difference_hash, load_image
 from vlmscope.demo.drawing import draw
 from vlmscope.demo.scenes import Look, scenes
 
-from .pictures import BLACK, BLUE, GREEN, RED, WHITE, corners, pixels, refusal, save
+from .images import BLACK, BLUE, GREEN, RED, WHITE, corners, pixels, refusal, save
 
 
 def test_path_text_bytes_and_pil_agree(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_exif_orientation_of_a_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\1", b"x"])
-def test_damaged_exif_does_not_spoil_the_picture(tmp_path: Path, exif: bytes) -> None:
+def test_damaged_exif_does_not_spoil_the_image(tmp_path: Path, exif: bytes) -> None:
     assert pixels(save(corners(), tmp_path / "a.png", exif=exif))[0] == [RED, GREEN, BLUE]
 
 
@@ -160,7 +160,7 @@ def test_no_pixels() -> None:
     assert "has no pixels, 0×3" in refusal(Image.new("RGB", (0, 3)))
 
 
-def test_closed_picture(tmp_path: Path) -> None:
+def test_closed_image(tmp_path: Path) -> None:
     with Image.open(save(corners(), tmp_path / "a.png")) as image:
         pass
     assert "cannot be decoded" in refusal(image)
@@ -183,16 +183,16 @@ def test_threads_keep_the_warning_filters(tmp_path: Path) -> None:
     assert list(warnings.filters) == before
 
 
-def test_pictures_that_look_alike_have_near_perceptual_hashes() -> None:
+def test_images_that_look_alike_have_near_perceptual_hashes() -> None:
     scene = next(scenes(0, "demo", 1, start=7))
-    picture = draw(replace(scene, look=Look(False, 0.0, 0.0, 0.0, 1.0)))
-    half = picture.resize((picture.width // 2, picture.height // 2))
+    image = draw(replace(scene, look=Look(False, 0.0, 0.0, 0.0, 1.0)))
+    half = image.resize((image.width // 2, image.height // 2))
     buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=50)
+    image.save(buffer, "JPEG", quality=50)
     other = draw(next(scenes(0, "demo", 1, start=8)))
 
     def distance(one: Image.Image) -> int:
-        bits = int(difference_hash(one), 16) ^ int(difference_hash(picture), 16)
+        bits = int(difference_hash(one), 16) ^ int(difference_hash(image), 16)
         return bits.bit_count()
 
     assert distance(half) <= 4

@@ -69,9 +69,9 @@ def test_mapped_bytes_take_no_name_from_other_columns(tmp_path: Path) -> None:
 
 
 def test_image_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     path = write_csv(tmp_path / "t.csv", [ROWS[0]])
-    assert one(path, images=tmp_path / "pictures").image == tmp_path / "pictures" / "a.png"
+    assert one(path, images=tmp_path / "images").image == tmp_path / "images" / "a.png"
     monkeypatch.chdir(tmp_path)
     assert one(Path("t.csv")).image == tmp_path / "a.png", "a later chdir does no harm"
 
@@ -89,7 +89,7 @@ def test_absolute_path_outside_the_image_folder(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", around({"image": "/far/a.png"}))
     assert failure(path).error == (
         f"t.csv line 3: the image path '/far/a.png' lies outside the image folder {tmp_path}; pass "
-        "the folder of the pictures with --images DIR, or pass --allow-absolute-paths if you trust "
+        "the folder of the images with --images DIR, or pass --allow-absolute-paths if you trust "
         "the table"
     )
     alone = write_csv(tmp_path / "alone.csv", [{**ROWS[0], "image": "/far/a.png"}])
@@ -152,5 +152,5 @@ def test_no_image(tmp_path: Path, image: Any) -> None:
     assert failed.id == "bad"
     assert failed.error == (
         "t.jsonl line 2: no image in column 'image'; write a path, or the bytes of an image file, "
-        "there, or pass --text-only if questions without a picture are meant"
+        "there, or pass --text-only if questions without an image are meant"
     )

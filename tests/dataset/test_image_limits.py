@@ -24,7 +24,7 @@ from PIL import Image
 from vlmscope.dataset import _image_file, _image_jpeg, _pixels, hash_image, load_image
 from vlmscope.errors import RowError
 
-from .pictures import corners, pixels, refusal, save
+from .images import corners, pixels, refusal, save
 
 READ = "vlmscope reads JPEG, PNG, WebP, GIF, BMP, TIFF, PPM and AVIF"
 PNG = b"\x89PNG\r\n\x1a\n"

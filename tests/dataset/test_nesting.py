@@ -72,7 +72,7 @@ def test_other_columns(tmp_path: Path, column: str, says: str, depth: int) -> No
     assert open_table(path).scan().ids == ("q1", "bad", "q2")
     assert failure(path).error.startswith(f"t.jsonl line 2: {says}")
     (_, failed, _) = open_table(path, text_only=True).rows()
-    assert isinstance(failed, Failure)  # and never a question without a picture
+    assert isinstance(failed, Failure)  # and never a question without an image
 
 
 def test_an_id_is_refused_before_anything_is_done(tmp_path: Path) -> None:

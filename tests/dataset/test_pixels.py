@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .pictures import BLACK, BLUE, GREEN, RED, WHITE, corners, pixels, refusal, save
+from .images import BLACK, BLUE, GREEN, RED, WHITE, corners, pixels, refusal, save
 
 
 def test_palette(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Questions about several pictures and about none, and cells that hold no picture at all."""
+"""Questions about several images and about none, and cells that hold no image at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vlmscope.dataset import load_image, open_table, read_samples
 from vlmscope.errors import InputError
 from vlmscope.schema import FieldSpec, Sample
 
-from .pictures import refusal
+from .images import refusal
 from .tables import ROWS, WRITERS, around, failure, one, write_csv, write_jsonl, write_parquet
 
 NAMES = ["a.png", "b.png"]
@@ -155,12 +155,12 @@ def test_sequences_of_the_datasets_library(tmp_path: Path) -> None:
         (["a.png", "\0"], "the image name holds a NUL"),
     ],
 )
-def test_each_picture_is_checked(tmp_path: Path, image: Any, said: str) -> None:
+def test_each_image_is_checked(tmp_path: Path, image: Any, said: str) -> None:
     path = write_jsonl(tmp_path / "t.jsonl", around({"image": image}))
     assert said in failure(path).error
 
 
-def test_the_fingerprint_covers_every_picture(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_every_image(tmp_path: Path) -> None:
     cells = [NAMES, NAMES[::-1], ["a.png"], ["a.png", "c.png"], ["a.png, b.png"], [], ["a.png"] * 2]
     found = {fingerprint(write_jsonl(tmp_path / "t.jsonl", [row(cell)])) for cell in cells}
     assert len(found) == len(cells)
@@ -169,7 +169,7 @@ def test_the_fingerprint_covers_every_picture(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
-def test_the_fingerprint_of_single_pictures_is_that_of_before(tmp_path: Path) -> None:
+def test_the_fingerprint_of_single_images_is_that_of_before(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", [*ROWS, {**ROWS[0], "question_id": "q3", "image": ""}])
     for text_only in (False, True):
         assert fingerprint(path, text_only=text_only) == (
@@ -182,7 +182,7 @@ def test_the_fingerprint_of_single_pictures_is_that_of_before(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("image", [None, "", " ", [], "[]"])
-def test_text_only_takes_rows_without_a_picture(tmp_path: Path, image: Any) -> None:
+def test_text_only_takes_rows_without_an_image(tmp_path: Path, image: Any) -> None:
     path = write_jsonl(tmp_path / "t.jsonl", around({"image": image}))
     samples = list(read_samples(path, text_only=True))
     assert [(s.id, s.images == (), s.image_id) for s in samples][1] == ("bad", True, "")
@@ -190,15 +190,15 @@ def test_text_only_takes_rows_without_a_picture(tmp_path: Path, image: Any) -> N
     assert "pass --text-only if" in failure(path).error
     scan = open_table(path, text_only=True).scan()
     assert scan == open_table(path).scan()
-    assert (scan.without_picture, open_table(path, limit=1).scan().without_picture) == (1, 0)
+    assert (scan.without_image, open_table(path, limit=1).scan().without_image) == (1, 0)
 
 
 def test_text_only_needs_no_image_column(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", [{"id": 1, "question": "?", "topic": "t"}])
     sample = one(path, text_only=True)
     assert (sample.image, sample.metadata) == (None, {"topic": "t"})
-    assert open_table(path, text_only=True).scan().without_picture == 1
-    with pytest.raises(InputError, match="or pass --text-only if no question is about a picture"):
+    assert open_table(path, text_only=True).scan().without_image == 1
+    with pytest.raises(InputError, match="or pass --text-only if no question is about an image"):
         open_table(path)
     with pytest.raises(InputError, match="no column 'photo' for the image"):
         open_table(path, fields=FieldSpec(image="photo"), text_only=True)
@@ -207,7 +207,7 @@ def test_text_only_needs_no_image_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        ("clip.MP4", "the image 'clip.MP4' is a video; vlmscope reads pictures only: extract a"),
+        ("clip.MP4", "the image 'clip.MP4' is a video; vlmscope reads images only: extract a"),
         (["a.png", "b.webm"], "the image 'b.webm' is a video; "),
         ({"bytes": None, "path": "x/talk.flac"}, "the image 'x/talk.flac' is a sound; vlmscope"),
         ({"array": [0.5], "sampling_rate": 16000, "path": None}, "the image is a sound; "),
@@ -256,6 +256,6 @@ def test_a_declared_column_is_refused_at_once(tmp_path: Path, feature: Any, kind
         with pytest.raises(InputError) as caught:
             open_table(path, fields=FieldSpec(image="clip"))
         assert str(caught.value) == (
-            f"{path.name}: column 'clip' holds {kind}, and vlmscope reads pictures only; name a "
-            "column of pictures with --map image=COLUMN"
+            f"{path.name}: column 'clip' holds {kind}, and vlmscope reads images only; name a "
+            "column of images with --map image=COLUMN"
         )

@@ -86,10 +86,10 @@ def test_fingerprint_tells_rows_apart(tmp_path: Path, key: str) -> None:
 
 
 def test_fingerprint_ignores_metadata_and_the_image_folder(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     plain = open_table(write_csv(tmp_path / "a.csv", ROWS))
     more = write_csv(tmp_path / "b.csv", [{"topic": "t", **row} for row in ROWS])
-    assert open_table(more, images=tmp_path / "pictures").scan() == plain.scan()
+    assert open_table(more, images=tmp_path / "images").scan() == plain.scan()
 
 
 def test_fingerprint_of_embedded_images(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from material import picture
+from material import make_image
 from vlmscope import demo
 from vlmscope.dataset import open_table, parse_mapping, read_samples
 from vlmscope.dataset._columns import KNOWN
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything that the examples name, with the page's own tables."""
     (tmp_path / "images").mkdir()
     for number, name in enumerate(PAIR):
-        picture("one", number).save(tmp_path / "images" / name)
+        make_image("one", number).save(tmp_path / "images" / name)
     (tmp_path / "MODEL").symlink_to(Path(demo.__file__).parent / "model")
     for name, text in zip(("mapped", "quoted", "text"), blocks("csv"), strict=True):
         (tmp_path / f"{name}.csv").write_text(text, "utf-8")
@@ -49,7 +49,7 @@ def test_every_known_column_and_format_is_named() -> None:
     assert all(f"`{suffix}`" in PAGE for suffix in READERS)
 
 
-def test_several_pictures_are_the_same_in_every_format(folder: Path) -> None:
+def test_several_images_are_the_same_in_every_format(folder: Path) -> None:
     run_code()
     tables = ("pairs.jsonl", "quoted.csv", "pairs.csv", "pairs.parquet")
     opened = [open_table(name, images="images") for name in tables]
@@ -74,11 +74,11 @@ def test_the_commands_work(folder: Path, python: str) -> None:
     script = f'set -euo pipefail\nvlmscope() {{ "{python}" -m vlmscope "$@"; }}\n{commands}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "2 pictures" in done.stdout
+    assert "2 images" in done.stdout
     runs = {name: open_run(folder / "runs" / name) for name in ("mapped", "pairs", "text")}
     assert {len(run) for run in runs.values()} == {2}
-    pictured, bare = runs["pairs"]["p1"], runs["text"]["t1"]
-    lost = {path.split("/")[0] for path in set(pictured.vectors) - set(bare.vectors)}
+    imaged, bare = runs["pairs"]["p1"], runs["text"]["t1"]
+    lost = {path.split("/")[0] for path in set(imaged.vectors) - set(bare.vectors)}
     assert lost == {"vision_only_representation", "vision_token_representation"}
     assert all(f"`{name}`" in PAGE for name in lost)
-    assert (pictured.image_sha256.count("+"), bare.image_sha256) == (1, "")
+    assert (imaged.image_sha256.count("+"), bare.image_sha256) == (1, "")

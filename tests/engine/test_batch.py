@@ -1,4 +1,4 @@
-"""Preparing a batch: a file is read once, and pictures are told apart by their pixels."""
+"""Preparing a batch: a file is read once, and images are told apart by their pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from material import picture
+from material import make_image
 from vlmscope.dataset import hash_image
 from vlmscope.engine import batch, prepare
 from vlmscope.engine.device import Fetch
@@ -36,7 +36,7 @@ def test_a_file_that_several_rows_name_is_read_once_a_batch(
     vlm: VisionLanguageModel, opened: list[str], tmp_path: Path
 ) -> None:
     for name in ("one", "four"):
-        picture(name).save(tmp_path / f"{name}.png")
+        make_image(name).save(tmp_path / f"{name}.png")
     one, four = tmp_path / "one.png", tmp_path / "four.png"
     named: list[Any] = [str(one), one, four, (str(four), one), four.read_bytes()]
     rows = [Sample(str(i), image, "Why?") for i, image in enumerate(named)]
@@ -47,7 +47,7 @@ def test_a_file_that_several_rows_name_is_read_once_a_batch(
         sample.id: hash_ for own in batches for sample, hash_ in
         zip(own.samples, own.image_hashes, strict=True)
     }  # fmt: skip
-    first, second = hash_image(picture("one")), hash_image(picture("four"))
+    first, second = hash_image(make_image("one")), hash_image(make_image("four"))
     assert [hashes[str(i)] for i in range(5)] == [
         first, first, second, f"{second}+{first}", second
     ]  # fmt: skip
@@ -59,9 +59,9 @@ def test_a_file_that_several_rows_name_is_read_once_a_batch(
 def test_a_file_that_cannot_be_read_fails_for_each_of_its_rows(
     vlm: VisionLanguageModel, tmp_path: Path
 ) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     rows = [Sample(id_, str(tmp_path / "bad.png"), "Why?") for id_ in "ab"]
-    batches, failures = prepare([*rows, Sample("c", picture("one"), "Why?")], vlm)
+    batches, failures = prepare([*rows, Sample("c", make_image("one"), "Why?")], vlm)
     assert [failure.id for failure in failures] == ["a", "b"]
     assert [[sample.id for sample in own.samples] for own in batches] == [["c"]]
 
@@ -85,7 +85,7 @@ def test_a_batch_of_large_images_is_divided(
 ) -> None:
     names = ("one", "two_wide", "four")
     for name in names:
-        picture(name).save(tmp_path / f"{name}.png")
+        make_image(name).save(tmp_path / f"{name}.png")
     rows = [Sample(str(i), tmp_path / f"{names[i % 3]}.png", "Why?") for i in range(7)]
     rows.insert(3, Sample("bad", tmp_path / "none.png", "Why?"))
     [whole], _ = prepare(rows, vlm)
@@ -103,7 +103,7 @@ def test_a_batch_of_large_images_is_divided(
     monkeypatch.setattr(batch, "load_image", spy)
     monkeypatch.setattr(batch, "PIXELS_AT_ONCE", 1)
     batches, failures = prepare(rows, vlm)
-    assert most == picture("four").width * picture("four").height, "one image at a time"
+    assert most == make_image("four").width * make_image("four").height, "one image at a time"
     assert [failure.id for failure in failures] == ["bad"]
     assert [[sample.id for sample in own.samples] for own in batches] == [
         [str(i)] for i in range(7)

@@ -16,7 +16,7 @@ from engine.against_reference import (
     expected_of,
     run_session,
 )
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.engine import CaptureSession, prepare
 from vlmscope.engine.decoding import scheduler
 from vlmscope.model import VisionLanguageModel
@@ -28,7 +28,7 @@ SPEC = CaptureSpec(max_new_tokens=12)
 
 @pytest.fixture(scope="module")
 def eleven(samples: Sequence[Sample]) -> list[Sample]:
-    return [*samples, Sample("one more", picture("two_tall", 5), QUESTIONS[3])]
+    return [*samples, Sample("one more", make_image("two_tall", 5), QUESTIONS[3])]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_never_more_rows_than_slots_go_through_a_step(
 def test_a_longer_prompt_than_the_slots_have_room_for_comes_later(
     samples: Sequence[Sample], talkative_vlm: VisionLanguageModel, lengths: list[int]
 ) -> None:
-    long = Sample("long", picture("one"), "Is there a cat, or a cup, " * 9)
+    long = Sample("long", make_image("one"), "Is there a cat, or a cup, " * 9)
     rows = [*samples[:3], long, samples[3]]
     pieces = run_session(rows, talkative_vlm, SPEC, rows=4, size=1)
     found = [item for piece in pieces for item in piece]
@@ -119,7 +119,7 @@ def test_an_answer_that_just_fits_into_the_slots(
 ) -> None:
     """To the last place of every slot, and one token more than that."""
     monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", [100_000])
-    sample = Sample("q", picture("one"), QUESTIONS[0])
+    sample = Sample("q", make_image("one"), QUESTIONS[0])
     prompt = reference(sample, vlm, CaptureSpec(max_new_tokens=0)).num_prompt_tokens
     for extra in (-1, 0, 1):
         spec = CaptureSpec(layers="0", max_new_tokens=64 - prompt - 1 + extra)
@@ -128,23 +128,23 @@ def test_an_answer_that_just_fits_into_the_slots(
     assert lengths == [64, 64, 128]
 
 
-def test_rows_about_two_pictures_after_rows_about_one(
+def test_rows_about_two_images_after_rows_about_one(
     samples: Sequence[Sample], talkative_vlm: VisionLanguageModel, lengths: list[int]
 ) -> None:
-    pair = (picture("one"), picture("four"))
+    pair = (make_image("one"), make_image("four"))
     two = [Sample(f"two {i}", pair, question) for i, question in enumerate(QUESTIONS[:3])]
     rows = [*samples[:3], *two, samples[3]]
     pieces = run_session(rows, talkative_vlm, SPEC, rows=4, size=2)
     found = [item for piece in pieces for item in piece]
     assert_all_same(found, expected_of(rows, talkative_vlm, SPEC), rows)
-    assert len(lengths) == 2  # keys of two pictures need longer slots, which do for one too
+    assert len(lengths) == 2  # keys of two images need longer slots, which do for one too
 
 
 def test_rows_whose_tiles_are_all_used_among_others(talkative_vlm: VisionLanguageModel) -> None:
     """A step goes without the mask of the tiles only while no row in it needs it."""
     names = ["four", "four", "one", "four", "four", "two_wide"]
     rows = [
-        Sample(str(i), picture(name, i), QUESTIONS[i % len(QUESTIONS)])
+        Sample(str(i), make_image(name, i), QUESTIONS[i % len(QUESTIONS)])
         for i, name in enumerate(names)
     ]
     pieces = run_session(rows, talkative_vlm, SPEC, rows=3, size=1)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from engine.against_reference import assert_same, relative_error
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
@@ -86,7 +86,9 @@ def test_the_last_question_token_is_the_questions_last(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
     spec = CaptureSpec(positions=("last_question_token",), max_new_tokens=0)
-    short = [Sample(q, picture("one"), q) for q in ("is", "a", "end", "user", "Is it lit? ", "\n?")]
+    short = [
+        Sample(q, make_image("one"), q) for q in ("is", "a", "end", "user", "Is it lit? ", "\n?")
+    ]
     rows = [*samples, *short]
     [batch], _ = prepare(rows, vlm, spec)
     for row, item in enumerate(capture_batch(batch, vlm, spec)):
@@ -106,7 +108,7 @@ def test_a_template_that_trims_is_no_trouble(
     monkeypatch.setattr(vlm.processor, "chat_template", template)
     spec = CaptureSpec(positions=("last_question_token", "last_prompt_token"), max_new_tokens=2)
     for question in (" Is it lit? ", "Is it lit?\n\n"):
-        sample = Sample(question, picture("one"), question)
+        sample = Sample(question, make_image("one"), question)
         [item] = capture([sample], vlm, spec)
         assert_same(item, reference(sample, vlm, spec))
 
@@ -140,7 +142,7 @@ def test_valid_pooling_leaves_padding_tiles_out(
 
 
 def test_the_numbers_of_the_seed(vlm: VisionLanguageModel) -> None:
-    sample = Sample("question_comb_1732", picture("four"), "Is the forest lit by a full moon?")
+    sample = Sample("question_comb_1732", make_image("four"), "Is the forest lit by a full moon?")
     [item] = capture([sample], vlm, SHORT)
     assert item.boundaries == {"last_image_token": 5, "last_prompt_token": 19}
     assert item.num_prompt_tokens == 20
@@ -159,7 +161,7 @@ def test_bos_stands_once(vlm: VisionLanguageModel, samples: Sequence[Sample]) ->
     assert (batch.input_ids[np.arange(len(first)), first] == bos).all()
 
 
-def test_each_picture_is_encoded_once_and_the_prompt_prefilled_once(
+def test_each_image_is_encoded_once_and_the_prompt_prefilled_once(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
     encoded, prefills, decoded = [], [], []
@@ -185,17 +187,17 @@ def test_each_picture_is_encoded_once_and_the_prompt_prefilled_once(
 def test_the_question_reaches_the_query_token_and_not_the_image_token(
     vlm: VisionLanguageModel,
 ) -> None:
-    pair = [Sample(q, picture("two_wide"), q) for q in ("Is there a cat?", "Is there a cup?")]
+    pair = [Sample(q, make_image("two_wide"), q) for q in ("Is there a cat?", "Is there a cup?")]
     one, other = capture(pair, vlm, CaptureSpec(layers="all", max_new_tokens=0))
     for name, vector in one.vectors.items():
         error = relative_error(vector, other.vectors[name])
         assert error > 1e-3 if name.startswith("query") else error < 1e-5, name
 
 
-def test_the_picture_reaches_every_representation_behind_the_first_cross_attention(
+def test_the_image_reaches_every_representation_behind_the_first_cross_attention(
     vlm: VisionLanguageModel,
 ) -> None:
-    pair = [Sample(str(seed), picture("four", seed), "What is it?") for seed in (1, 2)]
+    pair = [Sample(str(seed), make_image("four", seed), "What is it?") for seed in (1, 2)]
     one, other = capture(pair, vlm, CaptureSpec(layers="all", max_new_tokens=0))
     for name, vector in one.vectors.items():
         blind = name.endswith("layer_0")  # the first cross-attention layer is layer 1
@@ -231,7 +233,9 @@ def test_a_row_of_nan_is_a_failure_and_its_neighbours_are_not(
 def test_a_question_that_holds_a_control_token_is_refused(
     vlm: VisionLanguageModel, token: str
 ) -> None:
-    sample = Sample("q", picture("one"), f"What does {token} mean?", origin="questions.csv line 3")
+    sample = Sample(
+        "q", make_image("one"), f"What does {token} mean?", origin="questions.csv line 3"
+    )
     batches, failures = prepare([sample], vlm)
     assert not batches
     assert [failure.stage for failure in failures] == ["prompt"]
@@ -245,8 +249,8 @@ def test_a_prompt_that_is_too_long_fails_alone(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = [
-        Sample("short", picture("one"), QUESTIONS[1]),
-        Sample("long", picture("one"), "a b " * 50),
+        Sample("short", make_image("one"), QUESTIONS[1]),
+        Sample("long", make_image("one"), "a b " * 50),
     ]
     text_config = vlm.model.config.get_text_config(decoder=True)
     monkeypatch.setattr(text_config, "max_position_embeddings", 60)
@@ -329,6 +333,6 @@ def test_a_template_that_rewrites_the_question_is_no_trouble_where_its_end_is_no
 ) -> None:
     template = vlm.processor.chat_template.replace("part['text']", "part['text'] | upper")
     monkeypatch.setattr(vlm.processor, "chat_template", template)
-    sample = Sample("q", picture("one"), "Is it lit?")
+    sample = Sample("q", make_image("one"), "Is it lit?")
     [item] = capture([sample], vlm, SHORT)
     assert_same(item, reference(sample, vlm, SHORT))

@@ -224,7 +224,7 @@ def test_an_accident_is_refused(name: str, position: str, did: str) -> None:
     assert original_of(name, replace(spec, compat="")) is None
 
 
-def test_an_accident_is_refused_before_a_picture_is_read(
+def test_an_accident_is_refused_before_an_image_is_read(
     loaded: Callable[[str], VisionLanguageModel], tmp_path: Path
 ) -> None:
     missing = Sample("q", str(tmp_path / "no.png"), "Why?")

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from engine.against_reference import answered_by_generate, run_session
 from engine.test_as_on_a_gpu import recorded  # noqa: F401 - a fixture
-from families.conformance import THIRD, VERSION, build, not_here, picture
+from families.conformance import THIRD, VERSION, build, make_image, not_here
 from families.llava_checkpoints import build_llava
 from families.test_conformance import assert_same
 from vlmscope.engine import capture, capture_batch, prepare
@@ -82,7 +82,7 @@ LARGE = [] if not_here("phi4_multimodal") else ["phi4_multimodal"]
 
 
 def row(name: str, words: int, seed: int = 0) -> Sample:
-    return Sample(name, picture(70, 40, seed), "Is there a cat? " + "cat " * words)
+    return Sample(name, make_image(70, 40, seed), "Is there a cat? " + "cat " * words)
 
 
 @pytest.fixture(scope="module", params=[*BUILDERS, *LARGE])
@@ -234,7 +234,7 @@ def test_positions_of_images_where_the_configuration_omits_the_sections(tmp_path
     """Qwen3-VL has a default for them; five images are more tokens than the switch, not so long."""
     vlm = loaded(with_longrope("qwen3_vl", tmp_path / "model", omit="mrope_section"))
     assert (vlm.lengths.alone_beyond, vlm.lengths.switches) == (SWITCH, ())
-    images = [tuple(picture(400, 410, seed + i) for i in range(5)) for seed in (0, 5)]
+    images = [tuple(make_image(400, 410, seed + i) for i in range(5)) for seed in (0, 5)]
     rows = (Sample("short", images[0], "Why?"), Sample("long", images[1], "Is it? " + "cat " * 70))
     assert all(tokens_of(vlm, sample) > SWITCH + MARGIN for sample in rows)
     for item in capture(rows, vlm, SPEC, batch_size=2):

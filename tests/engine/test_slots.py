@@ -12,8 +12,8 @@ from torch import Tensor
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots
 
-ROWS, LENGTH, PICTURES, LIMIT = 7, 64, 12, 5
-KEYS = [torch.zeros(1, 2, tokens, width) for tokens, width in ((9, 4), (PICTURES, 4), (9, 6))]
+ROWS, LENGTH, IMAGES, LIMIT = 7, 64, 12, 5
+KEYS = [torch.zeros(1, 2, tokens, width) for tokens, width in ((9, 4), (IMAGES, 4), (9, 6))]
 LAYERS = [(keys, keys[..., :3]) for keys in KEYS]
 
 
@@ -88,16 +88,16 @@ def test_no_row_moves_that_need_not() -> None:
 def test_the_slots_have_room_for_what_goes_into_them() -> None:
     slots = empty_slots()
     assert (slots.rows, slots.length) == (ROWS, LENGTH)
-    assert [keys.shape[2] for keys in slots.keys] == [LENGTH, PICTURES, LENGTH]
+    assert [keys.shape[2] for keys in slots.keys] == [LENGTH, IMAGES, LENGTH]
     assert [values.shape[3] for values in slots.values] == [3, 3, 3]
     assert slots.tiles is not None
-    assert slots.tiles.shape == (ROWS, PICTURES)
+    assert slots.tiles.shape == (ROWS, IMAGES)
     assert slots.chosen.shape[1] == LIMIT + 1  # the last is for rows that have ended
     held = [*slots.keys, *slots.values]
     assert bytes_of_a_row(LAYERS, frozenset({1}), LENGTH) * ROWS == sum(t.nbytes for t in held)
 
 
-def test_without_fixed_layers_there_is_nothing_to_see_of_pictures() -> None:
+def test_without_fixed_layers_there_is_nothing_to_see_of_images() -> None:
     slots = make_slots(
         LAYERS, frozenset(), rows=2, length=LENGTH, limit=LIMIT, dims=1, ends=[1], states=None
     )

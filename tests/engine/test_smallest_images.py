@@ -10,7 +10,7 @@ import pytest
 
 from engine.against_reference import assert_same
 from families import strangers
-from families.conformance import WIDE, build, picture
+from families.conformance import WIDE, build, make_image
 from vlmscope.engine import capture
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.runner import ResilientRunner
@@ -24,8 +24,8 @@ SIZES = ((1, 1), (28, 28), (29, 13), (2, 150), (400, 1))
 """Of images, as width and height; the last is refused by some processors."""
 
 ROWS = (
-    *(Sample(f"{w}x{h}", picture(w, h), "What is it?") for w, h in SIZES),
-    Sample("again", picture(1, 1, 1), "What colour is the thing?"),
+    *(Sample(f"{w}x{h}", make_image(w, h), "What is it?") for w, h in SIZES),
+    Sample("again", make_image(1, 1, 1), "What colour is the thing?"),
     Sample("larger", WIDE, "Is there a cat?"),
 )
 

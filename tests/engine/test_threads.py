@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from families.conformance import ONE_PICTURE, build
+from families.conformance import ONE_IMAGE, build
 from threads import Worker, at_once
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.errors import InputError
@@ -74,11 +74,11 @@ def state_of(vlm: VisionLanguageModel) -> Any:
 
 def test_eight_threads_get_what_one_gets(any_vlm: VisionLanguageModel) -> None:
     works: list[Callable[[], Any]] = [
-        lambda: captured(ONE_PICTURE[:3], any_vlm, ANSWER, size=3),
-        lambda: captured(ONE_PICTURE[:2], any_vlm, ANSWER, size=1),
-        lambda: captured(ONE_PICTURE, any_vlm, PROMPT, size=3),
-        lambda: bits(reference(ONE_PICTURE[1], any_vlm, ANSWER)),
-        lambda: bits(inspect_sample(ONE_PICTURE[3], any_vlm, PROMPT).capture),
+        lambda: captured(ONE_IMAGE[:3], any_vlm, ANSWER, size=3),
+        lambda: captured(ONE_IMAGE[:2], any_vlm, ANSWER, size=1),
+        lambda: captured(ONE_IMAGE, any_vlm, PROMPT, size=3),
+        lambda: bits(reference(ONE_IMAGE[1], any_vlm, ANSWER)),
+        lambda: bits(inspect_sample(ONE_IMAGE[3], any_vlm, PROMPT).capture),
     ]
     expected, before = [work() for work in works], state_of(any_vlm)
     order = [0, 1, 2, 3, 4, 0, 1, 3]
@@ -89,7 +89,7 @@ def test_eight_threads_get_what_one_gets(any_vlm: VisionLanguageModel) -> None:
 def test_two_models_share_the_process(
     vlm: VisionLanguageModel, any_vlm: VisionLanguageModel
 ) -> None:
-    rows, both = ONE_PICTURE[:2], (vlm, any_vlm)
+    rows, both = ONE_IMAGE[:2], (vlm, any_vlm)
     expected = [captured(rows, each, ANSWER) for each in both]
     works = [lambda m=each: captured(rows, m, ANSWER) for each in both * 3]
     assert at_once(works) == expected * 3
@@ -99,7 +99,7 @@ def test_a_model_is_loaded_while_another_one_computes(
     checkpoint: Path, talkative_vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library sets the default dtype, which is the process's, while it loads in bfloat16."""
-    expected, rows = captured(ONE_PICTURE[:2], talkative_vlm), ONE_PICTURE[:2]
+    expected, rows = captured(ONE_IMAGE[:2], talkative_vlm), ONE_IMAGE[:2]
     loads, may_go_on, original = threading.Event(), threading.Event(), load.load_weights
 
     def slowly(*args: Any, **options: Any) -> Any:
@@ -126,7 +126,7 @@ def test_models_are_loaded_at_once_and_used_at_once(
     checkpoint: Path, vlm: VisionLanguageModel
 ) -> None:
     """In two types: each is loaded, proven and run in its own."""
-    rows = ONE_PICTURE[:1]
+    rows = ONE_IMAGE[:1]
 
     def load_and_run(dtype: str) -> tuple[torch.dtype, list[tuple[Any, ...]]]:
         loaded = load_model(checkpoint, device="cpu", dtype=dtype)
@@ -179,7 +179,7 @@ def test_a_session_that_threads_share_returns_every_row_once(
 def test_generators_take_turns_in_one_thread(
     talkative_vlm: VisionLanguageModel, any_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
-    many, few = samples[:4], ONE_PICTURE
+    many, few = samples[:4], ONE_IMAGE
     expected = list(zip(captured(many, talkative_vlm), captured(few, any_vlm, PROMPT), strict=True))
     found = zip(
         capture(many, talkative_vlm, SPEC, batch_size=2),

@@ -164,14 +164,14 @@ def test_a_row_on_which_the_model_raises_harms_no_other(
 
     def moody(batch: Batch, *rest: Any) -> Any:
         if any(sample.id == "question_comb_0" for sample in batch.samples):
-            raise ValueError("what a strange picture")
+            raise ValueError("what a strange image")
         return original(batch, *rest)
 
     monkeypatch.setattr(runner, "capture_batch", moody)
     assert len(run_once()) == 9
     run = run_once()
     assert run.failures["question_comb_0"].attempt == 2
-    assert "ValueError: what a strange picture" in run.failures["question_comb_0"].error
+    assert "ValueError: what a strange image" in run.failures["question_comb_0"].error
 
 
 def test_while_the_halves_run_the_failed_batch_is_gone(
@@ -213,11 +213,11 @@ def test_rows_that_fail_at_the_start_do_not_keep_the_others_back(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     original = runner.capture_batch
-    poison = {f"question_comb_{i}" for i in (0, 8, 1, 2)}  # 0 and 8 are about one picture
+    poison = {f"question_comb_{i}" for i in (0, 8, 1, 2)}  # 0 and 8 are about one image
 
     def moody(batch: Batch, *rest: Any) -> Any:
         if any(sample.id in poison for sample in batch.samples):
-            raise ValueError("what a strange picture")
+            raise ValueError("what a strange image")
         return original(batch, *rest)
 
     monkeypatch.setattr(runner, "capture_batch", moody)
@@ -240,7 +240,7 @@ def test_a_plan_that_was_overtaken_does_no_row_twice(
     assert len(open_run(tmp_path / "run")) == 10
 
 
-def test_another_folder_of_pictures_is_pointed_out(
+def test_another_folder_of_images_is_pointed_out(
     run_once: Callable[..., Run], table: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     run_once(limit=2)

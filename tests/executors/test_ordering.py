@@ -1,4 +1,4 @@
-"""Questions about the same picture meet; nothing is lost, and memory is bounded."""
+"""Questions about the same image meet; nothing is lost, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope import extract
 from vlmscope.executors import plan
-from vlmscope.executors.pending import AHEAD_ROWS, same_picture_together
+from vlmscope.executors.pending import AHEAD_ROWS, same_image_together
 from vlmscope.model import VisionLanguageModel
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
-PICTURES: list[Any] = [
+IMAGES: list[Any] = [
     "a.png", "b.png", Path("c.png"), b"a", b"b", ["a.png", b"a"], ["b.png"], None, []
 ]  # fmt: skip
 
-tables = st.lists(st.sampled_from(PICTURES), max_size=40).map(
+tables = st.lists(st.sampled_from(IMAGES), max_size=40).map(
     lambda images: [Sample(str(i), image, "?") for i, image in enumerate(images)]
 )
 windows = st.integers(1, 50)
@@ -61,10 +61,10 @@ def held_bytes(rows: Iterable[Sample]) -> int:
 
 
 @given(tables, windows, st.integers(1, 6))
-def test_every_row_comes_once_and_those_of_a_picture_in_their_order(
+def test_every_row_comes_once_and_those_of_an_image_in_their_order(
     table: list[Sample], ahead: int, ahead_bytes: int
 ) -> None:
-    found = list(same_picture_together(iter(table), ahead, ahead_bytes=ahead_bytes))
+    found = list(same_image_together(iter(table), ahead, ahead_bytes=ahead_bytes))
     assert sorted(numbers(found)) == list(range(len(table)))
     for images in {row.images for row in table}:
         of_one = [int(row.id) for row in found if row.images == images]
@@ -72,16 +72,16 @@ def test_every_row_comes_once_and_those_of_a_picture_in_their_order(
 
 
 @given(tables)
-def test_in_a_window_as_large_as_the_table_every_picture_comes_once(table: list[Sample]) -> None:
-    found = list(same_picture_together(iter(table), len(table) + 1))
+def test_in_a_window_as_large_as_the_table_every_image_comes_once(table: list[Sample]) -> None:
+    found = list(same_image_together(iter(table), len(table) + 1))
     runs = [images for images, _ in groupby(row.images for row in found) if images]
     assert len(runs) == len(set(runs))
     first = [next(row for row in table if row.images == images) for images in runs]
-    assert numbers(first) == sorted(numbers(first)), "pictures come in the order of the table"
+    assert numbers(first) == sorted(numbers(first)), "images come in the order of the table"
 
 
 @given(tables, windows)
-def test_the_oldest_waiting_row_and_all_about_its_pictures_come_next(
+def test_the_oldest_waiting_row_and_all_about_its_images_come_next(
     table: list[Sample], ahead: int
 ) -> None:
     expected, waiting, rest = [], [], list(table)
@@ -92,15 +92,15 @@ def test_the_oldest_waiting_row_and_all_about_its_pictures_come_next(
         group = [row for row in waiting if row is oldest or (row.images == oldest.images != ())]
         expected += group
         waiting = [row for row in waiting if row not in group]
-    assert ids(same_picture_together(iter(table), ahead)) == ids(expected)
+    assert ids(same_image_together(iter(table), ahead)) == ids(expected)
 
 
 @given(tables, windows)
-def test_rows_without_a_picture_and_pictures_that_come_once_keep_their_order(
+def test_rows_without_an_image_and_images_that_come_once_keep_their_order(
     table: list[Sample], ahead: int
 ) -> None:
     times = Counter(row.images for row in table if row.images)
-    found = same_picture_together(iter(table), ahead)
+    found = same_image_together(iter(table), ahead)
     alone = [int(row.id) for row in found if times[row.images] < 2]
     assert alone == sorted(alone)
 
@@ -108,7 +108,7 @@ def test_rows_without_a_picture_and_pictures_that_come_once_keep_their_order(
 @given(tables, windows)
 def test_no_more_than_the_window_is_held(table: list[Sample], ahead: int) -> None:
     source = Source(table)
-    for yielded, _ in enumerate(same_picture_together(source, ahead)):
+    for yielded, _ in enumerate(same_image_together(source, ahead)):
         assert len(source.read) - yielded <= ahead
     assert len(source.read) == len(table)
 
@@ -117,7 +117,7 @@ def test_no_more_than_the_window_is_held(table: list[Sample], ahead: int) -> Non
 def test_no_row_is_read_while_enough_bytes_are_held(sizes: list[int], most: int) -> None:
     source = Source(Sample(str(i), bytes(size), "?") for i, size in enumerate(sizes))
     gone: set[str] = set()
-    for row in same_picture_together(source, ahead_bytes=most):
+    for row in same_image_together(source, ahead_bytes=most):
         waiting = [one for one in source.read if one.id not in gone]
         assert held_bytes(waiting[:-1]) < most
         gone.add(row.id)
@@ -132,32 +132,32 @@ def test_the_first_row_of_an_endless_table_comes_after_one_window() -> None:
             number += 1
 
     source = Source(endless())
-    assert next(same_picture_together(source)).id == "0"
+    assert next(same_image_together(source)).id == "0"
     assert len(source.read) == AHEAD_ROWS
 
 
-def test_a_picture_larger_than_the_bound_is_let_through() -> None:
+def test_an_image_larger_than_the_bound_is_let_through() -> None:
     rows = [Sample(str(i), bytes(1000), "?") for i in range(3)]
     source = Source(rows)
-    for read, row in enumerate(same_picture_together(source, ahead_bytes=10), start=1):
+    for read, row in enumerate(same_image_together(source, ahead_bytes=10), start=1):
         assert row is rows[read - 1]
         assert len(source.read) == read
 
 
-def test_a_pil_picture_is_known_again_and_counts_its_pixels(tmp_path: Path) -> None:
+def test_a_pil_image_is_known_again_and_counts_its_pixels(tmp_path: Path) -> None:
     one, other = Image.new("RGB", (10, 10)), Image.new("RGB", (10, 10))
     rows = [Sample(str(i), image, "?") for i, image in enumerate((one, other, one, other))]
-    assert ids(same_picture_together(iter(rows))) == ["0", "2", "1", "3"]
-    assert ids(same_picture_together(iter(rows), ahead_bytes=300)) == ["0", "1", "2", "3"]
+    assert ids(same_image_together(iter(rows))) == ["0", "2", "1", "3"]
+    assert ids(same_image_together(iter(rows), ahead_bytes=300)) == ["0", "1", "2", "3"]
 
 
-def test_a_broken_picture_is_not_opened(tmp_path: Path) -> None:
+def test_a_broken_image_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
-    picture("four").save(path)
+    make_image("four").save(path)
     path.write_bytes(path.read_bytes()[:900])
     with Image.open(path) as lazy:
         rows = [Sample("0", lazy, "?"), Sample("1", path, "?"), Sample("2", lazy, "?")]
-        assert ids(same_picture_together(iter(rows))) == ["0", "2", "1"]
+        assert ids(same_image_together(iter(rows))) == ["0", "2", "1"]
 
 
 def test_an_error_of_the_table_is_raised() -> None:
@@ -166,14 +166,14 @@ def test_an_error_of_the_table_is_raised() -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(same_picture_together(breaks_off()))
+        list(same_image_together(breaks_off()))
 
 
 def scattered_table(folder: Path) -> list[Sample]:
-    """Write a table that comes back to three pictures again and again; row 4 is bad."""
+    """Write a table that comes back to three images again and again; row 4 is bad."""
     names = ["one", "two_wide", "four"]
     for name in names:
-        picture(name).save(folder / f"{name}.png")
+        make_image(name).save(folder / f"{name}.png")
     rows = [
         Sample(f"q{i}", str(folder / f"{names[i % 3]}.png"), f"{QUESTIONS[i % 5]} ({i})")
         for i in range(9)
@@ -185,7 +185,7 @@ def scattered_table(folder: Path) -> list[Sample]:
     return [row for row in rows if row.id != "q4"]
 
 
-def test_a_table_that_scatters_its_pictures_gives_the_same_rows(
+def test_a_table_that_scatters_its_images_gives_the_same_rows(
     tmp_path: Path,
     checkpoint: Path,
     vlm: VisionLanguageModel,

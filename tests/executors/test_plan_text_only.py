@@ -1,4 +1,4 @@
-"""What a plan says about rows without a picture, and what the run remembers of it."""
+"""What a plan says about rows without an image, and what the run remembers of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, vlm: VisionLanguageModel) -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """A table of three questions, two of them about no picture."""
+    """A table of three questions, two of them about no image."""
     path = tmp_path / "mixed.csv"
     path.write_text("id,image,question\n1,a.png,What?\n2,,Why?\n3,[],How?\n")
     return path
@@ -30,11 +30,11 @@ def request(data: Path, checkpoint: Path, **options: object) -> Request:
     return Request(str(data), str(checkpoint), data.parent / "run", **options)  # type: ignore[arg-type]
 
 
-def test_the_plan_counts_rows_without_a_picture(mixed: Path, checkpoint: Path) -> None:
+def test_the_plan_counts_rows_without_an_image(mixed: Path, checkpoint: Path) -> None:
     made = make_plan(request(mixed, checkpoint, text_only=True))
-    assert made.notes == ("2 of 3 rows have no picture: no vision representations for them",)
+    assert made.notes == ("2 of 3 rows have no image: no vision representations for them",)
     one = make_plan(request(mixed, checkpoint, text_only=True, limit=2))
-    assert one.notes == ("1 of 2 rows has no picture: no vision representations for them",)
+    assert one.notes == ("1 of 2 rows has no image: no vision representations for them",)
     assert make_plan(request(mixed, checkpoint)).notes == ()
 
 
@@ -50,7 +50,7 @@ def test_a_run_may_go_on_with_text_only(mixed: Path, checkpoint: Path) -> None:
     assert read_manifest(after.request.out).run_id == before.manifest.run_id
 
 
-def test_a_table_without_pictures_needs_text_only(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_table_without_images_needs_text_only(tmp_path: Path, checkpoint: Path) -> None:
     path = tmp_path / "words.csv"
     path.write_text("id,question\n1,What?\n")
     with pytest.raises(InputError, match="text_only=True"):

@@ -62,7 +62,7 @@ def test_what_is_no_rank(text: str, environment: dict[str, str], message: str) -
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """300 questions about 100 pictures, most of which are not there, and 60 about none."""
+    """300 questions about 100 images, most of which are not there, and 60 about none."""
     path = tmp_path / "many.csv"
     rows = [f"q{i},p{i % 100}.png,What is it?" for i in range(300)]
     bare = [f"b{i},,What is it?" for i in range(60)]
@@ -72,7 +72,7 @@ def many(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_row_is_of_one_rank_and_questions_about_a_picture_of_the_same(many: Path) -> None:
+def test_every_row_is_of_one_rank_and_questions_about_an_image_of_the_same(many: Path) -> None:
     shares = [open_table(many, text_only=True, share=Share(i, 5)) for i in range(5)]
     ids = [[row.id for row in table.rows()] for table in shares]
     assert [list(table.scan().ids) for table in shares] == ids
@@ -87,7 +87,7 @@ def test_every_row_is_of_one_rank_and_questions_about_a_picture_of_the_same(many
     whole = open_table(many, text_only=True).scan()
     for table in shares:
         scan = table.scan()
-        assert (scan.fingerprint, scan.rows, scan.without_picture) == (whole.fingerprint, 360, 60)
+        assert (scan.fingerprint, scan.rows, scan.without_image) == (whole.fingerprint, 360, 60)
 
 
 def test_the_limit_is_the_tables_and_not_the_ranks(many: Path) -> None:
@@ -98,12 +98,12 @@ def test_the_limit_is_the_tables_and_not_the_ranks(many: Path) -> None:
     assert {table.scan().rows for table in shares} == {40}
 
 
-def test_a_picture_that_is_in_the_table_counts_by_its_name_or_bytes(tmp_path: Path) -> None:
+def test_an_image_that_is_in_the_table_counts_by_its_name_or_bytes(tmp_path: Path) -> None:
     import pandas as pd
 
-    pictures = [{"bytes": bytes([i % 9]) * 50, "path": None} for i in range(40)]
+    images = [{"bytes": bytes([i % 9]) * 50, "path": None} for i in range(40)]
     frame = pd.DataFrame(
-        {"id": [f"q{i}" for i in range(40)], "image": pictures, "question": "What is it?"}
+        {"id": [f"q{i}" for i in range(40)], "image": images, "question": "What is it?"}
     )
     frame.to_parquet(tmp_path / "t.parquet")
     shares = [open_table(tmp_path / "t.parquet", share=Share(i, 2)) for i in range(2)]

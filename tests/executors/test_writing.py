@@ -48,11 +48,11 @@ class Log:
 
 
 def row(id_: str) -> Capture:
-    """Return a capture; some hold their picture, some have no name for it but its path."""
+    """Return a capture; some hold their image, some have no name for it but its path."""
     i = int(id_[1:])
     capture = make_capture(i, id_=id_)
-    pictures = (b"\x89PNG", Path(f"/data/{i}.png"), [f"/data/{i}.png", b"\xff\xd8"])
-    changes: dict[str, Any] = {"image": pictures[i % 3], "image_id": "" if i % 3 else "x.png"}
+    images = (b"\x89PNG", Path(f"/data/{i}.png"), [f"/data/{i}.png", b"\xff\xd8"])
+    changes: dict[str, Any] = {"image": images[i % 3], "image_id": "" if i % 3 else "x.png"}
     return replace(capture, sample=replace(capture.sample, **changes))
 
 

@@ -1,7 +1,7 @@
 """The chat templates of the families, as the released checkpoints have them.
 
-Written from memory of the hub's files, shortened to what one user turn with pictures and text
-exercises; tools, videos and thinking switches are left out. Whether BOS is written, how a picture
+Written from memory of the hub's files, shortened to what one user turn with images and text
+exercises; tools, videos and thinking switches are left out. Whether BOS is written, how an image
 is marked, the roles, the line breaks and the default system turn are what the shape of the prompt
 depends on, and those are kept.
 """
@@ -17,7 +17,7 @@ LLAVA = (
     "{{ part['text'] + ' ' }}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-"""LLaVA-1.5 (Vicuna): no BOS, pictures before all text, a blank before ``ASSISTANT:``."""
+"""LLaVA-1.5 (Vicuna): no BOS, images before all text, a blank before ``ASSISTANT:``."""
 
 LLAVA_NEXT = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}"
@@ -118,7 +118,7 @@ PALIGEMMA = (
     "{{ part['text'] }}{% endfor %}{% endfor %}"
 )
 """PaliGemma is no chat model and its checkpoints have no template; this one gives the format of its
-model card. The processor adds BOS behind the pictures and a line break at the end."""
+model card. The processor adds BOS behind the images and a line break at the end."""
 
 _IDEFICS_TURNS = (
     "{% for message in messages %}{{ message['role'] | capitalize }}"
@@ -156,7 +156,7 @@ COMMAND_A_VISION = (
     "{{ '<|END_OF_TURN_TOKEN|>' }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>' }}{% endif %}"
 )
-"""Command A Vision: Aya's turns; a picture is marked by its image token."""
+"""Command A Vision: Aya's turns; an image is marked by its image token."""
 
 LLAMA4 = (
     "{{ bos_token }}{% for message in messages %}"
@@ -166,7 +166,7 @@ LLAMA4 = (
     "{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|header_start|>assistant<|header_end|>\n\n' }}{% endif %}"
 )
-"""Llama 4: BOS in the template *and* from the tokenizer; pictures where they are in the message."""
+"""Llama 4: BOS in the template *and* from the tokenizer; images where they are in the message."""
 
 LFM2_VL = (
     "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -178,7 +178,7 @@ LFM2_VL = (
 """LFM2-VL: BOS in the template *and* from the tokenizer, then Qwen's turns."""
 
 OVIS2 = QWEN2_VL.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>\n")
-"""Ovis2 on Qwen2.5: Qwen's turns, the marks of a picture are the processor's."""
+"""Ovis2 on Qwen2.5: Qwen's turns, the marks of an image are the processor's."""
 
 PIXTRAL = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' }}"
@@ -221,7 +221,7 @@ FASTVLM = (
     "{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""FastVLM on Qwen2: the default system turn of Qwen2, the pictures of LLaVA."""
+"""FastVLM on Qwen2: the default system turn of Qwen2, the images of LLaVA."""
 
 JANUS = (
     "{% for message in messages %}{% if message['role'] == 'user' %}<|User|>: "
@@ -240,7 +240,7 @@ MOLMO2 = (
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""Molmo 2: pictures before the first turn; its processor writes the BOS (a guess at the order)."""
+"""Molmo 2: images before the first turn; its processor writes the BOS (a guess at the order)."""
 
 PHI4_MULTIMODAL = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"

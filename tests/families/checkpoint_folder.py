@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 STANDARD_DEVIATION = 0.15
-"""Of every weight matrix: large enough for pictures and questions to change the answer."""
+"""Of every weight matrix: large enough for images and questions to change the answer."""
 
 
 def write_checkpoint(
@@ -94,8 +94,8 @@ def _random_model(config: Mapping[str, Any], seed: int = 0) -> Any:
 
     described = dict(config)
     model_type = described.pop("model_type")
-    pictured = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    auto = AutoModelForImageTextToText if pictured else AutoModelForMultimodalLM
+    imaged = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    auto = AutoModelForImageTextToText if imaged else AutoModelForMultimodalLM
     torch.manual_seed(seed)
     model = auto.from_config(AutoConfig.for_model(model_type, **described), dtype=torch.float32)
     _randomise(model, torch.Generator().manual_seed(seed))
@@ -120,7 +120,7 @@ def _randomise(model: Any, rng: torch.Generator) -> None:
             elif parameter.ndim <= 1:
                 parameter.add_(noise.normal_(0.0, 0.1, generator=rng))
             else:
-                # A picture must not fade on its way through a chain of small convolutions.
+                # An image must not fade on its way through a chain of small convolutions.
                 fan_in = parameter[0].numel()
                 spread = (2 / fan_in) ** 0.5 if parameter.ndim > 3 else STANDARD_DEVIATION
                 parameter.copy_(noise.normal_(0.0, spread, generator=rng))

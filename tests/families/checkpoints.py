@@ -1,6 +1,6 @@
 """Tiny checkpoints of every family, with random weights: the true architecture, no knowledge.
 
-Hidden sizes of 24 to 56, three to six layers, pictures of a few patches: a forward pass takes
+Hidden sizes of 24 to 56, three to six layers, images of a few patches: a forward pass takes
 milliseconds. The width of the vision encoder, the width of the decoder and the number of patches
 all differ, so that pooling over a wrong axis cannot go unseen.
 """

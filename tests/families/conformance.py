@@ -50,21 +50,21 @@ def build(name: str, folder: Path) -> Path:
     return FAMILIES[name](folder)
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Return noise: every pixel matters."""
     rng = np.random.default_rng([seed, width, height])
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-WIDE, TALL, THIRD = picture(90, 66), picture(24, 80), picture(70, 40)
+WIDE, TALL, THIRD = make_image(90, 66), make_image(24, 80), make_image(70, 40)
 
-ONE_PICTURE = (
+ONE_IMAGE = (
     Sample("wide", WIDE, "Is there a cat in the image?"),
     Sample("tall", TALL, "What colour is it?"),
     Sample("shared", WIDE, "Why?"),
     Sample("third", THIRD, "How many people are there, and is there a rocket, or a cup?"),
 )
-"""Pictures of different sizes and tile counts, one of them shared, questions of all lengths."""
+"""Images of different sizes and tile counts, one of them shared, questions of all lengths."""
 
 SEVERAL = (
     Sample("two", (TALL, THIRD), "Which one is it, the first or the second?"),

@@ -21,7 +21,7 @@ SIGLIP_COLOURS = {
 """What SigLIP normalises with."""
 
 WIDTH = 56
-"""Of every decoder; no vision encoder is that wide, and no picture has that many patches."""
+"""Of every decoder; no vision encoder is that wide, and no image has that many patches."""
 
 
 def llama(tokenizer: Any, *, model_type: str = "llama", **more: Any) -> dict[str, Any]:

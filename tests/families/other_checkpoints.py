@@ -65,7 +65,7 @@ def build_gemma4(folder: Path) -> Path:
 
 
 def build_fastvlm(folder: Path) -> Path:
-    """FastVLM on Qwen2: FastViT from timm, whose output is a picture ``[batch, width, h, w]``."""
+    """FastVLM on Qwen2: FastViT from timm, whose output is an image ``[batch, width, h, w]``."""
     tokenizer = qwen_tokenizer("<image>")
     vision = {
         "model_type": "timm_wrapper", "architecture": "fastvit_mci3", "do_pooling": True,

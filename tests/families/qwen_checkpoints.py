@@ -1,6 +1,6 @@
 """Tiny Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and mixture of experts) and GLM-4.1V.
 
-They share one way with pictures: any size, cut into patches, all patches of all pictures of a batch
+They share one way with images: any size, cut into patches, all patches of all images of a batch
 in one long row; ``image_grid_thw`` says whose they are.
 """
 
@@ -18,7 +18,7 @@ VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 MROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [3, 2, 2]}
 PATCHES = {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2}
 PIXELS = {"min_pixels": 28 * 28, "max_pixels": 16 * 28 * 28}
-"""Between one and sixteen image tokens a picture."""
+"""Between one and sixteen image tokens an image."""
 LINEAR = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
     "linear_value_head_dim": 8, "num_hidden_layers": 5, "full_attention_interval": 2,

@@ -1,7 +1,7 @@
 """Made-up architectures, registered with transformers as somebody's own would be.
 
 ``acme`` and ``acme_tiles`` are LLaVA under another name: they follow every convention.
-``acme_backwards`` returns its pictures in an order that nobody could guess. ``acme_odd`` calls its
+``acme_backwards`` returns its images in an order that nobody could guess. ``acme_odd`` calls its
 parts by names that no convention knows. ``acme_headed``, ``acme_scaled``, ``acme_steps``,
 ``acme_merger``, ``acme_twice`` and ``acme_hearing`` do one thing each that a convention leaves
 open. ``acme_mllama`` and ``acme_mistral`` are Mllama and Mistral 3 without their descriptions.
@@ -67,7 +67,7 @@ class AcmeBackwardsConfig(LlavaConfig):
 
 
 class AcmeBackwards(LlavaForConditionalGeneration):
-    """The encoder sees the pictures last to first; the projector turns them round again."""
+    """The encoder sees the images last to first; the projector turns them round again."""
 
     config_class = AcmeBackwardsConfig
 
@@ -240,12 +240,12 @@ class AcmeOddConfig(PreTrainedConfig):
         self,
         text_config: Mapping[str, Any] | None = None,
         vision_config: Mapping[str, Any] | None = None,
-        picture_token: int = 0,
+        image_token: int = 0,
         **more: Any,
     ) -> None:
         self.text_config = _made(LlamaConfig, text_config)
         self.vision_config = _made(SiglipVisionConfig, vision_config)
-        self.picture_token = picture_token
+        self.image_token = image_token
         super().__init__(**more)
 
 
@@ -299,7 +299,7 @@ class AcmeOdd(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         hidden = self.mind.words(input_ids)
         if pixel_values is not None:
-            places = (input_ids == self.config.picture_token).unsqueeze(-1).expand_as(hidden)
+            places = (input_ids == self.config.image_token).unsqueeze(-1).expand_as(hidden)
             hidden = hidden.masked_scatter(places, self.see(pixel_values))
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         order = (mask.cumsum(1) - 1).clamp_min(0)
@@ -380,7 +380,7 @@ def build_odd(like: Path, folder: Path) -> Path:
     config = AcmeOddConfig(
         text_config=old["text_config"],
         vision_config=vision,
-        picture_token=old["image_token_index"],
+        image_token=old["image_token_index"],
     )
     torch.manual_seed(0)
     model = AcmeOdd(config)

@@ -22,15 +22,15 @@ from families.conformance import (
     CONTENTS,
     INTERLEAVED,
     NONE,
-    ONE_PICTURE,
+    ONE_IMAGE,
     ORDERS,
     RUNNABLE,
     SEVERAL,
     THIRD,
     build,
-    picture,
+    make_image,
 )
-from families.vision_rows import rows_per_picture, without_fill
+from families.vision_rows import rows_per_image, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
@@ -127,8 +127,8 @@ def assert_same(found: Capture, expected: Capture) -> None:
 def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
     """Every representation at every layer, of a left-padded batch of four, and the answers."""
     spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=6)
-    found = list(capture(ONE_PICTURE, endless, spec, batch_size=4))
-    for item, sample in zip(found, ONE_PICTURE, strict=True):
+    found = list(capture(ONE_IMAGE, endless, spec, batch_size=4))
+    for item, sample in zip(found, ONE_IMAGE, strict=True):
         assert set(item.boundaries) == {p for p in spec.positions if not p.endswith("_mean")}
         assert_same(item, reference(sample, endless, spec))
 
@@ -145,8 +145,8 @@ def test_a_batch_equals_each_row_alone(
     """With answers that end where the model ends them, written step by step where they can be."""
     assert bool(why_not_stepwise(vlm)) == (family in GENERATED)
     spec = CaptureSpec(layers="all", max_new_tokens=8)
-    together = list(capture(ONE_PICTURE, vlm, spec, batch_size=4))
-    for item, alone in zip(together, capture(ONE_PICTURE, vlm, spec, batch_size=1), strict=True):
+    together = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
+    for item, alone in zip(together, capture(ONE_IMAGE, vlm, spec, batch_size=1), strict=True):
         assert_same(item, alone)
         assert_same(item, reference(item.sample, vlm, spec))
     assert bool(generated) == (family in SHORT_WINDOW or family in GENERATED)
@@ -158,13 +158,13 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
     Whose rows are whose is told by a rule of the suite's own; the encoder's width is neither the
     decoder's nor the number of positions.
     """
-    # Phi-4 fills up every picture of a batch to the most crops, Mllama to the most tiles.
-    rows = [*ONE_PICTURE, SEVERAL[0]] if family not in FILLED_UP else [ONE_PICTURE[0]]
+    # Phi-4 fills up every image of a batch to the most crops, Mllama to the most tiles.
+    rows = [*ONE_IMAGE, SEVERAL[0]] if family not in FILLED_UP else [ONE_IMAGE[0]]
     batches, _ = prepare(rows, vlm, PROMPT)
     assert vlm.vision_size != vlm.hidden_size
     for batch in batches:
         shares = encoder_rows(family, vlm, batch.inputs)
-        for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.pictures, strict=True):
+        for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.images, strict=True):
             assert isinstance(item, Capture)
             parts = number if family not in SIDE_BY_SIDE else 1
             own = torch.cat([next(shares) for _ in range(parts)])
@@ -176,14 +176,14 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
 def encoder_rows(
     family: str, vlm: VisionLanguageModel, inputs: dict[str, Tensor]
 ) -> Iterator[Tensor]:
-    """Yield each picture's share of the encoder's output, ``[rows, width]``."""
+    """Yield each image's share of the encoder's output, ``[rows, width]``."""
     with encoder_output(vlm) as seen, torch.inference_mode(), full_float32():
         vlm.model(**moved(inputs))
     flat = without_fill(family, moved(inputs), vlm.model.config, seen[0])
     if family in FILLED_UP:
         yield flat
         return
-    counts = rows_per_picture(family, inputs, vlm.model, vlm.processor.tokenizer)
+    counts = rows_per_image(family, inputs, vlm.model, vlm.processor.tokenizer)
     if family.startswith(("glm4", "ovis2")):  # the rule counts merged patches, four of the pooled
         counts = [4 * n for n in counts]
     yield from flat.split(counts)
@@ -206,8 +206,8 @@ def encoder_output(vlm: VisionLanguageModel) -> Iterator[list[Tensor]]:
 
 
 def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
-    """Another picture changes what goes into the decoder at image tokens and nowhere else."""
-    pair = [Sample(str(seed), picture(70, 40, seed), "What is it?") for seed in (1, 2)]
+    """Another image changes what goes into the decoder at image tokens and nowhere else."""
+    pair = [Sample(str(seed), make_image(70, 40, seed), "What is it?") for seed in (1, 2)]
     [batch], _ = prepare(pair, vlm, PROMPT)
     spec = dataclasses.replace(PROMPT, positions=("first_image_token", *PROMPT.positions))
     [item, _] = capture_batch(batch, vlm, spec)
@@ -216,7 +216,7 @@ def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
     assert item.boundaries["last_image_token"] == image[-1]
     assert item.boundaries["first_image_token"] == image[0]
     assert item.boundaries["last_prompt_token"] == batch.input_ids.shape[1] - 1
-    if vlm.family.skipped_without_image:  # Mllama: pictures come in by cross-attention
+    if vlm.family.skipped_without_image:  # Mllama: images come in by cross-attention
         assert len(image) == 1
         return
     one, other = decoder_input(vlm, batch.inputs)
@@ -244,9 +244,9 @@ def decoder_input(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> Tensor
     return seen[0]
 
 
-def test_several_pictures_in_one_question(endless: VisionLanguageModel) -> None:
+def test_several_images_in_one_question(endless: VisionLanguageModel) -> None:
     spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
-    rows = [ONE_PICTURE[0], *SEVERAL, ONE_PICTURE[1]]
+    rows = [ONE_IMAGE[0], *SEVERAL, ONE_IMAGE[1]]
     for item in capture(rows, endless, spec, batch_size=4):
         assert_same(item, reference(item.sample, endless, spec))
 
@@ -288,12 +288,12 @@ def by_hand(
     return encode(vlm.processor, [text], [images])
 
 
-def test_no_picture_in_the_question(endless: VisionLanguageModel) -> None:
-    """What needs a picture is absent: there is no position 0 that stands for nothing."""
+def test_no_image_in_the_question(endless: VisionLanguageModel) -> None:
+    """What needs an image is absent: there is no position 0 that stands for nothing."""
     spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
-    rows = [ONE_PICTURE[0], NONE[0], SEVERAL[0], NONE[1]]
+    rows = [ONE_IMAGE[0], NONE[0], SEVERAL[0], NONE[1]]
     if not endless.family.text_only:
-        with pytest.raises(RowError, match="takes no question without a picture"):
+        with pytest.raises(RowError, match="takes no question without an image"):
             list(capture(rows, endless, spec, batch_size=4))
         return
     for item in capture(rows, endless, spec, batch_size=4):
@@ -318,8 +318,8 @@ def test_the_question_does_not_reach_the_image_tokens(vlm: VisionLanguageModel) 
         assert reached == looks_ahead
 
 
-def test_the_picture_reaches_every_representation(vlm: VisionLanguageModel) -> None:
-    pair = [Sample(str(seed), picture(90, 66, seed), "What is it?") for seed in (1, 2)]
+def test_the_image_reaches_every_representation(vlm: VisionLanguageModel) -> None:
+    pair = [Sample(str(seed), make_image(90, 66, seed), "What is it?") for seed in (1, 2)]
     one, other = capture(pair, vlm, PROMPT, batch_size=2)
     change = {name: error(other.vectors[name], one.vectors[name]) for name in one.vectors}
     first = min(vlm.skipped_without_image, default=0)  # Mllama's first cross-attention

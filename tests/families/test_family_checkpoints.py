@@ -2,8 +2,8 @@
 
 Nothing of vlmscope's engine takes part, except ``load_processor``. What a family's checkpoint is
 trusted for elsewhere is checked here: no weight is missing, padding and neighbours in a batch
-change nothing, the picture changes the answer's state, and the rule by which the encoder's output
-falls into pictures is the true one.
+change nothing, the image changes the answer's state, and the rule by which the encoder's output
+falls into images is the true one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from families.checkpoints import BUILDERS
 from families.conformance import SINCE, VERSION, WANTS_TIMM, WANTS_TORCHVISION
-from families.vision_rows import rows_per_picture, without_fill
+from families.vision_rows import rows_per_image, without_fill
 from vlmscope.errors import ModelError
 from vlmscope.model.loading.corrections import number_images_by_row
 from vlmscope.model.loading.processors import load_processor
@@ -57,12 +57,12 @@ class Loaded:
     processor: Any
 
     def ask(self, *questions: tuple[str, list[Image.Image]]) -> dict[str, Tensor]:
-        """Return the inputs of a batch of questions, each with its pictures."""
-        texts = [self.render(text, len(pictures)) for text, pictures in questions]
+        """Return the inputs of a batch of questions, each with its images."""
+        texts = [self.render(text, len(images)) for text, images in questions]
         bos = self.processor.tokenizer.bos_token
         inputs = self.processor(
             text=texts,
-            images=[pictures for _, pictures in questions],
+            images=[images for _, images in questions],
             add_special_tokens=not (bos and texts[0].startswith(bos)),
             padding=True,
             padding_side="left",
@@ -70,8 +70,8 @@ class Loaded:
         )
         return {name: tensor for name, tensor in inputs.items() if name != "labels"}
 
-    def render(self, question: str, pictures: int = 1) -> str:
-        content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
+    def render(self, question: str, images: int = 1) -> str:
+        content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
         return str(
             self.processor.apply_chat_template(
                 [{"role": "user", "content": content}],
@@ -101,12 +101,12 @@ class Loaded:
         return ids[:, inputs["input_ids"].shape[1] :].tolist()
 
 
-def picture(width: int, height: int, seed: int) -> Image.Image:
+def make_image(width: int, height: int, seed: int) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-WIDE, TALL, THIRD = picture(90, 66, 0), picture(24, 80, 1), picture(70, 40, 2)
+WIDE, TALL, THIRD = make_image(90, 66, 0), make_image(24, 80, 1), make_image(70, 40, 2)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def load_weights(folder: Path) -> Any:
     return model.eval()
 
 
-def test_pictures_are_read_with_pil(loaded: Loaded) -> None:
+def test_images_are_read_with_pil(loaded: Loaded) -> None:
     assert type(loaded.processor.image_processor).__name__.endswith("Pil")
 
 
@@ -160,7 +160,7 @@ def test_the_prompt_holds_one_bos_and_every_image_token(loaded: Loaded) -> None:
 
 
 def test_neighbours_change_nothing(loaded: Loaded) -> None:
-    """Two pictures of different size, two questions of different length, padded on the left."""
+    """Two images of different size, two questions of different length, padded on the left."""
     asked = [(QUESTIONS[0], [WIDE]), (QUESTIONS[1], [TALL])]
     together = loaded.ask(*asked)
     assert together["attention_mask"][:, -1].all()
@@ -175,22 +175,22 @@ def test_neighbours_change_nothing(loaded: Loaded) -> None:
         assert len(answer) == 3 or answer[-1] in stops
 
 
-def test_the_picture_and_the_question_change_the_answer(loaded: Loaded) -> None:
+def test_the_image_and_the_question_change_the_answer(loaded: Loaded) -> None:
     _, states = loaded.see(loaded.ask((QUESTIONS[0], [WIDE])))
-    for question, pixels in ((QUESTIONS[0], picture(90, 66, 7)), ("Is there a rocket?", WIDE)):
+    for question, pixels in ((QUESTIONS[0], make_image(90, 66, 7)), ("Is there a rocket?", WIDE)):
         _, others = loaded.see(loaded.ask((question, [pixels])))
         assert float((states - others).abs().max()) > 0.1
 
 
-def test_the_rows_of_every_picture(loaded: Loaded) -> None:
-    """A batch with one picture, none, and two: the rows are those that each picture has alone."""
+def test_the_rows_of_every_image(loaded: Loaded) -> None:
+    """A batch with one image, none, and two: the rows are those that each image has alone."""
     batch = loaded.ask((QUESTIONS[0], [WIDE]), ("Why?", []), ("Which one is it?", [TALL, THIRD]))
     rows, _ = loaded.see(batch)
-    counts = rows_per_picture(loaded.name, batch, loaded.model, loaded.processor.tokenizer)
+    counts = rows_per_image(loaded.name, batch, loaded.model, loaded.processor.tokenizer)
     assert sum(counts) == len(rows)
     shares = rows.split(counts)
     if loaded.name == "llava_onevision":
-        # With several pictures it looks at one square tile of each, filled up instead of stretched.
+        # With several images it looks at one square tile of each, filled up instead of stretched.
         both, _ = loaded.see(loaded.ask(("Why?", [TALL, THIRD])))
         alone = [loaded.see(loaded.ask(("Why?", [WIDE])))[0], *both.chunk(2)]
     else:
@@ -209,7 +209,7 @@ def test_shapes_that_could_be_mixed_up_differ(loaded: Loaded) -> None:
 def test_some_answers_end_early(built: Callable[[str], Path]) -> None:
     folder = built("llava")
     loaded = Loaded("llava", load_weights(folder), load_processor(folder))
-    asked = [(QUESTIONS[0], [picture(40, 40, seed)]) for seed in range(24)]
+    asked = [(QUESTIONS[0], [make_image(40, 40, seed)]) for seed in range(24)]
     stops = set(loaded.model.generation_config.eos_token_id)
     ends = [bool(stops & set(answer)) for answer in loaded.generate(loaded.ask(*asked), tokens=8)]
     assert any(ends)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from families.checkpoints import BUILDERS
-from families.conformance import NONE, ONE_PICTURE, SEVERAL
+from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from families.test_conformance import assert_same
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
@@ -42,7 +42,7 @@ def positions(model: Any, inputs: dict[str, Tensor], row: int) -> Tensor:
 
 
 def test_every_question_counts_from_zero(vlm: VisionLanguageModel) -> None:
-    rows = (SEVERAL[0], NONE[0], SEVERAL[1], ONE_PICTURE[0])
+    rows = (SEVERAL[0], NONE[0], SEVERAL[1], ONE_IMAGE[0])
     together = inputs_of(vlm, *rows)
     assert count_images(together["mm_token_type_ids"]) == [2, 0, 3, 1]
     for row, sample in enumerate(rows):
@@ -56,8 +56,8 @@ def test_the_library_still_counts_through_the_batch(folder: Path, vlm: VisionLan
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(folder).model
-    alone = positions(model, inputs_of(vlm, ONE_PICTURE[1]), 0)
-    together = positions(model, inputs_of(vlm, *ONE_PICTURE[:2]), 1)
+    alone = positions(model, inputs_of(vlm, ONE_IMAGE[1]), 0)
+    together = positions(model, inputs_of(vlm, *ONE_IMAGE[:2]), 1)
     assert torch.equal(alone[:3], together[:3])
     assert not torch.equal(alone[3], together[3])
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from adapter_folder import write_adapter
-from families.conformance import NONE, ONE_PICTURE, SEVERAL, WIDE
+from families.conformance import NONE, ONE_IMAGE, SEVERAL, WIDE
 from families.omni_checkpoints import build_qwen2_5_omni, build_qwen3_omni_moe, build_whole
 from families.test_conformance import assert_same, error
 from vlmscope.engine import capture
@@ -26,7 +26,7 @@ from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=6)
-ROWS = (*ONE_PICTURE, SEVERAL[0], NONE[0])
+ROWS = (*ONE_IMAGE, SEVERAL[0], NONE[0])
 
 
 @pytest.fixture(scope="module", params=[build_qwen2_5_omni, build_qwen3_omni_moe])

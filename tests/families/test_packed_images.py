@@ -14,7 +14,7 @@ import transformers
 from packaging.version import Version
 from torch import Tensor, nn
 
-from families.conformance import NONE, ONE_PICTURE, RUNNABLE, SEVERAL, build
+from families.conformance import NONE, ONE_IMAGE, RUNNABLE, SEVERAL, build
 from families.packed_checkpoints import build_video_llama_3
 from families.test_conformance import assert_same
 from vlmscope.engine import capture
@@ -214,12 +214,12 @@ def test_only_the_tower_and_only_for_a_while(vlm: VisionLanguageModel, fails: bo
 
 def test_a_capture_attends_in_this_way(vlm: VisionLanguageModel, calls: list[int]) -> None:
     spec = CaptureSpec(layers="0", max_new_tokens=0)
-    items = list(capture(ONE_PICTURE, vlm, spec, batch_size=4))
+    items = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
     assert calls
-    assert min(calls) == len(ONE_PICTURE)
+    assert min(calls) == len(ONE_IMAGE)
     calls.clear()
     plain = dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, packs_images=False))
-    for item, other in zip(items, capture(ONE_PICTURE, plain, spec, batch_size=4), strict=True):
+    for item, other in zip(items, capture(ONE_IMAGE, plain, spec, batch_size=4), strict=True):
         found, expected = (torch.from_numpy(i.vectors[VISION_ONLY]) for i in (item, other))
         assert error(found, expected) < TOLERANCE
     assert calls == []
@@ -258,7 +258,7 @@ def test_somebody_elses_encoder_is_proven(
 def test_an_encoder_that_shrinks_what_it_returns(tmp_path: Path, calls: list[int]) -> None:
     """VideoLLaMA 3 with merged patches: its output is the mean of each four, and so is pooled."""
     vlm = load_model(build_video_llama_3(tmp_path / "model", 2), device="cpu", dtype="float32")
-    rows = (*ONE_PICTURE[:2], SEVERAL[0], NONE[0])
+    rows = (*ONE_IMAGE[:2], SEVERAL[0], NONE[0])
     for item in capture(rows, vlm, SPEC, batch_size=4):
         assert_same(item, reference(item.sample, vlm, SPEC))
     assert calls

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from families.conformance import ONE_PICTURE, RUNNABLE, SEVERAL, build
+from families.conformance import ONE_IMAGE, RUNNABLE, SEVERAL, build
 from families.test_conformance import assert_same
 from vlmscope.engine import capture
 from vlmscope.model import load_model
@@ -88,5 +88,5 @@ def test_an_encoder_that_dropped_a_tile_is_refused() -> None:
 def test_valid_pooling_leaves_the_padding_out(family: str, tmp_path: Path) -> None:
     vlm = load_model(build(family, tmp_path / family), device="cpu", dtype="float32")
     spec = CaptureSpec(layers="all", vision_pooling="valid", max_new_tokens=0)
-    for item in capture([*ONE_PICTURE, *SEVERAL], vlm, spec, batch_size=4):
+    for item in capture([*ONE_IMAGE, *SEVERAL], vlm, spec, batch_size=4):
         assert_same(item, reference(item.sample, vlm, spec))

@@ -17,7 +17,7 @@ import torch
 
 from engine.against_reference import answered_by_generate
 from families.checkpoints import BUILDERS
-from families.conformance import ONE_PICTURE, RUNNABLE, build, picture
+from families.conformance import ONE_IMAGE, RUNNABLE, build, make_image
 from families.gemma_checkpoints import build_paligemma
 from families.llava_checkpoints import build_llava, build_llava_next
 from families.packed_checkpoints import build_exaone4_5
@@ -73,8 +73,8 @@ LLAMA4 = {
 """Llama 4's decoder: one block in four has no rotary embedding."""
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=6)
-LONG = Sample("long", picture(70, 40), "Is there a cat? " + "cat " * 40)
-ROWS = (*ONE_PICTURE, LONG)
+LONG = Sample("long", make_image(70, 40), "Is there a cat? " + "cat " * 40)
+ROWS = (*ONE_IMAGE, LONG)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_llava_with_llama_4(tmp_path: Path, settings: dict[str, int], beyond: in
     assert "this decoder (llama4_text) was not proven step by step" in why_not_stepwise(vlm)
     notes = list(vlm.lengths.notes())
     assert notes == [] if beyond is None else "floor_scale: beyond it" in notes[0]
-    longest = Sample("longest", picture(70, 40), "cat " * 280)
+    longest = Sample("longest", make_image(70, 40), "cat " * 280)
     for item in capture([*ROWS, longest], vlm, SPEC, batch_size=6):
         assert_same(item, reference(item.sample, vlm, SPEC))
     batches, _ = prepare(ROWS, vlm, SPEC)

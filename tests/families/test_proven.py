@@ -47,11 +47,11 @@ def test_every_family_is_proven_on_the_pinned_version_and_nearly_all_on_the_olde
 
 def test_a_failed_check_is_no_proof() -> None:
     checks = dict.fromkeys(CHECKS, True)
-    record = {"5.23.0": {"llava": checks | {"no_picture_in_the_question": False}}}
+    record = {"5.23.0": {"llava": checks | {"no_image_in_the_question": False}}}
     record["5.9.0"] = {"llava": checks}
     [llava] = [standing for standing in standings(record) if standing.key == "llava"]
     assert llava.proven == ("5.9.0",)
-    assert llava.failed == {"5.23.0": ("no_picture_in_the_question",)}
+    assert llava.failed == {"5.23.0": ("no_image_in_the_question",)}
     assert "✗" in record_families.tables(record)
 
 

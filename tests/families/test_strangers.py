@@ -14,7 +14,7 @@ from torch import Tensor
 
 from families import strangers
 from families.checkpoints import BUILDERS
-from families.conformance import NONE, ONE_PICTURE, SEVERAL
+from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from families.decoders import WIDTH
 from families.test_conformance import assert_same
 from vlmscope.demo.standin import build_standin
@@ -41,7 +41,7 @@ vision_encoder = "eyes.left"
 decoder = "mind"
 layers = "steps"
 final_norm = "last"
-image_token = "picture_token"
+image_token = "image_token"
 """
 
 
@@ -69,8 +69,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def assert_exact(vlm: VisionLanguageModel) -> None:
-    """Also with several pictures and none, beside questions about one."""
-    rows = [*ONE_PICTURE, *SEVERAL, *NONE, *ONE_PICTURE[:1]]
+    """Also with several images and none, beside questions about one."""
+    rows = [*ONE_IMAGE, *SEVERAL, *NONE, *ONE_IMAGE[:1]]
     for item in capture(rows, vlm, SPEC, batch_size=8):
         assert_same(item, reference(item.sample, vlm, SPEC))
 
@@ -98,9 +98,9 @@ def test_a_stranger_that_follows_the_conventions(
 def test_one_question_at_a_time_where_the_order_is_unknown(known: Path, tmp_path: Path) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_backwards")
     vlm = load_model(folder, device="cpu")
-    batches, failures = prepare([*ONE_PICTURE, *SEVERAL], vlm, SPEC)
+    batches, failures = prepare([*ONE_IMAGE, *SEVERAL], vlm, SPEC)
     assert not failures
-    assert [len(batch.samples) for batch in batches] == [1] * (len(ONE_PICTURE) + len(SEVERAL))
+    assert [len(batch.samples) for batch in batches] == [1] * (len(ONE_IMAGE) + len(SEVERAL))
 
 
 @pytest.mark.parametrize(
@@ -260,11 +260,11 @@ def test_a_description_without_a_rule_is_as_free_as_none(known: Path, tmp_path: 
     assert kept.family.vision_rows == "tiles"
 
 
-def test_a_stranger_that_fills_up_to_the_most_pictures(tmp_path: Path) -> None:
+def test_a_stranger_that_fills_up_to_the_most_images(tmp_path: Path) -> None:
     """Mllama under another name: questions about one and about two may not share a batch."""
     folder = strangers.rename(build_standin(tmp_path / "known"), tmp_path / "copy", "acme_mllama")
     vlm = load_model(folder, device="cpu")
-    for item in capture([*SEVERAL, *ONE_PICTURE], vlm, SPEC, batch_size=8):
+    for item in capture([*SEVERAL, *ONE_IMAGE], vlm, SPEC, batch_size=8):
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 

@@ -25,7 +25,7 @@ def encoder(folder: Path, attention: str) -> Any:
 
 
 def look(part: Any, *, padded: bool) -> torch.Tensor:
-    """Return what the encoder makes of a picture, beside one with or without padding."""
+    """Return what the encoder makes of an image, beside one with or without padding."""
     size = part.config.crop_size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     patches = size // part.config.patch_size

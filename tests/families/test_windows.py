@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.against_reference import Pieces, answered_by_generate, each_once, run_session
-from families.conformance import ONE_PICTURE, RUNNABLE, THIRD, build
+from families.conformance import ONE_IMAGE, RUNNABLE, THIRD, build
 from families.test_conformance import SHORT_WINDOW, assert_same
 from vlmscope.engine import session
 from vlmscope.engine.prefill import Ready
@@ -82,7 +82,7 @@ def assert_exact(pieces: Pieces, rows: Sequence[Sample], vlm: VisionLanguageMode
 def test_rows_that_do_not_outgrow_the_window(
     vlm: VisionLanguageModel, generated: list[str], prefills: list[int]
 ) -> None:
-    assert_exact(run_session(ONE_PICTURE, vlm, SPEC, rows=4, size=4), ONE_PICTURE, vlm)
+    assert_exact(run_session(ONE_IMAGE, vlm, SPEC, rows=4, size=4), ONE_IMAGE, vlm)
     assert generated == []
     assert prefills == [4]
 
@@ -92,7 +92,7 @@ def test_only_rows_that_outgrow_the_window_go_another_way(
 ) -> None:
     """Also while those before them are still being answered, and not those behind them."""
     again = Sample("long, too", THIRD, LONG.question)
-    rows = (*ONE_PICTURE[:2], LONG, ONE_PICTURE[2], again)
+    rows = (*ONE_IMAGE[:2], LONG, ONE_IMAGE[2], again)
     assert_exact(run_session(rows, vlm, SPEC, rows=4, size=1), rows, vlm)
     assert generated == [LONG.id, again.id]
     assert len(prefills) == len(rows) + 1  # once it was tried in vain

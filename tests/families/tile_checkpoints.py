@@ -1,4 +1,4 @@
-"""Tiny Idefics3, SmolVLM, InternVL3 and Aya Vision: a picture becomes a number of equal tiles."""
+"""Tiny Idefics3, SmolVLM, InternVL3 and Aya Vision: an image becomes a number of equal tiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDEFICS_TOKENS = (
 
 
 def build_idefics3(folder: Path) -> Path:
-    """Idefics3 on Llama 3: rows and columns of tiles with their names, then the whole picture."""
+    """Idefics3 on Llama 3: rows and columns of tiles with their names, then the whole image."""
     tokenizer = build_tokenizer(
         ["<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", *IDEFICS_TOKENS],
         bos="<|begin_of_text|>",
@@ -29,7 +29,7 @@ def build_idefics3(folder: Path) -> Path:
 
 
 def build_smolvlm(folder: Path) -> Path:
-    """SmolVLM on SmolLM2: Idefics3's pictures; ``<|im_start|>`` serves as BOS."""
+    """SmolVLM on SmolLM2: Idefics3's images; ``<|im_start|>`` serves as BOS."""
     named = {
         "fake_image_token": "<fake_token_around_image>",
         "image_token": "<image>",
@@ -166,7 +166,7 @@ def build_cohere2_vision(folder: Path) -> Path:
 
 
 def build_llama4(folder: Path) -> Path:
-    """Llama 4: tiles, then the whole picture; one block in four has no rotary embedding."""
+    """Llama 4: tiles, then the whole image; one block in four has no rotary embedding."""
     marks = [
         "<|image_start|>", "<|image_end|>", "<|image|>", "<|patch|>", "<|tile_x_separator|>",
         "<|tile_y_separator|>",

@@ -1,7 +1,7 @@
-"""How the vision encoder's output of a batch falls into pictures, family by family.
+"""How the vision encoder's output of a batch falls into images, family by family.
 
 Written from the models' own code, on its own, so that it can check what vlmscope does. The
-encoder's ``last_hidden_state`` is flattened to ``[rows, width]``; the pictures of a batch lie in it
+encoder's ``last_hidden_state`` is flattened to ``[rows, width]``; the images of a batch lie in it
 one behind the other, in the order in which the prompts name them.
 """
 
@@ -22,8 +22,8 @@ CHANNELS_FIRST = ("fastvlm", "got_ocr2")
 """Families whose encoder ends in a convolution."""
 
 
-def rows_per_picture(family: str, inputs: Inputs, model: Any, tokenizer: Any) -> list[int]:
-    """Return how many rows of the flattened output belong to each picture of a batch."""
+def rows_per_image(family: str, inputs: Inputs, model: Any, tokenizer: Any) -> list[int]:
+    """Return how many rows of the flattened output belong to each image of a batch."""
     return _RULES[family](inputs, model.config, tokenizer)
 
 
@@ -60,7 +60,7 @@ def _masked_tiles(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
 
 
 def _equal_shares(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
-    """One entry a picture, all of one size; CLIP counts its class token."""
+    """One entry an image, all of one size; CLIP counts its class token."""
     vision = config.vision_config
     positions = (vision.image_size // vision.patch_size) ** 2 + (config.model_type == "llava")
     return [positions] * len(inputs["pixel_values"])
@@ -69,7 +69,7 @@ def _equal_shares(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
 def _anyres(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
     """An overview and the tiles of the best grid, padding tiles dropped by the model.
 
-    Questions with several pictures get the overview only, in LLaVA-OneVision.
+    Questions with several images get the overview only, in LLaVA-OneVision.
     """
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -86,7 +86,7 @@ def _anyres(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
 
 
 def _grid(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
-    """All patches of all pictures in one row; GLM-4.1V has merged them by then."""
+    """All patches of all images in one row; GLM-4.1V has merged them by then."""
     merged = (
         config.vision_config.spatial_merge_size**2 if config.model_type.startswith("glm4") else 1
     )
@@ -99,7 +99,7 @@ def _shrunk_grid(inputs: Inputs, _config: Any, _tokenizer: Any) -> list[int]:
 
 
 def _sizes(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
-    """Whole patches of the resized picture, before it was padded to the batch's largest."""
+    """Whole patches of the resized image, before it was padded to the batch's largest."""
     patch = config.vision_config.patch_size
     return (inputs["image_sizes"] // patch).prod(-1).tolist()
 
@@ -111,7 +111,7 @@ def _gemma4(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
 
 
 def _marked(opening: str) -> Rule:
-    """Tiles of a picture: the image tokens behind its opening mark, by those of one tile."""
+    """Tiles of an image: the image tokens behind its opening mark, by those of one tile."""
 
     def rule(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
         image, start = config.image_token_id, tokenizer.convert_tokens_to_ids(opening)
@@ -130,7 +130,7 @@ def _marked(opening: str) -> Rule:
 
 
 def _named_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
-    """Runs of image tokens are tiles; the one behind ``<global-img>`` is a picture's last."""
+    """Runs of image tokens are tiles; the one behind ``<global-img>`` is an image's last."""
     overview = tokenizer.convert_tokens_to_ids("<global-img>")
     image, counts, tiles = config.image_token_id, [], 0
     for before, token in pairwise(inputs["input_ids"].flatten().tolist()):
@@ -144,10 +144,10 @@ def _named_tiles(inputs: Inputs, config: Any, tokenizer: Any) -> list[int]:
 
 
 def _maps(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:
-    """A convolution's map of each picture: every position is an image token."""
+    """A convolution's map of each image: every position is an image token."""
     image = config.image_token_id
-    pictures = len(inputs["pixel_values"])
-    return [int((inputs["input_ids"] == image).sum()) // pictures] * pictures
+    images = len(inputs["pixel_values"])
+    return [int((inputs["input_ids"] == image).sum()) // images] * images
 
 
 def _counted_crops(inputs: Inputs, config: Any, _tokenizer: Any) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from adapter_folder import write_adapter
 from checkpoint_identity import identify, split, weights_hash
 from families.checkpoints import BUILDERS
-from material import picture
+from material import make_image
 from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
@@ -59,8 +59,8 @@ def load(checkpoint: Path, adapter: Path | None = None) -> VisionLanguageModel:
 
 
 def states(model: Any, vlm: VisionLanguageModel) -> Tensor:
-    """Hidden states of every layer for a question about a picture, ``[layers, length, width]``."""
-    inputs = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[picture("four")]])
+    """Hidden states of every layer for a question about an image, ``[layers, length, width]``."""
+    inputs = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[make_image("four")]])
     with torch.inference_mode():
         return torch.cat(model(**inputs, output_hidden_states=True).hidden_states)
 
@@ -111,7 +111,7 @@ def test_the_capture_is_the_reference(
     vlm = load(*folders[family])
     spec = CaptureSpec(layers="all", max_new_tokens=4)
     samples = [
-        Sample(id=name, image=picture(name), question=question)
+        Sample(id=name, image=make_image(name), question=question)
         for name, question in [("one", "What is it?"), ("four", "Is there a cat, or a rocket?")]
     ]
     for found in capture(samples, vlm, spec, batch_size=2):

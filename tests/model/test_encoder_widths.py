@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from families.conformance import ONE_PICTURE, build
+from families.conformance import ONE_IMAGE, build
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model import encoder_widths as widths
@@ -234,7 +234,7 @@ def test_a_capture_is_the_same(
     spec = CaptureSpec(layers="0,n-1", max_new_tokens=2)
     vlm.model.generation_config.eos_token_id = [10**6]
     shapes.clear()
-    items = list(capture(ONE_PICTURE, vlm, spec, batch_size=4))
+    items = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
     used = [shape for shape in shapes if odd + -odd % 48 in shape]
     assert len(used) >= 2 * counts[0]
     shapes.clear()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from families import strangers
-from families.conformance import ONE_PICTURE, build
+from families.conformance import ONE_IMAGE, build
 from families.llava_checkpoints import build_llava
 from families.test_conformance import assert_same, error
 from vlmscope.engine import capture
@@ -47,7 +47,7 @@ def test_a_decoder_without_sdpa_gets_eager_and_the_encoder_sdpa(
     assert why_not_stepwise(mixed)
     eager = load_model(folder, device="cpu", dtype="float32", attention="eager")
     assert eager.attention == "eager"
-    for item in capture(ONE_PICTURE, mixed, SPEC, batch_size=4):
+    for item in capture(ONE_IMAGE, mixed, SPEC, batch_size=4):
         assert_same(item, reference(item.sample, mixed, SPEC))
         assert_same(item, reference(item.sample, eager, SPEC))
 
@@ -60,7 +60,7 @@ def test_an_encoder_without_sdpa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert vlm.attention == "sdpa, vision encoder eager"
     assert is_chosen_by_library(vlm.model)
     assert why_not_stepwise(vlm) == ""
-    for item in capture(ONE_PICTURE, vlm, SPEC, batch_size=4):
+    for item in capture(ONE_IMAGE, vlm, SPEC, batch_size=4):
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
@@ -88,7 +88,7 @@ def test_scores_are_capped_where_the_library_would_take_sdpa(
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.attention == "eager, vision encoder sdpa"
     assert is_chosen_by_library(vlm.model)
-    [found], [expected] = (list(capture(ONE_PICTURE[:1], each, SPEC)) for each in (vlm, mixed))
+    [found], [expected] = (list(capture(ONE_IMAGE[:1], each, SPEC)) for each in (vlm, mixed))
     assert_same(found, expected)
 
 
@@ -147,7 +147,7 @@ def test_a_described_family_that_attends_otherwise_proves_itself(
     assert not is_chosen_by_library(vlm.model)
     sdpa = load_model(checkpoint, device="cpu", dtype="float32")
     assert asked == ["eager"]
-    [one], [other] = (list(capture(ONE_PICTURE[:1], each, SPEC)) for each in (vlm, sdpa))
+    [one], [other] = (list(capture(ONE_IMAGE[:1], each, SPEC)) for each in (vlm, sdpa))
     worst = max(error(one.vectors[name], other.vectors[name]) for name in other.vectors)
     assert 0 < worst < 1e-5
 

@@ -22,7 +22,7 @@ def test_a_model_of_another_kind_is_refused_before_its_weights(
     tmp_path: Path, model_type: str
 ) -> None:
     folder = folder_of(tmp_path / "model", model_type=model_type)
-    with pytest.raises(ModelError, match=f"'{model_type}' takes no questions about pictures"):
+    with pytest.raises(ModelError, match=f"'{model_type}' takes no questions about images"):
         load_model(folder, device="cpu")
 
 

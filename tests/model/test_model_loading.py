@@ -195,15 +195,15 @@ def test_the_proof_finds_a_doubled_bos(
 def test_a_template_without_bos_gets_it_from_the_tokenizer(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from material import picture
+    from material import make_image
 
     template = vlm.processor.chat_template
-    expected = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[picture("one")]])
+    expected = encode(vlm.processor, [render(vlm.processor, "What is it?")], [[make_image("one")]])
     bare = template.replace("{{- bos_token }}", "")
     monkeypatch.setattr(vlm.processor, "chat_template", bare)
     text = render(vlm.processor, "What is it?")
     assert not text.startswith("<|begin_of_text|>")
-    found = encode(vlm.processor, [text], [[picture("one")]])
+    found = encode(vlm.processor, [text], [[make_image("one")]])
     assert found["input_ids"].tolist() == expected["input_ids"].tolist()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from families.conformance import ONE_PICTURE, build
+from families.conformance import ONE_IMAGE, build
 from vlmscope.engine import capture
 from vlmscope.errors import ModelError
 from vlmscope.model import load_model
@@ -41,8 +41,8 @@ def test_what_is_missing_is_taken_from_the_configuration(
 ) -> None:
     """The same inputs as with the whole file: a class token is counted, SigLIP has none."""
     folder = build(family, tmp_path / family)
-    whole = list(capture(ONE_PICTURE[:2], load_model(folder, device="cpu"), SPEC))
-    found = list(capture(ONE_PICTURE[:2], load_model(without(folder, *keys), device="cpu"), SPEC))
+    whole = list(capture(ONE_IMAGE[:2], load_model(folder, device="cpu"), SPEC))
+    found = list(capture(ONE_IMAGE[:2], load_model(without(folder, *keys), device="cpu"), SPEC))
     for item, expected in zip(found, whole, strict=True):
         assert item.boundaries == expected.boundaries
         assert item.num_prompt_tokens == expected.num_prompt_tokens

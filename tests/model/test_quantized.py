@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from adapter_folder import write_adapter
 from checkpoint_identity import identify
 from families.checkpoints import BUILDERS
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope import capture
 from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
@@ -62,7 +62,7 @@ def is_refused(folder: Path, quantize: str) -> None:
 
 def questions() -> list[Sample]:
     return [
-        Sample(id=str(i), image=picture(name), question=QUESTIONS[i])
+        Sample(id=str(i), image=make_image(name), question=QUESTIONS[i])
         for i, name in enumerate(("one", "four", "two_wide"))
     ]
 

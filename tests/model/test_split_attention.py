@@ -21,11 +21,11 @@ from vlmscope.model.attention.switch import attending_with
 from vlmscope.model.attention.tiles import SPLIT, exact_split
 
 TILES = 4
-"""Tiles that every picture is filled up to."""
+"""Tiles that every image is filled up to."""
 
 
 def inputs_for(vlm: VisionLanguageModel, used: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """Return inputs of the encoder: for each row, the tiles that each of its pictures uses."""
+    """Return inputs of the encoder: for each row, the tiles that each of its images uses."""
     config = vlm.model.config.vision_config
     shapes = config.supported_aspect_ratios
     layouts = {rows * columns: i for i, (rows, columns) in enumerate(shapes, start=1)}
@@ -57,7 +57,7 @@ def maskless(
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Pictures of every call of the split attention."""
+    """Images of every call of the split attention."""
     seen: list[int] = []
     original = tiles.split_attention
 
@@ -84,8 +84,8 @@ def test_the_same_rows_as_with_the_mask(
     config = vlm.model.config.vision_config
     assert calls == [sum(map(len, used))] * (config.num_hidden_layers + config.num_global_layers)
     assert error(found, expected) < 1e-5
-    for picture, other in zip(found.flatten(0, 1), expected.flatten(0, 1), strict=True):
-        for tile, twin in zip(picture, other, strict=True):  # those that only fill up, too
+    for image, other in zip(found.flatten(0, 1), expected.flatten(0, 1), strict=True):
+        for tile, twin in zip(image, other, strict=True):  # those that only fill up, too
             assert error(tile, twin) < 1e-5
 
 
@@ -101,8 +101,8 @@ def test_without_the_mask_and_without_the_split_the_rows_are_others(
 
 @given(
     st.integers(1, 3).flatmap(
-        lambda pictures: st.lists(
-            st.lists(st.integers(1, TILES), min_size=pictures, max_size=pictures),
+        lambda images: st.lists(
+            st.lists(st.integers(1, TILES), min_size=images, max_size=images),
             min_size=1,
             max_size=4,
         )

@@ -65,10 +65,10 @@ def test_it_tells_the_library_its_whole_length() -> None:
     assert cache.get_mask_sizes(torch.zeros(1).shape[0], 0) == (LENGTH, 0)
 
 
-def test_the_pictures_keys_are_never_written() -> None:
+def test_the_images_keys_are_never_written() -> None:
     pair = [torch.zeros(ROWS, HEADS, LENGTH, KEY_WIDTH) for _ in "kv"]
     cache = cache_over([FixedLayer(pair[0], pair[1], torch.tensor(AGES))])
-    with pytest.raises(RuntimeError, match="picture again"):
+    with pytest.raises(RuntimeError, match="image again"):
         cache.update(*states(1, 0), 0)
     assert not pair[0].any()
 

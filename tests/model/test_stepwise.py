@@ -20,7 +20,7 @@ from engine.against_reference import (
 )
 from families import strangers
 from families.checkpoints import BUILDERS
-from families.conformance import ONE_PICTURE
+from families.conformance import ONE_IMAGE
 from vlmscope.engine import capture
 from vlmscope.executors import Request, make_plan, plan
 from vlmscope.model import VisionLanguageModel, load_model
@@ -200,8 +200,8 @@ def test_a_stranger(
     known = BUILDERS["llava"](tmp_path / "known")
     vlm = load_model(strangers.rename(known, tmp_path / "copy", model_type), device="cpu")
     assert reason in why_not_stepwise(vlm)
-    assert_exact(vlm, ONE_PICTURE)
-    assert sorted(generated) == sorted(sample.id for sample in ONE_PICTURE)
+    assert_exact(vlm, ONE_IMAGE)
+    assert sorted(generated) == sorted(sample.id for sample in ONE_IMAGE)
     [note] = note_of(vlm, table, monkeypatch)
     assert note.startswith(said)
 
@@ -211,7 +211,7 @@ def test_rows_that_go_one_at_a_time(talkative_vlm: VisionLanguageModel) -> None:
     assert "8-bit" in why_not_stepwise(rounded)
 
 
-def test_a_prompt_without_a_picture_where_blocks_are_skipped(
+def test_a_prompt_without_an_image_where_blocks_are_skipped(
     talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], generated: list[str]
 ) -> None:
     """Mllama leaves its cross-attention out then; the rows beside it are still in the slots."""

@@ -57,10 +57,10 @@ def test_three_files_of_each() -> None:
         files = plot_files(plot)
         assert list(files) == [f"{plot.name}.{suffix}" for suffix in ("svg", "png", "csv")]
         svg, png, data = files.values()
-        with Image.open(BytesIO(png)) as picture:
+        with Image.open(BytesIO(png)) as image:
             wide, high = plot.figure.get_size_inches() * 200
-            assert picture.size == pytest.approx((wide, high), abs=1)
-            assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+            assert image.size == pytest.approx((wide, high), abs=1)
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
         root = ET.fromstring(svg)  # noqa: S314
         assert root.get("width") == f"{plot.figure.get_figwidth() * 72:g}pt"
         assert b"var(" not in svg

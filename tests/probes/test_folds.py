@@ -164,7 +164,7 @@ def drawing(seed: int, size: int = 200) -> Image.Image:
     return coarse.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def test_a_smaller_copy_looks_the_same_and_another_picture_does_not() -> None:
+def test_a_smaller_copy_looks_the_same_and_another_image_does_not() -> None:
     original = int(difference_hash(drawing(0)), 16)
     copy = int(difference_hash(drawing(0).resize((120, 90))), 16)
     other = int(difference_hash(drawing(1)), 16)

@@ -45,28 +45,28 @@ HOSTILE = (
 """Texts that break pages."""
 
 
-def picture(colour: tuple[int, int, int], size: tuple[int, int] = (48, 36)) -> str:
-    """Return a picture of one colour as a ``data:`` address."""
+def make_image(colour: tuple[int, int, int], size: tuple[int, int] = (48, 36)) -> str:
+    """Return an image of one colour as a ``data:`` address."""
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-PICTURES = {name: picture(colour) for name, colour in COLOURS.items()}
+IMAGES = {name: make_image(colour) for name, colour in COLOURS.items()}
 
 
 def card(index: int = 0, **changes: object) -> Card:
     """Return the card of question ``q<index>``; changes name fields of ``Card``."""
     chance = random.Random(index)  # noqa: S311 - no secret
     noun = NOUNS[index % len(NOUNS)]
-    image = list(PICTURES)[index % len(PICTURES)]
+    image = list(IMAGES)[index % len(IMAGES)]
     outcome: Outcome = ("faithful", "faithful", "hallucinated", "unscorable")[index % 4]  # type: ignore[assignment]
     made = Card(
         id=f"q{index}",
-        pictures=(image,),
-        num_pictures=1,
+        images=(image,),
+        num_images=1,
         image_id=image,
-        question=f"Is there a {noun} in picture {index}?",
+        question=f"Is there a {noun} in image {index}?",
         truth="No",
         answer=f"Yes, there is a {noun}.",
         category=CATEGORIES[index % len(CATEGORIES)],
@@ -92,7 +92,7 @@ def full(cards: int = 120) -> Document:
         headline="A linear probe tells hallucinated from faithful answers with an AUROC of 0.841.",
         sentences=("The best baseline reaches 0.778.", "2 answers could not be scored."),
         missing=("No other run yet: `vlmscope extract <table>` makes one.",),
-        numbers=(Number("questions", "2,000", "on 600 pictures"), Number("hallucinated", "20.3%")),
+        numbers=(Number("questions", "2,000", "on 600 images"), Number("hallucinated", "20.3%")),
         figures=(
             figure("auroc_by_layer", "AUROC by layer"),
             figure("roc_curves", "ROC curves"),
@@ -104,8 +104,8 @@ def full(cards: int = 120) -> Document:
         columns=(COLUMN,),
         cards=tuple(card(i) for i in range(cards)),
         rows=cards,
-        pictures=PICTURES,
-        pictures_note="",
+        images=IMAGES,
+        images_note="",
         token_view=TOKEN_VIEW,
         token_view_note="",
         labels=LabelSummary(
@@ -113,7 +113,7 @@ def full(cards: int = 120) -> Document:
             (("yesno", 1141), ("vqa", 857)),
             (("a truth that needs a judge", 2),),
         ),
-        failures=(FailureRow("q9999", "image", "questions.csv line 9: picture not found", 2),),
+        failures=(FailureRow("q9999", "image", "questions.csv line 9: image not found", 2),),
         provenance=(
             ("model", (("name", "models/tiny"), ("weights", "f05ae6041e7b0d6c" * 4))),
             ("environment", (("torch", "2.13.0"), ("device", "cpu"))),
@@ -146,14 +146,14 @@ def bare(document: Document) -> Document:
 
 
 def prefill(document: Document) -> Document:
-    """Return the document of a run without answers, whose pictures and model are gone."""
+    """Return the document of a run without answers, whose images and model are gone."""
     poor = bare(document)
-    gone = {"answer": None, "pictures": (), "category": None, "answer_tokens": ()}
+    gone = {"answer": None, "images": (), "category": None, "answer_tokens": ()}
     return replace(
         poor,
         cards=tuple(replace(card, **gone, finish_reason="prefill") for card in poor.cards),  # type: ignore[arg-type]
-        pictures={},
-        pictures_note="The pictures are not at hand: `--images` says where they are.",
+        images={},
+        images_note="The images are not at hand: `--images` says where they are.",
         token_view=None,
         token_view_note="The model is not at hand: `--model` says where it is.",  # noqa: S106
     )
@@ -202,13 +202,13 @@ def hostile() -> Document:
         ),
         cards=cards,
         rows=len(cards),
-        pictures={
+        images={
             "red.png": "javascript:window.hacked=4",
             "blue.png": "data:text/html,hi",
             "green.png": "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' "
             "onload='window.hacked=10'></svg>",
         },
-        pictures_note=bad,
+        images_note=bad,
         token_view=TokenView(bad, bad, (PromptToken(0, 1, 7, bad, (bad,)),)),
         token_view_note=bad,
         labels=LabelSummary(bad, ((bad, 1),), ((bad, 1),)),

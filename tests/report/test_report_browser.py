@@ -139,7 +139,7 @@ def test_hostile_texts_do_nothing_but_stand_there(open_page: OpenPage) -> None:
     assert count(page) == "1 of 12"
     page.reload()
     assert count(page) == "1 of 12"
-    assert page.locator("img[src]").count() == 0  # no picture was a picture
+    assert page.locator("img[src]").count() == 0  # no image was an image
     assert page.evaluate("window.hacked") is None
 
 

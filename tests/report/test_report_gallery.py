@@ -30,7 +30,7 @@ def test_the_gallery_opens_in_the_order_of_the_run(open_page: OpenPage) -> None:
     expect(third).to_contain_text("hallucinated")
     expect(third.locator(".mark use")).to_have_attribute("href", "#mark-hallucinated")
     expect(third.locator(".risk-number")).to_have_text(f"{FULL.cards[2].risk:.2f}")
-    expect(third.locator("img")).to_have_attribute("src", examples.PICTURES["green.png"])
+    expect(third.locator("img")).to_have_attribute("src", examples.IMAGES["green.png"])
     expect(page.locator(".card").nth(3).locator(".risk")).to_be_hidden()  # unscorable
 
 
@@ -41,7 +41,7 @@ def test_search_reads_question_answer_truth_and_id(open_page: OpenPage) -> None:
         "tree  there": lambda card: "tree" in card.question,
         "q17": lambda card: card.id == "q17",
         "yes, there": lambda card: card.id != "q500",
-        "picture 44?": lambda card: card.id == "q44",
+        "image 44?": lambda card: card.id == "q44",
         "certainly": lambda card: card.id == "q500",
     }
     page = open_page(replace(FULL, cards=cards, rows=len(cards)))
@@ -172,7 +172,7 @@ def test_a_dialog_that_walked_to_the_next_page_returns_to_it(open_page: OpenPage
 def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     page = open_page(FULL, "#?card=q2")
     dialog = page.get_by_role("dialog")
-    expect(dialog.locator("img")).to_have_attribute("src", examples.PICTURES["green.png"])
+    expect(dialog.locator("img")).to_have_attribute("src", examples.IMAGES["green.png"])
     shown = " ".join(dialog.inner_text().split())
     for text in ("hallucinated", 'decided on says yes, truth no: "yes"', "scorer yesno",
                  "category existence", "id q2", "ended by stop", "last image token position 5",
@@ -223,7 +223,7 @@ def test_a_run_without_labels_has_only_the_filters_that_make_sense(open_page: Op
 
 def test_a_run_without_answers_shows_its_questions(open_page: OpenPage) -> None:
     page = open_page(examples.prefill(FULL))
-    assert page.locator(".card-picture:visible, [name=category]").count() == 0
+    assert page.locator(".card-image:visible, [name=category]").count() == 0
     page.locator(".card").first.click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("none: the run stopped after the prefill")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from store_support import make_captures, make_manifest
 from vlmscope import extract
 from vlmscope.dataset import hash_image
@@ -28,7 +28,7 @@ from vlmscope.report.build import Gathered, gather
 from vlmscope.report.figures import NAMES
 from vlmscope.report.render import render
 from vlmscope.report.thumbnails import SIDES
-from vlmscope.report.write import with_pictures
+from vlmscope.report.write import with_images
 from vlmscope.schema import CaptureSpec, Failure, Score
 from vlmscope.store import (
     FailureLog,
@@ -40,19 +40,19 @@ from vlmscope.store import (
 )
 from vlmscope.sweeps import SavedSweep, SweepSpec, read_sweep, save_sweep, sweep
 
-PICTURES = 20
-ROWS = 3 * PICTURES
+IMAGES = 20
+ROWS = 3 * IMAGES
 UNSCORABLE = "q4"
 POSITIONS = ("last_image_token", "last_prompt_token", "last_question_token")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    """Folder of a table, its pictures, and a run of it with labels and probes."""
+    """Folder of a table, its images, and a run of it with labels and probes."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "images").mkdir()
-    for i in range(PICTURES):
-        picture("one", i).resize((300, 240)).save(folder / "images" / f"{i}.png")
+    for i in range(IMAGES):
+        make_image("one", i).resize((300, 240)).save(folder / "images" / f"{i}.png")
     with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -107,7 +107,7 @@ def gathered(home: Path, **asked: Any) -> Gathered:
 
 
 def document_of(home: Path, **asked: Any) -> Document:
-    return with_pictures(gathered(home, **asked))
+    return with_images(gathered(home, **asked))
 
 
 def probes_of(home: Path) -> SavedSweep:
@@ -125,7 +125,7 @@ def opened(uri: str) -> Image.Image:
 def test_a_finished_run_lacks_nothing(home: Path) -> None:
     document, saved = document_of(home), probes_of(home)
     assert document.missing == ()
-    assert document.pictures_note == document.token_view_note == ""
+    assert document.images_note == document.token_view_note == ""
     assert document.headline == saved.summary["verdict"][0]
     assert list(document.sentences) == saved.summary["verdict"][1:]
     assert [figure.name for figure in document.figures] == list(NAMES)
@@ -134,7 +134,7 @@ def test_a_finished_run_lacks_nothing(home: Path) -> None:
     assert document.best_baseline in {row.name for row in document.results}
     tiles = {number.label: number.value for number in document.numbers}
     assert tiles["rows"] == "60"
-    assert tiles["pictures"] == "20"
+    assert tiles["images"] == "20"
     assert tiles["unscorable"] == "1"
     assert "failed" not in tiles, "alone in a row of its own, to say 0"
     assert document.numbers[0].note == "none failed"
@@ -314,8 +314,8 @@ def test_a_card_holds_what_the_run_holds(home: Path) -> None:
         assert len(chances) == 5
         assert chances == sorted(chances, reverse=True)
         assert chances[0] == pytest.approx(math.exp(row.first_token_logprobs[0]))
-        assert card.pictures == (row.image_sha256,)
-        assert card.num_pictures == 1
+        assert card.images == (row.image_sha256,)
+        assert card.num_images == 1
     [unscorable] = [card for card in document.cards if card.id == UNSCORABLE]
     assert unscorable.risk is None, "no probe judged what could not be scored"
 
@@ -352,35 +352,33 @@ def test_by_default_the_riskiest_hallucination_is_taken_apart(home: Path) -> Non
     assert document.token_view.id == max(wrong, key=lambda card: card.risk or 0).id
 
 
-def test_pictures_are_the_tables_own_made_small(labelled: Path) -> None:
+def test_images_are_the_tables_own_made_small(labelled: Path) -> None:
     document = document_of(labelled)
-    assert len(document.pictures) == PICTURES
-    for i in range(PICTURES):
+    assert len(document.images) == IMAGES
+    for i in range(IMAGES):
         original = Image.open(labelled / "images" / f"{i}.png")
-        small = opened(document.pictures[hash_image(original)])
+        small = opened(document.images[hash_image(original)])
         assert small.size == (SIDES[0], 205)
         same = np.asarray(original.resize(small.size), float) - np.asarray(small.convert("RGB"))
-        assert abs(same).mean() < 20, "the picture itself, if coarser"
-    assert document.pictures == document_of(labelled).pictures, "the same at every time"
+        assert abs(same).mean() < 20, "the image itself, if coarser"
+    assert document.images == document_of(labelled).images, "the same at every time"
 
 
-def test_pictures_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
+def test_images_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
     found = gathered(labelled)
     sizes = [sum(map(len, size.values())) for size in found.thumbnails.sizes]
     assert sizes == sorted(sizes, reverse=True)
-    whole = with_pictures(found)
-    rest = write_size(replace(whole, pictures=dict.fromkeys(whole.pictures, "")))
+    whole = with_images(found)
+    rest = write_size(replace(whole, images=dict.fromkeys(whole.images, "")))
     for number, side in enumerate(SIDES[1:], start=1):
         limit = rest + math.ceil((sizes[number - 1] + sizes[number]) / 2 * 4 / 3) + 500
-        document = with_pictures(found, limit=limit)
-        assert {max(opened(uri).size) for uri in document.pictures.values()} == {side}
+        document = with_images(found, limit=limit)
+        assert {max(opened(uri).size) for uri in document.images.values()} == {side}
         assert write_size(document) <= limit
-    document = with_pictures(found, limit=rest + 100)
-    assert document.pictures == {}
-    assert document.pictures_note == (
-        "No pictures: 20 do not fit into the page; give fewer --samples."
-    )
-    assert {card.pictures for card in document.cards} == {()}
+    document = with_images(found, limit=rest + 100)
+    assert document.images == {}
+    assert document.images_note == ("No images: 20 do not fit into the page; give fewer --samples.")
+    assert {card.images for card in document.cards} == {()}
 
 
 def write_size(document: Document) -> int:
@@ -389,37 +387,37 @@ def write_size(document: Document) -> int:
     return len(render(document).encode())
 
 
-def test_pictures_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
+def test_images_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
     (labelled / "images" / "0.png").unlink()
-    picture("four").save(labelled / "images" / "3.png")
-    (labelled / "images" / "5.png").write_bytes(b"no picture")
+    make_image("four").save(labelled / "images" / "3.png")
+    (labelled / "images" / "5.png").write_bytes(b"no image")
     rows = (labelled / "questions.csv").read_text("utf-8").splitlines(keepends=True)
     (labelled / "questions.csv").write_text("".join(rows[:-3]), "utf-8")
     document = document_of(labelled)
-    assert len(document.pictures) == PICTURES - 4
-    note = document.pictures_note
-    assert note.startswith("4 of 20 pictures are missing: 2 could not be opened (image ")
+    assert len(document.images) == IMAGES - 4
+    note = document.images_note
+    assert note.startswith("4 of 20 images are missing: 2 could not be opened (image ")
     assert "1 changed since the run was made (3.png)" in note
     assert "1 not in the table" in note
-    shown = {card.id for card in document.cards if card.pictures}
+    shown = {card.id for card in document.cards if card.images}
     assert {"q0", "q9", "q15", "q59"}.isdisjoint(shown)
     assert len(shown) == ROWS - 4 * 3
     view = gathered(labelled, id="q9").document
     assert view.token_view is None
-    said = "The prompt of q9 is not shown: picture 3.png has changed since the run was made."
+    said = "The prompt of q9 is not shown: image 3.png has changed since the run was made."
     assert view.token_view_note == said
 
 
 def test_what_has_moved_is_found_where_one_says(labelled: Path, checkpoint: Path) -> None:
     moved = labelled.rename(labelled.with_name("moved"))
     poor = document_of(moved)
-    assert poor.pictures == {}
-    assert "if it has moved, give --data and --images" in poor.pictures_note
+    assert poor.images == {}
+    assert "if it has moved, give --data and --images" in poor.images_note
     assert poor.token_view is None
     assert "is not at hand" in poor.token_view_note
     assert len(poor.cards) == ROWS
     found = document_of(moved, data=f"{moved}/questions.csv", images=f"{moved}/images")
-    assert len(found.pictures) == PICTURES
+    assert len(found.images) == IMAGES
     assert found.token_view is not None
 
 
@@ -492,7 +490,7 @@ def test_a_run_before_labels_and_probes(labelled: Path) -> None:
     assert document.categories == document.figures == document.results == ()
     assert document.labels is None
     assert {card.outcome for card in document.cards} == {None}
-    assert [number.label for number in document.numbers] == ["rows", "pictures"]
+    assert [number.label for number in document.numbers] == ["rows", "images"]
     assert document.token_view is not None
     assert document.token_view.id == open_run(labelled / "run").ids[0]
 
@@ -559,8 +557,8 @@ def test_a_report_is_one_page_and_figures_beside_it(home: Path) -> None:
     assert written.size == written.page.stat().st_size
     text = written.page.read_text("utf-8")
     assert text.lstrip().lower().startswith("<!doctype html>")
-    for picture_ in written.document.pictures.values():
-        assert picture_ in text
+    for image_ in written.document.images.values():
+        assert image_ in text
     files = {path.name for path in (home / "run" / "plots").glob("[!.]*")}
     assert files == {path.name for path in written.plots}
     assert files == {f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv")}

@@ -78,7 +78,7 @@ def test_the_policy_allows_the_one_script_and_no_request(full: Outline) -> None:
         "form-action": "'none'",
     }
     assert full.all("script") == [{"type": "application/json", "id": "report-data"}, {}]
-    assert json.loads(data).keys() == {"cards", "pictures"}
+    assert json.loads(data).keys() == {"cards", "images"}
 
 
 def test_the_policy_comes_before_everything_that_it_governs(full: Outline) -> None:
@@ -150,10 +150,10 @@ def test_the_same_document_gives_the_same_page() -> None:
     assert render(examples.full()) == render(examples.full())
 
 
-def test_a_picture_is_stored_once(full: Outline) -> None:
+def test_an_image_is_stored_once(full: Outline) -> None:
     document = examples.full()
-    assert len(document.cards) > len(document.pictures)
-    for source in examples.PICTURES.values():
+    assert len(document.cards) > len(document.images)
+    for source in examples.IMAGES.values():
         assert full.inside["script"][0].count(source) == 1
 
 
@@ -228,7 +228,7 @@ def test_the_prompt_is_shown_with_its_boundaries(full: Outline) -> None:
 
 def test_labels_failures_and_provenance_are_told(full: Outline) -> None:
     assert "a truth that needs a judge 2" in full.text
-    assert "q9999 image questions.csv line 9: picture not found 2" in full.text
+    assert "q9999 image questions.csv line 9: image not found 2" in full.text
     assert "1 row could not be captured." in full.text
     assert "weights " + "f05ae6041e7b0d6c" * 4 in full.text
 

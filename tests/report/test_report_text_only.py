@@ -1,4 +1,4 @@
-"""The report of a run in which no question has a picture, probed on what it has."""
+"""The report of a run in which no question has an image, probed on what it has."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def probed(folder: Path, rows: list[Capture]) -> Run:
     return run
 
 
-def test_a_report_of_questions_without_a_picture(tmp_path: Path) -> None:
+def test_a_report_of_questions_without_an_image(tmp_path: Path) -> None:
     run = probed(tmp_path / "run", [make_bare(i) for i in range(ROWS)])
     document = write_report(run, ReportSpec()).document
     assert document.headline is not None
-    assert f"on {ROWS} held-out answers to questions without a picture" in document.headline
-    [tile] = [number for number in document.numbers if number.label == "pictures"]
+    assert f"on {ROWS} held-out answers to questions without an image" in document.headline
+    [tile] = [number for number in document.numbers if number.label == "images"]
     assert (tile.value, tile.note) == ("0", "no question has one")
     assert {figure.name for figure in document.figures} == set(NAMES)
     [layers] = [figure for figure in document.figures if figure.name == "auroc_by_layer"]
@@ -41,13 +41,13 @@ def test_a_report_of_questions_without_a_picture(tmp_path: Path) -> None:
     assert not any("probes" in line for line in document.missing)
 
 
-def test_groups_of_look_alikes_are_told_beside_the_pictures(tmp_path: Path) -> None:
+def test_groups_of_look_alikes_are_told_beside_the_images(tmp_path: Path) -> None:
     rows = [make_capture(i, image_dhash=f"{i // 2 * 0x0F0F_1357:016x}") for i in range(ROWS)]
     document = write_report(probed(tmp_path / "run", rows), ReportSpec()).document
     assert document.headline is not None
     about = f"about {ROWS} images in {ROWS // 2} groups (near-copies, or shown in one question)"
     assert f"on {ROWS} held-out answers {about}" in document.headline
-    [tile] = [number for number in document.numbers if number.label == "pictures"]
+    [tile] = [number for number in document.numbers if number.label == "images"]
     assert tile.value == str(ROWS)
     [layers] = [figure for figure in document.figures if figure.name == "auroc_by_layer"]
     assert "faithful answers about images it has not seen" in layers.caption

@@ -185,14 +185,14 @@ def test_a_probe_is_found_in_its_folder_or_by_its_run(
         find_probe(tmp_path)
 
 
-def test_a_picture_of_any_kind(
+def test_an_image_of_any_kind(
     tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
 ) -> None:
     save(tmp_path / "probe", vlm, captures)
     scorer = RiskScorer(vlm, tmp_path / "probe")
     image = samples[0].image
     assert isinstance(image, Image.Image)
-    image.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     by_object = scorer.risk(image, "What is it?")
-    assert scorer.risk(tmp_path / "picture.png", "What is it?") == by_object
-    assert scorer.risk((tmp_path / "picture.png").read_bytes(), "What is it?") == by_object
+    assert scorer.risk(tmp_path / "image.png", "What is it?") == by_object
+    assert scorer.risk((tmp_path / "image.png").read_bytes(), "What is it?") == by_object

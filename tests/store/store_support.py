@@ -76,7 +76,7 @@ def make_capture(
 
 
 def make_bare(i: int, **options: Any) -> Capture:
-    """Return row ``i`` as a question about no picture."""
+    """Return row ``i`` as a question about no image."""
     whole = make_capture(i, **options)
     names = ("vision_only_representation", "vision_token_representation")
     return replace(

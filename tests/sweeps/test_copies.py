@@ -85,8 +85,8 @@ def test_images_of_one_shape_each_can_be_probed(easy_rows: list[Capture], easy_r
     """By their hashes all look alike, and the answers were refused: positives in two groups."""
     data = probe_data(easy_run)
     assert data.grouped_by == "content and near-copies"
-    assert data.grouping.pictures == len({row.image_sha256 for row in easy_rows})
-    assert len(np.unique(data.groups)) >= data.grouping.pictures - 1
+    assert data.grouping.images == len({row.image_sha256 for row in easy_rows})
+    assert len(np.unique(data.groups)) >= data.grouping.images - 1
     assert len(split_rows(data, 5, 0)) == 5
 
 
@@ -95,7 +95,7 @@ def test_a_run_without_thumbnails_goes_by_hashes_and_the_refusal_names_the_optio
 ) -> None:
     data = probe_data(earlier_run)
     assert data.grouped_by == "content and likeness"
-    images = data.grouping.pictures
+    images = data.grouping.images
     with pytest.raises(FoldError, match=r"with copies exact, .* there are \d+") as caught:
         split_rows(data, 5, 0)
     assert "\n" not in str(caught.value)

@@ -33,8 +33,7 @@ from vlmscope.sweeps import (
 )
 from vlmscope.sweeps.data import LeftOut, ProbeData
 from vlmscope.sweeps.halp_files import research_data
-from vlmscope.sweeps.unknown_facts import unknown_sentence
-from vlmscope.sweeps.verdict import verdict
+from vlmscope.sweeps.verdict import unknown_sentence, verdict
 
 ROWS = 180
 FEW = 24
@@ -189,7 +188,7 @@ def vision_of(width: Callable[[int], int | None]) -> list[Row]:
     [
         (lambda i: None if i < 5 else 12, ("row", 5, f"{VISION_ONLY} missing")),
         (lambda i: None if i < 6 else 12, (VISION_ONLY, 6, "of 100 vectors 6 missing")),
-        # LLaVA's post-projector vectors: as long as the picture has tokens
+        # LLaVA's post-projector vectors: as long as the image has tokens
         (lambda i: 20 + i % 3, (VISION_ONLY, 66, "of 100 vectors 66 of another width")),
     ],
     ids=["few", "many", "LLaVA"],
@@ -233,7 +232,7 @@ def test_images_without_a_name(tmp_path: Path) -> None:
         open_seed_files(write_part(tmp_path / "half.h5", half)),
         read_label_table(tmp_path / "a.csv"),
     )
-    assert len(set(data.groups.tolist())) == 20, "one picture, named in two ways by two columns"
+    assert len(set(data.groups.tolist())) == 20, "one image, named in two ways by two columns"
     for line in lines[:3]:
         line["image_name"] = ""
     data = research_data(files, read_label_table(write_csv(tmp_path / "a.csv", lines)))
@@ -259,7 +258,7 @@ def run_and_export(folder: Path, rows: int) -> tuple[Path, Path]:
         row = make_capture(i, f"q{i:03}", image_sha256=f"{i // 3:064x}", image_dhash="")
         vectors = dict(row.vectors)
         vectors[PLANTED] = vectors[PLANTED] + np.float32(0.7 * hallucinated)
-        # The first question of each picture calls it by another name: content tells, names do not.
+        # The first question of each image calls it by another name: content tells, names do not.
         sample = replace(
             row.sample,
             image_id=f"{i // 3}.png" if i % 3 else f"copy of {i // 3}.png",

@@ -303,8 +303,8 @@ def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path
     text = " ".join(transfer_verdict(test))
     assert f"{ROWS} answers in {ROWS} different questions" in text
     assert "paired by question: no question judged was in training" in text
-    pictured = other(tmp_path / "D")
-    [target] = targets(runs[0], [pictured])
+    imaged = other(tmp_path / "D")
+    [target] = targets(runs[0], [imaged])
     assert not target.overlap.shared.any()
     assert all(place[0] == QUERY for place in target.places)
 

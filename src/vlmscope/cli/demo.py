@@ -22,10 +22,10 @@ SHOWN = 1
 """How many answers of each category are shown."""
 
 SHOWN_ROW = "demo_1500"
-"""A question about a clear picture, with a false premise."""
+"""A question about a clear image, with a false premise."""
 
 SHOWN_QUESTION = ("demo_0449.jpg", "What colour is the tree?")
-"""Its picture and text."""
+"""Its image and text."""
 
 
 def demo(
@@ -35,9 +35,9 @@ def demo(
         typer.Option("--limit", help="Only the first N of 2,000 questions.", show_default=False),
     ] = None,
 ) -> None:
-    """Extract, label, probe and report 2,000 questions about 600 pictures.
+    """Extract, label, probe and report 2,000 questions about 600 images.
 
-    Model and pictures ship with vlmscope. The architecture is Llama-3.2-Vision's; the model has 4.8
+    Model and images ship with vlmscope. The architecture is Llama-3.2-Vision's; the model has 4.8
     million parameters, answers most questions rightly, and hallucinates now and then.
     """
     quiet_libraries()
@@ -58,8 +58,8 @@ def demo(
     _show_answers(out)
     stdout.print(f"\nThe run is in {out}, its report in {out / 'report.html'}. Next:")
     source = [str(table), "--images", str(images), "--model", str(model)]
-    picture, question = SHOWN_QUESTION
-    asked = [str(images / picture), question, "--model", str(model), "--probe", str(out)]
+    image, question = SHOWN_QUESTION
+    asked = [str(images / image), question, "--model", str(model), "--probe", str(out)]
     for command in (
         ["info", str(out)],
         ["verify", str(out), "--sample", "8"],
@@ -109,7 +109,7 @@ def _show_answers(folder: Path) -> None:
 
     labels = read_labels(folder)
     answers = open_run(folder).to_pandas().groupby("category", sort=True).head(SHOWN)
-    table = Table("picture", "question", "answer", "truth", "label", box=None, pad_edge=False)
+    table = Table("image", "question", "answer", "truth", "label", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in answers.sort_values("category", kind="stable").itertuples():
         truth = row.ground_truth_answer.split("; ")[0]

@@ -49,8 +49,8 @@ def info(
         f"{description.path}: {description.rows:,} rows, {description.answers:,} with an answer, "
         f"{human_size(description.size)}"
     )
-    if bare := description.without_picture:
-        stdout.print(f"{count(bare, 'row')} without a picture, and so without vision vectors")
+    if bare := description.without_image:
+        stdout.print(f"{count(bare, 'row')} without an image, and so without vision vectors")
     _show_representations(description, run)
     if description.kind == "run":
         show_label_sets(run, sets)

@@ -122,7 +122,7 @@ def _show_input(seen: Any) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, text in {
         "id": sample.id, "image": sample.image_id, "question": sample.question,
-        "ground truth": sample.target, "picture": _picture_text(seen),
+        "ground truth": sample.target, "image input": _image_text(seen),
     }.items():  # fmt: skip
         grid.add_row(Text(name, style="dim"), Text(text))
     show(grid)
@@ -132,11 +132,11 @@ def _show_input(seen: Any) -> None:
     show(Panel(Text(seen.chat_text), title="chat text", title_align="left"))
 
 
-def _picture_text(seen: Any) -> str:
-    """Return what became of the pictures: tiles where the family tells, else image tokens."""
+def _image_text(seen: Any) -> str:
+    """Return what became of the images: tiles where the family tells, else image tokens."""
     if not seen.sample.images:
         return "none: no vision representations"
-    several = f"{len(seen.sample.images)} pictures, " if len(seen.sample.images) > 1 else ""
+    several = f"{len(seen.sample.images)} images, " if len(seen.sample.images) > 1 else ""
     if seen.tiles:
         rows, columns = seen.tiles
         size = shape_text(seen.inputs["pixel_values"][-2:])

@@ -17,7 +17,7 @@ def _particular(standing: Any) -> str:
     family = standing.family
     found = [f"needs {family.needs}"] if family.needs else []
     if not family.text_only:
-        found.append("no questions without a picture")
+        found.append("no questions without an image")
     return "; ".join(found)
 
 

@@ -121,14 +121,14 @@ TextOnly = Annotated[
     bool,
     typer.Option(
         "--text-only",
-        help="Take rows without a picture as questions about none (default: they fail).",
+        help="Take rows without an image as questions about none (default: they fail).",
     ),
 ]
 AllowAbsolutePaths = Annotated[
     bool,
     typer.Option(
         "--allow-absolute-paths",
-        help="Let whole paths and symbolic links of pictures lead out of the image root.",
+        help="Let whole paths and symbolic links of images lead out of the image root.",
     ),
 ]
 AllowPickleWeights = Annotated[

@@ -52,14 +52,14 @@ def report(
     model: options.ModelNow = None,
     data: options.DataNow = None,
     images: Annotated[
-        str | None, typer.Option("--images", help="Where its pictures are now.", show_default=False)
+        str | None, typer.Option("--images", help="Where its images are now.", show_default=False)
     ] = None,
     allow_absolute_paths: options.AllowAbsolutePaths = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Write one self-contained HTML page about a run, and its figures as SVG, PNG and CSV.
 
-    What the run lacks yet (labels, probes, pictures, the model) is left out, and said.
+    What the run lacks yet (labels, probes, images, the model) is left out, and said.
     """
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.store import open_run
@@ -77,7 +77,7 @@ def report(
             opened, spec, out=out, progress=lambda doing: status.update(f"report: {doing}")
         )
     document = written.document
-    for note in filter(None, (document.pictures_note, document.token_view_note)):
+    for note in filter(None, (document.images_note, document.token_view_note)):
         stderr.print(Text(f"note: {note}", style="yellow"))
     if as_json:
         stdout.print_json(json.dumps(_record(written)))
@@ -101,8 +101,8 @@ def _record(written: WrittenReport) -> dict[str, object]:
         "bytes": written.size,
         "plots": [str(path) for path in written.plots],
         "questions": len(document.cards),
-        "pictures": len(document.pictures),
+        "pictures": len(document.images),
         "headline": document.headline,
         "missing": list(document.missing),
-        "notes": [note for note in (document.pictures_note, document.token_view_note) if note],
+        "notes": [note for note in (document.images_note, document.token_view_note) if note],
     }

@@ -170,7 +170,7 @@ def _read_sample(image: str, question: str | None, images: str | None, text_only
     """Read the arguments of one question; with ``text_only`` a single one is the question."""
     from vlmscope.dataset import read_images
 
-    alone = "pass --text-only and the QUESTION alone if it is about no picture"
+    alone = "pass --text-only and the QUESTION alone if it is about no image"
     if question is None and text_only and not isfile(image):  # noqa: PTH113 - any length will do
         image, question = "", image
     if question is None:
@@ -178,12 +178,12 @@ def _read_sample(image: str, question: str | None, images: str | None, text_only
             f"score: a QUESTION is missing; put it in quotes after the IMAGE, or {alone}"
         )
     try:
-        pictures = read_images(image, folder=images)
+        opened = read_images(image, folder=images)
     except RowError as error:
         raise InputError(f"score: {error}") from error
-    if not pictures and not text_only:
+    if not opened and not text_only:
         raise InputError(f"score: the IMAGE is empty; write a path, or {alone}")
-    return Sample("question", pictures, question)
+    return Sample("question", opened, question)
 
 
 def _open(data: str, **options: Any) -> Any:

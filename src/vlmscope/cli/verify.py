@@ -94,5 +94,5 @@ def _show(run: Any, checks: list[Any], limit: float) -> None:
     stdout.print(
         f"{len(checks)} rows, tolerance {limit:.0e}, {run.manifest.dtype}; same answers: "
         f"{equal['answer']}, same boundaries: {equal['boundaries']}, "
-        f"same pictures: {equal['image_sha256']}"
+        f"same images: {equal['image_sha256']}"
     )

@@ -5,9 +5,9 @@
         └──────┴── rows of plain values ──┴──────┴─────────────────┘   (_open, _several: which ones)
                           │
        _columns (which column is what), _fields (the names in use), _pattern (texts of columns),
-       _values (value → text or JSON), _pictures and _encoded (cell → no, one or several pictures),
+       _values (value → text or JSON), _images and _encoded (cell → no, one or several images),
        _shared_images (cell → the image of another row),
-       _locate and _finding (picture → bytes or path)
+       _locate and _finding (image → bytes or path)
                           │
                  _rows (row → Sample)
                           │
@@ -15,8 +15,8 @@
         _unchanged (rows held against the scan), _notes (what to say of a table before the start),
        _answers (another front: tables of answers that were made elsewhere)
 
-Pictures are opened late, one at a time, by ``load_image``; reading a table never opens one. That
-keeps memory flat and makes a broken picture the failure of one row.
+Images are opened late, one at a time, by ``load_image``; reading a table never opens one. That
+keeps memory flat and makes a broken image the failure of one row.
 """
 
 from vlmscope.dataset._answers import (

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vlmscope.dataset._fields import BESIDE, DIALOGUES, INDEX, KNOWN, numbered_images, suggestion
+from vlmscope.dataset._images import FEATURES
 from vlmscope.dataset._pattern import Pattern, parse_pattern
-from vlmscope.dataset._pictures import FEATURES
 from vlmscope.dataset._values import shown_name
 from vlmscope.errors import InputError, listed
 from vlmscope.schema import FieldSpec
@@ -199,7 +199,7 @@ def reference_columns(columns: Columns, found: Sequence[str]) -> tuple[str, ...]
     return tuple(dict.fromkeys((*columns.id, *known)))
 
 
-def check_pictures(columns: Columns, media: Mapping[str, str], table: str) -> None:
+def check_images(columns: Columns, media: Mapping[str, str], table: str) -> None:
     """Refuse an image column that the table declares to hold something else.
 
     Args:
@@ -215,7 +215,7 @@ def check_pictures(columns: Columns, media: Mapping[str, str], table: str) -> No
             kind = media[column]
             raise InputError(
                 f"{table}: column {column!r} holds {FEATURES[kind]} ({kind}), and vlmscope reads "
-                "pictures only; name a column of pictures with --map image=COLUMN"
+                "images only; name a column of images with --map image=COLUMN"
             )
 
 
@@ -283,7 +283,7 @@ def _hints(missing: Sequence[str], found: Sequence[str]) -> str:
         hints.append("--number-rows if no column tells the rows apart")
     if "image" in missing:
         hints.append("--image-pattern if the names of the files are made of other columns")
-        hints.append("--text-only if no question is about a picture")
+        hints.append("--text-only if no question is about an image")
     return "".join(f", or pass {hint}" for hint in hints)
 
 

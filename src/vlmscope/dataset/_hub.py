@@ -1,6 +1,6 @@
 """Tables of the ``datasets`` library: a saved folder, or a name on the hub.
 
-Rows are read as Arrow batches, never through the library's decoders. A picture therefore stays the
+Rows are read as Arrow batches, never through the library's decoders. An image therefore stays the
 ``{bytes, path}`` it is stored as, and one that is broken becomes a failed row and not a crash.
 """
 

@@ -35,7 +35,7 @@ _UPRIGHT: Mapping[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation → what brings the picture upright. (``ImageOps.exif_transpose`` knows the same
+"""EXIF orientation → what brings the image upright. (``ImageOps.exif_transpose`` knows the same
 table, but also rewrites the EXIF block, which fails on blocks that other programs wrote.)"""
 
 
@@ -125,25 +125,25 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def hash_image(picture: Image.Image) -> str:
-    """Return the SHA-256 of a picture's size and pixels: its identity, whatever its file."""
-    digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
-    for _, band in bands(picture):
+def hash_image(image: Image.Image) -> str:
+    """Return the SHA-256 of an image's size and pixels: its identity, whatever its file."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    for _, band in bands(image):
         digest.update(band.tobytes())
     return digest.hexdigest()
 
 
-def difference_hash(picture: Image.Image) -> str:
+def difference_hash(image: Image.Image) -> str:
     """Return a perceptual hash of 64 bits as 16 hexadecimal digits.
 
-    Pictures that look alike (scaled, compressed anew) differ in few bits. Each bit says whether a
-    cell of the picture, reduced to 9 × 8 grey cells, is darker than its right neighbour
+    Images that look alike (scaled, compressed anew) differ in few bits. Each bit says whether a
+    cell of the image, reduced to 9 × 8 grey cells, is darker than its right neighbour
     (N. Krawetz, "Kind of like that", 2013).
 
     >>> difference_hash(Image.new("RGB", (40, 30)))
     '0000000000000000'
     """
-    small = picture.convert("L").resize((9, 8), Image.Resampling.BOX)
+    small = image.convert("L").resize((9, 8), Image.Resampling.BOX)
     cells = np.asarray(small, dtype=np.int16)
     bits = np.packbits((cells[:, :-1] < cells[:, 1:]).reshape(-1))
     return bits.tobytes().hex()

@@ -1,7 +1,7 @@
 """From what a cell says to what can be opened: the bytes it holds, or the path of a file.
 
 No file is opened here; of one that is not there by its name, the image folder is searched
-(``_finding``). What is no picture at all, and a path that leads where no picture should be
+(``_finding``). What is no image at all, and a path that leads where no image should be
 taken from, is refused by its name.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from vlmscope.dataset._finding import ImageFinder
-from vlmscope.dataset._pictures import REMEDY, ImageCells, find_pictures
+from vlmscope.dataset._images import REMEDY, ImageCells, find_images
 from vlmscope.dataset._values import shown_name, unstorable
 from vlmscope.errors import InputError, RowError
 
@@ -40,14 +40,14 @@ def read_images(text: str, *, folder: str | os.PathLike[str] | None = None) -> t
     >>> [path.name for path in read_images('["one/a.png", "b.png"]')]
     ['a.png', 'b.png']
     """
-    cells = find_pictures({"image": text}, ["image"], frozenset())
+    cells = find_images({"image": text}, ["image"], frozenset())
     root = None if folder is None else image_folder(folder)
     _check(cells)
-    return tuple(_path(cell.name, root) for cell in cells.pictures)
+    return tuple(_path(cell.name, root) for cell in cells.images)
 
 
 def image_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a folder of pictures.
+    """Return the absolute path of a folder of images.
 
     Raises:
         InputError: it is not there.
@@ -57,14 +57,14 @@ def image_folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder).absolute()
 
 
-def locate_pictures(
+def locate_images(
     image: ImageCells,
     finder: ImageFinder,
     *,
     anywhere: bool = False,
     folders_above: Callable[[], int] = lambda: 0,
 ) -> tuple[bytes | Path | Image.Image, ...]:
-    """Return a row's pictures in order: what the table holds of each, or else where it is.
+    """Return a row's images in order: what the table holds of each, or else where it is.
 
     Args:
         image: what the row says about them.
@@ -73,12 +73,12 @@ def locate_pictures(
         folders_above: returns how many folders all names of the table begin with.
 
     Raises:
-        RowError: stage ``input``: one is empty, no picture, a URL, or leaves the folder. The
+        RowError: stage ``input``: one is empty, no image, a URL, or leaves the folder. The
             message does not say in which row.
     """
     _check(image)
     located: list[bytes | Path | Image.Image] = []
-    for cell in image.pictures:
+    for cell in image.images:
         located.append(cell.opened or _found(cell.name, finder, anywhere, folders_above))
     return tuple(located)
 
@@ -89,7 +89,7 @@ def _found(
     anywhere: bool,
     folders_above: Callable[[], int],
 ) -> Path:
-    """Return the path of a picture; where nothing is, of the one file that its name fits."""
+    """Return the path of an image; where nothing is, of the one file that its name fits."""
     path = _path(name, finder.folder)
     if os.path.lexists(path):
         return _inside(path, name, finder.folder, anywhere)
@@ -99,7 +99,7 @@ def _found(
 
 
 def _inside(path: Path, name: str, folder: Path, anywhere: bool) -> Path:
-    """Refuse a path of a picture that leads out of the folder: a table may be a stranger's."""
+    """Refuse a path of an image that leads out of the folder: a table may be a stranger's."""
     if anywhere:
         return path
     root, target = os.path.realpath(folder), os.path.realpath(path)
@@ -109,23 +109,23 @@ def _inside(path: Path, name: str, folder: Path, anywhere: bool) -> Path:
     raise RowError(
         "input",
         f"the image path {shown_name(name, 200)} {how} the image folder {folder}; pass the folder "
-        "of the pictures with --images DIR, or pass --allow-absolute-paths if you trust the table",
+        "of the images with --images DIR, or pass --allow-absolute-paths if you trust the table",
     )
 
 
 def _check(image: ImageCells) -> None:
-    """Refuse what is no picture."""
-    for number, cell in enumerate(image.pictures, start=1):
+    """Refuse what is no image."""
+    for number, cell in enumerate(image.images, start=1):
         if cell.flaw:
-            which = f" {number} of {len(image.pictures)}" if len(image.pictures) > 1 else ""
+            which = f" {number} of {len(image.images)}" if len(image.images) > 1 else ""
             raise RowError("input", f"the image{which} {cell.flaw}")
         if cell.is_empty or cell.other:
             found = cell.other or "empty"
-            place = f"image {number} of {len(image.pictures)} in the list"
+            place = f"image {number} of {len(image.images)} in the list"
             raise RowError("input", f"{place} is {found}; {EXPECTED}")
         if cell.medium:
             what = f"the image {shown_name(cell.name, 200)}" if cell.name else "the image"
-            remedy = f"vlmscope reads pictures only: {REMEDY[cell.medium]}"
+            remedy = f"vlmscope reads images only: {REMEDY[cell.medium]}"
             raise RowError("input", f"{what} is {cell.medium}; {remedy}")
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vlmscope.dataset._held import HeldImage, ImageHashes
 from vlmscope.dataset._hub import DatasetSource
-from vlmscope.dataset._pictures import PictureCell
+from vlmscope.dataset._images import ImageCell
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import kind_name
 from vlmscope.errors import InputError
@@ -163,7 +163,7 @@ class SamplesSource(_MemorySource):
             plain = {key: self.plain(value, number, key) for key, value in told.items()}
             yield Row(number, {**plain, **dict(zip(names, cells, strict=True))})
 
-    def _images(self, sample: Sample, number: int) -> list[PictureCell]:
+    def _images(self, sample: Sample, number: int) -> list[ImageCell]:
         cells = []
         # An image without a name goes by its question's id.
         own = "" if sample.image_id == sample.id else sample.image_id
@@ -171,12 +171,12 @@ class SamplesSource(_MemorySource):
             name = own if not nth else ""
             if isinstance(image, str | PathLike):
                 path = Path(image)
-                cells.append(PictureCell(name if own else str(path), None, path=path))
+                cells.append(ImageCell(name if own else str(path), None, path=path))
             else:
                 plain = self.plain(image, number, f"image {nth}")
                 held = isinstance(plain, bytes | HeldImage)
                 other = "" if held else kind_name(plain)
-                cells.append(PictureCell(name, plain if held else None, other=other))
+                cells.append(ImageCell(name, plain if held else None, other=other))
         return cells
 
 

@@ -38,8 +38,8 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
     yield from _on_format(reader.source)
     if reader.columns.target is None:
         yield _no_truth(reader.columns, reader.source)
-    if scan.without_picture and not reader.text_only:
-        rows = "1 row has" if scan.without_picture == 1 else f"{scan.without_picture:,} rows have"
+    if scan.without_image and not reader.text_only:
+        rows = "1 row has" if scan.without_image == 1 else f"{scan.without_image:,} rows have"
         yield (
             f"{rows} no image and will fail, of {scan.rows:,}; pass --text-only if they are meant "
             "to be questions about none"
@@ -129,14 +129,14 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
             if looked == FIRST_ROWS and holds_images:
                 break
             looked += 1
-            pictures = reader.pictures(row)
-            if isinstance(pictures, str) and pictures and folder.has(pictures):
+            value = reader.image_value(row)
+            if isinstance(value, str) and value and folder.has(value):
                 continue
             image = reader.image(row)
-            if any(cell.opened or cell.flaw or not cell.name for cell in image.pictures):
+            if any(cell.opened or cell.flaw or not cell.name for cell in image.images):
                 holds_images = True
                 continue
-            names = [cell.name for cell in image.pictures]
+            names = [cell.name for cell in image.images]
             gone = [name for name in names if "\0" not in name and not folder.has(name)]
             missing += _not_found(reader, gone)
     every = "1 row" if scan.rows == 1 else f"{scan.rows:,} rows"

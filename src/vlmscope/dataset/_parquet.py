@@ -1,6 +1,6 @@
 """Parquet, through pyarrow, a few rows at a time.
 
-Batches are small because a row may hold a whole picture: 64 pictures are some megabytes, a row
+Batches are small because a row may hold a whole image: 64 images are some megabytes, a row
 group of them may be gigabytes.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmscope.dataset._pictures import FEATURES
+from vlmscope.dataset._images import FEATURES
 from vlmscope.dataset._source import FileSource, Row, one_line
 from vlmscope.dataset._text import COMPRESSED
 from vlmscope.dataset._values import Unreadable
@@ -58,7 +58,7 @@ class ParquetSource(FileSource):
             raise self._unreadable(error) from error
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows; values are Python's own types, pictures are bytes or ``{bytes, path}``.
+        """Read the rows; values are Python's own types, images are bytes or ``{bytes, path}``.
 
         Raises:
             InputError: the file is damaged, or pyarrow is missing.

@@ -21,7 +21,7 @@ _DEEP = frozenset({"I", "F"})
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded picture to a new one of mode ``RGB``.
+    """Convert a loaded image to a new one of mode ``RGB``.
 
     - Transparency, of any kind, is laid on white.
     - Grey of 16 bits (modes ``I;16…``) keeps its upper 8 bits.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from vlmscope.dataset._encoded import is_encoded
 from vlmscope.dataset._fields import suggestion
-from vlmscope.dataset._pictures import has_image_suffix
+from vlmscope.dataset._images import has_image_suffix
 
 _WELL_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _DIGITS = re.compile(r"\d+")

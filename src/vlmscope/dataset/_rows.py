@@ -23,15 +23,15 @@ from vlmscope.dataset._columns import Columns
 from vlmscope.dataset._fields import image_numbers, is_numbered_image
 from vlmscope.dataset._finding import ImageFinder, shared_folders
 from vlmscope.dataset._held import HeldImage
-from vlmscope.dataset._locate import EXPECTED, locate_pictures
-from vlmscope.dataset._pictures import (
+from vlmscope.dataset._images import (
+    ImageCell,
     ImageCells,
-    PictureCell,
-    find_pictures,
-    join_pictures,
+    find_images,
+    join_images,
     plain_name,
     split_cell,
 )
+from vlmscope.dataset._locate import EXPECTED, locate_images
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
     LEFT_OUT,
@@ -57,7 +57,7 @@ DIGEST_BYTES = 16
 """Of a row; a million rows are 16 MB."""
 
 _TEXT = (str, type(None))
-"""What an image cell holds that names pictures, or none."""
+"""What an image cell holds that names images, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +77,21 @@ class Identity:
 
 
 class Place(NamedTuple):
-    """A row that only holds its place among those about its pictures."""
+    """A row that only holds its place among those about its images."""
 
     images: tuple[bytes | str | Image.Image, ...]
-    """The pictures: what the table holds of each, or else its path."""
+    """The images: what the table holds of each, or else its path."""
 
 
 @lru_cache(maxsize=4096)
 def _place_at(folder: str, name: str) -> Place:
-    """Return the place of a row about one picture: the questions about it tend to be near."""
+    """Return the place of a row about one image: the questions about it tend to be near."""
     if _TIDY.fullmatch(name):
         return Place((f"{folder}{os.sep}{name}",))
     return Place((fspath(Path(folder) / name),))
 
 
-def _place_of(cell: PictureCell, folder: Path) -> bytes | str | Image.Image:
+def _place_of(cell: ImageCell, folder: Path) -> bytes | str | Image.Image:
     """Return what the table holds of an image, or else its path."""
     opened = cell.opened or folder / cell.name
     return fspath(opened) if isinstance(opened, Path) else opened
@@ -108,9 +108,9 @@ class RowReader:
     images: Path
     """The folder that relative image paths start from."""
     text_only: bool = False
-    """Whether a row without a picture is a question about none, and no failure."""
+    """Whether a row without an image is a question about none, and no failure."""
     anywhere: bool = False
-    """Whether paths of pictures may lead out of ``images``."""
+    """Whether paths of images may lead out of ``images``."""
     finder: ImageFinder = field(init=False, repr=False, compare=False)
     """Finds files in ``images`` that the table names otherwise."""
     above: list[int] = field(init=False, repr=False, compare=False, default_factory=list)
@@ -171,29 +171,29 @@ class RowReader:
         )
 
     def image(self, row: Row) -> ImageCells:
-        """Find what the row says about its pictures, good or not."""
+        """Find what the row says about its images, good or not."""
         columns = self.columns
         if columns.image_patterns:
             return self._made_images(row)
         if columns.is_together:
-            return join_pictures(row.values, columns.images, self.source.missing)
-        return find_pictures(row.values, columns.images, self.source.missing)
+            return join_images(row.values, columns.images, self.source.missing)
+        return find_images(row.values, columns.images, self.source.missing)
 
     def _made_images(self, row: Row) -> ImageCells:
-        """Return the pictures whose paths are made of other columns; none where one is a gap."""
+        """Return the images whose paths are made of other columns; none where one is a gap."""
         values, missing = row.values, self.source.missing
-        cells: list[PictureCell] = []
+        cells: list[ImageCell] = []
         for pattern in self.columns.image_patterns:
             if pattern.has_gap(values, missing):
                 continue
             try:
-                cells += [PictureCell(name, None) for name in pattern.fill_each(values, missing)]
+                cells += [ImageCell(name, None) for name in pattern.fill_each(values, missing)]
             except CellError as error:
-                cells.append(PictureCell("", None, flaw=f"{error}; write one there"))
+                cells.append(ImageCell("", None, flaw=f"{error}; write one there"))
         return ImageCells(tuple(cells), frozenset())
 
     def _plain_image(self, row: Row) -> str | None:
-        """Return the name of the row's picture where it is plain at first sight."""
+        """Return the name of the row's image where it is plain at first sight."""
         if self.columns.is_together or not self.columns.images:
             return None
         return plain_name(row.values, self.columns.images, self.source.missing)
@@ -204,14 +204,14 @@ class RowReader:
             names = (
                 cell.name
                 for row in self.source.rows()
-                for cell in self.image(row).pictures
+                for cell in self.image(row).images
                 if cell.name
             )
             self.above.append(shared_folders(names))
         return self.above[0]
 
-    def pictures(self, row: Row) -> Any:
-        """Return what tells this row's pictures from others, as JSON; None if it is about none.
+    def image_value(self, row: Row) -> Any:
+        """Return what tells this row's images from others, as JSON; None if it is about none.
 
         Embedded images count by name, or by size and a hash of their bytes where they have none.
         """
@@ -219,28 +219,28 @@ class RowReader:
         if name is not None:
             return name
         image = self.image(row)
-        if not image.pictures:
+        if not image.images:
             return None
         return image.content_key if self.source.by_content else image.key
 
     def count_images(self, row: Row) -> int:
         """Return how many images the row has, good or not."""
-        return len(self.image(row).pictures)
+        return len(self.image(row).images)
 
-    def key(self, row: Row, sample_id: str, pictures: Any, question: str | None = None) -> str:
+    def key(self, row: Row, sample_id: str, images: Any, question: str | None = None) -> str:
         """Write what tells this row from others, the same for every format.
 
         Args:
             row: The row.
             sample_id: Its id.
-            pictures: What ``pictures`` says of it.
+            images: What ``image_value`` says of it.
             question: What ``question_or_gap`` says of it, where that is known.
         """
         question = self.question_or_gap(row) if question is None else question
-        if pictures is None:
-            pictures = ""
-        cells = (sample_id, pictures, question, self._target_or_gap(row))
-        if not isinstance(pictures, str):
+        if images is None:
+            images = ""
+        cells = (sample_id, images, question, self._target_or_gap(row))
+        if not isinstance(images, str):
             return json.dumps(cells) + "\n"
         # The same text, without an encoder set up anew for each of a million rows.
         return f"[{', '.join(map(encode_basestring_ascii, cells))}]\n"
@@ -267,11 +267,11 @@ class RowReader:
     def _held(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
         """Return a row's images where their content tells which row it is."""
         counts = self.source.by_content
-        if not all(cell.data and (counts or not cell.name) for cell in image.pictures):
+        if not all(cell.data and (counts or not cell.name) for cell in image.images):
             return ()
         return tuple(
             cell.data.image if isinstance(cell.data, HeldImage) else cell.data or b""
-            for cell in image.pictures
+            for cell in image.images
         )
 
     def _names_by_column(self, row: Row) -> tuple[str, ...]:
@@ -292,11 +292,11 @@ class RowReader:
         cells = row.values
         if not all(type(cells.get(column)) in _TEXT for column in self.columns.images):
             plain = {name: cell for name, cell in cells.items() if name not in self.columns.images}
-            cells = {"cells": plain, "pictures": self.pictures(row)}
+            cells = {"cells": plain, "images": self.image_value(row)}
         try:
             data = cells_as_bytes(cells)
         except RecursionError:  # no metadata is nested so deeply
-            data = self.key(row, self.id(row), self.pictures(row)).encode()
+            data = self.key(row, self.id(row), self.image_value(row)).encode()
         return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
     def sample(self, row: Row) -> Sample:
@@ -313,11 +313,11 @@ class RowReader:
         for what, text in (("question", question), ("target", target), ("image name", image.name)):
             if flaw := unstorable(text):
                 raise self._error(row, f"the {what} holds {flaw}", "plain text")
-        pictures = self._pictures(row, image)
-        self._check_numbers(row, question, len(pictures))
+        images = self._images(row, image)
+        self._check_numbers(row, question, len(images))
         return Sample(
             id=sample_id,
-            image=pictures if len(pictures) > 1 else next(iter(pictures), None),
+            image=images if len(images) > 1 else next(iter(images), None),
             question=question,
             target=target,
             metadata=self._metadata(row, image),
@@ -326,14 +326,14 @@ class RowReader:
         )
 
     def glance(self, row: Row) -> Place:
-        """Read only which pictures a row is about.
+        """Read only which images a row is about.
 
         For rows that were captured before: nothing of them is checked, or opened later.
         """
         name = self._plain_image(row)
         if name is not None:
             return _place_at(fspath(self.images), name)
-        cells = self.image(row).pictures
+        cells = self.image(row).images
         return Place(tuple(_place_of(cell, self.images) for cell in cells))
 
     def _error(self, row: Row, found: str, expected: str) -> RowError:
@@ -341,7 +341,7 @@ class RowReader:
 
     @staticmethod
     def _image_id(image: ImageCells, sample_id: str) -> str:
-        return image.name or (sample_id if image.pictures else "")
+        return image.name or (sample_id if image.images else "")
 
     def _question(self, row: Row) -> str:
         template, column = self.columns.question_template, self.columns.question
@@ -393,31 +393,29 @@ class RowReader:
         except RowError:
             return ""
 
-    def _pictures(
+    def _images(
         self, row: Row, image: ImageCells
     ) -> tuple[bytes | Path | Image.Image, ...]:  # fmt: skip
-        """Return the pictures: what the table holds of them, or else where they are."""
-        if not image.pictures and not self.text_only:
+        """Return the images: what the table holds of them, or else where they are."""
+        if not image.images and not self.text_only:
             raise self._no_image(row)
         try:
-            return locate_pictures(
+            return locate_images(
                 image, self.finder, anywhere=self.anywhere, folders_above=self.folders_above
             )
         except RowError as error:
             raise RowError(error.stage, f"{self.origin(row)}: {error}") from error
 
     def _chosen_image(self, row: Row) -> ImageCells:
-        """Find what the row says about its pictures; of several columns the one that is there.
+        """Find what the row says about its images; of several columns the one that is there.
 
-        Which column that is does not matter for the row's identity: ``pictures`` looks at no file.
+        Which column that is does not matter for the row's identity: ``images`` looks at no file.
         """
         image = self.image(row)
         columns = self.columns
-        if len(columns.images) < 2 or columns.is_together or not image.pictures:
+        if len(columns.images) < 2 or columns.is_together or not image.images:
             return image
-        if any(
-            cell.opened or not cell.name or self._is_there(cell.name) for cell in image.pictures
-        ):
+        if any(cell.opened or not cell.name or self._is_there(cell.name) for cell in image.images):
             return image
         for column in columns.images:
             cells = split_cell(row.values.get(column), self.source.missing)
@@ -434,7 +432,7 @@ class RowReader:
         if not numbered_mark(question):
             return
         named = self._numbered_columns(row)
-        numbers = [number for _, number, pictures in named for _ in range(pictures)]
+        numbers = [number for _, number, images in named for _ in range(images)]
         if named and numbers != list(range(1, count + 1)):
             columns = " and ".join(shown_name(name) for name, _, _ in named)
             raise self._error(
@@ -466,14 +464,14 @@ class RowReader:
             names = (name for each in self.columns.image_patterns for name in each.columns)
             columns = " or ".join(map(repr, dict.fromkeys(names)))
         found = f"{self.origin(row)}: no image in column {columns}"
-        hint = "pass --text-only if questions without a picture are meant"
+        hint = "pass --text-only if questions without an image are meant"
         return RowError("input", f"{found}; {EXPECTED}, or {hint}")
 
     def _metadata(self, row: Row, image: ImageCells) -> dict[str, Any]:
         """Keep every column that is not used as something else in this row."""
         columns = self.columns
-        # Where there is no picture, no column of them holds anything.
-        of_image = image.columns if image.pictures else columns.images
+        # Where there is no image, no column of them holds anything.
+        of_image = image.columns if image.images else columns.images
         used = {columns.question, columns.target, *of_image}.difference(columns.kept)
         if len(columns.id) == 1:
             used.add(columns.id[0])

@@ -1,7 +1,7 @@
 """A share of a table: the rows that one of several ranks does.
 
 Ranks do not talk. Each row alone says which rank it belongs to, by a hash that is the same on every
-machine; and the questions about one picture fall to one rank, which encodes it once.
+machine; and the questions about one image fall to one rank, which encodes it once.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Share:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def holds(self, pictures: Any, sample_id: str) -> bool:
+    def holds(self, images: Any, sample_id: str) -> bool:
         """Return whether a row is in this share.
 
-        The pictures count as the table names them, by a hash of their bytes where it has no names:
+        The images count as the table names them, by a hash of their bytes where it has no names:
         so it does not matter where a rank finds them, or whether it does.
 
         Args:
-            pictures: What tells the row's pictures from others; None where it is about none.
+            images: What tells the row's images from others; None where it is about none.
             sample_id: What counts then.
         """
-        about = ["id", sample_id] if pictures is None else ["picture", pictures]
+        about = ["id", sample_id] if images is None else ["picture", images]
         digest = hashlib.sha256(json.dumps(about).encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index

@@ -19,7 +19,7 @@ from typing import IO, Any
 from vlmscope.dataset._columns import Columns, reference_columns
 from vlmscope.dataset._encoded import is_encoded
 from vlmscope.dataset._fields import INDEX
-from vlmscope.dataset._pictures import PictureCell, has_image_suffix
+from vlmscope.dataset._images import ImageCell, has_image_suffix
 from vlmscope.dataset._source import Row, Source, reading
 from vlmscope.dataset._values import is_blank, shown_name, to_text
 
@@ -145,7 +145,7 @@ class SharedImages(Source):
             cells = {column: cell for column, cell in cells.items() if cell is not None}
             yield row._replace(values={**row.values, **cells}) if cells else row
 
-    def _image(self, own: str, key: str) -> str | PictureCell | None:
+    def _image(self, own: str, key: str) -> str | ImageCell | None:
         """Return the image that a cell names, or what is wrong with it; None where it names no row.
 
         By which column it is named is not known where the table has no ``index``: where two lead
@@ -158,11 +158,11 @@ class SharedImages(Source):
                 image = kept[column, own].get(key) if self.is_together else None
                 image = kept[column, _ONLY].get(key) if image is None else image
             except _AmbiguousError:
-                return PictureCell("", None, flaw=_several_rows(key, column))
+                return ImageCell("", None, flaw=_several_rows(key, column))
             if image is not None:
                 found[column] = image
         if len(set(found.values())) > 1:
-            return PictureCell("", None, flaw=_several_columns(key, tuple(found)))
+            return ImageCell("", None, flaw=_several_columns(key, tuple(found)))
         return next(iter(found.values()), None)
 
     def _images(self) -> Mapping[tuple[str, str], _Images]:

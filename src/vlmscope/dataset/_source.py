@@ -52,7 +52,7 @@ class Source(ABC):
         """
 
     def media(self) -> Mapping[str, str]:
-        """Name the columns that are declared to hold no pictures: column → ``Audio`` or ``Video``.
+        """Name the columns that are declared to hold no images: column → ``Audio`` or ``Video``.
 
         Only tables of the ``datasets`` library declare it.
         """

@@ -11,7 +11,7 @@ from itertools import islice
 from os import PathLike
 from typing import cast
 
-from vlmscope.dataset._columns import check_pictures, find_columns
+from vlmscope.dataset._columns import check_images, find_columns
 from vlmscope.dataset._locate import image_folder
 from vlmscope.dataset._marks import MarkCounts
 from vlmscope.dataset._open import Data, open_source
@@ -41,8 +41,8 @@ class TableScan:
     fingerprint: str
     """SHA-256 over id, image name, question and target of every row in order, whatever the limit
     and the file format."""
-    without_picture: int = 0
-    """How many rows are questions about no picture, within the limit, of all shares."""
+    without_image: int = 0
+    """How many rows are questions about no image, within the limit, of all shares."""
     rows: int = 0
     """How many rows there are within the limit, of all shares."""
     digests: bytes = field(default=b"", repr=False, compare=False)
@@ -112,7 +112,7 @@ class Table:
             value = None if column is None else row.values.get(column)
             is_passed = isinstance(value, str) and value in passed
             sample_id = str(value) if is_passed else reader.id(row)
-            if share and not share.holds(reader.pictures(row), sample_id):
+            if share and not share.holds(reader.image_value(row), sample_id):
                 continue
             if is_passed or sample_id in passed:
                 if expected:
@@ -162,17 +162,17 @@ class Table:
             first = places.setdefault(sample_id, where)
             if first != where:
                 repeats.setdefault(sample_id, [first]).append(where)
-            pictures = reader.pictures(row)
+            images = reader.image_value(row)
             question = reader.question_or_gap(row)
-            keys.append(reader.key(row, sample_id, pictures, question))
+            keys.append(reader.key(row, sample_id, images, question))
             if len(keys) == _TOGETHER:
                 digest.update("".join(keys).encode())
                 keys.clear()
             within = self.limit is None or len(places) <= self.limit
-            bare += within and pictures is None
+            bare += within and images is None
             if within and ("<" in question or "[" in question):  # of a million rows few
                 marks.add(question, partial(reader.count_images, row))
-            if within and (self.share is None or self.share.holds(pictures, sample_id)):
+            if within and (self.share is None or self.share.holds(images, sample_id)):
                 ids.append(sample_id)
                 digests += reader.digest(row)
         digest.update("".join(keys).encode())
@@ -225,7 +225,7 @@ def open_table(
             for the hub the current directory.
         fields: columns to use in place of the known names.
         limit: read this many rows only.
-        text_only: take rows without a picture as questions about none (``Sample.image`` is None);
+        text_only: take rows without an image as questions about none (``Sample.image`` is None);
             else each is a failure. The table then needs no image column.
         allow_absolute_paths: let whole paths, and symbolic links, lead out of the image folder;
             else such a row is a failure.
@@ -243,7 +243,7 @@ def open_table(
     with reading(source):
         found = source.columns()
     columns = find_columns(fields, found, source.name, text_only=text_only)
-    check_pictures(columns, source.media(), source.name)
+    check_images(columns, source.media(), source.name)
     source = with_shared_images(source, columns)
     reader = RowReader(
         source, columns, folder or beside.absolute(), text_only, allow_absolute_paths

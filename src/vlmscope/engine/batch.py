@@ -1,7 +1,7 @@
 """From samples to a batch of tensors on the CPU: the part of the work that needs no model.
 
-A row whose picture or prompt is bad becomes a ``Failure`` here and the others go on, so that a
-batch which reaches the model holds good rows only. Rows about different numbers of pictures become
+A row whose image or prompt is bad becomes a ``Failure`` here and the others go on, so that a
+batch which reaches the model holds good rows only. Rows about different numbers of images become
 batches of their own, and so do rows of different length bands (``model/lengths.py``). It runs ahead
 of the model, on other threads.
 """
@@ -40,24 +40,24 @@ class Batch:
     """The rows, in order."""
     inputs: dict[str, Tensor]
     """What the processor made of them, floating tensors in the model's dtype, on the CPU. Those
-    ``apart`` have one entry for each different picture; ``whole`` is what a model takes."""
+    ``apart`` have one entry for each different image; ``whole`` is what a model takes."""
     chat_texts: tuple[str, ...]
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
-    """SHA-256 of each row's decoded pictures, joined by ``+``, in the order of the sample."""
+    """SHA-256 of each row's decoded images, joined by ``+``, in the order of the sample."""
     image_dhashes: tuple[str, ...]
-    """Perceptual hashes of each row's pictures, joined by ``+``."""
+    """Perceptual hashes of each row's images, joined by ``+``."""
     image_thumbnails: tuple[str, ...]
     """Thumbnails of each row's images, joined by ``+``."""
-    pictures: tuple[int, ...]
-    """Pictures that each row's prompt shows, all the same."""
+    images: tuple[int, ...]
+    """Images that each row's prompt shows, all the same."""
     shown_hashes: tuple[str, ...]
-    """SHA-256 of the pictures in the order in which the prompt shows them, joined by ``+``; rows
+    """SHA-256 of the images in the order in which the prompt shows them, joined by ``+``; rows
     with equal ones may share a pass of the vision encoder."""
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
     apart: tuple[str, ...] = ()
-    """Inputs that hang on the pictures alone and have one entry for each different one."""
+    """Inputs that hang on the images alone and have one entry for each different one."""
     entries: tuple[int, ...] = ()
     """Which of these entries is each row's; empty: the first row's is the first, and so on."""
 
@@ -93,7 +93,7 @@ class Batch:
 def prepare(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec | None = None
 ) -> tuple[list[Batch], list[Failure]]:
-    """Load the pictures, render the prompts, and make batches of the rows that are good.
+    """Load the images, render the prompts, and make batches of the rows that are good.
 
     Args:
         samples: The rows.
@@ -101,7 +101,7 @@ def prepare(
         spec: What will be recorded; some positions need more of the prompt than its tokens.
 
     Returns:
-        The batches (one, or none if no row is good, where all rows have pictures and these are not
+        The batches (one, or none if no row is good, where all rows have images and these are not
         very large), and the rows that are not good.
     """
     failures: list[Failure] = []
@@ -200,20 +200,20 @@ def _read(
     spec: CaptureSpec | None,
     opened: dict[str, Image],
 ) -> _Row:
-    """Render the prompt and load the pictures of one row.
+    """Render the prompt and load the images of one row.
 
     Args:
         sample: The row.
         vlm: The model.
         spec: What will be recorded.
-        opened: Path → picture, of the rows before; filled further.
+        opened: Path → image, of the rows before; filled further.
 
     Raises:
         RowError: One of them is bad.
     """
     count = len(sample.images)
     if not count and not vlm.family.text_only:
-        raise RowError("prompt", f"{vlm.family.title} takes no question without a picture")
+        raise RowError("prompt", f"{vlm.family.title} takes no question without an image")
     text, after = render(vlm.processor, sample.question, count), 0
     order = image_order(sample.question, count)
     if spec is not None and "last_question_token" in spec.positions:
@@ -221,22 +221,22 @@ def _read(
     return _Row(sample, text, after, tuple(_open(image, opened) for image in sample.images), order)
 
 
-def _open(picture: Any, opened: dict[str, Image]) -> Image:
-    """Return a picture; a file that several rows of a batch name is read once."""
-    if not isinstance(picture, str | PathLike):
-        return load_image(picture)
-    path = str(picture)
+def _open(image: Any, opened: dict[str, Image]) -> Image:
+    """Return an image; a file that several rows of a batch name is read once."""
+    if not isinstance(image, str | PathLike):
+        return load_image(image)
+    path = str(image)
     if path not in opened:
-        opened[path] = load_image(picture)
+        opened[path] = load_image(image)
     return opened[path]
 
 
 def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
     """Return the rows that may go through the model together.
 
-    A batch holds questions that show equally many pictures. Not every processor takes both
-    questions with and without one; and Mllama fills a batch up to the most pictures of a question,
-    which reaches the tokens before the first picture.
+    A batch holds questions that show equally many images. Not every processor takes both
+    questions with and without one; and Mllama fills a batch up to the most images of a question,
+    which reaches the tokens before the first image.
     """
     if vlm.one_at_a_time:
         return [[row] for row in rows]
@@ -268,7 +268,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
         image_hashes=tuple("+".join(hashes[id(image)] for image in own) for own in images),
         image_dhashes=tuple("+".join(dhashes[id(image)] for image in own) for own in images),
         image_thumbnails=tuple("+".join(thumbnails[id(image)] for image in own) for own in images),
-        pictures=tuple(map(len, shown)),
+        images=tuple(map(len, shown)),
         shown_hashes=names,
         after_question=tuple(row.after_question for row in rows),
         apart=apart,
@@ -284,7 +284,7 @@ def _too_long(batch: Batch, vlm: VisionLanguageModel) -> list[Failure]:
             sample,
             "prompt",
             f"the prompt has {length} tokens, the model takes {limit}; "
-            + ("shorten the question" if 2 * seen < length else "give fewer or smaller pictures"),
+            + ("shorten the question" if 2 * seen < length else "give fewer or smaller images"),
         )
         for sample, length, seen in zip(batch.samples, lengths, images, strict=True)
         if length > limit

@@ -31,7 +31,7 @@ class Seen:
     """What a prefill left behind, on the device."""
 
     vision: Float[Tensor, "batch vision"] | None
-    """Pooled output of the vision encoder, float32; None where there are no pictures."""
+    """Pooled output of the vision encoder, float32; None where there are no images."""
     states: dict[tuple[str, int], Float[Tensor, "batch hidden"]]
     """``(position, layer)`` → hidden states, float32."""
     first_logits: Float[Tensor, "batch vocabulary"]
@@ -49,11 +49,11 @@ class Taps:
         layers: Decoder layers to tap.
         choices: Position name → the tokens it means.
         inputs: The batch on the device; the vision tap needs it to split the encoder's output.
-        pictures: Pictures of each row, all the same.
+        images: Images of each row, all the same.
         pooling: How the encoder's output becomes one vector.
         answer: Takes in the states of the decoding steps, if the answer's tokens are wanted.
         states: What the hidden state of a layer is.
-        encodings: The pictures' encodings, where they were made beforehand.
+        encodings: The images' encodings, where they were made beforehand.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -66,7 +66,7 @@ class Taps:
         layers: Sequence[int],
         choices: Mapping[str, TokenChoice],
         inputs: Mapping[str, Tensor],
-        pictures: Sequence[int],
+        images: Sequence[int],
         pooling: VisionPooling,
         answer: AnswerStates | None = None,
         states: LayerStates = "hidden_states[k+1]",
@@ -80,7 +80,7 @@ class Taps:
         self._answer = answer
         self._meant = states
         self._shape = tuple(inputs["input_ids"].shape)
-        self._pictures = pictures
+        self._images = images
         self._vision = None if encodings is None else encodings.pooled
         self._states: dict[tuple[str, int], Float[Tensor, "batch hidden"]] = {}
         self._first_logits: Float[Tensor, "batch vocabulary"] | None = None
@@ -93,19 +93,19 @@ class Taps:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Have the hooks on the model while the block runs."""
-        vlm, pictured = self._vlm, any(self._pictures)
+        vlm, imaged = self._vlm, any(self._images)
         with removing_hooks() as handles:
             handles.append(vlm.model.register_forward_hook(self._tap_logits))
             handles.append(
                 vlm.decoder.register_forward_pre_hook(self._tap_positions, with_kwargs=True)
             )
-            if pictured and self._vision is None:
+            if imaged and self._vision is None:
                 handles.append(vlm.vision_encoder.register_forward_hook(self._tap_vision))
                 if vlm.projector is not None:
                     handles.append(vlm.projector.register_forward_hook(self._note_projection))
             for layer in self._layers:
                 tap = self._tap_layer(layer)
-                handles.append(tap_layer(vlm, layer, tap, self._meant, pictured=pictured))
+                handles.append(tap_layer(vlm, layer, tap, self._meant, imaged=imaged))
             yield
 
     def seen(self) -> Seen:
@@ -114,7 +114,7 @@ class Taps:
         Raises:
             RuntimeError: A tap saw nothing: the model took a path we do not know.
         """
-        blind = self._vision is None and any(self._pictures)
+        blind = self._vision is None and any(self._images)
         missing = ["the vision encoder"] if blind else []
         missing += [
             f"layer {layer}" for layer in self._layers if f"layer_{layer}" not in self.shapes_
@@ -130,7 +130,7 @@ class Taps:
 
     def _tap_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self._first_logits is not None:
-            return  # a model without a cache sees the pictures anew at every step
+            return  # a model without a cache sees the images anew at every step
         if self._vision is not None:
             raise RuntimeError("the vision encoder ran twice for one batch")
         # The tensor, never the object around it: the library overwrites its fields later.
@@ -139,7 +139,7 @@ class Taps:
         encoded = Encoded(
             features=features,
             inputs=self._inputs,
-            pictures=self._pictures,
+            images=self._images,
             config=self._vlm.model.config,
             image_token_id=self._vlm.image_token_id,
         )
@@ -180,7 +180,7 @@ def tap_layer(
     tap: Callable[[Tensor], None],
     meant: LayerStates,
     *,
-    pictured: bool,
+    imaged: bool,
 ) -> Any:
     """Put a tap where the hidden state of a layer passes; return the hook's handle.
 
@@ -189,26 +189,26 @@ def tap_layer(
         layer: The layer.
         tap: Takes ``[batch, tokens, hidden]`` whenever they pass.
         meant: What the hidden state of a layer is.
-        pictured: Whether the questions are about pictures.
+        imaged: Whether the questions are about images.
     """
     if meant == "hidden_states[k]":
         return vlm.layers[layer].register_forward_pre_hook(
             lambda _module, args, kwargs: tap(args[0] if args else kwargs["hidden_states"]),
             with_kwargs=True,
         )
-    return _module_behind(vlm, layer, meant, pictured=pictured).register_forward_hook(
+    return _module_behind(vlm, layer, meant, imaged=imaged).register_forward_hook(
         lambda _module, _args, output: tap(output[0] if isinstance(output, tuple) else output)
     )
 
 
 def _module_behind(
-    vlm: VisionLanguageModel, layer: int, meant: LayerStates, *, pictured: bool
+    vlm: VisionLanguageModel, layer: int, meant: LayerStates, *, imaged: bool
 ) -> nn.Module:
     """Return the module whose output is the hidden state behind a decoder block."""
     if layer == vlm.num_layers - 1 and meant != "block output":
         # As in ``hidden_states``, the last layer's vector is the one after the final norm.
         return vlm.final_norm
-    if not pictured:
+    if not imaged:
         while layer in vlm.skipped_without_image:
             layer -= 1
     return vlm.layers[layer] if layer >= 0 else vlm.model.get_input_embeddings()

@@ -1,11 +1,11 @@
-"""Each picture through the vision encoder once, however many questions are about it.
+"""Each image through the vision encoder once, however many questions are about it.
 
-Where the encoder takes its pictures apart from the text, its output does not depend on the
-question. So the distinct pictures of a batch are encoded first, a few at a time, and of each only
+Where the encoder takes its images apart from the text, its output does not depend on the
+question. So the distinct images of a batch are encoded first, a few at a time, and of each only
 two things are kept: the pooled vector, and the keys and values that the decoder's blocks make of
-it. The prompt then finds those in its cache, and the model is never given the picture. The last
-pictures stay: questions about one picture that come in different batches share its encoding too.
-Pictures are the same if their pixels are, whatever their files are called.
+it. The prompt then finds those in its cache, and the model is never given the image. The last
+images stay: questions about one image that come in different batches share its encoding too.
+Images are the same if their pixels are, whatever their files are called.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import to_device
 from vlmscope.engine.pooling import pool_vision
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.kv_cache import KeysAndValues, keys_of_pictures
+from vlmscope.model.attention.kv_cache import KeysAndValues, keys_of_images
 from vlmscope.model.attention.tiles import exact_split
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import VisionPooling
 
 AT_ONCE = 8
-"""Rows whose pictures go through the encoder together. More is no faster, and each takes memory:
-Mllama's encoder keeps all its layers' states, 0.7 GB a picture."""
+"""Rows whose images go through the encoder together. More is no faster, and each takes memory:
+Mllama's encoder keeps all its layers' states, 0.7 GB an image."""
 
 KEPT = 16
-"""Rows whose encodings are kept for later batches: 210 MB a picture for a Llama-3.2-11B-Vision."""
+"""Rows whose encodings are kept for later batches: 210 MB an image for a Llama-3.2-11B-Vision."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encodings:
-    """What is to be known of the pictures of a batch, one leading entry a row."""
+    """What is to be known of the images of a batch, one leading entry a row."""
 
     pooled: Float[Tensor, "batch vision"]
     """The vision-only representation of each row, float32."""
     layers: Mapping[int, KeysAndValues]
-    """Block → its keys and values of each row's pictures."""
+    """Block → its keys and values of each row's images."""
     shapes: Mapping[str, tuple[int, ...]]
     """Module → shape that its output for this batch would have; for display."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Picture:
-    """What is remembered of a row's pictures."""
+class _Image:
+    """What is remembered of a row's images."""
 
     pooled: Float[Tensor, " vision"]
     layers: Mapping[int, KeysAndValues]
     shapes: Mapping[str, tuple[int, ...]]
 
 
-class PictureEncoder:
-    """Runs the vision encoder on pictures that it has not seen lately.
+class ImageEncoder:
+    """Runs the vision encoder on images that it has not seen lately.
 
     Args:
         vlm: The model.
@@ -69,10 +69,10 @@ class PictureEncoder:
         self._vlm = vlm
         self._pooling = pooling
         self._kept = kept
-        self._known: OrderedDict[str, _Picture] = OrderedDict()
+        self._known: OrderedDict[str, _Image] = OrderedDict()
 
     def encode(self, batch: Batch) -> Encodings:
-        """Return the encodings of a batch about equally many pictures a row."""
+        """Return the encodings of a batch about equally many images a row."""
         keys = batch.shown_hashes
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         wanted = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
@@ -98,7 +98,7 @@ class PictureEncoder:
         )
 
     def _make_room(self, wanted: Set[str]) -> None:
-        """Let go of the pictures that were not asked for longest, but of none that is wanted."""
+        """Let go of the images that were not asked for longest, but of none that is wanted."""
         missing = sum(key not in self._known for key in wanted)
         for key in [key for key in self._known if key not in wanted]:
             if len(self._known) + missing <= self._kept:
@@ -118,7 +118,7 @@ class PictureEncoder:
             yield ordered[start : start + AT_ONCE]
 
     def _encode(self, rows: Sequence[int], inputs: Mapping[str, Tensor], batch: Batch) -> None:
-        """Encode the pictures of some rows, and keep what is wanted of them.
+        """Encode the images of some rows, and keep what is wanted of them.
 
         Args:
             rows: The rows.
@@ -137,21 +137,21 @@ class PictureEncoder:
         encoded = Encoded(
             features=features,
             inputs=taken,
-            pictures=[batch.pictures[row] for row in rows],
+            images=[batch.images[row] for row in rows],
             config=vlm.model.config,
             image_token_id=vlm.image_token_id,
         )
         pooled = pool_vision(RULES[vlm.family.vision_rows](encoded), self._pooling)
         if vlm.projector is None:
-            raise RuntimeError("a family whose pictures are encoded apart needs its projector")
+            raise RuntimeError("a family whose images are encoded apart needs its projector")
         projected = vlm.projector(features)
         shapes = {
             "vision_encoder": tuple(features.shape[1:]),
             "projector": tuple(projected.shape[1:]),
         }
-        layers = keys_of_pictures(vlm, projected)
+        layers = keys_of_images(vlm, projected)
         for place, row in enumerate(rows):
-            self._known[batch.shown_hashes[row]] = _Picture(
+            self._known[batch.shown_hashes[row]] = _Image(
                 # Copies: a view would keep all that were encoded with it.
                 pooled[place].clone(),
                 {

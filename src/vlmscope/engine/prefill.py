@@ -21,7 +21,7 @@ from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import Taps
-from vlmscope.engine.image_cache import Encodings, PictureEncoder
+from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_with
@@ -51,7 +51,7 @@ class Ready:
     inputs: Mapping[str, Tensor]
     """Their tensors on the device."""
     encodings: Encodings | None
-    """Their pictures' encodings, where those are made apart."""
+    """Their images' encodings, where those are made apart."""
     found: dict[str, Bool[np.ndarray, "batch length"]]
     """Position → the tokens it means in each row."""
     taps: Taps
@@ -89,10 +89,10 @@ def make_ready(
     batch: Batch,
     vlm: VisionLanguageModel,
     spec: CaptureSpec,
-    pictures: PictureEncoder | None,
+    images: ImageEncoder | None,
     answer_states: AnswerStates | None = None,
 ) -> Ready:
-    """Bring a batch to the device, encode its pictures if that is done apart, make its taps.
+    """Bring a batch to the device, encode its images if that is done apart, make its taps.
 
     Raises:
         InputError: The spec's ``compat`` is not for this model.
@@ -100,7 +100,7 @@ def make_ready(
     original = original_of(vlm.family.model_type, spec)
     vlm = with_encoder_of(original, vlm)
     found = _tokens(batch, vlm, spec, original)
-    encodings = pictures.encode(batch) if pictures is not None and any(batch.pictures) else None
+    encodings = images.encode(batch) if images is not None and any(batch.images) else None
     apart = () if encodings is None else vlm.family.encoder_inputs
     inputs = {
         name: to_device(tensor, vlm.device) for name, tensor in batch.whole(without=apart).items()
@@ -110,7 +110,7 @@ def make_ready(
         resolve_layers(spec.layers, vlm.num_layers),
         {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()},
         inputs,
-        batch.pictures,
+        batch.images,
         spec.vision_pooling,
         answer_states,
         states_of(original),
@@ -177,11 +177,11 @@ def _tokens(
     batch: Batch, vlm: VisionLanguageModel, spec: CaptureSpec, original: Original | None
 ) -> dict[str, Bool[np.ndarray, "batch length"]]:
     """Return, for each position of the prompt, the tokens it means in each row."""
-    pictured = any(batch.pictures)
+    imaged = any(batch.images)
     places = {
         name: place_of(original, name)
         for name in spec.prompt_positions
-        if pictured or name not in IMAGE_POSITIONS
+        if imaged or name not in IMAGE_POSITIONS
     }
     found = locate(
         batch.input_ids,

@@ -20,7 +20,7 @@ from vlmscope.errors import RowError, VlmscopeError, one_line, shortened
 from vlmscope.schema import Sample, failure_of
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 
 ELONGATED = 20
 """Times that one side of an image is longer than the other, from where on processors give up."""
@@ -90,16 +90,16 @@ def _about(sample: Sample, sizes: list[tuple[int, int]]) -> str:
     if not sizes:
         return ""
     named = [
-        f"image {_name(sample, picture)} of {width} × {height} pixels"
-        for picture, (width, height) in zip(sample.images, sizes, strict=True)
+        f"image {_name(sample, image)} of {width} × {height} pixels"
+        for image, (width, height) in zip(sample.images, sizes, strict=True)
     ]
     more = len(named) - SHOWN_IMAGES
     return ", ".join(named[:SHOWN_IMAGES]) + (f" and {more} more: " if more > 0 else ": ")
 
 
-def _name(sample: Sample, picture: Picture) -> str:
-    if isinstance(picture, str | PathLike):
-        name = PurePath(fspath(picture)).name
+def _name(sample: Sample, image: ImageLike) -> str:
+    if isinstance(image, str | PathLike):
+        name = PurePath(fspath(image)).name
     else:
         name = sample.image_id if len(sample.images) == 1 else ""
     return repr(shortened(name or sample.id))

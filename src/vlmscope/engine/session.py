@@ -22,7 +22,7 @@ from vlmscope.engine.answers import (
 from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
-from vlmscope.engine.image_cache import PictureEncoder
+from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, kept_of, make_ready, run
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
@@ -57,7 +57,7 @@ class CaptureSession:
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
         self._decoding = Decoding(vlm, spec, rows, self._finished)
-        self._pictures: PictureEncoder | None = None
+        self._images: ImageEncoder | None = None
         self._arriving: list[Prefilled] = []
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
@@ -127,19 +127,19 @@ class CaptureSession:
             Whether there were slots to let go of.
         """
         with self._computing():
-            if self._pictures is not None:
-                self._pictures.forget()
+            if self._images is not None:
+                self._images.forget()
             if not slots:
                 return False
             self._careful(self._decoding.drain)
             return self._decoding.forget()
 
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
-        """Bring a batch to the device, its pictures encoded where that is done apart."""
+        """Bring a batch to the device, its images encoded where that is done apart."""
         vlm = self._vlm
-        if self._pictures is None and vlm.family.cross_attention and vlm.projector is not None:
-            self._pictures = PictureEncoder(vlm, self._spec.vision_pooling)
-        return make_ready(batch, vlm, self._spec, self._pictures, states)
+        if self._images is None and vlm.family.cross_attention and vlm.projector is not None:
+            self._images = ImageEncoder(vlm, self._spec.vision_pooling)
+        return make_ready(batch, vlm, self._spec, self._images, states)
 
     def _take(self) -> Results:
         """Return what is finished. What an error kept from being returned comes with the next."""
@@ -152,7 +152,7 @@ class CaptureSession:
         while not self._decoding.has_room(len(batch.samples), band):
             self._careful(self._decoding.step)
         ready = self._ready(batch)
-        self._arrive()  # while the device encodes the pictures
+        self._arrive()  # while the device encodes the images
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
         output = run(ready, self._vlm, config)
@@ -211,8 +211,8 @@ class CaptureSession:
         """Return whether ``generate`` has to write the answers of a batch."""
         if self._stepwise is None:
             self._stepwise = not why_not_stepwise(self._vlm)
-        # A prompt without a picture skips blocks that the other rows pass.
-        skips = bool(self._vlm.skipped_without_image) and not any(batch.pictures)
+        # A prompt without an image skips blocks that the other rows pass.
+        skips = bool(self._vlm.skipped_without_image) and not any(batch.images)
         return not self._stepwise or skips or batch.inputs["input_ids"].shape[1] >= self._too_long
 
     def _generate(self, batch: Batch, shapes: dict[str, tuple[int, ...]] | None) -> None:
@@ -268,7 +268,7 @@ def capture(
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: give 1 or more")
     spec = spec or CaptureSpec()
-    original_of(vlm.family.model_type, spec)  # before any picture is read
+    original_of(vlm.family.model_type, spec)  # before any image is read
     session = CaptureSession(vlm, spec, batch_size)
     iterator = iter(samples)
     while chunk := tuple(islice(iterator, batch_size)):

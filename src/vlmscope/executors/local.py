@@ -1,7 +1,7 @@
 """The executor of this process: one model, three kinds of threads, bounded queues between them.
 
     preparing threads        this thread            writing thread, or process
-    pictures, prompts   ──►  the model         ──►  shards, failures
+    images, prompts   ──►  the model         ──►  shards, failures
     some batches ahead       one batch              up to BEHIND_BYTES
 
 Every batch is published before its rows count as done. A stop request ends when what is being

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 from collections.abc import Callable, Mapping, Set
 
 from vlmscope.dataset import Place, Table
@@ -19,42 +19,42 @@ from vlmscope.executors.time_limit import MODEL_STAGE, PREPARE_STAGE
 from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.store import read_failures
 
-RowT = TypeVar("RowT", bound="AboutPictures")
+RowT = TypeVar("RowT", bound="AboutImages")
 
 AHEAD_ROWS = 4096
-"""Rows that may wait for others about their picture. Without pictures in them they are small."""
+"""Rows that may wait for others about their image. Without images in them they are small."""
 
 AHEAD_BYTES = 256 * 2**20
-"""Bytes of pictures in waiting rows at which no more are read; paths count nothing."""
+"""Bytes of images in waiting rows at which no more are read; paths count nothing."""
 
 
-class AboutPictures(Protocol):
+class AboutImages(Protocol):
     """A row, or what holds its place."""
 
     @property
-    def images(self) -> Sequence[Picture]:
-        """The pictures it is about, in order."""
+    def images(self) -> Sequence[ImageLike]:
+        """The images it is about, in order."""
 
 
-def same_picture_together(
+def same_image_together(
     rows: Iterator[RowT], ahead: int = AHEAD_ROWS, *, ahead_bytes: int = AHEAD_BYTES
 ) -> Iterator[RowT]:
-    """Yield every row once, the waiting ones about the same pictures after each other.
+    """Yield every row once, the waiting ones about the same images after each other.
 
     Again and again the oldest waiting row is yielded, then in their order all that wait and are
-    about the same pictures, then more are read. A row without a picture goes alone when it is the
+    about the same images, then more are read. A row without an image goes alone when it is the
     oldest. The order depends on nothing but the rows. What reading a row raises is raised here, and
     the rows that wait are lost.
 
     Args:
         rows: The rows, in the order of the table.
         ahead: Most rows to hold, that is, read and not yielded yet; below 1 counts as 1.
-        ahead_bytes: No row is read while pictures of so many bytes are held, so that they exceed it
-            by one row at most. A picture given by its path counts nothing.
+        ahead_bytes: No row is read while images of so many bytes are held, so that they exceed it
+            by one row at most. An image given by its path counts nothing.
 
     >>> from vlmscope.schema import Sample
     >>> rows = [Sample(id_, f"{id_[0]}.png", "?") for id_ in ("a1", "b1", "a2", "b2")]
-    >>> [row.id for row in same_picture_together(iter(rows))]
+    >>> [row.id for row in same_image_together(iter(rows))]
     ['a1', 'a2', 'b1', 'b2']
     """
     # A group is as old as its first row, and a new one is put last: the first holds the oldest row.
@@ -78,46 +78,46 @@ def same_picture_together(
 
 
 def _oldest_group(groups: OrderedDict[Hashable, deque[RowT]]) -> Iterator[RowT]:
-    """Take the oldest row and those about its pictures out, letting go of each when it is taken."""
+    """Take the oldest row and those about its images out, letting go of each when it is taken."""
     _, group = groups.popitem(last=False)
     while group:
         yield group.popleft()
 
 
-def _key(row: AboutPictures) -> Hashable:
-    """Return what rows about the same pictures share; no other row has that of one without."""
+def _key(row: AboutImages) -> Hashable:
+    """Return what rows about the same images share; no other row has that of one without."""
     images = row.images
     if len(images) == 1:
         return _identity(images[0])
-    return tuple(_identity(picture) for picture in images) or object()
+    return tuple(_identity(image) for image in images) or object()
 
 
-def _identity(picture: Picture) -> Hashable:
-    if isinstance(picture, str):
-        return picture
-    if isinstance(picture, bytes):
-        return hashlib.sha256(picture).digest()
-    if isinstance(picture, PathLike):
-        return fspath(picture)
+def _identity(image: ImageLike) -> Hashable:
+    if isinstance(image, str):
+        return image
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    if isinstance(image, PathLike):
+        return fspath(image)
     # A PIL image. Its pixels may still be in a file, perhaps a broken one: hashing them would
     # decode it here, where an error stops the run and not only its row.
-    return id(picture)
+    return id(image)
 
 
-def _size(row: AboutPictures) -> int:
-    """Return the bytes of the row's pictures; of a PIL image one a channel and pixel, about."""
+def _size(row: AboutImages) -> int:
+    """Return the bytes of the row's images; of a PIL image one a channel and pixel, about."""
     size = 0
-    for picture in row.images:
-        size += 0 if isinstance(picture, str) else _bytes(picture)
+    for image in row.images:
+        size += 0 if isinstance(image, str) else _bytes(image)
     return size
 
 
-def _bytes(picture: Picture) -> int:
-    if isinstance(picture, bytes):
-        return len(picture)
-    if isinstance(picture, str | PathLike):
+def _bytes(image: ImageLike) -> int:
+    if isinstance(image, bytes):
+        return len(image)
+    if isinstance(image, str | PathLike):
         return 0
-    return picture.width * picture.height * len(picture.getbands())
+    return image.width * image.height * len(image.getbands())
 
 
 BAD_ROWS = 256
@@ -255,12 +255,12 @@ class _Due:
         """Set where more rows followed on those that were checked."""
 
     def of(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
-        """Yield the good rows that are due, those about the same picture together.
+        """Yield the good rows that are due, those about the same image together.
 
         Only afterwards are the others left out: so a run that was killed amid the questions about a
-        picture goes on in the order of one that was not.
+        image goes on in the order of one that was not.
         """
-        rows = same_picture_together(self._good_rows(is_due), self._ahead)
+        rows = same_image_together(self._good_rows(is_due), self._ahead)
         return (row for row in rows if isinstance(row, Sample) and is_due(row.id))
 
     def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample | Place]:

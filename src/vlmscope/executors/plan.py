@@ -256,9 +256,9 @@ def compare(
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
     """Refuse what would fail on every row."""
-    if request.text_only and scan.without_picture == scan.rows and not vlm.family.text_only:
+    if request.text_only and scan.without_image == scan.rows and not vlm.family.text_only:
         raise InputError(
-            f"{shown_data(request.data)}: no row has a picture, and {vlm.family.title} takes no "
+            f"{shown_data(request.data)}: no row has an image, and {vlm.family.title} takes no "
             "question without one"
         )
     if "last_question_token" in request.spec.positions:
@@ -293,10 +293,10 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         yield from vlm.lengths.notes()
         if request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
             yield f"the library's generate writes the answers, more slowly: {why}"
-    if request.text_only and scan.without_picture:
-        have = "has" if scan.without_picture == 1 else "have"
+    if request.text_only and scan.without_image:
+        have = "has" if scan.without_image == 1 else "have"
         yield (
-            f"{scan.without_picture:,} of {scan.rows:,} rows {have} no picture: no vision "
+            f"{scan.without_image:,} of {scan.rows:,} rows {have} no image: no vision "
             "representations for them"
         )
 
@@ -312,8 +312,8 @@ def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     ):
         return ()
     return (
-        f"earlier rows took their pictures from {before}, now they come from {now}; "
-        "'vlmscope verify' tells whether the pictures are the same",
+        f"earlier rows took their images from {before}, now they come from {now}; "
+        "'vlmscope verify' tells whether the images are the same",
     )
 
 

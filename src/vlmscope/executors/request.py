@@ -126,13 +126,13 @@ class Request:
     strict: bool = False
     """Stop at the first row that fails."""
     text_only: bool = False
-    """Take rows without a picture as questions about none; else each is a failure."""
+    """Take rows without an image as questions about none; else each is a failure."""
     time_limit: float | None = None
     """Seconds that the model may take for a batch; a row that takes longer alone is a failure."""
     redo_damaged: bool = False
     """Set damaged files of the run aside, and capture their rows again."""
     allow_absolute_paths: bool = False
-    """Let paths of pictures lead out of the image root."""
+    """Let paths of images lead out of the image root."""
     allow_pickle_weights: bool = False
     """Read weights that are pickles."""
     shard: Share | None = None

@@ -254,7 +254,7 @@ def _is_batchable(chat: ChatModel) -> bool:
     """Return whether a chat gets the same reply in a batch, beside a longer one, as alone.
 
     Rounding differs from batch to batch; an architecture that reads padding, or whose mask is made
-    for pictures, differs by far more.
+    for images, differs by far more.
     """
     texts = ("Is it?", "Is there a door in the picture, and what colour is it?")
     prompts = [chat.encode([{"role": "user", "content": text}]) for text in texts]

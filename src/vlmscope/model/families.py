@@ -50,18 +50,18 @@ class Family:
     """How the encoder's output falls into questions: a name in ``vision_rows.RULES``."""
     encoder_inputs: tuple[str, ...] = ()
     """Inputs of the encoder, where each has one leading entry a question: what is taken once where
-    several questions of a batch share their pictures."""
+    several questions of a batch share their images."""
     skipped_without_image: str = ""
-    """Where the configuration lists the blocks that a prompt without a picture does not pass."""
+    """Where the configuration lists the blocks that a prompt without an image does not pass."""
     text_only: bool = True
-    """Whether its processor takes questions without a picture."""
+    """Whether its processor takes questions without an image."""
     prefix_sees_question: bool = False
     """Whether image tokens attend to the question behind them."""
     cross_attention_mask: str = ""
-    """Input that says which pictures' tiles each token attends to, where blocks skipped without one
+    """Input that says which images' tiles each token attends to, where blocks skipped without one
     attend to them."""
     cross_attention: str = ""
-    """The attention to pictures in those blocks, relative to a block."""
+    """The attention to images in those blocks, relative to a block."""
     fills_up_tiles: bool = False
     """Whether a dense mask keeps the padding of its vision encoder's tiles from attending to itself
     (``split_attention``)."""
@@ -84,11 +84,11 @@ class Family:
     since: str = ""
     """The first transformers whose code for it is right; older versions are refused."""
     tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]] | None = None
-    """(inputs, config) → rows and columns of tiles of the first picture; for display."""
+    """(inputs, config) → rows and columns of tiles of the first image; for display."""
 
 
 def mllama_tiles(inputs: Mapping[str, Tensor], config: Any) -> tuple[int, int]:
-    """Return the layout behind the first picture's aspect-ratio id; ids count from 1."""
+    """Return the layout behind the first image's aspect-ratio id; ids count from 1."""
     rows, columns = config.vision_config.supported_aspect_ratios[
         int(inputs["aspect_ratio_ids"][0, 0]) - 1
     ]

@@ -159,7 +159,7 @@ ORIGINALS = (
         vision_only=Stored(
             "mean over the channels of each projected image token, up to 2928 numbers",
             why="the mean runs over channels and leaves one number a token, so the length tells "
-            "the picture's shape; shorter ones were filled up with zeros",
+            "the image's shape; shorter ones were filled up with zeros",
         ),
         vision_token=Stored(
             "token min(max(400, length // 3), 1500)",

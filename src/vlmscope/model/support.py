@@ -84,10 +84,10 @@ CHECKS: Mapping[str, str] = {
     "a_batch_equals_each_row_alone": "batch = alone",
     "vision_only_is_the_encoders_output": "encoder before projector",
     "positions_are_those_the_decoder_saw": "positions as decoded",
-    "several_pictures_in_one_question": "several pictures",
-    "no_picture_in_the_question": "no picture",
+    "several_images_in_one_question": "several images",
+    "no_image_in_the_question": "no image",
     "the_question_does_not_reach_the_image_tokens": "question unseen by image",
-    "the_picture_reaches_every_representation": "picture seen by all",
+    "the_image_reaches_every_representation": "image seen by all",
 }
 """Test of the suite → heading of its column."""
 

@@ -1,7 +1,7 @@
 """How the vision encoder's output of a batch falls into questions.
 
-Some architectures return ``[pictures, positions, width]``, some lay all tiles or all patches of the
-batch one behind the other, some in a single row, and Mllama keeps places for pictures and tiles
+Some architectures return ``[images, positions, width]``, some lay all tiles or all patches of the
+batch one behind the other, some in a single row, and Mllama keeps places for images and tiles
 that are not there. Every rule here gives each question its own positions; ``RULES`` names them.
 """
 
@@ -28,8 +28,8 @@ class Encoded:
     """The encoder's output, as it came."""
     inputs: Mapping[str, Tensor]
     """The model's inputs."""
-    pictures: Sequence[int]
-    """Pictures of each question; none has 0."""
+    images: Sequence[int]
+    """Images of each question; none has 0."""
     config: Any
     """The model's configuration."""
     image_token_id: int
@@ -42,8 +42,8 @@ Rule = Callable[[Encoded], list[VisionRows]]
 
 def whole(encoded: Encoded) -> list[VisionRows]:
     """Give everything to the one question there is: the rule for an unknown order."""
-    if len(encoded.pictures) != 1:
-        raise RuntimeError(f"{len(encoded.pictures)} questions at once, this family takes one")
+    if len(encoded.images) != 1:
+        raise RuntimeError(f"{len(encoded.images)} questions at once, this family takes one")
     features = encoded.features.flatten(0, -2)
     return _consecutive(features, [len(features)])
 
@@ -66,17 +66,17 @@ def by_image_tokens(encoded: Encoded) -> list[VisionRows]:
 
 
 def by_channels_first(encoded: Encoded) -> list[VisionRows]:
-    """Split ``[pictures, width, height, width of the map]``, the output of a convolution."""
+    """Split ``[images, width, height, width of the map]``, the output of a convolution."""
     maps = encoded.features.flatten(2).transpose(1, 2)
     features = maps.flatten(0, 1)
-    return _consecutive(features, [count * maps.shape[1] for count in encoded.pictures])
+    return _consecutive(features, [count * maps.shape[1] for count in encoded.images])
 
 
 def by_tiles(encoded: Encoded) -> list[VisionRows]:
     """Split ``[tiles, positions, width]``: an overview and the tiles of the best grid (LLaVA-NeXT).
 
     Image tokens do not tell: the model removes those of padding and adds one for every row. In
-    LLaVA-OneVision a picture that is not alone in its question has the overview only.
+    LLaVA-OneVision an image that is not alone in its question has the overview only.
     """
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -87,20 +87,20 @@ def by_tiles(encoded: Encoded) -> list[VisionRows]:
         )
         for size in sizes
     ]
-    alone = [count == 1 for count in encoded.pictures for _ in range(count)]
+    alone = [count == 1 for count in encoded.images for _ in range(count)]
     if "batch_num_images" in encoded.inputs:
         tiles = [count if single else 1 for count, single in zip(tiles, alone, strict=True)]
     positions = encoded.features.shape[-2]
     return _consecutive(
         encoded.features.flatten(0, -2),
-        [positions * sum(own) for own in _of_questions(tiles, encoded.pictures)],
+        [positions * sum(own) for own in _of_questions(tiles, encoded.images)],
     )
 
 
 def by_image(encoded: Encoded) -> list[VisionRows]:
     """Split ``[questions, images, tiles, patches, width]`` (Mllama).
 
-    Tiles that hold no picture are padding. All questions of a batch have equally many images.
+    Tiles that hold no image are padding. All questions of a batch have equally many images.
     """
     used = encoded.inputs["aspect_ratio_mask"].to(encoded.features.device, torch.bool)
     rows = []
@@ -111,35 +111,35 @@ def by_image(encoded: Encoded) -> list[VisionRows]:
 
 
 def by_crops(encoded: Encoded) -> list[VisionRows]:
-    """Split ``[pictures × most crops, patches, width]`` (Phi-4): an overview, then the crops.
+    """Split ``[images × most crops, patches, width]`` (Phi-4): an overview, then the crops.
 
-    What fills a picture up to the most crops of the batch is nobody's. Patches that the mask leaves
+    What fills an image up to the most crops of the batch is nobody's. Patches that the mask leaves
     out are padding.
     """
     inputs, crop = encoded.inputs, encoded.config.vision_config.crop_size
     sizes = inputs["image_sizes"].reshape(-1, 2)
     counts = (1 + (sizes // crop).prod(dim=1)).tolist()
     width = encoded.features.shape[-1]
-    pictures = encoded.features.reshape(len(counts), -1, encoded.features.shape[-2], width)
+    images = encoded.features.reshape(len(counts), -1, encoded.features.shape[-2], width)
     mask = inputs["image_attention_mask"].to(encoded.features.device, torch.bool)
-    masks = mask.reshape(pictures.shape[:-1])
+    masks = mask.reshape(images.shape[:-1])
     crops = [
-        (picture[:count].flatten(0, 1), valid[:count].flatten())
-        for picture, valid, count in zip(pictures, masks, counts, strict=True)
+        (image[:count].flatten(0, 1), valid[:count].flatten())
+        for image, valid, count in zip(images, masks, counts, strict=True)
     ]
     return [
         (torch.cat([features for features, _ in own]), torch.cat([valid for _, valid in own]))
-        for own in _of_questions(crops, encoded.pictures)
+        for own in _of_questions(crops, encoded.images)
     ]
 
 
 def by_crop_counts(encoded: Encoded) -> list[VisionRows]:
-    """Split ``[crops, patches, width]`` with ``image_num_crops`` for each picture (Molmo 2)."""
+    """Split ``[crops, patches, width]`` with ``image_num_crops`` for each image (Molmo 2)."""
     positions = encoded.features.shape[-2]
     crops = encoded.inputs["image_num_crops"].tolist()
     return _consecutive(
         encoded.features.flatten(0, -2),
-        [positions * sum(own) for own in _of_questions(crops, encoded.pictures)],
+        [positions * sum(own) for own in _of_questions(crops, encoded.images)],
     )
 
 
@@ -151,7 +151,7 @@ def by_grid(encoded: Encoded) -> list[VisionRows]:
     patches = encoded.inputs["image_grid_thw"].prod(dim=1).tolist()
     return _consecutive(
         encoded.features.flatten(0, -2),
-        [sum(own) for own in _of_questions(patches, encoded.pictures)],
+        [sum(own) for own in _of_questions(patches, encoded.images)],
     )
 
 
@@ -214,12 +214,12 @@ def by_pixel_mask(encoded: Encoded) -> list[VisionRows]:
     return [(features, own) for (features, _), own in zip(shares, valid, strict=True)]
 
 
-def _of_questions(values: Sequence[Any], pictures: Sequence[int]) -> list[Sequence[Any]]:
-    """Deal one value for each picture out to the questions."""
-    if len(values) != sum(pictures):
-        raise RuntimeError(f"the inputs know {len(values)} pictures, the questions {sum(pictures)}")
-    ends = [sum(pictures[: i + 1]) for i in range(len(pictures))]
-    return [values[end - count : end] for end, count in zip(ends, pictures, strict=True)]
+def _of_questions(values: Sequence[Any], images: Sequence[int]) -> list[Sequence[Any]]:
+    """Deal one value for each image out to the questions."""
+    if len(values) != sum(images):
+        raise RuntimeError(f"the inputs know {len(values)} images, the questions {sum(images)}")
+    ends = [sum(images[: i + 1]) for i in range(len(images))]
+    return [values[end - count : end] for end, count in zip(ends, images, strict=True)]
 
 
 def _consecutive(features: Tensor, counts: Sequence[int]) -> list[VisionRows]:

@@ -166,7 +166,7 @@ class VisionLanguageModel:
 
     @property
     def skipped_without_image(self) -> frozenset[int]:
-        """Blocks that a prompt without a picture does not pass: what goes in comes out."""
+        """Blocks that a prompt without an image does not pass: what goes in comes out."""
         path = self.family.skipped_without_image
         return frozenset(attrgetter(path)(self.model.config) if path else ())
 

@@ -1,7 +1,7 @@
 """One HTML page that says what a run has found, and its figures as files.
 
-    run, labels, probes            table, pictures, model
-        rows, categories,              pictures, tokens,
+    run, labels, probes            table, images, model
+        rows, categories,              images, tokens,
         numbers, figures, missing      cards, gallery
                 └──────────┬──────────────┘
                        gathering ──► document ──► page, writing

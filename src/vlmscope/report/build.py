@@ -37,10 +37,9 @@ from vlmscope.schema import ErrorKind, Score
 from vlmscope.shown import rounded_difference
 from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, read_labels
 from vlmscope.sweeps import SavedSweep, read_sweep
-from vlmscope.sweeps.abstaining import ABSTAIN, abstaining_of, rounded_change
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
 from vlmscope.sweeps.source import of_set
-from vlmscope.sweeps.verdict import Verdict
+from vlmscope.sweeps.verdict import ABSTAIN, Verdict, abstaining_of, rounded_change
 from vlmscope.version import __version__
 
 
@@ -132,13 +131,13 @@ def numbers(
     lost = "1 row" if failed == 1 else f"{failed:,} rows"
     note = f"{lost} failed, in no number here" if failed else "none failed"
     yield Number("rows", f"{len(rows):,}", note)
-    pictures = {sha256 for row in rows for sha256 in hashes_of(row.image_sha256)}
+    images = {sha256 for row in rows for sha256 in hashes_of(row.image_sha256)}
     bare = sum(not row.image_sha256 for row in rows)
     none = "1 question has none" if bare == 1 else f"{bare:,} questions have none"
     note = f"different ones; {none}" if bare else "different ones"
-    if not pictures:
+    if not images:
         note = "no question has one"
-    yield Number("pictures", f"{len(pictures):,}", note)
+    yield Number("images", f"{len(images):,}", note)
     if total is not None and total.share is not None:
         scorable = total.hallucinated + total.faithful
         note = f"{total.hallucinated:,} of {scorable:,} scorable answers"
@@ -261,9 +260,9 @@ class Gathered:
     """A document on its way to the disk."""
 
     document: Document
-    """All but the pictures, whose size depends on the rest."""
+    """All but the images, whose size depends on the rest."""
     thumbnails: Thumbnails
-    """The pictures in every size that may fit."""
+    """The images in every size that may fit."""
     plots: tuple[Plot, ...]
     """The figures, to be saved as files."""
 
@@ -334,8 +333,8 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         categories=by_category,
         cards=seen.cards,
         rows=len(run),
-        pictures={},
-        pictures_note=seen.thumbnails.note,
+        images={},
+        images_note=seen.thumbnails.note,
         token_view=seen.view,
         token_view_note=seen.view_note,
         labels=labels,

@@ -140,10 +140,10 @@ class Card:
     """One question of the gallery."""
 
     id: str
-    pictures: tuple[str, ...]
-    """Keys of ``Document.pictures``, in the order of the question: those that are at hand."""
-    num_pictures: int
-    """How many pictures the question is about."""
+    images: tuple[str, ...]
+    """Keys of ``Document.images``, in the order of the question: those that are at hand."""
+    num_images: int
+    """How many images the question is about."""
     image_id: str
     question: str
     truth: str
@@ -240,10 +240,10 @@ class Document:
     cards: tuple[Card, ...]
     rows: int
     """Rows of the run; more than cards where the gallery holds a draw of them."""
-    pictures: Mapping[str, str]
-    """Hash of a picture → its thumbnail as a ``data:image/…;base64,`` URI."""
-    pictures_note: str
-    """Why pictures are missing, or empty."""
+    images: Mapping[str, str]
+    """Hash of an image → its thumbnail as a ``data:image/…;base64,`` URI."""
+    images_note: str
+    """Why images are missing, or empty."""
     token_view: TokenView | None
     token_view_note: str
     """Why there is none, or empty."""
@@ -260,7 +260,7 @@ class Document:
 
 
 MOST_BYTES = 15_000_000
-"""Most that a page with its pictures may weigh."""
+"""Most that a page with its images may weigh."""
 
 Progress = Callable[[str], None]
 """Told what is being done."""
@@ -283,7 +283,7 @@ class ReportSpec:
     data: str | None = None
     """Where the table is now."""
     images: str | None = None
-    """Where its pictures are now."""
+    """Where its images are now."""
     allow_absolute_paths: bool = False
     """Let the table's paths lead out of the image root."""
 

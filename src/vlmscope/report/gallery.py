@@ -25,7 +25,7 @@ def cards(
     captures: Iterable[Capture],
     labels: Mapping[str, Score],
     risks: Mapping[str, float],
-    pictures: Collection[str],
+    images: Collection[str],
     text: TokenText,
 ) -> Iterator[Card]:
     """Yield a card for each row.
@@ -34,7 +34,7 @@ def cards(
         captures: The rows to show.
         labels: Labels by id; empty without.
         risks: Out-of-fold risks by id; empty without.
-        pictures: Hashes of the pictures that can be shown.
+        images: Hashes of the images that can be shown.
         text: Token id → text.
     """
     for capture in captures:
@@ -43,8 +43,8 @@ def cards(
         tokens = _answer_tokens(capture, text)
         yield Card(
             id=sample.id,
-            pictures=tuple(sha256 for sha256 in hashes if sha256 in pictures),
-            num_pictures=len(hashes),
+            images=tuple(sha256 for sha256 in hashes if sha256 in images),
+            num_images=len(hashes),
             image_id=sample.image_id,
             question=sample.question,
             truth=sample.target,
@@ -98,7 +98,7 @@ class Gallery:
     cards: tuple[Card, ...]
     """In the order of the run."""
     thumbnails: Thumbnails
-    """Their pictures, and why some are missing."""
+    """Their images, and why some are missing."""
     view: TokenView | None
     """The prompt of one of them."""
     view_note: str
@@ -131,8 +131,8 @@ def gallery(
         small = thumbnails(table, wanted, MOST_BYTES * 3 // 4, progress)
     progress("tokens")
     processor, lack = find_processor(run.manifest.model, spec.model)
-    pictures = small.sizes[-1] if small.sizes else {}
-    made = tuple(cards(captures, labels, risks, pictures, token_text(processor)))
+    images = small.sizes[-1] if small.sizes else {}
+    made = tuple(cards(captures, labels, risks, images, token_text(processor)))
     if processor is None:
         return Gallery(made, small, None, f"Tokens are shown by their ids: {lack}.")
     shown = next((card for card in made if card.id == spec.id), None) or riskiest(made)

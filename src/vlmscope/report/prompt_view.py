@@ -84,20 +84,20 @@ def token_view(
         processor: The run's.
         record: The run's model.
         capture: The stored row: its lengths and boundaries are the proof.
-        sample: The same row of the table, for its pictures; None where the table has none.
+        sample: The same row of the table, for its images; None where the table has none.
 
     Raises:
-        RowError: A picture is not at hand, or the prompt is not the one that was captured.
+        RowError: An image is not at hand, or the prompt is not the one that was captured.
     """
     from vlmscope.model.fingerprint import hash_json
 
     if hash_json(chat_template(processor)) != record.chat_template_hash:
         raise RowError("prompt", f"the chat template is not the one of the run; {_REMEDY}")
     question = capture.sample.question
-    pictures = _pictures(capture, sample)
+    images = _images(capture, sample)
     processor = at_time(processor, record.prompt_time)
-    text = render(processor, question, len(pictures))
-    shown = [pictures[index] for index in image_order(question, len(pictures))]
+    text = render(processor, question, len(images))
+    shown = [images[index] for index in image_order(question, len(images))]
     inputs = encode(processor, [text], [shown])
     ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()
     places = {n: i for n, i in capture.boundaries.items() if n not in ANSWER_POSITIONS}
@@ -115,16 +115,16 @@ def token_view(
     return TokenView(capture.sample.id, question, tuple(tokens))
 
 
-def _pictures(capture: Capture, sample: Sample | None) -> list[Image]:
-    """Return the pictures of a row, if they are those that the model saw."""
+def _images(capture: Capture, sample: Sample | None) -> list[Image]:
+    """Return the images of a row, if they are those that the model saw."""
     if not capture.image_sha256:  # a question about none
         return []
     if sample is None:
-        raise RowError("image", f"picture {capture.sample.image_id} is not at hand")
-    pictures = [load_image(image) for image in sample.images]
-    if "+".join(map(hash_image, pictures)) != capture.image_sha256:
-        raise RowError("image", f"picture {sample.image_id} has changed since the run was made")
-    return pictures
+        raise RowError("image", f"image {capture.sample.image_id} is not at hand")
+    images = [load_image(image) for image in sample.images]
+    if "+".join(map(hash_image, images)) != capture.image_sha256:
+        raise RowError("image", f"image {sample.image_id} has changed since the run was made")
+    return images
 
 
 def _image_token(processor: Any, record: ModelRecord) -> int:

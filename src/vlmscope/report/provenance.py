@@ -75,11 +75,11 @@ def _model(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _data(manifest: Manifest) -> Iterator[tuple[str, str]]:
     data = manifest.data
     yield "table", data.shown_path
-    yield "pictures", data.images or "beside the table"
+    yield "images", data.images or "beside the table"
     mapped = {field: column for field, column in data.fields.items() if column}
     yield "fields", ", ".join(f"{f}={c}" for f, c in mapped.items()) or "the known names"
     if data.text_only:
-        yield "questions without a picture", "captured (--text-only)"
+        yield "questions without an image", "captured (--text-only)"
     yield "fingerprint", data.fingerprint[:_HASH]
 
 

@@ -212,7 +212,7 @@ def _data(document: Document) -> str:
     """
     data = {
         "cards": [_card(card) for card in document.cards],
-        "pictures": dict(document.pictures),
+        "images": dict(document.images),
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)

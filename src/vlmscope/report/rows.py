@@ -21,7 +21,7 @@ class Row:
     category: str | None
     """Kind of question, where the table says."""
     image_sha256: str
-    """Content of its picture; of several joined by ``+``, of none empty."""
+    """Content of its image; of several joined by ``+``, of none empty."""
 
 
 def draw(run: Run, count: int, seed: int, wanted: str | None = None) -> set[str]:
@@ -57,7 +57,7 @@ def read_rows(run: Run, shown: Collection[str]) -> tuple[list[Row], list[Capture
 
 
 def hashes_of(image_sha256: str) -> list[str]:
-    """Return the hashes of a question's pictures, in their order; none where it has no picture.
+    """Return the hashes of a question's images, in their order; none where it has no image.
 
     >>> hashes_of("ab+cd"), hashes_of("")
     (['ab', 'cd'], [])

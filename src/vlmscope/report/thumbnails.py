@@ -1,6 +1,6 @@
-"""The table's pictures, found again and made small: each decoded once, none kept as pixels.
+"""The table's images, found again and made small: each decoded once, none kept as pixels.
 
-A picture is shown only if its pixels are those that the model saw: the run keeps their hash. How
+An image is shown only if its pixels are those that the model saw: the run keeps their hash. How
 small is decided at the end, by what fits, so each is coded in every size while it is at hand.
 """
 
@@ -26,7 +26,7 @@ from vlmscope.schema import Failure, Sample
 from vlmscope.store import Run
 
 if TYPE_CHECKING:
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 
 
 SIDES = (256, 192, 128, 96)
@@ -39,7 +39,7 @@ OPTIONS = {"quality": 75, "method": 2}
 """Of the coding; ``method`` is WebP's: half the time of the default, 3% larger."""
 
 CHUNK = 64
-"""Pictures under way at a time."""
+"""Images under way at a time."""
 
 THREADS = min(8, os.cpu_count() or 1)
 """Pillow decodes and codes without holding Python's lock."""
@@ -47,30 +47,30 @@ THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """What was found of the pictures."""
+    """What was found of the images."""
 
     sizes: tuple[Mapping[str, bytes], ...]
-    """One entry for each size that may fit, largest first: hash of a picture → its file."""
+    """One entry for each size that may fit, largest first: hash of an image → its file."""
     note: str
-    """Why pictures are missing, or empty."""
+    """Why images are missing, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One picture to be opened."""
+    """One image to be opened."""
 
     sha256: str
-    image: Picture | None
-    """None where the row has other pictures now than it had."""
+    image: ImageLike | None
+    """None where the row has other images now than it had."""
     name: str
-    """Of the row's pictures, for messages."""
+    """Of the row's images, for messages."""
     error: str = ""
     """What is wrong with the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Coded:
-    """One picture, found or not."""
+    """One image, found or not."""
 
     sha256: str
     files: tuple[bytes, ...] = ()
@@ -91,7 +91,7 @@ def find_table(run: Run, spec: ReportSpec) -> tuple[Table | None, str]:
             allow_absolute_paths=spec.allow_absolute_paths,
         )
     except InputError as error:
-        return None, f"No pictures: {error}."
+        return None, f"No images: {error}."
     return table, ""
 
 
@@ -107,12 +107,12 @@ def find_sample(table: Table, id_: str) -> Sample | None:
 def thumbnails(
     table: Table, wanted: Mapping[str, str], limit: int, progress: Progress
 ) -> Thumbnails:
-    """Return a thumbnail of each different picture that the table still has.
+    """Return a thumbnail of each different image that the table still has.
 
     Args:
         table: The run's table.
-        wanted: Question id → hashes of its pictures, as ``Capture.image_sha256`` has them.
-        limit: Most bytes of all pictures of a size; a size that takes more is dropped.
+        wanted: Question id → hashes of its images, as ``Capture.image_sha256`` has them.
+        limit: Most bytes of all images of a size; a size that takes more is dropped.
         progress: Told what is being done.
     """
     different = {sha256 for joined in wanted.values() for sha256 in hashes_of(joined)}
@@ -123,7 +123,7 @@ def thumbnails(
     try:
         for number, coded in enumerate(_coded(table, wanted)):
             if not number % CHUNK:
-                progress(f"pictures, {number:,} of {len(different):,}")
+                progress(f"images, {number:,} of {len(different):,}")
             if coded.why:
                 missing.append(coded)
                 continue
@@ -144,11 +144,11 @@ def thumbnails(
 
 def too_many(count: int) -> str:
     """Say that no size is small enough."""
-    return f"No pictures: {count:,} do not fit into the page; give fewer --samples."
+    return f"No images: {count:,} do not fit into the page; give fewer --samples."
 
 
 def _coded(table: Table, wanted: Mapping[str, str]) -> Iterator[_Coded]:
-    """Yield each picture once, in the order of the table."""
+    """Yield each image once, in the order of the table."""
     tasks = _first_of_each(table, wanted)
     with ThreadPoolExecutor(THREADS) as pool:
         while chunk := list(islice(tasks, CHUNK)):
@@ -156,9 +156,9 @@ def _coded(table: Table, wanted: Mapping[str, str]) -> Iterator[_Coded]:
 
 
 def _first_of_each(table: Table, wanted: Mapping[str, str]) -> Iterator[_Task]:
-    """Yield each picture where the first row shows it.
+    """Yield each image where the first row shows it.
 
-    A row that has other than its number of pictures now shows none of them for certain.
+    A row that has other than its number of images now shows none of them for certain.
     """
     seen: set[str] = set()
     refused: dict[str, str] = {}
@@ -177,27 +177,27 @@ def _first_of_each(table: Table, wanted: Mapping[str, str]) -> Iterator[_Task]:
 
 
 def _code(task: _Task) -> _Coded:
-    """Open a picture, check that it is the one, and write it in every size."""
+    """Open an image, check that it is the one, and write it in every size."""
     sha256 = task.sha256
     if task.error:
         return _Coded(sha256, why="refused", example=task.error)
     try:
-        picture = None if task.image is None else load_image(task.image)
+        image = None if task.image is None else load_image(task.image)
     except RowError as error:
         return _Coded(sha256, why="could not be opened", example=str(error))
-    if picture is None or hash_image(picture) != sha256:
+    if image is None or hash_image(image) != sha256:
         return _Coded(sha256, why="changed since the run was made", example=task.name)
     files = []
     for side in SIDES:
-        picture.thumbnail((side, side))  # of the size before: as good, and quicker
+        image.thumbnail((side, side))  # of the size before: as good, and quicker
         with BytesIO() as buffer:
-            picture.save(buffer, FORMAT, **OPTIONS)
+            image.save(buffer, FORMAT, **OPTIONS)
             files.append(buffer.getvalue())
     return _Coded(sha256, tuple(files))
 
 
 def _note(missing: Collection[_Coded], total: int) -> str:
-    """Say which pictures are missing and why, with an example of each reason."""
+    """Say which images are missing and why, with an example of each reason."""
     if not missing:
         return ""
     examples = {coded.why: coded.example for coded in reversed(list(missing))}
@@ -205,4 +205,4 @@ def _note(missing: Collection[_Coded], total: int) -> str:
         f"{count:,} {why}" + (f" ({examples[why]})" if examples[why] else "")
         for why, count in Counter(coded.why for coded in missing).most_common()
     ]
-    return f"{len(missing):,} of {total:,} pictures are missing: {'; '.join(parts)}."
+    return f"{len(missing):,} of {total:,} images are missing: {'; '.join(parts)}."

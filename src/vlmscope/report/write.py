@@ -64,7 +64,7 @@ def write_report(
 
     Args:
         run: The run, with or without labels and probes.
-        spec: What to show, and where model, table and pictures are now.
+        spec: What to show, and where model, table and images are now.
         out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
             named label set. Its figures go to ``plots`` beside it, those of a page of another name
             to ``<name>-plots``.
@@ -90,7 +90,7 @@ def write_report(
     gathered = gather(run, spec, progress)
     progress("plots")
     files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
-    document = with_pictures(gathered)
+    document = with_images(gathered)
     data = render(document).encode()
     folder = make_child_folder(page.parent, plots)
     with alone(folder, "report", "writing a report here"):
@@ -128,28 +128,28 @@ def _is_report(page: Path) -> bool:
         return False
 
 
-def with_pictures(gathered: Gathered, limit: int = MOST_BYTES) -> Document:
-    """Return the document with its pictures, as large as the page may hold.
+def with_images(gathered: Gathered, limit: int = MOST_BYTES) -> Document:
+    """Return the document with its images, as large as the page may hold.
 
     Args:
-        gathered: The document, and the pictures in several sizes.
+        gathered: The document, and the images in several sizes.
         limit: Most bytes of the page.
     """
     document, sizes = gathered.document, gathered.thumbnails.sizes
     if not sizes or not sizes[-1]:
         return document
-    bare = replace(document, pictures=dict.fromkeys(sizes[-1], ""))
+    bare = replace(document, images=dict.fromkeys(sizes[-1], ""))
     room = limit - len(render(bare).encode())
     for files in sizes:
-        pictures = {sha256: _uri(file) for sha256, file in files.items()}
-        if sum(map(len, pictures.values())) <= room:
-            return replace(document, pictures=pictures)
-    return _without_pictures(document, sizes[-1])
+        images = {sha256: _uri(file) for sha256, file in files.items()}
+        if sum(map(len, images.values())) <= room:
+            return replace(document, images=images)
+    return _without_images(document, sizes[-1])
 
 
-def _without_pictures(document: Document, pictures: Mapping[str, bytes]) -> Document:
-    cards = tuple(replace(card, pictures=()) for card in document.cards)
-    return replace(document, cards=cards, pictures_note=too_many(len(pictures)))
+def _without_images(document: Document, images: Mapping[str, bytes]) -> Document:
+    cards = tuple(replace(card, images=()) for card in document.cards)
+    return replace(document, cards=cards, images_note=too_many(len(images)))
 
 
 def _uri(file: bytes) -> str:

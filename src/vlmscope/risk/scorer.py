@@ -41,7 +41,7 @@ from vlmscope.store import vector_path
 
 if TYPE_CHECKING:
     from vlmscope.probes.base import BinaryProbe
-    from vlmscope.schema import Picture
+    from vlmscope.schema import ImageLike
 
 _Rows = Sequence[Sample | Failure]
 
@@ -199,7 +199,7 @@ class RiskScorer:
             preparing.shutdown(wait=False, cancel_futures=True)
 
     def risk(
-        self, image: Picture | list[Picture] | tuple[Picture, ...] | None, question: str
+        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None, question: str
     ) -> float:
         """Return the risk of one question about an image, several images, or none.
 
@@ -209,7 +209,7 @@ class RiskScorer:
             question: The question.
 
         Raises:
-            RowError: The question cannot be run through the model, or it has no picture and the
+            RowError: The question cannot be run through the model, or it has no image and the
                 probe reads one.
         """
         [found] = self.score([Sample("question", image, question)])
@@ -219,13 +219,13 @@ class RiskScorer:
 
     def _readable(self, row: Sample | Failure) -> Sample | Failure:
         """Return a row, or why this probe has nothing to read of it."""
-        needs_picture = self.info.representation in IMAGE_REPRESENTATIONS
-        if isinstance(row, Failure) or row.images or not needs_picture:
+        needs_image = self.info.representation in IMAGE_REPRESENTATIONS
+        if isinstance(row, Failure) or row.images or not needs_image:
             return row
         return failure_of(
             row,
             "input",
-            f"the question has no picture, and the probe reads {self.info.representation}; use a "
+            f"the question has no image, and the probe reads {self.info.representation}; use a "
             f"probe of another representation, {REPRESENTATIONS['last_prompt_token']} for example",
         )
 

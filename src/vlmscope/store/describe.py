@@ -48,8 +48,8 @@ class Description:
     rows: int
     answers: int
     """Rows that have an answer."""
-    without_picture: int
-    """Rows whose question is about no picture."""
+    without_image: int
+    """Rows whose question is about no image."""
     representations: tuple[RepresentationInfo, ...]
     attrs: Mapping[str, Any]
     """The root attributes."""
@@ -63,7 +63,7 @@ class _Tally:
 
     rows: int
     answers: int
-    without_picture: int
+    without_image: int
     vectors: Counter[str]
     widths: dict[str, int]
     dtypes: dict[str, set[str]]
@@ -119,7 +119,7 @@ def _summary(
         kind=kind,
         rows=tally.rows,
         answers=tally.answers,
-        without_picture=tally.without_picture,
+        without_image=tally.without_image,
         representations=_representations(tally),
         attrs=found,
         size=size,
@@ -137,7 +137,7 @@ def _add_columns(tally: _Tally, file: Any, places: Sequence[int] | None) -> None
     bare = sum(not hashes[i] for i in places) if len(hashes) else 0
     tally.rows += rows
     tally.answers += rows if is_there(group, "answer") else 0
-    tally.without_picture += bare
+    tally.without_image += bare
     for path, column in walk(group, values=False):
         if is_vector(path):
             _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
@@ -151,7 +151,7 @@ def _add_rows(tally: _Tally, file: Any) -> None:
             continue
         tally.rows += 1
         tally.answers += is_there(row, "answer")
-        tally.without_picture += row.attrs.get("image_sha256") == ""
+        tally.without_image += row.attrs.get("image_sha256") == ""
         for path, dataset in walk(row, values=False):
             if is_vector(path) and dataset.ndim == 1:
                 _add_vector(tally, path, dataset, 1)

@@ -110,7 +110,7 @@ def export_parquet(run: Run, file: BinaryIO) -> None:
             table = _table(block, kinds)
             if writer is None:
                 writer = pq.ParquetWriter(file, table.schema)
-            # A shard that begins with a question without a picture has another order of columns.
+            # A shard that begins with a question without an image has another order of columns.
             table = table.select(writer.schema.names)
             writer.write_table(table, row_group_size=_ROW_GROUP)
         if writer is None:
@@ -135,7 +135,7 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     for name, numbers in block.numbers.items():
         if boundary_position(name) is not None:
             columns[name] = pa.array(numbers, mask=numbers == NO_BOUNDARY)
-    bare = np.array([not has_picture for has_picture in block.has_picture])
+    bare = np.array([not has_image for has_image in block.has_image])
     for path, matrix in block.vectors.items():
         absent = bare if is_of_image(path) and bare.any() else None
         columns[path.replace("/", ".")] = _fixed(matrix, absent)

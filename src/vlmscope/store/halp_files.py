@@ -148,7 +148,7 @@ class SeedFiles:
         """Return a table with a row per question: the seed's strings, empty where one is absent.
 
         ``image_sha256``, ``image_dhash`` and ``image_thumbnail`` are there if every row has them;
-        they are empty where the question has no picture. Further columns of the table that the rows
+        they are empty where the question has no image. Further columns of the table that the rows
         came from stand last; None where a row has none.
         """
         import pandas as pd

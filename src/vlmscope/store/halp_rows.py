@@ -123,7 +123,7 @@ Place = tuple[str, int | None]
 """Representation and layer."""
 
 IMAGE_HASHES = ("image_sha256", "image_dhash", "image_thumbnail")
-"""Attributes of a row that tell its picture from others."""
+"""Attributes of a row that tell its image from others."""
 
 _VECTOR = re.compile(r"(?P<name>[^/]+)(?:/layer_(?P<layer>0|[1-9]\d*))?")
 
@@ -145,7 +145,7 @@ class SeedRow:
     not_finite: frozenset[Place]
     """Vectors that hold NaN or infinity."""
     hashes: Mapping[str, str]
-    """The picture's hashes, by name; research files have none, exports of vlmscope do."""
+    """The image's hashes, by name; research files have none, exports of vlmscope do."""
     facts: SeedFacts
     """What it knows of the prompt, the first token and the answer; likewise."""
     metadata: Mapping[str, Any]

@@ -304,7 +304,7 @@ class Run:
         ``run.matrix("last_prompt_token", layer=20)`` is
         ``run.matrix("query_token_representation", layer=20)``.
 
-        A question without a picture has no vector of the image's representations: its row is NaN.
+        A question without an image has no vector of the image's representations: its row is NaN.
         ``matrix[~np.isnan(matrix).any(axis=1)]`` is without these rows, and so is
         ``matrix[run.to_pandas()["image_sha256"] != ""]``.
         """
@@ -319,7 +319,7 @@ class Run:
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with a row per question: texts, numbers, metadata; no vectors.
 
-        A question without a picture has an empty ``image_sha256``, and −1 for the boundaries of the
+        A question without an image has an empty ``image_sha256``, and −1 for the boundaries of the
         image.
         """
         return frame(self.blocks(vectors=False))

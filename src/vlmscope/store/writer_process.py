@@ -57,7 +57,7 @@ class RecorderApart:
         Raises:
             StoreError: As ``Recorder.add``; or the other process died.
         """
-        self.ask([_without_pictures(item) for item in results])
+        self.ask([_without_images(item) for item in results])
 
     def ask(self, results: Sequence[Capture | Failure] | None) -> None:
         """Send a batch, or None after the last one, and wait until it is done."""
@@ -149,10 +149,10 @@ def _without_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _without_pictures(item: Capture | Failure) -> Capture | Failure:
-    """Leave behind pictures that are in memory: of a picture only its name and hashes are stored.
+def _without_images(item: Capture | Failure) -> Capture | Failure:
+    """Leave behind images that are in memory: of an image only its name and hashes are stored.
 
-    Names stay, as a row whose table has no name for its picture is known by its path.
+    Names stay, as a row whose table has no name for its image is known by its path.
     """
     if isinstance(item, Failure):
         return item

@@ -25,11 +25,11 @@ from vlmscope.schema import Score
 from vlmscope.score.column import lacks_label
 from vlmscope.store import DEFAULT, read_labels
 from vlmscope.sweeps.grouping import (
-    NO_PICTURE,
+    NO_IMAGE,
     Grouping,
     comparable,
     group_by_content,
-    has_picture,
+    has_image,
     without_image_places,
 )
 from vlmscope.sweeps.source import LABEL_SET, Place, of_set, places
@@ -159,7 +159,7 @@ class ProbeData:
 def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> ProbeData:
     """Join a run with one of its label sets.
 
-    Rows without a picture are left out, as all places are compared on equal rows; unless no row
+    Rows without an image are left out, as all places are compared on equal rows; unless no row
     of the run has one: then all are probed, on the places that are not of the image.
 
     Args:
@@ -175,12 +175,12 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
     verdicts = [score.hallucinated for score in scores]
     table = run.to_pandas()
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
-    fit = comparable(has_picture(table))
+    fit = comparable(has_image(table))
     rows = np.flatnonzero(scorable & fit)
     bare = int((scorable & ~fit).sum())
     if bare and not len(rows):
         raise InputError(
-            f"{run.path}: none of the {bare} scorable questions has a picture, though other rows "
+            f"{run.path}: none of the {bare} scorable questions has an image, though other rows "
             "of the run have; label some of those, or extract these into a run of their own"
         )
     truth = np.array([verdicts[i] for i in rows], dtype=bool)
@@ -200,7 +200,7 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         columns=columns_of_run(run, kept),
         left_out=(
             *_unlabelled(scores),
-            *some_left_out("row", bare, NO_PICTURE),
+            *some_left_out("row", bare, NO_IMAGE),
         ),
         origin={"source": "run", LABEL_SET: labels},
     )
@@ -235,12 +235,12 @@ def _scores(run: Run, labels: str) -> list[Score]:
 
 def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
     """Return the places that every row has."""
-    if grouping.pictures:
+    if grouping.images:
         return tuple(places(run))
     found = tuple(without_image_places(places(run)))
     if not found:
         raise InputError(
-            f"{run.path}: no question has a picture, and the run holds only vectors of pictures; "
+            f"{run.path}: no question has an image, and the run holds only vectors of images; "
             "extract again into another folder with --positions last_prompt_token"
         )
     return found

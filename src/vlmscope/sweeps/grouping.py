@@ -1,8 +1,8 @@
 """Which rows no fold may tear apart, and how a person reads of it.
 
 Rows about one image are one group, and so are rows about near-copies of it and about images that
-stand in one question. Where no row has a picture there is nothing to recognise but the question:
-each is its own group, and the places that are read off a picture do not exist.
+stand in one question. Where no row has an image there is nothing to recognise but the question:
+each is its own group, and the places that are read off an image do not exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COPIES = ("near", "exact")
 """Which images are one: near-copies too, or equal ones only."""
 
-NO_PICTURE = "the question has no picture"
+NO_IMAGE = "the question has no image"
 """Why a row is left out: it lacks the image's vectors, and places are compared on equal rows."""
 
 
@@ -39,8 +39,8 @@ class Grouping:
     by: str
     """How rows are told apart: ``content``, ``content and near-copies`` (by thumbnails), ``content
     and likeness`` (by the hashes of earlier versions), ``image_id`` or ``question``."""
-    pictures: int
-    """Different pictures that the rows are about; at least as many as groups, or none."""
+    images: int
+    """Different images that the rows are about; at least as many as groups, or none."""
     exact: NDArray[np.int64] | None = None
     """Number of each row's group where only equal images are one, where that is known."""
 
@@ -48,10 +48,10 @@ class Grouping:
     def phrase(self) -> str:
         """What the rows are about, behind "answers": ``about 40 images``."""
         count = len(np.unique(self.groups))
-        if not self.pictures:
-            return "to questions without a picture"
-        images = f"about {self.pictures:,} image{'s' * (self.pictures != 1)}"
-        if count == self.pictures:
+        if not self.images:
+            return "to questions without an image"
+        images = f"about {self.images:,} image{'s' * (self.images != 1)}"
+        if count == self.images:
             return images
         groups = f"{count:,} group{'s' * (count != 1)}"
         near = self.exact is not None and count < len(np.unique(self.exact))
@@ -77,25 +77,25 @@ def plain_question(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def has_picture(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which rows of a run's table are questions about a picture, ``[N]``."""
+def has_image(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows of a run's table are questions about an image, ``[N]``."""
     return np.array([bool(sha256) for sha256 in table["image_sha256"]], dtype=bool)
 
 
-def comparable(pictured: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
+def comparable(imaged: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which rows can be probed together, ``[N]``.
 
-    Those with a picture, as all places are compared on equal rows; or all, where none has one.
+    Those with an image, as all places are compared on equal rows; or all, where none has one.
 
     >>> comparable([True, False]).tolist(), comparable([False, False]).tolist()
     ([True, False], [True, True])
     """
-    found = np.asarray(pictured, dtype=bool)
+    found = np.asarray(imaged, dtype=bool)
     return found if found.any() else ~found
 
 
 def without_image_places(places: Iterable[Place]) -> Iterator[Place]:
-    """Yield the places that a question without a picture has too."""
+    """Yield the places that a question without an image has too."""
     return (place for place in places if place[0] not in IMAGE_REPRESENTATIONS)
 
 
@@ -112,7 +112,7 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
     Raises:
         InputError: A thumbnail is damaged.
     """
-    if not has_picture(table).any():
+    if not has_image(table).any():
         asked = [[plain_question(str(text))] for text in table["question"]]
         return Grouping(np.asarray(image_groups(asked), dtype=np.int64), "question", 0)
     hashes = [text.split("+") for text in table["image_sha256"]]
@@ -147,14 +147,14 @@ def content_groups(
     columns = [table.reindex(columns=names, fill_value="") for table in tables]
     texts = np.array([text for table in tables for text in table["question"]], dtype=object)
     joined = pd.concat(columns, ignore_index=True)
-    pictured = has_picture(joined)
-    asked = [[plain_question(str(text))] for text in texts[~pictured]]
+    imaged = has_image(joined)
+    asked = [[plain_question(str(text))] for text in texts[~imaged]]
     bare = np.asarray(image_groups(asked), dtype=np.int64)
     groups, by = np.empty(len(joined), dtype=np.int64), "question"
-    groups[~pictured] = bare
-    if pictured.any():
-        found = group_by_content(joined[pictured], copies)
-        groups[pictured] = found.groups + bare.max(initial=-1) + 1
+    groups[~imaged] = bare
+    if imaged.any():
+        found = group_by_content(joined[imaged], copies)
+        groups[imaged] = found.groups + bare.max(initial=-1) + 1
         by = found.by
     return groups, by
 

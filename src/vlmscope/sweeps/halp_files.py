@@ -36,11 +36,11 @@ from vlmscope.sweeps.data import (
     usable_columns,
 )
 from vlmscope.sweeps.grouping import (
-    NO_PICTURE,
+    NO_IMAGE,
     Grouping,
     comparable,
     group_by_content,
-    has_picture,
+    has_image,
     without_image_places,
 )
 from vlmscope.sweeps.source import RESEARCH, Place, places
@@ -108,16 +108,16 @@ def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> 
     texts = files.to_pandas()
     labelled = np.array([table.labels.get(id_) is not None for id_ in files.ids])
     failed = labelled & texts["answer"].str.startswith(FAILED_ANSWER).to_numpy(bool)
-    pictured = has_picture(texts) if "image_sha256" in texts else np.ones(len(files), dtype=bool)
-    fit = comparable(pictured)
+    imaged = has_image(texts) if "image_sha256" in texts else np.ones(len(files), dtype=bool)
+    fit = comparable(imaged)
     rows = np.flatnonzero(labelled & ~failed & fit)
     if not len(rows):
         raise InputError(_nothing(files, table))
     left_out = [*_without_verdict(files, table)]
     left_out += some_left_out("row", int(failed.sum()), "generation failed, there is no answer")
     bare = int((labelled & ~failed & ~fit).sum())
-    left_out += some_left_out("row", bare, NO_PICTURE)
-    known = places(files) if pictured.any() else without_image_places(places(files))
+    left_out += some_left_out("row", bare, NO_IMAGE)
+    known = places(files) if imaged.any() else without_image_places(places(files))
     usable = _usable(files, known, rows, left_out)
     rows = _whole(rows, usable, left_out)
     ids = tuple(files.ids[i] for i in rows)

@@ -264,7 +264,7 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
     except InputError:
         return "the labels that they learnt are gone"
     learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
-    fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_picture])
+    fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_image])
     probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
     now = {id_: labels[id_].hallucinated for id_ in probed}
     other = sum(learnt.get(id_) != now.get(id_) for id_ in learnt.keys() | now.keys())

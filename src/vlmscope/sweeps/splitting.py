@@ -199,6 +199,6 @@ def novelty(data: ProbeData, folds: Sequence[Fold]) -> Novelty:
     for number in (image, question):
         seen = sum(int(np.isin(number[f.test], number[f.train]).sum()) for f in folds)
         shares.append(seen / len(number))
-    if not data.grouping.pictures:
+    if not data.grouping.images:
         shares[0] = 0.0
     return Novelty(*shares)

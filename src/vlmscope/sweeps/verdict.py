@@ -12,14 +12,19 @@ from vlmscope.metrics import Difference, WithinKinds
 from vlmscope.metrics.small_samples import is_small, too_few_to_draw, worth_of_rarer
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
-from vlmscope.sweeps.abstaining import abstaining, abstaining_sentence
 from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.halp_protocol import halp_sentences
 from vlmscope.sweeps.results import PlannedTest, ProbeResult, SweepResult, penalty_sentence
 from vlmscope.sweeps.splitting import IMAGE, QUESTION
-from vlmscope.sweeps.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
+from vlmscope.sweeps.verdict import (
+    SOMETHING_MORE,
+    abstaining,
+    abstaining_sentence,
+    qualified,
+    unknown_sentence,
+)
 
 LEVEL = 0.05
 """Level of tests."""
@@ -144,8 +149,8 @@ def _speaks_of(result: SweepResult) -> Iterator[str]:
     found, by = result.novelty, result.data.split_by
     if found is None:
         return
-    pictured = (("images", found.images),) if result.data.grouping.pictures else ()
-    new = [name for name, seen in (*pictured, ("questions", found.questions)) if not seen]
+    imaged = (("images", found.images),) if result.data.grouping.images else ()
+    new = [name for name, seen in (*imaged, ("questions", found.questions)) if not seen]
     if by not in (IMAGE, QUESTION):
         new.insert(0, f"values of {by}")
     old = [
@@ -208,7 +213,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
 
 def _whole(result: SweepResult) -> str:
     if result.data.split is None:
-        return "images" if result.data.grouping.pictures else "questions"
+        return "images" if result.data.grouping.images else "questions"
     return "questions" if result.data.split_by == QUESTION else f"values of {result.data.split_by}"
 
 

@@ -54,7 +54,7 @@ def begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor) -> None:
 def see_tiles(
     slots: Slots, rows: slice, ready: Ready, layers: Layers, vlm: VisionLanguageModel
 ) -> bool:
-    """Note which keys of the picture new rows may see; return whether that is not all."""
+    """Note which keys of the image new rows may see; return whether that is not all."""
     if slots.tiles is None:
         return False
     name, layer = vlm.family.cross_attention_mask, min(slots.fixed)
@@ -278,7 +278,7 @@ class Decoding:
         length = self.length_for(tokens)
         self._slots = self._stepper = None
         self._flags.clear()
-        fixed = vlm.skipped_without_image if any(ready.batch.pictures) else frozenset()
+        fixed = vlm.skipped_without_image if any(ready.batch.images) else frozenset()
         many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
         original = original_of(vlm.family.model_type, spec)
         wanted = resolve_layers(spec.layers, vlm.num_layers)
@@ -299,7 +299,7 @@ class Decoding:
                 many = max(rows, many // 2)
         self._stepper = Stepper(
             vlm, self._slots, wanted if spec.answer_positions else (),
-            states_of(original), pictured=any(ready.batch.pictures),
+            states_of(original), imaged=any(ready.batch.images),
         )  # fmt: skip
 
 

@@ -36,10 +36,10 @@ class Slots:
     places: Int[Tensor, " rows"]
     """Where its keys go."""
     positions: Int[Tensor, "dims rows one"]
-    """Its position as the decoder counts: one dimension, or several where pictures have rows."""
+    """Its position as the decoder counts: one dimension, or several where images have rows."""
     seen: Bool[Tensor, "rows length"]
     """Which keys a row may see."""
-    tiles: Bool[Tensor, "rows _pictures"] | None
+    tiles: Bool[Tensor, "rows _images"] | None
     """Which keys of the fixed layers a row may see; None: there are no fixed layers."""
     chosen: Int[Tensor, "rows limit"]
     """The tokens chosen so far; the last column is for rows that have ended."""
@@ -127,7 +127,7 @@ def make_slots(
 
     device = layers[0][0].device
     whole = partial(torch.zeros, dtype=torch.int64, device=device)
-    pictures = [layers[index][0].shape[2] for index in sorted(fixed)]
+    images = [layers[index][0].shape[2] for index in sorted(fixed)]
     return Slots(
         keys=[room(index, keys) for index, (keys, _) in enumerate(layers)],
         values=[room(index, values) for index, (_, values) in enumerate(layers)],
@@ -136,7 +136,7 @@ def make_slots(
         places=whole(rows),
         positions=whole(dims, rows, 1),
         seen=torch.ones(rows, length, dtype=torch.bool, device=device),
-        tiles=torch.ones(rows, pictures[0], dtype=torch.bool, device=device) if pictures else None,
+        tiles=torch.ones(rows, images[0], dtype=torch.bool, device=device) if images else None,
         chosen=whole(rows, limit + 1),
         logprobs=torch.zeros(rows, limit + 1, device=device),
         count=whole(rows),

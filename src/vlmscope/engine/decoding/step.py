@@ -44,7 +44,7 @@ class Stepper:
         slots: The rows.
         layers: Layers whose states of the answer are wanted.
         meant: What the hidden state of a layer is.
-        pictured: Whether the questions are about pictures.
+        imaged: Whether the questions are about images.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Stepper:
         layers: Sequence[int],
         meant: LayerStates,
         *,
-        pictured: bool,
+        imaged: bool,
     ) -> None:
         self._vlm = vlm
         self._slots = slots
         self._layers = layers
         self._meant = meant
-        self._pictured = pictured
+        self._imaged = imaged
         device = slots.tokens.device
         self._configs = configurations(vlm.decoder)
         self._caches: dict[int, Any] = {}
@@ -106,7 +106,7 @@ class Stepper:
         torch.cuda.synchronize()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            # Threads that prepare pictures may pin memory meanwhile.
+            # Threads that prepare images may pin memory meanwhile.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
             ):
@@ -147,7 +147,7 @@ class Stepper:
             if self._slots.states is not None:
                 self._slots.states.add(layer, hidden[:, -1])
 
-        return tap_layer(self._vlm, layer, tap, self._meant, pictured=self._pictured)
+        return tap_layer(self._vlm, layer, tap, self._meant, imaged=self._imaged)
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots

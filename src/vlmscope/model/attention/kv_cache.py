@@ -63,7 +63,7 @@ class FixedLayer(RowLayer):
 
     def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Refuse: the vision encoder must not run again."""
-        raise RuntimeError("a decoding step computed keys of the picture again")
+        raise RuntimeError("a decoding step computed keys of the image again")
 
 
 def cache_over(layers: Sequence[DynamicLayer]) -> Cache:
@@ -108,15 +108,15 @@ def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | No
 
 
 KeysAndValues = tuple[Tensor, Tensor]
-"""Of one block, each ``[pictures, heads, length, width]``."""
+"""Of one block, each ``[images, heads, length, width]``."""
 
 
-def keys_of_pictures(vlm: VisionLanguageModel, states: Tensor) -> dict[int, KeysAndValues]:
-    """Return what each block that attends to pictures keeps of them.
+def keys_of_images(vlm: VisionLanguageModel, states: Tensor) -> dict[int, KeysAndValues]:
+    """Return what each block that attends to images keeps of them.
 
     Args:
         vlm: A model whose family names the attention of these blocks.
-        states: What the projector made of the pictures, ``[pictures, ..., width of the decoder]``.
+        states: What the projector made of the images, ``[images, ..., width of the decoder]``.
 
     Returns:
         Block → keys and values.

@@ -72,7 +72,7 @@ def grouped_attention(
 
     Heads that share keys and values are laid side by side as if they were tokens, which a mask
     common to all heads allows: the same products. The library's ``sdpa`` repeats keys and values
-    for every head as soon as there is a mask: 34 GB for a prefill of 32 rows that look at pictures.
+    for every head as soon as there is a mask: 34 GB for a prefill of 32 rows that look at images.
 
     Args:
         module: The attention that calls.

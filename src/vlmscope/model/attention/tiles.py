@@ -2,7 +2,7 @@
 
 The library's kernels know heads of 64 and 128 numbers. Llama-3.2-Vision's encoder has 80, which
 cuDNN computes as 128 and FlashAttention 4 as 80: on an H200 0.35 against 0.55 ms a layer and
-picture, with the same error. The package is optional (``pip install vlmscope[flash]``) and young,
+image, with the same error. The package is optional (``pip install vlmscope[flash]``) and young,
 so whatever it cannot do is left to torch.
 """
 
@@ -91,7 +91,7 @@ def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Itera
 
     Args:
         vlm: The model.
-        inputs: What the encoder will be called with, on the host: how many tiles of each picture
+        inputs: What the encoder will be called with, on the host: how many tiles of each image
             are used decides how the work is split, and a look at the device would wait for it.
     """
     if not vlm.family.fills_up_tiles:
@@ -113,7 +113,7 @@ def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Itera
 
 
 _TILES = "_vlmscope_tiles"
-"""Attribute of the encoder's attentions: tiles of each picture that are used, patches of one, tiles
+"""Attribute of the encoder's attentions: tiles of each image that are used, patches of one, tiles
 that there can be."""
 
 
@@ -131,7 +131,7 @@ def split_attention(
 
     Args:
         module: The attention that calls; ``exact_split`` has told it the tiles.
-        query: ``[pictures, heads, tiles × filled-up patches, width]``.
+        query: ``[images, heads, tiles × filled-up patches, width]``.
         key: Like ``query``.
         value: Like ``query``.
         attention_mask: What is replaced.
@@ -139,7 +139,7 @@ def split_attention(
         scaling: Factor of the products.
 
     Returns:
-        ``[pictures, tiles × filled-up patches, heads, width]``, and no weights.
+        ``[images, tiles × filled-up patches, heads, width]``, and no weights.
     """
     check_thread()
     used, patches, tiles = module.__dict__[_TILES]
@@ -175,7 +175,7 @@ def _attend(
     tile: int,
     scale: float | None,
 ) -> None:
-    """Fill ``found`` for pictures that all use as many tiles."""
+    """Fill ``found`` for images that all use as many tiles."""
     end = used * tile
     found[:, :, :end] = attend(query[:, :, :end], key, value, scale)
     _mend(
@@ -210,7 +210,7 @@ def _mend(
 
 
 def _by_tile(rows: Tensor, used: int) -> Tensor:
-    """Return ``[pictures, heads, tiles × patches, width]`` with the tiles apart; a view."""
+    """Return ``[images, heads, tiles × patches, width]`` with the tiles apart; a view."""
     return rows.view(*rows.shape[:2], used, -1, rows.shape[3])
 
 

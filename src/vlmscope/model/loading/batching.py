@@ -1,6 +1,6 @@
 """The second proof, for a wrapper and decoder that the suite has not held: may they be batched?
 
-Three noise pictures of different shapes are asked about together and one by one, the prompts padded
+Three noise images of different shapes are asked about together and one by one, the prompts padded
 on the left. If the vision encoder's output falls into questions by one of the rules, and the last
 hidden state of each prompt and of the first tokens of its answer does not depend on its neighbours,
 questions go through the model in batches. If not, one at a time: slower, and as exact.
@@ -32,7 +32,7 @@ ASKED = (
     ("Is there anything at all in the image?", (40, 160)),
     ("Which colours are there?", (180, 56)),
 )
-"""Questions, and width and height of their pictures."""
+"""Questions, and width and height of their images."""
 
 LARGER = (1, 6, 12, 24)
 """How many times as large the images may be made for them to be seen as tiles."""
@@ -58,22 +58,22 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
     """
     questions = [question for question, _ in ASKED]
     try:
-        pictures = _tiling(vlm)
-        alone = [_look(vlm, [q], [p]) for q, p in zip(questions, pictures, strict=True)]
+        images = _tiling(vlm)
+        alone = [_look(vlm, [q], [p]) for q, p in zip(questions, images, strict=True)]
     except ModelError:
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(
-            f"{vlm.name}: it cannot answer a question about a picture: {what}"
+            f"{vlm.name}: it cannot answer a question about an image: {what}"
         ) from error
     try:
-        together = _look(vlm, questions, pictures)
+        together = _look(vlm, questions, images)
     except Exception:  # noqa: BLE001 - code that nobody here has seen
         return "whole"  # it does not take several questions at once
     tolerance = TOLERANCES[vlm.dtype]
     same = [relative_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
-    if not max(same) <= tolerance or not _answers_hold(vlm, questions, pictures):
+    if not max(same) <= tolerance or not _answers_hold(vlm, questions, images):
         return "whole"
     for rule in rules:
         if _holds(vlm, rule, together, alone, tolerance):
@@ -131,15 +131,15 @@ def _tiling(vlm: VisionLanguageModel) -> list[Image]:
     hold for tiles.
     """
     for times in LARGER:
-        pictures = _noise(times)
+        images = _noise(times)
         text = render(vlm.processor, ASKED[0][0])
         shapes = set()
-        for picture in pictures:
-            made = encode(vlm.processor, [text], [[picture]])
+        for image in images:
+            made = encode(vlm.processor, [text], [[image]])
             tokens = int((made["input_ids"] == vlm.image_token_id).sum())
             shapes.add((tokens, *(tuple(made[name].shape) for name in sorted(made))))
         if len(shapes) > 1:
-            return pictures
+            return images
     return _noise()
 
 
@@ -159,14 +159,14 @@ def _holds(
 
 def _encoded(vlm: VisionLanguageModel, seen: Seen) -> Encoded:
     features, states, inputs = seen
-    pictures = [1] * len(states)
-    return Encoded(features, inputs, pictures, vlm.model.config, vlm.image_token_id)
+    images = [1] * len(states)
+    return Encoded(features, inputs, images, vlm.model.config, vlm.image_token_id)
 
 
 def _look(
     vlm: VisionLanguageModel,
     questions: Sequence[str],
-    pictures: Sequence[Image],
+    images: Sequence[Image],
     *,
     in_one_call: bool = False,
 ) -> Seen:
@@ -175,11 +175,11 @@ def _look(
     Args:
         vlm: The model.
         questions: Each about one image.
-        pictures: The images.
+        images: The images.
         in_one_call: Whether the encoder attends to packed images in one call a layer.
     """
     texts = [render(vlm.processor, question) for question in questions]
-    inputs = vlm.cast(encode(vlm.processor, texts, [[picture] for picture in pictures]))
+    inputs = vlm.cast(encode(vlm.processor, texts, [[image] for image in images]))
     moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
     parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
     attention = packed(vlm) if in_one_call else contextlib.nullcontext()
@@ -187,7 +187,7 @@ def _look(
         # ``generate`` and not a plain forward: it counts positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
     if (times := len(calls["encoder"])) != 1 and len(texts) == 1:
-        (width, height) = pictures[0].size
+        (width, height) = images[0].size
         raise ModelError(
             f"{vlm.name}: its vision encoder ran {times} times for one image of {width}x{height}, "
             "for its tiles apart perhaps, and so has no one output; another module may have: "
@@ -199,11 +199,11 @@ def _look(
 
 
 def _answers_hold(
-    vlm: VisionLanguageModel, questions: Sequence[str], pictures: Sequence[Image]
+    vlm: VisionLanguageModel, questions: Sequence[str], images: Sequence[Image]
 ) -> bool:
     texts = [render(vlm.processor, question) for question in questions]
     try:
-        return is_batched_as_alone(vlm, texts, pictures)
+        return is_batched_as_alone(vlm, texts, images)
     except ERRORS:
         return False
 

@@ -30,11 +30,11 @@ def auto_class(config: Any) -> Any:
 
 
 def check_kind(name: str, config: Any) -> None:
-    """Refuse an architecture that answers no questions about pictures, before weights are read.
+    """Refuse an architecture that answers no questions about images, before weights are read.
 
     Raises:
         ModelError: It is a language, sound or vision model, an encoder-decoder, or transformers
-            cannot load it for pictures and text.
+            cannot load it for images and text.
     """
     from transformers import __version__
     from transformers.models.auto.modeling_auto import (
@@ -45,7 +45,7 @@ def check_kind(name: str, config: Any) -> None:
     sees = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING and hasattr(config, "vision_config")
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not sees:
         raise ModelError(
-            f"{name}: a model of type {config.model_type!r} takes no questions about pictures, or "
+            f"{name}: a model of type {config.model_type!r} takes no questions about images, or "
             f"not in transformers {__version__}; give a vision-language model ('vlmscope models' "
             "lists some)"
         )

@@ -102,7 +102,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
     """Return the processor of a checkpoint: tokenizer, image processor for PIL, chat template.
 
     Where torchvision is missing, the result may have no ``video_processor``; its class is then a
-    subclass of the same name. What it makes of pictures and text is the same.
+    subclass of the same name. What it makes of images and text is the same.
 
     Args:
         name: Folder of a checkpoint, or a hub id.

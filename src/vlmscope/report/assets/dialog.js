@@ -18,7 +18,7 @@ function showFacts(list, card) {
   addFact(list, "scorer", card.scorer);
   addFact(list, "category", card.category);
   addFact(list, "id", card.id);
-  addFact(list, card.num_pictures > 1 ? "pictures" : "picture", card.image_id || "none");
+  addFact(list, card.num_images > 1 ? "images" : "image", card.image_id || "none");
   addFact(list, "ended by", card.finish_reason);
   addFact(list, "prompt", `${count(card.num_prompt_tokens)} tokens`);
   for (const [name, place] of Object.entries(card.positions)) {
@@ -70,9 +70,9 @@ function showFirstTokens(root, card) {
 }
 
 /** Fill the dialog with the card at a place among the chosen ones. */
-function fillDialog(dialog, chosen, place, pictures) {
+function fillDialog(dialog, chosen, place, images) {
   const card = chosen[place];
-  showPictures(dialog, card, pictures);
+  showImages(dialog, card, images);
   showVerdict(dialog, card);
   setText(dialog, "question", card.question);
   setText(dialog, "place", `${count(place + 1)} of ${count(chosen.length)}`);

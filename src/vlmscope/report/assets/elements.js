@@ -31,18 +31,18 @@ function count(value) {
   return value.toLocaleString("en");
 }
 
-/** Set the pictures of a card or dialog; only pictures of the report, and only data. */
-function showPictures(root, card, pictures) {
-  const all = card.num_pictures;
-  const known = card.pictures.filter((key) => Object.hasOwn(pictures, key)).map((key) => pictures[key]);
+/** Set the images of a card or dialog; only images of the report, and only data. */
+function showImages(root, card, images) {
+  const all = card.num_images;
+  const known = card.images.filter((key) => Object.hasOwn(images, key)).map((key) => images[key]);
   const images = known.filter((source) => /^data:image\/(jpeg|png|webp);base64,/.test(source)).map((src, place) => {
-    const alt = `picture ${all > 1 ? `${place + 1} of ${all}, ` : ""}${card.image_id}`;
+    const alt = `image ${all > 1 ? `${place + 1} of ${all}, ` : ""}${card.image_id}`;
     return Object.assign(element("img"), { src, alt, decoding: "async" });
   });
-  slot(root, "pictures").replaceChildren(...images);
-  const none = all === 0 ? "no picture" : "picture not at hand";
-  setText(root, "no-picture", images.length ? `${images.length} of ${all} pictures at hand` : none);
-  slot(root, "no-picture").hidden = images.length > 0 && images.length === all;
+  slot(root, "images").replaceChildren(...images);
+  const none = all === 0 ? "no image" : "image not at hand";
+  setText(root, "no-image", images.length ? `${images.length} of ${all} images at hand` : none);
+  slot(root, "no-image").hidden = images.length > 0 && images.length === all;
 }
 
 /** Set outcome and risk: a shape and a word, a number and a bar. */

@@ -26,7 +26,7 @@ DOUBT = re.compile(
 )
 """A word with which a sentence may deny something in a way that no rule here reads."""
 
-_PICTURE = (
+_IMAGE = (
     r"(?:picture|image|photo|photograph|scene|painting|drawing|figure|illustration|frame|shot)s?"
 )
 _LEARN = (
@@ -88,7 +88,7 @@ _SHOW = (
 )
 _SEEN = (
     r"(?:visible|seen|shown|present|depicted|pictured|displayed|included|featured|there|here|found"
-    rf"|spotted|detected|portrayed|evident|apparent|existent|discernible|in (?:the|this) {_PICTURE}"
+    rf"|spotted|detected|portrayed|evident|apparent|existent|discernible|in (?:the|this) {_IMAGE}"
     r"|in (?:view|sight|frame)|on display|part of|available|observed|identified|located)"
 )
 _ANY = r"(?:(?:a|an|any|the|such|single|actual|actually|such a|sign of|signs of|evidence of) )*"
@@ -102,7 +102,7 @@ _LEAD = re.compile(
     r"|specifically|overall|currently|apparently|yet|indeed|in fact|the answer is|answer)[,:]? "
     r"|it (?:appears|seems|looks)(?: that| like| as if| as though)? (?=there|the|no|he|she)"
     r"|(?:i|we) (?:think|believe|would say)(?: that)? |(?:because|since|as) (?=there|the|no)"
-    rf"|(?:the|this) {_PICTURE} (?:shows|suggests|indicates) that )+"
+    rf"|(?:the|this) {_IMAGE} (?:shows|suggests|indicates) that )+"
 )
 _ABSENT = tuple(
     re.compile(pattern)
@@ -117,17 +117,17 @@ _ABSENT = tuple(
         rf"|could not)"
         rf" (?:actually |really |clearly )?{_SEE} {_ANY}(?P<x>.+)",
         rf"^(?:unable to|can not|could not) {_SEE} {_ANY}(?P<x>.+)",
-        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} (?:do|does) not (?:actually |really "
+        rf"^(?:the |this |that )?(?:\w+ )?{_IMAGE} (?:do|does) not (?:actually |really "
         rf"|clearly )?"
         rf"(?:appear to |seem to )?{_SHOW} {_ANY}(?P<x>.+)",
-        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} (?:has|{_SHOW}s?) (?:no|0|zero)"
+        rf"^(?:the |this |that )?(?:\w+ )?{_IMAGE} (?:has|{_SHOW}s?) (?:no|0|zero)"
         rf" {_ANY}(?P<x>.+)",
-        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} (?:{_BE}|appears to be|seems to be)"
+        rf"^(?:the |this |that )?(?:\w+ )?{_IMAGE} (?:{_BE}|appears to be|seems to be)"
         rf" (?:completely |"
         rf"entirely |totally )?(?:devoid of|void of|free of|lacking(?: in)?|without|missing"
         rf"|empty of)"
         rf" {_ANY}(?P<x>.+)",
-        rf"^(?:the |this |that )?(?:\w+ )?{_PICTURE} lacks {_ANY}(?P<x>.+)",
+        rf"^(?:the |this |that )?(?:\w+ )?{_IMAGE} lacks {_ANY}(?P<x>.+)",
         rf"^(?:no|0|zero|not an?|not any) (?P<x>(?:[\w'-]+ ){{1,6}}?)(?:{_BE}|can be|could be"
         rf"|appears?"
         rf"|exists?)(?: to be)?(?: (?:actually |clearly )?{_SEEN}\b|$|[.,!])",
@@ -211,9 +211,9 @@ def read_denial(text: str) -> Denial | None:
     Denial(things=('kettle',), head='kettle', untold=False, incapable=False, owner=())
     >>> read_denial("The red kettle isn't visible.").things
     ('red', 'kettle')
-    >>> read_denial("The picture does not show that.").untold, read_denial("I can't tell.").untold
+    >>> read_denial("The image does not show that.").untold, read_denial("I can't tell.").untold
     (True, True)
-    >>> read_denial("The kettle is missing from the picture.").head
+    >>> read_denial("The kettle is missing from the image.").head
     'kettle'
     >>> read_denial("I am unable to view images.").incapable
     True

@@ -291,7 +291,7 @@ def _stands_alone(said: tuple[str, ...], at: int, length: int) -> bool:
         return True
     last = said[before - 1]
     if last == "of":
-        if lemma(said[before - 2]) in ("image", "picture", "photo"):  # "This is a picture of a dog"
+        if lemma(said[before - 2]) in ("image", "picture", "photo"):  # "This is an image of a dog"
             return before < 5 and said[0] in ("this", "it", "image", "picture", "photo")
         return before > 1 and lemma(said[before - 2]) in GROUPS
     return (

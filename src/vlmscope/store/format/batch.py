@@ -28,11 +28,11 @@ def check_capture(capture: Capture, widths: Mapping[str, int], *, like: Capture)
     Args:
         capture: The capture.
         widths: Path of each vector of the run, and its width.
-        like: Another capture of the same batch, with a picture if any of them has one.
+        like: Another capture of the same batch, with an image if any of them has one.
 
     Raises:
         StoreError: A vector is missing, too many, of another width or not finite; some of what is
-            read off a picture is there and some is not; or answers or boundaries are not as in the
+            read off an image is there and some is not; or answers or boundaries are not as in the
             other capture.
     """
     _check_vectors(capture, widths)
@@ -44,7 +44,7 @@ def check_capture(capture: Capture, widths: Mapping[str, int], *, like: Capture)
             "on every row, or on none"
         )
     found, wanted = set(capture.boundaries), set(like.boundaries)
-    if bool(capture.image_sha256) != bool(like.image_sha256):  # one of the two has no picture
+    if bool(capture.image_sha256) != bool(like.image_sha256):  # one of the two has no image
         found, wanted = found.difference(IMAGE_POSITIONS), wanted.difference(IMAGE_POSITIONS)
     if found != wanted:
         raise StoreError(
@@ -54,19 +54,19 @@ def check_capture(capture: Capture, widths: Mapping[str, int], *, like: Capture)
 
 
 def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
-    has_picture = bool(capture.image_sha256)
+    has_image = bool(capture.image_sha256)
     found = {path: vector.shape for path, vector in capture.vectors.items()}
-    wanted = {p: (w,) for p, w in widths.items() if has_picture or not is_of_image(p)}
+    wanted = {p: (w,) for p, w in widths.items() if has_image or not is_of_image(p)}
     if found != wanted:
         odd = sorted(path for path in found.keys() | wanted if found.get(path) != wanted.get(path))
-        kind = "" if has_picture else " of a question without a picture"
+        kind = "" if has_image else " of a question without an image"
         raise StoreError(
             f"question {capture.sample.id!r}: vectors{kind} do not match the manifest: "
             + ", ".join(f"{p} is {found.get(p)}, expected {wanted.get(p)}" for p in odd)
         )
     left = set(capture.boundaries).intersection(IMAGE_POSITIONS)
     kept = {name for name in ("image_dhash", "image_thumbnail") if getattr(capture, name)}
-    if not has_picture and (left or kept):
+    if not has_image and (left or kept):
         what = f"boundaries of {sorted(left)}" if left else f"an {min(kept)}"
         raise StoreError(f"question {capture.sample.id!r}: has no image_sha256, but {what}")
     for path, vector in capture.vectors.items():
@@ -106,8 +106,8 @@ class Block:
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
 
     @property
-    def has_picture(self) -> list[bool]:
-        """Whether each question is about a picture."""
+    def has_image(self) -> list[bool]:
+        """Whether each question is about an image."""
         return [bool(sha256) for sha256 in self.texts["image_sha256"]]
 
     @property
@@ -122,7 +122,7 @@ class Block:
 def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
     """Turn captures into columns. ``widths`` says which vectors each must have, and how wide.
 
-    A capture without a picture has none of the image's.
+    A capture without an image has none of the image's.
     """
     like = next((capture for capture in captures if capture.image_sha256), captures[0])
     for capture in captures:
@@ -156,16 +156,16 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
 
 
 def captures_of(block: Block) -> Iterator[Capture]:
-    """Turn columns back into captures; ``Sample.image`` has the names of the pictures only."""
+    """Turn columns back into captures; ``Sample.image`` has the names of the images only."""
     positions = {name: boundary_position(name) for name in block.numbers}
-    for i, has_picture in enumerate(block.has_picture):
+    for i, has_image in enumerate(block.has_image):
         text = {name: column[i] for name, column in block.texts.items()}
         number = {name: column[i] for name, column in block.numbers.items()}
         ragged = {name: column[i] for name, column in block.ragged.items()}
         yield Capture(
             sample=Sample(
                 id=text[QUESTION_ID],
-                image=_names(text["image_id"], text["image_sha256"]) if has_picture else None,
+                image=_names(text["image_id"], text["image_sha256"]) if has_image else None,
                 question=text["question"],
                 target=text["ground_truth_answer"],
                 metadata=metadata_of(text["metadata"]),
@@ -174,7 +174,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
             vectors={
                 path: matrix[i]
                 for path, matrix in block.vectors.items()
-                if has_picture or not is_of_image(path)
+                if has_image or not is_of_image(path)
             },
             boundaries={
                 position: int(number[name])
@@ -196,7 +196,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
 
 
 def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
-    """Return the names of a question's pictures: several where there are several hashes.
+    """Return the names of a question's images: several where there are several hashes.
 
     >>> _names("a, b.png", "1f"), _names("a.png, b.png", "1f+2e")
     ('a, b.png', ('a.png', 'b.png'))
@@ -280,7 +280,7 @@ def metadata_of(text: str) -> dict[str, Any]:
 def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Return the columns of numbers: boundaries first, as in the row's attributes.
 
-    Those of the image are there even if no row of this block has a picture: all blocks of a run
+    Those of the image are there even if no row of this block has an image: all blocks of a run
     have the same columns.
     """
     own = (position for capture in captures for position in capture.boundaries)

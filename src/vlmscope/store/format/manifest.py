@@ -99,8 +99,8 @@ class DataRecord:
     fields: Mapping[str, str | bool | None]
     fingerprint: str
     text_only: bool = False
-    """Whether rows without a picture are questions about none (``--text-only``). A run may take it
-    up later: rows that failed for want of a picture are then captured."""
+    """Whether rows without an image are questions about none (``--text-only``). A run may take it
+    up later: rows that failed for want of an image are then captured."""
     several_tables: bool = False
     """Whether rows came from more than one version of the table. ``fingerprint`` is that of the
     last one, and says nothing about rows of the earlier ones."""

@@ -143,7 +143,7 @@ def is_vector(path: str) -> bool:
 
 
 def is_of_image(path: str) -> bool:
-    """Say whether a vector is read off a picture, so that a question without one lacks it.
+    """Say whether a vector is read off an image, so that a question without one lacks it.
 
     >>> is_of_image("vision_token_representation/layer_2")
     True

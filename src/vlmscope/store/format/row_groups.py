@@ -1,8 +1,8 @@
-"""The seed's picture: one group per question, with scalar strings and one vector per layer.
+"""The seed's image: one group per question, with scalar strings and one vector per layer.
 
-In a shard the vectors are virtual datasets: windows of one row onto the columns, so the picture
+In a shard the vectors are virtual datasets: windows of one row onto the columns, so the image
 costs no second copy. A row has no dataset and no attribute for what it lacks: the vectors and
-boundaries of a picture, where the question is about none.
+boundaries of an image, where the question is about none.
 
 Everything here goes through h5py's low-level API with shared types and spaces, several times faster
 than ``create_dataset``: HDF5 makes some twenty objects per question.
@@ -50,7 +50,7 @@ class RowWriter:
         self._group = h5p.create(h5p.GROUP_CREATE)
         self._group.set_attr_phase_change(*_COMPACT_ATTRIBUTES)
         self._lists = _row_lists(block)
-        self._has_picture = block.has_picture
+        self._has_image = block.has_image
         self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
 
     def write(self) -> Iterator[str]:
@@ -102,7 +102,7 @@ class RowWriter:
     def _write_vectors(self, row: Any, i: int) -> None:
         groups: dict[str, Any] = {"": row}
         for path, matrix in self._block.vectors.items():
-            if not self._has_picture[i] and is_of_image(path):
+            if not self._has_image[i] and is_of_image(path):
                 continue
             parent, _, leaf = path.rpartition("/")
             if parent not in groups:

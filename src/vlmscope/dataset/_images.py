@@ -1,9 +1,9 @@
-"""What a cell of a table says about the pictures of its question: none, one or several.
+"""What a cell of a table says about the images of its question: none, one or several.
 
-A picture is a name, the bytes of a file, a text that holds them, or ``{bytes, path}``, as
+An image is a name, the bytes of a file, a text that holds them, or ``{bytes, path}``, as
 ``datasets`` stores one. Several are a list of these, in text a list of names as JSON or Python
 writes it. What is a video or a sound is told by its name or its struct, and refused: read as a
-picture it would fail with a message about something else.
+image it would fail with a message about something else.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ MEDIA: Mapping[str, str] = {
         "a sound",
     ),
 }  # fmt: skip
-"""Suffix in lower case → what such a file is instead of a picture."""
+"""Suffix in lower case → what such a file is instead of an image."""
 
 _MAYBE_MEDIUM = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA))})[/.]*\Z", re.IGNORECASE)
 """What ends otherwise is none of these: taking a path apart costs more than all else of a cell."""
 
 FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
-"""Feature type of the ``datasets`` library → what a column of it holds instead of pictures."""
+"""Feature type of the ``datasets`` library → what a column of it holds instead of images."""
 
 _PLAIN_LENGTH = 60
 """Characters of a text that is a name at first sight; a longer one may hold an image."""
@@ -50,28 +50,28 @@ _NOT_PLAIN = frozenset("[{dD")
 _DIGEST_BYTES = 16
 """Of the hash of an embedded image without a name."""
 
-_OF_PICTURES = frozenset({"bytes", "path", "array"})
-"""Keys of an object that is a picture or, with an array, a sound."""
+_OF_IMAGES = frozenset({"bytes", "path", "array"})
+"""Keys of an object that is an image or, with an array, a sound."""
 
 REMEDY: Mapping[str, str] = {
     "a video": "extract a frame",
-    "a sound": "name a picture",
+    "a sound": "name an image",
 }
 """What to do about each."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureCell:
-    """One picture as a cell gives it."""
+class ImageCell:
+    """One image as a cell gives it."""
 
     name: str
     """Name or path; empty where there is none."""
     data: bytes | HeldImage | None
     """The image file itself, or the decoded image, where the table holds it."""
     medium: str = ""
-    """``a video`` or ``a sound``, where it is no picture."""
+    """``a video`` or ``a sound``, where it is no image."""
     other: str = ""
-    """What stands there instead of a picture: ``a list``."""
+    """What stands there instead of an image: ``a list``."""
     flaw: str = ""
     """Why what stands there is no image, and what to do, as the end of a sentence."""
     path: Path | None = None
@@ -92,28 +92,28 @@ class PictureCell:
 
 @dataclass(frozen=True, slots=True)
 class ImageCells:
-    """What a row says about its pictures."""
+    """What a row says about its images."""
 
-    pictures: tuple[PictureCell, ...]
+    images: tuple[ImageCell, ...]
     """In the order of the list; empty where the question is about none."""
     columns: frozenset[str]
     """The columns that said so."""
 
     @property
     def name(self) -> str:
-        """The names, joined; empty where no picture has one."""
-        return ", ".join(picture.name for picture in self.pictures if picture.name)
+        """The names, joined; empty where no image has one."""
+        return ", ".join(image.name for image in self.images if image.name)
 
     @property
     def key(self) -> Any:
         """What tells these images from others, as JSON: names, or a hash where there are none."""
-        keys = [p.name or (_hash(p.data) if p.data else "") for p in self.pictures]
+        keys = [p.name or (_hash(p.data) if p.data else "") for p in self.images]
         return keys if len(keys) > 1 else next(iter(keys), "")
 
     @property
     def content_key(self) -> Any:
         """The same, but of images that are held their content beside the name."""
-        keys = [[p.name, *_hash(p.data)] if p.data else p.name for p in self.pictures]
+        keys = [[p.name, *_hash(p.data)] if p.data else p.name for p in self.images]
         return keys if len(keys) > 1 else next(iter(keys), "")
 
 
@@ -127,21 +127,21 @@ def _hash(data: bytes | HeldImage) -> list[Any]:
     return [len(data), blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()]
 
 
-def find_pictures(
+def find_images(
     values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
 ) -> ImageCells:
-    """Find a row's pictures: bytes before names, and of each the first column that has any.
+    """Find a row's images: bytes before names, and of each the first column that has any.
 
     Column by column is not enough: tables in use leave ``image_id`` empty in some rows and fill
     ``image_name`` there.
 
     Args:
         values: The row.
-        columns: Columns that may hold pictures, in order of preference.
+        columns: Columns that may hold images, in order of preference.
         missing: Texts that stand for a gap in this format.
 
     >>> row = {"image_id": None, "image": '["a.png", "b.png"]'}
-    >>> find_pictures(row, ["image_id", "image"], frozenset()).name
+    >>> find_images(row, ["image_id", "image"], frozenset()).name
     'a.png, b.png'
     """
     cells = {column: split_cell(values.get(column), missing) for column in columns}
@@ -153,26 +153,26 @@ def find_pictures(
     chosen = held or named or next(iter(said), None)
     if chosen is None:
         return ImageCells((), frozenset())
-    pictures = cells[chosen]
-    if named in (None, chosen) or len(cells[named]) != len(pictures):
-        return ImageCells(pictures, frozenset([chosen]))
+    images = cells[chosen]
+    if named in (None, chosen) or len(cells[named]) != len(images):
+        return ImageCells(images, frozenset([chosen]))
     labels = [label.name for label in cells[named]]
-    labelled = (replace(p, name=label) for p, label in zip(pictures, labels, strict=True))
+    labelled = (replace(p, name=label) for p, label in zip(images, labels, strict=True))
     return ImageCells(tuple(labelled), frozenset([chosen, named]))
 
 
-def join_pictures(
+def join_images(
     values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
 ) -> ImageCells:
-    """Find a row's pictures where each column holds one of them; a gap is none.
+    """Find a row's images where each column holds one of them; a gap is none.
 
     >>> row = {"image_1": "a.png", "image_2": None, "image_3": "c.png"}
-    >>> join_pictures(row, list(row), frozenset()).name
+    >>> join_images(row, list(row), frozenset()).name
     'a.png, c.png'
     """
     cells = {column: split_cell(values.get(column), missing) for column in columns}
-    pictures = tuple(picture for column in columns for picture in cells[column])
-    return ImageCells(pictures, frozenset(column for column in columns if cells[column]))
+    images = tuple(image for column in columns for image in cells[column])
+    return ImageCells(images, frozenset(column for column in columns if cells[column]))
 
 
 def has_image_suffix(name: str) -> bool:
@@ -184,22 +184,22 @@ def has_image_suffix(name: str) -> bool:
     return name.rstrip().lower().endswith(IMAGE_SUFFIXES)
 
 
-def _best_named(columns: Sequence[str], cells: Mapping[str, tuple[PictureCell, ...]]) -> str | None:
+def _best_named(columns: Sequence[str], cells: Mapping[str, tuple[ImageCell, ...]]) -> str | None:
     """Return the column whose names are those of files: beside ``a.jpg`` a number is none."""
-    files = (c for c in columns if any(has_image_suffix(picture.name) for picture in cells[c]))
+    files = (c for c in columns if any(has_image_suffix(image.name) for image in cells[c]))
     return next(files, next(iter(columns), None))
 
 
 def plain_name(
     values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
 ) -> str | None:
-    """Return the name of a row's picture where ``find_pictures`` would find one name in a text.
+    """Return the name of a row's image where ``find_images`` would find one name in a text.
 
     Almost every row of almost every table is such a row, and this takes a tenth of the time.
 
     Args:
         values: The row.
-        columns: Columns that may hold pictures, in order of preference.
+        columns: Columns that may hold images, in order of preference.
         missing: Texts that stand for a gap in this format.
 
     Returns:
@@ -226,21 +226,21 @@ def plain_name(
     return name
 
 
-def split_cell(value: Any, missing: frozenset[str]) -> tuple[PictureCell, ...]:
-    """Return the pictures of one cell; none of an empty one, a gap in a list as an empty picture.
+def split_cell(value: Any, missing: frozenset[str]) -> tuple[ImageCell, ...]:
+    """Return the images of one cell; none of an empty one, a gap in a list as an empty image.
 
-    >>> [(picture.name, picture.data) for picture in split_cell(["a.png", b"..."], frozenset())]
+    >>> [(image.name, image.data) for image in split_cell(["a.png", b"..."], frozenset())]
     [('a.png', None), ('', b'...')]
     """
     several = _several(value)
     if several is not None:
-        return tuple(_picture(item, missing) for item in several)
-    picture = _picture(value, missing)
-    return () if picture.is_empty else (picture,)
+        return tuple(_image(item, missing) for item in several)
+    image = _image(value, missing)
+    return () if image.is_empty else (image,)
 
 
 def _several(value: Any) -> Sequence[Any] | None:
-    """Return the items of a list, also of one written as JSON text; None for one picture."""
+    """Return the items of a list, also of one written as JSON text; None for one image."""
     if isinstance(value, list | tuple):
         return value
     if not isinstance(value, str) or not value.lstrip().startswith("["):
@@ -250,23 +250,23 @@ def _several(value: Any) -> Sequence[Any] | None:
     return found if names else None
 
 
-def _picture(value: Any, missing: frozenset[str]) -> PictureCell:
-    if isinstance(value, PictureCell):  # a reader says what is wrong with the cell
+def _image(value: Any, missing: frozenset[str]) -> ImageCell:
+    if isinstance(value, ImageCell):  # a reader says what is wrong with the cell
         return value
     if isinstance(value, list | tuple):
-        return PictureCell("", None, other="a list")
-    if isinstance(value, dict) and value and not value.keys() & _OF_PICTURES:
-        return PictureCell("", None, other=kind_name(value))
+        return ImageCell("", None, other="a list")
+    if isinstance(value, dict) and value and not value.keys() & _OF_IMAGES:
+        return ImageCell("", None, other=kind_name(value))
     try:
         data, name = _data_and_name(value)
     except EncodedError as error:
-        return PictureCell("", None, flaw=f"{error}; write the whole image file there")
+        return ImageCell("", None, flaw=f"{error}; write the whole image file there")
     text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
     data = data if isinstance(data, bytes | HeldImage) and data else None
     other = kind_name(name) if text is None and data is None else ""
     text = "" if text is None or text in missing else text
     decoded_sound = isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys()
-    return PictureCell(
+    return ImageCell(
         name=text,
         data=data,
         medium="a sound" if decoded_sound else _medium(text),
@@ -297,5 +297,5 @@ def _data_and_name(value: Any) -> tuple[Any, Any]:
 
 
 def _medium(name: str) -> str:
-    """Return what a file of this name is instead of a picture, or an empty text."""
+    """Return what a file of this name is instead of an image, or an empty text."""
     return MEDIA.get(PurePath(name).suffix.lower(), "") if _MAYBE_MEDIUM.search(name) else ""

@@ -1,4 +1,4 @@
-"""Each picture through the vision encoder once, and what is remembered of it."""
+"""Each image through the vision encoder once, and what is remembered of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from engine.against_reference import (
     run_session,
     submitted,
 )
-from material import QUESTIONS, picture
+from material import QUESTIONS, make_image
 from vlmscope.engine import Batch, CaptureSession, image_cache, prepare
-from vlmscope.engine.image_cache import Encodings, PictureEncoder
+from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.switch import configurations
 from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
@@ -33,7 +33,7 @@ NAMES = ("one", "two_wide", "two_tall", "four")
 
 @pytest.fixture
 def encoded(vlm: VisionLanguageModel) -> Iterator[list[int]]:
-    """Pictures of every pass of the vision encoder."""
+    """Images of every pass of the vision encoder."""
     seen: list[int] = []
     tiles = vlm.model.config.vision_config.max_num_tiles
     handle = vlm.vision_encoder.patch_embedding.register_forward_hook(
@@ -44,17 +44,17 @@ def encoded(vlm: VisionLanguageModel) -> Iterator[list[int]]:
 
 
 def about(image: Any, start: int = 0, count: int = 4) -> list[Sample]:
-    """Return questions about one picture."""
+    """Return questions about one image."""
     return [
         Sample(f"{start + i}", image, QUESTIONS[(start + i) % len(QUESTIONS)]) for i in range(count)
     ]
 
 
-def test_a_picture_is_encoded_once_for_all_its_questions(
+def test_an_image_is_encoded_once_for_all_its_questions(
     vlm: VisionLanguageModel, encoded: list[int]
 ) -> None:
     """In one batch and in those that follow, with answers and without; reference.py agrees."""
-    image, other = picture("two_wide"), picture("four")
+    image, other = make_image("two_wide"), make_image("four")
     rows = [*about(image), *about(image, 4, 2), *about(other, 6, 1), *about(image, 7, 1)]
     session = CaptureSession(vlm, SPEC, 4)
     found = submitted(session, rows, vlm, SPEC, 4)
@@ -70,7 +70,7 @@ def test_a_picture_is_encoded_once_for_all_its_questions(
 def test_the_pixels_tell_and_not_the_names(
     vlm: VisionLanguageModel, encoded: list[int], tmp_path: Path
 ) -> None:
-    same, pixels = picture("one"), np.asarray(picture("one")).copy()
+    same, pixels = make_image("one"), np.asarray(make_image("one")).copy()
     pixels[0, 0, 0] ^= 1
     same.save(tmp_path / "a.png")
     same.save(tmp_path / "b.bmp")
@@ -90,34 +90,34 @@ def test_the_pixels_tell_and_not_the_names(
     assert not np.array_equal(found["a.png"], found["c.png"])
 
 
-def test_several_pictures_are_one_thing_in_their_order(
+def test_several_images_are_one_thing_in_their_order(
     vlm: VisionLanguageModel, encoded: list[int]
 ) -> None:
-    one, other = picture("one"), picture("two_tall")
+    one, other = make_image("one"), make_image("two_tall")
     orders = [(one, other), (other, one), (one, other)]
     rows = [Sample(str(i), pair, QUESTIONS[i]) for i, pair in enumerate(orders)]
     pieces = run_session(rows, vlm, SPEC, rows=3, size=3)
-    assert encoded == [4]  # two rows of two pictures each
+    assert encoded == [4]  # two rows of two images each
     assert_all_same(pieces[-1], expected_of(rows, vlm, SPEC), rows)
 
 
 def batch_of(vlm: VisionLanguageModel, seeds: Sequence[int]) -> Batch:
-    """Return a batch with one picture for each seed, of all tile counts."""
+    """Return a batch with one image for each seed, of all tile counts."""
     rows = [
-        Sample(str(i), picture(NAMES[seed % 4], seed), QUESTIONS[i % len(QUESTIONS)])
+        Sample(str(i), make_image(NAMES[seed % 4], seed), QUESTIONS[i % len(QUESTIONS)])
         for i, seed in enumerate(seeds)
     ]
     [batch], _ = prepare(rows, vlm, SPEC)
     return batch
 
 
-def encode(encoder: PictureEncoder, vlm: VisionLanguageModel, seeds: Sequence[int]) -> Encodings:
+def encode(encoder: ImageEncoder, vlm: VisionLanguageModel, seeds: Sequence[int]) -> Encodings:
     with torch.inference_mode():
         return encoder.encode(batch_of(vlm, seeds))
 
 
 def plainly(vlm: VisionLanguageModel, seed: int) -> tuple[np.ndarray, list[Tensor]]:
-    """Return the library's pooled encoding of a picture alone, and the keys and values of it."""
+    """Return the library's pooled encoding of an image alone, and the keys and values of it."""
     batch = batch_of(vlm, [seed])
     taken = {name: batch.inputs[name] for name in vlm.family.encoder_inputs}
     with torch.inference_mode():
@@ -129,12 +129,12 @@ def plainly(vlm: VisionLanguageModel, seed: int) -> tuple[np.ndarray, list[Tenso
 
 
 @pytest.mark.parametrize("at_once", [2, 8])
-def test_each_row_gets_its_own_pictures_encoding(
+def test_each_row_gets_its_own_images_encoding(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, encoded: list[int], at_once: int
 ) -> None:
     """Some are known, some come twice, and rows with as many tiles go through together."""
     monkeypatch.setattr(image_cache, "AT_ONCE", at_once)
-    encoder, seeds = PictureEncoder(vlm, "all"), [0, 3, 1, 3, 2, 7, 4, 0, 5]
+    encoder, seeds = ImageEncoder(vlm, "all"), [0, 3, 1, 3, 2, 7, 4, 0, 5]
     encode(encoder, vlm, [4, 1])
     encoded.clear()
     found = encode(encoder, vlm, seeds)
@@ -151,10 +151,10 @@ def test_each_row_gets_its_own_pictures_encoding(
     assert found.shapes["vision_encoder"][0] == len(seeds)
 
 
-def test_the_pictures_that_were_not_asked_for_longest_are_forgotten(
+def test_the_images_that_were_not_asked_for_longest_are_forgotten(
     vlm: VisionLanguageModel, encoded: list[int]
 ) -> None:
-    encoder = PictureEncoder(vlm, "all", kept=2)
+    encoder = ImageEncoder(vlm, "all", kept=2)
     history = []
     for seed in (0, 1, 0, 2, 0, 2, 1, 0):
         before = len(encoded)
@@ -163,10 +163,8 @@ def test_the_pictures_that_were_not_asked_for_longest_are_forgotten(
     assert history == [True, True, False, True, False, False, True, True]
 
 
-def test_a_batch_of_more_pictures_than_are_kept(
-    vlm: VisionLanguageModel, encoded: list[int]
-) -> None:
-    encoder = PictureEncoder(vlm, "all", kept=2)
+def test_a_batch_of_more_images_than_are_kept(vlm: VisionLanguageModel, encoded: list[int]) -> None:
+    encoder = ImageEncoder(vlm, "all", kept=2)
     found = encode(encoder, vlm, [0, 1, 2, 3])
     for row in range(4):
         assert relative_error(found.pooled[row].numpy(), plainly(vlm, row)[0]) < 1e-5
@@ -185,18 +183,18 @@ def test_a_batch_of_more_pictures_than_are_kept(
     assert encoded == [1]
 
 
-def test_room_is_made_before_pictures_are_encoded(
+def test_room_is_made_before_images_are_encoded(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, known = PictureEncoder(vlm, "all", kept=3), list[int]()
+    encoder, known = ImageEncoder(vlm, "all", kept=3), list[int]()
     encode(encoder, vlm, [0, 1, 2])
-    original = PictureEncoder._encode
+    original = ImageEncoder._encode
 
-    def watch(self: PictureEncoder, rows: Sequence[int], *arguments: Any) -> None:
+    def watch(self: ImageEncoder, rows: Sequence[int], *arguments: Any) -> None:
         known.append(len(self._known) + len(rows))
         original(self, rows, *arguments)
 
-    monkeypatch.setattr(PictureEncoder, "_encode", watch)
+    monkeypatch.setattr(ImageEncoder, "_encode", watch)
     encode(encoder, vlm, [2, 3, 4])
     encode(encoder, vlm, [5, 6, 7, 0])
     assert known == [3, 4]
@@ -204,7 +202,7 @@ def test_room_is_made_before_pictures_are_encoded(
 
 def test_a_session_keeps_so_many_and_no_more(vlm: VisionLanguageModel, encoded: list[int]) -> None:
     spec, seeds = CaptureSpec(layers="0", max_new_tokens=0), [*range(image_cache.KEPT + 1), 1, 0]
-    rows = [Sample(str(i), picture("one", seed), "Why?") for i, seed in enumerate(seeds)]
+    rows = [Sample(str(i), make_image("one", seed), "Why?") for i, seed in enumerate(seeds)]
     run_session(rows, vlm, spec, rows=1, size=1)
     assert encoded == [1] * (image_cache.KEPT + 2)  # of the last two only the older is gone
 
@@ -212,7 +210,7 @@ def test_a_session_keeps_so_many_and_no_more(vlm: VisionLanguageModel, encoded: 
 def test_what_is_forgotten_is_encoded_again(
     vlm: VisionLanguageModel, encoded: list[int], samples: Sequence[Sample]
 ) -> None:
-    session, rows = CaptureSession(vlm, SPEC, 4), about(picture("four"), 0, 2)
+    session, rows = CaptureSession(vlm, SPEC, 4), about(make_image("four"), 0, 2)
     session.forget()  # before there is anything
     found = submitted(session, rows[:1], vlm, SPEC, 1)
     session.forget()
@@ -222,7 +220,7 @@ def test_what_is_forgotten_is_encoded_again(
     assert_all_same(flat, expected_of(rows, vlm, SPEC), rows)
 
 
-def test_the_image_processor_works_once_for_a_picture(
+def test_the_image_processor_works_once_for_an_image(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows may mix it with others; every input has the values that it had, entry for entry."""
@@ -249,9 +247,9 @@ def test_the_image_processor_works_once_for_a_picture(
     }  # fmt: skip
 
 
-def test_shared_pictures_where_the_encoder_is_not_apart(vlm: VisionLanguageModel) -> None:
-    """The prompt is then given every row's picture, although each was prepared once."""
-    rows = [*about(picture("two_wide"), 0, 2), *about(picture("four"), 2, 2)]
+def test_shared_images_where_the_encoder_is_not_apart(vlm: VisionLanguageModel) -> None:
+    """The prompt is then given every row's image, although each was prepared once."""
+    rows = [*about(make_image("two_wide"), 0, 2), *about(make_image("four"), 2, 2)]
     expected = expected_of(rows, vlm, SPEC)
     family = dataclasses.replace(vlm.family, cross_attention="")
     pieces = run_session(rows, dataclasses.replace(vlm, family=family), SPEC, rows=4, size=4)
@@ -270,7 +268,7 @@ def test_after_a_prefill_that_raises_the_model_is_as_before(vlm: VisionLanguageM
         names = [one._attn_implementation for one in configurations(vlm.model)]
         return names, hooks
 
-    rows, before = about(picture("one"), 0, 2), state()
+    rows, before = about(make_image("one"), 0, 2), state()
     handle = vlm.layers[2].register_forward_hook(fail)
     try:
         with pytest.raises(ArithmeticError):

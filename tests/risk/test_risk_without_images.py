@@ -1,4 +1,4 @@
-"""A probe of the picture has nothing to say about a question without one, and says so."""
+"""A probe of the image has nothing to say about a question without one, and says so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def captures(vlm: VisionLanguageModel, samples: list[Sample]) -> list[Capture]:
     "path", ["vision_token_representation/layer_2", "vision_only_representation"]
 )
 @pytest.mark.parametrize("image", [None, []])
-def test_a_row_without_a_picture_is_a_failure_in_its_place(
+def test_a_row_without_an_image_is_a_failure_in_its_place(
     path: str,
     image: list[str] | None,
     tmp_path: Path,
@@ -39,9 +39,9 @@ def test_a_row_without_a_picture_is_a_failure_in_its_place(
     assert found[1] == Failure(
         "bare",
         "input",
-        f"t.csv line 3: the question has no picture, and the probe reads {path.split('/')[0]}; use "
+        f"t.csv line 3: the question has no image, and the probe reads {path.split('/')[0]}; use "
         "a probe of another representation, query_token_representation for example",
     )
-    with pytest.raises(RowError, match="the question has no picture") as caught:
+    with pytest.raises(RowError, match="the question has no image") as caught:
         scorer.risk(image, "What is it?")
     assert caught.value.stage == "input"

@@ -1,4 +1,4 @@
-"""Rows about no picture and about several: what stands on disk, in matrices and in exports."""
+"""Rows about no image and about several: what stands on disk, in matrices and in exports."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from vlmscope.store import (
 
 VISION_TOKEN = "vision_token_representation"  # noqa: S105
 BARE = (0, 1, 4)
-"""The rows without a picture: the whole first part, and one of the others."""
+"""The rows without an image: the whole first part, and one of the others."""
 
 ROWS = [make_bare(i) if i in BARE else make_capture(i) for i in range(6)]
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Three parts of two rows, merged into a pack: without pictures, with, one of each."""
+    """Three parts of two rows, merged into a pack: without images, with, one of each."""
     folder = tmp_path / "mixed"
     with RunWriter(folder, make_manifest()) as writer:
         for start in range(0, 6, 2):
@@ -103,7 +103,7 @@ def test_float16_still_sees_an_overflow_beside_a_gap(tmp_path: Path) -> None:
     assert np.isnan(run.matrix("vision_only_representation")).all(axis=1).tolist() == [True, False]
 
 
-def test_several_pictures_are_a_row_like_any_other(tmp_path: Path) -> None:
+def test_several_images_are_a_row_like_any_other(tmp_path: Path) -> None:
     plain = make_capture(1)
     sample = replace(plain.sample, image=("/d/a.png", "/d/b.png"), image_id="a.png, b.png")
     several = replace(
@@ -116,24 +116,24 @@ def test_several_pictures_are_a_row_like_any_other(tmp_path: Path) -> None:
     assert_same(run[sample.id], several)
     assert run["unnamed"].sample.image_id == "/d/a.png, /d/b.png"
     assert run["unnamed"].sample.images == ("/d/a.png", "/d/b.png")
-    assert describe(tmp_path / "run").without_picture == 0
+    assert describe(tmp_path / "run").without_image == 0
 
 
 def test_a_description_counts_them(mixed: Path, tmp_path: Path) -> None:
     export_run(open_run(mixed), tmp_path / "rows.h5")
     for place in (mixed, mixed / "index.h5", tmp_path / "rows.h5"):
         found = describe(place)
-        assert (found.rows, found.without_picture) == (6, 3)
+        assert (found.rows, found.without_image) == (6, 3)
         rows = {each.name: each.rows for each in found.representations}
         assert rows["query_token_representation"] == 6
         assert rows[VISION_TOKEN] == rows["vision_only_representation"] == 3
 
 
-def test_a_run_without_any_picture_is_described(tmp_path: Path) -> None:
+def test_a_run_without_any_image_is_described(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run", make_manifest()) as writer:
         writer.add(ROWS[:2])
     found = describe(tmp_path / "run")
-    assert (found.rows, found.without_picture) == (2, 2)
+    assert (found.rows, found.without_image) == (2, 2)
     for name in ("rows.h5", "rows.parquet", "rows.npz"):
         assert export_run(open_run(tmp_path / "run"), tmp_path / name).exists()
 
@@ -154,7 +154,7 @@ def test_exports(mixed: Path, tmp_path: Path) -> None:
         assert np.isnan(arrays["vision_only_representation"]).all(axis=1).sum() == 3
 
 
-def test_shards_may_begin_with_or_without_a_picture(tmp_path: Path) -> None:
+def test_shards_may_begin_with_or_without_an_image(tmp_path: Path) -> None:
     for rows in (ROWS[2:4], [ROWS[4], ROWS[5]], ROWS[:2]):
         with RunWriter(tmp_path / "run", make_manifest()) as writer:
             writer.add(rows)
@@ -189,7 +189,7 @@ NO_TOKEN = {p: v for p, v in ROWS[3].vectors.items() if VISION_TOKEN not in p}
         (0, {"image_dhash": "ab"}, "has no image_sha256, but an image_dhash"),
         (0, {"image_thumbnail": "ab"}, "has no image_sha256, but an image_thumbnail"),
         (0, {"boundaries": {}}, "boundaries of"),
-        (3, {"image_sha256": ""}, "vectors of a question without a picture do not"),
+        (3, {"image_sha256": ""}, "vectors of a question without an image do not"),
         (3, {"boundaries": {"last_prompt_token": 9}}, "boundaries of"),
         (3, {"vectors": NO_TOKEN}, "vectors do not match"),
     ],

@@ -1,4 +1,4 @@
-"""What a sweep makes of questions about no picture and about several."""
+"""What a sweep makes of questions about no image and about several."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
 from vlmscope.sweeps import SweepSpec, probe_data, read_sweep, save_sweep, sweep
 from vlmscope.sweeps.data import LeftOut
-from vlmscope.sweeps.grouping import NO_PICTURE, Grouping
+from vlmscope.sweeps.grouping import NO_IMAGE, Grouping
 from vlmscope.sweeps.halp_files import LabelTable, research_data
 from vlmscope.sweeps.verdict import verdict
 
 ROWS = 96
 BARE = tuple(range(0, ROWS, 8))
 UNSCORABLE = (0, 5)
-"""One without a picture, one with."""
+"""One without an image, one with."""
 
 
 def labelled(folder: Path, captures: list[Capture]) -> Path:
@@ -43,14 +43,14 @@ def mixed(tmp_path: Path) -> Path:
     return labelled(tmp_path / "run", rows)
 
 
-def test_rows_without_a_picture_are_left_out_and_counted(mixed: Path) -> None:
+def test_rows_without_an_image_are_left_out_and_counted(mixed: Path) -> None:
     data = probe_data(open_run(mixed))
     assert len(data.ids) == ROWS - len(BARE) - 1
     assert not {f"question_comb_{i}" for i in BARE} & set(data.ids)
     assert data.unscorable == 2
     assert data.left_out == (
         LeftOut("row", 2, "the answer could not be scored"),
-        LeftOut("row", len(BARE) - 1, NO_PICTURE),
+        LeftOut("row", len(BARE) - 1, NO_IMAGE),
     )
 
 
@@ -71,16 +71,16 @@ def test_a_sweep_over_them_is_read_back_and_fits(mixed: Path) -> None:
     assert again.stale == f"the run had {ROWS} rows when they were trained and has {ROWS + 1} now"
 
 
-def test_without_any_picture_the_words_are_probed(tmp_path: Path) -> None:
+def test_without_any_image_the_words_are_probed(tmp_path: Path) -> None:
     run = open_run(labelled(tmp_path / "run", [make_bare(i) for i in range(ROWS)]))
     data = probe_data(run)
     count = ROWS - len(UNSCORABLE)
     assert data.places == tuple(("query_token_representation", layer) for layer in LAYERS)
     assert data.groups.tolist() == list(range(count)), "every question is its own group"
-    assert (data.grouped_by, data.grouping.pictures) == ("question", 0)
+    assert (data.grouped_by, data.grouping.images) == ("question", 0)
     assert data.left_out == (LeftOut("row", 2, "the answer could not be scored"),)
     result = sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50))
-    assert f"on {count} held-out answers to questions without a picture" in (verdict(result)[0])
+    assert f"on {count} held-out answers to questions without an image" in (verdict(result)[0])
     save_sweep(run, result)
     found = read_sweep(run)
     assert found is not None
@@ -88,7 +88,7 @@ def test_without_any_picture_the_words_are_probed(tmp_path: Path) -> None:
     assert (found.summary["images"], found.summary["image_groups"]) == (0, count)
 
 
-def test_an_export_without_any_picture_is_probed_too(tmp_path: Path) -> None:
+def test_an_export_without_any_image_is_probed_too(tmp_path: Path) -> None:
     run = open_run(labelled(tmp_path / "run", [make_bare(i) for i in range(24)]))
     files = open_seed_files(export_run(run, tmp_path / "rows.h5"))
     marks = {id_: i % 3 == 0 for i, id_ in enumerate(run.ids)}
@@ -98,15 +98,15 @@ def test_an_export_without_any_picture_is_probed_too(tmp_path: Path) -> None:
     assert data.left_out == ()
 
 
-def test_scorable_rows_without_a_picture_beside_others_are_refused(tmp_path: Path) -> None:
+def test_scorable_rows_without_an_image_beside_others_are_refused(tmp_path: Path) -> None:
     rows = [make_capture(0), *(make_bare(i) for i in range(1, 12))]
     folder = labelled(tmp_path / "run", rows)
-    with pytest.raises(InputError, match="none of the 10 scorable questions has a picture, though"):
+    with pytest.raises(InputError, match="none of the 10 scorable questions has an image, though"):
         probe_data(open_run(folder))
 
 
-def test_a_run_that_holds_only_vectors_of_pictures_is_refused(tmp_path: Path) -> None:
-    """Its questions have no picture, so there is nothing to probe."""
+def test_a_run_that_holds_only_vectors_of_images_is_refused(tmp_path: Path) -> None:
+    """Its questions have no image, so there is nothing to probe."""
     manifest = make_manifest(capture={"positions": ("last_image_token",)})
     bare = [replace(make_bare(i), vectors={}, boundaries={}) for i in range(12)]
     with RunWriter(tmp_path / "run", manifest) as writer:
@@ -118,7 +118,7 @@ def test_a_run_that_holds_only_vectors_of_pictures_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("groups", "exact", "pictures", "said"),
+    ("groups", "exact", "images", "said"),
     [
         ([0, 1, 1, 2], [0, 1, 1, 2], 3, "about 3 images"),
         ([0, 0, 0], [0, 0, 0], 1, "about 1 image"),
@@ -126,16 +126,16 @@ def test_a_run_that_holds_only_vectors_of_pictures_is_refused(tmp_path: Path) ->
          "about 4 images in 2 groups (near-copies, or shown in one question)"),
         ([0, 0], [0, 1], 2, "about 2 images in 1 group (near-copies, or shown in one question)"),
         ([0, 0], [0, 0], 2, "about 2 images in 1 group (shown in one question)"),
-        ([0, 1], [0, 1], 0, "to questions without a picture"),
+        ([0, 1], [0, 1], 0, "to questions without an image"),
     ],
 )  # fmt: skip
 def test_what_answers_are_about(
-    groups: list[int], exact: list[int], pictures: int, said: str
+    groups: list[int], exact: list[int], images: int, said: str
 ) -> None:
-    assert Grouping(np.array(groups), "content", pictures, np.array(exact)).phrase == said
+    assert Grouping(np.array(groups), "content", images, np.array(exact)).phrase == said
 
 
-def test_a_question_about_several_pictures_joins_their_groups(tmp_path: Path) -> None:
+def test_a_question_about_several_images_joins_their_groups(tmp_path: Path) -> None:
     looks = {"a": "00000000000000ff", "b": "ffffffff00000000", "c": "0f0f0f0f0f0f0f0f"}
     shown = ["a", "b", "c", "a+b", "c", "b"] * 2
     rows = [
@@ -158,20 +158,20 @@ def test_an_export_leaves_them_out_too(mixed: Path, tmp_path: Path) -> None:
     files = open_seed_files(export_run(run, tmp_path / "rows.h5"))
     marks = {id_: i % 3 == 0 for i, id_ in enumerate(run.ids)}
     data = research_data(files, LabelTable(Path("labels.csv"), marks, {}))
-    assert LeftOut("row", len(BARE), NO_PICTURE) in data.left_out
+    assert LeftOut("row", len(BARE), NO_IMAGE) in data.left_out
     assert len(data.ids) == ROWS - len(BARE)
     assert ("vision_only_representation", None) in data.places
     assert data.grouped_by == "content"
 
 
-def test_near_copies_are_found_beside_rows_without_a_picture(tmp_path: Path) -> None:
+def test_near_copies_are_found_beside_rows_without_an_image(tmp_path: Path) -> None:
     rows = [make_bare(i) if i % 4 == 0 else make_capture(i) for i in range(24)]
     rows[7] = replace(rows[7], image_dhash=rows[6].image_dhash)
     data = probe_data(open_run(labelled(tmp_path / "run", rows)))
     groups = dict(zip(data.ids, data.groups.tolist(), strict=True))
     assert data.grouped_by == "content and likeness"
     assert groups["question_comb_6"] == groups["question_comb_7"]
-    assert data.grouping.pictures == len(data.ids), "no two have the same content"
+    assert data.grouping.images == len(data.ids), "no two have the same content"
 
 
 def test_a_run_without_rows_is_refused(tmp_path: Path) -> None:

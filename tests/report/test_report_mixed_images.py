@@ -1,4 +1,4 @@
-"""Rows about one picture, several and none: thumbnails, cards, numbers, and the prompt's tokens."""
+"""Rows about one image, several and none: thumbnails, cards, numbers, and the prompt's tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from material import picture
+from material import make_image
 from store_support import make_bare, make_capture, make_manifest
 from vlmscope.dataset import hash_image
 from vlmscope.errors import RowError
@@ -20,20 +20,20 @@ from vlmscope.report import ReportSpec
 from vlmscope.report.build import gather
 from vlmscope.report.document import Document
 from vlmscope.report.prompt_view import token_view
-from vlmscope.report.write import with_pictures
+from vlmscope.report.write import with_images
 from vlmscope.schema import Capture, Sample
 from vlmscope.store import RunWriter, open_run
 
-PICTURES = [picture("one", seed) for seed in range(3)]
-HASHES = [hash_image(each) for each in PICTURES]
+IMAGES = [make_image("one", seed) for seed in range(3)]
+HASHES = [hash_image(each) for each in IMAGES]
 SHOWN = ([0], [0, 1], [], [2, 0])
-"""Which of the pictures each row is about."""
+"""Which of the images each row is about."""
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A table of four questions, its pictures, and a run of it."""
-    for number, image in enumerate(PICTURES):
+    """A table of four questions, its images, and a run of it."""
+    for number, image in enumerate(IMAGES):
         image.save(tmp_path / f"{number}.png")
     rows, captures = [], []
     for i, shown in enumerate(SHOWN):
@@ -51,39 +51,39 @@ def home(tmp_path: Path) -> Path:
 
 
 def document_of(home: Path) -> Document:
-    return with_pictures(gather(open_run(home / "run"), ReportSpec(), lambda _: None))
+    return with_images(gather(open_run(home / "run"), ReportSpec(), lambda _: None))
 
 
-def test_each_card_has_all_its_pictures(home: Path) -> None:
+def test_each_card_has_all_its_images(home: Path) -> None:
     document = document_of(home)
-    assert document.pictures_note == ""
-    assert set(document.pictures) == set(HASHES)
+    assert document.images_note == ""
+    assert set(document.images) == set(HASHES)
     wanted = [tuple(HASHES[number] for number in shown) for shown in SHOWN]
-    assert [card.pictures for card in document.cards] == wanted
-    assert [card.num_pictures for card in document.cards] == [1, 2, 0, 2]
+    assert [card.images for card in document.cards] == wanted
+    assert [card.num_images for card in document.cards] == [1, 2, 0, 2]
     assert "last_image_token" not in document.cards[2].positions
-    [tile] = [number for number in document.numbers if number.label == "pictures"]
+    [tile] = [number for number in document.numbers if number.label == "images"]
     assert (tile.value, tile.note) == ("3", "different ones; 1 question has none")
     said = dict(dict(document.provenance)["Data"])
-    assert said["questions without a picture"] == "captured (--text-only)"
+    assert said["questions without an image"] == "captured (--text-only)"
 
 
 def test_one_of_several_that_has_changed_is_left_out(home: Path) -> None:
-    picture("four").save(home / "1.png")
+    make_image("four").save(home / "1.png")
     document = document_of(home)
-    assert document.cards[1].pictures == (HASHES[0],)
-    assert document.cards[1].num_pictures == 2
-    assert document.pictures_note == (
-        "1 of 3 pictures are missing: 1 changed since the run was made (0.png, 1.png)."
+    assert document.cards[1].images == (HASHES[0],)
+    assert document.cards[1].num_images == 2
+    assert document.images_note == (
+        "1 of 3 images are missing: 1 changed since the run was made (0.png, 1.png)."
     )
 
 
-def test_a_row_with_another_number_of_pictures_has_changed(home: Path) -> None:
+def test_a_row_with_another_number_of_images_has_changed(home: Path) -> None:
     table = home / "t.jsonl"
     table.write_text(table.read_text().replace('["2.png", "0.png"]', '["2.png"]'))
     document = document_of(home)
-    assert document.cards[3].pictures == (HASHES[0],), "another row shows it"
-    assert "1 changed since the run was made (2.png)" in document.pictures_note
+    assert document.cards[3].images == (HASHES[0],), "another row shows it"
+    assert "1 changed since the run was made (2.png)" in document.images_note
 
 
 def captured(vlm: VisionLanguageModel, images: list[Any]) -> tuple[Capture, Sample]:
@@ -107,21 +107,21 @@ def captured(vlm: VisionLanguageModel, images: list[Any]) -> tuple[Capture, Samp
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_the_prompt_is_made_anew_with_its_pictures(vlm: VisionLanguageModel, count: int) -> None:
-    row, sample = captured(vlm, PICTURES[:count])
+def test_the_prompt_is_made_anew_with_its_images(vlm: VisionLanguageModel, count: int) -> None:
+    row, sample = captured(vlm, IMAGES[:count])
     view = token_view(vlm.processor, describe_model(vlm), row, sample)
     assert sum(token.count for token in view.tokens) == row.num_prompt_tokens
     marks = [mark for token in view.tokens for mark in token.marks]
     assert marks == ["vision_token_boundary", "query_token_boundary"][count == 0 :]
 
 
-def test_a_prompt_without_a_picture_needs_no_table(vlm: VisionLanguageModel) -> None:
+def test_a_prompt_without_an_image_needs_no_table(vlm: VisionLanguageModel) -> None:
     row, _ = captured(vlm, [])
     assert token_view(vlm.processor, describe_model(vlm), row, None).tokens
 
 
-def test_pictures_in_another_order_are_others(vlm: VisionLanguageModel) -> None:
-    row, sample = captured(vlm, PICTURES[:2])
+def test_images_in_another_order_are_others(vlm: VisionLanguageModel) -> None:
+    row, sample = captured(vlm, IMAGES[:2])
     turned = replace(sample, image=sample.images[::-1])
-    with pytest.raises(RowError, match="picture a, b has changed"):
+    with pytest.raises(RowError, match="image a, b has changed"):
         token_view(vlm.processor, describe_model(vlm), row, turned)

@@ -1,4 +1,4 @@
-"""Questions about several pictures and about none, in the gallery of a real browser."""
+"""Questions about several images and about none, in the gallery of a real browser."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import document_examples as examples
 from page_reading import OpenPage
 from vlmscope.report.document import Document
 
-RED, GREEN = examples.PICTURES["red.png"], examples.PICTURES["green.png"]
+RED, GREEN = examples.IMAGES["red.png"], examples.IMAGES["green.png"]
 
 
 def document() -> Document:
-    """Cards of two pictures, of two with one at hand, of none, and of one that is not at hand."""
+    """Cards of two images, of two with one at hand, of none, and of one that is not at hand."""
     both = ("red.png", "green.png")
     cards = (
-        examples.card(0, pictures=both, num_pictures=2, image_id="red.png, green.png"),
-        examples.card(1, pictures=both[:1], num_pictures=2, image_id="red.png, gone.png"),
-        examples.card(2, pictures=(), num_pictures=0, image_id=""),
-        examples.card(3, pictures=(), num_pictures=1, image_id="gone.png"),
+        examples.card(0, images=both, num_images=2, image_id="red.png, green.png"),
+        examples.card(1, images=both[:1], num_images=2, image_id="red.png, gone.png"),
+        examples.card(2, images=(), num_images=0, image_id=""),
+        examples.card(3, images=(), num_images=1, image_id="gone.png"),
     )
     return replace(examples.full(), cards=cards, rows=len(cards))
 
 
-def test_all_pictures_of_a_question_stand_side_by_side(open_page: OpenPage) -> None:
+def test_all_images_of_a_question_stand_side_by_side(open_page: OpenPage) -> None:
     page = open_page(document(), viewport={"width": 1280, "height": 900})
-    pictures = page.locator(".card").nth(0).locator("img")
-    assert [picture.get_attribute("src") for picture in pictures.all()] == [RED, GREEN]
-    expect(pictures.nth(1)).to_have_attribute("alt", "picture 2 of 2, red.png, green.png")
-    left, right = (picture.bounding_box() for picture in pictures.all())
+    images = page.locator(".card").nth(0).locator("img")
+    assert [image.get_attribute("src") for image in images.all()] == [RED, GREEN]
+    expect(images.nth(1)).to_have_attribute("alt", "image 2 of 2, red.png, green.png")
+    left, right = (image.bounding_box() for image in images.all())
     assert left is not None
     assert right is not None
     assert left["x"] + left["width"] <= right["x"]
@@ -40,11 +40,11 @@ def test_all_pictures_of_a_question_stand_side_by_side(open_page: OpenPage) -> N
 
 def test_what_is_not_shown_is_said(open_page: OpenPage) -> None:
     page = open_page(document())
-    said = page.locator(".card .no-picture")
+    said = page.locator(".card .no-image")
     expect(said.nth(0)).to_be_hidden()
-    expect(said.nth(1)).to_have_text("1 of 2 pictures at hand")
-    expect(said.nth(2)).to_have_text("no picture")
-    expect(said.nth(3)).to_have_text("picture not at hand")
+    expect(said.nth(1)).to_have_text("1 of 2 images at hand")
+    expect(said.nth(2)).to_have_text("no image")
+    expect(said.nth(3)).to_have_text("image not at hand")
     assert page.locator(".card").nth(1).locator("img").count() == 1
     assert page.locator(".card").nth(2).locator("img").count() == 0
 
@@ -57,4 +57,4 @@ def test_the_dialog_shows_them_too(open_page: OpenPage) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     expect(dialog.locator("img")).to_have_count(0)
-    expect(dialog.locator(".no-picture")).to_have_text("no picture")
+    expect(dialog.locator(".no-image")).to_have_text("no image")

@@ -1,4 +1,4 @@
-"""Small pictures with known pixels, and what ``load_image`` makes of them."""
+"""Small images with known pixels, and what ``load_image`` makes of them."""
 
 from __future__ import annotations
 
