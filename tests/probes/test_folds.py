@@ -50,15 +50,15 @@ def test_images_may_have_names() -> None:
 def test_too_few_positives_are_said() -> None:
     truth, images = np.zeros(50, dtype=bool), np.arange(50)
     truth[[3, 9, 11]] = True
-    with pytest.raises(FoldError, match=r"found 3 positives in 3 groups .* ask for 3 folds"):
+    with pytest.raises(FoldError, match=r"ask for 3 folds, .*: found 3 hallucinated answers in 3"):
         grouped_folds(truth, images)
     assert len(grouped_folds(truth, images, count=3)) == 3
     truth[[9, 11]] = False
     with pytest.raises(FoldError) as caught:
         grouped_folds(truth, images)
     assert str(caught.value) == (
-        "folds: found 1 positive in 1 group and 49 negatives in 49 groups; 5 folds need 5 groups "
-        "of each class; label more rows"
+        "folds: label more rows: found 1 hallucinated answer in 1 group and 49 faithful answers in "
+        "49 groups; 5 folds need 5 groups of each"
     )
 
 
@@ -67,9 +67,10 @@ def test_positives_of_one_image_are_one() -> None:
     with pytest.raises(FoldError) as caught:
         grouped_folds(truth, images, count=2)
     assert str(caught.value) == (
-        "folds: found 30 positives in 1 group and 30 negatives in 30 groups; 2 folds need 2 groups "
-        "of each class; near-copies of an image, and images that one question shows, are one "
-        "group; label questions about other images: more labels of the same images do not help"
+        "folds: label questions about other images (more labels of the same images do not help): "
+        "found 30 hallucinated answers in 1 group and 30 faithful answers in 30 groups; 2 folds "
+        "need 2 groups of each; near-copies of an image, and images that one question shows, are "
+        "one group"
     )
 
 
@@ -77,7 +78,7 @@ def test_fewer_folds_are_advised_where_a_sweep_can_use_them() -> None:
     truth, groups = np.arange(40) % 2 == 0, np.arange(40) // 10
     with pytest.raises(FoldError, match="ask for 4 folds, or label questions about other images"):
         grouped_folds(truth, groups)
-    with pytest.raises(FoldError, match="one group; label questions about other images"):
+    with pytest.raises(FoldError, match=r"^folds: label questions about other images"):
         grouped_folds(truth, groups // 2)
 
 

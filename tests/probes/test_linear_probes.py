@@ -96,7 +96,7 @@ def test_a_given_penalty_needs_no_folds() -> None:
     probe = LogisticProbe(1.0).fit(vectors, [False, False, False, True])
     assert probe.C_ == 1.0
     assert not hasattr(probe, "grid_auroc_")
-    with pytest.raises(FoldError, match="found 1 positive in 1 group"):
+    with pytest.raises(FoldError, match="found 1 hallucinated answer in 1 group"):
         LogisticProbe().fit(vectors, [False, False, False, True])
 
 

@@ -130,13 +130,13 @@ def test_questions_that_were_seen_count_for_less_when_they_are_kept_together() -
     assert seen.novelty.questions > 0.95
     assert new.novelty.images > 0.95
     text = " ".join(verdict(seen))
-    assert "These numbers are of new images, and of nothing else" in text
-    assert "of the answers are to a question that stands, word for word, in training" in text
-    assert "--group-by question" in text
+    assert "These numbers are of new images only: " in text
+    assert "of the answers are to a question that is, word for word, in training too" in text
+    assert "(--group-by question keeps equal questions together)." in text
     text = " ".join(verdict(new))
     assert "held-out answers to 30 questions" in text
-    assert "These numbers are of new questions, and of nothing else" in text
-    assert "of the answers are about an image that stands in training too" in text
+    assert "These numbers are of new questions only: " in text
+    assert "of the answers are about an image that is in training too" in text
 
 
 def test_new_images_with_new_questions_are_said_to_be_both() -> None:
@@ -198,23 +198,29 @@ def test_what_is_told_is_corrected_for_its_number(
     told = {(test.of, test.over, test.within_category) for test in repeated.tests}
     assert {("selected", "joint", False), ("joint_and_probe", "joint", False)} <= told
     assert all(test.p_holm >= test.gap.p_value for test in repeated.tests)
-    weak = PlannedTest(
-        "selected", "joint", True, Difference(0.02, Interval(0.001, 0.04), 0.02), 0.12
-    )
+    gap = Difference(0.02, Interval(0.001, 0.04), 0.02)
+    weak = PlannedTest("selected", "joint", False, gap, 0.12)
+    inside = PlannedTest("selected", "joint", True, gap, 0.12)
+    above = replace(repeated["selected"], over_joint=gap)
+    rows = tuple(above if row.name == above.name else row for row in repeated.rows)
     result = replace(
-        repeated, tests=(*repeated.tests[:1], weak), settings={**repeated.settings, "draws": 2000}
+        repeated, rows=rows, tests=(weak, inside), settings={**repeated.settings, "draws": 2000}
     )
-    [line] = [line for line in verdict(result) if line.startswith("Corrected for the 2")]
-    assert "this one does not hold at 5%" in line
-    assert "within categories (p = 0.120)" in line
-    added = PlannedTest(
-        "joint_and_probe", "joint", False, Difference(0.02, Interval(0.001, 0.04), 0.02), 0.12
-    )
+    marked = "which does not hold after correction for 2 comparisons (p = 0.120)"
+    joint = verdict(result)[1]
+    assert joint.startswith("Joint baseline")
+    assert "the probe is better by" in joint
+    assert joint.endswith(f", {marked}."), "in the sentence itself"
+    held = verdict(replace(result, tests=(replace(weak, p_holm=0.04), inside)))[1]
+    assert "which" not in held
+    assert "Differences are corrected for the 2 that are compared here" in " ".join(verdict(result))
+    alone = verdict(replace(result, tests=(weak,)))[1]
+    assert alone.endswith("which does not hold at 5% (p = 0.120).")
+    added = PlannedTest("joint_and_probe", "joint", False, gap, 0.12)
     both = replace(repeated["joint_and_probe"], over_joint=added.gap)
     rows = tuple(both if row.name == both.name else row for row in repeated.rows)
     text = " ".join(verdict(replace(result, rows=rows, tests=(added, weak))))
-    assert "whether hidden states know more cannot be told" in text
-    assert "the probe added, over everything known before the answer" in text
+    assert f"{marked}: whether hidden states know more cannot be told" in text
     sure = replace(added, p_holm=0.04)
     assert "know something more" in " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
     tiny = replace(both, over_joint=Difference(0.004, Interval(0.001, 0.008), 0.001))

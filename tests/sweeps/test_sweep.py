@@ -84,7 +84,7 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
         assert result[name].over_joint is not None
         assert result[name].over_joint.interval.low > 0.2, name
     text = " ".join(verdict(result))
-    assert "Adding the probe to that model adds +" in text
+    assert "Adding the probe to the joint baseline adds +" in text
     assert "hidden states know something more" in text
 
 

@@ -16,7 +16,11 @@ MOST_VALUES = 12
 
 
 def show_columns(result: SweepResult) -> None:
-    """Print a short table for each column that results are broken down by."""
+    """Print a short table for each column that results are broken down by.
+
+    A probe that found nothing has no AUROC there either.
+    """
+    nothing = result["selected"].found_nothing
     for name, column in result.by_column.items():
         if not column.values:
             continue
@@ -30,8 +34,8 @@ def show_columns(result: SweepResult) -> None:
                 Text(shown_text(value.value)),
                 f"{value.rows:,}",
                 f"{value.share:.1%}",
-                "–" if value.auroc != value.auroc else f"{value.auroc:.3f}",
-                "–" if low != low else f"{low:.3f}–{high:.3f}",
+                "–" if nothing or value.auroc != value.auroc else f"{value.auroc:.3f}",
+                "–" if nothing or low != low else f"{low:.3f}–{high:.3f}",
             )
         show(table)
         if (more := len(column.values) - MOST_VALUES) > 0:

@@ -13,9 +13,16 @@ from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import count, show, shown_text, stderr, stdout
+from vlmscope.shown import distinct_names, rounded_difference
 
 if TYPE_CHECKING:
     from vlmscope.sweeps.compare import Comparison, PairSummary, RunSummary
+
+LEVEL = 0.05
+"""Level of tests."""
+
+NOTHING, FINDS_NOTHING = "finds nothing", "the probe finds nothing"
+"""What a table shows, and the note of a run whose probe gives one risk in most folds."""
 
 HEADINGS = ("run", "model", "rows", "unscorable", "hallucinated", "probe AUROC", "above joint")
 """Below a rate and an AUROC stands the 95% interval."""
@@ -62,42 +69,51 @@ def _show_runs(found: Comparison) -> None:
         table.add_column(
             heading, overflow="fold", no_wrap=number, justify="right" if number else "left"
         )
-    names = [run.run.rstrip("/").rsplit("/", 1)[-1] for run in found.runs]
-    for run, name in zip(found.runs, names, strict=True):
+    names = _names(found)
+    models = distinct_names([run.model for run in found.runs])
+    for run, name, model in zip(found.runs, names, models, strict=True):
         rate = _span(run.hallucination_rate_low, run.hallucination_rate_high, ".1%")
         auroc = _span(run.probe_auroc_low, run.probe_auroc_high)
         table.add_row(
-            Text(shown_text(name if names.count(name) == 1 else run.run)),
-            Text(
-                f"{shown_text(run.model.rstrip('/').rsplit('/', 1)[-1])}\n{shown_text(run.dtype)}"
-            ),
+            Text(name),
+            Text(f"{shown_text(model)}\n{shown_text(run.dtype)}"),
             f"{run.rows:,}",
             f"{run.unscorable:,}",
             f"{_shown(run.hallucination_rate, '.1%')}\n{rate.replace('% to ', '–')}".rstrip("\n–")
             or "–",
-            f"{_shown(run.probe_auroc)}\n{auroc.replace(' to ', '–')}".rstrip("\n–") or "–",
+            NOTHING
+            if run.probe_note == FINDS_NOTHING
+            else f"{_shown(run.probe_auroc)}\n{auroc.replace(' to ', '–')}".rstrip("\n–") or "–",
             _shown(run.above_joint, "+.3f"),
         )
     show(table)
     show(Text("below each: its 95% interval; below a model: its dtype", style="dim"))
 
 
+def _names(found: Comparison) -> list[str]:
+    """Return each run's name: as many parts of its path as tell it from the others."""
+    return [shown_text(name) for name in distinct_names([run.run for run in found.runs])]
+
+
 def _sentences(found: Comparison) -> Iterator[str]:
     """Yield what differs, and what is missing."""
-    first = found.runs[0]
-    for run in found.runs:
+    names = _names(found)
+    for run, name in zip(found.runs, names, strict=True):
         if run.unlabelled:
-            yield f"{shown_text(run.run)}: {count(run.unlabelled, 'row')} without a label."
+            yield f"{name}: {count(run.unlabelled, 'row')} without a label."
         if run.probe_note:
-            yield f"{shown_text(run.run)}: {run.probe_note}."
-    for run, pair in zip(found.runs[1:], found.pairs, strict=True):
-        yield from _rates(first, run, pair)
-        yield from _probes(first, run, pair)
+            yield f"{name}: {run.probe_note}."
+    first, number = found.runs[0], len(found.pairs)
+    for run, name, pair in zip(found.runs[1:], names[1:], found.pairs, strict=True):
+        both = f"{name} against {names[0]}"
+        yield from _rates(both, first, run, pair, number)
+        yield from _probes(both, pair, number)
 
 
-def _rates(first: RunSummary, run: RunSummary, pair: PairSummary) -> Iterator[str]:
+def _rates(
+    names: str, first: RunSummary, run: RunSummary, pair: PairSummary, number: int
+) -> Iterator[str]:
     """Say whether one run hallucinates more often."""
-    names = f"{shown_text(run.run)} against {shown_text(first.run)}"
     if pair.other_questions:
         yield (
             f"{names}: {count(pair.other_questions, 'id')} of {pair.common:,} in both mean "
@@ -107,17 +123,17 @@ def _rates(first: RunSummary, run: RunSummary, pair: PairSummary) -> Iterator[st
         yield f"{names}: {count(pair.compared, 'question')} in common, too few to compare."
         return
     yield from _made_otherwise(names, first, run)
+    low, high = pair.difference_low, pair.difference_high
     says = _says(
-        pair.difference_low,
-        pair.difference_high,
+        low,
+        high,
         "it hallucinates more often",
         "it hallucinates less often",
         "which hallucinates more often cannot be told",
     )
     yield (
-        f"{names}: on {count(pair.compared, 'question')} in common {says}, "
-        f"{_points(pair)}, "
-        f"{_p_values(pair.difference_p, pair.difference_p_holm)}): both right "
+        f"{names}: on {count(pair.compared, 'question')} in common {says}, {_points(pair)}"
+        f"{_held(low, high, pair.difference_p, pair.difference_p_holm, number)}: both right "
         f"{pair.both_right:,}, only this one {pair.only_this_right:,}, only the first "
         f"{pair.only_first_right:,}, both wrong {pair.both_wrong:,}."
     )
@@ -135,34 +151,39 @@ def _made_otherwise(names: str, first: RunSummary, run: RunSummary) -> Iterator[
 
 
 def _points(pair: PairSummary) -> str:
-    """Return the difference of two rates and its interval, in percentage points."""
-    value, low, high = (
-        None if each is None else 100 * each
-        for each in (pair.difference, pair.difference_low, pair.difference_high)
+    """Return two rates and their difference, in percentage points as they are shown."""
+    one, two = (
+        100 * (wrong + pair.both_wrong) / pair.compared
+        for wrong in (pair.only_this_right, pair.only_first_right)
     )
-    return f"{_shown(value, '+.1f')} points ({_span(low, high, '+.1f')}"
+    low, high = (
+        None if each is None else 100 * each for each in (pair.difference_low, pair.difference_high)
+    )
+    return (
+        f"{two:.1f}% against {one:.1f}%, {rounded_difference(two, one, 1):+.1f} points "
+        f"(95% interval {_span(low, high, '+.1f')}"
+    )
 
 
-def _probes(first: RunSummary, run: RunSummary, pair: PairSummary) -> Iterator[str]:
+def _probes(names: str, pair: PairSummary, number: int) -> Iterator[str]:
     """Say whether one run's hallucinations can be predicted better."""
     if pair.probe_difference is None:
         return
     low, high = pair.probe_difference_low, pair.probe_difference_high
     if pair.probe_not_alike:
         yield (
-            f"{shown_text(run.run)} against {shown_text(first.run)}: on "
-            f"{count(pair.probe_compared, 'question')} that both probes judged, its probe's AUROC "
-            f"differs by {pair.probe_difference:+.3f} ({_span(low, high, '+.3f')}), but not like "
-            f"for like: {pair.probe_not_alike}; which probe is better cannot be told."
+            f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its "
+            f"probe's AUROC differs by {pair.probe_difference:+.3f} (95% interval "
+            f"{_span(low, high, '+.3f')}), but not like for like: {pair.probe_not_alike}; which "
+            "probe is better cannot be told."
         )
         return
     says = _says(low, high, "is better", "is worse", "cannot be told from the other")
+    p_values = pair.probe_difference_p, pair.probe_difference_p_holm
     yield (
-        f"{shown_text(run.run)} against {shown_text(first.run)}: on "
-        f"{count(pair.probe_compared, 'question')} that both probes judged, its probe {says}, "
-        f"{pair.probe_difference:+.3f} ({_span(low, high, '+.3f')}, "
-        f"{_p_values(pair.probe_difference_p, pair.probe_difference_p_holm)}), each on the "
-        "hallucinations of its own model."
+        f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its probe "
+        f"{says}, {pair.probe_difference:+.3f} (95% interval {_span(low, high, '+.3f')}"
+        f"{_held(low, high, *p_values, number)}, each on the hallucinations of its own model."
     )
 
 
@@ -172,8 +193,25 @@ def _says(low: float | None, high: float | None, more: str, less: str, neither: 
     return less if high is not None and high < 0 else neither
 
 
-def _p_values(plain: float | None, corrected: float | None) -> str:
-    return f"p {_shown(plain)}, corrected {_shown(corrected)}"
+def _held(
+    low: float | None, high: float | None, plain: float | None, corrected: float | None, number: int
+) -> str:
+    """Return p-values, the end of a bracket, and where a difference does not hold after correction.
+
+    Args:
+        low: Lower end of the interval.
+        high: Upper end.
+        plain: The p-value.
+        corrected: The p-value after correction.
+        number: How many runs are compared with the first.
+    """
+    end = f", p {_shown(plain)}, corrected {_shown(corrected)})"
+    told = (low is not None and low > 0) or (high is not None and high < 0)
+    if not told or corrected is None or corrected <= LEVEL:
+        return end
+    if number == 1:
+        return f"{end}, which does not hold at 5%"
+    return f"{end}, which does not hold after correction for {number} comparisons"
 
 
 def _shown(value: float | None, form: str = ".3f") -> str:

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from vlmscope.cli.extract import run_extract
 from vlmscope.cli.output import quiet_libraries, show, stderr, stdout
+from vlmscope.cli.verdict import show_verdict
 from vlmscope.errors import InputError
 from vlmscope.schema import CaptureSpec
 
@@ -86,7 +86,7 @@ def _evaluate(folder: Path) -> bool:
     from vlmscope.report import write_report
     from vlmscope.store import open_run
     from vlmscope.sweeps import save_sweep, sweep
-    from vlmscope.sweeps.verdict import verdict
+    from vlmscope.sweeps.verdict import verdict_of
 
     run = open_run(folder)
     label(run)
@@ -98,9 +98,8 @@ def _evaluate(folder: Path) -> bool:
         except InputError as error:  # too few questions for a limit this low
             stderr.print(f"not probed: {error}")
         write_report(run, progress=lambda doing: status.update(f"report: {doing}"))
-    stdout.print()
-    for line in verdict(result) if result else ():
-        show(Text(line))
+    if result is not None:
+        show_verdict(verdict_of(result))
     return result is not None
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmscope.cli import options
-from vlmscope.cli.output import quiet_libraries, show_note, stderr, stdout
+from vlmscope.cli.output import quiet_libraries, show_next, show_note, stderr, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def extract(
     }
     executor = _executor(address, actors, ray=ray)
     code = run_extract(arguments, as_json=as_json, executor=executor)
+    if code in (0, 3) and shard is None and max_new_tokens:
+        show_next("label", str(out))
     if code:
         raise typer.Exit(code)
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, stderr, stdout
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
+from vlmscope.shown import plain
 
 _MARKS = {
     "last_image_token": ("◄ vision_token_boundary", "bold cyan"),
@@ -58,7 +59,7 @@ def inspect(
     from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample
     from vlmscope.model import load_model
-    from vlmscope.model.halp import notes_of, original_of
+    from vlmscope.model.halp import notes_of, original_of, states_of
 
     quiet_libraries()
     mapping = parse_mapping(
@@ -77,7 +78,8 @@ def inspect(
             family=family, adapter=adapter, quantize=quantize,
             allow_pickle_weights=allow_pickle_weights,
         )  # fmt: skip
-    for note in notes_of(original_of(vlm.family.model_type, spec)):
+    original = original_of(vlm.family.model_type, spec)
+    for note in notes_of(original):
         show_note(note)
     seen = inspect_sample(row, vlm, spec)
     if as_json:
@@ -86,7 +88,9 @@ def inspect(
     _show_input(seen)
     _show_tokens(seen)
     _show_shapes(seen)
-    _show_vectors(seen)
+    # As in transformers, ``hidden_states[-1]`` is the output of the final norm.
+    normed = vlm.num_layers - 1 if states_of(original) == "hidden_states[k+1]" else None
+    _show_vectors(seen, normed)
     _show_answer(seen, vlm)
 
 
@@ -179,8 +183,13 @@ def _show_pairs(title: str, pairs: Mapping[str, str]) -> None:
     show(table)
 
 
-def _show_vectors(seen: Any) -> None:
-    """Print one row per layer, one column per position, as norms."""
+def _show_vectors(seen: Any, normed: int | None) -> None:
+    """Print one row per layer, one column per position, as norms.
+
+    Args:
+        seen: The inspection.
+        normed: The layer whose vectors are those after the final norm, if there is one.
+    """
     vectors, norms = seen.capture.vectors, seen.norms
     if VISION_ONLY in vectors:
         stdout.print(
@@ -198,20 +207,21 @@ def _show_vectors(seen: Any) -> None:
     for heading in ("layer", *names):
         table.add_column(heading, header_style="dim", overflow="fold")
     for layer in layers:
-        table.add_row(layer, *(f"{norms[f'{name}/{layer}']:.4g}" for name in names))
+        title = f"{layer} (after the final norm)" if layer == f"layer_{normed}" else layer
+        table.add_row(title, *(f"{norms[f'{name}/{layer}']:.4g}" for name in names))
     show(table)
 
 
 def _show_answer(seen: Any, vlm: Any) -> None:
     capture = seen.capture
     tokens = [
-        f"{vlm.processor.tokenizer.decode([int(token)])!r} {float(logprob):.2f}"
+        f"{vlm.processor.tokenizer.decode([int(token)])!r} {plain(float(logprob), 2)}"
         for token, logprob in zip(
             capture.first_token_ids[:5], capture.first_token_logprobs, strict=False
         )
     ]
     _show_pairs("First token", {
-        "entropy": f"{capture.first_token_entropy:.3f} nats",
+        "entropy": f"{plain(capture.first_token_entropy, 3)} nats",
         "most likely, log-probability": ", ".join(tokens),
     })  # fmt: skip
     if capture.answer is not None:

@@ -19,7 +19,7 @@ from vlmscope.cli.label_judge import JudgeOptions, confirm_judge, make_judge
 from vlmscope.cli.label_reading import reading_record, show_reading
 from vlmscope.cli.label_sets import OUTCOMES
 from vlmscope.cli.label_target import open_target
-from vlmscope.cli.output import count, show, shown_text, stderr, stdout
+from vlmscope.cli.output import count, show, show_next, shown_text, stderr, stdout
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def label(
     unlabelled: they count in no share.
     """
     from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
+    from vlmscope.store import DEFAULT, Run
 
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
@@ -197,7 +198,7 @@ def label(
               transient=True, disable=not stderr.is_terminal)
     )  # fmt: skip
     scores = list(with_error_kinds(map(code.decode, target.rows()), scores))
-    found = doubt(chosen.name, target.rows(), scores, code)
+    doubted = doubt(chosen.name, target.rows(), scores, code)
     record = _summary(target.rows(), scores)
     read = [target.option_truths.summary, code.summary if scorer == "auto" else ""]
     if scorer not in READ_LABELS and any(read):
@@ -205,8 +206,14 @@ def label(
     if isinstance(chosen, LabelFile | Column):
         record |= reading_record(chosen, target.answers.ids, labels)
     record |= {"settings": settings, "labels": str(target.write(scores, settings))}
-    record["doubt"] = asdict(found) if found else None
+    record["doubt"] = asdict(doubted) if doubted else None
     _print(record, as_json)
+    if (
+        isinstance(target.answers, Run)
+        and record["all"]["hallucinated"]
+        and record["all"]["faithful"]
+    ):
+        show_next("probe", str(run), *(() if name == DEFAULT else ("--labels", name)))
 
 
 def _print(record: dict[str, Any], as_json: bool) -> None:

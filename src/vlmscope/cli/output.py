@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import unicodedata
 import warnings
 
@@ -93,6 +94,11 @@ def show_error(message: str) -> None:
 def show_note(note: str) -> None:
     """Print what the user should know, and is no error."""
     stderr.print(Text(f"note: {note}", style="yellow"))
+
+
+def show_next(*command: str) -> None:
+    """Print on stderr the command that a user may want next."""
+    stderr.print(Text(f"next: {shlex.join(['vlmscope', *command])}", style="dim"))
 
 
 def quiet_libraries() -> None:

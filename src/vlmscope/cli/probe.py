@@ -1,4 +1,4 @@
-"""``vlmscope probe``: do representations foretell hallucinations, of a run or research files?"""
+"""``vlmscope probe``: do hidden states of a run, or of files, predict hallucinations?"""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.by_column import show_columns
 from vlmscope.cli.halp import show_halp
-from vlmscope.cli.output import number_table, show, stderr, stdout
+from vlmscope.cli.output import number_table, show, show_next, stderr, stdout
 from vlmscope.cli.places import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
+from vlmscope.cli.verdict import show_verdict
 
 if TYPE_CHECKING:
     from vlmscope.sweeps import LabelTable, SweepResult
 
 AFTER = " †"
-"""Marks what comes too late to foretell anything."""
+"""Marks what is known too late to predict anything."""
 
 STYLES = {"selected": "bold", "combined": "bold", "baseline": "dim"}
 
@@ -141,7 +142,7 @@ def probe(
     """
     from vlmscope.store import DEFAULT, read_document
     from vlmscope.sweeps import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
-    from vlmscope.sweeps.save import RESULTS, check_folder
+    from vlmscope.sweeps.save import RESULTS, check_folder, check_outside
 
     spec = SweepSpec(
         estimators=options.names(estimators), folds=folds, repeats=repeats, group_by=group_by,
@@ -152,6 +153,7 @@ def probe(
     name = wanted if isinstance(wanted, str) else DEFAULT
     folder = out or default_folder(run, name)
     check_writable(folder)
+    check_outside(folder, run, name)
     if is_run(run):
         check_folder(folder, name)
         _say_stale(run, name)
@@ -173,8 +175,10 @@ def probe(
         told = {} if transferred is None else {"transfer": transferred}
         stdout.print_json(json.dumps(summary | told))
     else:
-        _show(result, summary["verdict"], transferred)
+        _show(result, summary, transferred)
         stdout.print(f"\nresults, predictions and probes are in {folder}")
+    if is_run(run) and folder == default_folder(run, name):
+        show_next("report", str(run), *(() if name == DEFAULT else ("--labels", name)))
 
 
 def _say_stale(run: Path, name: str) -> None:
@@ -190,10 +194,11 @@ def _say_stale(run: Path, name: str) -> None:
         )
 
 
-def _show(result: SweepResult, verdict: list[str], transferred: dict[str, Any] | None) -> None:
+def _show(result: SweepResult, summary: dict[str, Any], transferred: dict[str, Any] | None) -> None:
     """Print what was found, in words and then as tables."""
-    for line in verdict:
-        show(Text(line))
+    from vlmscope.sweeps.verdict import verdict_in
+
+    show_verdict(verdict_in(summary))
     stdout.print()
     _show_results(result)
     if result.halp is not None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import number_table, show, shown_text, stdout, with_interval
+from vlmscope.shown import rounded_difference
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -80,12 +81,16 @@ def run_transfer(
 
 def show_transfer(document: Mapping[str, Any]) -> None:
     """Print a table and what it says for each test run."""
+    from vlmscope.probes.baselines import JOINT
+
     for test in document["tests"]:
         title = shown_text(f"transfer to {test['run']}: {test['relation']}", 200)
         table = number_table(*HEADINGS, title=Text(title, style="bold"))
+        joint = next((row for row in test["results"] if row.get("name") == JOINT), None)
         for row in test["results"]:
             style = {"selected": "bold", "baseline": "dim"}.get(row["kind"])
-            table.add_row(Text(row["title"] + " †" * (row["known"] == "after")), *_cells(row),
+            table.add_row(Text(row["title"] + " †" * (row["known"] == "after")),
+                          *_cells(row, joint),
                           style=style)  # fmt: skip
         stdout.print()
         show(table)
@@ -95,16 +100,25 @@ def show_transfer(document: Mapping[str, Any]) -> None:
             show(Text(shown_text(line, len(line))))
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], joint: Mapping[str, Any] | None) -> list[str]:
     """Return the numbers of a row as a person reads them, intervals on a line of their own."""
     here, above = "finds nothing", "–"
     if not row["found_nothing"]:
-        here, above = _with_ends(row, "auroc"), _with_ends(row, "above_joint", "+.3f")
+        here = _with_ends(row, "auroc", row["auroc"])
+        if joint is None or not joint["found_nothing"]:
+            above = _with_ends(row, "above_joint", _above(row, joint), "+.3f")
     return [
         with_interval(row["source_auroc"], None, None), here, above,
         *(with_interval(row[name], None, None) for name in ("own_auroc", "brier", "ece")),
     ]  # fmt: skip
 
 
-def _with_ends(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
-    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
+def _above(row: Mapping[str, Any], joint: Mapping[str, Any] | None) -> float | None:
+    """Return the difference to the joint baseline as a reader of both AUROCs computes it."""
+    if joint is None or row["above_joint"] is None:
+        return row["above_joint"]  # type: ignore[no-any-return]
+    return rounded_difference(row["auroc"], joint["auroc"])
+
+
+def _with_ends(row: Mapping[str, Any], name: str, value: float | None, form: str = ".3f") -> str:
+    return with_interval(value, row[f"{name}_low"], row[f"{name}_high"], form)

@@ -1,6 +1,8 @@
-"""Whether a risk means what it says, and how far it sets the two outcomes apart."""
+"""Calibration of a risk, and the risks of both outcomes."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,10 +25,10 @@ from vlmscope.plots.canvas import (
     sheet,
     title_axes,
 )
-from vlmscope.plots.palette import CHANCE, PALETTE, Look, series
+from vlmscope.plots.palette import CHANCE, FAITHFUL, HALLUCINATED, PALETTE, SELECTED, Look
 
 _BINS = 20
-_FAITHFUL, _HALLUCINATED = Look("blue"), Look("vermilion", "", (5, 1.6))
+_FAITHFUL, _HALLUCINATED = (replace(own, marker="") for own in (FAITHFUL, HALLUCINATED))
 
 
 @drawing()
@@ -62,9 +64,9 @@ def reliability_plot(
     axes.grid()
     axes.tick_params(labelbottom=False)
     line(axes, [0, end], [0, end], CHANCE)
-    line(axes, promised, observed, Look("blue", width=0.7), zorder=3)
-    axes.vlines(promised, below, above, color=PALETTE["blue"], linewidth=1.3)
-    line(axes, promised, observed, series(0), linestyle="none", zorder=4)
+    line(axes, promised, observed, Look(SELECTED.colour, width=0.7), zorder=3)
+    axes.vlines(promised, below, above, color=PALETTE[SELECTED.colour], linewidth=1.3)
+    line(axes, promised, observed, SELECTED, linestyle="none", zorder=4)
     _draw_counts(answers, promised, counts, end)
     title_axes(figure, foot, "risk, mean of a bin", "answers")
     title_axes(figure, box, "", "hallucinated")
@@ -98,7 +100,7 @@ def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -
     Args:
         risk: Numbers from 0 to 1, one an answer.
         truth: Booleans, one an answer; true where it is hallucinated.
-        threshold: Risk above which there is an alarm, marked; None for no mark.
+        threshold: Risk above which an answer is flagged, marked; None for no mark.
     """
     risks, flags = np.asarray(risk, dtype=np.float64), np.asarray(truth, dtype=np.bool_)
     end = _end(np.append(risks, threshold or 0))
@@ -176,11 +178,11 @@ def _draw_steps(
 
 
 def _draw_threshold(axes: Axes, threshold: float, end: float) -> None:
-    """Mark the alarm, its name on the side that has more room."""
+    """Mark the threshold, its name on the side that has more room."""
     axes.axvline(threshold, color=PALETTE["ink"], linewidth=1)
     left = threshold < 0.6 * end
     axes.annotate(
-        f"alarm above {threshold:.2f}", (threshold, 0.99), (4 if left else -4, 0),
+        f"flagged above {threshold:.2f}", (threshold, 0.99), (4 if left else -4, 0),
         xycoords=axes.get_xaxis_transform(), textcoords="offset points", va="top",
         ha="left" if left else "right", fontsize=SMALL, color=PALETTE["ink"],
     )  # fmt: skip
@@ -215,6 +217,6 @@ def _describe_risks(
             low, middle, high = np.quantile(of, [0.25, 0.5, 0.75])
             said += f": median {middle:.2f}, middle half {low:.2f} to {high:.2f}"
             if threshold is not None:
-                said += f", {(of > threshold).mean():.1%} above the alarm at {threshold:.2f}"
+                said += f", {(of > threshold).mean():.1%} above the threshold of {threshold:.2f}"
         said += "."
     return said

@@ -101,6 +101,8 @@ class Plot:
     """The plotted data, tidy: name → values, all equally long. None: does not apply."""
     figure: Figure
     """Drawn with matplotlib's objects, never through pyplot's global state."""
+    narrow: Figure | None = None
+    """The same for a narrow screen, where the figure would be too small to read."""
 
 
 WIDE = 7.2
@@ -108,6 +110,12 @@ WIDE = 7.2
 
 HALF = 4.4
 """Inches: two of them beside each other."""
+
+NARROW = 3.5
+"""Inches: a plot over the whole width of a phone."""
+
+NOTHING = "finds nothing"
+"""Stands for the number of a risk that is a constant: a NaN."""
 
 TEXT = 9.0
 """Font size in points: 12 pixels where a wide plot is 700 pixels wide."""
@@ -253,6 +261,15 @@ def key(figure: Figure, box: Box, rows: Sequence[KeyRow], heading: str = "") -> 
 def room_for_key(rows: int) -> float:
     """Return the height in inches that a key and the title of the axes need above them."""
     return 0.49 + LINE * rows
+
+
+def known(value: float, form: str = ".3f") -> str:
+    """Return a number, or that there is none because the risk is a constant.
+
+    >>> known(0.5), known(float("nan"))
+    ('0.500', 'finds nothing')
+    """
+    return NOTHING if np.isnan(value) else f"{value:{form}}"
 
 
 def percent(share: float, _: object = None) -> str:

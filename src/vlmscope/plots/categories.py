@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from vlmscope.plots.canvas import (
     LINE,
+    NARROW,
     SMALL,
     TEXT,
     WIDE,
@@ -22,13 +23,14 @@ from vlmscope.plots.canvas import (
     fit,
     line,
     percent,
+    round_ticks,
     say_nothing,
     sheet,
     title_axes,
     width,
     write,
 )
-from vlmscope.plots.palette import PALETTE, series
+from vlmscope.plots.palette import HALLUCINATED, PALETTE
 
 MOST_CATEGORIES = 40
 """Drawn; the data has all of them."""
@@ -37,6 +39,7 @@ _LONGEST_NAME = 40
 _NAME_ROOM = 2.9  # inches
 _ROW = LINE + 0.03  # inches
 _NUMBER_ROOM = 1.25  # inches
+_NARROW_ROW = 2 * LINE + 0.06  # inches
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +73,8 @@ def category_rates(rows: Sequence[CategoryRate]) -> Plot:
     high = _ROW * max(len(drawn), 3)
     figure = sheet(WIDE, max(high + 0.98, 2.0))
     box = Box(left, 0.55, WIDE - _NUMBER_ROOM, 0.55 + high)
-    axes = axes_in(figure, box)
-    end = min(1.0, 1.05 * max([row.high for row in drawn], default=1.0) or 1.0)
-    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(max(len(drawn), 3) - 0.5, -0.5), yticks=[])
-    axes.xaxis.set_major_formatter(percent)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    _draw_rates(axes, drawn)
+    _draw(figure, box, drawn, overall)
     _write_rows(figure, box, drawn, names)
-    title_axes(figure, box, "hallucinated")
-    if drawn:
-        axes.axvline(overall, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
-        at = box.left + (overall + 0.01 * end) / (1.02 * end) * (box.right - box.left)
-        write(figure, at, box.top + 0.12, f"all: {overall:.1%}", size=SMALL, align="center")
-    else:
-        say_nothing(axes)
     return Plot(
         name="category_rates",
         title="Hallucination rate by category",
@@ -96,15 +86,65 @@ def category_rates(rows: Sequence[CategoryRate]) -> Plot:
             "high": [row.high for row in ranked],
         },
         figure=figure,
+        narrow=_narrow(drawn, overall),
     )  # fmt: skip
 
 
-def _draw_rates(axes: Axes, drawn: Sequence[CategoryRate]) -> None:
-    """Draw a point and its interval for each category, the first at the top."""
-    places = range(len(drawn))
+def _narrow(drawn: Sequence[CategoryRate], overall: float) -> Figure:
+    """Draw the same with names and numbers above each interval, not beside it."""
+    high = _NARROW_ROW * max(len(drawn), 2)
+    figure = sheet(NARROW, high + 0.85)
+    box = Box(0.15, 0.55, NARROW - 0.15, 0.55 + high)
+    _draw(figure, box, drawn, overall, shift=0.16)
+    for place, row in enumerate(drawn):
+        y = box.top - _NARROW_ROW * (place + 0.3)
+        number = _numbers(row)
+        room = box.right - box.left - width(number, SMALL) - 0.1
+        write(figure, box.left, y, fit(cut(clean(row.name), _LONGEST_NAME), room, TEXT))
+        write(figure, box.right, y, number, size=SMALL, colour="muted", align="right")
+    return figure
+
+
+def _draw(
+    figure: Figure, box: Box, drawn: Sequence[CategoryRate], overall: float, *, shift: float = 0.0
+) -> None:
+    """Draw a point and its interval for each category, the first at the top.
+
+    Args:
+        figure: Where to.
+        box: Place of the axes.
+        drawn: The categories.
+        overall: The share of all, a line.
+        shift: How far below the middle of its row a point lies, in rows.
+    """
+    axes = axes_in(figure, box)
+    end = min(1.0, 1.05 * max([row.high for row in drawn], default=1.0) or 1.0)
+    rows = max(len(drawn), 2 if shift else 3)
+    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(rows - 0.5, -0.5), yticks=[])
+    axes.xaxis.set_major_locator(round_ticks(int(2 * (box.right - box.left))))
+    axes.xaxis.set_major_formatter(percent)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    _draw_rates(axes, drawn, shift)
+    title_axes(figure, box, "hallucinated")
+    if not drawn:
+        say_nothing(axes)
+        return
+    axes.axvline(overall, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
+    said = f"all: {overall:.1%}"
+    half = width(said, SMALL) / 2
+    at = box.left + (overall + 0.01 * end) / (1.02 * end) * (box.right - box.left)
+    at = min(max(at, half), figure.get_size_inches()[0] - half)
+    write(figure, at, box.top + 0.12, said, size=SMALL, align="center")
+
+
+def _draw_rates(axes: Axes, drawn: Sequence[CategoryRate], shift: float) -> None:
+    """Draw the points and their intervals."""
+    places = [place + shift for place in range(len(drawn))]
     lows, highs = [row.low for row in drawn], [row.high for row in drawn]
-    axes.hlines(places, lows, highs, color=PALETTE["blue"], alpha=0.55, linewidth=2)
-    line(axes, [row.share for row in drawn], places, series(0), linestyle="none")
+    colour = PALETTE[HALLUCINATED.colour]
+    axes.hlines(places, lows, highs, color=colour, alpha=0.55, linewidth=2)
+    line(axes, [row.share for row in drawn], places, HALLUCINATED, linestyle="none")
 
 
 def _write_rows(
@@ -114,8 +154,11 @@ def _write_rows(
     for place, (row, name) in enumerate(zip(drawn, names, strict=True)):
         y = box.top - _ROW * (place + 0.5)
         write(figure, box.left - 0.1, y, name, align="right")
-        numbers = f"{row.share:.1%} of {row.rows:,}"
-        write(figure, box.right + 0.1, y, numbers, size=SMALL, colour="muted")
+        write(figure, box.right + 0.1, y, _numbers(row), size=SMALL, colour="muted")
+
+
+def _numbers(row: CategoryRate) -> str:
+    return f"{row.share:.1%} of {row.rows:,}"
 
 
 def _caption(drawn: int, rows: int) -> str:

@@ -1,10 +1,10 @@
-"""The two trade-offs of a risk: recall against false alarms, errors against questions answered."""
+"""The two trade-offs of a risk: ROC curves, and hallucination rate against questions answered."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.plots.canvas import (
     HALF,
+    NOTHING,
     SMALL,
     Box,
     KeyRow,
@@ -20,6 +21,7 @@ from vlmscope.plots.canvas import (
     axes_in,
     drawing,
     key,
+    known,
     line,
     percent,
     room_for_key,
@@ -28,7 +30,7 @@ from vlmscope.plots.canvas import (
     sheet,
     title_axes,
 )
-from vlmscope.plots.palette import CHANCE, OPTIMUM, PALETTE, Look, baseline, series
+from vlmscope.plots.palette import CHANCE, PALETTE, Look, look
 
 MOST_POINTS = 250
 """Of a curve, in the plot and in its data: more cannot be seen, and would make a page heavy."""
@@ -38,7 +40,8 @@ Floats = NDArray[np.float64]
 BAND = " The band of the probe holds all of its curve in 95%, from a tenth answered on."
 """Added to the caption where there is a band."""
 
-_FALSE_ALARMS = 0.05
+_FLAGGED = 0.05
+"""Share of the faithful answers that may be flagged at the mark."""
 _HIGH = 2.25  # inches, of the axes
 
 
@@ -48,10 +51,15 @@ class RocLine:
 
     title: str
     false_alarms: ArrayLike
+    """Share of the faithful answers that are flagged."""
     recall: ArrayLike
+    """Share of the hallucinated answers that are flagged."""
     auroc: float
+    """NaN where the risk found nothing: then no curve is drawn."""
     style: Literal["probe", "baseline"] = "probe"
-    """How it is drawn."""
+    """What it is, for the description."""
+    meaning: str = ""
+    """Its name in ``palette.LOOKS``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,11 +70,14 @@ class CoverageLine:
     coverage: ArrayLike
     rate: ArrayLike
     aurc: float
-    """Area under the curve."""
+    """Area under the risk-coverage curve; NaN where the risk found nothing: then no curve is
+    drawn."""
     style: Literal["probe", "baseline", "optimal"]
-    """How it is drawn; ``optimal`` is what no risk can beat."""
+    """What it is, for the description and the data; ``optimal`` is what no risk can beat."""
     band: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
     """Shares answered, and the ends of a band there that holds the whole curve in 95%."""
+    meaning: str = ""
+    """Its name in ``palette.LOOKS``."""
 
 
 @drawing()
@@ -75,24 +86,24 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
 
     A curve of many points is thinned to ``MOST_POINTS``, evenly along its length.
     """
-    thin = [(row, *_thin_roc(row)) for row in curves]
-    looks = _looks(curves)
+    looks = [look(row.meaning, place) for place, row in enumerate(curves)]
+    thin = [(row, own, *_thin_roc(row)) for row, own in _drawn(curves, looks, "auroc")]
     keys = [
-        KeyRow(look, row.title, f"{row.auroc:.3f}") for look, row in zip(looks, curves, strict=True)
+        KeyRow(own, row.title, known(row.auroc)) for own, row in zip(looks, curves, strict=True)
     ]
     figure, axes, box = _keyed(keys, "AUROC")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     line(axes, [0, 1], [0, 1], CHANCE)
-    axes.axvline(_FALSE_ALARMS, color=PALETTE["axis"], linewidth=0.7)
-    axes.text(0.075, 0.015, "5% false alarms", color=PALETTE["muted"], fontsize=SMALL)
-    for (row, false_alarms, recall), look in zip(thin, looks, strict=True):
-        line(axes, false_alarms, recall, look, marker="", zorder=3)
+    axes.axvline(_FLAGGED, color=PALETTE["axis"], linewidth=0.7)
+    axes.text(0.075, 0.015, "5% of the faithful", color=PALETTE["muted"], fontsize=SMALL)
+    for row, own, false_alarms, recall in thin:
+        line(axes, false_alarms, recall, own, marker="", zorder=3)
         place = _last_allowed(row)
         x, y = _floats(row.false_alarms)[[place]], _floats(row.recall)[[place]]
-        line(axes, x, y, look, zorder=4, clip_on=False)
-    title_axes(figure, box, "false alarms: faithful answers flagged", "hallucinated answers found")
+        line(axes, x, y, own, zorder=4, clip_on=False)
+    title_axes(figure, box, "faithful answers flagged", "hallucinated answers flagged")
     columns: dict[str, list[Any]] = {"title": [], "false_alarms": [], "recall": []}
-    for row, false_alarms, recall in thin:
+    for row, _, false_alarms, recall in thin:
         columns["title"] += [row.title] * len(recall)
         columns["false_alarms"] += false_alarms.tolist()
         columns["recall"] += recall.tolist()
@@ -100,9 +111,9 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
         name="roc_curves",
         title="ROC curves",
         caption=(
-            "The share of hallucinated answers that an alarm finds, against the share of faithful "
-            "answers that it flags too. A mark is the last point of a curve with at most 5% of "
-            "those; the dotted diagonal is chance."
+            "The share of hallucinated answers that are flagged, against the share of faithful "
+            "answers that are flagged too, at every threshold. A mark is the last point of a "
+            "curve with at most 5% of those; the dotted diagonal is chance."
         ),
         description=_describe_roc(curves),
         columns=columns,
@@ -112,7 +123,7 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
 
 @drawing()
 def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plot:
-    """Draw what abstaining on the riskiest questions buys.
+    """Draw the hallucination rate that is left without the riskiest questions.
 
     A curve of many points is thinned to ``MOST_POINTS``, evenly over the share answered.
 
@@ -120,12 +131,12 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
         curves: One a risk.
         prevalence: Hallucination rate where every question is answered.
     """
-    thin = [(row, *_thin_coverage(row)) for row in curves]
-    looks = _looks(curves)
-    keys = [
-        KeyRow(look, row.title, f"{row.aurc:.3f}") for look, row in zip(looks, curves, strict=True)
-    ]
-    figure, axes, box = _keyed(keys, "area, less is better")
+    looks = [look(row.meaning, place) for place, row in enumerate(curves)]
+    drawn = _drawn(curves, looks, "aurc")
+    thin = [(row, *_thin_coverage(row)) for row, _ in drawn]
+    told = zip(looks, curves, strict=True)
+    keys = [KeyRow(own, row.title, known(row.aurc)) for own, row in told]
+    figure, axes, box = _keyed(keys, "AURC, less is better")
     axes.set(xlim=(-0.01, 1.01), ylim=(0, _highest(thin, prevalence)))
     axes.axhline(prevalence, color=PALETTE["axis"], linewidth=0.7)
     said = f"all answered: {prevalence:.1%}"
@@ -133,24 +144,23 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
         said, (0, prevalence), (2, 3), textcoords="offset points", fontsize=SMALL,
         color=PALETTE["muted"],
     )  # fmt: skip
-    for index, ((row, coverage, rate), look) in enumerate(zip(thin, looks, strict=True)):
+    for index, ((row, coverage, rate), (_, own)) in enumerate(zip(thin, drawn, strict=True)):
         start = 0.12 + 0.07 * index
         if row.band is not None:
-            colour = PALETTE[look.colour]
+            colour = PALETTE[own.colour]
             at, low, high = map(_floats, row.band)
             axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
-        line(axes, coverage, rate, look, markevery=(start, 0.25), zorder=3)
+        line(axes, coverage, rate, own, markevery=(start, 0.25), zorder=3)
     title_axes(figure, box, "questions answered, safest first", "hallucinated among those answered")
     return Plot(
         name="risk_coverage",
         title="Abstaining on the riskiest",
         caption=(
             "The hallucination rate that is left when only the safest share of the questions is "
-            "answered; all answered is at the right. The lower a curve, the better its risk."
-            + BAND
-            * any(row.band is not None for row in curves)
+            "answered; all answered is at the right. The lower a curve, the better its risk; AURC "
+            "is the area under it." + BAND * any(row.band is not None for row in curves)
         ),
-        description=_describe_coverage(thin, prevalence),
+        description=_describe_coverage(curves, thin, prevalence),
         columns=_coverage_columns(thin),
         figure=figure,
     )
@@ -212,8 +222,8 @@ def _thin_roc(row: RocLine) -> tuple[Floats, Floats]:
 
 
 def _last_allowed(row: RocLine) -> int:
-    """Return the place of the curve's last point with at most 5% false alarms."""
-    return int(np.searchsorted(_floats(row.false_alarms), _FALSE_ALARMS, side="right")) - 1
+    """Return the index of the last point with at most 5% of the faithful answers flagged."""
+    return int(np.searchsorted(_floats(row.false_alarms), _FLAGGED, side="right")) - 1
 
 
 def _thin_coverage(row: CoverageLine) -> tuple[Floats, Floats]:
@@ -225,14 +235,15 @@ def _thin_coverage(row: CoverageLine) -> tuple[Floats, Floats]:
     return coverage, rate
 
 
-def _looks(curves: Sequence[RocLine | CoverageLine]) -> list[Look]:
-    """Return each curve's look: probes in colour, baselines in grey dashes."""
-    found: list[Look] = []
-    for place, row in enumerate(curves):
-        before = sum(other.style == row.style for other in curves[:place])
-        looks = {"probe": series(before), "baseline": baseline(before), "optimal": OPTIMUM}
-        found.append(looks[row.style])
-    return found
+_Curve = TypeVar("_Curve", RocLine, CoverageLine)
+
+
+def _drawn(
+    curves: Sequence[_Curve], looks: Sequence[Look], number: Literal["auroc", "aurc"]
+) -> list[tuple[_Curve, Look]]:
+    """Return the curves that found something, with their looks."""
+    both = zip(curves, looks, strict=True)
+    return [(row, own) for row, own in both if not np.isnan(getattr(row, number))]
 
 
 def _highest(thin: Sequence[tuple[Any, ...]], prevalence: float) -> float:
@@ -242,27 +253,34 @@ def _highest(thin: Sequence[tuple[Any, ...]], prevalence: float) -> float:
 
 
 def _describe_roc(curves: Sequence[RocLine]) -> str:
-    """Say how good each alarm is."""
-    said = ["Recall against false alarms."]
+    """Say how much of the hallucinated answers each risk flags."""
+    said = ["Hallucinated answers flagged, against faithful answers flagged."]
     for row in curves:
+        if np.isnan(row.auroc):
+            said.append(f"{row.title} ({row.style}): {NOTHING}.")
+            continue
         found = _floats(row.recall)[_last_allowed(row)]
         said.append(
-            f"{row.title} ({row.style}): AUROC {row.auroc:.3f}, finds {found:.1%} at no more than "
-            "5% false alarms."
+            f"{row.title} ({row.style}): AUROC {row.auroc:.3f}, flags {found:.1%} where no more "
+            "than 5% of the faithful are flagged."
         )
     return " ".join(said)
 
 
-def _describe_coverage(thin: Sequence[tuple[Any, ...]], prevalence: float) -> str:
-    """Say what abstaining buys."""
+def _describe_coverage(
+    curves: Sequence[CoverageLine], thin: Sequence[tuple[Any, ...]], prevalence: float
+) -> str:
+    """Say what abstaining changes."""
     said = [f"Hallucination rate by share answered; {prevalence:.1%} where all are answered."]
     for row, coverage, rate in thin:
         if len(rate):
             at_half, at_most = (np.interp(share, coverage, rate) for share in (0.5, 0.9))
             said.append(
                 f"{row.title} ({row.style}): {at_most:.1%} at 90% answered, {at_half:.1%} at 50%, "
-                f"area {row.aurc:.3f}."
+                f"AURC {row.aurc:.3f}."
             )
+    nothing = [row for row in curves if np.isnan(row.aurc)]
+    said += [f"{row.title} ({row.style}): {NOTHING}." for row in nothing]
     return " ".join(said)
 
 

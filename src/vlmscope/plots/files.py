@@ -13,6 +13,8 @@ from io import BytesIO, StringIO
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from matplotlib.figure import Figure
+
 from vlmscope.plots.canvas import Plot, clean, drawing
 from vlmscope.plots.palette import PALETTE
 
@@ -35,7 +37,16 @@ def inline_svg(plot: Plot) -> str:
     ``var(--plot-<name>, <colour>)`` by the names of ``PALETTE``, its font is the page's, its ids
     start with the plot's name. The same data give the same bytes.
     """
-    root = _element(plot, background="none", on_page=True)
+    return _on_page(plot, plot.figure, plot.name)
+
+
+def narrow_svg(plot: Plot) -> str:
+    """Return the ``<svg>`` element for a narrow screen; empty where there is none."""
+    return "" if plot.narrow is None else _on_page(plot, plot.narrow, f"{plot.name}-narrow")
+
+
+def _on_page(plot: Plot, figure: Figure, name: str) -> str:
+    root = _element(plot, figure, name, background="none", on_page=True)
     wide = float(root.get("viewBox", "").split()[2])
     root.set("width", "100%")
     root.set("style", f"max-width:{wide * _PIXELS:.0f}px;height:auto;{root.get('style')}")
@@ -44,7 +55,7 @@ def inline_svg(plot: Plot) -> str:
 
 def svg_file(plot: Plot) -> bytes:
     """Return a whole SVG file, on white."""
-    root = _element(plot, background=PALETTE["paper"], on_page=False)
+    root = _element(plot, plot.figure, plot.name, background=PALETTE["paper"], on_page=False)
     _, _, wide, high = root.get("viewBox", "").split()
     root.set("width", f"{wide}pt")
     root.set("height", f"{high}pt")
@@ -53,16 +64,18 @@ def svg_file(plot: Plot) -> bytes:
     return written
 
 
-def _element(plot: Plot, *, background: str, on_page: bool) -> ET.Element:
-    """Return the figure as one element, without its size."""
+def _element(
+    plot: Plot, figure: Figure, name: str, *, background: str, on_page: bool
+) -> ET.Element:
+    """Return a figure of the plot as one element, without its size; its ids start with a name."""
     drawn = BytesIO()
     nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
     with drawing():
-        plot.figure.savefig(drawn, format="svg", facecolor=background, metadata=nothing)
+        figure.savefig(drawn, format="svg", facecolor=background, metadata=nothing)
     # What is parsed is what matplotlib has just written and escaped.
     old = ET.fromstring(drawn.getvalue())  # noqa: S314
-    ids = {name: f"{plot.name}-{place}" for place, name in enumerate(_references(old), 1)}
-    title, description = f"{plot.name}-title", f"{plot.name}-desc"
+    ids = {old_id: f"{name}-{place}" for place, old_id in enumerate(_references(old), 1)}
+    title, description = f"{name}-title", f"{name}-desc"
     root = ET.Element("svg", {"xmlns": _SVG, "viewBox": old.get("viewBox", ""), "role": "img"})
     root.set("aria-labelledby", f"{title} {description}")
     root.set("style", "stroke-linejoin:round;stroke-linecap:butt")

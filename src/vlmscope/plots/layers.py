@@ -1,26 +1,32 @@
-"""AUROC by layer: where in the model the answer's fate is known, and what is known without it."""
+"""AUROC by layer: which layers predict hallucinations, beside what needs no hidden state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.plots.canvas import (
     LINE,
+    NARROW,
+    NOTHING,
     WIDE,
     Box,
+    KeyRow,
     Label,
     Plot,
     axes_in,
     drawing,
+    key,
+    known,
     line,
+    room_for_key,
     room_for_labels,
     round_ticks,
     say_nothing,
@@ -28,14 +34,17 @@ from vlmscope.plots.canvas import (
     title_axes,
     write_labels,
 )
-from vlmscope.plots.palette import CHANCE, PALETTE, Look, baseline, series
+from vlmscope.plots.palette import CHANCE, PALETTE, Look, look
 
 _MOST_MARKERS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerLine:
-    """One representation over its layers. All arrays have one element a layer."""
+    """One representation over its layers. All arrays have one element a layer.
+
+    NaN is the AUROC of a probe that found nothing: it has no point.
+    """
 
     title: str
     layers: ArrayLike
@@ -45,6 +54,8 @@ class LayerLine:
     """Lower end of the interval."""
     high: ArrayLike
     """Upper end."""
+    meaning: str = ""
+    """Its name in ``palette.LOOKS``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +64,12 @@ class Reference:
 
     title: str
     auroc: float
+    """NaN where it found nothing."""
     low: float | None = None
     high: float | None = None
     kind: Literal["representation", "baseline"] = "baseline"
+    meaning: str = ""
+    """Its name in ``palette.LOOKS``."""
 
 
 @drawing()
@@ -73,26 +87,14 @@ def auroc_by_layer(
         num_layers: Decoder layers of the model, recorded or not: the width of the plot.
         unseen: What the answers are about that no probe has seen, for the caption.
     """
-    looks = _looks(lines, references)
     rows: list[LayerLine | Reference] = [*lines, *references]
+    looks = [look(row.meaning, place) for place, row in enumerate(rows)]
     labels = [Label(0.5, "chance", "0.500", CHANCE), *map(_label, rows, looks)]
     high = max(4.0, 0.85 + LINE * len(labels))
     figure = sheet(WIDE, high)
     box = Box(0.55, 0.55, WIDE - room_for_labels(labels), high - 0.3)
-    axes = axes_in(figure, box)
-    axes.set(xlim=_span(num_layers), ylim=_limits(lines, references))
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(round_ticks(8))
-    axes.grid(axis="y")
-    line(axes, [0, 1], [0.5, 0.5], CHANCE, transform=axes.get_yaxis_transform())
-    for reference, look in zip(references, looks[len(lines) :], strict=True):
-        _draw_reference(axes, reference, look)
-    for row, look in zip(lines, looks, strict=False):
-        _draw_line(axes, row, look)
-    if not rows:
-        say_nothing(axes)
+    axes = _draw(figure, box, rows, looks, num_layers)
     write_labels(figure, axes, box, labels)
-    title_axes(figure, box, f"decoder layer, 0 to {max(num_layers - 1, 0)}", "AUROC")
     return Plot(
         name="auroc_by_layer",
         title="AUROC by layer",
@@ -100,11 +102,56 @@ def auroc_by_layer(
             f"How well a probe of each layer tells hallucinated from faithful answers {unseen} "
             "it has not seen; bands hold all layers at once in 95 of 100 samples. The grey dashed "
             "lines need no hidden state: a probe is of use where it is above them."
+            + " A layer that finds nothing has no point."
+            * any(np.isnan(_arrays(row)[1]).any() for row in lines)
         ),
         description=_describe(lines, references),
         columns=_columns(lines, references),
         figure=figure,
+        narrow=_narrow(rows, looks, labels, num_layers),
     )
+
+
+def _narrow(
+    rows: Sequence[LayerLine | Reference],
+    looks: Sequence[Look],
+    labels: Sequence[Label],
+    num_layers: int,
+) -> Figure:
+    """Draw the same with a key above the axes, not beside them."""
+    keys = [KeyRow(label.look, label.title, label.number) for label in (*labels[1:], labels[0])]
+    figure = sheet(NARROW, 0.55 + 2.6 + room_for_key(len(keys)))
+    box = Box(0.5, 0.55, NARROW - 0.1, 0.55 + 2.6)
+    _draw(figure, box, rows, looks, num_layers)
+    key(figure, box, keys)
+    return figure
+
+
+def _draw(
+    figure: Figure,
+    box: Box,
+    rows: Sequence[LayerLine | Reference],
+    looks: Sequence[Look],
+    num_layers: int,
+) -> Axes:
+    """Draw lines and references into new axes."""
+    axes = axes_in(figure, box)
+    axes.set(xlim=_span(num_layers), ylim=_limits(rows))
+    steps = min(10, int(2.5 * (box.right - box.left)))
+    axes.xaxis.set_major_locator(MaxNLocator(steps, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(round_ticks(8))
+    axes.grid(axis="y")
+    line(axes, [0, 1], [0.5, 0.5], CHANCE, transform=axes.get_yaxis_transform())
+    for row, own in zip(rows, looks, strict=True):
+        if isinstance(row, Reference):
+            _draw_reference(axes, row, own)
+    for row, own in zip(rows, looks, strict=True):
+        if isinstance(row, LayerLine):
+            _draw_line(axes, row, own)
+    if not rows:
+        say_nothing(axes)
+    title_axes(figure, box, f"decoder layer, 0 to {max(num_layers - 1, 0)}", "AUROC")
+    return axes
 
 
 def _span(num_layers: int) -> tuple[float, float]:
@@ -114,60 +161,55 @@ def _span(num_layers: int) -> tuple[float, float]:
     return -air, last + air
 
 
-def _limits(lines: Sequence[LayerLine], references: Sequence[Reference]) -> tuple[float, float]:
+def _limits(rows: Sequence[LayerLine | Reference]) -> tuple[float, float]:
     """Return the ends of the upright axis: everything drawn, and chance."""
     parts: list[Any] = [[0.5]]
-    for row in lines:
-        parts += [row.auroc, row.low, row.high]
-    for reference in references:
-        ends = [reference.low, reference.high] if reference.kind == "representation" else []
-        parts += [[value for value in [reference.auroc, *ends] if value is not None]]
-    values = np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+    for row in rows:
+        ends = isinstance(row, LayerLine) or row.kind == "representation"
+        parts.append(np.atleast_1d(np.asarray(row.auroc, np.float64)))
+        parts += [np.atleast_1d(np.asarray(end, np.float64))
+                  for end in (row.low, row.high) if ends and end is not None]  # fmt: skip
+    values = np.concatenate(parts)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     air = max(0.06 * (high - low), 0.05 - (high - low) / 2)
     return max(low - air, 0), min(high + air, 1.005)
 
 
-def _looks(lines: Sequence[LayerLine], references: Sequence[Reference]) -> list[Look]:
-    """Return a look for each line and each reference; representations share one series."""
-    kinds = ["representation" for _ in lines] + [reference.kind for reference in references]
-    counts = {"representation": count(), "baseline": count()}
-    return [(baseline if kind == "baseline" else series)(next(counts[kind])) for kind in kinds]
-
-
-def _label(row: LayerLine | Reference, look: Look) -> Label:
+def _label(row: LayerLine | Reference, own: Look) -> Label:
     """Return what is written beside a line's end."""
     auroc = np.array([row.auroc]) if isinstance(row, Reference) else _arrays(row)[1]
-    known = auroc[np.isfinite(auroc)]
-    if not known.size:
-        return Label(0.5, row.title, "none", look)
+    found = auroc[np.isfinite(auroc)]
+    if not found.size:
+        return Label(0.5, row.title, NOTHING, own)
     best = "" if isinstance(row, Reference) else "best "
-    return Label(float(known[-1]), row.title, f"{best}{known.max():.3f}", look)
+    return Label(float(found[-1]), row.title, f"{best}{found.max():.3f}", own)
 
 
-def _draw_reference(axes: Axes, row: Reference, look: Look) -> None:
+def _draw_reference(axes: Axes, row: Reference, own: Look) -> None:
     """Draw a horizontal line, and the interval of a representation."""
+    if np.isnan(row.auroc):
+        return
     if row.kind == "representation" and row.low is not None and row.high is not None:
-        axes.axhspan(row.low, row.high, color=PALETTE[look.colour], alpha=0.12, linewidth=0)
+        axes.axhspan(row.low, row.high, color=PALETTE[own.colour], alpha=0.12, linewidth=0)
     across = axes.get_yaxis_transform()
-    line(axes, [0, 1], [row.auroc, row.auroc], look, transform=across, marker="")
+    line(axes, [0, 1], [row.auroc, row.auroc], own, transform=across, marker="")
 
 
-def _draw_line(axes: Axes, row: LayerLine, look: Look) -> None:
+def _draw_line(axes: Axes, row: LayerLine, own: Look) -> None:
     """Draw a representation and its intervals."""
     layers, auroc, low, high = _arrays(row)
-    colour = PALETTE[look.colour]
+    colour = PALETTE[own.colour]
     if layers.size == 1:
         axes.vlines(layers, low, high, color=colour, alpha=0.45, linewidth=2)
     else:
         axes.fill_between(layers, low, high, color=colour, alpha=0.16, linewidth=0)
     every = -(-layers.size // _MOST_MARKERS) or None
-    line(axes, layers, auroc, look, markevery=every, zorder=3)
-    known = np.flatnonzero(np.isfinite(auroc))
-    if known.size:
+    line(axes, layers, auroc, own, markevery=every, zorder=3)
+    found = np.flatnonzero(np.isfinite(auroc))
+    if found.size:
         # From the line's end to the edge of the axes, where its label starts.
-        end, edge = known[-1], axes.get_xlim()[1]
-        line(axes, [layers[end], edge], [auroc[end]] * 2, Look(look.colour, width=0.7))
+        end, edge = found[-1], axes.get_xlim()[1]
+        line(axes, [layers[end], edge], [auroc[end]] * 2, Look(own.colour, width=0.7))
 
 
 def _arrays(row: LayerLine) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -187,12 +229,14 @@ def _describe(lines: Sequence[LayerLine], references: Sequence[Reference]) -> st
                 f"{row.title}, {layers.size} layers recorded: best at layer {layers[best]}, "
                 f"{auroc[best]:.3f} ({low[best]:.3f} to {high[best]:.3f})."
             )
+            if nothing := ", ".join(map(str, layers[np.isnan(auroc)])):
+                said.append(f"{row.title} finds nothing at layer {nothing}.")
         else:
-            said.append(f"{row.title}: no AUROC.")
+            said.append(f"{row.title}: {NOTHING}.")
     for ref in references:
-        known = ref.low is not None and ref.high is not None
-        ends = f" ({ref.low:.3f} to {ref.high:.3f})" if known else ""
-        said.append(f"{ref.title} ({ref.kind}): {ref.auroc:.3f}{ends}.")
+        told = ref.low is not None and ref.high is not None and not np.isnan(ref.auroc)
+        ends = f" ({ref.low:.3f} to {ref.high:.3f})" if told else ""
+        said.append(f"{ref.title} ({ref.kind}): {known(ref.auroc)}{ends}.")
     return " ".join(["AUROC by decoder layer; chance is 0.5.", *said])
 
 

@@ -1,8 +1,12 @@
-"""Every colour of every plot, by name, and the looks that tell lines apart without colour.
+"""Every colour of every plot, by name, and the look of each thing that is plotted.
 
-The colours are those of Okabe and Ito (2008), "Color universal design", darkened where they fall
-short of a contrast of 3 to 1 on white (WCAG 2.2, 1.4.11). Readers of the common colour-vision
-deficiencies can tell them apart; markers and dashes say the same again.
+A thing has one look in all figures, and no other thing has its colour: the selected probe, all
+layers together, each representation, both outcomes. Baselines share the grey, each with its own
+dashes.
+
+The first five colours are those of Okabe and Ito (2008), "Color universal design", darkened where
+they fall short of a contrast of 3 to 1 on white (WCAG 2.2, 1.4.11), which all of them have. Markers
+and dashes say the same again for readers of any colour vision.
 
 A page names them ``--plot-<name>`` and may set them; files have the light ones.
 """
@@ -25,6 +29,13 @@ PALETTE: Mapping[str, str] = MappingProxyType(
         "green": "#00936b",
         "purple": "#c76fa1",
         "orange": "#7d5a00",
+        "red": "#a4133c",
+        "cyan": "#00859b",
+        "olive": "#6b7a00",
+        "brown": "#8c4a2f",
+        "violet": "#6a3fb5",
+        "slate": "#4f6d8f",
+        "pink": "#c2187a",
     }
 )
 """Name → colour on white. No two are equal: a page finds the name by the colour."""
@@ -41,6 +52,13 @@ DARK_PALETTE: Mapping[str, str] = MappingProxyType(
         "green": "#1fc795",
         "purple": "#e5a3cb",
         "orange": "#f0c35a",
+        "red": "#ff7d9c",
+        "cyan": "#4fd3e6",
+        "olive": "#c3cf4a",
+        "brown": "#d9a081",
+        "violet": "#b79bf2",
+        "slate": "#9db8d6",
+        "pink": "#ff8cc8",
     }
 )
 """Name → colour on a dark page; ``paper`` is the page's own."""
@@ -60,39 +78,67 @@ class Look:
     """Of the line, in points."""
 
 
-SERIES = (
-    Look("blue", "o"),
-    Look("vermilion", "s", (5, 1.6)),
-    Look("green", "^", (1.5, 1.3)),
-    Look("purple", "D", (6, 1.5, 1.5, 1.5)),
-    Look("ink", "v", (3, 1.2)),
-    Look("orange", "P", (8, 1.5, 1.5, 1.5, 1.5, 1.5)),
-    Look("blue", "X", (3, 1, 1, 1)),
-    Look("vermilion", "p"),
-    Look("green", "<", (8, 2)),
-)
-"""What is measured, one look a line; after the last they start again."""
+FAITHFUL = Look("blue", "o")
+"""Faithful answers."""
 
-BASELINES = (
-    Look("muted", "", (4, 2), 1.2),
-    Look("muted", "", (6, 1.6, 1.2, 1.6), 1.2),
-    Look("muted", "", (10, 2.5), 1.2),
-    Look("muted", "", (2, 2), 1.2),
-)
-"""What is compared with."""
+HALLUCINATED = Look("vermilion", "s", (5, 1.6))
+"""Hallucinated answers, and their share."""
 
-OPTIMUM = Look("green", width=1.1)
+SELECTED = Look("ink", "o", width=1.9)
+"""The probe whose layer was chosen inside training."""
+
+COMBINED = Look("red", "X", (3, 1, 1, 1))
+"""The probe of all layers together."""
+
+REPRESENTATIONS: Mapping[str, Look] = MappingProxyType(
+    {
+        "query_token_representation": Look("orange", "s", (5, 1.6)),
+        "vision_token_representation": Look("green", "^", (1.5, 1.3)),
+        "vision_only_representation": Look("purple", "D", (6, 1.5, 1.5, 1.5)),
+        "last_question_token_representation": Look("cyan", "v", (3, 1.2)),
+        "image_mean_representation": Look("olive", "P", (8, 1.5, 1.5, 1.5, 1.5, 1.5)),
+        "first_image_token_representation": Look("brown", "p"),
+        "first_answer_token_representation": Look("violet", "<", (8, 2)),
+        "last_answer_token_representation": Look("slate", ">", (4, 1, 1, 1, 1, 1)),
+        "answer_mean_representation": Look("pink", "h", (2, 1)),
+    }
+)
+"""The probes of one representation, layer by layer."""
+
+BASELINES: Mapping[str, Look] = MappingProxyType(
+    {
+        "joint": Look("muted", "", (4, 2), 1.2),
+        "best": Look("muted", "", (6, 1.6, 1.2, 1.6), 1.2),
+        "question_words": Look("muted", "", (10, 2.5), 1.2),
+    }
+)
+"""What probes are compared with: everything known before the answer, the best of the single
+baselines, the question's words."""
+
+OPTIMUM = Look("axis", width=1.1)
 """What nothing can beat."""
 
 CHANCE = Look("axis", "", (1, 2), 1.1)
 """What a coin would reach."""
 
+LOOKS: Mapping[str, Look] = MappingProxyType(
+    {
+        "selected": SELECTED,
+        "combined": COMBINED,
+        "optimum": OPTIMUM,
+        **REPRESENTATIONS,
+        **BASELINES,
+    }
+)
+"""Meaning of a line → its look: the same in every figure."""
 
-def series(index: int) -> Look:
-    """Return the look of the n-th line, from 0."""
-    return SERIES[index % len(SERIES)]
+_OTHERS = (
+    Look("muted", "", (2, 2), 1.2),
+    Look("muted", "", (1, 1), 1.2),
+    Look("muted", "", (12, 2, 2, 2), 1.2),
+)
 
 
-def baseline(index: int) -> Look:
-    """Return the look of the n-th baseline, from 0."""
-    return BASELINES[index % len(BASELINES)]
+def look(meaning: str, index: int = 0) -> Look:
+    """Return the look of a line: by its meaning, or, of one that is not known, by its number."""
+    return LOOKS.get(meaning, _OTHERS[index % len(_OTHERS)])

@@ -36,7 +36,7 @@ FEWEST = 3
 ONE_GROUP = "near-copies of an image, and images that one question shows, are one group"
 """What a group is, for messages."""
 
-MORE_IMAGES = "label questions about other images: more labels of the same images do not help"
+MORE_IMAGES = "label questions about other images (more labels of the same images do not help)"
 """The way out where groups are short, not rows."""
 
 
@@ -86,11 +86,11 @@ def grouped_folds(
     folds = [Fold(train, test) for train, test in splitter.split(truth, truth, groups)]
     if any(truth[fold.test].all() or not truth[fold.test].any() for fold in folds):
         # The splitter is greedy: a few huge groups can leave a fold with one class.
+        fewer = "ask for fewer folds, or " if count > FEWEST else ""
         raise FoldError(
-            f"folds: {count} folds of {_number(len(np.unique(groups)), 'group')} left one without "
-            f"both classes, as a few groups hold most rows; {ONE_GROUP}; "
-            + ("ask for fewer folds, or " if count > FEWEST else "")
-            + MORE_IMAGES
+            f"folds: {fewer}{MORE_IMAGES}: a few groups hold most rows, so that {count} folds of "
+            f"{_number(len(np.unique(groups)), 'group')} left one without hallucinated or without "
+            f"faithful answers; {ONE_GROUP}"
         )
     return folds
 
@@ -103,18 +103,18 @@ def largest_count(truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, "
 def _too_few(
     truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], count: int, most: int
 ) -> str:
-    """Return what was found, what is needed, and the way out."""
+    """Return what to do, what was found, and what is needed."""
     found, short_of_groups = [], False
-    for rows, noun in ((truth, "positive"), (~truth, "negative")):
+    for rows, outcome in ((truth, "hallucinated"), (~truth, "faithful")):
         size, held = int(rows.sum()), len(np.unique(groups[rows]))
-        found.append(f"{_number(size, noun)} in {_number(held, 'group')}")
+        found.append(f"{_number(size, f'{outcome} answer')} in {_number(held, 'group')}")
         # Several rows share a group: another row of the same images would not help.
         short_of_groups |= held < min(count, size)
-    why = f"{ONE_GROUP}; " if len(np.unique(groups)) < len(groups) else ""
+    why = f"; {ONE_GROUP}" if len(np.unique(groups)) < len(groups) else ""
     fewer = f"ask for {most} folds, or " if most >= FEWEST else ""
     return (
-        f"folds: found {found[0]} and {found[1]}; {count} folds need {count} groups of each class; "
-        f"{why}{fewer}{MORE_IMAGES if short_of_groups else 'label more rows'}"
+        f"folds: {fewer}{MORE_IMAGES if short_of_groups else 'label more rows'}: found {found[0]} "
+        f"and {found[1]}; {count} folds need {count} groups of each{why}"
     )
 
 

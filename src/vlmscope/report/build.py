@@ -12,6 +12,7 @@ from typing import Any
 from vlmscope.errors import InputError
 from vlmscope.metrics import Abstention, abstention, share_bounds
 from vlmscope.plots import Plot
+from vlmscope.plots.canvas import NOTHING
 from vlmscope.probes.baselines import JOINT
 from vlmscope.report.categories import categories
 from vlmscope.report.columns import columns
@@ -33,11 +34,12 @@ from vlmscope.report.rows import Row, draw, hashes_of, read_rows
 from vlmscope.report.thumbnails import Thumbnails
 from vlmscope.report.transfers import Transfers, transfers
 from vlmscope.schema import ErrorKind, Score
+from vlmscope.shown import rounded_difference
 from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, read_labels
 from vlmscope.sweeps import SavedSweep, read_sweep
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
 from vlmscope.sweeps.source import of_set
-from vlmscope.sweeps.verdict import ABSTAIN, abstaining_of
+from vlmscope.sweeps.verdict import ABSTAIN, Verdict, abstaining_of, rounded_change
 from vlmscope.version import __version__
 
 
@@ -164,25 +166,37 @@ def _bounds(total: CategoryRow) -> str:
 def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     selected, baseline = sweep["selected"], sweep[sweep.summary["best_baseline"]]
     if selected["found_nothing"]:
-        yield Number("AUROC before the answer", "–", "the probe found nothing")
+        yield Number("AUROC before the answer", NOTHING, "the probe: one risk in most folds")
     else:
         span = f"95% interval {selected['auroc_low']:.3f} to {selected['auroc_high']:.3f}"
         yield Number("AUROC before the answer", f"{selected['auroc']:.3f}", span)
-    joint, gain = sweep[JOINT], sweep[JOINT_AND_PROBE]
-    ends = f"{gain['above_joint_low']:+.3f} to {gain['above_joint_high']:+.3f}"
-    note = f"AUROC in one model; with the probe {gain['above_joint']:+.3f} ({ends})"
-    yield Number("known without hidden states", f"{joint['auroc']:.3f}", note)
-    yield Number(
-        "best single baseline", f"{baseline['auroc']:.3f}", f"AUROC of {baseline['title']}"
-    )
+    yield _joint(sweep)
+    note = f"AUROC of {baseline['title']}"
+    yield Number("best single baseline", _auroc(baseline), note)
     if selected["found_nothing"]:
         return
     found = _abstention(sweep)
     low, high = 100 * found.interval.low, 100 * found.interval.high
     note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
     if low == low:
-        note += f": {100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
+        change = rounded_change(found)
+        note += f": {change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
     yield Number("abstaining", f"{found.before:.1%} → {found.after:.1%}", note)
+
+
+def _joint(sweep: SavedSweep) -> Number:
+    """Return the tile of the joint baseline, and what the probe adds to it."""
+    joint, both = sweep[JOINT], sweep[JOINT_AND_PROBE]
+    note = "AUROC in one model"
+    if not (joint["found_nothing"] or sweep["selected"]["found_nothing"]):
+        gain = rounded_difference(both["auroc"], joint["auroc"])
+        ends = f"{both['above_joint_low']:+.3f} to {both['above_joint_high']:+.3f}"
+        note += f"; with the probe {gain:+.3f} ({ends})"
+    return Number("known without hidden states", _auroc(joint), note)
+
+
+def _auroc(row: Mapping[str, Any]) -> str:
+    return NOTHING if row["found_nothing"] else f"{row['auroc']:.3f}"
 
 
 def _abstention(sweep: SavedSweep) -> Abstention:
@@ -195,10 +209,21 @@ def _abstention(sweep: SavedSweep) -> Abstention:
 
 
 def results(sweep: SavedSweep) -> Iterator[ResultRow]:
-    """Yield the results as the page's table has them."""
+    """Yield the results as the page's table has them.
+
+    A difference is that of the AUROCs as they are shown, and there is none where one of them found
+    nothing.
+    """
     names = ResultRow.__dataclass_fields__
+    rivals = {"above_baseline": sweep[sweep.summary["best_baseline"]], "above_joint": sweep[JOINT]}
     for row in sweep.results:
-        yield ResultRow(**{name: row[name] for name in names})
+        told = {name: row[name] for name in names}
+        for name, rival in rivals.items():
+            if row[name] is None or row["found_nothing"] or rival["found_nothing"]:
+                told |= dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+            else:
+                told[name] = rounded_difference(row["auroc"], rival["auroc"])
+        yield ResultRow(**told)
 
 
 def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -> LabelSummary:
@@ -290,15 +315,16 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     seen = gallery(run, captures, found.labels or {}, found.risks, spec, progress)
     progress("figures")
     drawn = tuple(plots(sweep, by_category, run.manifest.model.num_layers))
-    said = sweep.summary["verdict"] if sweep is not None else ()
+    said = sweep.verdict if sweep is not None else Verdict((), ())
     carried = transfers(run, spec.labels) if sweep is not None else Transfers()
     lacks = missing(run, found.labels, total, found.saved, spec.labels)
     failures = run.failures.values()
     document = Document(
         title=title(run.manifest),
         made=_made(),
-        headline=said[0] if said else None,
-        sentences=(*said[1:], *carried.sentences),
+        headline=said.main[0] if said.main else None,
+        sentences=(*said.main[1:], *carried.sentences),
+        details=said.details,
         missing=(*lacks, *filter(None, [carried.missing])),
         numbers=tuple(numbers(rows, total, sweep, labels, len(failures))),
         figures=tuple(figure(plot) for plot in drawn),

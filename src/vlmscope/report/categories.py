@@ -53,7 +53,7 @@ def categories(
         if set(members) != {NONE}
     ]
     found.sort(key=lambda row: (row.share is None, -(row.share or 0), row.name))
-    told = {} if sweep is None else _told(sweep["selected"])
+    told = {} if sweep is None or _found_nothing(sweep) else _told(sweep["selected"])
     return (*found, _row(ALL, rows, labels, images, told))
 
 
@@ -89,7 +89,7 @@ def _row(
         faithful,
         outcomes["unscorable"],
         *share,
-        *(_span(saved["auroc"], saved["interval"]) if saved else _NO_SPAN),
+        *(_span(saved["auroc"], saved["interval"]) if "auroc" in saved else _NO_SPAN),
     )
 
 
@@ -126,14 +126,24 @@ def _images(rows: Sequence[Row], sweep: SavedSweep | None) -> dict[str, int]:
 def _saved(sweep: SavedSweep | None) -> dict[str, Mapping[str, Any]]:
     """Return what the sweep tells of each category; empty where it was not broken down by it."""
     columns = {} if sweep is None else sweep.summary.get("by_column", {})
-    return {value["value"]: value for value in columns.get("category", {}).get("values", ())}
+    values = columns.get("category", {}).get("values", ())
+    left_out = {"auroc"} if sweep is not None and _found_nothing(sweep) else set()
+    return {
+        value["value"]: {name: each for name, each in value.items() if name not in left_out}
+        for value in values
+    }
+
+
+def _found_nothing(sweep: SavedSweep) -> bool:
+    """Return whether the selected probe gives one risk in most folds: then it has no AUROC."""
+    return bool(sweep["selected"].get("found_nothing"))
 
 
 def _judged(
     members: Mapping[str, Sequence[Row]], sweep: SavedSweep | None
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the AUROC within each category, as ``probing.by_column`` computes it."""
-    if sweep is None:
+    """Return the AUROC within each category, as ``sweeps.by_column`` computes it."""
+    if sweep is None or _found_nothing(sweep):
         return {}
     named = {row.id: name for name, rows in members.items() for row in rows}
     rows = sweep.stacked("selected")

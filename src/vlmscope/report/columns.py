@@ -13,13 +13,16 @@ from vlmscope.sweeps import SavedSweep
 def columns(sweep: SavedSweep | None) -> Iterator[ColumnTable]:
     """Yield a table for each column but the category, which has a section of its own."""
     found: Mapping[str, Any] = {} if sweep is None else sweep.summary.get("by_column", {})
+    results = () if sweep is None else sweep.results
+    nothing = {row["name"] for row in results if row.get("found_nothing")}
     for name, column in found.items():
         if name != "category":
+            within = {risk: each for risk, each in column["within"].items() if risk not in nothing}
             yield ColumnTable(
                 name=name,
-                **_within("auroc", column["within"].get("selected")),
-                **_within("joint", column["within"].get(JOINT)),
-                values=tuple(_value(each) for each in column["values"]),
+                **_within("auroc", within.get("selected")),
+                **_within("joint", within.get(JOINT)),
+                values=tuple(_value(each, "selected" in nothing) for each in column["values"]),
             )
 
 
@@ -31,14 +34,18 @@ def _within(name: str, found: Mapping[str, Any] | None) -> dict[str, float | Non
     return {name: found["auroc"], f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
 
 
-def _value(found: Mapping[str, Any]) -> ColumnValue:
+def _value(found: Mapping[str, Any], nothing: bool) -> ColumnValue:
+    """Return a value's numbers; no AUROC where the probe found nothing."""
+    interval, simultaneous = found["interval"], found["simultaneous"]
+    if nothing:
+        interval = simultaneous = {"low": None, "high": None}
     return ColumnValue(
         name=found["value"],
         rows=found["rows"],
         share=found["share"],
-        auroc=found["auroc"],
-        auroc_low=found["interval"]["low"],
-        auroc_high=found["interval"]["high"],
-        all_low=found["simultaneous"]["low"],
-        all_high=found["simultaneous"]["high"],
+        auroc=None if nothing else found["auroc"],
+        auroc_low=interval["low"],
+        auroc_high=interval["high"],
+        all_low=simultaneous["low"],
+        all_high=simultaneous["high"],
     )

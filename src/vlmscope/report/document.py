@@ -30,6 +30,8 @@ class Figure:
     """An ``<svg>`` element of ours, colours as CSS variables: the one text that is not escaped."""
     csv: str
     """Its data."""
+    narrow_svg: str = ""
+    """The same element for a narrow screen; empty where the other fits there too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class ResultRow:
     brier: float
     ece: float
     recall_at_5: float
-    """Share of the hallucinated flagged at 5% false alarms."""
+    """Share of the hallucinated flagged at a threshold that flags 5% of the faithful."""
     above_baseline: float | None
     """AUROC less that of the best single baseline known before the answer; of probes."""
     above_baseline_low: float | None
@@ -121,7 +123,8 @@ class ColumnTable:
 
     name: str
     auroc: float | None
-    """Of the selected probe, over pairs of answers of the same value; None where there is none."""
+    """Of the selected probe, over pairs of answers of the same value; None where there is none, or
+    it found nothing."""
     auroc_low: float | None
     auroc_high: float | None
     joint: float | None
@@ -223,7 +226,7 @@ class Document:
     headline: str | None
     """The main finding in one sentence, with its interval; None before ``vlmscope probe``."""
     sentences: tuple[str, ...]
-    """What else was found, a sentence each."""
+    """The other main findings, a sentence each."""
     missing: tuple[str, ...]
     """What this run lacks yet and the command that makes it, a sentence each."""
     numbers: tuple[Number, ...]
@@ -250,6 +253,8 @@ class Document:
     """Heading → names and values: model, data, capture, environment."""
     held_out: str = "image"
     """What no fold separated, so that no risk is of one that was seen: ``question``, …"""
+    details: tuple[str, ...] = ()
+    """What else was found, a sentence each."""
     columns: tuple[ColumnTable, ...] = ()
     """Columns of the table besides the category; empty without probes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from vlmscope.plots import (
     category_rates,
     csv_text,
     inline_svg,
+    narrow_svg,
     reliability_plot,
     risk_coverage_plot,
     risk_histogram,
@@ -72,32 +74,46 @@ def figure(plot: Plot) -> Figure:
         plot.description,
         inline_svg(plot),
         csv_text(plot),
+        narrow_svg(plot),
     )
 
 
 def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     """Draw the probe of every layer, and what needs no layer as lines across."""
-    lines: dict[str, list[tuple[int, float, float, float]]] = {}
+    lines: dict[tuple[str, str], list[tuple[int, float, float, float]]] = {}
     references = []
     for row in sweep.results:
-        ends = row["auroc"], *_band(row)
         if row["kind"] == "probe" and row["estimator"] == "logistic":
+            ends = _known(row, _band(row))
             title = place_title(row["representation"], None)
             if row["known"] == "after":
                 title += " (after the answer)"
             if row["layer"] is None:
-                references.append(Reference(title, *ends, "representation"))
+                meaning = row["representation"]
+                references.append(Reference(title, *ends, "representation", meaning))
             else:
-                lines.setdefault(title, []).append((row["layer"], *ends))
+                key = title, row["representation"]
+                lines.setdefault(key, []).append((row["layer"], *ends))
     for name in dict.fromkeys((JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)):
         row = sweep[name]
-        ends = row["auroc"], row["auroc_low"], row["auroc_high"]
+        ends = _known(row, (row["auroc_low"], row["auroc_high"]))
         short = row["title"].removesuffix(", together")
-        references.append(Reference(short, *ends, "baseline"))
-    drawn = [
-        LayerLine(title, *zip(*sorted(points), strict=True)) for title, points in lines.items()
-    ]
+        references.append(Reference(short, *ends, "baseline", _meaning(name)))
+    drawn = []
+    for (title, meaning), points in lines.items():
+        layers, auroc, low, high = zip(*sorted(points), strict=True)
+        drawn.append(LayerLine(title, layers, auroc, low, high, meaning))
     return auroc_by_layer(drawn, references, num_layers, unseen(sweep))
+
+
+def _known(row: Mapping[str, Any], ends: tuple[float, float]) -> tuple[float, float, float]:
+    """Return an AUROC and the ends of an interval, all NaN where the result found nothing."""
+    return (math.nan,) * 3 if row.get("found_nothing") else (row["auroc"], *ends)
+
+
+def _meaning(name: str) -> str:
+    """Return what a line means, so that it has one look in every figure."""
+    return name if name in ("selected", "combined", JOINT, QUESTION_ONLY) else "best"
 
 
 def _band(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -117,13 +133,18 @@ def _style(row: Mapping[str, Any]) -> Literal["baseline", "probe"]:
     return "baseline" if row["kind"] == "baseline" else "probe"
 
 
+def _found(row: Mapping[str, Any], number: float) -> float:
+    """Return a number of a result; NaN where it found nothing."""
+    return math.nan if row.get("found_nothing") else number
+
+
 def _roc(sweep: SavedSweep) -> Plot:
     lines = []
     for name in _compared(sweep):
         rows, row = sweep.stacked(name), sweep[name]
         curve = roc(rows.truth, rows.risks[name], rows.folds)
-        ends = curve.false_alarms, curve.recall, row["auroc"]
-        lines.append(RocLine(row["title"], *ends, _style(row)))
+        ends = curve.false_alarms, curve.recall, _found(row, row["auroc"])
+        lines.append(RocLine(row["title"], *ends, _style(row), _meaning(name)))
     return roc_curves(lines)
 
 
@@ -132,15 +153,16 @@ def _coverage(sweep: SavedSweep) -> Plot:
     for name in _compared(sweep):
         rows, row = sweep.stacked(name), sweep[name]
         curve = risk_coverage(rows.truth, rows.risks[name], rows.folds)
-        ends = curve.coverage, curve.rate, curve.aurc
+        ends = curve.coverage, curve.rate, _found(row, curve.aurc)
         band = None
         if name == "selected" and len(np.unique(rows.groups)) > 1:
             found = coverage_band(rows.truth, rows.risks[name], rows.groups, rows.folds)
             band = found.coverage, found.low, found.high
-        lines.append(CoverageLine(row["title"], *ends, _style(row), band))
+        lines.append(CoverageLine(row["title"], *ends, _style(row), band, _meaning(name)))
     rows = sweep.stacked("selected")
     best = risk_coverage(rows.truth, rows.truth.astype(float), rows.folds)
-    lines.append(CoverageLine("the best possible", best.coverage, best.rate, best.aurc, "optimal"))
+    ends = best.coverage, best.rate, best.aurc
+    lines.append(CoverageLine("the best possible", *ends, "optimal", None, "optimum"))
     return risk_coverage_plot(lines, float(sweep.truth.mean()))
 
 

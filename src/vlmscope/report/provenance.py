@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 
+from vlmscope.shown import distinct_names
 from vlmscope.store import DEFAULT, Manifest, Run, label_sets
 from vlmscope.sweeps import SavedSweep
 
@@ -19,17 +19,9 @@ _HASH = 12
 
 def title(manifest: Manifest) -> str:
     """Return model and table in a few words."""
-    return f"{_short(manifest.model.name)} on {_short(manifest.data.shown_path)}"
-
-
-def _short(name: str) -> str:
-    """Return the last part of a path or a hub id, with its folder where it says too little.
-
-    >>> _short("models/Llama-3.2-11B-Vision-Instruct"), _short("/demo/model"), _short("a/b:test")
-    ('Llama-3.2-11B-Vision-Instruct', 'demo/model', 'b:test')
-    """
-    path = PurePath(name)
-    return f"{path.parent.name}/{path.name}" if path.name == "model" else path.name
+    paths = manifest.data.path
+    tables = distinct_names([paths] if isinstance(paths, str) else paths)
+    return f"{distinct_names([manifest.model.name])[0]} on {', '.join(tables)}"
 
 
 def when(moment: datetime) -> str:

@@ -81,7 +81,9 @@ def render(document: Document) -> str:
             document=document,
             wide_figures=WIDE,
             results=sorted(document.results, key=lambda row: ORDER.get(row.kind, len(ORDER))),
-            result_scale=_auroc_scale(row.auroc_low for row in document.results),
+            result_scale=_auroc_scale(
+                row.auroc_low for row in document.results if not row.found_nothing
+            ),
             baseline=next((r for r in document.results if r.name == document.best_baseline), None),
             category_scale=_auroc_scale(row.auroc_low for row in document.categories),
             share_scale=_share_scale(row.share_high for row in document.categories),

@@ -1,4 +1,4 @@
-"""What the saved transfer says: the probe of this run, judged on others by ``probe --test``."""
+"""The saved transfer: the probe of this run, judged on others by ``probe --test``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from vlmscope.errors import one_line, shortened
 from vlmscope.jsontext import load_json
+from vlmscope.shown import distinct_names
 from vlmscope.store import Run, read_document
 from vlmscope.sweeps.save import RESULTS, probes_folder
 from vlmscope.sweeps.transfer.save import KIND, SCHEMA_VERSION, TRANSFER
@@ -46,14 +47,14 @@ def transfers(run: Run, labels: str) -> Transfers:
     if found.get("results_sha256") != sweep:
         return _left_out("the probes were made anew since")
     try:
-        return Transfers(tuple(_sentence(test) for test in found["tests"]))
+        names = distinct_names([str(test["run"]) for test in found["tests"]])
+        return Transfers(tuple(map(_sentence, found["tests"], names)))
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         return _left_out(f"it is damaged ({type(error).__name__})")
 
 
-def _sentence(test: Mapping[str, Any]) -> str:
+def _sentence(test: Mapping[str, Any], name: str) -> str:
     """Say what the selected probe reaches on a test run."""
-    name = str(test["run"]).rstrip("/").rsplit("/", 1)[-1]
     start = f"Transfer to {shortened(name)}, {test['relation']}, {test['rows']:,} answers:"
     row = next((each for each in test["results"] if each["kind"] == "selected"), None)
     if row is None:

@@ -81,6 +81,7 @@ from vlmscope.store.storage.locks import (
 )
 from vlmscope.store.storage.object_store import read_document, reading
 from vlmscope.store.storage.paths import (
+    FOLDERS,
     check_reachable,
     is_remote,
     make_folder,
@@ -101,6 +102,7 @@ __all__ = [
     "ALONE",
     "DEFAULT",
     "FAILED_ANSWER",
+    "FOLDERS",
     "CaptureRecord",
     "Damage",
     "DataRecord",

@@ -182,11 +182,16 @@ def _corrected(found: Mapping[str, ColumnResult]) -> dict[str, float]:
     return {name: corrected.get(name, float("nan")) for name in found}
 
 
-def column_sentences(found: Mapping[str, ColumnResult]) -> Iterator[str]:
-    """Say how much is left within the columns other than the category, which has its own words."""
+def column_sentences(found: Mapping[str, ColumnResult], *, joint: bool = True) -> Iterator[str]:
+    """Say how much is left within the columns other than the category, which has its own words.
+
+    Args:
+        found: Column → its results.
+        joint: Whether the joint baseline found something: else it has no AUROC.
+    """
     told = [
-        f"{shown(name)} {_span(column.within['selected'])}, "
-        f"everything known {_span(column.within[JOINT])}"
+        f"{shown(name)} {_span(column.within['selected'])}"
+        + (f", everything known {_span(column.within[JOINT])}" if joint else "")
         for name, column in found.items()
         if name != "category" and {"selected", JOINT} <= column.within.keys()
     ]

@@ -36,6 +36,7 @@ from threadpoolctl import (  # type: ignore[import-untyped,unused-ignore]
 from vlmscope.metrics import Interval, resample
 from vlmscope.probes.halp_network import HalpNetwork, halp_risk
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS
+from vlmscope.shown import rounded_difference
 from vlmscope.store import vector_path
 from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.source import Place
@@ -318,7 +319,7 @@ def _interval(
 
 
 def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
-    """Say what the protocol's best number is, and how far it is above the honest one.
+    """Say what the protocol's best number is, and how far it is above that of grouped folds.
 
     Args:
         found: What the protocol found.
@@ -338,8 +339,9 @@ def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
     if grouped is None:
         text += "; the grouped protocol found nothing"
     else:
-        side = "above" if best.auroc >= grouped else "below"
-        text += f", {abs(best.auroc - grouped):.3f} {side} the grouped protocol's {grouped:.3f}"
+        above = rounded_difference(best.auroc, grouped)
+        side = "above" if above >= 0 else "below"
+        text += f", {abs(above):.3f} {side} the grouped protocol's {grouped:.3f}"
     yield f"{text}. {best.shared:.0%} of its test rows show an image that it was trained on."
     others = [each for each in found.other_splits if np.isfinite(each.auroc)]
     if others:

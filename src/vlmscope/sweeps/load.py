@@ -32,6 +32,7 @@ from vlmscope.sweeps.save import (
 )
 from vlmscope.sweeps.source import LABEL_SET, of_set
 from vlmscope.sweeps.splitting import Stacked, stacked
+from vlmscope.sweeps.verdict import Verdict, verdict_in
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -77,9 +78,12 @@ class SavedSweep:
 
     def __repr__(self) -> str:
         stale = f", stale: {self.stale}" if self.stale else ""
+        selected = self["selected"]
+        nothing = selected.get("found_nothing")
+        auroc = "finds nothing" if nothing else f"AUROC {selected['auroc']:.3f}"
         return (
             f"SavedSweep({len(self.predictions):,} rows, {len(self.results)} results, label set "
-            f"{self.label_set!r}, selected AUROC {self['selected']['auroc']:.3f}{stale})"
+            f"{self.label_set!r}, selected: {auroc}{stale})"
         )
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
@@ -91,6 +95,11 @@ class SavedSweep:
         """The results in the order of the sweep."""
         found: Sequence[Mapping[str, Any]] = self.summary["results"]
         return found
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the sweep says, in sentences."""
+        return verdict_in(self.summary)
 
     @property
     def truth(self) -> NDArray[np.bool_]:

@@ -212,9 +212,11 @@ class SweepResult:
     """What the judged rows share with training."""
 
     def __repr__(self) -> str:
+        selected = self["selected"]
+        auroc = f"AUROC {selected.metrics.auroc:.3f}"
         return (
             f"SweepResult({len(self.data.truth):,} rows, {len(self.rows)} results, selected "
-            f"{self.selected_place}: AUROC {self['selected'].metrics.auroc:.3f})"
+            f"{self.selected_place}: {'finds nothing' if selected.found_nothing else auroc})"
         )
 
     def __getitem__(self, name: str) -> ProbeResult:

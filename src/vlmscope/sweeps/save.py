@@ -26,9 +26,11 @@ from vlmscope.probes.storage import DESCRIPTION, PROBE_FILES, probe_files
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.store import (
     DEFAULT,
+    FOLDERS,
     alone,
     is_child_name,
     is_remote,
+    label_sets,
     make_child_folder,
     make_folder,
     parquet_bytes,
@@ -40,8 +42,14 @@ from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.grid import known_of, vectors
 from vlmscope.sweeps.results import ProbeResult, SweepResult
-from vlmscope.sweeps.source import LABEL_SET, Source, model_of, run_id_of
-from vlmscope.sweeps.verdict import abstaining, abstaining_document, unknown_facts, verdict
+from vlmscope.sweeps.source import LABEL_SET, Source, is_run, model_of, run_id_of
+from vlmscope.sweeps.verdict import (
+    abstaining,
+    abstaining_document,
+    unknown_facts,
+    verdict_document,
+    verdict_of,
+)
 from vlmscope.version import __version__
 
 PROBES = "probes"
@@ -96,6 +104,7 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
     labels = str(result.data.origin.get(LABEL_SET, DEFAULT))
     own = default_folder(source.path, labels)
     folder = folder or own
+    check_outside(folder, source.path, labels)
     check_folder(folder, result.data.origin.get(LABEL_SET))
     try:
         make_folder(folder, parents=True)
@@ -135,7 +144,7 @@ def _document(source: Source, result: SweepResult, saved: list[dict[str, Any]]) 
     """Return the bytes of ``results.json``."""
     summary = (
         _summary(result)
-        | {"verdict": verdict(result)}
+        | verdict_document(verdict_of(result))
         | {"run_id": run_id_of(source), "probes": saved}
         | {"selected_probe": _folder_name(result.selected_place)}
     )
@@ -294,11 +303,7 @@ def _fitted_probe(
         metrics={
             # What is told of the selected probe is the number of the selection, which no row that
             # it was judged on had a part in.
-            **(
-                {"auroc": result["selected"].metrics.auroc}
-                if row.name == result.selected_place
-                else {"auroc_of_best_layer": row.metrics.auroc}
-            ),
+            **_auroc_of(result, row),
             "prevalence": row.metrics.prevalence,
             "recall": float((risk[data.truth] > threshold).mean()),
             "false_alarms": float((risk[~data.truth] > threshold).mean()),
@@ -307,6 +312,13 @@ def _fitted_probe(
     name = _folder_name(row.name)
     files = probe_files(folder / name, probe, info)
     return {"folder": name, "known": known_of(representation)}, files
+
+
+def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
+    """Return the AUROC that a saved probe is described with; none where it found nothing."""
+    told = result["selected"] if row.name == result.selected_place else row
+    name = "auroc" if told is not row else "auroc_of_best_layer"
+    return {} if told.found_nothing else {name: told.metrics.auroc}
 
 
 def _folder_name(place: str) -> str:
@@ -332,6 +344,40 @@ def _holds_probe(folder: Path) -> bool:
     """Return whether this is a folder, no link to one, with a probe in it."""
     linked = not is_remote(folder) and folder.is_symlink()
     return not linked and (folder / DESCRIPTION).is_file()
+
+
+def check_outside(folder: Path, source: Path, labels: str = DEFAULT) -> None:
+    """Refuse a folder that is a run, or that belongs to one for something else.
+
+    In the run that is probed, a folder of its own is a place for a sweep; in another run none is.
+
+    Args:
+        folder: Where the sweep is to be written; it need not be there.
+        source: What is probed.
+        labels: The label set that is probed.
+
+    Raises:
+        InputError: The folder is such a place.
+    """
+    folder, source = _absolute(folder), _absolute(source)
+    if folder == source and not is_run(source):
+        return  # research files, which have no files that a sweep could mean
+    parents = (source,) if is_remote(folder) else (folder, *folder.parents)
+    run = next((place for place in parents if folder.is_relative_to(place) and is_run(place)), None)
+    if run is None:
+        return
+    inside = folder.relative_to(run).parts
+    if not inside:
+        raise InputError(f"--out {folder}: is a run, with files of its own; give another folder")
+    others = {probes_folder(name) for name in (DEFAULT, *label_sets(run))} - {probes_folder(labels)}
+    taken = {name.casefold() for name in (FOLDERS - {PROBES}) | others}
+    if run != source or len(inside) > 1 or inside[0].casefold() in taken:
+        raise InputError(f"--out {folder}: is a part of the run {run}; give another folder")
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path with links followed; in an object store there are none."""
+    return path if is_remote(path) else path.resolve()
 
 
 def check_folder(folder: Path, labels: str | None) -> None:

@@ -1,138 +1,30 @@
-"""What nobody can compare hidden states with, because the source does not hold it.
-
-Hidden states that beat everything known may only know what the source did not keep. So what is not
-known is named beside the comparison.
-"""
+"""What a sweep says in sentences: three main ones with their warnings, then details."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vlmscope.metrics import Abstention, Difference, Interval, WithinKinds, abstention
+from vlmscope.metrics import Difference, WithinKinds
 from vlmscope.metrics.small_samples import is_small, too_few_to_draw, worth_of_rarer
-from vlmscope.probes.baselines import JOINT, Facts
+from vlmscope.probes.baselines import JOINT
+from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.halp_protocol import halp_sentences
-from vlmscope.sweeps.results import ProbeResult, SweepResult, penalty_sentence
+from vlmscope.sweeps.results import PlannedTest, ProbeResult, SweepResult, penalty_sentence
 from vlmscope.sweeps.splitting import IMAGE, QUESTION
-
-
-def unknown_facts(facts: Facts) -> tuple[str, ...]:
-    """Return what is not known before the answer, in words.
-
-    >>> unknown_facts(Facts(["Is it red?"], None, None, None, None, None, None))
-    ("the first token's probabilities", "the question's category")
-    """
-    return (*_of_first_token(facts), *_of_question(facts))
-
-
-def unknown_sentence(facts: Facts) -> Iterator[str]:
-    """Yield what is not known, and what cannot be told for that; nothing where all is known."""
-    if unknown := unknown_facts(facts):
-        yield (
-            f"Not known here: {', '.join(unknown)}: whether hidden states know more than "
-            f"{'this' if len(unknown) == 1 else 'these'} cannot be told."
-        )
-
-
-def qualified(lines: Iterable[str], facts: Facts) -> Iterator[str]:
-    """Yield what is said of hidden states with what it is held against, where not all is known.
-
-    Args:
-        lines: Sentences, some of which may say ``SOMETHING_MORE``.
-        facts: What is known.
-    """
-    more = SOMETHING_MORE
-    if unknown_facts(facts):
-        more += " than what is known here"
-    return (line.replace(SOMETHING_MORE, more) for line in lines)
-
-
-SOMETHING_MORE = "hidden states know something more"
-"""What a verdict says where the probe adds to everything known."""
-
-
-def _of_first_token(facts: Facts) -> Iterator[str]:
-    if facts.first_token_logprob is None and facts.first_token_logprobs is None:
-        yield "the first token's probabilities"
-    elif facts.first_token is None and facts.first_token_ids is None:
-        yield "the first token"
-    if facts.first_token_entropy is None and facts.first_token_logprob is not None:
-        yield "the entropy of the first token"
-
-
-def _of_question(facts: Facts) -> Iterator[str]:
-    if facts.category is None or not any(facts.category):
-        yield "the question's category"
-
-
-ABSTAIN = 0.10
-"""Share of the answers that one might abstain from."""
-
-
-def abstaining(result: SweepResult) -> Abstention:
-    """Return what abstaining by the risk of the selected probe does to the hallucination rate."""
-    rows, seed = result.stacked("selected"), int(result.settings["seed"])
-    risk = rows.risks["selected"]
-    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
-
-
-def abstaining_document(found: Abstention) -> dict[str, Any]:
-    """Return what ``results.json`` says of it."""
-    return {"abstaining": asdict(found)}
-
-
-def abstaining_of(document: Mapping[str, Any]) -> Abstention | None:
-    """Return what a document of ``abstaining_document`` says; None where it says nothing whole."""
-    found = document.get("abstaining")
-    if not isinstance(found, Mapping) or not isinstance(found.get("interval"), Mapping):
-        return None
-    names = ("share", "before", "after", "change")
-    share, before, after, change = (_number(found.get(name)) for name in names)
-    if np.isnan([share, before, after, change]).any():
-        return None
-    low, high = (_number(found["interval"].get(end)) for end in ("low", "high"))
-    return Abstention(share, before, after, change, Interval(low, high))
-
-
-def _number(value: Any) -> float:
-    """Return a number of a file; NaN, which JSON does not have, where it is none."""
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def abstaining_sentence(found: Abstention) -> str:
-    """Say what abstaining does to the share of hallucinations, as far as the interval shows it.
-
-    >>> from vlmscope.metrics import Interval
-    >>> abstaining_sentence(Abstention(0.1, 0.425, 0.381, -0.044, Interval(-0.06, -0.02)))
-    'Abstaining from the riskiest 10% lowers the share of hallucinations from 42.5% to 38.1%, by \
-4.4 points (95% interval 2.0 to 6.0).'
-    """
-    start = f"Abstaining from the riskiest {found.share:.0%}"
-    low, high = 100 * found.interval.low, 100 * found.interval.high
-    span = f"from {found.before:.1%} to {found.after:.1%}"
-    if not np.isfinite(low):
-        return f"{start} changes the share of hallucinations {span}; there is no interval of it."
-    if high < 0 or low > 0:
-        verb = "lowers" if high < 0 else "raises"
-        ends = sorted((abs(low), abs(high)))
-        return (
-            f"{start} {verb} the share of hallucinations {span}, by {100 * abs(found.change):.1f} "
-            f"points (95% interval {ends[0]:.1f} to {ends[1]:.1f})."
-        )
-    if low == high == 0:
-        return f"{start} leaves the share of hallucinations at {found.before:.1%}."
-    return (
-        f"{start} does not measurably change the share of hallucinations: {span}, "
-        f"{100 * found.change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})."
-    )
-
+from vlmscope.sweeps.verdict import (
+    SOMETHING_MORE,
+    abstaining,
+    abstaining_sentence,
+    qualified,
+    unknown_sentence,
+)
 
 LEVEL = 0.05
 """Level of tests."""
@@ -144,25 +36,59 @@ NEGLIGIBLE = 0.01
 """An interval of a gain that lies this near to 0 says that nothing is gained."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a sweep says, in sentences."""
+
+    main: tuple[str, ...]
+    """Whether the probe predicts, the comparison with the joint baseline, what is left within
+    categories and by abstaining; then the warnings that make these doubtful."""
+    details: tuple[str, ...]
+    """Everything else."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of them, the main ones first."""
+        return [*self.main, *self.details]
+
+
+_MAIN = 3
+"""Main sentences of a summary that does not say how many it has."""
+
+
+def verdict_document(found: Verdict) -> dict[str, Any]:
+    """Return what ``results.json`` has of a verdict."""
+    return {"verdict": found.sentences, "verdict_main": len(found.main)}
+
+
+def verdict_in(summary: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of ``results.json``, which has a list of sentences."""
+    sentences, main = tuple(map(str, summary["verdict"])), summary.get("verdict_main")
+    main = main if isinstance(main, int) and main > 0 else _MAIN
+    return Verdict(sentences[:main], sentences[main:])
+
+
 def verdict(result: SweepResult) -> list[str]:
-    """Return what the sweep says, the main thing first."""
+    """Return everything that the sweep says, the main thing first."""
+    return verdict_of(result).sentences
+
+
+def verdict_of(result: SweepResult) -> Verdict:
+    """Return what the sweep says, the main sentences apart from the details."""
     selected, facts = result["selected"], result.data.facts
-    lines = [_found(result), *_joint(result), *_single(result), *_within(result)]
-    lines = [*qualified(lines, facts), *unknown_sentence(facts)]
-    lines += column_sentences(result.by_column)
-    lines += [*_chance(result), *_corrected(result)]
+    main = [_found(result), _joint(result), *_within_and_abstaining(result), *_warnings(result)]
+    details = [*_joined(result), *_single(result), *_within(result)]
+    details = [*qualified(details, facts), *unknown_sentence(facts)]
     if not selected.found_nothing:
-        lines.append(abstaining_sentence(abstaining(result)))
-    lines += penalty_sentence(result[result.selected_place].chosen_c)
-    lines += _speaks_of(result)
+        details += column_sentences(result.by_column, joint=not result[JOINT].found_nothing)
+    details += [*_chance(result), *_corrected(result)]
+    details += penalty_sentence(result[result.selected_place].chosen_c)
+    details += _speaks_of(result)
     if result.halp is not None:
         grouped = None if selected.found_nothing else selected.metrics.auroc
-        lines += halp_sentences(result.halp, grouped)
-    return [
-        *lines,
-        *_warnings(result),
-        *map(_left_out, result.data.left_out),
-    ]
+        details += halp_sentences(result.halp, grouped)
+    details += [*_images_by(result), *map(_left_out, result.data.left_out)]
+    return Verdict(tuple(main), tuple(details))
 
 
 def _found(result: SweepResult) -> str:
@@ -174,7 +100,7 @@ def _found(result: SweepResult) -> str:
         return (
             f"Before the answer is written, a linear probe on hidden states found nothing, on "
             f"{where}: in {constant} of {len(result.chosen['selected'])} folds it gives every "
-            "answer the same risk, so there is no AUROC to tell."
+            "answer the same risk, so there is no AUROC."
         )
     low, high = selected.intervals["auroc"].low, selected.intervals["auroc"].high
     place = result.selected_place
@@ -189,8 +115,8 @@ def _found(result: SweepResult) -> str:
     else:
         text = f"has an {found}: that it predicts hallucinations better than chance is not shown"
     return (
-        f"Before the answer is written, a linear probe on hidden states {text}; its layer, chosen "
-        f"inside training, is {result[place].title} in {chosen.count(place)} of {len(chosen)} "
+        f"Before the answer is written, a linear probe on hidden states {text}; chosen inside "
+        f"training: {result[place].title} in {chosen.count(place)} of {len(chosen)} "
         f"folds{_of_repeats(result)}."
     )
 
@@ -230,8 +156,8 @@ def _speaks_of(result: SweepResult) -> Iterator[str]:
     old = [
         f"{_share(seen)} of the answers are {words} in training too"
         for seen, words in (
-            (found.images, "about an image that stands"),
-            (found.questions, "to a question that stands, word for word,"),
+            (found.images, "about an image that is"),
+            (found.questions, "to a question that is, word for word,"),
         )
         if seen
     ]
@@ -241,9 +167,8 @@ def _speaks_of(result: SweepResult) -> Iterator[str]:
     if not old:
         yield f"{text}."
         return
-    yield f"{text}, and of nothing else: {', and '.join(old)}."
-    if by == IMAGE:
-        yield "--group-by question keeps equal questions together instead."
+    hint = " (--group-by question keeps equal questions together)" if by == IMAGE else ""
+    yield f"{text} only: {', and '.join(old)}{hint}."
 
 
 def _share(value: float) -> str:
@@ -293,67 +218,94 @@ def _whole(result: SweepResult) -> str:
 
 
 def _corrected(result: SweepResult) -> Iterator[str]:
-    """Say which of the told differences do not hold once all of them are counted."""
-    lost = [
-        test for test in result.tests
-        if test.p_holm > LEVEL and (test.gap.interval.low > 0 or test.gap.interval.high < 0)
-    ]  # fmt: skip
-    if not lost:
+    """Say for how many comparisons the differences are corrected, or that they cannot be."""
+    count = len(result.tests)
+    if count < 2 or result["selected"].found_nothing:
         return
-    draws = result.settings["draws"]
-    rows = result.stacked()
-    drawn = not too_few_to_draw(rows.truth, rows.groups, rows.folds)
-    if drawn and 2 * len(result.tests) / (draws + 1) > LEVEL:
+    if _too_few_draws(result):
         yield (
-            f"{len(result.tests)} differences are told here, and {draws} draws are too few to "
-            "correct for their number."
+            f"{count} differences are compared here, and {result.settings['draws']} draws are too "
+            "few to correct for their number."
         )
         return
-    names = ", ".join(
-        f"{'the probe added, ' * ((test.of, test.over) == _ADDED)}over "
-        f"{result[test.over].title}{' within categories' * test.within_category} "
-        f"(p = {test.p_holm:.3f})"
-        for test in lost
-    )
     yield (
-        f"Corrected for the {len(result.tests)} differences that are told here (Holm), "
-        f"{'this one does' if len(lost) == 1 else 'these do'} not hold at 5%: {names}."
+        f"Differences are corrected for the {count} that are compared here (Holm); one that does "
+        "not hold at 5% after it is marked."
     )
 
 
-def _joint(result: SweepResult) -> Iterator[str]:
-    """Say what is known without hidden states, and what they add to it."""
-    joint, both, selected = result[JOINT], result[JOINT_AND_PROBE], result["selected"]
+def _too_few_draws(result: SweepResult) -> bool:
+    """Return whether no p-value of the draws can be below the corrected level."""
+    rows = result.stacked()
+    drawn = not too_few_to_draw(rows.truth, rows.groups, rows.folds)
+    return drawn and 2 * len(result.tests) / (result.settings["draws"] + 1) > LEVEL
+
+
+def _joint(result: SweepResult) -> str:
+    """Say what is known without hidden states, and how the probe compares with it."""
+    joint = result[JOINT]
     text = (
         "Joint baseline, one model of everything known before the answer except hidden states: "
         f"{_auroc(joint)}"
     )
-    if selected.found_nothing:
-        yield f"{text}."
+    return f"{text}{_against(result, JOINT, result['selected'].over_joint)}."
+
+
+def _joined(result: SweepResult) -> Iterator[str]:
+    """Say what the probe adds to the joint baseline."""
+    if result["selected"].found_nothing or result[JOINT].found_nothing:
         return
-    yield f"{text}; {_comparison(selected.over_joint)}"
-    yield f"Adding the probe to that model {_gain(both.over_joint, _holds(result, within=False))}"
+    gap = result[JOINT_AND_PROBE].over_joint
+    yield f"Adding the probe to the joint baseline {_gain(result, gap, within=False)}."
 
 
 def _single(result: SweepResult) -> Iterator[str]:
     """Say what the best single baseline reaches, and the question's words."""
-    baseline, selected = result[result.best_baseline], result["selected"]
-    text = f"Best single baseline before the answer, {baseline.title}: {_auroc(baseline)}"
-    if selected.found_nothing:
-        yield f"{text}."
-        return
-    yield f"{text}; {_comparison(selected.against)}"
-    if result.best_baseline != QUESTION_ONLY:
-        yield f"Against the question's words alone, {_comparison(selected.over_question)}"
-
-
-def _holds(result: SweepResult, *, within: bool) -> bool:
-    """Return whether what the probe adds holds once all differences that are told are counted."""
-    return all(
-        test.p_holm <= LEVEL
-        for test in result.tests
-        if (test.of, test.over) == _ADDED and test.within_category == within
+    best, selected = result.best_baseline, result["selected"]
+    yield (
+        f"Best single baseline before the answer, {result[best].title}: {_auroc(result[best])}"
+        f"{_against(result, best, selected.against)}."
     )
+    if best == QUESTION_ONLY or selected.found_nothing:
+        return
+    words = result[QUESTION_ONLY]
+    yield (
+        f"The question's words alone: {_auroc(words)}"
+        f"{_against(result, QUESTION_ONLY, selected.over_question)}."
+    )
+
+
+def _against(result: SweepResult, name: str, gap: Difference | None) -> str:
+    """Return how the probe compares with a baseline; nothing where either found nothing."""
+    if result["selected"].found_nothing or result[name].found_nothing:
+        return ""
+    return f"; {_comparison(result, name, gap, within=False)}"
+
+
+def _test(result: SweepResult, of: str, over: str, *, within: bool) -> PlannedTest | None:
+    """Return the test of a comparison, with its corrected p-value."""
+    return next(
+        (
+            test
+            for test in result.tests
+            if (test.of, test.over, test.within_category) == (of, over, within)
+        ),
+        None,
+    )
+
+
+def _correction(result: SweepResult, of: str, over: str, *, within: bool) -> str:
+    """Return where a difference does not hold once all that are compared are counted."""
+    test = _test(result, of, over, within=within)
+    if test is None or test.p_holm <= LEVEL:
+        return ""
+    count = len(result.tests)
+    if _too_few_draws(result):
+        draws = result.settings["draws"]
+        return f", which {draws} draws are too few to correct for {count} comparisons"
+    if count == 1:
+        return f", which does not hold at 5% (p = {test.p_holm:.3f})"
+    return f", which does not hold after correction for {count} comparisons (p = {test.p_holm:.3f})"
 
 
 _ADDED = (JOINT_AND_PROBE, JOINT)
@@ -384,37 +336,67 @@ def _warnings(result: SweepResult) -> Iterator[str]:
             f"{seen.low:.3f} to {seen.high:.3f}): it recognises {_whole(result)} across folds. Is "
             "one there under two names, or in two versions? Then these numbers cannot be trusted."
         )
-    if data.grouped_by.startswith("image_id"):
+
+
+def _images_by(result: SweepResult) -> Iterator[str]:
+    """Say how images are told apart, where that is less than by their content."""
+    if result.data.grouped_by.startswith("image_id"):
         yield (
-            f"Images are told apart by their {data.grouped_by}: there are no hashes, so a copy of "
-            "an image under another name counts as another image."
+            f"Images are told apart by their {result.data.grouped_by}: there are no hashes, so a "
+            "copy of an image under another name counts as another image."
         )
 
 
-def _within(result: SweepResult) -> Iterator[str]:
-    """Say how much is left where categories cannot help, beside what the baselines have left."""
-    found = result.within_category.get("selected")
-    if found is None or not np.isfinite(found.interval.low) or result["selected"].found_nothing:
+def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
+    """Say how much is left where categories cannot help, and what abstaining changes."""
+    if result["selected"].found_nothing:
+        return
+    said = abstaining_sentence(abstaining(result))
+    found = _within_selected(result)
+    if found is None:
+        yield said
         return
     text = (
-        f"Within categories (pairs of answers of one category), the probe's AUROC is {_span(found)}"
+        "Within categories (pairs of answers of one category), the probe's AUROC is "
+        f"{_span(found, '95% interval ')}"
     )
-    if found.interval.low <= 0.5:
-        text += ": that it knows more than the category is not shown"
-    yield f"{text}."
+    if found.interval.low <= CHANCE:
+        text += ", so that it knows more than the category is not shown"
+    yield f"{text}; {said[0].lower()}{said[1:]}"
+
+
+def _within_selected(result: SweepResult) -> WithinKinds | None:
+    """Return what the probe reaches within categories; None where it is not known."""
+    found = result.within_category.get("selected")
+    if found is None or not np.isfinite(found.interval.low) or result["selected"].found_nothing:
+        return None
+    return found
+
+
+def _within(result: SweepResult) -> Iterator[str]:
+    """Say what the baselines reach within categories."""
+    if _within_selected(result) is None:
+        return
     names = {JOINT: "the joint baseline"}
-    names[result.best_baseline] = f"the best single baseline, {result[result.best_baseline].title}"
+    best = result.best_baseline
+    names[best] = f"the best single baseline, {result[best].title}"
     for each in result.within_gaps:
         if each.of == "selected" and each.over in names:
-            rival = result.within_category[each.over]
-            yield f"There {names[each.over]}: {_span(rival)}; {_comparison(each.gap)}"
-        elif (each.of, each.over) == _ADDED:
-            holds = _holds(result, within=True)
-            yield f"There adding the probe to the joint baseline {_gain(each.gap, holds)}"
+            start = f"Within categories, {names[each.over]}: "
+            if result[each.over].found_nothing:
+                yield f"{start}finds nothing."
+                continue
+            rival = _span(result.within_category[each.over])
+            yield f"{start}AUROC {rival}; {_comparison(result, each.over, each.gap, within=True)}."
+        elif (each.of, each.over) == _ADDED and not result[JOINT].found_nothing:
+            yield (
+                "Within categories, adding the probe to the joint baseline "
+                f"{_gain(result, each.gap, within=True)}."
+            )
 
 
-def _span(found: WithinKinds) -> str:
-    return f"{found.auroc:.3f} ({found.interval.low:.3f} to {found.interval.high:.3f})"
+def _span(found: WithinKinds, level: str = "") -> str:
+    return f"{found.auroc:.3f} ({level}{found.interval.low:.3f} to {found.interval.high:.3f})"
 
 
 def _left_out(each: LeftOut) -> str:
@@ -433,39 +415,49 @@ _NOUNS = {
 }
 
 
-def _comparison(gap: Difference | None) -> str:
-    """Say whether a difference is one."""
+def _comparison(result: SweepResult, over: str, gap: Difference | None, *, within: bool) -> str:
+    """Say whether the probe differs from a baseline, all comparisons counted."""
     if gap is None or not np.isfinite(gap.interval.low):
-        return "not compared."
+        return "not compared"
+    value = _rounded(result, "selected", over, gap, within=within)
+    counted = _correction(result, "selected", over, within=within)
     if gap.interval.low > 0:
-        return f"the probe is better by {_signed(gap, '')}."
+        return f"the probe is better by {_signed(value, gap, '')}{counted}"
     if gap.interval.high < 0:
-        return f"the probe is worse by {_signed(gap, '', -1)}."
-    return f"no difference to the probe is shown, {_signed(gap)}."
+        return f"the probe is worse by {_signed(-value, gap, '', -1)}{counted}"
+    return f"no difference to the probe is shown, {_signed(value, gap)}"
 
 
-def _gain(gap: Difference | None, holds: bool) -> str:
-    """Say what is gained, as far as the interval shows it.
-
-    Args:
-        gap: The gain.
-        holds: Whether it is one once all differences that are told are counted.
-    """
+def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
+    """Say what the probe adds to the joint baseline, as far as its interval shows it."""
     if gap is None or not np.isfinite(gap.interval.low):
-        return "was not compared."
+        return "was not compared"
     low, high = gap.interval.low, gap.interval.high
+    value = _rounded(result, *_ADDED, gap, within=within)
+    counted = _correction(result, *_ADDED, within=within) if low > 0 or high < 0 else ""
     little = max(-low, high) < NEGLIGIBLE
-    if low > 0 and holds:
+    if low > 0 and not counted:
         more = f"less than {NEGLIGIBLE:g}, but not nothing" if little else SOMETHING_MORE
-        return f"adds {_signed(gap)}: {more}."
+        return f"adds {_signed(value, gap)}: {more}"
     if high < 0:
-        return f"makes it worse, {_signed(gap)}."
+        return f"makes it worse, {_signed(value, gap)}{counted}"
+    text = f"changes it by {_signed(value, gap)}{counted}"
     if little:
-        return f"changes it by {_signed(gap)}: less than {NEGLIGIBLE:g} either way."
-    return f"changes it by {_signed(gap)}: whether hidden states know more cannot be told."
+        return f"{text}: less than {NEGLIGIBLE:g} either way"
+    return f"{text}: whether hidden states know more cannot be told"
 
 
-def _signed(gap: Difference, sign: str = "+", turned: int = 1) -> str:
+def _rounded(result: SweepResult, of: str, over: str, gap: Difference, *, within: bool) -> float:
+    """Return a difference as a reader of both AUROCs computes it, where both are shown."""
+    if not within:
+        return rounded_difference(result[of].metrics.auroc, result[over].metrics.auroc)
+    kinds = result.within_category
+    if of != "selected" or not {of, over} <= kinds.keys():
+        return gap.value
+    return rounded_difference(kinds[of].auroc, kinds[over].auroc)
+
+
+def _signed(value: float, gap: Difference, sign: str = "+", turned: int = 1) -> str:
     """Return a difference with its interval, or with -1 that of the other order."""
     low, high = sorted((turned * gap.interval.low, turned * gap.interval.high))
-    return f"{turned * gap.value:{sign}.3f} (95% interval {low:{sign}.3f} to {high:{sign}.3f})"
+    return f"{value:{sign}.3f} (95% interval {low:{sign}.3f} to {high:{sign}.3f})"

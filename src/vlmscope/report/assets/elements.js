@@ -21,8 +21,10 @@ function element(name, className, text) {
   return made;
 }
 
+/** Format a number; a zero has no sign. */
 function number(value, digits) {
-  return value === null ? "–" : value.toFixed(digits).replace("-", "−");
+  if (value === null) return "–";
+  return (Number(value.toFixed(digits)) || 0).toFixed(digits).replace("-", "−");
 }
 
 function count(value) {

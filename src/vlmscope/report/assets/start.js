@@ -12,6 +12,7 @@ function start() {
     if (named) byId("gallery").scrollIntoView();
   };
   startTables();
+  startScrolls();
   startContents();
   startThemes();
   restore();

@@ -25,6 +25,13 @@ function sortTable(table, heading, rows) {
   table.tBodies[0].append(...sorted);
 }
 
+/** Mark the boxes whose tables are wider than they are, so that a hint can be shown. */
+function startScrolls() {
+  const mark = (box) => box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth + 1);
+  const observer = new ResizeObserver((entries) => entries.forEach(({ target }) => mark(target)));
+  for (const box of document.querySelectorAll(".scroll")) observer.observe(box);
+}
+
 function startTables() {
   for (const table of document.querySelectorAll("table[data-sortable]")) {
     const rows = [...table.tBodies[0].rows];

@@ -23,6 +23,7 @@ from vlmscope.jsontext import load_json
 from vlmscope.metrics import Difference, Interval
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.store import (
+    DEFAULT,
     Run,
     alone,
     make_folder,
@@ -30,7 +31,8 @@ from vlmscope.store import (
     publish_together,
     read_document,
 )
-from vlmscope.sweeps.save import RESULTS, default_folder
+from vlmscope.sweeps.save import RESULTS, check_outside, default_folder
+from vlmscope.sweeps.source import LABEL_SET
 from vlmscope.sweeps.transfer.run import CarriedResult, TransferResult, TransferTest
 from vlmscope.sweeps.transfer.verdict import relation_phrase, transfer_verdict, unseen_phrase
 from vlmscope.version import __version__
@@ -59,6 +61,8 @@ def save_transfer(found: TransferResult, folder: Path | None = None) -> Path:
         StoreError: The disk refuses, or the folder is a symbolic link.
     """
     folder = folder or default_folder(found.source.path)
+    labels = str(found.result.data.origin.get(LABEL_SET, DEFAULT))
+    check_outside(folder, found.source.path, labels)
     check_replaceable(found.source, folder)
     try:
         make_folder(folder, parents=True)

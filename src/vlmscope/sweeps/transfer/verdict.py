@@ -9,6 +9,7 @@ import numpy as np
 from vlmscope.metrics import Difference, Interval
 from vlmscope.metrics.small_samples import is_small
 from vlmscope.probes.baselines import JOINT
+from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.transfer.run import SELECTED, CarriedResult, TransferTest
 from vlmscope.sweeps.transfer.targets import Target
@@ -64,7 +65,7 @@ def _carried(test: TransferTest) -> Iterator[str]:
     if row.found_nothing:
         yield (
             f"The probe of the training run ({layer}) gives most answers there the same risk: it "
-            "finds nothing, and there is no AUROC to tell."
+            "finds nothing, so there is no AUROC."
         )
         return
     found = row.intervals["auroc"]
@@ -101,7 +102,8 @@ def _loss(row: CarriedResult, why: str) -> Iterator[str]:
     else:
         says = "whether the transfer loses anything cannot be told"
     own = f"Trained within the test run it reaches {row.own_auroc:.3f}"
-    yield f"{own}: {says}, {_signed(row.over_own)}."
+    value = rounded_difference(row.metrics.auroc, row.own_auroc)
+    yield f"{own}: {says}, {_signed(value, row.over_own)}."
 
 
 def _joint(test: TransferTest) -> str:
@@ -109,13 +111,14 @@ def _joint(test: TransferTest) -> str:
     joint, gap = test[JOINT], test[SELECTED].over_joint
     reaches = "finds nothing" if joint.found_nothing else f"reaches {joint.metrics.auroc:.3f} there"
     text = f"Everything known before the answer, in one model carried over alike, {reaches}"
-    if gap is None or test[SELECTED].found_nothing:
+    if gap is None or test[SELECTED].found_nothing or joint.found_nothing:
         return f"{text}."
+    difference = _signed(rounded_difference(test[SELECTED].metrics.auroc, joint.metrics.auroc), gap)
     if gap.interval.low > 0:
-        return f"{text}: the probe is better, {_signed(gap)}."
+        return f"{text}: the probe is better, {difference}."
     if gap.interval.high < 0:
-        return f"{text}: the probe is worse, {_signed(gap)}."
-    return f"{text}: whether the probe is better cannot be told, {_signed(gap)}."
+        return f"{text}: the probe is worse, {difference}."
+    return f"{text}: whether the probe is better cannot be told, {difference}."
 
 
 def _calibrated(row: CarriedResult) -> str:
@@ -165,5 +168,5 @@ def _span(value: float, interval: Interval) -> str:
     return f"{value:.3f} (95% interval {interval.low:.3f} to {interval.high:.3f})"
 
 
-def _signed(gap: Difference) -> str:
-    return f"{gap.value:+.3f} (95% interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f})"
+def _signed(value: float, gap: Difference) -> str:
+    return f"{value:+.3f} (95% interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f})"

@@ -1,0 +1,48 @@
+"""How numbers and names are shown, so that they agree wherever they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+UNTELLING = ("model",)
+"""Last parts of paths that say nothing by themselves."""
+
+
+def plain(value: float, digits: int) -> str:
+    """Return a number with a fixed number of digits, a zero without a sign.
+
+    >>> plain(-0.001, 2), plain(-1.2, 2)
+    ('0.00', '-1.20')
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def rounded_difference(value: float, other: float, digits: int = 3) -> float:
+    """Return the difference of two numbers as a reader of both computes it: after rounding.
+
+    >>> rounded_difference(12.53, 7.57, 1)  # shown as 12.5 and 7.6; unrounded it is 4.96
+    4.9
+    """
+    return round(float(f"{value:.{digits}f}") - float(f"{other:.{digits}f}"), digits) + 0.0
+
+
+def distinct_names(paths: Sequence[str]) -> list[str]:
+    """Return the last parts of each path: as many as it takes to tell it from the others.
+
+    Equal paths have equal names. A last part that is in ``UNTELLING`` is shown with its parent.
+
+    >>> distinct_names(["runs/a/first", "runs/b/first", "runs/b/second", "demo/model"])
+    ['a/first', 'b/first', 'second', 'demo/model']
+    """
+    parts = {path: [part for part in path.split("/") if part] for path in paths}
+    return [_name(path, parts) for path in paths]
+
+
+def _name(path: str, parts: dict[str, list[str]]) -> str:
+    own = parts[path]
+    fewest = 2 if own and own[-1] in UNTELLING else 1
+    for size in range(fewest, len(own) + 1):
+        last = own[-size:]
+        if not any(other[-size:] == last for name, other in parts.items() if name != path):
+            return "/".join(last)
+    return path
