@@ -242,8 +242,8 @@ class Outcome:
 def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
     """Make a data set, sweep it, and hold what is said against the truth."""
     from vlmscope.probes import FoldError
+    from vlmscope.sweeps.abstaining import abstaining
     from vlmscope.sweeps.grid import SweepSpec, sweep_rows
-    from vlmscope.sweeps.verdict import abstaining
 
     made = made_for(name, seed)
     spec = SweepSpec(repeats=repeats, permutations=100, draws=DRAWS, seed=seed)

@@ -11,8 +11,8 @@ from benchmarks import calibration_of_verdicts as benchmark
 
 from vlmscope.metrics import Abstention, Interval, abstention, constant_pairs
 from vlmscope.probes import crossfit_logistic, crossfit_select, grouped_folds
+from vlmscope.sweeps.abstaining import abstaining_document, abstaining_sentence
 from vlmscope.sweeps.calibration import calibrated
-from vlmscope.sweeps.verdict import abstaining_document, abstaining_sentence
 
 SETS = 30
 

@@ -33,7 +33,8 @@ from vlmscope.sweeps import (
 )
 from vlmscope.sweeps.data import LeftOut, ProbeData
 from vlmscope.sweeps.halp_files import research_data
-from vlmscope.sweeps.verdict import unknown_sentence, verdict
+from vlmscope.sweeps.unknown_facts import unknown_sentence
+from vlmscope.sweeps.verdict import verdict
 
 ROWS = 180
 FEW = 24

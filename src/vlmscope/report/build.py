@@ -37,9 +37,10 @@ from vlmscope.schema import ErrorKind, Score
 from vlmscope.shown import rounded_difference
 from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, read_labels
 from vlmscope.sweeps import SavedSweep, read_sweep
+from vlmscope.sweeps.abstaining import ABSTAIN, abstaining_of, rounded_change
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
 from vlmscope.sweeps.source import of_set
-from vlmscope.sweeps.verdict import ABSTAIN, Verdict, abstaining_of, rounded_change
+from vlmscope.sweeps.verdict import Verdict
 from vlmscope.version import __version__
 
 

@@ -38,18 +38,14 @@ from vlmscope.store import (
     read_document,
     remove_folder,
 )
+from vlmscope.sweeps.abstaining import abstaining, abstaining_document
 from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.grid import known_of, vectors
 from vlmscope.sweeps.results import ProbeResult, SweepResult
 from vlmscope.sweeps.source import LABEL_SET, Source, is_run, model_of, run_id_of
-from vlmscope.sweeps.verdict import (
-    abstaining,
-    abstaining_document,
-    unknown_facts,
-    verdict_document,
-    verdict_of,
-)
+from vlmscope.sweeps.unknown_facts import unknown_facts
+from vlmscope.sweeps.verdict import verdict_document, verdict_of
 from vlmscope.version import __version__
 
 PROBES = "probes"

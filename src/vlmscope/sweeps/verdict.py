@@ -12,19 +12,14 @@ from vlmscope.metrics import Difference, WithinKinds
 from vlmscope.metrics.small_samples import is_small, too_few_to_draw, worth_of_rarer
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
+from vlmscope.sweeps.abstaining import abstaining, abstaining_sentence
 from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.halp_protocol import halp_sentences
 from vlmscope.sweeps.results import PlannedTest, ProbeResult, SweepResult, penalty_sentence
 from vlmscope.sweeps.splitting import IMAGE, QUESTION
-from vlmscope.sweeps.verdict import (
-    SOMETHING_MORE,
-    abstaining,
-    abstaining_sentence,
-    qualified,
-    unknown_sentence,
-)
+from vlmscope.sweeps.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
 
 LEVEL = 0.05
 """Level of tests."""
