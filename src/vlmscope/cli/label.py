@@ -170,7 +170,7 @@ def label(
     unlabelled: they count in no share.
     """
     from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
-    from vlmscope.store import DEFAULT, Run
+    from vlmscope.store import Run
 
     scorer = scorer or ("column" if column else "file" if labels else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
@@ -190,9 +190,8 @@ def label(
         confirm_judge(judge, target, scorer, asked, yes)
     code = read_code(target.rows())
     chosen = _make_scorer(scorer, column, labels, judge, code)
-    settings |= {"column": column} if column else {}
-    settings |= {"labels": str(labels)} if labels else {}
-    settings |= {"target": truth} if truth else {}
+    given = {"column": column, "labels": labels and str(labels), "target": truth}
+    settings |= {key: value for key, value in given.items() if value}
     scores = list(
         track(target.score(chosen), "labelling", len(target.answers), console=stderr,
               transient=True, disable=not stderr.is_terminal)
@@ -208,11 +207,15 @@ def label(
     record |= {"settings": settings, "labels": str(target.write(scores, settings))}
     record["doubt"] = asdict(doubted) if doubted else None
     _print(record, as_json)
-    if (
-        isinstance(target.answers, Run)
-        and record["all"]["hallucinated"]
-        and record["all"]["faithful"]
-    ):
+    if isinstance(target.answers, Run):
+        _show_next(run, name, record["all"])
+
+
+def _show_next(run: Path, name: str, counts: dict[str, Any]) -> None:
+    """Name the next command, where there are answers of both classes to probe for."""
+    from vlmscope.store import DEFAULT
+
+    if counts["hallucinated"] and counts["faithful"]:
         show_next("probe", str(run), *(() if name == DEFAULT else ("--labels", name)))
 
 

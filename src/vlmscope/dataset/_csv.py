@@ -93,6 +93,7 @@ class CsvSource(FileSource):
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
         delimiter, quoted = self.dialect()
         line, shape = 1, None
+        broken = csv.Error  # also where this is closed while the interpreter ends
         with open_text(self.path) as handle:
             reader = csv.reader(
                 handle, delimiter=delimiter, strict=quoted,
@@ -108,7 +109,7 @@ class CsvSource(FileSource):
                             raise InputError(self._swallowed(line, reader.line_num))
                         yield line, fields
                     line = reader.line_num + 1
-            except csv.Error as error:
+            except broken as error:
                 raise InputError(
                     f"{self.name} line {line}: broken quoting ({error}); write a field that holds "
                     'a quote as "…""…" and close every quote'

@@ -80,12 +80,13 @@ class DatasetSource(Source):
 
     def _plain_rows(self) -> Iterator[dict[str, Any]]:
         pyarrow, _ = pyarrow_and_parquet()
+        damaged = pyarrow.ArrowException  # also where this is closed while the interpreter ends
         self._check_files()
         try:
             for batch in self.dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
                 yield from plain_rows(batch)
                 self._check_files()
-        except pyarrow.ArrowException as error:
+        except damaged as error:
             raise InputError(
                 f"{self.name}: cannot be read as a saved dataset ({one_line(error)}); save it again"
             ) from error

@@ -64,6 +64,7 @@ class ParquetSource(FileSource):
             InputError: the file is damaged, or pyarrow is missing.
         """
         pyarrow, parquet = pyarrow_and_parquet()
+        damaged = pyarrow.ArrowException  # also where this is closed while the interpreter ends
         number = 0
         try:
             with open_regular(self.path) as opened, parquet.ParquetFile(opened) as file:
@@ -71,7 +72,7 @@ class ParquetSource(FileSource):
                     for values in plain_rows(batch):
                         number += 1
                         yield Row(number, values)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (damaged, OSError) as error:
             raise self._unreadable(error, after=number) from error
 
     def _unreadable(self, error: Exception, after: int = 0) -> InputError:
