@@ -109,7 +109,7 @@ def test_what_is_missing_is_said_before_the_model_loads(
         *("--out", tmp_path / "run"),
     )
     assert done.code == 2
-    assert "--map id=Index --map image=COLUMN --map question=Question" in done.err
+    assert "--map id=Index --map image=COLUMN --map target=" in done.err
 
 
 def test_python_offers_the_same(checkpoint: Path, tmp_path: Path, vlm: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from vlmscope.dataset import open_table, parse_mapping
+from vlmscope.dataset import open_table, parse_mapping, read_answers, table_notes
 from vlmscope.errors import InputError
 from vlmscope.schema import FieldSpec
+from vlmscope.score import read_label_file
 
 from .tables import ROWS, one, write_csv
 
@@ -61,15 +64,101 @@ def test_missing_column(tmp_path: Path, gone: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         open_table(write_csv(tmp_path / "t.csv", [row]))
     field = "id" if gone == "question_id" else gone
-    hint = {
-        "id": ", or pass --number-rows if no column tells the rows apart",
-        "image": ", or pass --image-pattern if the names of the files are made of other columns, "
-        "or pass --text-only if no question is about an image",
-    }.get(field, "")
+    hint = {"id": " (or --number-rows)", "image": " (or --image-pattern, --text-only)"}
     assert str(caught.value) == (
-        f"t.csv: {expected}; columns found: {', '.join(row)}; say which one it is with "
-        f"--map {field}=COLUMN{hint}"
+        f"t.csv: {expected}: give --map {field}=COLUMN{hint.get(field, '')}; columns found: "
+        f"{', '.join(row)}"
     )
+
+
+def test_a_message_about_missing_columns_is_short_and_begins_with_what_to_give(
+    tmp_path: Path,
+) -> None:
+    names = ["Index", "img_path", "prompt", "gold", *(f"column_number_{n}" for n in range(60))]
+    path = write_csv(tmp_path / "t.csv", [dict.fromkeys(names, "x")])
+    with pytest.raises(InputError) as caught:
+        open_table(path)
+    text = str(caught.value)
+    assert text.startswith(
+        "t.csv: no columns for the id, the image and the question: give --map id=Index --map "
+        "image=img_path --map question=prompt --map target=gold (or --number-rows, "
+        "--image-pattern, --text-only); columns found: Index, img_path, "
+    )
+    assert text.endswith(" and 52 more")
+    assert len(text) < 450
+    given = re.findall(r"--map (\S+)", text)
+    assert one(path, fields=parse_mapping(given)).target == "x", "what it says can be pasted"
+    with pytest.raises(
+        InputError, match=r"^t\.csv: no column 'pic' for the image, no columns for "
+    ):
+        open_table(path, fields=FieldSpec(image="pic"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Id,Image,Question,Answer",
+        "ID,IMAGE_NAME,QUESTION,GT_Answer",
+        "Question_ID,Image,Text,Label",
+        "id, image, question, answer",
+        " Id , Image , Question , Answer ",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json"])
+def test_names_in_other_case_and_with_spaces(tmp_path: Path, header: str, suffix: str) -> None:
+    path, question = tmp_path / f"t{suffix}", "Is it red, or blue?"
+    cells = ["q1", "a.png", question, "red"]
+    if suffix == ".json":
+        path.write_text(json.dumps([dict(zip(header.split(","), cells, strict=True))]))
+    else:
+        mark = "," if suffix == ".csv" else "\t"
+        cells[2] = f'"{question}"' if suffix == ".csv" else question
+        row = f"{mark}{' ' if ', ' in header else ''}".join(cells)
+        path.write_text(f"{header.replace(',', mark)}\n{row}\n")
+    sample = one(path)
+    assert (sample.id, sample.image_id, sample.question, sample.target) == (
+        "q1", "a.png", question, "red",
+    )  # fmt: skip
+
+
+def test_a_name_as_it_is_counts_before_one_in_other_case(tmp_path: Path) -> None:
+    row = {"ID": "a", "id": "b", "image": "i", "Image_ID": "j", "question": "?", "Answer": "x"}
+    sample = one(write_csv(tmp_path / "t.csv", [row]))
+    assert (sample.id, sample.image_id, sample.target) == ("b", "i", "x")
+    row = {"ID": "a", "Id": "b", "image": "i", "question": "?"}
+    with pytest.raises(InputError, match="no column 'question_id' or 'id' for the id"):
+        open_table(write_csv(tmp_path / "t.csv", [row]))
+
+
+def test_a_space_that_not_every_comma_has_is_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,image,question, topic\n1,a.png, Is it?, cups\n")
+    sample = one(tmp_path / "t.csv")
+    assert (sample.question, sample.metadata) == (" Is it?", {" topic": " cups"})
+    assert one(tmp_path / "t.csv", fields=FieldSpec(target="topic")).target == " cups"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "q1,a.jpg,Is it red?,yes",
+        "q1,a.jpg,Is it red?,yes,yes",
+        "1,sub/A.PNG,What is it?,",
+        "1,262148,Is it red?,no",
+    ],
+)
+def test_a_file_without_a_header_is_told_as_such(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{first}\n{first}\n")
+    for read in (open_table, read_answers):
+        with pytest.raises(
+            InputError, match=r"^t\.csv: the first line looks like data \(.*, such as id,"
+        ):
+            read(path)
+    path.write_text("Timestamp,What do you see?,What else?\n1,2,3\n")
+    with pytest.raises(InputError, match="no columns for the id"):
+        open_table(path)
+    path.write_text("id,image,question,Is it a.jpg\n1,a.png,?,x\n")
+    assert one(path).metadata == {"Is it a.jpg": "x"}
 
 
 def test_mapping_uses_exactly_that_column(tmp_path: Path) -> None:
@@ -82,7 +171,9 @@ def test_mapping_uses_exactly_that_column(tmp_path: Path) -> None:
 
 def test_mapping_to_a_column_that_is_not_there(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", ROWS)
-    with pytest.raises(InputError, match="no column 'gold' for the target; columns found: quest"):
+    with pytest.raises(
+        InputError, match="no column 'gold' for the target: give --map target=answer; c"
+    ):
         open_table(path, fields=FieldSpec(target="gold"))
 
 
@@ -126,3 +217,50 @@ def test_backslashes_of_an_image_pattern_are_part_of_the_path(tmp_path: Path) ->
     fields = parse_mapping([], image_pattern=r"imgs\new_{n}\t.jpg", question_template=r"A\n{n}\tB")
     sample = one(path, fields=fields)
     assert (sample.image_id, sample.question) == (r"imgs\new_7\t.jpg", "A\n7\tB")
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "said"),
+    [
+        (
+            {"gold": "x"},
+            {},
+            "; 'gold' may be it: pass --map target=gold, or afterwards vlmscope label --target",
+        ),
+        (
+            {"my gold": "x", "Correct Answer": "y"},
+            {},
+            "--map target='Correct Answer', or afterwards vlmscope label --target 'Correct Answer'",
+        ),
+        (
+            {"topic": "x", "n": "1"},
+            {},
+            "; if one of topic, n is it, pass --map target=COLUMN, or afterwards vlmscope label ",
+        ),
+        (
+            {},
+            {},
+            ", and none that may be it; vlmscope label --labels FILE reads labels from a file",
+        ),
+        ({"n": "1"}, {"image_pattern": "{n}.png"}, "if one of image is it"),
+        ({"o": "1"}, {"question_template": "{question} {o}"}, ", and none that may be it"),
+    ],
+)
+def test_the_note_on_a_missing_truth_is_a_sentence(
+    tmp_path: Path, row: dict[str, str], options: dict[str, str], said: str
+) -> None:
+    path = write_csv(tmp_path / "t.csv", [{"id": "1", "image": "a.png", "question": "?", **row}])
+    table = open_table(path, fields=parse_mapping([], **options))
+    [note] = [note for note in table_notes(table, table.scan()) if "truth" in note]
+    assert note.startswith("t.csv: no column of the truth, which labels need")
+    assert said in note
+    assert "; or" not in note
+
+
+def test_tables_of_answers_and_label_files_take_names_in_other_case(tmp_path: Path) -> None:
+    row = {"Question_ID": "q1", " Question": "?", "Ground_Truth": "yes", "Response ": "No."}
+    [answered] = read_answers(write_csv(tmp_path / "answers.csv", [row])).answers()
+    assert (answered.id, answered.question, answered.target) == ("q1", "?", "yes")
+    assert answered.answer == "No."
+    (tmp_path / "labels.csv").write_text("ID, Is_Correct\nq1,1\n")
+    assert read_label_file(tmp_path / "labels.csv") == {"q1": False}

@@ -198,7 +198,7 @@ def test_text_only_needs_no_image_column(tmp_path: Path) -> None:
     sample = one(path, text_only=True)
     assert (sample.image, sample.metadata) == (None, {"topic": "t"})
     assert open_table(path, text_only=True).scan().without_image == 1
-    with pytest.raises(InputError, match="or pass --text-only if no question is about an image"):
+    with pytest.raises(InputError, match=r"--map image=COLUMN .or --image-pattern, --text-only."):
         open_table(path)
     with pytest.raises(InputError, match="no column 'photo' for the image"):
         open_table(path, fields=FieldSpec(image="photo"), text_only=True)

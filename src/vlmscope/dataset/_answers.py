@@ -7,12 +7,14 @@ columns differ.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from vlmscope.dataset._columns import SHOWN_COLUMNS
+from vlmscope.dataset._fields import looks_like_data, plain_header
 from vlmscope.dataset._open import READERS, open_source
 from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._source import Row, Source
@@ -167,6 +169,11 @@ def _roles(
     Raises:
         InputError: Columns are missing, all named in one line, or a column stands twice.
     """
+    if looks_like_data(found) and not _role(KNOWN["question"], found):
+        raise InputError(
+            f"{table}: the first line looks like data ({listed(found, 4)}), not like names of "
+            "columns; write a line with their names above it, such as id,question,truth,answer"
+        )
     if twice := [name for name, times in Counter(found).items() if times > 1]:
         raise InputError(
             f"{table}: column {shortened(twice[0])!r} stands twice; rename one of the two"
@@ -176,19 +183,33 @@ def _roles(
     for field, known in KNOWN.items():
         asked = getattr(spec, field)
         names = known if asked is None else (asked,)
-        here = next((name for name in names if name in found), None)
+        here = _role(names, found)
         if here is not None:
             roles[field] = here
         elif asked is not None or (field != "id" and not (made and field == "question")):
             missing[field] = names
     if missing:
-        lack = "; ".join(f"the {field} ({' or '.join(names)})" for field, names in missing.items())
+        lack = " and ".join(
+            f"the {field} ({' or '.join(names)})" for field, names in missing.items()
+        )
         maps = " ".join(f"--map {field}=COLUMN" for field in missing)
         raise InputError(
-            f"{table}: no column for {lack}; columns found: {listed(found) or 'none'}; say which "
-            f"ones they are with {maps}"
+            f"{table}: no column for {lack}: give {maps}; columns found: "
+            f"{listed(found, SHOWN_COLUMNS) or 'none'}"
         )
     return roles
+
+
+def _role(names: Iterable[str], found: Sequence[str]) -> str | None:
+    """Return the first column of some names, else the one that differs in case and spaces only."""
+    here = next((name for name in names if name in found), None)
+    if here is not None:
+        return here
+    for name in names:
+        alike = [column for column in found if plain_header(column) == plain_header(name)]
+        if len(alike) == 1:
+            return alike[0]
+    return None
 
 
 def _answered(

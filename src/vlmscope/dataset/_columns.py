@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vlmscope.dataset._fields import BESIDE, DIALOGUES, INDEX, KNOWN, numbered_images, suggestion
+from vlmscope.dataset._fields import (
+    BESIDE,
+    DIALOGUES,
+    INDEX,
+    KNOWN,
+    looks_like_data,
+    numbered_images,
+    plain_header,
+    suggestion,
+)
 from vlmscope.dataset._images import FEATURES
 from vlmscope.dataset._pattern import Pattern, parse_pattern
 from vlmscope.dataset._values import shown_name
@@ -20,6 +29,9 @@ FIELDS = ("id", "image", "question", "target")
 
 _SEVERAL = ("id", "image")
 """Fields that several columns can hold together."""
+
+SHOWN_COLUMNS = 12
+"""How many columns a message lists."""
 
 _UNNAMED = re.compile(r"Unnamed: (\d+)")
 
@@ -67,6 +79,11 @@ def find_columns(
     """
     if not found:
         raise InputError(f"{table}: is empty, 0 rows; expected a table with at least one row")
+    if looks_like_data(found) and not any(_present(FieldSpec(), each, found) for each in FIELDS):
+        raise InputError(
+            f"{table}: the first line looks like data ({listed(found, 4)}), not like names of "
+            "columns; write a line with their names above it, such as id,image,question,answer"
+        )
     twice = sorted(column for column, times in Counter(found).items() if times > 1)
     if twice:
         name = shown_name(twice[0])
@@ -104,8 +121,14 @@ def _columns(
         if template is None
         else parse_pattern(template, found, roles, "--question-template", table, escapes=True),
         left_out=_left_out(spec, here["image"], found),
-        kept=frozenset(["label"]) if target == "label" and spec.target is None else frozenset(),
+        kept=_kept(spec, target),
     )
+
+
+def _kept(spec: FieldSpec, target: str | None) -> frozenset[str]:
+    """Return the column of POPE's truths, which may be labels too."""
+    is_label = target is not None and plain_header(target) == "label" and spec.target is None
+    return frozenset([str(target)]) if is_label else frozenset()
 
 
 def _image_patterns(
@@ -139,15 +162,33 @@ def _present(spec: FieldSpec, name: str, found: Sequence[str]) -> tuple[str, ...
     asked: str | None = getattr(spec, name)
     if asked is not None:
         return _asked(asked, name, found)
-    known = frozenset(found)
-    here = tuple(column for column in KNOWN[name] if column in known)
+    return _known(spec, name, {column: column for column in found}) or _known(
+        spec, name, _folded(found)
+    )
+
+
+def _known(spec: FieldSpec, name: str, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the columns of a field that have one of the names in use.
+
+    Args:
+        spec: What was asked for.
+        name: The field.
+        columns: Name to look for → the column.
+    """
+    here = tuple(column for column in KNOWN[name] if column in columns)
     if name == "image":
-        return here or numbered_images(found)
+        return tuple(columns[c] for c in here) or numbered_images(tuple(columns.values()))
     # ``text`` and ``label`` are anything, except side by side in the layout of POPE.
-    here = tuple(c for c in here if c not in BESIDE or BESIDE[c] in known)
-    if name == "target" and "label" in here and "question" in known and spec.question is None:
+    here = tuple(c for c in here if c not in BESIDE or BESIDE[c] in columns)
+    if name == "target" and "label" in here and "question" in columns and spec.question is None:
         here = tuple(c for c in here if c != "label")
-    return here
+    return tuple(columns[c] for c in here)
+
+
+def _folded(found: Sequence[str]) -> dict[str, str]:
+    """Return the columns by their names without case and spaces around, of several none."""
+    names = [plain_header(column) for column in found]
+    return {name: c for name, c in zip(names, found, strict=True) if names.count(name) == 1}
 
 
 def _asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
@@ -170,6 +211,9 @@ def _one_asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
     """Return the one column that was asked for; only an id may be given by its position."""
     if asked in found:
         return (asked,)
+    stripped = [column for column in found if column.strip() == asked.strip()]
+    if len(stripped) == 1 and asked.strip():
+        return (stripped[0],)
     if name == "id" and asked.isdecimal() and 1 <= int(asked) <= len(found):
         return (found[int(asked) - 1],)
     unnamed = _UNNAMED.fullmatch(asked)  # as pandas calls it
@@ -239,9 +283,6 @@ def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], tabl
             "question a row; write the first question into a column 'question' and its answer "
             "into a column 'answer', one row each"
         )
-    lack = " and ".join(
-        f"no column {_expected(spec, name, found)} for the {name}" for name in missing
-    )
     wanted = [*missing]
     if "target" not in missing and not _present(spec, "target", found):
         wanted.append("target")
@@ -254,9 +295,21 @@ def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], tabl
             taken.add(guess)
     hints = _hints(missing, found)
     return (
-        f"{table}: {lack}; columns found: {listed(map(_shown, found))}; say which "
-        f"{'one it is' if len(missing) == 1 else 'ones they are'} with {' '.join(options)}{hints}"
+        f"{table}: {_lack(spec, missing, found)}: give {' '.join(options)}"
+        f"{f' (or {hints})' if hints else ''}; columns found: "
+        f"{listed(map(_shown, found), SHOWN_COLUMNS)}"
     )
+
+
+def _lack(spec: FieldSpec, missing: Sequence[str], found: Sequence[str]) -> str:
+    """Say which fields have no column: by the names looked for, where these are few."""
+    usual = [name for name in missing if getattr(spec, name) is None]
+    named = missing if len(usual) == 1 else [name for name in missing if name not in usual]
+    lack = [f"no column {_expected(spec, name, found)} for the {name}" for name in named]
+    if len(usual) > 1:
+        *others, last = usual
+        lack.append(f"no columns for the {', the '.join(others)} and the {last}")
+    return ", ".join(lack)
 
 
 def _expected(spec: FieldSpec, name: str, found: Sequence[str]) -> str:
@@ -278,13 +331,11 @@ def _hints(missing: Sequence[str], found: Sequence[str]) -> str:
     hints = []
     if "id" in missing:
         if "" in found:
-            at = found.index("") + 1
-            hints.append(f"--map id={at} for the column without a name")
-        hints.append("--number-rows if no column tells the rows apart")
+            hints.append(f"--map id={found.index('') + 1} for the column without a name")
+        hints.append("--number-rows")
     if "image" in missing:
-        hints.append("--image-pattern if the names of the files are made of other columns")
-        hints.append("--text-only if no question is about an image")
-    return "".join(f", or pass {hint}" for hint in hints)
+        hints += ["--image-pattern", "--text-only"]
+    return ", ".join(hints)
 
 
 def parse_mapping(

@@ -36,6 +36,9 @@ FIELD_LIMIT = 64 * 2**20
 _HINT = re.compile(r"\ufeff?sep=([^\"\r\n])[\r\n]*")
 """Excel's own first line, which tells the delimiter."""
 
+_JSON = ("{", "[{")
+"""How a file begins that is no CSV at all."""
+
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar"}
 
 
@@ -56,7 +59,7 @@ class CsvSource(FileSource):
             InputError: As ``rows``; or it is no header but JSON.
         """
         header = next((fields for _, fields in self._records()), [])
-        if header and header[0].startswith(("{", "[{")):
+        if header and header[0].startswith(_JSON):
             raise InputError(
                 f"{self.name}: begins as JSON does, not with the names of columns; give it the "
                 "extension .json, or .jsonl for one object a line"
@@ -71,6 +74,11 @@ class CsvSource(FileSource):
         """
         state = self.path.stat()
         return _dialect(self.path, self.delimiter, (state.st_mtime_ns, state.st_size))
+
+    def _is_spaced(self) -> bool:
+        """Return whether a space stands behind each delimiter of the header: it is no text then."""
+        state = self.path.stat()
+        return _is_spaced(self.path, self.dialect()[0], (state.st_mtime_ns, state.st_size))
 
     def rows(self) -> Iterator[Row]:
         """Read the rows below the header; values are text, verbatim. Blank lines are skipped.
@@ -96,7 +104,7 @@ class CsvSource(FileSource):
         broken = csv.Error  # also where this is closed while the interpreter ends
         with open_text(self.path) as handle:
             reader = csv.reader(
-                handle, delimiter=delimiter, strict=quoted,
+                handle, delimiter=delimiter, strict=quoted, skipinitialspace=self._is_spaced(),
                 quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             )  # fmt: skip
             try:
@@ -192,6 +200,24 @@ def _dialect(path: Path, declared: str, state: tuple[int, int]) -> tuple[str, bo
             ) from error
         except UnicodeDecodeError as error:
             raise not_utf8(path, handle.encoding) from error
+
+
+@lru_cache(maxsize=64)
+def _is_spaced(path: Path, delimiter: str, state: tuple[int, int]) -> bool:
+    """Return whether each field of the header but the first begins with a space.
+
+    Args:
+        path: The file.
+        delimiter: What stands between fields.
+        state: When it was written and its size.
+    """
+    del state
+    with suppress(csv.Error, UnicodeDecodeError), open_text(path) as handle:
+        records = (fields for fields in csv.reader(handle, delimiter=delimiter) if fields)
+        header = next((each for each in records if not _is_hint(each, delimiter)), [])
+        is_json = bool(header) and header[0].startswith(_JSON)
+        return len(header) > 1 and not is_json and all(each[:1] == " " for each in header[1:])
+    return False
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from vlmscope.dataset._image_formats import IMAGE_SUFFIXES
+
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "id": ("question_id", "id"),
     "image": ("image_id", "image_name", "image"),
@@ -51,6 +53,31 @@ DIALOGUES = frozenset(
 """Columns that hold whole dialogues."""
 
 _NUMBERED_IMAGE = re.compile(r"image_?(\d{1,2})", re.IGNORECASE)
+
+
+_WORDS = frozenset(("yes", "no", "true", "false"))
+
+
+def plain_header(name: str) -> str:
+    """Return a column's name without case and spaces around.
+
+    >>> plain_header(" Question_ID")
+    'question_id'
+    """
+    return name.strip().casefold()
+
+
+def looks_like_data(header: Sequence[str]) -> bool:
+    """Return whether what stands in the place of the columns' names is a row of a table.
+
+    >>> looks_like_data(["q1", "a.jpg", "Is it?"]), looks_like_data(["Id", "What is it?"])
+    (True, False)
+    """
+    plain = [plain_header(name) for name in header]
+    if any(name.endswith(IMAGE_SUFFIXES) for name in plain):
+        return True
+    is_valued = any(name in _WORDS or name.isdecimal() for name in plain)
+    return is_valued and any(name.endswith("?") for name in plain)
 
 
 def plain_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -77,15 +78,24 @@ def _no_truth(columns: Columns, source: Source) -> str:
     """Say that no truth is mapped: labels need one, and hours later nobody remembers."""
     with reading(source):
         found = source.columns()
-    used = {*columns.id, *columns.images, columns.question}
+    patterns = [*columns.image_patterns, columns.question_template]
+    made = {name for pattern in patterns if pattern is not None for name in pattern.columns}
+    used = {*columns.id, *columns.images, columns.question, *made}
     others = [name for name in found if name not in used]
+    lacks = f"{source.name}: no column of the truth, which labels need"
     guess = suggestion("target", others)
-    named = f"; {shown_name(guess)} may be it: pass --map target={guess}" if guess else (
-        f"; columns left: {listed(others, 20)}" if others else ""
-    )  # fmt: skip
+    if guess:
+        return (
+            f"{lacks}; {shown_name(guess)} may be it: pass --map target={shlex.quote(guess)}, or "
+            f"afterwards vlmscope label --target {shlex.quote(guess)}"
+        )
+    if others:
+        return (
+            f"{lacks}; if one of {listed(others, 20)} is it, pass --map target=COLUMN, or "
+            "afterwards vlmscope label --target COLUMN"
+        )
     return (
-        f"{source.name}: no column of the truth, which labels need{named}; or name the column "
-        "afterwards with vlmscope label --target"
+        f"{lacks}, and none that may be it; vlmscope label --labels FILE reads labels from a file"
     )
 
 

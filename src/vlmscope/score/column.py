@@ -400,9 +400,13 @@ def _read(
 
 def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...]) -> int:
     """Return the index of a column."""
+    plain = [name.strip().casefold() for name in header]
     for name in (wanted,) if wanted else usual:
         if name in header:
             return header.index(name)
+    for name in usual if wanted is None else ():
+        if plain.count(name) == 1:
+            return plain.index(name)
     raise InputError(
         f"{path}: no column {wanted or ' or '.join(usual)} in the header, found "
         f"{listed(header) or 'none'}; rename a column"
