@@ -291,10 +291,10 @@ def _answer_states_pass(
     if not content:
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
-    if vlm.lengths.band(start, len(content) + 1) == ALONE:
-        layers = _step_by_step(vlm, inputs, content)
-    else:
-        layers = _all_at_once(vlm, inputs, content)
+    # An image token in an answer is no image: fed at once, the model would look for one.
+    by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
+    pass_over = _step_by_step if by_step else _all_at_once
+    layers = pass_over(vlm, inputs, content)
     spans = {
         "first_answer_token": (start, start + 1),
         "last_answer_token": (stop - 1, stop),
@@ -325,9 +325,10 @@ def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) 
 
 
 def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Return the same where each token's states depend on how long the sequence was then.
+    """Return the same where tokens may not be fed at once.
 
-    ``generate`` is made to write the answer; what it computed for each token is what counts.
+    Their states depend on how long the sequence was then, or one is the image token. ``generate``
+    is made to write the answer; what it computed for each token is what counts.
     """
     start = inputs["input_ids"].shape[1]
     outputs = vlm.model.generate(

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from engine.against_reference import assert_same, relative_error
-from material import QUESTIONS, make_image
+from families.conformance import build
+from material import IMAGE_SIZES, QUESTIONS, make_image
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
@@ -336,3 +337,19 @@ def test_a_template_that_rewrites_the_question_is_no_trouble_where_its_end_is_no
     sample = Sample("q", make_image("one"), "Is it lit?")
     [item] = capture([sample], vlm, SHORT)
     assert_same(item, reference(sample, vlm, SHORT))
+
+
+def test_an_answer_that_holds_the_image_token(tmp_path: Path) -> None:
+    """The token is a word of the answer then; there is no image that belongs to it."""
+    vlm = load_model(build("llava", tmp_path / "llava"), device="cpu", dtype="float32")
+    vlm.model.generation_config.eos_token_id = [10**6]
+    spec = CaptureSpec(layers="all", positions=ANSWER_POSITIONS, max_new_tokens=3)
+    sample = Sample("q", make_image(next(iter(IMAGE_SIZES))), QUESTIONS[0])
+    [prompt] = capture([sample], vlm, CaptureSpec(layers="n-1", positions=("last_prompt_token",)))
+    [last] = [vector for name, vector in prompt.vectors.items() if name.startswith("query_token")]
+    with torch.no_grad():
+        vlm.lm_head.weight[vlm.image_token_id] = torch.from_numpy(last)
+    [found] = capture([sample], vlm, spec)
+    assert found.answer_token_ids is not None
+    assert found.answer_token_ids[0] == vlm.image_token_id
+    assert_same(found, reference(sample, vlm, spec))
