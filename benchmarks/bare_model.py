@@ -1,4 +1,4 @@
-"""The model without vlmscope: the seed's method, batched ``generate``, the vision encoder alone.
+"""The model without vlmscope: the reference method, batched ``generate``, the vision encoder alone.
 
 Everything here runs in one process on a model that is loaded once. Inputs are prepared beforehand
 and moved to the device before the clock starts, so a time is the model's alone.
@@ -68,7 +68,7 @@ def prepare_plain(vlm: VisionLanguageModel, samples: Sequence[Sample]) -> Prepar
 
 
 def time_seed(vlm: VisionLanguageModel, samples: Sequence[Sample], tokens: int) -> dict[str, float]:
-    """Return seconds a row of the seed's three passes; the first row is a warm-up."""
+    """Return seconds a row of the reference method's three passes; the first row is a warm-up."""
     found = {}
     for name, limit in (("prefill", 0), ("answers", tokens)):
         spec = CaptureSpec(max_new_tokens=limit)

@@ -1,4 +1,4 @@
-"""The true shapes of four families beside the seed's: what their released checkpoints say, as data.
+"""The true shapes of four families beside the specification's, as released checkpoints have them.
 
 Written down from the released ``config.json``, ``preprocessor_config.json`` and tokenizers of
 Qwen2.5-VL-7B-Instruct, gemma-3-12b-it, llama3-llava-next-8b-hf and SmolVLM2-2.2B-Instruct, and

@@ -1,9 +1,9 @@
-"""What ``vlmscope probe`` costs at the seed's true sizes: seconds, and memory beside the matrices.
+"""What ``vlmscope probe`` costs at true sizes: seconds, and memory beside the matrices.
 
-Writes a run of 10,000 rows with the seed's eleven representations (one of 7,680 numbers, ten of
-4,096), three questions an image and a sign planted in one layer, then runs the real command in a
-process of its own. One plain fit of scikit-learn on one of the matrices is timed in the same run:
-the protocol needs many of them for each matrix (folds, and pairs of folds × penalties).
+Writes a run of 10,000 rows with the specification's eleven representations (one of 7,680 numbers,
+ten of 4,096), three questions an image and a sign planted in one layer, then runs the real command
+in a process of its own. One plain fit of scikit-learn on one of the matrices is timed in the same
+run: the protocol needs many of them for each matrix (folds, and pairs of folds × penalties).
 
     python benchmarks/probing.py --work /tmp/probing                  # 2 GB of disk
     python benchmarks/probing.py --work /tmp/probing-tiny --rows 300 --width 64

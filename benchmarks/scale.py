@@ -3,8 +3,8 @@
 A run is written by the real writer, 1,000 rows at a time, so that every part becomes a pack at
 once. At each size everything is measured in a process of its own, with the pages of the run dropped
 before the first opening. A straight line through the sizes says what a million rows will cost. Rows
-have the seed's eleven vectors, but narrow ones: only the size on disk and the read of a column
-depend on how wide they are.
+have the specification's eleven vectors, but narrow ones: only the size on disk and the read of a
+column depend on how wide they are.
 
     python benchmarks/scale.py --work /tmp/scale                       # two minutes, 0.4 GB
     python benchmarks/scale.py --work /tmp/scale --copies              # and a million rows, 12 GB
@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="scratch folder")
     parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 10_000, 20_000])
     parser.add_argument("--to", type=int, default=1_000_000, help="rows to say the cost of")
-    parser.add_argument("--true-width", action="store_true", help="vectors as wide as the seed's")
+    parser.add_argument(
+        "--true-width", action="store_true", help="vectors as wide as the specification's"
+    )
     parser.add_argument("--copies", action="store_true", help="measure so many rows as well")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     options = parser.parse_args()

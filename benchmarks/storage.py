@@ -2,11 +2,11 @@
 
     python benchmarks/storage.py --rows 2000
 
-The same rows go to both, at the seed's true sizes: one vector of 7680 and ten of 4096. The original
-keeps a gzip dataset per vector and writes a file per 1,000 rows; we keep columns and publish a part
-per batch of 32, pack them and index them. Values are random float32, as from an fp32 model; the
-column is read after the writing, so it comes from the page cache as far as that reaches. Our first
-read of a column in a process compares it with its checksum; later reads need not.
+The same rows go to both, at the specification's true sizes: one vector of 7680 and ten of 4096. The
+original keeps a gzip dataset per vector and writes a file per 1,000 rows; we keep columns and
+publish a part per batch of 32, pack them and index them. Values are random float32, as from an fp32
+model; the column is read after the writing, so it comes from the page cache as far as that reaches.
+Our first read of a column in a process compares it with its checksum; later reads need not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def id_of(row: int) -> str:
 def captures(
     rows: Iterable[int], *, vision: int = VISION, hidden: int = HIDDEN
 ) -> Iterator[Capture]:
-    """Yield rows, of the seed's size unless told: the same ones at every call."""
+    """Yield rows, of the specification's size unless told: the same ones at every call."""
     rng = np.random.default_rng(0)
     widths = {"vision_only_representation": vision} | {
         f"{name}_token_representation/layer_{layer}": hidden
@@ -73,7 +73,7 @@ def captures(
 
 
 def manifest(store_dtype: StoreDtype) -> Manifest:
-    """Return a manifest of the seed's model."""
+    """Return a manifest of the specification's model."""
     return Manifest(
         run_id="0" * 32,
         model=ModelRecord("benchmark", "mllama", "", "", "", "", "", 40, HIDDEN, VISION),

@@ -1,10 +1,10 @@
-"""How fast, in one run: the seed's method, batched ``generate`` and vlmscope, beside the hardware.
+"""In one run: the reference method, batched ``generate`` and vlmscope, beside the hardware.
 
 A Llama-3.2-11B-Vision with random weights, and distinct crops of photographs of four tiles each;
-same machine, images, questions and token limits for all three. First the real ``vlmscope
-extract`` writes a run for each scenario, alone on the device. Then the model is loaded once, for
-the seed's three passes at batch 1, for ``generate`` at several batch sizes, and for the vision
-encoder alone.
+same machine, images, questions and token limits for all three. First the real ``vlmscope extract``
+writes a run for each scenario, alone on the device. Then the model is loaded once, for the
+reference method's three passes at batch 1, for ``generate`` at several batch sizes, and for the
+vision encoder alone.
 
     answers   every answer has 65 tokens: the checkpoint's settings name no token that ends one
     prefill   representations only
@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", default="auto", help="of vlmscope extract")
     parser.add_argument("--hf-sizes", nargs="+", type=int, default=[32, 64], help="of generate")
     parser.add_argument("--tokens", type=int, default=65)
-    parser.add_argument("--seed-rows", type=int, default=3, help="rows for the seed's method")
+    parser.add_argument("--seed-rows", type=int, default=3, help="rows for the reference method")
     parser.add_argument("--verify", type=int, default=4, help="rows to hold against reference.py")
     parser.add_argument(
         "--cpu-overhead",
@@ -122,7 +122,7 @@ def run_commands(
 
 
 def run_model(options: argparse.Namespace, made: list[Scenario], found: dict[str, Any]) -> None:
-    """Load the model once, and time the seed's method, ``generate`` and the vision encoder."""
+    """Load the model once, and time the reference method, ``generate`` and the vision encoder."""
     checkpoint = made[0].checkpoint
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found["ceilings"] = measure_ceilings(device)
@@ -131,7 +131,7 @@ def run_model(options: argparse.Namespace, made: list[Scenario], found: dict[str
     say(f"model loaded in {vlm.dtype}; ceilings {found['ceilings']}")
     samples = list(read_samples(made[0].table, images=options.work, limit=options.seed_rows + 1))
     found["seed"] = time_seed(vlm, samples, options.tokens)
-    say(f"the seed's method, seconds a row: {found['seed']}")
+    say(f"the reference method, seconds a row: {found['seed']}")
     found["generate"] = {}
     for scenario in made:
         found["generate"][scenario.name] = compare(options, vlm, scenario)

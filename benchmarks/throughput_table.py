@@ -29,7 +29,7 @@ def derive(found: Found) -> Found:
 def _rates(found: Found, name: str) -> dict[str, float]:
     """Return rows a second of each method in one scenario.
 
-    The seed's method takes each question for itself, so ``shared`` is to it what ``prefill`` is.
+    The reference method takes each question for itself, so ``shared`` is to it what ``prefill`` is.
     Its few rows would not show how ``lengths`` are spread: that one is reckoned from its times with
     and without answers, at the mean length of ours.
     """

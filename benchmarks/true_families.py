@@ -1,10 +1,10 @@
-"""Four more families at their true shape: the real commands beside the seed's method, in one run.
+"""Four more families at true shape: the real commands beside the reference method, in one run.
 
 Qwen2.5-VL-7B, Gemma-3-12B, LLaVA-NeXT-8B and SmolVLM2-2.2B with random weights in bfloat16
 (family_shapes.py), one after the other. A table of distinct crops of real photographs, 640 x 480
 and 480 x 640 pixels mixed, goes through ``vlmscope extract`` with and without answers, rows of it
-through ``vlmscope verify``, and a few through the seed's method (three passes, batch 1) on the same
-machine. Each checkpoint is deleted before the next is built. The results file is written after
+through ``vlmscope verify``, and a few through the reference method (three passes, batch 1) on the
+same machine. Each checkpoint is deleted before the next is built. The results file is written after
 every model, so a run that is cut off still tells something.
 
     python benchmarks/true_families.py --work /tmp/families                # one GPU with 80 GB
@@ -85,7 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--batch-size", default="32")
     parser.add_argument("--tokens", type=int, default=65)
-    parser.add_argument("--seed-rows", type=int, default=4, help="rows for the seed's method")
+    parser.add_argument("--seed-rows", type=int, default=4, help="rows for the reference method")
     parser.add_argument("--verify", type=int, default=4, help="rows to hold against reference.py")
     parser.add_argument("--exact", action="store_true", help="float32 runs too: twice the memory")
     parser.add_argument("--only-exact", action="store_true", help="the float32 runs alone")
@@ -176,7 +176,7 @@ def free_gpu() -> None:
 def measure(
     options: argparse.Namespace, folder: Path, checkpoint: Path, found: dict[str, Any]
 ) -> None:
-    """Run the commands and the seed's method; put what they say into ``found`` as it comes."""
+    """Run the commands and the reference method; put what they say into ``found`` as it comes."""
     table = options.work / "questions.csv"
     here = argparse.Namespace(**{**vars(options), "work": folder})
     batch = ["--images", str(options.work), "--batch-size", options.batch_size]
@@ -189,15 +189,15 @@ def measure(
     found["verify"] = verify(folder / "answers", options.verify)
     say("verified")
     found["seed"] = time_seed(here, table, checkpoint)
-    say("the seed's method timed")
+    say("the reference method timed")
 
 
 def compare_precisions(
     options: argparse.Namespace, folder: Path, checkpoint: Path
 ) -> dict[str, Any]:
-    """Hold a batched run in float32 against the seed's method, and both in bfloat16 against that.
+    """Hold a batched run in float32 against the reference method, and both in bfloat16 against that.
 
-    What is further from the float32 truth than the seed's method would be our fault.
+    What is further from the float32 truth than the reference method would be our fault.
     """
     table = options.work / "questions.csv"
     here = argparse.Namespace(**{**vars(options), "work": folder})
@@ -218,7 +218,7 @@ def compare_precisions(
                 errors[whose].append(float(np.linalg.norm(vectors[name] - vector) / norm))
     for whose, values in errors.items():
         found[whose] = {"mean": float(np.mean(values)), "largest": max(values)}
-    say(f"{vlm.dtype} against float32: {found['ours']} ours, {found['seed']} the seed's")
+    say(f"{vlm.dtype} against float32: {found['ours']} ours, {found['seed']} the specification's")
     return found
 
 

@@ -1,9 +1,9 @@
-"""The seed's model at its true shape: shapes, parity and speed of the real commands, in one run.
+"""The specification's model at true shape: parity and speed of the real commands, in one run.
 
 Builds a Llama-3.2-11B-Vision with random weights (10.67 billion parameters, 21 GB in bfloat16),
 makes a table of distinct crops of real photographs that fill all four tiles, and then runs what a
-user runs: ``vlmscope extract``, ``vlmscope verify``. The seed's method (three passes, batch 1) is
-timed beside it on the same machine, with the same images, questions and token limit.
+user runs: ``vlmscope extract``, ``vlmscope verify``. The reference method (three passes, batch 1)
+is timed beside it on the same machine, with the same images, questions and token limit.
 
     python benchmarks/true_shape.py --work /tmp/true-shape               # one GPU with 80 GB
     python benchmarks/true_shape.py --work /tmp/tiny --size tiny --rows 8 --tokens 8   # a CPU
@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--batch-size", default="32")
     parser.add_argument("--tokens", type=int, default=65)
-    parser.add_argument("--seed-rows", type=int, default=6, help="rows for the seed's method")
+    parser.add_argument("--seed-rows", type=int, default=6, help="rows for the reference method")
     parser.add_argument("--verify", type=int, default=8, help="rows to hold against reference.py")
     parser.add_argument("--exact", action="store_true", help="a float32 run too (43 GB of weights)")
     return parser.parse_args()
@@ -178,7 +178,7 @@ def vlmscope(*arguments: str, ok: tuple[int, ...] = (0,)) -> str:
 
 
 def seed_shapes(run: Path) -> dict[str, Any]:
-    """Read one row with plain h5py and return what the seed's document lists."""
+    """Read one row with plain h5py and return what the specification lists."""
     with h5py.File(run / "index.h5") as file:
         row = file["question_comb_0"]
         shapes: dict[str, Any] = {}
@@ -194,7 +194,7 @@ def seed_shapes(run: Path) -> dict[str, Any]:
 
 
 def time_seed(options: argparse.Namespace, table: Path, checkpoint: Path) -> dict[str, float]:
-    """Time the seed's method, batch 1, on the first rows; the first of all is a warm-up."""
+    """Time the reference method, batch 1, on the first rows; the first of all is a warm-up."""
     vlm = load_model(checkpoint)
     samples = list(read_samples(table, limit=options.seed_rows + 1))
     timings = {}
@@ -205,7 +205,7 @@ def time_seed(options: argparse.Namespace, table: Path, checkpoint: Path) -> dic
         for sample in samples[1:]:
             reference(sample, vlm, spec)
         timings[name] = (len(samples) - 1) / (time.perf_counter() - start)
-    say(f"seed's method: {timings}")
+    say(f"reference method: {timings}")
     return timings
 
 

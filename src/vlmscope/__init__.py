@@ -1,4 +1,4 @@
-"""vlmscope: record what a vision-language model thought, before it writes a token.
+"""Extract hidden states from vision-language models, and predict hallucinations from them.
 
 The names below are imported when they are first used, so that ``import vlmscope`` is quick and does
 not load torch.

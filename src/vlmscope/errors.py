@@ -11,7 +11,7 @@
     ├── TableChangedError  the table is not the one that was checked any more
     ├── StoreError       a run cannot be written or read (full disk, damaged shard)
     │   └── UnreachableError  the object store does not answer
-    ├── ToleranceError   ``verify`` found rows that differ from the seed's method
+    ├── ToleranceError   ``verify`` found rows that differ from the reference method
     └── RowError         one row failed; the others go on
 
 Messages give place, finding, expectation and remedy, in one line. The command line shows a
@@ -156,7 +156,7 @@ class UnreachableError(StoreError):
 
 
 class ToleranceError(VlmscopeError):
-    """Stored rows differ from the seed's method by more than the tolerance."""
+    """Stored rows differ from the reference method by more than the tolerance."""
 
 
 class RowError(VlmscopeError):

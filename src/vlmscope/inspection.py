@@ -1,6 +1,6 @@
 """``inspect``: one sample, explained from the real run through the model.
 
-The seed's document explains the extraction with images of one example: the prompt, the token
+The specification explains the extraction with images of one example: the prompt, the token
 table with its two boundaries, the shapes on the way. Here the same images are made of any sample,
 and they show what the capture really saw.
 """

@@ -44,7 +44,7 @@ _MARKS = ("[the first text]", "[the second text]", "[the third text]")
 
 
 def build_messages(question: str, images: int = 1) -> list[dict[str, Any]]:
-    """Return the seed's conversation: one user turn, images first, the question verbatim.
+    """Return the specification's conversation: one user turn, images first, the question verbatim.
 
     An image that a numbered placeholder of the question names stands there instead.
 
@@ -174,7 +174,7 @@ def _time(processor: Any) -> str:
 
 
 def render(processor: Any, question: str, images: int = 1) -> str:
-    """Return the chat text of one question about so many images, as the seed's ``chat_text``.
+    """Return the chat text of a question about so many images: the specification's ``chat_text``.
 
     Raises:
         RowError: The question is empty, or holds the text of a control token, the image placeholder

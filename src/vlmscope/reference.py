@@ -1,11 +1,11 @@
-"""The oracle: the seed's own method, kept slow and literal.
+"""The oracle: the reference method, kept slow and literal.
 
 One sample at a time, three passes through the model: the vision encoder alone, the whole model with
 ``output_hidden_states``, and ``generate``. Shared with the capture are only the images, the chat
 messages, the model's accessors and the list of layers; tokens, padding, positions, pooling and
 decoding are its own. It is the same for every family: one question at a time needs no rule for what
-belongs to whom. Nothing is optimised: it is here so that every faster path can be held against
-it, in the tests and by ``vlmscope verify``. Two lines depart from the seed's text, where it
+belongs to whom. Nothing is optimised: it is here so that every faster path can be held against it,
+in the tests and by ``vlmscope verify``. Two lines depart from the specification's text, where it
 contradicts itself:
 
 - ``<|image|>`` stands on position 5, as in its token table, and not on 6, as in its comment: the
@@ -68,12 +68,12 @@ def reference(
     *,
     answer_token_ids: np.ndarray | None = None,
 ) -> Capture:
-    """Return the capture of one sample by the seed's three passes.
+    """Return the capture of one sample by the reference method's three passes.
 
     Args:
         sample: The question.
         vlm: The model.
-        spec: What to record (default: the seed's choice).
+        spec: What to record (default: the specification's choice).
         answer_token_ids: Whose hidden states to read at the positions in the answer (default: of
             the answer generated here). In half precision two runs may answer differently.
 
@@ -114,7 +114,7 @@ def reference(
 
 
 def _chat_text(vlm: VisionLanguageModel, content: list[dict[str, Any]]) -> str:
-    """Return the seed's ``chat_text``."""
+    """Return the specification's ``chat_text``."""
     return str(
         vlm.processor.apply_chat_template(
             [{"role": "user", "content": content}], **template_settings(vlm.processor)
@@ -134,7 +134,7 @@ def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> _Inp
 
 
 def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> np.ndarray:
-    """Pass 1, the seed's ``_extract_vision_representation``."""
+    """Pass 1, the specification's ``_extract_vision_representation``."""
     feats = _run_encoder(vlm, inputs).to(torch.float32)
     if vlm.family.vision_rows == "channels first":
         feats = feats.movedim(1, -1)
@@ -216,7 +216,7 @@ def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
 def _decoder_pass(
     vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec, sample: Sample
 ) -> tuple[dict[str, np.ndarray], dict[str, int], Tensor]:
-    """Pass 2, the seed's ``_extract_decoder_embeddings``."""
+    """Pass 2, the specification's ``_extract_decoder_embeddings``."""
     original = original_of(vlm.family.model_type, spec)
     layers, logits = _run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
     input_ids = inputs["input_ids"][0]
@@ -347,7 +347,7 @@ def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int])
 
 
 def _answer_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> dict[str, Any]:
-    """Pass 3, the seed's ``_generate_answer``; with the logits, for the log-probabilities."""
+    """Pass 3, the specification's ``_generate_answer``, with the logits for log-probabilities."""
     outputs = vlm.model.generate(
         **inputs,
         max_new_tokens=spec.max_new_tokens,

@@ -26,10 +26,10 @@ FORMAT_VERSION = 1
 """Version of the on-disk format (docs/format.md). Written to the manifest and to every shard."""
 
 DEFAULT_LAYERS = "0,n/4,n/2,3n/4,n-1"
-"""The seed's layers. 40 decoder layers give 0, 10, 20, 30, 39."""
+"""The specification's layers. 40 decoder layers give 0, 10, 20, 30, 39."""
 
 DEFAULT_MAX_NEW_TOKENS = 200
-"""The seed's limit on the answer."""
+"""The specification's limit on the answer."""
 
 LONGEST_ID = 16_000
 """Bytes of a question id in UTF-8. HDF5 opens no link whose name has more than about 65,000, and
@@ -51,7 +51,7 @@ REPRESENTATIONS: Mapping[str, str] = {
     "last_answer_token": "last_answer_token_representation",
     "answer_mean": "answer_mean_representation",
 }
-"""Position → name of its HDF5 group. The first two are the seed's names."""
+"""Position → name of its HDF5 group. The first two are the specification's names."""
 
 ANSWER_POSITIONS = ("first_answer_token", "last_answer_token", "answer_mean")
 """Positions in the answer: the tokens that were generated, without the end-of-turn token."""
@@ -73,13 +73,13 @@ IMAGE_REPRESENTATIONS = (VISION_ONLY, *(REPRESENTATIONS[name] for name in IMAGE_
 """HDF5 names of what a question without an image does not have."""
 
 DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
-"""The seed's two token boundaries."""
+"""The specification's two token boundaries."""
 
 Positions = str | Iterable[str]
 """What names token positions: one, several, or a text with commas between."""
 
 VisionPooling = Literal["all", "valid"]
-"""``all``: mean over every position the encoder returns, padding tiles included (the seed).
+"""``all``: mean over every position of the encoder, padding tiles included, as specified.
 ``valid``: padding tiles left out."""
 
 Compat = Literal["", "halp"]
@@ -108,8 +108,8 @@ FinishReason = Literal["stop", "length", "prefill"]
 class FieldSpec:
     """Which column of the table holds what. ``None`` means: look for the names in use.
 
-    The defaults accept the names of the seed and of the research around it; every column that is
-    not mapped becomes metadata.
+    The defaults accept the names of the specification and of the HALP research; every column that
+    is not mapped becomes metadata.
     """
 
     id: str | None = None
@@ -138,7 +138,7 @@ class Sample:
     """One question about one image."""
 
     id: str
-    """The seed's question id. Unique in a run."""
+    """The specification's question id. Unique in a run."""
     image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None
     """Path of the image file, the bytes of one, or a PIL image. Several, in the order in which the
     prompt names them, for a question about several; None, or none, for a question about none."""
@@ -149,7 +149,7 @@ class Sample:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Every other column of the table: JSON-serialisable values."""
     image_id: str = ""
-    """The image's name as the table gives it (the seed's ``image_id``)."""
+    """The image's name as the table gives it (the specification's ``image_id``)."""
     origin: str = ""
     """Where the row stands, for messages: ``questions.csv line 41``."""
 

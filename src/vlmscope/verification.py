@@ -1,4 +1,4 @@
-"""``verify``: stored rows against the seed's own method, on a finished run.
+"""``verify``: stored rows against the reference method, on a finished run.
 
 Rows are drawn at random, read back from the store, and recomputed by ``reference``: three passes,
 one row at a time, no padding. What is compared is therefore the whole chain: prompt, batch,

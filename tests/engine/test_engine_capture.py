@@ -1,4 +1,4 @@
-"""The one-pass capture against the seed's slow method, and the shapes and numbers of the seed."""
+"""The one-pass capture against the reference method, and the specification's shapes and numbers."""
 
 from __future__ import annotations
 

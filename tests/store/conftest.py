@@ -1,4 +1,4 @@
-"""Small synthetic captures: the shapes of the seed, a hundred times smaller."""
+"""Small synthetic captures: the shapes of the specification, a hundred times smaller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic rows: the seed's shapes, a hundred times smaller. No torch, no model."""
+"""Synthetic rows: the specification's shapes, a hundred times smaller. No torch, no model."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_files_of_two_models_are_not_mixed(tmp_path: Path) -> None:
 def test_what_is_not_of_the_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \.h5 or \.hdf5 file"):
         open_seed_files(tmp_path)
-    with pytest.raises(InputError, match="no question of the seed's layout"):
+    with pytest.raises(InputError, match="no question of the HALP layout"):
         opened(tmp_path)
     odd = research_row(0, **{QUERY: {"layer_n_4": np.ones(3, np.float32)}})
     with pytest.raises(InputError, match=r"question 'question_comb_000' has .*layer_n_4; expected"):

@@ -93,7 +93,7 @@ def test_files_that_only_look_like_ours(tmp_path: Path, name: str, value: object
     with h5py.File(tmp_path / "odd.h5", "w") as file:
         file[name] = value
         file.attrs["format_version"] = "abc"
-    with pytest.raises(InputError, match=r"odd\.h5: no HDF5 file of the seed's layout"):
+    with pytest.raises(InputError, match=r"odd\.h5: no HDF5 file of the HALP layout"):
         describe(tmp_path / "odd.h5")
 
 

@@ -30,7 +30,7 @@ from vlmscope.cli.verify import verify
 from vlmscope.errors import InputError, VlmscopeError, naming_options
 
 app = typer.Typer(
-    help="Record what a vision-language model thought, before it writes a token.",
+    help="Extract hidden states from vision-language models, and predict hallucinations from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -67,7 +67,7 @@ def root(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
-    """Record what a vision-language model thought, before it writes a token."""
+    """Extract hidden states from vision-language models, and predict hallucinations from them."""
 
 
 def main() -> None:

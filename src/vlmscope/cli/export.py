@@ -17,7 +17,7 @@ def export(
     out: Annotated[
         Path,
         typer.Argument(
-            help="What to write: .h5 (the seed's tree, self-contained), .parquet or .npz.",
+            help="What to write: .h5 (the HALP layout, self-contained), .parquet or .npz.",
             show_default=False,
         ),
     ],

@@ -127,7 +127,7 @@ def extract(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run every question through the model once and keep what it thought.
+    """Run every question through the model once and keep hidden states and answers.
 
     Run the same command again to continue, or to try failed rows again.
 

@@ -1,4 +1,4 @@
-"""``vlmscope info``: what is in a run, or in any HDF5 file of the seed's layout."""
+"""``vlmscope info``: what is in a run, or in any HDF5 file of the HALP layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vlmscope inspect``: one sample, drawn as the seed's document draws its example."""
+"""``vlmscope inspect``: one sample, drawn as the specification draws its example."""
 
 from __future__ import annotations
 

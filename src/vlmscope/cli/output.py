@@ -128,7 +128,7 @@ def human_size(count: float) -> str:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """Return a shape as the seed writes it.
+    """Return a shape as the specification writes it.
 
     >>> shape_text((1, 34, 4096))
     '[1, 34, 4096]'

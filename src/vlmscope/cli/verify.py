@@ -1,4 +1,4 @@
-"""``vlmscope verify``: stored rows against the seed's own method."""
+"""``vlmscope verify``: stored rows against the reference method."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def verify(
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
-    """Check every checksum, then recompute some rows with the seed's method and show the error."""
+    """Check every checksum, then recompute some rows with the reference method."""
     from vlmscope.api.checking import draw_samples, judge, model_of_run
     from vlmscope.row_identity import table_of_run
     from vlmscope.verification import tolerance_of

@@ -52,7 +52,7 @@ CORPUS = (
     "Is there a cat in the image? Is there a rocket? Describe this image.",
     "No; The forest isn't brightened by full moonlight. Yes, there is a cat in the image.",
 )
-"""Enough text for whole words of the seed's example to be single tokens, as they are in Llama 3."""
+"""Enough text for whole words of the specification's example to be single tokens, as in Llama 3."""
 
 
 def build_processor(

@@ -46,7 +46,7 @@ def pool_vision(
 
     Args:
         rows: One ``([positions, width], [positions])`` pair for each sample.
-        pooling: ``all`` positions, as in the seed, or the ``valid`` ones.
+        pooling: ``all`` positions, as in the specification, or the ``valid`` ones.
     """
     kept = (features if pooling == "all" else features[valid] for features, valid in rows)
     return torch.stack([features.mean(dim=0, dtype=torch.float32) for features in kept])

@@ -256,7 +256,7 @@ def capture(
     Args:
         samples: Questions about images.
         vlm: The model, from ``load_model``.
-        spec: What to record (default: the seed's choice).
+        spec: What to record (default: the specification's choice).
         batch_size: Samples that go through the model together. The result does not depend on it,
             beyond rounding.
 

@@ -1,6 +1,6 @@
 """The two linear probes: a logistic regression, and the difference of the class means.
 
-The research around the seed trained a large network and called it linear probing; without a
+The HALP research trained a large network and called it linear probing; without a
 linear baseline nobody knows whether the network earned its weights. The logistic probe is the
 default; the difference of means has no weights to overfit and shows what a single direction does.
 Both standardise inside ``fit`` and keep what they learned, never the rows.

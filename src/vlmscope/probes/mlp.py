@@ -1,6 +1,6 @@
 """The research's network, 512-256-128, as a probe: the comparison, not the default.
 
-Three hidden layers of rectified units, as in the code around the seed, but with what that code
+Three hidden layers of rectified units, as in the code of the HALP paper, but with what that code
 lacked: standardised features, a stop on held-out images, and a seed. Batch normalisation and
 dropout are left out; scikit-learn's ``MLPClassifier`` has an L2 penalty (``alpha``) instead.
 """

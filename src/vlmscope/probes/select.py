@@ -1,6 +1,6 @@
 """Which representation and layer, decided without looking at the rows that judge the decision.
 
-With eleven candidates, the best on the test rows is better than any is: the seed's research
+With eleven candidates, the best on the test rows is better than any is: the HALP research
 chose its "best layer" that way. Here each outer fold chooses by the inner AUROC of its training
 rows, and the chosen candidate's outer prediction is taken; the price of choosing is in the result.
 ``combine`` asks what all candidates know together.

@@ -12,7 +12,7 @@ in_progress       which rows are in work, for the session after one that was kil
 labels            label sets: labels.parquet, labels-<name>.parquet
 truths            truths that changed in the table after the capture: truths.parquet
 checking, block   what a row must be; rows as columns: what everything below passes around
-columns, rows     the two faces of a shard: matrices, and the seed's tree
+columns, rows     the two faces of a shard: matrices, and the HALP layout
 intact, seal      checksums: of a column when it is read, of a whole file
 shard, catalog    one file of rows; all files of a run
 writer, index     parts → packs → index.h5

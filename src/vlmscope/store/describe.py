@@ -1,4 +1,4 @@
-"""What is in a run, or in any single HDF5 file of the seed's layout.
+"""What is in a run, or in any single HDF5 file of the HALP layout.
 
 Also the files of the original research, which have no ``_columns``, may lack the root attributes,
 and in which a row may lack a vector.
@@ -88,7 +88,7 @@ def describe(path: str | Path) -> Description:
         raise
     except (StoreError, TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         raise InputError(
-            f"{folder}: no HDF5 file of the seed's layout, or damaged; "
+            f"{folder}: no HDF5 file of the HALP layout, or damaged; "
             "give a run folder or such a file"
         ) from error
 

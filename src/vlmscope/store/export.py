@@ -95,7 +95,7 @@ class Spool:
         """Do nothing: nothing is buffered, and publishing flushes to the disk."""
 
 
-_ROW_GROUP = 256  # rows: about 50 MB at the seed's sizes
+_ROW_GROUP = 256  # rows: about 50 MB at the specification's sizes
 
 
 def export_parquet(run: Run, file: BinaryIO) -> None:
@@ -216,7 +216,7 @@ def export_run(run: Run, out: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def _export_h5(run: Run, path: Path) -> None:
-    """Write the seed's tree with real datasets."""
+    """Write the HALP layout with real datasets."""
     final_norm = final_norm_leaves(run.manifest)
     with Spool(path) as spool:
         with h5py.File(spool, "w", libver=LIBVER) as file:

@@ -64,7 +64,7 @@ def open_seed_files(
 
     Raises:
         InputError: There are none, they are of several models, one is cut short or damaged, or
-            none holds a question of the seed's layout.
+            none holds a question of the HALP layout.
     """
     place = Path(path)
     attributes = {file: read_attributes(file) for file in find_seed_files(place)}
@@ -80,7 +80,7 @@ def open_seed_files(
             rows[row.id] = row
     if not any(row.widths and row.texts.get("question") for row in rows.values()):
         raise InputError(
-            f"{place}: no question of the seed's layout, with its text and vectors; give the files "
+            f"{place}: no question of the HALP layout, with its text and vectors; give the files "
             "of an extraction"
         )
     return SeedFiles(place, tuple(attributes), _agreed(attributes), tuple(rows.values()), copies)
@@ -145,7 +145,7 @@ class SeedFiles:
         return result
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a table with a row per question: the seed's strings, empty where one is absent.
+        """Return a table with a row per question: the specification's strings, empty where absent.
 
         ``image_sha256``, ``image_dhash`` and ``image_thumbnail`` are there if every row has them;
         they are empty where the question has no image. Further columns of the table that the rows

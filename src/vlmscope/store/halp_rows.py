@@ -139,7 +139,7 @@ class SeedRow:
     link: bytes
     """Name of its group there."""
     texts: Mapping[str, str]
-    """Those of the seed's strings that it has."""
+    """Those of the specification's strings that it has."""
     widths: Mapping[Place, int]
     """How many numbers each of its vectors has; 0 for a dataset that is no vector."""
     not_finite: frozenset[Place]

@@ -1,7 +1,7 @@
 """What greedy means: a checkpoint's generation settings without all that is not.
 
-The seed asks for ``do_sample=False``. Released checkpoints come with settings of their own:
-sampling temperatures, and some that change *how* decoding runs (beams, speculation, chunked
+The specification asks for ``do_sample=False``. Released checkpoints come with settings of their
+own: sampling temperatures, and some that change *how* decoding runs (beams, speculation, chunked
 prefill, a second guided forward). ``generate`` takes those from the model wherever the call leaves
 them open, so they are cleared once, on the model. Settings that make greedy decoding a different
 but still deterministic rule (a repetition penalty, suppressed tokens, end-of-turn tokens) are the

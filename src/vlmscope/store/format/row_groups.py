@@ -1,4 +1,4 @@
-"""The seed's image: one group per question, with scalar strings and one vector per layer.
+"""The specification's image: one group per question, with scalar strings and one vector per layer.
 
 In a shard the vectors are virtual datasets: windows of one row onto the columns, so the image
 costs no second copy. A row has no dataset and no attribute for what it lacks: the vectors and
@@ -22,7 +22,7 @@ from vlmscope.store.format.naming import boundary_position, is_of_image, link_na
 from vlmscope.store.format.validation import COLUMNS
 
 ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")
-"""Our datasets beside the seed's. Every other number is an attribute of the row."""
+"""Our datasets beside the specification's. Every other number is an attribute of the row."""
 
 _ATTRIBUTE_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
 _OBJECT = h5py.string_dtype()

@@ -82,7 +82,7 @@ def image_of(file: Any) -> tuple[bytes, bytes]:
 
 
 def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
-    """Return the root attributes: the seed's six, then ours."""
+    """Return the root attributes: the specification's six, then ours."""
     return {
         "model_name": manifest.model.name,
         "model_type": manifest.model.type,
