@@ -195,7 +195,7 @@ def measure(
 def compare_precisions(
     options: argparse.Namespace, folder: Path, checkpoint: Path
 ) -> dict[str, Any]:
-    """Hold a batched run in float32 against the reference method, and both in bfloat16 against that.
+    """Hold a float32 batched run against the reference method, and both in bfloat16 against that.
 
     What is further from the float32 truth than the reference method would be our fault.
     """
