@@ -291,7 +291,7 @@ class EachOnce:
     entries: Sequence[int]
     """For each row which of the different images it shows, numbered in the order of the rows."""
     names: Sequence[str]
-    """The processor's outputs that hang on the images alone: they have one entry for each."""
+    """The processor's outputs that depend on the images alone: they have one entry for each."""
 
 
 def encode(

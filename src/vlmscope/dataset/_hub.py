@@ -95,7 +95,7 @@ class DatasetSource(Source):
         """Refuse to read what was written to since it was mapped: it may be cut off there.
 
         Beyond the end of a mapped file the system kills the process. A file that was replaced by
-        another one of its name is no harm: the old one stays mapped.
+        another one of its name is harmless: the old one stays mapped.
         """
         for file in self.files:
             if file.was_written_to():

@@ -57,7 +57,7 @@ class Batch:
     after_question: tuple[int, ...] = ()
     """Tokens of each prompt that stand behind the question, where that is wanted."""
     apart: tuple[str, ...] = ()
-    """Inputs that hang on the images alone and have one entry for each different one."""
+    """Inputs that depend on the images alone and have one entry for each different one."""
     entries: tuple[int, ...] = ()
     """Which of these entries is each row's; empty: the first row's is the first, and so on."""
 

@@ -5,7 +5,7 @@ takes hardly longer for many rows than for few: ``rows_at_once``.
 
 A fixed size is only ever halved, when memory runs out. ``auto`` starts at few rows and grows in
 steps of four as far as the last batch's memory says that the next one fits; what it learns from are
-real rows, so nothing is wasted. Speed is not asked: how long a batch takes hangs on its longest
+real rows, so nothing is wasted. Speed is not asked: how long a batch takes depends on its longest
 answer, and a few probes cannot tell that from the size (docs/performance.md).
 """
 

@@ -257,7 +257,7 @@ class _Due:
     def of(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
         """Yield the good rows that are due, those about the same image together.
 
-        Only afterwards are the others left out: so a run that was killed amid the questions about a
+        Only afterwards are the others left out: so a run that was killed during questions about an
         image goes on in the order of one that was not.
         """
         rows = same_image_together(self._good_rows(is_due), self._ahead)

@@ -77,7 +77,7 @@ _OURS = (
     "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.computing",
     "vlmscope.model.computing",
 )  # fmt: skip
-"""Not amid their bookkeeping is a batch given up, but in the code that they call."""
+"""A batch is interrupted in the code that they call, not during their own bookkeeping."""
 
 
 class TooSlowError(Exception):
@@ -160,7 +160,7 @@ class Patience:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _expire(self, _signum: int, frame: FrameType | None) -> None:
-        """Raise in the code that our engine calls; amid the engine's own, wait for the next."""
+        """Raise in the code that our engine calls; within the engine, wait for the next call."""
         module = frame.f_globals.get("__name__", "") if frame is not None else ""
         late = self._ran - self._began >= self._seconds
         if late and self._limited and not module.startswith(_OURS):

@@ -130,7 +130,7 @@ class Writing:
             raise StrictStop
 
     def wait(self) -> None:
-        """Wait until no batch is on its way; raise what befell one of them."""
+        """Wait until no batch is on its way; re-raises the first write error."""
         while self._waiting:
             self._waiting.popleft()[0].result()
 

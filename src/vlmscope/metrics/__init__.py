@@ -1,4 +1,4 @@
-"""How well a risk foretells a hallucination, and how sure we are of it.
+"""How well a risk predicts hallucinations, and how sure we are of it.
 
 ``truth`` is true where an answer is hallucinated; ``risk`` is a number from 0 to 1 for each answer.
 Questions share images, so everything uncertain is resampled by image, never by row. Out-of-fold

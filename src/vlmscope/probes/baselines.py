@@ -257,7 +257,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One way to foretell a hallucination from outside."""
+    """One way to predict a hallucination without a look inside the model."""
 
     name: str
     """As results call it."""

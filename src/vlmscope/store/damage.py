@@ -142,7 +142,7 @@ def _seal_is_broken(path: Path) -> bool:
 
 
 def _ids_of(path: Path) -> tuple[str, ...] | None:
-    """Return the ids that a damaged shard holds: by its own word, or else by the index's links."""
+    """Return the ids that a damaged shard holds: from itself, or else from the index's links."""
     try:
         with opened(path) as file:
             return tuple(text_column(file, QUESTION_ID))

@@ -243,6 +243,6 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file; one that stays is read once more, and that is no harm."""
+    """Remove a file; one that stays is read once more, which is harmless."""
     with suppress(OSError):
         path.unlink(missing_ok=True)

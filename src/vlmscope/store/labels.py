@@ -176,7 +176,7 @@ def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
 
 
 def is_of_truths(run: str | Path, name: str = DEFAULT) -> bool:
-    """Return whether labels hang on the truths that a run has: made from them, not read.
+    """Return whether labels depend on the truths that a run has: made from them, not read.
 
     Args:
         run: The run folder, or its URL.

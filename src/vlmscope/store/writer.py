@@ -129,7 +129,7 @@ class RunWriter:
         self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
 
     def close(self) -> None:
-        """Merge what is left, rebuild ``index.h5`` if it lacks a pack, let go. Twice is no harm.
+        """Merge what is left, rebuild ``index.h5`` if it lacks a pack, let go. May be called twice.
 
         Of several writers only the last one rebuilds the index, so that a hundred ranks do not make
         it a hundred times. The rows of those that were killed are in it too.

@@ -195,7 +195,7 @@ def _noted(error: Exception) -> Exception:
 
 
 def _die_with_parent() -> None:
-    """End at once when the parent does, amid a pack or an index: both are made anew."""
+    """End at once when the parent does, during a pack or an index: both are made anew."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -69,7 +69,7 @@ CONSTANT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """How well one probe or baseline foretells hallucinations on rows it has not seen."""
+    """How well one probe or baseline predicts hallucinations on rows it has not seen."""
 
     name: str
     """Unique within the sweep."""

@@ -1,4 +1,4 @@
-"""The workers of a job on Ray: hired, asked, replaced when they die."""
+"""The workers of a job on Ray: started, called, replaced when they die."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEATHS_IN_A_ROW = 10
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One worker of the crew."""
+    """One worker of the pool."""
 
     name: str
     """The name it writes as."""
@@ -31,7 +31,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class Crew:
+class WorkerPool:
     """The workers, and what each was last asked."""
 
     request: Request
@@ -39,17 +39,17 @@ class Crew:
     room: Room
     team: str = field(default_factory=lambda: f"ray_{uuid.uuid4().hex[:8]}")
     calls: dict[Any, Member] = field(default_factory=dict)
-    hired: int = 0
+    started: int = 0
     deaths: int = 0
     """Since a row was last captured."""
 
-    def hire(self) -> None:
+    def start(self) -> None:
         """Start a worker, which begins to load its model."""
         options = {"num_gpus": self.room.gpus, "num_cpus": self.room.cpus}
         known = replace(self.scan, ids=(), digests=b"")
         actor = ray.remote(Worker).options(**options).remote(self.request, known)
-        name = team_name(self.team, f"worker_{self.hired:03d}")
-        self.hired += 1
+        name = team_name(self.team, f"worker_{self.started:03d}")
+        self.started += 1
         self.ask(Member(name, actor), "load")
 
     def ask(self, member: Member, method: str, *arguments: Any, **options: Any) -> None:
@@ -72,7 +72,7 @@ class Crew:
             else:
                 yield member, answer
 
-    def mourn(self, error: Exception) -> None:
+    def handle_death(self, error: Exception) -> None:
         """Take note of a death; raise if it is one too many."""
         self.deaths += 1
         if self.deaths < DEATHS_IN_A_ROW:
@@ -86,7 +86,7 @@ class Crew:
         ) from error
 
 
-def first_loaded(crew: Crew) -> tuple[Member, Loaded]:
+def first_loaded(pool: WorkerPool) -> tuple[Member, Loaded]:
     """Wait for the first worker whose model is loaded; replace those that die meanwhile.
 
     Raises:
@@ -95,8 +95,8 @@ def first_loaded(crew: Crew) -> tuple[Member, Loaded]:
         StoreError: Worker after worker died.
     """
     while True:
-        for member, answer in crew.answers(seconds=1.0):
+        for member, answer in pool.answers(seconds=1.0):
             if isinstance(answer, Loaded):
                 return member, answer
-            crew.mourn(answer)
-            crew.hire()
+            pool.handle_death(answer)
+            pool.start()

@@ -1,4 +1,4 @@
-"""A Ray cluster, and how many models it has room for. Only it, ``crew`` and ``on_ray`` know Ray."""
+"""A Ray cluster, and how many models it has room for."""
 
 from __future__ import annotations
 

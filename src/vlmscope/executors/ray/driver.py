@@ -27,7 +27,7 @@ from vlmscope.executors.local import Nobody, Observer, Summary
 from vlmscope.executors.manifest import absolute
 from vlmscope.executors.pending import rows_due
 from vlmscope.executors.plan import Outline, as_compared, compare, open_checked
-from vlmscope.executors.ray.actors import Crew, Member, first_loaded
+from vlmscope.executors.ray.actors import Member, WorkerPool, first_loaded
 from vlmscope.executors.ray.cluster import Room, cluster, room
 from vlmscope.executors.ray.scheduler import Dispatcher
 from vlmscope.executors.ray.worker import Loaded, Report
@@ -49,7 +49,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RayPlan(Outline):
-    """A checked request, and a crew of which the first worker has its model loaded."""
+    """A checked request, and a pool of workers of which the first worker has its model loaded."""
 
     request: Request
     table: Table
@@ -58,7 +58,7 @@ class RayPlan(Outline):
     done: frozenset[str]
     notes: tuple[str, ...]
     family: str
-    crew: Crew
+    pool: WorkerPool
     first: tuple[tuple[Member, Loaded], ...]
     held: RowsHeld = field(default_factory=RowsHeld)
 
@@ -94,17 +94,17 @@ def plan_on_ray(
     request = _valid_anywhere(request)
     table, scan, held = open_checked(request, patience=PATIENCE, note=note)
     with cluster(address, workers):
-        crew = Crew(_for_workers(request), scan, room(request.device, workers))
-        for _ in range(crew.room.workers):
-            crew.hire()
-        member, loaded = first_loaded(crew)
+        pool = WorkerPool(_for_workers(request), scan, room(request.device, workers))
+        for _ in range(pool.room.workers):
+            pool.start()
+        member, loaded = first_loaded(pool)
         done, more = compare(request, scan, loaded.manifest, held)
-        crowd = "1 Ray worker" if crew.room.workers == 1 else f"{crew.room.workers} Ray workers"
-        of_crew = f"{crowd}, {_each(crew.room)} each"
-        notes = (of_crew, *loaded.notes, *more)
+        crowd = "1 Ray worker" if pool.room.workers == 1 else f"{pool.room.workers} Ray workers"
+        of_pool = f"{crowd}, {_each(pool.room)} each"
+        notes = (of_pool, *loaded.notes, *more)
         first = ((member, loaded),)
         manifest = as_compared(loaded.manifest, held)
-        yield RayPlan(request, table, scan, manifest, done, notes, loaded.title, crew, first, held)
+        yield RayPlan(request, table, scan, manifest, done, notes, loaded.title, pool, first, held)
 
 
 def run_on_ray(
@@ -123,7 +123,7 @@ def run_on_ray(
             published.
     """
     start = time.perf_counter()
-    driver = team_name(plan.crew.team, "driver")
+    driver = team_name(plan.pool.team, "driver")
     with RunWriter(plan.request.out, plan.manifest, driver) as own:
         take_truths(plan.request.out, plan.held)
         job = _Job(plan, frozenset(own.done_ids), observer or Nobody(), stop or Event())
@@ -148,7 +148,7 @@ class _Job:
         self.captured = self.failed = 0
         self.stop = stop
         self._plan = plan
-        self._crew = plan.crew
+        self._pool = plan.pool
         self._observer = observer
         self._log = FailureLog(plan.request.out)
         self.rows = UntilChanged(rows_due(plan.table, plan.request, done, self._record))
@@ -162,7 +162,7 @@ class _Job:
         for member, loaded in self._plan.first:
             self._heard(member, loaded)
         while not self._is_over():
-            for member, answer in self._crew.answers(seconds=1.0):
+            for member, answer in self._pool.answers(seconds=1.0):
                 self._heard(member, answer)
         self._dismiss()
 
@@ -177,7 +177,7 @@ class _Job:
             if not self.stop.is_set():
                 went_well = bool(self._plan.done) or self.captured > 0
                 self._at_work[member.name] = member
-                self._crew.ask(member, "begin", member.name, went_well)
+                self._pool.ask(member, "begin", member.name, went_well)
         elif isinstance(answer, Report):
             self._note(member, answer)
             if isinstance(answer.error, VlmscopeError):
@@ -196,7 +196,7 @@ class _Job:
         captured = self._dispatcher.finished(member.name, report.captured)
         failed = self._dispatcher.finished(member.name, report.failed)
         if captured:
-            self._crew.deaths = 0
+            self._pool.deaths = 0
         self._count(captured, failed)
 
     def _count(self, captured: int, failed: int) -> None:
@@ -218,7 +218,7 @@ class _Job:
         if rows or not report.idle:
             self._at_work[member.name] = member
             stop = self.stop.is_set()
-            self._crew.ask(member, "exchange", rows, last=last, stop=stop)
+            self._pool.ask(member, "exchange", rows, last=last, stop=stop)
         else:
             self._at_work.pop(member.name, None)
             self._at_rest.append((member, report))
@@ -231,10 +231,10 @@ class _Job:
         self._count(self._dispatcher.finished(member.name, ids_written_by(out, member.name)), 0)
         blamed = self._dispatcher.died(member.name)
         self._record(blamed)
-        self._crew.mourn(error)
+        self._pool.handle_death(error)
         if self.stop.is_set() or not self._dispatcher.has_waiting:
             return
-        self._crew.hire()
+        self._pool.start()
         for _ in range(len(self._at_rest)):
             self._send(*self._at_rest.popleft())
 
@@ -245,11 +245,11 @@ class _Job:
 
     def _dismiss(self) -> None:
         """Let the workers pack what they wrote; those whose model is not loaded yet just go."""
-        self._crew.calls.clear()
+        self._pool.calls.clear()
         for member, _ in self._at_rest:
-            self._crew.ask(member, "close")
-        while self._crew.calls:
-            for member, answer in self._crew.answers(seconds=1.0):
+            self._pool.ask(member, "close")
+        while self._pool.calls:
+            for member, answer in self._pool.answers(seconds=1.0):
                 if isinstance(answer, Report) and isinstance(answer.error, VlmscopeError):
                     raise answer.error
                 ray.kill(member.actor)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from vlmscope.schema import Failure, Sample, failure_of
 
 DEATHS = 3
-"""After so many deaths amid a row it is tried alone."""
+"""After so many deaths of workers during a row it is tried alone."""
 
 
 @dataclass(slots=True)
