@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,17 +30,30 @@ from vlmscope.plots import (
     PALETTE,
     CoverageLine,
     Plot,
+    Reference,
     RocLine,
     auroc_by_layer,
     csv_text,
     inline_svg,
+    narrow_svg,
     risk_coverage_plot,
     risk_histogram,
     roc_curves,
 )
 from vlmscope.plots.canvas import apart, cut, fit, width
 from vlmscope.plots.curves import MOST_POINTS
-from vlmscope.plots.palette import BASELINES, SERIES
+from vlmscope.plots.palette import (
+    BASELINES,
+    COMBINED,
+    FAITHFUL,
+    HALLUCINATED,
+    LOOKS,
+    REPRESENTATIONS,
+    SELECTED,
+    look,
+)
+from vlmscope.schema import REPRESENTATIONS as GROUPS
+from vlmscope.schema import VISION_ONLY
 
 
 def luminance(colour: str) -> float:
@@ -58,8 +74,93 @@ def test_every_colour_can_be_seen_and_texts_can_be_read(palette: dict[str, str])
 
 
 def test_lines_differ_without_colour() -> None:
-    assert len({(look.marker, look.dashes) for look in SERIES}) == len(SERIES)
-    assert len({look.dashes for look in BASELINES}) == len(BASELINES)
+    looks = [*REPRESENTATIONS.values(), SELECTED, COMBINED]
+    assert len({(own.marker, own.dashes) for own in looks}) == len(looks)
+    assert len({own.dashes for own in BASELINES.values()}) == len(BASELINES)
+
+
+def test_one_colour_has_one_meaning() -> None:
+    assert set(REPRESENTATIONS) == {VISION_ONLY, *GROUPS.values()}
+    coloured = [*REPRESENTATIONS.values(), SELECTED, COMBINED, FAITHFUL, HALLUCINATED]
+    colours = [own.colour for own in coloured]
+    assert len(set(colours)) == len(colours)
+    greys = {own.colour for own in BASELINES.values()} | {look("optimum").colour}
+    assert not greys & set(colours)
+    assert all(look(meaning) == own for meaning, own in LOOKS.items())
+
+
+def colour_of(plot: Plot, meaning: str) -> bool:
+    """Whether a figure of the plot has something in the colour of a meaning."""
+    return f"--plot-{look(meaning).colour}," in inline_svg(plot)
+
+
+def test_figures_agree_on_the_colours() -> None:
+    x = np.linspace(0, 1, 20)
+    layers = auroc_by_layer(
+        [replace(layer_line("one"), meaning="query_token_representation")], [], 10
+    )
+    roc = roc_curves([RocLine("one", x, x, 0.5, meaning="selected"),
+                      RocLine("two", x, x, 0.5, meaning="combined")])  # fmt: skip
+    coverage = risk_coverage_plot(
+        [CoverageLine("one", x, x, 0.5, "probe", meaning="selected")], 0.2
+    )
+    for plot in (roc, coverage, calibration_plot()):
+        assert colour_of(plot, "selected")
+        assert not colour_of(plot, "query_token_representation")
+    assert colour_of(roc, "combined")
+    assert colour_of(layers, "query_token_representation")
+    assert not colour_of(layers, "combined")
+    for plot in (histogram_plot(), category_plot()):
+        assert f"--plot-{HALLUCINATED.colour}," in inline_svg(plot)
+        assert not colour_of(plot, "query_token_representation")
+    for plot in (layers, roc, coverage, calibration_plot()):
+        for outcome in (FAITHFUL, HALLUCINATED):
+            assert f"--plot-{outcome.colour}," not in inline_svg(plot)
+
+
+NAN = float("nan")
+
+
+def test_what_finds_nothing_has_no_number_and_no_curve() -> None:
+    x = np.linspace(0, 1, 20)
+    auroc = np.array([NAN, 0.6, 0.7, 0.8, 0.84])
+    lost = replace(layer_line("some"), auroc=auroc, low=auroc - 0.1, high=auroc + 0.1)
+    none = replace(layer_line("none"), auroc=[NAN] * 5, low=[NAN] * 5, high=[NAN] * 5)
+    layers = auroc_by_layer([lost, none], [Reference("words", NAN, 0.3, 0.4)], 10)
+    assert "some finds nothing at layer 0." in layers.description
+    assert "none: finds nothing. words (baseline): finds nothing." in layers.description
+    assert "A layer that finds nothing has no point." in layers.caption
+    assert "finds nothing has" not in layers_plot().caption
+    assert csv_text(layers).splitlines()[1] == "some,representation,0,,,"
+    roc = roc_curves([RocLine("one", x, x, NAN), RocLine("two", x, x, 0.7)])
+    coverage = risk_coverage_plot(
+        [CoverageLine("one", x, x, NAN, "probe"), CoverageLine("two", x, x, 0.7, "probe")], 0.2
+    )
+    for plot in (roc, coverage):
+        assert "one (probe): finds nothing." in plot.description
+        assert set(plot.columns["title"]) == {"two"}
+    for plot in (layers, roc, coverage):
+        for figure in (plot.figure, plot.narrow):
+            texts = [] if figure is None else [text.get_text() for text in figure.texts]
+            assert figure is None or any("finds nothing" in text for text in texts)
+            assert not any("nan" in text for text in texts)
+    assert "nan" not in inline_svg(layers) + inline_svg(roc) + inline_svg(coverage)
+
+
+@pytest.mark.parametrize(
+    "plot", [layers_plot(), category_plot([f"category {i}" for i in range(45)])]
+)
+def test_a_wide_figure_has_a_narrow_one_with_all_its_texts(plot: Plot) -> None:
+    narrow = narrow_svg(plot)
+    assert plot.narrow is not None
+    assert plot.narrow.get_figwidth() < plot.figure.get_figwidth() / 2
+    said = " ".join(text.get_text() for text in plot.narrow.texts)
+    for text in (text.get_text() for text in plot.figure.texts):
+        for part in text.split(": "):
+            assert part in said, text
+    ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in (inline_svg(plot), narrow)]
+    assert not ids[0] & ids[1], "both are in one page"
+    assert narrow_svg(roc_plot()) == ""
 
 
 def test_the_front_is_sorted_and_complete() -> None:
@@ -124,7 +225,7 @@ def test_the_data_of_the_curves() -> None:
     assert plot.columns["title"] == ["best layer"] * 60 + ["category"] * 60
     assert plot.columns["recall"][59] == 1
     at = 2 / 59  # the last of the 60 points with at most 5%
-    assert f"best layer (probe): AUROC 0.800, finds {at**0.3:.1%} at no more" in plot.description
+    assert f"best layer (probe): AUROC 0.800, flags {at**0.3:.1%} where no more" in plot.description
 
 
 def test_a_long_roc_curve_keeps_its_ends_its_mark_and_its_shape() -> None:
@@ -145,7 +246,7 @@ def test_a_long_coverage_curve_keeps_its_ends() -> None:
     assert probe.sum() == MOST_POINTS
     assert np.array(plot.columns["coverage"])[probe][[0, -1]] == pytest.approx([1 / 2000, 1])
     assert set(plot.columns["style"]) == {"probe", "baseline", "optimal"}
-    assert "best layer (probe): 16.2% at 90% answered, 5.0% at 50%, area 0.067." in plot.description
+    assert "best layer (probe): 16.2% at 90% answered, 5.0% at 50%, AURC 0.067." in plot.description
 
 
 def test_the_first_answers_do_not_squeeze_the_rest() -> None:
@@ -186,8 +287,8 @@ def test_the_histogram_counts_every_answer_once() -> None:
     assert (sum(columns["hallucinated"]), sum(columns["faithful"])) == (2, 2)
     assert (columns["hallucinated"][-1], columns["faithful"][0]) == (1, 1)
     assert columns["risk_from"][1:] == columns["risk_to"][:-1]
-    assert "alarm" not in risk_histogram(risk, truth, None).description
-    assert "above the alarm at 0.48" in histogram_plot().description
+    assert "threshold" not in risk_histogram(risk, truth, None).description
+    assert "above the threshold of 0.48" in histogram_plot().description
 
 
 def test_categories_are_ranked_and_all_of_them_kept_in_the_data() -> None:
@@ -225,3 +326,12 @@ def test_a_text_is_cut_to_its_room(text: str) -> None:
 
 def test_wide_characters_are_given_their_room() -> None:
     assert width("色" * 10, 9) == pytest.approx(10 * 9 / 72)
+
+
+def test_no_figure_speaks_of_alarms() -> None:
+    for plot in every_plot():
+        said = " ".join([plot.title, plot.caption, plot.description, inline_svg(plot)])
+        assert not re.search("alarm|, area ", said), plot.name
+    assert "AURC, less is better" in inline_svg(coverage_plot())
+    assert "faithful answers flagged" in inline_svg(roc_plot())
+    assert "flagged above 0.48" in inline_svg(histogram_plot())

@@ -23,6 +23,7 @@ from vlmscope.report.document import (
     ResultRow,
     TokenView,
 )
+from vlmscope.report.render import WIDE
 from vlmscope.schema import Outcome
 
 CATEGORIES = ("colour", "count", "existence", "relation")
@@ -91,6 +92,7 @@ def full(cards: int = 120) -> Document:
         made="Made on 2026-01-02 at 03:04 UTC by vlmscope 0.1.0.",
         headline="A linear probe tells hallucinated from faithful answers with an AUROC of 0.841.",
         sentences=("The best baseline reaches 0.778.", "2 answers could not be scored."),
+        details=("The question's words reach 0.611.", "The numbers are of new images."),
         missing=("No other run yet: `vlmscope extract <table>` makes one.",),
         numbers=(Number("questions", "2,000", "on 600 images"), Number("hallucinated", "20.3%")),
         figures=(
@@ -130,6 +132,7 @@ def bare(document: Document) -> Document:
         document,
         headline=None,
         sentences=(),
+        details=(),
         missing=(
             "No labels yet: `vlmscope label runs/first` says which answers are hallucinated.",
         ),
@@ -192,6 +195,7 @@ def hostile() -> Document:
         made=bad,
         headline=bad,
         sentences=HOSTILE,
+        details=HOSTILE,
         missing=(*HOSTILE, "`<b>bold</b>`"),
         numbers=tuple(Number(text, text, text) for text in HOSTILE),
         figures=(replace(figure("roc_curves", bad), caption=bad, description=bad, csv=bad),),
@@ -223,7 +227,10 @@ def figure(name: str, title: str) -> Figure:
         '<svg viewBox="0 0 100 60" xmlns="http://www.w3.org/2000/svg"><path d="M5 55 L95 5" '
         'style="stroke: var(--plot-blue, #0072b2); fill: none"/></svg>'
     )
-    return Figure(name, title, f"How to read {title}.", f"{title} rises.", svg, "x,y\n1,0.5\n")
+    narrow = svg if name in WIDE else ""
+    return Figure(
+        name, title, f"How to read {title}.", f"{title} rises.", svg, "x,y\n1,0.5\n", narrow
+    )
 
 
 def result(name: str, kind: str, auroc: float, **changes: object) -> ResultRow:

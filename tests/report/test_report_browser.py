@@ -5,14 +5,27 @@ The fixture that opens pages fails a test on any message of the console and on a
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
 import document_examples as examples
 from page_reading import OpenPage, address, colour, count, field, ids
-from vlmscope.plots import DARK_PALETTE, PALETTE
+from vlmscope.plots import (
+    DARK_PALETTE,
+    PALETTE,
+    CategoryRate,
+    LayerLine,
+    Reference,
+    auroc_by_layer,
+    category_rates,
+)
+from vlmscope.report.figures import figure
+from vlmscope.report.render import WIDE
 
 FULL = examples.full()
 PHONE = {"viewport": {"width": 360, "height": 740}}
@@ -100,6 +113,82 @@ def test_no_page_is_wider_than_a_small_screen(open_page: OpenPage, name: str) ->
         assert box["x"] + box["width"] <= 360
         inside = "e => e.scrollWidth - e.clientWidth"
         assert page.locator(".dialog-body").evaluate(inside) <= 0
+
+
+@pytest.mark.parametrize("width", [360, 390, 640])
+def test_a_small_screen_shows_figures_made_for_it(open_page: OpenPage, width: int) -> None:
+    """Whole, in letters that can be read, instead of the wide ones."""
+    auroc = np.linspace(0.55, 0.84, 5)
+    line = LayerLine("query token", [0, 2, 5, 7, 9], auroc, auroc - 0.1, auroc + 0.1)
+    known = Reference("everything known before the answer, together", 0.934)
+    rates = [CategoryRate(f"existence-adversarial {i}", 43, i / 9, 0, 1) for i in range(9)]
+    figures = (figure(auroc_by_layer([line], [known], 10)), figure(category_rates(rates)))
+    page = open_page(replace(FULL, figures=figures), viewport={"width": width, "height": 800})
+    for name in WIDE:
+        expect(page.locator(f"#{name} .plot-wide")).to_be_hidden()
+        svg = page.locator(f"#{name} .plot-narrow svg")
+        expect(svg).to_be_visible()
+        inside = """svg => {
+          const whole = svg.getBoundingClientRect();
+          return [...svg.querySelectorAll("text")].map(text => text.getBoundingClientRect())
+            .filter(box => box.left < whole.left - 1 || box.right > whole.right + 1
+                        || box.right > innerWidth).length }"""
+        assert svg.evaluate(inside) == 0, "texts are cut"
+        assert svg.evaluate("svg => svg.getBoundingClientRect().width") <= width
+        smallest = """svg => Math.min(...[...svg.querySelectorAll("text")].map(
+          text => parseFloat(getComputedStyle(text).fontSize)))
+          * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width"""
+        assert svg.evaluate(smallest) > 8.5
+    boxes = page.locator("#figures .plot").all()
+    assert all(box.evaluate("e => e.scrollWidth - e.clientWidth") <= 0 for box in boxes)
+
+
+def test_a_large_screen_and_paper_show_the_wide_figures(open_page: OpenPage) -> None:
+    page = open_page(FULL, viewport={"width": 641, "height": 800})
+    expect(page.locator("#auroc_by_layer .plot-wide")).to_be_visible()
+    expect(page.locator("#auroc_by_layer .plot-narrow")).to_be_hidden()
+    page.set_viewport_size({"width": 390, "height": 800})
+    expect(page.locator("#auroc_by_layer .plot-wide")).to_be_hidden()
+    page.emulate_media(media="print")
+    expect(page.locator("#auroc_by_layer .plot-wide")).to_be_visible()
+    expect(page.locator("#auroc_by_layer .plot-narrow")).to_be_hidden()
+
+
+def test_all_of_the_contents_can_be_seen_on_a_small_screen(open_page: OpenPage) -> None:
+    page = open_page(FULL, **PHONE)
+    links = page.locator(".contents a")
+    assert links.count() >= 9
+    for link in links.all():
+        box = link.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+    expect(page.get_by_role("group", name="Colours")).to_be_visible()
+
+
+def test_a_table_that_goes_on_says_so(open_page: OpenPage) -> None:
+    hint = "e => getComputedStyle(e, '::after').content"
+    page = open_page(FULL, viewport={"width": 390, "height": 800})
+    caption = page.locator("#results-caption > span")
+    expect(page.locator("#results .scroll")).to_have_class(re.compile(r"\bscrolls\b"))
+    assert "Scroll sideways" in caption.evaluate(hint)
+    page.set_viewport_size({"width": 1344, "height": 900})
+    expect(page.locator("#results .scroll")).not_to_have_class(re.compile(r"\bscrolls\b"))
+    assert "Scroll" not in caption.evaluate(hint)
+
+
+def test_details_are_closed_on_the_screen_and_open_on_paper(open_page: OpenPage) -> None:
+    page = open_page(FULL)
+    detail = page.get_by_text("The numbers are of new images.")
+    height = "e => e.getBoundingClientRect().height"
+    assert not page.evaluate("document.querySelector('details').open")
+    assert page.locator(".details").evaluate(height) < 60
+    page.emulate_media(media="print")
+    assert page.locator(".details").evaluate(height) > 60
+    assert detail.evaluate("e => e.checkVisibility({contentVisibilityAuto: true})")
+    page.emulate_media(media="screen")
+    page.locator(".details summary").click()
+    expect(detail).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [1180, 1344])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import html
 import io
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +129,9 @@ def test_a_finished_run_lacks_nothing(home: Path) -> None:
     assert document.missing == ()
     assert document.images_note == document.token_view_note == ""
     assert document.headline == saved.summary["verdict"][0]
-    assert list(document.sentences) == saved.summary["verdict"][1:]
+    assert [*document.sentences, *document.details] == saved.summary["verdict"][1:]
+    assert len(document.sentences) == saved.summary["verdict_main"] - 1
+    assert document.details
     assert [figure.name for figure in document.figures] == list(NAMES)
     assert all(figure.svg.startswith("<svg") and figure.csv for figure in document.figures)
     assert [row.name for row in document.results] == [row["name"] for row in saved.results]
@@ -230,6 +234,106 @@ def test_captions_say_what_the_folds_held_out(
     assert card in " ".join(render(document).split())
     others = [figure.caption for figure in document.figures[1:]]
     assert not any("images resampled" in caption for caption in others)
+
+
+def nothing_found(home: Path, *names: str) -> None:
+    """Say of some results that they found nothing, and give their numbers a look of their own."""
+    results = [dict(row) for row in probes_of(home).results]
+    for row in results:
+        if row["name"] in names:
+            row |= {"found_nothing": True, "constant": 1.0}
+            if row["name"] != "selected":  # whose number the predictions are held against
+                row |= {"auroc": 0.35432, "auroc_low": 0.30123, "auroc_high": 0.40321}
+    change(home, results=results)
+
+
+def row_of(page: str, title: str) -> str:
+    """The text of a row of the table of results."""
+    row = page.split(f'<th scope="row" data-value="{html.escape(title)}">')[1].split("</tr>")[0]
+    return " ".join(re.sub(r"<[^>]*>", " ", row).split())
+
+
+@pytest.mark.parametrize("which", ["joint", "best", "layer"])
+def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: str) -> None:
+    saved = probes_of(home)
+    layer = next(row["name"] for row in saved.results if row["kind"] == "probe")
+    best = saved.summary["best_baseline"]
+    name = {"joint": "joint", "best": best, "layer": layer}[which]
+    nothing_found(home, name)
+    document = document_of(home)
+    page = render(document)
+    for exact in ("0.35432", "0.30123", "0.40321"):
+        assert exact not in page, "nor in what a table is sorted by"
+    title = probes_of(home)[name]["title"]
+    row = row_of(page, title)
+    assert "finds nothing" in row
+    assert "0.354" not in row
+    for drawn in document.figures:
+        said = [drawn.description, *re.findall(r"<text[^>]*>([^<]*)", drawn.svg + drawn.narrow_svg)]
+        assert not any("0.354" in text for text in said), drawn.name
+    assert not any("0.354" in number.value + number.note for number in document.numbers)
+    assert f"{title}</strong>, 0." not in page
+    tiles = {number.label: number for number in document.numbers}
+    figures = {figure.name: figure for figure in document.figures}
+    tile = {"joint": "known without hidden states", "best": "best single baseline"}.get(which)
+    if tile is not None:
+        assert tiles[tile].value == "finds nothing"
+        for name in ("auroc_by_layer", "roc_curves", "risk_coverage"):
+            assert "finds nothing" in figures[name].svg, name
+        assert "finds nothing" in figures["auroc_by_layer"].narrow_svg
+    if which == "joint":
+        assert "with the probe" not in tiles["known without hidden states"].note
+    assert "finds nothing" in figures["auroc_by_layer"].description
+    gains = {"joint": "above_joint", "best": "above_baseline"}.get(which)
+    for row in document.results:
+        if row.name == layer or which != "layer":
+            assert gains is None or getattr(row, gains) is None
+        if which == "layer" and row.name == layer:
+            assert (row.above_joint, row.above_baseline, row.above_joint_low) == (None, None, None)
+
+
+def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
+    saved = probes_of(home)
+    auroc = f"{saved['selected']['auroc']:.3f}"
+    nothing_found(home, "selected")
+    document = document_of(home)
+    tiles = {number.label: number for number in document.numbers}
+    assert tiles["AUROC before the answer"].value == "finds nothing"
+    assert "abstaining" not in tiles
+    assert "with the probe" not in tiles["known without hidden states"].note
+    assert {row.auroc for row in document.categories} == {None}
+    for column in document.columns:
+        assert column.auroc is None
+        assert {value.auroc for value in column.values} == {None}
+        assert {value.all_low for value in column.values} == {None}
+        assert {value.auroc_low for value in column.values} == {None}
+    figures = {figure.name: figure for figure in document.figures}
+    for name in ("roc_curves", "risk_coverage"):
+        assert "best layer, chosen inside training (probe): finds nothing" in (
+            figures[name].description
+        )
+    row = row_of(render(document), saved["selected"]["title"])
+    assert auroc not in row
+    assert "finds nothing" in row
+    change(home, by_column={})
+    assert {row.auroc for row in document_of(home).categories} == {None}
+
+
+def test_differences_in_the_table_are_those_of_the_numbers_in_it(home: Path) -> None:
+    results = [dict(row) for row in probes_of(home).results]
+    for row in results:
+        if row["name"] == "joint":
+            row["auroc"] = 0.93449
+        if row["kind"] == "combined":
+            row |= {"auroc": 0.88251, "above_joint": 0.88251 - 0.93449}
+    change(home, results=results)
+    document = document_of(home)
+    rows = [row for row in document.results if row.kind == "combined"]
+    assert rows
+    assert {row.above_joint for row in rows} == {-0.051}, "0.883 - 0.934; unrounded -0.052"
+    tile = next(n for n in document.numbers if n.label == "known without hidden states")
+    assert tile.value == "0.934"
+    assert "with the probe -0.051" in tile.note
 
 
 def change(home: Path, **changes: Any) -> None:

@@ -21,10 +21,9 @@ function element(name, className, text) {
   return made;
 }
 
-/** Format a number; a zero has no sign. */
+/** A zero has no sign. */
 function number(value, digits) {
-  if (value === null) return "–";
-  return (Number(value.toFixed(digits)) || 0).toFixed(digits).replace("-", "−");
+  return value === null ? "–" : (+value.toFixed(digits) || 0).toFixed(digits).replace("-", "−");
 }
 
 function count(value) {

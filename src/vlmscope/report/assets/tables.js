@@ -27,8 +27,9 @@ function sortTable(table, heading, rows) {
 
 /** Mark the boxes whose tables are wider than they are, so that a hint can be shown. */
 function startScrolls() {
-  const mark = (box) => box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth + 1);
-  const observer = new ResizeObserver((entries) => entries.forEach(({ target }) => mark(target)));
+  const observer = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+    target.classList.toggle("scrolls", target.scrollWidth > target.clientWidth + 1);
+  }));
   for (const box of document.querySelectorAll(".scroll")) observer.observe(box);
 }
 
