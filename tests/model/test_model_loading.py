@@ -57,9 +57,41 @@ def test_a_model_that_is_not_there(name: str, message: str) -> None:
         load_model(name, device="cpu")
 
 
-def test_a_hub_name_without_a_hub_is_one_line() -> None:
-    with pytest.raises(ModelError, match="owner/name: cannot load the configuration") as caught:
+def test_a_name_that_is_no_folder_is_told_as_such_without_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for where in ("", " in owner"):
+        with pytest.raises(ModelError) as caught:
+            load_model("owner/name", device="cpu")
+        assert str(caught.value) == (
+            f"owner/name: no such folder{where}; taken as a hub id: the hub cannot be reached, and "
+            "its cache holds no such model; give the folder of a checkpoint, or a hub id"
+        )
+        (tmp_path / "owner").mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("owner/name is not a local folder and is not a valid model identifier listed on",
+         "the hub has no such repository, or not for you"),
+        ("You are trying to access a gated repo.\nMake sure", "repository is gated; log in"),
+        ("something\nelse", "taken as a hub id: something else; give the folder"),
+    ],
+)  # fmt: skip
+def test_what_the_hub_says_of_a_name_that_is_no_folder(
+    said: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(said)
+
+    monkeypatch.setattr("transformers.utils.cached_file", refuse)
+    with pytest.raises(
+        ModelError, match=r"^owner/name: no such folder; taken as a hub id: "
+    ) as caught:
         load_model("owner/name", device="cpu")
+    assert why in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

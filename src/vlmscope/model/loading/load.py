@@ -247,13 +247,35 @@ def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
         revision = _commit(name, revision)
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # a class that meets values it was not made for may raise anything
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{name}: the checkpoint brings code of its own, which is never run; give the "
-                "version of it that transformers loads by itself, often named with -hf at the end"
-            ) from error
-        raise ModelError(f"{name}: cannot load the configuration: {typed_line(error)}") from error
+        raise ModelError(_why_not_loaded(name, error)) from error
     return thinker_of(config), revision
+
+
+_HUB_SAYS = {
+    "couldn't connect to": "the hub cannot be reached, and its cache holds no such model",
+    "is not a valid model identifier": "the hub has no such repository, or not for you",
+    "gated repo": "the hub's repository is gated; log in with hf auth login",
+}
+"""What transformers says, in lower case → what it means, in a few words."""
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    """Say why a configuration cannot be loaded; of a name that is no folder, that it is none."""
+    if "trust_remote_code" in str(error):
+        return (
+            f"{name}: the checkpoint brings code of its own, which is never run; give the version "
+            "of it that transformers loads by itself, often named with -hf at the end"
+        )
+    if Path(name).exists():
+        return f"{name}: cannot load the configuration: {typed_line(error)}"
+    text = " ".join(str(error).lower().split())
+    why = next((why for says, why in _HUB_SAYS.items() if says in text), typed_line(error))
+    parent = Path(name).parent
+    where = f" in {parent}" if parent.is_dir() else ""
+    return (
+        f"{name}: no such folder{where}; taken as a hub id: {why}; give the folder of a "
+        "checkpoint, or a hub id"
+    )
 
 
 def _commit(name: str, revision: str | None) -> str | None:
