@@ -27,7 +27,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar
 
 _KEPT = r"'vlmscope [^']*'|\bvlmscope [a-z]+ [^;,]*"
@@ -192,6 +194,27 @@ def listed(names: Iterable[str], most: int = 50) -> str:
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(name if name.isprintable() else repr(name) for name in shown) + more
 
+
+def names_there(wanted: str, known: Iterable[str]) -> str:
+    """Say which names there are, for a message about one that is not: near ones, or the first.
+
+    Args:
+        wanted: The name.
+        known: All names, of which the first ``MOST_COMPARED`` are compared.
+
+    >>> names_there("demo_11", ["demo_1", "tree"]), names_there("x", ["a", "b", "c", "d"])
+    ("did you mean 'demo_1'?", "there are 'a', 'b', 'c' …")
+    """
+    names = list(islice(known, MOST_COMPARED))
+    near = get_close_matches(shortened(wanted, 200), names, n=3)
+    if near:
+        return f"did you mean {', '.join(repr(shortened(name)) for name in near)}?"
+    first = ", ".join(repr(shortened(name)) for name in names[:3])
+    return f"there {'is' if len(names) == 1 else 'are'} {first or 'none'}{' …' * (len(names) > 3)}"
+
+
+MOST_COMPARED = 20_000
+"""Names that are compared with one that is not there: about a second."""
 
 LONGEST_MESSAGE = 200
 """Characters of a library's message that are passed on."""

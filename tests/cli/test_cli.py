@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -131,6 +132,29 @@ def test_inspect_draws_the_images_of_the_seed(
     missing = vlmscope(*arguments, "--id", "question_comb_99")
     assert missing.code == 2
     assert "question_comb_99" in missing.err
+
+
+def test_inspect_names_questions_that_are_there(
+    vlmscope: Command, table: Path, checkpoint: Path
+) -> None:
+    ids = [row["question_id"] for row in csv.DictReader(table.read_text("utf-8").splitlines())]
+    for asked, said in (
+        (f"{ids[1]}_", f"did you mean '{ids[1]}'"),
+        ("zz", f"there are '{ids[0]}', '{ids[1]}', '{ids[2]}' …"),
+    ):
+        done = vlmscope("inspect", table, "--model", checkpoint, "--id", asked)
+        assert done.code == 2
+        assert f"--id '{asked}': {table.name} holds no such question; {said}" in done.err
+
+
+def test_export_names_the_option_that_overwrites(
+    extract: Command, vlmscope: Command, tmp_path: Path
+) -> None:
+    extract("--limit", 1)
+    (tmp_path / "run.h5").touch()
+    done = vlmscope("export", tmp_path / "run", tmp_path / "run.h5")
+    assert done.code == 2
+    assert "already there; give another name, or pass --overwrite" in done.err
 
 
 def test_inspect_of_one_row_does_not_stumble_over_another(

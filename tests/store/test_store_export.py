@@ -97,7 +97,9 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
         export_run(reader, tmp_path / "no" / "all.h5")
     out = tmp_path / "all.npz"
     out.write_text("mine")
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(
+        InputError, match="already there; give another name, or pass overwrite=True"
+    ):
         export_run(reader, out)
     assert out.read_text() == "mine"
     assert export_run(reader, out, overwrite=True).stat().st_size > 1000

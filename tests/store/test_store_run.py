@@ -93,7 +93,7 @@ def test_an_empty_run(tmp_path: Path) -> None:
     ("ask", "says"),
     [
         (lambda run: run["question_comb_o1"], "did you mean 'question_comb_"),
-        (lambda run: run["zzz"], "no question 'zzz' among 10 rows$"),
+        (lambda run: run["zzz"], "no question 'zzz' among 10 rows; there are 'question_comb_0', "),
         (lambda run: run.matrix("query_representation", 2), "did you mean 'query_token_rep"),
         (lambda run: run.layers("mood"), "there are vision_only_representation, "),
         (lambda run: run.matrix("query_token_representation"), "no layer given, .* 0, 2, 3"),

@@ -19,6 +19,8 @@ from vlmscope.errors import (
     StoreError,
     ToleranceError,
     UnknownIdError,
+    names_there,
+    shortened,
 )
 from vlmscope.executors import describe_model
 from vlmscope.inspection import Inspection, inspect_sample
@@ -323,7 +325,10 @@ def find_row(table: Table, id_: str | None) -> Sample:
         name = table.reader.source.name
         if id_ is None:
             raise InputError(f"{name}: 0 rows; expected at least one")
-        raise UnknownIdError(f"--id {id_!r}: {name} holds no such question")
+        ids = (row.id for row in table.rows())
+        raise UnknownIdError(
+            f"--id {shortened(id_)!r}: {name} holds no such question; {names_there(id_, ids)}"
+        )
     if isinstance(row, Failure):
         raise RowError(row.stage, row.error)
     return row

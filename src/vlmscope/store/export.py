@@ -207,7 +207,7 @@ def export_run(run: Run, out: str | Path, *, overwrite: bool = False) -> Path:
             f"{target}: unknown suffix {target.suffix!r}; name it {', '.join(_EXPORTS)}"
         )
     if target.exists() and not overwrite:
-        raise InputError(f"{target}: already there; give another name, or ask to overwrite it")
+        raise InputError(f"{target}: already there; give another name, or pass --overwrite")
     if not target.parent.is_dir():
         raise InputError(f"{target}: the folder {target.parent} does not exist; make it first")
     with publishing(target) as temporary:

@@ -27,6 +27,7 @@ from vlmscope.errors import (
     StoreError,
     UnknownIdError,
     VlmscopeError,
+    names_there,
     shortened,
 )
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
@@ -165,8 +166,10 @@ class Run:
                 f"run.iloc[{number}] for rows by their number"
             )
         if id_ not in self._places:
-            close = f"; did you mean {_near(id_, self.ids)}?" if _near(id_, self.ids) else ""
-            raise UnknownIdError(f"{self.path}: no question {id_!r} among {len(self)} rows{close}")
+            raise UnknownIdError(
+                f"{self.path}: no question {shortened(id_)!r} among {len(self)} rows; "
+                f"{names_there(id_, self.ids)}"
+            )
         shard, row = self._places[id_]
         block = read_shard(shard.path, slice(row, row + 1))
         return next(captures_of(with_truths(block, self.truths)))
