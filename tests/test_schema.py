@@ -161,3 +161,10 @@ def test_no_dataclass_with_arrays_has_an_equality_that_raises() -> None:
     ]
     assert len(found) > 20
     assert [each for each in found if each.__dataclass_params__.eq] == []  # type: ignore[attr-defined]
+
+
+def test_names_may_be_one_text() -> None:
+    assert vlmscope.SweepSpec(estimators="mlp,logistic").estimators == ("mlp", "logistic")
+    assert vlmscope.SweepSpec(estimators=["logistic"], by="domain").by == ("domain",)
+    with pytest.raises(ValueError, match=r"^estimators: 'forest' is no probe"):
+        vlmscope.SweepSpec(estimators="forest")

@@ -38,6 +38,17 @@ def layers_text(layers: Layers) -> str:
     )
 
 
+def several_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names that are given one by one, or as one text with commas between.
+
+    >>> several_names("a, b,"), several_names(["a", "b"])
+    (('a', 'b'), ('a', 'b'))
+    """
+    several = names.split(",") if isinstance(names, str) else names
+    plain = (name.strip() if isinstance(name, str) else name for name in several)
+    return tuple(name for name in plain if name != "")
+
+
 def whole_number(option: str, value: Any) -> int:
     """Return a whole number as Python's own.
 

@@ -79,13 +79,18 @@ class _Audience:
 
 
 @contextmanager
-def naming_options() -> Iterator[None]:
+def naming_options(on: bool = True) -> Iterator[None]:
     """Have messages name the command line's options, in all threads: this is its process."""
-    before, _Audience.is_command_line = _Audience.is_command_line, True
+    before, _Audience.is_command_line = _Audience.is_command_line, on
     try:
         yield
     finally:
         _Audience.is_command_line = before
+
+
+def names_options() -> bool:
+    """Return whether messages name the command line's options."""
+    return _Audience.is_command_line
 
 
 class VlmscopeError(Exception):

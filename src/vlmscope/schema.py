@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vlmscope.arguments import Layers, layers_text, whole_number
+from vlmscope.arguments import Layers, layers_text, several_names, whole_number
 from vlmscope.errors import InputError, shortened
 
 if TYPE_CHECKING:
@@ -261,11 +261,10 @@ def _position_names(positions: Positions) -> tuple[str, ...]:
     Raises:
         InputError: One is no position, or there is none.
     """
-    several = positions.split(",") if isinstance(positions, str) else positions
-    if not isinstance(several, Iterable):
-        raise InputError(f"--positions {several!r}: expected names from {_KNOWN_POSITIONS}")
+    if not isinstance(positions, Iterable):
+        raise InputError(f"--positions {positions!r}: expected names from {_KNOWN_POSITIONS}")
     groups = {group: position for position, group in REPRESENTATIONS.items()}
-    names = [name.strip() if isinstance(name, str) else name for name in several]
+    names = several_names(positions)
     found = tuple(groups.get(name, name) if isinstance(name, str) else "" for name in names)
     unknown = [
         name for name, known in zip(names, found, strict=True) if known not in REPRESENTATIONS

@@ -516,7 +516,7 @@ def test_what_has_moved_is_found_where_one_says(labelled: Path, checkpoint: Path
     moved = labelled.rename(labelled.with_name("moved"))
     poor = document_of(moved)
     assert poor.images == {}
-    assert "if it has moved, give --data and --images" in poor.images_note
+    assert "if it has moved, give data and images" in poor.images_note
     assert poor.token_view is None
     assert "is not at hand" in poor.token_view_note
     assert len(poor.cards) == ROWS

@@ -236,8 +236,10 @@ def check_patience(seconds: float | None) -> None:
     """
     if seconds is None:
         return
-    if not isinstance(seconds, int | float) or not seconds > 0:
-        raise InputError(f"--time-limit {seconds}: give a number of seconds above 0")
+    if not isinstance(seconds, int | float):
+        raise InputError(f"--time-limit {seconds!r}: give a number of seconds above 0")
+    if not seconds > 0:
+        raise InputError(f"--time-limit {seconds:g}: give a number of seconds above 0")
     if not hasattr(signal, "setitimer"):
         raise InputError("--time-limit: needs a system with POSIX timers; leave it out here")
     if threading.current_thread() is not threading.main_thread():

@@ -21,6 +21,7 @@ from vlmscope.store import (
     alone,
     is_remote,
     make_child_folder,
+    place,
     publish_together,
     remove_file,
 )
@@ -57,7 +58,7 @@ def write_report(
     run: Run,
     spec: ReportSpec | None = None,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     progress: Progress = lambda _: None,
 ) -> WrittenReport:
     """Write the report of a run, replacing the one that is there.
@@ -77,7 +78,8 @@ def write_report(
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
     spec = spec or ReportSpec()
-    page = out or run.path / (REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html")
+    own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
+    page = run.path / own if out is None else place(out)
     if page.is_dir():
         raise InputError(f"--out {page}: is a folder; name a file in it")
     if page.suffix.lower() not in (".html", ".htm"):

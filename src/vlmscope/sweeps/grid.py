@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.arguments import several_names
 from vlmscope.errors import InputError
 from vlmscope.metrics import WithinKinds
 from vlmscope.probes import (
@@ -98,7 +99,10 @@ class SweepSpec:
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
-        names = tuple(self.estimators)
+        object.__setattr__(self, "estimators", several_names(self.estimators))
+        if self.by is not None:
+            object.__setattr__(self, "by", several_names(self.by))
+        names = self.estimators
         unknown = [name for name in names if name not in ESTIMATORS]
         if unknown or not names:
             raise InputError(

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from vlmscope.dataset import TableScan
-from vlmscope.errors import StoreError, VlmscopeError
+from vlmscope.errors import StoreError, VlmscopeError, names_options
 from vlmscope.executors.ray.cluster import Room
 from vlmscope.executors.ray.worker import Loaded, Worker
 from vlmscope.executors.request import Request
@@ -47,7 +47,11 @@ class WorkerPool:
         """Start a worker, which begins to load its model."""
         options = {"num_gpus": self.room.gpus, "num_cpus": self.room.cpus}
         known = replace(self.scan, ids=(), digests=b"")
-        actor = ray.remote(Worker).options(**options).remote(self.request, known)
+        actor = (
+            ray.remote(Worker)
+            .options(**options)
+            .remote(self.request, known, command=names_options())
+        )
         name = team_name(self.team, f"worker_{self.started:03d}")
         self.started += 1
         self.ask(Member(name, actor), "load")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vlmscope.dataset import TableScan
-from vlmscope.errors import VlmscopeError
+from vlmscope.errors import VlmscopeError, naming_options
 from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.plan import load_checked
 from vlmscope.executors.request import Request
@@ -67,9 +67,12 @@ class Worker:
     Args:
         request: What was asked for; its paths must hold on this machine too.
         scan: What is known of the whole table; the ids are not needed.
+        command: Whether a command line asks: failures then name its options.
     """
 
-    def __init__(self, request: Request, scan: TableScan) -> None:
+    def __init__(self, request: Request, scan: TableScan, *, command: bool = False) -> None:
+        self._naming = naming_options(command)
+        self._naming.__enter__()  # for as long as this process is
         self._request = request
         self._scan = scan
         self._changed = threading.Condition()
