@@ -34,14 +34,14 @@ function count(value) {
 function showImages(root, card, images) {
   const all = card.num_images;
   const known = card.images.filter((key) => Object.hasOwn(images, key)).map((key) => images[key]);
-  const images = known.filter((source) => /^data:image\/(jpeg|png|webp);base64,/.test(source)).map((src, place) => {
+  const shown = known.filter((source) => /^data:image\/(jpeg|png|webp);base64,/.test(source)).map((src, place) => {
     const alt = `image ${all > 1 ? `${place + 1} of ${all}, ` : ""}${card.image_id}`;
     return Object.assign(element("img"), { src, alt, decoding: "async" });
   });
-  slot(root, "images").replaceChildren(...images);
+  slot(root, "images").replaceChildren(...shown);
   const none = all === 0 ? "no image" : "image not at hand";
-  setText(root, "no-image", images.length ? `${images.length} of ${all} images at hand` : none);
-  slot(root, "no-image").hidden = images.length > 0 && images.length === all;
+  setText(root, "no-image", shown.length ? `${shown.length} of ${all} images at hand` : none);
+  slot(root, "no-image").hidden = shown.length > 0 && shown.length === all;
 }
 
 /** Set outcome and risk: a shape and a word, a number and a bar. */
