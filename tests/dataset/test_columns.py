@@ -12,6 +12,7 @@ from vlmscope.dataset import open_table, parse_mapping, read_answers, table_note
 from vlmscope.errors import InputError
 from vlmscope.schema import FieldSpec
 from vlmscope.score import read_label_file
+from vlmscope.sweeps import read_label_table
 
 from .tables import ROWS, one, write_csv
 
@@ -264,3 +265,4 @@ def test_tables_of_answers_and_label_files_take_names_in_other_case(tmp_path: Pa
     assert answered.answer == "No."
     (tmp_path / "labels.csv").write_text("ID, Is_Correct\nq1,1\n")
     assert read_label_file(tmp_path / "labels.csv") == {"q1": False}
+    assert read_label_table(tmp_path / "labels.csv").metadata == {}

@@ -172,6 +172,38 @@ def test_a_column_that_cannot_group_is_refused_in_a_line() -> None:
         split_rows(grouped_by(two, None, "category"), 5, 0)
 
 
+@pytest.mark.parametrize("gap", ["", "  ", "nan", "<NA>"])
+def test_rows_without_a_value_are_grouped_by_image(gap: str) -> None:
+    """They were one group of the value "": a fifth of the rows in one fold, whatever they are."""
+    data = benchmark.probe_data_of(benchmark.made_for("category only", 0))
+    assert data.categories is not None
+    names = tuple(gap if n % 4 == 0 else name for n, name in enumerate(data.categories))
+    empty = np.array([name == gap for name in names])
+    found = grouped_by(replace(data, categories=names), None, "category")
+    assert found.without_value is not None
+    assert found.without_value.tolist() == empty.tolist()
+    images = data.grouping.groups
+    for one in np.flatnonzero(empty)[:20]:
+        same = found.groups == found.groups[one]
+        assert same.tolist() == (empty & (images == images[one])).tolist()
+    assert len(np.unique(found.groups[~empty])) == len(set(data.categories))
+    result = sweep_rows(
+        found, lambda _, layer: np.random.default_rng(layer or 0).random((len(names), 4)),
+        SweepSpec(repeats=1, permutations=100, draws=100, estimators=("logistic",)),
+    )  # fmt: skip
+    text = " ".join(verdict(result))
+    assert (
+        f"of 5 values of category, and {empty.sum()} without one that are grouped by image" in text
+    )
+
+
+def test_a_column_without_any_value_is_refused() -> None:
+    data = benchmark.probe_data_of(benchmark.made_for("null, 60 images × 2", 0))
+    bare = replace(data, categories=("",) * len(data.truth))
+    with pytest.raises(InputError, match=r"^group_by category: no row has a value"):
+        grouped_by(bare, None, "category")
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_is_none_is_refused(seed: int) -> None:
     with pytest.raises(InputError, match=r"^seed -?\d+: give a number from 0"):

@@ -210,7 +210,8 @@ def test_what_is_saved(found: tuple[Path, SweepResult]) -> None:
     assert risks.filter(like="risk/").notna().all(axis=None)
     summary = json.loads((folder / "results.json").read_text())
     assert summary["verdict"] == verdict(result)
-    assert summary["unscorable"] == 4
+    assert (summary["unscorable"], summary["unlabelled"]) == (4, 0)
+    assert (summary["group_by"], summary["rows_without_group"]) == ("image", 0)
     probe, info = load_probe(folder / summary["probes"][0]["folder"])
     assert (info.representation, info.layer) == ("query_token_representation", 2)
     assert info.model["weights_hash"] == "w" * 64

@@ -207,4 +207,4 @@ def test_rows_that_nobody_labelled_are_no_unscorable_answers(tmp_path: Path) -> 
         ("row", 2, "no label in l.csv"),
         ("row", 2, "the answer could not be scored"),
     }
-    assert (data.unscorable, len(data.rows)) == (6, 14)
+    assert (data.unscorable, data.unlabelled, len(data.rows)) == (6, 4, 14)

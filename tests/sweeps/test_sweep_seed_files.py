@@ -142,7 +142,7 @@ def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -
         ("row", 1, f"{QUERY} missing, {AT_IMAGE} missing"),
         ("row", 1, f"{VISION_ONLY} of another width"),
     ]
-    assert summary["unscorable"] == 3
+    assert (summary["unscorable"], summary["unlabelled"]) == (3, 3)
     assert summary["source"] == "research files"
     assert summary["files"] == ["m_part_001.h5", "m_part_002.h5"]
     assert summary["labels"] == str(folder / "labels.csv")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -302,6 +302,14 @@ class LabelFile:
         check.refuse_truth(f"{self._file}: column {self._column}")
         self.reading = Reading(self._column, dict(cells.most_common()))
 
+    @property
+    def unscorable(self) -> frozenset[str]:
+        """The ids whose cell says that the answer cannot be scored, and is not empty."""
+        return frozenset(
+            id_ for id_, label in self.labels.items()
+            if label is None and not is_gap(self._cells[id_])
+        )  # fmt: skip
+
     def unknown(self, ids: Collection[str]) -> list[str]:
         """Return the ids of the file that are not among ``ids``."""
         known = set(ids)
@@ -398,15 +406,26 @@ def _read(
     return header[at], found
 
 
+def find_column(header: Sequence[str], usual: Sequence[str]) -> int | None:
+    """Return the index of the first of some names in a header, in any case where none is exact.
+
+    >>> find_column(["ID", " Label"], ID_COLUMNS), find_column(["a"], ID_COLUMNS)
+    (0, None)
+    """
+    plain = [name.strip().casefold() for name in header]
+    exact = next((header.index(name) for name in usual if name in header), None)
+    if exact is not None:
+        return exact
+    return next((plain.index(name) for name in usual if plain.count(name) == 1), None)
+
+
 def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...]) -> int:
     """Return the index of a column."""
-    plain = [name.strip().casefold() for name in header]
-    for name in (wanted,) if wanted else usual:
-        if name in header:
-            return header.index(name)
-    for name in usual if wanted is None else ():
-        if plain.count(name) == 1:
-            return plain.index(name)
+    found = find_column(header, usual) if wanted is None else None
+    if wanted is not None and wanted in header:
+        found = header.index(wanted)
+    if found is not None:
+        return found
     raise InputError(
         f"{path}: no column {wanted or ' or '.join(usual)} in the header, found "
         f"{listed(header) or 'none'}; rename a column"

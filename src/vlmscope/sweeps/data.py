@@ -128,6 +128,8 @@ class ProbeData:
     """Category of each, where the table has one."""
     unscorable: int
     """Rows left out because they have no verdict: none can be said, or nobody labelled them."""
+    unlabelled: int = 0
+    """How many of these nobody labelled: whether they could be scored is not known."""
     places: tuple[Place, ...] = ()
     """The vectors to probe; every row has them all."""
     left_out: tuple[LeftOut, ...] = ()
@@ -144,6 +146,8 @@ class ProbeData:
     """Number of each row's group where rows are not grouped by image, ``[N]``."""
     split_by: str = "image"
     """What rows are grouped by: ``image``, ``question``, or a column of the table."""
+    without_value: NDArray[np.bool_] | None = None
+    """Rows without a value in that column, which are grouped by image, ``[N]``."""
 
     @property
     def groups(self) -> NDArray[np.int64]:
@@ -187,7 +191,6 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
     check_truth(run.path, truth)
     kept = table.iloc[rows]
     grouping = group_by_content(kept, copies)
-    unscorable = int((~scorable).sum())
     return ProbeData(
         rows=rows,
         ids=tuple(run.ids[i] for i in rows),
@@ -195,7 +198,8 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         grouping=grouping,
         facts=_facts(run, kept, rows),
         categories=_texts(kept, "category"),
-        unscorable=unscorable,
+        unscorable=int((~scorable).sum()),
+        unlabelled=sum(score.outcome == "unlabelled" for score in scores),
         places=_places(run, grouping),
         columns=columns_of_run(run, kept),
         left_out=(

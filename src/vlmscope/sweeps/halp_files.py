@@ -22,7 +22,7 @@ from vlmscope.probes import image_groups
 from vlmscope.probes.baselines import Facts
 from vlmscope.regular import open_regular
 from vlmscope.score import LabelFile
-from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS
+from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS, find_column
 from vlmscope.store import FAILED_ANSWER, SeedFiles, vector_path
 from vlmscope.store.halp_files import Fault
 from vlmscope.store.halp_rows import SeedFacts
@@ -69,6 +69,8 @@ class LabelTable:
     """Question id → True for hallucinated, None where the cell is empty."""
     metadata: Mapping[str, Mapping[str, str]]
     """Further column → question id → cell."""
+    unscorable: frozenset[str] = frozenset()
+    """The ids whose cell says that the answer cannot be scored."""
 
 
 def read_label_table(path: Path) -> LabelTable:
@@ -77,18 +79,18 @@ def read_label_table(path: Path) -> LabelTable:
     Raises:
         InputError: The file cannot be read, lacks a column, or a cell holds no label.
     """
-    labels = LabelFile(path).labels
+    read = LabelFile(path)
     with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
         lines = (cells for cells in csv.reader(file, strict=True) if cells)
         header = next(lines, [])
-        used = [next(name for name in names if name in header)
-                for names in (ID_COLUMNS, LABEL_COLUMNS)]  # fmt: skip
+        at = [find_column(header, names) for names in (ID_COLUMNS, LABEL_COLUMNS)]
+        used = [header[index] for index in at if index is not None]
         metadata: dict[str, dict[str, str]] = {name: {} for name in header if name not in used}
         for cells in lines:
             row = dict(zip(header, cells, strict=True))
             for name, known in metadata.items():
                 known.setdefault(row[used[0]], row[name])
-    return LabelTable(path, labels, metadata)
+    return LabelTable(path, read.labels, metadata, read.unscorable)
 
 
 def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> ProbeData:
@@ -134,6 +136,7 @@ def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> 
         facts=_facts(files, kept, rows, columns),
         categories=_column(columns, "category"),
         unscorable=int((~labelled).sum()),
+        unlabelled=int((~labelled).sum()) - len(table.unscorable.intersection(files.ids)),
         places=tuple(usable),
         left_out=tuple(left_out),
         origin={

@@ -7,7 +7,7 @@ the number less dependent on the split and never pretend that there are more ima
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,6 +92,8 @@ class Novelty:
 def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
     """Return the rows with other groups than images.
 
+    Rows without a value in the column are grouped by image: nothing says that they are of one kind.
+
     Args:
         data: The rows.
         source: Where columns of the table are looked up.
@@ -107,21 +109,38 @@ def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
         if by == QUESTION
         else _column(data, source, by)
     )
-    number = numbered(names)
+    values = [None if by != QUESTION and _is_gap(name) else name for name in names]
+    without = np.array([value is None for value in values], dtype=bool)
+    if without.all():
+        raise InputError(f"--group-by {by}: no row has a value; give a column that differs")
+    images = data.grouping.groups.tolist()
+    number = numbered([
+        ("image", image) if value is None else ("value", value)
+        for value, image in zip(values, images, strict=True)
+    ])  # fmt: skip
     if number.max(initial=0) < 1:
         raise InputError(
             f"--group-by {by}: all {len(names):,} rows have the same; give a column that differs"
         )
-    return replace(data, split=number, split_by=by)
+    return replace(data, split=number, split_by=by, without_value=without)
 
 
-def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+def _is_gap(name: str) -> bool:
+    """Return whether a cell names no group.
+
+    >>> [_is_gap(name) for name in ("", " ", "nan", "none", "0")]
+    [True, True, True, False, False]
+    """
+    return name.strip().casefold() in ("", "nan", "<na>")
+
+
+def numbered(names: Sequence[Hashable]) -> NDArray[np.int64]:
     """Return a number for each different name, in order of appearance.
 
     >>> numbered(["b", "a", "b"]).tolist()
     [0, 1, 0]
     """
-    seen: dict[str, int] = {}
+    seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
 
 

@@ -129,7 +129,10 @@ def _groups(result: SweepResult) -> str:
     count = len(np.unique(data.split))
     if data.split_by == QUESTION:
         return f"to {count:,} questions"
-    return f"of {count:,} values of {data.split_by}"
+    without = np.zeros(len(data.split), bool) if data.without_value is None else data.without_value
+    values = f"of {len(np.unique(data.split[~without])):,} values of {data.split_by}"
+    number = int(without.sum())
+    return f"{values}, and {number:,} without one that are grouped by image" if number else values
 
 
 def _constant_folds(result: SweepResult) -> int:
