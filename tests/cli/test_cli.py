@@ -10,12 +10,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
+from vlmscope.cli.inspect import _show_answer, _show_vectors
 from vlmscope.store import open_run
 from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
 
@@ -28,6 +30,9 @@ def test_extract_shows_the_plan_and_the_result(extract: Command, tmp_path: Path)
     assert "10 to do, 0 already done" in done.err
     assert "0, 2, 4, 6, 7" in done.err
     assert "10 rows captured" in done.err
+    assert done.err.endswith(f"next: vlmscope label {tmp_path / 'run'}\n")
+    assert "next:" not in extract("--shard", "0/2", out="rank").err, "other ranks may be at work"
+    assert "next:" not in extract("--max-new-tokens", 0, out="prefill").err, "no answers"
     assert len(open_run(tmp_path / "run")) == 10
     again = extract("--json")
     assert again.code == 0
@@ -122,6 +127,10 @@ def test_inspect_draws_the_images_of_the_seed(
         "answer: 5 tokens, finish reason length",
     ):
         assert text in seen.out, text
+    assert re.findall(r"^layer_\d+ \(after the final norm\)", seen.out, re.M) == [
+        "layer_7 (after the final norm)"
+    ]
+    assert "-0.00" not in seen.out
     record = json.loads(vlmscope(*arguments, "--max-new-tokens", 0, "--json").out)
     assert record["id"] == "question_comb_0"
     assert record["boundaries"] == {"last_image_token": 5, "last_prompt_token": 19}
@@ -423,3 +432,30 @@ def test_the_demo_names_the_program_as_it_was_called(python: str, tmp_path: Path
     assert "4 rows" in shown.stdout
     assert "not probed: " in done.stderr, "of four rows nothing can be learnt, and that is said"
     assert (tmp_path / "demo" / "report.html").exists()
+
+
+def test_a_certain_first_token_has_no_negative_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    capture = SimpleNamespace(
+        first_token_ids=[1, 2], first_token_logprobs=[-0.0004, -7.891], first_token_entropy=-0.0,
+        answer=None,
+    )  # fmt: skip
+    vlm = SimpleNamespace(processor=SimpleNamespace(tokenizer=SimpleNamespace(decode=str)))
+    _show_answer(SimpleNamespace(capture=capture), vlm)
+    out = capsys.readouterr().out
+    assert "'[1]' 0.00, '[2]' -7.89" in out
+    assert "0.000 nats" in out
+    assert "-0.0" not in out
+
+
+def test_layers_before_the_final_norm_are_not_said_to_be_after_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = [f"query_token_representation/layer_{layer}" for layer in (0, 7)]
+    seen = SimpleNamespace(
+        capture=SimpleNamespace(vectors={name: np.ones(4) for name in names}),
+        norms=dict.fromkeys(names, 2.0),
+    )
+    _show_vectors(seen, None)
+    assert "final norm" not in capsys.readouterr().out
+    _show_vectors(seen, 7)
+    assert capsys.readouterr().out.count("layer_7 (after the final norm)") == 1

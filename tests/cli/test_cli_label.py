@@ -50,6 +50,9 @@ def test_the_demo_is_labelled_as_its_own_rule_does(vlmscope: Command, run: Path)
     for text in ("existence-popular", "false-premise", "share", "decided by:", "labels.parquet"):
         assert text in done.out
     assert label_settings(run)["settings"] == {"scorer": "auto"}
+    assert done.err.endswith(f"next: vlmscope probe {run}\n")
+    named = vlmscope("label", run, "--name", "strict", "--scorer", "exact")
+    assert named.err.endswith(f"next: vlmscope probe {run} --labels strict\n")
 
 
 def test_json_and_another_scorer_that_replaces_the_labels(vlmscope: Command, run: Path) -> None:

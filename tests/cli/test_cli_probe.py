@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,11 +48,13 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
     for shown in ("query token, layer 3", "vision only", "the question's words"):
         assert shown in done.out
     text = " ".join(done.out.split())
-    assert (
-        "its layer, chosen inside training, is query token, layer 3 in 15 of 15 folds (3 splits)"
-        in text
-    )
+    assert "; chosen inside training: query token, layer 3 in 15 of 15 folds (3 splits)." in text
     assert "the probe is better by" in text
+    main, _, details = done.out.partition("\nDetails\n")
+    assert "Before the answer is written" in main
+    assert "Permutation test" not in main
+    assert "\n- Permutation test" in details
+    assert done.err.endswith(f"next: vlmscope report {run}\n")
     assert text.startswith("Before the answer is written"), "the verdict comes first"
     assert "permuted 200 times" in text
     assert "HALP" not in text
@@ -140,3 +143,77 @@ def test_columns_are_chosen_by_name(vlmscope: Command, tmp_path: Path) -> None:
             assert told in " ".join(named.out.split())
     assert list(summary["by_column"]) == ["hour", "source"]
     assert summary["settings"]["by"] == ["hour", "source"]
+
+
+def test_a_sweep_is_not_written_among_the_files_of_a_run(
+    vlmscope: Command, run: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    (run / "labels-human.parquet").write_bytes((run / "labels.parquet").read_bytes())
+    (tmp_path / "link").symlink_to(run / "shards")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for out, said in (
+        (run, "is a run, with files of its own"),
+        (run / "shards", "is a part of the run"),
+        (run / "shards" / "deeper", "is a part of the run"),
+        (run / "plots", "is a part of the run"),
+        (run / "Shards", "is a part of the run"),
+        (run / "probes" / "deeper", "is a part of the run"),
+        (run / "probes-human", "is a part of the run"),
+        (run / "x" / ".." / "shards", "is a part of the run"),
+        (tmp_path / "link", "is a part of the run"),
+        (other, "is a run, with files of its own"),
+        (other / "probes", "is a part of the run"),
+    ):
+        done = vlmscope("probe", run, *QUICK, "--out", out)
+        assert done.code == 2, out
+        assert said in done.err
+        assert "give another folder" in done.err
+        assert len(done.err.strip().splitlines()) == 1
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    done = vlmscope("probe", run, *QUICK, "--labels", "human", "--out", run / "probes")
+    assert done.code == 2, "the place of the default set"
+
+
+def test_a_folder_of_its_own_may_be_in_the_run(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("probe", run, *QUICK, "--out", run / "by-question")
+    assert done.code == 0, done.err
+    assert (run / "by-question" / "results.json").exists()
+    assert "next:" not in done.err, "a report reads the run's own probes"
+
+
+def test_too_few_labels_say_first_what_to_do(vlmscope: Command, run: Path) -> None:
+    ids = [make_capture(number).sample.id for number in range(ROWS)]
+    known = {0: True, 1: True, 2: False}
+    scores = [Score(id_, known.get(number), "column", "") for number, id_ in enumerate(ids)]
+    write_labels(run, scores, {}, "human")
+    done = vlmscope("probe", run, "--labels", "human")
+    assert done.code == 2
+    assert done.err.startswith("error: folds: label ")
+    assert "found 2 hallucinated answers in " in done.err
+    assert "1 faithful answer in 1 group" in done.err
+    assert "positive" not in done.err
+
+
+def test_a_probe_that_finds_nothing_has_no_numbers(vlmscope: Command, tmp_path: Path) -> None:
+    folder, captures = tmp_path / "run", []
+    for i in range(ROWS):
+        row = make_capture(i)
+        same = {name: np.ones_like(vector) for name, vector in row.vectors.items()}
+        sample = replace(row.sample, metadata={"source": f"s{i % 3}"})
+        captures.append(replace(row, image_dhash="", sample=sample, vectors=same))
+    with RunWriter(folder, make_manifest()) as writer:
+        writer.add(captures)
+    truth = np.random.default_rng(1).random(ROWS) < 0.4
+    marks = zip(captures, truth, strict=True)
+    write_labels(folder, [Score(c.sample.id, bool(t), "column", "") for c, t in marks], {})
+    done = vlmscope("probe", folder, *QUICK)
+    assert done.code == 0, done.err
+    table = done.out.partition("by source")[2].partition("Before the answer")[0]
+    assert [line.split()[-2:] for line in table.splitlines() if line.startswith("s")] == [
+        ["–", "–"]
+    ] * 3
+    assert "a linear probe on hidden states found nothing" in done.out
+    descriptions = [path.read_text() for path in (folder / "probes").glob("*/probe.json")]
+    assert descriptions
+    assert all('"prevalence"' in text and '"auroc' not in text for text in descriptions)

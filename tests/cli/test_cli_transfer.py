@@ -123,3 +123,22 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_done(
         assert len(done.err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
     assert [path.name for path in taken.iterdir()] == ["transfer.json"]
+
+
+def test_no_difference_to_a_joint_baseline_that_found_nothing(
+    carried: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(stdout, "_width", 120)
+    [test] = carried["tests"]
+    row = test["results"][0] | {"title": "query token", "name": "selected", "kind": "selected"}
+    joint = row | {"title": "joint", "name": "joint", "auroc": 0.89449, "above_joint": None}
+    show_transfer({"tests": [test | {"results": [row | {"auroc": 0.74251}, joint]}]})
+    out = capsys.readouterr().out
+    assert "-0.151" in out, "0.743 - 0.894, not -0.152"
+    assert "-0.153" not in out
+    show_transfer({"tests": [test | {"results": [row, joint | {"found_nothing": True}]}]})
+    out = capsys.readouterr().out
+    assert "0.894" not in out
+    assert not any(number in out for number in ("-0.153", "-0.178", "-0.126", "0.152"))

@@ -131,6 +131,18 @@ def test_a_direction_that_both_share_carries_over(
     assert "no image judged was in training" in text
     assert "better than chance" in text
     assert "the probe is better, +0." in text
+    joint = test["joint"]
+    numbers = {"joint": 0.50049, "selected": 0.75051}  # shown as 0.500 and 0.751
+    rows = tuple(
+        replace(each, metrics=replace(each.metrics, auroc=numbers[each.name]))
+        if each.name in numbers
+        else each
+        for each in test.rows
+    )
+    assert "the probe is better, +0.251 (" in " ".join(transfer_verdict(replace(test, rows=rows)))
+    rows = tuple(replace(joint, constant=1.0) if each is joint else each for each in test.rows)
+    [line] = [line for line in transfer_verdict(replace(test, rows=rows)) if "alike" in line]
+    assert line.endswith("carried over alike, finds nothing."), "no difference to nothing"
 
 
 def test_a_direction_that_is_another_there_does_not(

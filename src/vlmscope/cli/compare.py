@@ -57,7 +57,7 @@ def compare(
         return
     _show_runs(found)
     stdout.print()
-    for line in _sentences(found):
+    for line in sentences(found):
         show(Text(shown_text(line, len(line))))
 
 
@@ -95,7 +95,7 @@ def _names(found: Comparison) -> list[str]:
     return [shown_text(name) for name in distinct_names([run.run for run in found.runs])]
 
 
-def _sentences(found: Comparison) -> Iterator[str]:
+def sentences(found: Comparison) -> Iterator[str]:
     """Yield what differs, and what is missing."""
     names = _names(found)
     for run, name in zip(found.runs, names, strict=True):
