@@ -19,12 +19,14 @@ from probe_on_disk import QUERY, save
 from vlmscope import clock, prompt
 from vlmscope.dataset import open_table
 from vlmscope.engine import capture
+from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.chat import load_chat_model
 from vlmscope.report.prompt_view import token_view
 from vlmscope.risk import RiskScorer
 from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.store import open_run, read_manifest
+from vlmscope.sweeps.source import model_of
 
 Command = Callable[..., Any]
 Clock = Callable[[str], None]
@@ -186,6 +188,65 @@ def test_a_risk_is_told_of_the_prompt_that_the_probe_was_trained_on(
     found = [risk.risk for risk in RiskScorer(later, tmp_path / "probe").score(samples)]  # type: ignore[union-attr]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert prompt.prompt_time(later.processor) == WEDNESDAY
+
+
+def test_a_probe_of_before_takes_the_date_of_its_run(
+    vlmscope: Command,
+    folder: Path,
+    table: Path,
+    samples: list[Sample],
+    tmp_path: Path,
+    set_clock: Clock,
+    vlm: VisionLanguageModel,
+) -> None:
+    """It does not say one: its run does, or when it began; away from it, the user is told."""
+    run = tmp_path / "run"
+    extract(vlmscope, folder, table, run)
+    captures = list(capture(samples, vlm, CaptureSpec(layers="all", max_new_tokens=2)))
+    record = {
+        name: value for name, value in model_of(open_run(run)).items() if name != "prompt_time"
+    }
+    for place in (run / "probes" / "chosen", tmp_path / "elsewhere" / "probes" / "chosen"):
+        place.parent.mkdir(parents=True)
+        save(place, vlm, captures, f"{QUERY}/layer_1", model=record)
+    manifest = json.loads((run / "run.json").read_text())
+    set_clock(WEDNESDAY)
+    later = load_model(folder, device="cpu", dtype="float32")
+
+    def shown(place: Path) -> tuple[str | None, bool]:
+        scorer = RiskScorer(later, place)
+        prepared = prompt.prompt_time(scorer._runner._vlm.processor)
+        return prepared, "does not say which" in scorer.note
+
+    assert shown(run / "probes/chosen") == (SUNDAY, False)
+    del manifest["model"]["prompt_time"]
+    local = datetime.fromisoformat(SUNDAY).astimezone()
+    (run / "run.json").write_text(json.dumps(manifest | {"created_at": local.isoformat()}))
+    assert shown(run / "probes/chosen") == (SUNDAY, False)
+    assert model_of(open_run(run))["prompt_time"] == SUNDAY, "a probe that is trained now says it"
+    assert shown(tmp_path / "elsewhere/probes/chosen") == (WEDNESDAY, True)
+    manifest["model"]["weights_hash"] = "0" * 64
+    (run / "run.json").write_text(json.dumps(manifest | {"created_at": local.isoformat()}))
+    assert shown(run / "probes/chosen") == (WEDNESDAY, True), "the run of another model"
+    done = vlmscope(
+        "score", next(tmp_path.glob("*.png")), "Is it?", "--model", folder, "--device", "cpu",
+        "--probe", tmp_path / "elsewhere/probes/chosen",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "note: the chat template writes the date" in done.err
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-11-29T23:50:00+00:00", 3, [], {}])
+def test_a_probe_with_a_time_that_is_none_is_refused(
+    vlm: VisionLanguageModel, samples: list[Sample], tmp_path: Path, time: object
+) -> None:
+    from vlmscope.executors import describe_model
+
+    captures = list(capture(samples, vlm, CaptureSpec(layers="1", max_new_tokens=0)))
+    record = asdict(describe_model(vlm)) | {"vision_pooling": "all", "prompt_time": time}
+    save(tmp_path / "probe", vlm, captures, f"{QUERY}/layer_1", model=record)
+    with pytest.raises(InputError, match="is no local time; train the probe again"):
+        RiskScorer(vlm, tmp_path / "probe")
 
 
 def test_templates_without_a_clock_have_no_time(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from vlmscope.cli import options
 from vlmscope.cli.extract import parse_batch_size
-from vlmscope.cli.output import count, quiet_libraries, stderr, stdout
+from vlmscope.cli.output import count, quiet_libraries, show_note, stderr, stdout
 from vlmscope.cli.places import check_file
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, Sample
@@ -132,6 +132,8 @@ def score(
             f"the probe was trained on vectors in {trained}, the model computes in {scorer.dtype}: "
             "risks will differ a little"
         )
+    if scorer.note:
+        show_note(scorer.note)
     _note_stale(probe)
     if sample is not None:
         _score_one(scorer, sample, as_json)

@@ -23,8 +23,8 @@ from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import positions_of
 from vlmscope.probes import ProbeInfo, load_probe
-from vlmscope.prompt import at_time
-from vlmscope.risk.probe_of import check_match, find_probe
+from vlmscope.prompt import at_time, reads_clock
+from vlmscope.risk.probe_of import check_match, find_probe, trained_at
 from vlmscope.schema import (
     ANSWER_POSITIONS,
     DEFAULT_POSITIONS,
@@ -42,6 +42,12 @@ from vlmscope.store import vector_path
 if TYPE_CHECKING:
     from vlmscope.probes.base import BinaryProbe
     from vlmscope.schema import ImageLike
+
+UNDATED = (
+    "the chat template writes the date, and the probe does not say which it was trained on: "
+    "today's is shown, and risks may differ a little; train the probe again with vlmscope probe"
+)
+"""Said of a probe of an earlier version that lies in no run."""
 
 _Rows = Sequence[Sample | Failure]
 
@@ -77,6 +83,7 @@ class RiskScorer:
         info: What the probe was trained on and how well it did.
         threshold: Risk above which an answer is flagged.
         dtype: What the model computes in.
+        note: What the user should know of the risks; empty for nothing.
 
     Raises:
         InputError: The probe was trained on another model or prompt, or needs the answer.
@@ -95,8 +102,9 @@ class RiskScorer:
         self.probe, self.info = load_probe(place)
         self._spec = spec_of(place, self.info)
         check_match(place, self.info, vlm)
-        trained_at = self.info.model.get("prompt_time")
-        vlm = replace(vlm, processor=at_time(vlm.processor, trained_at))
+        time = trained_at(place, self.info)
+        vlm = replace(vlm, processor=at_time(vlm.processor, time))
+        self.note = UNDATED if time is None and reads_clock(vlm.processor) else ""
         self.threshold = _threshold(self.info, threshold)
         check_batch_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
