@@ -29,6 +29,13 @@ from vlmscope.store import open_run, read_manifest
 from vlmscope.sweeps.source import model_of
 
 Command = Callable[..., Any]
+
+
+@pytest.fixture
+def prepared_commands() -> None:
+    """Every command loads the model, as in its own process: a model keeps the day it found."""
+
+
 Clock = Callable[[str], None]
 
 DATED = "{{ 'Today is ' + strftime_now('%A, %d %B %Y') + '. ' }}"
