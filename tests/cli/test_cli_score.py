@@ -45,7 +45,7 @@ def test_one_question(score: Command, table: Path, samples: list[Sample]) -> Non
     done = score(image, samples[0].question)
     assert done.code == 0, done.err
     assert "flagged (threshold 45.0%)" in done.out
-    assert "above the threshold lay 40% of the hallucinated and 5% of the faithful" in done.out
+    assert "the threshold flags 40% of the hallucinated and 5% of the faithful" in done.out
     record = json.loads(score(image, samples[0].question, "--json", "--threshold", 0.9).out)
     assert record["threshold"] == 0.9
     assert record["flagged"] == (record["risk"] > 0.9)

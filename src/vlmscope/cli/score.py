@@ -264,7 +264,7 @@ def meaning(info: ProbeInfo, threshold: float) -> str:
         text += f", {numbers['prevalence']:.1%} of them hallucinated"
     if threshold == info.threshold and {"false_alarms", "recall"} <= set(numbers):
         text += (
-            f"; above the threshold lay {numbers['recall']:.0%} of the hallucinated and "
+            f"; the threshold flags {numbers['recall']:.0%} of the hallucinated and "
             f"{numbers['false_alarms']:.0%} of the faithful"
         )
     if info.calibration is not None and info.calibration[0] == 0:
