@@ -21,7 +21,7 @@ MODEL = Path(str(files("vlmscope"))) / "demo" / "model"
 
 def test_a_model_is_trained(tmp_path: Path, python: str) -> None:
     model = tmp_path / "model"
-    train = ["--images", "24", "--batch", "4", "--steps", "3", "--device", "cpu",
+    train = ["--pictures", "24", "--batch", "4", "--steps", "3", "--device", "cpu",
              "--workers", "1", "--easy-vqa", "0.25", "--easy-vqa-images", "4",
              "--held-out", "0"]  # fmt: skip
     script(python, "train_demo_model.py", "--out", model, *train)
@@ -36,7 +36,7 @@ def test_a_model_is_trained(tmp_path: Path, python: str) -> None:
 def test_a_model_is_measured(tmp_path: Path, python: str) -> None:
     model = shutil.copytree(MODEL, tmp_path / "model")
     (model / "README.md").unlink()
-    write_bundle(tmp_path / "bundle", split="other", images=24, questions=96)
+    write_bundle(tmp_path / "bundle", split="other", pictures=24, questions=96)
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "images").symlink_to(EASY_VQA / "images")
@@ -47,7 +47,7 @@ def test_a_model_is_measured(tmp_path: Path, python: str) -> None:
     assert 0.6 < facts["accuracy"] < 1
     assert facts["auroc_vision_token_layer_0"] < facts["auroc_query_token_layer_9"]
     card = (model / "README.md").read_text(encoding="utf-8")
-    assert "96 questions about 24 images" in card
+    assert "96 questions about 24 pictures" in card
     assert "60 questions about 30 images of a second world" in card
     assert f"| right answers | {facts['outside_accuracy']:.1%} |" in card.split("second world")[1]
     assert 0.7 < facts["outside_accuracy"] < 1
@@ -84,7 +84,7 @@ def sections() -> list[str]:
 def test_the_card_is_within_what_the_demo_promises(sections: list[str]) -> None:
     found = shares(sections[0])
     assert 0.75 <= found["right answers"] <= 0.92
-    claims = found["wrong answers that claim what the image does not show"]
+    claims = found["wrong answers that claim what the picture does not show"]
     assert 0.08 <= claims <= found["wrong answers"] <= 0.30
     assert found["wrong answers"] == pytest.approx(1 - found["right answers"])
     assert found["*Is there …?* of what is there: right"] >= 0.90

@@ -44,7 +44,7 @@ def resolve_layers(text: str, num_layers: int) -> tuple[int, ...]:
     >>> resolve_layers("n", 40)
     Traceback (most recent call last):
     ...
-    vlmscope.errors.InputError: --layers 'n': 'n' is layer 40, but the model has layers 0 to 39
+    vlmscope.errors.InputError: layers 'n': 'n' is layer 40, but the model has layers 0 to 39
     """
     layers: set[int] = set()
     for term in (part.strip() for part in text.split(",")):

@@ -340,7 +340,7 @@ def test_bad_rows_are_recorded_and_the_rest_goes_on(
     [
         ("question_id,image_name,question\n", "0 rows"),
         ("question_id,image_name,question\na,x.png,Q\na,x.png,Q\n", "'a'"),
-        ("id,image,question\na,x.png,Q\n", "--map image="),
+        ("id,picture,question\na,x.png,Q\n", "--map image="),
         ("question_id,image_name,question\na,x.png,Q,1,2\n", "line 2"),
     ],
 )

@@ -26,7 +26,7 @@ def test_info_counts_rows_without_an_image(vlmscope: Command, tmp_path: Path) ->
     assert "without an image" not in vlmscope("info", tmp_path / "whole").out
 
 
-HINT = "or pass --text-only if no question is about an image"
+HINT = "(or --image-pattern, --text-only)"
 
 
 @pytest.fixture

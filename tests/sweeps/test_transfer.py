@@ -332,7 +332,7 @@ def test_runs_that_hang_together_by_their_images_are_refused_before_anything_is_
         for name in ("image_sha256", "image_dhash")
     }
     rows = [replace(run.rows[0], **every), *run.rows[1:]]
-    with pytest.raises(InputError, match=r"^test .*cannot be split by image: folds: found"):
+    with pytest.raises(InputError, match=r"^test .*cannot be split by image: folds: label"):
         targets(source[0], [HeldRun(run.path, run.manifest, rows)])
 
 
