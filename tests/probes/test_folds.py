@@ -88,7 +88,8 @@ def test_groups_that_the_splitter_cannot_share_out_are_said() -> None:
     truth = np.concatenate(
         [np.arange(size) < count for size, count in zip(sizes, positives, strict=True)]
     )
-    with pytest.raises(FoldError, match=r"^folds: label questions about .*, so that 3 folds of 6 groups left one"):
+    said = r"^folds: label questions about .*, so that 3 folds of 6 groups left one"
+    with pytest.raises(FoldError, match=said):
         grouped_folds(truth, groups, count=3)
 
 
