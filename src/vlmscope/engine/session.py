@@ -1,4 +1,12 @@
-"""A session: prefills batches and decodes their answers; ``capture`` runs one."""
+"""A session: prefills batches and decodes their answers; ``capture`` runs one.
+
+The fast way is ours: one prefill, then answers in slots (``decoding``). Where a model, a device or
+the checkpoint's own generation settings do not allow it, ``generate`` writes the whole answer,
+batch by batch, with the same result.
+
+One run through the model for each batch: four representations from one prefill. ``reference.py`` is
+the slow method that this must equal.
+"""
 
 from __future__ import annotations
 

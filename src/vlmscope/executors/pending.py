@@ -1,4 +1,15 @@
-"""The rows of a table that are still to do, and their order."""
+"""The rows of a table that are still to do, and their order.
+
+Rows about the same image, one after the other. The vision encoder is most of a prefill, and what it
+makes of an image serves every question about that image, as long as it is remembered: only the last
+few images are. Tables often come back to an image hundreds of rows later. So a window of rows is
+read ahead, and its questions about one image are brought together. The window is bounded in rows
+and in bytes: memory does not grow with the table.
+
+First come those of which nothing bad is known; then those that failed in an earlier session. Last
+of all, apart from each other, come the suspects: rows that hung in the model, and rows that were in
+work when a session was killed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""The loop around one model: batches prepared ahead, run, retried row by row, written."""
+"""The loop around one model: batches prepared ahead, run, retried row by row, written.
+
+A batch through the model, whatever happens to it. When memory runs out, or the model raises on some
+row, the batch is halved and each half tried again, down to the one row that cannot be done: that
+row is recorded, its neighbours are not harmed. Rows that were being answered when a step failed
+come again. Errors that no smaller batch can mend are not hidden in records: a dead GPU is raised at
+once, and so is one and the same error on several rows before any row went well, because then the
+fault is ours.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,9 @@ too, at three times, by another process: ``watchdog``.
 Only the time in which this process runs counts. No clock tells that, so a thread adds up short
 waits; one that took longer than it should, because the process was stopped meanwhile by Ctrl-Z or
 SIGSTOP, counts as a short one.
+
+What is noted of the rows in work, so that a session after a kill knows of them.
+``store.InProgress`` is such a journal; where nobody would read one, nothing is noted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
-"""Finished rows on their way to the writer: gathered, because each hand-over becomes a file.
+"""Results on their way to the disk, behind the model: in this process, or through another one.
 
 Rows end one by one. A shard for each would be a thousand times ``fsync``; a shard only at the end
 would be lost in a power cut. So a hand-over has about as many rows as a prefill, and none waits
 long.
+
+The model goes on while batches are written, but not by more than ``BEHIND_BYTES``. Answers tend to
+end in crowds: a bound of few batches would make the model wait for each crowd. On a GPU the run is
+written by a process of its own, because writing would take the interpreter's lock from the thread
+that launches the GPU's work.
 """
 
 from __future__ import annotations

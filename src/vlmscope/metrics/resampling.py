@@ -10,6 +10,13 @@ other's AUROC, each as the other's training: the variance is twice what the answ
 (Bengio and Grandvalet, 2004: no estimate from one split sees it). A probe that knows something does
 not depend on that. ``widening`` is the factor between: simulated, 95% intervals without it held the
 truth in 81% of null data sets, with it in 93% and more, whatever the signal (``docs/probing.md``).
+
+Bands that hold several curves at once, and tests corrected for their number. An interval holds its
+truth in 95 of 100 samples; of eleven intervals one is wrong far more often. A simultaneous band is
+wide enough that all of them hold at once, and never narrower than an interval: its width is the 95%
+quantile of the largest standardised error over the same resamples (max-t; Montiel Olea and
+Plagborg-Møller, 2019, "Simultaneous confidence bands"). Errors are taken on the scale of log-odds,
+so that a band of an AUROC stays between 0 and 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,14 @@
-"""How well a risk orders answers of the same kind, and its AUROC within each kind."""
+"""How well a risk orders answers of the same kind, and its AUROC within each kind.
+
+Kinds of questions differ in how often they are answered wrongly. A risk that only knew the kind
+would order answers of different kinds well, and those of one kind not at all.
+
+The AUROC of a risk within each kind of answers, with intervals that allow for looking at many. Of
+twenty kinds one has a 95% interval beside the truth. ``simultaneous`` is wider: all kinds together
+hold the truth in 95% (Bonferroni: each at a level of one less 5% over their number). A kind may
+have few images, so all intervals come from leaving out one image at a time (``small_samples``),
+which needs no draws far out in the tails either.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""How a model is run, wherever that is: by one thread at a time, and with the same settings."""
+"""How a model is run, wherever that is: by one thread at a time, and with the same settings.
+
+What a pass changes for its own time, undone whatever happens. A pass puts hooks on modules,
+replaces attentions and sets switches of torch; each change is undone at the end of a ``with``
+block. Python may be interrupted right there, by Ctrl-C, or a process be forked by another thread.
+So the undoing is written down before the change is made, and the next pass begins with what is
+still on the list. It is guarded by the lock of the models.
+
+float32 that is float32: no TensorFloat-32 while a model computes in it. On NVIDIA GPUs torch lets
+convolutions round float32 to 10 bits of mantissa by default, and every vision encoder begins with a
+convolution: its vectors then differ by up to 1e-4 from batch to batch. Who asks for float32 wants
+the digits. The switch belongs to the whole process, so it is set for the time of one call and put
+back; ``computing`` does that, for one thread at a time.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,11 @@ is ``get_encoder(modality="image")``, the decoder ``get_decoder()`` with ``layer
 the image token ``config.image_token_id``, and every image token stands for equally many positions
 of the encoder. Everything else (prompt, capture, store) is the same for all. How to describe
 another one: docs/adding-a-model.md.
+
+Which family a checkpoint is: one we describe, one that the user describes, or a stranger. A
+stranger that follows the library's conventions needs no description: its parts are found by them,
+and the proof at loading decides. What cannot be found is said, with the line that would describe
+it.
 """
 
 from __future__ import annotations

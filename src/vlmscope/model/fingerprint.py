@@ -1,4 +1,19 @@
-"""Hashes of what a model is made of besides its weights: settings, processor, adapter settings."""
+"""What a model *is*, in hashes: so that a run never mixes rows of two models under one name.
+
+The weights are identified by the files they are read from: by name within the checkpoint, size and
+SHA-256 of all bytes (``weights`` says which files those are, ``checksums`` why that takes seconds
+once and less afterwards). Where a checkpoint lies makes no difference: a copy, a folder of links
+and the hub's own cache are one model, and so are two commits of a hub repository that differ in
+other files. A LoRA adapter and rounding at loading make other weights of them.
+
+A file in the hub's cache is named after its SHA-256 where the hub stores it as a large file. That
+name is checked, not trusted: a download by plain HTTP is compared with its size only, and a file
+may be damaged or written to long after. An unfinished download has another name (``.incomplete``),
+to which no snapshot leads.
+
+Hashing begins before the weights are loaded and goes on beside that; at the end every file must
+still be what it was at the beginning.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""Which families and pairs of wrapper and decoder are supported, and what was checked."""
+"""Which families and pairs of wrapper and decoder are supported, and what was checked.
+
+Which decoders a described family was held with, against the three-pass method, in the suite. A
+description says where the parts of a wrapper are. Whether rows may be batched, and answers be
+written step by step by ourselves, is a property of the pair of wrapper and decoder: LLaVA's class
+wraps any decoder of the library. A pair that is not listed proves itself when it is loaded
+(``batching``), and its answers are written by ``generate``.
+
+Which families are proven, by which checks, on which versions of transformers. ``proven.json`` is
+written by ``scripts/record_families.py`` from a run of the conformance suite (tests/families);
+nothing in it is written by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plot as SVG: for a page, where its colours are the page's, and as a file of its own.
+"""A plot as files: SVG for a page or on its own, PNG, and the data.
 
 matplotlib writes a document: a style sheet that would reach the whole page, ids that two plots
 would share, a group around everything. What a page needs of it is kept. Text stays text, so it can

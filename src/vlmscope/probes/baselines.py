@@ -1,4 +1,15 @@
-"""Baselines: what can be predicted without looking inside the model. A probe has to beat them."""
+"""Baselines: what can be predicted without looking inside the model. A probe has to beat them.
+
+What is known of a question before its answer, as features for ordinary classifiers. All features
+are made of all rows at once, without their labels: counting words or ranking entropies tells
+nothing of who hallucinates. What a rare token means cannot be learnt, so kinds with few rows have
+no column of their own.
+
+Each baseline goes through the same folds as the probes, with its form and its penalty chosen inside
+training as theirs are. Some are known before the first token of the answer is written, as the
+probes' vectors are; others need the whole answer and are marked so. The last, ``joint``, knows
+everything at once that is known before: what hidden states add is what they add to that.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What is known of a saved probe besides its numbers, and the check that it is all there."""
+"""A probe on disk: a folder of two files, numbers in safetensors and the rest in JSON.
+
+Never a pickle: a file from somebody else must not be able to run code. ``probe.json`` is published
+last and holds the checksum of ``weights.safetensors``; a folder whose weights belong to another
+probe is refused. Both are whole on the disk before either replaces an older one.
+"""
 
 from __future__ import annotations
 

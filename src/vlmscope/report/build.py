@@ -1,4 +1,8 @@
-"""From a run to a document: everything that a report says, gathered in one pass."""
+"""From a run to a document: everything that a report says, gathered in one pass.
+
+Nothing that is missing stops it: labels, probes, the table, its images and the model may each be
+gone, and the document says so in words.
+"""
 
 from __future__ import annotations
 

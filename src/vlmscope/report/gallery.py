@@ -1,4 +1,8 @@
-"""The gallery's cards: what is known of one question, in one place."""
+"""The gallery: rows, images and the tokens of prompts put together as cards.
+
+The table may have moved, its images may have changed, the model may be gone. Each is said in words
+and takes nothing else with it.
+"""
 
 from __future__ import annotations
 

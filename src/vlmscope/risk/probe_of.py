@@ -1,4 +1,10 @@
-"""Which probe is meant, and whether the model is the one that it was trained on."""
+"""Which probe is meant, and whether the model is the one that it was trained on.
+
+Is this the model that a probe was trained on? A probe is a direction in the space of one layer of
+one model behind one prompt. In another space the same numbers mean nothing, and nothing about the
+risk that comes out would show it. So the hashes that a run keeps of its model travel with its
+probes, and every difference refuses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,20 @@
-"""One file to take away: ``.h5`` in the HALP layout, ``.parquet``, or ``.npz``."""
+"""One file to take away: ``.h5`` in the HALP layout, ``.parquet``, or ``.npz``.
+
+A file for HDF5 to write to that never tells it about a full disk. When the disk refuses, HDF5
+cannot close its file; h5py then prints hundreds of lines and may crash the process. This file
+remembers the refusal and takes further writes without keeping them, so HDF5 closes in peace, and we
+raise the error ourselves. Shards avoid the matter by being built in memory; an export may be larger
+than that.
+
+Export to Parquet: a row per question, a fixed-size list of float32 per vector. A question without
+an image has null where others have the image's vectors and boundaries.
+
+A Parquet file has one schema from its first byte, and metadata may hold anything, so the texts are
+read once to learn the columns and once more to write them.
+
+The exports hold copies, never links or virtual datasets, so they can be moved and cut up at will.
+HDF5 and Parquet are written a shard at a time, NumPy's archive a matrix at a time.
+"""
 
 from __future__ import annotations
 

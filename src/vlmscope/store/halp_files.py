@@ -1,4 +1,11 @@
-"""Files in the HALP layout, read as one table: a group per question, a dataset per vector."""
+"""Files in the HALP layout, read as one table: a group per question, a dataset per vector.
+
+``<prefix>_part_001.h5`` and so on, or one file, also one that ``vlmscope export`` wrote. Such files
+promise nothing: a row may lack a vector, or have one of another width, or one that is not finite; a
+question may stand in two parts; a part may be cut short. So everything is read once when they are
+opened, to learn where each question is and what its vectors lack. A matrix is read when it is asked
+for, one at a time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""One file in the HALP layout, row by row: strings, and vectors of any shape."""
+"""One file in the HALP layout, row by row: strings, and vectors of any shape.
+
+What a row of one file knows of its prompt, its first token and its answer, beside the vectors.
+Exports of vlmscope hold these; files of the HALP research do not. A file may be anybody's: what has
+another type or shape than ``docs/format.md`` says counts as not there.
+
+One file of the HALP research, row by row: strings, and vectors that promise nothing. Read through
+h5py's low-level API: ten thousand small datasets otherwise cost more to open than to read.
+"""
 
 from __future__ import annotations
 

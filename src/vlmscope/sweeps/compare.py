@@ -1,7 +1,11 @@
-"""Whether two saved sweeps may be held against each other: the same settings, as many answers.
+"""Several labelled runs of the same questions, side by side: models, prompts or settings.
 
 A probe that learnt from more answers is better for that alone, and so is one that is judged by
 other folds. Then the difference of two AUROCs is a number without a verdict.
+
+Runs are paired by question: an id counts for both where question and image are the same too. What
+differs is told against the first run, with intervals over the images that both share. Everything is
+read; nothing is written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""The columns of a table that may say of what kind a question is, as texts."""
+"""What of a run a probe may learn from: scorable rows, their truth, images and outside facts.
+
+Which columns of the table the results are broken down by, and known before the answer. A column
+says of what kind a question is: its category, source, domain. Columns with these names are taken
+where they have a few values; others where they are asked for, because a column with another name
+may hold what was found out later, the label among it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in the grid of penalties the folds chose theirs, and what it means if that is its end."""
+"""The rows and the summary of a sweep: plain data, ready for a table, a file or a report."""
 
 from __future__ import annotations
 

@@ -1,8 +1,12 @@
-"""Repeated cross-validation: the same rows, split anew several times.
+"""What no fold may separate, what the folds then speak of, and how often rows are split anew.
 
 A single split into folds is one draw of many. The AUROC that is told is of all pairs within all
 folds of all repeats. An image that is resampled is resampled in every repeat, so that repeats make
 the number less dependent on the split and never pretend that there are more images.
+
+Folds are grouped by image unless something else is asked for. Grouped by question, a probe is
+judged on questions whose words it has not seen, about images that it may have seen; by category it
+is judged on kinds of questions that are new to it. What the groups leave open is counted.
 """
 
 from __future__ import annotations

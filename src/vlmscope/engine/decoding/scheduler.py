@@ -1,4 +1,12 @@
-"""Continuous batching: rows are admitted as slots become free, and leave when their answer ends."""
+"""Continuous batching: rows are admitted as slots become free, and leave when their answer ends.
+
+A batch that waits for its longest answer spends most of its steps on rows that have long ended.
+Here every step is about rows that still write, and the next questions are prefilled as soon as
+there is room for them.
+
+The host never waits for the step that it has just launched: it looks at the one before. So a row
+takes part in one step too many, whose token goes nowhere.
+"""
 
 from __future__ import annotations
 

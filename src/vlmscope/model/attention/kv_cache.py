@@ -1,4 +1,17 @@
-"""Caches of keys and values: of fixed size for decoding, and of an image for cross-attention."""
+"""Caches of keys and values: of fixed size for decoding, and of an image for cross-attention.
+
+A cache of fixed size: every row has its own length, and a step can be replayed on it. The library's
+dynamic cache grows by a copy at every step, and its static one has a single length for all rows.
+Here each row writes to its own next place, so that rows of any age go through a step together, and
+nothing about a step depends on the host: it can be a CUDA graph. What may be seen of a row is said
+by the two-dimensional attention mask alone.
+
+Keys and values of an image, computed once and without any prompt. Where the decoder looks at images
+through blocks of its own, what these blocks keep of an image depends on the image alone. So it is
+computed once for all the questions about it, by the model's own modules, and the prompt is given it
+as if it were in the cache already. Hooks of a user on these modules see that call too: one token an
+image, whose output nobody takes.
+"""
 
 from __future__ import annotations
 

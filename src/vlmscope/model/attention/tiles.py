@@ -1,4 +1,15 @@
-"""FlashAttention 4, where it is installed: attention without a mask, a third faster on Hopper.
+"""The vision encoder's attention over padded tiles, without its mask.
+
+Mllama lays an image out as tiles of 1,601 patches, fills each up to 1,608, and each image up to
+four tiles. Its mask forbids one thing only: what fills up does not attend to what fills up. Real
+patches do attend to padding, and the released weights were trained so. A dense mask keeps the fast
+kernels away: on an H200 1.00 ms a layer and image against 0.56. But the same rows come from
+
+    real patches  attending to everything, and
+    padding       attending to the real patches,
+
+neither of which needs a mask over the square. For an image of one tile that is also less than half
+of the work.
 
 The library's kernels know heads of 64 and 128 numbers. Llama-3.2-Vision's encoder has 80, which
 cuDNN computes as 128 and FlashAttention 4 as 80: on an H200 0.35 against 0.55 ms a layer and

@@ -4,6 +4,15 @@ Three noise images of different shapes are asked about together and one by one, 
 on the left. If the vision encoder's output falls into questions by one of the rules, and the last
 hidden state of each prompt and of the first tokens of its answer does not depend on its neighbours,
 questions go through the model in batches. If not, one at a time: slower, and as exact.
+
+An image of a single token: what the library makes of it may depend on the row's neighbours. Mistral
+3's class takes the batch dimension away from its projected image tokens with ``squeeze``, and there
+is none: of one token in the whole batch it takes away the token. The row fails alone and succeeds
+beside another. Here the projector gives such a token the dimension that is then taken.
+
+Of an architecture that nobody described the smallest image is tried alone and beside another when
+it is loaded. Where only a neighbour lets it pass, and this does not mend it, rows go one at a time:
+they fail in every batch size alike.
 """
 
 from __future__ import annotations

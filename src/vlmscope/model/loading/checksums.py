@@ -1,7 +1,20 @@
-"""A sample of a weight file's bytes: enough to see most changes without reading all of it.
+"""SHA-256 checksums of large files: computed once, and afterwards confirmed by a sample.
 
 It is the header of a safetensors file, the beginning, middle and end of every tensor, and four
 kilobytes every four megabytes: 20 MB of a checkpoint of 22 GB.
+
+Hashing a checkpoint of 22 GB takes ten seconds or more, reading a sample of it less than one. So
+the checksum of a file is kept in a folder of the user's, under device and inode: ``checksums`` in
+``$VLMSCOPE_CACHE``, by default ``$XDG_CACHE_HOME/vlmscope`` or ``~/.cache/vlmscope``. It is used
+again only if size, modification time and change time are the same, and if a sample of the bytes is:
+the header of a safetensors file, the beginning, middle and end of every tensor, and four kilobytes
+every four megabytes. The times show every ordinary change, ``os.utime`` included, because no
+program can set the change time; the sample is for file systems without a change time and for clocks
+that were set back.
+
+The cache is a convenience: without one, or with one that cannot be used, every file is hashed. An
+entry carries a checksum of its own, and counts only as a regular file that belongs to the user. One
+process hashes a file while others wait for its result; if the lock cannot be had, each hashes.
 """
 
 from __future__ import annotations

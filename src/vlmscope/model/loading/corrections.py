@@ -1,4 +1,23 @@
-"""What the library gets wrong in some families, corrected in the loaded model or processor."""
+"""What the library gets wrong in some families, corrected in the loaded model or processor.
+
+A vision encoder looks in all directions: a switch that one architecture has the wrong way.
+Phi-4-multimodal's vision attention says ``is_causal`` (transformers 5.0 to 5.23 at least). With
+``sdpa`` it matters: where all patches of a batch are real, the mask is dropped, and each patch sees
+only those before it; where one image of the batch has padding, every image is seen whole. A
+question's vectors would depend on its neighbours, and differ from ``eager`` attention.
+
+Positions that number images: counted through a batch where they should be within a question.
+Hunyuan-VL gives every image token four positions, the last of which is the image's number. The
+library counts it through all rows of a call (transformers 5.17 to 5.23 at least), so that a
+question's states depend on how many images the questions before it have. Here each row is counted
+by itself, which is what the model gets for a question alone.
+
+A processor that stacks the tiles of all images, made to take images of different tile counts.
+Perception LM's processor returns ``[images, tiles, 3, height, width]``, and the library cannot
+stack images that are cut into different numbers of tiles: such a batch, or a question about two
+such images, fails before the model. The model flattens images and tiles at once, so one row of all
+tiles is the same to it: ``[1, tiles of all images, 3, height, width]``.
+"""
 
 from __future__ import annotations
 

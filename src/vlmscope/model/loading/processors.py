@@ -1,8 +1,21 @@
-"""What a processor has to know of the model, where the checkpoint's files do not say it.
+"""Load a checkpoint's processor, also where torchvision is not installed, with the same pixels.
 
 Older checkpoints (and copies by ``save_pretrained`` of old versions) have no ``patch_size`` in
 ``processor_config.json``: the library counted image tokens in the model then. A processor without
 it cannot tell how many tokens an image becomes. The model's own configuration can.
+
+``AutoProcessor`` is tried first. It stops at two things that an image and a question do not need:
+
+- **Videos.** The video processors (Qwen-VL, LLaVA-OneVision, InternVL, SmolVLM, GLM-V, Gemma 4)
+  exist for torchvision only, and SmolVLM writes the length of a video with num2words. Without the
+  package the processor is built from its parts, and its video processor is left out.
+- **Too strict a gate.** PixtralProcessor (Pixtral, Mistral 3) asks for torchvision and uses none of
+  it; transformers 5.17 hides the PIL classes of Idefics3 and SmolVLM. Both are imported from the
+  module that defines them.
+
+Every image processor that exists for PIL is loaded for PIL, whatever is installed: torchvision
+resizes a little differently (by one grey level of a plain image, by twenty of one that is noise),
+and a run must not depend on that.
 """
 
 from __future__ import annotations

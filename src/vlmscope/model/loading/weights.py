@@ -1,4 +1,20 @@
-"""The folder of a checkpoint or an adapter, before libraries open files in it by their names."""
+"""The weight files of a checkpoint: which of them are read, and which are refused.
+
+``transformers`` looks for weights under fixed names, and an index names further files. All of that
+stands in files that may be of unknown origin, so it is looked at before anything is loaded:
+
+- A pickle may run code when it is read. ``transformers`` reads one by itself, with PyTorch's
+  restricted reader, where safetensors are missing; where the index of the safetensors or the
+  configuration names one; and where an adapter lies beside the checkpoint. It is refused unless
+  pickles are asked for.
+- A name in an index or a configuration may not lead out of the checkpoint: no absolute path, no
+  ``..``. Nothing permits it: whoever wants such a file puts a link to it into the folder.
+- A symbolic link in the folder may lead anywhere, as long as a regular file is at its end. Links
+  are made by whoever has the folder, not by whoever wrote the checkpoint (a download makes none but
+  the hub's own, into its cache); shared stores of weights consist of them; and what identifies a
+  checkpoint is the bytes that are read, wherever they lie.
+- Only regular files are opened: a pipe would never end.
+"""
 
 from __future__ import annotations
 

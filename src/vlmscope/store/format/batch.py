@@ -1,4 +1,14 @@
-"""A batch of captures as columns, checked before it is written."""
+"""A batch of captures as columns, checked before it is written.
+
+What a capture must be for its run: refused here, before anything of it is written. Every row has
+the vectors that the manifest promises. The one exception is a question without an image: it lacks
+all that is read off an image, and nothing else.
+
+Rows as columns: what every shard is written from and read into. A ``Block`` is a handful of
+captures turned on its side. Parts, packs, exports and reads all pass through it, so each exists
+once. Columns have no gaps: of a question without an image, which is known by its empty
+``image_sha256``, the image's vectors are NaN and its boundaries −1.
+"""
 
 from __future__ import annotations
 

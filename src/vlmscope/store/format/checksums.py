@@ -1,4 +1,14 @@
-"""Checksums: of every column of a shard, and the seal of a whole file."""
+"""Checksums: of every column of a shard, and the seal of a whole file.
+
+Columns read only if they are what was written: damaged numbers never pass for data. Every column
+carries the SHA-256 of its values. The first read of a column in a process computes it anew, at 1.7
+GB a second; later reads of the same file do not.
+
+The seal of a file: the SHA-256 of all of it, in 512 bytes before HDF5's own. HDF5 calls that place
+the user block and every reader of HDF5 passes over it, so the checksum is published, renamed, moved
+and copied with the file that it is about. The columns' own digests say which numbers are damaged;
+the seal finds any changed byte, in the rows' copies of the strings too.
+"""
 
 from __future__ import annotations
 

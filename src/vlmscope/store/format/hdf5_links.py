@@ -1,4 +1,16 @@
-"""Reading an HDF5 file of unknown origin: no link or heap of it is followed unchecked."""
+"""Reading an HDF5 file of unknown origin: no link or heap of it is followed unchecked.
+
+Look at the heap of an HDF5 file before HDF5 walks it: where texts and lists of any length lie. HDF5
+keeps them in collections of objects, each with its index and its size, one behind the other.
+libhdf5 2.0 takes the sizes at their word: one that leads back makes it walk for ever, one that is
+too large makes it fill the memory. See "Global Heap" in the HDF5 file format specification, III.E.
+
+Walk an HDF5 file that may be of unknown origin: no other file is opened because of what it says.
+HDF5 follows external links, soft links, virtual datasets and external storage wherever they lead,
+and reads what it finds there as if it were the file's own. Here a member is opened by a hard link
+only, its values must lie in the same file, and it must hold about as many bytes as it declares: a
+file of a kilobyte can say that it holds a petabyte.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""``run.json``: what the rows of a run were made with, and how two manifests differ."""
+"""``run.json``: what the rows of a run were made with, and how two manifests differ.
+
+It is written before the first row, and again if a run goes on with ``--text-only`` or with another
+version of its table.
+
+What makes the rows of two manifests other numbers, in words. A run continues only under a manifest
+that would give the same numbers; every difference is named at once. Names, paths, devices and
+versions are kept for the record and never compared. The table may change: whether the rows of the
+run are still rows of it, ``vlmscope.row_identity`` says.
+"""
 
 from __future__ import annotations
 

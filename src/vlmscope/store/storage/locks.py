@@ -1,4 +1,16 @@
-"""Locks of a run: one writer, or the members of one team; readers need none."""
+"""Locks of a run: one writer, or the members of one team; readers need none.
+
+A lock is the operating system's (``flock``), which goes with the process that holds it. Some file
+systems have none (FUSE, some network mounts): there a file that is made exclusively stands for it,
+with the name of the process that made it. An object store has no locks at all. There every shard is
+put under a name that nobody may have taken, so that of two writers of one name the second one is
+refused with its first shard.
+
+A plain session writes as ``000``, alone. A rank writes as ``rank_003_of_008`` beside the other
+ranks of eight; ranks of six would do the same rows again, and are kept out. Every writer holds a
+lock of its name as long as it lives. Locks are looked at and taken under one more lock, the gate,
+so that two that exclude each other cannot both come in.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""Where a run is stored: a folder or a URL prefix, and the names that may be used inside it."""
+"""Where a run is stored: a folder or a URL prefix, and the names that may be used inside it.
+
+A folder is a ``pathlib.Path``. What ``s3://``, ``gs://`` and their like lead to is a ``UPath`` of
+universal_pathlib, which has the same methods over an fsspec file system, so that most of vlmscope
+need not know which of the two it has. What an object store lacks is asked for here: it has no
+folders to make, no locks, and no renaming; a whole object is put at once, or not at all.
+
+A run folder that a stranger packed: none of its names may lead out of it. A symbolic link in the
+place of a shard would have another file read as part of the run; in the place of a lock, a log or a
+hidden file it would have another file overwritten. A reader would wait for a pipe for ever.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 A probe that has seen an image may recognise it in another table, so which rows of the test run
 are about images of the training run is known before anything is judged. Images are compared by
 content and near-copies over both runs together, whatever their files are called.
+
+The runs that a transfer judges on, opened, joined with their labels, and held against training.
+Everything that can be refused is refused here, before anything is trained.
 """
 
 from __future__ import annotations
