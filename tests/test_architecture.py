@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,27 @@ def test_files_and_functions_are_small_and_say_what_they_are() -> None:
     assert len(SOURCES) > 100
     found = [f"{path.relative_to(ROOT)}: {each}" for path in SOURCES for each in violations(path)]
     assert not found, "\n".join(found)
+
+
+def unnamed(package: Path) -> list[str]:
+    """Return the modules and subfolders of a package that its front does not name."""
+    front = ast.get_docstring(ast.parse((package / "__init__.py").read_text("utf-8"))) or ""
+    named = set(re.findall(r"\b_?[a-z]\w*", front))
+    inside = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    inside |= {path.parent.name for path in package.glob("*/__init__.py")}
+    return sorted(inside - named)
+
+
+def test_the_front_of_a_package_says_what_is_in_it(tmp_path: Path) -> None:
+    fronts = [path.parent for path in SOURCES if path.name == "__init__.py"]
+    packages = [front for front in fronts if front.name != "vlmscope"]
+    assert len(packages) > 15
+    found = {str(package.relative_to(ROOT)): unnamed(package) for package in packages}
+    assert not {name: missing for name, missing in found.items() if missing}
+    (tmp_path / "__init__.py").write_text('"""Parts: ``known``."""')
+    for name in ("known", "new"):
+        (tmp_path / f"{name}.py").touch()
+    assert unnamed(tmp_path) == ["new"]
 
 
 def test_violations_are_found(tmp_path: Path) -> None:

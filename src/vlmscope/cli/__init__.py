@@ -3,6 +3,16 @@
 Exit codes: 0 all rows done; 1 stopped by an error (one line where it was foreseen, a full disk for
 example, a traceback where it is a bug); 2 bad usage or input, nothing was done; 3 finished, but
 rows failed; 130 and 143 stopped by Ctrl-C and SIGTERM, everything finished is safe.
+
+- A file for each command: ``extract``, ``inspect``, ``info``, ``verify``, ``export``, ``label``,
+  ``agreement``, ``probe``, ``compare``, ``report``, ``score``, ``demo``, ``models``
+- ``options``: the options that several commands share
+- ``output``, ``streams``: where text goes, and what the streams may lead to
+- ``progress``, ``stopping``: the live bar, and Ctrl-C
+- ``places``, ``sound``: what is checked before a command writes, or trusts a run
+- Parts of ``label``: ``label_target``, ``label_judge``, ``label_reading``, ``label_doubts``,
+  ``label_sets``
+- Parts of ``probe``: ``verdict``, ``by_column``, ``halp``, ``transfer``
 """
 
 from __future__ import annotations

@@ -1,22 +1,31 @@
 """A table of questions about images, whatever file it comes in, as a stream of ``Sample``.
 
-    text = files on disk (_text)    arrow = libraries' tables    in memory
-    _csv   _json                    _parquet   _hub              _memory (_held: PIL images)
-        └──────┴── rows of plain values ──┴──────┴─────────────────┘   (_open, _several: which ones)
-                          │
-       _columns (which column is what), _fields (the names in use), _pattern (texts of columns),
-       _values (value → text or JSON), _images and _encoded (cell → no, one or several images),
-       _shared_images (cell → the image of another row),
-       _locate and _finding (image → bytes or path)
-                          │
-                 _rows (row → Sample)
-                          │
-        _table (the front: scan, rows), _share (which of them a rank does),
-        _unchanged (rows held against the scan), _notes (what to say of a table before the start),
-       _answers (another front: tables of answers that were made elsewhere)
+Readers of tables, each a ``_source``: rows of plain values with their columns.
 
-Images are opened late, one at a time, by ``load_image``; reading a table never opens one. That
-keeps memory flat and makes a broken image the failure of one row.
+- ``_open``: from what the user typed to a reader; ``_several``: several tables read as one
+- ``_text``: files on disk, decompressed and decoded; ``_csv`` (``_quotes``: do the marks quote?)
+  and ``_json`` (``_records``: where the rows stand in a document)
+- ``_parquet``, ``_hub``: libraries' tables; ``_memory`` (``_held``: PIL images): tables in memory
+
+From a row to a sample.
+
+- ``_columns``: which column is what; ``_fields``: the names in use; ``_pattern``: texts of columns
+- ``_values``: value → text or JSON; ``_images``, ``_encoded``: cell → no, one or several images
+- ``_shared_images``: cell → the image of another row
+- ``_locate``, ``_finding``: image → bytes or path
+- ``_rows``: row → ``Sample``; ``_together``: columns that make an id together
+- ``_table``: the front: scan and rows; ``_share``: the rows of one rank; ``_unchanged``: rows held
+  against the scan
+- ``_notes``: what to say of a table before the start; ``_marks``, ``_unasked``: placeholders and
+  options in it
+- ``_answers``: another front: tables of answers that were made elsewhere
+
+From a file to an image, opened late and one at a time by ``load_image``: reading a table never
+opens one. That keeps memory flat and makes a broken image the failure of one row.
+
+- ``_image``: the RGB a person sees; ``_image_file``: a file, read under limits
+- ``_image_formats``, ``_image_jpeg``: which formats are opened, and a JPEG's segments
+- ``_pixels``: every pixel format → 8-bit RGB; ``_thumbnail``: the small copy kept with a row
 """
 
 from vlmscope.dataset._answers import (

@@ -1,4 +1,14 @@
-"""Executors: where the work runs. The stages do not know."""
+"""Executors: where the work runs. The stages do not know.
+
+- ``request``: what the user asked for; ``plan``: all that is checked before the first row
+- ``manifest``: what the run folder will say of the run
+- ``pending``: the rows that are still to do, in their order
+- ``batching``: how many rows go through the model together
+- ``runner``: the loop around one model: prepare ahead, run, halve what fails
+- ``time_limit``: a limit for a batch; ``watchdog``: the process that ends one which hangs
+- ``writing``: results on their way to the disk
+- ``local``: the executor of this process; ``ray/``: the one on a Ray cluster
+"""
 
 from vlmscope.executors.local import Observer, Summary, run_plan
 from vlmscope.executors.manifest import describe_model

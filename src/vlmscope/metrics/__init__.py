@@ -5,21 +5,17 @@ Questions share images, so everything uncertain is resampled by image, never by 
 risks come from as many fits as there are folds: what ranks answers takes the ``folds`` and compares
 within them only.
 
-answers      what is accepted as truth and risk
-scores       the numbers of one risk on one set of answers, and the threshold for an alarm
-roc          every threshold of an alarm: what it finds, what it costs
-calibration  is a risk of 0.3 wrong three times in ten? and the map that makes it so
-weighted     the same numbers of a resample, without sorting again
-resampling   intervals, and the paired test of two risks
-small_samples
-             intervals of the AUROC where images are few
-rates        how often something happens, and the paired difference of two rates
-simultaneous bands that hold several curves at once
-selective    what abstaining on the riskiest answers buys
-abstention   how sure that is
-agreement    how far two labelings agree beyond chance
-within       how well a risk orders answers of the same kind
-each_kind    the same within each kind, with intervals for many looks
+- ``answers``: what is accepted as truth and risk
+- ``scores``: the numbers of one risk on one set of answers, and its threshold
+- ``curves``: ROC and risk-coverage curves
+- ``calibration``: is a risk of 0.3 wrong three times in ten? and the map that makes it so
+- ``weighted``: the same numbers of a resample, without sorting again
+- ``resampling``: intervals, simultaneous bands, and the paired test of two risks
+- ``small_samples``: intervals of the AUROC where images are few
+- ``rates``: how often something happens, and the paired difference of two rates
+- ``abstention``: what abstaining changes, and how sure that is
+- ``agreement``: how far two labelings agree beyond chance
+- ``within``: how well a risk orders answers of the same kind
 """
 
 from vlmscope.metrics.abstention import Abstention, CoverageBand, abstention, coverage_band

@@ -1,18 +1,16 @@
 """Probes: does a hidden state know that the answer is hallucinated? Arrays in, arrays out.
 
-folds             folds that keep an image on one side; rows that show the same image
-copies, alignment
-                  which images are copies of each other, told from thumbnails
-base              scikit-learn's contract, shared
-linear, mlp       the probes
-crossfit          out-of-fold predictions with the penalty chosen inside training
-candidates        the same for ordinary classifiers, the best of several
-baselines, known_facts
-                  what can be told without hidden states, one fact or all of them
-select            the best candidate, or all together, without looking at the test rows
-blocks, curvature, solver
-                  fifty regressions on masks of the same rows at once
-info, storage     a probe on disk: safetensors and JSON
+- ``folds``: folds that keep an image on one side; rows that show the same image
+- ``copies``, ``alignment``: which images are near-copies of each other, told from thumbnails
+- ``base``: scikit-learn's contract, shared; ``linear``, ``mlp``: the probes
+- ``crossfit``: out-of-fold predictions with the penalty chosen inside training
+- ``candidates``: the same for ordinary classifiers, the best of several
+- ``baselines``: what can be predicted without hidden states
+- ``select``: the best candidate, or all together, without looking at the test rows
+- ``permutation``: labels permuted among the rows
+- ``blocks``, ``solver``: fifty regressions on masks of the same rows at once
+- ``halp_network``: the network of the HALP paper's code
+- ``storage``: a probe on disk: safetensors and JSON
 """
 
 from vlmscope.probes.base import BinaryProbe

@@ -1,16 +1,12 @@
 """One HTML page that says what a run has found, and its figures as files.
 
-    run, labels, probes            table, images, model
-        rows, categories,              images, tokens,
-        numbers, figures, missing      cards, gallery
-                └──────────┬──────────────┘
-                       gathering ──► document ──► page, writing
-
-spec         what is asked for
-document     what a report says: plain data, the contract between its two halves
-gathering    from a run to a document
-page         from a document to HTML
-writing      both, and the files
+- ``document``: what is asked for, and what a report says as plain data
+- ``build``: from a run to a document; ``render``: from a document to HTML
+- ``write``: both, and the files
+- ``rows``, ``categories``, ``columns``, ``transfers``, ``provenance``: parts of the document
+- ``held_out``: what the folds kept apart, for captions
+- ``figures``: its plots
+- ``gallery``: questions as cards; ``thumbnails``: their images; ``prompt_view``: a prompt's tokens
 """
 
 from vlmscope.report.document import Document, ReportSpec

@@ -1,8 +1,7 @@
-"""The risk of a hallucination, told before the first token of the answer is written.
+"""The risk of a hallucination, predicted before the first token of the answer is written.
 
-matching   is this the model that the probe was trained on? anything else is refused
-scorer     questions in, calibrated risks out, from the prefill alone
-finding    the probe to use: a folder of one, or a run that was probed
+- ``probe_of``: which probe is meant; a model that it was not trained on is refused
+- ``scorer``: questions in, calibrated risks out, from the prefill alone
 """
 
 from vlmscope.risk.probe_of import find_probe

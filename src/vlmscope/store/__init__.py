@@ -1,27 +1,16 @@
 """The store: runs on disk, crash-safe to write and plain HDF5 to read. Format: docs/format.md.
 
-naming            question id ↔ HDF5 name
-place, remote     a folder, or a prefix of an object store
-publish, lock     atomic files, and who waits for whom
-removal           what is removed or moved, by plain child names only
-sharing           who may write a run at once
-manifest          run.json: what a run was made with
-differences       what makes two manifests other numbers
-failures          failures.jsonl
-in_progress       which rows are in work, for the session after one that was killed
-labels            label sets: labels.parquet, labels-<name>.parquet
-truths            truths that changed in the table after the capture: truths.parquet
-checking, block   what a row must be; rows as columns: what everything below passes around
-columns, rows     the two faces of a shard: matrices, and the HALP layout
-intact, seal      checksums: of a column when it is read, of a whole file
-shard, catalog    one file of rows; all files of a run
-writer, index     parts → packs → index.h5
-recorder, apart   rows and failures of a session; the same in a process of its own
-run, table        reading
-damage            files that are not what was published: found, and set aside
-describe, export, parquet, size
-seed_facts, seed_rows, seed_files
-                  files of the original research, read as one table
+- ``storage/``: paths, object stores, atomic files, removal, locks
+- ``format/``: names, ``run.json``, shards, and what must hold before a row is read
+- ``writer``: parts → packs → ``index.h5``; ``writer_process``: the same in a process of its own
+- ``in_progress``: which rows are in work, for the session after one that was killed
+- ``failures``: ``failures.jsonl``
+- ``catalog``: which shards of a run count; ``index``: all of them in one file
+- ``run``: reading a run; ``table``: its rows as tables of scalars
+- ``labels``: label sets; ``truths``: ground truths that changed after the capture
+- ``damage``: files that are not what was published, found and set aside
+- ``describe``, ``export``: what is in a run, and one file to take away
+- ``halp_files``, ``halp_rows``: files in the HALP layout, read as one table
 """
 
 from vlmscope.store.catalog import ids_written_by

@@ -1,27 +1,17 @@
 """Every representation and layer of a labelled run, probed and set beside the baselines.
 
-source     what can be probed: a run, or files of the original research
-grouping   which rows no fold may tear apart, and how a person reads of it
-data       what of a run a probe may learn from: scorable rows, truth, images, outside facts
-table_columns, columns
-           the table's columns, and those to break results down by
-research   the same of research files and a CSV of labels
-grid       the sweep itself: one matrix in memory at a time
-halp_protocol
-           the HALP paper's own protocol, for comparison: optimistic
-abstaining what leaving the riskiest answers out buys
-unknown_facts
-           what is not known before the answer, named beside the verdict
-by_column  results within a column and for each of its values
-penalty    where in the grid the folds chose their penalty
-results    its rows and its summary, plain data
-saving     on disk: results.parquet, results.json, predictions.parquet, saved probes
-agreement  two label sets of a run compared
-loading    read back, with the reason where it fits its run no longer
-transferring
-           what is learnt on one run, judged on others; overlap and targets say what the two share,
-           carrying fits and applies, transfer_saving and transfer_verdict tell
-comparing  several labelled runs of the same questions, side by side
+- ``source``: what can be probed: a run, or files in the HALP layout (``halp_files``)
+- ``data``: what of it a probe may learn from; ``grouping``: which rows show the same image
+- ``splitting``: what no fold may separate
+- ``grid``: the sweep itself, one matrix in memory at a time
+- ``evaluation``: from risks to metrics, intervals and tests; ``calibration``: log-odds of fits
+- ``chance``: what the search through layers reaches by chance
+- ``by_column``: results within a column of the table and for each of its values
+- ``halp_protocol``: the HALP paper's own protocol, for comparison: optimistic
+- ``results``: rows and summary, plain data; ``save`` and ``load``: on disk
+- ``verdict``: what a sweep says, in sentences; ``abstaining``, ``unknown_facts``: two parts of it
+- ``compare``: labelled runs side by side; ``agreement``: two label sets of one run
+- ``transfer/``: what is learnt on one run, evaluated on others
 """
 
 from vlmscope.sweeps.agreement import Disagreement, LabelAgreement, compare_labels

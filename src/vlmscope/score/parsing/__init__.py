@@ -7,5 +7,6 @@
 - ``claims``: sentences that affirm or contradict what a yes/no question asks
 - ``presence``: whether a sentence says that a thing is there, clause by clause
 - ``phrases``: the phrase in which an answer answers, and how two phrases relate
+- ``options``: truths that are the number or the letter of an option
 - ``case``: a row, each part of it parsed once
 """
