@@ -49,6 +49,15 @@ _SWITCHES = frozenset(
 """Options without a value."""
 
 
+def option_of(argument: str) -> str:
+    """Return the option of the command line that an argument of Python is.
+
+    >>> option_of("max_new_tokens"), with_arguments(option_of("max_new_tokens"))
+    ('--max-new-tokens', 'max_new_tokens')
+    """
+    return f"--{argument.replace('_', '-')}"
+
+
 def with_arguments(text: str) -> str:
     """Return a message with arguments of Python in the place of the command line's options.
 

@@ -24,7 +24,7 @@ from vlmscope.errors import (
 )
 from vlmscope.executors import describe_model
 from vlmscope.inspection import Inspection, inspect_sample
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, refuse_loading
 from vlmscope.model.attention.implementations import requested_by
 from vlmscope.probes import BinaryProbe, ProbeInfo
 from vlmscope.probes import load_probe as read_probe
@@ -307,9 +307,10 @@ def inspect(
     }  # fmt: skip
     if not isinstance(model, VisionLanguageModel):
         model = load_model(str(model), **loading)  # type: ignore[arg-type]
-    elif given := [name for name, value in loading.items() if value not in ("auto", None, False)]:
-        option = f"--{given[0].replace('_', '-')}"
-        raise InputError(f"{option}: the model is loaded already; load it with that option instead")
+    else:
+        refuse_loading(
+            [name for name, value in loading.items() if value not in ("auto", None, False)]
+        )
     return inspect_sample(row, model, wanted)
 
 

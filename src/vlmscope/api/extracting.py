@@ -11,8 +11,9 @@ from typing import Any, Literal, cast
 from vlmscope.api.runs import Run, open_run
 from vlmscope.arguments import Layers
 from vlmscope.dataset import Data, InMemory, Share, in_memory, parse_mapping
-from vlmscope.errors import InputError, with_arguments
+from vlmscope.errors import InputError, option_of, with_arguments
 from vlmscope.executors import Observer, Request, make_plan, run_plan, share_of
+from vlmscope.executors.ray import check_not_on_ray, load_driver
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import (
     DEFAULT_LAYERS,
@@ -165,10 +166,8 @@ def extract(
     say = None if note is None else _in_python(note)
     if ray:
         _run_on_ray(request, address, actors, observer, say)
-    elif address is not None or actors is not None:
-        given = "--actors" if address is None else "--address"
-        raise InputError(f"{given} is for Ray: give --ray too, or leave it away")
     else:
+        check_not_on_ray(address, actors)
         run_plan(make_plan(request, note=say), observer=observer)
     return open_run(request.out)
 
@@ -197,8 +196,9 @@ def fields_of(
     }  # fmt: skip
     if isinstance(columns, FieldSpec):
         if given := [name for name, value in options.items() if value]:
-            option = f"--{given[0].replace('_', '-')}"
-            raise InputError(f"{option}: give it in the FieldSpec, or --map as a dictionary")
+            raise InputError(
+                f"{option_of(given[0])}: give it in the FieldSpec, or --map as a dictionary"
+            )
         return columns
     if not isinstance(columns, Mapping | None):
         raise InputError(f"--map {columns!r}: expected a dictionary such as {{'id': 'uid'}}")
@@ -240,11 +240,6 @@ def _run_on_ray(
     observer: Observer | None,
     note: Note | None,
 ) -> None:
-    try:
-        from vlmscope.executors.ray.driver import plan_on_ray, run_on_ray
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "ray":
-            raise
-        raise InputError("--ray needs Ray: pip install 'vlmscope[ray]'") from None
-    with plan_on_ray(request, address=address, workers=actors, note=note) as plan:
-        run_on_ray(plan, observer=observer)
+    driver = load_driver()
+    with driver.plan_on_ray(request, address=address, workers=actors, note=note) as plan:
+        driver.run_on_ray(plan, observer=observer)

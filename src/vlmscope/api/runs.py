@@ -85,15 +85,29 @@ class Run(StoredRun):
             StaleLabelsWarning: The truths have changed since the labels were made.
         """
         rows, y = self._labelled(position, layer, labels)
-        X = self.matrix(position, layer)[rows]  # noqa: N806
-        return Labelled(X, y, self._groups(rows, copies))
+        return self._arrays(position, layer, rows, y, copies)
 
     def labelled_ids(
         self, position: str, layer: int | None = None, *, labels: str = DEFAULT
     ) -> tuple[str, ...]:
         """Return the question ids of the rows of ``Xy``; the arguments are the same."""
         rows, _ = self._labelled(position, layer, labels)
+        return self._ids_of(rows)
+
+    def _ids_of(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
         return tuple(self.ids[row] for row in rows)
+
+    def _arrays(
+        self,
+        position: str,
+        layer: int | None,
+        rows: NDArray[np.int64],
+        y: NDArray[np.int64],
+        copies: str,
+    ) -> Labelled:
+        """Return the vectors and groups of some rows beside their labels."""
+        X = self.matrix(position, layer)[rows]  # noqa: N806
+        return Labelled(X, y, self._groups(rows, copies))
 
     def _labelled(
         self, position: str, layer: int | None, labels: str
@@ -173,6 +187,6 @@ class Run(StoredRun):
         """
         from vlmscope.api.torch_data import VectorDataset
 
-        found = self.Xy(position, layer, labels=labels, copies=copies)
-        ids = self.labelled_ids(position, layer, labels=labels)
-        return VectorDataset(*found, ids)
+        rows, y = self._labelled(position, layer, labels)
+        found = self._arrays(position, layer, rows, y, copies)
+        return VectorDataset(*found, self._ids_of(rows))

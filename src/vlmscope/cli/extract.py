@@ -195,25 +195,22 @@ def _executor(address: str | None, actors: int | None, *, ray: bool) -> Executor
     """Return what plans where the run was asked to be."""
     if ray:
         return _on_ray(address, actors)
-    if address is not None or actors is not None:
-        given = "--actors" if address is None else "--address"
-        raise InputError(f"{given} is for Ray: give --ray too, or leave it away")
+    from vlmscope.executors.ray import check_not_on_ray
+
+    check_not_on_ray(address, actors)
     return _here
 
 
 def _on_ray(address: str | None, actors: int | None) -> Executor:
     """Return what plans for a Ray cluster."""
-    try:
-        from vlmscope.executors.ray.driver import plan_on_ray, run_on_ray
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "ray":
-            raise
-        raise InputError("--ray needs Ray: pip install 'vlmscope[ray]'") from None
+    from vlmscope.executors.ray import load_driver
+
+    driver = load_driver()
 
     @contextmanager
     def executor(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
-        with plan_on_ray(request, address=address, workers=actors, note=show_note) as plan:
-            yield plan, partial(run_on_ray, plan)
+        with driver.plan_on_ray(request, address=address, workers=actors, note=show_note) as plan:
+            yield plan, partial(driver.run_on_ray, plan)
 
     return executor
 

@@ -20,7 +20,7 @@ from PIL import Image
 from vlmscope.dataset._encoded import EncodedError, decode_image, is_base64, is_encoded, of_base64
 from vlmscope.dataset._held import HeldImage
 from vlmscope.dataset._image_formats import IMAGE_SUFFIXES
-from vlmscope.dataset._values import is_blank, kind_name, printed_list, to_text
+from vlmscope.dataset._values import DIGEST_BYTES, is_blank, kind_name, printed_list, to_text
 
 MEDIA: Mapping[str, str] = {
     **dict.fromkeys(
@@ -46,9 +46,6 @@ _PLAIN_LENGTH = 60
 
 _NOT_PLAIN = frozenset("[{dD")
 """How a text begins that may be a list, an object or a data URI."""
-
-_DIGEST_BYTES = 16
-"""Of the hash of an embedded image without a name."""
 
 _OF_IMAGES = frozenset({"bytes", "path", "array"})
 """Keys of an object that is an image or, with an array, a sound."""
@@ -124,7 +121,7 @@ def _hash(data: bytes | HeldImage) -> list[Any]:
     """
     if isinstance(data, HeldImage):
         return ["pixels", data.sha256]
-    return [len(data), blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()]
+    return [len(data), blake2b(data, digest_size=DIGEST_BYTES).hexdigest()]
 
 
 def find_images(

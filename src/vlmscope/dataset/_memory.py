@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -105,6 +106,10 @@ class RecordsSource(_MemorySource):
 
     def columns(self) -> tuple[str, ...]:
         """Name the keys of all rows, in order of appearance."""
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(str(key) for record in self.records for key in record))
 
     def rows(self) -> Iterator[Row]:
@@ -144,7 +149,7 @@ class SamplesSource(_MemorySource):
         """Name the columns: the fields, and all keys of metadata."""
         return (*map(self._column, _FIELDS), *self._metadata)
 
-    @property
+    @cached_property
     def _metadata(self) -> dict[str, None]:
         return dict.fromkeys(str(key) for sample in self.samples for key in sample.metadata)
 

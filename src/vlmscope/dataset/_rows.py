@@ -34,6 +34,7 @@ from vlmscope.dataset._images import (
 from vlmscope.dataset._locate import EXPECTED, locate_images
 from vlmscope.dataset._source import Row, Source
 from vlmscope.dataset._values import (
+    DIGEST_BYTES,
     LEFT_OUT,
     CellError,
     cells_as_bytes,
@@ -52,9 +53,6 @@ from vlmscope.schema import LONGEST_ID, Sample
 _TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
 """A relative path that ``pathlib``, which is slow, would leave as it is."""
 
-
-DIGEST_BYTES = 16
-"""Of a row; a million rows are 16 MB."""
 
 _TEXT = (str, type(None))
 """What an image cell holds that names images, or none."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from vlmscope.dataset._rows import DIGEST_BYTES, RowReader
+from vlmscope.dataset._rows import RowReader
 from vlmscope.dataset._source import Row
+from vlmscope.dataset._values import DIGEST_BYTES
 from vlmscope.errors import InputError, TableChangedError
 
 RowT = TypeVar("RowT")

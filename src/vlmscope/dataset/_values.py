@@ -19,6 +19,9 @@ from vlmscope.errors import shortened
 from vlmscope.jsontext import DEEPEST, MOST_DIGITS, is_long, load_json, nests_deeper
 from vlmscope.locking import warnings_lock
 
+DIGEST_BYTES = 16
+"""Of the hash of a row, or of bytes in a cell; a million rows are 16 MB."""
+
 LEFT_OUT: Final = object()
 """What ``to_json`` gives for values that are no metadata: bytes, and anything it does not know."""
 
@@ -237,7 +240,7 @@ def cells_as_bytes(cells: Any) -> bytes:
 def _without_bytes(value: Any) -> Any:
     """Return cells with digests instead of bytes: their text would be four times as long."""
     if isinstance(value, bytes):
-        return blake2b(value, digest_size=16).hexdigest()
+        return blake2b(value, digest_size=DIGEST_BYTES).hexdigest()
     if isinstance(value, dict):
         return {name: _without_bytes(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

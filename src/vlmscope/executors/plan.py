@@ -16,7 +16,7 @@ from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_patience
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, refuse_loading
 from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.halp import notes_of, original_of
 from vlmscope.prompt import at_time, count_after_question, render, takes_images_anywhere
@@ -218,9 +218,7 @@ def _check_model(request: Request) -> None:
         return
     defaults = {field.name: field.default for field in fields(Request)}
     given = [name for name in _OF_LOADING if getattr(request, name) != defaults[name]]
-    if given:
-        option = f"--{given[0].replace('_', '-')}"
-        raise InputError(f"{option}: the model is loaded already; load it with that option instead")
+    refuse_loading(given)
     if vlm.model.training:
         raise InputError(
             f"{vlm.name}: the model is in training mode, so that dropout would be at work; call "

@@ -191,6 +191,10 @@ class VisionLanguageModel:
             for name, tensor in inputs.items()
         }
 
+    def on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``inputs`` on the model's device, ``cast``."""
+        return {name: tensor.to(self.device) for name, tensor in self.cast(inputs).items()}
+
 
 def _part(module: nn.Module, name: str, path: str) -> nn.Module:
     """Return the part of a module at a path; the error says what it should have been."""

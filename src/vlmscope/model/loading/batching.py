@@ -189,7 +189,7 @@ def _look(
     """
     texts = [render(vlm.processor, question) for question in questions]
     inputs = vlm.cast(encode(vlm.processor, texts, [[image] for image in images]))
-    moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
+    moved = vlm.on_device(inputs)
     parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
     attention = packed(vlm) if in_one_call else contextlib.nullcontext()
     with computing(), attention, record(parts) as calls:
@@ -245,8 +245,8 @@ def _write(
     vlm: VisionLanguageModel, texts: Sequence[str], images: Sequence[Image]
 ) -> tuple[list[Tensor], Tensor]:
     """Answer prompts together; return the last states of each step, and the new tokens."""
-    inputs = vlm.cast(encode(vlm.processor, texts, [[image] for image in images]))
-    moved = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
+    inputs = encode(vlm.processor, texts, [[image] for image in images])
+    moved = vlm.on_device(inputs)
     length = inputs["input_ids"].shape[1]
     with computing(), record({"norm": vlm.final_norm}) as calls:
         tokens = vlm.model.generate(**moved, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
@@ -299,7 +299,7 @@ def _passes(vlm: VisionLanguageModel, images: list[Image]) -> bool:
     try:
         text = render(vlm.processor, _QUESTION)
         made = encode(vlm.processor, [text] * len(images), [[image] for image in images])
-        inputs = {name: tensor.to(vlm.device) for name, tensor in vlm.cast(made).items()}
+        inputs = vlm.on_device(made)
         with computing():
             vlm.model.generate(**inputs, max_new_tokens=1)
     except ERRORS:

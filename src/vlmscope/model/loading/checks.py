@@ -43,7 +43,7 @@ def prove(vlm: VisionLanguageModel) -> int:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
     inputs = blank_inputs(vlm)
-    moved = {k: v.to(vlm.device) for k, v in vlm.cast(inputs).items()}
+    moved = vlm.on_device(inputs)
     parts = {"vision_encoder": vlm.vision_encoder, "final_norm": vlm.final_norm}
     parts |= {f"layers[{k}]": layer for k, layer in enumerate(vlm.layers)}
     with computing(), record(parts) as calls:

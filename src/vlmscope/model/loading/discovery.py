@@ -70,7 +70,7 @@ def with_found_parts(vlm: VisionLanguageModel, *, encoder: bool = True) -> Visio
         return vlm  # a path that leads nowhere: the proof says so
     blocks = re.compile(re.escape(vlm.family.layers) + r"\.\d+\.")
     inputs = blank_inputs(vlm)
-    moved = {name: tensor.to(vlm.device) for name, tensor in vlm.cast(inputs).items()}
+    moved = vlm.on_device(inputs)
     with (
         computing(),
         _returned_by(tower, lambda _: True, keep=False) as seen,

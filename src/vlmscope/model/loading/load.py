@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from vlmscope.errors import ModelError, VlmscopeError, one_line, typed_line
+from vlmscope.errors import InputError, ModelError, VlmscopeError, one_line, option_of, typed_line
 from vlmscope.locking import model_lock
 from vlmscope.model.attention.implementations import (
     AUTO,
@@ -147,6 +147,21 @@ def load_model(
                 identity=fingerprint.finish(rounding_of(model)),
             )
             return _proven(vlm)
+
+
+def refuse_loading(given: Sequence[str]) -> None:
+    """Refuse options of loading for a model that is loaded already.
+
+    Args:
+        given: The arguments that somebody gave.
+
+    Raises:
+        InputError: There is one.
+    """
+    if given:
+        raise InputError(
+            f"{option_of(given[0])}: the model is loaded already; load it with that option instead"
+        )
 
 
 def _settle_generation(model: Any, tokenizer: Any) -> None:
