@@ -21,6 +21,14 @@ def questions(path: Path) -> list[str]:
     return [row.question for row in table.rows() if isinstance(row, Sample)]
 
 
+def assert_refused(path: Path, text: str, message: str) -> None:
+    """Check that a table is refused in one line."""
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as found:
+        open_table(path, text_only=True).scan()
+    assert "\n" not in str(found.value)
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -66,13 +74,7 @@ def test_a_table_in_a_question_is_read(
     ],
 )
 def test_rows_that_were_swallowed_are_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text(text)
-    with pytest.raises(
-        InputError, match=r"a quotation mark opens on the first .* as \.jsonl"
-    ) as found:
-        open_table(path, text_only=True).scan()
-    assert "\n" not in str(found.value)
+    assert_refused(tmp_path / "t.csv", text, r"a quotation mark opens on the first .* as \.jsonl")
 
 
 # --- TSV, which many programs write without quoting
@@ -134,13 +136,7 @@ def test_rows_of_a_tsv_without_quoting_stay_rows(tmp_path: Path, text: str) -> N
     ],
 )
 def test_a_tsv_that_may_be_quoted_or_not_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "t.tsv"
-    path.write_text(text)
-    with pytest.raises(
-        InputError, match=r"nothing tells which; save the table as \.jsonl"
-    ) as found:
-        open_table(path, text_only=True).scan()
-    assert "\n" not in str(found.value)
+    assert_refused(tmp_path / "t.tsv", text, r"nothing tells which; save the table as \.jsonl")
 
 
 def test_two_questions_with_one_id_stay_two_in_a_tsv_without_quoting(tmp_path: Path) -> None:

@@ -87,24 +87,7 @@ def build_aria(folder: Path) -> Path:
 
 def build_deepseek_vl(folder: Path) -> Path:
     """DeepSeek-VL on Llama: SigLIP, one square an image, every position an image token."""
-    tokenizer = _deepseek_tokenizer()
-    return write_checkpoint(
-        folder,
-        tokenizer=tokenizer,
-        template=chat_formats.DEEPSEEK_VL,
-        config={
-            "model_type": "deepseek_vl",
-            "vision_config": DEEPSEEK_SIGLIP,
-            "text_config": llama(tokenizer),
-            "image_token_id": tokenizer.convert_tokens_to_ids("<image_placeholder>"),
-        },
-        processor={"processor_class": "DeepseekVLProcessor", "num_image_tokens": 16},
-        images={
-            "image_processor_type": "DeepseekVLImageProcessor", "min_size": 14,
-            "size": {"height": 56, "width": 56}, **SIGLIP_COLOURS,
-        },
-        stops=["<｜end▁of▁sentence｜>"],
-    )  # fmt: skip
+    return _build_deepseek(folder, "deepseek_vl", "DeepseekVL", {}, {})
 
 
 def build_granite4_vision(folder: Path) -> Path:
@@ -206,27 +189,36 @@ def build_hunyuan_vl(folder: Path) -> Path:
 
 def build_deepseek_vl_hybrid(folder: Path) -> Path:
     """DeepSeek-VL 7B: SigLIP on a small square and SAM on a large one, joined at every position."""
+    sam = {
+        "model_type": "sam_vision_model", "hidden_size": 24, "output_channels": 8,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 64,
+        "patch_size": 8, "window_size": 3, "global_attn_indexes": [1, 2], "mlp_dim": 48,
+    }  # fmt: skip
+    return _build_deepseek(
+        folder, "deepseek_vl_hybrid", "DeepseekVLHybrid",
+        {"high_res_vision_config": sam}, {"high_res_size": {"height": 64, "width": 64}},
+    )  # fmt: skip
+
+
+def _build_deepseek(
+    folder: Path, model_type: str, classes: str, config: dict[str, Any], images: dict[str, Any]
+) -> Path:
     tokenizer = _deepseek_tokenizer()
     return write_checkpoint(
         folder,
         tokenizer=tokenizer,
         template=chat_formats.DEEPSEEK_VL,
         config={
-            "model_type": "deepseek_vl_hybrid",
+            "model_type": model_type,
             "vision_config": DEEPSEEK_SIGLIP,
-            "high_res_vision_config": {
-                "model_type": "sam_vision_model", "hidden_size": 24, "output_channels": 8,
-                "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 64,
-                "patch_size": 8, "window_size": 3, "global_attn_indexes": [1, 2], "mlp_dim": 48,
-            },
             "text_config": llama(tokenizer),
             "image_token_id": tokenizer.convert_tokens_to_ids("<image_placeholder>"),
+            **config,
         },
-        processor={"processor_class": "DeepseekVLHybridProcessor", "num_image_tokens": 16},
+        processor={"processor_class": f"{classes}Processor", "num_image_tokens": 16},
         images={
-            "image_processor_type": "DeepseekVLHybridImageProcessor", "min_size": 14,
-            "size": {"height": 56, "width": 56}, "high_res_size": {"height": 64, "width": 64},
-            **SIGLIP_COLOURS,
+            "image_processor_type": f"{classes}ImageProcessor", "min_size": 14,
+            "size": {"height": 56, "width": 56}, **images, **SIGLIP_COLOURS,
         },
         stops=["<｜end▁of▁sentence｜>"],
     )  # fmt: skip
