@@ -287,8 +287,13 @@ LONG = 60
 
 
 def run_in_a_group(out: Path) -> None:
-    """Run like ``vlmscope extract``, in a process group of its own; note every batch begun."""
+    """Run like ``vlmscope extract``, in a process group of its own."""
     os.setpgrp()
+    run_command(out)
+
+
+def run_command(out: Path) -> None:
+    """Run like ``vlmscope extract``; note every batch begun."""
     batches = count()
 
     def capture(batch: Any, *_: Any) -> list[Capture]:
@@ -302,10 +307,12 @@ def run_in_a_group(out: Path) -> None:
     sys.exit(request.exit_code)
 
 
-def start_and_wait_for_rows(out: Path) -> BaseProcess:
+def start_and_wait_for_rows(
+    out: Path, run: Callable[[Path], None] = run_in_a_group
+) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")  # it imports everything only once
     context.set_forkserver_preload(["vlmscope.cli.extract", "vlmscope.executors", "transformers"])
-    command = context.Process(target=run_in_a_group, args=(out,))
+    command = context.Process(target=run, args=(out,))
     command.start()
     while command.exitcode is None and len(list(out.glob("shards/part-*.h5"))) < 2:
         time.sleep(0.01)
@@ -334,7 +341,9 @@ def test_a_signal_to_the_whole_group_publishes_the_batch_in_flight(
 @pytest.mark.usefixtures("by_hand")
 def test_a_killed_command_takes_its_writing_process_along(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = start_and_wait_for_rows(out)
+    # In a group of its own the writer, stopped, would be hung up and continued by the kernel
+    # as soon as the command dies: nobody would be left in its session to continue it.
+    command = start_and_wait_for_rows(out, run_command)
     children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
     [writer] = [
         int(child)
