@@ -307,9 +307,7 @@ def run_command(out: Path) -> None:
     sys.exit(request.exit_code)
 
 
-def start_and_wait_for_rows(
-    out: Path, run: Callable[[Path], None] = run_in_a_group
-) -> BaseProcess:
+def start_and_wait_for_rows(out: Path, run: Callable[[Path], None] = run_in_a_group) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")  # it imports everything only once
     context.set_forkserver_preload(["vlmscope.cli.extract", "vlmscope.executors", "transformers"])
     command = context.Process(target=run, args=(out,))
