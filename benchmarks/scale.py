@@ -41,6 +41,7 @@ from vlmscope.executors.manifest import capture_record
 from vlmscope.executors.pending import rows_due
 from vlmscope.executors.plan import compare, open_checked
 from vlmscope.executors.request import Request
+from vlmscope.model import resolve_spec_for
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import (
     Manifest,
@@ -113,11 +114,12 @@ def measure(work: Path, rows: int, wide: bool) -> Numbers:
 def manifest(wide: bool) -> Manifest:
     """Return the manifest of the run: what a request with the default options captures."""
     base = storage.manifest("float32")
+    spec = resolve_spec_for(CaptureSpec(), base.model.type, base.model.num_layers)
     hidden, vision = (storage.HIDDEN, storage.VISION) if wide else (NARROW, NARROW)
     return replace(
         base,
         model=replace(base.model, hidden_size=hidden, vision_size=vision),
-        capture=capture_record(CaptureSpec(), storage.LAYERS, base.model.type),
+        capture=replace(capture_record(spec), layers=storage.LAYERS),
         data=replace(base.data, fields=asdict(request(Path()).fields)),
     )
 

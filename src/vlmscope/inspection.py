@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmscope.engine import capture_batch, prepare
+from vlmscope.engine import CaptureSession, prepare
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import RowError
-from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.schema import Capture, Failure, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Inspection:
         return {name: float(np.linalg.norm(v)) for name, v in self.capture.vectors.items()}
 
 
-def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) -> Inspection:
+def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: ResolvedSpec) -> Inspection:
     """Run one sample and return what it looked like on the way.
 
     Raises:
@@ -77,9 +77,9 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) 
     if failures:
         raise RowError(failures[0].stage, failures[0].error)
     [batch] = batches
-    outputs: dict[str, tuple[int, ...]] = {}
+    session = CaptureSession(vlm, spec, 1)
     with row_errors(sample):
-        [result] = capture_batch(batch, vlm, spec, shapes=outputs)
+        [result] = [*session.submit(batch), *session.drain()]
     if isinstance(result, Failure):
         raise RowError(result.stage, result.error)
     layout = vlm.family.tile_layout
@@ -99,6 +99,6 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: CaptureSpec) 
         num_image_tokens=int((batch.input_ids == vlm.image_token_id).sum()),
         tiles=layout(batch.inputs, vlm.model.config) if layout and any(batch.images) else None,
         inputs={name: tuple(tensor.shape) for name, tensor in batch.inputs.items()},
-        outputs=outputs,
+        outputs=session.shapes_,
         capture=result,
     )

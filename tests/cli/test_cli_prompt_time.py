@@ -222,7 +222,7 @@ def test_a_probe_of_before_takes_the_date_of_its_run(
 
     def shown(place: Path) -> tuple[str | None, bool]:
         scorer = RiskScorer(later, place)
-        prepared = prompt.prompt_time(scorer._runner._vlm.processor)
+        prepared = prompt.prompt_time(scorer._vlm.processor)
         return prepared, "does not say which" in scorer.note
 
     assert shown(run / "probes/chosen") == (SUNDAY, False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vlmscope.engine import Batch, CaptureSession, prepare
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
@@ -62,7 +62,7 @@ def submitted(
     pieces: Pieces = []
     rows = iter(samples)
     while chunk := list(islice(rows, size)):
-        batches, failures = prepare(chunk, vlm, spec)
+        batches, failures = prepare(chunk, vlm, resolve_spec(spec, vlm))
         assert not failures
         pieces += [session.submit(batch) for batch in batches]
     return pieces
@@ -72,7 +72,7 @@ def run_session(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec, *, rows: int, size: int
 ) -> Pieces:
     """Return what came of all samples, batch by batch, and at last of the drain."""
-    session = CaptureSession(vlm, spec, rows)
+    session = CaptureSession(vlm, resolve_spec(spec, vlm), rows)
     return [*submitted(session, samples, vlm, spec, size), session.drain()]
 
 

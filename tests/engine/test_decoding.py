@@ -19,7 +19,7 @@ from engine.against_reference import (
 from material import QUESTIONS, make_image
 from vlmscope.engine import CaptureSession, prepare
 from vlmscope.engine.decoding import scheduler
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Sample
 
@@ -221,7 +221,7 @@ def test_a_model_without_an_end_of_turn_token(
 def test_a_session_goes_on_after_a_drain(
     eleven: Sequence[Sample], talkative_vlm: VisionLanguageModel, expected: Mapping[str, Capture]
 ) -> None:
-    session = CaptureSession(talkative_vlm, SPEC, 3)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 3)
     found = []
     for rows in (eleven[:4], eleven[4:]):
         for start in range(0, len(rows), 2):
@@ -232,7 +232,7 @@ def test_a_session_goes_on_after_a_drain(
 
 
 def run_piece(session: CaptureSession, rows: Sequence[Sample], vlm: VisionLanguageModel) -> Any:
-    [batch], _ = prepare(rows, vlm, SPEC)
+    [batch], _ = prepare(rows, vlm, resolve_spec(SPEC, vlm))
     return session.submit(batch)
 
 
@@ -271,12 +271,12 @@ def test_a_row_of_nan_leaves_nothing_behind_in_its_slot(
     def poison(_module: Any, _args: Any, output: Any) -> Any:
         return output * float("nan") if current[0] == "bad" and output.shape[1] > 1 else None
 
-    session, found = CaptureSession(talkative_vlm, SPEC, slots), []
+    session, found = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), slots), []
     handle = talkative_vlm.layers[0].register_forward_hook(poison)
     try:
         for row in rows:
             current[0] = row.id
-            [batch], _ = prepare([row], talkative_vlm, SPEC)
+            [batch], _ = prepare([row], talkative_vlm, resolve_spec(SPEC, talkative_vlm))
             found += session.submit(batch)
         found += session.drain()
     finally:

@@ -18,7 +18,7 @@ from families.conformance import build
 from material import IMAGE_SIZES, QUESTIONS, make_image
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
 
@@ -54,7 +54,10 @@ def test_hidden_states_of_answers_of_different_lengths(
     plain = [reference(sample, talkative_vlm, SHORT) for sample in samples]
     lengths = set()
     for found, sample, expected in zip(
-        capture_batch(batch, talkative_vlm, spec), samples, plain, strict=True
+        capture_batch(batch, talkative_vlm, resolve_spec(spec, talkative_vlm)),
+        samples,
+        plain,
+        strict=True,
     ):
         if not (expected.answer or "").strip("\ufffd") and isinstance(found, Failure):
             assert "the answer is empty" in found.error
@@ -74,10 +77,10 @@ def test_an_empty_answer_is_recorded_where_an_answer_token_is_wanted(
     monkeypatch.setattr(config, "eos_token_id", [*config.eos_token_id, int(first)])
     [batch], _ = prepare(samples[:1], vlm)
     spec = CaptureSpec(positions=("last_prompt_token", "answer_mean"), max_new_tokens=5)
-    [result] = capture_batch(batch, vlm, spec)
+    [result] = capture_batch(batch, vlm, resolve_spec(spec, vlm))
     assert isinstance(result, Failure)
     assert "the answer is empty" in result.error
-    [kept] = capture_batch(batch, vlm, SHORT)
+    [kept] = capture_batch(batch, vlm, resolve_spec(SHORT, vlm))
     assert isinstance(kept, Capture)
     assert len(kept.answer_token_ids) == 1
     assert kept.finish_reason == "stop"
@@ -91,8 +94,8 @@ def test_the_last_question_token_is_the_questions_last(
         Sample(q, make_image("one"), q) for q in ("is", "a", "end", "user", "Is it lit? ", "\n?")
     ]
     rows = [*samples, *short]
-    [batch], _ = prepare(rows, vlm, spec)
-    for row, item in enumerate(capture_batch(batch, vlm, spec)):
+    [batch], _ = prepare(rows, vlm, resolve_spec(spec, vlm))
+    for row, item in enumerate(capture_batch(batch, vlm, resolve_spec(spec, vlm))):
         assert isinstance(item, Capture)
         ids = batch.input_ids[row][batch.attention_mask[row].astype(bool)]
         end = item.boundaries["last_question_token"] + 1
@@ -222,7 +225,7 @@ def test_a_row_of_nan_is_a_failure_and_its_neighbours_are_not(
     broken = batch.inputs | {"pixel_values": batch.inputs["pixel_values"].clone()}
     broken["pixel_values"][1] = torch.nan
     spec = CaptureSpec(max_new_tokens=0)
-    results = capture_batch(dataclasses.replace(batch, inputs=broken), vlm, spec)
+    results = capture_batch(dataclasses.replace(batch, inputs=broken), vlm, resolve_spec(spec, vlm))
     assert isinstance(results[1], Failure)
     assert results[1].stage == "capture"
     assert "NaN" in results[1].error
@@ -297,7 +300,9 @@ def test_nan_in_the_logits_is_a_failure(
     handle = vlm.lm_head.register_forward_hook(spoil)
     try:
         [batch], _ = prepare(samples[:1], vlm)
-        [result] = capture_batch(batch, vlm, CaptureSpec(layers="0", max_new_tokens=2))
+        [result] = capture_batch(
+            batch, vlm, resolve_spec(CaptureSpec(layers="0", max_new_tokens=2), vlm)
+        )
     finally:
         handle.remove()
     assert isinstance(result, Failure)

@@ -23,7 +23,7 @@ from engine.against_reference import (
 from material import QUESTIONS, make_image
 from vlmscope.engine import Batch, CaptureSession, image_cache, prepare
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.attention.switch import configurations
 from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
 
@@ -56,7 +56,7 @@ def test_an_image_is_encoded_once_for_all_its_questions(
     """In one batch and in those that follow, with answers and without; reference.py agrees."""
     image, other = make_image("two_wide"), make_image("four")
     rows = [*about(image), *about(image, 4, 2), *about(other, 6, 1), *about(image, 7, 1)]
-    session = CaptureSession(vlm, SPEC, 4)
+    session = CaptureSession(vlm, resolve_spec(SPEC, vlm), 4)
     found = submitted(session, rows, vlm, SPEC, 4)
     assert encoded == [1, 1]
     results = [*(item for piece in found for item in piece), *session.drain()]
@@ -107,7 +107,7 @@ def batch_of(vlm: VisionLanguageModel, seeds: Sequence[int]) -> Batch:
         Sample(str(i), make_image(NAMES[seed % 4], seed), QUESTIONS[i % len(QUESTIONS)])
         for i, seed in enumerate(seeds)
     ]
-    [batch], _ = prepare(rows, vlm, SPEC)
+    [batch], _ = prepare(rows, vlm, resolve_spec(SPEC, vlm))
     return batch
 
 
@@ -210,7 +210,7 @@ def test_a_session_keeps_so_many_and_no_more(vlm: VisionLanguageModel, encoded: 
 def test_what_is_forgotten_is_encoded_again(
     vlm: VisionLanguageModel, encoded: list[int], samples: Sequence[Sample]
 ) -> None:
-    session, rows = CaptureSession(vlm, SPEC, 4), about(make_image("four"), 0, 2)
+    session, rows = CaptureSession(vlm, resolve_spec(SPEC, vlm), 4), about(make_image("four"), 0, 2)
     session.forget()  # before there is anything
     found = submitted(session, rows[:1], vlm, SPEC, 1)
     session.forget()

@@ -22,7 +22,7 @@ from families.llava_checkpoints import build_llava
 from families.test_conformance import assert_same
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import InputError
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.lengths import ALONE, MARGIN
 from vlmscope.reference import reference
 from vlmscope.schema import ANSWER_POSITIONS, Capture, CaptureSpec, Sample
@@ -124,7 +124,7 @@ def rows(vlm: VisionLanguageModel) -> tuple[Sample, ...]:
 
 
 def tokens_of(vlm: VisionLanguageModel, sample: Sample) -> int:
-    [batch], _ = prepare([sample], vlm, CaptureSpec(max_new_tokens=0))
+    [batch], _ = prepare([sample], vlm, resolve_spec(CaptureSpec(max_new_tokens=0), vlm))
     return int(batch.attention_mask.sum())
 
 
@@ -187,11 +187,11 @@ def test_slots_of_rows_that_have_left_do_not_decide(
 def test_only_rows_that_must_go_alone(
     vlm: VisionLanguageModel, rows: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches, failures = prepare(rows, vlm, SPEC)
+    batches, failures = prepare(rows, vlm, resolve_spec(SPEC, vlm))
     assert not failures
     generated = answered_by_generate(monkeypatch)
     for batch in batches:
-        capture_batch(batch, vlm, SPEC)
+        capture_batch(batch, vlm, resolve_spec(SPEC, vlm))
     sizes = sorted(len(batch.samples) for batch in batches)
     if vlm.lengths.switches:
         assert sizes == [1, 1, 1, 3, 3]
@@ -205,11 +205,11 @@ def test_a_batch_that_was_prepared_for_shorter_answers_is_refused(
     vlm: VisionLanguageModel, rows: Sequence[Sample]
 ) -> None:
     short = [rows[0], rows[3]]
-    [batch], _ = prepare(short, vlm, SPEC)
+    [batch], _ = prepare(short, vlm, resolve_spec(SPEC, vlm))
     longer = CaptureSpec(max_new_tokens=500)
     with pytest.raises(InputError, match="prepare the batch with the spec"):
-        capture_batch(batch, vlm, longer)
-    assert len(capture_batch(batch, vlm, SPEC)) == 2
+        capture_batch(batch, vlm, resolve_spec(longer, vlm))
+    assert len(capture_batch(batch, vlm, resolve_spec(SPEC, vlm))) == 2
 
 
 def test_dynamic_positions_reach_beyond_those_of_the_training(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import ModelChangedError, RowError
 from vlmscope.executors import runner
 from vlmscope.inspection import inspect_sample
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.said_once import forget_said, saying_once
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -75,7 +75,7 @@ def test_capture_and_inspect_name_row_image_size_and_remedy(
     with pytest.raises(RowError) as from_capture:
         next(rows)
     with pytest.raises(RowError) as from_inspect:
-        inspect_sample(bad, vlm, SPEC)
+        inspect_sample(bad, vlm, resolve_spec(SPEC, vlm))
     for caught in (from_capture, from_inspect):
         message = str(caught.value)
         start = f"bad: t.csv line 3: image '{path.name}' of {size[0]} × {size[1]} pixels: {said}"
@@ -107,7 +107,7 @@ def test_what_the_model_raises_is_said_alike(
 
 
 def see(sample: Sample, vlm: VisionLanguageModel) -> Any:
-    return inspect_sample(sample, vlm, SPEC)
+    return inspect_sample(sample, vlm, resolve_spec(SPEC, vlm))
 
 
 def test_of_a_batch_the_row_to_blame_is_found(qwen: VisionLanguageModel, tmp_path: Path) -> None:

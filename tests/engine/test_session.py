@@ -22,7 +22,7 @@ from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine.decoding import scheduler
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.engine.decoding.step import Stepper
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=12)
@@ -84,7 +84,7 @@ def test_what_a_failed_step_took_with_it_comes_again(
 ) -> None:
     """Whatever step it is: every row has either been returned or is said to be lost."""
     failing_step(at=[at], error=ValueError("a kernel that is not there\nand more"))
-    session = CaptureSession(talkative_vlm, SPEC, 3)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 3)
     with pytest.warns(RuntimeWarning, match=r"ValueError: a kernel that is .*generate") as said:
         found, lost = attempt(session, samples, talkative_vlm)
     assert [one.category for one in said].count(RuntimeWarning) == 1
@@ -109,7 +109,7 @@ def test_where_memory_runs_out_in_a_step_there_are_fewer_slots(
     generated: list[str],
 ) -> None:
     rooms = failing_step(at=[3], error=torch.OutOfMemoryError("CUDA out of memory"))
-    session = CaptureSession(talkative_vlm, SPEC, 6)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 6)
     found, lost = attempt(session, samples, talkative_vlm)
     assert lost
     again, none = attempt(session, lost, talkative_vlm)
@@ -128,7 +128,7 @@ def test_where_one_slot_is_too_many_generate_writes(
     generated: list[str],
 ) -> None:
     failing_step(at=range(1000), error=torch.OutOfMemoryError("CUDA out of memory"))
-    session, rows = CaptureSession(talkative_vlm, SPEC, 4), samples[:3]
+    session, rows = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 4), samples[:3]
 
     def until_all_are_done() -> list[Any]:
         found, lost = attempt(session, rows, talkative_vlm, 1)
@@ -150,9 +150,9 @@ def test_a_batch_that_does_not_fit_leaves_the_others_as_they_were(
     expected: Mapping[str, Capture],
 ) -> None:
     """Its own rows are not kept; what was being answered goes on, what was finished is there."""
-    session = CaptureSession(talkative_vlm, SPEC, 3)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 3)
     found = flat(submitted(session, samples[:3], talkative_vlm, SPEC, 3))
-    [batch], _ = prepare(samples[3:6], talkative_vlm, SPEC)
+    [batch], _ = prepare(samples[3:6], talkative_vlm, resolve_spec(SPEC, talkative_vlm))
 
     def no_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -177,10 +177,10 @@ def test_no_room_for_the_slots_of_a_longer_prompt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The rows that had to be finished before are not lost with the batch that did not fit."""
-    session = CaptureSession(talkative_vlm, SPEC, 4)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 4)
     found = flat(submitted(session, samples[:2], talkative_vlm, SPEC, 2))
     long = Sample("long", samples[0].image, "Is there a cat, or a cup, " * 9)
-    [batch], _ = prepare([long], talkative_vlm, SPEC)
+    [batch], _ = prepare([long], talkative_vlm, resolve_spec(SPEC, talkative_vlm))
     with monkeypatch.context() as patch:
 
         def no_memory(*_: Any, **__: Any) -> Slots:
@@ -201,7 +201,7 @@ def test_a_row_is_lost_once_where_its_slot_cannot_be_given_away(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Slots, "release", no_memory)
-    session, rows = CaptureSession(talkative_vlm, SPEC, 5), samples[:5]
+    session, rows = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 5), samples[:5]
     found, lost = attempt(session, rows, talkative_vlm, 5)
     ids = [item.sample.id for item in found] + [sample.id for sample in lost]
     assert sorted(ids) == sorted(sample.id for sample in rows)
@@ -219,7 +219,7 @@ def test_what_was_finished_before_a_step_of_the_drain_failed_is_there(
     at = max(lengths) - 2  # the last step of the longest answer; the shortest has long ended
     assert min(lengths) < max(lengths)
     failing_step(at=[at], error=torch.OutOfMemoryError("CUDA out of memory"))
-    session = CaptureSession(talkative_vlm, SPEC, 8)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 8)
     found, lost = attempt(session, rows, talkative_vlm, 8)
     assert len(lost) == lengths.count(max(lengths))
     again, _ = attempt(session, lost, talkative_vlm, 8)
@@ -246,7 +246,7 @@ def test_an_answer_that_cannot_be_decoded_takes_no_other_with_it(
         return str(original(*taken, **options))
 
     monkeypatch.setattr(talkative_vlm.processor, "decode", decode)
-    session = CaptureSession(talkative_vlm, SPEC, 6)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 6)
     with pytest.warns(RuntimeWarning, match="strange tokens"):
         found, lost = attempt(session, rows, talkative_vlm, 6)
     again, _ = attempt(session, lost, talkative_vlm, 6)

@@ -14,7 +14,7 @@ from families.conformance import WIDE, build, make_image
 from vlmscope.engine import capture
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.runner import ResilientRunner
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.loading import batching
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -39,7 +39,7 @@ def outcomes(
     rows: Sequence[Sample], vlm: VisionLanguageModel, size: int
 ) -> dict[str, Capture | Failure]:
     """Return what ``extract`` would record of each row, in batches of a size."""
-    runner = ResilientRunner(vlm, SPEC, BatchSizer(size), went_well=True)
+    runner = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(size), went_well=True)
     pieces = [
         piece
         for start in range(0, len(rows), size)

@@ -18,7 +18,7 @@ from threads import Worker, at_once
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.inspection import inspect_sample
-from vlmscope.model import VisionLanguageModel, load_model, model_lock
+from vlmscope.model import VisionLanguageModel, load_model, model_lock, resolve_spec
 from vlmscope.model.loading import load
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
@@ -78,7 +78,7 @@ def test_eight_threads_get_what_one_gets(any_vlm: VisionLanguageModel) -> None:
         lambda: captured(ONE_IMAGE[:2], any_vlm, ANSWER, size=1),
         lambda: captured(ONE_IMAGE, any_vlm, PROMPT, size=3),
         lambda: bits(reference(ONE_IMAGE[1], any_vlm, ANSWER)),
-        lambda: bits(inspect_sample(ONE_IMAGE[3], any_vlm, PROMPT).capture),
+        lambda: bits(inspect_sample(ONE_IMAGE[3], any_vlm, resolve_spec(PROMPT, any_vlm)).capture),
     ]
     expected, before = [work() for work in works], state_of(any_vlm)
     order = [0, 1, 2, 3, 4, 0, 1, 3]
@@ -144,10 +144,10 @@ def test_sessions_take_turns_with_their_rows_half_answered(
     """Each thread submits batch after batch while rows of all sessions are in their slots."""
 
     def run(rows: Sequence[Sample]) -> list[tuple[Any, ...]]:
-        session = CaptureSession(talkative_vlm, SPEC, 2)
+        session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 2)
         found = []
         for row in rows:
-            [batch], _ = prepare([row], talkative_vlm, SPEC)
+            [batch], _ = prepare([row], talkative_vlm, resolve_spec(SPEC, talkative_vlm))
             found += session.submit(batch)
         return sorted(bits(item) for item in found + session.drain() if isinstance(item, Capture))
 
@@ -160,12 +160,15 @@ def test_sessions_take_turns_with_their_rows_half_answered(
 def test_a_session_that_threads_share_returns_every_row_once(
     talkative_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
-    session, samples = CaptureSession(talkative_vlm, SPEC, 4), samples[:6]
+    session, samples = (
+        CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 4),
+        samples[:6],
+    )
 
     def submit(rows: Sequence[Sample]) -> list[Any]:
         found = []
         for row in rows:
-            [batch], _ = prepare([row], talkative_vlm, SPEC)
+            [batch], _ = prepare([row], talkative_vlm, resolve_spec(SPEC, talkative_vlm))
             found += session.submit(batch)
         return found + session.drain()
 
@@ -236,8 +239,8 @@ def test_an_error_leaves_the_model_free_and_as_it_was(
             raise error
 
     part = talkative_vlm.vision_encoder if where == "vision" else talkative_vlm.layers[2]
-    session = CaptureSession(talkative_vlm, SPEC, 2)
-    [batch], _ = prepare(rows, talkative_vlm, SPEC)
+    session = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 2)
+    [batch], _ = prepare(rows, talkative_vlm, resolve_spec(SPEC, talkative_vlm))
     hook = part.register_forward_hook(fail)
     try:
         with warnings.catch_warnings():

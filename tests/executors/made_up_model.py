@@ -25,6 +25,11 @@ class MadeUp(VisionLanguageModel):
         """What it says."""
         return self.gpus
 
+    @property
+    def num_layers(self) -> int:
+        """What it says."""
+        return 4
+
 
 def made_up(*gpus: str) -> MadeUp:
     """Return a model on a CPU, or as if it were on some GPUs."""

@@ -33,7 +33,7 @@ from families.conformance import (
 from families.vision_rows import rows_per_image, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.computing import full_float32
 from vlmscope.prompt import chat_template, encode
@@ -160,11 +160,13 @@ def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageMode
     """
     # Phi-4 fills up every image of a batch to the most crops, Mllama to the most tiles.
     rows = [*ONE_IMAGE, SEVERAL[0]] if family not in FILLED_UP else [ONE_IMAGE[0]]
-    batches, _ = prepare(rows, vlm, PROMPT)
+    batches, _ = prepare(rows, vlm, resolve_spec(PROMPT, vlm))
     assert vlm.vision_size != vlm.hidden_size
     for batch in batches:
         shares = encoder_rows(family, vlm, batch.inputs)
-        for item, number in zip(capture_batch(batch, vlm, PROMPT), batch.images, strict=True):
+        for item, number in zip(
+            capture_batch(batch, vlm, resolve_spec(PROMPT, vlm)), batch.images, strict=True
+        ):
             assert isinstance(item, Capture)
             parts = number if family not in SIDE_BY_SIDE else 1
             own = torch.cat([next(shares) for _ in range(parts)])
@@ -208,9 +210,9 @@ def encoder_output(vlm: VisionLanguageModel) -> Iterator[list[Tensor]]:
 def test_positions_are_those_the_decoder_saw(vlm: VisionLanguageModel) -> None:
     """Another image changes what goes into the decoder at image tokens and nowhere else."""
     pair = [Sample(str(seed), make_image(70, 40, seed), "What is it?") for seed in (1, 2)]
-    [batch], _ = prepare(pair, vlm, PROMPT)
+    [batch], _ = prepare(pair, vlm, resolve_spec(PROMPT, vlm))
     spec = dataclasses.replace(PROMPT, positions=("first_image_token", *PROMPT.positions))
-    [item, _] = capture_batch(batch, vlm, spec)
+    [item, _] = capture_batch(batch, vlm, resolve_spec(spec, vlm))
     assert isinstance(item, Capture)
     image = np.flatnonzero(batch.input_ids[0] == vlm.image_token_id)
     assert item.boundaries["last_image_token"] == image[-1]
@@ -262,7 +264,7 @@ def test_images_where_placeholders_stand(family: str, endless: VisionLanguageMod
     rows = [SEVERAL[1], *INTERLEAVED]
     for item in capture(rows, endless, spec, batch_size=4):
         assert_same(item, reference(item.sample, endless, spec))
-    batches, failures = prepare(INTERLEAVED, endless, spec)
+    batches, failures = prepare(INTERLEAVED, endless, resolve_spec(spec, endless))
     assert not failures
     made = {s.id: (b, i) for b in batches for i, s in enumerate(b.samples)}
     for sample, content, order in zip(INTERLEAVED, CONTENTS, ORDERS, strict=True):

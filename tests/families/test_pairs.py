@@ -25,7 +25,7 @@ from families.qwen_checkpoints import build_glm46v
 from families.test_conformance import assert_same
 from families.tile_checkpoints import build_internvl
 from vlmscope.engine import capture, prepare
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.loading import thresholds
 from vlmscope.model.loading.thresholds import named_thresholds, with_proven_lengths
@@ -136,7 +136,7 @@ def test_llava_with_llama_4(tmp_path: Path, settings: dict[str, int], beyond: in
     longest = Sample("longest", make_image(70, 40), "cat " * 280)
     for item in capture([*ROWS, longest], vlm, SPEC, batch_size=6):
         assert_same(item, reference(item.sample, vlm, SPEC))
-    batches, _ = prepare(ROWS, vlm, SPEC)
+    batches, _ = prepare(ROWS, vlm, resolve_spec(SPEC, vlm))
     assert len(batches) == (3 if beyond == 48 else 1)
 
 
@@ -212,5 +212,5 @@ def test_a_proof_that_fails_at_a_length_leaves_shorter_rows_in_batches(
     monkeypatch.setattr(thresholds, "_holds", fail)
     bounded = with_proven_lengths(llama4)
     assert bounded.lengths.alone_beyond == 256
-    batches, _ = prepare(ROWS, bounded, SPEC)
+    batches, _ = prepare(ROWS, bounded, resolve_spec(SPEC, bounded))
     assert [len(batch.samples) for batch in batches] == [len(ROWS)]

@@ -20,7 +20,7 @@ from families.test_conformance import assert_same
 from vlmscope.demo.standin import build_standin
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
-from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
+from vlmscope.model import FAMILIES, VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.loading import batching
 from vlmscope.model.loading.checks import relative_error, rises_with, scaled_like
 from vlmscope.model.loading.discovery import with_found_parts
@@ -98,7 +98,7 @@ def test_a_stranger_that_follows_the_conventions(
 def test_one_question_at_a_time_where_the_order_is_unknown(known: Path, tmp_path: Path) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_backwards")
     vlm = load_model(folder, device="cpu")
-    batches, failures = prepare([*ONE_IMAGE, *SEVERAL], vlm, SPEC)
+    batches, failures = prepare([*ONE_IMAGE, *SEVERAL], vlm, resolve_spec(SPEC, vlm))
     assert not failures
     assert [len(batch.samples) for batch in batches] == [1] * (len(ONE_IMAGE) + len(SEVERAL))
 

@@ -81,6 +81,48 @@ def test_a_bad_row_is_a_failure_in_its_place_and_harms_nobody(
     assert list(scorer.score([])) == []
 
 
+def test_an_image_of_many_questions_is_encoded_once_a_table(
+    tmp_path: Path,
+    vlm: VisionLanguageModel,
+    samples: list[Sample],
+    captures: list[Capture],
+) -> None:
+    save(tmp_path / "probe", vlm, captures)
+    rows = [replace(samples[0], id=f"q{i}", question=f"Is {i} there?") for i in range(7)]
+    alone = [RiskScorer(vlm, tmp_path / "probe").risk(row.image, row.question) for row in rows]
+    encoded: list[int] = []
+    handle = vlm.vision_encoder.register_forward_hook(
+        lambda _module, _args, output: encoded.append(len(output.last_hidden_state))
+    )
+    try:
+        found = list(RiskScorer(vlm, tmp_path / "probe", batch_size=2).score(rows))
+    finally:
+        handle.remove()
+    assert encoded == [1]
+    risks = [risk.risk for risk in found if isinstance(risk, Risk)]
+    np.testing.assert_allclose(risks, alone, atol=2e-5)
+
+
+def test_rows_of_equal_ids_keep_their_own_results(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    save(tmp_path / "probe", vlm, captures)
+    scorer = RiskScorer(vlm, tmp_path / "probe", batch_size=2)
+    missing = Sample("same", str(tmp_path / "no.png"), "What is it?")
+    rows = [replace(samples[0], id="same"), missing, replace(samples[1], id="same"), missing]
+    first, second, third, fourth = scorer.score(rows)
+    expected = [next(iter(scorer.score([row]))) for row in (rows[0], rows[2])]
+    for here, there in zip((first, third), expected, strict=True):
+        assert isinstance(here, Risk)
+        assert isinstance(there, Risk)
+        assert here.id == "same"
+        assert here.risk == pytest.approx(there.risk, abs=2e-5)
+    for here in (second, fourth):
+        assert isinstance(here, Failure)
+        assert here.id == "same"
+        assert "no.png" in here.error
+
+
 def test_another_prompt_is_refused(
     tmp_path: Path, checkpoint: Path, vlm: VisionLanguageModel, captures: list[Capture]
 ) -> None:

@@ -23,6 +23,7 @@ from vlmscope import extract
 from vlmscope.engine import capture
 from vlmscope.errors import RowError
 from vlmscope.executors import plan
+from vlmscope.executors.runner import ResilientRunner
 from vlmscope.locking import tokenizer_lock
 from vlmscope.model import VisionLanguageModel, model_lock
 from vlmscope.risk import Risk, RiskScorer
@@ -194,10 +195,10 @@ def test_an_abandoned_table_is_collected_by_a_thread_that_holds_a_lock(
     scorer: RiskScorer, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its preparing threads wait for that lock, so nobody may wait for them."""
-    may_prepare, original = threading.Event(), RiskScorer._prepare
+    may_prepare, original = threading.Event(), ResilientRunner.prepare
 
-    def prepare(self: RiskScorer, rows: Any) -> Any:
-        assert rows[0] is samples[0] or may_prepare.wait(10)
+    def prepare(self: ResilientRunner, rows: Any) -> Any:
+        assert rows[0].id == samples[0].id or may_prepare.wait(10)
         return original(self, rows)
 
     def begin() -> weakref.ref[Any]:
@@ -211,7 +212,7 @@ def test_an_abandoned_table_is_collected_by_a_thread_that_holds_a_lock(
             may_prepare.set()
             gc.collect()
 
-    monkeypatch.setattr(RiskScorer, "_prepare", prepare)
+    monkeypatch.setattr(ResilientRunner, "prepare", prepare)
     gc.disable()
     try:
         abandoned = begin()

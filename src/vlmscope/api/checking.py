@@ -24,7 +24,7 @@ from vlmscope.errors import (
 )
 from vlmscope.executors import describe_model
 from vlmscope.inspection import Inspection, inspect_sample
-from vlmscope.model import VisionLanguageModel, load_model, refuse_loading
+from vlmscope.model import VisionLanguageModel, load_model, refuse_loading, resolve_spec
 from vlmscope.model.attention.implementations import requested_by
 from vlmscope.probes import BinaryProbe, ProbeInfo
 from vlmscope.probes import load_probe as read_probe
@@ -311,7 +311,7 @@ def inspect(
         refuse_loading(
             [name for name, value in loading.items() if value not in ("auto", None, False)]
         )
-    return inspect_sample(row, model, wanted)
+    return inspect_sample(row, model, resolve_spec(wanted, model))
 
 
 def find_row(table: Table, id_: str | None) -> Sample:

@@ -58,8 +58,7 @@ def inspect(
     from vlmscope.api.checking import find_row
     from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample
-    from vlmscope.model import load_model
-    from vlmscope.model.halp import notes_of, original_of, states_of
+    from vlmscope.model import load_model, resolve_spec
 
     quiet_libraries()
     mapping = parse_mapping(
@@ -78,10 +77,10 @@ def inspect(
             family=family, adapter=adapter, quantize=quantize,
             allow_pickle_weights=allow_pickle_weights,
         )  # fmt: skip
-    original = original_of(vlm.family.model_type, spec)
-    for note in notes_of(original):
+    resolved = resolve_spec(spec, vlm)
+    for note in resolved.notes:
         show_note(note)
-    seen = inspect_sample(row, vlm, spec)
+    seen = inspect_sample(row, vlm, resolved)
     if as_json:
         stdout.print_json(json.dumps(as_record(seen)))
         return
@@ -89,7 +88,7 @@ def inspect(
     _show_tokens(seen)
     _show_shapes(seen)
     # As in transformers, ``hidden_states[-1]`` is the output of the final norm.
-    normed = vlm.num_layers - 1 if states_of(original) == "hidden_states[k+1]" else None
+    normed = vlm.num_layers - 1 if resolved.layer_states == "hidden_states[k+1]" else None
     _show_vectors(seen, normed)
     _show_answer(seen, vlm)
 

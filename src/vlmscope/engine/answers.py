@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.hooks import Taps
-from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import Capture, CaptureSpec, Failure, failure_of
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.schema import Capture, Failure, failure_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +101,7 @@ def end_tokens(vlm: VisionLanguageModel) -> list[int]:
 
 def with_answer(
     item: Capture,
-    spec: CaptureSpec,
+    spec: ResolvedSpec,
     answer: Answer,
     states: Mapping[str, Float[np.ndarray, " hidden"]],
 ) -> Capture | Failure:

@@ -21,7 +21,7 @@ from torch import Tensor
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
 from vlmscope.engine.device import pinned
 from vlmscope.errors import RowError
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import EachOnce, count_after_question, encode, image_order, render
 from vlmscope.said_once import said_once
@@ -91,38 +91,39 @@ class Batch:
 
 @said_once()
 def prepare(
-    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec | None = None
+    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: ResolvedSpec | None = None
 ) -> tuple[list[Batch], list[Failure]]:
     """Load the images, render the prompts, and make batches of the rows that are good.
 
     Args:
         samples: The rows.
         vlm: The model, for its processor.
-        spec: What will be recorded; some positions need more of the prompt than its tokens.
+        spec: What will be recorded (default: the specification's choice); some positions need more
+            of the prompt than its tokens.
 
     Returns:
         The batches (one, or none if no row is good, where all rows have images and these are not
         very large), and the rows that are not good.
     """
+    spec = spec or resolve_spec(CaptureSpec(), vlm)
     failures: list[Failure] = []
     batches: list[Batch] = []
     for good in _read_all(samples, vlm, spec, failures):
-        batches += _batches_of(good, vlm, spec or CaptureSpec(), failures)
+        batches += _batches_of(good, vlm, spec, failures)
         good.clear()  # of their images the tensors are enough
     return batches, failures
 
 
-def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: CaptureSpec) -> list[int]:
+def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list[int]:
     """Return the length band of each row of a batch: it must be one (``model/lengths.py``)."""
     if not vlm.lengths:
         return [0] * len(batch.samples)
-    # The hidden states of an answer's last token exist one step after it was chosen.
-    new = spec.max_new_tokens + bool(spec.answer_positions)
+    new = spec.decoded_tokens
     return [vlm.lengths.band(int(tokens), new) for tokens in batch.attention_mask.sum(axis=1)]
 
 
 def _batches_of(
-    good: Sequence[_Row], vlm: VisionLanguageModel, spec: CaptureSpec, failures: list[Failure]
+    good: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec, failures: list[Failure]
 ) -> list[Batch]:
     """Make batches of good rows; note those whose prompt is too long."""
     batches: list[Batch] = []
@@ -140,7 +141,7 @@ def _batches_of(
 
 
 def _of_one_band(
-    batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: CaptureSpec
+    batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec
 ) -> list[Batch]:
     """Return a batch as it is, or its rows in batches within each of which lengths agree."""
     groups: dict[tuple[int, int], list[_Row]] = {}
@@ -170,7 +171,7 @@ class _Row:
 def _read_all(
     samples: Sequence[Sample],
     vlm: VisionLanguageModel,
-    spec: CaptureSpec | None,
+    spec: ResolvedSpec,
     failures: list[Failure],
 ) -> Iterator[list[_Row]]:
     """Yield the good rows: all at once, or as many as have ``PIXELS_AT_ONCE``; note the others."""
@@ -197,7 +198,7 @@ def _pixels_of(rows: Sequence[_Row]) -> int:
 def _read(
     sample: Sample,
     vlm: VisionLanguageModel,
-    spec: CaptureSpec | None,
+    spec: ResolvedSpec,
     opened: dict[str, Image],
 ) -> _Row:
     """Render the prompt and load the images of one row.
@@ -216,7 +217,7 @@ def _read(
         raise RowError("prompt", f"{vlm.family.title} takes no question without an image")
     text, after = render(vlm.processor, sample.question, count), 0
     order = image_order(sample.question, count)
-    if spec is not None and "last_question_token" in spec.positions:
+    if "last_question_token" in spec.positions:
         after = count_after_question(vlm.processor, text, len(order))
     return _Row(sample, text, after, tuple(_open(image, opened) for image in sample.images), order)
 

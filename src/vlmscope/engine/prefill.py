@@ -23,21 +23,20 @@ from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import Taps
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.pooling import TokenChoice
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_with
 from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention
 from vlmscope.model.encoder_widths import widened
-from vlmscope.model.halp import Original, original_of, place_of, states_of, with_encoder_of
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
     TOP_FIRST_TOKENS,
     VISION_ONLY,
     Capture,
-    CaptureSpec,
+    Sample,
 )
-from vlmscope.selection import boundaries, locate, resolve_layers
+from vlmscope.selection import boundaries, locate
 
 _STATISTICS = _ENTROPY, _IDS, _LOGPROBS = "entropy", "ids", "logprobs"
 
@@ -62,18 +61,33 @@ class Ready:
 class Prefilled:
     """What the pass of one row left behind. It holds nothing on the device."""
 
-    known: Mapping[str, Any]
-    """Fields of its ``Capture`` that are known already."""
+    sample: Sample
+    """The row."""
+    boundaries: Mapping[str, int]
+    """Position → index into the prompt."""
+    num_prompt_tokens: int
+    """Tokens of the prompt, without padding."""
+    image_sha256: str
+    """Of the decoded images, as in ``Batch.image_hashes``."""
+    image_dhash: str
+    """Perceptual hashes of the images."""
+    image_thumbnail: str
+    """Thumbnails of the images."""
     numbers: Fetch
     """The batch's vectors and statistics of the first token, on their way to the host."""
-    row: int
+    index: int
     """Which of them are this row's."""
 
     def capture(self) -> Capture:
         """Return it without an answer."""
-        numbers, row = self.numbers, self.row
+        numbers, row = self.numbers, self.index
         return Capture(
-            **self.known,
+            sample=self.sample,
+            boundaries=self.boundaries,
+            num_prompt_tokens=self.num_prompt_tokens,
+            image_sha256=self.image_sha256,
+            image_dhash=self.image_dhash,
+            image_thumbnail=self.image_thumbnail,
             # Copies: a view would keep the whole batch, and the pinned memory that it came in.
             vectors={
                 name: numbers[name][row].copy() for name in numbers if name not in _STATISTICS
@@ -88,18 +102,13 @@ class Prefilled:
 def make_ready(
     batch: Batch,
     vlm: VisionLanguageModel,
-    spec: CaptureSpec,
+    spec: ResolvedSpec,
     images: ImageEncoder | None,
     answer_states: AnswerStates | None = None,
 ) -> Ready:
-    """Bring a batch to the device, encode its images if that is done apart, make its taps.
-
-    Raises:
-        InputError: The spec's ``compat`` is not for this model.
-    """
-    original = original_of(vlm.family.model_type, spec)
-    vlm = with_encoder_of(original, vlm)
-    found = _tokens(batch, vlm, spec, original)
+    """Bring a batch to the device, encode its images if that is done apart, make its taps."""
+    vlm = spec.with_encoder(vlm)
+    found = _tokens(batch, vlm, spec)
     encodings = images.encode(batch) if images is not None and any(batch.images) else None
     apart = () if encodings is None else vlm.family.encoder_inputs
     inputs = {
@@ -107,13 +116,13 @@ def make_ready(
     }
     taps = Taps(
         vlm,
-        resolve_layers(spec.layers, vlm.num_layers),
+        spec.layers,
         {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()},
         inputs,
         batch.images,
         spec.vision_pooling,
         answer_states,
-        states_of(original),
+        spec.layer_states,
         encodings,
     )
     return Ready(batch, inputs, encodings, found, taps)
@@ -142,16 +151,14 @@ def kept_of(ready: Ready) -> list[Prefilled]:
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
     return [
         Prefilled(
-            {
-                "sample": sample,
-                "boundaries": boundaries(ready.found, batch.attention_mask, row),
-                "num_prompt_tokens": int(batch.attention_mask[row].sum()),
-                "image_sha256": batch.image_hashes[row],
-                "image_dhash": batch.image_dhashes[row],
-                "image_thumbnail": batch.image_thumbnails[row],
-            },
-            fetch,
-            row,
+            sample=sample,
+            boundaries=boundaries(ready.found, batch.attention_mask, row),
+            num_prompt_tokens=int(batch.attention_mask[row].sum()),
+            image_sha256=batch.image_hashes[row],
+            image_dhash=batch.image_dhashes[row],
+            image_thumbnail=batch.image_thumbnails[row],
+            numbers=fetch,
+            index=row,
         )
         for row, sample in enumerate(batch.samples)
     ]
@@ -174,12 +181,12 @@ def first_token_statistics(
 
 
 def _tokens(
-    batch: Batch, vlm: VisionLanguageModel, spec: CaptureSpec, original: Original | None
+    batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec
 ) -> dict[str, Bool[np.ndarray, "batch length"]]:
     """Return, for each position of the prompt, the tokens it means in each row."""
     imaged = any(batch.images)
-    places = {
-        name: place_of(original, name)
+    read_at = {
+        name: spec.read_at(name)
         for name in spec.prompt_positions
         if imaged or name not in IMAGE_POSITIONS
     }
@@ -187,7 +194,7 @@ def _tokens(
         batch.input_ids,
         batch.attention_mask,
         vlm.image_token_id,
-        list(places.values()),
+        list(read_at.values()),
         batch.after_question,
     )
-    return {name: found[place] for name, place in places.items()}
+    return {name: found[position] for name, position in read_at.items()}

@@ -35,11 +35,10 @@ from vlmscope.engine.prefill import Prefilled, Ready, kept_of, make_ready, run
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
-from vlmscope.model.halp import original_of
 from vlmscope.model.lengths import ALONE
 from vlmscope.said_once import warn
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -57,39 +56,41 @@ class CaptureSession:
         vlm: The model.
         spec: What to record.
         rows: How many rows may be answered at once.
+
+    Attributes:
+        shapes_: Module → shape of what it returned in the latest prefill.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, spec: CaptureSpec, rows: int) -> None:
+    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
         self._vlm = vlm
         self._spec = spec
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
-        self._decoding = Decoding(vlm, spec, rows, self._finished)
+        self._decoding = Decoding(vlm, spec, rows)
         self._images: ImageEncoder | None = None
         self._arriving: list[Prefilled] = []
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
+        self.shapes_: dict[str, tuple[int, ...]] = {}
 
-    def submit(self, batch: Batch, *, shapes: dict[str, tuple[int, ...]] | None = None) -> Results:
+    def submit(self, batch: Batch) -> Results:
         """Prefill a batch; return rows that are finished, of this batch or of earlier ones.
 
         Args:
             batch: The rows, from ``prepare``.
-            shapes: Filled, if given, with module → shape of what it returned in the prefill.
 
         Raises:
-            InputError: The spec's ``compat`` is not for this model, or the batch was prepared for
-                another spec and its rows may not share a call.
+            InputError: The batch was prepared for another spec and its rows may not share a call.
             torch.OutOfMemoryError: The batch does not fit; nothing of it is kept, and the rows of
                 earlier batches are as they were.
         """
         band = self._band(batch)
         with self._computing():
             if self._spec.max_new_tokens and (band == ALONE or self._must_generate(batch)):
-                self._generate(batch, shapes)
+                self._generate(batch)
             else:
-                self._prefill(batch, band, shapes)
+                self._prefill(batch, band)
             return self._take()
 
     def _band(self, batch: Batch) -> int:
@@ -155,7 +156,7 @@ class CaptureSession:
         self._finished.clear()
         return finished
 
-    def _prefill(self, batch: Batch, band: int, shapes: dict[str, tuple[int, ...]] | None) -> None:
+    def _prefill(self, batch: Batch, band: int) -> None:
         """Prefill a batch, and let it write its answers beside those that write already."""
         while not self._decoding.has_room(len(batch.samples), band):
             self._careful(self._decoding.step)
@@ -164,8 +165,7 @@ class CaptureSession:
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
         output = run(ready, self._vlm, config)
-        if shapes is not None:
-            shapes |= ready.taps.shapes_
+        self.shapes_ = ready.taps.shapes_
         if self._spec.max_new_tokens:
             self._answer(ready, output.past_key_values, batch, band)
             return
@@ -178,7 +178,7 @@ class CaptureSession:
         layers = keys_and_values(cache, self._decoding.length_for(tokens))
         if layers is None:
             self._too_long = min(self._too_long, tokens)
-            self._generate(batch, None)
+            self._generate(batch)
             return
         if not self._decoding.fits(layers, tokens):
             self._careful(self._decoding.drain)
@@ -191,23 +191,24 @@ class CaptureSession:
             try:
                 self._finished.append(check_finite(row.capture()))
             except BaseException:
-                self._lost.append(row.known["sample"])
+                self._lost.append(row.sample)
                 raise
 
-    def _careful(self, work: Callable[[], None]) -> None:
+    def _careful(self, work: Callable[[], Results | Iterator[Capture | Failure]]) -> None:
         """Take decoding steps; where one fails, give up the rows that were being answered.
 
         Where memory ran out there are fewer slots next time. After any other error ``generate``
         writes the answers.
         """
         try:
-            work()
+            for row in work():
+                self._finished.append(row)
         except Exception as error:  # noqa: BLE001 - whose fault it was will show
             decoding = self._decoding
             self._lost += decoding.samples
             fewer = decoding.capacity // 2 if is_out_of_memory(error) else 0
             self._stepwise = bool(self._stepwise and fewer)
-            self._decoding = Decoding(self._vlm, self._spec, max(1, fewer), self._finished)
+            self._decoding = Decoding(self._vlm, self._spec, max(1, fewer))
             if not self._stepwise:
                 warn(
                     f"a decoding step failed ({type(error).__name__}: {one_line(error)}); generate "
@@ -223,16 +224,15 @@ class CaptureSession:
         skips = bool(self._vlm.skipped_without_image) and not any(batch.images)
         return not self._stepwise or skips or batch.inputs["input_ids"].shape[1] >= self._too_long
 
-    def _generate(self, batch: Batch, shapes: dict[str, tuple[int, ...]] | None) -> None:
+    def _generate(self, batch: Batch) -> None:
         """Prefill a batch and write its answers with the library's ``generate``."""
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
         states = AnswerStates(end_tokens(vlm), rows) if spec.answer_positions else None
         ready = self._ready(batch, states)
         steps = StepLogprobs(ready.taps, states)
-        config = greedy_config(vlm, spec.max_new_tokens + (states is not None))
+        config = greedy_config(vlm, spec.decoded_tokens)
         output = run(ready, vlm, config, stopping_criteria=[steps])
-        if shapes is not None:
-            shapes |= ready.taps.shapes_
+        self.shapes_ = ready.taps.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
         generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()
         logprobs = torch.stack(steps.steps_[: spec.max_new_tokens], dim=1).cpu().numpy()
@@ -269,19 +269,19 @@ def capture(
             beyond rounding.
 
     Raises:
-        InputError: ``batch_size`` is below 1, or the spec's ``compat`` is not for this model.
+        InputError: ``batch_size`` is below 1, or the model has no such layer, or its ``compat`` is
+            not for it.
         RowError: A sample failed: its image, its prompt, or the processor or the model raised on
             it. ``extract`` records such rows instead, and goes on.
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: give 1 or more")
-    spec = spec or CaptureSpec()
-    original_of(vlm.family.model_type, spec)  # before any image is read
-    session = CaptureSession(vlm, spec, batch_size)
+    resolved = resolve_spec(spec or CaptureSpec(), vlm)  # before any image is read
+    session = CaptureSession(vlm, resolved, batch_size)
     iterator = iter(samples)
     while chunk := tuple(islice(iterator, batch_size)):
         try:
-            found = _captures(chunk, session, vlm, spec)
+            found = _captures(chunk, session, vlm, resolved)
         except VlmscopeError:
             raise
         except Exception as error:
@@ -292,15 +292,15 @@ def capture(
         if found is not None:
             yield from found
             continue
-        session = CaptureSession(vlm, spec, batch_size)  # what the failed batch left is gone
+        session = CaptureSession(vlm, resolved, batch_size)  # what the failed batch left is gone
         for sample in chunk:
             with row_errors(sample):
-                (alone,) = _captures((sample,), session, vlm, spec)
+                (alone,) = _captures((sample,), session, vlm, resolved)
             yield alone
 
 
 def _captures(
-    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: CaptureSpec
+    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
 ) -> list[Capture]:
     """Return the captures of some samples, in order.
 
@@ -319,10 +319,8 @@ def _captures(
 def capture_batch(
     batch: Batch,
     vlm: VisionLanguageModel,
-    spec: CaptureSpec,
+    spec: ResolvedSpec,
     session: CaptureSession | None = None,
-    *,
-    shapes: dict[str, tuple[int, ...]] | None = None,
 ) -> list[Capture | Failure]:
     """Run one batch through the model once.
 
@@ -332,20 +330,18 @@ def capture_batch(
         spec: What to record.
         session: Where batches follow each other: the rows of this one may then come later, and
             those of earlier ones now.
-        shapes: Filled, if given, with module → shape of what it returned in the prefill.
 
     Returns:
         Without a session one entry for each row, in order: a ``Failure`` where the model returned
         NaN or infinity. With one, the rows that are finished.
 
     Raises:
-        InputError: The spec's ``compat`` is not for this model.
         torch.OutOfMemoryError: The batch does not fit; nothing of it is kept.
     """
     if session is not None:
-        return session.submit(batch, shapes=shapes)
+        return session.submit(batch)
     session = CaptureSession(vlm, spec, len(batch.samples))
-    results = _all_of([batch], session, vlm, spec, shapes)
+    results = _all_of([batch], session, vlm, spec)
     order = {sample.id: row for row, sample in enumerate(batch.samples)}
     return sorted(results, key=lambda item: order[_id_of(item)])
 
@@ -354,14 +350,13 @@ def _all_of(
     batches: Sequence[Batch],
     session: CaptureSession,
     vlm: VisionLanguageModel,
-    spec: CaptureSpec,
-    shapes: dict[str, tuple[int, ...]] | None = None,
+    spec: ResolvedSpec,
 ) -> list[Capture | Failure]:
     """Return the results of some batches; rows that a failed step gave up come again."""
     results: list[Capture | Failure] = []
     while batches:
         for batch in batches:
-            results += session.submit(batch, shapes=shapes)
+            results += session.submit(batch)
         results += session.drain()
         batches, _ = prepare(session.take_lost(), vlm, spec)
     return results

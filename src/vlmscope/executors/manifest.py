@@ -12,13 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from vlmscope.dataset import InMemory, TableScan, absolute_data, absolute_name
 from vlmscope.errors import ModelError
 from vlmscope.executors.request import Request
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.fingerprint import hash_json, hash_processor
-from vlmscope.model.halp import original_of, states_of
 from vlmscope.model.loading.generation import hash_generation
 from vlmscope.prompt import chat_template, prompt_time
-from vlmscope.schema import CaptureSpec, FieldSpec
-from vlmscope.selection import resolve_layers
+from vlmscope.schema import FieldSpec
 from vlmscope.store import CaptureRecord, DataRecord, Manifest, ModelRecord
 from vlmscope.version import __version__
 
@@ -30,24 +28,24 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
-def capture_record(spec: CaptureSpec, layers: tuple[int, ...], model_type: str) -> CaptureRecord:
-    """Return the record of what is captured, the layers as numbers."""
-    layer_k = states_of(original_of(model_type, spec))
-    positions = tuple(dict.fromkeys(spec.positions))
+def capture_record(spec: ResolvedSpec) -> CaptureRecord:
+    """Return the record of what is captured."""
     return CaptureRecord(
-        layers, positions, spec.vision_pooling, spec.max_new_tokens, spec.compat, layer_k
+        spec.layers,
+        spec.positions,
+        spec.vision_pooling,
+        spec.max_new_tokens,
+        spec.compat,
+        spec.layer_states,
     )
 
 
 def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Manifest:
     """Return the record of what this run is made with."""
-    spec = request.spec
     return Manifest(
         run_id=uuid.uuid4().hex,
         model=describe_model(vlm),
-        capture=capture_record(
-            spec, resolve_layers(spec.layers, vlm.num_layers), vlm.family.model_type
-        ),
+        capture=capture_record(resolve_spec(request.spec, vlm)),
         data=DataRecord(
             path=absolute_data(request.data),
             images=absolute(request.images) if request.images else None,

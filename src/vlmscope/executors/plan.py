@@ -16,12 +16,16 @@ from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_patience
-from vlmscope.model import VisionLanguageModel, load_model, refuse_loading
+from vlmscope.model import (
+    VisionLanguageModel,
+    load_model,
+    refuse_loading,
+    resolve_spec,
+    resolve_spec_for,
+)
 from vlmscope.model.attention.decode_support import why_not_stepwise
-from vlmscope.model.halp import notes_of, original_of
 from vlmscope.prompt import at_time, count_after_question, render, takes_images_anywhere
 from vlmscope.row_identity import RowsHeld, hold_rows, ids_text, is_same_table
-from vlmscope.selection import resolve_layers
 from vlmscope.store import (
     Manifest,
     bytes_per_row,
@@ -181,8 +185,8 @@ def load_checked(
     """
     vlm = _model(request)
     _check_prompts(request, scan, vlm)
-    original = original_of(vlm.family.model_type, request.spec)
-    notes = (*_notes_on_rows(request, scan, vlm), *notes_of(original))
+    spec = resolve_spec(request.spec, vlm)
+    notes = (*_notes_on_rows(request, scan, vlm), *spec.notes)
     return vlm, make_manifest(request, scan, vlm), notes
 
 
@@ -393,10 +397,10 @@ def _check_early(request: Request, table: Table, scan: TableScan) -> RowsHeld:
     if not (request.out / "run.json").exists():
         return RowsHeld()
     stored = read_manifest(request.out)
-    layers = resolve_layers(request.spec.layers, stored.model.num_layers)
+    spec = resolve_spec_for(request.spec, stored.model.type, stored.model.num_layers)
     wanted = replace(
         stored,
-        capture=capture_record(request.spec, layers, stored.model.type),
+        capture=capture_record(spec),
         store_dtype=request.store_dtype,
     )
     check_same(stored, wanted)

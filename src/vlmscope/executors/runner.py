@@ -40,8 +40,8 @@ from vlmscope.executors.time_limit import (
 )
 from vlmscope.executors.writing import Outbox, StrictStop, Writing
 from vlmscope.locking import model_lock
-from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
+from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.schema import Capture, Failure, Sample, failure_of
 from vlmscope.store import InProgress
 
 SAME_ERRORS = 3
@@ -89,7 +89,7 @@ class ResilientRunner:
     def __init__(
         self,
         vlm: VisionLanguageModel,
-        spec: CaptureSpec,
+        spec: ResolvedSpec,
         sizer: BatchSizer,
         *,
         went_well: bool = False,
@@ -382,12 +382,13 @@ class Loop:
         self._request = request
         self._journal = journal
         self._sizer = sizer
+        spec = resolve_spec(request.spec, vlm)
         self._runner = ResilientRunner(
             vlm,
-            request.spec,
+            spec,
             sizer,
             went_well=went_well,
-            session=CaptureSession(vlm, request.spec, rows_at_once(vlm, request.batch_size)),
+            session=CaptureSession(vlm, spec, rows_at_once(vlm, request.batch_size)),
             patience=Patience(request.time_limit, self._give_up),
             journal=journal,
         )

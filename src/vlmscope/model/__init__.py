@@ -10,19 +10,24 @@
 - ``computing``: one thread at a time, the same settings everywhere
 - ``fingerprint``: what a model is, in hashes
 - ``halp``: how the HALP research read its models
+- ``resolved_spec``: what to record of one model, with nothing left to look up
 - ``chat``: a language model as text in, text out
 """
 
 from vlmscope.locking import model_lock
 from vlmscope.model.families import FAMILIES, Family
 from vlmscope.model.loading.load import load_model, refuse_loading
+from vlmscope.model.resolved_spec import ResolvedSpec, resolve_spec, resolve_spec_for
 from vlmscope.model.vlm import VisionLanguageModel
 
 __all__ = [
     "FAMILIES",
     "Family",
+    "ResolvedSpec",
     "VisionLanguageModel",
     "load_model",
     "model_lock",
     "refuse_loading",
+    "resolve_spec",
+    "resolve_spec_for",
 ]

@@ -6,6 +6,7 @@ is the same whether its row is in a run or it is asked now.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vlmscope.arguments import check_batch_size
+from vlmscope.engine import CaptureSession
 from vlmscope.errors import InputError, RowError
-from vlmscope.executors.batching import sizer_for
-from vlmscope.executors.runner import Prepared, ResilientRunner, batches_ahead, batches_to_prepare
+from vlmscope.executors.batching import rows_at_once, sizer_for
+from vlmscope.executors.runner import ResilientRunner, batches_ahead, batches_to_prepare
 from vlmscope.metrics import Platt
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.halp import positions_of
 from vlmscope.probes import ProbeInfo, load_probe
 from vlmscope.prompt import at_time, reads_clock
@@ -49,7 +51,7 @@ UNDATED = (
 )
 """Said of a probe of an earlier version that lies in no run."""
 
-_Rows = Sequence[Sample | Failure]
+_Rows = Sequence[tuple[str, Sample | Failure]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class RiskScorer:
         place = find_probe(probe)
         self.probe: BinaryProbe
         self.probe, self.info = load_probe(place)
-        self._spec = spec_of(place, self.info)
+        spec = spec_of(place, self.info)
         check_match(place, self.info, vlm)
         time = trained_at(place, self.info)
         vlm = replace(vlm, processor=at_time(vlm.processor, time))
@@ -108,16 +110,15 @@ class RiskScorer:
         self.threshold = _threshold(self.info, threshold)
         check_batch_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
-        self._model = vlm.name
+        self._vlm = vlm
+        self._spec = resolve_spec(spec, vlm)
+        self._slots = rows_at_once(vlm, batch_size)
         self._sizer = sizer_for(vlm, batch_size)
-        self._ahead = batches_to_prepare(vlm)
-        self._check_files = vlm.check_files
-        self._runner = ResilientRunner(vlm, self._spec, self._sizer)
 
     def __repr__(self) -> str:
         layer = "" if self.info.layer is None else f" at layer {self.info.layer}"
         return (
-            f"RiskScorer({self._model!r} in {self.dtype}, {self.info.estimator} of "
+            f"RiskScorer({self._vlm.name!r} in {self.dtype}, {self.info.estimator} of "
             f"{self.info.representation}{layer}, trained on {self.info.rows:,} rows, threshold "
             f"{self.threshold:.3g})"
         )
@@ -188,19 +189,29 @@ class RiskScorer:
         Args:
             rows: Questions about images, or about none. The failures among the rows of a table are
                 passed on. The next batches are prepared while the model works, so rows are drawn
-                ahead.
+                ahead. Where a model encodes images apart, equal images of a call are encoded once.
         """
-        ahead = self._ahead
+        session = CaptureSession(self._vlm, self._spec, self._slots)
+        runner = ResilientRunner(self._vlm, self._spec, self._sizer, session=session)
+        ahead = batches_to_prepare(self._vlm)
         preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
+        waiting: deque[tuple[str, str]] = deque()  # key of a row, its id
+        results: dict[str, Capture | Failure] = {}  # by the key
+        keyed = ((key, self._readable(row)) for key, row in _keyed(rows))
         try:
             for chunk, prepared in batches_ahead(
-                map(self._readable, rows), self._sizer, self._prepare, preparing, ahead=ahead
-            ):
-                pieces = self._runner.run(_samples(chunk), prepared)
+                keyed, self._sizer, lambda rows: runner.prepare(_samples(rows)), preparing,
+                ahead=ahead,
+            ):  # fmt: skip
+                waiting += [(key, row.id) for key, row in chunk]
+                results |= {key: row for key, row in chunk if isinstance(row, Failure)}
+                pieces = runner.run(_samples(chunk), prepared)
                 del prepared  # if memory runs out, nobody else may hold the batch
-                results = [item for piece in pieces for item in piece]
-                self._check_files()
-                yield from self._in_order(chunk, results)
+                results |= _by_key(pieces)
+                self._vlm.check_files()
+                yield from self._in_order(waiting, results)
+            results |= _by_key(runner.drain())
+            yield from self._in_order(waiting, results)
         finally:
             # No waiting: the garbage collector may do this, in a thread that has a lock which the
             # preparing threads wait for.
@@ -237,27 +248,23 @@ class RiskScorer:
             f"probe of another representation, {REPRESENTATIONS['last_prompt_token']} for example",
         )
 
-    def _prepare(self, rows: _Rows) -> Prepared | Exception:
-        return self._runner.prepare(_samples(rows))
-
     def _in_order(
-        self, rows: _Rows, results: Sequence[Capture | Failure]
+        self, waiting: deque[tuple[str, str]], results: dict[str, Capture | Failure]
     ) -> Iterator[Risk | Failure]:
-        """Yield one result a row, in the order of the rows."""
-        captured = {id(item.sample): item for item in results if isinstance(item, Capture)}
-        failed = {item.id: item for item in results if isinstance(item, Failure)}
+        """Yield what came of the first rows that wait, up to one that is still in the model."""
+        found: list[tuple[str, Capture | Failure]] = []
+        while waiting and waiting[0][0] in results:
+            key, id_ = waiting.popleft()
+            found.append((id_, results.pop(key)))
         path = vector_path(self.info.representation, self.info.layer)
-        risks = iter(
-            self._risks([captured[id(r)].vectors[path] for r in rows if id(r) in captured])
-        )
-        for row in rows:
-            if isinstance(row, Failure):
-                yield row
-            elif id(row) not in captured:
-                yield failed[row.id]
+        vectors = [item.vectors[path] for _, item in found if isinstance(item, Capture)]
+        risks = iter(self._risks(vectors))
+        for id_, item in found:
+            if isinstance(item, Failure):
+                yield item if item.id == id_ else replace(item, id=id_)
             else:
                 risk = next(risks)
-                yield Risk(row.id, risk, risk > self.threshold)
+                yield Risk(id_, risk, risk > self.threshold)
 
     def _risks(self, vectors: Sequence[np.ndarray]) -> list[float]:
         """Return the calibrated risk of each vector."""
@@ -314,4 +321,25 @@ def _threshold(info: ProbeInfo, wanted: float | None) -> float:
 
 
 def _samples(rows: _Rows) -> list[Sample]:
-    return [row for row in rows if isinstance(row, Sample)]
+    """Return the questions among some rows, each with its key as its id."""
+    return [replace(row, id=key) for key, row in rows if isinstance(row, Sample)]
+
+
+def _keyed(rows: Iterable[Sample | Failure]) -> Iterator[tuple[str, Sample | Failure]]:
+    """Yield rows, each with a key of its own: its id, or one made of it where ids repeat."""
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 1):
+        key = row.id
+        while key in seen:
+            key = f"{key} (row {number})"
+        seen.add(key)
+        yield key, row
+
+
+def _by_key(pieces: Iterable[Sequence[Capture | Failure]]) -> dict[str, Capture | Failure]:
+    """Return results by the key of their row."""
+    return {
+        item.id if isinstance(item, Failure) else item.sample.id: item
+        for piece in pieces
+        for item in piece
+    }

@@ -11,7 +11,7 @@ takes part in one step too many, whose token goes nowhere.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,8 @@ from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import Seen
 from vlmscope.engine.prefill import Prefilled, Ready
-from vlmscope.model import VisionLanguageModel
-from vlmscope.model.halp import original_of, states_of
-from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
-from vlmscope.selection import resolve_layers
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.schema import Capture, Failure, Sample
 
 MEMORY_SHARE = 0.5
 """Share of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -110,28 +108,19 @@ class Decoding:
         vlm: The model.
         spec: What to record.
         rows: How many may be answered at once; fewer where memory is short.
-        finished: Where rows go whose answers have arrived.
     """
 
-    def __init__(
-        self,
-        vlm: VisionLanguageModel,
-        spec: CaptureSpec,
-        rows: int,
-        finished: list[Capture | Failure],
-    ) -> None:
+    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
         self.rows = rows
         self._vlm = vlm
         self._spec = spec
-        # The states of the last token exist one step after it was chosen.
-        self._limit = spec.max_new_tokens + bool(spec.answer_positions)
+        self._limit = spec.decoded_tokens
         self._slots: Slots | None = None
         self._stepper: Stepper | None = None
         self._rows: list[_Row] = []
         self._flags: deque[tuple[Fetch, list[_Row]]] = deque()
         self._leaving: deque[tuple[list[_Row], Fetch]] = deque()
         self._masked = False
-        self._finished = finished
         self._behind = BEHIND if vlm.cuda_devices else 0
         self._band = 0
 
@@ -145,7 +134,7 @@ class Decoding:
         """The questions that are not answered yet, or whose answer has not arrived."""
         leaving = [row for rows, _ in self._leaving for row in rows if not row.received]
         staying = [row for row in self._rows if not row.ended]
-        return [row.prefilled.known["sample"] for row in (*leaving, *staying)]
+        return [row.prefilled.sample for row in (*leaving, *staying)]
 
     def has_room(self, rows: int, band: int = 0) -> bool:
         """Return whether so many more of a length band can be admitted, as far as is known."""
@@ -206,8 +195,11 @@ class Decoding:
         self._band = band
         self._rows += [_Row(row, rows_of.start + i) for i, row in enumerate(prefilled)]
 
-    def step(self) -> None:
-        """Take every row one token further; finish those whose answers have arrived."""
+    def step(self) -> Iterator[Capture | Failure]:
+        """Take every row one token further; yield those whose answers have arrived.
+
+        What is yielded is the caller's, also where a later row raises.
+        """
         arrived = len(self._leaving)
         if self._rows and self._slots is not None and self._stepper is not None:
             self._stepper.step(masked=self._masked)
@@ -217,7 +209,7 @@ class Decoding:
         while len(self._flags) > ahead:
             self._let_go(*self._flags.popleft())
         # On a CPU nothing is on its way: what has just ended has arrived.
-        self._receive(arrived if ahead else len(self._leaving))
+        yield from self._receive(arrived if ahead else len(self._leaving))
 
     def forget(self) -> bool:
         """Let go of the slots, which must be empty; return whether there were any."""
@@ -226,12 +218,12 @@ class Decoding:
         self._flags.clear()
         return had
 
-    def drain(self) -> None:
-        """Answer every row to the end."""
+    def drain(self) -> Iterator[Capture | Failure]:
+        """Answer every row to the end; yield them as their answers arrive."""
         while self._rows:
-            self.step()
+            yield from self.step()
         self._flags.clear()
-        self._receive(len(self._leaving))
+        yield from self._receive(len(self._leaving))
 
     def _let_go(self, flags: Fetch, rows: list[_Row]) -> None:
         """Release the rows that have ended, and send for their answers."""
@@ -263,8 +255,8 @@ class Decoding:
             found |= {name: states[index] for name, states in vectors.items()}
         return found
 
-    def _receive(self, batches: int) -> None:
-        """Finish the rows whose answers were sent for first."""
+    def _receive(self, batches: int) -> Iterator[Capture | Failure]:
+        """Yield the rows whose answers were sent for first."""
         for _ in range(batches):
             rows, fetch = self._leaving[0]
             for i, row in enumerate(rows):
@@ -276,8 +268,8 @@ class Decoding:
                 )
                 states = {name: fetch[name][i].copy() for name in fetch if name not in _TOKENS}
                 whole = with_answer(row.prefilled.capture(), self._spec, answer, states)
-                self._finished.append(whole)
                 row.received = True
+                yield whole
             self._leaving.popleft()
 
     def _make_slots(self, ready: Ready, layers: Layers, rows: int, tokens: int) -> None:
@@ -288,13 +280,11 @@ class Decoding:
         self._flags.clear()
         fixed = vlm.skipped_without_image if any(ready.batch.images) else frozenset()
         many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
-        original = original_of(vlm.family.model_type, spec)
-        wanted = resolve_layers(spec.layers, vlm.num_layers)
         positions = ready.taps.seen().positions
         while self._slots is None:
             states = AnswerStates(end_tokens(vlm), many) if spec.answer_positions else None
             if states is not None:
-                states.expect(wanted, vlm.hidden_size, vlm.device)
+                states.expect(spec.layers, vlm.hidden_size, vlm.device)
             try:
                 self._slots = make_slots(
                     layers, fixed, rows=many, length=length, limit=self._limit,
@@ -306,8 +296,8 @@ class Decoding:
                     raise
                 many = max(rows, many // 2)
         self._stepper = Stepper(
-            vlm, self._slots, wanted if spec.answer_positions else (),
-            states_of(original), imaged=any(ready.batch.images),
+            vlm, self._slots, spec.layers if spec.answer_positions else (),
+            spec.layer_states, imaged=any(ready.batch.images),
         )  # fmt: skip
 
 

@@ -1,0 +1,106 @@
+"""``ResolvedSpec``: what to record of one model, with nothing left to look up.
+
+``CaptureSpec`` is what a user asks for: layers against the depth of a model, positions by name,
+perhaps another method's way of reading them. It is resolved once, when the model is known; every
+stage behind takes the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlmscope.model.halp import (
+    Original,
+    notes_of,
+    original_of,
+    place_of,
+    states_of,
+    with_encoder_of,
+)
+from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.schema import ANSWER_POSITIONS, CaptureSpec, Compat, LayerStates, VisionPooling
+from vlmscope.selection import resolve_layers
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSpec:
+    """What to record of one model. Made by ``resolve_spec``."""
+
+    layers: tuple[int, ...]
+    """Decoder layers, ascending, each once."""
+    positions: tuple[str, ...]
+    """Token positions, each once, in the order asked for."""
+    vision_pooling: VisionPooling
+    """How the vision encoder's output becomes one vector."""
+    max_new_tokens: int
+    """Longest answer in tokens; 0 stops after the prefill."""
+    compat: Compat
+    """Whose method of reading is meant; empty for our own."""
+    original: Original | None
+    """That method's way of reading this family; None for our own."""
+
+    @property
+    def prompt_positions(self) -> tuple[str, ...]:
+        """The positions in the prompt."""
+        return tuple(name for name in self.positions if name not in ANSWER_POSITIONS)
+
+    @property
+    def answer_positions(self) -> tuple[str, ...]:
+        """The positions in the answer."""
+        return tuple(name for name in self.positions if name in ANSWER_POSITIONS)
+
+    @property
+    def decoded_tokens(self) -> int:
+        """How many tokens are decoded at most.
+
+        The hidden states of an answer's last token exist one step after it was chosen.
+        """
+        return self.max_new_tokens + bool(self.answer_positions)
+
+    @property
+    def layer_states(self) -> LayerStates:
+        """Which hidden state ``layer_k`` is."""
+        return states_of(self.original)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the vectors."""
+        return notes_of(self.original)
+
+    def read_at(self, position: str) -> str:
+        """Return the position in the prompt at which the vector of ``position`` is read."""
+        return place_of(self.original, position)
+
+    def with_encoder(self, vlm: VisionLanguageModel) -> VisionLanguageModel:
+        """Return the model with the vision encoder whose output is pooled."""
+        return with_encoder_of(self.original, vlm)
+
+
+def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
+    """Resolve what to record against a model.
+
+    Raises:
+        InputError: The model has no such layer, or cannot be read in the way of ``spec.compat``.
+    """
+    return resolve_spec_for(spec, vlm.family.model_type, vlm.num_layers)
+
+
+def resolve_spec_for(spec: CaptureSpec, model_type: str, num_layers: int) -> ResolvedSpec:
+    """Resolve what to record against what a run says of its model.
+
+    Args:
+        spec: What to record.
+        model_type: ``Family.model_type`` of the model.
+        num_layers: Its decoder layers.
+
+    Raises:
+        InputError: As in ``resolve_spec``.
+    """
+    return ResolvedSpec(
+        layers=resolve_layers(spec.layers, num_layers),
+        positions=tuple(dict.fromkeys(spec.positions)),
+        vision_pooling=spec.vision_pooling,
+        max_new_tokens=spec.max_new_tokens,
+        compat=spec.compat,
+        original=original_of(model_type, spec),
+    )
