@@ -65,10 +65,12 @@ def _read_large(path: Path, model: Path, out: Path, queue: object) -> None:
     from vlmscope.executors import Request, make_plan
     from vlmscope.executors.pending import rows_due
     from vlmscope.executors.writing import writing
+    from vlmscope.model_options import ModelOptions
 
-    make_plan(Request(str(path), str(model), out, limit=1, device="cpu"))  # imports and weights
+    cpu = ModelOptions(device="cpu")
+    make_plan(Request(str(path), str(model), out, limit=1, loading=cpu))  # imports and weights
     before, start_ = _peak(), time.perf_counter()
-    plan = make_plan(Request(str(path), str(model), out, device="cpu"))
+    plan = make_plan(Request(str(path), str(model), out, loading=cpu))
     planned = time.perf_counter()
     with writing(plan, lambda _: None) as results:
         due = rows_due(plan.table, plan.request, results.done_ids, results.put)

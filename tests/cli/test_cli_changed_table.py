@@ -33,8 +33,8 @@ def edited_meanwhile(
             table.write_text(text.replace("comb_5,", "comb_5,other_"), "utf-8")
         return vlm
 
-    monkeypatch.setattr(plan, "load_model", load)
-    monkeypatch.setattr(scorer, "load_model", load)
+    monkeypatch.setattr(plan, "load_with", load)
+    monkeypatch.setattr(scorer, "load_with", load)
 
 
 @pytest.mark.usefixtures("edited_meanwhile")

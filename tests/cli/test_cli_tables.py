@@ -117,7 +117,7 @@ def test_python_offers_the_same(checkpoint: Path, tmp_path: Path, vlm: Any) -> N
     request = Request(files, str(checkpoint), tmp_path / "run", images=str(IMAGES))
     heard: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "load_model", lambda *_, **__: heard.append("model") or vlm)
+        patch.setattr(plan, "load_with", lambda *_, **__: heard.append("model") or vlm)
         made = make_plan(request, note=heard.append)
     assert made.scan.ids == ("s0", "s1", "s2")
     assert made.manifest.data.path == files

@@ -21,6 +21,7 @@ from vlmscope.dataset import read_samples
 from vlmscope.engine import capture
 from vlmscope.executors import Request, make_plan, run_plan
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model_options import ModelOptions
 from vlmscope.reference import reference
 from vlmscope.schema import Answered, Capture, CaptureSpec, Sample
 from vlmscope.score import Auto
@@ -167,7 +168,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 ) -> None:
     request = Request(
         str(DEMO / "questions.csv"), str(DEMO / "model"), tmp_path / "run",
-        images=str(DEMO / "images"), spec=SPEC, batch_size=16, limit=64, device="cpu",
+        images=str(DEMO / "images"), spec=SPEC, batch_size=16, limit=64,
+        loading=ModelOptions(device="cpu"),
     )  # fmt: skip
     observer = StopAfter(2)
     first = run_plan(make_plan(request), observer=observer, stop=observer.event)

@@ -29,7 +29,7 @@ SPEC = CaptureSpec(max_new_tokens=6)
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch, vlm: VisionLanguageModel) -> None:
     """Plans share the session's model instead of loading it again."""
-    monkeypatch.setattr(plan, "load_model", lambda *_, **__: vlm)
+    monkeypatch.setattr(plan, "load_with", lambda *_, **__: vlm)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ BROKEN = ValueError("a kernel that is not there")
 def loaded(talkative_vlm: VisionLanguageModel) -> Iterator[None]:
     """Plans share the session's model instead of loading it again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "load_model", lambda *_, **__: talkative_vlm)
+        patch.setattr(plan, "load_with", lambda *_, **__: talkative_vlm)
         yield
 
 

@@ -191,7 +191,7 @@ def test_a_table_that_scatters_its_images_gives_the_same_rows(
     vlm: VisionLanguageModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "load_model", lambda *_, **__: vlm)
+    monkeypatch.setattr(plan, "load_with", lambda *_, **__: vlm)
     rows = scattered_table(tmp_path)
     spec = CaptureSpec(max_new_tokens=2)
     options: dict[str, Any] = {

@@ -15,7 +15,7 @@ from vlmscope.store import RunWriter, read_manifest
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch, vlm: VisionLanguageModel) -> None:
     """Plans share the session's model instead of loading it again."""
-    monkeypatch.setattr(plan, "load_model", lambda *_, **__: vlm)
+    monkeypatch.setattr(plan, "load_with", lambda *_, **__: vlm)
 
 
 @pytest.fixture

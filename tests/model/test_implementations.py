@@ -155,7 +155,7 @@ def test_a_described_family_that_attends_otherwise_proves_itself(
 def test_the_plan_says_that_it_is_slower(
     mixed: VisionLanguageModel, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlmscope.executors.plan.load_model", lambda *_, **__: mixed)
+    monkeypatch.setattr("vlmscope.executors.plan.load_with", lambda *_, **__: mixed)
     plan = make_plan(Request(str(table), "model", table.parent / "run", spec=SPEC))
     assert any("eager, vision encoder sdpa: slower than sdpa" in note for note in plan.notes)
     assert plan.manifest.attention == "eager, vision encoder sdpa"

@@ -67,7 +67,7 @@ def assert_exact(vlm: VisionLanguageModel, samples: Sequence[Sample]) -> None:
 def note_of(
     vlm: VisionLanguageModel, table: Path, monkeypatch: pytest.MonkeyPatch, **spec: Any
 ) -> tuple[str, ...]:
-    monkeypatch.setattr(plan, "load_model", lambda *_, **__: vlm)
+    monkeypatch.setattr(plan, "load_with", lambda *_, **__: vlm)
     chosen = dataclasses.replace(SPEC, **spec)
     return make_plan(Request(str(table), "model", table.parent / "run", spec=chosen)).notes
 

@@ -92,7 +92,7 @@ def test_beside_an_extract_of_the_same_model(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "load_model", lambda *_, **__: vlm)
+    monkeypatch.setattr(plan, "load_with", lambda *_, **__: vlm)
     done = threading.Event()
 
     def run(name: str) -> Run:

@@ -24,8 +24,9 @@ from vlmscope.errors import (
 )
 from vlmscope.executors import describe_model
 from vlmscope.inspection import Inspection, inspect_sample
-from vlmscope.model import VisionLanguageModel, load_model, refuse_loading, resolve_spec
+from vlmscope.model import VisionLanguageModel, load_with, loaded, resolve_spec
 from vlmscope.model.attention.implementations import requested_by
+from vlmscope.model_options import ModelOptions
 from vlmscope.probes import BinaryProbe, ProbeInfo
 from vlmscope.probes import load_probe as read_probe
 from vlmscope.prompt import reads_clock
@@ -169,17 +170,17 @@ def model_of_run(
         vlm = model
     else:
         try:
-            vlm = load_model(
-                str(model or record.name),
+            options = ModelOptions(
                 dtype=manifest.dtype,
                 device=device,
                 revision=record.revision,
                 attention=attention or requested_by(manifest.attention),
                 family=record.description,
-                adapter=record.adapter if adapter is None else Path(adapter),
+                adapter=record.adapter if adapter is None else adapter,
                 quantize=record.quantization or None,
                 allow_pickle_weights=allow_pickle_weights,
             )
+            vlm = load_with(str(model or record.name), options)
         except ModelError as error:
             moved = "no such folder" in str(error)
             more = "; if it has moved, give --model or --adapter" if moved else ""
@@ -299,19 +300,11 @@ def inspect(
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     row = find_row(opened, id)
-    loading = {
-        "dtype": dtype, "device": device, "attention": attention, "revision": revision,
-        "family": Path(family) if isinstance(family, PathLike) else family,
-        "adapter": None if adapter is None else Path(adapter), "quantize": quantize,
-        "allow_pickle_weights": allow_pickle_weights,
-    }  # fmt: skip
-    if not isinstance(model, VisionLanguageModel):
-        model = load_model(str(model), **loading)  # type: ignore[arg-type]
-    else:
-        refuse_loading(
-            [name for name, value in loading.items() if value not in ("auto", None, False)]
-        )
-    return inspect_sample(row, model, resolve_spec(wanted, model))
+    loading = ModelOptions(
+        dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
+    )
+    vlm = loaded(model, loading)
+    return inspect_sample(row, vlm, resolve_spec(wanted, vlm))
 
 
 def find_row(table: Table, id_: str | None) -> Sample:

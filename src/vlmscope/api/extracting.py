@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from vlmscope.api.runs import Run, open_run
@@ -15,6 +14,7 @@ from vlmscope.errors import InputError, option_of, with_arguments
 from vlmscope.executors import Observer, Request, make_plan, run_plan, share_of
 from vlmscope.executors.ray import check_not_on_ray, load_driver
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model_options import ModelOptions
 from vlmscope.schema import (
     DEFAULT_LAYERS,
     DEFAULT_MAX_NEW_TOKENS,
@@ -146,16 +146,11 @@ def extract(
         spec=spec_of(spec, *arguments),
         batch_size=batch_size,
         limit=limit,
-        dtype=dtype,
-        device=device,
+        loading=ModelOptions(
+            dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
+        ),
         store_dtype=store_dtype,
-        attention=attention,
-        revision=revision,
-        family=Path(family) if isinstance(family, PathLike) else family,
-        adapter=None if adapter is None else Path(adapter),
-        quantize=quantize,
         allow_absolute_paths=allow_absolute_paths,
-        allow_pickle_weights=allow_pickle_weights,
         strict=strict,
         time_limit=time_limit,
         redo_damaged=redo_damaged,

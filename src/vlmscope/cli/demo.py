@@ -16,6 +16,7 @@ from vlmscope.cli.extract import run_extract
 from vlmscope.cli.output import quiet_libraries, show, stderr, stdout
 from vlmscope.cli.verdict import show_verdict
 from vlmscope.errors import InputError
+from vlmscope.model_options import ModelOptions
 from vlmscope.schema import CaptureSpec
 
 SHOWN = 1
@@ -49,7 +50,7 @@ def demo(
             "model": str(model),
             "out": out,
             "spec": CaptureSpec(),
-            "device": "cpu",
+            "loading": ModelOptions(device="cpu"),
             "limit": limit,
         })  # fmt: skip
     if code not in (0, 3):  # stopped: there may be nothing to show

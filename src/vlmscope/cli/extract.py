@@ -16,6 +16,7 @@ import typer
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, show_next, show_note, stderr, stdout
 from vlmscope.errors import InputError
+from vlmscope.model_options import ModelOptions
 
 if TYPE_CHECKING:
     from vlmscope.executors import Outline, Request, Summary
@@ -154,20 +155,15 @@ def extract(
         "spec": options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat),
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
-        "dtype": dtype,
-        "device": device,
-        "attention": attention,
+        "loading": ModelOptions(
+            dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
+        ),
         "store_dtype": store_dtype,
-        "revision": revision,
-        "family": family,
-        "adapter": adapter,
-        "quantize": quantize,
         "strict": strict,
         "time_limit": time_limit,
         "redo_damaged": redo_damaged,
         "text_only": text_only,
         "allow_absolute_paths": allow_absolute_paths,
-        "allow_pickle_weights": allow_pickle_weights,
         "shard": None if shard is None else share_of(shard, os.environ),
     }
     executor = _executor(address, actors, ray=ray)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, stderr, stdout
+from vlmscope.model_options import ModelOptions
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.shown import plain
 
@@ -58,7 +59,7 @@ def inspect(
     from vlmscope.api.checking import find_row
     from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample
-    from vlmscope.model import load_model, resolve_spec
+    from vlmscope.model import load_with, resolve_spec
 
     quiet_libraries()
     mapping = parse_mapping(
@@ -70,13 +71,12 @@ def inspect(
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     row = find_row(table, id_)
+    loading = ModelOptions(
+        dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
+    )
     spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat)
     with stderr.status("loading the model"):
-        vlm = load_model(
-            model, dtype=dtype, device=device, attention=attention, revision=revision,
-            family=family, adapter=adapter, quantize=quantize,
-            allow_pickle_weights=allow_pickle_weights,
-        )  # fmt: skip
+        vlm = load_with(model, loading)
     resolved = resolve_spec(spec, vlm)
     for note in resolved.notes:
         show_note(note)

@@ -7,7 +7,7 @@ duplicate id costs seconds and not minutes of loading.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from vlmscope.arguments import check_batch_size, whole_number
@@ -18,8 +18,8 @@ from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_patience
 from vlmscope.model import (
     VisionLanguageModel,
-    load_model,
-    refuse_loading,
+    load_with,
+    refuse_options,
     resolve_spec,
     resolve_spec_for,
 )
@@ -190,29 +190,12 @@ def load_checked(
     return vlm, make_manifest(request, scan, vlm), notes
 
 
-_OF_LOADING = (
-    "dtype", "device", "attention", "revision", "family", "adapter", "quantize",
-    "allow_pickle_weights",
-)  # fmt: skip
-"""Fields of ``Request`` that say how a model is loaded."""
-
-
 def _model(request: Request) -> VisionLanguageModel:
     """Load the model, unless it is loaded."""
     if isinstance(request.model, VisionLanguageModel):
         # The copy is shown the time of the run, which is none of the caller's business.
         return replace(request.model, processor=at_time(request.model.processor, None))
-    return load_model(
-        request.model,
-        dtype=request.dtype,
-        device=request.device,
-        attention=request.attention,
-        revision=request.revision,
-        family=request.family,
-        adapter=request.adapter,
-        quantize=request.quantize,
-        allow_pickle_weights=request.allow_pickle_weights,
-    )
+    return load_with(request.model, request.loading)
 
 
 def _check_model(request: Request) -> None:
@@ -220,9 +203,7 @@ def _check_model(request: Request) -> None:
     vlm = request.model
     if not isinstance(vlm, VisionLanguageModel):
         return
-    defaults = {field.name: field.default for field in fields(Request)}
-    given = [name for name in _OF_LOADING if getattr(request, name) != defaults[name]]
-    refuse_loading(given)
+    refuse_options(request.loading)
     if vlm.model.training:
         raise InputError(
             f"{vlm.name}: the model is in training mode, so that dropout would be at work; call "

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vlmscope.dataset import InMemory, Share
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model_options import ModelOptions
 from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.store import ALONE, StoreDtype, rank_name
 
@@ -107,22 +108,10 @@ class Request:
     """Only the first rows of the table."""
     batch_size: int | Literal["auto"] = "auto"
     """Questions in the model at once; their prompts go through in smaller batches."""
-    dtype: str = "auto"
-    """Type the model computes in."""
-    device: str = "auto"
-    """Where it runs."""
+    loading: ModelOptions = field(default_factory=ModelOptions)
+    """How the model is loaded."""
     store_dtype: StoreDtype = "float32"
     """Type of the vectors on disk."""
-    attention: str = "auto"
-    """Attention implementation: ``auto``, ``sdpa`` or ``eager``."""
-    revision: str | None = None
-    """Commit of a hub checkpoint."""
-    family: str | Path | Mapping[str, Any] | None = None
-    """TOML file, or what is in one, that describes the model's architecture."""
-    adapter: Path | None = None
-    """Folder of a LoRA adapter."""
-    quantize: str | None = None
-    """Round the weights, ``4bit`` or ``8bit``."""
     strict: bool = False
     """Stop at the first row that fails."""
     text_only: bool = False
@@ -133,8 +122,6 @@ class Request:
     """Set damaged files of the run aside, and capture their rows again."""
     allow_absolute_paths: bool = False
     """Let paths of images lead out of the image root."""
-    allow_pickle_weights: bool = False
-    """Read weights that are pickles."""
     shard: Share | None = None
     """Only the rows of this rank; the others of the run write theirs beside it."""
     writer: Literal["auto", "thread", "process"] = "auto"

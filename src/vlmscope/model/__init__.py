@@ -16,7 +16,7 @@
 
 from vlmscope.locking import model_lock
 from vlmscope.model.families import FAMILIES, Family
-from vlmscope.model.loading.load import load_model, refuse_loading
+from vlmscope.model.loading.load import load_model, load_with, loaded, refuse_options
 from vlmscope.model.resolved_spec import ResolvedSpec, resolve_spec, resolve_spec_for
 from vlmscope.model.vlm import VisionLanguageModel
 
@@ -26,8 +26,10 @@ __all__ = [
     "ResolvedSpec",
     "VisionLanguageModel",
     "load_model",
+    "load_with",
+    "loaded",
     "model_lock",
-    "refuse_loading",
+    "refuse_options",
     "resolve_spec",
     "resolve_spec_for",
 ]

@@ -22,8 +22,9 @@ from vlmscope.errors import InputError, RowError
 from vlmscope.executors.batching import rows_at_once, sizer_for
 from vlmscope.executors.runner import ResilientRunner, batches_ahead, batches_to_prepare
 from vlmscope.metrics import Platt
-from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model import VisionLanguageModel, load_with, resolve_spec
 from vlmscope.model.halp import positions_of
+from vlmscope.model_options import ModelOptions
 from vlmscope.probes import ProbeInfo, load_probe
 from vlmscope.prompt import at_time, reads_clock
 from vlmscope.risk.probe_of import check_match, find_probe, trained_at
@@ -169,18 +170,17 @@ class RiskScorer:
                 f"{place}: trained with the adapter {trained}, which is not there; "
                 "give --adapter where it is now"
             )
-        adapter = adapter or trained
-        vlm = load_model(
-            str(model),
+        options = ModelOptions(
             dtype=dtype,
             device=device,
             attention=attention,
             revision=revision,
             family=info.model.get("description"),
-            adapter=None if adapter is None else str(adapter),
+            adapter=adapter or trained,
             quantize=info.model.get("quantization") or None,
             allow_pickle_weights=allow_pickle_weights,
         )
+        vlm = load_with(str(model), options)
         return cls(vlm, place, threshold=threshold, batch_size=batch_size)
 
     def score(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:

@@ -94,7 +94,7 @@ def plan_on_ray(
     request = _valid_anywhere(request)
     table, scan, held = open_checked(request, patience=PATIENCE, note=note)
     with cluster(address, workers):
-        pool = WorkerPool(_for_workers(request), scan, room(request.device, workers))
+        pool = WorkerPool(_for_workers(request), scan, room(request.loading.device, workers))
         for _ in range(pool.room.workers):
             pool.start()
         member, loaded = first_loaded(pool)
@@ -268,16 +268,18 @@ def _check(request: Request, workers: int | None) -> None:
         raise InputError("--time-limit and --ray: give one of them; a Ray worker has no such clock")
     if workers is not None and workers < 1:
         raise InputError(f"--actors {workers}: give 1 or more")
-    if request.device not in ("auto", "cpu", "cuda"):
+    device = request.loading.device
+    if device not in ("auto", "cpu", "cuda"):
         raise InputError(
-            f"--device {request.device} and --ray: give auto, cpu or cuda; Ray gives each model "
+            f"--device {device} and --ray: give auto, cpu or cuda; Ray gives each model "
             "a GPU of its own"
         )
 
 
 def _valid_anywhere(request: Request) -> Request:
     """Return the request with absolute paths: a worker is started in another folder."""
-    family = request.family
+    loading = request.loading
+    family, adapter = loading.family, loading.adapter
     data, model = request.data, request.model
     assert isinstance(model, str)  # noqa: S101 - _check has refused a loaded one
     return replace(
@@ -286,8 +288,11 @@ def _valid_anywhere(request: Request) -> Request:
         model=absolute(model),
         out=request.out.absolute(),
         images=absolute(request.images) if request.images else None,
-        adapter=request.adapter.absolute() if request.adapter else None,
-        family=Path(family).absolute() if isinstance(family, str | Path) else family,
+        loading=replace(
+            loading,
+            adapter=adapter.absolute() if adapter else None,
+            family=Path(family).absolute() if isinstance(family, str | Path) else family,
+        ),
     )
 
 

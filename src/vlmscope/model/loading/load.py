@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ from vlmscope.model.loading.thresholds import with_proven_lengths
 from vlmscope.model.loading.weights import check_file, check_files, pickled_only, without_pickles
 from vlmscope.model.support import is_held
 from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.model_options import ModelOptions
 from vlmscope.progress_bars import without_bars
 from vlmscope.prompt import chat_template
 from vlmscope.said_once import forget_said
@@ -107,28 +109,42 @@ def load_model(
         ModelError: The checkpoint cannot be loaded or is not what its family promises, the adapter
             does not fit it, or a package for either is missing.
     """
-    name = str(name)
+    options = ModelOptions(
+        dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
+    )
+    return load_with(str(name), options)
+
+
+def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
+    """Load a model as ``load_model`` does, whose arguments ``options`` are.
+
+    Raises:
+        InputError: As in ``load_model``.
+        ModelError: Likewise.
+    """
+    family, adapter, quantize = options.family, options.adapter, options.quantize
+    pickles = options.allow_pickle_weights
     with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
-        config, revision = load_config(name, revision)
+        config, revision = load_config(name, options.revision)
         _check_architecture(name, config)
         description = read_description(family) if isinstance(family, str | Path) else family
         known = find_family(config)
         if description is not None:
             known = described(description, config, family if isinstance(family, str | Path) else "")
         check_quantize(quantize, name, config)
-        plain, attention_of = choose_attention(attention, name, config)
+        plain, attention_of = choose_attention(options.attention, name, config)
         if adapter is not None:
             check_adapter(adapter)
-        kind = choose_dtype(dtype, device)
+        kind = choose_dtype(options.dtype, options.device)
         _check_repository(name, revision)
-        fingerprint.begin(config, revision, pickles=allow_pickle_weights)
+        fingerprint.begin(config, revision, pickles=pickles)
         with model_lock():  # the default dtype, torch.load and more are changed meanwhile
             start_clean()
-            place = choose_place(device, config, kind, quantize)
+            place = choose_place(options.device, config, kind, quantize)
             check_device(quantize, name, config, place)
             processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
-                name, plain, place, pickles=allow_pickle_weights, revision=revision, dtype=kind,
+                name, plain, place, pickles=pickles, revision=revision, dtype=kind,
                 attn_implementation=attention_of, **quantization_options(quantize, kind, config),
             )  # fmt: skip
             settle(model)
@@ -149,18 +165,31 @@ def load_model(
             return _proven(vlm)
 
 
-def refuse_loading(given: Sequence[str]) -> None:
-    """Refuse options of loading for a model that is loaded already.
-
-    Args:
-        given: The arguments that somebody gave.
+def loaded(
+    model: str | PathLike[str] | VisionLanguageModel, options: ModelOptions
+) -> VisionLanguageModel:
+    """Return a model: loaded with the options, or as it is where it is loaded already.
 
     Raises:
-        InputError: There is one.
+        InputError: It is loaded, and there are options.
+        ModelError: The checkpoint cannot be used.
     """
-    if given:
+    if not isinstance(model, VisionLanguageModel):
+        return load_with(str(model), options)
+    refuse_options(options)
+    return model
+
+
+def refuse_options(options: ModelOptions) -> None:
+    """Refuse options of loading for a model that is loaded already.
+
+    Raises:
+        InputError: One is given.
+    """
+    if options.given:
         raise InputError(
-            f"{option_of(given[0])}: the model is loaded already; load it with that option instead"
+            f"{option_of(options.given[0])}: the model is loaded already; load it with that option "
+            "instead"
         )
 
 
