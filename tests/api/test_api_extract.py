@@ -20,6 +20,7 @@ from vlmscope.cli.extract import extract as command
 from vlmscope.errors import InputError, ModelError, RunMismatchError
 from vlmscope.executors import Request
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model_options import ModelOptions
 from vlmscope.schema import CaptureSpec, FieldSpec, Sample
 
 QUICK: dict[str, Any] = {"layers": [0, 2], "max_new_tokens": 3, "batch_size": 4}
@@ -204,7 +205,8 @@ def test_every_option_of_the_command_is_an_argument() -> None:
     options = set(inspection.signature(command).parameters) - {"as_json", "fields", "data"}
     assert options <= set(arguments)
     assert {"map", "table"} <= set(arguments)
-    assert {f.name for f in fields(Request)} - {"data", "fields"} <= set(arguments)
+    assert {f.name for f in fields(Request)} - {"data", "fields", "loading"} <= set(arguments)
+    assert {f.name for f in fields(ModelOptions)} <= set(arguments)
     assert vlmscope.extract.__doc__
     for name in arguments:
         assert f"        {name}: " in vlmscope.extract.__doc__

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer.main
@@ -20,7 +19,8 @@ from judge_server import KEY, Server, serving
 from vlmscope import demo
 from vlmscope.cli import main
 from vlmscope.cli.output import stderr, stdout
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_with
+from vlmscope.model_options import ModelOptions
 from vlmscope.said_once import forget_said
 
 
@@ -38,19 +38,17 @@ get_command = functools.cache(typer.main.get_command)
 
 
 @functools.lru_cache(maxsize=6)
-def _loaded(
-    name: str, files: tuple[object, ...], options: tuple[tuple[str, Any], ...]
-) -> VisionLanguageModel:
-    return load_model(name, **dict(options))
+def _loaded(name: str, files: tuple[object, ...], options: ModelOptions) -> VisionLanguageModel:
+    return load_with(name, options)
 
 
-def load_once(name: str | Path, **options: Any) -> VisionLanguageModel:
+def load_once(name: str, options: ModelOptions) -> VisionLanguageModel:
     """Load a model, unless it was loaded from the same files in the same way."""
-    if options.get("adapter") or options.get("family") or not Path(name).is_dir():
-        return load_model(name, **options)
+    if options.adapter or options.family or not Path(name).is_dir():
+        return load_with(name, options)
     files = [(path, path.stat()) for path in sorted(Path(name).iterdir())]
     state = tuple((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in files)
-    vlm = _loaded(str(name), state, tuple(options.items()))
+    vlm = _loaded(name, state, options)
     forget_said()  # as after loading
     return vlm
 
@@ -59,8 +57,8 @@ def load_once(name: str | Path, **options: Any) -> VisionLanguageModel:
 def prepared_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands do not build or load again what is there."""
     monkeypatch.setattr("typer.main.get_command", get_command)
-    for module in ("model", "executors.plan", "risk.scorer"):
-        monkeypatch.setattr(f"vlmscope.{module}.load_model", load_once)
+    for module in ("model", "executors.plan", "risk.scorer", "api.checking"):
+        monkeypatch.setattr(f"vlmscope.{module}.load_with", load_once)
 
 
 @pytest.fixture

@@ -67,6 +67,34 @@ class Risk:
     """Whether the risk is above the scorer's threshold."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedProbe:
+    """A probe on disk, read and checked."""
+
+    folder: Path
+    """Where it lies."""
+    estimator: BinaryProbe
+    """The fitted probe."""
+    info: ProbeInfo
+    """What it was trained on and how well it did."""
+    spec: CaptureSpec
+    """What has to be captured for it."""
+
+
+def read_saved_probe(probe: str | PathLike[str]) -> SavedProbe:
+    """Read a probe that can be used before the answer is written.
+
+    Args:
+        probe: Its folder, or a run that ``vlmscope probe`` was used on.
+
+    Raises:
+        InputError: There is no such probe, or it needs the answer.
+    """
+    folder = find_probe(probe)
+    estimator, info = load_probe(folder)
+    return SavedProbe(folder, estimator, info, spec_of(folder, info))
+
+
 class RiskScorer:
     """Scores questions before the model writes a token. Made by ``RiskScorer.load``.
 
@@ -95,24 +123,22 @@ class RiskScorer:
     def __init__(
         self,
         vlm: VisionLanguageModel,
-        probe: str | PathLike[str],
+        probe: str | PathLike[str] | SavedProbe,
         *,
         threshold: float | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> None:
-        place = find_probe(probe)
-        self.probe: BinaryProbe
-        self.probe, self.info = load_probe(place)
-        spec = spec_of(place, self.info)
-        check_match(place, self.info, vlm)
-        time = trained_at(place, self.info)
+        saved = probe if isinstance(probe, SavedProbe) else read_saved_probe(probe)
+        self.probe, self.info = saved.estimator, saved.info
+        check_match(saved.folder, self.info, vlm)
+        time = trained_at(saved.folder, self.info)
         vlm = replace(vlm, processor=at_time(vlm.processor, time))
         self.note = UNDATED if time is None and reads_clock(vlm.processor) else ""
         self.threshold = _threshold(self.info, threshold)
         check_batch_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         self._vlm = vlm
-        self._spec = resolve_spec(spec, vlm)
+        self._spec = resolve_spec(saved.spec, vlm)
         self._slots = rows_at_once(vlm, batch_size)
         self._sizer = sizer_for(vlm, batch_size)
 
@@ -157,9 +183,8 @@ class RiskScorer:
             InputError: There is no such probe, or it belongs to another model or prompt.
             ModelError: The checkpoint cannot be used.
         """
-        place = find_probe(probe)  # cheap checks before the model is loaded
-        _, info = load_probe(place)
-        spec_of(place, info)
+        saved = read_saved_probe(probe)  # cheap checks before the model is loaded
+        info = saved.info
         _threshold(info, threshold)
         check_batch_size(batch_size)
         if dtype == "auto":
@@ -167,7 +192,7 @@ class RiskScorer:
         trained = info.model.get("adapter")
         if adapter is None and trained is not None and not Path(trained).is_dir():
             raise InputError(
-                f"{place}: trained with the adapter {trained}, which is not there; "
+                f"{saved.folder}: trained with the adapter {trained}, which is not there; "
                 "give --adapter where it is now"
             )
         options = ModelOptions(
@@ -181,7 +206,7 @@ class RiskScorer:
             allow_pickle_weights=allow_pickle_weights,
         )
         vlm = load_with(str(model), options)
-        return cls(vlm, place, threshold=threshold, batch_size=batch_size)
+        return cls(vlm, saved, threshold=threshold, batch_size=batch_size)
 
     def score(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:
         """Yield the risk of each row, in order; a ``Failure`` where it cannot be told.

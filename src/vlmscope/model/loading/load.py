@@ -116,14 +116,8 @@ def load_model(
 
 
 def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
-    """Load a model as ``load_model`` does, whose arguments ``options`` are.
-
-    Raises:
-        InputError: As in ``load_model``.
-        ModelError: Likewise.
-    """
+    """Load a model as ``load_model`` does, whose arguments ``options`` are."""
     family, adapter, quantize = options.family, options.adapter, options.quantize
-    pickles = options.allow_pickle_weights
     with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, options.revision)
         _check_architecture(name, config)
@@ -137,21 +131,21 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
             check_adapter(adapter)
         kind = choose_dtype(options.dtype, options.device)
         _check_repository(name, revision)
-        fingerprint.begin(config, revision, pickles=pickles)
+        fingerprint.begin(config, revision, pickles=options.allow_pickle_weights)
         with model_lock():  # the default dtype, torch.load and more are changed meanwhile
             start_clean()
             place = choose_place(options.device, config, kind, quantize)
             check_device(quantize, name, config, place)
             processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
-                name, plain, place, pickles=pickles, revision=revision, dtype=kind,
-                attn_implementation=attention_of, **quantization_options(quantize, kind, config),
+                name, plain, place, pickles=options.allow_pickle_weights, revision=revision,
+                dtype=kind, attn_implementation=attention_of, **quantization_options(quantize, kind, config),
             )  # fmt: skip
             settle(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
             _settle_generation(model, processor.tokenizer)
-            vlm = VisionLanguageModel(
+            made = VisionLanguageModel(
                 model,
                 processor,
                 resolve(known or stranger(config), model, name),
@@ -162,7 +156,7 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
                 quantization=rounding_of(model),
                 identity=fingerprint.finish(rounding_of(model)),
             )
-            return _proven(vlm)
+            return _proven(made)
 
 
 def loaded(
