@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import calibration_of_verdicts as benchmark
 
+from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, measure
 from vlmscope.probes import FoldError, LogisticProbe, grouped_folds

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks import calibration_of_verdicts as benchmark
 
+from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.metrics import Abstention, Interval
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import distinct_names, plain, rounded_difference
