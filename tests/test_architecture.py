@@ -120,3 +120,22 @@ def test_all_is_sorted_and_complete(name: str) -> None:
     for public in module.__all__:
         assert getattr(module, public) is not None
         assert public in dir(module)
+
+
+def callbacks(path: Path) -> Iterator[str]:
+    """Yield the parameters of a file that take phrases, and are called otherwise than elsewhere."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            kind = ast.unparse(node.annotation).removesuffix(" | None")
+            wanted = {"Progress": "progress", "Note": "note", "Callable[[str], None]": "note"}
+            if wanted.get(kind, node.arg) != node.arg:
+                yield f"{path.name}:{node.lineno}: {node.arg}: {kind}"
+
+
+def test_what_is_being_done_is_told_by_one_name(tmp_path: Path) -> None:
+    """``progress`` is told what is being done, ``note`` what a person should know."""
+    found = [each for path in PACKAGE.rglob("*.py") for each in callbacks(path)]
+    assert not found, "\n".join(found)
+    odd = tmp_path / "odd.py"
+    odd.write_text("def work(report: Progress, *, say: Callable[[str], None] | None = None): ...\n")
+    assert len(list(callbacks(odd))) == 2
