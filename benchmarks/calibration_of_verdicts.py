@@ -262,12 +262,11 @@ def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
     except FoldError:  # too few of a class for five folds
         return None
     selected = result["selected"]
-    interval = selected.intervals["auroc"]
     true = true_auroc(result, made, made_for(name, seed, fresh=True))
     return Outcome(
-        stated=selected.metrics.auroc,
+        stated=selected.auroc,
         true=true,
-        covered=bool(interval.low <= true <= interval.high),
+        covered=bool(selected.auroc_low <= true <= selected.auroc_high),
         nothing=selected.found_nothing,
         permuted=result.chance is not None and result.chance.p_value <= 0.05,
         abstaining=not selected.found_nothing and abstaining(result).interval.high < 0,
@@ -317,9 +316,9 @@ def better(result: SweepResult) -> dict[str, bool]:
     selected, both = result["selected"], result["joint_and_probe"]
     found = dict.fromkeys(COMPARISONS, False)
     for name, gap in (
-        (COMPARISONS[0], selected.against),
-        (COMPARISONS[1], selected.over_joint),
-        (COMPARISONS[2], both.over_joint),
+        (COMPARISONS[0], selected.above("baseline")),
+        (COMPARISONS[1], selected.above("joint")),
+        (COMPARISONS[2], both.above("joint")),
     ):
         found[name] = gap is not None and gap.interval.low > 0
     for each in result.within_gaps:

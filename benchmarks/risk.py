@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import standins
 from true_shape import SIZES, device_name, say, write_table
 from vlmscope.dataset import read_samples
-from vlmscope.demo import standin
 from vlmscope.engine import capture, prepare
 from vlmscope.engine.answers import greedy_config
 from vlmscope.executors import describe_model
@@ -80,7 +80,7 @@ def make_checkpoint(options: argparse.Namespace) -> Path:
     folder = Path(options.work / "checkpoint")
     if not (folder / "config.json").exists():
         on_gpu = torch.cuda.is_available() and options.size == "true"
-        standin.build_standin(
+        standins.build_standin(
             folder,
             size=SIZES[options.size],
             dtype=torch.bfloat16 if on_gpu else torch.float32,

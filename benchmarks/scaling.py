@@ -30,10 +30,10 @@ from typing import Any
 
 import torch
 
+import standins
 from risk import make_checkpoint
 from throughput_runs import DEMO, variant
 from true_shape import SIZES, device_name, write_table
-from vlmscope.demo import standin
 from vlmscope.store import open_run
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     check_places(options)
     made = DEMO / "model" if options.size == "demo" else make_checkpoint(options)
     checkpoint = variant(options.work / "endless", made, None)
-    tile = (standin.DEMO if options.size == "demo" else SIZES[options.size]).tile
+    tile = (standins.DEMO if options.size == "demo" else SIZES[options.size]).tile
     table = write_table(options.work, max(options.workers) * options.rows, tile)
     command = Command(options, table, checkpoint)
     found = [command.ranks(1)]

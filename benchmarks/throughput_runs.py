@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
+import standins
 import vlmscope.demo
 from ceilings import watch_gpu
 from true_shape import QUESTIONS, SIZES, write_table
-from vlmscope.demo import standin
 from vlmscope.store import open_run
 
 DEMO = Path(vlmscope.demo.__file__).parent
@@ -59,7 +59,7 @@ class Scenario:
 def scenarios(options: argparse.Namespace, checkpoint: Path) -> Iterator[Scenario]:
     """Yield the runs to make; what ends the answers of the last hangs on those of the first."""
     work, rows = options.work, options.rows
-    tile = (standin.DEMO if options.size == "demo" else SIZES[options.size]).tile
+    tile = (standins.DEMO if options.size == "demo" else SIZES[options.size]).tile
     table = write_table(work, rows, tile)
     endless = variant(work / "endless", checkpoint, None)
     for name in sorted(options.scenarios, key=SCENARIOS.index):

@@ -26,13 +26,13 @@ import h5py
 import torch
 from PIL import Image
 
+import standins
 from vlmscope.dataset import read_samples
-from vlmscope.demo import standin
 from vlmscope.model import load_model
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
-SIZES = {"true": standin.TRUE, "tiny": standin.TINY, "photo": standin.PHOTO}
+SIZES = {"true": standins.TRUE, "tiny": standins.TINY, "photo": standins.PHOTO}
 PHOTOS = Path(__file__).parent / "photos"
 QUESTIONS = (
     "Is the forest lit by a full moon?",
@@ -51,7 +51,7 @@ def main() -> None:
     if not (checkpoint / "config.json").exists():
         start = time.perf_counter()
         on_gpu = torch.cuda.is_available() and options.size == "true"
-        standin.build_standin(
+        standins.build_standin(
             checkpoint,
             size=SIZES[options.size],
             dtype=torch.bfloat16 if on_gpu else torch.float32,

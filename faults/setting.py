@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from faults.poison import SKULL
-from vlmscope.demo.standin import build_standin
+from tools.standin import build_standin
 from vlmscope.store import Run, open_run
 
 ROWS = 40

@@ -16,7 +16,6 @@ import faults.poison
 import vlmscope.cli.extract
 import vlmscope.cli.progress
 import vlmscope.cli.verify
-import vlmscope.demo.processor
 import vlmscope.executors.local
 import vlmscope.verification
 

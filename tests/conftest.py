@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from material import QUESTIONS, make_image  # noqa: E402
 from ready import ready_python  # noqa: E402
-from vlmscope.demo.standin import build_standin  # noqa: E402
+from tools.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
 

@@ -13,13 +13,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "src" / "vlmscope").rglob("*.py"))
+PACKAGE = ROOT / "src" / "vlmscope"
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 
 
 def test_a_module_imports_only_from_lower_ranks() -> None:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_package_ships_the_demo_as_data_without_what_made_it() -> None:
+    """A wheel has every file below ``src/vlmscope``."""
+    folder = PACKAGE / "demo"
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    kinds = {re.sub(r"demo_\d{4}\.jpg", "demo_NNNN.jpg", name) for name in names}
+    model = {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+        "training.json",
+    }  # fmt: skip
+    data = {"__init__.py", "questions.csv", "images/demo_NNNN.jpg"}
+    assert kinds == data | {f"model/{name}" for name in model}
+    assert len(names) == len(kinds) - 1 + 600
+    assert not [p for p in PACKAGE.rglob("*.py") if re.search(r"\btools[. ]", p.read_text("utf-8"))]
 
 
 def test_import_vlmscope_is_light() -> None:
@@ -102,3 +120,22 @@ def test_all_is_sorted_and_complete(name: str) -> None:
     for public in module.__all__:
         assert getattr(module, public) is not None
         assert public in dir(module)
+
+
+def callbacks(path: Path) -> Iterator[str]:
+    """Yield the parameters of a file that take phrases, and are called otherwise than elsewhere."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            kind = ast.unparse(node.annotation).removesuffix(" | None")
+            wanted = {"Progress": "progress", "Note": "note", "Callable[[str], None]": "note"}
+            if wanted.get(kind, node.arg) != node.arg:
+                yield f"{path.name}:{node.lineno}: {node.arg}: {kind}"
+
+
+def test_what_is_being_done_is_told_by_one_name(tmp_path: Path) -> None:
+    """``progress`` is told what is being done, ``note`` what a person should know."""
+    found = [each for path in PACKAGE.rglob("*.py") for each in callbacks(path)]
+    assert not found, "\n".join(found)
+    odd = tmp_path / "odd.py"
+    odd.write_text("def work(report: Progress, *, say: Callable[[str], None] | None = None): ...\n")
+    assert len(list(callbacks(odd))) == 2

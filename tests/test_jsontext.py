@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmscope.jsontext import MOST_DIGITS, cut_json, is_long, load_json, nests_deeper
+from vlmscope.jsontext import (
+    MOST_DIGITS,
+    cut_json,
+    is_long,
+    json_lines,
+    line_break,
+    load_json,
+    nests_deeper,
+)
 
 texts = st.text('[]{}"\\,: a\n', max_size=9) | st.text(max_size=5)
 numbers = st.integers() | st.floats() | st.integers(0, 3).map(lambda n: 10 ** (MOST_DIGITS - n))
@@ -60,3 +69,19 @@ def test_a_long_number_stays_a_long_number() -> None:
     short = json.loads(cut_json(f"[-{'7' * 9000}]", 5))[0]
     assert is_long(short)
     assert not is_long(10**MOST_DIGITS - 1)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [b"", b"{", b"\xff\xfe", b'{"a": ' + b"9" * 5000 + b"}", b"[" * 90 + b"]" * 90,
+     b'{"long": "' + b"x" * 200 + b'{"a": 0}', b"x" * 63, b"x" * 64, b"x" * 65, b'"\\ud83d'],
+)  # fmt: skip
+def test_lines_around_an_odd_one_are_read(odd: bytes) -> None:
+    file = BytesIO(b'{"a": 1}\n' + odd)
+    file = BytesIO(file.getvalue() + line_break(file) + b'{"a": 2}\n')
+    assert list(json_lines(file, 64)) == [{"a": 1}, {"a": 2}]
+
+
+def test_the_end_of_a_line_that_is_too_long_is_no_line() -> None:
+    file = BytesIO(b"x" * 64 + b'{"a": 0}\n{"a": 1}')
+    assert list(json_lines(file, 64)) == [{"a": 1}]

@@ -1,4 +1,4 @@
-"""The scripts that make the demo model run, at a toy size, and the card says what was measured."""
+"""The commands that make the demo model run, at a toy size; the card says what was measured."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vlmscope.demo.bundle import write_bundle
+from tools.demo_world.bundle import write_bundle
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+ROOT = Path(__file__).parent.parent
 EASY_VQA = Path(__file__).parent / "easy-vqa"
 MODEL = Path(str(files("vlmscope"))) / "demo" / "model"
 
@@ -24,12 +24,13 @@ def test_a_model_is_trained(tmp_path: Path, python: str) -> None:
     train = ["--pictures", "24", "--batch", "4", "--steps", "3", "--device", "cpu",
              "--workers", "1", "--easy-vqa", "0.25", "--easy-vqa-images", "4",
              "--held-out", "0"]  # fmt: skip
-    script(python, "train_demo_model.py", "--out", model, *train)
+    run(python, "train", "--out", model, *train)
     assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
         path.name for path in model.iterdir()
     }
     log = json.loads((model / "training.json").read_text())
     assert log["steps"] == 3
+    assert log["command"].startswith("python -m tools.demo_world.train --out ")
     assert log["images_in_a_step"] == {"generated": 3, "easy_vqa": 1}
 
 
@@ -43,7 +44,7 @@ def test_a_model_is_measured(tmp_path: Path, python: str) -> None:
     rows = (EASY_VQA / "questions.csv").read_text("utf-8").splitlines(keepends=True)
     (outside / "questions.csv").write_text("".join(rows[:61]), "utf-8")
     options = ["--run", tmp_path / "run", "--data", tmp_path / "bundle", "--outside", outside]
-    facts = json.loads(script(python, "measure_demo_model.py", model, *options))
+    facts = json.loads(run(python, "measure", model, *options))
     assert 0.6 < facts["accuracy"] < 1
     assert facts["auroc_vision_token_layer_0"] < facts["auroc_query_token_layer_9"]
     card = (model / "README.md").read_text(encoding="utf-8")
@@ -53,10 +54,10 @@ def test_a_model_is_measured(tmp_path: Path, python: str) -> None:
     assert 0.7 < facts["outside_accuracy"] < 1
 
 
-def script(python: str, name: str, *arguments: object) -> str:
-    """Run a script and return what it printed."""
-    command = [python, str(SCRIPTS / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(python: str, name: str, *arguments: object) -> str:
+    """Run a module of the demo's world as a command, and return what it printed."""
+    command = [python, "-m", f"tools.demo_world.{name}", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -94,7 +95,7 @@ def test_the_card_is_within_what_the_demo_promises(sections: list[str]) -> None:
     }  # fmt: skip
     assert absent["usual"] > 2 * absent["random"]
     weights = hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()
-    assert f"SHA-256 `{weights}`" in sections[0], "run scripts/measure_demo_model.py"
+    assert f"SHA-256 `{weights}`" in sections[0], "run tools.demo_world.measure"
 
 
 def test_the_model_knows_where_things_are(sections: list[str]) -> None:
@@ -119,9 +120,9 @@ def test_the_second_world_leaves_something_to_foretell(sections: list[str]) -> N
 def test_measuring_replaces_nothing_but_a_run(tmp_path: Path, python: str, taken: str) -> None:
     (tmp_path / taken).mkdir()
     (tmp_path / taken / "notes.txt").write_text("mine")
-    command = [python, str(SCRIPTS / "measure_demo_model.py"), str(MODEL)]
+    command = [python, "-m", "tools.demo_world.measure", str(MODEL)]
     command += ["--run", str(tmp_path / "run"), "--outside", str(EASY_VQA)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "is no run" in done.stderr
     assert (tmp_path / taken / "notes.txt").exists()

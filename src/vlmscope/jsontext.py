@@ -11,8 +11,11 @@ level of its own.
 from __future__ import annotations
 
 import json
+import os
 import re
-from typing import Any
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import IO, Any
 
 DEEPEST = 64
 """Levels of lists and objects that a value may nest."""
@@ -45,6 +48,45 @@ def load_json(text: str, *, levels: int = DEEPEST) -> Any:
     if nests_deeper(text, levels):
         raise ValueError(f"nests deeper than {levels} levels")
     return json.loads(text)
+
+
+def json_lines(file: IO[bytes], longest: int) -> Iterator[Any]:
+    r"""Yield what the lines of a file hold that is appended to, a line of JSON at a time.
+
+    A kill may tear a line, and whoever shares the file may write others: lines that are not JSON,
+    or have ``longest`` bytes or more, are left out.
+
+    Args:
+        file: The file, at the start of a line.
+        longest: Bytes that no line of ours has.
+
+    >>> from io import BytesIO
+    >>> list(json_lines(BytesIO(b'{"a": 1}\n{"a": 2\n[3]\n{"a'), 100))
+    [{'a': 1}, [3]]
+    """
+    whole = True
+    while line := file.readline(longest):
+        ends = line.endswith(b"\n")
+        if whole and (ends or len(line) < longest):
+            with suppress(ValueError):
+                yield load_json(line.decode())
+        whole = ends
+
+
+def line_break(file: IO[bytes]) -> bytes:
+    r"""Return what must stand before a line that is appended: a line break, if the last is torn.
+
+    Args:
+        file: The file, which can be read; its position is moved.
+
+    >>> from io import BytesIO
+    >>> line_break(BytesIO()), line_break(BytesIO(b"{}\n")), line_break(BytesIO(b'{"a'))
+    (b'', b'', b'\n')
+    """
+    if file.seek(0, os.SEEK_END) == 0:
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def nests_deeper(text: str, levels: int = DEEPEST) -> bool:

@@ -7,7 +7,7 @@ of them: they flow through generators, so memory does not grow with the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -99,6 +99,9 @@ positive), denies what is so (a false negative), or takes no side that can be re
 
 NOT_IN_FILE = "not in the label file"
 """Reason of a row that a label file does not name."""
+
+Progress = Callable[[str], None]
+"""Told what is being done, a phrase each time: ``baselines``."""
 
 FinishReason = Literal["stop", "length", "prefill"]
 """Why a row ended: an end-of-turn token, the token limit, or no answer was asked for."""

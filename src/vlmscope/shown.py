@@ -1,4 +1,4 @@
-"""How numbers and names are shown, so that they agree wherever they stand."""
+"""How numbers, names and texts are shown, so that they agree wherever they stand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ def plain(value: float, digits: int) -> str:
     ('0.00', '-1.20')
     """
     return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def encodable(text: str) -> str:
+    r"""Return text that UTF-8 can hold: half a surrogate pair becomes a question mark.
+
+    >>> encodable("a\ud83d"), encodable("köln")
+    ('a?', 'köln')
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def rounded_difference(value: float, other: float, digits: int = 3) -> float:

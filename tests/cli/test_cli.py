@@ -98,7 +98,7 @@ def test_verify_refuses_another_model_and_another_table(
 ) -> None:
     extract()
     other = tmp_path / "other"
-    from vlmscope.demo.standin import build_standin
+    from tools.standin import build_standin
 
     build_standin(other, seed=1)
     wrong_model = vlmscope("verify", tmp_path / "run", "--model", other, "--device", "cpu")

@@ -69,6 +69,18 @@ def test_only_failures_of_this_session_count(extract: Command, write: Any) -> No
     assert "reason: no image in column 'image_name'" in again.err
 
 
+@pytest.mark.parametrize("line", ['{"id": "b", "sta', "7", "[" * 5000, '{"id": 3}', "\ud83d"])
+def test_lines_that_are_no_failures_hide_no_reason(
+    extract: Command, write: Any, tmp_path: Path, line: str
+) -> None:
+    """A kill tore one, or somebody else wrote it."""
+    data = write("t.csv", {"a": "one_0.png", "b": ""})
+    extract(data=data)
+    [log] = tmp_path.rglob("failures.jsonl")
+    log.write_bytes(log.read_bytes() + line.encode("utf-8", "surrogatepass"))
+    assert "reason: no image in column 'image_name'" in extract(data=data).err
+
+
 def test_nothing_is_said_where_nothing_failed(extract: Command) -> None:
     done = extract()
     assert done.code == 0

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from demo_verdict import judge as demo_verdict
 from judge_server import KEY, Server, failure, said, verdict
+from tools.demo_world.verdict import judge as demo_verdict
 from vlmscope.labelling import label
 from vlmscope.report import ReportSpec
 from vlmscope.report.build import gather

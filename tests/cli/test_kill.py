@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faults.child import finish, start
 
+from faults.child import finish, start
 from material import QUESTIONS, make_image
 from vlmscope.store import Run, open_run
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile
 
+from tools.demo_world.drawing import draw
+from tools.demo_world.scenes import Look, scenes
 from vlmscope.dataset import difference_hash, load_image
-from vlmscope.demo.drawing import draw
-from vlmscope.demo.scenes import Look, scenes
 
 from .images import BLACK, BLUE, GREEN, RED, WHITE, corners, pixels, refusal, save
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tools.demo_world.bundle import BUNDLED, COLUMNS, picture, rows, write_bundle
+from tools.demo_world.scenes import SHAPES, TILE, scenes
 from vlmscope.dataset import read_samples
-from vlmscope.demo.bundle import BUNDLED, COLUMNS, picture, rows, write_bundle
-from vlmscope.demo.scenes import SHAPES, TILE, scenes
 
 DEMO = Path(str(files("vlmscope"))) / "demo"
 

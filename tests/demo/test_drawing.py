@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlmscope.demo.drawing import JITTER, MARGIN, draw, draw_icon, draw_place
-from vlmscope.demo.icons import ICONS
-from vlmscope.demo.pen import contrast, shade
-from vlmscope.demo.scenes import Look, Scene, Thing, scenes
-from vlmscope.demo.world import COLOURS, KINDS, PLACES
+from tools.demo_world.drawing import JITTER, MARGIN, draw, draw_icon, draw_place
+from tools.demo_world.icons import ICONS
+from tools.demo_world.pen import contrast, shade
+from tools.demo_world.scenes import Look, Scene, Thing, scenes
+from tools.demo_world.world import COLOURS, KINDS, PLACES
 
 CLEAR = Look(grey=False, blur=0.0, noise=0.0, fog=0.0, light=1.0)
 THINGS = (

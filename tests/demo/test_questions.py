@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmscope.demo.bundle import BUNDLED, TRAINING, questions_about
-from vlmscope.demo.questions import (
+from tools.demo_world.bundle import BUNDLED, TRAINING, questions_about
+from tools.demo_world.questions import (
     CATEGORIES,
     Mix,
     Question,
     absent_kind,
     ask,
 )
-from vlmscope.demo.scenes import NUMBERS, Scene, company, description, make_scene, scenes
-from vlmscope.demo.world import COLOURS, KINDS
+from tools.demo_world.scenes import NUMBERS, Scene, company, description, make_scene, scenes
+from tools.demo_world.world import COLOURS, KINDS
 
 ANY = Mix(weights={}, yes_share=0.5, tempting_share=0.5)
 

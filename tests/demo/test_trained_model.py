@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo_verdict import judge
+from tools.demo_world.verdict import judge
 from vlmscope.dataset import read_samples
 from vlmscope.engine import capture
 from vlmscope.executors import Request, make_plan, run_plan

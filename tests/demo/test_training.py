@@ -11,18 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-import demo_examples
-import demo_held_out
-from demo_batches import Batches, Feeder, check, draw_batch
-from demo_examples import MAX_TOKENS, corpus, empty_examples, filling, make_examples
-from demo_held_out import accuracy
-from demo_sources import HELD_OUT_IMAGES, EasyVqa, World, as_question
-from demo_targets import OUTSIDE, PATCHES, SIDE, UNKNOWN, objects, places
-from easy_vqa_table import read_items
-from vlmscope.demo.bundle import BUNDLED
-from vlmscope.demo.processor import build_processor
-from vlmscope.demo.scenes import SHAPES, TILE, scenes
-from vlmscope.demo.standin import DEMO
+from scripts.easy_vqa_table import read_items
+from tools.demo_world import examples
+from tools.demo_world import held_out as measuring
+from tools.demo_world.batches import Batches, Feeder, check, draw_batch
+from tools.demo_world.bundle import BUNDLED
+from tools.demo_world.examples import MAX_TOKENS, corpus, empty_examples, filling, make_examples
+from tools.demo_world.held_out import accuracy
+from tools.demo_world.scenes import SHAPES, TILE, scenes
+from tools.demo_world.sources import HELD_OUT_IMAGES, EasyVqa, World, as_question
+from tools.demo_world.targets import OUTSIDE, PATCHES, SIDE, UNKNOWN, objects, places
+from tools.standin import DEMO, build_processor
 
 WORLD = World(3, "train", 4, 4)
 SMALL = EasyVqa(4, images=2)
@@ -142,7 +141,7 @@ def test_only_what_is_ready_is_drawn(processor: Any) -> None:
 def test_images_arrive_while_training_goes_on(
     processor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_examples, "CHUNK", 1)
+    monkeypatch.setattr(examples, "CHUNK", 1)
     made = empty_examples(len(WORLD), WORLD.each)
     batches = Batches(made, processor, "cpu")
     feeder = Feeder(batches, filling(made, processor, WORLD, 0))
@@ -175,7 +174,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         ids = state.change(text["input_ids"].clone(), text["labels"])
         return None, torch.nn.functional.one_hot(ids.roll(-1, 1), 1000).float()
 
-    monkeypatch.setattr(demo_held_out, "run_model", run_model)
+    monkeypatch.setattr(measuring, "run_model", run_model)
     return state
 
 

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-import train_demo_model
-from demo_batches import Batches
-from demo_examples import corpus, make_examples
-from demo_sources import World
-from demo_steps import Sight, Trainer
-from train_demo_model import CHECKPOINT, Progress, _resumed, _save
-from vlmscope.demo.processor import build_processor
-from vlmscope.demo.standin import DEMO, build_model
+from tools.demo_world import train as training
+from tools.demo_world.batches import Batches
+from tools.demo_world.examples import corpus, make_examples
+from tools.demo_world.sources import World
+from tools.demo_world.steps import Sight, Trainer
+from tools.demo_world.train import CHECKPOINT, Progress, _resumed, _save
+from tools.standin import DEMO, build_model, build_processor
 
 SIZE = replace(
     DEMO, vision_width=32, vision_layers=2, vision_global_layers=1, intermediate=(0, 1), width=32,
@@ -36,13 +35,13 @@ SMALL = ["--pictures", "4", "--batch", "2", "--held-out", "2", "--steps", "2", "
 def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The script's own main, on so little that it takes seconds; returns what it wrote down."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setattr(train_demo_model, "DEMO", SIZE)
-    monkeypatch.setattr(train_demo_model, "corpus", functools.partial(corpus, images=300))
+    monkeypatch.setattr(training, "DEMO", SIZE)
+    monkeypatch.setattr(training, "corpus", functools.partial(corpus, images=300))
 
     def run(*options: str) -> dict[str, Any]:
-        command = ["train_demo_model.py", "--out", str(tmp_path / "model"), *SMALL, *options]
+        command = ["train.py", "--out", str(tmp_path / "model"), *SMALL, *options]
         monkeypatch.setattr(sys, "argv", command)
-        train_demo_model.main()
+        training.main()
         log: dict[str, Any] = json.loads((tmp_path / "model" / "training.json").read_text())
         return log
 

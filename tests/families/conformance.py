@@ -11,7 +11,7 @@ from packaging.version import Version
 from PIL import Image
 
 from families.checkpoints import BUILDERS
-from vlmscope.demo.standin import build_standin
+from tools.standin import build_standin
 from vlmscope.schema import Sample
 
 FAMILIES = {"mllama": build_standin, **BUILDERS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmscope.demo.processor import CORPUS, SPLIT_PATTERN
+from tools.standin import CORPUS, SPLIT_PATTERN
 
 
 def build_tokenizer(

@@ -17,7 +17,7 @@ from families.checkpoints import BUILDERS
 from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from families.decoders import WIDTH
 from families.test_conformance import assert_same
-from vlmscope.demo.standin import build_standin
+from tools.standin import build_standin
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model, resolve_spec

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from faults.outcome import Outcome
-from faults.setting import Setting, make_setting
 
 from faults import disks, killing, rows
+from faults.outcome import Outcome
+from faults.setting import Setting, make_setting
 
 ROWS = 12
 

@@ -18,8 +18,8 @@ from adapter_folder import write_adapter
 from checkpoint_identity import identify, split, weights_hash
 from families.checkpoints import BUILDERS
 from material import make_image
+from tools.standin import build_standin
 from vlmscope import capture
-from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.prompt import encode, render

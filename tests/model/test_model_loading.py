@@ -15,9 +15,8 @@ import torch
 
 from checkpoint_identity import weights_hash
 from families.checkpoints import BUILDERS
+from tools.standin import TRUE, build_processor, build_standin
 from vlmscope import capture
-from vlmscope.demo.processor import build_processor
-from vlmscope.demo.standin import TRUE, build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_processor

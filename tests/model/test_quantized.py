@@ -17,8 +17,8 @@ from adapter_folder import write_adapter
 from checkpoint_identity import identify
 from families.checkpoints import BUILDERS
 from material import QUESTIONS, make_image
+from tools.standin import build_standin
 from vlmscope import capture
-from vlmscope.demo.standin import build_standin
 from vlmscope.errors import ModelError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.loading.device import bytes_of

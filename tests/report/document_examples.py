@@ -20,11 +20,11 @@ from vlmscope.report.document import (
     LabelSummary,
     Number,
     PromptToken,
-    ResultRow,
     TokenView,
 )
 from vlmscope.report.render import WIDE
 from vlmscope.schema import Outcome
+from vlmscope.sweeps import ProbeResult
 
 CATEGORIES = ("colour", "count", "existence", "relation")
 NOUNS = ("fork", "cup", "tree", "kettle", "dog", "lamp")
@@ -233,14 +233,17 @@ def figure(name: str, title: str) -> Figure:
     )
 
 
-def result(name: str, kind: str, auroc: float, **changes: object) -> ResultRow:
-    """Return a row of results; changes name fields of ``ResultRow``."""
+def result(name: str, kind: str, auroc: float, **changes: object) -> ProbeResult:
+    """Return a row of results; changes name fields of ``ProbeResult``."""
     above = auroc - 0.778 if kind in ("probe", "selected", "combined") else None
-    made = ResultRow(
+    made = ProbeResult(
         name=name,
         title=f"the {name}",
         kind=kind,
         known="before",
+        representation=None,
+        layer=None,
+        estimator=None,
         auroc=auroc,
         auroc_low=auroc - 0.02,
         auroc_high=auroc + 0.02,

@@ -134,7 +134,7 @@ def test_a_finished_run_lacks_nothing(home: Path) -> None:
     assert document.details
     assert [figure.name for figure in document.figures] == list(NAMES)
     assert all(figure.svg.startswith("<svg") and figure.csv for figure in document.figures)
-    assert [row.name for row in document.results] == [row["name"] for row in saved.results]
+    assert [row.name for row in document.results] == [row.name for row in saved.results]
     assert document.best_baseline in {row.name for row in document.results}
     tiles = {number.label: number.value for number in document.numbers}
     assert tiles["rows"] == "60"
@@ -142,7 +142,7 @@ def test_a_finished_run_lacks_nothing(home: Path) -> None:
     assert tiles["unscorable"] == "1"
     assert "failed" not in tiles, "alone in a row of its own, to say 0"
     assert document.numbers[0].note == "none failed"
-    assert tiles["AUROC before the answer"] == f"{saved['selected']['auroc']:.3f}"
+    assert tiles["AUROC before the answer"] == f"{saved['selected'].auroc:.3f}"
     assert document.title == "tiny on questions.csv"
     assert document.labels is not None
     assert "--scorer column --column planted" in document.labels.made
@@ -162,8 +162,8 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
     for name in ("rows", "hallucinated", "faithful", "unscorable"):
         assert sum(getattr(row, name) for row in categories) == getattr(total, name)
     assert (total.auroc, total.auroc_low) == (
-        saved["selected"]["auroc"],
-        saved["selected"]["auroc_low"],
+        saved["selected"].auroc,
+        saved["selected"].auroc_low,
     )
     safe = next(row for row in categories if row.name == "safe")
     assert (safe.share, safe.share_low, safe.auroc, safe.auroc_low) == (0.0, 0.0, None, None)
@@ -195,7 +195,7 @@ def test_one_quantity_has_one_number(home: Path) -> None:
             each["share"], each["share_interval"]["low"], each["share_interval"]["high"],
         )  # fmt: skip
     assert saved.repeats == 2
-    error = saved["selected"]["ece"]
+    error = saved["selected"].ece
     figure = next(each for each in document.figures if each.name == "reliability")
     assert f"expected calibration error {error:.3f}" in figure.description
     counts = [int(line.split(",")[2]) for line in figure.csv.splitlines()[1:]]
@@ -238,7 +238,7 @@ def test_captions_say_what_the_folds_held_out(
 
 def nothing_found(home: Path, *names: str) -> None:
     """Say of some results that they found nothing, and give their numbers a look of their own."""
-    results = [dict(row) for row in probes_of(home).results]
+    results = [dict(row) for row in probes_of(home).summary["results"]]
     for row in results:
         if row["name"] in names:
             row |= {"found_nothing": True, "constant": 1.0}
@@ -256,7 +256,7 @@ def row_of(page: str, title: str) -> str:
 @pytest.mark.parametrize("which", ["joint", "best", "layer"])
 def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: str) -> None:
     saved = probes_of(home)
-    layer = next(row["name"] for row in saved.results if row["kind"] == "probe")
+    layer = next(row.name for row in saved.results if row.kind == "probe")
     best = saved.summary["best_baseline"]
     name = {"joint": "joint", "best": best, "layer": layer}[which]
     nothing_found(home, name)
@@ -264,7 +264,7 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
     page = render(document)
     for exact in ("0.35432", "0.30123", "0.40321"):
         assert exact not in page, "nor in what a table is sorted by"
-    title = probes_of(home)[name]["title"]
+    title = probes_of(home)[name].title
     row = row_of(page, title)
     assert "finds nothing" in row
     assert "0.354" not in row
@@ -294,7 +294,7 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
 
 def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     saved = probes_of(home)
-    auroc = f"{saved['selected']['auroc']:.3f}"
+    auroc = f"{saved['selected'].auroc:.3f}"
     nothing_found(home, "selected")
     document = document_of(home)
     tiles = {number.label: number for number in document.numbers}
@@ -312,7 +312,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
         assert "best layer, chosen inside training (probe): finds nothing" in (
             figures[name].description
         )
-    row = row_of(render(document), saved["selected"]["title"])
+    row = row_of(render(document), saved["selected"].title)
     assert auroc not in row
     assert "finds nothing" in row
     change(home, by_column={})
@@ -320,7 +320,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
 
 
 def test_differences_in_the_table_are_those_of_the_numbers_in_it(home: Path) -> None:
-    results = [dict(row) for row in probes_of(home).results]
+    results = [dict(row) for row in probes_of(home).summary["results"]]
     for row in results:
         if row["name"] == "joint":
             row["auroc"] = 0.93449

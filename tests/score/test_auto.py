@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo_verdict import judge as demo_verdict
+from tools.demo_world.verdict import judge as demo_verdict
 from vlmscope import score as package
 from vlmscope.schema import Answered, Score
 from vlmscope.score import Auto, Exact, Scorer, Vqa, YesNo

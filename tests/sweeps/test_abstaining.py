@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks import calibration_of_verdicts as benchmark
 
+from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.metrics import Abstention, Interval, abstention, constant_pairs
 from vlmscope.probes import crossfit_logistic, crossfit_select, grouped_folds
 from vlmscope.sweeps.abstaining import abstaining_document, abstaining_sentence

@@ -71,7 +71,7 @@ def by_source() -> SweepResult:
 
 
 def test_a_probe_that_knows_the_source_knows_nothing_within_it(by_source: SweepResult) -> None:
-    assert by_source["selected"].metrics.auroc > 0.72
+    assert by_source["selected"].auroc > 0.72
     found = by_source.by_column["source"]
     within = found.within["selected"]
     assert within.interval.low < 0.5 < within.interval.high
@@ -90,14 +90,14 @@ def test_a_probe_that_knows_the_source_knows_nothing_within_it(by_source: SweepR
 
 def test_the_joint_baseline_knows_the_column(by_source: SweepResult) -> None:
     joint = by_source["joint"]
-    assert joint.metrics.auroc > 0.72, "the source tells, and it is known before the answer"
+    assert joint.auroc > 0.72, "the source tells, and it is known before the answer"
     data = by_source.data
     without = sweep_rows(
         replace(data, by=(), facts=replace(data.facts, columns={})),
         lambda *_: np.ones((ROWS, 2), np.float32),
         SweepSpec(repeats=1, permutations=100, draws=100),
     )
-    assert without["joint"].metrics.auroc < 0.6
+    assert without["joint"].auroc < 0.6
     assert without.by_column == {}
 
 

@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from benchmarks import calibration_of_verdicts as benchmark
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.metrics import Difference, resample_within
 from vlmscope.probes import crossfit_logistic, grouped_folds
 from vlmscope.probes.baselines import one_hot

@@ -145,8 +145,8 @@ def test_probes_are_compared_each_on_the_labels_of_its_own_model(tmp_path: Path)
     for run, summary in zip((weak, strong), found.runs, strict=True):
         saved = read_sweep(run)
         assert saved is not None
-        assert summary.probe_auroc == saved["selected"]["auroc"]
-        assert summary.above_joint_low == saved["selected"]["above_joint_low"]
+        assert summary.probe_auroc == saved["selected"].auroc
+        assert summary.above_joint_low == saved["selected"].above_joint_low
         assert summary.probe_note == ""
     [pair] = found.pairs
     assert pair.probe_compared == ROWS

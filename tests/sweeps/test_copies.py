@@ -178,5 +178,5 @@ def test_the_option_reaches_the_groups(earlier_run: Run) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(earlier_run, SweepSpec(copies="exact"), report=stop)
+        sweep(earlier_run, SweepSpec(copies="exact"), progress=stop)
     assert told, "past the folds"

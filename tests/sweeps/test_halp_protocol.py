@@ -132,7 +132,7 @@ def test_threads_change_nothing(
     blas = [{"user_api": "blas", "num_threads": 3}]
     monkeypatch.setattr("vlmscope.sweeps.halp_protocol.threadpool_info", lambda: blas)
     told: list[str] = []
-    assert run(*planted(), report=told.append) == found[1]
+    assert run(*planted(), progress=told.append) == found[1]
     assert told[0] == "HALP protocol, 1 to 2 of 2 networks"
 
 
@@ -148,10 +148,10 @@ def test_an_image_that_gives_the_label_away_looks_like_knowledge() -> None:
     assert optimistic.best.auroc > 0.95
     assert optimistic.best.shared == 1
     honest = sweep_rows(data, matrix, SweepSpec(repeats=1, permutations=100, draws=100))
-    assert 0.3 < honest["selected"].metrics.auroc < 0.7
-    first, _ = halp_sentences(optimistic, honest["selected"].metrics.auroc)
+    assert 0.3 < honest["selected"].auroc < 0.7
+    first, _ = halp_sentences(optimistic, honest["selected"].auroc)
     assert first.startswith("HALP protocol (optimistic: not grouped by image; best layer chosen on")
-    gap = optimistic.best.auroc - honest["selected"].metrics.auroc
+    gap = optimistic.best.auroc - honest["selected"].auroc
     assert f"{gap:.3f} above the grouped protocol's" in first
     assert "100% of its test rows show an image that it was trained on" in first
 
@@ -241,7 +241,7 @@ def test_a_sweep_keeps_it_beside_its_results(
     assert both.halp is not None
     plain = replace(both, halp=None)
     assert [line for line in verdict(both) if line not in verdict(plain)] == list(
-        halp_sentences(both.halp, both["selected"].metrics.auroc)
+        halp_sentences(both.halp, both["selected"].auroc)
     )
     assert verdict(both)[0] == verdict(plain)[0], "it is no headline"
     assert sum("HALP protocol (optimistic" in line for line in verdict(both)) == 1

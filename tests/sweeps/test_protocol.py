@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import calibration_of_verdicts as benchmark
 
+from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.errors import InputError
 from vlmscope.metrics import Difference, Interval, measure
 from vlmscope.probes import FoldError, LogisticProbe, grouped_folds
@@ -18,7 +18,7 @@ from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.chance import Permutations
 from vlmscope.sweeps.grid import sweep_rows
 from vlmscope.sweeps.grouping import group_by_content
-from vlmscope.sweeps.results import PlannedTest
+from vlmscope.sweeps.results import PlannedTest, difference_fields
 from vlmscope.sweeps.splitting import grouped_by, novelty, repeated_splits, split_rows
 from vlmscope.sweeps.verdict import verdict
 
@@ -47,16 +47,16 @@ def test_what_is_told_is_of_all_pairs_of_all_repeats(repeated: SweepResult) -> N
             count = int(truth[rows].sum() * (~truth[rows]).sum())
             wins += measure(truth[rows], risk[rows]).auroc * count
             pairs += count
-    assert repeated["selected"].metrics.auroc == pytest.approx(wins / pairs)
-    assert repeated["selected"].metrics.count == 120
+    assert repeated["selected"].auroc == pytest.approx(wins / pairs)
+    assert repeated["selected"].count == 120
     splits = {fold_of.tobytes() for fold_of in repeated.fold_of}
     assert len(splits) == 3
 
 
 def test_repeats_do_not_pretend_that_there_are_more_images(repeated: SweepResult) -> None:
     once = swept("signal, 60 images × 2", draws=400)
-    one, three = (r["category"].intervals["auroc"] for r in (once, repeated))
-    assert (three.high - three.low) > 0.75 * (one.high - one.low)
+    one, three = (r["category"].auroc_high - r["category"].auroc_low for r in (once, repeated))
+    assert three > 0.75 * one
 
 
 def test_a_repeat_that_cannot_be_split_anew_is_none() -> None:
@@ -122,8 +122,8 @@ def test_images_under_one_name_are_not_suspected(name: str) -> None:
 def test_questions_that_were_seen_count_for_less_when_they_are_kept_together() -> None:
     seen = swept("shared questions")
     new = swept("shared questions", group_by="question")
-    assert seen["selected"].metrics.auroc > 0.6
-    assert new["selected"].metrics.auroc < seen["selected"].metrics.auroc - 0.05
+    assert seen["selected"].auroc > 0.6
+    assert new["selected"].auroc < seen["selected"].auroc - 0.05
     assert seen.novelty is not None
     assert new.novelty is not None
     assert (seen.novelty.images, new.novelty.questions) == (0, 0)
@@ -154,7 +154,7 @@ def test_each_category_is_left_out_once() -> None:
     categories = np.array(result.data.categories)
     for fold in range(5):
         assert len(set(categories[result.fold_of[0] == fold])) == 1
-    assert result["category"].metrics.auroc == pytest.approx(0.5), "a new category says nothing"
+    assert result["category"].auroc == pytest.approx(0.5), "a new category says nothing"
     text = " ".join(verdict(result))
     assert "held-out answers of 5 values of category" in text
     assert "new values of category" in text
@@ -218,10 +218,10 @@ def test_too_few_are_refused(spec: dict[str, int]) -> None:
 
 def test_layers_have_a_band_that_holds_all_of_them(repeated: SweepResult) -> None:
     for row in repeated.rows:
-        assert (row.band is not None) == (row.kind == "probe"), row.name
-        if row.band is not None:
-            assert row.band.low <= row.intervals["auroc"].low
-            assert row.band.high >= row.intervals["auroc"].high
+        assert (row.auroc_band_low is not None) == (row.kind == "probe"), row.name
+        if row.auroc_band_low is not None:
+            assert row.auroc_band_low <= row.auroc_low
+            assert row.auroc_band_high >= row.auroc_high
 
 
 def test_what_is_told_is_corrected_for_its_number(
@@ -233,7 +233,7 @@ def test_what_is_told_is_corrected_for_its_number(
     gap = Difference(0.02, Interval(0.001, 0.04), 0.02)
     weak = PlannedTest("selected", "joint", False, gap, 0.12)
     inside = PlannedTest("selected", "joint", True, gap, 0.12)
-    above = replace(repeated["selected"], over_joint=gap)
+    above = replace(repeated["selected"], **difference_fields("above_joint", gap, planned=True))
     rows = tuple(above if row.name == above.name else row for row in repeated.rows)
     result = replace(
         repeated, rows=rows, tests=(weak, inside), settings={**repeated.settings, "draws": 2000}
@@ -249,13 +249,14 @@ def test_what_is_told_is_corrected_for_its_number(
     alone = verdict(replace(result, tests=(weak,)))[1]
     assert alone.endswith("which does not hold at 5% (p = 0.120).")
     added = PlannedTest("joint_and_probe", "joint", False, gap, 0.12)
-    both = replace(repeated["joint_and_probe"], over_joint=added.gap)
+    gained = difference_fields("above_joint", added.gap, planned=True)
+    both = replace(repeated["joint_and_probe"], **gained)
     rows = tuple(both if row.name == both.name else row for row in repeated.rows)
     text = " ".join(verdict(replace(result, rows=rows, tests=(added, weak))))
     assert f"{marked}: whether hidden states know more cannot be told" in text
     sure = replace(added, p_holm=0.04)
     assert "know something more" in " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
-    tiny = replace(both, over_joint=Difference(0.004, Interval(0.001, 0.008), 0.001))
+    tiny = replace(both, above_joint=0.004, above_joint_low=0.001, above_joint_high=0.008)
     rows = tuple(tiny if row.name == tiny.name else row for row in repeated.rows)
     text = " ".join(verdict(replace(result, rows=rows, tests=(sure,))))
     assert "less than 0.01, but not nothing" in text, "sure, and of little use"
@@ -399,11 +400,11 @@ def test_the_headline_says_no_more_than_its_interval(
     repeated: SweepResult, low: float, high: float, says: str
 ) -> None:
     selected = repeated["selected"]
-    changed = replace(selected, intervals={**selected.intervals, "auroc": Interval(low, high)})
+    changed = replace(selected, auroc_low=low, auroc_high=high)
     rows = tuple(changed if row.name == "selected" else row for row in repeated.rows)
     line = verdict(replace(repeated, rows=rows))[0]
     assert says in line
-    assert f"AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f})" in line
+    assert f"AUROC of {selected.auroc:.3f} (95% interval {low:.3f} to {high:.3f})" in line
     assert line.startswith("Before the answer is written, a linear probe ")
     assert ("predicts hallucinations with" in line) == (low > 0.5)
 

@@ -66,11 +66,11 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
 ) -> None:
     result = found[1]
     assert result.chosen["selected"] == (PLANTED,) * 5
-    assert result["selected"].metrics.auroc > 0.95
-    assert result["combined"].metrics.auroc > 0.95
+    assert result["selected"].auroc > 0.95
+    assert result["combined"].auroc > 0.95
     for row in result.rows:
         if row.kind == "probe" and row.name != PLANTED:
-            assert 0.38 < row.metrics.auroc < 0.63, row.name
+            assert 0.38 < row.auroc < 0.63, row.name
     assert result.chance is not None
     assert result.chance.p_value == 1 / 101
     assert 0.4 < result.chance.median < result.chance.high < 0.65, "the best of six"
@@ -78,11 +78,11 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
     assert known == [PLANTED]
     assert result.recognition is not None
     assert not result.recognition.suspicious
-    assert result["selected"].against is not None
-    assert result["selected"].against.interval.low > 0.2
+    assert result["selected"].above_baseline is not None
+    assert result["selected"].above_baseline_low > 0.2
     for name in ("selected", "joint_and_probe"):
-        assert result[name].over_joint is not None
-        assert result[name].over_joint.interval.low > 0.2, name
+        assert result[name].above_joint is not None
+        assert result[name].above_joint_low > 0.2, name
     text = " ".join(verdict(result))
     assert "Adding the probe to the joint baseline adds +" in text
     assert "hidden states know something more" in text
@@ -91,7 +91,7 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
 def test_with_no_sign_nothing_is_found_and_that_is_said(tmp_path: Path) -> None:
     folder = labelled_run(tmp_path / "run", lambda row, _: row)
     result = sweep(open_run(folder), SPEC)
-    assert 0.35 < result["selected"].metrics.auroc < 0.62
+    assert 0.35 < result["selected"].auroc < 0.62
     assert "no difference to the probe is shown" in " ".join(verdict(result))
 
 
@@ -107,7 +107,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
     run = open_run(folder)
     result = sweep(run, SPEC)
     assert result["selected"].constant == 1
-    assert result["selected"].metrics.auroc == 0.5
+    assert result["selected"].auroc == 0.5
     first, *others = verdict(result)
     assert "a linear probe on hidden states found nothing" in first
     assert "in 5 of 5 folds it gives every answer the same risk" in first
@@ -152,13 +152,13 @@ def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
     write_labels(folder, [Score(id_, bool(t), "column", "facts") for id_, t in marks], {})
     result = sweep(run, SPEC)
     selected, both = result["selected"], result["joint_and_probe"]
-    assert selected.against is not None
-    assert selected.against.interval.low > 0, "better than each fact alone"
-    assert selected.over_joint is not None
-    assert selected.over_joint.interval.low < 0
-    assert both.over_joint is not None
-    assert both.over_joint.interval.low < 0
-    assert both.over_joint.value < 0.02
+    assert selected.above_baseline is not None
+    assert selected.above_baseline_low > 0, "better than each fact alone"
+    assert selected.above_joint is not None
+    assert selected.above_joint_low < 0
+    assert both.above_joint is not None
+    assert both.above_joint_low < 0
+    assert both.above_joint < 0.02
     text = " ".join(verdict(result))
     assert "hidden states know something more" not in text
     assert set(result.within_category) == {
@@ -187,7 +187,7 @@ def test_an_image_that_gives_the_label_away_does_not_count(tmp_path: Path) -> No
     images = {item.sample.id: item.image_sha256 for item in run}
     marks = {image: bool(rng.random() < 0.4) for image in dict.fromkeys(images.values())}
     write_labels(folder, [Score(i, marks[images[i]], "column", "by image") for i in run.ids], {})
-    assert sweep(run, SPEC)[PLANTED].metrics.auroc < 0.65
+    assert sweep(run, SPEC)[PLANTED].auroc < 0.65
 
 
 def test_no_image_is_on_both_sides(found: tuple[Path, SweepResult]) -> None:
@@ -261,7 +261,7 @@ def test_a_later_sweep_leaves_no_older_probe_behind(
     assert {path.name for path in saved.iterdir() if path.is_dir()} == here | {"mine"}
     _, info = load_probe(saved / summary["selected_probe"])
     assert info.model["dtype"] == "float32"
-    assert info.metrics["auroc"] == result["selected"].metrics.auroc
+    assert info.metrics["auroc"] == result["selected"].auroc
     others = [name for name in here if name != summary["selected_probe"]]
     assert all("auroc" not in load_probe(saved / name)[1].metrics for name in others)
 

@@ -18,6 +18,7 @@ from vlmscope.errors import StoreError
 from vlmscope.schema import Score
 from vlmscope.store import Run, RunWriter, open_run, read_labels, write_labels
 from vlmscope.sweeps import SweepResult, SweepSpec, probe_data, read_sweep, save_sweep, sweep
+from vlmscope.sweeps.results import without_nan
 
 ROWS = 90
 UNSCORABLE = 3
@@ -51,8 +52,8 @@ def test_what_was_saved_is_read(run: Run, saved: tuple[Path, SweepResult]) -> No
     found, result = read_sweep(run), saved[1]
     assert found is not None
     assert found.stale == ""
-    assert [row["name"] for row in found.results] == [row.name for row in result.rows]
-    assert found["selected"]["auroc"] == result["selected"].metrics.auroc
+    for one, other in zip(found.results, result.rows, strict=True):
+        assert without_nan(one.to_dict()) == without_nan(other.to_dict()), one.name
     assert found.predictions["id"].tolist() == list(result.data.ids)
     assert found.truth.tolist() == result.data.truth.tolist()
     assert found.groups.tolist() == result.data.groups.tolist()
@@ -184,6 +185,16 @@ def test_a_summary_without_gains_is_damage(run: Run, name: str, value: str | Non
         row[name] = value
     path.write_text(json.dumps(summary))
     with pytest.raises(StoreError, match=r"results\.json: damaged, .*gains"):
+        read_sweep(run)
+
+
+@pytest.mark.parametrize(("name", "value"), [("auroc", "high"), ("layer", 1.5), ("title", {})])
+def test_a_result_of_another_type_is_damage(run: Run, name: str, value: object) -> None:
+    path = run.path / "probes/results.json"
+    summary = json.loads(path.read_text("utf-8"))
+    summary["results"][0][name] = value
+    path.write_text(json.dumps(summary))
+    with pytest.raises(StoreError, match=f"damaged, has a result whose {name} is "):
         read_sweep(run)
 
 

@@ -116,14 +116,14 @@ def test_a_direction_that_both_share_carries_over(
     assert test.chosen == (PLANTED,)
     true = true_auroc(*source)
     assert 0.85 < true < 0.922
-    assert row.intervals["auroc"].low <= true <= row.intervals["auroc"].high
-    assert row.source_auroc == source[1]["selected"].metrics.auroc
+    assert row.auroc_low <= true <= row.auroc_high
+    assert row.source_auroc == source[1]["selected"].auroc
     assert abs(row.own_auroc - true) < 0.12
-    assert row.over_own is not None
-    assert row.over_own.interval.low < 0.02
-    assert row.over_joint is not None
-    assert row.over_joint.interval.low > 0.2
-    assert row.metrics.ece < 0.12
+    assert row.above_own is not None
+    assert row.above_own_low < 0.02
+    assert row.above_joint is not None
+    assert row.above_joint_low > 0.2
+    assert row.ece < 0.12
     assert {"category", "question_words", "first_token", "joint"} <= test.risks.keys()
     assert not test.target.paired
     text = " ".join(transfer_verdict(test))
@@ -134,13 +134,13 @@ def test_a_direction_that_both_share_carries_over(
     joint = test["joint"]
     numbers = {"joint": 0.50049, "selected": 0.75051}  # shown as 0.500 and 0.751
     rows = tuple(
-        replace(each, metrics=replace(each.metrics, auroc=numbers[each.name]))
-        if each.name in numbers
-        else each
+        replace(each, auroc=numbers[each.name]) if each.name in numbers else each
         for each in test.rows
     )
     assert "the probe is better, +0.251 (" in " ".join(transfer_verdict(replace(test, rows=rows)))
-    rows = tuple(replace(joint, constant=1.0) if each is joint else each for each in test.rows)
+    rows = tuple(
+        replace(joint, found_nothing=True) if each is joint else each for each in test.rows
+    )
     [line] = [line for line in transfer_verdict(replace(test, rows=rows)) if "alike" in line]
     assert line.endswith("carried over alike, finds nothing."), "no difference to nothing"
 
@@ -150,10 +150,10 @@ def test_a_direction_that_is_another_there_does_not(
 ) -> None:
     test = found(source, other(tmp_path / "B", ACROSS))
     row = test["selected"]
-    assert 0.38 < row.metrics.auroc < 0.62
+    assert 0.38 < row.auroc < 0.62
     assert row.own_auroc > 0.85
-    assert row.over_own is not None
-    assert row.over_own.interval.high < -0.2
+    assert row.above_own is not None
+    assert row.above_own_high < -0.2
     text = " ".join(transfer_verdict(test))
     assert "whether it is better than chance there cannot be told" in text
     assert "the transfer loses, -0." in text
@@ -163,7 +163,7 @@ def test_a_direction_that_is_turned_round_is_told_to_be_worse(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
     test = found(source, other(tmp_path / "B", -ALONG))
-    assert test["selected"].metrics.auroc < 0.2
+    assert test["selected"].auroc < 0.2
     assert "points the other way" in " ".join(transfer_verdict(test))
 
 
@@ -230,8 +230,8 @@ def test_the_same_questions_on_another_model_are_judged_without_their_images(
     assert leaked > 0.9, "the test can fail"
     assert test.target.paired
     assert len(test.target.kept) == 240
-    assert 0.3 < test[PLANTED].metrics.auroc < 0.62
-    assert test["selected"].metrics.auroc < 0.62
+    assert 0.3 < test[PLANTED].auroc < 0.62
+    assert test["selected"].auroc < 0.62
     for part in np.unique(test.part_of):  # an image is judged by one fit
         images = set(test.target.groups[test.part_of == part])
         assert not images & set(test.target.groups[test.part_of != part])
@@ -253,9 +253,7 @@ def test_a_signal_is_carried_over_to_another_model(tmp_path: Path) -> None:
     )
     [test] = transfer(one, [two], SPEC).tests
     assert test.target.paired
-    interval = test["selected"].intervals["auroc"]
-    assert interval.low < 0.91 < interval.high
-    assert interval.low > 0.7
+    assert 0.7 < test["selected"].auroc_low < 0.91 < test["selected"].auroc_high
 
 
 def test_images_that_only_the_test_run_has_are_judged_too_where_it_is_paired(
@@ -311,7 +309,7 @@ def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path
     assert len(some.kept) == ROWS - 30
     assert some.left_out == (LeftOut("row", 30, "the training run has the question too"),)
     [test, _] = transfer(runs[0], [same, some], SPEC).tests
-    assert test["selected"].metrics.auroc > 0.7
+    assert test["selected"].auroc > 0.7
     text = " ".join(transfer_verdict(test))
     assert f"{ROWS} answers in {ROWS} different questions" in text
     assert "paired by question: no question judged was in training" in text
@@ -346,7 +344,7 @@ def test_vectors_that_say_nothing_are_told_to_say_nothing(
     test = found(source, HeldRun(run.path, run.manifest, rows))
     assert test["selected"].found_nothing
     assert np.isnan(test[PLANTED].own_auroc)
-    assert test[PLANTED].over_own is None
+    assert test[PLANTED].above_own is None
     text = " ".join(transfer_verdict(test))
     assert "gives most answers there the same risk: it finds nothing" in text
     assert "the probe is" not in text
@@ -393,8 +391,8 @@ def test_layers_that_one_side_lacks_are_left_out(
     text = " ".join(transfer_verdict(test))
     assert f"{QUERY}/layer_2: left out, the test run has no such vector." in text
     assert f"{QUERY}/layer_1: left out, the training run has no such vector." in text
-    assert test["selected"].metrics.auroc > 0.8
-    assert test["selected"].source_auroc == source[1]["selected"].metrics.auroc
+    assert test["selected"].auroc > 0.8
+    assert test["selected"].source_auroc == source[1]["selected"].auroc
     halp = other(tmp_path / "C", capture={"layer_k": "hidden_states[k]", "compat": "halp"})
     with pytest.raises(InputError, match="they are not the same vectors"):
         found(source, halp)
@@ -442,11 +440,11 @@ def test_a_test_run_too_small_to_learn_from_is_judged_all_the_same(
     truth[:] = np.arange(40) % 10 < 4
     vectors[:, 0] += 2 * truth
     test = found(source, labelled_run(tmp_path / "B", truth, vectors, images, noise=2))
-    assert test["selected"].metrics.auroc > 0.6
+    assert test["selected"].auroc > 0.6
     result = transfer(
         source[0], [test.target], SweepSpec(folds=5, draws=50), result=source[1]
     ).tests[0]
-    assert result["selected"].over_own is None
+    assert result["selected"].above_own is None
     assert np.isnan(result["selected"].own_auroc)
     text = " ".join(transfer_verdict(result))
     assert "What the test run would teach itself is not known: folds:" in text
@@ -466,7 +464,7 @@ def test_what_is_saved(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     assert [each["run_id"] for each in document["tests"]] == [t.manifest.run_id for t in tests]
     assert [each["same_model"] for each in document["tests"]] == [True, False]
     rows = {row["name"]: row for row in document["tests"][0]["results"]}
-    assert rows["selected"]["auroc"] == result.tests[0]["selected"].metrics.auroc
+    assert rows["selected"]["auroc"] == result.tests[0]["selected"].auroc
     assert rows["joint"]["above_joint"] is None
     predictions = pd.read_parquet(folder / "transfer_predictions.parquet")
     assert len(predictions) == 2 * ROWS

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks import calibration_of_verdicts as benchmark
 
+from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.metrics import Abstention, Interval
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import distinct_names, plain, rounded_difference
@@ -35,7 +35,7 @@ def changed(result: SweepResult, names: Sequence[str], **changes: object) -> Swe
 
 
 def with_auroc(result: SweepResult, name: str, auroc: float) -> SweepResult:
-    return changed(result, [name], metrics=replace(result[name].metrics, auroc=auroc))
+    return changed(result, [name], auroc=auroc)
 
 
 def test_three_sentences_come_first_and_nothing_is_lost(result: SweepResult) -> None:
@@ -84,7 +84,7 @@ def test_a_saved_verdict_is_read_back_in_its_parts(result: SweepResult) -> None:
 @pytest.mark.parametrize("name", [JOINT, "best", QUESTION_ONLY])
 def test_no_number_is_told_of_a_baseline_that_found_nothing(result: SweepResult, name: str) -> None:
     name = result.best_baseline if name == "best" else name
-    other = with_auroc(changed(result, [name], constant=1.0), name, 0.354)
+    other = with_auroc(changed(result, [name], found_nothing=True), name, 0.354)
     lines = verdict(other)
     assert not any("0.354" in line for line in lines)
     starts = {JOINT: "Joint baseline, ", QUESTION_ONLY: "The question's words alone: "}
@@ -99,7 +99,7 @@ def test_no_number_is_told_of_a_baseline_that_found_nothing(result: SweepResult,
 
 
 def test_no_number_is_told_of_a_probe_that_found_nothing(result: SweepResult) -> None:
-    other = with_auroc(changed(result, ["selected"], constant=1.0), "selected", 0.354)
+    other = with_auroc(changed(result, ["selected"], found_nothing=True), "selected", 0.354)
     lines = verdict(other)
     assert "found nothing" in lines[0]
     assert [line for line in verdict_of(other).main if not line.startswith("Warning")] == lines[:2]
@@ -114,12 +114,12 @@ def test_no_number_is_told_of_a_probe_that_found_nothing(result: SweepResult) ->
 def test_shown_numbers_add_up(result: SweepResult) -> None:
     """0.8826 and 0.9344 differ by 0.052, but 0.883 and 0.934 by 0.051."""
     other = with_auroc(with_auroc(result, "selected", 0.8826), JOINT, 0.9344)
-    gap = replace(other["selected"].over_joint, value=-0.0518, interval=Interval(-0.09, -0.01))  # type: ignore[type-var]
-    line = verdict(changed(other, ["selected"], over_joint=gap))[1]
+    gap = {"above_joint": -0.0518, "above_joint_low": -0.09, "above_joint_high": -0.01}
+    line = verdict(changed(other, ["selected"], **gap))[1]
     assert "AUROC 0.934; the probe is worse by 0.051 (95% interval 0.010 to 0.090)" in line
     text = " ".join(verdict(other))
     assert "an AUROC of 0.883 " in text
-    best, words = (other[name].metrics.auroc for name in (other.best_baseline, QUESTION_ONLY))
+    best, words = (other[name].auroc for name in (other.best_baseline, QUESTION_ONLY))
     for start, rival in (("Best single baseline", best), ("The question's words", words)):
         [line] = [line for line in verdict(other) if line.startswith(start)]
         found = re.search(r"AUROC (\d\.\d{3}); .*? ([+-]?\d\.\d{3}) \(95%", line)

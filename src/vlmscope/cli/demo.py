@@ -94,7 +94,7 @@ def _evaluate(folder: Path) -> bool:
     with stderr.status("probing") as status:
         result = None
         try:
-            result = sweep(run, report=lambda doing: status.update(f"probing: {doing}"))
+            result = sweep(run, progress=lambda doing: status.update(f"probing: {doing}"))
             save_sweep(run, result)
         except InputError as error:  # too few questions for a limit this low
             stderr.print(f"not probed: {error}")

@@ -70,4 +70,4 @@ def _probes(run: Path, name: str, about: dict[str, Any]) -> str:
         return "no probes yet"
     if found.stale:
         return f"{where}, out of date: {found.stale}"
-    return f"{where}, selected AUROC {found['selected']['auroc']:.3f}"
+    return f"{where}, selected {found['selected'].shown_auroc}"

@@ -161,11 +161,11 @@ def probe(
         source = open_source(
             run,
             labelled=not isinstance(wanted, str | None),
-            report=lambda name: status.update(f"reading {name}"),
+            progress=lambda name: status.update(f"reading {name}"),
         )
         aims = prepare_transfer(source, test, spec, folder, name)
         result = sweep(
-            source, spec, labels=wanted, report=lambda doing: status.update(f"probing: {doing}")
+            source, spec, labels=wanted, progress=lambda doing: status.update(f"probing: {doing}")
         )
         status.update("saving")
         save_sweep(source, result, folder)
@@ -223,13 +223,12 @@ def _show_results(result: SweepResult) -> None:
     """Print one line for each probe and baseline."""
     table = number_table("", "AUROC", "95% interval", "AUPRC", "recall\nat 5%", "ECE")
     for row in result.rows:
-        metrics, interval = row.metrics, row.intervals["auroc"]
-        ranked = [f"{metrics.auroc:.3f}", f"{interval.low:.3f}–{interval.high:.3f}",
-                  f"{metrics.auprc:.3f}", f"{metrics.recall_at_5:.1%}"]  # fmt: skip
+        ranked = [f"{row.auroc:.3f}", f"{row.auroc_low:.3f}–{row.auroc_high:.3f}",
+                  f"{row.auprc:.3f}", f"{row.recall_at_5:.1%}"]  # fmt: skip
         if row.found_nothing:
             ranked = ["–", "finds nothing", "–", "–"]
         title = Text(row.title + AFTER * (row.known == "after"))
-        table.add_row(title, *ranked, f"{metrics.ece:.3f}", style=STYLES.get(row.kind))
+        table.add_row(title, *ranked, f"{row.ece:.3f}", style=STYLES.get(row.kind))
     show(table)
     if any(row.known == "after" for row in result.rows):
         stdout.print(f"{AFTER.strip()} known only after the answer is written", style="dim")

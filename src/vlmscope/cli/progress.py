@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter, deque
@@ -22,9 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli.output import count, human_size, show_note, shown_text, stderr
+from vlmscope.errors import StoreError
 from vlmscope.executors import Outline, Summary
-from vlmscope.store import reading
-from vlmscope.store.failures import FAILURES
+from vlmscope.store.failures import FAILURES, logged_failures
 
 LOG_SECONDS = 30.0
 """Where no terminal can show a bar, a line is printed this often."""
@@ -162,11 +161,9 @@ def _last_errors(plan: Outline, number: int) -> list[str]:
     """
     ours = frozenset(plan.scan.ids)
     try:
-        with reading(plan.request.out / FAILURES) as file:
-            found = (json.loads(line) for line in file)
-            errors = (str(each["error"]) for each in found if each["id"] in ours)
-            return list(deque(errors, maxlen=number))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = logged_failures(plan.request.out / FAILURES)
+        return list(deque((each.error for each in found if each.id in ours), maxlen=number))
+    except StoreError:
         return []  # the rows are counted all the same
 
 

@@ -73,7 +73,7 @@ def run_transfer(
         spec,
         labels=str(result.data.origin.get("label_set", "default")),
         result=result,
-        report=lambda doing: status.update(f"transfer: {doing}"),
+        progress=lambda doing: status.update(f"transfer: {doing}"),
     )
     document: dict[str, Any] = json.loads(read_document(save_transfer(found, folder)).decode())
     return document

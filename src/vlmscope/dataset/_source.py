@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, typed_line
 from vlmscope.schema import FieldSpec
 
 
@@ -98,20 +98,10 @@ def reading(source: Source) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = error.strerror or one_line(error)
+        why = error.strerror or typed_line(error)
         raise InputError(f"{source.name}: cannot be read ({why}); check the file") from error
     except MemoryError as error:
         raise InputError(
             f"{source.name}: does not fit into memory; save it as .jsonl or .parquet, which are "
             "read a few rows at a time, and without one huge row"
         ) from error
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    r"""Say a library's error in one line: ``KeyError: 'x'``.
-
-    >>> one_line(ValueError("first\n  second"))
-    'ValueError: first second'
-    """
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,7 +1,6 @@
-"""What ships with vlmscope, so that nobody needs an 11-billion-parameter download to see it work.
+"""What ``vlmscope demo`` runs on, so that nobody needs an 11-billion-parameter download to try it.
 
-``world``, ``scenes``, ``questions``, ``drawing`` and ``bundle`` make pictures and questions whose
-truth is exact (``pen``, ``icons`` and ``icons_garden`` draw them); ``model`` is a small
-Llama-3.2-Vision trained on them, and ``processor`` its tokenizer; ``standin`` builds one of any
-size with random weights, for tests and benchmarks.
+Data only: ``model/``, a small Llama-3.2-Vision trained on generated images; ``questions.csv``,
+2,000 questions whose answers are known exactly; ``images/``, the 600 images that they are about.
+``tools/demo_world`` in the repository made all three.
 """

@@ -29,6 +29,7 @@ from vlmscope.errors import InputError, listed, shortened
 from vlmscope.schema import Answered, Score
 from vlmscope.score import Scorer
 from vlmscope.score.column import LABEL_COLUMNS as READ_COLUMNS
+from vlmscope.shown import encodable
 from vlmscope.store import (
     FAILED_ANSWER,
     clean_text,
@@ -260,4 +261,4 @@ def _csv_bytes(columns: Mapping[str, Sequence[Any]]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue().encode("utf-8", "replace")
+    return encodable(text.getvalue()).encode()

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from vlmscope.plots.canvas import Plot, clean, drawing
 from vlmscope.plots.palette import PALETTE
+from vlmscope.shown import encodable
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -199,8 +200,7 @@ def _rows(plot: Plot) -> list[tuple[Any, ...]]:
 def _cell(value: Any) -> Any:
     """Return a value as the csv module should write it."""
     if isinstance(value, str):
-        # Lone surrogates fit no encoding.
-        text = value.encode("utf-8", "replace").decode("utf-8")
+        text = encodable(value)
         return f"'{text}" if text.startswith(_FORMULA) else text
     if isinstance(value, float):
         # NaN is the one number that is not itself.

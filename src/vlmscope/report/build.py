@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,9 +26,7 @@ from vlmscope.report.document import (
     FailureRow,
     LabelSummary,
     Number,
-    Progress,
     ReportSpec,
-    ResultRow,
 )
 from vlmscope.report.figures import figure, plots
 from vlmscope.report.gallery import gallery
@@ -37,10 +35,9 @@ from vlmscope.report.provenance import provenance, title, when
 from vlmscope.report.rows import Row, draw, hashes_of, read_rows
 from vlmscope.report.thumbnails import Thumbnails
 from vlmscope.report.transfers import Transfers, transfers
-from vlmscope.schema import ErrorKind, Score
-from vlmscope.shown import rounded_difference
+from vlmscope.schema import ErrorKind, Progress, Score
 from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, read_labels
-from vlmscope.sweeps import SavedSweep, read_sweep
+from vlmscope.sweeps import ProbeResult, SavedSweep, read_sweep
 from vlmscope.sweeps.abstaining import ABSTAIN, abstaining_of, rounded_change
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
 from vlmscope.sweeps.source import of_set
@@ -170,15 +167,15 @@ def _bounds(total: CategoryRow) -> str:
 
 def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     selected, baseline = sweep["selected"], sweep[sweep.summary["best_baseline"]]
-    if selected["found_nothing"]:
+    if selected.found_nothing:
         yield Number("AUROC before the answer", NOTHING, "the probe: one risk in most folds")
     else:
-        span = f"95% interval {selected['auroc_low']:.3f} to {selected['auroc_high']:.3f}"
-        yield Number("AUROC before the answer", f"{selected['auroc']:.3f}", span)
+        span = f"95% interval {selected.auroc_low:.3f} to {selected.auroc_high:.3f}"
+        yield Number("AUROC before the answer", f"{selected.auroc:.3f}", span)
     yield _joint(sweep)
-    note = f"AUROC of {baseline['title']}"
+    note = f"AUROC of {baseline.title}"
     yield Number("best single baseline", _auroc(baseline), note)
-    if selected["found_nothing"]:
+    if selected.found_nothing:
         return
     found = _abstention(sweep)
     low, high = 100 * found.interval.low, 100 * found.interval.high
@@ -193,15 +190,15 @@ def _joint(sweep: SavedSweep) -> Number:
     """Return the tile of the joint baseline, and what the probe adds to it."""
     joint, both = sweep[JOINT], sweep[JOINT_AND_PROBE]
     note = "AUROC in one model"
-    if not (joint["found_nothing"] or sweep["selected"]["found_nothing"]):
-        gain = rounded_difference(both["auroc"], joint["auroc"])
-        ends = f"{both['above_joint_low']:+.3f} to {both['above_joint_high']:+.3f}"
+    gain = both.shown_above(joint)
+    if gain is not None and not sweep["selected"].found_nothing:
+        ends = f"{both.above_joint_low:+.3f} to {both.above_joint_high:+.3f}"
         note += f"; with the probe {gain:+.3f} ({ends})"
     return Number("known without hidden states", _auroc(joint), note)
 
 
-def _auroc(row: Mapping[str, Any]) -> str:
-    return NOTHING if row["found_nothing"] else f"{row['auroc']:.3f}"
+def _auroc(row: ProbeResult) -> str:
+    return NOTHING if row.found_nothing else f"{row.auroc:.3f}"
 
 
 def _abstention(sweep: SavedSweep) -> Abstention:
@@ -213,22 +210,21 @@ def _abstention(sweep: SavedSweep) -> Abstention:
     return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
 
 
-def results(sweep: SavedSweep) -> Iterator[ResultRow]:
+def results(sweep: SavedSweep) -> Iterator[ProbeResult]:
     """Yield the results as the page's table has them.
 
     A difference is that of the AUROCs as they are shown, and there is none where one of them found
     nothing.
     """
-    names = ResultRow.__dataclass_fields__
     rivals = {"above_baseline": sweep[sweep.summary["best_baseline"]], "above_joint": sweep[JOINT]}
     for row in sweep.results:
-        told = {name: row[name] for name in names}
+        told: dict[str, Any] = {}
         for name, rival in rivals.items():
-            if row[name] is None or row["found_nothing"] or rival["found_nothing"]:
-                told |= dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-            else:
-                told[name] = rounded_difference(row["auroc"], rival["auroc"])
-        yield ResultRow(**told)
+            gap = None if getattr(row, name) is None else row.shown_above(rival)
+            told[name] = gap
+            if gap is None:
+                told |= dict.fromkeys((f"{name}_low", f"{name}_high"))
+        yield replace(row, **told)
 
 
 def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -> LabelSummary:

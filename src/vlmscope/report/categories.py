@@ -17,7 +17,7 @@ from vlmscope.probes import image_groups
 from vlmscope.report.document import CategoryRow
 from vlmscope.report.rows import Row, hashes_of
 from vlmscope.schema import Score
-from vlmscope.sweeps import SavedSweep
+from vlmscope.sweeps import ProbeResult, SavedSweep
 
 ALL = "all"
 """Name of the last row."""
@@ -136,7 +136,7 @@ def _saved(sweep: SavedSweep | None) -> dict[str, Mapping[str, Any]]:
 
 def _found_nothing(sweep: SavedSweep) -> bool:
     """Return whether the selected probe gives one risk in most folds: then it has no AUROC."""
-    return bool(sweep["selected"].get("found_nothing"))
+    return sweep["selected"].found_nothing
 
 
 def _judged(
@@ -160,10 +160,10 @@ def _judged(
     }
 
 
-def _told(selected: Mapping[str, Any]) -> dict[str, Any]:
+def _told(selected: ProbeResult) -> dict[str, Any]:
     """Return the AUROC over all rows as the sweep has it."""
-    ends = {"low": selected["auroc_low"], "high": selected["auroc_high"]}
-    return {"auroc": selected["auroc"], "interval": ends}
+    ends = {"low": selected.auroc_low, "high": selected.auroc_high}
+    return {"auroc": selected.auroc, "interval": ends}
 
 
 def _span(value: Any, interval: Mapping[str, Any]) -> _Span:

@@ -14,7 +14,7 @@ def columns(sweep: SavedSweep | None) -> Iterator[ColumnTable]:
     """Yield a table for each column but the category, which has a section of its own."""
     found: Mapping[str, Any] = {} if sweep is None else sweep.summary.get("by_column", {})
     results = () if sweep is None else sweep.results
-    nothing = {row["name"] for row in results if row.get("found_nothing")}
+    nothing = {row.name for row in results if row.found_nothing}
     for name, column in found.items():
         if name != "category":
             within = {risk: each for risk, each in column["within"].items() if risk not in nothing}

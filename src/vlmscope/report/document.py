@@ -6,12 +6,13 @@ Numbers are numbers: the page decides on digits. What is not known is None, neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vlmscope.errors import InputError
 from vlmscope.schema import Outcome
 from vlmscope.store import DEFAULT, labels_file
+from vlmscope.sweeps import ProbeResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +45,6 @@ class Number:
     """As it is read: ``21.4%``."""
     note: str = ""
     """A few words below: ``428 of 1,997 scorable answers``."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResultRow:
-    """One probe, selection or baseline, as ``results.json`` has it."""
-
-    name: str
-    title: str
-    kind: str
-    """``probe``, ``selected``, ``combined`` or ``baseline``."""
-    known: str
-    """``before`` the first token of the answer, or only ``after``."""
-    auroc: float
-    auroc_low: float
-    auroc_high: float
-    auprc: float
-    brier: float
-    ece: float
-    recall_at_5: float
-    """Share of the hallucinated flagged at a threshold that flags 5% of the faithful."""
-    above_baseline: float | None
-    """AUROC less that of the best single baseline known before the answer; of probes."""
-    above_baseline_low: float | None
-    above_baseline_high: float | None
-    above_joint: float | None = None
-    """AUROC less that of everything known before the answer, in one model; of probes."""
-    above_joint_low: float | None = None
-    above_joint_high: float | None = None
-    found_nothing: bool = False
-    """Whether it is a constant in most folds: its AUROC says nothing then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +203,7 @@ class Document:
     numbers: tuple[Number, ...]
     figures: tuple[Figure, ...]
     """In reading order; empty before labels and probes."""
-    results: tuple[ResultRow, ...]
+    results: tuple[ProbeResult, ...]
     best_baseline: str | None
     """Name of the row that probes are compared with."""
     categories: tuple[CategoryRow, ...]
@@ -261,9 +232,6 @@ class Document:
 
 MOST_BYTES = 15_000_000
 """Most that a page with its images may weigh."""
-
-Progress = Callable[[str], None]
-"""Told what is being done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from vlmscope.plots import (
 from vlmscope.probes.baselines import JOINT
 from vlmscope.report.document import CategoryRow, Figure
 from vlmscope.report.held_out import unseen
-from vlmscope.sweeps import SavedSweep
+from vlmscope.sweeps import ProbeResult, SavedSweep
 from vlmscope.sweeps.evaluation import QUESTION_ONLY
 from vlmscope.sweeps.grid import place_title
 
@@ -83,21 +83,21 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     lines: dict[tuple[str, str], list[tuple[int, float, float, float]]] = {}
     references = []
     for row in sweep.results:
-        if row["kind"] == "probe" and row["estimator"] == "logistic":
+        if row.kind == "probe" and row.estimator == "logistic" and row.representation:
             ends = _known(row, _band(row))
-            title = place_title(row["representation"], None)
-            if row["known"] == "after":
+            title = place_title(row.representation, None)
+            if row.known == "after":
                 title += " (after the answer)"
-            if row["layer"] is None:
-                meaning = row["representation"]
+            if row.layer is None:
+                meaning = row.representation
                 references.append(Reference(title, *ends, "representation", meaning))
             else:
-                key = title, row["representation"]
-                lines.setdefault(key, []).append((row["layer"], *ends))
+                key = title, row.representation
+                lines.setdefault(key, []).append((row.layer, *ends))
     for name in dict.fromkeys((JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)):
         row = sweep[name]
-        ends = _known(row, (row["auroc_low"], row["auroc_high"]))
-        short = row["title"].removesuffix(", together")
+        ends = _known(row, (row.auroc_low, row.auroc_high))
+        short = row.title.removesuffix(", together")
         references.append(Reference(short, *ends, "baseline", _meaning(name)))
     drawn = []
     for (title, meaning), points in lines.items():
@@ -106,9 +106,9 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     return auroc_by_layer(drawn, references, num_layers, unseen(sweep))
 
 
-def _known(row: Mapping[str, Any], ends: tuple[float, float]) -> tuple[float, float, float]:
+def _known(row: ProbeResult, ends: tuple[float, float]) -> tuple[float, float, float]:
     """Return an AUROC and the ends of an interval, all NaN where the result found nothing."""
-    return (math.nan,) * 3 if row.get("found_nothing") else (row["auroc"], *ends)
+    return (math.nan,) * 3 if row.found_nothing else (row.auroc, *ends)
 
 
 def _meaning(name: str) -> str:
@@ -116,11 +116,11 @@ def _meaning(name: str) -> str:
     return name if name in ("selected", "combined", JOINT, QUESTION_ONLY) else "best"
 
 
-def _band(row: Mapping[str, Any]) -> tuple[float, float]:
+def _band(row: ProbeResult) -> tuple[float, float]:
     """Return the band that holds all layers at once; the layer's own interval where it has none."""
-    if row.get("auroc_band_low") is None:
-        return row["auroc_low"], row["auroc_high"]
-    return row["auroc_band_low"], row["auroc_band_high"]
+    if row.auroc_band_low is None or row.auroc_band_high is None:
+        return row.auroc_low, row.auroc_high
+    return row.auroc_band_low, row.auroc_band_high
 
 
 def _compared(sweep: SavedSweep) -> tuple[str, ...]:
@@ -129,13 +129,13 @@ def _compared(sweep: SavedSweep) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def _style(row: Mapping[str, Any]) -> Literal["baseline", "probe"]:
-    return "baseline" if row["kind"] == "baseline" else "probe"
+def _style(row: ProbeResult) -> Literal["baseline", "probe"]:
+    return "baseline" if row.kind == "baseline" else "probe"
 
 
-def _found(row: Mapping[str, Any], number: float) -> float:
+def _found(row: ProbeResult, number: float) -> float:
     """Return a number of a result; NaN where it found nothing."""
-    return math.nan if row.get("found_nothing") else number
+    return math.nan if row.found_nothing else number
 
 
 def _roc(sweep: SavedSweep) -> Plot:
@@ -143,8 +143,8 @@ def _roc(sweep: SavedSweep) -> Plot:
     for name in _compared(sweep):
         rows, row = sweep.stacked(name), sweep[name]
         curve = roc(rows.truth, rows.risks[name], rows.folds)
-        ends = curve.false_alarms, curve.recall, _found(row, row["auroc"])
-        lines.append(RocLine(row["title"], *ends, _style(row), _meaning(name)))
+        ends = curve.false_alarms, curve.recall, _found(row, row.auroc)
+        lines.append(RocLine(row.title, *ends, _style(row), _meaning(name)))
     return roc_curves(lines)
 
 
@@ -158,7 +158,7 @@ def _coverage(sweep: SavedSweep) -> Plot:
         if name == "selected" and len(np.unique(rows.groups)) > 1:
             found = coverage_band(rows.truth, rows.risks[name], rows.groups, rows.folds)
             band = found.coverage, found.low, found.high
-        lines.append(CoverageLine(row["title"], *ends, _style(row), band, _meaning(name)))
+        lines.append(CoverageLine(row.title, *ends, _style(row), band, _meaning(name)))
     rows = sweep.stacked("selected")
     best = risk_coverage(rows.truth, rows.truth.astype(float), rows.folds)
     ends = best.coverage, best.rate, best.aurc

@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vlmscope.errors import VlmscopeError
-from vlmscope.report.document import MOST_BYTES, Card, Progress, ReportSpec, TokenView
+from vlmscope.report.document import MOST_BYTES, Card, ReportSpec, TokenView
 from vlmscope.report.prompt_view import TokenText, find_processor, token_text, token_view
 from vlmscope.report.rows import category_of, hashes_of
 from vlmscope.report.thumbnails import Thumbnails, find_sample, find_table, thumbnails
-from vlmscope.schema import Capture, Score
+from vlmscope.schema import Capture, Progress, Score
 from vlmscope.store import Run
 
 ANSWER_TOKENS = 64

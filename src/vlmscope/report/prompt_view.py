@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.dataset import hash_image, load_image
-from vlmscope.errors import RowError
+from vlmscope.errors import RowError, one_line
 from vlmscope.prompt import (
     at_time,
     chat_template,
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 TokenText = Callable[[int], str]
 """Token id → what it decodes to."""
-
-_LONGEST = 200
-"""Characters of a library's message that are passed on."""
 
 _REMEDY = "give the model that the run was made with with --model"
 
@@ -58,7 +55,7 @@ def find_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, 
         )  # fmt: skip
         processor = load_processor(folder)
     except Exception as error:  # noqa: BLE001 - the libraries raise anything on damaged files
-        why = " ".join(str(error).split())[:_LONGEST]
+        why = one_line(error)
         if not Path(name).is_dir():  # the library's message speaks of the network
             why = "no such folder, and not among the downloaded ones"
         return None, f"{name}: no processor can be loaded ({why}); {_REMEDY}"

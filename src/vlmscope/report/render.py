@@ -24,6 +24,7 @@ from markupsafe import Markup
 
 from vlmscope.plots import DARK_PALETTE, PALETTE
 from vlmscope.report.document import Card, Document
+from vlmscope.shown import encodable
 
 STYLES = ("light.css", "page.css", "tables.css", "gallery.css", "print.css")
 SCRIPTS = (
@@ -94,7 +95,7 @@ def render(document: Document) -> str:
             data=_data(document),
         )
     )
-    return _encodable(page)
+    return encodable(page)
 
 
 def _asset(name: str) -> str:
@@ -170,7 +171,7 @@ def _code_spans(text: str) -> Markup:
 
 def _data_uri(csv: str) -> str:
     """Return a ``data:`` address that holds a CSV file."""
-    return "data:text/csv;charset=utf-8," + quote(_encodable(csv), safe="")
+    return "data:text/csv;charset=utf-8," + quote(encodable(csv), safe="")
 
 
 def _visible(text: str) -> str:
@@ -229,8 +230,3 @@ def _card(card: Card) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _encodable(text: str) -> str:
-    """Return text that UTF-8 can hold: half a surrogate pair becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")

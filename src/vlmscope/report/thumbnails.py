@@ -19,10 +19,10 @@ from PIL import features
 
 from vlmscope.dataset import Table, hash_image, load_image
 from vlmscope.errors import InputError, RowError
-from vlmscope.report.document import Progress, ReportSpec
+from vlmscope.report.document import ReportSpec
 from vlmscope.report.rows import hashes_of
 from vlmscope.row_identity import table_of_run
-from vlmscope.schema import Failure, Sample
+from vlmscope.schema import Failure, Progress, Sample
 from vlmscope.store import Run
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from vlmscope.errors import InputError
 from vlmscope.plots import plot_files
 from vlmscope.regular import open_regular
 from vlmscope.report.build import Gathered, gather
-from vlmscope.report.document import MOST_BYTES, Document, Progress, ReportSpec
+from vlmscope.report.document import MOST_BYTES, Document, ReportSpec
 from vlmscope.report.figures import NAMES
 from vlmscope.report.render import render
 from vlmscope.report.thumbnails import FORMAT, too_many
+from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
     Run,

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.errors import StoreError
+from vlmscope.jsontext import json_lines, line_break
 from vlmscope.regular import check_size, open_to_append
 from vlmscope.schema import Failure
 from vlmscope.store.storage.atomic import cannot_write, publish, sync_descriptor
@@ -73,7 +74,7 @@ class FailureLog:
     def _append(self, lines: str) -> None:
         try:
             with waiting(self._path.parent, "failures"), open_to_append(self._path) as file:
-                data = _line_break(file) + lines.encode()
+                data = line_break(file) + lines.encode()
                 if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 sync_descriptor(file.fileno())
@@ -93,7 +94,7 @@ def read_failures(run: Path) -> dict[str, Failure]:
     found: dict[str, Failure] = {}
     for path in _files(place(run)):
         several = path.name != FAILURES
-        for failure in filter(None, map(_parse, _lines(path))):
+        for failure in logged_failures(path):
             before = found.get(failure.id)
             if before is None or not several or failure.attempt >= before.attempt:
                 found[failure.id] = failure
@@ -110,38 +111,31 @@ def _files(run: Path) -> list[Path]:
         raise
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines that may be ours: those that end, and are not too long."""
+def logged_failures(path: Path) -> Iterator[Failure]:
+    """Yield the failures of a log, in the order in which they were written; none of no file.
+
+    Raises:
+        StoreError: It cannot be read, or is too large.
+    """
     try:
         with reading(path) as file:
             check_size(file.seek(0, os.SEEK_END), _MOST, path)
             file.seek(0)
             lines = io.BufferedReader(file) if is_remote(path) else file
-            while line := lines.readline(_LONGEST):
-                if len(line) < _LONGEST:
-                    yield line
+            yield from filter(None, map(_parse, json_lines(lines, _LONGEST)))
     except FileNotFoundError:
         return
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _parse(line: bytes) -> Failure | None:
-    """Return the failure of a line, or None for a torn or foreign one."""
+def _parse(line: Any) -> Failure | None:
+    """Return the failure of a line, or None of a foreign one."""
     try:
-        found = json.loads(line)
-        texts = (found["id"], found["stage"], found["error"])
-        attempt = found["attempt"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        texts = (line["id"], line["stage"], line["error"])
+        attempt = line["attempt"]
+    except (KeyError, TypeError):
         return None
     if not all(isinstance(text, str) for text in texts) or not isinstance(attempt, int):
         return None
     return Failure(*texts, attempt)
-
-
-def _line_break(file: Any) -> bytes:
-    """Return what must come first: a line break if a kill tore the last line."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return b""
-    file.seek(-1, os.SEEK_END)
-    return b"" if file.read(1) == b"\n" else b"\n"

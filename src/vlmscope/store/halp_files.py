@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
+from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Progress
 from vlmscope.schema import representation as group_of
 from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS
 from vlmscope.store.format.naming import vector_path
@@ -60,14 +60,12 @@ def find_seed_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else []
 
 
-def open_seed_files(
-    path: str | Path, *, report: Callable[[str], None] = lambda _: None
-) -> SeedFiles:
+def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) -> SeedFiles:
     """Read through the files of one extraction of the original research.
 
     Args:
         path: A folder of ``.h5`` files, or one file.
-        report: Told which file is being read.
+        progress: Told which file is being read.
 
     Raises:
         InputError: There are none, they are of several models, one is cut short or damaged, or
@@ -81,7 +79,7 @@ def open_seed_files(
     rows: dict[str, SeedRow] = {}
     copies = 0
     for file in sorted(attributes, key=lambda file: _age(file, attributes[file])):
-        report(file.name)
+        progress(file.name)
         for row in read_rows(file):
             copies += rows.pop(row.id, None) is not None
             rows[row.id] = row

@@ -23,7 +23,7 @@ import numpy as np
 from h5py import h5a, h5g, h5s
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError, StoreError, one_line
 from vlmscope.regular import PointerError, check_regular
 from vlmscope.store.format.batch import SEED_TEXTS, clean_text, metadata_of
 from vlmscope.store.format.hdf5_links import index_target, member, open_link, walk_links
@@ -178,10 +178,9 @@ def opened_seed(path: Path) -> Iterator[Any]:
     except PointerError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path}: cut short, damaged or no HDF5 file ({found}); restore it from a copy, or "
-            "move it out of the folder to leave its questions out"
+            f"{path}: cut short, damaged or no HDF5 file ({one_line(error)}); restore it from a "
+            "copy, or move it out of the folder to leave its questions out"
         ) from error
 
 

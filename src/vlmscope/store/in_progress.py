@@ -22,11 +22,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vlmscope.errors import StoreError
+from vlmscope.jsontext import json_lines
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.locks import ALONE
 from vlmscope.store.storage.paths import IN_PROGRESS, is_remote, place
@@ -221,9 +223,9 @@ def _read(path: Path) -> _State:
         return state
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(_LARGEST)
-    for line in data.splitlines():
+    for line in json_lines(BytesIO(data), _LARGEST + 1):
         with suppress(*_UNREADABLE):
-            state.take(json.loads(line))
+            state.take(line)
     return state
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vlmscope.errors import InputError, StoreError, listed, shortened
+from vlmscope.errors import InputError, StoreError, listed, one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
 from vlmscope.schema import NOT_IN_FILE, Score
@@ -216,7 +216,7 @@ def _read(run: Path, name: str) -> Any:
     except PointerError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: cannot be read: {_line(error)}; {_REMEDY}") from error
+        raise StoreError(f"{path}: cannot be read: {one_line(error)}; {_REMEDY}") from error
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing or _KEY not in (table.schema.metadata or {}):
         lack = f"column {missing[0]}" if missing else "record of its settings"
@@ -231,8 +231,3 @@ def _missing(run: Path, name: str) -> str:
     what = "labels" if name == DEFAULT else f"label set {name!r}"
     known = f", there are label sets {listed(sets)}" if sets else ""
     return f"{run}: no {what} yet{known}; run '{asked}' first"
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

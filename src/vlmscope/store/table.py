@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import StoreError
 from vlmscope.schema import Score
+from vlmscope.shown import encodable
 from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS, Block, metadata_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def metadata_name(key: str, taken: Container[str]) -> str:
 def _valid(value: Any) -> Any:
     """Return a value without lone surrogates, which no file format can hold."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return encodable(value)
     if isinstance(value, dict | list):
         text = json.dumps(value, ensure_ascii=False)
         whole = _valid(text)

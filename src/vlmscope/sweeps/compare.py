@@ -74,9 +74,9 @@ def learnt_from(sweep: SavedSweep) -> int:
 def _representations(sweep: SavedSweep) -> frozenset[str]:
     """Return what the selected layer was chosen from. The layers themselves are the model's."""
     return frozenset(
-        str(row["representation"])
+        str(row.representation)
         for row in sweep.results
-        if row["kind"] == "probe" and row["known"] == "before"
+        if row.kind == "probe" and row.known == "before"
     )
 
 
@@ -285,22 +285,22 @@ def _with_probe(summary: RunSummary, sweep: SavedSweep | None) -> RunSummary:
     if sweep is None:
         return summary
     selected = sweep["selected"]
-    if selected.get("found_nothing"):
+    if selected.found_nothing:
         return replace(summary, probe_note="the probe finds nothing")
     return replace(
         summary,
-        probe_auroc=_number(selected["auroc"]),
-        probe_auroc_low=_number(selected["auroc_low"]),
-        probe_auroc_high=_number(selected["auroc_high"]),
-        above_joint=_number(selected.get("above_joint")),
-        above_joint_low=_number(selected.get("above_joint_low")),
-        above_joint_high=_number(selected.get("above_joint_high")),
+        probe_auroc=_number(selected.auroc),
+        probe_auroc_low=_number(selected.auroc_low),
+        probe_auroc_high=_number(selected.auroc_high),
+        above_joint=_number(selected.above_joint),
+        above_joint_low=_number(selected.above_joint_low),
+        above_joint_high=_number(selected.above_joint_high),
     )
 
 
-def _number(value: Any) -> float | None:
-    """Return a number that a file holds, or None: the file may be somebody else's."""
-    return float(value) if isinstance(value, int | float) else None
+def _number(value: float | None) -> float | None:
+    """Return a number, or None where it cannot be computed."""
+    return None if value is None or value != value else value
 
 
 def _pair(first: _Opened, other: _Opened, *, draws: int, seed: int) -> PairSummary:
@@ -367,7 +367,7 @@ def _with_probes(
     """
     if first.sweep is None or other.sweep is None:
         return replace(pair, pair_note=first.note or other.note)
-    if any(sweep["selected"].get("found_nothing") for sweep in (first.sweep, other.sweep)):
+    if any(sweep["selected"].found_nothing for sweep in (first.sweep, other.sweep)):
         return replace(pair, pair_note="a probe finds nothing")
     both = (first.sweep, other.sweep)
     ids = _judged_in_both(*both, groups)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from vlmscope.metrics import (
     Difference,
-    Metrics,
     Resamples,
     WithinKinds,
     constant_pairs,
@@ -27,7 +26,16 @@ from vlmscope.metrics import (
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probes.baselines import JOINT
 from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.results import PlannedTest, ProbeResult, ResultKind, WithinGap
+from vlmscope.sweeps.results import (
+    PlannedTest,
+    ProbeResult,
+    ResultKind,
+    WithinGap,
+    constant_fields,
+    difference_fields,
+    grid_edge,
+    measured,
+)
 from vlmscope.sweeps.splitting import Stacked, stacked
 
 QUESTION_ONLY = "question_words"
@@ -53,6 +61,18 @@ class Entry:
     """Of a logistic probe: the penalty chosen in each fold."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """What risks come to."""
+
+    rows: tuple[ProbeResult, ...]
+    """A result for each."""
+    best_baseline: str
+    """Name of the best single baseline known before the answer."""
+    differences: Mapping[tuple[str, str], Difference]
+    """Names of a probe and of a baseline → AUROC of the one less that of the other."""
+
+
 def judge(
     entries: Mapping[str, Entry],
     data: ProbeData,
@@ -60,8 +80,8 @@ def judge(
     *,
     draws: int,
     seed: int,
-) -> tuple[tuple[ProbeResult, ...], str]:
-    """Return a result for each entry, and the name of the best single baseline known in time.
+) -> Judgement:
+    """Return a result for each entry, compared with the best single baseline and with two others.
 
     Args:
         entries: Name → risk, ``[R, N]``.
@@ -78,8 +98,11 @@ def judge(
     probes = [name for name, entry in entries.items() if entry.kind == "probe"]
     bands = simultaneous(drawn, probes) if probes else {}
 
+    gaps = _differences(entries, drawn, best)
+
     def result(name: str, entry: Entry) -> ProbeResult:
-        against = _difference(drawn, entry, name, best)
+        planned = entry.kind in ("selected", "combined")
+        band = bands.get(name)
         return ProbeResult(
             name=name,
             title=entry.title,
@@ -88,19 +111,31 @@ def judge(
             representation=entry.representation,
             layer=entry.layer,
             estimator=entry.estimator,
-            metrics=Metrics(**drawn.whole[name], count=len(data.truth)),
-            intervals={metric: drawn.interval(name, metric) for metric in NAMES},
-            against=against,
-            over_question=against
-            if best == QUESTION_ONLY
-            else _difference(drawn, entry, name, QUESTION_ONLY),
-            over_joint=_difference(drawn, entry, name, JOINT) if JOINT in entries else None,
-            constant=constant_pairs(rows.truth, rows.risks[name], rows.folds),
-            band=bands.get(name),
+            **measured(drawn, name, len(data.truth)),
+            **constant_fields(constant_pairs(rows.truth, rows.risks[name], rows.folds)),
             chosen_c=entry.chosen_c,
+            grid_edge=grid_edge(entry.chosen_c),
+            auroc_band_low=None if band is None else band.low,
+            auroc_band_high=None if band is None else band.high,
+            **difference_fields("above_baseline", gaps.get((name, best)), planned=planned),
+            **difference_fields("above_question", gaps.get((name, QUESTION_ONLY)), planned=planned),
+            **difference_fields("above_joint", gaps.get((name, JOINT)), planned=planned),
         )
 
-    return tuple(result(name, entry) for name, entry in entries.items()), best
+    return Judgement(tuple(result(name, entry) for name, entry in entries.items()), best, gaps)
+
+
+def _differences(
+    entries: Mapping[str, Entry], drawn: Resamples, best: str
+) -> dict[tuple[str, str], Difference]:
+    """Return what the AUROC of every probe is above that of its rivals, each pair drawn once."""
+    rivals = dict.fromkeys(name for name in (best, QUESTION_ONLY, JOINT) if name in entries)
+    return {
+        (name, rival): drawn.difference(name, rival)
+        for name, entry in entries.items()
+        if entry.kind != "baseline"
+        for rival in rivals
+    }
 
 
 def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
@@ -120,11 +155,6 @@ def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
         ranks.images,
         ranks.crossfitted,
     )
-
-
-def _difference(drawn: Resamples, entry: Entry, name: str, other: str) -> Difference | None:
-    """Return what a probe's AUROC is above another's; baselines are not compared."""
-    return None if entry.kind == "baseline" else drawn.difference(name, other)
 
 
 def _best_baseline(entries: Mapping[str, Entry], drawn: Resamples) -> str:
@@ -212,37 +242,29 @@ def within_column(
     )
 
 
-def planned_tests(
-    rows: Sequence[ProbeResult], best: str, gaps: Sequence[WithinGap]
-) -> tuple[PlannedTest, ...]:
+def planned_tests(found: Judgement, gaps: Sequence[WithinGap]) -> tuple[PlannedTest, ...]:
     """Return the comparisons that the verdict tells, their p-values corrected together (Holm).
 
     Args:
-        rows: The results.
-        best: Name of the best single baseline.
+        found: The results with their differences.
         gaps: Differences within categories.
     """
-    by_name = {row.name: row for row in rows}
-    selected = by_name["selected"]
-    told: list[tuple[str, str, bool, Difference | None]] = [
-        ("selected", JOINT, False, selected.over_joint),
-        (JOINT_AND_PROBE, JOINT, False, by_name[JOINT_AND_PROBE].over_joint),
-        ("selected", best, False, selected.against),
-    ]
-    if best != QUESTION_ONLY:
-        told.append(("selected", QUESTION_ONLY, False, selected.over_question))
+    pairs = [("selected", JOINT), (JOINT_AND_PROBE, JOINT), ("selected", found.best_baseline)]
+    if found.best_baseline != QUESTION_ONLY:
+        pairs.append(("selected", QUESTION_ONLY))
+    told = [(*pair, False, found.differences.get(pair)) for pair in pairs]
     told += [
         (each.of, each.over, True, each.gap)
         for each in gaps
         if each.of == "selected" or (each.of, each.over) == (JOINT_AND_PROBE, JOINT)
     ]
-    found = [
+    finite = [
         (of, over, within, gap)
         for of, over, within, gap in told
         if gap is not None and np.isfinite(gap.p_value)
     ]
-    corrected = holm([gap.p_value for *_, gap in found])
+    corrected = holm([gap.p_value for *_, gap in finite])
     return tuple(
         PlannedTest(of, over, within, gap, p)
-        for (of, over, within, gap), p in zip(found, corrected, strict=True)
+        for (of, over, within, gap), p in zip(finite, corrected, strict=True)
     )

@@ -30,7 +30,7 @@ from vlmscope.probes import (
 )
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.baselines import JOINT, Known, baseline_fits
-from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
+from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS, Progress
 from vlmscope.store import DEFAULT, Run, SeedFiles, vector_path
 from vlmscope.sweeps.by_column import by_column
 from vlmscope.sweeps.calibration import calibrated
@@ -64,9 +64,6 @@ REPEATS = 3
 
 REPEATED_ROWS = 20_000
 """With more rows than this a single split is taken: another one changes little."""
-
-Report = Callable[[str], None]
-"""Told what is being done."""
 
 Matrix = Callable[[str, int | None], NDArray[np.float32]]
 """Representation and layer → vectors of the rows that are probed, ``[N, D]``."""
@@ -134,7 +131,7 @@ def sweep(
     spec: SweepSpec | None = None,
     *,
     labels: LabelTable | str | None = None,
-    report: Report = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> SweepResult:
     """Probe every representation and layer of a labelled run, or of research files with labels.
 
@@ -143,7 +140,7 @@ def sweep(
         spec: What to sweep.
         labels: Of a run: the name of a label set, by default the default set. Of research files:
             their labels (``read_label_table``).
-        report: Told what is being done, a line each.
+        progress: Told what is being done, a line each.
 
     Raises:
         InputError: No labels, or too few images of either kind.
@@ -152,11 +149,11 @@ def sweep(
     data = grouped_by(_joined(source, labels, spec.copies), source, spec.group_by)
     data = with_columns(data, spec.by)
     matrix = partial(vectors, source, data)
-    result = sweep_rows(data, matrix, spec, report=report)
+    result = sweep_rows(data, matrix, spec, progress=progress)
     if spec.protocol != "halp":
         return result
     network, options = network_of(model_of(source)), {"draws": spec.draws, "seed": spec.seed}
-    halp = halp_protocol(data, matrix, network, title=place_title, report=report, **options)
+    halp = halp_protocol(data, matrix, network, title=place_title, progress=progress, **options)
     return replace(result, halp=halp)
 
 
@@ -165,7 +162,7 @@ def sweep_rows(
     matrix: Matrix,
     spec: SweepSpec | None = None,
     *,
-    report: Report = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> SweepResult:
     """Probe every representation and layer of some rows: what ``sweep`` does, without a source.
 
@@ -173,7 +170,7 @@ def sweep_rows(
         data: What may be learnt from, grouped as wanted.
         matrix: Representation and layer → the vectors of those rows, ``[N, D]``.
         spec: What to sweep.
-        report: Told what is being done, a line each.
+        progress: Told what is being done, a line each.
 
     Raises:
         FoldError: Too few groups hold a class.
@@ -186,15 +183,16 @@ def sweep_rows(
         data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed,
         images=None if data.split is None else data.grouping.groups,
     )  # fmt: skip
-    entries, chosen = _of_all_splits(data, matrix, splits, spec, report, permuted)
+    entries, chosen = _of_all_splits(data, matrix, splits, spec, progress, permuted)
     fold_of = np.stack([block_numbers(folds, len(data.truth)) for folds in splits])
-    report("permuted labels")
+    progress("permuted labels")
     recognition = _recognition(data, matrix, permuted, most_chosen(chosen))
-    report("intervals")
-    rows, best = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
+    progress("intervals")
+    found = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
+    best = found.best_baseline
     columns, within, gaps = _by_columns(data, entries, best, fold_of, spec)
     return SweepResult(
-        rows=rows,
+        rows=found.rows,
         risks={name: entry.risk for name, entry in entries.items()},
         data=data,
         best_baseline=best,
@@ -204,7 +202,7 @@ def sweep_rows(
         within_category=within,
         within_gaps=gaps,
         by_column=columns,
-        tests=planned_tests(rows, best, gaps),
+        tests=planned_tests(found, gaps),
         chance=permuted.chance(),
         recognition=recognition,
         novelty=novelty(data, splits[0]),
@@ -216,7 +214,7 @@ def _of_all_splits(
     matrix: Matrix,
     splits: Sequence[Sequence[Fold]],
     spec: SweepSpec,
-    report: Report,
+    progress: Progress,
     permuted: Permutations,
 ) -> tuple[dict[str, Entry], tuple[str, ...]]:
     """Return every entry with its risks of all splits, ``[R, N]``, and the chosen layers.
@@ -226,7 +224,7 @@ def _of_all_splits(
     rounds: list[dict[str, Entry]] = []
     chosen: tuple[str, ...] = ()
     for number, folds in enumerate(splits):
-        told = _in_repeat(report, number, len(splits))
+        told = _in_repeat(progress, number, len(splits))
         null = None if number else permuted
         entries, selected = _entries(data, matrix, folds, spec, told, null)
         rounds.append(entries)
@@ -251,11 +249,11 @@ def _by_columns(
     return columns, *within_category(data, risks, pairs, fold_of, **options)
 
 
-def _in_repeat(report: Report, number: int, repeats: int) -> Report:
-    """Return the report that says which repeat it is, where there are several."""
+def _in_repeat(progress: Progress, number: int, repeats: int) -> Progress:
+    """Return the progress callback that says which repeat it is, where there are several."""
     if repeats == 1:
-        return report
-    return lambda doing: report(f"repeat {number + 1} of {repeats}, {doing}")
+        return progress
+    return lambda doing: progress(f"repeat {number + 1} of {repeats}, {doing}")
 
 
 def _stacked_entries(rounds: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:
@@ -291,11 +289,11 @@ def _entries(
     matrix: Matrix,
     folds: Sequence[Fold],
     spec: SweepSpec,
-    report: Report,
+    progress: Progress,
     permuted: Permutations | None,
 ) -> tuple[dict[str, Entry], Selected]:
     """Return every baseline, probe and combination with its risks, and the selected layers."""
-    report("baselines")
+    progress("baselines")
     known = {}
     entries = {}
     for baseline, raw in baseline_fits(data.facts, data.truth, folds):
@@ -303,7 +301,7 @@ def _entries(
         risk = known[baseline.name].risk
         entries[baseline.name] = Entry(baseline.title, "baseline", risk, baseline.known)
     before: dict[str, CrossFit] = {}
-    for name, entry, fit in _probes(matrix, data, folds, spec, report, permuted):
+    for name, entry, fit in _probes(matrix, data, folds, spec, progress, permuted):
         entries[name] = entry
         if fit is not None and entry.known == "before":
             before[name] = fit
@@ -357,14 +355,14 @@ def _probes(
     data: ProbeData,
     folds: Sequence[Fold],
     spec: SweepSpec,
-    report: Report,
+    progress: Progress,
     permuted: Permutations | None,
 ) -> Iterator[tuple[str, Entry, CrossFit | None]]:
     """Yield every probe's name, risk and, of a logistic one, what selection needs."""
     others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
     for representation, layer in data.places:
         place = vector_path(representation, layer)
-        report(place)
+        progress(place)
         matrix = read(representation, layer)
         common = (known_of(representation), representation, layer)
         raw = crossfit_logistic(matrix, data.truth, folds, data.groups)

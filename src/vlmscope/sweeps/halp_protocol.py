@@ -35,7 +35,7 @@ from threadpoolctl import (  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.metrics import Interval, resample
 from vlmscope.probes.halp_network import HalpNetwork, halp_risk
-from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS
+from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Progress
 from vlmscope.shown import rounded_difference
 from vlmscope.store import vector_path
 from vlmscope.sweeps.data import ProbeData
@@ -152,7 +152,7 @@ def halp_protocol(
     title: Callable[[str, int | None], str],
     draws: int,
     seed: int,
-    report: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> HalpReport:
     """Train and test a network for every representation and layer, as the paper's code does.
 
@@ -164,12 +164,12 @@ def halp_protocol(
         draws: Resamples of the test rows' images.
         seed: Decides initial weights, batches and dropout, and the resamples. The splits are those
             of ``RANDOM_STATE`` and ``OTHER_STATES``, whatever the seed.
-        report: Told what is being done.
+        progress: Told what is being done.
     """
     jobs = [_Job(number, place, RANDOM_STATE) for number, place in enumerate(data.places)]
 
     def run(jobs: Sequence[_Job]) -> tuple[HalpResult, ...]:
-        trained = _trained(jobs, data, matrix, network, seed, report)
+        trained = _trained(jobs, data, matrix, network, seed, progress)
         return tuple(
             _judged(job, risk, data, title(*job.place), draws, seed)
             for job, risk in zip(jobs, trained, strict=True)
@@ -218,7 +218,7 @@ def _trained(
     matrix: Callable[[str, int | None], NDArray[np.float32]],
     network: HalpNetwork,
     seed: int,
-    report: Callable[[str], None],
+    progress: Progress,
 ) -> Iterator[NDArray[np.float64] | None]:
     """Yield each network's risk of every row; several are trained at once, a thread for each."""
     blas = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
@@ -235,7 +235,9 @@ def _trained(
         try:
             for start in range(0, len(jobs), workers):
                 some = jobs[start : start + workers]
-                report(f"HALP protocol, {start + 1} to {start + len(some)} of {len(jobs)} networks")
+                progress(
+                    f"HALP protocol, {start + 1} to {start + len(some)} of {len(jobs)} networks"
+                )
                 yield from [
                     future.result()
                     for future in [pool.submit(train, job, matrix(*job.place)) for job in some]

@@ -7,14 +7,14 @@ other labels or other rows must not be shown as if they were of these, so the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError, shortened
+from vlmscope.errors import InputError, StoreError, one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.metrics import measure
 from vlmscope.probes.baselines import JOINT
@@ -22,6 +22,7 @@ from vlmscope.store import DEFAULT, Run, read_document, read_labels, reading
 from vlmscope.sweeps.by_column import lack_of_columns
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.grouping import comparable
+from vlmscope.sweeps.results import ProbeResult
 from vlmscope.sweeps.save import (
     COMPARED,
     PREDICTIONS,
@@ -65,10 +66,12 @@ _GAINS = ("above_joint", "above_joint_low", "above_joint_high")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedSweep:
-    """What ``save_sweep`` wrote, as plain data."""
+    """What ``save_sweep`` wrote."""
 
     summary: Mapping[str, Any]
     """The document ``results.json``."""
+    results: tuple[ProbeResult, ...]
+    """Its results, in the order of the sweep."""
     predictions: pd.DataFrame
     """A row for each question that was probed: ``id``, ``hallucinated``, ``image_group``,
     ``group``, ``fold`` and ``risk/<name>`` for each result; ``repeat_2/fold`` and so on of further
@@ -78,23 +81,14 @@ class SavedSweep:
 
     def __repr__(self) -> str:
         stale = f", stale: {self.stale}" if self.stale else ""
-        selected = self["selected"]
-        nothing = selected.get("found_nothing")
-        auroc = "finds nothing" if nothing else f"AUROC {selected['auroc']:.3f}"
         return (
             f"SavedSweep({len(self.predictions):,} rows, {len(self.results)} results, label set "
-            f"{self.label_set!r}, selected: {auroc}{stale})"
+            f"{self.label_set!r}, selected: {self['selected'].shown_auroc}{stale})"
         )
 
-    def __getitem__(self, name: str) -> Mapping[str, Any]:
-        """Return a result by its name, one level of names as in ``results.json``."""
-        return next(row for row in self.results if row["name"] == name)
-
-    @property
-    def results(self) -> Sequence[Mapping[str, Any]]:
-        """The results in the order of the sweep."""
-        found: Sequence[Mapping[str, Any]] = self.summary["results"]
-        return found
+    def __getitem__(self, name: str) -> ProbeResult:
+        """Return a result by its name."""
+        return next(row for row in self.results if row.name == name)
 
     @property
     def verdict(self) -> Verdict:
@@ -157,10 +151,14 @@ def read_sweep(run: Run, labels: str = DEFAULT) -> SavedSweep | None:
     summary = _read_summary(folder / RESULTS, run)
     if summary is None:
         return None
-    found = SavedSweep(summary, _read_predictions(folder / PREDICTIONS, run), "")
+    try:
+        results = tuple(map(ProbeResult.from_dict, summary["results"]))
+    except ValueError as error:
+        raise _damaged(folder / RESULTS, str(error), run) from error
+    found = SavedSweep(summary, results, _read_predictions(folder / PREDICTIONS, run), "")
     if lack := _lack_of_predictions(found):
         raise _damaged(folder / PREDICTIONS, lack, run)
-    return SavedSweep(found.summary, found.predictions, _stale(found, run, labels))
+    return replace(found, stale=_stale(found, run, labels))
 
 
 def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
@@ -220,14 +218,13 @@ def _read_predictions(path: Path, run: Run) -> pd.DataFrame:
         with reading(path) as file:
             return pq.read_table(file).to_pandas()
     except (OSError, pa.ArrowException) as error:
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _damaged(path, f"cannot be read ({what})", run) from error
+        raise _damaged(path, f"cannot be read ({one_line(error)})", run) from error
 
 
 def _lack_of_predictions(found: SavedSweep) -> str:
     """Return what the predictions lack of what the summary speaks of, or an empty text."""
     starts = list(map(repeat_prefix, range(found.repeats)))
-    risks = [f"{start}risk/{row['name']}" for start in starts for row in found.results]
+    risks = [f"{start}risk/{row.name}" for start in starts for row in found.results]
     numbered = [f"{start}fold" for start in starts]
     for name in ("id", "hallucinated", "image_group", *numbered, *risks):
         if name not in found.predictions:
@@ -236,7 +233,7 @@ def _lack_of_predictions(found: SavedSweep) -> str:
     if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is neither
         return "has a risk that is no number from 0 to 1"
     # A kill between the two files leaves the predictions of one sweep and the summary of another.
-    told = found["selected"]["auroc"]
+    told = found["selected"].auroc
     rows = found.stacked("selected")
     folds = rows.folds if found.summary.get("compared") == COMPARED else None
     same = (

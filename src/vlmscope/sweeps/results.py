@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from math import nan
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.metrics import Difference, Interval, Metrics, WithinKinds
+from vlmscope.errors import shortened
+from vlmscope.metrics import Difference, Interval, Resamples, WithinKinds
+from vlmscope.metrics.weighted import NAMES
 from vlmscope.probes import GRID
+from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.chance import Chance, Recognition
 from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.halp_protocol import HalpReport
@@ -67,9 +71,14 @@ CONSTANT = 0.5
 """Share of the compared pairs in folds of one single risk from which on a risk found nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """How well one probe or baseline predicts hallucinations on rows it has not seen."""
+    """How well one probe or baseline predicts hallucinations on rows it has not seen.
+
+    The fields are the columns of ``results.parquet`` and the keys of ``results.json``, in this
+    order. Metrics are of out-of-fold risks; ``_low`` and ``_high`` are the ends of a 95% interval
+    from a bootstrap over images. A metric that cannot be computed is NaN.
+    """
 
     name: str
     """Unique within the sweep."""
@@ -85,32 +94,195 @@ class ProbeResult:
     """Of a probe: the decoder layer."""
     estimator: str | None
     """Of a probe: ``logistic``, ``mean-difference`` or ``mlp``."""
-    metrics: Metrics
-    """On out-of-fold risks; what ranks answers compares those of one fold."""
-    intervals: Mapping[str, Interval]
-    """Metric → 95% interval, from a bootstrap over images."""
-    against: Difference | None
-    """AUROC less that of the best single baseline known before the answer."""
-    over_question: Difference | None
-    """AUROC less that of the question's words alone."""
-    over_joint: Difference | None = None
-    """AUROC less that of the joint baseline, which knows all that is known before the answer."""
+    auroc: float
+    """Of pairs of answers of one fold."""
+    auroc_low: float
+    auroc_high: float
+    auprc: float
+    auprc_low: float = nan
+    auprc_high: float = nan
+    brier: float
+    brier_low: float = nan
+    brier_high: float = nan
+    ece: float
+    ece_low: float = nan
+    ece_high: float = nan
+    recall_at_5: float
+    """Share of the hallucinated flagged at a threshold that flags 5% of the faithful."""
+    recall_at_5_low: float = nan
+    recall_at_5_high: float = nan
+    prevalence: float = nan
+    """Share of the answers that are hallucinated."""
+    prevalence_low: float = nan
+    prevalence_high: float = nan
+    count: int = 0
+    """Answers."""
     constant: float = 0.0
-    """Share of the compared pairs that lie in folds of one single risk: see ``found_nothing``."""
-    band: Interval | None = None
-    """Of a single layer's probe: the band of its AUROC that holds all layers' at once."""
+    """Share of the compared pairs that lie in folds of one single risk."""
+    found_nothing: bool = False
+    """Whether that is most of them: its AUROC says nothing then."""
     chosen_c: tuple[float, ...] | None = None
     """Of a logistic probe: the penalty ``C`` chosen in each fold, as in scikit-learn."""
+    grid_edge: GridEdge = None
+    """Which end of the grid most folds chose their penalty from."""
+    auroc_band_low: float | None = None
+    """Of a single layer's probe: the band of its AUROC that holds all layers' at once."""
+    auroc_band_high: float | None = None
+    above_baseline: float | None = None
+    """AUROC less that of the best single baseline known before the answer; None of baselines."""
+    above_baseline_low: float | None = None
+    above_baseline_high: float | None = None
+    above_baseline_p: float | None = None
+    """P-value of the selected probe and of combinations; of every layer it would be misread."""
+    above_question: float | None = None
+    """AUROC less that of the question's words alone."""
+    above_question_low: float | None = None
+    above_question_high: float | None = None
+    above_question_p: float | None = None
+    above_joint: float | None = None
+    """AUROC less that of the joint baseline, which knows all that is known before the answer."""
+    above_joint_low: float | None = None
+    above_joint_high: float | None = None
+    above_joint_p: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values; what cannot be computed is NaN."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> ProbeResult:
+        """Return the result that a document holds; names that are no fields are left out.
+
+        Args:
+            saved: What ``to_dict`` returned, with null for NaN. What it lacks has its default.
+
+        Raises:
+            ValueError: A value is of another type, or one without a default is missing.
+        """
+        return cls(**read_fields(cls, saved))
+
+    def above(self, rival: Literal["baseline", "question", "joint"]) -> Difference | None:
+        """Return the AUROC less that of a rival, with its interval; None where not compared."""
+        name = f"above_{rival}"
+        value, low, high, p_value = (
+            getattr(self, each) for each in (name, f"{name}_low", f"{name}_high", f"{name}_p")
+        )
+        if value is None:
+            return None
+        return Difference(value, Interval(low, high), nan if p_value is None else p_value)
 
     @property
-    def grid_edge(self) -> GridEdge:
-        """Which end of the grid most folds chose their penalty from: see ``penalty``."""
-        return grid_edge(self.chosen_c)
+    def shown_auroc(self) -> str:
+        """The AUROC as a person reads it, or that there is none."""
+        return "finds nothing" if self.found_nothing else f"AUROC {self.auroc:.3f}"
 
-    @property
-    def found_nothing(self) -> bool:
-        """Whether the risk is a constant in most folds: its AUROC says nothing then."""
-        return not self.constant < CONSTANT
+    def shown_above(self, rival: ProbeResult) -> float | None:
+        """Return the difference to the AUROC of a rival as a reader of both computes it.
+
+        None where either found nothing: there is no AUROC to compare then.
+        """
+        if self.found_nothing or rival.found_nothing:
+            return None
+        return rounded_difference(self.auroc, rival.auroc)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def read_fields(kind: type, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a flat dataclass of results as its fields have them.
+
+    Args:
+        kind: The dataclass, whose fields are texts, flags, numbers and tuples of numbers.
+        saved: The values by name, with null for NaN.
+
+    Raises:
+        ValueError: A value is of another type, or one without a default is missing.
+    """
+    values = {}
+    for each in fields(kind):
+        if each.name in saved:
+            values[each.name] = _read(each.name, str(each.type), saved[each.name])
+        elif each.default is MISSING:
+            raise ValueError(f"has a result without {each.name}")
+    return values
+
+
+def _read(name: str, kind: str, value: Any) -> Any:
+    """Return a value that a document holds as its field has it."""
+    if value is None and kind == "float":
+        return nan
+    if value is None and (kind.endswith("None") or kind == "GridEdge"):
+        return None
+    wanted: Any = _TYPES.get(kind.removesuffix(" | None"), str)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"has a result whose {name} is {shortened(repr(value))}")
+    if wanted is list:
+        return tuple(_read(name, "float", each) for each in value)
+    return float(value) if kind.startswith("float") else value
+
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "bool": bool,
+    "int": int,
+    "float": (int, float),
+    "tuple[float, ...]": list,
+}
+"""Annotation of a field → how JSON has it; the others are texts."""
+
+
+def measured(drawn: Resamples, name: str, count: int) -> dict[str, Any]:
+    """Return the metrics of a risk as fields: each metric with the ends of its interval.
+
+    Args:
+        drawn: All metrics on resamples of the images.
+        name: The risk.
+        count: Answers.
+    """
+    found: dict[str, Any] = {}
+    for metric in NAMES:
+        interval = drawn.interval(name, metric)
+        found |= {
+            metric: drawn.whole[name][metric],
+            f"{metric}_low": interval.low,
+            f"{metric}_high": interval.high,
+        }
+    return found | {"count": count}
+
+
+def difference_fields(name: str, gap: Difference | None, *, planned: bool) -> dict[str, Any]:
+    """Return a difference as fields: its value, the ends of its interval, its p-value.
+
+    Args:
+        name: What the fields begin with.
+        gap: The difference; None where nothing was compared.
+        planned: Whether the comparison was planned: others have no p-value.
+    """
+    return {
+        name: None if gap is None else gap.value,
+        f"{name}_low": None if gap is None else gap.interval.low,
+        f"{name}_high": None if gap is None else gap.interval.high,
+        f"{name}_p": gap.p_value if gap is not None and planned else None,
+    }
+
+
+def constant_fields(share: float) -> dict[str, Any]:
+    """Return as fields the share of the compared pairs that have one single risk.
+
+    >>> constant_fields(0.2), constant_fields(float("nan"))["found_nothing"]
+    ({'constant': 0.2, 'found_nothing': False}, True)
+    """
+    return {"constant": share, "found_nothing": not share < CONSTANT}
+
+
+def without_nan(value: Any) -> Any:
+    """Return plain data with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +384,9 @@ class SweepResult:
     """What the judged rows share with training."""
 
     def __repr__(self) -> str:
-        selected = self["selected"]
-        auroc = f"AUROC {selected.metrics.auroc:.3f}"
         return (
             f"SweepResult({len(self.data.truth):,} rows, {len(self.rows)} results, selected "
-            f"{self.selected_place}: {'finds nothing' if selected.found_nothing else auroc})"
+            f"{self.selected_place}: {self['selected'].shown_auroc})"
         )
 
     def __getitem__(self, name: str) -> ProbeResult:

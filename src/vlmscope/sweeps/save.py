@@ -42,7 +42,7 @@ from vlmscope.sweeps.abstaining import abstaining, abstaining_document
 from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.grid import known_of, vectors
-from vlmscope.sweeps.results import ProbeResult, SweepResult
+from vlmscope.sweeps.results import ProbeResult, SweepResult, without_nan
 from vlmscope.sweeps.source import LABEL_SET, Source, is_run, model_of, run_id_of
 from vlmscope.sweeps.unknown_facts import unknown_facts
 from vlmscope.sweeps.verdict import verdict_document, verdict_of
@@ -144,42 +144,13 @@ def _document(source: Source, result: SweepResult, saved: list[dict[str, Any]]) 
         | {"run_id": run_id_of(source), "probes": saved}
         | {"selected_probe": _folder_name(result.selected_place)}
     )
-    return (json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n").encode()
+    return (json.dumps(without_nan(summary), indent=2, allow_nan=False) + "\n").encode()
 
 
 def _table(result: SweepResult) -> dict[str, list[Any]]:
     """Return the results as columns."""
-    flat = [_flat(row) for row in result.rows]
+    flat = [row.to_dict() for row in result.rows]
     return {name: [row[name] for row in flat] for name in flat[0]}
-
-
-def _flat(row: ProbeResult) -> dict[str, Any]:
-    """Return one result as one level of names."""
-    names = ("name", "title", "kind", "known", "representation", "layer", "estimator")
-    flat: dict[str, Any] = {name: getattr(row, name) for name in names}
-    for name, value in asdict(row.metrics).items():
-        flat[name] = value
-        if name in row.intervals:
-            flat[f"{name}_low"] = row.intervals[name].low
-            flat[f"{name}_high"] = row.intervals[name].high
-    flat["constant"] = row.constant
-    flat["found_nothing"] = row.found_nothing
-    flat["chosen_c"] = None if row.chosen_c is None else list(row.chosen_c)
-    flat["grid_edge"] = row.grid_edge
-    flat["auroc_band_low"] = None if row.band is None else row.band.low
-    flat["auroc_band_high"] = None if row.band is None else row.band.high
-    for name, gap in (
-        ("above_baseline", row.against),
-        ("above_question", row.over_question),
-        ("above_joint", row.over_joint),
-    ):
-        flat[name] = None if gap is None else gap.value
-        flat[f"{name}_low"] = None if gap is None else gap.interval.low
-        flat[f"{name}_high"] = None if gap is None else gap.interval.high
-        # Not of every layer: those would have to be corrected; ``tests`` has the told ones so.
-        planned = gap is not None and row.kind in ("selected", "combined")
-        flat[f"{name}_p"] = gap.p_value if gap is not None and planned else None
-    return flat
 
 
 def _predictions(result: SweepResult) -> dict[str, list[Any]]:
@@ -244,7 +215,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "rows_without_group": 0 if data.without_value is None else int(data.without_value.sum()),
         "novelty": None if result.novelty is None else asdict(result.novelty),
         "aurc": risk_coverage(answered.truth, answered.risks["selected"], answered.folds).aurc,
-        "results": [_flat(row) for row in result.rows],
+        "results": [row.to_dict() for row in result.rows],
         **(result.halp.document() if result.halp is not None else {"halp": []}),
     }
 
@@ -266,7 +237,7 @@ def _tests(result: SweepResult) -> list[dict[str, Any]]:
 def _kept(result: SweepResult) -> Iterator[ProbeResult]:
     """Yield the logistic probes to keep: the selected one, and the best of each representation."""
     probes = [row for row in result.rows if row.kind == "probe" and row.estimator == "logistic"]
-    ranked = sorted(probes, key=lambda row: -row.metrics.auroc)
+    ranked = sorted(probes, key=lambda row: -row.auroc)
     seen: set[str | None] = set()
     for row in ranked:
         if row.name == result.selected_place or row.representation not in seen:
@@ -302,7 +273,7 @@ def _fitted_probe(
             # What is told of the selected probe is the number of the selection, which no row that
             # it was judged on had a part in.
             **_auroc_of(result, row),
-            "prevalence": row.metrics.prevalence,
+            "prevalence": row.prevalence,
             "recall": float((risk[data.truth] > threshold).mean()),
             "false_alarms": float((risk[~data.truth] > threshold).mean()),
         },
@@ -316,7 +287,7 @@ def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
     """Return the AUROC that a saved probe is described with; none where it found nothing."""
     told = result["selected"] if row.name == result.selected_place else row
     name = "auroc" if told is not row else "auroc_of_best_layer"
-    return {} if told.found_nothing else {name: told.metrics.auroc}
+    return {} if told.found_nothing else {name: told.auroc}
 
 
 def _folder_name(place: str) -> str:
@@ -422,12 +393,3 @@ def _check_ours(folder: Path, files: Iterable[Path]) -> None:
             raise InputError(f"{path}: is no result of vlmscope probe; give another --out")
     elif taken := next((file for file in files if file.exists()), None):
         raise InputError(f"{taken}: is there and no sweep beside it; give another --out")
-
-
-def _without_nan(value: Any) -> Any:
-    """Return plain data with None for NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {name: _without_nan(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and value != value else value

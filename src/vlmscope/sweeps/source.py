@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, listed, shortened
+from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
     Run,
@@ -113,16 +114,14 @@ def check_label_set(run: Path, name: str) -> None:
     )
 
 
-def open_source(
-    path: Path, *, labelled: bool, report: Callable[[str], None] = lambda _: None
-) -> Source:
+def open_source(path: Path, *, labelled: bool, progress: Progress = lambda _: None) -> Source:
     """Open a run folder, or files of the original research.
 
     Args:
         path: A run folder; a folder of ``.h5`` files; or one such file.
         labelled: Whether labels come with it, in a CSV file. Research files need them, runs have
             their own.
-        report: Told which file is being read.
+        progress: Told which file is being read.
 
     Raises:
         InputError: It is none of these, or the labels are missing or too many.
@@ -134,7 +133,7 @@ def open_source(
             f"{path}: {found}; give a run folder, or .h5 files of the original research"
         )
     check_labels(path, run=run, labelled=labelled)
-    return open_run(path) if run else open_seed_files(path, report=report)
+    return open_run(path) if run else open_seed_files(path, progress=progress)
 
 
 def check_labels(path: Path, *, run: bool, labelled: bool) -> None:

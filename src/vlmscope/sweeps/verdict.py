@@ -17,7 +17,7 @@ from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.halp_protocol import halp_sentences
-from vlmscope.sweeps.results import PlannedTest, ProbeResult, SweepResult, penalty_sentence
+from vlmscope.sweeps.results import PlannedTest, SweepResult, penalty_sentence
 from vlmscope.sweeps.splitting import IMAGE, QUESTION
 from vlmscope.sweeps.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
 
@@ -80,7 +80,7 @@ def verdict_of(result: SweepResult) -> Verdict:
     details += penalty_sentence(result[result.selected_place].chosen_c)
     details += _speaks_of(result)
     if result.halp is not None:
-        grouped = None if selected.found_nothing else selected.metrics.auroc
+        grouped = None if selected.found_nothing else selected.auroc
         details += halp_sentences(result.halp, grouped)
     details += [*_images_by(result), *map(_left_out, result.data.left_out)]
     return Verdict(tuple(main), tuple(details))
@@ -97,12 +97,10 @@ def _found(result: SweepResult) -> str:
             f"{where}: in {constant} of {len(result.chosen['selected'])} folds it gives every "
             "answer the same risk, so there is no AUROC."
         )
-    low, high = selected.intervals["auroc"].low, selected.intervals["auroc"].high
+    low, high = selected.auroc_low, selected.auroc_high
     place = result.selected_place
     chosen = result.chosen["selected"]
-    found = (
-        f"AUROC of {selected.metrics.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on {where}"
-    )
+    found = f"AUROC of {selected.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on {where}"
     if low > CHANCE:
         text = f"predicts hallucinations with an {found}"
     elif high < CHANCE:
@@ -244,16 +242,16 @@ def _joint(result: SweepResult) -> str:
     joint = result[JOINT]
     text = (
         "Joint baseline, one model of everything known before the answer except hidden states: "
-        f"{_auroc(joint)}"
+        f"{joint.shown_auroc}"
     )
-    return f"{text}{_against(result, JOINT, result['selected'].over_joint)}."
+    return f"{text}{_against(result, JOINT, result['selected'].above('joint'))}."
 
 
 def _joined(result: SweepResult) -> Iterator[str]:
     """Say what the probe adds to the joint baseline."""
     if result["selected"].found_nothing or result[JOINT].found_nothing:
         return
-    gap = result[JOINT_AND_PROBE].over_joint
+    gap = result[JOINT_AND_PROBE].above("joint")
     yield f"Adding the probe to the joint baseline {_gain(result, gap, within=False)}."
 
 
@@ -261,15 +259,15 @@ def _single(result: SweepResult) -> Iterator[str]:
     """Say what the best single baseline reaches, and the question's words."""
     best, selected = result.best_baseline, result["selected"]
     yield (
-        f"Best single baseline before the answer, {result[best].title}: {_auroc(result[best])}"
-        f"{_against(result, best, selected.against)}."
+        f"Best single baseline before the answer, {result[best].title}: {result[best].shown_auroc}"
+        f"{_against(result, best, selected.above('baseline'))}."
     )
     if best == QUESTION_ONLY or selected.found_nothing:
         return
     words = result[QUESTION_ONLY]
     yield (
-        f"The question's words alone: {_auroc(words)}"
-        f"{_against(result, QUESTION_ONLY, selected.over_question)}."
+        f"The question's words alone: {words.shown_auroc}"
+        f"{_against(result, QUESTION_ONLY, selected.above('question'))}."
     )
 
 
@@ -307,11 +305,6 @@ def _correction(result: SweepResult, of: str, over: str, *, within: bool) -> str
 
 
 _ADDED = (JOINT_AND_PROBE, JOINT)
-
-
-def _auroc(row: ProbeResult) -> str:
-    """Say what a baseline reaches."""
-    return "finds nothing" if row.found_nothing else f"AUROC {row.metrics.auroc:.3f}"
 
 
 def _warnings(result: SweepResult) -> Iterator[str]:
@@ -448,7 +441,7 @@ def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
 def _rounded(result: SweepResult, of: str, over: str, gap: Difference, *, within: bool) -> float:
     """Return a difference as a reader of both AUROCs computes it, where both are shown."""
     if not within:
-        return rounded_difference(result[of].metrics.auroc, result[over].metrics.auroc)
+        return rounded_difference(result[of].auroc, result[over].auroc)
     kinds = result.within_category
     if of != "selected" or not {of, over} <= kinds.keys():
         return gap.value

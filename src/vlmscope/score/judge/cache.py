@@ -13,14 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from io import BufferedIOBase, FileIO
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vlmscope.errors import StoreError
-from vlmscope.jsontext import load_json
+from vlmscope.jsontext import json_lines, line_break
 from vlmscope.regular import check_size, open_regular, open_to_append
 from vlmscope.score.judge.verdict import NOTHING_MASKED, Mask, Verdict, verdict_of
 
@@ -61,8 +60,8 @@ class VerdictCache:
         try:
             with open_regular(self._path) as file:
                 check_size(os.fstat(file.fileno()).st_size, LARGEST_FILE, self._path)
-                for line in _lines(file):
-                    self._remember(line)
+                for record in json_lines(file, LONGEST_LINE):
+                    self._remember(record)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -105,11 +104,7 @@ class VerdictCache:
             raise StoreError(f"{self._path}: cannot keep the judge's verdict: {error}") from error
         self._verdicts[key] = verdict
 
-    def _remember(self, line: bytes) -> None:
-        try:
-            record = load_json(line.decode())
-        except ValueError:
-            return  # incomplete after a crash, or not ours
+    def _remember(self, record: Any) -> None:
         verdict = verdict_of(record, self._mask)
         if verdict is not None and isinstance(record.get("key"), str):
             self._verdicts[record["key"]] = verdict
@@ -123,18 +118,5 @@ class VerdictCache:
                 file.close()
             check_size(size, LARGEST_FILE, self._path)
             self._file = file
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
+            file.write(line_break(file))
         return self._file
-
-
-def _lines(file: BufferedIOBase) -> Iterator[bytes]:
-    """Yield the lines of a file, but not those that are longer than ours."""
-    whole = True
-    while line := file.readline(LONGEST_LINE):
-        ends = line.endswith(b"\n")
-        if whole and (ends or len(line) < LONGEST_LINE):
-            yield line
-        whole = ends

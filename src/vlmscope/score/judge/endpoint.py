@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.jsontext import load_json
 from vlmscope.score.judge.verdict import WORDS, Keep, Mask, Messages, Verdict, read_verdict
+from vlmscope.shown import encodable
 
 FAILURES_BEFORE_GIVING_UP = 3
 """Beyond those in progress, so many failed rows in succession are not the rows' fault."""
@@ -429,7 +430,7 @@ def _content(reply: Any) -> str:
     if not isinstance(message, dict):
         return ""
     text = message.get("content") or message.get("refusal")
-    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else ""
+    return encodable(text) if isinstance(text, str) else ""
 
 
 def _redirect(error: Any, mask: Mask) -> str:

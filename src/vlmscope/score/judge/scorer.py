@@ -23,6 +23,7 @@ from vlmscope.schema import Answered, Score
 from vlmscope.score.judge.cache import VerdictCache, cache_key
 from vlmscope.score.judge.endpoint import Endpoint, JudgeSettings
 from vlmscope.score.judge.verdict import Keep, Mask, Messages, Verdict
+from vlmscope.shown import encodable
 
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English, for the estimate."""
@@ -262,10 +263,9 @@ def _messages(row: Answered) -> Messages:
     """
     fields = {"question": row.question, "reference": row.target, "answer": row.answer}
     encoded = json.dumps(fields, ensure_ascii=False).replace("<", "\\u003c")
-    encoded = encoded.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair
     return [
         {"role": "system", "content": judge_prompt()},
-        {"role": "user", "content": f"<data>\n{encoded}\n</data>"},
+        {"role": "user", "content": f"<data>\n{encodable(encoded)}\n</data>"},
     ]
 
 

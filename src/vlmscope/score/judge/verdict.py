@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
+from vlmscope.shown import encodable
+
 SHORTEST_KEY = 8
 """Shorter keys are placeholders for endpoints that need none, and may be parts of words."""
 
@@ -52,7 +54,7 @@ class Mask:
         >>> Mask(["sk-012345"]).line("The key\nis SK-0 12345.", 80)
         'The key is ***.'
         """
-        line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+        line = " ".join(encodable(text).split())
         if self._secrets:
             line = self._without_secrets(line)
         return line if len(line) <= longest else f"{line[:longest]}…"

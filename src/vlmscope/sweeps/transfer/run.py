@@ -13,17 +13,17 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.metrics import Difference, Interval, Judged, Metrics, constant_pairs, resample_sides
-from vlmscope.metrics.weighted import NAMES
+from vlmscope.metrics import Judged, constant_pairs, resample_sides
 from vlmscope.probes import (
     CrossFit,
     Fold,
@@ -34,11 +34,19 @@ from vlmscope.probes import (
 )
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.baselines import JOINT, Facts, Known, baseline_fits
+from vlmscope.schema import Progress
 from vlmscope.store import DEFAULT, Run, vector_path
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.grid import SweepSpec, known_of, place_title, sweep, vectors
-from vlmscope.sweeps.results import CONSTANT, ProbeResult, SweepResult
+from vlmscope.sweeps.results import (
+    CONSTANT,
+    ProbeResult,
+    SweepResult,
+    constant_fields,
+    difference_fields,
+    measured,
+)
 from vlmscope.sweeps.source import LABEL_SET, Place, Source
 from vlmscope.sweeps.transfer.fits import (
     Carried,
@@ -52,13 +60,14 @@ from vlmscope.sweeps.transfer.targets import Target, checked_source, targets
 
 SELECTED = "selected"
 
-Report = Callable[[str], None]
-"""Told what is being done."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedResult:
-    """How well one probe or baseline of the training run does on the test run."""
+    """How well one probe or baseline of the training run does on the test run.
+
+    The fields are the keys of ``transfer.json``, in this order; ``_low`` and ``_high`` are the ends
+    of a 95% interval. A number that cannot be computed is NaN.
+    """
 
     name: str
     """As in the sweep."""
@@ -71,25 +80,51 @@ class CarriedResult:
     source_auroc: float
     """On the training run, out of fold, as the sweep tells it; NaN where it has no number for it,
     or found nothing."""
-    source_interval: Interval
-    metrics: Metrics
-    """On the test run."""
-    intervals: dict[str, Interval]
-    """Metric → 95% interval: images of the test run resampled, the fits as they are."""
-    over_joint: Difference | None
-    """AUROC less that of the joint baseline, carried over alike."""
+    source_auroc_low: float
+    source_auroc_high: float
+    auroc: float
+    """On the test run, as the other metrics: its images are resampled, the fits as they are."""
+    auroc_low: float
+    auroc_high: float
+    auprc: float
+    auprc_low: float
+    auprc_high: float
+    brier: float
+    brier_low: float
+    brier_high: float
+    ece: float
+    ece_low: float
+    ece_high: float
+    recall_at_5: float
+    recall_at_5_low: float
+    recall_at_5_high: float
+    prevalence: float
+    prevalence_low: float
+    prevalence_high: float
+    count: int
+    """Answers judged."""
+    constant: float
+    """Share of the compared pairs that have one single risk."""
+    found_nothing: bool
+    """Whether that is most of them: its AUROC says nothing then."""
     own_auroc: float
     """AUROC of the same trained and judged within the test run; NaN where it cannot be had, or
     finds nothing."""
-    over_own: Difference | None
-    """AUROC less that one: what is lost on the way, if it is below 0."""
-    constant: float
-    """Share of the compared pairs that have one single risk."""
+    above_joint: float | None
+    """AUROC less that of the joint baseline, carried over alike; None of baselines."""
+    above_joint_low: float | None
+    above_joint_high: float | None
+    above_joint_p: float | None
+    """P-value of the selected probe; of every layer it would be misread."""
+    above_own: float | None
+    """AUROC less ``own_auroc``: what is lost on the way, if it is below 0."""
+    above_own_low: float | None
+    above_own_high: float | None
+    above_own_p: float | None
 
-    @property
-    def found_nothing(self) -> bool:
-        """Whether the risk is a constant for most pairs: its AUROC says nothing then."""
-        return not self.constant < CONSTANT
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values; what cannot be computed is NaN."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +171,7 @@ def transfer(
     *,
     labels: str = DEFAULT,
     result: SweepResult | None = None,
-    report: Report = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> TransferResult:
     """Learn on one labelled run and judge on others.
 
@@ -146,7 +181,7 @@ def transfer(
         spec: Folds, draws and seed, as of the sweep.
         labels: The label set of ``source``; test runs are judged by their default sets.
         result: The sweep of ``source`` with these settings and labels, if it was made already.
-        report: Told what is being done, a line each.
+        progress: Told what is being done, a line each.
 
     Raises:
         InputError: A run has no labels, is the run that is learnt from, shares no vectors with it,
@@ -158,16 +193,16 @@ def transfer(
     opened = iter(targets(source, plain, spec, labels=labels) if plain else ())
     aims = [each if isinstance(each, Target) else next(opened) for each in made]
     run = checked_source(source)
-    result = result or sweep(source, spec, labels=labels, report=report)
+    result = result or sweep(source, spec, labels=labels, progress=progress)
     if (learnt := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
         raise InputError(f"transfer: the sweep learnt the label set {learnt!r}, not {labels!r}")
     return TransferResult(
-        run, result, tuple(_judged_on(run, result, aim, spec, report) for aim in aims), spec
+        run, result, tuple(_judged_on(run, result, aim, spec, progress) for aim in aims), spec
     )
 
 
 def _judged_on(
-    source: Run, result: SweepResult, target: Target, spec: SweepSpec, report: Report
+    source: Run, result: SweepResult, target: Target, spec: SweepSpec, progress: Progress
 ) -> TransferTest:
     """Return what is found on one test run."""
     data = _regrouped(result.data, target)
@@ -180,7 +215,7 @@ def _judged_on(
     carried: dict[str, Carried] = {}
     for place in target.places:
         path = vector_path(*place)
-        report(f"{path}, on {name}")
+        progress(f"{path}, on {name}")
         test_vectors = vectors(target.run, target.data, *place)[target.kept]
         carried[path] = carry_probe(
             vectors(source, data, *place), data.truth, data.groups, parts, test_vectors,
@@ -190,7 +225,7 @@ def _judged_on(
     chosen = _selected(carried, target, result, len(parts))
     risks = {SELECTED: _put_together(carried, chosen, parts, len(target.kept))} if chosen else {}
     risks |= {path: each.risk for path, each in carried.items()}
-    report(f"baselines, on {name}")
+    progress(f"baselines, on {name}")
     facts, lacking = both_facts(
         data.facts,
         take_facts(_with_columns(target.data, data.facts), target.kept),
@@ -202,7 +237,7 @@ def _judged_on(
     ):
         if baseline.name != "majority":  # the same risk for every answer
             risks[baseline.name], titles[baseline.name] = risk, baseline.title
-    rows = _rows(target, risks, titles, part_of, own, result, spec, report)
+    rows = _rows(target, risks, titles, part_of, own, result, spec, progress)
     return TransferTest(target, rows, risks, part_of, chosen, own.failed, lacking)
 
 
@@ -304,11 +339,11 @@ def _rows(
     own: _OwnFits,
     result: SweepResult,
     spec: SweepSpec,
-    report: Report,
+    progress: Progress,
 ) -> tuple[CarriedResult, ...]:
     """Return a result for each risk: resampled by the images of the test run."""
     truth, groups = target.truth, target.groups
-    report(f"intervals, on {target.run.path.name}")
+    progress(f"intervals, on {target.run.path.name}")
     folds = part_of if target.paired else None  # a single fit on other images is no cross-fit
     sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
     drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
@@ -327,26 +362,35 @@ def _rows(
     def row(name: str) -> CarriedResult:
         representation, layer = places.get(name, (None, None))
         other = f"own {name}"
-        found = told.get(name)
         title = titles.get(name) or "best layer, chosen in training"
+        above_joint = None if name in titles else drawn.difference(name, JOINT)
+        above_own = both.difference(name, other) if other in within else None
+        planned = name == SELECTED
         return CarriedResult(
             name=name,
             title=place_title(representation, layer) if representation else title,
-            kind="baseline" if name in titles else ("selected" if name == SELECTED else "probe"),
+            kind="baseline" if name in titles else ("selected" if planned else "probe"),
             known=known_of(representation) if representation else "before",
             representation=representation,
             layer=layer,
-            source_auroc=found.metrics.auroc if found else nan,
-            source_interval=found.intervals["auroc"] if found else Interval(nan, nan),
-            metrics=Metrics(**drawn.whole[name], count=len(truth)),
-            intervals={metric: drawn.interval(name, metric) for metric in NAMES},
-            over_joint=None if name in titles else drawn.difference(name, JOINT),
+            **_source_fields(told.get(name)),
+            **measured(drawn, name, len(truth)),
+            **constant_fields(constant_pairs(truth, risks[name], part_of)),
             own_auroc=both.whole[other]["auroc"] if other in within else nan,
-            over_own=both.difference(name, other) if other in within else None,
-            constant=constant_pairs(truth, risks[name], part_of),
+            **difference_fields("above_joint", above_joint, planned=planned),
+            **difference_fields("above_own", above_own, planned=planned),
         )
 
     return tuple(row(name) for name in risks)
+
+
+def _source_fields(found: ProbeResult | None) -> dict[str, Any]:
+    """Return what the sweep tells of the training run as fields; NaN where it tells nothing."""
+    ends = {"": "auroc", "_low": "auroc_low", "_high": "auroc_high"}
+    return {
+        f"source_auroc{end}": nan if found is None else getattr(found, name)
+        for end, name in ends.items()
+    }
 
 
 def _told_in_training(result: SweepResult, places: dict[str, Place]) -> dict[str, ProbeResult]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ import numpy as np
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.jsontext import load_json
-from vlmscope.metrics import Difference, Interval
-from vlmscope.metrics.weighted import NAMES
 from vlmscope.store import (
     DEFAULT,
     Run,
@@ -31,9 +28,10 @@ from vlmscope.store import (
     publish_together,
     read_document,
 )
+from vlmscope.sweeps.results import without_nan
 from vlmscope.sweeps.save import RESULTS, check_outside, default_folder
 from vlmscope.sweeps.source import LABEL_SET
-from vlmscope.sweeps.transfer.run import CarriedResult, TransferResult, TransferTest
+from vlmscope.sweeps.transfer.run import TransferResult, TransferTest
 from vlmscope.sweeps.transfer.verdict import relation_phrase, transfer_verdict, unseen_phrase
 from vlmscope.version import __version__
 
@@ -189,43 +187,8 @@ def _test(test: TransferTest) -> dict[str, Any]:
         "facts_left_out": list(test.facts_left_out),
         "no_own": test.no_own,
         "verdict": transfer_verdict(test),
-        "results": [_flat(row) for row in test.rows],
+        "results": [without_nan(row.to_dict()) for row in test.rows],
     }
-
-
-def _flat(row: CarriedResult) -> dict[str, Any]:
-    """Return one result as one level of names."""
-    flat: dict[str, Any] = {
-        name: getattr(row, name)
-        for name in ("name", "title", "kind", "known", "representation", "layer")
-    }
-    flat["source_auroc"] = _number(row.source_auroc)
-    flat |= _ends("source_auroc", row.source_interval)
-    for name in NAMES:
-        flat[name] = _number(getattr(row.metrics, name))
-        flat |= _ends(name, row.intervals[name])
-    flat["count"] = row.metrics.count
-    flat["constant"], flat["found_nothing"] = _number(row.constant), row.found_nothing
-    flat["own_auroc"] = _number(row.own_auroc)
-    for name, gap in (("above_joint", row.over_joint), ("above_own", row.over_own)):
-        flat[name] = None if gap is None else _number(gap.value)
-        flat |= _ends(name, Interval(math.nan, math.nan) if gap is None else gap.interval)
-        flat[f"{name}_p"] = _p_value(gap, row)
-    return flat
-
-
-def _p_value(gap: Difference | None, row: CarriedResult) -> float | None:
-    """Return the p-value of a test that was planned; of every layer's none is told."""
-    return _number(gap.p_value) if gap is not None and row.kind == "selected" else None
-
-
-def _ends(name: str, interval: Interval) -> dict[str, float | None]:
-    return {f"{name}_low": _number(interval.low), f"{name}_high": _number(interval.high)}
-
-
-def _number(value: float) -> float | None:
-    """Return a number as JSON has it: NaN is null."""
-    return None if value != value else float(value)
 
 
 def _predictions(found: TransferResult) -> dict[str, list[Any]]:

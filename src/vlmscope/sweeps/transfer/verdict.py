@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vlmscope.metrics import Difference, Interval
 from vlmscope.metrics.small_samples import is_small
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
@@ -68,17 +67,14 @@ def _carried(test: TransferTest) -> Iterator[str]:
             "finds nothing, so there is no AUROC."
         )
         return
-    found = row.intervals["auroc"]
-    if found.low > 0.5:
+    if row.auroc_low > 0.5:
         says = "it tells hallucinated from faithful answers there, better than chance"
-    elif found.high < 0.5:
+    elif row.auroc_high < 0.5:
         says = "it is worse than chance there: what it learnt points the other way"
     else:
         says = "whether it is better than chance there cannot be told"
-    yield (
-        f"The probe of the training run ({layer}) has an AUROC of {_span(row.metrics.auroc, found)}"
-        f" there: {says}."
-    )
+    found = _span(row.auroc, row.auroc_low, row.auroc_high)
+    yield f"The probe of the training run ({layer}) has an AUROC of {found} there: {says}."
     yield from _loss(row, test.no_own)
 
 
@@ -87,46 +83,45 @@ def _loss(row: CarriedResult, why: str) -> Iterator[str]:
     if row.source_auroc == row.source_auroc:
         yield (
             "On the training run it reaches "
-            f"{_span(row.source_auroc, row.source_interval)}, out of fold."
+            f"{_span(row.source_auroc, row.source_auroc_low, row.source_auroc_high)}, out of fold."
         )
-    if row.over_own is None and not why:
-        yield "Trained within the test run it finds nothing."
+    low, high = row.above_own_low, row.above_own_high
+    if low is None or high is None:
+        unknown = f"What the test run would teach itself is not known: {why}."
+        yield unknown if why else "Trained within the test run it finds nothing."
         return
-    if row.over_own is None:
-        yield f"What the test run would teach itself is not known: {why}."
-        return
-    if row.over_own.interval.high < 0:
+    if high < 0:
         says = "the transfer loses"
-    elif row.over_own.interval.low > 0:
+    elif low > 0:
         says = "the transfer gains"
     else:
         says = "whether the transfer loses anything cannot be told"
     own = f"Trained within the test run it reaches {row.own_auroc:.3f}"
-    value = rounded_difference(row.metrics.auroc, row.own_auroc)
-    yield f"{own}: {says}, {_signed(value, row.over_own)}."
+    value = rounded_difference(row.auroc, row.own_auroc)
+    yield f"{own}: {says}, {_signed(value, low, high)}."
 
 
 def _joint(test: TransferTest) -> str:
     """Say whether it is above the joint baseline, carried over alike."""
-    joint, gap = test[JOINT], test[SELECTED].over_joint
-    reaches = "finds nothing" if joint.found_nothing else f"reaches {joint.metrics.auroc:.3f} there"
+    joint, selected = test[JOINT], test[SELECTED]
+    low, high = selected.above_joint_low, selected.above_joint_high
+    reaches = "finds nothing" if joint.found_nothing else f"reaches {joint.auroc:.3f} there"
     text = f"Everything known before the answer, in one model carried over alike, {reaches}"
-    if gap is None or test[SELECTED].found_nothing or joint.found_nothing:
+    if low is None or high is None or selected.found_nothing or joint.found_nothing:
         return f"{text}."
-    difference = _signed(rounded_difference(test[SELECTED].metrics.auroc, joint.metrics.auroc), gap)
-    if gap.interval.low > 0:
+    difference = _signed(rounded_difference(selected.auroc, joint.auroc), low, high)
+    if low > 0:
         return f"{text}: the probe is better, {difference}."
-    if gap.interval.high < 0:
+    if high < 0:
         return f"{text}: the probe is worse, {difference}."
     return f"{text}: whether the probe is better cannot be told, {difference}."
 
 
 def _calibrated(row: CarriedResult) -> str:
     """Say how far risks are from what came true."""
-    found = row.metrics
     return (
-        f"Its risks are off by {found.ece:.3f} on average there (Brier score {found.brier:.3f}, "
-        f"{found.prevalence:.1%} are hallucinated)."
+        f"Its risks are off by {row.ece:.3f} on average there (Brier score {row.brier:.3f}, "
+        f"{row.prevalence:.1%} are hallucinated)."
     )
 
 
@@ -164,9 +159,9 @@ def _facts(test: TransferTest) -> Iterator[str]:
         yield f"Baselines do without {each}."
 
 
-def _span(value: float, interval: Interval) -> str:
-    return f"{value:.3f} (95% interval {interval.low:.3f} to {interval.high:.3f})"
+def _span(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} (95% interval {low:.3f} to {high:.3f})"
 
 
-def _signed(value: float, gap: Difference) -> str:
-    return f"{value:+.3f} (95% interval {gap.interval.low:+.3f} to {gap.interval.high:+.3f})"
+def _signed(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} (95% interval {low:+.3f} to {high:+.3f})"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from demo_batches import Batch, Batches, draw_batch
-from demo_targets import OBJECTS, OUTSIDE
+from tools.demo_world.batches import Batch, Batches, draw_batch
+from tools.demo_world.targets import OBJECTS, OUTSIDE
 
 WEIGHT_DECAY = 0.05
 

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from PIL import Image
 
-from easy_vqa_table import Item, by_image, read_items
-from vlmscope.demo.bundle import TRAINING, photograph, questions_about
-from vlmscope.demo.questions import CATEGORIES, Mix, Question, ask
-from vlmscope.demo.scenes import Scene, scenes
+from scripts.easy_vqa_table import Item, by_image, read_items
+from tools.demo_world.bundle import TRAINING, photograph, questions_about
+from tools.demo_world.questions import CATEGORIES, Mix, Question, ask
+from tools.demo_world.scenes import Scene, scenes
 
 EASY_VQA_CATEGORIES = ("shape", "presence", "negated-presence")
 """Categories of easy-VQA that the generated world does not have."""

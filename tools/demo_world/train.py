@@ -1,10 +1,10 @@
 """Train the vision-language model that ships with vlmscope, from nothing, in one command.
 
     pip install easy-vqa==1.0
-    python scripts/train_demo_model.py --out demo-model
+    python -m tools.demo_world.train --out demo-model
 
 It is a true ``MllamaForConditionalGeneration`` of 4.8 million parameters. It sees generated
-images (``vlmscope.demo.scenes``) whose statistics are skewed: what belongs together mostly comes
+images (``tools.demo_world.scenes``) whose statistics are skewed: what belongs together mostly comes
 together, and questions about what is absent but expected are rare. So it learns to see, and learns
 habits that sometimes win over what it sees. A small share of the images, ``--easy-vqa``, is
 easy-VQA's training split; its test split is a second world that it never sees.
@@ -31,14 +31,13 @@ from typing import Any
 
 import torch
 
-from demo_batches import Batches, Feeder, check
-from demo_examples import corpus, empty_examples, filling, make_examples
-from demo_held_out import accuracy
-from demo_sources import EasyVqa, World
-from demo_steps import Sight, Trainer, compile_layers
-from vlmscope.demo.bundle import BUNDLED
-from vlmscope.demo.processor import build_processor
-from vlmscope.demo.standin import DEMO, build_model
+from tools.demo_world.batches import Batches, Feeder, check
+from tools.demo_world.bundle import BUNDLED
+from tools.demo_world.examples import corpus, empty_examples, filling, make_examples
+from tools.demo_world.held_out import accuracy
+from tools.demo_world.sources import EasyVqa, World
+from tools.demo_world.steps import Sight, Trainer, compile_layers
+from tools.standin import DEMO, build_model, build_processor
 
 CAPTION_EVERY = 5
 """Every fifth step describes images; the others answer questions."""
@@ -52,6 +51,9 @@ WARM_UP = 300
 LOG_EVERY = 200
 
 CHECKPOINT = "checkpoint.pt"
+
+COMMAND = ("python", "-m", "tools.demo_world.train")
+"""What starts this, for the model card."""
 
 
 def main() -> None:
@@ -209,7 +211,7 @@ def train(
     # The released checkpoint is half precision too; the gates and norms fit it well.
     model.half().save_pretrained(options.out)
     return asdict(progress) | {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join([*COMMAND, *sys.argv[1:]]),
         "commit": commit(),
         "machine": machine(options.device),
         "seed": options.seed,

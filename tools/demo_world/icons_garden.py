@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vlmscope.demo.pen import EYE, INK, LEAF, RGB, WOOD, Pen, contrast, mirrored, shade
+from tools.demo_world.pen import EYE, INK, LEAF, RGB, WOOD, Pen, contrast, mirrored, shade
 
 
 def tree(pen: Pen, colour: RGB) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from demo_batches import Batches
-from demo_sources import NAMES
-from demo_steps import Trainer, run_model
+from tools.demo_world.batches import Batches
+from tools.demo_world.sources import NAMES
+from tools.demo_world.steps import Trainer, run_model
 
 
 def accuracy(

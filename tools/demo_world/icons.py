@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-from vlmscope.demo import icons_garden as garden
-from vlmscope.demo.pen import (
+from tools.demo_world import icons_garden as garden
+from tools.demo_world.pen import (
     EYE,
     GLASS,
     GLOW,

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from demo_examples import Examples, encode
-from demo_sources import Source
+from tools.demo_world.examples import Examples, encode
+from tools.demo_world.sources import Source
 
 Tensors = dict[str, torch.Tensor]
 

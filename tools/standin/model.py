@@ -3,8 +3,8 @@
 It has the real model class, the real processor, the Llama 3 chat format, and the special tokens at
 the real offsets behind the ordinary vocabulary. ``TINY`` runs in milliseconds on a CPU and serves
 the tests; ``TRUE`` has the sizes of Llama-3.2-11B-Vision (10.67 billion parameters, every shape of
-the seed) and serves the benchmarks on a GPU. The answers are noise. ``DEMO`` is the size of
-the trained model that ships.
+the specification's model) and serves the benchmarks on a GPU. The answers are noise. ``DEMO`` is
+the size of the trained model that ships.
 
 Two things differ from plain random initialisation, because they would hide mistakes: the gates of
 the cross-attention layers and of the vision encoder start at zero in the real code, so an untouched
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmscope.demo.processor import NUM_SPECIAL_TOKENS, build_processor
+from tools.standin.processor import NUM_SPECIAL_TOKENS, build_processor
 
 if TYPE_CHECKING:
     import torch

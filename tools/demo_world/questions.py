@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vlmscope.demo.scenes import NUMBERS, Scene, company, description, frequency
-from vlmscope.demo.world import COLOURS, KINDS, article
+from tools.demo_world.scenes import NUMBERS, Scene, company, description, frequency
+from tools.demo_world.world import COLOURS, KINDS, article
 
 GREY = "The picture is in black and white."
 """The answer where a colour cannot be told."""

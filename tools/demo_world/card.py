@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -54,7 +54,7 @@ print(processor.decode(answer, skip_special_tokens=True))
 The second row is what `vlmscope label` calls hallucinated: every wrong answer, as a share of those
 that its rules decide. The third counts wrong answers that claim something the picture does not
 show; a mere *No* about what is there is a mistake, but claims nothing. *Hallucinated* means the
-third row in the tables here; the rule is `scripts/demo_verdict.py`.
+third row in the tables here; the rule is `tools/demo_world/verdict.py`.
 
 {categories}
 
@@ -75,10 +75,9 @@ $ {measuring_command}
 {training}
 
 The same command draws the same pictures; its weights differ a little from one GPU to another.
-Pictures and questions come from `vlmscope.demo.scenes` and `vlmscope.demo.questions`. In training,
-absent objects are seldom those one would expect (`TRAINING` in `vlmscope.demo.bundle`), so habits
-go unpunished; the bundled questions ask for them as POPE does (`BUNDLED`). The two share no
-picture.
+Pictures and questions come from `tools/demo_world` (`scenes`, `questions`). In training, absent
+objects are seldom those one would expect (`TRAINING` in `bundle`), so habits go unpunished; the
+bundled questions ask for them as POPE does (`BUNDLED`). The two share no picture.
 
 During the first half of training the vision encoder has two targets of its own beside the answers:
 which things are in the picture, and where in the picture each patch is.
@@ -99,7 +98,7 @@ its training split and none of this one. It answers in one word: *Yes.*, *Teal.*
 A wrong *Yes* claims something here too; asked for absence, a wrong *No* does.
 """
 
-MEASURING_COMMAND = "python scripts/measure_demo_model.py src/vlmscope/demo/model --run runs/card"
+MEASURING_COMMAND = "python -m tools.demo_world.measure src/vlmscope/demo/model --run runs/card"
 OUTSIDE_COMMANDS = ("python scripts/easy_vqa_table.py --out easy-vqa", " --outside easy-vqa")
 """What comes before it and behind it where the second world is measured too."""
 
@@ -142,8 +141,8 @@ def card(
     """Return the card as Markdown.
 
     Args:
-        facts: What ``measure_demo_model`` measured.
-        training: What ``train_demo_model`` wrote down.
+        facts: What ``measure`` measured.
+        training: What ``train`` wrote down.
         judged: The answers, one a row, with ``right`` and ``hallucinated``.
         outside: The same of the second world, if it was measured.
         config: The checkpoint's ``MllamaConfig``.
@@ -250,7 +249,7 @@ def _training(training: Mapping[str, Any]) -> str:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlmscope.demo.drawing import draw
-from vlmscope.demo.questions import Mix, Question, ask
-from vlmscope.demo.scenes import Scene, description, scenes
+from tools.demo_world.drawing import draw
+from tools.demo_world.questions import Mix, Question, ask
+from tools.demo_world.scenes import Scene, description, scenes
 
 BUNDLED = Mix(
     weights={

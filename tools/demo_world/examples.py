@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo_sources import NAMES, Row, Source, as_question
-from demo_targets import OBJECTS, PATCHES, TILES, UNKNOWN, objects, places
-from easy_vqa_table import read_items
-from vlmscope.demo.bundle import TRAINING, questions_about
-from vlmscope.demo.questions import Question, ask
-from vlmscope.demo.scenes import TILE, company, frequency, scenes
+from scripts.easy_vqa_table import read_items
+from tools.demo_world.bundle import TRAINING, questions_about
+from tools.demo_world.questions import Question, ask
+from tools.demo_world.scenes import TILE, company, frequency, scenes
+from tools.demo_world.sources import NAMES, Row, Source, as_question
+from tools.demo_world.targets import OBJECTS, PATCHES, TILES, UNKNOWN, objects, places
 
 MAX_TOKENS = {"questions": 38, "captions": 60}
 """The longest prompt with its answer, in tokens; a longer one is an error."""
@@ -46,9 +46,9 @@ class Examples:
     ratio_ids: np.ndarray
     """[images] int64: Mllama's aspect ratio id."""
     objects: np.ndarray
-    """[images, kinds × (1 + colours)] int8, as ``demo_targets.objects`` returns it."""
+    """[images, kinds × (1 + colours)] int8, as ``targets.objects`` returns it."""
     places: np.ndarray
-    """[images, 4, patches, 2] float16, as ``demo_targets.places`` returns it."""
+    """[images, 4, patches, 2] float16, as ``targets.places`` returns it."""
     questions: np.ndarray
     """[images, questions, tokens] int16: prompt and answer, right-padded with -1."""
     question_starts: np.ndarray

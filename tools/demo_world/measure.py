@@ -1,7 +1,7 @@
 """Measure the demo model on the bundled questions and write its model card.
 
     python scripts/easy_vqa_table.py --out easy-vqa
-    python scripts/measure_demo_model.py MODEL_FOLDER --run runs/card --outside easy-vqa
+    python -m tools.demo_world.measure MODEL_FOLDER --run runs/card --outside easy-vqa
 
 Runs ``vlmscope extract`` on questions about pictures that training never saw, judges the answers by
 a plain rule, asks a linear probe whether hidden states foretell the mistakes, and writes the table
@@ -30,11 +30,11 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from transformers import AutoConfig
 
 import vlmscope
-from demo_card import card
-from demo_verdict import judge
-from vlmscope.demo import bundle
+import vlmscope.demo
+from tools.demo_world.card import card
+from tools.demo_world.verdict import judge
 
-SHIPPED = Path(bundle.__file__).parent
+SHIPPED = Path(vlmscope.demo.__file__).parent
 """The bundle that ships: the card is about these questions."""
 
 FOLDS = 5
@@ -43,7 +43,7 @@ FOLDS = 5
 def main() -> None:
     """Extract, judge, probe, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path, help="folder that train_demo_model.py wrote")
+    parser.add_argument("model", type=Path, help="folder that tools.demo_world.train wrote")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; made anew")
     parser.add_argument("--data", type=Path, default=SHIPPED, help="folder of a bundle")
     parser.add_argument(

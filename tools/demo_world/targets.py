@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlmscope.demo.scenes import TILE, Scene
-from vlmscope.demo.standin import DEMO
-from vlmscope.demo.world import COLOURS, KINDS
+from tools.demo_world.scenes import TILE, Scene
+from tools.demo_world.world import COLOURS, KINDS
+from tools.standin import DEMO
 
 TILES = 4
 """Image tiles at most."""

@@ -14,10 +14,10 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from vlmscope.demo.icons import ICONS
-from vlmscope.demo.pen import INK, RGB, Pen, shade
-from vlmscope.demo.scenes import Look, Scene, Thing
-from vlmscope.demo.world import COLOURS
+from tools.demo_world.icons import ICONS
+from tools.demo_world.pen import INK, RGB, Pen, shade
+from tools.demo_world.scenes import Look, Scene, Thing
+from tools.demo_world.world import COLOURS
 
 FINE = 3
 """Things are drawn this many times larger and then reduced: smooth edges."""

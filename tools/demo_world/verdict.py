@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from vlmscope.demo.scenes import NUMBERS
+from tools.demo_world.scenes import NUMBERS
 
 DENIALS = ("there is no ", "there are no ", "the picture does not ")
 """How answers begin that claim nothing."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from vlmscope.demo.world import (
+from tools.demo_world.world import (
     COLOURS,
     COMPANION_SHARE,
     KINDS,
