@@ -190,6 +190,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_the_glossary_holds_words_that_are_used() -> None:
+    """In alphabetical order; a word that pages and code do not use any more is removed."""
+    glossary = ROOT / "docs" / "glossary.md"
+    entries = re.findall(r"^\*\*(.+?)\*\* ", glossary.read_text("utf-8"), re.M)
+    assert entries == sorted(entries, key=str.lower)
+    files = [*(ROOT / "src").rglob("*.py"), *(page for page in PAGES if page != glossary)]
+    used = " ".join(re.sub(r"[-\s]+", " ", file.read_text("utf-8").lower()) for file in files)
+    words = [word for entry in entries for word in entry.lower().replace("-", " ").split(", ")]
+    assert len(words) > 30
+    assert [word for word in words if not re.search(rf"\b{re.escape(word)}s?\b", used)] == []
+
+
 def extras() -> dict[str, list[Requirement]]:
     """The extras of pyproject.toml, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
