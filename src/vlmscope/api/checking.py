@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vlmscope.api.extracting import Columns, Note, fields_of, spec_of
+from vlmscope.api.extracting import Columns, Note, fields_of, given_model, spec_of
 from vlmscope.arguments import Layers, whole_number
 from vlmscope.dataset import Data, Table, open_table
 from vlmscope.errors import (
@@ -165,12 +165,13 @@ def model_of_run(
     """
     manifest = run.manifest
     record = manifest.model
-    if isinstance(model, VisionLanguageModel):
-        vlm = model
+    given = given_model(record.name if model is None else model)
+    if isinstance(given, VisionLanguageModel):
+        vlm = given
     else:
         try:
             vlm = load_model(
-                str(model or record.name),
+                given or record.name,
                 dtype=manifest.dtype,
                 device=device,
                 revision=record.revision,
@@ -305,13 +306,14 @@ def inspect(
         "adapter": None if adapter is None else Path(adapter), "quantize": quantize,
         "allow_pickle_weights": allow_pickle_weights,
     }  # fmt: skip
-    if not isinstance(model, VisionLanguageModel):
-        model = load_model(str(model), **loading)  # type: ignore[arg-type]
+    vlm = given_model(model)
+    if not isinstance(vlm, VisionLanguageModel):
+        vlm = load_model(vlm, **loading)  # type: ignore[arg-type]
     else:
         refuse_loading(
             [name for name, value in loading.items() if value not in ("auto", None, False)]
         )
-    return inspect_sample(row, model, wanted)
+    return inspect_sample(row, vlm, wanted)
 
 
 def find_row(table: Table, id_: str | None) -> Sample:
@@ -335,14 +337,14 @@ def find_row(table: Table, id_: str | None) -> Sample:
     return row
 
 
-def load_probe(path: str | PathLike[str]) -> tuple[BinaryProbe, ProbeInfo]:
+def load_probe(path: str | PathLike[str] | Run) -> tuple[BinaryProbe, ProbeInfo]:
     """Read a saved probe, and what is known of it.
 
     Args:
-        path: Its folder; or a run that was probed: then the probe of the layer that was chosen
-            most often.
+        path: Its folder; or a run that was probed, or the folder of one: then the probe of the
+            layer that was chosen most often.
 
     Raises:
         InputError: There is no probe, or a damaged one.
     """
-    return read_probe(find_probe(path))
+    return read_probe(find_probe(path.path if isinstance(path, Run) else path))
