@@ -45,6 +45,7 @@ LONG = (
     "test_cli_ray.py",
     "test_kill.py",
     "test_docs.py",
+    "test_recipes.py",
     "test_faults.py",
     "test_tables_page.py",
     "test_scripts.py",

@@ -11,10 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 import quote_demo
 from material import QUESTIONS, make_image
@@ -186,6 +188,56 @@ def test_the_options_in_shown_commands_exist(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_glossary_holds_words_that_are_used() -> None:
+    """In alphabetical order; a word that pages and code do not use any more is removed."""
+    glossary = ROOT / "docs" / "glossary.md"
+    entries = re.findall(r"^\*\*(.+?)\*\* ", glossary.read_text("utf-8"), re.M)
+    assert entries == sorted(entries, key=str.lower)
+    files = [*(ROOT / "src").rglob("*.py"), *(page for page in PAGES if page != glossary)]
+    used = " ".join(re.sub(r"[-\s]+", " ", file.read_text("utf-8").lower()) for file in files)
+    words = [word for entry in entries for word in entry.lower().replace("-", " ").split(", ")]
+    assert len(words) > 30
+    assert [word for word in words if not re.search(rf"\b{re.escape(word)}s?\b", used)] == []
+
+
+def extras() -> dict[str, list[Requirement]]:
+    """The extras of pyproject.toml, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    found = project["optional-dependencies"]
+    return {name: list(map(Requirement, packages)) for name, packages in found.items()}
+
+
+def test_the_table_of_extras_is_that_of_the_package() -> None:
+    """Every extra with its packages; those of the tests are too many for a table."""
+    page = (ROOT / "docs" / "installing.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z0-9]+)` \| (.+?) \| (.+?) \|$", page, re.M)
+    shown = {name: packages for name, packages, _ in rows}
+    assert len(rows) == len(shown)
+    known = extras()
+    assert shown.keys() == known.keys()
+    for name in known.keys() - {"dev"}:
+        assert re.findall(r"`([^`]+)`", shown[name]) == [each.name for each in known[name]]
+        linux = any("linux" in str(each.marker) for each in known[name])
+        assert ("Linux only" in shown[name]) == linux
+    reference = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for option in re.findall(r"`(--[a-z-]+)", page):
+        assert f"`{option}" in reference or f", {option}" in reference, option
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    """In messages and pages: ``pip install 'vlmscope[s3]'``, ``pip install '.[s3,ray]'``."""
+    files = [*PAGES, *(ROOT / "src").rglob("*.py")]
+    install = r"pip install \S*?(?:vlmscope|\.)\[([a-z0-9,]+)\]"
+    named = {
+        name
+        for file in files
+        for names in re.findall(install, file.read_text("utf-8"))
+        for name in names.split(",")
+    }
+    assert {"s3", "ray", "judge", "flash"} <= named
+    assert named <= extras().keys()
 
 
 def test_every_option_named_in_a_message_exists() -> None:

@@ -163,10 +163,30 @@ def test_a_probe_is_loaded_by_its_folder(
     assert info.representation == "query_token_representation"
     with pytest.raises(InputError, match="a run without probes"):
         vlmscope.load_probe(run.path)
+    with pytest.raises(InputError, match=f"{run.path.name}: is a run without probes"):
+        vlmscope.load_probe(run)
     text = repr(RiskScorer(vlm, tmp_path / "probe"))
     assert text.startswith(f"RiskScorer('{vlm.name}' in float32, MeanDifferenceProbe of ")
     assert "at layer 2, trained on" in text
     assert "\n" not in text
+
+
+def test_what_is_no_model_is_refused_in_one_line(
+    run: vlmscope.Run, frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
+) -> None:
+    """A model of transformers, or nothing, is not taken for the name of a hub."""
+    for wrong in (vlm.model, vlm.processor, 3, b"models/first", [vlm]):
+        name = type(wrong).__name__
+        message = rf"^model: found {name}, expected .* or what load_model returned$"
+        with pytest.raises(InputError, match=message):
+            vlmscope.extract(frame, wrong, tmp_path / "run")
+        with pytest.raises(InputError, match=message):
+            vlmscope.inspect(frame, wrong)
+        with pytest.raises(InputError, match=message):
+            vlmscope.verify(run, data=frame, model=wrong)
+    with pytest.raises(InputError, match=r"^model: found NoneType"):
+        vlmscope.extract(frame, None, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_is_shown_in_one_line(vlm: VisionLanguageModel) -> None:

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vlmscope.api.extracting import Columns, Note, fields_of, spec_of
+from vlmscope.api.extracting import Columns, Note, fields_of, given_model, spec_of
 from vlmscope.arguments import Layers, whole_number
 from vlmscope.dataset import Data, Table, open_table
 from vlmscope.errors import (
@@ -166,8 +166,9 @@ def model_of_run(
     """
     manifest = run.manifest
     record = manifest.model
-    if isinstance(model, VisionLanguageModel):
-        vlm = model
+    given = given_model(record.name if model is None else model)
+    if isinstance(given, VisionLanguageModel):
+        vlm = given
     else:
         try:
             options = ModelOptions(
@@ -180,7 +181,7 @@ def model_of_run(
                 quantize=record.quantization or None,
                 allow_pickle_weights=allow_pickle_weights,
             )
-            vlm = load_with(str(model or record.name), options)
+            vlm = load_with(given or record.name, options)
         except ModelError as error:
             moved = "no such folder" in str(error)
             more = "; if it has moved, give --model or --adapter" if moved else ""
@@ -303,7 +304,7 @@ def inspect(
     loading = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
     )
-    vlm = loaded(model, loading)
+    vlm = loaded(given_model(model), loading)
     return inspect_sample(row, vlm, resolve_spec(wanted, vlm))
 
 
@@ -328,14 +329,14 @@ def find_row(table: Table, id_: str | None) -> Sample:
     return row
 
 
-def load_probe(path: str | PathLike[str]) -> tuple[BinaryProbe, ProbeInfo]:
+def load_probe(path: str | PathLike[str] | Run) -> tuple[BinaryProbe, ProbeInfo]:
     """Read a saved probe, and what is known of it.
 
     Args:
-        path: Its folder; or a run that was probed: then the probe of the layer that was chosen
-            most often.
+        path: Its folder; or a run that was probed, or the folder of one: then the probe of the
+            layer that was chosen most often.
 
     Raises:
         InputError: There is no probe, or a damaged one.
     """
-    return read_probe(find_probe(path))
+    return read_probe(find_probe(path.path if isinstance(path, Run) else path))

@@ -125,7 +125,8 @@ def extract(
         actors: Models at work on Ray.
         writer: What writes the run: a thread, or a process of its own; ``auto``: the latter for a
             GPU.
-        observer: Told about every published batch.
+        observer: Its ``advance(captured=…, failed=…, batch_size=…)`` is called with the rows of
+            every published batch.
         note: Told what there is to say of the table before the model is loaded.
 
     Raises:
@@ -139,7 +140,7 @@ def extract(
     arguments = (layers, positions, vision_pooling, max_new_tokens, compat)
     request = Request(
         data=_table(table),
-        model=model if isinstance(model, VisionLanguageModel) else str(model),
+        model=given_model(model),
         out=place(out),
         images=None if images is None else str(images),
         fields=fields_of(map, records, image_pattern, question_template, number_rows=number_rows),
@@ -174,6 +175,24 @@ def _table(table: Data) -> str | tuple[str, ...] | InMemory:
         return found
     named = cast("str | PathLike[str] | Sequence[str]", table)
     return str(named) if isinstance(named, str | PathLike) else tuple(str(name) for name in named)
+
+
+def given_model(
+    model: str | PathLike[str] | VisionLanguageModel,
+) -> str | VisionLanguageModel:
+    """Return a loaded model as it is, and the folder or hub id of one as text.
+
+    Raises:
+        InputError: It is neither, but a model of transformers for example.
+    """
+    if isinstance(model, VisionLanguageModel):
+        return model
+    if isinstance(model, str | PathLike):
+        return str(model)
+    raise InputError(
+        f"--model: found {type(model).__name__}, expected the folder of a checkpoint, a hub id, or "
+        "what load_model returned"
+    )
 
 
 def fields_of(

@@ -138,8 +138,9 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
             check_device(quantize, name, config, place)
             processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
-                name, plain, place, pickles=options.allow_pickle_weights, revision=revision,
-                dtype=kind, attn_implementation=attention_of, **quantization_options(quantize, kind, config),
+                name, plain, place, pickles=options.allow_pickle_weights, dtype=kind,
+                attn_implementation=attention_of, revision=revision,
+                **quantization_options(quantize, kind, config),
             )  # fmt: skip
             settle(model)
             if adapter is not None:
