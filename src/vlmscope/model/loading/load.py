@@ -31,6 +31,7 @@ from vlmscope.model.attention.implementations import (
 from vlmscope.model.computing import start_clean, undoing
 from vlmscope.model.encoder_widths import widen_where_it_pays
 from vlmscope.model.families import (
+    Family,
     check_version,
     described,
     find_family,
@@ -121,10 +122,7 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
     with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, options.revision)
         _check_architecture(name, config)
-        description = read_description(family) if isinstance(family, str | Path) else family
-        known = find_family(config)
-        if description is not None:
-            known = described(description, config, family if isinstance(family, str | Path) else "")
+        description, known = _describe(family, config)
         check_quantize(quantize, name, config)
         plain, attention_of = choose_attention(options.attention, name, config)
         if adapter is not None:
@@ -158,6 +156,18 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
                 identity=fingerprint.finish(rounding_of(model)),
             )
             return _proven(made)
+
+
+def _describe(
+    family: str | Path | Mapping[str, Any] | None, config: Any
+) -> tuple[Mapping[str, Any] | None, Family | None]:
+    """Return the description that was given, and the family it makes of a checkpoint."""
+    if family is None:
+        return None, find_family(config)
+    if isinstance(family, str | Path):
+        description = read_description(family)
+        return description, described(description, config, family)
+    return family, described(family, config, "")
 
 
 def loaded(
