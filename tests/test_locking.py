@@ -21,7 +21,7 @@ from PIL import Image
 from threads import Worker, at_once
 from vlmscope import locking
 from vlmscope.dataset import hash_image, load_image
-from vlmscope.dataset._image_file import without_warnings
+from vlmscope.dataset.images.file import without_warnings
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.locking import ProcessLock, model_lock, tokenizer_lock, warnings_lock

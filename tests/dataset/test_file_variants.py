@@ -27,8 +27,8 @@ from vlmscope.dataset import (
     read_samples,
     table_notes,
 )
-from vlmscope.dataset._finding import near_file
-from vlmscope.dataset._together import unique_together
+from vlmscope.dataset.images.finding import near_file
+from vlmscope.dataset.rows.together import unique_together
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure
 
@@ -351,7 +351,7 @@ def test_rows_that_name_other_rows(tmp_path: Path, jpeg: bytes) -> None:
 def test_base64_is_limited_like_a_file(
     tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlmscope.dataset._encoded.MAX_IMAGE_BYTES", len(jpeg) - 1)
+    monkeypatch.setattr("vlmscope.dataset.encoded.MAX_IMAGE_BYTES", len(jpeg) - 1)
     row = {"id": 1, "image": base(jpeg), "question": "?"}
     [failed] = open_table(write(tmp_path / "t.jsonl", json.dumps(row))).rows()
     assert isinstance(failed, Failure)

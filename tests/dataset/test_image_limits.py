@@ -21,7 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlmscope.dataset import _image_file, _image_jpeg, _pixels, hash_image, load_image
+from vlmscope.dataset import hash_image, load_image
+from vlmscope.dataset.images import file as image_file
+from vlmscope.dataset.images import jpeg
+from vlmscope.dataset.images import pixels as pixel_formats
 from vlmscope.errors import RowError
 
 from .images import corners, pixels, refusal, save
@@ -169,9 +172,9 @@ def test_only_the_formats_of_the_list_are_tried(kind: str) -> None:
 def test_a_file_may_have_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(corners(), tmp_path / "a.png")
     size = path.stat().st_size
-    monkeypatch.setattr(_image_file, "MAX_IMAGE_BYTES", size)
+    monkeypatch.setattr(image_file, "MAX_IMAGE_BYTES", size)
     assert pixels(path) == pixels(path.read_bytes())
-    monkeypatch.setattr(_image_file, "MAX_IMAGE_BYTES", size - 1)
+    monkeypatch.setattr(image_file, "MAX_IMAGE_BYTES", size - 1)
     limit = f"has {size} bytes, the limit is {size - 1}; save it as JPEG or PNG, or scale"
     assert f"image {path}: {limit}" in refusal(path)
     assert f"image of {size} bytes: {limit}" in refusal(path.read_bytes())
@@ -199,7 +202,7 @@ def test_a_file_that_changes_while_it_is_read(
     def changes(_size: int, _what: str) -> None:
         path.write_bytes(b"" if grown is None else path.read_bytes() + grown)
 
-    monkeypatch.setattr(_image_file, "check_size", changes)
+    monkeypatch.setattr(image_file, "check_size", changes)
     assert "changed while it was read; wait until it is complete" in refusal(path)
 
 
@@ -234,7 +237,7 @@ def test_a_file_that_has_become_a_pipe_is_not_waited_for(
 ) -> None:
     before = save(corners(), tmp_path / "a.png").stat()
     make_fifo(tmp_path / "pipe.png")
-    monkeypatch.setattr(_image_file, "_stat", lambda _path: before)
+    monkeypatch.setattr(image_file, "_stat", lambda _path: before)
     assert "is a pipe, socket or device" in refusal(tmp_path / "pipe.png")
 
 
@@ -319,14 +322,14 @@ def test_pixels_in_very_many_parts(
     data: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load_image(data()).width in (8, 60)
-    monkeypatch.setattr(_image_file, "PIXEL_READS", 3_000)
+    monkeypatch.setattr(image_file, "PIXEL_READS", 3_000)
     assert "has so many small parts" in refusal(data())
 
 
 def test_a_ppm_written_in_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"P3 2 1 255\n1 2 3 4 5 6\n"
     assert pixels(data) == [[(1, 2, 3), (4, 5, 6)]]
-    monkeypatch.setattr(_image_file, "MAX_PLAIN_BYTES", len(data) - 1)
+    monkeypatch.setattr(image_file, "MAX_PLAIN_BYTES", len(data) - 1)
     assert "is a PPM written in digits of 23 bytes, the limit for these is 22" in refusal(data)
 
 
@@ -372,7 +375,7 @@ def test_a_jpeg_of_very_many_segments(
     whole = encoded(noise(), "JPEG")
     data = whole[:2] + filler * 9 + whole[2:]
     assert load_image(data).size == (64, 48)
-    monkeypatch.setattr(_image_jpeg, name, limit)
+    monkeypatch.setattr(jpeg, name, limit)
     assert "save it anew" in refusal(data)
 
 
@@ -471,7 +474,7 @@ def test_bands_make_no_difference(name: str, monkeypatch: pytest.MonkeyPatch) ->
     whole = load_image(image)
     assert len(np.unique(np.asarray(whole))) > 3
     for rows in (1, 7, 39):
-        monkeypatch.setattr(_pixels, "BAND_PIXELS", rows * image.width)
+        monkeypatch.setattr(pixel_formats, "BAND_PIXELS", rows * image.width)
         banded = load_image(image)
         assert banded.tobytes() == whole.tobytes()
         assert hash_image(banded) == hash_image(whole)
@@ -479,7 +482,7 @@ def test_bands_make_no_difference(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint16])
 def test_deep_pixels_take_no_more_than_a_band(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pixels, "BAND_PIXELS", 10_000)
+    monkeypatch.setattr(pixel_formats, "BAND_PIXELS", 10_000)
     image = Image.fromarray(np.arange(1_000_000).reshape(1000, 1000).astype(dtype))
     tracemalloc.start()
     try:

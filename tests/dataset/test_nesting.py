@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlmscope.dataset import open_table
-from vlmscope.dataset._parquet import declared_media
+from vlmscope.dataset.tables.parquet import declared_media
 from vlmscope.errors import LONGEST_ROW_ERROR, InputError
 from vlmscope.jsontext import DEEPEST, MOST_DIGITS
 from vlmscope.schema import Failure, Sample

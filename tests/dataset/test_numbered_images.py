@@ -166,7 +166,7 @@ def test_images_are_looked_for_in_all_rows(tmp_path: Path, monkeypatch: pytest.M
     assert taken.startswith("1 name of an image is not the path of a file")
     assert gone.startswith("1 image of 3,000 rows is not in ")
     assert "'gone.jpg'" in gone
-    monkeypatch.setattr("vlmscope.dataset._notes.MOST_ROWS", 2000)
+    monkeypatch.setattr("vlmscope.dataset.notes.MOST_ROWS", 2000)
     assert notes(tmp_path, rows) == []
     rows[10]["image_1"] = "gone.jpg"
     [gone] = notes(tmp_path, rows)

@@ -11,8 +11,8 @@ import pytest
 from material import make_image
 from vlmscope import demo
 from vlmscope.dataset import open_table, parse_mapping, read_samples
-from vlmscope.dataset._columns import KNOWN
-from vlmscope.dataset._open import READERS
+from vlmscope.dataset.rows.columns import KNOWN
+from vlmscope.dataset.tables.opening import READERS
 from vlmscope.store import open_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tables.md").read_text("utf-8")

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 from vlmscope.dataset import Share, Table, UntilChanged, open_table
-from vlmscope.dataset._source import Row
+from vlmscope.dataset.source import Row
 from vlmscope.errors import TableChangedError
 from vlmscope.schema import Failure
 

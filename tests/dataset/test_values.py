@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vlmscope.dataset import open_table
-from vlmscope.dataset._values import LEFT_OUT, to_json
+from vlmscope.dataset.values import LEFT_OUT, to_json
 from vlmscope.errors import InputError
 from vlmscope.schema import Failure
 

@@ -469,7 +469,7 @@ def test_a_run_whose_fingerprint_counts_embedded_images_by_size_goes_on(
 ) -> None:
     data = tmp_path / "t.parquet"
     with monkeypatch.context() as earlier:
-        earlier.setattr("vlmscope.dataset._images._hash", len)
+        earlier.setattr("vlmscope.dataset.images.cells._hash", len)
         hashed_sessions.start(data=embedded(data, 0, 10, 20))
         fingerprint = read_manifest(hashed_sessions.out).data.fingerprint
     with pytest.raises(RunMismatchError, match=r"1 row .* 'q1' \(image\);"):

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from vlmscope.dataset import _json, open_table
+from vlmscope.dataset import open_table
+from vlmscope.dataset.tables import json as json_tables
 from vlmscope.engine import prepare
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model import VisionLanguageModel, load_model
@@ -94,7 +95,7 @@ def test_a_table_that_does_not_fit_into_memory(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(_json.json, "loads", fail)
+    monkeypatch.setattr(json_tables.json, "loads", fail)
     for read in (table.scan, lambda: open_table(path)):
         with pytest.raises(InputError, match=f"{kind}: does not fit into memory"):
             read()

@@ -1,0 +1,43 @@
+"""PIL images that a table in memory holds, each hashed once however often the table is read."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from PIL import Image
+
+from vlmscope.dataset.images.image import hash_image, load_image
+from vlmscope.errors import RowError
+
+UNREADABLE = "unreadable"
+"""Hash of an image that cannot be decoded: whoever loads it says why."""
+
+ImageHashes = dict[Hashable, str]
+"""Where an image stands in its table → SHA-256 of its size and pixels."""
+
+
+class HeldImage:
+    """A PIL image and where it stands.
+
+    Args:
+        image: The image.
+        hashes: The hashes that are known of its table's images.
+        where: Where it stands in the table.
+    """
+
+    __slots__ = ("_hashes", "_where", "image")
+
+    def __init__(self, image: Image.Image, hashes: ImageHashes, where: Hashable) -> None:
+        self.image = image
+        self._hashes = hashes
+        self._where = where
+
+    @property
+    def sha256(self) -> str:
+        """The hash of its size and pixels."""
+        if self._where not in self._hashes:
+            try:
+                self._hashes[self._where] = hash_image(load_image(self.image))
+            except RowError:
+                self._hashes[self._where] = UNREADABLE
+        return self._hashes[self._where]

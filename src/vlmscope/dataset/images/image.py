@@ -1,0 +1,148 @@
+"""Decode one image as the RGB a person sees, or say in one line why it cannot be.
+
+Pillow is used as it comes: no process-wide setting is touched, and a cut file is refused and not
+filled up with grey. What may be opened at all, and how large it may be, is in ``file``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from vlmscope.dataset.images.file import (
+    check_pixels,
+    opened_image,
+    read_image_file,
+    without_warnings,
+)
+from vlmscope.dataset.images.pixels import bands, to_rgb
+from vlmscope.dataset.values import shown_path
+from vlmscope.errors import RowError, typed_line
+from vlmscope.locking import image_lock
+
+_UPRIGHT: Mapping[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what brings the image upright. (``ImageOps.exif_transpose`` knows the same
+table, but also rewrites the EXIF block, which fails on blocks that other programs wrote.)"""
+
+
+def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
+    """Decode an image and convert it to RGB, upright, on white where it is transparent.
+
+    Of an animation the first frame is taken, of a PIL image the current one. Files may be JPEG,
+    PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.
+
+    Args:
+        image: the path of an image file, the bytes of one, or a PIL image.
+
+    Returns:
+        A new image of mode ``RGB`` that no file or other image stands behind.
+
+    Raises:
+        RowError: stage ``image``: the file is missing, empty, cut, damaged, no image or one of
+            another format, without pixels, or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels
+            or ``MAX_IMAGE_BYTES`` bytes.
+    """
+    what = _describe(image)
+    try:
+        if isinstance(image, Image.Image):
+            with image_lock(image):  # it may be decoded here first, and another thread may have it
+                check_pixels(image, what)
+                return _upright(*_decode(image))
+        return _upright(*_decode_file(image, what))
+    except RowError:
+        raise
+    except MemoryError as error:
+        raise RowError(
+            "image",
+            f"{what}: memory runs out while it is decoded; scale the image down, or save it as PNG",
+        ) from error
+    except Exception as error:  # Pillow's readers raise anything on damaged files
+        raise RowError(
+            "image",
+            f"{what}: cannot be decoded ({typed_line(error)}); it is cut, damaged or of a rare "
+            "kind: fetch it again, or save it as PNG",
+        ) from error
+
+
+def _describe(image: str | PathLike[str] | bytes | Image.Image) -> str:
+    if isinstance(image, bytes):
+        return f"image of {len(image)} bytes"
+    if isinstance(image, Image.Image):
+        return f"PIL image of mode {image.mode}"
+    return f"image {shown_path(Path(image))}"
+
+
+def _decode_file(
+    image: str | PathLike[str] | bytes, what: str
+) -> tuple[Image.Image, Image.Transpose | None]:
+    """Do what ``_decode`` does; the file and the decoder's own copy are gone when it returns."""
+    data = image if isinstance(image, bytes) else read_image_file(Path(image), what)
+    if not data:
+        raise RowError("image", f"{what}: is empty; put the image file's bytes there")
+    with opened_image(data, what) as opened:
+        return _decode(opened)
+
+
+def _decode(image: Image.Image) -> tuple[Image.Image, Image.Transpose | None]:
+    """Return an image as RGB, and what brings it upright."""
+    if hasattr(image, "tag_v2"):
+        _orientation(image)  # loading a TIFF reads its EXIF block too, and would warn
+    image.load()
+    return to_rgb(image), _UPRIGHT.get(_orientation(image))
+
+
+def _upright(rgb: Image.Image, transpose: Image.Transpose | None) -> Image.Image:
+    if transpose is not None:
+        rgb = rgb.transpose(transpose)
+    # Without this the image would carry its old orientation and be turned again by the next one
+    # to load it.
+    rgb.info = {}
+    return rgb
+
+
+def _orientation(image: Image.Image) -> object:
+    """Read the EXIF orientation. A damaged EXIF block has none: the image is still good."""
+    try:
+        with without_warnings():
+            return image.getexif().get(ExifTags.Base.Orientation)
+    except RowError:
+        raise
+    except Exception:  # noqa: BLE001  the parser raises anything on a damaged block
+        return None
+
+
+def hash_image(image: Image.Image) -> str:
+    """Return the SHA-256 of an image's size and pixels: its identity, whatever its file."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    for _, band in bands(image):
+        digest.update(band.tobytes())
+    return digest.hexdigest()
+
+
+def difference_hash(image: Image.Image) -> str:
+    """Return a perceptual hash of 64 bits as 16 hexadecimal digits.
+
+    Images that look alike (scaled, compressed anew) differ in few bits. Each bit says whether a
+    cell of the image, reduced to 9 × 8 grey cells, is darker than its right neighbour
+    (N. Krawetz, "Kind of like that", 2013).
+
+    >>> difference_hash(Image.new("RGB", (40, 30)))
+    '0000000000000000'
+    """
+    small = image.convert("L").resize((9, 8), Image.Resampling.BOX)
+    cells = np.asarray(small, dtype=np.int16)
+    bits = np.packbits((cells[:, :-1] < cells[:, 1:]).reshape(-1))
+    return bits.tobytes().hex()

@@ -1,0 +1,485 @@
+"""One row of a table → one ``Sample``, or the reason why not.
+
+A row that cannot be recorded at all (no id) stops the table, ``InputError``; any other flaw is that
+row's own, ``RowError``, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from json.encoder import encode_basestring_ascii
+from os import fspath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from vlmscope.dataset.column_names import image_numbers, is_numbered_image
+from vlmscope.dataset.images.cells import (
+    ImageCell,
+    ImageCells,
+    find_images,
+    join_images,
+    plain_name,
+    split_cell,
+)
+from vlmscope.dataset.images.finding import ImageFinder, shared_folders
+from vlmscope.dataset.images.held import HeldImage
+from vlmscope.dataset.images.locate import EXPECTED, locate_images
+from vlmscope.dataset.rows.columns import Columns
+from vlmscope.dataset.source import Row, Source
+from vlmscope.dataset.values import (
+    DIGEST_BYTES,
+    LEFT_OUT,
+    CellError,
+    cells_as_bytes,
+    is_blank,
+    kind_name,
+    shown_name,
+    to_json,
+    to_target,
+    to_text,
+    unstorable,
+)
+from vlmscope.errors import InputError, RowError
+from vlmscope.placeholders import numbered_mark
+from vlmscope.schema import LONGEST_ID, Sample
+
+_TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
+"""A relative path that ``pathlib``, which is slow, would leave as it is."""
+
+
+_TEXT = (str, type(None))
+"""What an image cell holds that names images, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a row the one that it is, and its truth, which does not."""
+
+    id: str
+    question: str
+    """Empty where the row has none that a run can hold."""
+    image_ids: tuple[str, ...]
+    """What ``Sample.image_id`` may be: of several columns of images, which one counts depends on
+    the files that are there."""
+    target: str | None
+    """As ``Sample.target``; None where the table has no column of truths."""
+    held: tuple[bytes | Image.Image, ...] = ()
+    """The images, where the table holds them, and has no names for them or is in memory."""
+
+
+class Place(NamedTuple):
+    """A row that only holds its place among those about its images."""
+
+    images: tuple[bytes | str | Image.Image, ...]
+    """The images: what the table holds of each, or else its path."""
+
+
+@lru_cache(maxsize=4096)
+def _place_at(folder: str, name: str) -> Place:
+    """Return the place of a row about one image: the questions about it tend to be near."""
+    if _TIDY.fullmatch(name):
+        return Place((f"{folder}{os.sep}{name}",))
+    return Place((fspath(Path(folder) / name),))
+
+
+def _place_of(cell: ImageCell, folder: Path) -> bytes | str | Image.Image:
+    """Return what the table holds of an image, or else its path."""
+    opened = cell.opened or folder / cell.name
+    return fspath(opened) if isinstance(opened, Path) else opened
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """Reads rows of one table."""
+
+    source: Source
+    """The table."""
+    columns: Columns
+    """Its columns, by role."""
+    images: Path
+    """The folder that relative image paths start from."""
+    text_only: bool = False
+    """Whether a row without an image is a question about none, and no failure."""
+    anywhere: bool = False
+    """Whether paths of images may lead out of ``images``."""
+    finder: ImageFinder = field(init=False, repr=False, compare=False)
+    """Finds files in ``images`` that the table names otherwise."""
+    above: list[int] = field(init=False, repr=False, compare=False, default_factory=list)
+    """How many folders all names of images begin with, once it was asked for."""
+
+    def __post_init__(self) -> None:
+        """Make the finder of the folder."""
+        object.__setattr__(self, "finder", ImageFinder(self.images))
+
+    def origin(self, row: Row) -> str:
+        """Say where a row stands: ``questions.csv line 41``."""
+        return self.source.origin(row)
+
+    @property
+    def plain_id(self) -> str | None:
+        """The column of the id, where its value is the id as it is."""
+        return self.columns.id[0] if len(self.columns.id) == 1 else None
+
+    def id(self, row: Row) -> str:
+        """Read the id, as it is; of several columns joined, of numbered rows the number.
+
+        Raises:
+            InputError: it is empty, or no text that a run can hold.
+        """
+        names = self.columns.id
+        if not names:
+            return f"row_{row.nth}"
+        value = row.values.get(names[0])
+        if len(names) > 1:
+            cells = [row.values.get(name) for name in names]
+            texts = ["" if is_blank(cell) else to_text(cell) for cell in cells]
+            value = next((c for c, t in zip(cells, texts, strict=True) if t is None), None)
+            if value is None:
+                value = "_".join(map(str, texts)) if any(texts) else ""
+        # Of a million rows about all: printable ASCII needs no closer look.
+        plain = type(value) is str and value.isascii() and value.isprintable() and value.strip()
+        if plain and len(str(value)) <= LONGEST_ID:
+            return str(value)
+        return self._odd_id(row, value)
+
+    def _odd_id(self, row: Row, value: Any) -> str:
+        text = to_text(value)
+        if is_blank(value):
+            found = "is empty"
+        elif text is None:
+            found = f"is {kind_name(value)}, expected text or a number"
+        elif flaw := unstorable(text):
+            found = f"{shown_name(text)} holds {flaw}"
+        elif (size := len(text.encode())) > LONGEST_ID:
+            found = f"{shown_name(text)} has {size:,} bytes, expected at most {LONGEST_ID:,}"
+        else:
+            return text
+        several = len(self.columns.id) > 1
+        raise InputError(
+            f"{self.origin(row)}: the id in column{'s' if several else ''} "
+            f"{', '.join(map(shown_name, self.columns.id))} {found}; give the row an "
+            "id, or name another column with --map id=COLUMN, or pass --number-rows"
+        )
+
+    def image(self, row: Row) -> ImageCells:
+        """Find what the row says about its images, good or not."""
+        columns = self.columns
+        if columns.image_patterns:
+            return self._made_images(row)
+        if columns.is_together:
+            return join_images(row.values, columns.images, self.source.missing)
+        return find_images(row.values, columns.images, self.source.missing)
+
+    def _made_images(self, row: Row) -> ImageCells:
+        """Return the images whose paths are made of other columns; none where one is a gap."""
+        values, missing = row.values, self.source.missing
+        cells: list[ImageCell] = []
+        for pattern in self.columns.image_patterns:
+            if pattern.has_gap(values, missing):
+                continue
+            try:
+                cells += [ImageCell(name, None) for name in pattern.fill_each(values, missing)]
+            except CellError as error:
+                cells.append(ImageCell("", None, flaw=f"{error}; write one there"))
+        return ImageCells(tuple(cells), frozenset())
+
+    def _plain_image(self, row: Row) -> str | None:
+        """Return the name of the row's image where it is plain at first sight."""
+        if self.columns.is_together or not self.columns.images:
+            return None
+        return plain_name(row.values, self.columns.images, self.source.missing)
+
+    def folders_above(self) -> int:
+        """Return how many folders all names of images in the table begin with."""
+        if not self.above:
+            names = (
+                cell.name
+                for row in self.source.rows()
+                for cell in self.image(row).images
+                if cell.name
+            )
+            self.above.append(shared_folders(names))
+        return self.above[0]
+
+    def image_value(self, row: Row) -> Any:
+        """Return what tells this row's images from others, as JSON; None if it is about none.
+
+        Embedded images count by name, or by size and a hash of their bytes where they have none.
+        """
+        name = self._plain_image(row)
+        if name is not None:
+            return name
+        image = self.image(row)
+        if not image.images:
+            return None
+        return image.content_key if self.source.by_content else image.key
+
+    def count_images(self, row: Row) -> int:
+        """Return how many images the row has, good or not."""
+        return len(self.image(row).images)
+
+    def key(self, row: Row, sample_id: str, images: Any, question: str | None = None) -> str:
+        """Write what tells this row from others, the same for every format.
+
+        Args:
+            row: The row.
+            sample_id: Its id.
+            images: What ``image_value`` says of it.
+            question: What ``question_or_gap`` says of it, where that is known.
+        """
+        question = self.question_or_gap(row) if question is None else question
+        if images is None:
+            images = ""
+        cells = (sample_id, images, question, self._target_or_gap(row))
+        if not isinstance(images, str):
+            return json.dumps(cells) + "\n"
+        # The same text, without an encoder set up anew for each of a million rows.
+        return f"[{', '.join(map(encode_basestring_ascii, cells))}]\n"
+
+    def identity(self, row: Row, sample_id: str) -> Identity:
+        """Return what makes a row the one that it is, also of a row that is not in order.
+
+        Args:
+            row: The row.
+            sample_id: Its id.
+        """
+        try:
+            question = self._question(row)
+        except RowError:
+            question = ""
+        target = None if self.columns.target is None else self._target_or_gap(row)
+        others = self._names_by_column(row)
+        if not others and (name := self._plain_image(row)) is not None:
+            return Identity(sample_id, question, (name,), target)
+        image = self.image(row)
+        names = dict.fromkeys((self._image_id(image, sample_id), *others))
+        return Identity(sample_id, question, tuple(names), target, self._held(image))
+
+    def _held(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
+        """Return a row's images where their content tells which row it is."""
+        counts = self.source.by_content
+        if not all(cell.data and (counts or not cell.name) for cell in image.images):
+            return ()
+        return tuple(
+            cell.data.image if isinstance(cell.data, HeldImage) else cell.data or b""
+            for cell in image.images
+        )
+
+    def _names_by_column(self, row: Row) -> tuple[str, ...]:
+        """Return what each of several columns that may hold the row's images calls them."""
+        columns, missing = self.columns, self.source.missing
+        if len(columns.images) < 2 or columns.is_together or columns.image_patterns:
+            return ()
+        cells = (split_cell(row.values.get(column), missing) for column in columns.images)
+        names = (", ".join(cell.name for cell in each if cell.name) for each in cells)
+        return tuple(name for name in names if name)
+
+    def digest(self, row: Row) -> bytes:
+        """Return ``DIGEST_BYTES`` bytes that differ as soon as one cell of the row does.
+
+        Unlike the fingerprint they cover metadata too. Embedded images count by their name or
+        hash, as they do there.
+        """
+        cells = row.values
+        if not all(type(cells.get(column)) in _TEXT for column in self.columns.images):
+            plain = {name: cell for name, cell in cells.items() if name not in self.columns.images}
+            cells = {"cells": plain, "images": self.image_value(row)}
+        try:
+            data = cells_as_bytes(cells)
+        except RecursionError:  # no metadata is nested so deeply
+            data = self.key(row, self.id(row), self.image_value(row)).encode()
+        return blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+    def sample(self, row: Row) -> Sample:
+        """Read a whole row. Images are not opened.
+
+        Raises:
+            InputError: the id is unusable.
+            RowError: anything else is, stage ``input``.
+        """
+        sample_id, origin = self.id(row), self.origin(row)
+        question = self._question(row)
+        target = self._target(row)
+        image = self._chosen_image(row)
+        for what, text in (("question", question), ("target", target), ("image name", image.name)):
+            if flaw := unstorable(text):
+                raise self._error(row, f"the {what} holds {flaw}", "plain text")
+        images = self._images(row, image)
+        self._check_numbers(row, question, len(images))
+        return Sample(
+            id=sample_id,
+            image=images if len(images) > 1 else next(iter(images), None),
+            question=question,
+            target=target,
+            metadata=self._metadata(row, image),
+            image_id=self._image_id(image, sample_id),
+            origin=origin,
+        )
+
+    def glance(self, row: Row) -> Place:
+        """Read only which images a row is about.
+
+        For rows that were captured before: nothing of them is checked, or opened later.
+        """
+        name = self._plain_image(row)
+        if name is not None:
+            return _place_at(fspath(self.images), name)
+        cells = self.image(row).images
+        return Place(tuple(_place_of(cell, self.images) for cell in cells))
+
+    def _error(self, row: Row, found: str, expected: str) -> RowError:
+        return RowError("input", f"{self.origin(row)}: {found}; write {expected} there")
+
+    @staticmethod
+    def _image_id(image: ImageCells, sample_id: str) -> str:
+        return image.name or (sample_id if image.images else "")
+
+    def _question(self, row: Row) -> str:
+        template, column = self.columns.question_template, self.columns.question
+        what = f"in column {shown_name(column)}" if template is None else "of --question-template"
+        try:
+            value = row.values.get(column) if template is None else self._made_question(row)
+        except CellError as error:
+            raise self._error(row, f"the value {error}", "another value") from error
+        if is_blank(value) or (isinstance(value, str) and value in self.source.missing):
+            raise self._error(row, f"the question {what} is empty", "a question")
+        text = to_text(value)
+        if text is None:
+            found = f"the question {what} is {kind_name(value)}"
+            raise self._error(row, found, "text")
+        return text
+
+    def _made_question(self, row: Row) -> str | None:
+        template = self.columns.question_template
+        assert template is not None  # noqa: S101 - for the type checker
+        return template.fill(row.values, self.source.missing)
+
+    def question_or_gap(self, row: Row) -> str:
+        """Return the question, and of a row that fails for it an empty one."""
+        if self.columns.question_template is None:
+            return to_text(row.values.get(self.columns.question)) or ""
+        try:
+            return self._made_question(row) or ""
+        except CellError:
+            return ""
+
+    def _target(self, row: Row) -> str:
+        column = self.columns.target
+        if column is None:
+            return ""
+        try:
+            target = to_target(row.values.get(column), self.source.missing)
+        except CellError as error:
+            raise self._error(
+                row, f"the target in column {shown_name(column)} {error}", "text"
+            ) from error
+        if target is None:
+            raise self._error(row, f"the target in column {shown_name(column)} is bytes", "text")
+        return target
+
+    def _target_or_gap(self, row: Row) -> str:
+        """Return the target, and of a row that fails for it an empty one."""
+        try:
+            return self._target(row)
+        except RowError:
+            return ""
+
+    def _images(
+        self, row: Row, image: ImageCells
+    ) -> tuple[bytes | Path | Image.Image, ...]:  # fmt: skip
+        """Return the images: what the table holds of them, or else where they are."""
+        if not image.images and not self.text_only:
+            raise self._no_image(row)
+        try:
+            return locate_images(
+                image, self.finder, anywhere=self.anywhere, folders_above=self.folders_above
+            )
+        except RowError as error:
+            raise RowError(error.stage, f"{self.origin(row)}: {error}") from error
+
+    def _chosen_image(self, row: Row) -> ImageCells:
+        """Find what the row says about its images; of several columns the one that is there.
+
+        Which column that is does not matter for the row's identity: ``images`` looks at no file.
+        """
+        image = self.image(row)
+        columns = self.columns
+        if len(columns.images) < 2 or columns.is_together or not image.images:
+            return image
+        if any(cell.opened or not cell.name or self._is_there(cell.name) for cell in image.images):
+            return image
+        for column in columns.images:
+            cells = split_cell(row.values.get(column), self.source.missing)
+            there = all(cell.name and self._is_there(cell.name) for cell in cells)
+            if cells and there and column not in image.columns:
+                return ImageCells(cells, frozenset([column]))
+        return image
+
+    def _check_numbers(self, row: Row, question: str, count: int) -> None:
+        """Refuse a question that names images by number where the columns number them otherwise.
+
+        The prompt counts the images that are there: with a gap before it ``image_3`` is the second.
+        """
+        if not numbered_mark(question):
+            return
+        named = self._numbered_columns(row)
+        numbers = [number for _, number, images in named for _ in range(images)]
+        if named and numbers != list(range(1, count + 1)):
+            columns = " and ".join(shown_name(name) for name, _, _ in named)
+            raise self._error(
+                row,
+                f"the question names images by number ({numbered_mark(question)}), and those in "
+                f"{columns} are not numbered from 1 without a gap",
+                "one image each into the first columns of images",
+            )
+
+    def _numbered_columns(self, row: Row) -> list[tuple[str, int, int]]:
+        """Return name, number and number of images of each column that holds one of several."""
+        columns, missing = self.columns, self.source.missing
+        if columns.image_patterns:
+            patterns = columns.image_patterns
+            each = [next(filter(is_numbered_image, p.columns), p.columns[0]) for p in patterns]
+            counts = [int(not p.has_gap(row.values, missing)) for p in patterns]
+        else:
+            each = list(columns.images) if columns.is_together else []
+            counts = [len(split_cell(row.values.get(name), missing)) for name in each]
+        numbers = image_numbers(each) or range(1, len(each) + 1)
+        return [found for found in zip(each, numbers, counts, strict=True) if found[2]]
+
+    def _is_there(self, name: str) -> bool:
+        return "://" not in name and "\0" not in name and (self.images / name).is_file()
+
+    def _no_image(self, row: Row) -> RowError:
+        columns = " or ".join(repr(column) for column in self.columns.images)
+        if self.columns.image_patterns:
+            names = (name for each in self.columns.image_patterns for name in each.columns)
+            columns = " or ".join(map(repr, dict.fromkeys(names)))
+        found = f"{self.origin(row)}: no image in column {columns}"
+        hint = "pass --text-only if questions without an image are meant"
+        return RowError("input", f"{found}; {EXPECTED}, or {hint}")
+
+    def _metadata(self, row: Row, image: ImageCells) -> dict[str, Any]:
+        """Keep every column that is not used as something else in this row."""
+        columns = self.columns
+        # Where there is no image, no column of them holds anything.
+        of_image = image.columns if image.images else columns.images
+        used = {columns.question, columns.target, *of_image}.difference(columns.kept)
+        if len(columns.id) == 1:
+            used.add(columns.id[0])
+        cells = (item for item in row.values.items() if item[0] not in used)
+        plain = {name: self._plain(row, name, cell) for name, cell in cells}
+        return {name: cell for name, cell in plain.items() if cell is not LEFT_OUT}
+
+    def _plain(self, row: Row, name: str, cell: Any) -> Any:
+        try:
+            return to_json(cell)
+        except CellError as error:
+            found = f"the value in column {shown_name(name)} {error}"
+            raise self._error(row, found, "a plain value") from error

@@ -1,0 +1,297 @@
+"""The front: a table opened, checked once from end to end, and streamed as samples."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from os import PathLike
+from typing import cast
+
+from vlmscope.dataset.images.locate import image_folder
+from vlmscope.dataset.rows.columns import check_images, find_columns
+from vlmscope.dataset.rows.placeholders import MarkCounts
+from vlmscope.dataset.rows.reader import Identity, Place, RowReader
+from vlmscope.dataset.rows.shared_images import with_shared_images
+from vlmscope.dataset.rows.together import unique_together
+from vlmscope.dataset.share import Share
+from vlmscope.dataset.source import Row, reading
+from vlmscope.dataset.tables.opening import Data, open_source
+from vlmscope.dataset.unchanged import Unchanged
+from vlmscope.dataset.values import shown_name
+from vlmscope.errors import InputError, RowError
+from vlmscope.schema import Failure, FieldSpec, Sample
+
+SHOWN_DUPLICATES = 10
+"""How many of the ids that stand more than once a message lists."""
+
+_TOGETHER = 1000
+"""Rows that are hashed at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableScan:
+    """What one pass over a table found."""
+
+    ids: tuple[str, ...]
+    """The ids in order; with a limit only the first ones, of a share only its own."""
+    fingerprint: str
+    """SHA-256 over id, image name, question and target of every row in order, whatever the limit
+    and the file format."""
+    without_image: int = 0
+    """How many rows are questions about no image, within the limit, of all shares."""
+    rows: int = 0
+    """How many rows there are within the limit, of all shares."""
+    digests: bytes = field(default=b"", repr=False, compare=False)
+    """What each row of ``ids`` was, for ``Table.as_scanned``: 16 bytes a row, in this order."""
+    marks: MarkCounts = field(default_factory=MarkCounts, compare=False)
+    """Placeholders of images in the questions, within the limit, of all shares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An opened table. It holds no rows: each pass reads them again."""
+
+    reader: RowReader
+    """Turns rows into samples."""
+    limit: int | None = None
+    """How many rows ``rows`` and ``TableScan.ids`` stop after; None for all."""
+    share: Share | None = None
+    """Which of these rows they give; None for all."""
+    scanned: TableScan | None = None
+    """What the rows must be; None for whatever is there."""
+
+    def as_scanned(self, scan: TableScan) -> Table:
+        """Return this table, held to what a scan of it found.
+
+        Its rows are compared as they are read. One that was edited, inserted, removed or moved
+        since, or cannot be read any more, raises ``TableChangedError`` in place of itself; an
+        appended one does so after all that were scanned.
+        """
+        return replace(self, scanned=scan)
+
+    def rows(self) -> Iterator[Sample | Failure]:
+        """Stream the rows from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
+
+        Images are not opened.
+
+        Raises:
+            InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
+            TableChangedError: of a table ``as_scanned``, in place of this.
+        """
+        return cast("Iterator[Sample | Failure]", self.rows_and_places(frozenset()))
+
+    def rows_and_places(self, passed: Set[str]) -> Iterator[Sample | Failure | Place]:
+        """Stream the rows as ``rows`` does, but a ``Place`` for some: in a tenth of the time.
+
+        Args:
+            passed: Ids of the rows that only hold their place. Nothing of them is checked, and of a
+                table ``as_scanned`` only the id.
+
+        Raises:
+            InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
+            TableChangedError: of a table ``as_scanned``, in place of this.
+        """
+        if self.scanned is None:
+            yield from self._read(passed, None)
+            return
+        expected = Unchanged(self.reader, self.scanned.ids, self.scanned.digests)
+        try:
+            yield from self._read(passed, expected)
+        except InputError as error:
+            raise expected.unreadable(error) from error
+
+    def _read(
+        self, passed: Set[str], expected: Unchanged | None
+    ) -> Iterator[Sample | Failure | Place]:
+        reader, share, column = self.reader, self.share, self.reader.plain_id
+        for row in islice(_rows_of(reader), self.limit):
+            value = None if column is None else row.values.get(column)
+            is_passed = isinstance(value, str) and value in passed
+            sample_id = str(value) if is_passed else reader.id(row)
+            if share and not share.holds(reader.image_value(row), sample_id):
+                continue
+            if is_passed or sample_id in passed:
+                if expected:
+                    expected.check_id(row, sample_id)
+                yield reader.glance(row)
+                continue
+            if expected:
+                expected.check(row, sample_id)
+            try:
+                yield reader.sample(row)
+            except RowError as error:
+                yield Failure(sample_id, stage=error.stage, error=str(error))
+        if expected:
+            expected.check_end()
+
+    def identities(self) -> Iterator[Identity]:
+        """Stream what makes each row the one that it is, whatever the limit and the share.
+
+        Raises:
+            InputError: the file breaks off, or an id is unusable.
+        """
+        for row in _rows_of(self.reader):
+            yield self.reader.identity(row, self.reader.id(row))
+
+    def scan(self) -> TableScan:
+        """Check the whole table in one pass, before anything is done with it.
+
+        Returns:
+            The ids and the table's fingerprint.
+
+        Raises:
+            InputError: the table has no rows, a row has other fields than the header, or an id is
+                empty, not storable or there twice.
+        """
+        reader = self.reader
+        places: dict[str, int | str] = {}
+        repeats: dict[str, list[int | str]] = {}
+        digest = hashlib.sha256()
+        bare = 0
+        ids: list[str] = []
+        keys: list[str] = []
+        digests = bytearray()
+        marks = MarkCounts()
+        for row in _rows_of(reader):
+            sample_id = reader.id(row)
+            where = f"{row.within} {row.number}" if row.within else row.number
+            first = places.setdefault(sample_id, where)
+            if first != where:
+                repeats.setdefault(sample_id, [first]).append(where)
+            images = reader.image_value(row)
+            question = reader.question_or_gap(row)
+            keys.append(reader.key(row, sample_id, images, question))
+            if len(keys) == _TOGETHER:
+                digest.update("".join(keys).encode())
+                keys.clear()
+            within = self.limit is None or len(places) <= self.limit
+            bare += within and images is None
+            if within and ("<" in question or "[" in question):  # of a million rows few
+                marks.add(question, partial(reader.count_images, row))
+            if within and (self.share is None or self.share.holds(images, sample_id)):
+                ids.append(sample_id)
+                digests += reader.digest(row)
+        digest.update("".join(keys).encode())
+        if not places:
+            raise InputError(f"{reader.source.name}: 0 rows; expected at least one")
+        if repeats:
+            raise InputError(self._duplicates(repeats))
+        rows = min(len(places), self.limit or len(places))
+        return TableScan(tuple(ids), digest.hexdigest(), bare, rows, bytes(digests), marks)
+
+    def _duplicates(self, repeats: Mapping[str, Sequence[int | str]]) -> str:
+        source = self.reader.source
+        unit = "" if isinstance(next(iter(repeats.values()))[0], str) else f"{source.unit}s "
+        shown = [
+            f"{shown_name(sample_id)} ({unit}{', '.join(map(str, at[:SHOWN_DUPLICATES]))}"
+            f"{', …' if len(at) > SHOWN_DUPLICATES else ''})"
+            for sample_id, at in islice(repeats.items(), SHOWN_DUPLICATES)
+        ]
+        more = f" and {len(repeats) - len(shown)} more" if len(repeats) > len(shown) else ""
+        ids = "1 id stands" if len(repeats) == 1 else f"{len(repeats)} ids stand"
+        together = unique_together(self.reader)
+        hint = f"--map id={shlex.quote(','.join(together))}, which differ in every row, or " if (
+            together
+        ) else ""  # fmt: skip
+        return (
+            f"{source.name}: {ids} more than once: {', '.join(shown)}{more}; give every row its "
+            f"own id, or name another column with --map id=COLUMN, or pass {hint}--number-rows"
+        )
+
+
+def open_table(
+    data: Data,
+    *,
+    images: str | PathLike[str] | None = None,
+    fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
+    limit: int | None = None,
+    text_only: bool = False,
+    allow_absolute_paths: bool = False,
+    share: Share | None = None,
+) -> Table:
+    """Open a table of questions: find its format and its columns.
+
+    Args:
+        data: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.json`` or ``.parquet`` file, several
+            of these or a pattern, which are one table together; a folder of such files, or one that
+            ``datasets.save_to_disk`` wrote; or ``owner/name`` on the Hugging Face hub. A folder and
+            a hub name also with ``:split``. Or the table itself: a ``pandas.DataFrame``, a
+            ``datasets.Dataset``, dictionaries, or samples.
+        images: the folder that relative image paths start from; default: the folder of the data,
+            for the hub the current directory.
+        fields: columns to use in place of the known names.
+        limit: read this many rows only.
+        text_only: take rows without an image as questions about none (``Sample.image`` is None);
+            else each is a failure. The table then needs no image column.
+        allow_absolute_paths: let whole paths, and symbolic links, lead out of the image folder;
+            else such a row is a failure.
+        share: read the rows of this rank only.
+
+    Raises:
+        InputError: the data or the image folder is not there, the format is unknown, a column is
+            missing or is one of videos or sounds, or the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
+    folder = None if images is None else image_folder(images)
+    source, beside = open_source(data, fields.records)
+    fields = source.fields(fields)
+    with reading(source):
+        found = source.columns()
+    columns = find_columns(fields, found, source.name, text_only=text_only)
+    check_images(columns, source.media(), source.name)
+    source = with_shared_images(source, columns)
+    reader = RowReader(
+        source, columns, folder or beside.absolute(), text_only, allow_absolute_paths
+    )
+    return Table(reader, limit, share)
+
+
+def read_samples(
+    data: Data,
+    *,
+    images: str | PathLike[str] | None = None,
+    fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
+    limit: int | None = None,
+    text_only: bool = False,
+    allow_absolute_paths: bool = False,
+) -> Iterator[Sample]:
+    """Stream the samples of a table, and stop at the first row that is not in order.
+
+    The arguments are those of ``open_table``. The table is opened at once, its rows are read as
+    they are asked for.
+
+    Raises:
+        InputError: the table cannot be opened, or a row is no sample or repeats an id.
+    """
+    table = open_table(
+        data, images=images, fields=fields, limit=limit, text_only=text_only,
+        allow_absolute_paths=allow_absolute_paths,
+    )  # fmt: skip
+    return _strictly(table)
+
+
+def _rows_of(reader: RowReader) -> Iterator[Row]:
+    source = reader.source
+    with reading(source):
+        if reader.columns.id:
+            yield from source.rows()
+        else:
+            for index, row in enumerate(source.rows(), start=1):
+                yield row._replace(nth=index)
+
+
+def _strictly(table: Table) -> Iterator[Sample]:
+    seen: set[str] = set()
+    for row in table.rows():
+        if isinstance(row, Failure):
+            raise InputError(row.error)
+        if row.id in seen:
+            taken = f"{row.origin}: id {shown_name(row.id)} is already taken"
+            raise InputError(f"{taken}; give it its own id")
+        seen.add(row.id)
+        yield row

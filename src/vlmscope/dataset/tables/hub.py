@@ -1,0 +1,210 @@
+"""Tables of the ``datasets`` library: a saved folder, or a name on the hub.
+
+Rows are read as Arrow batches, never through the library's decoders. An image therefore stays the
+``{bytes, path}`` it is stored as, and one that is broken becomes a failed row and not a crash.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vlmscope.dataset.source import Row, Source
+from vlmscope.dataset.tables.parquet import (
+    BATCH_ROWS,
+    declared_media,
+    plain_rows,
+    pyarrow_and_parquet,
+)
+from vlmscope.errors import InputError, typed_line
+from vlmscope.progress_bars import without_bars
+from vlmscope.regular import check_folder
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it was at some time."""
+
+    path: str
+    state: tuple[int, int, int]
+    """Which file it is, its size and when it was written."""
+
+    @classmethod
+    def now(cls, path: str) -> _File:
+        """Return a file as it is."""
+        found = os.stat(path)  # noqa: PTH116 - asked for every few rows
+        return cls(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+    def was_written_to(self) -> bool:
+        """Return whether this very file is another one now."""
+        try:
+            now = _File.now(self.path)
+        except FileNotFoundError:
+            return False
+        return now.state[0] == self.state[0] and now != self
+
+
+@dataclass(frozen=True)
+class DatasetSource(Source):
+    """A ``datasets.Dataset``. Rows are counted from 1."""
+
+    name: str
+    dataset: Any
+    files: tuple[_File, ...] = ()
+    """The files that the dataset is mapped from, as they were when it was opened."""
+
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns of the dataset."""
+        return tuple(self.dataset.column_names)
+
+    def media(self) -> dict[str, str]:
+        """Name the columns of sounds and videos."""
+        return declared_media(self.dataset.features.to_dict())
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows; a class label is given by its name, as text, and not by its number.
+
+        Raises:
+            InputError: the files are damaged, or were written to since the dataset was opened.
+        """
+        labels = _label_names(self.dataset)
+        for number, values in enumerate(self._plain_rows(), start=1):
+            for column, names in labels.items():
+                values[column] = _label(values[column], names)
+            yield Row(number, values)
+
+    def _plain_rows(self) -> Iterator[dict[str, Any]]:
+        pyarrow, _ = pyarrow_and_parquet()
+        damaged = pyarrow.ArrowException  # also where this is closed while the interpreter ends
+        self._check_files()
+        try:
+            for batch in self.dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+                yield from plain_rows(batch)
+                self._check_files()
+        except damaged as error:
+            raise InputError(
+                f"{self.name}: cannot be read as a saved dataset ({typed_line(error)}); save it "
+                "again"
+            ) from error
+
+    def _check_files(self) -> None:
+        """Refuse to read what was written to since it was mapped: it may be cut off there.
+
+        Beyond the end of a mapped file the system kills the process. A file that was replaced by
+        another one of its name is harmless: the old one stays mapped.
+        """
+        for file in self.files:
+            if file.was_written_to():
+                raise InputError(f"{file.path}: was written to while it was read; save it again")
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether ``save_to_disk`` wrote a folder."""
+    return any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
+
+
+def open_saved(folder: Path, split: str | None) -> DatasetSource:
+    """Open a folder that ``save_to_disk`` wrote.
+
+    Raises:
+        InputError: it cannot be loaded, the split is not there or not said, or
+            ``datasets`` is missing.
+    """
+    try:
+        check_folder(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; save the dataset again") from error
+    datasets = _datasets()
+    try:
+        with _without_bars(datasets):
+            loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # the library raises anything on a damaged folder
+        raise InputError(
+            f"{folder}: the saved dataset cannot be loaded ({typed_line(error)}); save it again"
+        ) from error
+    if isinstance(loaded, dict):
+        return _pick(loaded, str(folder), split)
+    if split not in (None, str(loaded.split)):
+        raise InputError(f"{folder}: holds one table without splits; leave ':{split}' away")
+    return _source(folder.name, loaded)
+
+
+def open_hub(name: str, split: str | None) -> DatasetSource:
+    """Load ``owner/name`` from the Hugging Face hub, or from its cache.
+
+    Raises:
+        InputError: it cannot be loaded, the split is not there or not said, or ``datasets`` is
+            missing.
+    """
+    datasets = _datasets()
+    try:
+        with _without_bars(datasets):
+            loaded = datasets.load_dataset(name, split=split)
+    except Exception as error:  # network, rights, unknown names, broken scripts …
+        raise InputError(
+            f"{name}: no such file or folder here, and the hub dataset of that name cannot be "
+            f"loaded ({typed_line(error)}); check the path, or fetch it elsewhere, save it to "
+            "disk and name the folder"
+        ) from error
+    if isinstance(loaded, dict):
+        return _pick(loaded, name, split)
+    return _source(f"{name}:{split}" if split else name, loaded)
+
+
+def _source(name: str, dataset: Any) -> DatasetSource:
+    files = tuple(_File.now(file["filename"]) for file in dataset.cache_files)
+    return DatasetSource(name, dataset, files)
+
+
+def _pick(splits: dict[str, Any], name: str, split: str | None) -> DatasetSource:
+    if split is None and len(splits) == 1:
+        split = next(iter(splits))
+    if split not in splits:
+        asked = f"no split {split!r}" if split else "which split?"
+        raise InputError(
+            f"{name}: {asked} Found {', '.join(splits)}; write {name}:{next(iter(splits), 'SPLIT')}"
+        )
+    return _source(f"{Path(name).name}:{split}", splits[split])
+
+
+def _label_names(dataset: Any) -> dict[str, list[str]]:
+    label = _datasets().ClassLabel
+    return {
+        column: list(feature.names)
+        for column, feature in dataset.features.items()
+        if isinstance(feature, label)
+    }
+
+
+def _label(value: int | None, names: list[str]) -> str | None:
+    """Name a class; the library writes -1 where there is none."""
+    return names[value] if value is not None and value >= 0 else None
+
+
+@contextmanager
+def _without_bars(datasets: Any) -> Iterator[None]:
+    """Hide the library's bars, and those of the hub's downloads, where nobody watches."""
+    utils: Any = import_module("huggingface_hub.utils")
+    shown = (lambda: not datasets.are_progress_bars_disabled(),
+             lambda: not utils.are_progress_bars_disabled())  # fmt: skip
+    with (
+        without_bars(shown[0], datasets.disable_progress_bars, datasets.enable_progress_bars),
+        without_bars(shown[1], utils.disable_progress_bars, utils.enable_progress_bars),
+    ):
+        yield
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "reading a saved or hub dataset needs the datasets library, which is not installed; "
+            "pip install datasets"
+        ) from error
+    return datasets

@@ -1,0 +1,211 @@
+"""From what the user typed to a reader: files by their extension, a folder, a hub name."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike, fspath
+from os.path import commonpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from vlmscope.dataset.source import Source
+from vlmscope.dataset.tables.csv import CsvSource
+from vlmscope.dataset.tables.hub import is_saved, open_hub, open_saved
+from vlmscope.dataset.tables.json import open_json
+from vlmscope.dataset.tables.memory import InMemory, in_memory
+from vlmscope.dataset.tables.parquet import ParquetSource
+from vlmscope.dataset.tables.several import SeveralSource, tables_in
+from vlmscope.dataset.tables.text import COMPRESSED, plain_suffix
+from vlmscope.errors import InputError
+from vlmscope.regular import NotRegularError, PointerError, open_regular
+from vlmscope.schema import Sample
+
+READERS: Mapping[str, Callable[[Path, str | None], Source]] = {
+    ".csv": lambda path, _: CsvSource(path),
+    ".tsv": lambda path, _: CsvSource(path, delimiter="\t"),
+    ".jsonl": open_json,
+    ".ndjson": open_json,
+    ".json": open_json,
+    ".parquet": lambda path, _: ParquetSource(path),
+}
+"""Extension in lower case → reader, given the file and the key of its records."""
+
+_HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>.+))?")
+_PATTERN = re.compile(r"[*?\[]")
+_NO_SUCH = "no such file or folder; check the path"
+
+Named = str | PathLike[str] | Sequence[str | PathLike[str]]
+"""What names a table: a file, a folder, a pattern, a hub name; or several files."""
+
+Rows = Iterable[Mapping[str, Any]] | Iterable[Sample]
+"""Rows in memory."""
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+    Data: TypeAlias = Named | InMemory | Rows | pd.DataFrame | datasets.Dataset
+else:  # without loading the libraries
+    Data = Named | InMemory | Rows
+"""A table: what names one, or the table itself, as ``in_memory`` takes it."""
+
+
+def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
+    """Find the reader for ``data`` and the folder in which its images are looked for.
+
+    ``data`` is a file, a folder that ``datasets.save_to_disk`` wrote, a folder of tables,
+    ``owner/name`` on the hub, or one of the last three with ``:split``; a pattern of files
+    (``data/test-*.parquet``); or several of these files. Images are looked for beside the file or
+    the saved folder, in a folder of tables, for the hub in the current directory.
+
+    A table in memory is read as it is; its images are looked for in the current directory.
+
+    Args:
+        data: The table, or what names it.
+        records: The key of a JSON document that the rows stand under.
+
+    Raises:
+        InputError: nothing is there, or it is of no known kind.
+    """
+    if (table := in_memory(data)) is not None:
+        return _open_memory(table, records)
+    if not isinstance(data, str | PathLike):
+        return _open_several([fspath(each) for each in cast("Sequence[str]", data)], records)
+    text = fspath(data)
+    path = Path(text)
+    if path.is_dir():
+        return _open_folder(path, None, records)
+    if path.exists():
+        return _open_file(path, records), path.parent
+    folder, _, split = text.rpartition(":")
+    if folder and Path(folder).is_dir():
+        return _open_folder(Path(folder), split, records)
+    hub = _HUB_NAME.fullmatch(text)
+    if hub and plain_suffix(path) not in READERS:
+        _refuse_records(records, text)
+        return open_hub(hub["name"], hub["split"]), Path()
+    if _PATTERN.search(text):
+        return _open_several([text], records)
+    raise InputError(f"{text}: {_NO_SUCH}")
+
+
+def _open_memory(table: InMemory, records: str | None) -> tuple[Source, Path]:
+    """Open a table in memory; its relative paths begin in the current directory."""
+    _refuse_records(records, table.name)
+    if table.source is None:
+        raise InputError(f"{table.name}: is in the memory of another process; give the table")
+    return table.source, Path()
+
+
+def shown_data(data: Named | InMemory) -> str:
+    """Return what names a table as a message shows it."""
+    if isinstance(data, InMemory):
+        return data.name
+    names = [data] if isinstance(data, str | PathLike) else data
+    return ", ".join(fspath(name) for name in names)
+
+
+def absolute_data(data: Named | InMemory) -> str | tuple[str, ...]:
+    """Return what names a table so that later commands find it from elsewhere.
+
+    A folder may be named ``folder:split``; what is no path here, as a hub name, stays as it is.
+    """
+    if isinstance(data, InMemory):
+        return data.name
+    if not isinstance(data, str | PathLike):
+        names = tuple(absolute_name(fspath(each)) for each in data)
+        return names[0] if len(names) == 1 else names
+    return absolute_name(fspath(data))
+
+
+def absolute_name(name: str) -> str:
+    """Return the absolute path of a local name; any other name as it is."""
+    path, colon, split = name.rpartition(":")
+    if colon and Path(path).exists() and not Path(name).exists():
+        return f"{Path(path).resolve()}:{split}"
+    if _PATTERN.search(name) and not Path(name).exists() and _fitting(name):
+        return str(Path(name).absolute())
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _fitting(pattern: str) -> list[Path]:
+    """Return the paths that a pattern fits, sorted; ``**`` stands for folders of any depth."""
+    # Path.glob takes no absolute pattern.
+    return sorted(Path(each) for each in glob.glob(pattern, recursive=True))  # noqa: PTH207
+
+
+def _open_several(names: Sequence[str], records: str | None) -> tuple[Source, Path]:
+    """Open files that are one table together, each a path or a pattern."""
+    files: list[Path] = []
+    for name in names:
+        if Path(name).exists() or not _PATTERN.search(name):
+            files.append(Path(name))
+            continue
+        found = _fitting(name)
+        if not found:
+            raise InputError(f"{name}: no file fits this pattern; check the path")
+        files += [path for path in found if not path.is_dir()]
+    if not files:
+        raise InputError("expected at least one table; name a file")
+    if len(files) == 1:
+        return open_source(files[0], records)
+    for path in files:
+        if not path.exists():
+            raise InputError(f"{path}: {_NO_SUCH}")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; of several tables name the files")
+    if len(set(files)) != len(files):
+        twice = next(path for path in files if files.count(path) > 1)
+        raise InputError(f"{twice}: is named twice; name each table once")
+    called = names[0] if len(names) == 1 else f"{files[0].name} and {len(files) - 1} more"
+    parts = tuple(_open_file(path, records) for path in files)
+    return SeveralSource(parts, called), Path(commonpath(path.absolute().parent for path in files))
+
+
+def _open_folder(folder: Path, split: str | None, records: str | None) -> tuple[Source, Path]:
+    if is_saved(folder):
+        _refuse_records(records, str(folder))
+        return open_saved(folder, split), folder.parent
+    files = tables_in(folder, split, tuple(READERS))
+    if len(files) == 1:
+        return _open_file(files[0], records), folder
+    called = f"{folder}:{split}" if split else str(folder)
+    return SeveralSource(tuple(_open_file(path, records) for path in files), called), folder
+
+
+def _refuse_records(records: str | None, name: str) -> None:
+    if records is not None:
+        raise InputError(
+            f"--records {records}: is for .json files, and {name} is none; leave it out"
+        )
+
+
+def _open_file(path: Path, records: str | None) -> Source:
+    try:
+        open_regular(path).close()
+    except NotRegularError as error:
+        raise InputError(
+            f"{path}: {error.strerror}; a table is read more than once: save it as a file first"
+        ) from error
+    except PointerError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be opened ({error.strerror}); check its rights"
+        ) from error
+    reader = READERS.get(plain_suffix(path))
+    if reader is None:
+        raise InputError(
+            f"{path}: unknown extension {path.suffix!r}, expected one of {', '.join(READERS)}, "
+            f"also with {', '.join(COMPRESSED)} behind; save the table as one of them"
+        )
+    if reader is not open_json:
+        _refuse_records(records, path.name)
+    try:
+        return reader(path, records)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check the file"
+        ) from (error)
