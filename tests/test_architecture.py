@@ -139,3 +139,20 @@ def test_what_is_being_done_is_told_by_one_name(tmp_path: Path) -> None:
     odd = tmp_path / "odd.py"
     odd.write_text("def work(report: Progress, *, say: Callable[[str], None] | None = None): ...\n")
     assert len(list(callbacks(odd))) == 2
+
+
+ONCE = {
+    r"""\.encode\("utf-8", "replace"\)\.decode\(""": {"shown.py"},
+    r"""str\((?:error|self\.error)\)\.split(?:lines)?\(\) or |" "\.join\(str\(error\)""": {
+        "errors.py"
+    },
+    r"""is a folder; name a file in it""": {"paths.py", "_image_file.py"},
+    r"""file\.seek\(-1, os\.SEEK_END\)""": {"jsontext.py"},
+}
+"""What is written once: pattern → the files that have it. An image is a file that is read."""
+
+
+@pytest.mark.parametrize("pattern", ONCE)
+def test_small_helpers_exist_once(pattern: str) -> None:
+    texts = {path: path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+    assert {path.name for path, text in texts.items() if re.search(pattern, text)} == ONCE[pattern]

@@ -49,15 +49,16 @@ def several_names(names: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in plain if name != "")
 
 
-def whole_number(option: str, value: Any) -> int:
+def whole_number(option: str, value: Any, *, least: int | None = None) -> int:
     """Return a whole number as Python's own.
 
     Args:
         option: The option of the command line, for the message.
         value: What was given.
+        least: The least that it may be, if there is one.
 
     Raises:
-        InputError: It is no whole number; a truth value is none either.
+        InputError: It is no whole number, or less; a truth value is none either.
 
     >>> whole_number("--limit", 3)
     3
@@ -65,9 +66,12 @@ def whole_number(option: str, value: Any) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        return index(value)
+        number = index(value)
     except TypeError:
         raise InputError(f"{option} {value!r}: expected a whole number") from None
+    if least is not None and number < least:
+        raise InputError(f"{option} {number}: give {least} or more")
+    return number
 
 
 def check_batch_size(size: Any) -> None:

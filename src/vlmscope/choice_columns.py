@@ -1,4 +1,4 @@
-"""Which columns of a table hold the options of its questions: by their names.
+"""Which columns of a table hold the options of its questions, by their names, and a row's options.
 
 Benchmarks keep options in one column that holds a list (``choices``, ``options``), or in a column
 for each: ``A`` to ``D``, ``choice_a`` to ``choice_d``, ``option1`` to ``option4``.
@@ -7,9 +7,10 @@ for each: ``A`` to ``D``, ``choice_a`` to ``choice_d``, ``option1`` to ``option4
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 MOST_OPTIONS = 26
 """As many as there are letters."""
@@ -44,6 +45,55 @@ def choice_columns(names: Iterable[str]) -> ChoiceColumns:
     ChoiceColumns(lists=(), each=('option1', 'option2'), first=1)
     """
     return _find(tuple(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of one row."""
+
+    texts: tuple[str, ...]
+    """What they say, in order."""
+    columns: tuple[str, ...]
+    """The column that holds them, or those that hold one each: more than there are options, where
+    other rows have more."""
+    first: int | None = None
+    """The number of the first one; None where their columns have no numbers."""
+
+
+def row_options(
+    values: Mapping[str, Any],
+    columns: ChoiceColumns,
+    *,
+    items: Callable[[Any], Sequence[str]],
+    text: Callable[[Any], str],
+) -> Options | None:
+    """Return the options of a row; None where it has fewer than two, or a gap between them.
+
+    Lists of one length are filled up with gaps: those at the end are no options.
+
+    Args:
+        values: The row's cells by column.
+        columns: Which of them hold options.
+        items: Returns what a cell lists, one text each; nothing where it is no list.
+        text: Returns the option in a cell, empty where there is none.
+    """
+    for name in columns.lists:
+        if (texts := _without_gaps(items(values.get(name)))) is not None:
+            return Options(texts, (name,))
+    texts = _without_gaps([text(values.get(name)) for name in columns.each])
+    return None if texts is None else Options(texts, columns.each, columns.first)
+
+
+def _without_gaps(texts: Sequence[str]) -> tuple[str, ...] | None:
+    """Return two texts or more without the gaps behind them; None for fewer, or one between.
+
+    >>> _without_gaps(["red", "blue", "", ""]), _without_gaps(["red", "", "blue"])
+    (('red', 'blue'), None)
+    """
+    kept = list(texts)
+    while kept and not kept[-1]:
+        kept.pop()
+    return tuple(kept) if 2 <= len(kept) <= MOST_OPTIONS and all(kept) else None
 
 
 @lru_cache(maxsize=256)

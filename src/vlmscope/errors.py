@@ -251,7 +251,17 @@ def typed_line(error: BaseException) -> str:
     ('no such thing', "KeyError: 'width'")
     """
     plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
-    return one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
+    return one_line(error) if plain else named_line(error)
+
+
+def named_line(error: BaseException) -> str:
+    r"""Return a library's error in one line, with its type: what nobody foresaw.
+
+    >>> named_line(ValueError("no such\n  thing")), named_line(ValueError())
+    ('ValueError: no such thing', 'ValueError')
+    """
+    name, said = type(error).__name__, one_line(error)
+    return said if said == name else f"{name}: {said}"
 
 
 LONGEST_QUOTE = 80

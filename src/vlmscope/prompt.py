@@ -26,7 +26,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from vlmscope import clock
-from vlmscope.errors import ModelError, RowError, one_line
+from vlmscope.errors import ModelError, RowError, named_line
 from vlmscope.locking import tokenizer_lock
 from vlmscope.placeholders import image_mark, numbered_mark, split_at_images
 from vlmscope.repeatable import reads_chance
@@ -242,7 +242,7 @@ def _apply(processor: Any, parts: Iterable[str | int]) -> str:
     try:
         return str(processor.apply_chat_template(_messages(parts), **settings))
     except Exception as error:  # a template is a program of the checkpoint's, in a sandbox
-        found = f"{type(error).__name__}: {one_line(error)}"
+        found = named_line(error)
         raise RowError(
             "prompt",
             f"the checkpoint's chat template fails ({found}); mend its chat_template.jinja",

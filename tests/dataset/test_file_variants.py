@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 
 from vlmscope.dataset import (
-    _text,
     load_image,
     open_table,
     parse_mapping,
@@ -29,6 +28,7 @@ from vlmscope.dataset import (
 )
 from vlmscope.dataset.images.finding import near_file
 from vlmscope.dataset.rows.together import unique_together
+from vlmscope.dataset.tables import text as text_files
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure
 
@@ -83,8 +83,8 @@ def test_compression_that_is_damaged_or_expands_too_far(
     data = b"id,image,question\n" + b"1,a.png,x\n" * 1000
     for cut in (gzip.compress(data)[:-9], lzma.compress(data)[:-9], bz2.compress(data)[:-9]):
         assert "its compression is damaged or cut" in refusal(write(tmp_path / "t.csv.gz", cut))
-    monkeypatch.setattr(_text, "LEAST_EXPANDED", 5000)
-    monkeypatch.setattr(_text, "MOST_TIMES", 2)
+    monkeypatch.setattr(text_files, "LEAST_EXPANDED", 5000)
+    monkeypatch.setattr(text_files, "MOST_TIMES", 2)
     for bomb in (gzip.compress(data), zstd(data)):
         assert "expands to more than 5,000 bytes" in refusal(write(tmp_path / "b.csv.gz", bomb))
 

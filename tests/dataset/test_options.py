@@ -12,6 +12,7 @@ import pytest
 from vlmscope.dataset import open_table, parse_mapping, table_notes
 from vlmscope.schema import Answered, Sample
 from vlmscope.score import Auto, read_code, read_option_truths
+from vlmscope.score.parsing.options import options_of
 
 from .test_benchmark_files import CASES, IMAGES, notes, read, samples
 
@@ -87,6 +88,8 @@ def test_truths_in_words_are_read_as_before() -> None:
         ({"answer": 1, "tags": ["cup", "boat"]}, ""),
         ({"answer": 1, "choices": ["cup", "boat"], "question": "Cup or boat?"}, ""),
         ({"choices": ["cup", "boat"]}, ""),
+        ({"answer": "b", "A": "cup", "B": "", "C": "boat"}, ""),
+        ({"answer": 1, "choices": ["cup", None, "boat"]}, ""),
     ],
 )
 def test_the_note_stands_where_options_are_not_asked(
@@ -103,6 +106,20 @@ def test_the_note_stands_where_options_are_not_asked(
         [asked] = open_table(path, fields=parse_mapping([], question_template=template)).rows()
         assert isinstance(asked, Sample)
         assert asked.question == "?\nA. cup\nB. boat"
+
+
+def test_a_template_names_the_options_that_other_rows_have(tmp_path: Path) -> None:
+    """The first row has fewer; the scorer reads both as the note does."""
+    rows = [{"A": "cup", "B": "boat", "C": ""}, {"A": "cup", "B": "boat", "C": "hat"}]
+    common = {"image": "demo_0000.jpg", "question": "?", "answer": "b"}
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps([{"id": str(i), **common, **row} for i, row in enumerate(rows)]))
+    table = open_table(path, images=IMAGES)
+    [said] = [note for note in table_notes(table, table.scan()) if "option" in note]
+    assert r"--question-template '{question}\nA. {A}\nB. {B}\nC. {C}'" in said
+    read = [row for row in table.rows() if isinstance(row, Sample)]
+    found = [options_of(row.metadata) for row in read]
+    assert [each and each.texts for each in found] == [("cup", "boat"), ("cup", "boat", "hat")]
 
 
 def test_every_benchmark_is_on_the_page() -> None:

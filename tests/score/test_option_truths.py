@@ -13,7 +13,7 @@ from vlmscope.choice_columns import choice_columns
 from vlmscope.labelling import label
 from vlmscope.schema import Answered, Sample
 from vlmscope.score import Auto, Exact, Scorer, YesNo, read_code, read_option_truths
-from vlmscope.score.parsing.options import row_options
+from vlmscope.score.parsing.options import options_of
 from vlmscope.store import RunWriter, open_run
 
 Row = tuple[str, str, str, Mapping[str, Any]]
@@ -74,7 +74,7 @@ def test_a_number_is_read_through_the_choices(question: str) -> None:
 def test_every_form_of_options(other: Mapping[str, Any], truths: list[str]) -> None:
     rows: list[Row] = [("What colour is it?", "Blue.", truth, other) for truth in truths]
     assert labelled(rows) == ("", [H, F, H])
-    shown = row_options(other)
+    shown = options_of(other)
     assert shown is not None
     asked = "What colour is it?\n" + "\n".join(
         f"{letter}. {text}" for letter, text in zip("ABC", shown.texts, strict=True)

@@ -95,6 +95,11 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
         export_run(reader, tmp_path / "all.csv")
     with pytest.raises(InputError, match="does not exist"):
         export_run(reader, tmp_path / "no" / "all.h5")
+    folder = tmp_path / "folder.h5"
+    folder.mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="is a folder; name a file in it"):
+            export_run(reader, folder, overwrite=overwrite)
     out = tmp_path / "all.npz"
     out.write_text("mine")
     with pytest.raises(

@@ -174,7 +174,8 @@ def test_the_best_baseline_is_compared_with_once(found: tuple[Path, SweepResult]
     result = found[1]
     assert result.best_baseline == "question_words"
     assert result["selected"].above("baseline") == result["selected"].above("question")
-    assert len({(test.of, test.over) for test in result.tests}) == len(result.tests)
+    compared = [(test.of, test.over, test.within_category) for test in result.tests]
+    assert len(set(compared)) == len(compared)
 
 
 def vision_of(width: Callable[[int], int | None]) -> list[Row]:

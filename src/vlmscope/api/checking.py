@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from vlmscope.schema import (
     Sample,
     VisionPooling,
 )
-from vlmscope.store import Run, find_damage, open_run, other_weights
+from vlmscope.store import Run, find_damage, model_differences, open_run
 from vlmscope.verification import RowCheck, check_rows, choose_samples, tolerance_of
 
 Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
@@ -192,16 +192,14 @@ def model_of_run(
 
 def _check_model(run: Run, vlm: VisionLanguageModel, *, without_adapter: bool) -> None:
     """Refuse a model that is not the one of a run, or computes in another type."""
-    found, expected = describe_model(vlm), run.manifest.model
-    for part in (field.name for field in fields(found) if field.name.endswith("_hash")):
-        if getattr(found, part) != getattr(expected, part):
-            how = "give the one it was made with with --model"
-            if without_adapter:
-                how = "it was made without an adapter: leave --adapter out"
-            more = other_weights(asdict(expected), asdict(found)) if part == "weights_hash" else ""
-            raise RunMismatchError(
-                f"{vlm.name}: not the model of this run, its {part} differs{more}; {how}"
-            )
+    differ = model_differences(asdict(run.manifest.model), asdict(describe_model(vlm)))
+    for part, why in differ.items():
+        how = "give the one it was made with with --model"
+        if without_adapter:
+            how = "it was made without an adapter: leave --adapter out"
+        raise RunMismatchError(
+            f"{vlm.name}: not the model of this run, its {part} differs{why}; {how}"
+        )
     dtype = str(vlm.dtype).removeprefix("torch.")
     if dtype != run.manifest.dtype:
         raise RunMismatchError(

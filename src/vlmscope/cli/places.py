@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from vlmscope.errors import InputError
-from vlmscope.store import is_remote
+from vlmscope.store import check_output_file, is_remote
 
 
 def check_writable(folder: Path) -> None:
@@ -37,8 +37,5 @@ def check_file(path: Path, *, source: str | None = None) -> None:
         raise InputError(f"--out {path}: is the table itself; give another name")
     if path.exists() and ((path.parent / "run.json").exists() or path.parent.name == "shards"):
         raise InputError(f"--out {path}: is a part of a run; give another name")
-    if path.is_dir():
-        raise InputError(f"--out {path}: is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: the folder {path.parent} does not exist; make it first")
+    check_output_file(path, "--out")
     check_writable(path.parent)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from vlmscope.errors import InputError, typed_line
+from vlmscope.errors import InputError, named_line
 from vlmscope.schema import FieldSpec
 
 
@@ -98,7 +98,7 @@ def reading(source: Source) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = error.strerror or typed_line(error)
+        why = error.strerror or named_line(error)
         raise InputError(f"{source.name}: cannot be read ({why}); check the file") from error
     except MemoryError as error:
         raise InputError(

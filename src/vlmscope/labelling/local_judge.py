@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from vlmscope.arguments import whole_number
 from vlmscope.errors import InputError, ModelError
 from vlmscope.score.judge import (
     NUDGE,
@@ -49,8 +50,7 @@ class LocalJudgeSettings:
 
     def __post_init__(self) -> None:
         """Refuse what can never work."""
-        if self.batch_size < 1:
-            raise InputError(f"--judge-batch-size {self.batch_size}: give 1 or more")
+        whole_number("--judge-batch-size", self.batch_size, least=1)
 
     @property
     def model(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vlmscope.errors import InputError
+from vlmscope.arguments import whole_number
 from vlmscope.schema import Outcome
 from vlmscope.store import DEFAULT, labels_file
 from vlmscope.sweeps import ProbeResult
@@ -258,5 +258,4 @@ class ReportSpec:
     def __post_init__(self) -> None:
         """Refuse what cannot be shown."""
         labels_file(self.labels)
-        if self.samples < 1:
-            raise InputError(f"--samples {self.samples}: give 1 or more")
+        whole_number("--samples", self.samples, least=1)

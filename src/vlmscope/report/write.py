@@ -20,6 +20,7 @@ from vlmscope.store import (
     DEFAULT,
     Run,
     alone,
+    check_output_file,
     is_remote,
     make_child_folder,
     place,
@@ -81,12 +82,9 @@ def write_report(
     spec = spec or ReportSpec()
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else place(out)
-    if page.is_dir():
-        raise InputError(f"--out {page}: is a folder; name a file in it")
+    check_output_file(page, "--out")
     if page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {page}: name it .html")
-    if not page.parent.is_dir():
-        raise InputError(f"--out {page}: the folder {page.parent} does not exist; make it first")
     plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
     if page != run.path / REPORT:
         _check_ours(page, page.with_name(plots))

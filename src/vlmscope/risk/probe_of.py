@@ -21,10 +21,11 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.probes import ProbeInfo
 from vlmscope.probes.storage import DESCRIPTION
 from vlmscope.store import (
+    STATE_HASHES,
     check_reachable,
     is_child_name,
     label_sets,
-    other_weights,
+    model_differences,
     place,
     read_document,
     read_manifest,
@@ -37,7 +38,7 @@ MEANINGS: Mapping[str, str] = {
     "processor_hash": "processor",
     "chat_template_hash": "chat template (the prompt)",
 }
-"""What must be equal, and what it is to a person. How answers are generated does not matter."""
+"""What must be equal, as a person calls it."""
 
 
 def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
@@ -52,7 +53,7 @@ def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
         InputError: The probe does not say what it was trained on, or it was something else.
     """
     trained = info.model
-    missing = [name for name in MEANINGS if not trained.get(name)]
+    missing = [name for name in STATE_HASHES if not trained.get(name)]
     if missing:
         raise InputError(
             f"{place}: does not say which model it was trained on (no {missing[0]}); "
@@ -60,9 +61,9 @@ def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
         )
     found = asdict(describe_model(vlm))
     odd = [
-        meaning + (other_weights(trained, found) if name == "weights_hash" else "")
-        for name, meaning in MEANINGS.items()
-        if trained[name] != found[name]
+        MEANINGS[name] + why
+        for name, why in model_differences(trained, found).items()
+        if name in STATE_HASHES
     ]
     if trained.get("description") != found["description"]:
         odd.append("the description of its architecture (--family)")

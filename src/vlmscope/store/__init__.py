@@ -20,6 +20,7 @@ from vlmscope.store.export import export_run
 from vlmscope.store.failures import FailureLog, read_failures
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.format.manifest import (
+    STATE_HASHES,
     CaptureRecord,
     DataRecord,
     Manifest,
@@ -27,7 +28,7 @@ from vlmscope.store.format.manifest import (
     StoreDtype,
     bytes_per_row,
     check_same,
-    other_weights,
+    model_differences,
     read_manifest,
     write_manifest,
 )
@@ -71,6 +72,7 @@ from vlmscope.store.storage.locks import (
 from vlmscope.store.storage.object_store import read_document, reading
 from vlmscope.store.storage.paths import (
     FOLDERS,
+    check_output_file,
     check_reachable,
     is_remote,
     make_folder,
@@ -92,6 +94,7 @@ __all__ = [
     "DEFAULT",
     "FAILED_ANSWER",
     "FOLDERS",
+    "STATE_HASHES",
     "CaptureRecord",
     "Damage",
     "DataRecord",
@@ -112,6 +115,7 @@ __all__ = [
     "boundary_name",
     "bytes_per_row",
     "check_free",
+    "check_output_file",
     "check_reachable",
     "check_same",
     "clean_text",
@@ -131,9 +135,9 @@ __all__ = [
     "link_name",
     "make_child_folder",
     "make_folder",
+    "model_differences",
     "open_run",
     "open_seed_files",
-    "other_weights",
     "parquet_bytes",
     "place",
     "publish",

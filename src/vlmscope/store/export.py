@@ -38,6 +38,7 @@ from vlmscope.store.format.row_groups import RowWriter
 from vlmscope.store.format.shard import LIBVER, root_attributes
 from vlmscope.store.run import Run
 from vlmscope.store.storage.atomic import publishing
+from vlmscope.store.storage.paths import check_output_file
 from vlmscope.store.table import metadata_name, scalar_columns
 
 
@@ -222,10 +223,9 @@ def export_run(run: Run, out: str | Path, *, overwrite: bool = False) -> Path:
         raise InputError(
             f"{target}: unknown suffix {target.suffix!r}; name it {', '.join(_EXPORTS)}"
         )
+    check_output_file(target)
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; give another name, or pass --overwrite")
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: the folder {target.parent} does not exist; make it first")
     with publishing(target) as temporary:
         export(run, temporary)
     return target

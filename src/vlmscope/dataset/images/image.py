@@ -22,7 +22,7 @@ from vlmscope.dataset.images.file import (
 )
 from vlmscope.dataset.images.pixels import bands, to_rgb
 from vlmscope.dataset.values import shown_path
-from vlmscope.errors import RowError, typed_line
+from vlmscope.errors import RowError, named_line
 from vlmscope.locking import image_lock
 
 _UPRIGHT: Mapping[object, Image.Transpose] = {
@@ -72,7 +72,7 @@ def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
     except Exception as error:  # Pillow's readers raise anything on damaged files
         raise RowError(
             "image",
-            f"{what}: cannot be decoded ({typed_line(error)}); it is cut, damaged or of a rare "
+            f"{what}: cannot be decoded ({named_line(error)}); it is cut, damaged or of a rare "
             "kind: fetch it again, or save it as PNG",
         ) from error
 

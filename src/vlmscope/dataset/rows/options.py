@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from vlmscope.choice_columns import MOST_OPTIONS, ChoiceColumns, choice_columns
+from vlmscope.choice_columns import (
+    MOST_OPTIONS,
+    ChoiceColumns,
+    Options,
+    choice_columns,
+    row_options,
+)
 from vlmscope.dataset.rows.reader import RowReader
 from vlmscope.dataset.source import reading
 from vlmscope.dataset.values import is_blank, printed_list, shown_name, to_text
 
 _FIRST_ROWS = 50
+_MOST_ITEMS = 2 * MOST_OPTIONS  # options, and gaps behind them
 _MARK = re.compile(r"\s*(?P<number>\d{1,2})(?:\.0)?\s*|\s*[(\[]?[A-Za-z][)\].:]{0,2}\s*", re.ASCII)
 
 
@@ -33,40 +40,38 @@ def unasked_options(reader: RowReader) -> Iterator[str]:
         for row in islice(reader.source.rows(), _FIRST_ROWS):
             truth = to_text(row.values.get(columns.target)) or ""
             mark = _MARK.fullmatch(truth)
-            named = _options(row.values, found) if mark else None
-            if mark is None or named is None or _are_shown(reader.question_or_gap(row), named[1]):
+            options = _options(row.values, found) if mark else None
+            if mark is None or options is None:
                 continue
-            names, options = named
-            if truth.strip() not in options:
+            if _are_shown(reader.question_or_gap(row), options.texts):
+                continue
+            if truth.strip() not in options.texts:
                 what = "number" if mark["number"] else "letter"
                 yield (
                     f"{reader.source.name}: the truth {shown_name(truth)} may be the {what} of an "
-                    f"option in {shown_name(names[0])}, and the questions do not show the options; "
-                    f"pass --question-template '{_template(names)}' to ask with them"
+                    f"option in {shown_name(options.columns[0])}, and the questions do not show "
+                    f"the options; pass --question-template '{_template(options.columns)}' to ask "
+                    "with them"
                 )
                 return
 
 
-def _options(
-    values: Mapping[str, Any], found: ChoiceColumns
-) -> tuple[tuple[str, ...], list[str]] | None:
-    """Return the columns that hold a row's options, and the options; None for none."""
-    for name in found.lists:
-        cell = values.get(name)
-        cell = printed_list(cell) if isinstance(cell, str) else cell
-        texts = _texts(cell) if isinstance(cell, list | tuple) else []
-        if len(texts) > 1:
-            return (name,), texts
-    texts = _texts([values.get(name) for name in found.each])
-    return (found.each, texts) if len(texts) > 1 else None
+def _options(values: Mapping[str, Any], found: ChoiceColumns) -> Options | None:
+    """Return a row's options where a question template could show them; None for none."""
+    return row_options(values, found, items=_listed, text=_text)
 
 
-def _texts(cells: list[Any] | tuple[Any, ...]) -> list[str]:
-    texts = (to_text(cell) for cell in cells[:MOST_OPTIONS] if not is_blank(cell))
-    return [text.strip() for text in texts if text]
+def _listed(cell: Any) -> list[str]:
+    """Return what a cell lists, as a template reads it."""
+    cell = printed_list(cell) if isinstance(cell, str) else cell
+    return list(map(_text, cell[:_MOST_ITEMS])) if isinstance(cell, list | tuple) else []
 
 
-def _are_shown(question: str, options: list[str]) -> bool:
+def _text(cell: Any) -> str:
+    return "" if is_blank(cell) else (to_text(cell) or "").strip()
+
+
+def _are_shown(question: str, options: Sequence[str]) -> bool:
     folded = question.casefold()
     return all(option.casefold() in folded for option in options)
 

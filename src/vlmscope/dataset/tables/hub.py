@@ -21,7 +21,7 @@ from vlmscope.dataset.tables.parquet import (
     plain_rows,
     pyarrow_and_parquet,
 )
-from vlmscope.errors import InputError, typed_line
+from vlmscope.errors import InputError, named_line
 from vlmscope.progress_bars import without_bars
 from vlmscope.regular import check_folder
 
@@ -88,7 +88,7 @@ class DatasetSource(Source):
                 self._check_files()
         except damaged as error:
             raise InputError(
-                f"{self.name}: cannot be read as a saved dataset ({typed_line(error)}); save it "
+                f"{self.name}: cannot be read as a saved dataset ({named_line(error)}); save it "
                 "again"
             ) from error
 
@@ -125,7 +125,7 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
             loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library raises anything on a damaged folder
         raise InputError(
-            f"{folder}: the saved dataset cannot be loaded ({typed_line(error)}); save it again"
+            f"{folder}: the saved dataset cannot be loaded ({named_line(error)}); save it again"
         ) from error
     if isinstance(loaded, dict):
         return _pick(loaded, str(folder), split)
@@ -148,7 +148,7 @@ def open_hub(name: str, split: str | None) -> DatasetSource:
     except Exception as error:  # network, rights, unknown names, broken scripts …
         raise InputError(
             f"{name}: no such file or folder here, and the hub dataset of that name cannot be "
-            f"loaded ({typed_line(error)}); check the path, or fetch it elsewhere, save it to "
+            f"loaded ({named_line(error)}); check the path, or fetch it elsewhere, save it to "
             "disk and name the folder"
         ) from error
     if isinstance(loaded, dict):

@@ -14,7 +14,7 @@ from vlmscope.dataset.images.cells import FEATURES
 from vlmscope.dataset.source import FileSource, Row
 from vlmscope.dataset.tables.text import COMPRESSED
 from vlmscope.dataset.values import Unreadable
-from vlmscope.errors import InputError, typed_line
+from vlmscope.errors import InputError, named_line
 from vlmscope.jsontext import load_json
 from vlmscope.regular import open_regular
 
@@ -80,7 +80,7 @@ class ParquetSource(FileSource):
         if self.path.suffix.lower() in COMPRESSED:
             return InputError(f"{place}: is compressed as a whole; expand it once")
         return InputError(
-            f"{place}: cannot be read as Parquet ({typed_line(error)}); write the file again, or "
+            f"{place}: cannot be read as Parquet ({named_line(error)}); write the file again, or "
             "give it the extension of what it holds"
         )
 
@@ -104,7 +104,7 @@ def _plain_cell(cell: Any) -> Any:
     try:
         return cell.as_py()
     except _NO_VALUE as error:
-        return Unreadable(typed_line(error))
+        return Unreadable(named_line(error))
 
 
 def declared_media(features: Mapping[str, Any]) -> dict[str, str]:

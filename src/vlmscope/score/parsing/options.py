@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from string import ascii_lowercase
 from typing import Any
 
-from vlmscope.choice_columns import MOST_OPTIONS, choice_columns
+from vlmscope.choice_columns import MOST_OPTIONS, Options, choice_columns, row_options
 from vlmscope.schema import Answered
 from vlmscope.score.language.text import words
 from vlmscope.score.parsing.choices import Choices, read_choices
@@ -34,42 +34,26 @@ FEWEST_TOLD = 4
 _NUMBER = re.compile(r"\s*(\d{1,2})(?:\.0)?\s*", re.ASCII)
 _LETTER = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]{0,2}\s*")
 _LETTERED = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(?P<text>.*)", re.DOTALL)
+_MOST_ITEMS = 2 * MOST_OPTIONS
+"""Items of a list that are looked at: options, and gaps behind them."""
+
 _TEXTS = ("text", "texts", "choices", "options")
 _SEPARATORS = ("\n", "|", ";")
 _GAPS = frozenset(("", "nan", "null", "<na>"))
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of one row."""
-
-    texts: tuple[str, ...]
-    """What they say, in order."""
-    column: str
-    """The column that holds them, or the first of several."""
-    first: int | None = None
-    """The number of the first one; None where their columns have no numbers."""
-
-
-def row_options(metadata: Mapping[str, Any]) -> Options | None:
+def options_of(metadata: Mapping[str, Any]) -> Options | None:
     """Return the options that the other columns of a row hold; None for none.
 
-    >>> row_options({"choices": ["one cup", "two boats"], "hint": ""}).texts
+    >>> options_of({"choices": ["one cup", "two boats"], "hint": ""}).texts
     ('one cup', 'two boats')
-    >>> row_options({"options": "['red', 'blue']"}).texts, row_options({"A": "red", "B": "blue"})
-    (('red', 'blue'), Options(texts=('red', 'blue'), column='A', first=None))
+    >>> options_of({"options": "['red', 'blue']"}).texts, options_of({"A": "red", "B": "blue"})
+    (('red', 'blue'), Options(texts=('red', 'blue'), columns=('A', 'B'), first=None))
     """
-    columns = choice_columns(metadata)
-    for name in columns.lists:
-        texts = _unlettered(_texts(metadata[name]))
-        if len(texts) >= 2 and all(texts):
-            return Options(texts, name)
-    texts = tuple(_text(metadata[name]) for name in columns.each)
-    while texts and not texts[-1]:
-        texts = texts[:-1]
-    if len(texts) < 2 or not all(texts):
-        return None
-    return Options(texts, columns.each[0], columns.first)
+    found = row_options(metadata, choice_columns(metadata), items=_texts, text=_text)
+    if found is None or len(found.columns) > 1:
+        return found
+    return replace(found, texts=_unlettered(found.texts))
 
 
 def _texts(cell: Any) -> tuple[str, ...]:
@@ -84,10 +68,7 @@ def _texts(cell: Any) -> tuple[str, ...]:
         cell = [cell[key] for key in sorted(cell)] if held is None else held
     if not isinstance(cell, list | tuple):
         return ()
-    texts = [_text(item) for item in cell[: MOST_OPTIONS + 1]]
-    while texts and not texts[-1]:  # lists of one length are filled up with gaps
-        texts.pop()
-    return tuple(texts) if len(texts) <= MOST_OPTIONS else ()
+    return tuple(_text(item) for item in cell[:_MOST_ITEMS])
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -152,7 +133,7 @@ class OptionTruths:
         >>> OptionTruths("index").resolve(row).target
         'boat'
         """
-        options = row_options(row.metadata)
+        options = options_of(row.metadata)
         if options is None or not isinstance(row.target, str):
             return row
         choices = read_question(row.question).choices
@@ -245,7 +226,7 @@ def read_option_truths(rows: Iterable[Answered]) -> OptionTruths:
     columns: dict[str, None] = {}
     told: int | None = None
     for row in rows:
-        options = row_options(row.metadata)
+        options = options_of(row.metadata)
         if options is None or not isinstance(row.target, str) or not row.target.strip():
             continue
         match = _NUMBER.fullmatch(row.target)
@@ -254,7 +235,7 @@ def read_option_truths(rows: Iterable[Answered]) -> OptionTruths:
             continue
         number = int(match[1])
         found[_reading(number, options)] += 1
-        columns.setdefault(options.column)
+        columns.setdefault(options.columns[0])
         told = options.first if told is None else told
         zero |= number == 0
         last |= number == len(options.texts)

@@ -337,6 +337,28 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
         )
 
 
+STATE_HASHES = ("config_hash", "weights_hash", "processor_hash", "chat_template_hash")
+"""Hashes of a ``ModelRecord`` that decide hidden states; how answers are generated does not."""
+
+
+def model_differences(made: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
+    """Return which hashes of two models differ.
+
+    Args:
+        made: The ``ModelRecord`` of a run or a probe, as a mapping.
+        asked: That of the model which was loaded, or of another run.
+
+    Returns:
+        Name of the hash → why it differs, to follow the statement that it does, or an empty text.
+    """
+    names = [each.name for each in fields(ModelRecord) if each.name.endswith("_hash")]
+    return {
+        name: other_weights(made, asked) if name == "weights_hash" else ""
+        for name in names
+        if made.get(name) != asked.get(name)
+    }
+
+
 def other_weights(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Return why two models have other weights, to follow the statement that they have.
 

@@ -49,6 +49,23 @@ def is_remote(path: Any) -> bool:
     return hasattr(path, "fs") and not isinstance(path, Path)
 
 
+def check_output_file(path: Path, option: str = "") -> None:
+    """Refuse what cannot be the path of a file that is to be written.
+
+    Args:
+        path: The file, which may be there.
+        option: What named it, for the message: ``--out``.
+
+    Raises:
+        InputError: It is a folder, or its folder is not there.
+    """
+    named = f"{option} {path}".strip()
+    if path.is_dir():
+        raise InputError(f"{named}: is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"{named}: the folder {path.parent} does not exist; make it first")
+
+
 def make_folder(path: Path, *, parents: bool = False) -> None:
     """Make a folder where there are folders; it may be there.
 

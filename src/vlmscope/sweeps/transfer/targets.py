@@ -11,7 +11,7 @@ Everything that can be refused is refused here, before anything is trained.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,20 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError
 from vlmscope.probes import FoldError, grouped_folds, image_groups
 from vlmscope.schema import VISION_ONLY
-from vlmscope.store import DEFAULT, Manifest, Run, open_run, vector_path
+from vlmscope.store import (
+    DEFAULT,
+    STATE_HASHES,
+    Manifest,
+    Run,
+    model_differences,
+    open_run,
+    vector_path,
+)
 from vlmscope.sweeps.data import LeftOut, ProbeData, probe_data
 from vlmscope.sweeps.grid import SweepSpec
 from vlmscope.sweeps.grouping import content_groups, plain_question
 from vlmscope.sweeps.source import Place, Source
 from vlmscope.sweeps.transfer.fits import Part
-
-_MODEL = ("config_hash", "weights_hash", "processor_hash", "chat_template_hash")
-"""What makes two models the same for a probe: what ``vlmscope score`` asks for too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +69,7 @@ class Relation:
 def relation_of(source: Manifest, test: Manifest) -> Relation:
     """Return how the models of two runs are related, by the hashes in their manifests."""
     one, other = source.model, test.model
-    differs = {name for name in _MODEL if getattr(one, name) != getattr(other, name)}
+    differs = model_differences(asdict(one), asdict(other)).keys() & set(STATE_HASHES)
     if not differs:
         phrase = "the same model"
     elif "weights_hash" in differs or "config_hash" in differs:
