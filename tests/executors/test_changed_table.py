@@ -14,7 +14,7 @@ import pytest
 from executors.made_up_model import made_up
 from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import open_table
-from vlmscope.errors import RunMismatchError, TableChangedError
+from vlmscope.errors import RunMismatchError, TableChangedError, naming_options
 from vlmscope.executors import Request, local, pending, runner
 from vlmscope.executors.plan import Plan, as_compared, open_checked
 from vlmscope.executors.ray import driver
@@ -186,7 +186,7 @@ def test_rows_that_are_tried_alone_are_held_to_the_table_too(
 ) -> None:
     session.start(limit=3)
     FailureLog(session.out).add_all([Failure("q7", MODEL_STAGE, "it took too long")])
-    with pytest.raises(TableChangedError):
+    with naming_options(), pytest.raises(TableChangedError):
         session.start(change, time_limit=600)
     assert ("q7" in session.run.ids) == (change is append)
 

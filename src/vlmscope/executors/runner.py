@@ -34,8 +34,8 @@ from vlmscope.executors.time_limit import (
     PREPARE_STAGE,
     Journal,
     NoJournal,
-    Patience,
-    TooSlowError,
+    Restarts,
+    TimeLimit,
     end_process,
 )
 from vlmscope.executors.writing import Outbox, StrictStop, Writing
@@ -67,11 +67,6 @@ class _Trouble:
         first_line = (str(self.error).strip() or "no message").splitlines()[0]
         return f"{type(self.error).__name__}: {first_line}"
 
-    @property
-    def too_slow(self) -> bool:
-        """Whether the batch was given up at the time limit."""
-        return isinstance(self.error, TooSlowError)
-
 
 class ResilientRunner:
     """Runs batches, splits those that fail, and remembers what fits.
@@ -82,7 +77,7 @@ class ResilientRunner:
         sizer: The batch size, which learns from every batch.
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
         session: Where the rows of a batch may be finished with a later one; then ``drain`` ends.
-        patience: How long the model may take for a batch; by default as long as it likes.
+        limit: How long the model may take for a batch; by default as long as it likes.
         journal: Told which rows are in work.
     """
 
@@ -94,7 +89,7 @@ class ResilientRunner:
         *,
         went_well: bool = False,
         session: CaptureSession | None = None,
-        patience: Patience | None = None,
+        limit: TimeLimit | None = None,
         journal: Journal | None = None,
     ) -> None:
         self._vlm = vlm
@@ -102,7 +97,7 @@ class ResilientRunner:
         self._sizer = sizer
         self._went_well = went_well
         self._session = session
-        self._patience = patience or Patience(None)
+        self._limit = limit or TimeLimit(None)
         self._journal = journal or NoJournal()
         self._in_model: dict[str, Sample] = {}
         self._blamed: tuple[list[str], list[str]] = ([], [])
@@ -146,7 +141,7 @@ class ResilientRunner:
     def drain(self) -> Iterator[Results]:
         """Yield the results that are still to come."""
         while self._session is not None:
-            with self._patience.limiting():
+            with self._limit.limiting():
                 results = self._session.drain()
             self._came_out(results)
             yield results
@@ -198,7 +193,7 @@ class ResilientRunner:
 
     def _empty_slots(self) -> bool:
         """Finish what is being answered and free its memory; return whether there was any."""
-        with self._patience.limiting():
+        with self._limit.limiting():
             freed = self._session is not None and self._session.forget(slots=True)
         if freed:
             _free_memory()
@@ -220,7 +215,7 @@ class ResilientRunner:
         _watch_memory(self._vlm)
         self._in_model |= {sample.id: sample for sample in batch.samples}
         self._journal.begin(MODEL_STAGE, [sample.id for sample in batch.samples])
-        with self._patience.limiting():
+        with self._limit.limiting():
             results = capture_batch(
                 batch, self._vlm, self._spec, *([self._session] if self._session else [])
             )
@@ -240,12 +235,10 @@ class ResilientRunner:
             self._journal.finish(ids)
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
-        if trouble.too_slow:
-            return failure_of(sample, MODEL_STAGE, f"the model {trouble.error} on this row alone")
         return failure_of(sample, "capture", str(row_error(sample, trouble.error)))
 
     def _raise_if_a_bug(self, sample: Sample, trouble: _Trouble) -> None:
-        if self._went_well or trouble.out_of_memory or trouble.too_slow:
+        if self._went_well or trouble.out_of_memory:
             return
         # An image of an odd shape may be the row's own fault; a folder of icons is not.
         odd = is_of_odd_shape(sample)
@@ -366,6 +359,8 @@ class Loop:
         sizer: The batch size.
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
         journal: Told which rows are in work, and closed before the process ends because of a row.
+        restarts: What the time limit did before.
+        stop: Set to stop when what is being answered is finished.
     """
 
     def __init__(
@@ -376,11 +371,16 @@ class Loop:
         sizer: BatchSizer,
         *,
         went_well: bool,
+        stop: threading.Event,
         journal: InProgress | None = None,
+        restarts: Restarts = Restarts(),  # noqa: B008 - frozen
     ) -> None:
         self._vlm = vlm
         self._request = request
+        self._results = results
+        self._stop = stop
         self._journal = journal
+        self._restarts = restarts
         self._sizer = sizer
         self._runner = ResilientRunner(
             vlm,
@@ -388,14 +388,14 @@ class Loop:
             sizer,
             went_well=went_well,
             session=CaptureSession(vlm, request.spec, rows_at_once(vlm, request.batch_size)),
-            patience=Patience(request.time_limit, self._give_up),
+            limit=TimeLimit(request.time_limit, self._expired),
             journal=journal,
         )
         self._strict = request.strict
         self._outbox = Outbox(results.put, lambda: sizer.size)
 
-    def run(self, rows: Iterator[Sample], stop: threading.Event) -> None:
-        """Capture until the rows or the patience end."""
+    def run(self, rows: Iterator[Sample]) -> None:
+        """Capture until the rows end, or somebody asks to stop."""
         ahead = batches_to_prepare(self._vlm)
         ended: list[StrictStop] = []
         with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
@@ -405,7 +405,7 @@ class Loop:
                     self._sizer,
                     self._runner.prepare,
                     preparing,
-                    stop.is_set,
+                    self._stop.is_set,
                     ahead,
                 ):
                     pieces = self._runner.run(samples, prepared)
@@ -425,14 +425,14 @@ class Loop:
                     self._outbox.flush()
                 raise
 
-    def run_apart(self, groups: Iterator[list[Sample]], stop: threading.Event) -> None:
+    def run_apart(self, groups: Iterator[list[Sample]]) -> None:
         """Capture one group of rows after the other, their images one by one.
 
         A row that hangs again, or with which the process dies again, must not keep the others; and
         the fewer are in work then, the more is known of it.
         """
         for group in groups:
-            if stop.is_set():
+            if self._stop.is_set():
                 return
             prepared = [(sample, self._runner.prepare([sample])) for sample in group]
             while prepared:
@@ -440,11 +440,23 @@ class Loop:
                 self._put(self._runner.run([sample], own))
             self._finish()
 
-    def _give_up(self) -> None:
-        """End the process: the model hangs, and it is known on which rows."""
+    def _expired(self) -> None:
+        """End the process: the model hangs, and it is known on which rows.
+
+        The thread that runs the model cannot hand anything over meanwhile.
+        """
+        with suppress(Exception):
+            self._outbox.flush()
+            self._results.wait()
         if self._journal is not None:
             self._journal.close()
-        end_process(self._request.out, self._runner.in_model)
+        end_process(
+            self._request,
+            self._runner.in_model,
+            self._restarts,
+            captured=self._results.captured > 0,
+            stopping=self._stop.is_set(),
+        )
 
     def _put(self, pieces: Iterator[list[Capture | Failure]]) -> None:
         """Hand results over as they come."""

@@ -113,6 +113,8 @@ class Writing:
         self._strict = strict
         self._check = check
         self._waiting: deque[tuple[Future[None], int]] = deque()
+        self.captured = 0
+        """Rows that were published."""
 
     @property
     def done_ids(self) -> Set[str]:
@@ -150,6 +152,7 @@ class Writing:
 
     def _record(self, results: Results) -> None:
         self._recording.add(results)
+        self.captured += sum(isinstance(item, Capture) for item in results)
         self._published(results)
 
 

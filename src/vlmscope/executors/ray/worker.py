@@ -164,10 +164,10 @@ class Worker:
         request, published = self._request, self._published
         try:
             with writing_as(writer, request, self._manifest, vlm, published) as results:
-                loop = Loop(vlm, request, results, sizer, went_well=went_well)
+                loop = Loop(vlm, request, results, sizer, went_well=went_well, stop=self._stop)
                 while self._await_rows():
                     try:
-                        loop.run(self._rows(), self._stop)
+                        loop.run(self._rows())
                         results.wait()
                     except StrictStop:
                         self._stop.set()
