@@ -19,6 +19,7 @@ from vlmscope.schema import Failure, Score
 from vlmscope.store import (
     FailureLog,
     RunWriter,
+    RunWriterProcess,
     describe,
     find_damage,
     label_sets,
@@ -27,7 +28,6 @@ from vlmscope.store import (
     read_failures,
     read_labels,
     rebuild_index,
-    recording_apart,
     set_aside,
     write_labels,
 )
@@ -128,7 +128,7 @@ def test_ranks_write_side_by_side(bucket: str) -> None:
 
 def test_a_process_of_its_own_writes_it(bucket: str) -> None:
     url = f"{bucket}/run"
-    with recording_apart(place(url), make_manifest()) as recorder:
+    with RunWriterProcess(place(url), make_manifest()) as recorder:
         recorder.add([*make_captures([0, 1]), Failure("bad", "image", "no such file")])
     assert len(open_run(url)) == 2
     assert set(open_run(url).failures) == {"bad"}

@@ -30,7 +30,7 @@ from vlmscope.executors.plan import Plan
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import Loop
 from vlmscope.executors.time_limit import Restarts, take_restarts
-from vlmscope.executors.writing import StrictStop, Writing, writing
+from vlmscope.executors.writing import StrictStop, WritingThread, writing
 from vlmscope.row_identity import take_truths
 from vlmscope.schema import Capture, Failure
 from vlmscope.store import InProgress, read_failures
@@ -90,7 +90,9 @@ def run_plan(
     sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
     tally = _Tally(observer or Nobody(), sizer)
     with (
-        writing(plan, tally.add) as results,
+        writing(
+            plan.request, plan.manifest, plan.vlm, tally.add, size=lambda: sizer.size
+        ) as results,
         InProgress(plan.request.out, plan.request.writes_as) as journal,
     ):
         changed = None
@@ -125,7 +127,7 @@ def _hung_before(request: Request, restarts: Restarts) -> list[Failure]:
 
 def _run_rows(
     plan: Plan,
-    results: Writing,
+    results: WritingThread,
     sizer: BatchSizer,
     journal: InProgress,
     restarts: Restarts,

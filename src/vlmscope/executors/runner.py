@@ -38,7 +38,7 @@ from vlmscope.executors.time_limit import (
     TimeLimit,
     end_process,
 )
-from vlmscope.executors.writing import Outbox, StrictStop, Writing
+from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
@@ -367,7 +367,7 @@ class Loop:
         self,
         vlm: VisionLanguageModel,
         request: Request,
-        results: Writing,
+        results: WritingThread,
         sizer: BatchSizer,
         *,
         went_well: bool,
@@ -391,8 +391,6 @@ class Loop:
             limit=TimeLimit(request.time_limit, self._expired),
             journal=journal,
         )
-        self._strict = request.strict
-        self._outbox = Outbox(results.put, lambda: sizer.size)
 
     def run(self, rows: Iterator[Sample]) -> None:
         """Capture until the rows end, or somebody asks to stop."""
@@ -410,7 +408,8 @@ class Loop:
                 ):
                     pieces = self._runner.run(samples, prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
-                    self._put(pieces)
+                    for results in pieces:
+                        self._results.put(results)
                 self._finish()
                 if ended:
                     raise ended[0]
@@ -422,7 +421,7 @@ class Loop:
             except BaseException:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 with suppress(Exception):
-                    self._outbox.flush()
+                    self._results.flush()
                 raise
 
     def run_apart(self, groups: Iterator[list[Sample]]) -> None:
@@ -437,7 +436,8 @@ class Loop:
             prepared = [(sample, self._runner.prepare([sample])) for sample in group]
             while prepared:
                 sample, own = prepared.pop(0)
-                self._put(self._runner.run([sample], own))
+                for results in self._runner.run([sample], own):
+                    self._results.put(results)
             self._finish()
 
     def _expired(self) -> None:
@@ -446,7 +446,6 @@ class Loop:
         The thread that runs the model cannot hand anything over meanwhile.
         """
         with suppress(Exception):
-            self._outbox.flush()
             self._results.wait()
         if self._journal is not None:
             self._journal.close()
@@ -458,18 +457,11 @@ class Loop:
             stopping=self._stop.is_set(),
         )
 
-    def _put(self, pieces: Iterator[list[Capture | Failure]]) -> None:
-        """Hand results over as they come."""
-        for results in pieces:
-            self._outbox.put(results)
-            if self._strict and any(isinstance(item, Failure) for item in results):
-                self._outbox.flush()
-
     def _finish(self) -> None:
         """Answer what is being answered, and hand everything over."""
         for results in self._runner.drain():
-            self._outbox.put(results)
-        self._outbox.flush()
+            self._results.put(results)
+        self._results.flush()
 
 
 def _until_strict(rows: Iterator[Sample], ended: list[StrictStop]) -> Iterator[Sample]:

@@ -84,8 +84,8 @@ from vlmscope.store.storage.removal import (
 )
 from vlmscope.store.table import parquet_bytes, write_table
 from vlmscope.store.truths import hash_truths, read_truths, write_truths
-from vlmscope.store.writer import Recorder, RunWriter, recording
-from vlmscope.store.writer_process import RecorderApart, recording_apart
+from vlmscope.store.writer import RunWriter
+from vlmscope.store.writer_process import RunWriterProcess
 
 __all__ = [
     "ALONE",
@@ -100,11 +100,10 @@ __all__ = [
     "InProgress",
     "Manifest",
     "ModelRecord",
-    "Recorder",
-    "RecorderApart",
     "RepresentationInfo",
     "Run",
     "RunWriter",
+    "RunWriterProcess",
     "SeedFiles",
     "StoreDtype",
     "alone",
@@ -147,8 +146,6 @@ __all__ = [
     "read_truths",
     "reading",
     "rebuild_index",
-    "recording",
-    "recording_apart",
     "remove_file",
     "remove_folder",
     "representation_name",
