@@ -164,16 +164,16 @@ def test_a_table_that_changes_before_failed_rows_are_tried_again(
     assert session.start().failed == 1
     session.unreadable.clear()
     passes = 0
-    original = pending._Due._good_rows
+    original = pending._Reader._good_rows
 
-    def good_rows(self: Any, is_due: Any) -> Iterator[Any]:
+    def good_rows(self: Any, skip: Any) -> Iterator[Any]:
         nonlocal passes
         passes += 1
         if passes == 2:
             session.rewrite(change)
-        return original(self, is_due)
+        return original(self, skip)
 
-    monkeypatch.setattr(pending._Due, "_good_rows", good_rows)
+    monkeypatch.setattr(pending._Reader, "_good_rows", good_rows)
     with pytest.raises(TableChangedError):
         session.start()
     assert passes == 2

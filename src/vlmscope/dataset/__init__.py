@@ -41,7 +41,7 @@ from vlmscope.dataset._locate import read_images
 from vlmscope.dataset._memory import InMemory, in_memory
 from vlmscope.dataset._notes import table_notes
 from vlmscope.dataset._open import Data, absolute_data, absolute_name, shown_data
-from vlmscope.dataset._rows import Identity, Place
+from vlmscope.dataset._rows import Identity
 from vlmscope.dataset._share import Share
 from vlmscope.dataset._table import Table, TableScan, open_table, read_samples
 from vlmscope.dataset._thumbnail import Thumbnails, image_thumbnail, read_thumbnails
@@ -56,7 +56,6 @@ __all__ = [
     "Data",
     "Identity",
     "InMemory",
-    "Place",
     "Share",
     "Table",
     "TableScan",

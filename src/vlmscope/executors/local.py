@@ -142,7 +142,7 @@ def _run_rows(
         What has changed in the table since it was checked, if anything has.
     """
     table, request, vlm = plan.table, plan.request, plan.vlm
-    killers = killed_by(table, request, journal.blamed if plan.todo else {})
+    killers = killed_by(table, journal.blamed if plan.todo else {})
     left_out = recorded_apart(request) if killers else frozenset()
     left_out |= {failure.id for failure in killers}.union(restarts.hung)
     suspects = suspects_of(request, results.done_ids, journal.suspects, left_out)
@@ -168,7 +168,7 @@ def _run_rows(
     rows = UntilChanged(rows_due(table, request, results.done_ids, results.put, apart=apart))
     loop.run(rows)
     if rows.is_whole:
-        loop.run_apart(groups_apart(table, request, suspects))
+        loop.run_apart(groups_apart(table, suspects))
     return rows.error
 
 
