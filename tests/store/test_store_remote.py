@@ -21,8 +21,10 @@ from vlmscope.store import (
     RunWriter,
     RunWriterProcess,
     describe,
+    failures_shown,
     find_damage,
     label_sets,
+    last_failures,
     open_run,
     place,
     read_failures,
@@ -148,6 +150,9 @@ def test_failures_are_objects_of_so_many_lines(
     found = read_failures(path)
     assert sorted(found) == [f"q{i}" for i in range(5)]
     assert (found["q3"].error, found["q0"].error) == ("and again", "boom")
+    last = last_failures(path, {"q1", "q3", "q4"}, 3)
+    assert [(each.id, each.attempt) for each in last] == [("q3", 1), ("q4", 1), ("q3", 2)]
+    assert str(failures_shown(path)) == f"{bucket}/run/failures-*.jsonl"
 
 
 def test_labels(run: str) -> None:

@@ -17,7 +17,7 @@ from vlmscope.store.catalog import ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
-from vlmscope.store.failures import FailureLog, read_failures
+from vlmscope.store.failures import FailureLog, failures_shown, last_failures, read_failures
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.format.manifest import (
     CaptureRecord,
@@ -116,6 +116,7 @@ __all__ = [
     "clean_text",
     "describe",
     "export_run",
+    "failures_shown",
     "find_damage",
     "find_seed_files",
     "hash_truths",
@@ -127,6 +128,7 @@ __all__ = [
     "label_sets",
     "label_settings",
     "labels_file",
+    "last_failures",
     "link_name",
     "make_child_folder",
     "make_folder",
