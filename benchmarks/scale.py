@@ -51,6 +51,7 @@ from vlmscope.store import (
     rebuild_index,
     write_manifest,
 )
+from vlmscope.store.catalog import parse_shard_name, shard_name
 from vlmscope.store.format.checksums import digest
 
 TOGETHER = 1_000
@@ -158,16 +159,16 @@ def add_copies(run: Path, *, from_row: int, to_row: int) -> None:
     """Fill the run up with copies of its packs, each row under an id of its own."""
     packs = sorted((run / "shards").glob("pack-*.h5"))
     packs = [path for path in packs if _rows_of(path) == TOGETHER]
-    number = 1 + max(int(path.stem.rpartition("-")[2]) for path in packs)
+    number = 1 + max(parse_shard_name(path).seq for path in packs)
     for k, start in enumerate(range(from_row, to_row, TOGETHER)):
-        target = run / "shards" / f"pack-000-{number + k:06d}.h5"
+        target = run / "shards" / shard_name("pack", "000", number + k)
         shutil.copyfile(packs[k % len(packs)], target)
         ids = [storage.id_of(i) for i in range(start, start + TOGETHER)]
         with h5py.File(target, "r+") as file:
             named = file["_columns/question_id"]
             named[:] = np.array(ids, dtype=object)
             named.attrs["sha256"] = digest(ids)
-            file.attrs["supersedes"] = [f"part-000-{number + k:06d}.h5"]
+            file.attrs["supersedes"] = [shard_name("part", "000", number + k)]
 
 
 def _rows_of(path: Path) -> int:

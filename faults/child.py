@@ -58,6 +58,7 @@ def command_line(
     if before is not None:
         before()
     sys.argv = ["vlmscope", *arguments]
+    sys.orig_argv = [sys.executable, "-m", "faults.child", harm or "", *arguments]
     with harmed(harm):
         main()
 
@@ -124,3 +125,7 @@ def writer_of(child: BaseProcess) -> int | None:
             if b"spawn_main" in words:
                 return int(pid)
     return None
+
+
+if __name__ == "__main__":  # the command began again in this process
+    command_line(sys.argv[2:], Path("/dev/fd/1"), sys.argv[1], None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import io
 import os
 import random
 import resource
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +26,8 @@ from vlmscope.schema import Capture
 from vlmscope.store import Run, find_damage, open_run
 
 NOBODY = 65534
-NO_RIGHT = "no right to mount a disk"
+ROW_BYTES = 15_000
+"""Less than a row takes on the disk, so that a disk with room for so many is full in time."""
 
 
 def _limit_files(size: int) -> None:
@@ -52,33 +56,64 @@ def file_limit(setting: Setting, tries: int, rng: random.Random) -> Outcome:
 
 
 @contextlib.contextmanager
-def _small_disk(place: Path, kilobytes: int) -> Iterator[bool]:
+def _mounted(place: Path, kilobytes: int) -> Iterator[bool]:
     """Mount a small disk, if this user may; yield whether it is there."""
     place.mkdir(parents=True, exist_ok=True)
     options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)]
-    there = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
-    try:
-        yield there
-    finally:
-        if there:
-            subprocess.run(["umount", str(place)], check=True)
+    with contextlib.suppress(FileNotFoundError):
+        there = subprocess.run(["mount", *options], capture_output=True, check=False)
+        if there.returncode == 0:
+            try:
+                yield True
+            finally:
+                subprocess.run(["umount", str(place)], check=True)
+            return
+    yield False
 
 
-def full_disk(setting: Setting, tries: int, rng: random.Random) -> Outcome:
-    """Fill a small disk, make room, and resume. Needs the right to mount one."""
+def _refuse_beyond(folder: Path, room: int) -> None:
+    """Let this process write so many bytes into a folder, and no more: as a full disk does."""
+    written, original = 0, Path.open
+
+    class SmallFile(io.FileIO):
+        def write(self, data: Any) -> int:
+            nonlocal written
+            written += len(data)
+            if written > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    def open_small(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        if mode == "wb" and folder in path.parents:
+            return io.BufferedWriter(SmallFile(path, "wb"))
+        return original(path, mode, *rest, **options)
+
+    Path.open = open_small  # type: ignore[method-assign, assignment]
+
+
+def full_disk(setting: Setting, tries: int, rng: random.Random, *, mount: bool = True) -> Outcome:
+    """Fill a small disk, make room, and resume; without the right to mount one, imitate it."""
     outcome, folder = Outcome("disk full (tmpfs)"), setting.folder / "full"
     table, log = setting.table(folder.name), folder / "log"
     expected = undisturbed(setting, table)
     for _ in range(tries):
-        with _small_disk(folder / "disk", 4_000) as there:
-            if not there:
-                outcome.note = f"not tried: {NO_RIGHT} here"
-                return outcome
+        room = rng.randint(30_000, ROW_BYTES * setting.rows)
+        small = _mounted(folder / "disk", 4_000) if mount else contextlib.nullcontext(False)
+        with small as there:
             ballast, out = folder / "disk" / "ballast", folder / "disk" / "run"
-            ballast.write_bytes(bytes(4_000_000 - rng.randint(30_000, 900_000)))
-            code = finish(start(setting.arguments(table, out, *ONE_BY_ONE), log))
-            ballast.unlink()
+            before = None if there else functools.partial(_refuse_beyond, out, room)
+            ballast.parent.mkdir(exist_ok=True)
+            if there:
+                ballast.write_bytes(bytes(4_000_000 - room))
+            else:
+                outcome.fault = "disk full (writes refused with ENOSPC)"
+            log.unlink(missing_ok=True)
+            code = finish(start(setting.arguments(table, out, *ONE_BY_ONE), log, before=before))
+            said = "No space left on device" in log.read_text("utf-8")
+            ballast.unlink(missing_ok=True)
             again = finish(start(setting.arguments(table, out, *ONE_BY_ONE), log))
+            if not said:
+                outcome.add("", [f"the disk was not full: exit codes {code}, {again}"])
             _judge(outcome, (code, again), (1, 0), out, expected)
     return outcome
 

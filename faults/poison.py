@@ -41,17 +41,11 @@ def _hang(_model: Any) -> None:
 
 
 def _hang_in_c(_model: Any) -> None:
-    _sleep_undisturbed(ctypes.CDLL(None))
+    ctypes.CDLL(None).sleep(int(FOREVER))
 
 
 def _hang_with_the_lock(_model: Any) -> None:
-    _sleep_undisturbed(ctypes.PyDLL(None))
-
-
-def _sleep_undisturbed(libc: Any) -> None:
-    """Sleep as a kernel computes: no signal ends it. ``PyDLL`` keeps the interpreter's lock."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-    libc.sleep(int(FOREVER))
+    ctypes.PyDLL(None).sleep(int(FOREVER))
 
 
 def _die(_model: Any) -> None:

@@ -72,7 +72,7 @@ def _read_large(path: Path, model: Path, out: Path, queue: object) -> None:
     before, start_ = _peak(), time.perf_counter()
     plan = make_plan(Request(str(path), str(model), out, loading=cpu))
     planned = time.perf_counter()
-    with writing(plan, lambda _: None) as results:
+    with writing(plan.request, plan.manifest, plan.vlm, lambda _: None) as results:
         due = rows_due(plan.table, plan.request, results.done_ids, results.put)
         good = sum(1 for _ in due)
     ended = time.perf_counter()

@@ -134,3 +134,19 @@ def test_a_terminal_that_lacks_a_sign_stops_nothing(
     with pytest.raises(SystemExit):
         main()
     assert b"caf\\u00e9: 10 rows" in written.getvalue()
+
+
+def test_in_an_object_store_too_the_place_and_the_reason_are_said(
+    vlmscope: Command, write: Any, checkpoint: Path, bucket: str
+) -> None:
+    images = {"a": "one_0.png", "b": "", **{f"c{i}": "gone.png" for i in range(5)}}
+    data, out = write("t.csv", images), f"{bucket}/run"
+    command = ("extract", data, "--model", checkpoint, "--out", out, "--max-new-tokens", 0)
+    first = vlmscope(*command)
+    assert f"6 rows failed: see {out}/failures-*.jsonl; " in first.err
+    assert "most often (5 of 6): " in first.err
+    assert f"… all in {out}/failures-*.jsonl" in vlmscope("info", out).out
+    make_image("one", 5).save(data.parent / "gone.png")
+    again = vlmscope(*command)  # in an object of its own
+    assert "reason: no image in column 'image_name'" in again.err
+    assert "failures.jsonl" not in first.err + again.err

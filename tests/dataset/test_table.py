@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import vlmscope.dataset as dataset
-from vlmscope.dataset import Place, open_table, read_samples
+from vlmscope.dataset import open_table, read_samples
 from vlmscope.errors import InputError
 
 from .tables import ROWS, around, write_csv, write_jsonl, write_parquet
@@ -131,15 +131,13 @@ def test_fingerprint_is_that_of_the_rows_as_json(tmp_path: Path) -> None:
     assert table.scan().fingerprint == wanted.hexdigest()
 
 
-def test_rows_that_are_passed_hold_their_place(tmp_path: Path) -> None:
-    several = {**ROWS[0], "question_id": "two", "image": '["a.png", "./b//c.png"]'}
-    table = open_table(write_csv(tmp_path / "t.csv", [*around({"question": ""}), several]))
-    whole, places = list(table.rows()), list(table.rows_and_places({"q1", "bad", "two"}))
-    assert [isinstance(place, Place) for place in places] == [True, True, False, True]
-    assert places[2] == whole[2]
-    for i in (0, 3):
-        images = [[str(image) for image in rows[i].images] for rows in (whole, places)]
-        assert images[0] == images[1]
+def test_rows_may_be_left_out(tmp_path: Path) -> None:
+    table = open_table(write_csv(tmp_path / "t.csv", around({"question": ""})))
+    whole = list(table.rows())
+    assert [row.id for row in whole] == ["q1", "bad", "q2"]
+    assert list(table.rows({"q1", "bad"})) == [whole[2]]
+    assert list(table.rows({"q2", "nobody"})) == whole[:2]
+    assert not list(table.rows({"q1", "bad", "q2"}))
 
 
 def test_the_fingerprint_tells_embedded_images_of_equal_size_apart(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 
-from vlmscope.dataset import Place
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.families import Family
 from vlmscope.schema import Failure, Sample
@@ -43,11 +42,11 @@ class Rows:
 
     count: int
 
-    def rows_and_places(self, passed: Set[str]) -> Iterator[Sample | Failure | Place]:
+    def rows(self, skip: Container[str] = frozenset()) -> Iterator[Sample | Failure]:
         for i in range(self.count):
+            if f"q{i}" in skip:
+                continue
             if i == 5:
                 yield Failure(f"q{i}", "input", "the question is empty")
-            elif f"q{i}" in passed:
-                yield Place((f"{i}.png",))
             else:
                 yield Sample(f"q{i}", f"{i}.png", f"Question {i}?")

@@ -12,7 +12,7 @@ import pytest
 
 from vlmscope import extract
 from vlmscope.errors import ModelChangedError, RunMismatchError
-from vlmscope.executors.writing import Writing
+from vlmscope.executors.writing import WritingThread
 from vlmscope.model import load_model
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import Run, open_run
@@ -80,14 +80,14 @@ def rewrite(path: Path) -> bytes:
 def test_a_model_that_is_rewritten_while_it_computes(
     run_once: Callable[..., Run], copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    record, before = Writing._record, []
+    record, before = WritingThread._record, []
 
-    def then_rewrite(self: Writing, results: Any) -> None:
+    def then_rewrite(self: WritingThread, results: Any) -> None:
         record(self, results)
         if not before:
             before.append(rewrite(copy / "model.safetensors"))
 
-    monkeypatch.setattr(Writing, "_record", then_rewrite)
+    monkeypatch.setattr(WritingThread, "_record", then_rewrite)
     with pytest.raises(ModelChangedError, match=r"model.safetensors: was written to while"):
         run_once(copy)
     recorded = open_run(tmp_path / "run").ids

@@ -14,7 +14,7 @@ import pytest
 from executors.made_up_model import made_up
 from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import open_table
-from vlmscope.errors import RunMismatchError, TableChangedError
+from vlmscope.errors import RunMismatchError, TableChangedError, naming_options
 from vlmscope.executors import Request, local, pending, runner
 from vlmscope.executors.plan import Plan, as_compared, open_checked
 from vlmscope.executors.ray import driver
@@ -164,16 +164,16 @@ def test_a_table_that_changes_before_failed_rows_are_tried_again(
     assert session.start().failed == 1
     session.unreadable.clear()
     passes = 0
-    original = pending._Due._good_rows
+    original = pending._Reader._good_rows
 
-    def good_rows(self: Any, is_due: Any) -> Iterator[Any]:
+    def good_rows(self: Any, skip: Any) -> Iterator[Any]:
         nonlocal passes
         passes += 1
         if passes == 2:
             session.rewrite(change)
-        return original(self, is_due)
+        return original(self, skip)
 
-    monkeypatch.setattr(pending._Due, "_good_rows", good_rows)
+    monkeypatch.setattr(pending._Reader, "_good_rows", good_rows)
     with pytest.raises(TableChangedError):
         session.start()
     assert passes == 2
@@ -186,7 +186,7 @@ def test_rows_that_are_tried_alone_are_held_to_the_table_too(
 ) -> None:
     session.start(limit=3)
     FailureLog(session.out).add_all([Failure("q7", MODEL_STAGE, "it took too long")])
-    with pytest.raises(TableChangedError):
+    with naming_options(), pytest.raises(TableChangedError):
         session.start(change, time_limit=600)
     assert ("q7" in session.run.ids) == (change is append)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
 from multiprocessing.process import BaseProcess
@@ -27,9 +28,9 @@ from vlmscope.cli.stopping import stop_on_signals
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
 from vlmscope.executors import Plan, Request, Summary, run_plan, runner
 from vlmscope.executors import writing as executors_writing
-from vlmscope.executors.writing import BEHIND, writing
+from vlmscope.executors.writing import BEHIND, WritingThread, writing
 from vlmscope.schema import Capture, CaptureSpec
-from vlmscope.store import RunWriter, check_free, open_run, recording_apart
+from vlmscope.store import RunWriter, RunWriterProcess, check_free, open_run
 
 ROWS = 12
 Kind = Literal["auto", "thread", "process"]
@@ -109,6 +110,10 @@ def files_of(out: Path) -> dict[str, Any]:
     return {str(path.relative_to(out)): content(path) for path in files}
 
 
+def opened(plan: Plan) -> AbstractContextManager[WritingThread]:
+    return writing(plan.request, plan.manifest, plan.vlm, lambda _: None)
+
+
 def ending(summary: Summary) -> Summary:
     return replace(summary, seconds=0.0)
 
@@ -140,7 +145,7 @@ def test_a_process_writes_what_a_thread_writes(tmp_path: Path) -> None:
 
 def test_on_a_gpu_it_is_a_process(tmp_path: Path) -> None:
     for gpus in ((), ("cuda:0",)):
-        with writing(plan_of(tmp_path / "run", "auto", gpus=gpus), lambda _: None):
+        with opened(plan_of(tmp_path / "run", "auto", gpus=gpus)):
             assert len(writers()) == len(gpus)
 
 
@@ -168,22 +173,22 @@ def test_a_disk_that_refuses_is_one_error(
 
 def test_errors_of_opening_arrive_as_they_are(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with recording_apart(out, make_manifest()) as recorder:
+    with RunWriterProcess(out, make_manifest()) as recorder:
         recorder.add([row("q0")])
         with (
             pytest.raises(RunBusyError, match="another vlmscope is writing"),
-            recording_apart(out, make_manifest()),
+            RunWriterProcess(out, make_manifest()),
         ):
             raise AssertionError("two writers")
         with pytest.raises(StoreError, match="already has a row"):
             recorder.add([row("q0")])
         recorder.add([row("q1")])
-    with recording_apart(out, make_manifest()) as recorder:
+    with RunWriterProcess(out, make_manifest()) as recorder:
         assert set(recorder.done_ids) == {"q0", "q1"}
     other = make_manifest(capture={"max_new_tokens": 9})
     with pytest.raises(RunMismatchError, match="max_new_tokens") as here, RunWriter(out, other):
         pass
-    with pytest.raises(RunMismatchError) as apart, recording_apart(out, other):
+    with pytest.raises(RunMismatchError) as apart, RunWriterProcess(out, other):
         pass
     assert str(apart.value) == str(here.value)
 
@@ -192,7 +197,7 @@ def test_a_writing_process_that_is_killed_is_one_error(tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def write() -> None:
-        with writing(plan_of(out, "process"), lambda _: None) as results:
+        with opened(plan_of(out, "process")) as results:
             results.put([row("q0")])
             results.wait()
             [writer] = writers()
@@ -213,7 +218,7 @@ def test_leaving_by_an_exception_only_lets_go(tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def write() -> None:
-        with writing(plan_of(out, "process"), lambda _: None) as results:
+        with opened(plan_of(out, "process")) as results:
             for i in range(3):
                 results.put([row(f"q{i}")])
             raise ZeroDivisionError
@@ -233,7 +238,7 @@ def test_the_model_waits_for_a_slow_disk(
     """But not for a crowd of answers that ends at once, as long as it is not too large."""
     monkeypatch.setattr(executors_writing, "BEHIND_BYTES", behind_bytes)
     out, handed = tmp_path / "run", []
-    with writing(plan_of(out, "process"), lambda _: None) as results:
+    with opened(plan_of(out, "process")) as results:
         [writer] = writers()
         assert writer.pid
         os.kill(writer.pid, signal.SIGSTOP)
@@ -257,9 +262,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from store_support import make_captures, make_manifest
-from vlmscope.store import recording_apart
+from vlmscope.store import RunWriterProcess
 print("once", flush=True)
-with recording_apart(Path(sys.argv[1]), make_manifest()) as recorder:
+with RunWriterProcess(Path(sys.argv[1]), make_manifest()) as recorder:
     recorder.add(make_captures(range(3)))
 heavy = {"torch", "transformers", "pandas", "PIL"} & set(sys.modules)
 assert not heavy, heavy
@@ -269,10 +274,10 @@ assert not heavy, heavy
 def test_a_script_is_not_run_again_and_nothing_heavy_is_imported(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    support = Path(__file__).parent.parent / "store"
+    folders = [str(Path(__file__).parent.parent / "store"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "run")],
-        env={**os.environ, "PYTHONPATH": str(support)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
         capture_output=True,
         text=True,
         check=True,

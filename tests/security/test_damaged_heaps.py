@@ -122,7 +122,7 @@ def test_a_text_where_lists_of_lists_are_is_refused(research: Path) -> None:
         row = file["question_0"]
         del row["question"], row["answer"]
         row["answer"] = np.arange(3)
-    with pytest.raises(InputError, match="'question_0' has a answer that is no text"):
+    with pytest.raises(InputError, match="'question_0': found no text in 'answer'"):
         open_seed_files(research)
     with h5py.File(research, "r+") as file:
         parts = np.dtype([("text", h5py.string_dtype()), ("number", np.int64)])

@@ -19,15 +19,17 @@ from vlmscope.schema import Failure, Score
 from vlmscope.store import (
     FailureLog,
     RunWriter,
+    RunWriterProcess,
     describe,
+    failures_shown,
     find_damage,
     label_sets,
+    last_failures,
     open_run,
     place,
     read_failures,
     read_labels,
     rebuild_index,
-    recording_apart,
     set_aside,
     write_labels,
 )
@@ -128,7 +130,7 @@ def test_ranks_write_side_by_side(bucket: str) -> None:
 
 def test_a_process_of_its_own_writes_it(bucket: str) -> None:
     url = f"{bucket}/run"
-    with recording_apart(place(url), make_manifest()) as recorder:
+    with RunWriterProcess(place(url), make_manifest()) as recorder:
         recorder.add([*make_captures([0, 1]), Failure("bad", "image", "no such file")])
     assert len(open_run(url)) == 2
     assert set(open_run(url).failures) == {"bad"}
@@ -148,6 +150,9 @@ def test_failures_are_objects_of_so_many_lines(
     found = read_failures(path)
     assert sorted(found) == [f"q{i}" for i in range(5)]
     assert (found["q3"].error, found["q0"].error) == ("and again", "boom")
+    last = last_failures(path, {"q1", "q3", "q4"}, 3)
+    assert [(each.id, each.attempt) for each in last] == [("q3", 1), ("q4", 1), ("q3", 2)]
+    assert str(failures_shown(path)) == f"{bucket}/run/failures-*.jsonl"
 
 
 def test_labels(run: str) -> None:

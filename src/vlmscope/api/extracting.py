@@ -116,7 +116,7 @@ def extract(
         allow_absolute_paths: Let paths of images lead out of their folder. Those of samples may.
         allow_pickle_weights: Read weights that are pickles, from somebody you trust.
         strict: Stop at the first row that fails.
-        time_limit: Seconds that the model may take for a batch.
+        time_limit: Refused: only the command may end its process and begin again.
         redo_damaged: Set damaged files of the run aside, and capture their rows again.
         shard: Only the rows of one of several ranks: ``"3/8"``, or ``"auto"`` as the environment of
             torchrun or Slurm says.

@@ -78,8 +78,8 @@ def extract(
         typer.Option(
             "--time-limit",
             metavar="SECONDS",
-            help="Longest that the model may take for a batch; a row that takes longer alone is "
-            "recorded as failed (default: none).",
+            help="Longest that the model may take for a batch; then the command begins again by "
+            "itself, and a row that takes longer alone is recorded as failed (default: none).",
             show_default=False,
         ),
     ] = None,
@@ -134,8 +134,8 @@ def extract(
 
     Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 bad usage or
     input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl); 130 and 143
-    stopped by Ctrl-C and SIGTERM when what is being answered is done; 124 the model hung and could
-    not be interrupted (--time-limit).
+    stopped by Ctrl-C and SIGTERM when what is being answered is done; 124 the model took longer
+    than --time-limit again and again.
     """
     from vlmscope.dataset import parse_mapping
     from vlmscope.executors import share_of

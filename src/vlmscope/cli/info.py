@@ -73,6 +73,8 @@ def _show_representations(description: Description, run: Path) -> None:
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:
     """Print how many rows failed, and the first of them."""
+    from vlmscope.store import failures_shown
+
     if not failures:
         stdout.print("failures: none")
         return
@@ -82,7 +84,7 @@ def _show_failures(run: Path, failures: Sequence[Failure]) -> None:
     for failure in failures[:5]:
         stdout.print(Text(f"  {failure.id}: {failure.error}"))
     if len(failures) > 5:
-        stdout.print(f"  … all in {run / 'failures.jsonl'}")
+        stdout.print(Text(f"  … all in {failures_shown(run)}"))
 
 
 def _show_attributes(attributes: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter, deque
+from collections import Counter
 from types import TracebackType
 
 from rich.progress import (
@@ -21,9 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli.output import count, human_size, show_note, shown_text, stderr
-from vlmscope.errors import StoreError
+from vlmscope.errors import VlmscopeError
 from vlmscope.executors import Outline, Summary
-from vlmscope.store.failures import FAILURES, logged_failures
+from vlmscope.store import failures_shown, last_failures
 
 LOG_SECONDS = 30.0
 """Where no terminal can show a bar, a line is printed this often."""
@@ -141,7 +141,7 @@ def show_summary(plan: Outline, summary: Summary) -> None:
     if summary.failed:
         stderr.print(
             Text(
-                f"{count(summary.failed, 'row')} failed: see {out / FAILURES}; "
+                f"{count(summary.failed, 'row')} failed: see {failures_shown(out)}; "
                 "the same command tries them again",
                 style="red",
             )
@@ -154,17 +154,15 @@ def show_summary(plan: Outline, summary: Summary) -> None:
 
 
 def _last_errors(plan: Outline, number: int) -> list[str]:
-    """Return what this session's failures say: the last lines about its rows.
+    """Return what this session's failures say: the last attempts at its rows.
 
-    ``read_failures`` cannot tell the sessions apart: it has one failure for each id. Between the
-    lines may be those of other ranks.
+    Between them may be those of other ranks.
     """
-    ours = frozenset(plan.scan.ids)
     try:
-        found = logged_failures(plan.request.out / FAILURES)
-        return list(deque((each.error for each in found if each.id in ours), maxlen=number))
-    except StoreError:
+        failures = last_failures(plan.request.out, frozenset(plan.scan.ids), number)
+    except VlmscopeError:
         return []  # the rows are counted all the same
+    return [failure.error for failure in failures]
 
 
 def _show_reasons(reasons: list[tuple[str, int]], failed: int) -> None:

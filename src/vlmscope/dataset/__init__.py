@@ -23,7 +23,7 @@ from vlmscope.dataset.images.locate import read_images
 from vlmscope.dataset.images.thumbnail import Thumbnails, image_thumbnail, read_thumbnails
 from vlmscope.dataset.notes import table_notes
 from vlmscope.dataset.rows.columns import parse_mapping
-from vlmscope.dataset.rows.reader import Identity, Place
+from vlmscope.dataset.rows.reader import Identity
 from vlmscope.dataset.share import Share
 from vlmscope.dataset.table import Table, TableScan, open_table, read_samples
 from vlmscope.dataset.tables.memory import InMemory, in_memory
@@ -39,7 +39,6 @@ __all__ = [
     "Data",
     "Identity",
     "InMemory",
-    "Place",
     "Share",
     "Table",
     "TableScan",

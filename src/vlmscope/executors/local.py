@@ -27,11 +27,13 @@ from vlmscope.executors.pending import (
     suspects_of,
 )
 from vlmscope.executors.plan import Plan
+from vlmscope.executors.request import Request
 from vlmscope.executors.runner import Loop
-from vlmscope.executors.writing import StrictStop, Writing, writing
+from vlmscope.executors.time_limit import Restarts, take_restarts
+from vlmscope.executors.writing import StrictStop, WritingThread, writing
 from vlmscope.row_identity import take_truths
 from vlmscope.schema import Capture, Failure
-from vlmscope.store import InProgress
+from vlmscope.store import InProgress, read_failures
 
 
 class Observer(Protocol):
@@ -83,17 +85,24 @@ def run_plan(
     """
     start = time.perf_counter()
     stop = stop or threading.Event()
+    restarts = take_restarts()
     spec, wanted = plan.request.spec, plan.request.batch_size
     sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
     tally = _Tally(observer or Nobody(), sizer)
     with (
-        writing(plan, tally.add) as results,
+        writing(
+            plan.request, plan.manifest, plan.vlm, tally.add, size=lambda: sizer.size
+        ) as results,
         InProgress(plan.request.out, plan.request.writes_as) as journal,
     ):
         changed = None
         take_truths(plan.request.out, plan.held)
         try:
-            changed = _run_rows(plan, results, sizer, journal, stop)
+            if hung := _hung_before(plan.request, restarts):
+                tally.add(hung)
+                if plan.request.strict:
+                    raise StrictStop
+            changed = _run_rows(plan, results, sizer, journal, restarts, stop)
         except StrictStop:
             stop.set()
     if changed is not None:
@@ -108,8 +117,21 @@ def run_plan(
     )
 
 
+def _hung_before(request: Request, restarts: Restarts) -> list[Failure]:
+    """Return what this command recorded of rows that hung, before it began again."""
+    if not restarts.hung:
+        return []
+    recorded = read_failures(request.out)
+    return [recorded[id_] for id_ in restarts.hung if id_ in recorded]
+
+
 def _run_rows(
-    plan: Plan, results: Writing, sizer: BatchSizer, journal: InProgress, stop: threading.Event
+    plan: Plan,
+    results: WritingThread,
+    sizer: BatchSizer,
+    journal: InProgress,
+    restarts: Restarts,
+    stop: threading.Event,
 ) -> TableChangedError | None:
     """Capture the rows of a plan; those with which a session died before come last, and apart.
 
@@ -120,9 +142,9 @@ def _run_rows(
         What has changed in the table since it was checked, if anything has.
     """
     table, request, vlm = plan.table, plan.request, plan.vlm
-    killers = killed_by(table, request, journal.blamed if plan.todo else {})
+    killers = killed_by(table, journal.blamed if plan.todo else {})
     left_out = recorded_apart(request) if killers else frozenset()
-    left_out |= {failure.id for failure in killers}
+    left_out |= {failure.id for failure in killers}.union(restarts.hung)
     suspects = suspects_of(request, results.done_ids, journal.suspects, left_out)
     try:
         if killers:
@@ -132,12 +154,21 @@ def _run_rows(
         journal.start(suspects)
     if not plan.todo:  # a pass over a table of a million rows would find nothing
         return None
-    loop = Loop(vlm, request, results, sizer, went_well=bool(plan.done), journal=journal)
+    loop = Loop(
+        vlm,
+        request,
+        results,
+        sizer,
+        went_well=bool(plan.done),
+        stop=stop,
+        journal=journal,
+        restarts=restarts,
+    )
     apart = left_out.union(suspects)
     rows = UntilChanged(rows_due(table, request, results.done_ids, results.put, apart=apart))
-    loop.run(rows, stop)
+    loop.run(rows)
     if rows.is_whole:
-        loop.run_apart(groups_apart(table, request, suspects), stop)
+        loop.run_apart(groups_apart(table, suspects))
     return rows.error
 
 

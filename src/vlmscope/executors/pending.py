@@ -1,10 +1,12 @@
 """The rows of a table that are still to do, and their order.
 
-Rows about the same image, one after the other. The vision encoder is most of a prefill, and what it
-makes of an image serves every question about that image, as long as it is remembered: only the last
-few images are. Tables often come back to an image hundreds of rows later. So a window of rows is
-read ahead, and its questions about one image are brought together. The window is bounded in rows
-and in bytes: memory does not grow with the table.
+First those are left out that are done. Of what is left, rows about the same image come one after
+the other: the vision encoder is most of a prefill, and what it makes of an image serves every
+question about that image, as long as it is remembered, and only the last few images are. Tables
+often come back to an image hundreds of rows later. So a window of rows is read ahead, and its
+questions about one image are brought together. The window is bounded in rows and in bytes: memory
+does not grow with the table. A session that goes on has other rows in its window, and so another
+order, than one that was never interrupted.
 
 First come those of which nothing bad is known; then those that failed in an earlier session. Last
 of all, apart from each other, come the suspects: rows that hung in the model, and rows that were in
@@ -15,22 +17,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from vlmscope.schema import ImageLike
-from collections.abc import Callable, Mapping, Set
-
-from vlmscope.dataset import Place, Table
+from vlmscope.dataset import Table
 from vlmscope.errors import TableChangedError
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import MODEL_STAGE, PREPARE_STAGE
 from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.store import read_failures
 
-RowT = TypeVar("RowT", bound="AboutImages")
+if TYPE_CHECKING:
+    from vlmscope.schema import ImageLike
 
 AHEAD_ROWS = 4096
 """Rows that may wait for others about their image. Without images in them they are small."""
@@ -39,17 +39,9 @@ AHEAD_BYTES = 256 * 2**20
 """Bytes of images in waiting rows at which no more are read; paths count nothing."""
 
 
-class AboutImages(Protocol):
-    """A row, or what holds its place."""
-
-    @property
-    def images(self) -> Sequence[ImageLike]:
-        """The images it is about, in order."""
-
-
 def same_image_together(
-    rows: Iterator[RowT], ahead: int = AHEAD_ROWS, *, ahead_bytes: int = AHEAD_BYTES
-) -> Iterator[RowT]:
+    rows: Iterator[Sample], ahead: int = AHEAD_ROWS, *, ahead_bytes: int = AHEAD_BYTES
+) -> Iterator[Sample]:
     """Yield every row once, the waiting ones about the same images after each other.
 
     Again and again the oldest waiting row is yielded, then in their order all that wait and are
@@ -69,7 +61,7 @@ def same_image_together(
     ['a1', 'a2', 'b1', 'b2']
     """
     # A group is as old as its first row, and a new one is put last: the first holds the oldest row.
-    groups: OrderedDict[Hashable, deque[RowT]] = OrderedDict()
+    groups: OrderedDict[Hashable, deque[Sample]] = OrderedDict()
     held_rows = held_bytes = 0
     for row in rows:
         key = _key(row)
@@ -88,14 +80,14 @@ def same_image_together(
         yield from _oldest_group(groups)
 
 
-def _oldest_group(groups: OrderedDict[Hashable, deque[RowT]]) -> Iterator[RowT]:
+def _oldest_group(groups: OrderedDict[Hashable, deque[Sample]]) -> Iterator[Sample]:
     """Take the oldest row and those about its images out, letting go of each when it is taken."""
     _, group = groups.popitem(last=False)
     while group:
         yield group.popleft()
 
 
-def _key(row: AboutImages) -> Hashable:
+def _key(row: Sample) -> Hashable:
     """Return what rows about the same images share; no other row has that of one without."""
     images = row.images
     if len(images) == 1:
@@ -115,7 +107,7 @@ def _identity(image: ImageLike) -> Hashable:
     return id(image)
 
 
-def _size(row: AboutImages) -> int:
+def _size(row: Sample) -> int:
     """Return the bytes of the row's images; of a PIL image one a channel and pixel, about."""
     size = 0
     for image in row.images:
@@ -170,9 +162,7 @@ def _apart(failed: Mapping[str, Failure]) -> list[str]:
     return [id_ for id_, failure in failed.items() if failure.stage in _DIED]
 
 
-def groups_apart(
-    table: Table, request: Request, suspects: Mapping[str, int]
-) -> Iterator[list[Sample]]:
+def groups_apart(table: Table, suspects: Mapping[str, int]) -> Iterator[list[Sample]]:
     """Yield the suspects that are good rows, in the groups to try them in.
 
     Those of which least is known come first, ``GROUP`` at a time if they are many; who was in work
@@ -180,7 +170,7 @@ def groups_apart(
     """
     if not suspects:
         return
-    rows = list(_Due(table, request, lambda _: None).of(lambda id_: id_ in suspects))
+    rows = list(_Reader(table).rows(_AllBut(suspects)))
     rows.sort(key=lambda row: suspects[row.id])
     first = sum(suspects[row.id] == 1 for row in rows)
     size = GROUP if first > GROUP else 1
@@ -190,17 +180,16 @@ def groups_apart(
         yield [row]
 
 
-def killed_by(table: Table, request: Request, blamed: Mapping[str, str]) -> list[Failure]:
+def killed_by(table: Table, blamed: Mapping[str, str]) -> list[Failure]:
     """Return the records of rows that were alone in work when a session was killed again.
 
     Args:
         table: The rows; those that are not among them are left out.
-        request: What was asked for.
         blamed: Id → the stage that it was in.
     """
     if not blamed:
         return []
-    rows = _Due(table, request, lambda _: None).of(lambda id_: id_ in blamed)
+    rows = _Reader(table).rows(_AllBut(blamed))
     return [
         failure_of(
             row,
@@ -236,68 +225,64 @@ def rows_due(
         TableChangedError: The table is not the one that was checked. Rows that were read and wait
             for others about their image are lost then, except where rows were only appended.
     """
-    done = frozenset(done)
     failed = frozenset(read_failures(request.out)) - done - apart
-    rows = _Due(table, request, record, done)
-    yield from rows.of(lambda id_: id_ not in done and id_ not in failed and id_ not in apart)
+    reader = _Reader(table, record)
+    if request.strict:  # a bad row is not met before its turn, and recorded at once
+        reader.ahead = reader.together = 1
+    yield from reader.rows(frozenset(done).union(failed, apart))
     if failed:
-        yield from rows.of(lambda id_: id_ in failed)
-    if rows.appended is not None:
-        raise rows.appended
+        yield from reader.rows(_AllBut(failed))
+    if reader.appended is not None:
+        raise reader.appended
 
 
-class _Due:
+@dataclass(frozen=True, slots=True)
+class _AllBut:
+    """All ids but some."""
+
+    ids: Container[str]
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ not in self.ids
+
+
+@dataclass(slots=True)
+class _Reader:
     """Passes over a table."""
 
-    def __init__(
-        self,
-        table: Table,
-        request: Request,
-        record: Callable[[Sequence[Failure]], None],
-        done: Set[str] = frozenset(),
-    ) -> None:
-        self._table = table
-        self._done = done
-        # Of a strict session a bad row is not met before its turn, and recorded at once.
-        self._ahead = 1 if request.strict else AHEAD_ROWS
-        self._together = 1 if request.strict else BAD_ROWS
-        self._record = record
-        self.appended: TableChangedError | None = None
-        """Set where more rows followed on those that were checked."""
+    table: Table
+    record: Callable[[Sequence[Failure]], None] = lambda _: None
+    """Takes rows that are not in order."""
+    ahead: int = AHEAD_ROWS
+    """Most rows that may wait for others about their image."""
+    together: int = BAD_ROWS
+    """Bad rows that are recorded together."""
+    appended: TableChangedError | None = None
+    """Set where more rows followed on those that were checked."""
 
-    def of(self, is_due: Callable[[str], bool]) -> Iterator[Sample]:
-        """Yield the good rows that are due, those about the same image together.
+    def rows(self, skip: Container[str]) -> Iterator[Sample]:
+        """Yield the good rows but for some, those about the same image together."""
+        return same_image_together(self._good_rows(skip), self.ahead)
 
-        Only afterwards are the others left out: so a run that was killed during questions about an
-        image goes on in the order of one that was not.
-        """
-        rows = same_image_together(self._good_rows(is_due), self._ahead)
-        return (row for row in rows if isinstance(row, Sample) and is_due(row.id))
-
-    def _good_rows(self, is_due: Callable[[str], bool]) -> Iterator[Sample | Place]:
-        """Yield every good row, or its place; record the bad rows that are due, many at once."""
+    def _good_rows(self, skip: Container[str]) -> Iterator[Sample]:
+        """Yield the good rows but for some; record the bad ones on the way, many at once."""
         bad: list[Failure] = []
         try:
-            for row in self._rows():
-                if not isinstance(row, Failure):
+            for row in self.table.rows(skip):
+                if isinstance(row, Sample):
                     yield row
-                elif is_due(row.id):
-                    bad.append(row)
-                    if len(bad) >= self._together:
-                        self._record(bad)
-                        bad = []
-        except TableChangedError:
-            if bad:
-                self._record(bad)
-            raise
-        if bad:
-            self._record(bad)
-
-    def _rows(self) -> Iterator[Sample | Failure | Place]:
-        """Yield every row. That others were appended is no reason to lose those that wait."""
-        try:
-            yield from self._table.rows_and_places(self._done)
+                    continue
+                bad.append(row)
+                if len(bad) >= self.together:
+                    self.record(bad)
+                    bad = []
         except TableChangedError as error:
             if not error.appended:
+                self._record(bad)
                 raise
-            self.appended = error
+            self.appended = error  # no reason to lose the rows that wait
+        self._record(bad)
+
+    def _record(self, bad: Sequence[Failure]) -> None:
+        if bad:
+            self.record(bad)

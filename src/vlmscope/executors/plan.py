@@ -15,7 +15,7 @@ from vlmscope.dataset import Table, TableScan, open_table, shown_data, table_not
 from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
-from vlmscope.executors.time_limit import check_patience
+from vlmscope.executors.time_limit import check_time_limit
 from vlmscope.model import (
     VisionLanguageModel,
     load_with,
@@ -346,7 +346,7 @@ def _set_damage_aside(request: Request) -> tuple[str, ...]:
 
 
 def _check_options(request: Request) -> None:
-    check_patience(request.time_limit)
+    check_time_limit(request)
     check_batch_size(request.batch_size)
     if request.limit is not None and whole_number("--limit", request.limit) < 1:
         raise InputError(f"--limit {request.limit}: give 1 or more")

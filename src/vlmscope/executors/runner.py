@@ -34,11 +34,11 @@ from vlmscope.executors.time_limit import (
     PREPARE_STAGE,
     Journal,
     NoJournal,
-    Patience,
-    TooSlowError,
+    Restarts,
+    TimeLimit,
     end_process,
 )
-from vlmscope.executors.writing import Outbox, StrictStop, Writing
+from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, Failure, Sample, failure_of
@@ -67,11 +67,6 @@ class _Trouble:
         first_line = (str(self.error).strip() or "no message").splitlines()[0]
         return f"{type(self.error).__name__}: {first_line}"
 
-    @property
-    def too_slow(self) -> bool:
-        """Whether the batch was given up at the time limit."""
-        return isinstance(self.error, TooSlowError)
-
 
 class ResilientRunner:
     """Runs batches, splits those that fail, and remembers what fits.
@@ -82,7 +77,7 @@ class ResilientRunner:
         sizer: The batch size, which learns from every batch.
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
         session: Where the rows of a batch may be finished with a later one; then ``drain`` ends.
-        patience: How long the model may take for a batch; by default as long as it likes.
+        limit: How long the model may take for a batch; by default as long as it likes.
         journal: Told which rows are in work.
     """
 
@@ -94,7 +89,7 @@ class ResilientRunner:
         *,
         went_well: bool = False,
         session: CaptureSession | None = None,
-        patience: Patience | None = None,
+        limit: TimeLimit | None = None,
         journal: Journal | None = None,
     ) -> None:
         self._vlm = vlm
@@ -102,7 +97,7 @@ class ResilientRunner:
         self._sizer = sizer
         self._went_well = went_well
         self._session = session
-        self._patience = patience or Patience(None)
+        self._limit = limit or TimeLimit(None)
         self._journal = journal or NoJournal()
         self._in_model: dict[str, Sample] = {}
         self._blamed: tuple[list[str], list[str]] = ([], [])
@@ -146,7 +141,7 @@ class ResilientRunner:
     def drain(self) -> Iterator[Results]:
         """Yield the results that are still to come."""
         while self._session is not None:
-            with self._patience.limiting():
+            with self._limit.limiting():
                 results = self._session.drain()
             self._came_out(results)
             yield results
@@ -198,7 +193,7 @@ class ResilientRunner:
 
     def _empty_slots(self) -> bool:
         """Finish what is being answered and free its memory; return whether there was any."""
-        with self._patience.limiting():
+        with self._limit.limiting():
             freed = self._session is not None and self._session.forget(slots=True)
         if freed:
             _free_memory()
@@ -220,7 +215,7 @@ class ResilientRunner:
         _watch_memory(self._vlm)
         self._in_model |= {sample.id: sample for sample in batch.samples}
         self._journal.begin(MODEL_STAGE, [sample.id for sample in batch.samples])
-        with self._patience.limiting():
+        with self._limit.limiting():
             results = capture_batch(
                 batch, self._vlm, self._spec, *([self._session] if self._session else [])
             )
@@ -240,12 +235,10 @@ class ResilientRunner:
             self._journal.finish(ids)
 
     def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
-        if trouble.too_slow:
-            return failure_of(sample, MODEL_STAGE, f"the model {trouble.error} on this row alone")
         return failure_of(sample, "capture", str(row_error(sample, trouble.error)))
 
     def _raise_if_a_bug(self, sample: Sample, trouble: _Trouble) -> None:
-        if self._went_well or trouble.out_of_memory or trouble.too_slow:
+        if self._went_well or trouble.out_of_memory:
             return
         # An image of an odd shape may be the row's own fault; a folder of icons is not.
         odd = is_of_odd_shape(sample)
@@ -366,21 +359,28 @@ class Loop:
         sizer: The batch size.
         went_well: Whether rows of this run went well before, so that errors are the rows' own.
         journal: Told which rows are in work, and closed before the process ends because of a row.
+        restarts: What the time limit did before.
+        stop: Set to stop when what is being answered is finished.
     """
 
     def __init__(
         self,
         vlm: VisionLanguageModel,
         request: Request,
-        results: Writing,
+        results: WritingThread,
         sizer: BatchSizer,
         *,
         went_well: bool,
+        stop: threading.Event,
         journal: InProgress | None = None,
+        restarts: Restarts = Restarts(),  # noqa: B008 - frozen
     ) -> None:
         self._vlm = vlm
         self._request = request
+        self._results = results
+        self._stop = stop
         self._journal = journal
+        self._restarts = restarts
         self._sizer = sizer
         spec = resolve_spec(request.spec, vlm)
         self._runner = ResilientRunner(
@@ -389,14 +389,12 @@ class Loop:
             sizer,
             went_well=went_well,
             session=CaptureSession(vlm, spec, rows_at_once(vlm, request.batch_size)),
-            patience=Patience(request.time_limit, self._give_up),
+            limit=TimeLimit(request.time_limit, self._expired),
             journal=journal,
         )
-        self._strict = request.strict
-        self._outbox = Outbox(results.put, lambda: sizer.size)
 
-    def run(self, rows: Iterator[Sample], stop: threading.Event) -> None:
-        """Capture until the rows or the patience end."""
+    def run(self, rows: Iterator[Sample]) -> None:
+        """Capture until the rows end, or somebody asks to stop."""
         ahead = batches_to_prepare(self._vlm)
         ended: list[StrictStop] = []
         with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
@@ -406,12 +404,13 @@ class Loop:
                     self._sizer,
                     self._runner.prepare,
                     preparing,
-                    stop.is_set,
+                    self._stop.is_set,
                     ahead,
                 ):
                     pieces = self._runner.run(samples, prepared)
                     del prepared  # if memory runs out, nobody else may hold the batch
-                    self._put(pieces)
+                    for results in pieces:
+                        self._results.put(results)
                 self._finish()
                 if ended:
                     raise ended[0]
@@ -423,42 +422,47 @@ class Loop:
             except BaseException:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 with suppress(Exception):
-                    self._outbox.flush()
+                    self._results.flush()
                 raise
 
-    def run_apart(self, groups: Iterator[list[Sample]], stop: threading.Event) -> None:
+    def run_apart(self, groups: Iterator[list[Sample]]) -> None:
         """Capture one group of rows after the other, their images one by one.
 
         A row that hangs again, or with which the process dies again, must not keep the others; and
         the fewer are in work then, the more is known of it.
         """
         for group in groups:
-            if stop.is_set():
+            if self._stop.is_set():
                 return
             prepared = [(sample, self._runner.prepare([sample])) for sample in group]
             while prepared:
                 sample, own = prepared.pop(0)
-                self._put(self._runner.run([sample], own))
+                for results in self._runner.run([sample], own):
+                    self._results.put(results)
             self._finish()
 
-    def _give_up(self) -> None:
-        """End the process: the model hangs, and it is known on which rows."""
+    def _expired(self) -> None:
+        """End the process: the model hangs, and it is known on which rows.
+
+        The thread that runs the model cannot hand anything over meanwhile.
+        """
+        with suppress(Exception):
+            self._results.wait()
         if self._journal is not None:
             self._journal.close()
-        end_process(self._request.out, self._runner.in_model)
-
-    def _put(self, pieces: Iterator[list[Capture | Failure]]) -> None:
-        """Hand results over as they come."""
-        for results in pieces:
-            self._outbox.put(results)
-            if self._strict and any(isinstance(item, Failure) for item in results):
-                self._outbox.flush()
+        end_process(
+            self._request,
+            self._runner.in_model,
+            self._restarts,
+            captured=self._results.captured > 0,
+            stopping=self._stop.is_set(),
+        )
 
     def _finish(self) -> None:
         """Answer what is being answered, and hand everything over."""
         for results in self._runner.drain():
-            self._outbox.put(results)
-        self._outbox.flush()
+            self._results.put(results)
+        self._results.flush()
 
 
 def _until_strict(rows: Iterator[Sample], ended: list[StrictStop]) -> Iterator[Sample]:

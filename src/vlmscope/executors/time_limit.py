@@ -1,33 +1,34 @@
-"""A time limit for what the model does with a batch: a row that hangs must not keep the others.
+"""A time limit for what the model does with a batch: a row that hangs must not end a long run.
 
-In three steps, each for what the one before cannot interrupt. At the limit a signal raises
-``TooSlowError`` inside the model, wherever Python code of the model or of torch runs; the batch is
-then halved like one that raised, down to the row that hangs alone. A call of C that never returns
-is ended with the process at twice the limit, by a thread; one that holds the interpreter's lock
-too, at three times, by another process: ``watchdog``.
+Nothing is interrupted inside the model: an exception at an arbitrary instruction of a library
+leaves its state as it is, and none reaches a call of C that never returns. At the limit one
+watchdog, a thread, has what is captured written, records the rows in the model, and lets the
+command begin again in the same process id (``os.execv``). The new session tries those rows last,
+each alone; a row that takes too long alone stays on record and is not tried again by this command.
+``TRIES`` ends in succession without a captured row between them are no row's fault: then the
+process ends with ``EXIT_CODE``. A call of C that keeps the interpreter's lock stops that thread
+too; ``watchdog`` ends the process from outside then.
 
-Only the time in which this process runs counts. No clock tells that, so a thread adds up short
+Only the time in which this process runs counts. No clock tells that, so the thread adds up short
 waits; one that took longer than it should, because the process was stopped meanwhile by Ctrl-Z or
 SIGSTOP, counts as a short one.
-
-What is noted of the rows in work, so that a session after a kill knows of them.
-``store.InProgress`` is such a journal; where nobody would read one, nothing is noted.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, names_options
+from vlmscope.executors.request import Request
 from vlmscope.executors.watchdog import ALIVE, AT_REST, Watchdog
 from vlmscope.locking import model_lock
 from vlmscope.schema import Sample, failure_of
@@ -68,185 +69,180 @@ class NoJournal:
 
 
 EXIT_CODE = 124
-"""What the process ends with where nothing could interrupt the model: that of ``timeout``."""
+"""What the process ends with where beginning again did not help: that of ``timeout``."""
+
+TRIES = 10
+"""Times in succession that the limit may end the work without a captured row between them."""
 
 _TICKS = 50
 """Short waits that make up the limit."""
 
-_REST = 5.0
-"""Seconds without anything to limit after which nobody watches any more."""
-
-_OURS = (
-    "vlmscope.engine", "vlmscope.executors", "vlmscope.locking", "vlmscope.model.computing",
-    "vlmscope.model.computing",
-)  # fmt: skip
-"""A batch is interrupted in the code that they call, not during their own bookkeeping."""
+_VARIABLE = "VLMSCOPE_TIME_LIMIT"
+"""Name of the variable of the environment by which one process tells the next."""
 
 
-class TooSlowError(Exception):
-    """A batch took longer than the time limit."""
-
-
-class Patience:
+class TimeLimit:
     """Limits the time of one piece of work after another.
 
     Args:
         seconds: The limit; None for none.
-        give_up: Called from another thread at twice the limit; to end the process.
-
-    Raises:
-        InputError: There is a limit, and no signal can enforce it here.
+        expired: Called from another thread at the limit, to end the process. The work that was
+            limited cannot end before it returns.
     """
 
-    def __init__(self, seconds: float | None, give_up: Callable[[], None] = lambda: None) -> None:
-        check_patience(seconds)
+    def __init__(self, seconds: float | None, expired: Callable[[], None] = lambda: None) -> None:
         self._seconds = seconds or 0.0
         self._tick = min(max(self._seconds / _TICKS, 0.01), 0.25)
-        self._give_up = give_up
-        self._ran = 0.0
-        """Seconds that this process ran while it was limited. Only the thread that watches adds."""
-        self._began = 0.0
-        """What ``_ran`` was when the present limit began. Only the main thread sets it."""
-        self._limited = False
-        self._wake = threading.Event()
+        self._expired = expired
+        self._limited = threading.Event()
         self._turn = threading.Lock()
-        """Held to begin, to end, and to send a signal: none comes after the end."""
+        """Held to begin, to end, and to count: nothing expires after its end."""
+        self._ran = 0.0
+        """Seconds that this process ran since the present limit began."""
         self._watchdog: Watchdog | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Patience:
-        """A copy counts for itself; locks and threads are not copied."""
-        return Patience(self._seconds or None, self._give_up)
 
     @contextmanager
     def limiting(self) -> Iterator[None]:
-        """Raise ``TooSlowError`` inside the block where it takes longer than the limit.
-
-        Who catches it there and goes on has the whole limit again.
-        """
+        """Limit the time of the block. Passes of other threads take none of it."""
         if not self._seconds:
             yield
             return
-        with model_lock():  # the time of other threads' passes is not this one's
-            yield from self._clocked()
-
-    def _clocked(self) -> Iterator[None]:
-        before = signal.signal(signal.SIGALRM, self._expire)
-        try:
+        with model_lock():
             self._begin()
-            yield
-        finally:
-            self._end()
-            signal.signal(signal.SIGALRM, before)
+            try:
+                yield
+            finally:
+                self._end()
 
     def _begin(self) -> None:
-        """Have the time counted from now on."""
         with self._turn:
             if self._watchdog is None:
-                self._watchdog = Watchdog(3 * self._seconds)
-                thread = threading.Thread(target=self._watch, args=(self._watchdog,), daemon=True)
-                thread.name = "vlmscope-patience"
-                thread.start()
+                self._watchdog = Watchdog(2 * self._seconds)
+                watch = threading.Thread(target=self._watch, args=(self._watchdog,), daemon=True)
+                watch.name = "vlmscope-time-limit"
+                watch.start()
             self._watchdog.say(ALIVE)
-            self._began = self._ran
-            self._limited = True
-            self._wake.set()
+            self._ran = 0.0
+            self._limited.set()
 
     def _end(self) -> None:
-        """Have it counted no longer; a signal that has been sent comes to nothing."""
-        self._limited = False
         with self._turn:
+            self._limited.clear()
             if self._watchdog is not None:
                 self._watchdog.say(AT_REST)
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-        if signal.SIGALRM in signal.sigpending():
-            signal.sigwait([signal.SIGALRM])
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-    def _expire(self, _signum: int, frame: FrameType | None) -> None:
-        """Raise in the code that our engine calls; within the engine, wait for the next call."""
-        module = frame.f_globals.get("__name__", "") if frame is not None else ""
-        late = self._ran - self._began >= self._seconds
-        if late and self._limited and not module.startswith(_OURS):
-            self._began = self._ran
-            raise TooSlowError(f"took longer than --time-limit {self._seconds:g} seconds")
 
     def _watch(self, watchdog: Watchdog) -> None:
         """Count the time, and act when it is over. This is a thread of its own."""
-        gave_up = -1.0
-        while self._is_wanted(watchdog):
-            last = time.monotonic()
-            while self._limited:
-                time.sleep(self._tick)
-                now = time.monotonic()
-                self._ran += min(now - last, self._tick)
-                last, began = now, self._began
-                self._remind(watchdog, late=self._ran - began >= self._seconds)
-                if self._ran - began >= 2 * self._seconds and gave_up != began:
-                    gave_up = began
-                    self._give_up()
-
-    def _remind(self, watchdog: Watchdog, *, late: bool) -> None:
-        """Give a sign of life; and the signal that raises, if it is time."""
-        with self._turn:
-            if self._limited:
-                watchdog.say(ALIVE)
-                if late:
-                    signal.pthread_kill(_main(), signal.SIGALRM)
-
-    def _is_wanted(self, watchdog: Watchdog) -> bool:
-        """Wait for something to limit; if nothing comes for long, let go of the other process."""
-        while not self._limited:
-            self._wake.clear()
-            if self._limited or self._wake.wait(_REST):
-                continue
+        while self._limited.wait():
+            start = time.monotonic()
+            time.sleep(self._tick)
             with self._turn:
-                if not self._limited:
-                    self._watchdog = None
-                    watchdog.close()
-                    return False
-        return True
+                if not self._limited.is_set():
+                    continue
+                watchdog.say(ALIVE)
+                self._ran += min(time.monotonic() - start, self._tick)
+                if self._ran >= self._seconds:
+                    self._ran = 0.0
+                    self._expired()
 
 
-def _main() -> Any:
-    return threading.main_thread().ident
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """What the time limit did to earlier processes of the same command."""
+
+    hung: tuple[str, ...] = ()
+    """Rows that took too long alone. They are on record."""
+    in_vain: int = 0
+    """Ends in succession without a captured row between them."""
 
 
-def end_process(run: Path, samples: Sequence[Sample]) -> None:
-    """Record the rows that are in a model which cannot be interrupted, and end the process.
+def take_restarts() -> Restarts:
+    """Return what the process before this one left in the environment, and remove it there."""
+    text = os.environ.pop(_VARIABLE, "")
+    with suppress(ValueError, TypeError, KeyError):
+        found = json.loads(text)
+        return Restarts(tuple(map(str, found["hung"])), int(found["in_vain"]))
+    return Restarts()
 
-    The next session tries such rows last, and each alone, so that it finds which of them it was.
+
+def end_process(
+    request: Request, samples: Sequence[Sample], before: Restarts, *, captured: bool, stopping: bool
+) -> None:
+    """Record the rows that are in a model which hangs, and let the command begin again.
+
+    The process ends with ``EXIT_CODE`` instead where that has not helped, where the command cannot
+    be begun again, or where somebody asked to stop.
+
+    Args:
+        request: What was asked for.
+        samples: The rows in the model.
+        before: What the time limit did before.
+        captured: Whether this process has published a row.
+        stopping: Whether somebody asked to stop.
     """
-    why = (
-        "was in the model when it could not be interrupted at twice the --time-limit; the same "
-        "command tries it last, and alone"
-    )
     try:
-        log = FailureLog(run)
-        for sample in samples:
-            log.add(failure_of(sample, MODEL_STAGE, why))
+        alone = tuple(sample.id for sample in samples) if len(samples) == 1 else ()
+        now = Restarts(before.hung + alone, 0 if captured else before.in_vain + 1)
+        again = not stopping and now.in_vain < TRIES
+        _say(request, samples, again=again, in_vain=now.in_vain)
+        _record(request, samples)
+        if again:
+            os.environ[_VARIABLE] = json.dumps(asdict(now))
+            command = [sys.executable, *sys.orig_argv[1:]]
+            os.execv(sys.executable, command)  # noqa: S606 - as this process was started
     finally:
-        ids = ", ".join(repr(sample.id) for sample in samples)
-        line = f"error: the model hangs and cannot be interrupted; rows in it: {ids}"
-        print(f"{line}; run the same command again", file=sys.__stderr__, flush=True)
         os._exit(EXIT_CODE)
 
 
-def check_patience(seconds: float | None) -> None:
+def _record(request: Request, samples: Sequence[Sample]) -> None:
+    """Record the rows that were in the model: the next session tries them last, and alone."""
+    limit = f"took longer than --time-limit {request.time_limit:g} seconds"
+    if len(samples) == 1:
+        why = f"the model {limit} on this row alone"
+    else:
+        why = (
+            f"was in the model with {len(samples) - 1} others when it {limit}; the same command "
+            "tries it last, and alone"
+        )
+    FailureLog(request.out).add_all([failure_of(sample, MODEL_STAGE, why) for sample in samples])
+
+
+def _say(request: Request, samples: Sequence[Sample], *, again: bool, in_vain: int) -> None:
+    """Say which rows were in the model, and what comes of them."""
+    ids = ", ".join(repr(sample.id) for sample in samples)
+    line = f"the model took longer than --time-limit {request.time_limit:g} seconds; rows in it: "
+    line += ids
+    if again:
+        fate = "is recorded as failed" if len(samples) == 1 else "are tried last, each alone"
+        text = f"\nnote: {line}; {'it' if len(samples) == 1 else 'they'} {fate}, starting again"
+    elif in_vain >= TRIES:
+        text = (
+            f"\nerror: {line}; it was so {in_vain} times in succession without a captured row "
+            "between: give a longer --time-limit or a smaller --batch-size"
+        )
+    else:
+        text = f"\nerror: {line}; run the same command again, it tries them last, each alone"
+    print(text, file=sys.__stderr__, flush=True)
+
+
+def check_time_limit(request: Request) -> None:
     """Refuse a time limit that is none, or that nothing here can enforce.
 
     Raises:
-        InputError: It is not above 0, this is not the main thread, or the system has no timer.
+        InputError: It is not above 0, the process is not that of the command, or the system is not
+            a POSIX one.
     """
+    seconds = request.time_limit
     if seconds is None:
         return
     if not isinstance(seconds, int | float):
         raise InputError(f"--time-limit {seconds!r}: give a number of seconds above 0")
     if not seconds > 0:
         raise InputError(f"--time-limit {seconds:g}: give a number of seconds above 0")
-    if not hasattr(signal, "setitimer"):
-        raise InputError("--time-limit: needs a system with POSIX timers; leave it out here")
-    if threading.current_thread() is not threading.main_thread():
+    if not names_options():  # nobody but the command says so
         raise InputError(
-            "--time-limit: works in the main thread of a process only; leave it out, or run the "
-            "command vlmscope extract"
+            f"--time-limit {seconds:g}: a model that hangs is ended with its process, which only "
+            "the command vlmscope extract may do; use the command, or leave it out"
         )
+    if not hasattr(signal, "pthread_sigmask"):
+        raise InputError("--time-limit: needs a POSIX system; leave it out here")

@@ -1,13 +1,13 @@
-"""Results on their way to the disk, behind the model: in this process, or through another one.
+"""The writing thread: takes results from the model, and writes them behind it.
 
 Rows end one by one. A shard for each would be a thousand times ``fsync``; a shard only at the end
-would be lost in a power cut. So a hand-over has about as many rows as a prefill, and none waits
-long.
+would be lost in a power cut. So a batch that is written has about as many rows as a prefill, and no
+row waits longer than ``LONGEST_WAIT`` for others.
 
 The model goes on while batches are written, but not by more than ``BEHIND_BYTES``. Answers tend to
 end in crowds: a bound of few batches would make the model wait for each crowd. On a GPU the run is
 written by a process of its own, because writing would take the interpreter's lock from the thread
-that launches the GPU's work.
+that launches the GPU's work; the thread then only waits for that process.
 """
 
 from __future__ import annotations
@@ -17,50 +17,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Protocol
 
-from vlmscope.executors.plan import Plan
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import set_prompt_time
 from vlmscope.schema import Capture, Failure
-from vlmscope.store import Manifest, read_manifest, recording, recording_apart
+from vlmscope.store import Manifest, RunWriter, RunWriterProcess, read_manifest
 
-PATIENCE = 10.0
-"""Seconds after which rows are handed over however few they are."""
-
-
-class Outbox:
-    """Gathers results.
-
-    Args:
-        send: Takes a batch of them.
-        size: How many make a batch, asked each time.
-    """
-
-    def __init__(
-        self, send: Callable[[Sequence[Capture | Failure]], None], size: Callable[[], int]
-    ) -> None:
-        self._send = send
-        self._size = size
-        self._waiting: list[Capture | Failure] = []
-        self._since = time.monotonic()
-
-    def put(self, results: Sequence[Capture | Failure]) -> None:
-        """Take results in; hand them over if they are enough, or the first has waited long."""
-        if not self._waiting:
-            self._since = time.monotonic()
-        self._waiting += results
-        if len(self._waiting) >= self._size() or time.monotonic() - self._since > PATIENCE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand over what there is."""
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            self._send(waiting)
-
+LONGEST_WAIT = 10.0
+"""Seconds after which rows are written however few they are."""
 
 BEHIND = 2
 """Batches that may always wait to be written."""
@@ -76,8 +43,8 @@ class StrictStop(Exception):  # noqa: N818 - not an error
     """Ends a run: ``strict`` met a failure, and it is recorded."""
 
 
-class Recording(Protocol):
-    """A run that is open for writing, here or in another process."""
+class Rows(Protocol):
+    """A run that is open for writing: a ``RunWriter``, here or in another process."""
 
     @property
     def done_ids(self) -> Set[str]:
@@ -87,61 +54,80 @@ class Recording(Protocol):
         """Record a batch; a kill cannot take it once this returns."""
 
 
-class Writing:
-    """Takes results and writes them on a thread, which is idle while another process does the work.
+class WritingThread:
+    """Gathers results and writes them on a thread. One other thread at a time uses it.
 
     Args:
-        recording: The run they go into.
+        rows: The run they go into.
         thread: A pool of one thread.
         published: Told about every recorded batch, from that thread.
+        size: How many rows make a batch, asked each time.
         strict: Whether a failure ends the run.
         check: Raises where results cannot be trusted any more.
     """
 
     def __init__(
         self,
-        recording: Recording,
+        rows: Rows,
         thread: ThreadPoolExecutor,
         published: Callable[[Results], None],
         *,
+        size: Callable[[], int] = lambda: 1,
         strict: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._recording = recording
+        self._rows = rows
         self._thread = thread
         self._published = published
+        self._size = size
         self._strict = strict
         self._check = check
+        self._gathered: list[Capture | Failure] = []
+        self._since = time.monotonic()
         self._waiting: deque[tuple[Future[None], int]] = deque()
+        self.captured = 0
+        """Rows that were published."""
 
     @property
     def done_ids(self) -> Set[str]:
         """The questions that have a published row."""
-        return self._recording.done_ids
+        return self._rows.done_ids
 
     def put(self, results: Results) -> None:
-        """Hand results over; wait if too many batches are on their way already.
+        """Take results in; write them if they are enough, or the first has waited long.
 
         Raises:
             ModelChangedError: The model's files were written to.
             StoreError: An earlier batch could not be recorded.
-            StrictStop: A row failed, and the run is to end then.
+            StrictStop: A row failed, and the run is to end then. All is recorded.
         """
-        self._check()
-        self._waiting.append((self._thread.submit(self._record, results), _size(results)))
-        self._let_pass()
+        if not self._gathered:
+            self._since = time.monotonic()
+        self._gathered += results
+        late = time.monotonic() - self._since > LONGEST_WAIT
+        if late or len(self._gathered) >= self._size():
+            self.flush()
         if self._strict and any(isinstance(item, Failure) for item in results):
             self.wait()
             raise StrictStop
 
-    def wait(self) -> None:
-        """Wait until no batch is on its way; re-raises the first write error."""
-        while self._waiting:
+    def flush(self) -> None:
+        """Have what there is written; wait if too many batches are on their way already.
+
+        Raises: As ``put``.
+        """
+        results, self._gathered = self._gathered, []
+        if not results:
+            return
+        self._check()
+        self._waiting.append((self._thread.submit(self._record, results), _size(results)))
+        while self._waiting and (self._waiting[0][0].done() or self._are_too_many()):
             self._waiting.popleft()[0].result()
 
-    def _let_pass(self) -> None:
-        """Take note of what has arrived; wait while too much is on its way."""
-        while self._waiting and (self._waiting[0][0].done() or self._are_too_many()):
+    def wait(self) -> None:
+        """Have all written, and wait until it is; re-raises the first write error."""
+        self.flush()
+        while self._waiting:
             self._waiting.popleft()[0].result()
 
     def _are_too_many(self) -> bool:
@@ -149,7 +135,9 @@ class Writing:
         return len(self._waiting) > BEHIND and waiting > BEHIND_BYTES
 
     def _record(self, results: Results) -> None:
-        self._recording.add(results)
+        """Write a batch. This is the writing thread."""
+        self._rows.add(results)
+        self.captured += sum(isinstance(item, Capture) for item in results)
         self._published(results)
 
 
@@ -164,47 +152,47 @@ def _size(results: Results) -> int:
 
 
 @contextmanager
-def writing(plan: Plan, published: Callable[[Results], None]) -> Iterator[Writing]:
-    """Open the run of a plan for writing; on leaving, wait until all is on the disk and indexed.
+def writing(
+    request: Request,
+    manifest: Manifest,
+    vlm: VisionLanguageModel,
+    published: Callable[[Results], None],
+    *,
+    writer: str | None = None,
+    size: Callable[[], int] = lambda: 1,
+) -> Iterator[WritingThread]:
+    """Open a run for writing; on leaving, wait until all is on the disk and indexed.
 
-    Left by an exception, it records what was handed over and lets go of the run.
+    Left by an exception, it records what was on its way and lets go of the run. By default the run
+    is written in this process, or in one of its own where the model is on a GPU. A daemonic process
+    may have no children.
 
     Args:
-        plan: What is run.
+        request: What was asked for.
+        manifest: What the run will say.
+        vlm: The model.
         published: Told about every recorded batch, from one thread.
+        writer: The name to write as; by default that of the request.
+        size: How many rows make a batch, asked each time.
 
     Raises:
         RunBusyError: Another process is writing the run.
         RunMismatchError: The run was made with other settings.
         StoreError: The run cannot be written. What was published is safe.
     """
-    request = plan.request
-    with writing_as(request.writes_as, request, plan.manifest, plan.vlm, published) as results:
-        yield results
-
-
-@contextmanager
-def writing_as(
-    writer: str,
-    request: Request,
-    manifest: Manifest,
-    vlm: VisionLanguageModel,
-    published: Callable[[Results], None],
-) -> Iterator[Writing]:
-    """Do what ``writing`` does, under a name of one's own.
-
-    By default the run is written in this process, or in one of its own where the model is on a GPU.
-    A daemonic process may have no children.
-    """
     wanted = request.writer
     if wanted == "auto":
         may = not multiprocessing.current_process().daemon
         wanted = "process" if may and vlm.cuda_devices else "thread"
-    record = recording_apart if wanted == "process" else recording
-    opened: AbstractContextManager[Recording] = record(request.out, manifest, writer)
-    with opened as run, ThreadPoolExecutor(1, "vlmscope-write") as thread:
+    opened = RunWriterProcess if wanted == "process" else RunWriter
+    with (
+        opened(request.out, manifest, writer or request.writes_as) as rows,
+        ThreadPoolExecutor(1, "vlmscope-write") as thread,
+    ):
         # Of a run that goes on, or that another rank was faster to begin.
         set_prompt_time(vlm.processor, read_manifest(request.out).prompt_time())
-        results = Writing(run, thread, published, strict=request.strict, check=vlm.check_files)
+        results = WritingThread(
+            rows, thread, published, size=size, strict=request.strict, check=vlm.check_files
+        )
         yield results
         results.wait()

@@ -17,7 +17,7 @@ from vlmscope.store.catalog import ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
-from vlmscope.store.failures import FailureLog, read_failures
+from vlmscope.store.failures import FailureLog, failures_shown, last_failures, read_failures
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.format.manifest import (
     STATE_HASHES,
@@ -86,8 +86,8 @@ from vlmscope.store.storage.removal import (
 )
 from vlmscope.store.table import parquet_bytes, write_table
 from vlmscope.store.truths import hash_truths, read_truths, write_truths
-from vlmscope.store.writer import Recorder, RunWriter, recording
-from vlmscope.store.writer_process import RecorderApart, recording_apart
+from vlmscope.store.writer import RunWriter
+from vlmscope.store.writer_process import RunWriterProcess
 
 __all__ = [
     "ALONE",
@@ -103,11 +103,10 @@ __all__ = [
     "InProgress",
     "Manifest",
     "ModelRecord",
-    "Recorder",
-    "RecorderApart",
     "RepresentationInfo",
     "Run",
     "RunWriter",
+    "RunWriterProcess",
     "SeedFiles",
     "StoreDtype",
     "alone",
@@ -121,6 +120,7 @@ __all__ = [
     "clean_text",
     "describe",
     "export_run",
+    "failures_shown",
     "find_damage",
     "find_seed_files",
     "hash_truths",
@@ -132,6 +132,7 @@ __all__ = [
     "label_sets",
     "label_settings",
     "labels_file",
+    "last_failures",
     "link_name",
     "make_child_folder",
     "make_folder",
@@ -151,8 +152,6 @@ __all__ = [
     "read_truths",
     "reading",
     "rebuild_index",
-    "recording",
-    "recording_apart",
     "remove_file",
     "remove_folder",
     "representation_name",

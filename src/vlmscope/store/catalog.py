@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,16 +70,30 @@ def shard_name(kind: str, writer: str, seq: int) -> str:
     return f"{kind}-{writer}-{seq:06d}.h5"
 
 
-def writer_of(path: Path) -> str:
-    """Return the name of the writer that made a shard, by the shard's name.
+class ShardName(NamedTuple):
+    """What the file name of a shard says."""
 
-    >>> writer_of(Path("run/shards/part-000-000041.h5"))
-    '000'
+    kind: str
+    """``part`` or ``pack``."""
+    writer: str
+    seq: int
+
+
+def parse_shard_name(path: Path) -> ShardName:
+    """Return what the file name of a shard says.
+
+    >>> parse_shard_name(Path("run/shards/part-000-000041.h5"))
+    ShardName(kind='part', writer='000', seq=41)
     """
     name = _NAME.fullmatch(path.name)
     if name is None:
         raise ValueError(path)
-    return name["writer"]
+    return ShardName(name["kind"], name["writer"], int(name["seq"]))
+
+
+def writer_of(path: Path) -> str:
+    """Return the name of the writer that made a shard, by the shard's name."""
+    return parse_shard_name(path).writer
 
 
 def scan(run: Path) -> tuple[list[Shard], list[Path]]:
@@ -120,7 +135,7 @@ def ids_written_by(run: Path, writer: str) -> frozenset[str]:
 
 def packs_of(run: Path) -> frozenset[str]:
     """Return the names of the packs."""
-    return frozenset(path.name for path in list_shards(run) if path.name.startswith("pack-"))
+    return frozenset(p.name for p in list_shards(run) if parse_shard_name(p).kind == "pack")
 
 
 def read_shard(path: Path, rows: slice = slice(None), *, vectors: bool = True) -> Block:
@@ -191,9 +206,7 @@ def _look_into(paths: Sequence[Path]) -> list[Shard]:
 
 def _read(path: Path) -> Shard:
     """Look into one shard."""
-    name = _NAME.fullmatch(path.name)
-    if name is None:
-        raise ValueError(path)
+    name = parse_shard_name(path)
     with opened(path) as file:
         ids = tuple(text_column(file, QUESTION_ID))
         try:
@@ -202,9 +215,9 @@ def _read(path: Path) -> Shard:
             raise StoreError(f"{path}: damaged, its supersedes makes no sense") from error
     return Shard(
         path=path,
-        kind=name["kind"],
-        writer=name["writer"],
-        seq=int(name["seq"]),
+        kind=name.kind,
+        writer=name.writer,
+        seq=name.seq,
         ids=ids,
         rows=range(len(ids)),
         whole=True,

@@ -5,8 +5,8 @@ write one run. A kill may tear the last line: readers skip it, the next writer s
 line. The last line of an id wins.
 
 Nothing can be appended to an object. There every session puts objects of its own, named
-``failures-….jsonl``, of so many lines each, and puts the last one anew for more. Of an id that is
-in several the highest attempt counts.
+``failures-….jsonl``, of so many lines each, and puts the last one anew for more. Their names sort
+by time. Of an id that is in several the highest attempt counts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import errno
 import io
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,8 @@ class FailureLog:
     def _put(self, lines: list[str]) -> None:
         if not self._object or len(self._object) >= _LINES:
             self._object = []
-            self._path = self._path.with_name(f"failures-{uuid.uuid4().hex}.jsonl")
+            name = f"failures-{time.time_ns():016x}{uuid.uuid4().hex[:16]}.jsonl"  # sorted by time
+            self._path = self._path.with_name(name)
         self._object += lines
         publish(self._path, "".join(self._object).encode())
 
@@ -99,6 +102,23 @@ def read_failures(run: Path) -> dict[str, Failure]:
             if before is None or not several or failure.attempt >= before.attempt:
                 found[failure.id] = failure
     return found
+
+
+def last_failures(run: Path, ids: Container[str], number: int) -> list[Failure]:
+    """Return so many of the last recorded attempts at some rows.
+
+    ``read_failures`` cannot tell the sessions apart: it has one failure for each id.
+    """
+    found: deque[Failure] = deque(maxlen=number)
+    for path in _files(place(run)):
+        found += (failure for failure in logged_failures(path) if failure.id in ids)
+    return list(found)
+
+
+def failures_shown(run: Path) -> Path:
+    """Return where the failures of a run are, to show it: a file, or a pattern of objects."""
+    folder = place(run)
+    return folder / (_OBJECTS if is_remote(folder) else FAILURES)
 
 
 def _files(run: Path) -> list[Path]:

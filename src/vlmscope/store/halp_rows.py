@@ -282,7 +282,7 @@ def _text(path: Path, id_: str, name: str, dataset: Any) -> str:
     value = h5py.Dataset(dataset)[()]
     if not isinstance(value, str | bytes | h5py.Empty):
         raise InputError(
-            f"{path}: question {id_!r} has a {name} that is no text; the file is damaged or of "
+            f"{path}: question {id_!r}: found no text in {name!r}; the file is damaged or of "
             "another layout, get a whole copy"
         )
     if isinstance(value, h5py.Empty):

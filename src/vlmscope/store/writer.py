@@ -6,8 +6,8 @@ files. Nothing is kept between sessions but the published shards themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +67,7 @@ class _Part:
 
 
 class RunWriter:
-    """Adds rows to a run. A context manager; ``sharing`` says which writers may work at once.
+    """Adds results to a run. A context manager; ``locks`` says which writers may work at once.
 
     Opening it makes the folder and ``run.json``, or checks that the run there has the same
     settings. Leaving it by an exception only lets go of the lock: every row added is already safe.
@@ -92,6 +92,7 @@ class RunWriter:
         self._pack_bytes = pack_bytes
         self._parts: list[_Part] = []
         self._next = 0
+        self._log: FailureLog | None = None
         self._lock = lock_of(self.run, writer)
 
     def __enter__(self) -> RunWriter:
@@ -117,8 +118,16 @@ class RunWriter:
         else:
             self._lock.release()
 
-    def add(self, captures: Sequence[Capture]) -> None:
-        """Publish a batch. When this returns, a kill or a power cut cannot take the rows."""
+    def add(self, results: Sequence[Capture | Failure]) -> None:
+        """Record a batch. When this returns, a kill or a power cut cannot take it.
+
+        Raises:
+            StoreError: The disk refuses, or a row does not belong into this run.
+        """
+        if failures := [item for item in results if isinstance(item, Failure)]:
+            self._log = self._log or FailureLog(self.run)
+            self._log.add_all(failures)
+        captures = [item for item in results if isinstance(item, Capture)]
         if not captures:
             return
         self._refuse_stored([capture.sample.id for capture in captures])
@@ -291,46 +300,3 @@ def _clear(paths: Sequence[Path]) -> None:
     for path in paths:
         with suppress(StoreError):
             remove_file(path.parent.parent, SHARDS, path.name)
-
-
-class Recorder:
-    """Adds results to a run that is open for writing: see ``recording``."""
-
-    def __init__(self, writer: RunWriter, log: FailureLog) -> None:
-        self._writer = writer
-        self._log = log
-
-    @property
-    def done_ids(self) -> Set[str]:
-        """The questions that have a published row."""
-        return self._writer.done_ids
-
-    def add(self, results: Sequence[Capture | Failure]) -> None:
-        """Record a batch. When this returns, a kill or a power cut cannot take it.
-
-        Raises:
-            StoreError: The disk refuses, or a row does not belong into this run.
-        """
-        if failures := [item for item in results if isinstance(item, Failure)]:
-            self._log.add_all(failures)
-        self._writer.add([item for item in results if isinstance(item, Capture)])
-
-
-@contextmanager
-def recording(run: Path, manifest: Manifest, writer: str = ALONE) -> Iterator[Recorder]:
-    """Open a run for writing, in this process; on leaving, pack its rows and rebuild its index.
-
-    Leaving by an exception only lets go of the lock.
-
-    Args:
-        run: The run folder; it is made if it is not there.
-        manifest: What its rows are made with.
-        writer: The name to write as.
-
-    Raises:
-        RunBusyError: Another process is writing the run.
-        RunMismatchError: The run was made with other settings.
-        StoreError: The disk refuses.
-    """
-    with RunWriter(run, manifest, writer) as rows:
-        yield Recorder(rows, FailureLog(run))

@@ -5,8 +5,7 @@ the same interpreter has to keep a GPU busy, that is time taken from the GPU. So
 written, packed and indexed by another process, which gets the results through a pipe and imports
 neither torch nor transformers.
 
-    here                          there
-    recording_apart     ──►       recording
+    RunWriterProcess    ──►       RunWriter
     add(results)        ──►       add(results)
                         ◄──       None, or the error
 
@@ -26,48 +25,88 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from vlmscope.errors import StoreError
 from vlmscope.schema import Capture, Failure
 from vlmscope.store.format.manifest import Manifest
 from vlmscope.store.storage.locks import ALONE
-from vlmscope.store.writer import Recorder, recording
+from vlmscope.store.writer import RunWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What a terminal or a scheduler sends to every process of a job: this process decides."""
 
 
-class RecorderApart:
-    """A ``Recorder`` in another process: see ``recording_apart``. One thread at a time uses it."""
+class RunWriterProcess:
+    """A ``RunWriter`` in a process of its own. One thread at a time uses it.
 
-    def __init__(self, run: Path, process: SpawnProcess, pipe: Connection) -> None:
+    A context manager; leaving it waits until the run is packed. Leaving it by an exception only
+    lets go of the lock. If this process dies, the other one does too.
+
+    Args:
+        run: The run folder; it is made if it is not there.
+        manifest: What its rows are made with.
+        writer: The name to write as.
+
+    Raises, on entering:
+        RunBusyError: Another process is writing the run.
+        RunMismatchError: The run was made with other settings.
+        StoreError: The disk refuses, or the writing process died.
+    """
+
+    def __init__(self, run: Path, manifest: Manifest, writer: str = ALONE) -> None:
+        context = multiprocessing.get_context("spawn")
         self._run = run
-        self._process = process
-        self._pipe = pipe
+        self._pipe, self._theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(self._theirs, run, manifest, writer), name="vlmscope-write"
+        )
         self.done_ids: Set[str] = frozenset()
         """The questions that had a published row when the run was opened."""
+
+    def __enter__(self) -> RunWriterProcess:
+        try:
+            with self._theirs, _without_main(), _without_signals():
+                self._process.start()
+            self.done_ids = self._wait()
+        except BaseException:
+            self._end(kill=True)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        whole = False
+        try:
+            if kind is None:
+                self._ask(None)
+                whole = True
+        finally:
+            self._end(kill=not whole)  # it may be packing, and nothing that is published suffers
 
     def add(self, results: Sequence[Capture | Failure]) -> None:
         """Record a batch. When this returns, a kill or a power cut cannot take it.
 
         Raises:
-            StoreError: As ``Recorder.add``; or the other process died.
+            StoreError: As ``RunWriter.add``; or the other process died.
         """
-        self.ask([_without_images(item) for item in results])
+        self._ask([_without_images(item) for item in results])
 
-    def ask(self, results: Sequence[Capture | Failure] | None) -> None:
+    def _ask(self, results: Sequence[Capture | Failure] | None) -> None:
         """Send a batch, or None after the last one, and wait until it is done."""
         try:
             self._pipe.send(results)
         except ConnectionError as error:
             raise self._died() from error
-        self.wait()
+        self._wait()
 
-    def wait(self) -> Any:
+    def _wait(self) -> Any:
         """Return what the other process answers; raise what it could not do."""
         try:
             answer = self._pipe.recv()
@@ -86,42 +125,14 @@ class RecorderApart:
             "same command again to continue"
         )
 
-
-@contextmanager
-def recording_apart(run: Path, manifest: Manifest, writer: str = ALONE) -> Iterator[RecorderApart]:
-    """Open a run for writing in a process of its own; on leaving, wait until it is packed.
-
-    Leaving by an exception only lets go of the lock. If this process dies, the other one does too.
-
-    Args:
-        run: The run folder; it is made if it is not there.
-        manifest: What its rows are made with.
-        writer: The name to write as.
-
-    Raises:
-        RunBusyError: Another process is writing the run.
-        RunMismatchError: The run was made with other settings.
-        StoreError: The disk refuses, or the writing process died.
-    """
-    context = multiprocessing.get_context("spawn")
-    pipe, theirs = context.Pipe()
-    process = context.Process(
-        target=_serve, args=(theirs, run, manifest, writer), name="vlmscope-write"
-    )
-    with pipe:
-        with theirs, _without_main(), _without_signals():
-            process.start()
-        try:
-            recorder = RecorderApart(run, process, pipe)
-            recorder.done_ids = recorder.wait()
-            yield recorder
-            recorder.ask(None)
-        except BaseException:
-            process.kill()  # it may be packing, and nothing that is published suffers
-            raise
-        finally:
-            pipe.close()
-            process.join()
+    def _end(self, *, kill: bool) -> None:
+        """Let the other process end, and wait until it has."""
+        self._pipe.close()
+        if self._process.pid is None:  # it could not be started
+            return
+        if kill:
+            self._process.kill()
+        self._process.join()
 
 
 @contextmanager
@@ -167,9 +178,9 @@ def _serve(pipe: Connection, run: Path, manifest: Manifest, writer: str) -> None
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with pipe:
         try:
-            with recording(run, manifest, writer) as recorder:
-                pipe.send(recorder.done_ids)
-                _record_all(pipe, recorder)
+            with RunWriter(run, manifest, writer) as rows:
+                pipe.send(rows.done_ids)
+                _record_all(pipe, rows)
             pipe.send(None)
         except (EOFError, ConnectionError):
             return  # nobody is left to write for
@@ -177,11 +188,11 @@ def _serve(pipe: Connection, run: Path, manifest: Manifest, writer: str) -> None
             pipe.send(_noted(error))
 
 
-def _record_all(pipe: Connection, recorder: Recorder) -> None:
+def _record_all(pipe: Connection, rows: RunWriter) -> None:
     """Record batch after batch; the other side decides whether to go on after an error."""
     while (results := pipe.recv()) is not None:
         try:
-            recorder.add(results)
+            rows.add(results)
         except Exception as error:  # noqa: BLE001 - raised on the other side
             pipe.send(_noted(error))
         else:

@@ -7,15 +7,11 @@ row's own, ``RowError``, and the rest goes on.
 from __future__ import annotations
 
 import json
-import os
-import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
-from os import fspath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
@@ -50,10 +46,6 @@ from vlmscope.errors import InputError, RowError
 from vlmscope.placeholders import numbered_mark
 from vlmscope.schema import LONGEST_ID, Sample
 
-_TIDY = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)
-"""A relative path that ``pathlib``, which is slow, would leave as it is."""
-
-
 _TEXT = (str, type(None))
 """What an image cell holds that names images, or none."""
 
@@ -72,27 +64,6 @@ class Identity:
     """As ``Sample.target``; None where the table has no column of truths."""
     held: tuple[bytes | Image.Image, ...] = ()
     """The images, where the table holds them, and has no names for them or is in memory."""
-
-
-class Place(NamedTuple):
-    """A row that only holds its place among those about its images."""
-
-    images: tuple[bytes | str | Image.Image, ...]
-    """The images: what the table holds of each, or else its path."""
-
-
-@lru_cache(maxsize=4096)
-def _place_at(folder: str, name: str) -> Place:
-    """Return the place of a row about one image: the questions about it tend to be near."""
-    if _TIDY.fullmatch(name):
-        return Place((f"{folder}{os.sep}{name}",))
-    return Place((fspath(Path(folder) / name),))
-
-
-def _place_of(cell: ImageCell, folder: Path) -> bytes | str | Image.Image:
-    """Return what the table holds of an image, or else its path."""
-    opened = cell.opened or folder / cell.name
-    return fspath(opened) if isinstance(opened, Path) else opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,17 +293,6 @@ class RowReader:
             image_id=self._image_id(image, sample_id),
             origin=origin,
         )
-
-    def glance(self, row: Row) -> Place:
-        """Read only which images a row is about.
-
-        For rows that were captured before: nothing of them is checked, or opened later.
-        """
-        name = self._plain_image(row)
-        if name is not None:
-            return _place_at(fspath(self.images), name)
-        cells = self.image(row).images
-        return Place(tuple(_place_of(cell, self.images) for cell in cells))
 
     def _error(self, row: Row, found: str, expected: str) -> RowError:
         return RowError("input", f"{self.origin(row)}: {found}; write {expected} there")

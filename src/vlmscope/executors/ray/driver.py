@@ -35,7 +35,6 @@ from vlmscope.executors.request import Request
 from vlmscope.row_identity import RowsHeld, take_truths
 from vlmscope.schema import Failure
 from vlmscope.store import (
-    FailureLog,
     Manifest,
     RunWriter,
     ids_written_by,
@@ -126,7 +125,7 @@ def run_on_ray(
     driver = team_name(plan.pool.team, "driver")
     with RunWriter(plan.request.out, plan.manifest, driver) as own:
         take_truths(plan.request.out, plan.held)
-        job = _Job(plan, frozenset(own.done_ids), observer or Nobody(), stop or Event())
+        job = _Job(plan, own, observer or Nobody(), stop or Event())
         job.run()
     job.rows.raise_error()
     return Summary(
@@ -142,15 +141,14 @@ def run_on_ray(
 class _Job:
     """The loop of this process: who answers is told what to do next."""
 
-    def __init__(
-        self, plan: RayPlan, done: frozenset[str], observer: Observer, stop: Event
-    ) -> None:
+    def __init__(self, plan: RayPlan, own: RunWriter, observer: Observer, stop: Event) -> None:
         self.captured = self.failed = 0
         self.stop = stop
         self._plan = plan
         self._pool = plan.pool
         self._observer = observer
-        self._log = FailureLog(plan.request.out)
+        self._own = own
+        done = frozenset(own.done_ids)
         self.rows = UntilChanged(rows_due(plan.table, plan.request, done, self._record))
         self._dispatcher = Dispatcher(self.rows)
         self._at_rest: deque[tuple[Member, Report]] = deque()
@@ -240,7 +238,7 @@ class _Job:
 
     def _record(self, failures: Sequence[Failure]) -> None:
         """Record rows that no worker will do."""
-        self._log.add_all(failures)
+        self._own.add(failures)
         self._count(0, len(failures))
 
     def _dismiss(self) -> None:

@@ -21,7 +21,7 @@ from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.plan import load_checked
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import Loop
-from vlmscope.executors.writing import StrictStop, writing_as
+from vlmscope.executors.writing import StrictStop, writing
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.store import Manifest
@@ -163,11 +163,13 @@ class Worker:
         """Do what comes until the end. This is the worker's own thread."""
         request, published = self._request, self._published
         try:
-            with writing_as(writer, request, self._manifest, vlm, published) as results:
-                loop = Loop(vlm, request, results, sizer, went_well=went_well)
+            with writing(
+                request, self._manifest, vlm, published, writer=writer, size=lambda: sizer.size
+            ) as results:
+                loop = Loop(vlm, request, results, sizer, went_well=went_well, stop=self._stop)
                 while self._await_rows():
                     try:
-                        loop.run(self._rows(), self._stop)
+                        loop.run(self._rows())
                         results.wait()
                     except StrictStop:
                         self._stop.set()

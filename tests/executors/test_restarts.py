@@ -1,0 +1,253 @@
+"""A model that hangs ends the process at the time limit, and the command begins again: the run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from executors.made_up_model import made_up
+from executors.test_suspects import Good, Killed
+from store.store_support import make_capture, make_manifest
+from vlmscope.errors import InputError, naming_options
+from vlmscope.executors import Request, Summary, local, make_plan, runner, time_limit
+from vlmscope.executors.plan import Plan
+from vlmscope.executors.time_limit import Restarts, end_process, take_restarts
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.store import open_run, read_failures
+
+LIMIT = 0.1
+
+
+@dataclass
+class Command:
+    """One command line, and the processes that it takes."""
+
+    out: Any
+    rows: int = 12
+    hangs: Callable[[list[str]], bool] = lambda _ids: False
+    exits: list[str] = field(default_factory=list)
+    """How processes ended: ``again`` or ``124``."""
+    modelled: list[list[str]] = field(default_factory=list)
+    """What went into the model together, in the last process."""
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, **options: Any) -> Summary | None:
+        """Run the command as often as it begins again; None where it ends with 124."""
+        while (summary := self._process(**options)) is None and self.exits[-1] == "again":
+            assert len(self.exits) < 40
+        return summary
+
+    def _process(self, **options: Any) -> Summary | None:
+        self.modelled = []
+        ended = threading.Event()
+
+        def execv(path: str, argv: list[str]) -> None:
+            assert path == argv[0] == sys.executable
+            assert argv[1:] == sys.orig_argv[1:]
+            self.exits.append("again")
+
+        def exit_(code: int) -> None:
+            if not ended.is_set():
+                if len(self.exits) == before:
+                    self.exits.append(str(code))
+                ended.set()
+
+        def capture_batch(batch: Any, *_: Any) -> list[Capture]:
+            ids = [sample.id for sample in batch.samples]
+            self.modelled.append(ids)
+            if self.hangs(ids):
+                assert ended.wait(20), "the limit did not end it"
+                raise Killed
+            return [make_capture(int(s.id[1:]), id_=s.id) for s in batch.samples]
+
+        before = len(self.exits)
+        prepare = lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])  # noqa: E731
+        request = Request(
+            "t",
+            "m",
+            self.out,
+            spec=CaptureSpec(),
+            **{"time_limit": LIMIT, "batch_size": 4, **options},
+        )
+        ids = tuple(f"q{i}" for i in range(self.rows))
+        known = frozenset(self.held) & set(ids)
+        scan: Any = SimpleNamespace(ids=ids)
+        plan = Plan(request, Good(self.rows), scan, made_up(), make_manifest(), known)  # type: ignore[arg-type]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "prepare", prepare)
+            patch.setattr(runner, "capture_batch", capture_batch)
+            patch.setattr(
+                time_limit, "os", SimpleNamespace(execv=execv, _exit=exit_, environ=os.environ)
+            )
+            with contextlib.suppress(Killed):
+                return local.run_plan(plan, stop=self.stop)
+        return None
+
+    @property
+    def held(self) -> set[str]:
+        return set(open_run(self.out).ids) if (self.out / "run.json").exists() else set()
+
+    @property
+    def failures(self) -> dict[str, str]:
+        failures = open_run(self.out).failures.values()
+        return {failure.id: failure.error for failure in failures if failure.stage == "model"}
+
+    def all_but(self, *ids: str) -> set[str]:
+        return {f"q{i}" for i in range(self.rows)} - set(ids)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    with naming_options():
+        yield Command(tmp_path / "run")
+    assert time_limit._VARIABLE not in os.environ
+
+
+ALONE = f"the model took longer than --time-limit {LIMIT:g} seconds on this row alone"
+
+
+def test_one_row_that_hangs_does_not_end_the_run(
+    command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command.hangs = lambda ids: "q6" in ids
+    summary = command.run()
+    assert summary is not None
+    assert command.exits == ["again", "again"]
+    assert (summary.failed, summary.stopped) == (1, False)
+    assert command.held == command.all_but("q6")
+    assert list(command.failures) == ["q6"]
+    assert command.failures["q6"].endswith(ALONE)
+    first, second = capfd.readouterr().err.split("note: ")[1:]
+    assert first.startswith("the model took longer than --time-limit 0.1 seconds; rows in it: 'q4'")
+    assert "'q6'" in first
+    assert "tried last, each alone" in first
+    assert "rows in it: 'q6'; it is recorded as failed, starting again" in second
+    assert not list(command.out.glob(".in-progress-*"))
+    # The same command once more tries it again, alone, and comes to the same end.
+    again = command.run()
+    assert again is not None
+    assert (again.already_done, again.failed) == (11, 1)
+    command.hangs = lambda _ids: False
+    assert command.run() is not None
+    assert command.held == command.all_but()
+    assert not command.failures
+
+
+def test_every_row_that_hangs_is_found_and_counted(command: Command) -> None:
+    command.hangs = lambda ids: not {"q1", "q2", "q9"}.isdisjoint(ids)
+    summary = command.run()
+    assert summary is not None
+    assert summary.failed == 3
+    assert command.held == command.all_but("q1", "q2", "q9")
+    assert set(command.failures) == {"q1", "q2", "q9"}
+    assert all(error.endswith(ALONE) for error in command.failures.values())
+
+
+def test_what_was_captured_before_is_on_the_disk(command: Command) -> None:
+    command.hangs = lambda ids: "q4" in ids
+    command._process(batch_size=4)
+    assert command.exits == ["again"]
+    assert command.held == {"q0", "q1", "q2", "q3"}
+    take_restarts()
+
+
+def test_a_limit_that_no_batch_keeps_ends_with_124(
+    command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command.hangs = lambda _ids: True
+    assert command.run() is None
+    assert command.exits == ["again"] * (time_limit.TRIES - 1) + ["124"]
+    assert command.held == set()
+    last = capfd.readouterr().err.rpartition("error: ")[2]
+    assert "10 times in succession" in last
+    assert "longer --time-limit or a smaller --batch-size" in last
+
+
+def test_who_asked_to_stop_is_not_begun_again(
+    command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def hangs(ids: list[str]) -> bool:
+        command.stop.set()
+        return "q0" in ids
+
+    command.hangs = hangs
+    assert command.run() is None
+    assert command.exits == ["124"]
+    assert "run the same command again, it tries them last" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [1, 12])
+def test_strict_ends_at_the_row_that_hangs(command: Command, rows: int) -> None:
+    command.rows = rows
+    command.hangs = lambda ids: "q0" in ids
+    summary = command.run(strict=True)
+    assert summary is not None
+    assert summary.failed == 1
+    assert summary.stopped == (rows > summary.captured + summary.already_done + 1)
+    assert set(command.failures) >= {"q0"}
+    assert command.failures["q0"].endswith(ALONE)
+    assert not command.modelled
+
+
+def test_from_python_a_limit_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    request = Request("t", "m", tmp_path / "run", time_limit=5)
+    with pytest.raises(InputError, match=r"^time_limit 5: .* only the command vlmscope extract"):
+        make_plan(request)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"hung": 3}', '{"hung": [], "in_vain": "x"}'])
+def test_an_environment_that_says_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(time_limit._VARIABLE, text)
+    assert take_restarts() == Restarts()
+    assert time_limit._VARIABLE not in os.environ
+
+
+ROW = Sample("q7", "7.png", "Why?", origin="t.csv line 9")
+
+
+def hang(out: Path, program: str, in_vain: int) -> None:
+    """Be a command whose model hangs."""
+    sys.orig_argv = ["python", "-S", "-c", program]
+    request = Request("t", "m", out, time_limit=3.0)
+    end_process(request, [ROW], Restarts(("q1",), in_vain), captured=False, stopping=False)
+
+
+SAYS = """
+import os, sys
+with open({path!r}, "w") as file:
+    file.write(str(os.getpid()) + os.environ["VLMSCOPE_TIME_LIMIT"])
+sys.exit(7)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize(("in_vain", "code"), [(0, 7), (time_limit.TRIES - 1, 124)])
+def test_the_process_begins_again_as_itself(tmp_path: Path, in_vain: int, code: int) -> None:
+    said, out = tmp_path / "said", tmp_path / "run"
+    out.mkdir()
+    program = SAYS.format(path=str(said))
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=hang, args=(out, program, in_vain))
+    process.start()
+    process.join(20)
+    assert process.exitcode == code
+    if code == 7:
+        told = said.read_text()
+        assert told.startswith(str(process.pid))
+        now = json.loads(told.removeprefix(str(process.pid)))
+        assert now == {"hung": ["q1", "q7"], "in_vain": 1}
+    failure: Failure = read_failures(out)["q7"]
+    assert failure.stage == "model"
+    assert failure.error.startswith("t.csv line 9: the model took longer than ")
