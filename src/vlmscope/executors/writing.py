@@ -204,7 +204,7 @@ def writing_as(
     opened: AbstractContextManager[Recording] = record(request.out, manifest, writer)
     with opened as run, ThreadPoolExecutor(1, "vlmscope-write") as thread:
         # Of a run that goes on, or that another rank was faster to begin.
-        set_prompt_time(vlm.processor, read_manifest(request.out).prompt_time())
+        set_prompt_time(vlm.processor, read_manifest(request.out).model.prompt_time)
         results = Writing(run, thread, published, strict=request.strict, check=vlm.check_files)
         yield results
         results.wait()
