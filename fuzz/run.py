@@ -14,6 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["vlmscope"]):
     import readers
+    from vlmscope.store.format import hdf5_screening
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -23,6 +24,7 @@ def main() -> None:
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in readers.READERS:
         sys.exit(f"fuzz/run.py: name one of {', '.join(readers.READERS)}")
+    hdf5_screening.SECONDS = 0.5  # of a file of some kilobytes
     with tempfile.TemporaryDirectory(prefix=f"vlmscope-corpus-{name}-") as found:
         arguments = [sys.argv[0], found, str(CORPUS / name), *sys.argv[1:]]
         atheris.Setup(arguments, lambda data: readers.feed(name, data))

@@ -129,7 +129,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         max_new_tokens=record.max_new_tokens,
         compat=record.compat,
     )
-    vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.prompt_time()))
+    vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.model.prompt_time))
     exact = run.manifest.dtype == "float32"
     for sample in samples:
         stored = run[sample.id]

@@ -120,7 +120,7 @@ def test_a_probe_is_scored_as_its_run_was_read(
         "vision_pooling": "all",
         "compat": "halp",
         "dtype": "float32",
-        "prompt_time": run.manifest.prompt_time(),
+        "prompt_time": run.manifest.model.prompt_time,
     }
 
 

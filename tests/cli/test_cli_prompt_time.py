@@ -26,7 +26,6 @@ from vlmscope.report.prompt_view import token_view
 from vlmscope.risk import RiskScorer
 from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.store import open_run, read_manifest
-from vlmscope.sweeps.source import model_of
 
 Command = Callable[..., Any]
 
@@ -109,24 +108,6 @@ def test_a_run_that_goes_on_another_day_keeps_its_date(
     assert lengths(tmp_path / "run") != lengths(tmp_path / "later")
 
 
-def test_a_run_of_before_took_the_date_of_its_beginning(
-    vlmscope: Command, folder: Path, table: Path, tmp_path: Path, set_clock: Clock
-) -> None:
-    extract(vlmscope, folder, table, tmp_path / "run")
-    path = tmp_path / "run/run.json"
-    manifest = json.loads(path.read_text())
-    del manifest["model"]["prompt_time"]
-    local = datetime.fromisoformat(SUNDAY).astimezone()
-    path.write_text(json.dumps(manifest | {"created_at": local.isoformat()}))
-    set_clock(WEDNESDAY)
-    assert vlmscope("verify", tmp_path / "run", "--device", "cpu").code == 0
-    wrong = datetime.fromisoformat(WEDNESDAY).astimezone()
-    path.write_text(json.dumps(manifest | {"created_at": wrong.isoformat()}))
-    done = vlmscope("verify", tmp_path / "run", "--device", "cpu")
-    assert done.code != 0
-    assert "the chat template writes the date, and this run does not say which" in done.err
-
-
 def test_a_time_that_is_none_is_refused(
     vlmscope: Command, folder: Path, table: Path, tmp_path: Path, set_clock: Clock
 ) -> None:
@@ -197,50 +178,19 @@ def test_a_risk_is_told_of_the_prompt_that_the_probe_was_trained_on(
     assert prompt.prompt_time(later.processor) == WEDNESDAY
 
 
-def test_a_probe_of_before_takes_the_date_of_its_run(
-    vlmscope: Command,
-    folder: Path,
-    table: Path,
-    samples: list[Sample],
-    tmp_path: Path,
-    set_clock: Clock,
-    vlm: VisionLanguageModel,
+def test_a_probe_without_the_date_of_its_rows_says_so(
+    samples: list[Sample], tmp_path: Path, set_clock: Clock, vlm: VisionLanguageModel, folder: Path
 ) -> None:
-    """It does not say one: its run does, or when it began; away from it, the user is told."""
-    run = tmp_path / "run"
-    extract(vlmscope, folder, table, run)
-    captures = list(capture(samples, vlm, CaptureSpec(layers="all", max_new_tokens=2)))
-    record = {
-        name: value for name, value in model_of(open_run(run)).items() if name != "prompt_time"
-    }
-    for place in (run / "probes" / "chosen", tmp_path / "elsewhere" / "probes" / "chosen"):
-        place.parent.mkdir(parents=True)
-        save(place, vlm, captures, f"{QUERY}/layer_1", model=record)
-    manifest = json.loads((run / "run.json").read_text())
+    from vlmscope.executors import describe_model
+
+    captures = list(capture(samples, vlm, CaptureSpec(layers="1", max_new_tokens=2)))
+    record = asdict(describe_model(vlm)) | {"vision_pooling": "all"}
+    del record["prompt_time"]
+    save(tmp_path / "probe", vlm, captures, f"{QUERY}/layer_1", model=record)
     set_clock(WEDNESDAY)
-    later = load_model(folder, device="cpu", dtype="float32")
-
-    def shown(place: Path) -> tuple[str | None, bool]:
-        scorer = RiskScorer(later, place)
-        prepared = prompt.prompt_time(scorer._vlm.processor)
-        return prepared, "does not say which" in scorer.note
-
-    assert shown(run / "probes/chosen") == (SUNDAY, False)
-    del manifest["model"]["prompt_time"]
-    local = datetime.fromisoformat(SUNDAY).astimezone()
-    (run / "run.json").write_text(json.dumps(manifest | {"created_at": local.isoformat()}))
-    assert shown(run / "probes/chosen") == (SUNDAY, False)
-    assert model_of(open_run(run))["prompt_time"] == SUNDAY, "a probe that is trained now says it"
-    assert shown(tmp_path / "elsewhere/probes/chosen") == (WEDNESDAY, True)
-    manifest["model"]["weights_hash"] = "0" * 64
-    (run / "run.json").write_text(json.dumps(manifest | {"created_at": local.isoformat()}))
-    assert shown(run / "probes/chosen") == (WEDNESDAY, True), "the run of another model"
-    done = vlmscope(
-        "score", next(tmp_path.glob("*.png")), "Is it?", "--model", folder, "--device", "cpu",
-        "--probe", tmp_path / "elsewhere/probes/chosen",
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    assert "note: the chat template writes the date" in done.err
+    scorer = RiskScorer(load_model(folder, device="cpu", dtype="float32"), tmp_path / "probe")
+    assert prompt.prompt_time(scorer._vlm.processor) == WEDNESDAY
+    assert "does not say which" in scorer.note
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2026-11-29T23:50:00+00:00", 3, [], {}])

@@ -153,7 +153,7 @@ def test_no_probe_is_said(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [("{", "is not JSON"), ("[]", "holds no object"), ("{}", "describes no vlmscope probe"),
-     ("\udcff", "is not JSON"), ('{"kind": "vlmscope probe"}', "was changed after it was written")],
+     ("\udcff", "is not JSON"), ('{"kind": "vlmscope probe"}', "format version None")],
 )  # fmt: skip
 def test_a_foreign_description_is_refused(text: str, message: str, saved: Path) -> None:
     (saved / "probe.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -170,19 +170,7 @@ def edit(path: Path, where: str, value: Any) -> None:
         del target[name]
     else:
         target[name] = value
-    # Sealed anew, so that what lies behind the seal is tested.
-    description.pop("description_sha256")
-    text = json.dumps(description, sort_keys=True).encode()
-    description["description_sha256"] = hashlib.sha256(text).hexdigest()
     (path / "probe.json").write_text(json.dumps(description))
-
-
-@pytest.mark.parametrize("new", ['"layer": 7', '"layer": 140', '"layer": null'])
-def test_a_description_edited_by_hand_is_refused(new: str, saved: Path) -> None:
-    text = (saved / "probe.json").read_text()
-    assert '"layer": 14' in text
-    (saved / "probe.json").write_text(text.replace('"layer": 14', new))
-    refuse(saved, "was changed after it was written")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +181,7 @@ def test_a_description_edited_by_hand_is_refused(new: str, saved: Path) -> None:
         ("info.estimator", ["LogisticProbe"], "estimator is"),
         ("info.estimator", "MlpProbe", "parameters"),
         ("info.rows", None, "missing or unknown: rows"),
+        ("info.chosen_c", None, "missing or unknown: chosen_c"),
         ("info.extra", 1, "missing or unknown: extra"),
         ("info.width", 39, "arrays"),
         ("info.width", "40", "width is '40'"),
@@ -218,11 +207,6 @@ def test_a_tampered_description_is_refused(
 def test_the_penalties_of_the_sweep_are_kept(logistic: BinaryProbe, tmp_path: Path) -> None:
     save_probe(tmp_path, logistic, replace(info_of(logistic), chosen_c=(1e-3, 1e-2, 1e-3)))
     assert load_probe(tmp_path)[1].chosen_c == (1e-3, 1e-2, 1e-3)
-
-
-def test_a_probe_of_before_knows_no_penalties(saved: Path) -> None:
-    edit(saved, "info.chosen_c", None)
-    assert load_probe(saved)[1].chosen_c is None
 
 
 @pytest.mark.parametrize("hidden", [(16, 9), 16, ("a", 8), ()])

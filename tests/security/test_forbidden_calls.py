@@ -15,8 +15,9 @@ SOURCES = sorted(Path(vlmscope.__file__).parent.rglob("*.py"))
 FORBIDDEN_MODULES = {
     "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "subprocess", "yaml",
 }  # fmt: skip
-STARTS_ITSELF = "executors/watchdog.py"
-"""Starts one process, of its own file, to end this one when nothing in it can run any more."""
+STARTS_ITSELF = {"executors/watchdog.py", "store/format/hdf5_screening.py"}
+"""Each starts one process, of a file of ours: to end this one when nothing in it can run any more;
+to find out what HDF5 makes of a file."""
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "os.system"}
 CSV_WRITERS = {"plots/files.py", "demo/bundle.py", "labelling/external.py"}
@@ -39,7 +40,7 @@ def test_nothing_unpickles_and_nothing_is_evaluated() -> None:
         else:
             imported = set()
         forbidden = imported & FORBIDDEN_MODULES
-        assert not forbidden or (name, forbidden) == (STARTS_ITSELF, {"subprocess"}), name
+        assert not forbidden or (name in STARTS_ITSELF and forbidden == {"subprocess"}), name
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in FORBIDDEN_CALLS | FORBIDDEN_METHODS, f"{name}: {called}"

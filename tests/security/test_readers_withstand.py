@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import readers
+from vlmscope.store.format import hdf5_screening
 
 CORPUS = Path(readers.__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.rglob("*") if path.is_file())
@@ -19,6 +21,15 @@ FEW = settings(
 )
 HEADER = b"question_id,image,question\n"
 RUN_JSON = json.loads(json.dumps(asdict(readers.MANIFEST)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def soon() -> Iterator[None]:
+    """Do not wait long for a file of which HDF5 never comes back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hdf5_screening, "SECONDS", 0.3)
+        yield
+
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -140,7 +151,7 @@ def test_a_manifest_that_nests_too_deep(depth: int) -> None:
 @FEW
 @given(st.data())
 def test_a_file_of_hdf5_that_was_cut(name: str, data: st.DataObject) -> None:
-    """Damage in the middle is for ``make fuzz``: HDF5 itself may never come back from it."""
+    """Damage in the middle is for ``make fuzz``, and for ``test_screened_hdf5.py``."""
     whole = (CORPUS / name / "rows.h5").read_bytes()
     readers.feed(name, whole[: data.draw(st.integers(0, len(whole) - 1))])
     readers.feed(name, data.draw(st.binary(max_size=64)))

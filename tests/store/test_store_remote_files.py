@@ -9,7 +9,7 @@ import pytest
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.store import place
-from vlmscope.store.format.hdf5_links import file_name, raw_file, size_of
+from vlmscope.store.format.hdf5_links import file_name, remote_of
 from vlmscope.store.storage.object_store import BLOCK, RemoteFile, identity_of, put, remote_file
 
 
@@ -44,7 +44,7 @@ def test_names_that_differ_in_accents_are_two_files(bucket: str) -> None:
         h5py.File(two, "r") as second,
     ):
         for path, file in zip(paths, (first, second), strict=True):
-            assert size_of(file.id) == path.stat().st_size
+            assert getattr(remote_of(file.id), "size", None) == path.stat().st_size
             assert file_name(file.id) == str(path)
 
 
@@ -53,8 +53,7 @@ def test_an_object_that_is_opened_twice_stays_known_when_one_is_closed(bucket: s
     with remote_file(path) as one, h5py.File(one, "r") as first:
         other = RemoteFile(path)
         del other
-        with raw_file(first.id) as found:
-            assert found is one
+        assert remote_of(first.id) is one
 
 
 def read_after_removal(path: Any) -> None:

@@ -29,7 +29,6 @@ from vlmscope.model.attention.implementations import requested_by
 from vlmscope.model_options import ModelOptions
 from vlmscope.probes import BinaryProbe, ProbeInfo
 from vlmscope.probes import load_probe as read_probe
-from vlmscope.prompt import reads_clock
 from vlmscope.risk import find_probe
 from vlmscope.row_identity import ids_text, table_of_run
 from vlmscope.schema import (
@@ -110,7 +109,7 @@ def verify(
         allow_pickle_weights=allow_pickle_weights,
     )  # fmt: skip
     checks = list(check_rows(opened, samples, vlm))
-    judge(opened, checks, tolerance, vlm)
+    judge(opened, checks, tolerance)
     return checks
 
 
@@ -208,9 +207,7 @@ def _check_model(run: Run, vlm: VisionLanguageModel, *, without_adapter: bool) -
         )
 
 
-def judge(
-    run: Run, checks: Iterable[RowCheck], tolerance: float | None, vlm: VisionLanguageModel
-) -> None:
+def judge(run: Run, checks: Iterable[RowCheck], tolerance: float | None) -> None:
     """Raise where a row is not what the reference gives.
 
     Raises:
@@ -218,15 +215,9 @@ def judge(
     """
     manifest = run.manifest
     limit = tolerance_of(manifest) if tolerance is None else tolerance
-    undated = ""
-    if manifest.model.prompt_time is None and reads_clock(vlm.processor):
-        undated = (
-            "; the chat template writes the date, and this run does not say which: rows of other "
-            "days than its first cannot be made again"
-        )
     for check in checks:
         if faults := check.faults(limit, manifest.dtype):
-            raise ToleranceError(f"{check.id}: {'; '.join(faults)}{undated}")
+            raise ToleranceError(f"{check.id}: {'; '.join(faults)}")
 
 
 def inspect(

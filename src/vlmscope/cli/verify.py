@@ -64,7 +64,7 @@ def verify(
         stdout.print_json(json.dumps(records))
     else:
         _show(opened, checks, limit)
-    judge(opened, checks, limit, vlm)
+    judge(opened, checks, limit)
 
 
 def _compare(run: Any, samples: Any, vlm: Any) -> list[Any]:

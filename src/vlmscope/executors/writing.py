@@ -190,7 +190,7 @@ def writing(
         ThreadPoolExecutor(1, "vlmscope-write") as thread,
     ):
         # Of a run that goes on, or that another rank was faster to begin.
-        set_prompt_time(vlm.processor, read_manifest(request.out).prompt_time())
+        set_prompt_time(vlm.processor, read_manifest(request.out).model.prompt_time)
         results = WritingThread(
             rows, thread, published, size=size, strict=request.strict, check=vlm.check_files
         )

@@ -29,9 +29,6 @@ from vlmscope.probes.mlp import MlpProbe
 from vlmscope.store import make_folder, publish_together, read_document
 from vlmscope.version import __version__
 
-LATER = frozenset({"chosen_c"})
-"""Fields that probes of earlier versions lack."""
-
 FORMAT_VERSION = 1
 """Version of a saved probe's two files."""
 
@@ -74,9 +71,8 @@ def read_info(place: Path, found: Any) -> ProbeInfo:
             "use the vlmscope that wrote it, or train the probe again"
         )
     names = {each.name for each in fields(ProbeInfo)}
-    # Probes of before have no chosen_c.
-    if set(found) | LATER != names:
-        odd = ", ".join(sorted((set(found) | LATER) ^ names))
+    if set(found) != names:
+        odd = ", ".join(sorted(set(found) ^ names))
         raise InputError(f"{place}: fields missing or unknown: {odd}; train the probe again")
     lists = {name: found.get(name) for name in ("calibration", "chosen_c")}
     tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in lists.items()}
@@ -204,18 +200,11 @@ def _describe(path: Path, probe: BinaryProbe, info: ProbeInfo, data: bytes) -> s
         "info": asdict(info),
     }
     try:
-        description["description_sha256"] = _checksum(description)
         return json.dumps(description, indent=2, allow_nan=False, sort_keys=True) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{path}: the description is not plain JSON: {error}; give text and finite numbers"
         ) from error
-
-
-def _checksum(description: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a description, whatever its layout: against edits, not attackers."""
-    text = json.dumps(description, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _tensors(probe: BinaryProbe) -> dict[str, Shaped[np.ndarray, ...]]:
@@ -238,10 +227,6 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
     description = _read_json(place)
     if description.get("kind") != "vlmscope probe":
         raise InputError(f"{place}: describes no vlmscope probe; give a probe's folder")
-    if description.pop("description_sha256", None) != _checksum(description):
-        raise InputError(
-            f"{place}: was changed after it was written; copy the probe again, or train it again"
-        )
     info = read_info(place, description.get("info"))
     if info.estimator not in _ESTIMATORS:
         raise InputError(

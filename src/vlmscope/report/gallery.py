@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vlmscope.errors import VlmscopeError
 from vlmscope.report.document import MOST_BYTES, Card, ReportSpec, TokenView
@@ -144,9 +144,8 @@ def gallery(
         return Gallery(made, small, None, "")
     capture = next(item for item in captures if item.sample.id == shown.id)
     sample = None if table is None else find_sample(table, shown.id)
-    record = replace(run.manifest.model, prompt_time=run.manifest.prompt_time())
     try:
-        view = token_view(processor, record, capture, sample)
+        view = token_view(processor, run.manifest.model, capture, sample)
         return Gallery(made, small, view, "")
     except VlmscopeError as error:
         return Gallery(made, small, None, f"The prompt of {shown.id} is not shown: {error}.")

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 
 from vlmscope.clock import check_time
-from vlmscope.errors import InputError, StoreError, VlmscopeError
+from vlmscope.errors import InputError, StoreError
 from vlmscope.executors import describe_model
 from vlmscope.model import VisionLanguageModel
 from vlmscope.probes import ProbeInfo
@@ -28,7 +28,6 @@ from vlmscope.store import (
     model_differences,
     place,
     read_document,
-    read_manifest,
 )
 from vlmscope.sweeps.save import PROBES, RESULTS, probes_folder
 
@@ -77,35 +76,23 @@ def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
 def trained_at(place: Path, info: ProbeInfo) -> str | None:
     """Return the local time that the chat template was shown for a probe's training rows.
 
-    Probes of earlier versions do not say it. Where they lie in the folder of their run, it is the
-    run's: the time that it says, or else that of its beginning, as ``verify`` takes it.
-
     Args:
         place: The probe's folder.
         info: Its description.
 
     Returns:
-        The time; None where it is not known, or the template did not ask for it.
+        The time; None where the template did not ask for it.
 
     Raises:
         InputError: What it says is no time.
     """
     told = info.model.get("prompt_time")
-    if told is not None:
-        try:
-            return check_time(told)
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{place}: its prompt_time {told!r} is no local time; train the probe again"
-            ) from error
-    run = place.parent.parent
     try:
-        manifest = read_manifest(run)
-    except VlmscopeError:
-        return None
-    own = asdict(manifest.model)
-    same = all(own.get(name) == info.model.get(name) for name in MEANINGS)
-    return manifest.prompt_time() if same else None
+        return None if told is None else check_time(told)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{place}: its prompt_time {told!r} is no local time; train the probe again"
+        ) from error
 
 
 def _and(words: list[str]) -> str:

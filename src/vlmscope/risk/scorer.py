@@ -50,7 +50,7 @@ UNDATED = (
     "the chat template writes the date, and the probe does not say which it was trained on: "
     "today's is shown, and risks may differ a little; train the probe again with vlmscope probe"
 )
-"""Said of a probe of an earlier version that lies in no run."""
+"""Said of a probe that was saved without the time of its run."""
 
 _Rows = Sequence[tuple[str, Sample | Failure]]
 

@@ -18,6 +18,7 @@ import numpy as np
 from vlmscope.errors import StoreError
 from vlmscope.store.format.batch import QUESTION_ID, Block, take
 from vlmscope.store.format.columns import read_columns
+from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import text_column
 from vlmscope.store.storage.object_store import Identity, identity_of
@@ -192,6 +193,7 @@ def _look_into(paths: Sequence[Path]) -> list[Shard]:
         known = dict(_KNOWN)
         for gone in _KNOWN.keys() - set(paths):
             del _KNOWN[gone]
+    screen_ahead((path, "ids") for path in paths)
     shards = []
     for path in paths:
         identity = identity_of(path)
@@ -207,7 +209,7 @@ def _look_into(paths: Sequence[Path]) -> list[Shard]:
 def _read(path: Path) -> Shard:
     """Look into one shard."""
     name = parse_shard_name(path)
-    with opened(path) as file:
+    with opened(path, "ids") as file:
         ids = tuple(text_column(file, QUESTION_ID))
         try:
             supersedes = frozenset(map(str, np.ravel(file.attrs.get("supersedes", ()))))

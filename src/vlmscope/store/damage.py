@@ -14,14 +14,13 @@ from pathlib import Path
 import h5py
 
 from vlmscope.errors import StoreError, UnreachableError
-from vlmscope.regular import check_regular
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
 from vlmscope.store.format.batch import QUESTION_ID
 from vlmscope.store.format.checksums import seal_is_broken
 from vlmscope.store.format.columns import damaged_columns
 from vlmscope.store.format.hdf5_links import is_there
 from vlmscope.store.format.naming import link_name, question_id
-from vlmscope.store.format.shard import opened
+from vlmscope.store.format.shard import hdf5_file, opened
 from vlmscope.store.format.validation import text_column
 from vlmscope.store.index import INDEX
 from vlmscope.store.storage.atomic import cannot_write, sync
@@ -158,10 +157,9 @@ def _ids_by_index(path: Path) -> tuple[str, ...] | None:
         return None
     target = f"{SHARDS}/{path.name}"
     try:
-        check_regular(path.parent.parent / INDEX)
-        with h5py.File(path.parent.parent / INDEX, "r") as index:
+        with hdf5_file(path.parent.parent / INDEX, "columns") as index:
             links = {name: index.get(name, getlink=True) for name in index}
-    except (OSError, KeyError, RuntimeError):
+    except (OSError, KeyError, RuntimeError, StoreError):
         return None
     ids = tuple(
         question_id(name)

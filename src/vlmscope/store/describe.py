@@ -17,6 +17,7 @@ import h5py
 from vlmscope.errors import InputError, StoreError
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
+from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.format.naming import is_of_image, is_vector
 from vlmscope.store.format.shard import opened
@@ -86,11 +87,18 @@ def describe(path: str | Path) -> Description:
         return _summary(folder, "file", {folder: None}, folder.stat().st_size, {})
     except InputError:
         raise
-    except (StoreError, TypeError, ValueError, KeyError, AttributeError, OSError) as error:
-        raise InputError(
-            f"{folder}: no HDF5 file of the HALP layout, or damaged; "
-            "give a run folder or such a file"
-        ) from error
+    except StoreError as error:
+        if error.__cause__ is None:  # it says what to do
+            raise
+        raise _no_layout(folder) from error
+    except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
+        raise _no_layout(folder) from error
+
+
+def _no_layout(path: Path) -> InputError:
+    return InputError(
+        f"{path}: no HDF5 file of the HALP layout, or damaged; give a run folder or such a file"
+    )
 
 
 def _summary(
@@ -103,8 +111,9 @@ def _summary(
     """Add the files up; each with those of its rows that count, where that is known."""
     tally = _Tally(0, 0, 0, Counter(), {}, {})
     found: dict[str, Any] = dict(attrs)
+    screen_ahead((each, "headers") for each in files)
     for file_path, rows in files.items():
-        with opened(file_path) as file:
+        with opened(file_path, "headers") as file:
             found.update({name: _plain(value) for name, value in file.attrs.items()})
             if is_there(file, COLUMNS):
                 _add_columns(tally, file, rows)

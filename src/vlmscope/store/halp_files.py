@@ -23,6 +23,7 @@ from vlmscope.errors import InputError
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Progress
 from vlmscope.schema import representation as group_of
 from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS
+from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.naming import vector_path
 from vlmscope.store.halp_rows import (
     IMAGE_HASHES,
@@ -72,7 +73,9 @@ def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) ->
             none holds a question of the HALP layout.
     """
     place = Path(path)
-    attributes = {file: read_attributes(file) for file in find_seed_files(place)}
+    found = find_seed_files(place)
+    screen_ahead((file, "all") for file in found)
+    attributes = {file: read_attributes(file) for file in found}
     if not attributes:
         raise InputError(f"{place}: no {' or '.join(SUFFIXES)} file there; give others")
     _check_one_extraction(place, attributes)

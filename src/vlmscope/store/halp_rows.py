@@ -24,11 +24,12 @@ from h5py import h5a, h5g, h5s
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError, one_line
-from vlmscope.regular import PointerError, check_regular
+from vlmscope.regular import PointerError
 from vlmscope.store.format.batch import SEED_TEXTS, clean_text, metadata_of
 from vlmscope.store.format.hdf5_links import index_target, member, open_link, walk_links
 from vlmscope.store.format.manifest import check_version
 from vlmscope.store.format.naming import is_vector, question_id, vector_path
+from vlmscope.store.format.shard import hdf5_file
 from vlmscope.store.format.validation import COLUMNS
 
 FACT_LISTS = ("first_token_ids", "first_token_logprobs", "answer_token_ids", "answer_logprobs")
@@ -169,8 +170,7 @@ def opened_seed(path: Path) -> Iterator[Any]:
         StoreError: It is of a format that came after this vlmscope.
     """
     try:
-        check_regular(path)
-        with h5py.File(path, "r") as file:
+        with hdf5_file(path, "all") as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file
     except InputError:  # of whoever reads, and a ValueError too

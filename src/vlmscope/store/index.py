@@ -17,13 +17,13 @@ import numpy as np
 from h5py import h5s
 from numpy.typing import NDArray
 
-from vlmscope.regular import check_regular
+from vlmscope.errors import StoreError
 from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
 from vlmscope.store.format.checksums import SEAL_SIZE, digest, seal_of, seal_on
 from vlmscope.store.format.columns import TEXT, as_ragged, as_texts
 from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.format.naming import link_name
-from vlmscope.store.format.shard import LIBVER, opened, root_attributes
+from vlmscope.store.format.shard import LIBVER, hdf5_file, opened, root_attributes
 from vlmscope.store.format.validation import COLUMNS, columns_of
 from vlmscope.store.storage.atomic import publishing
 from vlmscope.store.storage.locks import waiting
@@ -67,16 +67,15 @@ def is_indexed(run: Path, packs: Set[str]) -> bool:
         packs: The packs' file names.
     """
     try:
-        check_regular(run / INDEX)
-        with h5py.File(run / INDEX, "r") as file:
+        with hdf5_file(run / INDEX, "ids") as file:
             told = file.attrs.get("packs_sha256", "")
         return bool(told) and told == _digest_of(run, packs)
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError):
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, StoreError):
         return False
 
 
 def _digest_of(run: Path, packs: Set[str]) -> str:
-    """Return what tells these packs from others; empty if one is of before the seal."""
+    """Return what tells these packs from others; empty if one has no seal."""
     seals = {name: seal_on(run / SHARDS / name) for name in packs}
     if not all(seals.values()):
         return ""

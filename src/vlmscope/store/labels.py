@@ -19,7 +19,7 @@ from typing import Any
 from vlmscope.errors import InputError, StoreError, listed, one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
-from vlmscope.schema import NOT_IN_FILE, Score
+from vlmscope.schema import Score
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.storage.atomic import publishing
 from vlmscope.store.storage.object_store import reading
@@ -40,9 +40,7 @@ _REMEDY = "run 'vlmscope label' with --overwrite to replace it"
 _READ = ("column", "file")
 """Scorers that read labels, and look at no truth."""
 
-_COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence")
-_LATER = "error_kind"
-"""Column that labels of earlier versions lack."""
+_COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence", "error_kind")
 
 
 def labels_file(name: str = DEFAULT) -> str:
@@ -113,7 +111,7 @@ def write_labels(
         "hallucinated": pa.array([score.hallucinated for score in kept], pa.bool_()),
         "scorer": pa.array([score.scorer for score in kept], pa.string()),
         "evidence": pa.array([clean_text(score.evidence) for score in kept], pa.string()),
-        _LATER: pa.array([score.error_kind for score in kept], pa.string()),
+        "error_kind": pa.array([score.error_kind for score in kept], pa.string()),
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(record, default=str)})
     # By its name Arrow opens no file whose path is not UTF-8.
@@ -134,24 +132,18 @@ def read_labels(run: str | Path, name: str = DEFAULT) -> dict[str, Score]:
         StoreError: The file is damaged.
     """
     table = _read(place(run), name)
-    kinds = table[_LATER].to_pylist() if _LATER in table.column_names else [None] * len(table)
-    rows = zip(*(table[name].to_pylist() for name in _COLUMNS), kinds, strict=True)
+    rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
     return {
         id_: Score(
             id_,
             hallucinated,
             scorer,
             evidence,
-            labelled=_is_labelled(outcome, scorer, evidence),
+            labelled=outcome != "unlabelled",
             error_kind=kind,
         )
         for id_, outcome, hallucinated, scorer, evidence, kind in rows
     }
-
-
-def _is_labelled(outcome: str, scorer: str, evidence: str) -> bool:
-    """Return whether anybody labelled a row; earlier versions kept only in words that none did."""
-    return outcome != "unlabelled" and not (scorer == "file" and evidence.startswith(NOT_IN_FILE))
 
 
 def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from vlmscope.store.failures import read_failures
 from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
 from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.hdf5_links import member
+from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import shown_layers, vector_path
 from vlmscope.store.format.shard import opened
@@ -202,8 +203,13 @@ class Run:
 
     def blocks(self, *, vectors: bool = True) -> Iterator[Block]:
         """Yield the rows as columns, shard by shard."""
+        self._screen_ahead()
         for shard in self._shards:
             yield with_truths(read_rows(shard, vectors=vectors), self.truths)
+
+    def _screen_ahead(self, depth: str = "columns") -> None:
+        """Have the shards screened while others are read."""
+        screen_ahead((shard.path, depth) for shard in self._shards)
 
     @cached_property
     def truths(self) -> dict[str, str]:
@@ -223,6 +229,7 @@ class Run:
         Raises:
             StoreError: A column that is read is damaged.
         """
+        self._screen_ahead()
         for shard in self._shards:
             try:
                 yield from read_texts(shard, names)
@@ -314,6 +321,7 @@ class Run:
         path = self.column(representation, layer)
         result = np.empty((len(self), self.manifest.widths()[path]), np.float32)
         start = 0
+        self._screen_ahead(f"column {path}")
         for shard in self._shards:
             _read_column(shard, path, result[start : start + len(shard)])
             start += len(shard)
@@ -402,7 +410,7 @@ def _subscript(key: Any) -> str:
 def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
     """Read one column of a shard straight into its place in the matrix."""
     try:
-        with opened(shard.path) as file:
+        with opened(shard.path, f"column {path}") as file:
             column = member(file, f"{COLUMNS}/{path}")
             _check_shape(shard, path, column, out.shape[1])
             if shard.whole and column.dtype == out.dtype and column.shape == out.shape:

@@ -169,7 +169,7 @@ def model_of(source: Source) -> dict[str, Any]:
     if isinstance(source, Run):
         manifest = source.manifest
         capture = {name: getattr(manifest.capture, name) for name in ("vision_pooling", "compat")}
-        times = {"prompt_time": manifest.prompt_time(), "dtype": manifest.dtype}
+        times = {"prompt_time": manifest.model.prompt_time, "dtype": manifest.dtype}
         return asdict(manifest.model) | capture | times
     attrs = source.attrs if isinstance(source, SeedFiles) else {}
     return {**attrs, "source": RESEARCH}

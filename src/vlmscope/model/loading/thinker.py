@@ -45,7 +45,7 @@ def settle_thinker(model: Any, eos_token_id: int | None) -> None:
     if model.config.model_type not in _THINKERS:
         return
     for part in list(model.modules()):
-        if "audio_tower" in part._modules:
+        if "audio_tower" in dict(part.named_children()):
             part.audio_tower = None
     if model.generation_config.eos_token_id is None:
         model.generation_config.eos_token_id = eos_token_id

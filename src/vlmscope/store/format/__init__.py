@@ -8,5 +8,6 @@
 - ``shard``: an immutable HDF5 shard, built in memory and published whole
 - ``validation``: what columns must be before a row of them is read
 - ``checksums``: of every column, and the seal of a whole file
-- ``hdf5_links``: reading an HDF5 file that may come from a stranger
+- ``hdf5_links``: reading an HDF5 file of unknown origin without opening another
+- ``hdf5_screening``: reading it first in a process with limits (``hdf5_screening_child``)
 """

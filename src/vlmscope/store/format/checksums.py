@@ -150,7 +150,6 @@ SEAL_SIZE = 512
 """Bytes of the user block: the least that HDF5 allows."""
 
 _MARK = b"vlmscope sha256 "
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _CHUNK = 2**23
 
 
@@ -172,7 +171,7 @@ def seal_on(path: Path) -> bytes:
 
 
 def seal_is_broken(path: Path) -> bool:
-    """Return whether a file is not the one that was sealed; False for files of before the seal.
+    """Return whether a file is not the one that was sealed.
 
     Raises:
         OSError: The file cannot be read.
@@ -180,8 +179,6 @@ def seal_is_broken(path: Path) -> bool:
     """
     with reading(path) as file:
         seal = file.read(SEAL_SIZE)
-        if seal.startswith(_HDF5):
-            return False  # of a version that had no seal
         if not seal.startswith(_MARK):
             return True  # however long it is
         digest = hashlib.sha256()

@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.store.format.batch import QUESTION_ID, Block
+from vlmscope.store.format.batch import Block
 from vlmscope.store.format.checksums import digest, is_intact, read_column
 from vlmscope.store.format.manifest import Manifest
 from vlmscope.store.format.naming import is_vector, vector_path
-from vlmscope.store.format.validation import ADDED_TEXTS, COLUMNS, columns_of
+from vlmscope.store.format.validation import COLUMNS, columns_of
 
 FLOAT16_MAX = 65504.0
 """Largest finite float16. Some models have massive activations beyond it."""
@@ -87,8 +87,6 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
             ragged[path] = read_column(column, rows)
         else:
             numbers[path] = read_column(column, rows)
-    for name in ADDED_TEXTS:  # a run may hold shards of an earlier version and of this one
-        texts.setdefault(name, [""] * len(texts[QUESTION_ID]))
     return Block(texts, numbers, ragged, matrices)
 
 

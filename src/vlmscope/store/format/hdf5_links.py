@@ -1,15 +1,10 @@
-"""Reading an HDF5 file of unknown origin: no link or heap of it is followed unchecked.
+"""Reading an HDF5 file of unknown origin: no other file is opened because of what it says.
 
-Look at the heap of an HDF5 file before HDF5 walks it: where texts and lists of any length lie. HDF5
-keeps them in collections of objects, each with its index and its size, one behind the other.
-libhdf5 2.0 takes the sizes at their word: one that leads back makes it walk for ever, one that is
-too large makes it fill the memory. See "Global Heap" in the HDF5 file format specification, III.E.
-
-Walk an HDF5 file that may be of unknown origin: no other file is opened because of what it says.
 HDF5 follows external links, soft links, virtual datasets and external storage wherever they lead,
 and reads what it finds there as if it were the file's own. Here a member is opened by a hard link
 only, its values must lie in the same file, and it must hold about as many bytes as it declares: a
-file of a kilobyte can say that it holds a petabyte.
+file of a kilobyte can say that it holds a petabyte. What HDF5 itself makes of a crafted file is
+found out before: see ``hdf5_screening``.
 """
 
 from __future__ import annotations
@@ -17,102 +12,15 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
-from h5py import h5d, h5f, h5g, h5i, h5l, h5o, h5t
-from numpy.typing import NDArray
+from h5py import h5d, h5f, h5g, h5l, h5o, h5t
 
 from vlmscope.errors import StoreError
 from vlmscope.store.storage.object_store import RemoteFile, open_file
-
-_COLLECTION = struct.Struct("<4sB3xQ")  # signature, version, bytes of all of it
-_OBJECT = struct.Struct("<H6xQ")  # index, bytes of what follows
-_SMALLEST = 4096
-_NOWHERE = 2**64 - 1
-_RECORD = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
-"""What HDF5 keeps in place of a text or list: how many items, in which collection, which object."""
-
-Sizes = dict[int, int]
-"""Index of each object of a collection → its bytes."""
-
-
-class HeapError(Exception):
-    """The heap is not as HDF5 writes it; says what was found."""
-
-
-class Heap:
-    """The collections of one file, each walked once.
-
-    Args:
-        base: Bytes before the beginning of the HDF5 file proper, from which addresses count.
-        end: Bytes of the whole file.
-    """
-
-    def __init__(self, base: int, end: int) -> None:
-        self._base, self._end = base, end
-        self._sizes: dict[int, Sizes] = {}
-
-    def check(self, file: Any, raw: bytes, item: int) -> int:
-        """Check that each text or list of a dataset lies where it is said to, and as long.
-
-        Args:
-            file: The bytes of the file.
-            raw: The dataset's records, 16 bytes each.
-            item: Bytes of one item of a list.
-
-        Returns:
-            Bytes of all texts or lists together.
-
-        Raises:
-            HeapError: One does not, or its collection could not be walked.
-        """
-        records = np.frombuffer(raw, _RECORD)
-        records = records[records["length"] > 0]
-        for address in np.unique(records["address"]).tolist():
-            if address not in self._sizes:
-                self._sizes[address] = self._walk(file, address)
-            self._compare(records[records["address"] == address], self._sizes[address], item)
-        return int(records["length"].sum(dtype=np.int64)) * item
-
-    def _compare(self, records: NDArray[np.void], sizes: Sizes, item: int) -> None:
-        told = records["length"].astype(np.int64) * item
-        for index, size in zip(records["index"].tolist(), told.tolist(), strict=True):
-            if sizes.get(index) != size:
-                found = f"{sizes[index]:,} bytes" if index in sizes else "nothing"
-                raise HeapError(f"a value of {size:,} bytes, where there is {found}")
-
-    def _walk(self, file: Any, address: int) -> Sizes:
-        """Return the objects of a collection."""
-        begin = address + self._base
-        if address == _NOWHERE or begin + _SMALLEST > self._end:
-            raise HeapError("values that lie behind the end of the file")
-        file.seek(begin)
-        signature, version, size = _COLLECTION.unpack(file.read(_COLLECTION.size))
-        if signature != b"GCOL" or version != 1:
-            raise HeapError("values that lie in no collection of values")
-        if not _SMALLEST <= size <= self._end - begin:
-            raise HeapError(f"a collection of {size:,} bytes")
-        return _objects(file.read(size - _COLLECTION.size))
-
-
-def _objects(data: bytes) -> Sizes:
-    """Return the objects that follow one another to the end of a collection."""
-    sizes: Sizes = {}
-    at, end = 0, len(data)
-    while end - at >= _OBJECT.size:  # what is left is too small for one
-        index, size = _OBJECT.unpack_from(data, at)
-        step = _OBJECT.size + (size + 7 & ~7) if index else size  # 0 is what is free
-        if index in sizes or not _OBJECT.size <= step <= end - at:
-            raise HeapError(f"a value of {size:,} bytes in a collection of {end:,}")
-        sizes[index] = size
-        at += step
-    return sizes
 
 
 def file_name(item: Any) -> str:
@@ -123,22 +31,6 @@ def file_name(item: Any) -> str:
 def remote_of(item: Any) -> RemoteFile | None:
     """Return the remote file that a low-level object lies in, if it is one."""
     return open_file(_hdf5_name(item))
-
-
-@contextmanager
-def raw_file(item: Any) -> Iterator[Any]:
-    """Open the bytes of the file that a low-level object lies in."""
-    if remote := remote_of(item):
-        yield remote  # whose place HDF5 sets before it reads
-        return
-    with Path(_hdf5_name(item)).open("rb") as file:
-        yield file
-
-
-def size_of(item: Any) -> int:
-    """Return the bytes of the file that a low-level object lies in."""
-    remote = remote_of(item)
-    return remote.size if remote else Path(_hdf5_name(item)).stat().st_size
 
 
 def _hdf5_name(item: Any) -> str:
@@ -153,8 +45,6 @@ DEEPEST = 8
 
 _KINDS = {h5l.TYPE_EXTERNAL: "an external link", h5l.TYPE_SOFT: "a soft link"}
 _OF_PARTS = (h5t.TypeVlenID, h5t.TypeCompoundID, h5t.TypeArrayID, h5t.TypeReferenceID)
-_HEAPS: dict[int, Heap] = {}
-"""Number that HDF5 gave to the opening of a file → its heap; of the last file."""
 
 _SHARD = re.compile(rb"shards/[A-Za-z0-9_.-]+\.h5")
 _HERE = b"."
@@ -299,8 +189,9 @@ def _check_storage(dataset: Any, name: str) -> None:
         return
     count, held = _count(dataset), dataset.get_storage_size()
     declared = count * dataset.get_type().get_size()
-    if lists := _size_of_listed(dataset, name):
-        _check_lists(dataset, count, lists, name)
+    if _is_listed(dataset, name):
+        if count and (dataset.get_offset() is None or held != 16 * count):
+            raise _never_written(dataset, name)
     elif declared > MOST_EXPANSION * held:
         raise StoreError(
             f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and holds {held:,}; it is "
@@ -313,44 +204,16 @@ def _count(dataset: Any) -> int:
     return 0 if dataset.shape is None else math.prod(dataset.shape)
 
 
-def _size_of_listed(dataset: Any, name: str) -> int:
-    """Return the bytes of an item where the values are texts or lists of any length, else 0."""
+def _is_listed(dataset: Any, name: str) -> bool:
+    """Return whether the values are texts or lists of any length; refuse lists of such."""
     kind = dataset.get_type()
     if isinstance(kind, h5t.TypeStringID):
-        return int(kind.is_variable_str())
+        return bool(kind.is_variable_str())
     if not kind.detect_class(h5t.VLEN):
-        return 0
+        return False
     if not isinstance(kind, h5t.TypeVlenID) or isinstance(kind.get_super(), _OF_PARTS):
         raise _never_written(dataset, name)
-    return int(kind.get_super().get_size())
-
-
-def _check_lists(dataset: Any, count: int, item: int, name: str) -> None:
-    """Refuse texts or lists that HDF5 could not read: it would fill the memory or never come back.
-
-    It keeps 16 bytes for each: its length, and where it lies.
-    """
-    place = dataset.get_offset()
-    if count and (place is None or dataset.get_storage_size() != 16 * count):
-        raise _never_written(dataset, name)
-    with raw_file(dataset) as file:
-        file.seek(place or 0)
-        try:
-            _heap(dataset).check(file, file.read(16 * count), item)
-        except HeapError as error:
-            raise StoreError(
-                f"{file_name(dataset)}: {name!r} is damaged, it has {error}; get a whole copy"
-            ) from error
-
-
-def _heap(dataset: Any) -> Heap:
-    """Return what is known of the collections of a file, as long as it is open."""
-    opened = h5o.get_info(dataset).fileno
-    if opened not in _HEAPS:
-        _HEAPS.clear()  # of files that were open before
-        base = h5i.get_file_id(dataset).get_create_plist().get_userblock()
-        _HEAPS[opened] = Heap(base, size_of(dataset))
-    return _HEAPS[opened]
+    return True
 
 
 def _never_written(dataset: Any, name: str) -> StoreError:

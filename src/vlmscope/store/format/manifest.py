@@ -17,7 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vlmscope.clock import check_time, local_time
+from vlmscope.clock import check_time
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.schema import (
@@ -68,7 +68,7 @@ class ModelRecord:
     vision_size: int
     revision: str | None = None
     image_token_id: int | None = None
-    """Id of the image token in the expanded prompt; None in runs that did not say."""
+    """Id of the image token in the expanded prompt."""
     description: Mapping[str, Any] | None = None
     """The user's own description of the architecture (``--family``)."""
     adapter: str | None = None
@@ -78,8 +78,7 @@ class ModelRecord:
     weight_files: Mapping[str, str] | None = None
     """Weight file → SHA-256 of its bytes, which count in ``weights_hash``."""
     prompt_time: str | None = None
-    """Local time, ISO 8601, that the chat template was shown; None where it asks for none, and in
-    runs that did not say."""
+    """Local time, ISO 8601, that the chat template was shown; None where it asks for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +142,6 @@ class Manifest:
     created_at: str
     """ISO 8601 with its zone."""
     format_version: int = FORMAT_VERSION
-
-    def prompt_time(self) -> str | None:
-        """Return the local time that the chat template was shown, as far as is known.
-
-        Runs that did not say were begun at ``created_at``.
-        """
-        if self.model.prompt_time is not None:
-            return self.model.prompt_time
-        try:
-            return local_time(self.created_at)
-        except ValueError:
-            return None
 
     def representations(self) -> dict[str, tuple[int, ...]]:
         """Return every representation with its layers; the vision encoder's output has none."""

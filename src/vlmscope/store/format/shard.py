@@ -22,9 +22,10 @@ from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.format.batch import Block
 from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
 from vlmscope.store.format.columns import final_norm_leaves, write_columns
+from vlmscope.store.format.hdf5_screening import Depth, screen, screen_remote
 from vlmscope.store.format.manifest import Manifest, check_version
 from vlmscope.store.format.row_groups import RowWriter
-from vlmscope.store.storage.object_store import remote_file
+from vlmscope.store.storage.object_store import identity_of, remote_file
 from vlmscope.store.storage.paths import is_remote
 from vlmscope.version import __version__
 
@@ -107,10 +108,14 @@ def _particulars(manifest: Manifest) -> dict[str, str | None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, depth: Depth = "columns") -> Iterator[Any]:
     """Open a shard for reading; any trouble with its content names the file.
 
     With HDF5's own default for locks: it refuses a file that the process has open otherwise.
+
+    Args:
+        path: The shard.
+        depth: What of it is going to be read.
 
     Raises:
         FileNotFoundError: It is gone.
@@ -118,7 +123,7 @@ def opened(path: Path) -> Iterator[Any]:
         UnreachableError: The object store does not answer.
     """
     try:
-        with _hdf5(path) as file:
+        with hdf5_file(path, depth) as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file
     except FileNotFoundError:
@@ -133,12 +138,27 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file for reading, wherever it lies."""
-    if not is_remote(path):
-        check_regular(path)
-        with h5py.File(path, "r") as file:
-            yield file
+def hdf5_file(path: Path, depth: Depth) -> Iterator[Any]:
+    """Open an HDF5 file for reading, wherever it lies, once a process of its own has read it.
+
+    Args:
+        path: The file.
+        depth: What of it is going to be read.
+
+    Raises:
+        OSError: It is not there, no regular file, or no HDF5 file.
+        StoreError: HDF5 cannot be let at it.
+        UnreachableError: The object store does not answer.
+    """
+    if is_remote(path):
+        with remote_file(path) as remote:
+            screen_remote(path, remote, depth)
+            with h5py.File(remote, "r") as file:
+                yield file
         return
-    with remote_file(path) as remote, h5py.File(remote, "r") as file:
+    check_regular(path)
+    screened = screen(path, depth)
+    with h5py.File(path, "r") as file:
+        if identity_of(path) != screened:
+            raise StoreError(f"{path}: is replaced while it is read; wait until nothing writes it")
         yield file

@@ -21,12 +21,9 @@ COLUMNS = "_columns"
 
 TEXTS = (
     QUESTION_ID, "image_id", "question", "ground_truth_answer", "finish_reason", "image_sha256",
-    "metadata",
+    "image_dhash", "image_thumbnail", "metadata",
 )  # fmt: skip
 """Columns of strings that every shard has."""
-
-ADDED_TEXTS = ("image_dhash", "image_thumbnail")
-"""Columns of strings that shards of earlier versions lack: read as empty texts."""
 
 NUMBERS = {
     "num_prompt_tokens": 1,

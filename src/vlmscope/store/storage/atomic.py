@@ -25,7 +25,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vlmscope.errors import StoreError
-from vlmscope.store.storage.object_store import put
+from vlmscope.store.storage.object_store import Identity, identity_of, put
 from vlmscope.store.storage.paths import is_remote
 
 _LONGEST_NAME = 180
@@ -36,6 +36,11 @@ _OLD = 24 * 3600.0
 
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
 """What file systems without ``fsync`` of files or folders answer (FUSE, some network mounts)."""
+
+_PUBLISHED: dict[Identity, None] = {}
+"""What tells each file that this process published from any later one of its name."""
+
+_REMEMBERED = 2**16
 
 
 def publish(path: Path, *pieces: bytes, exclusive: bool = False) -> None:
@@ -118,11 +123,25 @@ def publishing(path: Path, *, clear_leftovers: bool = True) -> Iterator[Path]:
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
+            _note(path)
     finally:
         if temporary is not None:
             _discard(temporary)
     if clear_leftovers:
         remove_leftovers(path)
+
+
+def is_published_here(identity: Identity) -> bool:
+    """Return whether this process published a file, which nobody has changed since."""
+    return identity in _PUBLISHED
+
+
+def _note(path: Path) -> None:
+    """Remember a file that was just published."""
+    with suppress(OSError):
+        _PUBLISHED[identity_of(path)] = None
+    while len(_PUBLISHED) > _REMEMBERED:
+        del _PUBLISHED[next(iter(_PUBLISHED))]
 
 
 def remove_leftovers(path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -41,8 +42,6 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        from fsspec.caching import BlockCache
-
         remote = cast("Any", path)
         self._path, self._fs, self._at = path, remote.fs, 0
         self.identity = identity_of(path)
@@ -51,7 +50,7 @@ class RemoteFile(io.RawIOBase):
         """Bytes."""
         self.failure: BaseException | None = None
         """Why the store did not answer, if it did not: HDF5 would call it a damaged file."""
-        self._cache = BlockCache(BLOCK, self._fetch, self.size, maxblocks=_BLOCKS)
+        self._block = lru_cache(_BLOCKS)(self._read_block)
         self._number = next(_NUMBERS)
         _OPEN[_name(self)] = self
 
@@ -85,11 +84,19 @@ class RemoteFile(io.RawIOBase):
         start, end = self._at, min(self._at + len(buffer), self.size)
         if end <= start:
             return 0
-        read = self._fetch if end - start >= BLOCK else self._cache._fetch
-        data = read(start, end)
+        data = self._fetch(start, end) if end - start >= BLOCK else self._from_blocks(start, end)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+    def _from_blocks(self, start: int, end: int) -> bytes:
+        """Return a piece smaller than a block: it lies in one or two."""
+        first = start // BLOCK
+        found = b"".join(self._block(number) for number in range(first, (end - 1) // BLOCK + 1))
+        return found[start - first * BLOCK : end - first * BLOCK]
+
+    def _read_block(self, number: int) -> bytes:
+        return self._fetch(number * BLOCK, min((number + 1) * BLOCK, self.size))
 
     def _fetch(self, start: int, end: int) -> bytes:
         try:

@@ -1,0 +1,286 @@
+"""HDF5 files that HDF5 itself does not withstand: refused in one line, whoever reads them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from heap_patches import CASES, Patch, endless_root, longer_than_the_file, replace
+
+import vlmscope
+from research_support import research_row, write_part
+from store_support import make_captures, make_manifest
+from threads import Worker
+from vlmscope.cli import main
+from vlmscope.errors import StoreError, VlmscopeError
+from vlmscope.store import (
+    RunWriter,
+    describe,
+    find_damage,
+    open_run,
+    open_seed_files,
+    rebuild_index,
+)
+from vlmscope.store.format import hdf5_screening, shard
+from vlmscope.store.storage.paths import place
+
+KNOWN = Path(vlmscope.__file__).parents[2] / "fuzz"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait long for what never ends."""
+    monkeypatch.setattr(hdf5_screening, "SECONDS", 0.3)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Begin without a process and without memory of files."""
+    children: list[Any] = []
+    monkeypatch.setattr(hdf5_screening, "_CHILD", children)
+    monkeypatch.setattr(hdf5_screening, "_KNOWN", {})
+    yield children
+    hdf5_screening._end()
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+        writer.add(make_captures(range(3)))
+    return next((tmp_path / "run" / "shards").iterdir())
+
+
+def read_run(run: Path) -> None:
+    opened = open_run(run)
+    opened.to_pandas()
+    opened.matrix("query_token_representation", 2)
+
+
+@pytest.mark.parametrize(("harm", "found"), CASES)
+def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str) -> None:
+    harm(pack)
+    run = pack.parent.parent
+    expected = f"{pack.name}: damaged, or made to do harm: HDF5 .*{found}.*; get a whole copy"
+    for read in (read_run, describe, rebuild_index):
+        with pytest.raises(StoreError, match=expected):
+            read(run)
+    (damage,) = find_damage(run)
+    assert damage.ids == ("question_comb_0", "question_comb_1", "question_comb_2")  # by the index
+    assert damage.path == pack
+
+
+@pytest.mark.parametrize(("harm", "found"), CASES)
+def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found: str) -> None:
+    path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
+    harm(path)
+    with pytest.raises(VlmscopeError, match=found):
+        open_seed_files(path)
+    with pytest.raises(VlmscopeError, match=found):
+        describe(path)
+
+
+def test_values_that_cannot_lie_in_the_file(tmp_path: Path) -> None:
+    """HDF5 2.0 refuses them itself."""
+    path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
+    longer_than_the_file(path)
+    with pytest.raises(VlmscopeError, match=r"bytes of values in|likely file corruption"):
+        open_seed_files(path)
+
+
+def test_an_index_is_refused_and_made_anew(pack: Path) -> None:
+    index = pack.parent.parent / "index.h5"
+    endless_root(index)
+    with pytest.raises(VlmscopeError, match="takes too much time"):
+        open_seed_files(index)
+    with pytest.raises(VlmscopeError, match="takes too much time"):
+        describe(index)
+    with RunWriter(pack.parent.parent, make_manifest()) as writer:
+        writer.add(make_captures(range(3, 5)))
+    assert len(open_seed_files(index)) == 5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "corpus/shard/shard-attributes-hang.h5",
+        "corpus/shard/shard-hdf5-hangs.h5",
+        "corpus/research/research-hdf5-hangs.h5",
+    ],
+)
+def test_what_fuzzing_found(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "file_part_001.h5"
+    path.write_bytes((KNOWN / name).read_bytes())
+    with pytest.raises(VlmscopeError, match="takes too much time"):
+        open_seed_files(path)
+
+
+def test_the_command_says_it_in_one_line(
+    pack: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless_root(pack)
+    monkeypatch.setattr(sys, "argv", ["vlmscope", "info", str(pack.parent.parent)])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "HDF5 takes too much time; get a whole copy, or remove it" in told
+
+
+def test_what_was_found_is_remembered(pack: Path, alone: list[Any]) -> None:
+    endless_root(pack)
+    with pytest.raises(StoreError, match="too much time"):
+        open_run(pack.parent.parent)
+    assert not alone
+    with pytest.raises(StoreError, match="too much time"):
+        open_run(pack.parent.parent)
+    assert not alone  # nothing was started again
+
+
+def test_a_file_that_this_process_wrote_is_not_screened(tmp_path: Path, alone: list[Any]) -> None:
+    with RunWriter(tmp_path / "new", make_manifest()) as writer:
+        writer.add(make_captures(range(3)))
+    read_run(tmp_path / "new")
+    assert not alone
+    (path,) = (tmp_path / "new" / "shards").iterdir()
+    replace(path, path.read_bytes())
+    read_run(tmp_path / "new")
+    assert alone
+
+
+def test_a_file_that_is_replaced_once_it_was_screened(
+    pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = hdf5_screening.screen
+
+    def and_replace(path: Path, depth: Any) -> Any:
+        found = screen(path, depth)
+        replace(path, path.read_bytes())
+        return found
+
+    monkeypatch.setattr(shard, "screen", and_replace)
+    replace(pack, pack.read_bytes())
+    with pytest.raises(StoreError, match="is replaced while it is read"):
+        open_run(pack.parent.parent)
+
+
+SCRIPTS = {
+    "crash": ("import os; os.abort()", r"crashes \(SIGABRT\); get a whole copy"),
+    "killed": ("import os; os.kill(os.getpid(), 9)", "was killed; free some memory"),
+    "memory": (
+        "import sys; sys.stdin.readline()\n"
+        'print(\'{"found": "takes too much memory", "identity": %s}\' % IDENTITY)',
+        "takes too much memory",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["crash", "killed"])
+def test_a_process_that_dies(
+    pack: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    code, found = SCRIPTS[how]
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.stdin.readline()\n{code}\n")
+    monkeypatch.setattr(hdf5_screening, "_SCRIPT", script)
+    replace(pack, pack.read_bytes())
+    with pytest.raises(StoreError, match=found):
+        open_run(pack.parent.parent)
+    assert not alone
+
+
+def test_a_process_that_was_killed_in_between_is_started_anew(pack: Path, alone: list[Any]) -> None:
+    replace(pack, pack.read_bytes())
+    open_run(pack.parent.parent)
+    os.kill(alone[0]._process.pid, signal.SIGKILL)
+    read_run(pack.parent.parent)
+
+
+def test_no_process_can_be_started(
+    pack: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    replace(pack, pack.read_bytes())
+    with pytest.raises(StoreError, match="cannot be started: No such file"):
+        open_run(pack.parent.parent)
+    assert not alone
+
+
+def test_memory_is_limited(
+    tmp_path: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_part(tmp_path / "x_part_001.h5", [research_row(0)])
+    with h5py.File(path, "a") as file:
+        file["question_comb_000"].create_dataset("more", data="T" * 2**27)
+    open_seed_files(path)
+    monkeypatch.setattr(hdf5_screening, "MEMORY", 2**28)
+    hdf5_screening._KNOWN.clear()
+    with pytest.raises(StoreError, match="takes too much memory"):
+        open_seed_files(path)
+
+
+def test_threads_share_the_process(pack: Path, alone: list[Any]) -> None:
+    replace(pack, pack.read_bytes())
+    workers = [Worker(lambda: len(open_run(pack.parent.parent).to_pandas())) for _ in range(8)]
+    assert [worker.result() for worker in workers] == [3] * 8
+    assert len(alone) == 1
+
+
+def _len_of(run: Path, sent: Any) -> None:
+    sent.send(len(open_run(run).to_pandas()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_daemonic_process_reads_a_run(pack: Path, alone: list[Any], method: str) -> None:
+    replace(pack, pack.read_bytes())
+    open_run(pack.parent.parent)
+    context: Any = multiprocessing.get_context(method)
+    received, sent = context.Pipe(duplex=False)
+    process = context.Process(target=_len_of, args=(pack.parent.parent, sent), daemon=True)
+    process.start()
+    assert received.poll(60)
+    assert received.recv() == 3
+    process.join(60)
+    read_run(pack.parent.parent)  # our own process answers still
+    assert len(alone) == 1
+
+
+WITHOUT_A_GUARD = """
+import sys
+from vlmscope.store import open_run
+print(len(open_run(sys.argv[1]).to_pandas()))
+"""
+
+
+@pytest.mark.parametrize("streams", ["<&-", "2>&-", "<&- 2>&-"])
+def test_a_script_without_a_guard_and_without_streams(
+    pack: Path, tmp_path: Path, streams: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_A_GUARD)
+    command = f'exec "{sys.executable}" "{script}" "{pack.parent.parent}" {streams}'
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, check=True, timeout=60)
+    assert done.stdout == b"3\n"
+
+
+def test_an_object_is_screened_too(pack: Path, alone: list[Any]) -> None:
+    run = place("memory://screened")
+    for harm, found in ((None, ""), (endless_root, "takes too much time")):
+        if harm:
+            harm(pack)
+        for path in (pack.parent.parent / "run.json", pack):
+            target: Any = run / path.relative_to(pack.parent.parent)
+            target.write_bytes(path.read_bytes())
+        if found:
+            with pytest.raises(StoreError, match=found):
+                read_run(run)
+        else:
+            read_run(run)
+            assert alone
