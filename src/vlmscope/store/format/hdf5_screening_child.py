@@ -289,6 +289,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answer({"ready": True})
     while True:
         signal.alarm(IDLE)
         line = sys.stdin.buffer.readline()
