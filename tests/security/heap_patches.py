@@ -105,7 +105,8 @@ def shared_text(path: Path) -> None:
     with h5py.File(path, "a") as file:
         parent = file["_columns"] if "_columns" in file else file[next(iter(file))]
         texts = ["L" * 200_000, *["x"] * (rows - 1)]
-        dataset = parent.create_dataset("more", data=texts, dtype=h5py.string_dtype())
+        del parent["answer"]
+        dataset = parent.create_dataset("answer", data=texts, dtype=h5py.string_dtype())
         at = dataset.id.get_offset() + file.userblock_size * (not dataset.id.get_offset())
     data = path.read_bytes()
     at = data.find(data[at : at + 16])
@@ -116,7 +117,7 @@ def longer_than_the_file(path: Path) -> None:
     """Values of half a terabyte, which are said to lie in the file."""
     with h5py.File(path, "a", libver=("earliest", "v110")) as file:
         parent = file["_columns"] if "_columns" in file else file[next(iter(file))]
-        parent.create_dataset("more", data=np.zeros(123_457, np.float32))
+        parent.create_dataset("more_representation", data=np.zeros(123_457, np.float32))
     data = path.read_bytes()
     for old, new in ((123_457, 2**37), (4 * 123_457, 2**39)):
         data = data.replace(struct.pack("<Q", old), struct.pack("<Q", new))
@@ -127,7 +128,8 @@ def bomb(path: Path) -> None:
     """Compressed values of more than a gibibyte in a file of a megabyte."""
     with h5py.File(path, "a") as file:
         parent = file["_columns"] if "_columns" in file else file[next(iter(file))]
-        dataset = parent.create_dataset("more", (2**28 + 2**20,), "f4", chunks=(2**18,))
+        name = "more_representation"
+        dataset = parent.create_dataset(name, (2**28 + 2**20,), "f4", chunks=(2**18,))
         dataset[: 2**18] = np.random.default_rng(0).random(2**18)
 
 

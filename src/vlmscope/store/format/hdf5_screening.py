@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -45,6 +46,9 @@ SECONDS = 10.0
 
 MEMORY = 2 * 2**30
 """Bytes of memory that HDF5 may take; columns are read some rows at a time."""
+
+START_SECONDS = 120
+"""Seconds that the process may take to start, also on a busy machine with a slow disk."""
 
 _SECONDS_PER_BYTE = 1 / (4 * 2**20)
 _MOST_SECONDS = 600.0
@@ -85,7 +89,7 @@ class _Child:
         folders = [str(Path(module.__file__ or "").parents[1]) for module in (h5py, np)]
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _START, str(_SCRIPT), *dict.fromkeys(folders)],
+            [sys.executable or "", "-I", "-S", "-c", _START, str(_SCRIPT), *dict.fromkeys(folders)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -98,6 +102,12 @@ class _Child:
         self._read = b""
         self.sent: deque[_Asked] = deque()
         """What was not answered yet."""
+
+    def is_ready(self) -> bool:
+        """Wait until it says so; what is no Python, where this one is embedded, never does."""
+        poll = select.poll()
+        poll.register(self._from, select.POLLIN)
+        return bool(poll.poll(START_SECONDS * 1000)) and bool(self.receive())
 
     def send(self, asked: _Asked) -> None:
         """Ask for a file; the answers come in the same order."""
@@ -249,7 +259,8 @@ def _screen(asked: _Asked, file: RemoteFile | None = None) -> None:
         else:
             return
     raise StoreError(
-        "the process that reads HDF5 files first was killed; free some memory and try again"
+        "the process that reads HDF5 files first ended without an answer; free some memory, check "
+        f"that {sys.executable} can import h5py, and try again"
     )
 
 
@@ -300,6 +311,12 @@ def _running() -> _Child:
                 "the process that reads HDF5 files first cannot be started: "
                 f"{error.strerror or error}; allow this process one more, and try again"
             ) from error
+        if not _CHILD[0].is_ready():
+            _end()
+            raise StoreError(
+                "the process that reads HDF5 files first does not answer; check that "
+                f"{sys.executable} is a Python interpreter"
+            )
     return _CHILD[0]
 
 

@@ -37,6 +37,11 @@ _ROWS = 256
 _EXPANSION = 1100
 _COLUMNS = b"_columns"
 _IDS, _HASHES = b"question_id", b"image_sha256"
+_VECTORS = b"_representation"
+_IN_A_ROW = frozenset(
+    b"image_id question ground_truth_answer answer answer_token_ids answer_logprobs "
+    b"first_token_ids first_token_logprobs".split()
+)
 _NUMBERS = (h5t.FLOAT, h5t.INTEGER)
 
 
@@ -90,7 +95,7 @@ class Screening:
     def __init__(self, file: Any, size: int) -> None:
         self._root, self._size = file.id, size
         self._seen: set[int] = set()
-        self._shows_others = False
+        self._sources: set[bytes] = set()
 
     def run(self, depth: str) -> None:
         """Read attributes of the root and the ids, and what else ``hdf5_screening.Depth`` says.
@@ -102,7 +107,7 @@ class Screening:
         columns = self._open(self._root, _COLUMNS)
         kind, _, path = depth.partition(" ")
         if kind == "all" or not isinstance(columns, h5g.GroupID):
-            self._walk(self._root, 0)
+            self._rows()
         elif kind == "columns":
             with tolerated():
                 for _ in self._root:  # the reader looks up rows by their names
@@ -113,9 +118,18 @@ class Screening:
                 self._walk(columns, 1, contents=False)
             for name in (_IDS, _HASHES) if kind == "headers" else (_IDS, path.encode()):
                 self._member(columns, name)
-        if self._shows_others:
-            self._seen.clear()
-            self._walk(self._root, 0)
+        for source in self._sources:
+            self._member(self._root, source)
+
+    def _rows(self) -> None:
+        """Read each row's attributes, texts, lists and vectors; of anything else only its kind."""
+        names: list[bytes] = []
+        with tolerated():
+            names.extend(self._root)
+        for row in (self._open(self._root, name) for name in names if name != _COLUMNS):
+            if isinstance(row, h5g.GroupID):
+                self._attributes(row)
+                self._walk(row, 1, is_row=True)
 
     def _member(self, group: Any, path: bytes) -> None:
         """Read the dataset of this path, if there is one."""
@@ -132,7 +146,7 @@ class Screening:
                 return h5o.open(group, name)
         return None
 
-    def _walk(self, group: Any, depth: int, *, contents: bool = True) -> None:
+    def _walk(self, group: Any, depth: int, *, contents: bool = True, is_row: bool = False) -> None:
         names: list[bytes] = []
         with tolerated():
             address = int(h5o.get_info(group).addr)
@@ -142,11 +156,10 @@ class Screening:
             names.extend(group)
         for name in names:
             found = self._open(group, name)
+            read = contents and (not is_row or name.endswith(_VECTORS) or name in _IN_A_ROW)
             if isinstance(found, h5g.GroupID):
-                if contents:
-                    self._attributes(found)
-                self._walk(found, depth + 1, contents=contents)
-            elif contents and isinstance(found, h5d.DatasetID):
+                self._walk(found, depth + 1, contents=read)
+            elif read and isinstance(found, h5d.DatasetID):
                 self._dataset(found)
 
     def _attributes(self, item: Any) -> None:
@@ -175,7 +188,8 @@ class Screening:
             created = dataset.get_create_plist()
             layout = created.get_layout()
             count = 0 if dataset.shape is None else math.prod(dataset.shape)
-            self._shows_others |= layout == h5d.VIRTUAL
+            if layout == h5d.VIRTUAL:
+                self._sources |= sources_here(created)
             if created.get_external_count() or layout == h5d.VIRTUAL or not count:
                 return  # the reader refuses what lies in other files
             declared = count * dataset.get_type().get_size()
@@ -215,6 +229,13 @@ def is_listed(dataset: Any) -> bool:
     if family == h5t.STRING:
         return bool(kind.is_variable_str())
     return family not in _NUMBERS and bool(kind.detect_class(h5t.VLEN))
+
+
+def sources_here(created: Any) -> set[bytes]:
+    """Return the paths of what a virtual dataset shows of its own file."""
+    shown = range(created.get_virtual_count())
+    here = [number for number in shown if created.get_virtual_filename(number) == "."]
+    return {created.get_virtual_dsetname(number).encode().strip(b"/") for number in here}
 
 
 class tolerated:  # noqa: N801 - a context manager, twice as fast as one made of a generator
@@ -268,6 +289,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answer({"ready": True})
     while True:
         signal.alarm(IDLE)
         line = sys.stdin.buffer.readline()
