@@ -25,7 +25,7 @@ def harmed(harm: str | None) -> Any:
     from faults.poison import poison
     from vlmscope.executors import plan
 
-    original = plan.load_model
+    original = plan.load_with
 
     def load(*args: Any, **kwargs: Any) -> Any:
         vlm = original(*args, **kwargs)
@@ -33,11 +33,11 @@ def harmed(harm: str | None) -> Any:
         return vlm
 
     if harm:
-        plan.load_model = load
+        plan.load_with = load
     try:
         yield
     finally:
-        plan.load_model = original
+        plan.load_with = original
 
 
 def command_line(

@@ -144,7 +144,7 @@ def test_what_is_being_done_is_told_by_one_name(tmp_path: Path) -> None:
 ONCE = {
     r'\.encode\("utf-8", "replace"\)\.decode\(': {"shown.py"},
     r"str\(error\)\.split(lines)?\(\)\)? or ": {"errors.py"},
-    r"is a folder; name a file in it": {"paths.py", "_image_file.py"},
+    r"is a folder; name a file in it": {"paths.py", "file.py"},
     r"file\.seek\(-1, os\.SEEK_END\)": {"jsontext.py"},
 }
 """What is written once: pattern → the files that have it. An image is a file that is read."""

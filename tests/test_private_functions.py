@@ -32,7 +32,6 @@ USED = {
     "model/attention/decode_support.py": {"_eos_token_tensor", "_get_logits_processor"},
     "model/loading/corrections.py": {"_process_images"},
     "model/encoder_widths.py": {"_parameters"},
-    "demo/standin.py": {"_from_config"},
 }
 """Files → what they use of objects that are not vlmscope's."""
 

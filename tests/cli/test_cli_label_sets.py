@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
@@ -361,11 +359,11 @@ def test_agreement_says_where_kappa_says_nothing(vlmscope: Command, run: Path) -
     assert "kappa is not defined: no row to compare, on the 0 rows that both decide" in none
 
 
-@pytest.mark.parametrize("gap", ["absent", "empty", "before"])
+@pytest.mark.parametrize("gap", ["absent", "empty"])
 def test_rows_that_nobody_labelled_are_no_disagreement(
     vlmscope: Command, run: Path, tmp_path: Path, gap: str
 ) -> None:
-    """A file that names half of the rows, one with empty cells, and a set of an earlier version."""
+    """A file that names half of the rows, and one with empty cells."""
     assert vlmscope("label", run).code == 0
     default, ids = read_labels(run), open_run(run).ids
     half, path = ids[: ROWS // 2], tmp_path / "mine.csv"
@@ -380,8 +378,6 @@ def test_rows_that_nobody_labelled_are_no_disagreement(
     assert f"unlabelled {ROWS // 2}: {reason}" in done.out
     assert "unscorable 1: no label in the file" in done.out
     assert f"if none were {wrong / len(half):.1%}" in done.out
-    if gap == "before":  # what versions wrote that knew three outcomes
-        _write_three_outcomes(run / "labels-human.parquet")
     labels = read_labels(run, "human")
     outcomes = [labels[id_].outcome for id_ in ids]
     assert outcomes[1 : ROWS // 2] == [default[id_].outcome for id_ in half[1:]]
@@ -406,16 +402,6 @@ def _twin(run: Path, folder: Path) -> Run:
         writer.add(rows)
     shutil.copy(run / "labels-human.parquet", folder / "twin" / "labels.parquet")
     return open_run(folder / "twin")
-
-
-def _write_three_outcomes(path: Path) -> None:
-    table = pq.read_table(path)
-    kept = ["unscorable" if o == "unlabelled" else o for o in table["outcome"].to_pylist()]
-    at = table.column_names.index("outcome")
-    columns = table.set_column(at, "outcome", pa.array(kept)).select(
-        ["id", "outcome", "hallucinated", "scorer", "evidence"]
-    )
-    pq.write_table(columns, path)
 
 
 def test_a_report_leaves_unlabelled_rows_out_of_the_unscorable(
