@@ -19,12 +19,12 @@ import pytest
 from executors.made_up_model import made_up
 from executors.test_suspects import Good, Killed
 from store.store_support import make_capture, make_manifest
-from vlmscope.errors import InputError, naming_options
+from vlmscope.errors import InputError, StoreError, naming_options
 from vlmscope.executors import Request, Summary, local, make_plan, runner, time_limit
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.time_limit import Restarts, end_process, take_restarts
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
-from vlmscope.store import open_run, read_failures
+from vlmscope.store import FailureLog, open_run, read_failures
 
 LIMIT = 0.1
 
@@ -251,3 +251,30 @@ def test_the_process_begins_again_as_itself(tmp_path: Path, in_vain: int, code: 
     failure: Failure = read_failures(out)["q7"]
     assert failure.stage == "model"
     assert failure.error.startswith("t.csv line 9: the model took longer than ")
+
+
+def test_rows_that_cannot_be_recorded_end_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise StoreError("failures.jsonl: no space left")
+
+    monkeypatch.setattr(FailureLog, "add_all", full)
+    command.hangs = lambda ids: "q6" in ids
+    assert command.run() is None
+    assert command.exits == ["124"]
+    said = capfd.readouterr().err
+    assert "error: failures.jsonl: no space left" in said
+    assert "run the same command again" in said
+
+
+def test_a_terminal_that_is_gone_keeps_nothing_from_being_recorded(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = SimpleNamespace(write=lambda _: (_ for _ in ()).throw(BrokenPipeError()))
+    monkeypatch.setattr(sys, "__stderr__", gone)
+    command.hangs = lambda ids: "q6" in ids
+    summary = command.run()
+    assert summary is not None
+    assert summary.failed == 1
+    assert list(command.failures) == ["q6"]

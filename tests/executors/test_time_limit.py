@@ -22,14 +22,16 @@ from vlmscope.locking import model_lock
 
 def test_what_takes_too_long_expires_once_and_cannot_end_before_it_is_dealt_with() -> None:
     ended: list[str] = []
+    begun = threading.Event()
 
     def expired() -> None:
+        begun.set()
         time.sleep(0.1)
         ended.append("expired")
 
     limit = TimeLimit(0.3, expired)
     with limit.limiting():
-        time.sleep(0.35)
+        assert begun.wait(20)
     ended.append("work")
     with limit.limiting():
         time.sleep(0.01)
@@ -146,3 +148,27 @@ def test_stops_take_no_time_and_what_hangs_is_still_caught() -> None:
             process.join(20)
             ends[task] = process.exitcode
     assert ends == {until_told: 0, "often": 0, **hangs}
+
+
+def hang_until_the_limit(pipe: Connection) -> None:
+    """Hang in C, and tell by the exit code whether a signal was noticed at the limit."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    limit = TimeLimit(0.4, lambda: os._exit(5 if limit.asked_to_stop() else 6))
+    with limit.limiting():
+        os.write(pipe.fileno(), b"in")
+        hung = ctypes.CDLL(None)
+        while True:  # a sleep ends early at a signal, a kernel does not
+            hung.sleep(600)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 5), (signal.SIGCONT, 6)])
+def test_who_asks_to_stop_is_heard_though_no_handler_runs(signum: int, code: int) -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hang_until_the_limit, args=(theirs,))
+    process.start()
+    assert os.read(ours.fileno(), 2) == b"in"
+    os.kill(process.pid or 0, signum)
+    process.join(20)
+    assert process.exitcode == code

@@ -2,11 +2,12 @@
 
 - ``request``: what the user asked for; ``plan``: all that is checked before the first row
 - ``manifest``: what the run folder will say of the run
-- ``pending``: the rows that are still to do, in their order
+- ``pending``: the rows that are still to do, ordered by image
 - ``batching``: how many rows go through the model together
 - ``runner``: the loop around one model: prepare ahead, run, halve what fails
-- ``time_limit``: a limit for a batch; ``watchdog``: the process that ends one which hangs
-- ``writing``: results on their way to the disk
+- ``time_limit``: where the model hangs the command begins again; ``watchdog``: the process that
+  ends this one where nothing in it runs any more
+- ``writing``: the thread between the model and the store
 - ``local``: the executor of this process; ``ray/``: the one on a Ray cluster
 """
 

@@ -383,13 +383,14 @@ class Loop:
         self._restarts = restarts
         self._sizer = sizer
         spec = resolve_spec(request.spec, vlm)
+        self._limit = TimeLimit(request.time_limit, self._expired)
         self._runner = ResilientRunner(
             vlm,
             spec,
             sizer,
             went_well=went_well,
             session=CaptureSession(vlm, spec, rows_at_once(vlm, request.batch_size)),
-            limit=TimeLimit(request.time_limit, self._expired),
+            limit=self._limit,
             journal=journal,
         )
 
@@ -455,7 +456,7 @@ class Loop:
             self._runner.in_model,
             self._restarts,
             captured=self._results.captured > 0,
-            stopping=self._stop.is_set(),
+            stopping=self._stop.is_set() or self._limit.asked_to_stop(),
         )
 
     def _finish(self) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from vlmscope.errors import InputError, names_options
+from vlmscope.errors import InputError, VlmscopeError, names_options
 from vlmscope.executors.request import Request
 from vlmscope.executors.watchdog import ALIVE, AT_REST, Watchdog
 from vlmscope.locking import model_lock
@@ -100,6 +101,8 @@ class TimeLimit:
         self._ran = 0.0
         """Seconds that this process ran since the present limit began."""
         self._watchdog: Watchdog | None = None
+        self._signals: socket.socket | None = None
+        """Where the numbers of signals can be read, while the main thread is limited."""
 
     @contextmanager
     def limiting(self) -> Iterator[None]:
@@ -107,12 +110,40 @@ class TimeLimit:
         if not self._seconds:
             yield
             return
-        with model_lock():
+        with model_lock(), self._hearing_signals():
             self._begin()
             try:
                 yield
             finally:
                 self._end()
+
+    def asked_to_stop(self) -> bool:
+        """Return whether Ctrl-C or SIGTERM came while the work was limited.
+
+        Python's handlers do not run in a main thread that is in a call of C.
+        """
+        if self._signals is None:
+            return False
+        with suppress(BlockingIOError):
+            return not {signal.SIGINT, signal.SIGTERM}.isdisjoint(self._signals.recv(65_536))
+        return False
+
+    @contextmanager
+    def _hearing_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            self._signals = ours
+            before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
+                self._signals = None
 
     def _begin(self) -> None:
         with self._turn:
@@ -184,8 +215,12 @@ def end_process(
         alone = tuple(sample.id for sample in samples) if len(samples) == 1 else ()
         now = Restarts(before.hung + alone, 0 if captured else before.in_vain + 1)
         again = not stopping and now.in_vain < TRIES
+        try:
+            _record(request, samples)
+        except VlmscopeError as error:  # a session that does not know of them would hang again
+            again = False
+            _print(f"error: {error}")
         _say(request, samples, again=again, in_vain=now.in_vain)
-        _record(request, samples)
         if again:
             os.environ[_VARIABLE] = json.dumps(asdict(now))
             command = [sys.executable, *sys.orig_argv[1:]]
@@ -214,15 +249,22 @@ def _say(request: Request, samples: Sequence[Sample], *, again: bool, in_vain: i
     line += ids
     if again:
         fate = "is recorded as failed" if len(samples) == 1 else "are tried last, each alone"
-        text = f"\nnote: {line}; {'it' if len(samples) == 1 else 'they'} {fate}, starting again"
+        text = f"note: {line}; {'it' if len(samples) == 1 else 'they'} {fate}, starting again"
     elif in_vain >= TRIES:
         text = (
-            f"\nerror: {line}; it was so {in_vain} times in succession without a captured row "
+            f"error: {line}; it was so {in_vain} times in succession without a captured row "
             "between: give a longer --time-limit or a smaller --batch-size"
         )
     else:
-        text = f"\nerror: {line}; run the same command again, it tries them last, each alone"
-    print(text, file=sys.__stderr__, flush=True)
+        text = f"error: {line}; run the same command again, it tries them last, each alone"
+    _print(text)
+
+
+def _print(text: str) -> None:
+    """Print a line below the progress bar, to whoever still reads."""
+    if sys.__stderr__ is not None:
+        with suppress(OSError, ValueError):
+            print(f"\n{text}", file=sys.__stderr__, flush=True)
 
 
 def check_time_limit(request: Request) -> None:
