@@ -43,7 +43,7 @@ from vlmscope.schema import (
     Sample,
     VisionPooling,
 )
-from vlmscope.store import Run, find_damage, open_run, other_weights
+from vlmscope.store import AnyRun, Run, as_run, find_damage, other_weights
 from vlmscope.verification import RowCheck, check_rows, choose_samples, tolerance_of
 
 Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
@@ -51,7 +51,7 @@ Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
 
 
 def verify(
-    run: Run | str | PathLike[str],
+    run: AnyRun,
     *,
     sample: int = 8,
     seed: int = 0,
@@ -95,7 +95,7 @@ def verify(
         StoreError: A file is damaged.
         ToleranceError: A row differs by more than the tolerance.
     """
-    opened = run if isinstance(run, Run) else open_run(str(run))
+    opened = as_run(run)
     check_files(opened.path)
     if files:
         return []
@@ -329,7 +329,7 @@ def find_row(table: Table, id_: str | None) -> Sample:
     return row
 
 
-def load_probe(path: str | PathLike[str] | Run) -> tuple[BinaryProbe, ProbeInfo]:
+def load_probe(path: AnyRun) -> tuple[BinaryProbe, ProbeInfo]:
     """Read a saved probe, and what is known of it.
 
     Args:
@@ -339,4 +339,4 @@ def load_probe(path: str | PathLike[str] | Run) -> tuple[BinaryProbe, ProbeInfo]
     Raises:
         InputError: There is no probe, or a damaged one.
     """
-    return read_probe(find_probe(path.path if isinstance(path, Run) else path))
+    return read_probe(find_probe(path))

@@ -18,8 +18,9 @@ from vlmscope.report.thumbnails import FORMAT, too_many
 from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
-    Run,
+    AnyRun,
     alone,
+    as_run,
     is_remote,
     make_child_folder,
     place,
@@ -56,7 +57,7 @@ class WrittenReport:
 
 
 def write_report(
-    run: Run,
+    run: AnyRun,
     spec: ReportSpec | None = None,
     *,
     out: str | Path | None = None,
@@ -65,7 +66,7 @@ def write_report(
     """Write the report of a run, replacing the one that is there.
 
     Args:
-        run: The run, with or without labels and probes.
+        run: The run, or its folder, with or without labels and probes.
         spec: What to show, and where model, table and images are now.
         out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
             named label set. Its figures go to ``plots`` beside it, those of a page of another name
@@ -78,7 +79,7 @@ def write_report(
         RunBusyError: Another process is writing a report there.
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
-    spec = spec or ReportSpec()
+    run, spec = as_run(run), spec or ReportSpec()
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else place(out)
     if page.is_dir():

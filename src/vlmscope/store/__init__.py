@@ -58,7 +58,7 @@ from vlmscope.store.labels import (
     read_labels,
     write_labels,
 )
-from vlmscope.store.run import Run, open_run
+from vlmscope.store.run import AnyRun, Run, as_run, open_run
 from vlmscope.store.storage.atomic import publish, publish_together
 from vlmscope.store.storage.locks import (
     ALONE,
@@ -74,6 +74,7 @@ from vlmscope.store.storage.paths import (
     check_reachable,
     is_remote,
     make_folder,
+    path_of,
     place,
 )
 from vlmscope.store.storage.removal import (
@@ -92,6 +93,7 @@ __all__ = [
     "DEFAULT",
     "FAILED_ANSWER",
     "FOLDERS",
+    "AnyRun",
     "CaptureRecord",
     "Damage",
     "DataRecord",
@@ -109,6 +111,7 @@ __all__ = [
     "StoreDtype",
     "alone",
     "are_stale",
+    "as_run",
     "boundary_name",
     "bytes_per_row",
     "check_free",
@@ -135,6 +138,7 @@ __all__ = [
     "open_seed_files",
     "other_weights",
     "parquet_bytes",
+    "path_of",
     "place",
     "publish",
     "publish_together",

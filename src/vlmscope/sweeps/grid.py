@@ -47,7 +47,7 @@ from vlmscope.sweeps.grouping import COPIES
 from vlmscope.sweeps.halp_files import LabelTable, research_data
 from vlmscope.sweeps.halp_protocol import halp_protocol, network_of
 from vlmscope.sweeps.results import ColumnResult, SweepResult, WithinGap, most_chosen
-from vlmscope.sweeps.source import Source, check_labels, check_seed, model_of
+from vlmscope.sweeps.source import AnySource, Source, as_source, check_labels, check_seed, model_of
 from vlmscope.sweeps.splitting import IMAGE, grouped_by, novelty, repeated_splits
 
 ESTIMATORS = ("logistic", "mean-difference", "mlp")
@@ -127,7 +127,7 @@ class SweepSpec:
 
 
 def sweep(
-    source: Source,
+    source: AnySource,
     spec: SweepSpec | None = None,
     *,
     labels: LabelTable | str | None = None,
@@ -136,7 +136,8 @@ def sweep(
     """Probe every representation and layer of a labelled run, or of research files with labels.
 
     Args:
-        source: A run with labels (``vlmscope label``), or files of the original research.
+        source: A run with labels (``vlmscope label``), or files in the HALP layout; or the path of
+            either.
         spec: What to sweep.
         labels: Of a run: the name of a label set, by default the default set. Of research files:
             their labels (``read_label_table``).
@@ -145,7 +146,7 @@ def sweep(
     Raises:
         InputError: No labels, or too few images of either kind.
     """
-    spec = spec or SweepSpec()
+    source, spec = as_source(source), spec or SweepSpec()
     data = grouped_by(_joined(source, labels, spec.copies), source, spec.group_by)
     data = with_columns(data, spec.by)
     matrix = partial(vectors, source, data)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError
 from vlmscope.probes import FoldError, grouped_folds, image_groups
 from vlmscope.schema import VISION_ONLY
-from vlmscope.store import DEFAULT, Manifest, Run, open_run, vector_path
+from vlmscope.store import DEFAULT, AnyRun, Manifest, Run, as_run, vector_path
 from vlmscope.sweeps.data import LeftOut, ProbeData, probe_data
 from vlmscope.sweeps.grid import SweepSpec
 from vlmscope.sweeps.grouping import content_groups, plain_question
-from vlmscope.sweeps.source import Place, Source
+from vlmscope.sweeps.source import AnySource, Place, as_source
 from vlmscope.sweeps.transfer.fits import Part
 
 _MODEL = ("config_hash", "weights_hash", "processor_hash", "chat_template_hash")
@@ -214,8 +213,8 @@ class Target:
 
 
 def targets(
-    source: Source,
-    tests: Sequence[Run | str | Path],
+    source: AnySource,
+    tests: Sequence[AnyRun],
     spec: SweepSpec | None = None,
     *,
     labels: str = DEFAULT,
@@ -236,14 +235,15 @@ def targets(
     learnt = probe_data(run, spec.copies, labels=labels)
     found: list[Target] = []
     for test in tests:
-        opened = test if isinstance(test, Run) else open_run(test)
+        opened = as_run(test)
         _check_other(run, opened, [each.run for each in found])
         found.append(_target(run, learnt, opened, spec))
     return tuple(found)
 
 
-def checked_source(source: Source) -> Run:
-    """Return the training run, or refuse files that know neither images nor model."""
+def checked_source(source: AnySource) -> Run:
+    """Return the training run, opened, or refuse files that know neither images nor model."""
+    source = as_source(source)
     if isinstance(source, Run):
         return source
     raise InputError(
