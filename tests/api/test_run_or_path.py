@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +40,39 @@ def found(labelled: Path) -> Any:
     return vlmscope.sweep(labelled, SPEC)
 
 
-CALLS: dict[str, Callable[[Any, Any, Any, Path], Any]] = {
-    "compare": lambda run, other, found, out: vlmscope.compare(run, other, draws=100)["rows"],
-    "compare_labels": lambda run, other, found, out: (
-        vlmscope.compare_labels(run, "default", "default", draws=100).record()
+@dataclass(frozen=True)
+class Given:
+    """What the calls are given."""
+
+    run: Any
+    other: Any
+    found: Any
+    out: Path
+
+
+CALLS: dict[str, Callable[[Given], Any]] = {
+    "compare": lambda at: vlmscope.compare(at.run, at.other, draws=100)["rows"],
+    "compare_labels": lambda at: (
+        vlmscope.compare_labels(at.run, "default", "default", draws=100).record()
     ),
-    "export_run": lambda run, other, found, out: (
-        vlmscope.export_run(run, str(out / "x.npz")).read_bytes()
+    "export_run": lambda at: (
+        vlmscope.export_run(at.run, str(at.out / "x.npz")).read_bytes()
     ),
-    "label": lambda run, other, found, out: vlmscope.label(run, name="again"),
-    "load_probe": lambda run, other, found, out: vlmscope.load_probe(run)[1],
-    "open_run": lambda run, other, found, out: vlmscope.open_run(run).ids,
-    "read_labels": lambda run, other, found, out: vlmscope.read_labels(run),
-    "save_sweep": lambda run, other, found, out: (
-        vlmscope.save_sweep(run, found, str(out / "probes")).name
+    "label": lambda at: vlmscope.label(at.run, name="again"),
+    "load_probe": lambda at: vlmscope.load_probe(at.run)[1],
+    "open_run": lambda at: vlmscope.open_run(at.run).ids,
+    "read_labels": lambda at: vlmscope.read_labels(at.run),
+    "save_sweep": lambda at: (
+        vlmscope.save_sweep(at.run, at.found, str(at.out / "probes")).name
     ),
-    "sweep": lambda run, other, found, out: repr(vlmscope.sweep(run, SPEC)),
-    "transfer": lambda run, other, found, out: (
+    "sweep": lambda at: repr(vlmscope.sweep(at.run, SPEC)),
+    "transfer": lambda at: (
         vlmscope.save_transfer(
-            vlmscope.transfer(run, [other], SPEC, result=found), str(out / "there")
+            vlmscope.transfer(at.run, [at.other], SPEC, result=at.found), str(at.out / "there")
         ).name
     ),
-    "verify": lambda run, other, found, out: vlmscope.verify(run, files=True),
-    "write_report": lambda run, other, found, out: vlmscope.write_report(run).page.name,
+    "verify": lambda at: vlmscope.verify(at.run, files=True),
+    "write_report": lambda at: vlmscope.write_report(at.run).page.name,
 }  # fmt: skip
 
 
@@ -79,11 +90,11 @@ def test_a_run_or_its_folder(
     for form in (vlmscope.open_run, str) if name in SLOW else (vlmscope.open_run, str, Path):
         out = tmp_path / form.__name__
         out.mkdir()
-        results.append(CALLS[name](form(copy), form(other), found, out))
+        results.append(CALLS[name](Given(form(copy), form(other), found, out)))
     assert {repr(result) for result in results} == {repr(results[0])}
     for wrong in (None, 3, ["runs/first"], b"runs"):
         with pytest.raises(InputError, match="expected a run or the path of its folder"):
-            CALLS[name](wrong, other, found, tmp_path)
+            CALLS[name](Given(wrong, other, found, tmp_path))
 
 
 def test_every_function_that_reads_a_run_is_asked() -> None:
