@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     ImageLike = str | PathLike[str] | bytes | Image
+    GivenImage = ImageLike | NDArray[np.uint8]
 
 FORMAT_VERSION = 1
 """Version of the on-disk format (docs/format.md). Written to the manifest and to every shard."""
@@ -144,7 +145,8 @@ class Sample:
     """The specification's question id. Unique in a run."""
     image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None
     """Path of the image file, the bytes of one, or a PIL image. Several, in the order in which the
-    prompt names them, for a question about several; None, or none, for a question about none."""
+    prompt names them, for a question about several; None, or none, for a question about none.
+    ``capture`` and ``RiskScorer`` take pixels too: see ``engine.open_image``."""
     question: str
     """The question, passed to the model verbatim."""
     target: str = ""

@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vlmscope.api.extracting import Columns, Note, fields_of, given_model, spec_of
-from vlmscope.arguments import Layers, whole_number
+from vlmscope.api.extracting import Columns, Note, fields_of, spec_of
+from vlmscope.arguments import Layers, check_callable, whole_number
 from vlmscope.dataset import Data, Table, open_table
 from vlmscope.errors import (
     InputError,
@@ -24,7 +24,7 @@ from vlmscope.errors import (
 )
 from vlmscope.executors import describe_model
 from vlmscope.inspection import Inspection, inspect_sample
-from vlmscope.model import VisionLanguageModel, load_with, loaded, resolve_spec
+from vlmscope.model import VisionLanguageModel, given_model, load_with, loaded, resolve_spec
 from vlmscope.model.attention.implementations import requested_by
 from vlmscope.model_options import ModelOptions
 from vlmscope.probes import BinaryProbe, ProbeInfo
@@ -95,6 +95,8 @@ def verify(
         StoreError: A file is damaged.
         ToleranceError: A row differs by more than the tolerance.
     """
+    if note is not None:
+        check_callable("note", note)
     opened = as_run(run)
     check_files(opened.path)
     if files:

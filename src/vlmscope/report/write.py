@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlmscope.arguments import listener
 from vlmscope.errors import InputError
 from vlmscope.plots import plot_files
 from vlmscope.regular import open_regular
@@ -61,7 +62,7 @@ def write_report(
     spec: ReportSpec | None = None,
     *,
     out: str | Path | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress | bool | None = None,
 ) -> WrittenReport:
     """Write the report of a run, replacing the one that is there.
 
@@ -71,7 +72,7 @@ def write_report(
         out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
             named label set. Its figures go to ``plots`` beside it, those of a page of another name
             to ``<name>-plots``.
-        progress: Told what is being done.
+        progress: Told what is being done; True prints it.
 
     Raises:
         InputError: The run has no row of the id asked for, or the page cannot be put there: it
@@ -79,6 +80,7 @@ def write_report(
         RunBusyError: Another process is writing a report there.
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
+    tell = listener("progress", progress)
     run, spec = as_run(run), spec or ReportSpec()
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else place(out)
@@ -91,15 +93,15 @@ def write_report(
     plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
     if page != run.path / REPORT:
         _check_ours(page, page.with_name(plots))
-    gathered = gather(run, spec, progress)
-    progress("plots")
+    gathered = gather(run, spec, tell)
+    tell("plots")
     files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
     document = with_images(gathered)
     data = render(document).encode()
     folder = make_child_folder(page.parent, plots)
     with alone(folder, "report", "writing a report here"):
         saved = {folder / name: content for name, content in files.items()}
-        progress("page")
+        tell("page")
         publish_together(saved | {page: data})
         _remove_older(page.parent, plots, keep=files)
     return WrittenReport(page, len(data), tuple(saved), document)

@@ -17,7 +17,7 @@ from vlmscope.store.catalog import ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
-from vlmscope.store.failures import FailureLog, read_failures
+from vlmscope.store.failures import FailureLog, frequent_reasons, read_failures
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.format.manifest import (
     CaptureRecord,
@@ -122,6 +122,7 @@ __all__ = [
     "export_run",
     "find_damage",
     "find_seed_files",
+    "frequent_reasons",
     "hash_truths",
     "ids_written_by",
     "is_child_name",

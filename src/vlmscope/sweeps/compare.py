@@ -184,8 +184,19 @@ class _Opened:
     note: str
 
 
+_FIRST = (
+    "run", "model", "compared", "accuracy", "difference", "difference_low", "difference_high",
+    "difference_p_holm",
+)  # fmt: skip
+"""Columns of ``compare`` that come first: what is compared, on how many, and what differs."""
+
+
 def compare(*runs: AnyRun, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Return a table with a row for each of several labelled runs; see ``compare_runs``.
+
+    The first columns tell most: ``compared`` questions that both runs have labelled, each run's
+    ``accuracy``, and the ``difference`` of its hallucination rate from the first run's with its
+    interval and p-value. What is told against the first run is missing in the first row.
 
     Args:
         *runs: Two or more runs, or their folders.
@@ -194,7 +205,9 @@ def compare(*runs: AnyRun, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame(compare_runs(runs, draws=draws, seed=seed).rows())
+    found = pd.DataFrame(compare_runs(runs, draws=draws, seed=seed).rows())
+    names = [field.name for kind in (RunSummary, PairSummary) for field in fields(kind)]
+    return found[list(dict.fromkeys((*_FIRST, *names)))]
 
 
 def compare_runs(runs: Iterable[AnyRun], *, draws: int = 2000, seed: int = 0) -> Comparison:

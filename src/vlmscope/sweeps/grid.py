@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.arguments import several_names
+from vlmscope.arguments import listener, several_names
 from vlmscope.errors import InputError
 from vlmscope.metrics import WithinKinds
 from vlmscope.probes import (
@@ -131,7 +131,7 @@ def sweep(
     spec: SweepSpec | None = None,
     *,
     labels: LabelTable | str | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress | bool | None = None,
 ) -> SweepResult:
     """Probe every representation and layer of a labelled run, or of research files with labels.
 
@@ -141,20 +141,21 @@ def sweep(
         spec: What to sweep.
         labels: Of a run: the name of a label set, by default the default set. Of research files:
             their labels (``read_label_table``).
-        progress: Told what is being done, a line each.
+        progress: Told what is being done, a line each; True prints it.
 
     Raises:
         InputError: No labels, or too few images of either kind.
     """
+    tell = listener("progress", progress)
     source, spec = as_source(source), spec or SweepSpec()
     data = grouped_by(_joined(source, labels, spec.copies), source, spec.group_by)
     data = with_columns(data, spec.by)
     matrix = partial(vectors, source, data)
-    result = sweep_rows(data, matrix, spec, progress=progress)
+    result = sweep_rows(data, matrix, spec, progress=tell)
     if spec.protocol != "halp":
         return result
     network, options = network_of(model_of(source)), {"draws": spec.draws, "seed": spec.seed}
-    halp = halp_protocol(data, matrix, network, title=place_title, progress=progress, **options)
+    halp = halp_protocol(data, matrix, network, title=place_title, progress=tell, **options)
     return replace(result, halp=halp)
 
 

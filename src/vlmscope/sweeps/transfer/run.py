@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.arguments import listener
 from vlmscope.errors import InputError
 from vlmscope.metrics import Judged, constant_pairs, resample_sides
 from vlmscope.probes import (
@@ -173,7 +174,7 @@ def transfer(
     *,
     labels: str = DEFAULT,
     result: SweepResult | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress | bool | None = None,
 ) -> TransferResult:
     """Learn on one labelled run and judge on others.
 
@@ -184,13 +185,13 @@ def transfer(
         spec: Folds, draws and seed, as of the sweep.
         labels: The label set of ``source``; test runs are judged by their default sets.
         result: The sweep of ``source`` with these settings and labels, if it was made already.
-        progress: Told what is being done, a line each.
+        progress: Told what is being done, a line each; True prints it.
 
     Raises:
         InputError: A run has no labels, is the run that is learnt from, shares no vectors with it,
             or has too few answers of a kind that can be judged.
     """
-    spec = spec or SweepSpec()
+    tell, spec = listener("progress", progress), spec or SweepSpec()
     run = checked_source(source)
     made: list[AnyRun | Target] = (
         [tests] if isinstance(tests, Run | str | PathLike) else list(tests)
@@ -198,11 +199,11 @@ def transfer(
     plain = [each for each in made if not isinstance(each, Target)]
     opened = iter(targets(run, plain, spec, labels=labels) if plain else ())
     aims = [each if isinstance(each, Target) else next(opened) for each in made]
-    result = result or sweep(run, spec, labels=labels, progress=progress)
+    result = result or sweep(run, spec, labels=labels, progress=tell)
     if (learnt := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
         raise InputError(f"transfer: the sweep learnt the label set {learnt!r}, not {labels!r}")
     return TransferResult(
-        run, result, tuple(_judged_on(run, result, aim, spec, progress) for aim in aims), spec
+        run, result, tuple(_judged_on(run, result, aim, spec, tell) for aim in aims), spec
     )
 
 
