@@ -181,7 +181,7 @@ def test_the_most_frequent_reason_is_told(
         )
     vlmscope.extract(frame.head(1), vlm, out, **QUICK)
     with pytest.warns(vlmscope.FailedRowsWarning, match=r"2 rows failed, most often \(2\): "):
-        run = vlmscope.extract(lost.iloc[1:3], vlm, out, **options)
+        run = vlmscope.extract(pd.concat([frame.head(1), lost.iloc[1:3]]), vlm, out, **options)
     assert len(run) == 1
 
 

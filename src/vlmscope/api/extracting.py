@@ -14,7 +14,7 @@ from vlmscope.api.runs import Run, open_run
 from vlmscope.api.watching import check_observer, wants_bar, watching
 from vlmscope.arguments import Layers, check_callable
 from vlmscope.dataset import Data, InMemory, Share, in_memory, parse_mapping
-from vlmscope.errors import InputError, RowError, option_of, shortened, with_arguments
+from vlmscope.errors import InputError, RowError, option_of, with_arguments
 from vlmscope.executors import (
     Observer,
     Outline,
@@ -317,4 +317,12 @@ def _reason(failures: Sequence[Failure], table: str, failed: int) -> str:
         return ""
     reason, often = found[0]
     most = f", most often ({often:,})" if often > 1 else ", one of them"
-    return f"{most if failed > 1 else ''}: {shortened(reason, LONGEST_REASON)}"
+    return f"{most if failed > 1 else ''}: {_without_middle(reason)}"
+
+
+def _without_middle(reason: str) -> str:
+    """Leave out the middle of a reason that is too long: where it was, and what to do, stay."""
+    if len(reason) <= LONGEST_REASON:
+        return reason
+    half = LONGEST_REASON // 2
+    return f"{reason[:half]} … {reason[-half:]}"
