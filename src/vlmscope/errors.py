@@ -37,7 +37,7 @@ _KEPT = r"'vlmscope [^']*'|\bvlmscope [a-z]+ [^;,]*"
 
 _VALUE = (
     r"(?: (?P<metavar>[A-Z][A-Z/]*(?![\w/-]))"
-    r"| (?P<value>(?:exact|near|halp|eager|sdpa|auto|\w*[a-z]\w*[_\d]\w*)(?![\w-])))"
+    r"| (?P<value>(?:exact|near|halp|eager|sdpa|auto|\w*[a-z]\w*[_\d]\w*)(?![\w./\\:-])))"
 )
 """What stands behind an option: the word for its value, or a value that is no word of English."""
 
@@ -73,6 +73,8 @@ def with_arguments(text: str) -> str:
     "2 rows have no image; pass text_only=True, or map={'image': 'COLUMN'}"
     >>> with_arguments("no such file; pass --images DIR, or load it with --dtype float32")
     "no such file; pass images=DIR, or load it with dtype='float32'"
+    >>> with_arguments("--out report_2.html: is a folder; give --batch-size auto")
+    "out report_2.html: is a folder; give batch_size='auto'"
     >>> with_arguments("no labels yet; run 'vlmscope label run --name human' first")
     "no labels yet; run 'vlmscope label run --name human' first"
     """

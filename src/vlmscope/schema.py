@@ -351,15 +351,21 @@ class Capture:
         Args:
             position: A position, ``last_prompt_token``, or the name of its HDF5 group; or
                 ``vision_only_representation``.
-            layer: The decoder layer; of the vision encoder's output none.
+            layer: The decoder layer, counted from 0; of the vision encoder's output none.
 
         Raises:
             InputError: There is no such vector.
         """
-        path = representation(position) + ("" if layer is None else f"/layer_{layer}")
+        path = representation(position)
+        if layer is not None:
+            path += f"/layer_{whole_number('--layer', layer)}"
         if path not in self.vectors:
+            back = layer is not None and layer < 0
+            why = (
+                " (a row does not know how many layers its model has: count from 0)" if back else ""
+            )
             raise InputError(
-                f"question {self.sample.id!r}: no vector {path}, there are "
+                f"question {self.sample.id!r}: no vector {path}{why}, there are "
                 f"{', '.join(self.vectors) or 'none'}"
             )
         return self.vectors[path]

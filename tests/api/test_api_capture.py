@@ -20,6 +20,7 @@ from vlmscope.engine import capture as engine_capture
 from vlmscope.engine import open_image
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import VisionLanguageModel
+from vlmscope.report.write import _with_model_name
 from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
 
 QUICK: dict[str, Any] = {"layers": 2, "max_new_tokens": 0}
@@ -246,6 +247,14 @@ def test_a_scorer_takes_a_model_or_its_name(
             vlmscope.load_model(wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^model: .* is loaded already; use it as it is"):
         vlmscope.load_model(vlm)  # type: ignore[arg-type]
+
+
+def test_a_report_takes_a_model_that_is_loaded(vlm: VisionLanguageModel, checkpoint: Path) -> None:
+    for model in (vlm, checkpoint, str(checkpoint)):
+        spec = vlmscope.ReportSpec(model=model)  # type: ignore[arg-type]
+        assert _with_model_name(spec).model == str(checkpoint)
+    with pytest.raises(InputError, match=r"^model: found .*, expected the folder"):
+        _with_model_name(vlmscope.ReportSpec(model=vlm.model))  # type: ignore[arg-type]
 
 
 def test_capture_loads_a_model_that_is_named(checkpoint: Path, samples: list[Sample]) -> None:

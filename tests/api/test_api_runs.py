@@ -95,6 +95,16 @@ def test_a_layer_that_is_none(name: str, run: vlmscope.Run) -> None:
             ask("last_prompt_token", layer)
 
 
+def test_a_row_counts_layers_from_the_first(run: vlmscope.Run) -> None:
+    row = run.iloc[0]
+    np.testing.assert_array_equal(row.vector(QUERY, np.int64(3)), row.vector(QUERY, 3))
+    with pytest.raises(InputError, match=r"no vector .*/layer_-1 \(a row does not know how many"):
+        row.vector(QUERY, -1)
+    for wrong in (3.0, "3", True):
+        with pytest.raises(InputError, match=r"^layer .*: expected a whole number"):
+            row.vector(QUERY, wrong)  # type: ignore[arg-type]
+
+
 def test_layers_count_from_the_end_of_the_model(run: vlmscope.Run) -> None:
     depth = run.manifest.model.num_layers
     for layer in (3 - depth, np.int64(3), np.int32(3 - depth)):

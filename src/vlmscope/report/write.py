@@ -6,6 +6,7 @@ import base64
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vlmscope.arguments import listener
 from vlmscope.errors import InputError
@@ -81,7 +82,7 @@ def write_report(
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
     tell = listener("progress", progress)
-    run, spec = as_run(run), spec or ReportSpec()
+    run, spec = as_run(run), _with_model_name(spec or ReportSpec())
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else place(out)
     if page.is_dir():
@@ -105,6 +106,21 @@ def write_report(
         publish_together(saved | {page: data})
         _remove_older(page.parent, plots, keep=files)
     return WrittenReport(page, len(data), tuple(saved), document)
+
+
+def _with_model_name(spec: ReportSpec) -> ReportSpec:
+    """Return what to show with the name of a model that is given loaded.
+
+    Raises:
+        InputError: It is no model.
+    """
+    given: Any = spec.model
+    if given is None or isinstance(given, str):
+        return spec
+    from vlmscope.model import VisionLanguageModel, given_model  # torch, which few reports need
+
+    model = given_model(given)
+    return replace(spec, model=model.name if isinstance(model, VisionLanguageModel) else model)
 
 
 def _check_ours(page: Path, plots: Path) -> None:
