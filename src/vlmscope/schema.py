@@ -358,7 +358,7 @@ class Capture:
         """
         path = representation(position)
         if layer is not None:
-            path += f"/layer_{whole_number('--layer', layer)}"
+            path += f"/layer_{whole_number('layer', layer)}"
         if path not in self.vectors:
             back = layer is not None and layer < 0
             why = (

@@ -105,7 +105,7 @@ def test_every_function_that_reads_a_run_is_asked() -> None:
         if inspect.isfunction(value := getattr(vlmscope, name))
         and any(word in str(inspect.signature(value)) for word in ("AnyRun", "AnySource", "Run |"))
     }
-    assert asked == set(CALLS)
+    assert asked - {"extract"} == set(CALLS)  # which continues a run: see test_api_extract
 
 
 def test_one_test_run_need_not_be_in_a_list(labelled: Path, other: Path, found: Any) -> None:

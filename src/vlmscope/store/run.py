@@ -323,7 +323,7 @@ class Run:
 
     def _layer_number(self, layer: Any) -> int:
         """Return the number of a layer, which may count from the end of the model's layers."""
-        number, depth = whole_number("--layer", layer), self.manifest.model.num_layers
+        number, depth = whole_number("layer", layer), self.manifest.model.num_layers
         if -depth <= number < 0:
             return number + depth
         return number
