@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import vlmscope
@@ -18,6 +21,24 @@ def test_dir_shows_what_is_public_and_nothing_else() -> None:
     assert all(getattr(vlmscope, name).__doc__ for name in vlmscope.__all__)
     with pytest.raises(AttributeError, match="'vlmscope' has no attribute 'extrat'"):
         vlmscope.extrat  # noqa: B018
+
+
+def test_what_is_raised_and_returned_is_public() -> None:
+    """Also an error that is added later, and the modules that the documentation names."""
+    for name, value in vars(vlmscope.errors).items():
+        if isinstance(value, type) and issubclass(value, vlmscope.VlmscopeError):
+            assert getattr(vlmscope, name) is value
+            assert name in dir(vlmscope)
+    names = {"Risk", "Observer", "FailedRowsWarning", "Inspection", "RowCheck", "TransferResult"}
+    assert names <= set(vlmscope.__all__)
+    code = (
+        "import sys, vlmscope\n"
+        "assert not {'torch', 'numpy', 'vlmscope.errors'} & set(sys.modules)\n"
+        "assert vlmscope.errors.RowError is vlmscope.RowError\n"
+        "assert vlmscope.schema.REPRESENTATIONS\n"
+        "assert not {'errors', 'schema', 'api'} & set(dir(vlmscope))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_star_import_gives_the_same() -> None:

@@ -12,20 +12,40 @@ from typing import TYPE_CHECKING, Any
 from vlmscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from vlmscope.api.capturing import capture
     from vlmscope.api.checking import inspect, load_probe, verify
-    from vlmscope.api.extracting import extract
-    from vlmscope.api.runs import Run, open_run
+    from vlmscope.api.extracting import FailedRowsWarning, extract
+    from vlmscope.api.runs import Labelled, Run, StaleLabelsWarning, open_run
     from vlmscope.dataset import Share, read_samples
-    from vlmscope.engine import capture
-    from vlmscope.errors import VlmscopeError
+    from vlmscope.errors import (
+        InputError,
+        ModelChangedError,
+        ModelError,
+        RowError,
+        RowNumberError,
+        RunBusyError,
+        RunMismatchError,
+        StoreError,
+        TableChangedError,
+        ToleranceError,
+        UnknownIdError,
+        UnreachableError,
+        VlmscopeError,
+    )
+    from vlmscope.executors import Observer
+    from vlmscope.inspection import Inspection
     from vlmscope.labelling import label
     from vlmscope.model import VisionLanguageModel, load_model
-    from vlmscope.report import ReportSpec, write_report
-    from vlmscope.risk import RiskScorer
-    from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample
+    from vlmscope.probes import ProbeInfo
+    from vlmscope.report import ReportSpec, WrittenReport, write_report
+    from vlmscope.risk import Risk, RiskScorer
+    from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample, Score
     from vlmscope.store import export_run, read_labels
     from vlmscope.sweeps import (
+        LabelAgreement,
+        SweepResult,
         SweepSpec,
+        TransferResult,
         compare,
         compare_labels,
         save_sweep,
@@ -33,20 +53,46 @@ if TYPE_CHECKING:
         sweep,
         transfer,
     )
+    from vlmscope.verification import RowCheck
 
 __all__ = [
     "Capture",
     "CaptureSpec",
+    "FailedRowsWarning",
     "Failure",
     "FieldSpec",
+    "InputError",
+    "Inspection",
+    "LabelAgreement",
+    "Labelled",
+    "ModelChangedError",
+    "ModelError",
+    "Observer",
+    "ProbeInfo",
     "ReportSpec",
+    "Risk",
     "RiskScorer",
+    "RowCheck",
+    "RowError",
+    "RowNumberError",
     "Run",
+    "RunBusyError",
+    "RunMismatchError",
     "Sample",
+    "Score",
     "Share",
+    "StaleLabelsWarning",
+    "StoreError",
+    "SweepResult",
     "SweepSpec",
+    "TableChangedError",
+    "ToleranceError",
+    "TransferResult",
+    "UnknownIdError",
+    "UnreachableError",
     "VisionLanguageModel",
     "VlmscopeError",
+    "WrittenReport",
     "capture",
     "compare",
     "compare_labels",
@@ -70,17 +116,42 @@ __all__ = [
 _HOMES = {
     "Capture": "schema",
     "CaptureSpec": "schema",
+    "FailedRowsWarning": "api.extracting",
     "Failure": "schema",
     "FieldSpec": "schema",
+    "InputError": "errors",
+    "Inspection": "inspection",
+    "LabelAgreement": "sweeps",
+    "Labelled": "api.runs",
+    "ModelChangedError": "errors",
+    "ModelError": "errors",
+    "Observer": "executors",
+    "ProbeInfo": "probes",
     "ReportSpec": "report",
+    "Risk": "risk",
     "RiskScorer": "risk",
+    "RowCheck": "verification",
+    "RowError": "errors",
+    "RowNumberError": "errors",
     "Run": "api.runs",
+    "RunBusyError": "errors",
+    "RunMismatchError": "errors",
     "Sample": "schema",
+    "Score": "schema",
     "Share": "dataset",
+    "StaleLabelsWarning": "api.runs",
+    "StoreError": "errors",
+    "SweepResult": "sweeps",
     "SweepSpec": "sweeps",
+    "TableChangedError": "errors",
+    "ToleranceError": "errors",
+    "TransferResult": "sweeps",
+    "UnknownIdError": "errors",
+    "UnreachableError": "errors",
     "VisionLanguageModel": "model",
     "VlmscopeError": "errors",
-    "capture": "engine",
+    "WrittenReport": "report",
+    "capture": "api.capturing",
     "compare": "sweeps",
     "compare_labels": "sweeps",
     "export_run": "store",
@@ -100,8 +171,13 @@ _HOMES = {
     "write_report": "report",
 }
 
+_MODULES = ("errors", "model", "schema")
+"""Modules that are attributes without being imported first."""
+
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"vlmscope.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'vlmscope' has no attribute {name!r}")
     value = getattr(import_module(f"vlmscope.{_HOMES[name]}"), name)

@@ -5,7 +5,9 @@ The messages name the command line's options, as all do: see ``errors``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from operator import index
 from typing import Any
 
@@ -72,6 +74,37 @@ def whole_number(option: str, value: Any, *, least: int | None = None) -> int:
     if least is not None and number < least:
         raise InputError(f"{option} {number}: give {least} or more")
     return number
+
+
+def listener(option: str, given: Any) -> Callable[[str], None]:
+    """Return what is told in a line each: a function as it is; True prints to stderr.
+
+    Args:
+        option: The option of the command line, or the argument, for the message.
+        given: What was given; None and False tell nobody.
+
+    Raises:
+        InputError: It is nothing of that.
+    """
+    if given is None or given is False:
+        return lambda _: None
+    if given is True:
+        return partial(print, file=sys.stderr)
+    check_callable(option, given)
+    told: Callable[[str], None] = given
+    return told
+
+
+def check_callable(option: str, given: Any) -> None:
+    """Refuse what is no function of one text.
+
+    Raises:
+        InputError: It cannot be called.
+    """
+    if not callable(given):
+        raise InputError(
+            f"{option} {given!r}: expected a function that takes a text, such as print"
+        )
 
 
 def check_batch_size(size: Any) -> None:

@@ -35,7 +35,13 @@ from typing import Any, ClassVar
 _KEPT = r"'vlmscope [^']*'|\bvlmscope [a-z]+ [^;,]*"
 """A command in a message: its options are options also from Python."""
 
-_OPTION = r"(?<![\w'\"-])--(?P<option>[a-z]+(?:-[a-z]+)*)(?![\w-])"
+_VALUE = (
+    r"(?: (?P<metavar>[A-Z][A-Z/]*(?![\w/-]))"
+    r"| (?P<value>(?:exact|near|halp|eager|sdpa|auto|\w*[a-z]\w*[_\d]\w*)(?![\w./\\:-])))"
+)
+"""What stands behind an option: the word for its value, or a value that is no word of English."""
+
+_OPTION = rf"(?<![\w'\"-])--(?P<option>[a-z]+(?:-[a-z]+)*)(?![\w-])(?:{_VALUE})?"
 _PAIR = r"--map ([a-z]+)=('[^']*'|\S*?)(?=[,;)]?(?:\s|$))"
 _MAP = rf"(?<![\w'\"-])(?P<map>{_PAIR}(?: {_PAIR})*)"
 _NAMES = re.compile(f"{_KEPT}|{_MAP}|{_OPTION}")
@@ -65,6 +71,10 @@ def with_arguments(text: str) -> str:
     'max_new_tokens -1: give 0 or more'
     >>> with_arguments("2 rows have no image; pass --text-only, or --map image=COLUMN")
     "2 rows have no image; pass text_only=True, or map={'image': 'COLUMN'}"
+    >>> with_arguments("no such file; pass --images DIR, or load it with --dtype float32")
+    "no such file; pass images=DIR, or load it with dtype='float32'"
+    >>> with_arguments("--out report_2.html: is a folder; give --batch-size auto")
+    "out report_2.html: is a folder; give batch_size='auto'"
     >>> with_arguments("no labels yet; run 'vlmscope label run --name human' first")
     "no labels yet; run 'vlmscope label run --name human' first"
     """
@@ -77,7 +87,11 @@ def _argument(found: re.Match[str]) -> str:
         return f"map={ {name: column.strip(_QUOTE) for name, column in pairs} }"
     if found["option"]:
         name = found["option"].replace("-", "_")
-        return f"{name}=True" if found["option"] in _SWITCHES else name
+        if found["option"] in _SWITCHES:
+            return f"{name}=True{found[0].partition(found['option'])[2]}"
+        if found["metavar"]:
+            return f"{name}={found['metavar']}"
+        return f"{name}='{found['value']}'" if found["value"] else name
     return found[0]
 
 

@@ -17,6 +17,7 @@ from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import RowError
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
+from vlmscope.shown import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Inspection:
 
     def __repr__(self) -> str:
         return (
-            f"Inspection({self.sample.id!r}, {len(self.tokens):,} tokens, "
+            f"Inspection({self.sample.id!r}, {count(len(self.tokens), 'token')}, "
             f"{self.num_image_tokens:,} of them image tokens, {self.capture!r})"
         )
 

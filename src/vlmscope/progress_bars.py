@@ -24,6 +24,22 @@ def are_wanted() -> bool:
         return False
 
 
+def is_watched() -> bool:
+    """Return whether to show a bar of our own: on a terminal, in a notebook, or where asked for.
+
+    ``HF_HUB_DISABLE_PROGRESS_BARS=1`` asks for none.
+    """
+    asked = os.environ.get(_ASKED, "").lower()
+    return are_wanted() or (_in_notebook() and (asked == "" or asked in _NO))
+
+
+def _in_notebook() -> bool:
+    """Return whether IPython runs this process for a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
 @contextmanager
 def without_bars(
     shown: Callable[[], bool], hide: Callable[[], None], show: Callable[[], None]

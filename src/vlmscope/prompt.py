@@ -177,14 +177,13 @@ def render(processor: Any, question: str, images: int = 1) -> str:
     """Return the chat text of a question about so many images: the specification's ``chat_text``.
 
     Raises:
-        RowError: The question is empty, or holds the text of a control token, the image placeholder
-            for example: the tokenizer would read it as one, and the prompt would have another
-            structure. Or it holds a placeholder that does not say which image it stands for, or
-            that names none, or the template puts every image before the text. Or the template fails
-            on it.
+        RowError: The question is no text or empty, or holds the text of a control token, the image
+            placeholder for example: the tokenizer would read it as one, and the prompt would have
+            another structure. Or it holds a placeholder that does not say which image it stands
+            for, or that names none, or the template puts every image before the text. Or the
+            template fails on it.
     """
-    if not question.strip():
-        raise RowError("prompt", "the question is empty; write one")
+    _check_text(question)
     parts = _arranged(question, images)
     texts = [part for part in parts if isinstance(part, str)]
     for token in _control_tokens(processor.tokenizer):
@@ -204,6 +203,26 @@ def render(processor: Any, question: str, images: int = 1) -> str:
             "the question: remove it, or write 'the first image' where it tells images apart",
         )
     return _apply(processor, parts)
+
+
+def _check_text(question: Any) -> None:
+    """Refuse a question that no tokenizer can read.
+
+    Raises:
+        RowError: It is no text, empty, or holds half of a surrogate pair.
+    """
+    if not isinstance(question, str):
+        raise RowError(
+            "prompt", f"the question is {type(question).__name__}, expected text; write one"
+        )
+    if not question.strip():
+        raise RowError("prompt", "the question is empty; write one")
+    if odd := re.search(r"[\ud800-\udfff]", question):
+        raise RowError(
+            "prompt",
+            f"the question holds half of a surrogate pair, {odd[0]!r} at position {odd.start()}, "
+            "which is no character; remove it",
+        )
 
 
 def takes_images_anywhere(processor: Any) -> bool:

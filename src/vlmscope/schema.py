@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     ImageLike = str | PathLike[str] | bytes | Image
+    GivenImage = ImageLike | NDArray[np.uint8]
 
 FORMAT_VERSION = 1
 """Version of the on-disk format (docs/format.md). Written to the manifest and to every shard."""
@@ -144,7 +145,8 @@ class Sample:
     """The specification's question id. Unique in a run."""
     image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None
     """Path of the image file, the bytes of one, or a PIL image. Several, in the order in which the
-    prompt names them, for a question about several; None, or none, for a question about none."""
+    prompt names them, for a question about several; None, or none, for a question about none.
+    ``capture`` and ``RiskScorer`` take pixels too: see ``engine.open_image``."""
     question: str
     """The question, passed to the model verbatim."""
     target: str = ""
@@ -349,15 +351,21 @@ class Capture:
         Args:
             position: A position, ``last_prompt_token``, or the name of its HDF5 group; or
                 ``vision_only_representation``.
-            layer: The decoder layer; of the vision encoder's output none.
+            layer: The decoder layer, counted from 0; of the vision encoder's output none.
 
         Raises:
             InputError: There is no such vector.
         """
-        path = representation(position) + ("" if layer is None else f"/layer_{layer}")
+        path = representation(position)
+        if layer is not None:
+            path += f"/layer_{whole_number('layer', layer)}"
         if path not in self.vectors:
+            back = layer is not None and layer < 0
+            why = (
+                " (a row does not know how many layers its model has: count from 0)" if back else ""
+            )
             raise InputError(
-                f"question {self.sample.id!r}: no vector {path}, there are "
+                f"question {self.sample.id!r}: no vector {path}{why}, there are "
                 f"{', '.join(self.vectors) or 'none'}"
             )
         return self.vectors[path]

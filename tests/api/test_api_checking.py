@@ -177,7 +177,7 @@ def test_what_is_no_model_is_refused_in_one_line(
     """A model of transformers, or nothing, is not taken for the name of a hub."""
     for wrong in (vlm.model, vlm.processor, 3, b"models/first", [vlm]):
         name = type(wrong).__name__
-        message = rf"^model: found {name}, expected .* or what load_model returned$"
+        message = rf"^model: found {name}, expected .* or a model that vlmscope loaded$"
         with pytest.raises(InputError, match=message):
             vlmscope.extract(frame, wrong, tmp_path / "run")
         with pytest.raises(InputError, match=message):

@@ -17,7 +17,7 @@ import pytest
 
 import vlmscope
 from vlmscope.cli.extract import extract as command
-from vlmscope.errors import InputError, ModelError, RunMismatchError
+from vlmscope.errors import InputError, ModelError, RowError, RunMismatchError
 from vlmscope.executors import Request
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model_options import ModelOptions
@@ -117,7 +117,12 @@ def test_rows_that_fail_are_recorded_and_tried_again(
     broken.at[1, "image"] = b"no image"
     broken.at[2, "question"] = " "
     broken.at[3, "image"] = None
-    run = vlmscope.extract(broken, vlm, tmp_path / "run", **QUICK)
+    with pytest.warns(vlmscope.FailedRowsWarning) as caught:
+        run = vlmscope.extract(broken, vlm, tmp_path / "run", **QUICK)
+    [told] = caught
+    assert told.filename == __file__
+    assert str(told.message).startswith(f"{tmp_path / 'run'}: 3 rows failed, one of them: ")
+    assert "; run.failures has all" in str(told.message)
     ids = frame["question_id"].tolist()
     assert run.ids == (ids[0],)
     assert set(run.failures) == set(ids[1:])
@@ -155,11 +160,43 @@ def test_a_loaded_model_is_left_as_it_was(
     assert not (tmp_path / "other").exists()
 
 
+def test_the_most_frequent_reason_is_told(
+    frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
+) -> None:
+    """Of the rows of this call; and an error where nothing came of it."""
+    out, empty = tmp_path / "run", tmp_path / "images"
+    empty.mkdir()
+    lost = frame.assign(image=["a.png", "b.png", "c.png", None])
+    options = {**QUICK, "images": empty}
+    with pytest.raises(RowError, match=r"run: all 4 rows failed, most often \(3\): ") as caught:
+        vlmscope.extract(lost, vlm, out, **options)
+    assert caught.value.stage == "image"
+    assert "\n" not in str(caught.value)
+    assert "; failures.jsonl there has all" in str(caught.value)
+    with pytest.raises(RowError, match=r"one: the only row failed: .*a\.png"):
+        vlmscope.extract(lost.head(1), vlm, tmp_path / "one", **options)
+    with pytest.raises(RowError, match=r"strict-run: 1 row failed, and strict stopped the run: "):
+        vlmscope.extract(
+            lost, vlm, tmp_path / "strict-run", **{**options, "strict": True, "batch_size": 1}
+        )
+    vlmscope.extract(frame.head(1), vlm, out, **QUICK)
+    with pytest.warns(vlmscope.FailedRowsWarning, match=r"2 rows failed, most often \(2\): "):
+        run = vlmscope.extract(pd.concat([frame.head(1), lost.iloc[1:3]]), vlm, out, **options)
+    assert len(run) == 1
+
+
+def test_a_run_is_continued_by_itself(
+    frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
+) -> None:
+    run = vlmscope.extract(frame.head(1), vlm, tmp_path / "run", **QUICK)
+    assert len(vlmscope.extract(frame.head(2), vlm, run, **QUICK)) == 2
+
+
 WRONG: dict[str, Any] = {
     "max_new_tokens": -1, "layers": "9x", "positions": "nowhere", "vision_pooling": "most",
     "compat": "x", "batch_size": 0, "limit": "3", "store_dtype": "int8", "time_limit": "5",
     "shard": "9/3", "address": "x", "actors": 1, "map": {"id": "gone", "nothing": "x"},
-    "images": "gone",
+    "images": "gone", "observer": print, "note": True, "progress": print,
 }  # fmt: skip
 
 
@@ -235,6 +272,7 @@ def test_notes_name_arguments(
     notes: list[str] = []
     say: Callable[[str], None] = notes.append
     frame = frame.head(2).assign(image=[None, frame["image"][0]])
-    vlmscope.extract(frame.drop(columns="answer"), vlm, tmp_path / "run", note=say, **QUICK)
+    with pytest.warns(vlmscope.FailedRowsWarning, match="pass text_only=True"):
+        vlmscope.extract(frame.drop(columns="answer"), vlm, tmp_path / "run", note=say, **QUICK)
     assert any("pass text_only=True" in note for note in notes)
     assert not any(note.startswith("--") or " --" in note for note in notes if "label" not in note)

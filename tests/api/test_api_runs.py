@@ -24,17 +24,12 @@ from vlmscope.sweeps import SweepSpec, probe_data, save_sweep, sweep
 
 ROWS = 90
 TRUTH = [None if i % 15 == 0 else i % 3 == 0 for i in range(ROWS)]
+"""The labels of the shared run."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A labelled run; two rows are about one image, and one layer knows the labels."""
-    vectors = np.random.default_rng(0).standard_normal((ROWS, 8))
-    vectors[:, 0] += [3.0 * bool(truth) for truth in TRUTH]
-    path = tmp_path_factory.mktemp("runs") / "run"
-    images = [i // 2 for i in range(ROWS)]
-    labelled_run(path, TRUTH, vectors, images, on_disk=True)
-    return path
+@pytest.fixture
+def folder(labelled: Path) -> Path:
+    return labelled
 
 
 @pytest.fixture
@@ -80,6 +75,42 @@ def test_positions_go_wherever_names_of_groups_do(run: vlmscope.Run) -> None:
         run.Xy("vision_only_representation", 2)
     with pytest.raises(ValueError, match=r"^copies alike: choose from near, exact"):
         run.Xy("last_prompt_token", 2, copies="alike")
+
+
+WRONG_LAYERS: dict[str, tuple[Any, str]] = {
+    "fraction": (7.0, r"^layer 7\.0: expected a whole number"),
+    "text": ("3", r"^layer '3': expected a whole number"),
+    "truth": (True, r"^layer True: expected a whole number"),
+    "several": ([2, 3], r"^layer \[2, 3\]: expected a whole number"),
+    "not stored": (-4, r"no layer -4 \(the model's layer 0\), last_prompt_token has layers 2, 3"),
+    "before the first": (-5, r"no layer -5, last_prompt_token has layers 2, 3"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LAYERS)
+def test_a_layer_that_is_none(name: str, run: vlmscope.Run) -> None:
+    layer, message = WRONG_LAYERS[name]
+    for ask in (run.Xy, run.matrix, run.column, run.labelled_ids, run.torch_dataset):
+        with pytest.raises(InputError, match=message):
+            ask("last_prompt_token", layer)
+
+
+def test_a_row_counts_layers_from_the_first(run: vlmscope.Run) -> None:
+    row = run.iloc[0]
+    np.testing.assert_array_equal(row.vector(QUERY, np.int64(3)), row.vector(QUERY, 3))
+    with pytest.raises(InputError, match=r"no vector .*/layer_-1 \(a row does not know how many"):
+        row.vector(QUERY, -1)
+    for wrong in (3.0, "3", True):
+        with pytest.raises(InputError, match=r"^layer .*: expected a whole number"):
+            row.vector(QUERY, wrong)  # type: ignore[arg-type]
+
+
+def test_layers_count_from_the_end_of_the_model(run: vlmscope.Run) -> None:
+    depth = run.manifest.model.num_layers
+    for layer in (3 - depth, np.int64(3), np.int32(3 - depth)):
+        np.testing.assert_array_equal(run.matrix(QUERY, layer), run.matrix(QUERY, 3))
+        np.testing.assert_array_equal(run.Xy(QUERY, layer).X, run.Xy(QUERY, 3).X)
+        assert run.column(QUERY, layer) == f"{QUERY}/layer_3"
 
 
 def test_a_named_label_set(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from families.checkpoints import BUILDERS
-from vlmscope import extract
+from vlmscope import FailedRowsWarning, extract
 from vlmscope.cli import main
 from vlmscope.engine import capture, session
 from vlmscope.engine.row_errors import row_errors
@@ -165,7 +165,10 @@ def table(tmp_path: Path) -> Path:
 def test_rows_of_odd_images_at_the_start_are_recorded_and_no_bug(
     table: Path, folder: Path, tmp_path: Path
 ) -> None:
-    run = extract(table, model=folder, out=tmp_path / "run", spec=SPEC, batch_size=1, device="cpu")
+    with pytest.warns(FailedRowsWarning, match="3 rows failed, .*leave the row out; run.failures"):
+        run = extract(
+            table, model=folder, out=tmp_path / "run", spec=SPEC, batch_size=1, device="cpu"
+        )
     assert run.ids == ("q3",)
     errors = [failure.error for failure in run.failures.values()]
     assert len(errors) == 3
@@ -196,7 +199,8 @@ def test_the_command_line_shows_one_line(
     arguments = ["inspect", str(table), "--id", "q1", "--model", str(folder)]
     if command == "verify":
         run = tmp_path / "run"
-        extract(table, model=folder, out=run, spec=SPEC, batch_size=1, device="cpu")
+        with pytest.warns(FailedRowsWarning):
+            extract(table, model=folder, out=run, spec=SPEC, batch_size=1, device="cpu")
         Image.new("RGB", (400, 1)).save(tmp_path / "40x30.png")
         arguments = ["verify", str(run)]
     monkeypatch.setattr(sys, "argv", ["vlmscope", *arguments, "--device", "cpu"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmscope import extract
+from vlmscope import FailedRowsWarning, extract
 from vlmscope.engine import Batch
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.executors import Request, make_plan, plan, run_plan, runner
@@ -144,7 +144,8 @@ def test_the_row_that_alone_does_not_fit_is_recorded(
         return original(batch, *rest)
 
     monkeypatch.setattr(runner, "capture_batch", poisoned)
-    run = run_once(batch_size=8)
+    with pytest.warns(FailedRowsWarning, match="1 row failed: "):
+        run = run_once(batch_size=8)
     assert len(run) == 9
     assert sizes[-1] == 2  # the last rows go together again: the size was not to blame
     assert list(run.failures) == ["question_comb_5"]
@@ -168,8 +169,10 @@ def test_a_row_on_which_the_model_raises_harms_no_other(
         return original(batch, *rest)
 
     monkeypatch.setattr(runner, "capture_batch", moody)
-    assert len(run_once()) == 9
-    run = run_once()
+    with pytest.warns(FailedRowsWarning, match="1 row failed: "):
+        assert len(run_once()) == 9
+    with pytest.warns(FailedRowsWarning, match="1 row failed: "):
+        run = run_once()
     assert run.failures["question_comb_0"].attempt == 2
     assert "ValueError: what a strange image" in run.failures["question_comb_0"].error
 
@@ -225,7 +228,8 @@ def test_rows_that_fail_at_the_start_do_not_keep_the_others_back(
         run_once(batch_size=1)
     assert len(read_failures(tmp_path / "run")) == 3
     for _ in range(2):  # the second time only rows that fail are left
-        run = run_once(batch_size=1)
+        with pytest.warns(FailedRowsWarning, match="4 rows failed, "):
+            run = run_once(batch_size=1)
         assert len(run) == 6
         assert set(run.failures) == poison
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from material import QUESTIONS, make_image
-from vlmscope import extract
+from vlmscope import FailedRowsWarning, extract
 from vlmscope.executors import plan
 from vlmscope.executors.pending import AHEAD_ROWS, same_image_together
 from vlmscope.model import VisionLanguageModel
@@ -201,7 +201,8 @@ def test_a_table_that_scatters_its_images_gives_the_same_rows(
         "batch_size": 2,
     }
     extract(tmp_path / "questions.csv", limit=2, **options)
-    run = extract(tmp_path / "questions.csv", **options)
+    with pytest.warns(FailedRowsWarning, match="1 row failed: the question"):
+        run = extract(tmp_path / "questions.csv", **options)
     assert list(run.failures) == ["q4"]
     assert run.failures["q4"].stage == "input"
     # What is done is left out first: the questions left about its image are as old as their first.

@@ -94,6 +94,14 @@ def test_a_row_for_each_run_as_a_table(tmp_path: Path, truths: list[list[bool | 
     assert np.isnan(table["difference"][0])
     assert table["unscorable"].tolist() == [0, 1]
     assert table["compared"][1] == ROWS - 1
+    assert table.columns[:8].tolist() == [
+        "run", "model", "compared", "accuracy", "difference", "difference_low", "difference_high",
+        "difference_p_holm",
+    ]  # fmt: skip
+    told = compare_runs(runs, draws=100).rows()[1]
+    assert set(table) == set(told)
+    assert len(set(table)) == len(table.columns)
+    assert table.iloc[1].to_dict() == pytest.approx(told, nan_ok=True)
 
 
 def test_ids_that_mean_another_question_or_image_are_left_out(

@@ -96,7 +96,7 @@ def test_a_run_without_thumbnails_goes_by_hashes_and_the_refusal_names_the_optio
     data = probe_data(earlier_run)
     assert data.grouped_by == "content and likeness"
     images = data.grouping.images
-    with pytest.raises(FoldError, match=r"with copies exact, .* there are \d+") as caught:
+    with pytest.raises(FoldError, match=r"with copies='exact', .* there are \d+") as caught:
         split_rows(data, 5, 0)
     assert "\n" not in str(caught.value)
     exact = probe_data(earlier_run, "exact")
@@ -156,7 +156,7 @@ def test_an_export_keeps_thumbnails(easy_run: Run, tmp_path: Path) -> None:
 def test_a_damaged_thumbnail_is_said(text: str, easy_rows: list[Capture], tmp_path: Path) -> None:
     rows = [*easy_rows[:20], make_capture(20, image_thumbnail=text)]
     run = labelled(tmp_path / "run", rows)
-    with pytest.raises(InputError, match=r"image_thumbnail: .*copies exact"):
+    with pytest.raises(InputError, match=r"image_thumbnail: .*copies='exact'"):
         probe_data(run)
     assert len(probe_data(run, "exact").ids) == 21
 
@@ -169,7 +169,7 @@ def test_the_option_is_a_setting() -> None:
 
 
 def test_the_option_reaches_the_groups(earlier_run: Run) -> None:
-    with pytest.raises(FoldError, match="with copies exact"):
+    with pytest.raises(FoldError, match="with copies='exact'"):
         sweep(earlier_run, SweepSpec())
     told: list[str] = []
 

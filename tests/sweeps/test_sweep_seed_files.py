@@ -426,7 +426,7 @@ def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) ->
     files, table = open_seed_files(file), read_label_table(file.with_name("labels.csv"))
     with pytest.raises(InputError, match="keeps its labels; run 'vlmscope label "):
         sweep(open_run(run), SPEC, labels=table)
-    with pytest.raises(InputError, match="hold no labels; give labels FILE"):
+    with pytest.raises(InputError, match="hold no labels; give labels=FILE"):
         sweep(files, SPEC)
     with pytest.raises(InputError, match="hold no labels"):
         open_source(file, labelled=False)

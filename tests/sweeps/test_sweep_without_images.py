@@ -113,7 +113,7 @@ def test_a_run_that_holds_only_vectors_of_images_is_refused(tmp_path: Path) -> N
         writer.add(bare)
     truth = [Score(row.sample.id, i % 2 == 0, "column", "") for i, row in enumerate(bare)]
     write_labels(tmp_path / "run", truth, {})
-    with pytest.raises(InputError, match="with positions last_prompt_token"):
+    with pytest.raises(InputError, match="with positions='last_prompt_token'"):
         probe_data(open_run(tmp_path / "run"))
 
 

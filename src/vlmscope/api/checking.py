@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vlmscope.api.extracting import Columns, Note, fields_of, given_model, spec_of
-from vlmscope.arguments import Layers, whole_number
+from vlmscope.api.extracting import Columns, Note, fields_of, spec_of
+from vlmscope.arguments import Layers, check_callable, whole_number
 from vlmscope.dataset import Data, Table, open_table
 from vlmscope.errors import (
     InputError,
@@ -24,7 +24,7 @@ from vlmscope.errors import (
 )
 from vlmscope.executors import describe_model
 from vlmscope.inspection import Inspection, inspect_sample
-from vlmscope.model import VisionLanguageModel, load_with, loaded, resolve_spec
+from vlmscope.model import VisionLanguageModel, given_model, load_with, loaded, resolve_spec
 from vlmscope.model.attention.implementations import requested_by
 from vlmscope.model_options import ModelOptions
 from vlmscope.probes import BinaryProbe, ProbeInfo
@@ -42,7 +42,7 @@ from vlmscope.schema import (
     Sample,
     VisionPooling,
 )
-from vlmscope.store import Run, find_damage, model_differences, open_run
+from vlmscope.store import AnyRun, Run, as_run, find_damage, model_differences
 from vlmscope.verification import RowCheck, check_rows, choose_samples, tolerance_of
 
 Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
@@ -50,7 +50,7 @@ Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
 
 
 def verify(
-    run: Run | str | PathLike[str],
+    run: AnyRun,
     *,
     sample: int = 8,
     seed: int = 0,
@@ -94,7 +94,9 @@ def verify(
         StoreError: A file is damaged.
         ToleranceError: A row differs by more than the tolerance.
     """
-    opened = run if isinstance(run, Run) else open_run(str(run))
+    if note is not None:
+        check_callable("note", note)
+    opened = as_run(run)
     check_files(opened.path)
     if files:
         return []
@@ -318,7 +320,7 @@ def find_row(table: Table, id_: str | None) -> Sample:
     return row
 
 
-def load_probe(path: str | PathLike[str] | Run) -> tuple[BinaryProbe, ProbeInfo]:
+def load_probe(path: AnyRun) -> tuple[BinaryProbe, ProbeInfo]:
     """Read a saved probe, and what is known of it.
 
     Args:
@@ -328,4 +330,4 @@ def load_probe(path: str | PathLike[str] | Run) -> tuple[BinaryProbe, ProbeInfo]
     Raises:
         InputError: There is no probe, or a damaged one.
     """
-    return read_probe(find_probe(path.path if isinstance(path, Run) else path))
+    return read_probe(find_probe(path))

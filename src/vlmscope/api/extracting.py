@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Literal, cast
 
 from vlmscope.api.runs import Run, open_run
-from vlmscope.arguments import Layers
+from vlmscope.api.watching import check_observer, wants_bar, watching
+from vlmscope.arguments import Layers, check_callable
 from vlmscope.dataset import Data, InMemory, Share, in_memory, parse_mapping
-from vlmscope.errors import InputError, option_of, with_arguments
-from vlmscope.executors import Observer, Request, make_plan, run_plan, share_of
+from vlmscope.errors import InputError, RowError, option_of, with_arguments
+from vlmscope.executors import (
+    Observer,
+    Outline,
+    Request,
+    Summary,
+    make_plan,
+    run_plan,
+    share_of,
+)
 from vlmscope.executors.ray import check_not_on_ray, load_driver
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model import given_model as given_model
 from vlmscope.model_options import ModelOptions
 from vlmscope.schema import (
     DEFAULT_LAYERS,
@@ -21,11 +34,14 @@ from vlmscope.schema import (
     DEFAULT_POSITIONS,
     CaptureSpec,
     Compat,
+    Failure,
     FieldSpec,
     Positions,
     VisionPooling,
 )
-from vlmscope.store import StoreDtype, place
+from vlmscope.shown import count
+from vlmscope.store import AnyRun, StoreDtype, frequent_reasons, path_of
+from vlmscope.store.failures import FAILURES
 
 Columns = Mapping[str, str | int | Sequence[str]]
 """Field (``id``, ``image``, ``question``, ``target``) → its column, or several."""
@@ -34,10 +50,18 @@ Note = Callable[[str], None]
 """Told what the user should know and is no error."""
 
 
+LONGEST_REASON = 240
+"""Characters of a reason that a warning shows: its end says what to do."""
+
+
+class FailedRowsWarning(UserWarning):
+    """Rows of a table could not be captured."""
+
+
 def extract(
     table: Data,
     model: str | PathLike[str] | VisionLanguageModel,
-    out: str | PathLike[str],
+    out: AnyRun,
     *,
     images: str | PathLike[str] | None = None,
     map: Columns | FieldSpec | None = None,  # noqa: A002 - as the command line calls it
@@ -72,6 +96,7 @@ def extract(
     address: str | None = None,
     actors: int | None = None,
     writer: Literal["auto", "thread", "process"] = "auto",
+    progress: bool | None = None,
     observer: Observer | None = None,
     note: Note | None = None,
 ) -> Run:
@@ -87,7 +112,8 @@ def extract(
             list of dictionaries, or an iterable of ``Sample``; an image in it is a path, the bytes
             of a file, or a PIL image, or a list of these.
         model: Folder of a checkpoint, a hub id, or what ``load_model`` returned.
-        out: The run folder, or its URL in an object store; an unfinished run is continued.
+        out: The run folder, its URL in an object store, or the run itself; what is there is
+            continued.
         images: Folder that relative paths of images start from (default: the table's folder; of a
             table in memory the current one).
         map: Which column holds ``id``, ``image``, ``question`` or ``target``, where the names in
@@ -125,23 +151,31 @@ def extract(
         actors: Models at work on Ray.
         writer: What writes the run: a thread, or a process of its own; ``auto``: the latter for a
             GPU.
+        progress: Whether to show a bar with counts on stderr (default: on a terminal and in a
+            notebook).
         observer: Its ``advance(captured=…, failed=…, batch_size=…)`` is called with the rows of
-            every published batch.
-        note: Told what there is to say of the table before the model is loaded.
+            every published batch: see ``vlmscope.Observer``.
+        note: Told what there is to say of the table before the model is loaded: ``print``.
+
+    Warns:
+        FailedRowsWarning: Rows failed; says how many, and the most frequent reason.
 
     Raises:
         InputError: The table or an argument is wrong; a ``ValueError`` too.
         ModelError: The checkpoint cannot be used.
+        RowError: Every row failed, and the run holds none.
         RunMismatchError: The run folder holds rows made with other settings, or rows that are
             other questions in this table.
         StoreError: The run cannot be written. What was published is safe.
         TableChangedError: The table changed after it was checked.
     """
+    check_observer(observer)
+    say, bar = _in_python(note), wants_bar(progress)
     arguments = (layers, positions, vision_pooling, max_new_tokens, compat)
     request = Request(
         data=_table(table),
         model=given_model(model),
-        out=place(out),
+        out=path_of(out),
         images=None if images is None else str(images),
         fields=fields_of(map, records, image_pattern, question_template, number_rows=number_rows),
         spec=spec_of(spec, *arguments),
@@ -159,13 +193,13 @@ def extract(
         shard=share_of(shard, os.environ) if isinstance(shard, str) else shard,
         writer=writer,
     )
-    say = None if note is None else _in_python(note)
-    if ray:
-        _run_on_ray(request, address, actors, observer, say)
-    else:
-        check_not_on_ray(address, actors)
-        run_plan(make_plan(request, note=say), observer=observer)
-    return open_run(request.out)
+    with _planned(request, say, address, actors, ray=ray) as (plan, run):
+        with watching(plan.todo, observer, bar=bar) as watcher:
+            summary = run(plan, observer=watcher)
+        found = open_run(request.out)
+        if summary.failed:
+            _tell_failures(found, plan, summary)
+    return found
 
 
 def _table(table: Data) -> str | tuple[str, ...] | InMemory:
@@ -175,24 +209,6 @@ def _table(table: Data) -> str | tuple[str, ...] | InMemory:
         return found
     named = cast("str | PathLike[str] | Sequence[str]", table)
     return str(named) if isinstance(named, str | PathLike) else tuple(str(name) for name in named)
-
-
-def given_model(
-    model: str | PathLike[str] | VisionLanguageModel,
-) -> str | VisionLanguageModel:
-    """Return a loaded model as it is, and the folder or hub id of one as text.
-
-    Raises:
-        InputError: It is neither, but a model of transformers for example.
-    """
-    if isinstance(model, VisionLanguageModel):
-        return model
-    if isinstance(model, str | PathLike):
-        return str(model)
-    raise InputError(
-        f"--model: found {type(model).__name__}, expected the folder of a checkpoint, a hub id, or "
-        "what load_model returned"
-    )
 
 
 def fields_of(
@@ -242,18 +258,71 @@ def spec_of(
     return spec
 
 
-def _in_python(note: Note) -> Note:
-    """Return what passes notes on with arguments in the place of options."""
-    return lambda text: note(with_arguments(text))
+def _in_python(note: Note | None) -> Note | None:
+    """Return what passes notes on with arguments in the place of options.
+
+    Raises:
+        InputError: It is no function.
+    """
+    if note is None:
+        return None
+    check_callable("note", note)
+    told: Note = note
+    return lambda text: told(with_arguments(text))
 
 
-def _run_on_ray(
-    request: Request,
-    address: str | None,
-    actors: int | None,
-    observer: Observer | None,
-    note: Note | None,
-) -> None:
+@contextmanager
+def _planned(
+    request: Request, note: Note | None, address: str | None, actors: int | None, *, ray: bool
+) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
+    """Return a plan, and what runs it: here, or on Ray."""
+    if not ray:
+        check_not_on_ray(address, actors)
+        yield make_plan(request, note=note), run_plan
+        return
     driver = load_driver()
     with driver.plan_on_ray(request, address=address, workers=actors, note=note) as plan:
-        driver.run_on_ray(plan, observer=observer)
+        yield plan, driver.run_on_ray
+
+
+def _tell_failures(run: Run, plan: Outline, summary: Summary) -> None:
+    """Warn that rows failed.
+
+    Raises:
+        RowError: Every row failed, and the run holds none.
+    """
+    asked = frozenset(plan.scan.ids)
+    failures = [failure for id_, failure in run.failures.items() if id_ in asked]
+    stopped = ", and strict stopped the run" if summary.stopped else ""
+    why = f"{stopped}{_reason(failures, plan.table.reader.source.name, summary.failed)}"
+    if len(run):
+        text = (
+            f"{run.path}: {count(summary.failed, 'row')} failed{why}; run.failures has all, the "
+            "same call tries them again"
+        )
+        warnings.warn(with_arguments(text), FailedRowsWarning, stacklevel=3)
+        return
+    every = "the only row" if summary.failed == 1 else f"all {summary.failed:,} rows"
+    rows = count(summary.failed, "row") if summary.stopped else every
+    raise RowError(
+        Counter(each.stage for each in failures).most_common(1)[0][0] if failures else "capture",
+        f"{run.path}: {rows} failed{why}; {FAILURES} there has all, the same call tries them again",
+    )
+
+
+def _reason(failures: Sequence[Failure], table: str, failed: int) -> str:
+    """Return the most frequent reason as the end of a phrase about so many rows."""
+    found = frequent_reasons((each.error for each in failures), table)
+    if not found:
+        return ""
+    reason, often = found[0]
+    most = f", most often ({often:,})" if often > 1 else ", one of them"
+    return f"{most if failed > 1 else ''}: {_without_middle(reason)}"
+
+
+def _without_middle(reason: str) -> str:
+    """Leave out the middle of a reason that is too long: where it was, and what to do, stay."""
+    if len(reason) <= LONGEST_REASON:
+        return reason
+    half = LONGEST_REASON // 2
+    return f"{reason[:half]} … {reason[-half:]}"

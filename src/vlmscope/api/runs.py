@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.store import DEFAULT, are_stale, is_of_image
+from vlmscope.store import DEFAULT, AnyRun, are_stale, is_of_image
 from vlmscope.store import Run as StoredRun
 
 if TYPE_CHECKING:
@@ -34,11 +33,12 @@ class Labelled(NamedTuple):
     """Number of each row's image, ``[n]``: rows of one group belong on one side of a split."""
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: AnyRun) -> Run:
     """Open a run for reading: what is published now, whether a writer goes on or not.
 
     Args:
-        path: The run folder, or its URL in an object store, such as ``s3://bucket/run``.
+        path: The run folder, or its URL in an object store, such as ``s3://bucket/run``; or a run,
+            which is opened anew.
 
     Raises:
         InputError: It is no run, or the URL cannot be opened.

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from vlmscope.shown import count
+
 
 class VectorDataset(TensorDataset):
     """Items are ``x``, float32 ``[D]``, and ``y``, int64: 1 where the answer is hallucinated.
@@ -43,8 +45,5 @@ class VectorDataset(TensorDataset):
         return self.tensors[1]
 
     def __repr__(self) -> str:
-        hallucinated = int(self.y.sum())
-        return (
-            f"VectorDataset({len(self):,} rows of {self.X.shape[1]:,} numbers, {hallucinated:,} "
-            "hallucinated)"
-        )
+        rows = f"{count(len(self), 'row')} of {self.X.shape[1]:,} numbers"
+        return f"VectorDataset({rows}, {int(self.y.sum()):,} hallucinated)"

@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vlmscope.shown import count as count
+
 stdout = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 """Results: what a pipe should receive. No markup: what comes from data is shown as it is."""
 
@@ -75,15 +77,6 @@ def shown_text(text: str, longest: int = 80) -> str:
     """
     plain = "".join("\ufffd" if unicodedata.category(c) in _NOT_SHOWN else c for c in text)
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> count(1, "row"), count(1200, "row")
-    ('1 row', '1,200 rows')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def show_error(message: str) -> None:

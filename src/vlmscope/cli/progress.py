@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections import Counter
 from types import TracebackType
 
 from rich.progress import (
@@ -23,7 +21,7 @@ from rich.text import Text
 from vlmscope.cli.output import count, human_size, show_note, shown_text, stderr
 from vlmscope.errors import VlmscopeError
 from vlmscope.executors import Outline, Summary
-from vlmscope.store import failures_shown, last_failures
+from vlmscope.store import failures_shown, frequent_reasons, last_failures
 
 LOG_SECONDS = 30.0
 """Where no terminal can show a bar, a line is printed this often."""
@@ -147,7 +145,8 @@ def show_summary(plan: Outline, summary: Summary) -> None:
             )
         )
         name = plan.table.reader.source.name
-        _show_reasons(_frequent(_last_errors(plan, summary.failed), name), summary.failed)
+        found = frequent_reasons(_last_errors(plan, summary.failed), name)
+        _show_reasons([(shown_text(r, LONGEST_REASON), n) for r, n in found], summary.failed)
     if summary.stopped:
         left = plan.todo - summary.captured - summary.failed
         stderr.print(f"stopped with {count(left, 'row')} to do; the same command goes on from here")
@@ -184,21 +183,3 @@ def _show_reasons(reasons: list[tuple[str, int]], failed: int) -> None:
             stderr.print(f"1 of {failed:,}: {each}")
         if (more := len(reasons) - SHOWN_REASONS) > 0:
             stderr.print(f"… and {count(more, 'more reason')}")
-
-
-def _frequent(errors: list[str], table: str) -> list[tuple[str, int]]:
-    """Return the reasons and how often each is given, the most frequent first.
-
-    Reasons that differ in a name or a number are one reason, and the first stands for all.
-
-    >>> _frequent(["t.csv line 2: no 'a.png'", "t.csv line 3: no 'b.png'", "odd"], "t.csv")
-    [("no 'a.png'", 2), ('odd', 1)]
-    """
-    origin = re.compile(rf"\A{re.escape(table)} \w+ \d+: ")
-    reasons = [" ".join(origin.sub("", error).split()) for error in errors]
-    kinds = [re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason) for reason in reasons]
-    first = dict(zip(reversed(kinds), reversed(reasons), strict=True))
-    return [
-        (shown_text(first[kind], LONGEST_REASON), often)
-        for kind, often in Counter(kinds).most_common()
-    ]

@@ -1,6 +1,7 @@
 """Capture: everything that one run through the model leaves behind, from one prefill per batch.
 
 - ``batch``: from samples to tensors on the CPU; ``device``: copies to and from the GPU
+- ``given``: what a Python user gives, as rows and images
 - ``session``: prefills batches and decodes their answers; ``capture`` runs one
 - ``prefill``: one pass of a batch's prompts; ``hooks``: what is copied out of it
 - ``image_cache``: each image through the vision encoder once; ``pooling``: many vectors to one
@@ -10,6 +11,16 @@
 """
 
 from vlmscope.engine.batch import Batch, prepare
+from vlmscope.engine.given import Rows, open_image, rows_of
 from vlmscope.engine.session import CaptureSession, capture, capture_batch
 
-__all__ = ["Batch", "CaptureSession", "capture", "capture_batch", "prepare"]
+__all__ = [
+    "Batch",
+    "CaptureSession",
+    "Rows",
+    "capture",
+    "capture_batch",
+    "open_image",
+    "prepare",
+    "rows_of",
+]

@@ -18,8 +18,9 @@ from jaxtyping import Int
 from PIL.Image import Image
 from torch import Tensor
 
-from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
+from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.engine.device import pinned
+from vlmscope.engine.given import open_image
 from vlmscope.errors import RowError
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.lengths import ALONE
@@ -225,10 +226,10 @@ def _read(
 def _open(image: Any, opened: dict[str, Image]) -> Image:
     """Return an image; a file that several rows of a batch name is read once."""
     if not isinstance(image, str | PathLike):
-        return load_image(image)
+        return open_image(image)
     path = str(image)
     if path not in opened:
-        opened[path] = load_image(image)
+        opened[path] = open_image(image)
     return opened[path]
 
 

@@ -26,8 +26,10 @@ from vlmscope.score import (
 )
 from vlmscope.store import (
     DEFAULT,
+    AnyRun,
     Run,
     alone,
+    as_run,
     label_settings,
     labels_file,
     read_labels,
@@ -44,7 +46,7 @@ _REMEDY = "give --overwrite to replace them"
 
 
 def label(
-    run: Run,
+    run: AnyRun,
     scorer: Scorer | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -54,7 +56,7 @@ def label(
     """Label every answer of a run, replacing older labels.
 
     Args:
-        run: The run.
+        run: The run, or its folder.
         scorer: Decides; by default ``score.Auto``: by the stance of a yes/no answer or by VQA
             matching, as the truth asks for.
         settings: Kept with the labels, to say how they were made; by default the scorer's name.
@@ -70,6 +72,7 @@ def label(
         RunBusyError: The run is being labelled elsewhere.
         StoreError: The disk refuses.
     """
+    run = as_run(run)
     labels_file(name)  # a wrong name is refused before anything is scored
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)

@@ -16,7 +16,7 @@
 
 from vlmscope.locking import model_lock
 from vlmscope.model.families import FAMILIES, Family
-from vlmscope.model.loading.load import load_model, load_with, loaded, refuse_options
+from vlmscope.model.loading.load import given_model, load_model, load_with, loaded, refuse_options
 from vlmscope.model.resolved_spec import ResolvedSpec, resolve_spec, resolve_spec_for
 from vlmscope.model.vlm import VisionLanguageModel
 
@@ -25,6 +25,7 @@ __all__ = [
     "Family",
     "ResolvedSpec",
     "VisionLanguageModel",
+    "given_model",
     "load_model",
     "load_with",
     "loaded",

@@ -247,7 +247,8 @@ class ReportSpec:
     id: str | None = None
     """Question whose tokens are shown; None for the riskiest hallucinated one."""
     model: str | None = None
-    """Where the model is now: a folder, or a hub id that was downloaded before."""
+    """Where the model is now: a folder, or a hub id that was downloaded before. ``write_report``
+    takes a loaded model too, and asks where it lies."""
     data: str | None = None
     """Where the table is now."""
     images: str | None = None

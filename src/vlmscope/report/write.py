@@ -6,7 +6,9 @@ import base64
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from vlmscope.arguments import listener
 from vlmscope.errors import InputError
 from vlmscope.plots import plot_files
 from vlmscope.regular import open_regular
@@ -18,8 +20,9 @@ from vlmscope.report.thumbnails import FORMAT, too_many
 from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
-    Run,
+    AnyRun,
     alone,
+    as_run,
     check_output_file,
     is_remote,
     make_child_folder,
@@ -57,21 +60,21 @@ class WrittenReport:
 
 
 def write_report(
-    run: Run,
+    run: AnyRun,
     spec: ReportSpec | None = None,
     *,
     out: str | Path | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress | bool | None = None,
 ) -> WrittenReport:
     """Write the report of a run, replacing the one that is there.
 
     Args:
-        run: The run, with or without labels and probes.
+        run: The run, or its folder, with or without labels and probes.
         spec: What to show, and where model, table and images are now.
         out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
             named label set. Its figures go to ``plots`` beside it, those of a page of another name
             to ``<name>-plots``.
-        progress: Told what is being done.
+        progress: Told what is being done; True prints it.
 
     Raises:
         InputError: The run has no row of the id asked for, or the page cannot be put there: it
@@ -79,7 +82,8 @@ def write_report(
         RunBusyError: Another process is writing a report there.
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
-    spec = spec or ReportSpec()
+    tell = listener("progress", progress)
+    run, spec = as_run(run), _with_model_name(spec or ReportSpec())
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else place(out)
     check_output_file(page, "--out")
@@ -88,18 +92,33 @@ def write_report(
     plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
     if page != run.path / REPORT:
         _check_ours(page, page.with_name(plots))
-    gathered = gather(run, spec, progress)
-    progress("plots")
+    gathered = gather(run, spec, tell)
+    tell("plots")
     files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
     document = with_images(gathered)
     data = render(document).encode()
     folder = make_child_folder(page.parent, plots)
     with alone(folder, "report", "writing a report here"):
         saved = {folder / name: content for name, content in files.items()}
-        progress("page")
+        tell("page")
         publish_together(saved | {page: data})
         _remove_older(page.parent, plots, keep=files)
     return WrittenReport(page, len(data), tuple(saved), document)
+
+
+def _with_model_name(spec: ReportSpec) -> ReportSpec:
+    """Return what to show with the name of a model that is given loaded.
+
+    Raises:
+        InputError: It is no model.
+    """
+    given: Any = spec.model
+    if given is None or isinstance(given, str):
+        return spec
+    from vlmscope.model import VisionLanguageModel, given_model  # torch, which few reports need
+
+    model = given_model(given)
+    return replace(spec, model=model.name if isinstance(model, VisionLanguageModel) else model)
 
 
 def _check_ours(page: Path, plots: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from os import PathLike
 from pathlib import Path
 
 from vlmscope.clock import check_time
@@ -22,11 +21,12 @@ from vlmscope.probes import ProbeInfo
 from vlmscope.probes.storage import DESCRIPTION
 from vlmscope.store import (
     STATE_HASHES,
+    AnyRun,
     check_reachable,
     is_child_name,
     label_sets,
     model_differences,
-    place,
+    path_of,
     read_document,
 )
 from vlmscope.sweeps.save import PROBES, RESULTS, probes_folder
@@ -107,19 +107,19 @@ def _and(words: list[str]) -> str:
 _SUMMARY = Path(PROBES) / RESULTS
 
 
-def find_probe(path: str | PathLike[str]) -> Path:
+def find_probe(path: AnyRun) -> Path:
     """Return the folder of the probe that ``path`` names.
 
     Args:
-        path: The folder of a saved probe; or a run that ``vlmscope probe`` was used on, or the
-            folder that its ``--out`` named: then the probe of the layer that selection inside
-            training chose most often.
+        path: The folder of a saved probe; or a run that ``vlmscope probe`` was used on, its
+            folder, or the folder that its ``--out`` named: then the probe of the layer that
+            selection inside training chose most often.
 
     Raises:
         InputError: It is neither.
         StoreError: The run's summary of its probes is damaged.
     """
-    folder = place(path)
+    folder = path_of(path)
     check_reachable(folder)
     if (folder / DESCRIPTION).is_file():
         return folder

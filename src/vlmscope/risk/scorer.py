@@ -12,17 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from vlmscope.arguments import check_batch_size
-from vlmscope.engine import CaptureSession
+from vlmscope.engine import CaptureSession, Rows, rows_of
 from vlmscope.errors import InputError, RowError
 from vlmscope.executors.batching import rows_at_once, sizer_for
 from vlmscope.executors.runner import ResilientRunner, batches_ahead, batches_to_prepare
 from vlmscope.metrics import Platt
-from vlmscope.model import VisionLanguageModel, load_with, resolve_spec
+from vlmscope.model import VisionLanguageModel, given_model, load_with, loaded, resolve_spec
 from vlmscope.model.halp import positions_of
 from vlmscope.model_options import ModelOptions
 from vlmscope.probes import ProbeInfo, load_probe
@@ -40,11 +40,11 @@ from vlmscope.schema import (
     Sample,
     failure_of,
 )
-from vlmscope.store import vector_path
+from vlmscope.store import AnyRun, vector_path
 
 if TYPE_CHECKING:
     from vlmscope.probes.base import BinaryProbe
-    from vlmscope.schema import ImageLike
+    from vlmscope.schema import GivenImage
 
 UNDATED = (
     "the chat template writes the date, and the probe does not say which it was trained on: "
@@ -81,7 +81,7 @@ class SavedProbe:
     """What has to be captured for it."""
 
 
-def read_saved_probe(probe: str | PathLike[str]) -> SavedProbe:
+def read_saved_probe(probe: AnyRun) -> SavedProbe:
     """Read a probe that can be used before the answer is written.
 
     Args:
@@ -103,8 +103,8 @@ class RiskScorer:
     ``vlmscope.model.model_lock()``.
 
     Args:
-        vlm: The model that the probe was trained on.
-        probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on.
+        vlm: The model that the probe was trained on; its folder or hub id is loaded as by ``load``.
+        probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on, or its folder.
         threshold: Risk above which an answer is flagged (default: the probe's own, above which
             5% of the faithful answers lay that it was tested on).
         batch_size: Questions that go through the model together; ``auto`` finds what fits.
@@ -122,20 +122,21 @@ class RiskScorer:
 
     def __init__(
         self,
-        vlm: VisionLanguageModel,
-        probe: str | PathLike[str] | SavedProbe,
+        vlm: str | PathLike[str] | VisionLanguageModel,
+        probe: AnyRun | SavedProbe,
         *,
         threshold: float | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> None:
         saved = probe if isinstance(probe, SavedProbe) else read_saved_probe(probe)
         self.probe, self.info = saved.estimator, saved.info
+        self.threshold = _threshold(self.info, threshold)
+        check_batch_size(batch_size)
+        vlm = _loaded_for(saved, vlm, ModelOptions())
         check_match(saved.folder, self.info, vlm)
         time = trained_at(saved.folder, self.info)
         vlm = replace(vlm, processor=at_time(vlm.processor, time))
         self.note = UNDATED if time is None and reads_clock(vlm.processor) else ""
-        self.threshold = _threshold(self.info, threshold)
-        check_batch_size(batch_size)
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         self._vlm = vlm
         self._spec = resolve_spec(saved.spec, vlm)
@@ -153,8 +154,8 @@ class RiskScorer:
     @classmethod
     def load(
         cls,
-        model: str | PathLike[str],
-        probe: str | PathLike[str],
+        model: str | PathLike[str] | VisionLanguageModel,
+        probe: AnyRun,
         *,
         dtype: str = "auto",
         device: str = "auto",
@@ -168,8 +169,9 @@ class RiskScorer:
         """Load the model and the probe.
 
         Args:
-            model: Folder of a checkpoint, or a hub id.
-            probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on.
+            model: Folder of a checkpoint, or a hub id; or the loaded model, as it is.
+            probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on, or its
+                folder.
             dtype: As in ``load_model``; ``auto`` takes the one the probe was trained with.
             device: As in ``load_model``.
             attention: As in ``load_model``.
@@ -184,38 +186,39 @@ class RiskScorer:
             ModelError: The checkpoint cannot be used.
         """
         saved = read_saved_probe(probe)  # cheap checks before the model is loaded
-        info = saved.info
-        _threshold(info, threshold)
+        _threshold(saved.info, threshold)
         check_batch_size(batch_size)
-        if dtype == "auto":
-            dtype = str(info.model.get("dtype", "auto"))
-        trained = info.model.get("adapter")
-        if adapter is None and trained is not None and not Path(trained).is_dir():
-            raise InputError(
-                f"{saved.folder}: trained with the adapter {trained}, which is not there; "
-                "give --adapter where it is now"
-            )
         options = ModelOptions(
-            dtype=dtype,
-            device=device,
-            attention=attention,
-            revision=revision,
-            family=info.model.get("description"),
-            adapter=adapter or trained,
-            quantize=info.model.get("quantization") or None,
+            dtype=dtype, device=device, attention=attention, revision=revision, adapter=adapter,
             allow_pickle_weights=allow_pickle_weights,
-        )
-        vlm = load_with(str(model), options)
+        )  # fmt: skip
+        vlm = _loaded_for(saved, model, options)
         return cls(vlm, saved, threshold=threshold, batch_size=batch_size)
 
-    def score(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:
+    def score(
+        self,
+        rows: Rows,
+        *,
+        images: str | PathLike[str] | None = None,
+        text_only: bool = False,
+    ) -> Iterator[Risk | Failure]:
         """Yield the risk of each row, in order; a ``Failure`` where it cannot be told.
 
         Args:
-            rows: Questions about images, or about none. The failures among the rows of a table are
-                passed on. The next batches are prepared while the model works, so rows are drawn
-                ahead. Where a model encodes images apart, equal images of a call are encoded once.
+            rows: Questions about images, or about none: samples, or a table as ``extract`` takes
+                it. The failures among the rows of a table are passed on. The next batches are
+                prepared while the model works, so rows are drawn ahead. Where a model encodes
+                images apart, equal images of a call are encoded once.
+            images: Of a table: the folder that relative paths of images start from.
+            text_only: Of a table: take rows without an image as questions about none.
+
+        Raises:
+            InputError: The table cannot be opened.
         """
+        return self._scored(rows_of(rows, images=images, text_only=text_only))
+
+    def _scored(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:
+        """Yield the risk of each row, in order."""
         session = CaptureSession(self._vlm, self._spec, self._slots)
         runner = ResilientRunner(self._vlm, self._spec, self._sizer, session=session)
         ahead = batches_to_prepare(self._vlm)
@@ -243,20 +246,22 @@ class RiskScorer:
             preparing.shutdown(wait=False, cancel_futures=True)
 
     def risk(
-        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None, question: str
+        self, image: GivenImage | list[GivenImage] | tuple[GivenImage, ...] | None, question: str
     ) -> float:
         """Return the risk of one question about an image, several images, or none.
 
         Args:
-            image: Path of a file, the bytes of one, or a PIL image; a list or tuple of these; or
-                None.
+            image: Path of a file, the bytes of one, a PIL image, or a NumPy array of uint8,
+                ``[height, width, 3]`` in the order red, green, blue, or ``[height, width]`` in
+                grey; a list or tuple of these; or None.
             question: The question.
 
         Raises:
             RowError: The question cannot be run through the model, or it has no image and the
                 probe reads one.
         """
-        [found] = self.score([Sample("question", image, question)])
+        given: Any = image
+        [found] = self.score([Sample("question", given, question)])
         if isinstance(found, Failure):
             raise RowError(found.stage, found.error)
         return found.risk
@@ -298,6 +303,38 @@ class RiskScorer:
         a, b = self.info.calibration or (1.0, 0.0)
         logits = self.probe.decision_function(np.stack(vectors))
         return [float(risk) for risk in Platt(a, b).apply(logits)]
+
+
+def _loaded_for(
+    saved: SavedProbe, model: str | PathLike[str] | VisionLanguageModel, options: ModelOptions
+) -> VisionLanguageModel:
+    """Return the model of a probe: loaded as it was for the training rows, or as it is.
+
+    Raises:
+        InputError: It is no model, or is loaded already and options are given, or the adapter that
+            the probe was trained with is gone.
+        ModelError: The checkpoint cannot be used.
+    """
+    given, trained = given_model(model), saved.info.model
+    if isinstance(given, VisionLanguageModel):
+        return loaded(given, options)
+    adapter = trained.get("adapter")
+    if options.adapter is None and adapter is not None and not Path(adapter).is_dir():
+        raise InputError(
+            f"{saved.folder}: trained with the adapter {adapter}, which is not there; "
+            "give --adapter where it is now"
+        )
+    dtype = str(trained.get("dtype", "auto")) if options.dtype == "auto" else options.dtype
+    return load_with(
+        given,
+        replace(
+            options,
+            dtype=dtype,
+            family=trained.get("description"),
+            adapter=options.adapter or adapter,
+            quantize=trained.get("quantization") or None,
+        ),
+    )
 
 
 def spec_of(place: Path, info: ProbeInfo) -> CaptureSpec:

@@ -17,7 +17,13 @@ from vlmscope.store.catalog import ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
-from vlmscope.store.failures import FailureLog, failures_shown, last_failures, read_failures
+from vlmscope.store.failures import (
+    FailureLog,
+    failures_shown,
+    frequent_reasons,
+    last_failures,
+    read_failures,
+)
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.format.manifest import (
     STATE_HASHES,
@@ -59,7 +65,7 @@ from vlmscope.store.labels import (
     read_labels,
     write_labels,
 )
-from vlmscope.store.run import Run, open_run
+from vlmscope.store.run import AnyRun, Run, as_run, open_run
 from vlmscope.store.storage.atomic import publish, publish_together
 from vlmscope.store.storage.locks import (
     ALONE,
@@ -76,6 +82,7 @@ from vlmscope.store.storage.paths import (
     check_reachable,
     is_remote,
     make_folder,
+    path_of,
     place,
 )
 from vlmscope.store.storage.removal import (
@@ -95,6 +102,7 @@ __all__ = [
     "FAILED_ANSWER",
     "FOLDERS",
     "STATE_HASHES",
+    "AnyRun",
     "CaptureRecord",
     "Damage",
     "DataRecord",
@@ -111,6 +119,7 @@ __all__ = [
     "StoreDtype",
     "alone",
     "are_stale",
+    "as_run",
     "boundary_name",
     "bytes_per_row",
     "check_free",
@@ -123,6 +132,7 @@ __all__ = [
     "failures_shown",
     "find_damage",
     "find_seed_files",
+    "frequent_reasons",
     "hash_truths",
     "ids_written_by",
     "is_child_name",
@@ -140,6 +150,7 @@ __all__ = [
     "open_run",
     "open_seed_files",
     "parquet_bytes",
+    "path_of",
     "place",
     "publish",
     "publish_together",

@@ -22,6 +22,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -36,7 +37,7 @@ from vlmscope.store.format.columns import final_norm_leaves
 from vlmscope.store.format.naming import boundary_position, is_of_image, vector_path
 from vlmscope.store.format.row_groups import RowWriter
 from vlmscope.store.format.shard import LIBVER, root_attributes
-from vlmscope.store.run import Run
+from vlmscope.store.run import AnyRun, Run, as_run
 from vlmscope.store.storage.atomic import publishing
 from vlmscope.store.storage.paths import check_output_file
 from vlmscope.store.table import metadata_name, scalar_columns
@@ -215,8 +216,18 @@ def _arrow_type(kind: type) -> Any:
     return known.get(kind, pa.string())
 
 
-def export_run(run: Run, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the run to one file, whose suffix says which kind. Atomic like everything here."""
+def export_run(run: AnyRun, out: str | PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a run to one file, whose suffix says which kind. Atomic like everything here.
+
+    Args:
+        run: The run, or its folder.
+        out: The file.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        InputError: There is no run, or the file cannot be put there.
+    """
+    opened = as_run(run)
     target = Path(out)
     export = _EXPORTS.get(target.suffix.lower())
     if export is None:
@@ -227,7 +238,7 @@ def export_run(run: Run, out: str | Path, *, overwrite: bool = False) -> Path:
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; give another name, or pass --overwrite")
     with publishing(target) as temporary:
-        export(run, temporary)
+        export(opened, temporary)
     return target
 
 

@@ -15,10 +15,11 @@ import errno
 import io
 import json
 import os
+import re
 import time
 import uuid
-from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,25 @@ def logged_failures(path: Path) -> Iterator[Failure]:
         return
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def frequent_reasons(errors: Iterable[str], table: str) -> list[tuple[str, int]]:
+    """Return why rows failed and how often for each reason, the most frequent first.
+
+    Reasons that differ in a name or a number are one reason, and the first stands for all.
+
+    Args:
+        errors: The errors of the failures.
+        table: Name of the table, which they may begin with.
+
+    >>> frequent_reasons(["t.csv line 2: no 'a.png'", "t.csv line 3: no 'b.png'", "odd"], "t.csv")
+    [("no 'a.png'", 2), ('odd', 1)]
+    """
+    origin = re.compile(rf"\A{re.escape(table)}(?: \w+ \d+|\S*\[\d+\]): ")
+    reasons = [" ".join(origin.sub("", error).split()) for error in errors]
+    kinds = [re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason) for reason in reasons]
+    first = dict(zip(reversed(kinds), reversed(reasons), strict=True))
+    return [(first[kind], often) for kind, often in Counter(kinds).most_common()]
 
 
 def _parse(line: Any) -> Failure | None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Progress
 from vlmscope.schema import representation as group_of
+from vlmscope.shown import count
 from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.naming import vector_path
@@ -119,7 +120,8 @@ class SeedFiles:
         self._widths = _usual_widths(rows)
 
     def __repr__(self) -> str:
-        return f"SeedFiles({str(self.path)!r}, {len(self)} rows, {', '.join(self.representations)})"
+        rows = count(len(self), "row")
+        return f"SeedFiles({str(self.path)!r}, {rows}, {', '.join(self.representations)})"
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmscope.errors import InputError, StoreError, listed, one_line, shortened
 from vlmscope.jsontext import load_json
@@ -23,9 +23,12 @@ from vlmscope.schema import Score
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.storage.atomic import publishing
 from vlmscope.store.storage.object_store import reading
-from vlmscope.store.storage.paths import LABEL_SET, place
+from vlmscope.store.storage.paths import LABEL_SET, path_of
 from vlmscope.store.truths import hash_truths, read_truths
 from vlmscope.version import __version__
+
+if TYPE_CHECKING:
+    from vlmscope.store.run import AnyRun
 
 LABELS = "labels.parquet"
 """The default set's file in a run folder."""
@@ -60,18 +63,18 @@ def labels_file(name: str = DEFAULT) -> str:
     return LABELS if name == DEFAULT else f"labels-{name}.parquet"
 
 
-def label_sets(run: Path) -> tuple[str, ...]:
+def label_sets(run: AnyRun) -> tuple[str, ...]:
     """Return the names of the label sets of a run, the default set first, then by name.
 
     Nothing is read: a set that is listed may be damaged.
     """
-    files = {path.name for path in place(run).glob("labels*.parquet")}
+    files = {path.name for path in path_of(run).glob("labels*.parquet")}
     named = sorted(found[1] for file in files if (found := _FILE.fullmatch(file)))
     return (*((DEFAULT,) if LABELS in files else ()), *(n for n in named if n != DEFAULT))
 
 
 def write_labels(
-    run: Path,
+    run: AnyRun,
     scores: Iterable[Score],
     settings: Mapping[str, Any],
     name: str = DEFAULT,
@@ -81,7 +84,7 @@ def write_labels(
     """Write a label set of a run, replacing the one that is there, and return the file.
 
     Args:
-        run: The run folder.
+        run: The run, or its folder.
         scores: One verdict a row.
         settings: How they were made: anything that JSON can hold.
         name: The label set.
@@ -95,13 +98,14 @@ def write_labels(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = place(run) / labels_file(name)
+    folder = path_of(run)
+    path = folder / labels_file(name)
     kept = list(scores)
     if len({score.id for score in kept}) != len(kept):
-        raise StoreError(f"{run}: two labels for the same question; a scorer gives one a row")
+        raise StoreError(f"{folder}: two labels for the same question; a scorer gives one a row")
     record = {
         "settings": dict(settings),
-        "truths": hash_truths(read_truths(run) if truths is None else truths),
+        "truths": hash_truths(read_truths(folder) if truths is None else truths),
         "vlmscope_version": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -120,18 +124,18 @@ def write_labels(
     return path
 
 
-def read_labels(run: str | Path, name: str = DEFAULT) -> dict[str, Score]:
+def read_labels(run: AnyRun, name: str = DEFAULT) -> dict[str, Score]:
     """Return a label set of a run by question id, in the order of the file.
 
     Args:
-        run: The run folder, or its URL.
+        run: The run, its folder, or its URL.
         name: The label set.
 
     Raises:
         InputError: The run has no such labels yet.
         StoreError: The file is damaged.
     """
-    table = _read(place(run), name)
+    table = _read(path_of(run), name)
     rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
     return {
         id_: Score(
@@ -146,23 +150,23 @@ def read_labels(run: str | Path, name: str = DEFAULT) -> dict[str, Score]:
     }
 
 
-def label_settings(run: str | Path, name: str = DEFAULT) -> dict[str, Any]:
+def label_settings(run: AnyRun, name: str = DEFAULT) -> dict[str, Any]:
     """Return how labels were made: ``settings``, ``vlmscope_version``, ``created_at``.
 
     Args:
-        run: The run folder, or its URL.
+        run: The run, its folder, or its URL.
         name: The label set.
 
     Raises:
         InputError: The run has no such labels yet.
         StoreError: The file is damaged.
     """
-    settings: bytes = _read(place(run), name).schema.metadata[_KEY]
+    settings: bytes = _read(path_of(run), name).schema.metadata[_KEY]
     try:
         record: dict[str, Any] = load_json(settings.decode())
     except ValueError as error:
         raise StoreError(
-            f"{run}: the settings in {labels_file(name)} are no JSON; {_REMEDY}"
+            f"{path_of(run)}: the settings in {labels_file(name)} are no JSON; {_REMEDY}"
         ) from error
     return record
 
@@ -171,7 +175,7 @@ def is_of_truths(run: str | Path, name: str = DEFAULT) -> bool:
     """Return whether labels depend on the truths that a run has: made from them, not read.
 
     Args:
-        run: The run folder, or its URL.
+        run: The run, its folder, or its URL.
         name: The label set.
     """
     settings = label_settings(run, name).get("settings")
@@ -183,7 +187,7 @@ def are_stale(run: str | Path, name: str = DEFAULT) -> bool:
     """Return whether truths of a run have changed since labels were made from them.
 
     Args:
-        run: The run folder, or its URL.
+        run: The run, its folder, or its URL.
         name: The label set.
 
     Raises:

@@ -14,13 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, groupby
 from operator import index
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, get_args, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias, get_args, overload
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.arguments import whole_number
 from vlmscope.errors import (
     InputError,
     RowNumberError,
@@ -44,7 +46,7 @@ from vlmscope.store.format.naming import shown_layers, vector_path
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
-from vlmscope.store.storage.paths import place
+from vlmscope.store.storage.paths import path_of
 from vlmscope.store.table import frame, labels_frame
 from vlmscope.store.truths import read_truths, with_truths
 
@@ -54,14 +56,18 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 5
 """Rows that a notebook shows of a run."""
 
+AnyRun: TypeAlias = "Run | str | PathLike[str]"
+"""A run, or the folder or URL that it is in."""
+
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: AnyRun) -> Run:
     """Open a run for reading: what is published now, whether a writer goes on or not.
 
     Args:
-        path: The run folder, or its URL in an object store, such as ``s3://bucket/run``.
+        path: The run folder, or its URL in an object store, such as ``s3://bucket/run``; or a run,
+            which is opened anew.
 
     Raises:
         InputError: It is no run, or the URL cannot be opened.
@@ -69,6 +75,17 @@ def open_run(path: str | Path) -> Run:
         UnreachableError: The object store does not answer.
     """
     return Run.open(path)
+
+
+def as_run(run: AnyRun) -> Run:
+    """Return a run: as it is, or opened where its folder is given.
+
+    Raises:
+        InputError: It is neither, or there is no run in the folder.
+        StoreError: The run is damaged.
+        UnreachableError: The object store does not answer.
+    """
+    return run if isinstance(run, Run) else open_run(run)
 
 
 class Run:
@@ -82,9 +99,9 @@ class Run:
         self._shards = shards
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: AnyRun) -> Self:
         """Open a run for reading: see ``open_run``."""
-        folder = place(path)
+        folder = path_of(path)
         manifest = read_manifest(folder)
         return cls(folder, manifest, scan(folder)[0])
 
@@ -296,17 +313,27 @@ class Run:
 
         Args:
             representation: Its name, or that of its position: ``last_prompt_token``.
-            layer: The decoder layer; of the vision encoder's output none.
+            layer: The decoder layer, a negative one counted from the model's last; of the vision
+                encoder's output none.
 
         Raises:
             InputError: The run does not have it.
         """
         layers = self.layers(representation)
-        if (layer not in layers) if layers else (layer is not None):
-            asked = "no layer given" if layer is None else f"no layer {layer}"
+        number = None if layer is None else self._layer_number(layer)
+        if (number not in layers) if layers else (layer is not None):
+            counted = "" if number == layer else f" (the model's layer {number})"
+            asked = "no layer given" if layer is None else f"no layer {layer!r}{counted}"
             have = f"layers {', '.join(map(str, layers))}" if layers else "no layers"
             raise InputError(f"{self.path}: {asked}, {representation} has {have}")
-        return vector_path(representation, layer)
+        return vector_path(representation, number)
+
+    def _layer_number(self, layer: Any) -> int:
+        """Return the number of a layer, which may count from the end of the model's layers."""
+        number, depth = whole_number("layer", layer), self.manifest.model.num_layers
+        if -depth <= number < 0:
+            return number + depth
+        return number
 
     def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
         """Return ``[N, D]``, row i belonging to ``ids[i]``.

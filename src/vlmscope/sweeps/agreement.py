@@ -11,7 +11,7 @@ import numpy as np
 from vlmscope.errors import InputError
 from vlmscope.metrics import Agreement, agreement
 from vlmscope.schema import Outcome, Score
-from vlmscope.store import Run, read_labels
+from vlmscope.store import AnyRun, as_run, read_labels
 from vlmscope.sweeps.grouping import group_by_content
 from vlmscope.sweeps.source import check_seed
 
@@ -76,14 +76,14 @@ class LabelAgreement:
 
 
 def compare_labels(
-    run: Run, one: str, other: str, *, draws: int = 2000, seed: int = 0
+    run: AnyRun, one: str, other: str, *, draws: int = 2000, seed: int = 0
 ) -> LabelAgreement:
     """Compare two label sets of a run, on the questions that both label.
 
     A question that a label file did not name is unlabelled: that is no disagreement.
 
     Args:
-        run: The run.
+        run: The run, or its folder.
         one: Name of a label set.
         other: Name of another.
         draws: Resamples of the images for the intervals.
@@ -94,6 +94,7 @@ def compare_labels(
         StoreError: A label file is damaged.
     """
     check_seed(seed)
+    run = as_run(run)
     first, second = read_labels(run.path, one), read_labels(run.path, other)
     sides = [(_labelled(first.get(id_)), _labelled(second.get(id_))) for id_ in run.ids]
     both = [all(side) for side in sides]

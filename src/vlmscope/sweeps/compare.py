@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.metrics import Judged, holm, rate, rate_difference, resample_sides
 from vlmscope.probes import image_groups
-from vlmscope.store import Run, label_settings, open_run, read_labels
+from vlmscope.store import AnyRun, Run, as_run, label_settings, read_labels
 from vlmscope.sweeps.grouping import content_groups
 from vlmscope.sweeps.load import SavedSweep, read_sweep
 from vlmscope.sweeps.source import check_seed
@@ -185,8 +184,19 @@ class _Opened:
     note: str
 
 
-def compare(*runs: Run | str | Path, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+_FIRST = (
+    "run", "model", "compared", "accuracy", "difference", "difference_low", "difference_high",
+    "difference_p_holm",
+)  # fmt: skip
+"""Columns of ``compare`` that come first: what is compared, on how many, and what differs."""
+
+
+def compare(*runs: AnyRun, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Return a table with a row for each of several labelled runs; see ``compare_runs``.
+
+    The first columns tell most: ``compared`` questions that both runs have labelled, each run's
+    ``accuracy``, and the ``difference`` of its hallucination rate from the first run's with its
+    interval and p-value. What is told against the first run is missing in the first row.
 
     Args:
         *runs: Two or more runs, or their folders.
@@ -195,12 +205,12 @@ def compare(*runs: Run | str | Path, draws: int = 2000, seed: int = 0) -> pd.Dat
     """
     import pandas as pd
 
-    return pd.DataFrame(compare_runs(runs, draws=draws, seed=seed).rows())
+    found = pd.DataFrame(compare_runs(runs, draws=draws, seed=seed).rows())
+    names = [field.name for kind in (RunSummary, PairSummary) for field in fields(kind)]
+    return found[list(dict.fromkeys((*_FIRST, *names)))]
 
 
-def compare_runs(
-    runs: Iterable[Run | str | Path], *, draws: int = 2000, seed: int = 0
-) -> Comparison:
+def compare_runs(runs: Iterable[AnyRun], *, draws: int = 2000, seed: int = 0) -> Comparison:
     """Compare labelled runs with the first of them.
 
     Raises:
@@ -208,7 +218,7 @@ def compare_runs(
             none.
     """
     check_seed(seed)
-    opened = [each if isinstance(each, Run) else open_run(each) for each in runs]
+    opened = [as_run(each) for each in runs]
     if len(opened) < 2:
         raise InputError(f"compare: {len(opened)} run given; give two or more")
     seen: dict[str, Run] = {}

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.arguments import several_names
+from vlmscope.arguments import listener, several_names
 from vlmscope.errors import InputError
 from vlmscope.metrics import WithinKinds
 from vlmscope.probes import (
@@ -47,7 +47,7 @@ from vlmscope.sweeps.grouping import COPIES
 from vlmscope.sweeps.halp_files import LabelTable, research_data
 from vlmscope.sweeps.halp_protocol import halp_protocol, network_of
 from vlmscope.sweeps.results import ColumnResult, SweepResult, WithinGap, most_chosen
-from vlmscope.sweeps.source import Source, check_labels, check_seed, model_of
+from vlmscope.sweeps.source import AnySource, Source, as_source, check_labels, check_seed, model_of
 from vlmscope.sweeps.splitting import IMAGE, grouped_by, novelty, repeated_splits
 
 ESTIMATORS = ("logistic", "mean-difference", "mlp")
@@ -127,33 +127,35 @@ class SweepSpec:
 
 
 def sweep(
-    source: Source,
+    source: AnySource,
     spec: SweepSpec | None = None,
     *,
     labels: LabelTable | str | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress | bool | None = None,
 ) -> SweepResult:
     """Probe every representation and layer of a labelled run, or of research files with labels.
 
     Args:
-        source: A run with labels (``vlmscope label``), or files of the original research.
+        source: A run with labels (``vlmscope label``), or files in the HALP layout; or the path of
+            either.
         spec: What to sweep.
         labels: Of a run: the name of a label set, by default the default set. Of research files:
             their labels (``read_label_table``).
-        progress: Told what is being done, a line each.
+        progress: Told what is being done, a line each; True prints it.
 
     Raises:
         InputError: No labels, or too few images of either kind.
     """
-    spec = spec or SweepSpec()
+    tell = listener("progress", progress)
+    source, spec = as_source(source), spec or SweepSpec()
     data = grouped_by(_joined(source, labels, spec.copies), source, spec.group_by)
     data = with_columns(data, spec.by)
     matrix = partial(vectors, source, data)
-    result = sweep_rows(data, matrix, spec, progress=progress)
+    result = sweep_rows(data, matrix, spec, progress=tell)
     if spec.protocol != "halp":
         return result
     network, options = network_of(model_of(source)), {"draws": spec.draws, "seed": spec.seed}
-    halp = halp_protocol(data, matrix, network, title=place_title, progress=progress, **options)
+    halp = halp_protocol(data, matrix, network, title=place_title, progress=tell, **options)
     return replace(result, halp=halp)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from vlmscope.errors import InputError, StoreError, one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.metrics import measure
 from vlmscope.probes.baselines import JOINT
-from vlmscope.store import DEFAULT, Run, read_document, read_labels, reading
+from vlmscope.shown import count
+from vlmscope.store import DEFAULT, Run, as_run, read_document, read_labels, reading
 from vlmscope.sweeps.by_column import lack_of_columns
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.grouping import comparable
@@ -81,8 +83,9 @@ class SavedSweep:
 
     def __repr__(self) -> str:
         stale = f", stale: {self.stale}" if self.stale else ""
+        rows = count(len(self.predictions), "row")
         return (
-            f"SavedSweep({len(self.predictions):,} rows, {len(self.results)} results, label set "
+            f"SavedSweep({rows}, {count(len(self.results), 'result')}, label set "
             f"{self.label_set!r}, selected: {self['selected'].shown_auroc}{stale})"
         )
 
@@ -137,16 +140,17 @@ class SavedSweep:
         return stacked(self.truth, self.groups, fold_of, risks)
 
 
-def read_sweep(run: Run, labels: str = DEFAULT) -> SavedSweep | None:
+def read_sweep(run: Run | str | PathLike[str], labels: str = DEFAULT) -> SavedSweep | None:
     """Return what ``vlmscope probe`` saved in a run, or None where it saved nothing.
 
     Args:
-        run: The run.
+        run: The run, or its folder.
         labels: The label set that was probed.
 
     Raises:
         StoreError: A file is damaged, or the files are of two sweeps.
     """
+    run = as_run(run)
     folder = run.path / probes_folder(labels)
     summary = _read_summary(folder / RESULTS, run)
     if summary is None:

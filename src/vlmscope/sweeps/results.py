@@ -15,7 +15,7 @@ from vlmscope.errors import shortened
 from vlmscope.metrics import Difference, Interval, Resamples, WithinKinds
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probes import GRID
-from vlmscope.shown import rounded_difference
+from vlmscope.shown import count, rounded_difference
 from vlmscope.sweeps.chance import Chance, Recognition
 from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.halp_protocol import HalpReport
@@ -384,8 +384,9 @@ class SweepResult:
     """What the judged rows share with training."""
 
     def __repr__(self) -> str:
+        rows = count(len(self.data.truth), "row")
         return (
-            f"SweepResult({len(self.data.truth):,} rows, {len(self.rows)} results, selected "
+            f"SweepResult({rows}, {count(len(self.rows), 'result')}, selected "
             f"{self.selected_place}: {self['selected'].shown_auroc})"
         )
 

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from vlmscope.store import (
     make_child_folder,
     make_folder,
     parquet_bytes,
+    place,
     publish_together,
     read_document,
     remove_folder,
@@ -43,7 +45,15 @@ from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.grid import known_of, vectors
 from vlmscope.sweeps.results import ProbeResult, SweepResult, without_nan
-from vlmscope.sweeps.source import LABEL_SET, Source, is_run, model_of, run_id_of
+from vlmscope.sweeps.source import (
+    LABEL_SET,
+    AnySource,
+    Source,
+    as_source,
+    is_run,
+    model_of,
+    run_id_of,
+)
 from vlmscope.sweeps.unknown_facts import unknown_facts
 from vlmscope.sweeps.verdict import verdict_document, verdict_of
 from vlmscope.version import __version__
@@ -84,11 +94,13 @@ def probes_folder(labels: str = DEFAULT) -> str:
     return PROBES if labels == DEFAULT else f"{PROBES}-{labels}"
 
 
-def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) -> Path:
+def save_sweep(
+    source: AnySource, result: SweepResult, folder: str | PathLike[str] | None = None
+) -> Path:
     """Write everything and return the folder.
 
     Args:
-        source: What was swept.
+        source: What was swept, or its path.
         result: What was found.
         folder: Where to; by default ``default_folder``.
 
@@ -97,9 +109,10 @@ def save_sweep(source: Source, result: SweepResult, folder: Path | None = None) 
             another label set.
         StoreError: The disk refuses.
     """
+    source = as_source(source)
     labels = str(result.data.origin.get(LABEL_SET, DEFAULT))
     own = default_folder(source.path, labels)
-    folder = folder or own
+    folder = own if folder is None else place(folder)
     check_outside(folder, source.path, labels)
     check_folder(folder, result.data.origin.get(LABEL_SET))
     try:

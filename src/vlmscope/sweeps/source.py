@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,16 @@ from vlmscope.errors import InputError, listed, shortened
 from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
+    AnyRun,
     Run,
     SeedFiles,
     find_seed_files,
+    is_remote,
     label_sets,
     labels_file,
     open_run,
     open_seed_files,
+    path_of,
 )
 from vlmscope.store.format.manifest import MANIFEST
 
@@ -65,6 +68,25 @@ class Source(Protocol):
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with a row per question, without vectors."""
         ...
+
+
+AnySource: TypeAlias = "Source | AnyRun"
+"""What can be probed, or the path of it."""
+
+
+def as_source(source: AnySource) -> Source:
+    """Return what can be probed: as it is, or opened where its path is given.
+
+    Raises:
+        InputError: It is neither a run nor files in the HALP layout, nor the path of either.
+        StoreError: The run is damaged.
+    """
+    if hasattr(source, "representations"):
+        return cast("Source", source)
+    path = path_of(source)
+    if not is_run(path) and not is_remote(path) and find_seed_files(path):
+        return open_seed_files(path)
+    return open_run(path)
 
 
 def is_run(path: Path) -> bool:

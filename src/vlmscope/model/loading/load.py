@@ -74,7 +74,7 @@ from vlmscope.said_once import forget_said
 
 
 def load_model(
-    name: str | Path,
+    name: str | PathLike[str],
     *,
     dtype: str = "auto",
     device: str = "auto",
@@ -113,7 +113,28 @@ def load_model(
     options = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
     )
-    return load_with(str(name), options)
+    given = given_model(name)
+    if isinstance(given, VisionLanguageModel):
+        raise InputError(f"--model: {given.name} is loaded already; use it as it is")
+    return load_with(given, options)
+
+
+def given_model(
+    model: str | PathLike[str] | VisionLanguageModel,
+) -> str | VisionLanguageModel:
+    """Return a loaded model as it is, and the folder or hub id of one as text.
+
+    Raises:
+        InputError: It is neither, but a model of transformers for example.
+    """
+    if isinstance(model, VisionLanguageModel):
+        return model
+    if isinstance(model, str | PathLike):
+        return str(model)
+    raise InputError(
+        f"--model: found {type(model).__name__}, expected the folder of a checkpoint, a hub id, or "
+        "a model that vlmscope loaded"
+    )
 
 
 def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:

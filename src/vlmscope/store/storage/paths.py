@@ -19,7 +19,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, cast
 
-from vlmscope.errors import InputError, StoreError, UnreachableError, one_line
+from vlmscope.errors import InputError, StoreError, UnreachableError, one_line, shortened
 from vlmscope.regular import NotRegularError, check_regular
 
 _LOCAL = ("file://", "local://")
@@ -42,6 +42,26 @@ def place(path: str | PathLike[str] | Path) -> Path:
     if text.startswith(_LOCAL):
         return Path(text.partition("://")[2])
     return _remote(text) if "://" in text else Path(text)
+
+
+def path_of(run: Any) -> Path:
+    """Return the folder of a run, which is given itself or by its path.
+
+    Args:
+        run: The path of a folder, a URL, or what has one as its ``path``: a ``Run``.
+
+    Raises:
+        InputError: It is neither, or a URL that nothing installed here can open.
+    """
+    if isinstance(run, str | PathLike) or is_remote(run):
+        return place(run)
+    path = getattr(run, "path", None)
+    if isinstance(path, Path) or is_remote(path):
+        return cast("Path", path)
+    raise InputError(
+        f"run {shortened(repr(run))}: found {type(run).__name__}, expected a run or the path of "
+        "its folder"
+    )
 
 
 def is_remote(path: Any) -> bool:

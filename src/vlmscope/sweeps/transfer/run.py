@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.arguments import listener
 from vlmscope.errors import InputError
 from vlmscope.metrics import Judged, constant_pairs, resample_sides
 from vlmscope.probes import (
@@ -35,7 +36,8 @@ from vlmscope.probes import (
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.baselines import JOINT, Facts, Known, baseline_fits
 from vlmscope.schema import Progress
-from vlmscope.store import DEFAULT, Run, vector_path
+from vlmscope.shown import count
+from vlmscope.store import DEFAULT, AnyRun, Run, vector_path
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.grid import SweepSpec, known_of, place_title, sweep, vectors
@@ -47,7 +49,7 @@ from vlmscope.sweeps.results import (
     difference_fields,
     measured,
 )
-from vlmscope.sweeps.source import LABEL_SET, Place, Source
+from vlmscope.sweeps.source import LABEL_SET, AnySource, Place
 from vlmscope.sweeps.transfer.fits import (
     Carried,
     Part,
@@ -161,43 +163,47 @@ class TransferResult:
     spec: SweepSpec
 
     def __repr__(self) -> str:
-        return f"TransferResult({str(self.source.path)!r}, judged on {len(self.tests)} runs)"
+        runs = count(len(self.tests), "run")
+        return f"TransferResult({str(self.source.path)!r}, judged on {runs})"
 
 
 def transfer(
-    source: Source,
-    tests: Iterable[Run | str | Path | Target],
+    source: AnySource,
+    tests: AnyRun | Iterable[AnyRun | Target],
     spec: SweepSpec | None = None,
     *,
     labels: str = DEFAULT,
     result: SweepResult | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress | bool | None = None,
 ) -> TransferResult:
     """Learn on one labelled run and judge on others.
 
     Args:
-        source: The labelled run to learn from.
-        tests: Labelled runs to judge on, or their folders; or what ``targets`` made of them.
+        source: The labelled run to learn from, or its folder.
+        tests: Labelled runs to judge on, or their folders, or one of them; or what ``targets``
+            made of them.
         spec: Folds, draws and seed, as of the sweep.
         labels: The label set of ``source``; test runs are judged by their default sets.
         result: The sweep of ``source`` with these settings and labels, if it was made already.
-        progress: Told what is being done, a line each.
+        progress: Told what is being done, a line each; True prints it.
 
     Raises:
         InputError: A run has no labels, is the run that is learnt from, shares no vectors with it,
             or has too few answers of a kind that can be judged.
     """
-    spec = spec or SweepSpec()
-    made = list(tests)
-    plain = [each for each in made if not isinstance(each, Target)]
-    opened = iter(targets(source, plain, spec, labels=labels) if plain else ())
-    aims = [each if isinstance(each, Target) else next(opened) for each in made]
+    tell, spec = listener("progress", progress), spec or SweepSpec()
     run = checked_source(source)
-    result = result or sweep(source, spec, labels=labels, progress=progress)
+    made: list[AnyRun | Target] = (
+        [tests] if isinstance(tests, Run | str | PathLike) else list(tests)
+    )
+    plain = [each for each in made if not isinstance(each, Target)]
+    opened = iter(targets(run, plain, spec, labels=labels) if plain else ())
+    aims = [each if isinstance(each, Target) else next(opened) for each in made]
+    result = result or sweep(run, spec, labels=labels, progress=tell)
     if (learnt := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
         raise InputError(f"transfer: the sweep learnt the label set {learnt!r}, not {labels!r}")
     return TransferResult(
-        run, result, tuple(_judged_on(run, result, aim, spec, progress) for aim in aims), spec
+        run, result, tuple(_judged_on(run, result, aim, spec, tell) for aim in aims), spec
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vlmscope.store import (
     alone,
     make_folder,
     parquet_bytes,
+    place,
     publish_together,
     read_document,
 )
@@ -45,7 +47,7 @@ SCHEMA_VERSION = 1
 """Grows when a reader of the older version would misread the document."""
 
 
-def save_transfer(found: TransferResult, folder: Path | None = None) -> Path:
+def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = None) -> Path:
     """Write what a transfer found beside the sweep of the training run; return the document.
 
     An older transfer there is replaced as a whole.
@@ -58,7 +60,7 @@ def save_transfer(found: TransferResult, folder: Path | None = None) -> Path:
         InputError: A file of the name is there that no transfer wrote.
         StoreError: The disk refuses, or the folder is a symbolic link.
     """
-    folder = folder or default_folder(found.source.path)
+    folder = default_folder(found.source.path) if folder is None else place(folder)
     labels = str(found.result.data.origin.get(LABEL_SET, DEFAULT))
     check_outside(folder, found.source.path, labels)
     check_replaceable(found.source, folder)

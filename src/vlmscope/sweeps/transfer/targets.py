@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +22,17 @@ from vlmscope.schema import VISION_ONLY
 from vlmscope.store import (
     DEFAULT,
     STATE_HASHES,
+    AnyRun,
     Manifest,
     Run,
+    as_run,
     model_differences,
-    open_run,
     vector_path,
 )
 from vlmscope.sweeps.data import LeftOut, ProbeData, probe_data
 from vlmscope.sweeps.grid import SweepSpec
 from vlmscope.sweeps.grouping import content_groups, plain_question
-from vlmscope.sweeps.source import Place, Source
+from vlmscope.sweeps.source import AnySource, Place, as_source
 from vlmscope.sweeps.transfer.fits import Part
 
 
@@ -219,8 +219,8 @@ class Target:
 
 
 def targets(
-    source: Source,
-    tests: Sequence[Run | str | Path],
+    source: AnySource,
+    tests: Sequence[AnyRun],
     spec: SweepSpec | None = None,
     *,
     labels: str = DEFAULT,
@@ -241,14 +241,15 @@ def targets(
     learnt = probe_data(run, spec.copies, labels=labels)
     found: list[Target] = []
     for test in tests:
-        opened = test if isinstance(test, Run) else open_run(test)
+        opened = as_run(test)
         _check_other(run, opened, [each.run for each in found])
         found.append(_target(run, learnt, opened, spec))
     return tuple(found)
 
 
-def checked_source(source: Source) -> Run:
-    """Return the training run, or refuse files that know neither images nor model."""
+def checked_source(source: AnySource) -> Run:
+    """Return the training run, opened, or refuse files that know neither images nor model."""
+    source = as_source(source)
     if isinstance(source, Run):
         return source
     raise InputError(

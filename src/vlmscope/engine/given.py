@@ -1,0 +1,115 @@
+"""What a Python user gives: a table or samples as rows, and an image as Pillow has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+from PIL import Image
+
+from vlmscope.dataset import Data, InMemory, load_image, open_table
+from vlmscope.errors import InputError, RowError
+from vlmscope.schema import Failure, FieldSpec, Sample
+
+if TYPE_CHECKING:
+    Rows: TypeAlias = Data | Iterable[Sample | Failure]
+else:  # what is none is refused in one line
+    Rows = Any
+"""Rows, or a table of them."""
+
+
+def rows_of(
+    data: Rows,
+    *,
+    images: str | PathLike[str] | None = None,
+    fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
+    text_only: bool = False,
+    allow_absolute_paths: bool = False,
+) -> Iterator[Sample | Failure]:
+    """Return the rows of a table, or the samples that are given, which are not read ahead.
+
+    Args:
+        data: Samples (the failures of a table's rows may be among them), or a table as ``extract``
+            takes it.
+        images: Of a table: the folder that relative paths of images start from.
+        fields: Of a table: columns to use in place of the known names.
+        text_only: Of a table: take rows without an image as questions about none.
+        allow_absolute_paths: Of a table: let paths of images lead out of their folder.
+
+    Raises:
+        InputError: It is neither, the table cannot be opened, or samples are given columns.
+    """
+    if not _names_rows(data):
+        given = iter(cast("Iterable[Any]", data))
+        first = next(given, None)
+        if first is None:
+            return iter(())
+        if isinstance(first, Sample | Failure):
+            if fields != FieldSpec():
+                raise InputError("--map: samples have fields and need no columns; leave it out")
+            return chain([first], _checked(given))
+        data = [first, *given]
+    table = open_table(
+        cast("Data", data), images=images, fields=fields, text_only=text_only,
+        allow_absolute_paths=allow_absolute_paths,
+    )  # fmt: skip
+    return table.rows()
+
+
+def _names_rows(data: Any) -> bool:
+    """Return whether this is a table, or names one, rather than rows one by one."""
+    whole = isinstance(data, str | PathLike | InMemory | Sample) or not isinstance(data, Iterable)
+    return whole or hasattr(data, "columns") or hasattr(data, "column_names")
+
+
+def _checked(rows: Iterable[Any]) -> Iterator[Sample | Failure]:
+    for row in rows:
+        if not isinstance(row, Sample | Failure):
+            raise InputError(
+                f"a row is {type(row).__name__}, expected a Sample as the rows before it; give "
+                "rows of one kind"
+            )
+        yield row
+
+
+def open_image(image: Any) -> Image.Image:
+    """Return an image as upright RGB, on white where it is transparent.
+
+    Args:
+        image: The path of an image file, the bytes of one, a PIL image, or a NumPy array of uint8:
+            ``[height, width, 3]`` in the order red, green, blue, or ``[height, width]`` in grey.
+
+    Raises:
+        RowError: It is none of these, or cannot be decoded.
+    """
+    if isinstance(image, np.ndarray):
+        return load_image(_of_array(image))
+    if isinstance(image, bytearray | memoryview):
+        return load_image(bytes(image))
+    if not isinstance(image, str | PathLike | bytes | Image.Image):
+        raise RowError(
+            "image",
+            f"the image is {type(image).__name__}, expected the path of an image file, the bytes "
+            "of one, a PIL image, or a NumPy array",
+        )
+    return load_image(image)
+
+
+def _of_array(pixels: np.ndarray) -> Image.Image:
+    """Return pixels as an image.
+
+    Raises:
+        RowError: They are of another type or shape.
+    """
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not is_image or not pixels.size:
+        raise RowError(
+            "image",
+            f"the image is an array of {pixels.dtype} of the shape {pixels.shape}, expected uint8 "
+            "of the shape (height, width, 3), in the order red, green, blue, or (height, width); "
+            "convert it, or give a PIL image",
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels))
