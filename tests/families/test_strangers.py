@@ -289,11 +289,11 @@ def test_a_description_that_promises_too_much(known: Path, tmp_path: Path) -> No
     ("text", "message"),
     [
         ("decoder = ", "cannot be read as TOML"),
-        ('decodr = "mind"', "no description has 'decodr'; it may have title"),
+        ('decodr = "mind"', "unknown key 'decodr'; choose from title"),
         ("decoder = 3", "decoder is 3, expected a str"),
         ('vision_rows = "tokens"', "choose from 'image tokens'"),
         ('text_only = "no"', "expected a bool"),
-        ('encoder_inputs = ["pixel_values"]', "no description has 'encoder_inputs'"),
+        ('encoder_inputs = ["pixel_values"]', "unknown key 'encoder_inputs'"),
     ],
 )
 def test_a_description_that_cannot_be_read(

@@ -207,7 +207,7 @@ def test_options_that_change_the_numbers_go_to_the_library() -> None:
 
 
 def test_windows_that_do_not_cover_the_row() -> None:
-    with pytest.raises(ValueError, match="windows of 5 patches in all, the row has 4"):
+    with pytest.raises(ValueError, match="windows of 5 patches in total, the row has 4"):
         packed_attention(Attention(), *states([4]), None, **given_bounds([5]))
 
 
