@@ -49,7 +49,6 @@ class ProcessLock:
 
         It is the standard library's lock itself, so that no signal can come between acquiring it
         and the block that releases it.
-        block that releases it.
 
         Raises:
             InputError: This process was forked while another thread held the lock.

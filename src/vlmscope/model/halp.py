@@ -106,7 +106,7 @@ ORIGINALS = (
         vision_only=Stored("mean over the patches of the vision tower", ENCODER),
         vision_token=Stored(
             "token min(255, length // 2)",
-            why="an estimate from the length; it falls among the 256 image tokens and moves with "
+            why="an estimate from the length; it is among the 256 image tokens and changes with "
             "the question",
         ),
         query_token=_LAST_PROMPT,
@@ -138,11 +138,11 @@ ORIGINALS = (
         vision_only=Stored(
             "mean over the patches of all tiles, before the encoder's last layer norm",
             ENCODER,
-            "the encoder's hidden_states[-1] stand before that norm, its output behind it",
+            "the encoder's hidden_states[-1] is before that norm, its output after it",
         ),
         vision_token=Stored(
             "token min(max(200, length // 4), 800)",
-            why="an estimate from the length; no token id was looked at",
+            why="an estimate from the length; no token ids were used",
         ),
         query_token=_LAST_PROMPT,
         answer="prompt and answer in one text",
@@ -158,15 +158,15 @@ ORIGINALS = (
         max_new_tokens=100,
         vision_only=Stored(
             "mean over the channels of each projected image token, up to 2928 numbers",
-            why="the mean runs over channels and leaves one number a token, so the length tells "
-            "the image's shape; shorter ones were filled up with zeros",
+            why="the mean is over channels and leaves one number per token, so the length depends on "
+            "the image's shape; shorter ones were padded with zeros",
         ),
         vision_token=Stored(
             "token min(max(400, length // 3), 1500)",
-            why="an estimate from the length; no token id was looked at",
+            why="an estimate from the length; no token ids were used",
         ),
         query_token=_LAST_PROMPT,
-        answer="the text behind the last 'assistant'",
+        answer="the text after the last 'assistant'",
     ),
     Original(
         title="FastVLM",
@@ -184,10 +184,10 @@ ORIGINALS = (
         ),
         query_token=Stored(
             "the last index of the unexpanded prompt, in the expanded one",
-            why="it falls among the image tokens unless the text is long, so it has not seen the "
-            "question",
+            why="it is among the image tokens unless the text is long, so it does not depend on "
+            "the question",
         ),
-        answer="the text behind the first 'assistant'",
+        answer="the text after the first 'assistant'",
     ),
     Original(
         title="Molmo",
@@ -198,10 +198,10 @@ ORIGINALS = (
         dtype="bfloat16",
         max_new_tokens=200,
         vision_only=Stored(
-            "mean over crops and patches behind the projector",
+            "mean over crops and patches after the projector",
             why="the vision backbone ends with the projector",
         ),
-        vision_token=Stored("the token behind the last patch", why="image_input_idx.max() + 1"),
+        vision_token=Stored("the token after the last patch", why="image_input_idx.max() + 1"),
         query_token=_LAST_PROMPT,
     ),
 )
