@@ -124,11 +124,11 @@ def chat_class(name: str, config: Any) -> Any:
         MODEL_FOR_MULTIMODAL_LM_MAPPING,
     )
 
-    sees = getattr(config, "vision_config", None) is not None
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not sees:
+    has_vision = getattr(config, "vision_config", None) is not None
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not has_vision:
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or (
-        sees and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+        has_vision and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
     ):
         return auto_class(config)
     raise ModelError(

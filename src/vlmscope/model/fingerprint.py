@@ -223,19 +223,19 @@ class Fingerprinting:
         from transformers.utils import is_peft_available
 
         folder = self._folder()
-        beside = is_peft_available() and (folder / CONFIG).is_file()
-        return folder if beside else None, self._adapter
+        has_own = is_peft_available() and (folder / CONFIG).is_file()
+        return folder if has_own else None, self._adapter
 
     def _find(self) -> dict[str, Path]:
         """Return all files that weights are read from: name in the identity → path."""
         config, _, pickles = self._sources
         folder = self._folder()
         files = {name: folder / name for name in find_weights(folder, config, pickles=pickles)}
-        beside, ours = self._adapters()
-        if beside is not None:
-            check_settings(beside, f"{beside}: the adapter in it")
-            name = find_adapter_weights(beside, pickles=pickles)
-            files[name] = beside / name
+        own, ours = self._adapters()
+        if own is not None:
+            check_settings(own, f"{own}: the adapter in it")
+            name = find_adapter_weights(own, pickles=pickles)
+            files[name] = own / name
         if ours is not None:
             files[f"adapter//{WEIGHTS}"] = ours / WEIGHTS  # not a possible name in a checkpoint
         return files

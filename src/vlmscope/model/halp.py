@@ -158,8 +158,8 @@ ORIGINALS = (
         max_new_tokens=100,
         vision_only=Stored(
             "mean over the channels of each projected image token, up to 2928 numbers",
-            why="the mean is over channels and leaves one number per token, so the length depends on "
-            "the image's shape; shorter ones were padded with zeros",
+            why="the mean is over channels and leaves one number per token, so the length depends "
+            "on the image's shape; shorter ones were padded with zeros",
         ),
         vision_token=Stored(
             "token min(max(400, length // 3), 1500)",

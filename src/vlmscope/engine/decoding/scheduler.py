@@ -43,7 +43,7 @@ def begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor) -> None:
     logprobs = seen.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
     last = mask.sum(dim=1) - 1 if seen.positions is None else seen.positions[..., -1]
     slots.tokens[rows] = chosen.unsqueeze(1)
-    slots.places[rows] = tokens
+    slots.cache_positions[rows] = tokens
     slots.positions[:, rows, 0] = last.reshape(len(slots.positions), -1) + 1
     slots.seen[rows] = False
     slots.seen[rows, :tokens] = mask.bool()

@@ -33,7 +33,7 @@ class Slots:
     """Layers whose keys do not grow: those of cross-attention."""
     tokens: Int[Tensor, "rows one"]
     """The next input token of each row."""
-    places: Int[Tensor, " rows"]
+    cache_positions: Int[Tensor, " rows"]
     """The index at which its keys are written."""
     positions: Int[Tensor, "dims rows one"]
     """Its position in the decoder: one dimension, or several for multimodal rotary embeddings."""
@@ -71,7 +71,7 @@ class Slots:
         yield from self.keys
         yield from self.values
         yield self.tokens
-        yield self.places
+        yield self.cache_positions
         yield self.positions.transpose(0, 1)
         yield self.seen
         if self.tiles is not None:
@@ -133,7 +133,7 @@ def make_slots(
         values=[allocate(index, values) for index, (_, values) in enumerate(layers)],
         fixed=fixed,
         tokens=integers(rows, 1),
-        places=integers(rows),
+        cache_positions=integers(rows),
         positions=integers(dims, rows, 1),
         seen=torch.ones(rows, length, dtype=torch.bool, device=device),
         tiles=torch.ones(rows, images[0], dtype=torch.bool, device=device) if images else None,

@@ -170,7 +170,7 @@ class Stepper:
             self._caches[rows] = cache_over(
                 [
                     (FixedLayer if index in slots.fixed else RowLayer)(
-                        keys[:rows], values[:rows], slots.places[:rows]
+                        keys[:rows], values[:rows], slots.cache_positions[:rows]
                     )
                     for index, (keys, values) in enumerate(
                         zip(slots.keys, slots.values, strict=True)
@@ -196,10 +196,10 @@ class Stepper:
             slots.states.stop(ended)
         continues = ~ended
         slots.tokens[:rows].copy_(tokens.unsqueeze(1))
-        slots.places[:rows].add_(continues)
+        slots.cache_positions[:rows].add_(continues)
         slots.positions[:, :rows].add_(continues.unsqueeze(1))
-        next_keys = slots.places[:rows].unsqueeze(1)
-        slots.seen[:rows].scatter_(1, next_keys, True)
+        following = slots.cache_positions[:rows].unsqueeze(1)
+        slots.seen[:rows].scatter_(1, following, True)
 
 
 def rows_of_graph(active: int) -> int:

@@ -2,8 +2,8 @@
 
 **A cache of fixed size**: every row has its own length, and a step can be replayed on it. The
 library's dynamic cache is copied to grow at every step, and its static one has a single length for
-all rows. Here each row writes to its own next slot, so that rows of different lengths share a step.
-Nothing about a step depends on the host, so it can be a CUDA graph. Which slots of a row are
+all rows. Here each row has its own next position, so that rows of different lengths share a step.
+Nothing about a step depends on the host, so it can be a CUDA graph. Which positions of a row are
 attended to is defined by the two-dimensional attention mask alone.
 
 **Keys and values of an image**, computed once and without any prompt. If the decoder attends to
@@ -25,18 +25,18 @@ from vlmscope.model.vlm import VisionLanguageModel
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one decoder block; each row is written at its own slot.
+    """Keys and values of one decoder block; each row is written at its own position.
 
     Args:
         keys: ``[rows, heads, length, width]``.
         values: Like ``keys``.
-        slots: ``[rows]``, the slot that the token of this step is written to.
+        cache_positions: ``[rows]``, where the token of this step is written.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor | None) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, cache_positions: Tensor | None) -> None:
         super().__init__()
         self.keys, self.values = keys, values
-        self._slots = slots
+        self._cache_positions = cache_positions
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
@@ -44,12 +44,12 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the states of one new token per row; return all keys and values."""
-        if self._slots is None:
-            raise RuntimeError("no slots were given for the keys of a step")
+        if self._cache_positions is None:
+            raise RuntimeError("no cache positions were given for the keys of a step")
         rows, heads, _one, width = key_states.shape
-        slots = self._slots.view(rows, 1, 1, 1).expand(rows, heads, 1, width)
-        self.keys.scatter_(2, slots, key_states)
-        self.values.scatter_(2, slots[..., :1].expand_as(value_states), value_states)
+        index = self._cache_positions.view(rows, 1, 1, 1).expand(rows, heads, 1, width)
+        self.keys.scatter_(2, index, key_states)
+        self.values.scatter_(2, index[..., :1].expand_as(value_states), value_states)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -68,11 +68,11 @@ class FixedLayer(RowLayer):
     Args:
         keys: ``[rows, heads, length, width]``.
         values: Like ``keys``.
-        slots: Ignored.
+        cache_positions: Ignored.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor | None = None) -> None:
-        super().__init__(keys, values, slots)
+    def __init__(self, keys: Tensor, values: Tensor, cache_positions: Tensor | None = None) -> None:
+        super().__init__(keys, values, cache_positions)
 
     def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Raise an error: the vision encoder must not run again."""

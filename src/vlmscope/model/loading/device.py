@@ -42,8 +42,10 @@ def check_kind(name: str, config: Any) -> None:
         MODEL_FOR_MULTIMODAL_LM_MAPPING,
     )
 
-    sees = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING and hasattr(config, "vision_config")
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not sees:
+    has_vision = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING and hasattr(
+        config, "vision_config"
+    )
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not has_vision:
         raise ModelError(
             f"{name}: a model of type {config.model_type!r} takes no questions about images, or "
             f"not in transformers {__version__}; give a vision-language model ('vlmscope models' "

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-WHOLE = ("qwen2_5_omni", "qwen3_omni_moe")
+COMPLETE = ("qwen2_5_omni", "qwen3_omni_moe")
 """``model_type`` of complete Omni checkpoints."""
 
-_THINKERS = tuple(f"{model_type}_thinker" for model_type in WHOLE)
+_THINKERS = tuple(f"{model_type}_thinker" for model_type in COMPLETE)
 
 _OF_THE_WEIGHTS = ("quantization_config", "transformers_weights")
 """Settings of the complete checkpoint that define how, or from which file, weights are read."""
@@ -21,7 +21,7 @@ _OF_THE_WEIGHTS = ("quantization_config", "transformers_weights")
 
 def thinker_of(config: Any) -> Any:
     """Return the thinker's configuration of a complete checkpoint; any other as it is."""
-    if config.model_type not in WHOLE:
+    if config.model_type not in COMPLETE:
         return config
     thinker = config.thinker_config
     for key in _OF_THE_WEIGHTS:
