@@ -55,7 +55,7 @@ def build_messages(question: str, images: int = 1) -> list[dict[str, Any]]:
     >>> build_messages("Is <image 1> lit?")[0]["content"][1:]
     [{'type': 'image'}, {'type': 'text', 'text': ' lit?'}]
     """
-    return _messages(_arranged(question, images))
+    return _messages(_ordered_parts(question, images))
 
 
 def image_order(question: str, images: int) -> tuple[int, ...]:
@@ -69,10 +69,10 @@ def image_order(question: str, images: int) -> tuple[int, ...]:
     >>> image_order("What is it?", 2), image_order("<image 2>, <image 1> or <image 2>?", 3)
     ((0, 1), (2, 1, 0, 1))
     """
-    return tuple(part for part in _arranged(question, images) if isinstance(part, int))
+    return tuple(part for part in _ordered_parts(question, images) if isinstance(part, int))
 
 
-def _arranged(question: str, images: int) -> tuple[str | int, ...]:
+def _ordered_parts(question: str, images: int) -> tuple[str | int, ...]:
     """Return texts, and images as indices, in the order in which the prompt shows them."""
     parts = split_at_images(question)
     numbers = {part for part in parts if isinstance(part, int)}
@@ -183,7 +183,7 @@ def render(processor: Any, question: str, images: int = 1) -> str:
     """
     if not question.strip():
         raise RowError("prompt", "the question is empty; write one")
-    parts = _arranged(question, images)
+    parts = _ordered_parts(question, images)
     texts = [part for part in parts if isinstance(part, str)]
     for token in _control_tokens(processor.tokenizer):
         if any(token in text for text in texts):
@@ -216,8 +216,8 @@ def takes_images_anywhere(processor: Any) -> bool:
     """
     one, two, three = _MARKS
     try:
-        first = _around(_apply(processor, (0, 1, one, two, three)))
-        between = _around(_apply(processor, (one, 0, two, 1, three)))
+        first = _split_at_marks(_apply(processor, (0, 1, one, two, three)))
+        between = _split_at_marks(_apply(processor, (one, 0, two, 1, three)))
     except RowError:
         return False
     if not first or not between or first[-1] != between[-1]:
@@ -229,7 +229,7 @@ def takes_images_anywhere(processor: Any) -> bool:
     )
 
 
-def _around(text: str) -> list[str]:
+def _split_at_marks(text: str) -> list[str]:
     """Return the texts before, between and after the marks; empty if one is missing."""
     found = re.split("|".join(map(re.escape, _MARKS)), text)
     in_order = re.findall("|".join(map(re.escape, _MARKS)), text) == list(_MARKS)
@@ -316,7 +316,7 @@ def encode(
     """
     processor = in_turn(processor)
     if each is not None:
-        processor.image_processor = _Preparing(processor.image_processor, each)
+        processor.image_processor = _DistinctImages(processor.image_processor, each)
     bos = processor.tokenizer.bos_token
     has_bos = bool(bos) and all(text.startswith(bos) for text in chat_texts)
     inputs = _process(processor, chat_texts, images, add_special_tokens=not has_bos)
@@ -333,7 +333,7 @@ def in_turn(processor: Any) -> Any:
     encodes: a call in another thread in between would change the padding of this one.
     """
     copied = copy.copy(processor)
-    copied.tokenizer = _InTurn(processor.tokenizer)
+    copied.tokenizer = _LockedTokenizer(processor.tokenizer)
     return copied
 
 
@@ -362,7 +362,7 @@ def _process(
     )
 
 
-class _InTurn:
+class _LockedTokenizer:
     """A tokenizer whose calls and methods are run by one thread at a time."""
 
     def __init__(self, own: Any) -> None:
@@ -390,7 +390,7 @@ class _InTurn:
         return len(self._own)
 
 
-class _Preparing:
+class _DistinctImages:
     """An image processor that is called for all rows, and processes each distinct entry once."""
 
     def __init__(self, own: Any, each: EachOnce) -> None:

@@ -37,7 +37,7 @@ SHOWN_IDS = 10
 """Number of ids that a message lists."""
 
 _DIGEST = 16
-_TOGETHER = 64
+_IMAGES_AT_ONCE = 64
 """Number of images that are decoded at once."""
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -126,7 +126,7 @@ def hold_rows(
     images: list[tuple[Identity, str]] = []
     for row in table.identities():
         rows.compare(row, images)
-        if len(images) >= _TOGETHER:
+        if len(images) >= _IMAGES_AT_ONCE:
             rows.note_changed(_with_other_images(images))
             images.clear()
     rows.note_changed(_with_other_images(images))
@@ -167,9 +167,9 @@ class _Rows:
     def __init__(self, run: Run, *, skip_damaged: bool, by_content: bool) -> None:
         self._path = run.path
         self._known_truths = run.truths
-        self._waiting = dict(_stored(run, skip_damaged=skip_damaged, by_content=by_content))
-        self._count = len(self._waiting)
-        self._first = tuple(islice(self._waiting, SHOWN_IDS))
+        self._unmatched = dict(_stored(run, skip_damaged=skip_damaged, by_content=by_content))
+        self._count = len(self._unmatched)
+        self._first = tuple(islice(self._unmatched, SHOWN_IDS))
         self._first_of_table: list[str] = []
         self._changed: dict[str, str] = {}
         self._retold: list[str] = []
@@ -180,7 +180,7 @@ class _Rows:
         """Compare a row of the table; append to ``images`` if the pixels must be compared too."""
         if len(self._first_of_table) < SHOWN_IDS:
             self._first_of_table.append(row.id)
-        stored = self._waiting.pop(row.id, None)
+        stored = self._unmatched.pop(row.id, None)
         if stored is None:
             return
         others = ["question"] if _digest(row.question) != stored.question else []
@@ -217,7 +217,7 @@ class _Rows:
                 f"{self._path}: {rows} of this run {are} in {table}: {listed}; restore "
                 "them, give changed questions new ids, or give another --out"
             )
-        if self._count and len(self._waiting) == self._count:
+        if self._count and len(self._unmatched) == self._count:
             raise RunMismatchError(
                 f"{self._path}: {table} has none of the {self._count:,} rows of this run: "
                 f"the run has the ids {ids_text(self._first)}, the table "
@@ -226,7 +226,7 @@ class _Rows:
 
     def held(self) -> RowsHeld:
         """Return the result of the comparison."""
-        gone = tuple(self._waiting)
+        gone = tuple(self._unmatched)
         kept = {id_: self._known_truths[id_] for id_ in gone if id_ in self._known_truths}
         truths = {**kept, **self._truths} if self._has_truths else None
         return RowsHeld(True, self._count, gone, tuple(self._retold), truths)

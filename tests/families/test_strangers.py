@@ -247,7 +247,11 @@ def test_batches_are_tried_with_images_that_tile(
 
     vlm = load_model(known / "llava", device="cpu")
     monkeypatch.setattr(batching, "encode", encode)
-    assert [image.size for image in batching._tiling(vlm)] == [(64, 48), (480, 1920), (2160, 672)]
+    assert [image.size for image in batching._tiling_images(vlm)] == [
+        (64, 48),
+        (480, 1920),
+        (2160, 672),
+    ]
     assert (40, 160) in sizes
 
 

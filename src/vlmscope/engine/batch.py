@@ -135,11 +135,11 @@ def _batches_of(
             if not rows:
                 continue
             batch = _encode(rows, vlm)
-        batches += _of_one_band(batch, rows, vlm, spec)
+        batches += _split_by_band(batch, rows, vlm, spec)
     return batches
 
 
-def _of_one_band(
+def _split_by_band(
     batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec
 ) -> list[Batch]:
     """Return a batch unchanged if its rows have one length band, else one batch per band."""

@@ -76,15 +76,15 @@ class ImageEncoder:
         keys = batch.shown_hashes
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         wanted = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
-        self._make_room(frozenset(keys))
+        self._evict(frozenset(keys))
         names = self._vlm.family.encoder_inputs if wanted else ()
         taken = {name: to_device(batch.inputs[name], self._vlm.device) for name in names}
-        for rows in self._together(wanted, batch):
+        for rows in self._groups(wanted, batch):
             self._encode(rows, taken, batch)
         for key in keys:
             self._known.move_to_end(key)
         found = [self._known[key] for key in keys]
-        self._make_room(frozenset())
+        self._evict(frozenset())
         return Encodings(
             torch.stack([one.pooled for one in found]),
             {
@@ -97,7 +97,7 @@ class ImageEncoder:
             {name: (len(found), *shape) for name, shape in found[0].shapes.items()},
         )
 
-    def _make_room(self, wanted: Set[str]) -> None:
+    def _evict(self, wanted: Set[str]) -> None:
         """Drop the least recently used images, except those that are needed now."""
         missing = sum(key not in self._known for key in wanted)
         for key in [key for key in self._known if key not in wanted]:
@@ -109,7 +109,7 @@ class ImageEncoder:
         """Drop all encodings, if memory runs out."""
         self._known.clear()
 
-    def _together(self, rows: Sequence[int], batch: Batch) -> Iterator[list[int]]:
+    def _groups(self, rows: Sequence[int], batch: Batch) -> Iterator[list[int]]:
         """Yield rows to encode together, grouped by number of tiles."""
         tiles = batch.inputs[self._vlm.family.encoder_inputs[-1]].flatten(1)
         used = (-tiles).tolist()  # largest first

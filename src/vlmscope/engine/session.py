@@ -91,7 +91,7 @@ class CaptureSession:
                 self._generate(batch)
             else:
                 self._prefill(batch, band)
-            return self._take()
+            return self._take_finished()
 
     def _band(self, batch: Batch) -> int:
         """Return the length band of all rows of a batch."""
@@ -109,7 +109,7 @@ class CaptureSession:
         with self._computing():
             self._collect(self._decoding.drain)
             self._finish_prefilled()
-            return self._take()
+            return self._take_finished()
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -150,7 +150,7 @@ class CaptureSession:
             self._images = ImageEncoder(vlm, self._spec.vision_pooling)
         return make_ready(batch, vlm, self._spec, self._images, states)
 
-    def _take(self) -> Results:
+    def _take_finished(self) -> Results:
         """Return the finished rows. Rows not returned due to an error are in the next result."""
         finished = list(self._finished)
         self._finished.clear()

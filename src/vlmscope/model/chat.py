@@ -187,12 +187,14 @@ class ChatModel:
                 groups.setdefault((band, i if band == ALONE else 0), []).append(i)
         found = [ChatReply("", TOO_LONG)] * len(prompts)
         for fit in groups.values():
-            replies = self._halving([prompts[i] for i in fit], max_new_tokens)
+            replies = self._reply_in_halves([prompts[i] for i in fit], max_new_tokens)
             for i, reply in zip(fit, replies, strict=True):
                 found[i] = reply
         return found
 
-    def _halving(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
+    def _reply_in_halves(
+        self, prompts: list[Sequence[int]], max_new_tokens: int
+    ) -> list[ChatReply]:
         if not prompts:
             return []
         if len(prompts) == 1 or self.batches:
@@ -203,8 +205,8 @@ class ChatModel:
                     return [ChatReply("", NO_MEMORY)]
         half = len(prompts) // 2
         return [
-            *self._halving(prompts[:half], max_new_tokens),
-            *self._halving(prompts[half:], max_new_tokens),
+            *self._reply_in_halves(prompts[:half], max_new_tokens),
+            *self._reply_in_halves(prompts[half:], max_new_tokens),
         ]
 
     def _generate(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:

@@ -143,7 +143,7 @@ class Fingerprinting:
         self._settings: list[str | None] = []
         self._sums: Checksumming | None = None
         self._is_local = Path(name).is_dir()
-        self._watch(Path(name) / "config.json")
+        self._record_stamp(Path(name) / "config.json")
 
     def __enter__(self) -> Self:
         return self
@@ -249,11 +249,11 @@ class Fingerprinting:
         self._files = files
         adapters = self._adapters()
         for path in (*files.values(), *(folder / CONFIG for folder in adapters if folder)):
-            self._watch(path)
+            self._record_stamp(path)
         self._settings = [hash_adapter_config(folder) if folder else None for folder in adapters]
         self._sums = Checksumming(files)
 
-    def _watch(self, path: Path) -> None:
+    def _record_stamp(self, path: Path) -> None:
         """Record the current stamp of a file, if it exists: it must be the same at the end."""
         if (stamp := _stamp(path)) is not None:
             self._stamps.setdefault(path, stamp)

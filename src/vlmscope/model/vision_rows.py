@@ -45,7 +45,7 @@ def whole(encoded: Encoded) -> list[VisionRows]:
     if len(encoded.images) != 1:
         raise RuntimeError(f"a batch of {len(encoded.images)} questions, this family takes one")
     features = encoded.features.flatten(0, -2)
-    return _consecutive(features, [len(features)])
+    return _split(features, [len(features)])
 
 
 def by_image_tokens(encoded: Encoded) -> list[VisionRows]:
@@ -63,14 +63,14 @@ def by_image_tokens(encoded: Encoded) -> list[VisionRows]:
             f"{len(features)} positions of the vision encoder cannot be split in proportion to "
             f"{tokens} image tokens"
         )
-    return _consecutive(features, [count * len(features) // total for count in tokens])
+    return _split(features, [count * len(features) // total for count in tokens])
 
 
 def by_channels_first(encoded: Encoded) -> list[VisionRows]:
     """Split ``[images, width, height, width of the map]``, the output of a convolution."""
     maps = encoded.features.flatten(2).transpose(1, 2)
     features = maps.flatten(0, 1)
-    return _consecutive(features, [count * maps.shape[1] for count in encoded.images])
+    return _split(features, [count * maps.shape[1] for count in encoded.images])
 
 
 def by_tiles(encoded: Encoded) -> list[VisionRows]:
@@ -92,9 +92,9 @@ def by_tiles(encoded: Encoded) -> list[VisionRows]:
     if "batch_num_images" in encoded.inputs:
         tiles = [count if single else 1 for count, single in zip(tiles, alone, strict=True)]
     positions = encoded.features.shape[-2]
-    return _consecutive(
+    return _split(
         encoded.features.flatten(0, -2),
-        [positions * sum(own) for own in _of_questions(tiles, encoded.images)],
+        [positions * sum(own) for own in _by_question(tiles, encoded.images)],
     )
 
 
@@ -130,7 +130,7 @@ def by_crops(encoded: Encoded) -> list[VisionRows]:
     ]
     return [
         (torch.cat([features for features, _ in own]), torch.cat([valid for _, valid in own]))
-        for own in _of_questions(crops, encoded.images)
+        for own in _by_question(crops, encoded.images)
     ]
 
 
@@ -138,9 +138,9 @@ def by_crop_counts(encoded: Encoded) -> list[VisionRows]:
     """Split ``[crops, patches, width]`` with ``image_num_crops`` for each image (Molmo 2)."""
     positions = encoded.features.shape[-2]
     crops = encoded.inputs["image_num_crops"].tolist()
-    return _consecutive(
+    return _split(
         encoded.features.flatten(0, -2),
-        [positions * sum(own) for own in _of_questions(crops, encoded.images)],
+        [positions * sum(own) for own in _by_question(crops, encoded.images)],
     )
 
 
@@ -150,9 +150,9 @@ def by_grid(encoded: Encoded) -> list[VisionRows]:
     The number of image tokens is not usable: each row of patches has one more, each image two more.
     """
     patches = encoded.inputs["image_grid_thw"].prod(dim=1).tolist()
-    return _consecutive(
+    return _split(
         encoded.features.flatten(0, -2),
-        [sum(own) for own in _of_questions(patches, encoded.images)],
+        [sum(own) for own in _by_question(patches, encoded.images)],
     )
 
 
@@ -199,7 +199,7 @@ def by_patch_mask(encoded: Encoded) -> list[VisionRows]:
         )
     shares = torch.split(encoded.features, used.sum(dim=1).tolist())
     own = [share[patches[i][used[i]]] for i, share in enumerate(shares)]
-    return _consecutive(torch.cat(own), [len(share) for share in own])
+    return _split(torch.cat(own), [len(share) for share in own])
 
 
 def by_pixel_mask(encoded: Encoded) -> list[VisionRows]:
@@ -215,7 +215,7 @@ def by_pixel_mask(encoded: Encoded) -> list[VisionRows]:
     return [(features, own) for (features, _), own in zip(shares, valid, strict=True)]
 
 
-def _of_questions(values: Sequence[Any], images: Sequence[int]) -> list[Sequence[Any]]:
+def _by_question(values: Sequence[Any], images: Sequence[int]) -> list[Sequence[Any]]:
     """Group one value per image by question."""
     if len(values) != sum(images):
         raise RuntimeError(f"the inputs have {len(values)} images, the questions {sum(images)}")
@@ -223,7 +223,7 @@ def _of_questions(values: Sequence[Any], images: Sequence[int]) -> list[Sequence
     return [values[end - count : end] for end, count in zip(ends, images, strict=True)]
 
 
-def _consecutive(features: Tensor, counts: Sequence[int]) -> list[VisionRows]:
+def _split(features: Tensor, counts: Sequence[int]) -> list[VisionRows]:
     """Split ``[rows, width]`` into consecutive parts, which must cover all rows."""
     if sum(counts) != len(features):
         raise RuntimeError(

@@ -68,7 +68,8 @@ def check_match(folder: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None
     if differing:
         raise InputError(
             f"{folder}: trained on {trained.get('name')}, from which {vlm.name} differs in "
-            f"{_and(differing)}; give --model the model of the probe, or train a probe on this one"
+            f"{_join_words(differing)}; give --model the model of the probe, or train a probe on "
+            "this one"
         )
 
 
@@ -94,10 +95,10 @@ def trained_at(folder: Path, info: ProbeInfo) -> str | None:
         ) from error
 
 
-def _and(words: list[str]) -> str:
+def _join_words(words: list[str]) -> str:
     """Join words with commas and "and".
 
-    >>> _and(["weights"]), _and(["a", "b", "c"])
+    >>> _join_words(["weights"]), _join_words(["a", "b", "c"])
     ('weights', 'a, b and c')
     """
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
@@ -124,7 +125,7 @@ def find_probe(path: str | PathLike[str]) -> Path:
         return folder
     summary = next((f for f in (folder / _SUMMARY, folder / RESULTS) if f.is_file()), None)
     if summary is None:
-        raise InputError(f"{folder}: is {_kind(folder)}")
+        raise InputError(f"{folder}: is {_describe(folder)}")
     try:
         name = json.loads(read_document(summary).decode())["selected_probe"]
         if not is_child_name(name):
@@ -137,7 +138,7 @@ def find_probe(path: str | PathLike[str]) -> Path:
     return found
 
 
-def _kind(folder: Path) -> str:
+def _describe(folder: Path) -> str:
     """Return a description of a folder without probes, and what to do."""
     if not (folder / "run.json").is_file():
         return "not a probe; give a folder in RUN/probes, or a run that vlmscope probe was run on"

@@ -222,7 +222,7 @@ class RiskScorer:
         preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
         waiting: deque[tuple[str, str]] = deque()  # key of a row, its id
         results: dict[str, Capture | Failure] = {}  # by the key
-        keyed = ((key, self._readable(row)) for key, row in _keyed(rows))
+        keyed = ((key, self._with_image(row)) for key, row in _keyed(rows))
         try:
             for chunk, prepared in batches_ahead(
                 keyed, self._sizer, lambda rows: runner.prepare(_samples(rows)), preparing,
@@ -261,7 +261,7 @@ class RiskScorer:
             raise RowError(found.stage, found.error)
         return found.risk
 
-    def _readable(self, row: Sample | Failure) -> Sample | Failure:
+    def _with_image(self, row: Sample | Failure) -> Sample | Failure:
         """Return a row, or a ``Failure`` if it lacks the image that this probe needs."""
         needs_image = self.info.representation in IMAGE_REPRESENTATIONS
         if isinstance(row, Failure) or row.images or not needs_image:

@@ -84,7 +84,7 @@ def rows_in_memory(
     return int(MEMORY_SHARE * (free + unused)) // bytes_of_a_row(layers, fixed, length)
 
 
-BEHIND = 1
+LAG = 1
 """Number of launched steps on a GPU that may follow the one whose flags are checked."""
 
 TOO_LONG = 4
@@ -119,9 +119,9 @@ class Decoding:
         self._stepper: Stepper | None = None
         self._rows: list[_Row] = []
         self._flags: deque[tuple[Fetch, list[_Row]]] = deque()
-        self._leaving: deque[tuple[list[_Row], Fetch]] = deque()
+        self._arriving: deque[tuple[list[_Row], Fetch]] = deque()
         self._masked = False
-        self._behind = BEHIND if vlm.cuda_devices else 0
+        self._lag = LAG if vlm.cuda_devices else 0
         self._band = 0
 
     @property
@@ -132,7 +132,7 @@ class Decoding:
     @property
     def samples(self) -> list[Sample]:
         """The questions whose answers are not complete, or were not received yet."""
-        leaving = [row for rows, _ in self._leaving for row in rows if not row.received]
+        leaving = [row for rows, _ in self._arriving for row in rows if not row.received]
         staying = [row for row in self._rows if not row.ended]
         return [row.prefilled.sample for row in (*leaving, *staying)]
 
@@ -200,16 +200,16 @@ class Decoding:
 
         Yielded rows are complete, even if a later row raises.
         """
-        arrived = len(self._leaving)
+        arrived = len(self._arriving)
         if self._rows and self._slots is not None and self._stepper is not None:
             self._stepper.step(masked=self._masked)
             flags = Fetch({"ended": self._slots.ended[: self._slots.active]})
             self._flags.append((flags, list(self._rows)))
-        ahead = self._behind if self._rows else 0
+        ahead = self._lag if self._rows else 0
         while len(self._flags) > ahead:
             self._release_ended(*self._flags.popleft())
         # On a CPU there is no transfer: answers that have just ended are received.
-        yield from self._receive(arrived if ahead else len(self._leaving))
+        yield from self._receive(arrived if ahead else len(self._arriving))
 
     def forget(self) -> bool:
         """Free the slots, which must be empty; return whether there were any."""
@@ -223,7 +223,7 @@ class Decoding:
         while self._rows:
             yield from self.step()
         self._flags.clear()
-        yield from self._receive(len(self._leaving))
+        yield from self._receive(len(self._arriving))
 
     def _release_ended(self, flags: Fetch, rows: list[_Row]) -> None:
         """Release the rows that have ended, and start copying their answers to the host."""
@@ -234,7 +234,7 @@ class Decoding:
         if not ended or slots is None:
             return
         indices = [row.slot for row in ended]
-        self._leaving.append((ended, Fetch(self._answers_in(slots, indices))))
+        self._arriving.append((ended, Fetch(self._answers_in(slots, indices))))
         for row in ended:
             row.ended = True
         by_slot = {row.slot: row for row in self._rows}
@@ -258,7 +258,7 @@ class Decoding:
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
         """Yield the rows of the oldest copies to the host."""
         for _ in range(batches):
-            rows, fetch = self._leaving[0]
+            rows, fetch = self._arriving[0]
             for i, row in enumerate(rows):
                 if row.received:
                     continue
@@ -270,7 +270,7 @@ class Decoding:
                 complete = with_answer(row.prefilled.capture(), self._spec, answer, states)
                 row.received = True
                 yield complete
-            self._leaving.popleft()
+            self._arriving.popleft()
 
     def _make_slots(self, ready: Ready, layers: Layers, rows: int, tokens: int) -> None:
         """Allocate slots long enough for a batch, as many as requested or as fit into memory."""

@@ -43,7 +43,7 @@ treats a digit after that as a version of the flash-attn package: there must be 
 MOST_WINDOWS = 2**15
 """Maximum number of windows in one call of ``sdpa``: CUDA's kernels take fewer than 2**16."""
 
-_ONLY_THE_LIBRARYS = ("attention_mask", "position_bias", "softcap", "cache")
+_UNSUPPORTED = ("attention_mask", "position_bias", "softcap", "cache")
 """Options that change what ``sdpa`` computes, or that it does not support."""
 
 
@@ -133,7 +133,7 @@ def packed_attention(
         or dropout
         or len(query) != 1
         or (cu_seq_lens_k is not None and cu_seq_lens_k is not cu_seq_lens_q)
-        or any(special.get(name) is not None for name in _ONLY_THE_LIBRARYS)
+        or any(special.get(name) is not None for name in _UNSUPPORTED)
     ):
         bounds = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
         states = (query, key, value)
@@ -183,7 +183,7 @@ def _in_one_call(
 ) -> Tensor | None:
     """Return ``[patches, heads, width]`` from one kernel; None if it does not support them."""
     query, _, value = states
-    if varlen_attn is None or not _is_for_kernel(query, value, scaling):
+    if varlen_attn is None or not _is_supported(query, value, scaling):
         return None
     if longest is None:
         longest = int(bounds.diff().max())
@@ -209,7 +209,7 @@ _broken: list[str] = []
 """Errors of the kernel, which fails on GPUs before Ampere."""
 
 
-def _is_for_kernel(query: Tensor, value: Tensor, scaling: float | None) -> bool:
+def _is_supported(query: Tensor, value: Tensor, scaling: float | None) -> bool:
     """Return whether the kernel supports the tensors: half precision, heads of 8, 16, ... 256.
 
     It scales by one over the square root of the width; other factors need torch 2.11.

@@ -50,7 +50,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
     Returns:
         ``[batch, heads, tokens, width]``.
     """
-    kernel = _kernel() if _is_for_it(query) else None
+    kernel = _kernel() if _is_supported(query) else None
     if kernel is None:
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
     try:
@@ -73,7 +73,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
 _broken: list[str] = []
 
 
-def _is_for_it(query: Tensor) -> bool:
+def _is_supported(query: Tensor) -> bool:
     half = query.dtype in {torch.bfloat16, torch.float16}
     return query.is_cuda and half and torch.cuda.get_device_capability(query.device) >= OLDEST_GPU
 

@@ -67,8 +67,8 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
     """
     questions = [question for question, _ in ASKED]
     try:
-        images = _tiling(vlm)
-        alone = [_look(vlm, [q], [p]) for q, p in zip(questions, images, strict=True)]
+        images = _tiling_images(vlm)
+        alone = [_run_batch(vlm, [q], [p]) for q, p in zip(questions, images, strict=True)]
     except ModelError:
         raise
     except Exception as error:
@@ -77,15 +77,15 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
             f"{vlm.name}: it cannot answer a question about an image: {what}"
         ) from error
     try:
-        together = _look(vlm, questions, images)
+        together = _run_batch(vlm, questions, images)
     except Exception:  # noqa: BLE001 - an undescribed architecture may raise anything
         return "whole"  # the model does not support several questions in a batch
     tolerance = TOLERANCES[vlm.dtype]
     same = [relative_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
-    if not max(same) <= tolerance or not _answers_hold(vlm, questions, images):
+    if not max(same) <= tolerance or not _answers_agree(vlm, questions, images):
         return "whole"
     for rule in rules:
-        if _holds(vlm, rule, together, alone, tolerance):
+        if _is_right_rule(vlm, rule, together, alone, tolerance):
             return rule
     return "whole"
 
@@ -114,8 +114,8 @@ def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
         return vlm
     questions = [question for question, _ in ASKED]
     try:
-        plain, *_ = _look(vlm, questions, _noise())
-        found, *_ = _look(vlm, questions, _noise(), in_one_call=True)
+        plain, *_ = _run_batch(vlm, questions, _noise_images())
+        found, *_ = _run_batch(vlm, questions, _noise_images(), in_one_call=True)
     except ERRORS:
         same = False  # several questions in a batch are not supported, or not packed
     else:
@@ -123,7 +123,7 @@ def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, packs_images=same))
 
 
-def _noise(times: int = 1) -> list[Image]:
+def _noise_images(times: int = 1) -> list[Image]:
     """Return noise images of the sizes in ``ASKED``, all but the first enlarged ``times`` times."""
     rng = np.random.default_rng(0)
     sizes = [(width, height) for _, (width, height) in ASKED]
@@ -134,14 +134,14 @@ def _noise(times: int = 1) -> list[Image]:
     ]
 
 
-def _tiling(vlm: VisionLanguageModel) -> list[Image]:
+def _tiling_images(vlm: VisionLanguageModel) -> list[Image]:
     """Return images that the processor splits into different numbers of tiles or tokens, if any.
 
     Small images are a single tile for many processors, and a rule that is right for those may be
     wrong for tiles.
     """
     for times in LARGER:
-        images = _noise(times)
+        images = _noise_images(times)
         text = render(vlm.processor, ASKED[0][0])
         shapes = set()
         for image in images:
@@ -150,10 +150,10 @@ def _tiling(vlm: VisionLanguageModel) -> list[Image]:
             shapes.add((tokens, *(tuple(made[name].shape) for name in sorted(made))))
         if len(shapes) > 1:
             return images
-    return _noise()
+    return _noise_images()
 
 
-def _holds(
+def _is_right_rule(
     vlm: VisionLanguageModel, rule: str, together: Seen, alone: Sequence[Seen], tolerance: float
 ) -> bool:
     try:
@@ -173,7 +173,7 @@ def _encoded(vlm: VisionLanguageModel, seen: Seen) -> Encoded:
     return Encoded(features, inputs, images, vlm.model.config, vlm.image_token_id)
 
 
-def _look(
+def _run_batch(
     vlm: VisionLanguageModel,
     questions: Sequence[str],
     images: Sequence[Image],
@@ -208,7 +208,7 @@ def _look(
     return calls["encoder"][0], calls["norm"][0][:, -1], inputs
 
 
-def _answers_hold(
+def _answers_agree(
     vlm: VisionLanguageModel, questions: Sequence[str], images: Sequence[Image]
 ) -> bool:
     texts = [render(vlm.processor, question) for question in questions]
@@ -231,9 +231,9 @@ def is_batched_as_alone(
     Raises:
         RowError: The model does not generate one token per step.
     """
-    together, tokens = _write(vlm, texts, images)
+    together, tokens = _generate(vlm, texts, images)
     for row, (text, image) in enumerate(zip(texts, images, strict=True)):
-        alone, own = _write(vlm, [text], [image])
+        alone, own = _generate(vlm, [text], [image])
         for step, (found, expected) in enumerate(zip(together, alone, strict=True)):
             if not torch.equal(tokens[row, :step], own[0, :step]):
                 break  # rounding may decide between two tokens; the answers differ from there on
@@ -242,7 +242,7 @@ def is_batched_as_alone(
     return True
 
 
-def _write(
+def _generate(
     vlm: VisionLanguageModel, texts: Sequence[str], images: Sequence[Image]
 ) -> tuple[list[Tensor], Tensor]:
     """Answer prompts as one batch; return the last states of each step, and the new tokens."""

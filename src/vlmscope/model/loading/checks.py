@@ -39,7 +39,7 @@ def prove(vlm: VisionLanguageModel) -> int:
         ModelError: A part is missing or does not return what its name says; the message names it.
     """
     try:
-        _touch(vlm)
+        _access_parts(vlm)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
     inputs = blank_inputs(vlm)
@@ -74,7 +74,7 @@ def blank_inputs(vlm: VisionLanguageModel) -> dict[str, Tensor]:
     return inputs
 
 
-def _touch(vlm: VisionLanguageModel) -> None:
+def _access_parts(vlm: VisionLanguageModel) -> None:
     """Access every accessor, so that a missing one fails here."""
     for part in (vlm.vision_encoder, vlm.layers, vlm.final_norm, vlm.lm_head):
         if part is None:

@@ -115,7 +115,7 @@ _LARGEST_ENTRY = 1 << 16
 _BUFFER = 1 << 22
 SETTLED = 2.0
 """Seconds after which a further change has another time stamp on every file system."""
-_PATIENCE = 600.0
+_LOCK_TIMEOUT = 600.0
 """Seconds to wait for another process that hashes the same file."""
 _THREADS = 8
 
@@ -173,7 +173,7 @@ def checksum(path: Path, stop: threading.Event | None = None) -> Checksum:
     """
     stop = stop or threading.Event()
     try:
-        with _opened(path) as file:
+        with _open_regular(path) as file:
             before = stamp_of(os.fstat(file))
             kept = _Entry.of(before)
             if found := kept.read(file):
@@ -206,7 +206,7 @@ def changed(path: Path) -> ModelError:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open_regular(path: Path) -> Iterator[int]:
     """Open a regular file; raise an error for anything else without blocking."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -288,7 +288,7 @@ class _Entry:
         with contextlib.ExitStack() as held:
             if self.path is not None:
                 lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
-                end = time.monotonic() + _PATIENCE
+                end = time.monotonic() + _LOCK_TIMEOUT
                 with contextlib.suppress(OSError, RuntimeError):
                     while time.monotonic() < end and not stop.is_set():
                         with contextlib.suppress(Timeout):

@@ -143,7 +143,7 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
             settle(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
-            _settle_generation(model, processor.tokenizer)
+            _set_generation(model, processor.tokenizer)
             made = VisionLanguageModel(
                 model,
                 processor,
@@ -198,7 +198,7 @@ def refuse_options(options: ModelOptions) -> None:
         )
 
 
-def _settle_generation(model: Any, tokenizer: Any) -> None:
+def _set_generation(model: Any, tokenizer: Any) -> None:
     """Make a loaded model decode greedily, and set a thinker's end token."""
     settle_thinker(model, tokenizer.eos_token_id)
     make_greedy(model, tokenizer.pad_token_id)

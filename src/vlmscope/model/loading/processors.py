@@ -152,7 +152,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
     if not kind.endswith("Pil"):
         processor.image_processor = _load_images(kind, name, revision) or processor.image_processor
     if type(processor).__name__ in _ONE_LIST:
-        processor.__class__ = _taking_lists_of_rows(type(processor))
+        processor.__class__ = _with_row_lists(type(processor))
     return processor
 
 
@@ -288,7 +288,7 @@ def _import(path: str) -> ModuleType | None:
         del sys.modules[twin]
 
 
-def _taking_lists_of_rows(found: Any) -> Any:
+def _with_row_lists(found: Any) -> Any:
     """Return a subclass of a processor class, of the same name, that takes a list per row."""
 
     def call(self: Any, images: Any = None, text: Any = None, **options: Any) -> Any:

@@ -84,7 +84,7 @@ def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
             threshold.length >= vlm.max_prompt_tokens
         ):
             break
-        if why := _why_not_proven(vlm, threshold):
+        if why := _why_not_batched(vlm, threshold):
             lengths = dataclasses.replace(
                 vlm.lengths, alone_beyond=threshold.length, why=f"{threshold.name}: {why}"
             )
@@ -92,7 +92,7 @@ def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
     return vlm
 
 
-def _why_not_proven(vlm: VisionLanguageModel, threshold: Threshold) -> str:
+def _why_not_batched(vlm: VisionLanguageModel, threshold: Threshold) -> str:
     """Return why rows beyond a threshold may not be batched; empty where they may."""
     if threshold.fine and vlm.dtype != torch.float32:
         return f"its effect is smaller than the rounding of {vlm.dtype}".replace("torch.", "")

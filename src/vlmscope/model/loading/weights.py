@@ -86,11 +86,11 @@ def find_weights(folder: Path, config: Any, *, pickles: bool) -> tuple[str, ...]
         ModelError: There are none, or a file is missing, not a weight file, outside the folder or a
             pickle.
     """
-    first = _first(folder, config, pickles=pickles)
+    first = _first_file(folder, config, pickles=pickles)
     names = {first}
     if first.endswith(INDEX):
         check_file(folder, first)
-        names = {_inside(folder, name, first) for name in _read_index(folder / first)}
+        names = {_checked_name(folder, name, first) for name in _read_index(folder / first)}
     names |= {n for n in getattr(type(config), "extra_files", ()) if os.path.lexists(folder / n)}
     for name in sorted(names):
         _check_suffix(folder, name, pickles=pickles)
@@ -178,7 +178,7 @@ def without_pickles(name: str) -> Iterator[None]:
         yield
 
 
-def _first(folder: Path, config: Any, *, pickles: bool) -> str:
+def _first_file(folder: Path, config: Any, *, pickles: bool) -> str:
     """Return the file that ``from_pretrained`` opens first: weights, or an index of them."""
     try:
         found = sorted(path.name for path in folder.iterdir())
@@ -190,7 +190,7 @@ def _first(folder: Path, config: Any, *, pickles: bool) -> str:
             "here; load it with transformers, save it undistributed, and give that folder"
         )
     if explicit := getattr(config, "transformers_weights", None):
-        return _inside(folder, explicit, "config.json")
+        return _checked_name(folder, explicit, "config.json")
     looked_for: tuple[str, ...] = (*SAFE, *UNSAFE) if pickles else SAFE
     for name in looked_for:
         if name in found:
@@ -204,7 +204,7 @@ def _first(folder: Path, config: Any, *, pickles: bool) -> str:
     )
 
 
-def _inside(folder: Path, name: Any, source: str) -> str:
+def _checked_name(folder: Path, name: Any, source: str) -> str:
     """Return a file name from an index or configuration, normalised, if it is inside the folder."""
     text = name if isinstance(name, str) and name.isprintable() else ""
     path = PurePosixPath(text)
