@@ -291,7 +291,7 @@ def _answer_states_pass(
     if not content:
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
-    # An image token in an answer is no image: in one pass, the model would expect an image for it.
+    # For an image token in an answer, the model would expect an image if run in one pass.
     by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
     pass_over = _step_by_step if by_step else _all_at_once
     layers = pass_over(vlm, inputs, content)

@@ -117,7 +117,7 @@ MLLAMA = Family(
 
 _PROJECTOR = "model.multi_modal_projector"
 _GLM = "model.visual.post_layernorm"
-_LINEAR = "has linear attention, whose states are no keys and values"
+_LINEAR = "has linear attention, whose states are not keys and values"
 
 _ALL = (
     MLLAMA,
@@ -173,7 +173,7 @@ _ALL = (
         projector=_PROJECTOR,
         final_norm="embedding_norm",
         vision_rows="patch shapes",
-        writes_with_generate="has convolutions, whose states are no keys and values",
+        writes_with_generate="has convolutions, whose states are not keys and values",
         needs="torchvision",
     ),
     # Its encoder ends with probabilities of visual words: the transformer inside it is pooled.

@@ -27,7 +27,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def check_adapter(folder: str | Path) -> None:
-    """Raise an error if a folder is no supported adapter, before the model is loaded.
+    """Raise an error if a folder is not a supported adapter, before the model is loaded.
 
     Raises:
         ModelError: There is no such folder, it lacks a file, its weights are a pickle, it is not a

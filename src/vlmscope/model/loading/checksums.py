@@ -230,7 +230,7 @@ def _hash_all(file: int, stop: threading.Event) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """The checksum of one file in the cache; ``path`` is None where there is no cache."""
+    """The checksum of one file in the cache; ``path`` is None if there is no cache."""
 
     stamp: Stamp
     path: Path | None

@@ -309,7 +309,7 @@ _HUB_ERRORS = {
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
-    """Return why a configuration cannot be loaded, as text; for a name that is no folder, that."""
+    """Return why a configuration cannot be loaded, as text, for a folder or a hub id."""
     if "trust_remote_code" in str(error):
         return (
             f"{name}: the checkpoint contains code of its own, which is never run; give the "

@@ -58,7 +58,7 @@ SETTINGS: Mapping[str, Callable[[Any], Any]] = {
 """Processor setting without a default in the library → its value by the model's configuration."""
 
 _CLASS_TOKENS = frozenset({"class_embedding", "cls_token", "class_token"})
-"""Parameter names that vision encoders use for the embedding of a position that is no patch."""
+"""Parameter names that vision encoders use for the embedding of a position that is not a patch."""
 
 
 def complete_processor(processor: Any, config: Any, encoder: Any, name: str) -> None:
@@ -67,7 +67,7 @@ def complete_processor(processor: Any, config: Any, encoder: Any, name: str) -> 
     Args:
         processor: The processor; changed in place.
         config: The model's configuration.
-        encoder: The vision encoder: it may have a position that is no patch.
+        encoder: The vision encoder: it may have a position that is not a patch.
         name: The checkpoint, for the message.
 
     Raises:
@@ -103,7 +103,7 @@ def left_to_defaults(processor: Any, name: str, revision: str | None) -> str:
     except (OSError, ValueError, json.JSONDecodeError):
         given = {}
     absent = [
-        f"{key} (taken as {getattr(processor, key)})"
+        f"{key} (using {getattr(processor, key)})"
         for key, parameter in signature(type(processor).__init__).parameters.items()
         if isinstance(parameter.default, int | float)
         and not isinstance(parameter.default, bool)
