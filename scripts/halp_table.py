@@ -51,7 +51,7 @@ def effect(original: Original, representation: str) -> str:
     if not original.model_type:
         return NOT_LOADED
     if not place:
-        return "ours, with a note" if own else "refused"
+        return "vlmscope's, with a note" if own else "refused"
     if place == OURS[representation][0] and not (own and original.vision_encoder):
         return "the same"
     return "HALP's"
@@ -88,12 +88,12 @@ def section(original: Original) -> Iterator[str]:
     for name, (_, ours) in OURS.items():
         found = stored(original, name)
         yield f"| `{name}` | {found.what} | {ours} | {found.why} | {effect(original, name)} |"
-    yield f"| layers | {numbers} | the same by default | | as `--layers` says |"
+    yield f"| layers | {numbers} | the same by default | | as given by `--layers` |"
     yield (
         f"| answer | greedy, up to {original.max_new_tokens} tokens; stored: {original.answer} | "
-        "greedy, up to 200 tokens; stored: the new tokens alone | | as `--max-new-tokens` says |"
+        "greedy, up to 200 tokens; stored: the new tokens alone | | as given by `--max-new-tokens` |"
     )
-    yield f"| computed in | {original.dtype} | bfloat16 on a GPU | | as `--dtype` says |"
+    yield f"| computed in | {original.dtype} | bfloat16 on a GPU | | as given by `--dtype` |"
 
 
 def tables() -> str:

@@ -64,7 +64,7 @@ _NO_MEMORY = (
     "Cannot allocate memory",
     "STATUS_ALLOC_FAILED",
 )
-"""Error texts of libraries, beside ``torch.OutOfMemoryError``, if memory runs out."""
+"""Error texts of libraries, besides ``torch.OutOfMemoryError``, if memory runs out."""
 
 _DEAD_DEVICE = ("CUDA error", "device-side assert", "HIP error")
 """Error texts of a GPU that cannot be used any more in this process."""

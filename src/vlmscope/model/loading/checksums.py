@@ -91,7 +91,7 @@ def _read_header(file: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ..
     """Return the header of a safetensors file, and where its tensors begin and end.
 
     The file begins with the header's length as little-endian uint64, then the header as JSON:
-    tensor name → type, shape, and where its bytes begin and end behind the header. Invalid
+    tensor name → type, shape, and where its bytes begin and end after the header. Invalid
     entries are ignored: loading the file will fail on them.
     """
     length = int.from_bytes(os.pread(file, 8, 0), "little")

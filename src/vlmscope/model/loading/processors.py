@@ -224,7 +224,7 @@ def _image_kind(name: str, revision: str | None) -> str:
 
 
 def _load_images(kind: str, name: str, revision: str | None) -> Any:
-    """Return the image processor ``kind`` for PIL, or None where there is none."""
+    """Return the image processor ``kind`` for PIL, or None if there is none."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     plain = kind.removesuffix("Fast").removesuffix("Pil")

@@ -111,6 +111,6 @@ def settle(model: Any) -> None:
 
 
 def _stored(config: Any) -> Mapping[str, Any]:
-    """Return how a checkpoint is quantised on disk; empty where it is not."""
+    """Return how a checkpoint is quantised on disk; empty if it is not."""
     found = getattr(config, "quantization_config", None) or {}
     return found if isinstance(found, Mapping) else found.to_dict()

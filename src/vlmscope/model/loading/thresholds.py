@@ -93,7 +93,7 @@ def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
 
 
 def _why_not_batched(vlm: VisionLanguageModel, threshold: Threshold) -> str:
-    """Return why rows beyond a threshold may not be batched; empty where they may."""
+    """Return why rows beyond a threshold may not be batched; empty if they may."""
     if threshold.fine and vlm.dtype != torch.float32:
         return f"its effect is smaller than the rounding of {vlm.dtype}".replace("torch.", "")
     switches = threshold.length in vlm.lengths.switches
