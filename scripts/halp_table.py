@@ -91,7 +91,8 @@ def section(original: Original) -> Iterator[str]:
     yield f"| layers | {numbers} | the same by default | | as given by `--layers` |"
     yield (
         f"| answer | greedy, up to {original.max_new_tokens} tokens; stored: {original.answer} | "
-        "greedy, up to 200 tokens; stored: the new tokens alone | | as given by `--max-new-tokens` |"
+        "greedy, up to 200 tokens; stored: the new tokens alone | "
+        "| as given by `--max-new-tokens` |"
     )
     yield f"| computed in | {original.dtype} | bfloat16 on a GPU | | as given by `--dtype` |"
 
