@@ -1,8 +1,8 @@
-"""Write the tables of docs/halp.md from what ``vlmscope.model.halp`` knows of the original.
+"""Write the tables of docs/halp.md from ``vlmscope.model.halp``.
 
     python scripts/halp_table.py
 
-What stands between the two markers of the page is replaced. A test holds the page against it.
+The text between the two markers of the page is replaced. A test compares the page with it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ OURS = {
     "vision_token_representation": ("last_image_token", "the last image token"),
     "query_token_representation": ("last_prompt_token", "the last token of the prompt"),
 }
-"""Representation → the place where we read it, and that in words."""
+"""Representation → the position at which vlmscope reads it, and its description."""
 
 
 def stored(original: Original, representation: str) -> Stored:
-    """Return what the original stored under a name."""
+    """Return what HALP stored under a name."""
     found: Stored = getattr(original, representation.removesuffix("_representation"))
     return found
 
 
 def effect(original: Original, representation: str) -> str:
-    """Return what ``--compat halp`` does about one representation."""
+    """Return the effect of ``--compat halp`` on one representation."""
     place, own = (
         stored(original, representation).place,
         representation == "vision_only_representation",
@@ -51,10 +51,10 @@ def effect(original: Original, representation: str) -> str:
     if not original.model_type:
         return NOT_LOADED
     if not place:
-        return "ours, with a note" if own else "refused"
+        return "vlmscope's, with a note" if own else "refused"
     if place == OURS[representation][0] and not (own and original.vision_encoder):
         return "the same"
-    return "the original's"
+    return "HALP's"
 
 
 def overview() -> Iterator[str]:
@@ -62,7 +62,7 @@ def overview() -> Iterator[str]:
     yield "| model | `layer_k` | vision-only | vision token | query token |"
     yield "| --- | --- | --- | --- | --- |"
     for original in ORIGINALS:
-        layers = "the same" if original.states == "hidden_states[k+1]" else "the original's"
+        layers = "the same" if original.states == "hidden_states[k+1]" else "HALP's"
         if not original.model_type:
             layers = NOT_LOADED
         effects = (effect(original, representation) for representation in OURS)
@@ -77,10 +77,10 @@ def section(original: Original) -> Iterator[str]:
     yield ""
     yield f"`{original.checkpoint}`; family in transformers: {family}."
     yield ""
-    yield "| | the original | vlmscope | why they differ | `--compat halp` |"
+    yield "| | HALP | vlmscope | why they differ | `--compat halp` |"
     yield "| --- | --- | --- | --- | --- |"
     same = original.states == "hidden_states[k+1]"
-    done = ("the same" if same else "the original's") if original.model_type else NOT_LOADED
+    done = ("the same" if same else "HALP's") if original.model_type else NOT_LOADED
     yield (
         f"| `layer_k` | {LAYER_K[original.states]} | {OUR_LAYERS} | {WHY_LAYERS[original.states]} "
         f"| {done} |"
@@ -88,16 +88,17 @@ def section(original: Original) -> Iterator[str]:
     for name, (_, ours) in OURS.items():
         found = stored(original, name)
         yield f"| `{name}` | {found.what} | {ours} | {found.why} | {effect(original, name)} |"
-    yield f"| layers | {numbers} | the same by default | | as `--layers` says |"
+    yield f"| layers | {numbers} | the same by default | | as given by `--layers` |"
     yield (
         f"| answer | greedy, up to {original.max_new_tokens} tokens; stored: {original.answer} | "
-        "greedy, up to 200 tokens; stored: the new tokens alone | | as `--max-new-tokens` says |"
+        "greedy, up to 200 tokens; stored: the new tokens alone | "
+        "| as given by `--max-new-tokens` |"
     )
-    yield f"| computed in | {original.dtype} | bfloat16 on a GPU | | as `--dtype` says |"
+    yield f"| computed in | {original.dtype} | bfloat16 on a GPU | | as given by `--dtype` |"
 
 
 def tables() -> str:
-    """Return all of it, markers included."""
+    """Return all tables, including the markers."""
     lines = [BEGIN, "", *overview(), "", "## Model by model", ""]
     for original in ORIGINALS:
         lines += [*section(original), ""]

@@ -85,11 +85,13 @@ def write_tables() -> None:
 
 
 def pairs() -> str:
-    """Return the table of wrappers and the decoders that the suite holds them with."""
-    lines = ["| wrapper | decoders held (`model_type`) |", "| --- | --- |"]
+    """Return the table of wrappers and the decoders that the suite tests them with."""
+    lines = ["| wrapper | tested decoders (`model_type`) |", "| --- | --- |"]
     for key, decoders in HELD.items():
         held = ", ".join(f"`{name}`" for name in sorted(decoders))
-        lines.append(f"| {FAMILIES[key].title} | {held or 'none: each checkpoint proves itself'} |")
+        lines.append(
+            f"| {FAMILIES[key].title} | {held or 'none: each checkpoint is checked at loading'} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""The time that a chat template is shown: one for all prompts of a run.
+"""The time that a chat template is given: the same for all prompts of a run.
 
 Templates of Llama 3, Mistral Small and others write today's date, which they get from the library's
-``strftime_now``. The library takes no other function from a caller, so a macro of that name is put
-before the template: it writes the parts of a given time in the place of the directives.
+``strftime_now``. The library does not accept another function from a caller, so a macro of that
+name is put before the template: it replaces the directives by the parts of a given time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from datetime import datetime
 from functools import lru_cache
 
 FUNCTION = "strftime_now"
-"""What chat templates call."""
+"""The function that chat templates call."""
 
 _VARIABLE = "vlmscope_time"
 _PERCENT = "\ue000"
-"""Stands for a percent sign that is none of a directive."""
+"""Placeholder for a percent sign that is not part of a directive."""
 _MACRO = (
     "{% macro " + FUNCTION + "(format) %}"
     "{% set text = namespace(value=format) %}"
@@ -25,23 +25,23 @@ _MACRO = (
     "{% set text.value = text.value.replace(directive, part) %}"
     "{% endfor %}{{ text.value }}{% endmacro %}\n"
 )
-"""Its line break is dropped, as the library's environment trims blocks."""
+"""The final line break is dropped, as the library's environment trims blocks."""
 _FLAGS = ("", "-", "_", "0", "^", "#")
-"""What may stand between the percent sign and the letter."""
+"""Flags between the percent sign and the letter."""
 _SPECIAL = re.compile(r"%[-_0^#+]*\d{0,3}[EO]?[a-zA-Z]")
-"""A directive with several flags, a width, or a modifier, as the C library takes them."""
+"""A directive with several flags, a width, or a modifier, as the C library accepts them."""
 
 
 def now() -> str:
-    """Return the local time, ISO 8601 without a zone, as the library's function knows it."""
+    """Return the local time, ISO 8601 without a zone, as the library's function uses it."""
     return datetime.now().isoformat(timespec="seconds")
 
 
 def check_time(text: str) -> str:
-    """Return a time as it is.
+    """Return a time unchanged if it is valid.
 
     Raises:
-        ValueError: It is no local time, ISO 8601 without a zone.
+        ValueError: It is not a local time, ISO 8601 without a zone.
     """
     if datetime.fromisoformat(text).tzinfo is not None:
         raise ValueError(f"{text}: has a zone")
@@ -52,22 +52,22 @@ def local_time(text: str) -> str:
     """Return a time that may have a zone as local time without one.
 
     Raises:
-        ValueError: It is no time.
+        ValueError: It is not a time.
     """
     found = datetime.fromisoformat(text)
     return found.astimezone().replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def reads_clock(template: str) -> bool:
-    """Return whether a chat template asks for the time."""
+    """Return whether a chat template reads the time."""
     return FUNCTION in template
 
 
 def at_time(template: str, time: str) -> tuple[str, dict[str, list[list[str]]]]:
-    """Return a chat template that is shown a time, and the variables that it needs.
+    """Return a chat template with a given time, and the variables that it needs.
 
     Args:
-        template: The checkpoint's.
+        template: The checkpoint's template.
         time: Local time, ISO 8601 without a zone.
     """
     if not reads_clock(template):
@@ -77,9 +77,9 @@ def at_time(template: str, time: str) -> tuple[str, dict[str, list[list[str]]]]:
 
 @lru_cache(maxsize=8)
 def _parts(template: str, time: str) -> tuple[tuple[str, str], ...]:
-    """Return every directive of ``strftime`` with what it stands for, those that stand for it.
+    """Return every directive of ``strftime`` with its replacement, if it has one.
 
-    Of directives with a width or a modifier there is no end: those in the template are meant.
+    Directives with a width or a modifier are unlimited: only those in the template are included.
     """
     moment = datetime.fromisoformat(time)
     directives = [f"%{flag}{letter}" for flag in _FLAGS for letter in string.ascii_letters]

@@ -1,8 +1,8 @@
-"""``inspect``: one sample, explained from the real run through the model.
+"""``inspect``: show how one sample is run through the model.
 
-The specification explains the extraction with images of one example: the prompt, the token
-table with its two boundaries, the shapes on the way. Here the same images are made of any sample,
-and they show what the capture really saw.
+The specification explains the extraction with the data of one example: the prompt, the token table
+with its two boundaries, the shapes of all tensors. Here the same is produced for any sample, from
+the real capture.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class Token:
     """One token of the prompt."""
 
     position: int
-    """Place in the prompt, from 0."""
+    """Index in the prompt, from 0."""
     id: int
     """Token id."""
     text: str
-    """What it decodes to."""
+    """The decoded token."""
     marks: tuple[str, ...]
-    """Names of the boundaries that it is."""
+    """Names of the boundaries at this token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One sample and everything that was seen of it on the way."""
+    """One sample, its inputs, and its capture."""
 
     sample: Sample
     """The sample."""
@@ -45,9 +45,9 @@ class Inspection:
     tokens: tuple[Token, ...]
     """The expanded prompt."""
     num_image_tokens: int
-    """Image tokens in it."""
+    """Number of image tokens in it."""
     tiles: tuple[int, int] | None
-    """Rows and columns of tiles that the image was cut into, where the family tells."""
+    """Rows and columns of tiles that the image was split into, if the family defines them."""
     inputs: Mapping[str, tuple[int, ...]]
     """Model input → shape."""
     outputs: Mapping[str, tuple[int, ...]]
@@ -68,7 +68,7 @@ class Inspection:
 
 
 def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: ResolvedSpec) -> Inspection:
-    """Run one sample and return what it looked like on the way.
+    """Run one sample and return its inputs, shapes and capture.
 
     Raises:
         RowError: The sample cannot be captured.
@@ -89,7 +89,7 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: ResolvedSpec)
             position=position,
             id=int(token),
             text=vlm.processor.tokenizer.decode([int(token)]),
-            marks=tuple(name for name, place in result.boundaries.items() if place == position),
+            marks=tuple(name for name, index in result.boundaries.items() if index == position),
         )
         for position, token in enumerate(batch.input_ids[0])
     )

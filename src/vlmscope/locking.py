@@ -1,9 +1,9 @@
-"""The locks of this process: what its threads may not do at the same time.
+"""The locks of this process: what its threads must not do at the same time.
 
-A model is not safe under threads. A capture registers hooks on its modules and replaces its
-attention while it runs, and float32 precision, the default dtype, the registry of attentions and
-``torch.load`` belong to the whole process: two *different* models share them. So there is one lock
-for all models.
+A model is not thread-safe. A capture registers hooks on its modules and replaces its attention
+while it runs, and float32 precision, the default dtype, the registry of attentions and
+``torch.load`` are process-wide: two *different* models share them. So there is one lock for all
+models.
 
     lock             guards                                               is held during
     model_lock       modules, configurations, settings of torch           one batch or one loading
@@ -12,13 +12,13 @@ for all models.
                      an argument of the call
     warnings_lock    Python's warning filters                             one library call
 
-A thread that needs several takes them in this order. While a lock is held nothing is yielded to a
-consumer, and no other thread is waited for. All are reentrant: a finalizer may run in a thread that
-holds one.
+A thread that needs several acquires them in this order. While holding a lock, a thread neither
+yields to a consumer nor waits for another thread. All are reentrant: a finalizer may run in a
+thread that holds one.
 
 A forked child has only the thread that called ``fork``, so locks that other threads held are free
-in it. What a pass of theirs had changed is undone before the next pass (``model/computing.py``). A
-tokenizer that one of them was calling is refused: it has a lock of its own, which stays held.
+in it. Changes by an interrupted pass are undone before the next pass (``model/computing.py``). A
+tokenizer that was in use by another thread raises an error: its own internal lock stays locked.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from vlmscope.errors import InputError
 
 
 class ProcessLock:
-    """A reentrant lock that a forked child never finds held by a thread that it does not have.
+    """A reentrant lock that is free in a forked child if a thread that is missing there held it.
 
     Args:
-        what: What it guards, if that cannot be used in a child that was forked in the middle.
+        what: What it guards, if that cannot be used after a fork in the middle of its use.
     """
 
     def __init__(self, what: str = "") -> None:
@@ -45,10 +45,10 @@ class ProcessLock:
             os.register_at_fork(after_in_child=self._renew)
 
     def held(self) -> AbstractContextManager[bool]:
-        """Return what a ``with`` statement holds the lock with.
+        """Return a context manager that holds the lock.
 
-        It is the lock of the standard library itself: no signal comes between acquiring it and the
-        block that releases it.
+        It is the standard library's lock itself, so that no signal can come between acquiring it
+        and the block that releases it.
 
         Raises:
             InputError: This process was forked while another thread held the lock.
@@ -61,7 +61,7 @@ class ProcessLock:
         return self._lock
 
     def _renew(self) -> None:
-        """Replace the lock in a forked child if a thread held it that is not there."""
+        """Replace the lock in a forked child if a thread that is missing there held it."""
         if self._lock.acquire(blocking=False):  # free, or held by the thread that forked
             self._lock.release()
         else:
@@ -72,14 +72,14 @@ class ProcessLock:
 _MODEL = ProcessLock()
 _TOKENIZER = ProcessLock("a tokenizer")
 _WARNINGS = ProcessLock()
-_IMAGES = tuple(ProcessLock() for _ in range(31))  # a prime: objects lie at multiples of their size
+_IMAGES = tuple(ProcessLock() for _ in range(31))  # prime, as addresses are multiples of the size
 
 
 def model_lock() -> AbstractContextManager[bool]:
     """Return the lock of all models, for a ``with`` statement.
 
-    vlmscope holds it whenever it runs or loads a model. Whoever calls ``vlm.model`` directly, while
-    other threads use vlmscope, holds it too:
+    vlmscope holds it whenever it runs or loads a model. If you call ``vlm.model`` directly while
+    other threads use vlmscope, hold it too:
 
         with model_lock():
             vlm.model.generate(**inputs)

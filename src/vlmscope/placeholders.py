@@ -1,9 +1,9 @@
-"""Placeholders of images in questions: what stands in a question for an image.
+"""Placeholders of images in questions.
 
-MMMU's files number them, ``<image 1>``: the image is put there, where the chat template of the
-model takes images between texts. LLaVA's files write ``<image>``, other programs other marks: none
-of them tells which image is meant, and left in the question it would be a control token for one
-family of models, and noise for all others, without a word.
+MMMU's files number them, ``<image 1>``: the image is inserted there if the chat template of the
+model accepts images between texts. LLaVA's files write ``<image>``, other programs other marks:
+these do not define which image they refer to. Left in the question, such a mark would be a control
+token for one family of models, and silently noise for all others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ALONE = re.compile(
     r"^\s*(?:<(?:img|video|audio|picture)>|\[img\])|<(?:img|video|audio)>\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Those that are names of HTML too count where they stand by themselves."""
+"""Marks that are also names of HTML elements are placeholders only if they are on their own."""
 
 _NUMBERED = re.compile(
     r"<\s?(?:image|img|picture)[\s_-]{0,3}(\d{1,3})\s?>|<\|image[\s_-]{0,3}(\d{1,3})\s?\|>",
@@ -33,7 +33,7 @@ _NUMBERED = re.compile(
 
 
 def image_mark(question: str) -> str:
-    r"""Return the first placeholder that does not say which image it stands for; empty for none.
+    r"""Return the first placeholder without an image number; empty for none.
 
     >>> image_mark("<image>\\nWhat is it?"), image_mark("Which is in <image 2>?")
     ('<image>', '')
@@ -60,7 +60,7 @@ def numbered_mark(question: str) -> str:
 
 
 def split_at_images(question: str) -> tuple[str | int, ...]:
-    """Return a question cut at its numbered placeholders: texts, and the numbers of images.
+    """Return a question split at its numbered placeholders: texts, and the numbers of images.
 
     >>> split_at_images("Is <image 2> like <image 1>?"), split_at_images("What is it?")
     (('Is ', 2, ' like ', 1, '?'), ('What is it?',))

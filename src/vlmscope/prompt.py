@@ -1,18 +1,17 @@
-"""From a question and its image to the tensors that the model reads.
+"""From a question and its images to the input tensors of the model.
 
-The prompt is one user turn through the processor's own chat template, the images first and then the
-question verbatim; an image that the question names by a numbered placeholder, as ``<image 1>``,
-stands in its place. Two details decide whether the positions are right:
+The prompt is one user turn in the processor's own chat template, first the images and then the
+question verbatim; an image that the question names by a numbered placeholder, such as
+``<image 1>``, is put at the placeholder instead. Two details are important for correct positions:
 
-- A chat template that writes the BOS token itself must not meet a tokenizer that adds another: the
-  naive call doubles it and shifts every position by one. Templates without BOS must get theirs from
-  the tokenizer, unless the processor puts it there. So: special tokens are added only where the
-  rendered text does not start with BOS, and not if that doubles it.
-- Batches are padded on the left, as generation needs it.
+- If a chat template writes the BOS token and the tokenizer adds another, every position is shifted
+  by one, as in the naive call. Templates without BOS need the tokenizer's, unless the processor
+  adds it. So special tokens are added only if the rendered text does not start with BOS, and not if
+  that doubles it.
+- Batches are padded on the left, which generation requires.
 
-A chat template may write today's date (``strftime_now``). A processor therefore shows its template
-one time for as long as it lives, the time at which it was loaded, or that of the run whose prompts
-it makes again.
+A chat template may write today's date (``strftime_now``). A processor therefore passes a constant
+time to its template: the time when it was loaded, or that of the run whose prompts it reproduces.
 """
 
 from __future__ import annotations
@@ -36,45 +35,45 @@ if TYPE_CHECKING:
 
 
 _TIME = "_vlmscope_prompt_time"
-"""Attribute of a processor: the time that its template is shown."""
+"""Attribute of a processor: the time that its template is given."""
 _MARK = "[the question]"
-"""Stands in for a question where only the text around it is of interest."""
+"""Example question, to find the text around a question."""
 _MARKS = ("[the first text]", "[the second text]", "[the third text]")
-"""Stand in for texts with images between them."""
+"""Example texts, with images between them."""
 
 
 def build_messages(question: str, images: int = 1) -> list[dict[str, Any]]:
     """Return the specification's conversation: one user turn, images first, the question verbatim.
 
-    An image that a numbered placeholder of the question names stands there instead.
+    An image that the question names by a numbered placeholder is put there instead.
 
     Raises:
-        RowError: A placeholder names an image that is not there.
+        RowError: A placeholder names an image that the row does not have.
 
     >>> build_messages("Is it lit?")[0]["content"]
     [{'type': 'image'}, {'type': 'text', 'text': 'Is it lit?'}]
     >>> build_messages("Is <image 1> lit?")[0]["content"][1:]
     [{'type': 'image'}, {'type': 'text', 'text': ' lit?'}]
     """
-    return _messages(_arranged(question, images))
+    return _messages(_ordered_parts(question, images))
 
 
 def image_order(question: str, images: int) -> tuple[int, ...]:
-    """Return a row's images, by index, in the order in which the prompt shows them.
+    """Return the indices of a row's images in the order in which the prompt shows them.
 
-    Images that no placeholder names come first; one that several name is shown several times.
+    Images without a placeholder come first; an image with several is shown several times.
 
     Raises:
-        RowError: A placeholder names an image that is not there.
+        RowError: A placeholder names an image that the row does not have.
 
     >>> image_order("What is it?", 2), image_order("<image 2>, <image 1> or <image 2>?", 3)
     ((0, 1), (2, 1, 0, 1))
     """
-    return tuple(part for part in _arranged(question, images) if isinstance(part, int))
+    return tuple(part for part in _ordered_parts(question, images) if isinstance(part, int))
 
 
-def _arranged(question: str, images: int) -> tuple[str | int, ...]:
-    """Return a question in the order in which the prompt shows it: texts, and images by index."""
+def _ordered_parts(question: str, images: int) -> tuple[str | int, ...]:
+    """Return texts, and images as indices, in the order in which the prompt shows them."""
     parts = split_at_images(question)
     numbers = {part for part in parts if isinstance(part, int)}
     if not numbers <= set(range(1, images + 1)):
@@ -102,7 +101,7 @@ def chat_template(processor: Any) -> str:
     """Return the checkpoint's chat template, from the processor or else its tokenizer.
 
     Raises:
-        ModelError: There is none, or it writes another prompt each time.
+        ModelError: There is none, or it is random.
     """
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if isinstance(template, dict):
@@ -114,19 +113,19 @@ def chat_template(processor: Any) -> str:
         )
     if name := reads_chance(str(template)):
         raise ModelError(
-            f"the checkpoint's chat template asks for chance ({name}), so that no prompt could be "
-            f"made again; remove {name} from its chat_template.jinja"
+            f"the checkpoint's chat template is random ({name}), so prompts would not be "
+            f"reproducible; remove {name} from its chat_template.jinja"
         )
     return str(template)
 
 
 def reads_clock(processor: Any) -> bool:
-    """Return whether the checkpoint's chat template asks for the time."""
+    """Return whether the checkpoint's chat template reads the time."""
     return clock.reads_clock(chat_template(processor))
 
 
 def prompt_time(processor: Any) -> str | None:
-    """Return the local time that the chat template is shown; None where it does not ask for it.
+    """Return the local time that the chat template is given; None if it does not read it.
 
     Raises:
         ModelError: There is no chat template.
@@ -135,25 +134,25 @@ def prompt_time(processor: Any) -> str | None:
 
 
 def set_prompt_time(processor: Any, time: str | None) -> None:
-    """Show the chat template another time.
+    """Set the time that the chat template is given.
 
     Args:
-        processor: The processor; changed.
-        time: Local time, ISO 8601 without a zone; None leaves it as it is.
+        processor: The processor; changed in place.
+        time: Local time, ISO 8601 without a zone; None for no change.
     """
     if time is not None:
         setattr(processor, _TIME, time)
 
 
 def at_time(processor: Any, time: str | None) -> Any:
-    """Return a shallow copy of a processor that shows its chat template another time."""
+    """Return a shallow copy of a processor with another time for its chat template."""
     copied = copy.copy(processor)
     set_prompt_time(copied, time)
     return copied
 
 
 def template_settings(processor: Any) -> dict[str, Any]:
-    """Return what ``apply_chat_template`` is to be called with besides the conversation.
+    """Return the arguments of ``apply_chat_template`` besides the conversation.
 
     Raises:
         ModelError: There is no chat template.
@@ -174,17 +173,17 @@ def _time(processor: Any) -> str:
 
 
 def render(processor: Any, question: str, images: int = 1) -> str:
-    """Return the chat text of a question about so many images: the specification's ``chat_text``.
+    """Return the chat text of a question with some images: the specification's ``chat_text``.
 
     Raises:
-        RowError: The question is no text or empty, or holds the text of a control token, the image
-            placeholder for example: the tokenizer would read it as one, and the prompt would have
-            another structure. Or it holds a placeholder that does not say which image it stands
-            for, or that names none, or the template puts every image before the text. Or the
-            template fails on it.
+        RowError: The question is no text or empty; it contains the text of a control token, for
+            example the image placeholder, which the tokenizer would read as such, so that the
+            prompt would have another structure; it contains a placeholder without a number, or of a
+            missing image, or the template puts every image before the text; or the template fails
+            on it.
     """
     _check_text(question)
-    parts = _arranged(question, images)
+    parts = _ordered_parts(question, images)
     texts = [part for part in parts if isinstance(part, str)]
     for token in _control_tokens(processor.tokenizer):
         if any(token in text for text in texts):
@@ -199,8 +198,8 @@ def render(processor: Any, question: str, images: int = 1) -> str:
     if mark:
         raise RowError(
             "prompt",
-            f"the question contains {mark!r}, a placeholder of an image; the images stand before "
-            "the question: remove it, or write 'the first image' where it tells images apart",
+            f"the question contains {mark!r}, a placeholder of an image; the images are put before "
+            "the question: remove it, or write 'the first image' to distinguish images",
         )
     return _apply(processor, parts)
 
@@ -226,18 +225,19 @@ def _check_text(question: Any) -> None:
 
 
 def takes_images_anywhere(processor: Any) -> bool:
-    """Return whether the chat template puts images between texts where the conversation has them.
+    """Return whether the chat template can put images between texts.
 
-    Many templates write all images first, wherever they stand. So one is shown a turn with an image
-    between texts, and one with the images before them, and the difference must be the images.
+    Many templates write all images first, wherever they are in the conversation. So one turn is
+    rendered with an image between texts, and one with the images before them, and the difference
+    must be the images.
 
     Raises:
         ModelError: There is no chat template.
     """
     one, two, three = _MARKS
     try:
-        first = _around(_apply(processor, (0, 1, one, two, three)))
-        between = _around(_apply(processor, (one, 0, two, 1, three)))
+        first = _split_at_marks(_apply(processor, (0, 1, one, two, three)))
+        between = _split_at_marks(_apply(processor, (one, 0, two, 1, three)))
     except RowError:
         return False
     if not first or not between or first[-1] != between[-1]:
@@ -249,8 +249,8 @@ def takes_images_anywhere(processor: Any) -> bool:
     )
 
 
-def _around(text: str) -> list[str]:
-    """Return what stands before, between and behind the marks; nothing where one is not there."""
+def _split_at_marks(text: str) -> list[str]:
+    """Return the texts before, between and after the marks; empty if one is missing."""
     found = re.split("|".join(map(re.escape, _MARKS)), text)
     in_order = re.findall("|".join(map(re.escape, _MARKS)), text) == list(_MARKS)
     return found if in_order else []
@@ -260,57 +260,57 @@ def _apply(processor: Any, parts: Iterable[str | int]) -> str:
     settings = template_settings(processor)
     try:
         return str(processor.apply_chat_template(_messages(parts), **settings))
-    except Exception as error:  # a template is a program of the checkpoint's, in a sandbox
+    except Exception as error:  # a template is a program of the checkpoint, in a sandbox
         found = named_line(error)
         raise RowError(
             "prompt",
-            f"the checkpoint's chat template fails ({found}); mend its chat_template.jinja",
+            f"the checkpoint's chat template fails ({found}); correct its chat_template.jinja",
         ) from error
 
 
 def count_after_question(processor: Any, chat_text: str, images: int = 1) -> int:
-    """Return how many tokens of a rendered prompt begin behind the question.
+    """Return how many tokens of a rendered prompt begin after the question.
 
-    What stands behind it is the template's, the same for every question; a search for the question
-    could find it in there ("is" is a part of "assistant"). Counted from the end, because the
-    processor may put many image tokens before the question. Where a question ends in an image, its
-    last token is the last one that stands for the image.
+    The text after it is part of the template, the same for every question; searching for the
+    question could find it there ("is" is a part of "assistant"). Tokens are counted from the end,
+    because the processor may put many image tokens before the question. If a question ends with an
+    image, its last token is the last image token.
 
     Args:
         processor: The processor.
-        chat_text: The prompt, as ``render`` made it.
-        images: How many images it shows.
+        chat_text: The prompt, from ``render``.
+        images: Number of images that it shows.
 
     Raises:
-        RowError: The template's end depends on the question, so the question's end is not known.
+        RowError: The end of the template depends on the question, so the question's end is unknown.
     """
-    behind = _apply(processor, (*range(images), _MARK)).rpartition(_MARK)[2]
-    if not behind or not chat_text.endswith(behind):
+    after = _apply(processor, (*range(images), _MARK)).rpartition(_MARK)[2]
+    if not after or not chat_text.endswith(after):
         raise RowError(
             "prompt",
             "last_question_token: the chat template does not end in the same way for every "
-            "question; leave that position out",
+            "question; omit that position",
         )
-    # The tokenizer itself, not the call around it, which changes the tokenizer's padding.
+    # The backend, not the tokenizer's call, which changes the tokenizer's padding.
     with tokenizer_lock():
         encoding = processor.tokenizer.backend_tokenizer.encode(chat_text, add_special_tokens=False)
-    return sum(start >= len(chat_text) - len(behind) for start, _ in encoding.offsets)
+    return sum(start >= len(chat_text) - len(after) for start, _ in encoding.offsets)
 
 
 def _control_tokens(tokenizer: Any) -> list[str]:
-    """Return the texts that the tokenizer takes for control tokens wherever they stand."""
+    """Return the texts that the tokenizer reads as control tokens, wherever they occur."""
     added = tokenizer.added_tokens_decoder.values()
     return [token.content for token in added if token.special]
 
 
 @dataclass(frozen=True, slots=True)
 class EachOnce:
-    """Which rows of a batch show the same images, so that these are prepared once."""
+    """Which rows of a batch show the same images, which are then prepared once."""
 
     entries: Sequence[int]
-    """For each row which of the different images it shows, numbered in the order of the rows."""
+    """For each row the index of its images, numbered in the order of first use."""
     names: Sequence[str]
-    """The processor's outputs that depend on the images alone: they have one entry for each."""
+    """The processor's outputs that depend on the images alone, with one entry per index."""
 
 
 def encode(
@@ -324,19 +324,19 @@ def encode(
     Args:
         processor: The checkpoint's processor.
         chat_texts: Rendered prompts.
-        images: The RGB images of each. Either every prompt has some or none has: most processors
-            take a batch of both, but not all.
-        each: Which rows show the same images, if they are to be prepared once.
+        images: The RGB images of each. Either every prompt has some or none has any: most
+            processors accept a mixed batch, but not all.
+        each: Which rows show the same images, if those are to be prepared once.
 
     Returns:
-        Name → tensor, whatever this processor makes: always ``input_ids`` and ``attention_mask``
+        Name → tensor, depending on the processor: always ``input_ids`` and ``attention_mask``
         ``[batch, length]``; for Mllama ``pixel_values [batch, 1, 4, 3, tile, tile]``,
         ``aspect_ratio_ids [batch, 1]``, ``aspect_ratio_mask [batch, 1, 4]`` and
         ``cross_attention_mask [batch, length, 1, 4]``.
     """
     processor = in_turn(processor)
     if each is not None:
-        processor.image_processor = _Preparing(processor.image_processor, each)
+        processor.image_processor = _DistinctImages(processor.image_processor, each)
     bos = processor.tokenizer.bos_token
     has_bos = bool(bos) and all(text.startswith(bos) for text in chat_texts)
     inputs = _process(processor, chat_texts, images, add_special_tokens=not has_bos)
@@ -349,16 +349,16 @@ def encode(
 def in_turn(processor: Any) -> Any:
     """Return a shallow copy of a processor whose tokenizer is called by one thread at a time.
 
-    A tokenizer keeps whether and how it pads from one call to the next, and a call sets that before
-    it encodes: a call in another thread that comes between would decide how this one pads.
+    A tokenizer keeps its padding settings from one call to the next, and a call sets them before it
+    encodes: a call in another thread in between would change the padding of this one.
     """
     copied = copy.copy(processor)
-    copied.tokenizer = _InTurn(processor.tokenizer)
+    copied.tokenizer = _LockedTokenizer(processor.tokenizer)
     return copied
 
 
 def count_bos(processor: Any, inputs: Mapping[str, Any]) -> int:
-    """Return how many BOS tokens the first prompt of a batch begins with."""
+    """Return the number of BOS tokens at the beginning of a batch's first prompt."""
     ids = inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
     return len(list(takewhile(lambda token: token == processor.tokenizer.bos_token_id, ids)))
 
@@ -382,14 +382,14 @@ def _process(
     )
 
 
-class _InTurn:
-    """A tokenizer every call of which, and of whose methods, waits for those of other threads."""
+class _LockedTokenizer:
+    """A tokenizer whose calls and methods are run by one thread at a time."""
 
     def __init__(self, own: Any) -> None:
         self._own = own
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_own":  # not there yet: a copy of this is being made
+        if name == "_own":  # not set yet: this object is being copied
             raise AttributeError(name)
         value = getattr(self._own, name)
         if not callable(value):
@@ -410,15 +410,15 @@ class _InTurn:
         return len(self._own)
 
 
-class _Preparing:
-    """An image processor that is asked for every row and works once for rows that show the same."""
+class _DistinctImages:
+    """An image processor that is called for all rows, and processes each distinct entry once."""
 
     def __init__(self, own: Any, each: EachOnce) -> None:
         self._own = own
         self._each = each
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_own":  # not there yet: a copy of this is being made
+        if name == "_own":  # not set yet: this object is being copied
             raise AttributeError(name)
         return getattr(self._own, name)
 

@@ -1,14 +1,14 @@
-"""The oracle: the reference method, kept slow and literal.
+"""The oracle: the reference method, intentionally slow and literal.
 
-One sample at a time, three passes through the model: the vision encoder alone, the whole model with
-``output_hidden_states``, and ``generate``. Shared with the capture are only the images, the chat
-messages, the model's accessors and the list of layers; tokens, padding, positions, pooling and
-decoding are its own. It is the same for every family: one question at a time needs no rule for what
-belongs to whom. Nothing is optimised: it is here so that every faster path can be held against it,
-in the tests and by ``vlmscope verify``. Two lines depart from the specification's text, where it
-contradicts itself:
+One sample at a time, three passes through the model: the vision encoder alone, the complete model
+with ``output_hidden_states``, and ``generate``. It shares with the capture only the images, the
+chat messages, the model's accessors and the list of layers; tokens, padding, positions, pooling and
+decoding are its own. It is the same for every family: one question at a time needs no rule to
+assign outputs to questions. Nothing is optimised, so that every faster path can be compared with
+it, in the tests and by ``vlmscope verify``. It deviates in two lines from the specification's text,
+which contradicts itself:
 
-- ``<|image|>`` stands on position 5, as in its token table, and not on 6, as in its comment: the
+- ``<|image|>`` is at position 5, as in its token table, and not at 6, as in its comment: the
   BOS token that the chat template writes is not doubled by the tokenizer.
 - Vectors are cast to float32 before the mean, not after it.
 """
@@ -54,7 +54,7 @@ _PER_TOKEN = frozenset(
         "moe_mm_token_type_ids",
     }
 )
-"""Inputs with one entry for each token of the prompt."""
+"""Inputs with one entry per token of the prompt."""
 
 
 _Inputs = dict[str, Tensor]
@@ -73,13 +73,13 @@ def reference(
     Args:
         sample: The question.
         vlm: The model.
-        spec: What to record (default: the specification's choice).
-        answer_token_ids: Whose hidden states to read at the positions in the answer (default: of
-            the answer generated here). In half precision two runs may answer differently.
+        spec: What to record (default: that of the specification).
+        answer_token_ids: The answer whose hidden states are read at the positions in the answer
+            (default: the answer generated here). In half precision two runs may answer differently.
 
     Raises:
-        InputError: The spec's ``compat`` is not for this model.
-        RowError: The image cannot be read, or the answer is empty where its tokens are wanted.
+        InputError: The spec's ``compat`` does not support this model.
+        RowError: The image cannot be read, or the answer is empty and its tokens are recorded.
     """
     spec = spec or CaptureSpec()
     vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
@@ -93,9 +93,9 @@ def reference(
         answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}
         if spec.answer_positions:
             tokens = answer["answer_token_ids"] if answer_token_ids is None else answer_token_ids
-            more, places = _answer_states_pass(vlm, inputs, tokens, spec)
+            more, indices = _answer_states_pass(vlm, inputs, tokens, spec)
             states |= more
-            boundaries |= places
+            boundaries |= indices
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -123,7 +123,7 @@ def _chat_text(vlm: VisionLanguageModel, content: list[dict[str, Any]]) -> str:
 
 
 def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> _Inputs:
-    """Return the model's inputs, with one BOS where the tokenizer has one."""
+    """Return the model's inputs, with one BOS token if the tokenizer has one."""
     made = {"text": [chat_text], "images": [images] if images else None, "return_tensors": "pt"}
     bos = vlm.processor.tokenizer.bos_token_id
     inputs = in_turn(vlm.processor)(**made, add_special_tokens=False)
@@ -139,7 +139,7 @@ def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
     if vlm.family.vision_rows == "channels first":
         feats = feats.movedim(1, -1)
     if spec.vision_pooling == "valid" and "aspect_ratio_mask" in inputs:
-        feats = feats[inputs["aspect_ratio_mask"].bool()]  # Mllama's tiles that hold an image
+        feats = feats[inputs["aspect_ratio_mask"].bool()]  # Mllama's tiles with an image
     if spec.vision_pooling == "valid" and vlm.family.vision_rows == "patch shapes":
         feats = feats[inputs["pixel_attention_mask"].bool()]
     if vlm.family.vision_rows == "patch mask":
@@ -162,7 +162,7 @@ def _patch(vlm: VisionLanguageModel) -> int:
 
 
 def _pixels(vlm: VisionLanguageModel, mask: Tensor) -> Tensor:
-    """Return how many pixels of each patch are in a mask, ``[tiles, patches]``."""
+    """Return the number of pixels of each patch that are in a mask, ``[tiles, patches]``."""
     patch = _patch(vlm)
     rows, columns = mask.shape[1] // patch, mask.shape[2] // patch
     cut = mask[:, : rows * patch, : columns * patch].long()
@@ -171,7 +171,7 @@ def _pixels(vlm: VisionLanguageModel, mask: Tensor) -> Tensor:
 
 
 def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:
-    """Leave out what fills each image up to the most crops of the question (Phi-4)."""
+    """Drop the crops that pad each image to the most crops of the question (Phi-4)."""
     crop, sizes = vlm.model.config.vision_config.crop_size, inputs["image_sizes"].tolist()
     images = feats.chunk(len(sizes))
     counts = [1 + (height // crop) * (width // crop) for height, width in sizes]
@@ -179,7 +179,7 @@ def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tens
 
 
 def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
-    """Run the vision side of the model alone, and return what its encoder returned."""
+    """Run the vision part of the model alone; return the output of its encoder."""
     if vlm.family.encoder_inputs:
         taken = {name: inputs[name] for name in vlm.family.encoder_inputs}
         alone: Tensor = vlm.vision_encoder(**taken).last_hidden_state
@@ -187,12 +187,12 @@ def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
     with _outputs_of(vlm.vision_encoder) as seen:
         inner = vlm.model.base_model
         if hasattr(inner, "get_image_features"):
-            # LLaVA's took the sizes unnamed once, and Pixtral's encoder needs them.
+            # LLaVA's once had no such parameter for the sizes, which Pixtral's encoder needs.
             names = {*signature(inner.get_image_features).parameters, "image_sizes"}
             given: dict[str, Any] = {n: t for n, t in inputs.items() if n in names}
             strategy = "vision_feature_select_strategy"
             if strategy in names and vlm.family.model_type == "llama4":
-                given[strategy] = getattr(vlm.model.config.vision_config, strategy)  # 5.17 asks
+                given[strategy] = getattr(vlm.model.config.vision_config, strategy)  # for 5.17
             inner.get_image_features(**given)
         else:
             vlm.model(**inputs)
@@ -202,7 +202,7 @@ def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
 
 @contextmanager
 def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Keep what a module returns, call by call, while the block runs."""
+    """Record the outputs of a module, call by call, within the context."""
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -229,7 +229,7 @@ def _decoder_pass(
         "last_prompt_token": [last_idx],
     }
     if "last_question_token" in spec.positions:
-        wanted["last_question_token"] = [last_idx - _count_behind(vlm, sample)]
+        wanted["last_question_token"] = [last_idx - _count_after(vlm, sample)]
     positions = [p for p in spec.prompt_positions if sample.images or p not in IMAGE_POSITIONS]
     states = {}
     for position in positions:
@@ -237,61 +237,61 @@ def _decoder_pass(
             layer_h, chosen = layers[k][0], wanted[place_of(original, position)]
             vec = torch.stack([layer_h[i].to(torch.float32) for i in chosen]).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
-    places = {p: wanted[place_of(original, p)] for p in positions if not p.endswith("_mean")}
-    return states, {p: place[0] for p, place in places.items()}, logits[0, last_idx]
+    indices = {p: wanted[place_of(original, p)] for p in positions if not p.endswith("_mean")}
+    return states, {p: index[0] for p, index in indices.items()}, logits[0, last_idx]
 
 
 def _run_decoder(
-    vlm: VisionLanguageModel, inputs: _Inputs, meant: LayerStates, *, imaged: bool
+    vlm: VisionLanguageModel, inputs: _Inputs, layer_states: LayerStates, *, imaged: bool
 ) -> tuple[list[Tensor], Tensor]:
-    """Run the whole model; return what ``layer_k`` means, for every k, and the logits."""
+    """Run the complete model; return the states of ``layer_k``, for every k, and the logits."""
     with _outputs_of(vlm.layers[-1]) as last:
         outputs = vlm.model(**inputs, output_hidden_states=True, return_dict=True)
-    # Mllama's cross-attention layers leave a prompt without an image as it is, and no entry.
+    # Mllama's cross-attention layers skip a prompt without an image, and return no entry.
     skipped = frozenset() if imaged else vlm.skipped_without_image
     given = iter(outputs.hidden_states)
     every = [next(given)]
     for k in range(vlm.num_layers):
         every.append(every[-1] if k in skipped else next(given))
-    if meant == "hidden_states[k]":
+    if layer_states == "hidden_states[k]":
         return every[:-1], outputs.logits
-    return [*every[1:-1], *(last if meant == "block output" else every[-1:])], outputs.logits
+    return [*every[1:-1], *(last if layer_states == "block output" else every[-1:])], outputs.logits
 
 
-def _count_behind(vlm: VisionLanguageModel, sample: Sample) -> int:
-    """Return how many tokens stand behind the question: the prompt cut off there, and counted."""
+def _count_after(vlm: VisionLanguageModel, sample: Sample) -> int:
+    """Return the number of tokens after the question, by tokenizing the prompt up to its end."""
     *before, last = build_messages(sample.question, len(sample.images))[0]["content"]
     chat_text = _chat_text(vlm, [*before, last])
     other = _chat_text(vlm, [*before, {"type": "text", "text": "\N{WHITE SQUARE}"}])
     if last["type"] == "image":
-        behind = _count_same(reversed(chat_text), reversed(other))
-        upto = chat_text[: len(chat_text) - behind]
+        after = _count_same(reversed(chat_text), reversed(other))
+        upto = chat_text[: len(chat_text) - after]
     else:
         start, question = _count_same(chat_text, other), last["text"]
         text = question if chat_text[start:].startswith(question) else question.strip()
         upto = chat_text[: start + len(text)]
-    whole, part = (
+    every, part = (
         len(in_turn(vlm.processor).tokenizer(t, add_special_tokens=False)["input_ids"])
         for t in (chat_text, upto)
     )
-    return whole - part
+    return every - part
 
 
 def _count_same(one: Iterable[str], other: Iterable[str]) -> int:
-    """Return how many characters two texts begin with."""
+    """Return the length of the common prefix of two texts."""
     return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
 
 
 def _answer_states_pass(
     vlm: VisionLanguageModel, inputs: _Inputs, answer_token_ids: np.ndarray, spec: CaptureSpec
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Feed prompt and answer at once, and read the hidden states of the answer's tokens."""
+    """Run prompt and answer in one pass; return the hidden states of the answer's tokens."""
     ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
     content = [token for token in answer_token_ids.tolist() if token not in ends]
     if not content:
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
-    # An image token in an answer is no image: fed at once, the model would look for one.
+    # For an image token in an answer, the model would expect an image if run in one pass.
     by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
     pass_over = _step_by_step if by_step else _all_at_once
     layers = pass_over(vlm, inputs, content)
@@ -310,30 +310,30 @@ def _answer_states_pass(
 
 
 def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Return every layer's states of a prompt and its answer."""
+    """Return every layer's states of a prompt and its answer, from one pass."""
     answer, count = torch.tensor([content]), len(content)
-    whole = dict(inputs)
-    whole["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
-    for name in _PER_TOKEN & inputs.keys():  # each new token is like the last, and sees what it saw
+    extended = dict(inputs)
+    extended["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
+    for name in _PER_TOKEN & inputs.keys():  # each new token attends to what the last one does
         last = inputs[name][:, -1:]
         if name == "token_type_ids" and vlm.family.prefix_sees_question:
-            last = torch.ones_like(last)  # the answer is behind the prefix
-        whole[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
+            last = torch.ones_like(last)  # the answer comes after the prefix
+        extended[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
     imaged = bool((inputs["input_ids"] == vlm.image_token_id).any())
-    layers, _ = _run_decoder(vlm, whole, "hidden_states[k+1]", imaged=imaged)
+    layers, _ = _run_decoder(vlm, extended, "hidden_states[k+1]", imaged=imaged)
     return layers
 
 
 def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Return the same where tokens may not be fed at once.
+    """Return every layer's states of a prompt and its answer, decoded token by token.
 
-    Their states depend on how long the sequence was then, or one is the image token. ``generate``
-    is made to write the answer; what it computed for each token is what counts.
+    For answers whose states depend on the length of the sequence at the time, or which contain the
+    image token. ``generate`` is forced to generate the answer, and its states are returned.
     """
     start = inputs["input_ids"].shape[1]
     outputs = vlm.model.generate(
         **inputs,
-        max_new_tokens=len(content) + 1,  # the states of the last one exist a step later
+        max_new_tokens=len(content) + 1,  # the states of the last token exist a step later
         do_sample=False,
         return_dict_in_generate=True,
         output_hidden_states=True,

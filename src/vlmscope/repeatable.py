@@ -1,9 +1,8 @@
-"""Chat templates that write another prompt each time: their rows could not be made again.
+"""Find chat templates that are random: their rows would not be reproducible.
 
-A chat template is a program of the checkpoint's. What it can read besides the conversation is the
-time, which ``clock`` holds still, and chance: Jinja's ``random`` filter and its ``lipsum``
-function. A run with random prompts can be neither verified nor scored, so such a template is
-refused.
+A chat template is a program of the checkpoint. Besides the conversation it can read the time, which
+``clock`` keeps constant, and random numbers: Jinja's ``random`` filter and its ``lipsum`` function.
+A run with random prompts can be neither verified nor scored, so such a template is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from functools import lru_cache
 
 _FILTER, _FUNCTION = "random", "lipsum"
 _BY_NAME = ("map", "select", "reject")
-"""Filters that take the name of another one as a string."""
+"""Filters that accept the name of another filter as a string."""
 
 
 @lru_cache(maxsize=64)
 def reads_chance(template: str) -> str:
-    """Return by which name a chat template asks for chance; empty: it does not.
+    """Return the name of the random function that a chat template uses; empty for none.
 
     >>> reads_chance("{{ ['Hi', 'Hello'] | random }}"), reads_chance("{{ lipsum(1) }}")
     ('random', 'lipsum')
@@ -28,7 +27,7 @@ def reads_chance(template: str) -> str:
         return ""
     from jinja2 import Environment, TemplateSyntaxError
 
-    two, one = "", ""  # the tokens before
+    two, one = "", ""  # the last two tokens
     try:
         for _, kind, text in Environment(autoescape=True).lex(template):
             if kind == "whitespace":
@@ -41,5 +40,5 @@ def reads_chance(template: str) -> str:
                 return _FILTER
             two, one = one, text
     except TemplateSyntaxError:
-        return ""  # whoever renders it says so
+        return ""  # rendering the template reports it
     return ""

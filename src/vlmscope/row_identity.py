@@ -1,12 +1,12 @@
-"""The rows of a run held against the rows of a table: what may go on, and what may not.
+"""Compare the rows of a run with the rows of a table, to decide whether the run may continue.
 
-A row is what it is by its id, its question and its image's name. So a table may grow, lose rows,
-be sorted otherwise, and have other truths and metadata: its run goes on. A row that the run holds
-and that is another question now is refused, by its id.
+A row is identified by its id, its question and its image's name. So a table may grow, lose rows, be
+sorted differently, and change its ground truth and metadata: its run can continue. If a row of the
+run is another question in the table, an error names its id.
 
-The images' files are not opened: each row keeps the hash of its image, which ``verify`` checks.
-Only images that lie in the table and have no name are compared by that hash, as nothing else tells
-them apart; and all images of a table in memory, which nobody can look at again.
+The images' files are not opened: each row stores the hash of its image, which ``verify`` checks.
+Only images that are stored in the table without a name are compared by that hash, as nothing else
+distinguishes them; and all images of a table in memory, which cannot be read again later.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from vlmscope.schema import FieldSpec
 from vlmscope.store import DataRecord, Run, clean_text, write_truths
 
 SHOWN_IDS = 10
-"""Ids that a message lists."""
+"""Number of ids that a message lists."""
 
 _DIGEST = 16
-_TOGETHER = 64
-"""Images that are decoded at once."""
+_IMAGES_AT_ONCE = 64
+"""Number of images that are decoded at once."""
 
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -47,18 +47,18 @@ _TEXTS = ("question_id", "question", "image_id", "ground_truth_answer", "image_s
 
 @dataclass(frozen=True, slots=True)
 class RowsHeld:
-    """What a table says of the rows that a run holds. All of them are the same questions."""
+    """The result of comparing the rows of a run with a table. All are the same questions."""
 
     other_table: bool = False
-    """Whether the table is another version than the one that the run was last continued with."""
+    """Whether the table is another version than the one that the run last continued with."""
     compared: int = 0
-    """How many rows were compared; none where the table is the one that they were made from."""
+    """Number of compared rows; 0 if the table is the one that they were made from."""
     gone: tuple[str, ...] = ()
-    """Ids of rows that the table does not have any more."""
+    """Ids of rows that are not in the table any more."""
     retold: tuple[str, ...] = ()
-    """Ids of rows that have another truth now than the run has."""
+    """Ids of rows whose ground truth in the table differs from the run's."""
     truths: Mapping[str, str] | None = field(default=None, repr=False)
-    """Truths that are to count instead of those in the shards; None: as before."""
+    """Ground truth that replaces that of the shards; None for no change."""
 
 
 def table_of_run(
@@ -68,12 +68,12 @@ def table_of_run(
     images: str | os.PathLike[str] | None = None,
     allow_absolute_paths: bool = False,
 ) -> Table:
-    """Open the table of a run by the columns that it was made with.
+    """Open the table of a run with the columns that it was made with.
 
     Args:
         run: The run.
-        data: The table, or where it is now, if not where it was.
-        images: Where its images are now, if not where they were.
+        data: The table, or its current path (default: the path in the run).
+        images: The current path of its images (default: the path in the run).
         allow_absolute_paths: As in ``open_table``.
 
     Raises:
@@ -82,7 +82,7 @@ def table_of_run(
     record = run.manifest.data
     if data is None and record.in_memory:
         raise InputError(
-            f"{run.path}: its table was in memory ({record.shown_path}), so that no file holds it; "
+            f"{run.path}: its table was in memory ({record.shown_path}), not in a file; "
             "give it with --data: the table itself in Python, or saved as Parquet with its images"
         )
     table = None if data is None else in_memory(data)
@@ -112,12 +112,12 @@ def hold_rows(
     Args:
         run: The run.
         table: The table.
-        scan: What is in it.
-        skip_damaged: Leave out rows of shards that cannot be read.
+        scan: The scan of the table.
+        skip_damaged: Skip rows of shards that cannot be read.
 
     Raises:
         InputError: The table cannot be read.
-        RunMismatchError: Rows of the run are other questions in the table, or it has none of them.
+        RunMismatchError: Rows of the run are other questions in the table, or all are missing.
         StoreError: A shard is damaged.
     """
     if is_same_table(run.manifest.data, scan):
@@ -126,7 +126,7 @@ def hold_rows(
     images: list[tuple[Identity, str]] = []
     for row in table.identities():
         rows.compare(row, images)
-        if len(images) >= _TOGETHER:
+        if len(images) >= _IMAGES_AT_ONCE:
             rows.note_changed(_with_other_images(images))
             images.clear()
     rows.note_changed(_with_other_images(images))
@@ -135,13 +135,13 @@ def hold_rows(
 
 
 def take_truths(run: Path, held: RowsHeld) -> None:
-    """Have the truths of the table count from now on."""
+    """Write the ground truth of the table to the run."""
     if held.truths is not None:
         write_truths(run, held.truths)
 
 
 def ids_text(ids: Sequence[str]) -> str:
-    """List ids as a message shows them.
+    """Return ids as text for a message.
 
     >>> ids_text(["q1", "q2"]), ids_text([str(i) for i in range(12)])[-19:]
     ("'q1', 'q2'", "'8', '9' and 2 more")
@@ -152,24 +152,24 @@ def ids_text(ids: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A row of the run: digests, as a million of them are held at once."""
+    """A row of the run, as digests, because a million of them are in memory at once."""
 
     question: bytes
     image_id: bytes
     truth: bytes
     sha256: str
-    """Of the image, where its name does not tell it from others."""
+    """Hash of the image, if its name does not identify it."""
 
 
 class _Rows:
-    """The rows of a run, each waiting for the table's row of its id."""
+    """The rows of a run, each compared with the table's row of its id."""
 
     def __init__(self, run: Run, *, skip_damaged: bool, by_content: bool) -> None:
         self._path = run.path
         self._known_truths = run.truths
-        self._waiting = dict(_stored(run, skip_damaged=skip_damaged, by_content=by_content))
-        self._count = len(self._waiting)
-        self._first = tuple(islice(self._waiting, SHOWN_IDS))
+        self._unmatched = dict(_stored(run, skip_damaged=skip_damaged, by_content=by_content))
+        self._count = len(self._unmatched)
+        self._first = tuple(islice(self._unmatched, SHOWN_IDS))
         self._first_of_table: list[str] = []
         self._changed: dict[str, str] = {}
         self._retold: list[str] = []
@@ -177,10 +177,10 @@ class _Rows:
         self._has_truths = False
 
     def compare(self, row: Identity, images: list[tuple[Identity, str]]) -> None:
-        """Compare a row of the table; add to ``images`` what only the pixels can tell."""
+        """Compare a row of the table; append to ``images`` if the pixels must be compared too."""
         if len(self._first_of_table) < SHOWN_IDS:
             self._first_of_table.append(row.id)
-        stored = self._waiting.pop(row.id, None)
+        stored = self._unmatched.pop(row.id, None)
         if stored is None:
             return
         others = ["question"] if _digest(row.question) != stored.question else []
@@ -202,31 +202,31 @@ class _Rows:
             self._truths[id_] = truth
 
     def note_changed(self, ids: Iterable[str]) -> None:
-        """Take note of rows that are about another image."""
+        """Record rows that are about another image."""
         self._changed |= dict.fromkeys(ids, "image")
 
     def check(self, table: str) -> None:
-        """Refuse what cannot go on, once the whole table was compared."""
+        """Raise an error if the run cannot continue, after the complete table was compared."""
         if self._changed:
             found = [f"{shortened(id_)!r} ({what})" for id_, what in self._changed.items()]
             more = len(found) - SHOWN_IDS
             listed = ", ".join(found[:SHOWN_IDS]) + (f" and {more:,} more" if more > 0 else "")
             rows = "1 row" if len(found) == 1 else f"{len(found):,} rows"
-            is_ = "is another question" if len(found) == 1 else "are other questions"
+            are = "is another question" if len(found) == 1 else "are other questions"
             raise RunMismatchError(
-                f"{self._path}: {rows} that this run holds {is_} in {table}: {listed}; restore "
-                "them, give changed questions ids of their own, or give another --out"
+                f"{self._path}: {rows} of this run {are} in {table}: {listed}; restore "
+                "them, give changed questions new ids, or give another --out"
             )
-        if self._count and len(self._waiting) == self._count:
+        if self._count and len(self._unmatched) == self._count:
             raise RunMismatchError(
-                f"{self._path}: {table} has none of the {self._count:,} rows that this run holds, "
+                f"{self._path}: {table} has none of the {self._count:,} rows of this run: "
                 f"the run has the ids {ids_text(self._first)}, the table "
                 f"{ids_text(self._first_of_table)}; give the table of this run, or another --out"
             )
 
     def held(self) -> RowsHeld:
-        """Return what was found."""
-        gone = tuple(self._waiting)
+        """Return the result of the comparison."""
+        gone = tuple(self._unmatched)
         kept = {id_: self._known_truths[id_] for id_ in gone if id_ in self._known_truths}
         truths = {**kept, **self._truths} if self._has_truths else None
         return RowsHeld(True, self._count, gone, tuple(self._retold), truths)
@@ -244,7 +244,7 @@ def _digest(text: str) -> bytes:
 
 
 def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:
-    """Return the ids of rows whose images do not have the hash that the run has."""
+    """Return the ids of rows whose images differ from the run's hash."""
     if not rows:
         return []
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -253,8 +253,8 @@ def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:
 
 
 def _hash(row: Identity) -> str:
-    """Return the hash of a row's images as ``Capture.image_sha256`` has it."""
+    """Return the hash of a row's images, as in ``Capture.image_sha256``."""
     try:
         return "+".join(hash_image(load_image(data)) for data in row.held)
     except RowError:
-        return ""  # what cannot be read now is not what was read then
+        return ""  # an image that cannot be read differs from the one in the run

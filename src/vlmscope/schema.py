@@ -1,8 +1,8 @@
-"""The nouns that travel between the stages: plain, frozen, without behaviour worth the name.
+"""The data types that are passed between the stages: plain and frozen.
 
-A ``Sample`` comes out of the dataset, a ``CaptureSpec`` says what to record, a ``Capture`` is what
-one sample left behind, a ``Failure`` is the record of a row that left nothing. No stage keeps any
-of them: they flow through generators, so memory does not grow with the table.
+A ``Sample`` is read from a dataset, a ``CaptureSpec`` defines what to record, a ``Capture`` is what
+was recorded of one sample, a ``Failure`` is the record of a row that failed. No stage keeps any of
+them: they are passed through generators, so memory does not grow with the table.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ DEFAULT_MAX_NEW_TOKENS = 200
 """The specification's limit on the answer."""
 
 LONGEST_ID = 16_000
-"""Bytes of a question id in UTF-8. HDF5 opens no link whose name has more than about 65,000, and
-what has to be escaped takes three times the room."""
+"""Maximum length of a question id in bytes of UTF-8. HDF5 opens no link with a name of more than
+about 65,000 bytes, and escaped characters take three times the space."""
 
 TOP_FIRST_TOKENS = 20
-"""How many of the most likely first tokens are kept from the prefill's logits."""
+"""Number of most likely first tokens that are recorded from the prefill's logits."""
 
 VISION_ONLY = "vision_only_representation"
 """HDF5 name of the pooled output of the vision encoder."""
@@ -62,7 +62,7 @@ IMAGE_POSITIONS = ("last_image_token", "first_image_token", "image_mean")
 
 
 def representation(name: str) -> str:
-    """Return the HDF5 name of a representation, which a position may be given for.
+    """Return the HDF5 name of a representation, which may be given as a position.
 
     >>> representation("last_prompt_token"), representation("query_token_representation")
     ('query_token_representation', 'query_token_representation')
@@ -71,70 +71,70 @@ def representation(name: str) -> str:
 
 
 IMAGE_REPRESENTATIONS = (VISION_ONLY, *(REPRESENTATIONS[name] for name in IMAGE_POSITIONS))
-"""HDF5 names of what a question without an image does not have."""
+"""HDF5 names of the representations that a question without an image does not have."""
 
 DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
 """The specification's two token boundaries."""
 
 Positions = str | Iterable[str]
-"""What names token positions: one, several, or a text with commas between."""
+"""Token positions: one name, several, or a comma-separated text."""
 
 VisionPooling = Literal["all", "valid"]
 """``all``: mean over every position of the encoder, padding tiles included, as specified.
-``valid``: padding tiles left out."""
+``valid``: without padding tiles."""
 
 Compat = Literal["", "halp"]
-"""``halp``: read layers and positions as the original research did (``model/halp.py``)."""
+"""``halp``: read layers and positions as the HALP research code did (``model/halp.py``)."""
 
 LayerStates = Literal["hidden_states[k+1]", "block output", "hidden_states[k]"]
-"""What ``layer_k`` is: ``hidden_states[k+1]`` of transformers, the last one after the final norm
-(ours); the output of block k, the last one before the norm; or the input of block k."""
+"""Which state ``layer_k`` is: ``hidden_states[k+1]`` of transformers, the last one after the final
+norm (the default); the output of block k, the last one before the norm; or the input of block k."""
 
 Outcome = Literal["hallucinated", "faithful", "unscorable", "unlabelled"]
-"""What a label says of an answer. ``unscorable``: the scorer read it and cannot tell;
-``unlabelled``: the label file or column that was read says nothing about it."""
+"""Label of an answer. ``unscorable``: the scorer read it and could not decide; ``unlabelled``: the
+label file or column that was read has no label for it."""
 
 ErrorKind = Literal["affirms", "denies", "other"]
-"""Which way a hallucinated answer to a yes/no question is wrong: it affirms what is not so (a false
-positive), denies what is so (a false negative), or takes no side that can be read."""
+"""How a hallucinated answer to a yes/no question is wrong: it affirms something false (a false
+positive), denies something true (a false negative), or takes no readable side."""
 
 NOT_IN_FILE = "not in the label file"
-"""Reason of a row that a label file does not name."""
+"""Reason for a row that is not in the label file."""
 
 Progress = Callable[[str], None]
-"""Told what is being done, a phrase each time: ``baselines``."""
+"""Callback that is given a phrase describing the current work, for example ``baselines``."""
 
 FinishReason = Literal["stop", "length", "prefill"]
-"""Why a row ended: an end-of-turn token, the token limit, or no answer was asked for."""
+"""Why a row ended: an end-of-turn token, the token limit, or no answer was requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
-    """Which column of the table holds what. ``None`` means: look for the names in use.
+    """Columns of the table for each field. ``None``: find it by the usual names.
 
-    The defaults accept the names of the specification and of the HALP research; every column that
-    is not mapped becomes metadata.
+    By default the names of the specification and of the HALP research code are accepted; every
+    column that is not assigned becomes metadata.
     """
 
     id: str | None = None
-    """Column of the question id (``question_id``, ``id``); of several, with commas between, the
+    """Column of the question id (``question_id``, ``id``); if several are given, with commas, their
     values are joined by ``_``. A number is the column at that position, counted from 1."""
     image: str | None = None
-    """Column of the image (``image_id``, ``image_name``, ``image``); several, with commas between,
-    hold one image each."""
+    """Column of the image (``image_id``, ``image_name``, ``image``); several, with commas, contain
+    one image each."""
     question: str | None = None
     """Column of the question (``question``, or POPE's ``text``)."""
     target: str | None = None
     """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``, or POPE's
     ``label``)."""
     records: str | None = None
-    """Key of a JSON document that the rows stand under."""
+    """Key of a JSON document that contains the rows."""
     image_pattern: str | None = None
     """Path of the image with columns in braces: ``COCO_val2014_{image_id:012d}.jpg``."""
     question_template: str | None = None
     """Question with columns in braces: ``{question} {options}``."""
     number_rows: bool = False
-    """Whether the ids are the rows' numbers: ``row_1``, ``row_2`` and so on."""
+    """Whether the ids are the numbers of the rows: ``row_1``, ``row_2`` and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +144,23 @@ class Sample:
     id: str
     """The specification's question id. Unique in a run."""
     image: ImageLike | list[ImageLike] | tuple[ImageLike, ...] | None
-    """Path of the image file, the bytes of one, or a PIL image. Several, in the order in which the
-    prompt names them, for a question about several; None, or none, for a question about none.
+    """Path of the image file, its bytes, or a PIL image. For a question about several images, a
+    list in the order in which the prompt names them; for a question about none, None or empty.
     ``capture`` and ``RiskScorer`` take pixels too: see ``engine.open_image``."""
     question: str
     """The question, passed to the model verbatim."""
     target: str = ""
-    """The ground-truth answer as text; empty where there is none."""
+    """The ground-truth answer as text; empty if there is none."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Every other column of the table: JSON-serialisable values."""
     image_id: str = ""
     """The image's name as the table gives it (the specification's ``image_id``)."""
     origin: str = ""
-    """Where the row stands, for messages: ``questions.csv line 41``."""
+    """Location of the row, for messages: ``questions.csv line 41``."""
 
     @property
     def images(self) -> tuple[ImageLike, ...]:
-        """The images, in the order in which the prompt names them; empty where there is none.
+        """The images, in the order in which the prompt names them; empty if there are none.
 
         >>> Sample("q", "a.png", "?").images, Sample("q", ["a", "b"], "?").images
         (('a.png',), ('a', 'b'))
@@ -174,7 +174,7 @@ class Sample:
         return (self.image,)
 
     def __hash__(self) -> int:
-        """Return a hash that equal samples share: images and metadata may have none."""
+        """Return a hash that equal samples share; images and metadata may not be hashable."""
         return hash((self.id, self.question, self.target, self.image_id))
 
     def __repr__(self) -> str:
@@ -183,7 +183,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class CaptureSpec:
-    """What to record. Plain data: it goes into the manifest as it is.
+    """What to record. Plain data, which is written to the manifest unchanged.
 
     >>> CaptureSpec(layers=[0, 10], positions="last_prompt_token")
     CaptureSpec(layers='0,10', positions=('last_prompt_token',), vision_pooling='all', \
@@ -192,19 +192,19 @@ max_new_tokens=200, compat='')
 
     layers: str = DEFAULT_LAYERS
     """Decoder layers, resolved against the model by ``selection.resolve_layers``. A number, or
-    several numbers and terms, become the text that says the same."""
+    several numbers and terms, are converted to such a text."""
     positions: tuple[str, ...] = DEFAULT_POSITIONS
     """Token positions; names from ``REPRESENTATIONS``, or of the HDF5 groups there. One, several,
-    or a text with commas between; they become a tuple of positions."""
+    or a comma-separated text; they are converted to a tuple of positions."""
     vision_pooling: VisionPooling = "all"
     """How the vision encoder's output becomes one vector."""
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     """Longest answer in tokens; 0 stops after the prefill and records no answer."""
     compat: Compat = ""
-    """Whose layers and positions are meant; empty for our own. Whether a model can be read in
-    another's way, ``model.halp.original_of`` tells."""
+    """The method whose layers and positions are used; empty for vlmscope's own. Whether a model
+    supports it is checked by ``model.halp.original_of``."""
 
-    if TYPE_CHECKING:  # more is taken than is kept
+    if TYPE_CHECKING:  # the constructor accepts more types than are stored
 
         def __init__(
             self,
@@ -216,7 +216,7 @@ max_new_tokens=200, compat='')
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        """Refuse what no model can do; layers are checked where the model is known."""
+        """Raise an error for invalid values; layers are checked when the model is known."""
         object.__setattr__(self, "layers", layers_text(self.layers))
         object.__setattr__(self, "positions", _position_names(self.positions))
         object.__setattr__(
@@ -232,39 +232,39 @@ max_new_tokens=200, compat='')
         self._check_compat()
 
     def _check_compat(self) -> None:
-        """Refuse what the original research has no counterpart of."""
+        """Raise an error for options that have no counterpart in the HALP research code."""
         if self.compat not in get_args(Compat):
-            raise InputError(f"--compat {self.compat!r}: give halp, or leave it out")
+            raise InputError(f"--compat {self.compat!r}: give halp, or omit it")
         if not self.compat:
             return
         if others := [name for name in self.positions if name not in DEFAULT_POSITIONS]:
             raise InputError(
                 f"--positions {others[0]}: with --compat {self.compat} only "
-                f"{' and '.join(DEFAULT_POSITIONS)}, the original stored no other; "
-                "leave it out, or leave --compat out"
+                f"{' and '.join(DEFAULT_POSITIONS)}, as HALP stored no other; "
+                "omit it, or omit --compat"
             )
         if self.vision_pooling != "all":
             raise InputError(
                 f"--vision-pooling {self.vision_pooling}: with --compat {self.compat} only all, as "
-                "the original took padding for part of the image; leave one of them out"
+                "HALP did not exclude padding; omit one of them"
             )
 
     @property
     def prompt_positions(self) -> tuple[str, ...]:
-        """The positions that stand in the prompt, each once."""
+        """The positions in the prompt, without duplicates."""
         return tuple(p for p in dict.fromkeys(self.positions) if p not in ANSWER_POSITIONS)
 
     @property
     def answer_positions(self) -> tuple[str, ...]:
-        """The positions that stand in the answer, each once."""
+        """The positions in the answer, without duplicates."""
         return tuple(p for p in dict.fromkeys(self.positions) if p in ANSWER_POSITIONS)
 
 
 def _position_names(positions: Positions) -> tuple[str, ...]:
-    """Return the positions that are named, by themselves or by the HDF5 groups they are stored in.
+    """Return positions from names of positions or of their HDF5 groups.
 
     Raises:
-        InputError: One is no position, or there is none.
+        InputError: A name is not a position, or there is none.
     """
     if not isinstance(positions, Iterable):
         raise InputError(f"--positions {positions!r}: expected names from {_KNOWN_POSITIONS}")
@@ -286,7 +286,7 @@ _KNOWN_POSITIONS = ", ".join(REPRESENTATIONS)
 
 
 def _shown_image(image: Any) -> str:
-    """Return an image, or several, as a representation shows them: bytes by their number."""
+    """Return an image, or several, as text for ``repr``: bytes by their number."""
     if isinstance(image, list | tuple):
         return f"[{', '.join(map(_shown_image, image))}]"
     return f"<{len(image):,} bytes>" if isinstance(image, bytes) else repr(image)
@@ -297,33 +297,33 @@ def _one_line(item: Any, **shown: str) -> str:
 
     Args:
         item: The dataclass.
-        shown: Fields that are shown as these texts.
+        shown: Field → text to show for it.
     """
-    told = (
+    texts = (
         f"{each.name}={shown.get(each.name, repr(value))}"
         for each in fields(item)
         if (value := getattr(item, each.name)) not in ("", {}) or each.name in shown
     )
-    return f"{type(item).__name__}({', '.join(told)})"
+    return f"{type(item).__name__}({', '.join(texts)})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Capture:
-    """What one sample left behind in one run through the model."""
+    """The recorded data of one sample from one run through the model."""
 
     sample: Sample
-    """The sample it came from. ``Run[id]`` fills ``image`` with the image's name only."""
+    """The sample. ``Run[id]`` sets ``image`` to the image's name only."""
     vectors: Mapping[str, NDArray[np.float32]]
     """HDF5 path (``query_token_representation/layer_20``) → float32 vector ``[D]``. A question
     without an image has none of ``IMAGE_REPRESENTATIONS``."""
     boundaries: Mapping[str, int]
-    """Position name → index in prompt and answer, without padding; the means have none, and a
+    """Position name → index in prompt and answer, without padding; means have no index, and a
     question without an image has none of ``IMAGE_POSITIONS``."""
     num_prompt_tokens: int
-    """Length of the prompt in tokens, image tokens included, padding not."""
+    """Length of the prompt in tokens, including image tokens, without padding."""
     image_sha256: str
     """Hash of the decoded RGB pixels and size: equal for equal images, whatever the file name.
-    Of several images the hashes in order, joined by ``+``; of none, empty."""
+    For several images the hashes in order, joined by ``+``; for none, empty."""
     first_token_entropy: float
     """Entropy in nats of the prefill's next-token distribution."""
     first_token_ids: NDArray[np.int64]
@@ -333,15 +333,15 @@ class Capture:
     finish_reason: FinishReason
     """Why the row ended."""
     image_dhash: str = ""
-    """Perceptual hash of the image, 16 hexadecimal digits: see ``dataset.difference_hash``. Of
-    several images joined by ``+``, of none empty."""
+    """Perceptual hash of the image, 16 hexadecimal digits: see ``dataset.difference_hash``. For
+    several images joined by ``+``, for none empty."""
     image_thumbnail: str = ""
     """A small copy of the image as text, to find near-copies of it: see
-    ``dataset.image_thumbnail``. Of several images joined by ``+``, of none empty."""
+    ``dataset.image_thumbnail``. For several images joined by ``+``, for none empty."""
     answer: str | None = None
-    """Greedy answer, prompt cut, special tokens skipped. None after a prefill-only run."""
+    """Greedy answer, without the prompt and special tokens. None after a prefill-only run."""
     answer_token_ids: NDArray[np.int64] | None = None
-    """Generated token ids ``[T]``, the end-of-turn token included where one was generated."""
+    """Generated token ids ``[T]``, including the end-of-turn token if one was generated."""
     answer_logprobs: NDArray[np.float32] | None = None
     """Natural-log probability ``[T]`` of each of them under the unprocessed logits."""
 
@@ -351,7 +351,7 @@ class Capture:
         Args:
             position: A position, ``last_prompt_token``, or the name of its HDF5 group; or
                 ``vision_only_representation``.
-            layer: The decoder layer, counted from 0; of the vision encoder's output none.
+            layer: The decoder layer, counted from 0; None for the vision encoder's output.
 
         Raises:
             InputError: There is no such vector.
@@ -371,7 +371,7 @@ class Capture:
         return self.vectors[path]
 
     def __eq__(self, other: object) -> bool:
-        """Return whether everything is equal, arrays by their values."""
+        """Return whether all fields are equal, arrays by their values."""
         if not isinstance(other, Capture):
             return NotImplemented
         return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
@@ -381,16 +381,16 @@ class Capture:
 
     def __repr__(self) -> str:
         vectors = "1 vector" if len(self.vectors) == 1 else f"{len(self.vectors)} vectors"
-        said = "no answer" if self.answer is None else f"answer {shortened(self.answer)!r}"
+        answer = "no answer" if self.answer is None else f"answer {shortened(self.answer)!r}"
         tokens = "" if self.answer_token_ids is None else f" of {len(self.answer_token_ids)} tokens"
         return (
             f"Capture({shortened(self.sample.id)!r}, {vectors}, {self.num_prompt_tokens} prompt "
-            f"tokens, {said}{tokens}, {self.finish_reason})"
+            f"tokens, {answer}{tokens}, {self.finish_reason})"
         )
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two values are equal: arrays in type, shape and all numbers, NaN is NaN."""
+    """Return whether two values are equal; arrays in type, shape and values, NaN equal to NaN."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if hasattr(one, "dtype") or hasattr(other, "dtype"):
@@ -409,17 +409,17 @@ class Failure:
     id: str
     """The question id."""
     stage: str
-    """``input``, ``image``, ``prompt``, ``capture``; ``prepare`` or ``model`` for a row with which
-    the process was killed, and ``model`` for one that took too long."""
+    """``input``, ``image``, ``prompt``, ``capture``; ``prepare`` or ``model`` if the process was
+    killed with this row, and ``model`` if it took too long."""
     error: str
     """What went wrong and what to do, in one line."""
     attempt: int = 1
-    """How many times this row has been tried."""
+    """How many times this row was tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question with the model's answer and the truth: what a scorer reads."""
+    """A question with the model's answer and the ground truth: the input of a scorer."""
 
     id: str
     """The question id."""
@@ -428,13 +428,13 @@ class Answered:
     answer: str | None
     """The model's answer; None after a prefill-only run."""
     target: str
-    """The ground truth as the table gives it; empty where there is none."""
+    """The ground truth from the table; empty if there is none."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Every other column of the table."""
     options: tuple[str, ...] = ()
-    """The options that the truth is one of, where the question does not list them."""
+    """The options that the ground truth is one of, if the question does not list them."""
     unreadable: str = ""
-    """Why the truth cannot be read, as evidence; empty where it can."""
+    """Why the ground truth cannot be read, as evidence; empty if it can."""
 
     def __hash__(self) -> int:
         return hash((self.id, self.question, self.answer, self.target))
@@ -447,26 +447,26 @@ class Score:
     id: str
     """The question id."""
     hallucinated: bool | None
-    """True where the answer contradicts the truth, False where it is faithful to it, None where
-    the scorer cannot tell."""
+    """True if the answer contradicts the ground truth, False if it is faithful to it, None if the
+    scorer cannot decide."""
     scorer: str
     """Name of the scorer that decided."""
     evidence: str
-    """What it decided on; of an unscorable answer, why."""
+    """What the decision is based on; for an unscorable answer, the reason."""
     labelled: bool = True
-    """False where a label file does not name the question, or its cell is empty: nobody has said
-    anything about the answer, not even that it cannot be told."""
+    """False if the question is not in a label file, or its cell is empty: there is no label at all,
+    not even that the answer is unscorable."""
     error_kind: ErrorKind | None = None
-    """Of a hallucinated answer to a yes/no question, which way it is wrong."""
+    """For a hallucinated answer to a yes/no question, how it is wrong."""
 
     @property
     def outcome(self) -> Outcome:
-        """The verdict as a word."""
+        """The verdict as text."""
         return outcome_of(self.hallucinated, labelled=self.labelled)
 
 
 def outcome_of(hallucinated: bool | None, *, labelled: bool = True) -> Outcome:
-    """Return a label as a word.
+    """Return a label as text.
 
     >>> outcome_of(True), outcome_of(False), outcome_of(None), outcome_of(None, labelled=False)
     ('hallucinated', 'faithful', 'unscorable', 'unlabelled')
@@ -477,7 +477,7 @@ def outcome_of(hallucinated: bool | None, *, labelled: bool = True) -> Outcome:
 
 
 def failure_of(sample: Sample, stage: str, why: str) -> Failure:
-    """Return the record of a sample that failed; the message begins with its place in the table.
+    """Return the record of a failed sample; the message begins with the location of its row.
 
     >>> failure_of(Sample("q1", "x.png", "?", origin="t.csv line 3"), "image", "not found").error
     't.csv line 3: not found'

@@ -1,9 +1,9 @@
-"""Which layers and which token positions: data, resolved once, never code.
+"""Resolve layers and token positions, which are data, not code.
 
-Layers are written against the depth of the model (``"0,n/4,n/2,3n/4,n-1"``), so that one spec
-serves every model. Positions are found from the token ids of the *expanded* prompt, the sequence
-that the decoder really sees, and from the attention mask; never from a constant or a guess, and
-never from a length, which padding on the left makes wrong.
+Layers are relative to the depth of the model (``"0,n/4,n/2,3n/4,n-1"``), so that one spec works for
+every model. Positions are found from the token ids of the *expanded* prompt, the sequence that the
+decoder is given, and from the attention mask; never from a constant or an estimate, and never from
+a length, which is wrong with padding on the left.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def resolve_layers(text: str, num_layers: int) -> tuple[int, ...]:
     fraction of the depth ``n`` rounded down, a Python slice, or ``all``.
 
     Args:
-        text: The layers asked for.
+        text: The requested layers.
         num_layers: Decoder layers of the model.
 
     Raises:
@@ -86,7 +86,7 @@ def locate(
     positions: Sequence[str],
     after_question: Sequence[int] = (),
 ) -> dict[str, Bool[np.ndarray, "batch length"]]:
-    """Return, for each position, which tokens of each padded row it means.
+    """Return, for each position, a mask of the tokens that it refers to in each padded row.
 
     A row with one marked token is that token's hidden state; with several, their mean.
 
@@ -95,7 +95,7 @@ def locate(
         attention_mask: 1 where a token is real.
         image_token_id: Id of the image token.
         positions: Names of positions in the prompt.
-        after_question: Tokens behind the question in each row; for ``last_question_token``.
+        after_question: Tokens after the question in each row; for ``last_question_token``.
 
     Raises:
         ValueError: A row has no real token, or no image token where one is needed.
@@ -112,17 +112,17 @@ def locate(
         if name == "last_prompt_token":
             tokens = real
         elif name == "last_question_token":
-            behind = real[:, ::-1].cumsum(axis=1)[:, ::-1]  # this token and the real ones after it
-            tokens = real & (behind == np.array(after_question)[:, None] + 1)
+            after = real[:, ::-1].cumsum(axis=1)[:, ::-1]  # this token and the real ones after it
+            tokens = real & (after == np.array(after_question)[:, None] + 1)
         if not tokens.any(axis=1).all():
             row = int(np.flatnonzero(~tokens.any(axis=1))[0])
-            raise ValueError(f"{name}: row {row} of the batch holds no such token")
+            raise ValueError(f"{name}: row {row} of the batch has no such token")
         found[name] = tokens if name.endswith("_mean") else _edge(tokens, name.split("_")[0])
     return found
 
 
 def _edge(tokens: Bool[np.ndarray, "batch length"], which: str) -> Bool[np.ndarray, "batch length"]:
-    """Keep of each row's marked tokens the first or the last one."""
+    """Keep the first or the last of each row's marked tokens."""
     length = tokens.shape[1]
     index = (
         tokens.argmax(axis=1) if which == "first" else length - 1 - tokens[:, ::-1].argmax(axis=1)
@@ -139,15 +139,15 @@ def boundaries(
 ) -> dict[str, int]:
     """Return one row's positions as indices into its prompt without padding.
 
-    Positions that mean several tokens have no index and are left out.
+    Positions that refer to several tokens have no index and are omitted.
 
     >>> mask = np.array([[0, 1, 1, 1]])
     >>> boundaries({"last_prompt_token": np.array([[False, False, False, True]])}, mask, 0)
     {'last_prompt_token': 2}
     """
-    place = np.cumsum(attention_mask[row].astype(bool)) - 1
+    index = np.cumsum(attention_mask[row].astype(bool)) - 1
     return {
-        name: int(place[tokens[row].argmax()])
+        name: int(index[tokens[row].argmax()])
         for name, tokens in found.items()
         if not name.endswith("_mean")
     }

@@ -1,8 +1,7 @@
-"""``verify``: stored rows against the reference method, on a finished run.
+"""``verify``: compare stored rows of a finished run with the reference method.
 
-Rows are drawn at random, read back from the store, and recomputed by ``reference``: three passes,
-one row at a time, no padding. What is compared is therefore the whole chain: prompt, batch,
-capture, and storage.
+Rows are drawn at random, read from the store, and recomputed by ``reference``: three passes, one
+row at a time, no padding. So the complete chain is compared: prompt, batch, capture, and storage.
 """
 
 from __future__ import annotations
@@ -25,39 +24,39 @@ from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import Manifest, Run, clean_text
 
 TOLERANCES = {"float32": 3e-5, "float16": 2e-2, "bfloat16": 1e-1}
-"""Largest relative error ‖stored − reference‖ / ‖reference‖ of one vector, by the model's dtype.
+"""Maximum relative error ‖stored − reference‖ / ‖reference‖ of one vector, by the model's dtype.
 
-A batch of one and a batch of many take different kernels, and every layer adds to the difference.
-Measured at true shape on a GPU (docs/performance.md): up to 1.1e-5 in float32 behind 32 layers and
-2,385 tokens, and up to 7.1e-2 in bfloat16, where both are equally far from float32. A wrong token
-or layer is wrong by about 1.
+A batch of one and a batch of many use different kernels, and every layer adds to the difference.
+Measured at real size on a GPU (docs/performance.md): up to 1.1e-5 in float32 after 32 layers and
+2,385 tokens, and up to 7.1e-2 in bfloat16, where both are equally far from float32. The error of a
+wrong token or layer is about 1.
 """
 
 HALF_STORAGE_TOLERANCE = 1e-3
-"""The least tolerance where vectors are stored as float16, whose spacing is 5e-4."""
+"""Minimum tolerance if vectors are stored as float16, whose spacing is 5e-4."""
 
 ONE_NAT = 1.0
 """Log-probabilities and entropies near zero are compared on this scale: they are differences of
-logits, so a model that is sure of itself gives numbers that are nothing but rounding."""
+logits, so for a model that is nearly certain they consist of rounding errors."""
 
 STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256")
-"""What must be equal in every precision."""
+"""Values that must be equal in every precision."""
 
 STRICT_IN_FLOAT32 = ("answer", "answer_token_ids", "finish_reason", "first_token")
-"""What must be equal in float32 only: in half precision near-ties of two tokens flip with the
-batch, so there a difference is shown and is no error."""
+"""Values that must be equal in float32 only: in half precision near-ties of two tokens depend on
+the batch, so a difference is shown and is not an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
-    """One row, stored against recomputed."""
+    """Comparison of one stored row with the recomputed one."""
 
     id: str
-    """The question."""
+    """The question id."""
     errors: Mapping[str, float]
     """HDF5 path → relative error, of the vectors and of the log-probabilities."""
     differing: tuple[str, ...]
-    """What is not equal, by the names of ``STRICT_ALWAYS`` and ``STRICT_IN_FLOAT32``."""
+    """Values that are not equal, named as in ``STRICT_ALWAYS`` and ``STRICT_IN_FLOAT32``."""
 
     @property
     def same_answer(self) -> bool:
@@ -65,7 +64,7 @@ class RowCheck:
         return "answer" not in self.differing
 
     def faults(self, tolerance: float, dtype: str) -> list[str]:
-        """Return what is wrong with the row, each as a phrase; NaN is never within tolerance."""
+        """Return the errors of the row as phrases; NaN is never within the tolerance."""
         strict = STRICT_ALWAYS + (STRICT_IN_FLOAT32 if dtype == "float32" else ())
         found = [f"the {name} differs" for name in self.differing if name in strict]
         return found + [
@@ -76,7 +75,7 @@ class RowCheck:
 
 
 def tolerance_of(manifest: Manifest) -> float:
-    """Return the relative error that a run with this manifest may show."""
+    """Return the maximum relative error for a run with this manifest."""
     tolerance = TOLERANCES[manifest.dtype]
     if manifest.store_dtype == "float16":
         return max(tolerance, HALF_STORAGE_TOLERANCE)
@@ -88,15 +87,15 @@ def choose_samples(
 ) -> tuple[list[Sample], tuple[str, ...]]:
     """Return ``count`` stored rows of ``run``, drawn at random, as samples of its table.
 
-    Rows that the table does not have any more are not drawn: their ids are returned too.
+    Rows that are not in the table any more are not drawn; their ids are returned too.
 
     Raises:
-        InputError: The run is empty, or a row that was drawn cannot be read any more.
-        RunMismatchError: Rows of the run are other questions in the table, or it has none of them.
-        TableChangedError: It changed meanwhile.
+        InputError: The run is empty, or a drawn row cannot be read any more.
+        RunMismatchError: Rows of the run are other questions in the table, or all are missing.
+        TableChangedError: The table changed meanwhile.
     """
     if not len(run):
-        raise InputError(f"{run.path}: the run holds no rows; run vlmscope extract first")
+        raise InputError(f"{run.path}: the run contains no rows; run vlmscope extract first")
     scan = table.scan()
     try:
         gone = hold_rows(run, table, scan).gone
@@ -140,7 +139,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
 
 
 def compare(stored: Capture, expected: Capture) -> RowCheck:
-    """Compare a stored row with a recomputed one; a vector that is missing counts as infinite."""
+    """Compare a stored row with a recomputed one; the error of a missing vector is infinite."""
     expected = storable(expected)
     errors = {
         name: _relative_error(stored.vectors.get(name), vector)
@@ -161,7 +160,7 @@ def compare(stored: Capture, expected: Capture) -> RowCheck:
 
 
 def _differing(stored: Capture, expected: Capture) -> tuple[str, ...]:
-    """Return the names of what is not equal."""
+    """Return the names of the values that are not equal."""
     same = {
         "boundaries": stored.boundaries == expected.boundaries,
         "num_prompt_tokens": stored.num_prompt_tokens == expected.num_prompt_tokens,
@@ -181,12 +180,12 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def storable(item: Capture) -> Capture:
-    """Return ``item`` with its answer as HDF5 can hold it."""
+    """Return ``item`` with its answer as HDF5 can store it."""
     return replace(item, answer=None if item.answer is None else clean_text(item.answer))
 
 
 def _relative_error(found: np.ndarray | None, expected: np.ndarray, least: float = 1e-30) -> float:
-    """Return ‖found − expected‖ over ‖expected‖, or over ``least`` where that is more."""
+    """Return ‖found − expected‖ / ‖expected‖, or divided by ``least`` if that is more."""
     if found is None or found.shape != expected.shape:
         return math.inf
     error = np.linalg.norm(found.astype(np.float64) - expected)

@@ -79,7 +79,7 @@ def test_verify_compares_rows_and_not_files(
     write(table, [whole[0] | {"question": "Is it so?"}, *whole[1:]])
     done = vlmscope("verify", tmp_path / "run", "--device", "cpu")
     assert done.code == 2
-    assert "1 row that this run holds is another question in questions.csv: " in done.err
+    assert "1 row of this run is another question in questions.csv: " in done.err
     assert "'question_comb_0' (question)" in done.err
 
 

@@ -127,7 +127,7 @@ def test_a_probe_is_scored_as_its_run_was_read(
 def test_a_vision_vector_that_is_not_the_originals_is_noted(run_halp: Command) -> None:
     done = run_halp("llava_next", *ONLY_QUERY)
     assert done.code == 0, done.err
-    assert "note: vision_only_representation is our own" in " ".join(done.err.split())
+    assert "note: vision_only_representation is vlmscope's own" in " ".join(done.err.split())
 
 
 def test_inspect_shows_what_a_run_would_hold(
@@ -148,5 +148,5 @@ def test_another_model_is_refused(
             command[0], table, *command[1:], "--model", folder("idefics3"), "--compat", "halp"
         )
         assert refused.code == 2
-        assert "idefics3 is none of the original's models" in refused.err
+        assert "idefics3 is not one of HALP's models" in refused.err
     assert not (tmp_path / "run").exists()

@@ -76,7 +76,7 @@ def test_what_would_fail_on_every_row_is_refused_first(
     paligemma = BUILDERS["paligemma"](tmp_path / "paligemma")
     end = run_of(mixed, paligemma, "--positions", "last_question_token")
     assert end.code == 2
-    assert "leave that position out" in end.err
+    assert "omit that position" in end.err
     table = tmp_path / "words.jsonl"
     table.write_text(mixed.read_text().splitlines()[2] + "\n")
     blind = run_of(table, paligemma, "--text-only")
@@ -205,7 +205,7 @@ def test_a_probe_is_scored_with_the_adapter_it_was_trained_with(
     shutil.move(adapter, tmp_path / "moved")
     lost = vlmscope(*command, "--probe", probe)
     assert lost.code == 2
-    assert "give --adapter where it is now" in lost.err
+    assert "give its current path as --adapter" in lost.err
     assert vlmscope(*command, "--probe", probe, "--adapter", tmp_path / "moved").code == 0
     other = write_adapter(llava, tmp_path / "other", r=2)
     refused = vlmscope(*command, "--probe", probe, "--adapter", other)

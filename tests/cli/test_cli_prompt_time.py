@@ -190,7 +190,7 @@ def test_a_probe_without_the_date_of_its_rows_says_so(
     set_clock(WEDNESDAY)
     scorer = RiskScorer(load_model(folder, device="cpu", dtype="float32"), tmp_path / "probe")
     assert prompt.prompt_time(scorer._vlm.processor) == WEDNESDAY
-    assert "does not say which" in scorer.note
+    assert "does not record the date" in scorer.note
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2026-11-29T23:50:00+00:00", 3, [], {}])
@@ -202,7 +202,7 @@ def test_a_probe_with_a_time_that_is_none_is_refused(
     captures = list(capture(samples, vlm, CaptureSpec(layers="1", max_new_tokens=0)))
     record = asdict(describe_model(vlm)) | {"vision_pooling": "all", "prompt_time": time}
     save(tmp_path / "probe", vlm, captures, f"{QUERY}/layer_1", model=record)
-    with pytest.raises(InputError, match="is no local time; train the probe again"):
+    with pytest.raises(InputError, match="is not a local time; train the probe again"):
         RiskScorer(vlm, tmp_path / "probe")
 
 

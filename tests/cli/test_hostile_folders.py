@@ -120,7 +120,7 @@ def test_probe_removes_nothing_that_a_file_names(
 ) -> None:
     sweep_said(folder)(home)
     before = kept(home)
-    with pytest.raises(VlmscopeError, match=r"names no selected probe|is gone or incomplete"):
+    with pytest.raises(VlmscopeError, match=r"names no selected probe|is missing or incomplete"):
         find_probe(home / "run/probes")
     save_sweep(open_run(home / "run"), result)
     assert kept(home) == before

@@ -53,7 +53,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def init_late(self: Decoding, *args: object, **options: object) -> None:
         late(self, *args, **options)  # type: ignore[arg-type]
-        self._behind = 1
+        self._lag = 1
 
     monkeypatch.setattr(Decoding, "__init__", init_late)
     return rows_of_graphs

@@ -219,7 +219,7 @@ def test_an_accident_is_refused(name: str, position: str, did: str) -> None:
     assert BY_FAMILY[name].title in message
     assert REPRESENTATIONS[position] in message
     [rest] = set(DEFAULT_POSITIONS) - {position}
-    assert f"positions {rest}, or leave compat out" in message
+    assert f"positions {rest}, or omit compat" in message
     assert original_of(name, CaptureSpec(positions=(rest,), compat="halp")) is BY_FAMILY[name]
     assert original_of(name, replace(spec, compat="")) is None
 
@@ -234,7 +234,7 @@ def test_an_accident_is_refused_before_an_image_is_read(
 
 @pytest.mark.parametrize("name", ["llava", "molmo2", "idefics3"])
 def test_a_model_that_the_original_did_not_have_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} is none of .*Llama-3.2-Vision.*leave compat"):
+    with pytest.raises(InputError, match=f"{name} is not one of .*Llama-3.2-Vision.*omit compat"):
         original_of(name, CaptureSpec(compat="halp"))
     assert positions_of(name) == ()
 

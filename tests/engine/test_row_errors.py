@@ -52,7 +52,7 @@ def image(folder: Path, width: int, height: int) -> Path:
     return path
 
 
-ELONGATED = "pad or crop the image to a less elongated shape, or leave the row out"
+ELONGATED = "pad or crop the image to a less elongated shape, or remove the row"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_the_model_raises_is_said_alike(
             run()
         assert str(caught.value) == (
             f"bad: image '{size[0]}x{size[1]}.png' of {size[0]} × {size[1]} pixels: RuntimeError: "
-            f"split_with_sizes expects other sizes; {remedy}, or leave the row out"
+            f"split_with_sizes expects other sizes; {remedy}, or remove the row"
         )
 
 
@@ -138,12 +138,12 @@ def test_rows_that_only_fail_together_are_done_alone(
     monkeypatch.setattr(
         session, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("of memory"))
     )
-    with pytest.raises(RowError, match="q0: memory runs out on this row alone; try fewer"):
+    with pytest.raises(RowError, match="q0: out of memory on this row alone; try fewer"):
         list(capture(rows, qwen, SPEC, batch_size=3))
 
 
 @pytest.mark.parametrize(
-    "error", [ModelChangedError("was written to"), RuntimeError("CUDA error: device-side assert")]
+    "error", [ModelChangedError("was changed"), RuntimeError("CUDA error: device-side assert")]
 )
 def test_what_is_no_rows_error_stays_what_it_is(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -280,7 +280,7 @@ def test_the_model_is_not_run_from_within_itself(
 
     def again(*_: Any) -> None:
         if not said:
-            with pytest.raises(InputError, match="runs in this same thread") as caught:
+            with pytest.raises(InputError, match="runs in the same thread") as caught:
                 captured(samples[1:2], talkative_vlm)
             said.append(caught)
 

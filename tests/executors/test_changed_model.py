@@ -88,7 +88,7 @@ def test_a_model_that_is_rewritten_while_it_computes(
             before.append(rewrite(copy / "model.safetensors"))
 
     monkeypatch.setattr(WritingThread, "_record", then_rewrite)
-    with pytest.raises(ModelChangedError, match=r"model.safetensors: was written to while"):
+    with pytest.raises(ModelChangedError, match=r"model.safetensors: was changed while"):
         run_once(copy)
     recorded = open_run(tmp_path / "run").ids
     assert 0 < len(recorded) < 10

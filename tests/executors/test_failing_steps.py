@@ -121,7 +121,7 @@ def test_the_user_is_told_once(
     questions: Path, tmp_path: Path, failing: Callable[..., None]
 ) -> None:
     failing([3], BROKEN)
-    with pytest.warns(RuntimeWarning, match="generate writes the answers from here on") as said:
+    with pytest.warns(RuntimeWarning, match="generate decodes the answers from now on") as said:
         run(questions, tmp_path / "run")
     assert len(said) == 1
 

@@ -257,7 +257,7 @@ def test_images_where_placeholders_stand(family: str, endless: VisionLanguageMod
     """Each image at its number, one shown twice, one without a number first; or the row fails."""
     if family in IMAGES_FIRST:
         for sample in INTERLEAVED:
-            with pytest.raises(RowError, match="a placeholder of an image; the images stand"):
+            with pytest.raises(RowError, match="a placeholder of an image; the images are"):
                 list(capture([sample], endless, PROMPT))
         return
     spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)

@@ -130,7 +130,7 @@ def test_llava_with_llama_4(tmp_path: Path, settings: dict[str, int], beyond: in
     folder = build_llava(tmp_path / "model", **LLAMA4, **settings)
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.lengths.alone_beyond == beyond
-    assert "this decoder (llama4_text) was not proven step by step" in why_not_stepwise(vlm)
+    assert "this decoder (llama4_text) was not verified step by step" in why_not_stepwise(vlm)
     notes = list(vlm.lengths.notes())
     assert notes == [] if beyond is None else "floor_scale: beyond it" in notes[0]
     longest = Sample("longest", make_image(70, 40), "cat " * 280)
@@ -209,7 +209,7 @@ def test_a_proof_that_fails_at_a_length_leaves_shorter_rows_in_batches(
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(llama4.model.config.text_config, "attention_chunk_size", 256)
-    monkeypatch.setattr(thresholds, "_holds", fail)
+    monkeypatch.setattr(thresholds, "_is_same_in_batch", fail)
     bounded = with_proven_lengths(llama4)
     assert bounded.lengths.alone_beyond == 256
     batches, _ = prepare(ROWS, bounded, resolve_spec(SPEC, bounded))

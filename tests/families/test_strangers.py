@@ -247,7 +247,11 @@ def test_batches_are_tried_with_images_that_tile(
 
     vlm = load_model(known / "llava", device="cpu")
     monkeypatch.setattr(batching, "encode", encode)
-    assert [image.size for image in batching._tiling(vlm)] == [(64, 48), (480, 1920), (2160, 672)]
+    assert [image.size for image in batching._tiling_images(vlm)] == [
+        (64, 48),
+        (480, 1920),
+        (2160, 672),
+    ]
     assert (40, 160) in sizes
 
 
@@ -289,11 +293,11 @@ def test_a_description_that_promises_too_much(known: Path, tmp_path: Path) -> No
     ("text", "message"),
     [
         ("decoder = ", "cannot be read as TOML"),
-        ('decodr = "mind"', "no description has 'decodr'; it may have title"),
+        ('decodr = "mind"', "unknown key 'decodr'; choose from title"),
         ("decoder = 3", "decoder is 3, expected a str"),
         ('vision_rows = "tokens"', "choose from 'image tokens'"),
         ('text_only = "no"', "expected a bool"),
-        ('encoder_inputs = ["pixel_values"]', "no description has 'encoder_inputs'"),
+        ('encoder_inputs = ["pixel_values"]', "unknown key 'encoder_inputs'"),
     ],
 )
 def test_a_description_that_cannot_be_read(

@@ -164,15 +164,15 @@ TEMPLATES = {
     ("change", "message"),
     [
         ("no template", "has no chat template; give an instruction-tuned checkpoint"),
-        ("broken template", "its chat template takes no plain text"),
-        ("deaf template", "it leaves out what it is given"),
-        ("random template", "asks for chance (random)"),
+        ("broken template", "its chat template accepts no plain text"),
+        ("deaf template", "it omits part of its input"),
+        ("random template", "chat template is random (random)"),
         ("odd tokenizer", "cannot load the tokenizer: TypeError: extra_special_tokens"),
         ("pickled", "take the checkpoint's version with safetensors"),
         ("own code", "code of its own, which is never run"),
         ("no config", "no folder with a config.json"),
         ("no weights", "weights"),
-        ("no language", "writes no chat replies"),
+        ("no language", "is not a chat model"),
     ],
 )
 def test_what_cannot_judge_is_one_line(

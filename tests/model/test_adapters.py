@@ -195,7 +195,7 @@ def add_a_layer(tensors: Tensors) -> Tensors:
         (lambda a: edit_config(a, target_modules="nothing"), "does not fit.*nothing not found"),
         (lambda a: edit_config(a, r=8), "does not fit .*size mismatch.* model"),
         (lambda a: edit_config(a, target_modules=["q_proj", "v_proj", "k_proj"]), "it lacks .*k_p"),
-        (lambda a: edit_tensors(a, add_a_layer), r"no module takes its .*layers\.99"),
+        (lambda a: edit_tensors(a, add_a_layer), r"no module for .*layers\.99"),
         (
             lambda a: edit_tensors(a, lambda all_: {n: t * torch.nan for n, t in all_.items()}),
             "not a number",

@@ -357,7 +357,7 @@ def test_a_lock_that_is_not_let_go(
     checksum(weights)
     kept = entry(cache)
     kept.unlink()
-    monkeypatch.setattr(checksums, "_PATIENCE", 0.1)
+    monkeypatch.setattr(checksums, "_LOCK_TIMEOUT", 0.1)
     with FileLock(kept.with_suffix(".lock"), thread_local=False):
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(checksum(weights)))

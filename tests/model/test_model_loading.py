@@ -65,7 +65,7 @@ def test_a_name_that_is_no_folder_is_told_as_such_without_a_hub(
             load_model("owner/name", device="cpu")
         assert str(caught.value) == (
             f"owner/name: no such folder{where}; taken as a hub id: the hub cannot be reached, and "
-            "its cache holds no such model; give the folder of a checkpoint, or a hub id"
+            "its cache has no such model; give the folder of a checkpoint, or a hub id"
         )
         (tmp_path / "owner").mkdir(exist_ok=True)
 
@@ -74,7 +74,7 @@ def test_a_name_that_is_no_folder_is_told_as_such_without_a_hub(
     ("said", "why"),
     [
         ("owner/name is not a local folder and is not a valid model identifier listed on",
-         "the hub has no such repository, or not for you"),
+         "the hub has no such repository, or you have no access"),
         ("You are trying to access a gated repo.\nMake sure", "repository is gated; log in"),
         ("something\nelse", "taken as a hub id: something else; give the folder"),
     ],
@@ -139,7 +139,7 @@ def test_a_chat_template_that_asks_for_chance(copy: Path) -> None:
     path = copy / "chat_template.jinja"
     path.write_text("{{ ['Hi. ', 'Hello. '] | random }}" + path.read_text())
     (copy / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match=r"copy: .*asks for chance \(random\).*remove random"):
+    with pytest.raises(ModelError, match=r"copy: .*is random \(random\).*remove random"):
         load_model(copy, device="cpu")
 
 
@@ -233,7 +233,7 @@ def test_the_proof_finds_an_encoder_of_another_width(tmp_path: Path) -> None:
     llava = load_model(BUILDERS["llava"](tmp_path / "llava"), device="cpu", dtype="float32")
     inside = llava.family.vision_encoder + ".encoder.layers.0.mlp.fc1"
     family = dataclasses.replace(llava.family, vision_encoder=inside)
-    with pytest.raises(ModelError, match="64 wide, the config says 40"):
+    with pytest.raises(ModelError, match="64 wide, the config gives 40"):
         prove(dataclasses.replace(llava, family=family))
 
 

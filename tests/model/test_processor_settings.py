@@ -82,7 +82,7 @@ def test_what_neither_file_says_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_number_that_the_library_assumes_is_named_where_it_is_wrong(tmp_path: Path) -> None:
     """InternVL's processor takes 256 tokens a tile where its file does not say otherwise."""
     folder = without(build("internvl", tmp_path / "model"), "image_seq_length")
-    message = r"blank image: .*does not give image_seq_length \(taken as 256\)"
+    message = r"blank image: .*does not give image_seq_length \(using 256\)"
     with pytest.raises(ModelError, match=message) as caught:
         load_model(folder, device="cpu")
     assert "\n" not in str(caught.value)

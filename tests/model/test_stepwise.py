@@ -168,7 +168,7 @@ def test_a_family_that_says_so(
 
 def test_a_description_of_the_users_own(talkative_vlm: VisionLanguageModel) -> None:
     described = dataclasses.replace(talkative_vlm, description={"title": "Mine"})
-    assert "not proven step by step" in why_not_stepwise(described)
+    assert "not verified step by step" in why_not_stepwise(described)
 
 
 def test_a_model_on_several_gpus(
@@ -183,7 +183,7 @@ def test_a_model_on_several_gpus(
 @pytest.mark.parametrize(
     ("model_type", "reason", "said"),
     [
-        ("acme", "this architecture was not proven step by step", NOTE),
+        ("acme", "this architecture was not verified step by step", NOTE),
         ("acme_backwards", "in a batch", "one question goes through the model at a time"),
     ],
 )

@@ -244,7 +244,9 @@ def test_a_download_that_is_not_what_the_hub_has(snapshot: Path, *, by_id: bool)
     data = bytearray(blob.read_bytes())
     data[-2] ^= 1
     blob.write_bytes(data)
-    with pytest.raises(ModelError, match=rf"is not what the hub has: .* remove {blob} and load"):
+    with pytest.raises(
+        ModelError, match=rf"differs from the hub's file: .* remove {blob} and load"
+    ):
         load_model("owner/name" if by_id else snapshot, device="cpu")
 
 

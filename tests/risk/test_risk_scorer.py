@@ -162,7 +162,7 @@ def test_no_risk_is_told_once_the_models_files_are_rewritten(
     found = scores.score(iter(samples))
     assert isinstance(next(found), Risk)
     file.write_bytes(b"after it")
-    with pytest.raises(ModelChangedError, match=r"model.safetensors: was written to"):
+    with pytest.raises(ModelChangedError, match=r"model.safetensors: was changed"):
         list(found)
 
 
@@ -175,7 +175,7 @@ def test_a_probe_of_unknown_origin_is_refused(
     tmp_path: Path, vlm: VisionLanguageModel, captures: list[Capture]
 ) -> None:
     save(tmp_path, vlm, captures, model={"name": "llama", "source": "research files"})
-    with pytest.raises(InputError, match="does not say which model"):
+    with pytest.raises(InputError, match="does not record which model"):
         RiskScorer(vlm, tmp_path)
 
 
@@ -183,7 +183,7 @@ def test_a_probe_that_needs_the_answer_is_refused(
     tmp_path: Path, vlm: VisionLanguageModel, captures: list[Capture]
 ) -> None:
     save(tmp_path, vlm, captures, representation="answer_mean_representation")
-    with pytest.raises(InputError, match="only once the answer is written"):
+    with pytest.raises(InputError, match="only after the answer is generated"):
         RiskScorer(vlm, tmp_path)
     save(tmp_path, vlm, captures, representation="soul_representation")
     with pytest.raises(InputError, match="cannot capture"):

@@ -80,14 +80,14 @@ def distributed(folder: Path) -> None:
     shutil.copy(folder / WEIGHTS, folder / "shard-00001-model-00001-of-00001.safetensors")
 
 
-ELSEWHERE = "as weights, which is no file in the folder"
+ELSEWHERE = "as weights, which is not a file in the folder"
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no weights": (without_weights, "holds no weights, neither model.safetensors nor model"),
+    "no weights": (without_weights, "has no weights, neither model.safetensors nor model"),
     "names ..": (outside, rf"index.json: names '\.\./copy/one.safetensors' {ELSEWHERE}"),
     "names a whole path": (outside_by_its_whole_path, f"/copy/one.safetensors' {ELSEWHERE}"),
     "names .. within": (naming("a/../../copy/x.safetensors"), ELSEWHERE),
-    "names nothing": (indexed({"metadata": {}, "weight_map": {}}), "names no file with weights"),
+    "names nothing": (indexed({"metadata": {}, "weight_map": {}}), "names no weight files"),
     "names null": (naming(None), f"names None {ELSEWHERE}"),
     "names a list": (naming(["a.safetensors"]), ELSEWHERE),
     "names itself": (naming("."), ELSEWHERE),
@@ -97,10 +97,10 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "names a NUL": (naming("a\0.safetensors"), ELSEWHERE),
     "names what is missing": (
         naming("one.safetensors"),
-        f"one.safetensors: is not there, and {INDEX} names it; get the whole checkpoint",
+        f"one.safetensors: not found, and {INDEX} names it; get the complete checkpoint",
     ),
     "names too long": (naming("a" * 5000 + ".safetensors"), "cannot be read: .*too long"),
-    "names what is none": (naming("config.json"), "is no .safetensors file"),
+    "names what is none": (naming("config.json"), "is not a .safetensors file"),
     "names a pickle": (naming("training_args.bin"), "training_args.bin is a pickle"),
     "no metadata": (indexed({"weight_map": {"a": "one.safetensors"}}), "damaged index"),
     "no index": (indexed("{"), "damaged index"),
@@ -126,7 +126,7 @@ for _name in (WEIGHTS, INDEX, "two.safetensors", "config.json", "tokenizer.json"
         ),
         f"{_name} a link to nothing": (
             in_place_of(_name, lambda path: path.symlink_to("nowhere")),
-            f"{_name}: is a symbolic link to a file that is not there",
+            f"{_name}: is a symbolic link to a missing file",
         ),
         f"{_name} a link to itself": (
             in_place_of(_name, lambda path: path.symlink_to(path.name)),

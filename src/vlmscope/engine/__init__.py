@@ -1,4 +1,4 @@
-"""Capture: everything that one run through the model leaves behind, from one prefill per batch.
+"""Capture: everything that is recorded of a run through the model, with one prefill per batch.
 
 - ``batch``: from samples to tensors on the CPU; ``device``: copies to and from the GPU
 - ``given``: what a Python user gives, as rows and images
@@ -6,8 +6,8 @@
 - ``prefill``: one pass of a batch's prompts; ``hooks``: what is copied out of it
 - ``image_cache``: each image through the vision encoder once; ``pooling``: many vectors to one
 - ``decoding/``: answers of many rows at a time
-- ``answers``: what is kept of an answer; ``answer_states``: hidden states of its tokens
-- ``row_errors``: what a processor or a model raised, as the error of a row
+- ``answers``: the recorded answer; ``answer_states``: hidden states of its tokens
+- ``row_errors``: exceptions of a processor or model, as errors of a row
 """
 
 from vlmscope.engine.batch import Batch, prepare

@@ -1,11 +1,11 @@
-"""Hidden states of the answer's own tokens, gathered while it is generated.
+"""Hidden states of the answer's own tokens, collected while it is generated.
 
-A token's hidden states exist once it has been fed back to the model: one step after it was chosen.
-So the taps see the first answer token in the first decoding step, and the last one only if
-generation takes one step more than the answer is long; the engine asks for that step. End-of-turn
-tokens and what pads a finished row are no part of the answer.
+A token's hidden states exist once it has been fed to the model: one step after it was chosen. So
+the hooks see the first answer token in the first decoding step, and the last one only if generation
+takes one step more than the answer is long, which the engine requests. End-of-turn tokens and the
+padding of a finished row are not part of the answer.
 
-Everything is kept in tensors that are changed in place, so that a step can be replayed.
+Everything is stored in tensors that are changed in place, so that a step can be replayed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AnswerStates:
 
     Args:
         ends: End-of-turn token ids.
-        rows: How many rows there can be; a step is about the first of them.
+        rows: Maximum number of rows; a step updates the first of them.
     """
 
     def __init__(self, ends: int | Sequence[int] | None, rows: int) -> None:
@@ -36,25 +36,25 @@ class AnswerStates:
         self.paused = False
 
     def note(self, tokens: Int[Tensor, " chosen"], first: int = 0) -> None:
-        """Take note of the tokens that were just chosen and are fed next.
+        """Register the tokens that were just chosen and are fed next.
 
         Args:
-            tokens: One a row.
+            tokens: One per row.
             first: The first of these rows.
         """
         if self._alive is None:
             self._ends = self._ends.to(tokens.device)
             self._alive = torch.ones(self._rows, dtype=torch.bool, device=tokens.device)
-        goes_on = (tokens.unsqueeze(1) != self._ends).all(dim=1)
-        self._alive[first : first + len(tokens)].logical_and_(goes_on)
+        continues = (tokens.unsqueeze(1) != self._ends).all(dim=1)
+        self._alive[first : first + len(tokens)].logical_and_(continues)
 
     def stop(self, ended: Bool[Tensor, " batch"]) -> None:
-        """Take in no more of the rows that have ended: a step that is under way may feed them."""
+        """Ignore further states of the rows that have ended: a running step may still feed them."""
         if self._alive is not None:
             self._alive[: len(ended)].logical_and_(~ended)
 
     def add(self, layer: int, hidden: Float[Tensor, "batch hidden"]) -> None:
-        """Take in one layer's states of the tokens last noted."""
+        """Add one layer's states of the tokens last registered."""
         if self._alive is None:
             raise RuntimeError("a decoding step came before any token was chosen")
         if layer not in self._layers:
@@ -72,14 +72,14 @@ class AnswerStates:
         count.add_(alive)
 
     def expect(self, layers: Sequence[int], width: int, device: torch.device) -> None:
-        """Make room for the states of these layers."""
+        """Allocate the states of these layers."""
         for layer in layers:
             first, last, total = (torch.zeros(self._rows, width, device=device) for _ in range(3))
             count = torch.zeros(self._rows, dtype=torch.int64, device=device)
             self._layers[layer] = (first, last, total, count)
 
     def begin(self, tokens: Int[Tensor, " chosen"], first: int) -> None:
-        """Forget who was in these rows before, and take note of the new ones' first tokens."""
+        """Reset these rows for new answers, and register their first tokens."""
         rows = slice(first, first + len(tokens))
         if self._alive is not None:
             self._alive[rows] = True
@@ -89,14 +89,14 @@ class AnswerStates:
         self.note(tokens, first)
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield everything that has one leading entry a row."""
+        """Yield all tensors with one leading entry per row."""
         if self._alive is not None:
             yield self._alive
         for tensors in self._layers.values():
             yield from tensors
 
     def at(self, position: str) -> dict[int, Float[Tensor, "rows hidden"]]:
-        """Return layer → states at one of ``ANSWER_POSITIONS``; noise where an answer is empty."""
+        """Return layer → states at one of ``ANSWER_POSITIONS``; undefined for an empty answer."""
         if position == "first_answer_token":
             return {layer: first for layer, (first, *_) in self._layers.items()}
         if position == "last_answer_token":

@@ -1,8 +1,8 @@
-"""The greedy answer: how it is asked for, and what is kept of it.
+"""The greedy answer: how it is generated, and what is recorded of it.
 
-The checkpoint's own generation settings hold, except for what is not greedy
-(``model/loading/generation.py``). Log-probabilities come from the model's unprocessed logits, one
-number a step, so that no ``[steps, batch, vocabulary]`` tensor is ever kept.
+The checkpoint's own generation settings apply, except those that are not greedy
+(``model/loading/generation.py``). Log-probabilities are computed from the model's unprocessed
+logits, one number per step, so that no ``[steps, batch, vocabulary]`` tensor is ever stored.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Answer:
     text: str
     """Decoded, special tokens skipped."""
     token_ids: NDArray[np.int64]
-    """``[T]``, the end-of-turn token included where one was generated."""
+    """``[T]``, including the end-of-turn token if one was generated."""
     logprobs: NDArray[np.float32]
     """``[T]``, natural logarithm."""
     finish_reason: Literal["stop", "length"]
-    """Whether the model ended its turn or ran into the limit."""
+    """Whether the model ended its turn or reached the limit."""
 
     @property
     def content_length(self) -> int:
-        """Tokens of the answer without the end-of-turn token, which can only be the last."""
+        """Number of tokens without the end-of-turn token, which can only be the last."""
         return len(self.token_ids) - (self.finish_reason == "stop")
 
 
@@ -51,9 +51,9 @@ def greedy_config(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
 
 
 class StepLogprobs:
-    """A stopping criterion that never stops: it notes each new token's log-probability.
+    """A stopping criterion that never stops, but records each new token's log-probability.
 
-    ``generate`` calls it right after the token was chosen, when the taps still hold the logits it
+    ``generate`` calls it right after the token was chosen, when the hooks still have the logits it
     was chosen from.
     """
 
@@ -63,11 +63,11 @@ class StepLogprobs:
         self.steps_: list[Float[Tensor, " batch"]] = []
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
-        """Note the step; return False for every row."""
+        """Record the step; return False for every row."""
         logits = self._taps.logits_
         if logits is None:
             raise RuntimeError("generation chose a token before the model returned logits")
-        # A row that has ended is padded with a token that may not even have a logit.
+        # A row that has ended is padded with a token that may have no logit.
         tokens = input_ids[:, -1:].to(logits.device).clamp_max(logits.shape[1] - 1)
         chosen = logits.gather(1, tokens).squeeze(1)
         self.steps_.append(chosen - logits.logsumexp(dim=1))
@@ -81,7 +81,7 @@ def cut_answer(
     ids: Int[np.ndarray, " steps"],
     logprobs: Float[np.ndarray, " steps"],
 ) -> Answer:
-    """Cut a row at its first end-of-turn token, and decode what stands before it."""
+    """Cut a row after its first end-of-turn token, and decode it."""
     ends = np.atleast_1d(end_tokens(vlm))
     stops = np.flatnonzero(np.isin(ids, ends))
     length = int(stops[0]) + 1 if len(stops) else len(ids)
@@ -105,40 +105,40 @@ def with_answer(
     answer: Answer,
     states: Mapping[str, Float[np.ndarray, " hidden"]],
 ) -> Capture | Failure:
-    """Return what a row left behind with its answer; a ``Failure`` where something is missing.
+    """Return the capture of a row with its answer; a ``Failure`` if something is missing.
 
     Args:
-        item: The prefill's part.
-        spec: What was asked for.
+        item: The capture of the prefill.
+        spec: What to record.
         answer: The answer.
         states: HDF5 path → hidden states of the answer's tokens.
     """
     last = item.num_prompt_tokens + answer.content_length - 1
-    places = {"first_answer_token": item.num_prompt_tokens, "last_answer_token": last}
+    positions = {"first_answer_token": item.num_prompt_tokens, "last_answer_token": last}
     if spec.answer_positions and not answer.content_length:
         return failure_of(
             item.sample,
             "capture",
             f"the answer is empty, so there is no {spec.answer_positions[0]}; "
-            "leave that position out to keep such rows",
+            "omit that position to keep such rows",
         )
-    whole = replace(
+    complete = replace(
         item,
         vectors={**item.vectors, **states},
         boundaries={
             **item.boundaries,
-            **{name: places[name] for name in spec.answer_positions if name in places},
+            **{name: positions[name] for name in spec.answer_positions if name in positions},
         },
         finish_reason=answer.finish_reason,
         answer=answer.text,
         answer_token_ids=answer.token_ids,
         answer_logprobs=answer.logprobs,
     )
-    return check_finite(whole)
+    return check_finite(complete)
 
 
 def check_finite(item: Capture) -> Capture | Failure:
-    """Return ``item``, or the record of the first thing in it that is NaN or infinite."""
+    """Return ``item``, or a ``Failure`` for the first array in it with NaN or infinity."""
     numbers = {**item.vectors, "first_token_entropy": np.array([item.first_token_entropy])}
     if item.answer_logprobs is not None:
         numbers["answer_logprobs"] = item.answer_logprobs
@@ -147,7 +147,7 @@ def check_finite(item: Capture) -> Capture | Failure:
             return failure_of(
                 item.sample,
                 "capture",
-                f"{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or "
+                f"{name} contains {int((~np.isfinite(values)).sum())} values that are NaN or "
                 "infinite; if the model runs in float16, try --dtype bfloat16 or float32",
             )
     return item

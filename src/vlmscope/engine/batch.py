@@ -1,9 +1,9 @@
 """From samples to a batch of tensors on the CPU: the part of the work that needs no model.
 
-A row whose image or prompt is bad becomes a ``Failure`` here and the others go on, so that a
-batch which reaches the model holds good rows only. Rows about different numbers of images become
-batches of their own, and so do rows of different length bands (``model/lengths.py``). It runs ahead
-of the model, on other threads.
+A row with an invalid image or prompt becomes a ``Failure`` here and the others continue, so a batch
+for the model contains valid rows only. Rows with different numbers of images are batched
+separately, and so are rows of different length bands (``model/lengths.py``). This runs ahead of the
+model, in other threads.
 """
 
 from __future__ import annotations
@@ -29,19 +29,18 @@ from vlmscope.said_once import said_once
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 
 PIXELS_AT_ONCE = 2**28
-"""Decoded pixels of a batch that are in memory together, 1 GiB in Pillow; a batch that has more is
-divided."""
+"""Decoded pixels that a batch may keep in memory, 1 GiB in Pillow; a batch with more is split."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Samples that go through the model together, and their inputs."""
+    """Samples that are run through the model together, and their inputs."""
 
     samples: tuple[Sample, ...]
     """The rows, in order."""
     inputs: dict[str, Tensor]
-    """What the processor made of them, floating tensors in the model's dtype, on the CPU. Those
-    ``apart`` have one entry for each different image; ``whole`` is what a model takes."""
+    """Outputs of the processor, floating tensors in the model's dtype, on the CPU. Those named in
+    ``apart`` have one entry per distinct image; ``whole`` returns the inputs of a model."""
     chat_texts: tuple[str, ...]
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
@@ -51,26 +50,26 @@ class Batch:
     image_thumbnails: tuple[str, ...]
     """Thumbnails of each row's images, joined by ``+``."""
     images: tuple[int, ...]
-    """Images that each row's prompt shows, all the same."""
+    """Number of images that each row's prompt shows, the same for all rows."""
     shown_hashes: tuple[str, ...]
     """SHA-256 of the images in the order in which the prompt shows them, joined by ``+``; rows
     with equal ones may share a pass of the vision encoder."""
     after_question: tuple[int, ...] = ()
-    """Tokens of each prompt that stand behind the question, where that is wanted."""
+    """Number of tokens of each prompt after the question, if a position needs it."""
     apart: tuple[str, ...] = ()
-    """Inputs that depend on the images alone and have one entry for each different one."""
+    """Names of inputs that depend on the images alone and have one entry per distinct one."""
     entries: tuple[int, ...] = ()
-    """Which of these entries is each row's; empty: the first row's is the first, and so on."""
+    """Index of each row's entry in these inputs; empty if there is one entry per row."""
 
     def entry(self, row: int) -> int:
-        """Return which entry of the inputs ``apart`` is a row's."""
+        """Return the index of a row's entry in the inputs ``apart``."""
         return self.entries[row] if self.entries else row
 
     def whole(self, without: Sequence[str] = ()) -> dict[str, Tensor]:
-        """Return what the model takes: the inputs with one entry for each row.
+        """Return the inputs of the model, with one entry per row.
 
         Args:
-            without: Names to leave out.
+            without: Names to omit.
         """
         rows = list(self.entries)
         return {
@@ -94,29 +93,29 @@ class Batch:
 def prepare(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: ResolvedSpec | None = None
 ) -> tuple[list[Batch], list[Failure]]:
-    """Load the images, render the prompts, and make batches of the rows that are good.
+    """Load the images, render the prompts, and make batches of the valid rows.
 
     Args:
         samples: The rows.
         vlm: The model, for its processor.
-        spec: What will be recorded (default: the specification's choice); some positions need more
-            of the prompt than its tokens.
+        spec: What to record (default: that of the specification); some positions need more of the
+            prompt than its tokens.
 
     Returns:
-        The batches (one, or none if no row is good, where all rows have images and these are not
-        very large), and the rows that are not good.
+        The batches (at most one, if all rows have images and these are not very large), and the
+        failures of the other rows.
     """
     spec = spec or resolve_spec(CaptureSpec(), vlm)
     failures: list[Failure] = []
     batches: list[Batch] = []
     for good in _read_all(samples, vlm, spec, failures):
         batches += _batches_of(good, vlm, spec, failures)
-        good.clear()  # of their images the tensors are enough
+        good.clear()  # frees the images, of which only the tensors are needed
     return batches, failures
 
 
 def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list[int]:
-    """Return the length band of each row of a batch: it must be one (``model/lengths.py``)."""
+    """Return the length band of each row of a batch, which must be one (``model/lengths.py``)."""
     if not vlm.lengths:
         return [0] * len(batch.samples)
     new = spec.decoded_tokens
@@ -126,7 +125,7 @@ def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list
 def _batches_of(
     good: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec, failures: list[Failure]
 ) -> list[Batch]:
-    """Make batches of good rows; note those whose prompt is too long."""
+    """Make batches of valid rows; append rows with a too long prompt to the failures."""
     batches: list[Batch] = []
     for rows in _groups(good, vlm):
         batch = _encode(rows, vlm)
@@ -137,14 +136,14 @@ def _batches_of(
             if not rows:
                 continue
             batch = _encode(rows, vlm)
-        batches += _of_one_band(batch, rows, vlm, spec)
+        batches += _split_by_band(batch, rows, vlm, spec)
     return batches
 
 
-def _of_one_band(
+def _split_by_band(
     batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec
 ) -> list[Batch]:
-    """Return a batch as it is, or its rows in batches within each of which lengths agree."""
+    """Return a batch unchanged if its rows have one length band, else one batch per band."""
     groups: dict[tuple[int, int], list[_Row]] = {}
     for i, band in enumerate(bands_of(batch, vlm, spec)):
         groups.setdefault((band, i if band == ALONE else 0), []).append(rows[i])
@@ -153,7 +152,7 @@ def _of_one_band(
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A good row on its way into a batch."""
+    """A valid row before batching."""
 
     sample: Sample
     chat_text: str
@@ -175,7 +174,7 @@ def _read_all(
     spec: ResolvedSpec,
     failures: list[Failure],
 ) -> Iterator[list[_Row]]:
-    """Yield the good rows: all at once, or as many as have ``PIXELS_AT_ONCE``; note the others."""
+    """Yield the valid rows: all at once, or in groups of ``PIXELS_AT_ONCE``; note the others."""
     good: list[_Row] = []
     opened: dict[str, Image] = {}
     for sample in samples:
@@ -191,7 +190,7 @@ def _read_all(
 
 
 def _pixels_of(rows: Sequence[_Row]) -> int:
-    """Return how many decoded pixels some rows keep in memory."""
+    """Return the number of decoded pixels that some rows keep in memory."""
     sizes = {id(image): image.width * image.height for row in rows for image in row.images}
     return sum(sizes.values())
 
@@ -207,11 +206,11 @@ def _read(
     Args:
         sample: The row.
         vlm: The model.
-        spec: What will be recorded.
-        opened: Path → image, of the rows before; filled further.
+        spec: What to record.
+        opened: Path → image, for the rows before; extended.
 
     Raises:
-        RowError: One of them is bad.
+        RowError: The prompt or an image is invalid.
     """
     count = len(sample.images)
     if not count and not vlm.family.text_only:
@@ -224,7 +223,7 @@ def _read(
 
 
 def _open(image: Any, opened: dict[str, Image]) -> Image:
-    """Return an image; a file that several rows of a batch name is read once."""
+    """Return an image; a file used by several rows of a batch is read once."""
     if not isinstance(image, str | PathLike):
         return open_image(image)
     path = str(image)
@@ -234,11 +233,11 @@ def _open(image: Any, opened: dict[str, Image]) -> Image:
 
 
 def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
-    """Return the rows that may go through the model together.
+    """Return the rows in groups that may be batched.
 
-    A batch holds questions that show equally many images. Not every processor takes both
-    questions with and without one; and Mllama fills a batch up to the most images of a question,
-    which reaches the tokens before the first image.
+    All questions of a batch show the same number of images. Not every processor accepts a mix of
+    questions with and without one; and Mllama pads a batch to the most images of a question, which
+    affects the tokens before the first image.
     """
     if vlm.one_at_a_time:
         return [[row] for row in rows]
@@ -256,12 +255,12 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     dhashes = {key: difference_hash(image) for key, image in distinct.items()}
     thumbnails = {key: image_thumbnail(image) for key, image in distinct.items()}
     names = tuple("+".join(hashes[id(image)] for image in own) for own in shown)
-    places: dict[str, int] = {}
-    entries = tuple(places.setdefault(name, len(places)) for name in names)
-    apart = vlm.family.encoder_inputs if len(places) < len(rows) and any(images) else ()
+    indices: dict[str, int] = {}
+    entries = tuple(indices.setdefault(name, len(indices)) for name in names)
+    apart = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
     each = EachOnce(entries, apart) if apart else None
     inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
-    if vlm.device.type == "cuda":  # here, because this is not the thread that the GPU waits for
+    if vlm.device.type == "cuda":  # in this thread, for which the GPU does not wait
         inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
     return Batch(
         samples=tuple(row.sample for row in rows),

@@ -1,4 +1,4 @@
-"""The device: copies that nobody waits for, and what its errors mean."""
+"""Asynchronous copies to and from the device, and the classification of its errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class Fetch:
-    """Copies of tensors that arrive by themselves.
+    """Asynchronous copies of tensors to the host.
 
-    From a GPU they go into pinned memory, in the order of the stream, and nobody waits for them
-    until they are looked at. On a CPU there is nothing to copy.
+    From a GPU they are copied into pinned memory, in the order of the stream; reading one waits for
+    it. On a CPU the tensors are cloned.
 
     Args:
-        tensors: Name → tensor; it may be changed later, the copy has the values of now.
+        tensors: Name → tensor; later changes do not affect the copy.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -35,7 +35,7 @@ class Fetch:
             self._events.append(event)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Return one of them, when it is here."""
+        """Return one of the copies, waiting for it if needed."""
         while self._events:
             self._events[-1].synchronize()
             self._events.pop()
@@ -47,12 +47,12 @@ class Fetch:
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """Return a tensor of the host in memory that a GPU can read by itself."""
+    """Return a tensor of the host in pinned memory."""
     return tensor if tensor.is_pinned() else tensor.pin_memory()
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on the model's device; nobody waits for the copy to a GPU."""
+    """Return a tensor on the model's device; copies to a GPU are asynchronous."""
     ready = pinned(tensor) if device.type == "cuda" else tensor
     return ready.to(device, non_blocking=True)
 
@@ -64,19 +64,19 @@ _NO_MEMORY = (
     "Cannot allocate memory",
     "STATUS_ALLOC_FAILED",
 )
-"""What libraries say, beside ``torch.OutOfMemoryError``, when memory runs out."""
+"""Error texts of libraries, besides ``torch.OutOfMemoryError``, if memory runs out."""
 
 _DEAD_DEVICE = ("CUDA error", "device-side assert", "HIP error")
-"""What a GPU says that will not answer again in this process."""
+"""Error texts of a GPU that cannot be used any more in this process."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether ``error`` says that a device or the machine has no memory left."""
+    """Return whether ``error`` means that a device or the machine has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def is_dead_device(error: BaseException) -> bool:
-    """Return whether ``error`` says that a device will not answer again in this process."""
+    """Return whether ``error`` means that a device cannot be used any more in this process."""
     return not is_out_of_memory(error) and any(sign in str(error) for sign in _DEAD_DEVICE)

@@ -1,10 +1,10 @@
-"""Taps: hooks that copy what is wanted out of the first forward pass, and nothing else.
+"""Hooks that copy the recorded tensors out of the prefill, and nothing else.
 
-A whole ``output_hidden_states`` is (layers + 1) × length × width values a row; wanted are a handful
-of tokens at a handful of layers. So each tap selects its tokens on the device, casts them to
-float32 and drops the rest at once. The taps belong to the *prefill*: each reads the first call of
-its module and checks that it saw the whole batch. The decoding steps that follow are ignored, or
-given to ``AnswerStates``.
+A complete ``output_hidden_states`` is (layers + 1) × length × width values per row; only a few
+tokens at a few layers are recorded. So each hook selects its tokens on the device, casts them to
+float32 and drops the rest at once. The hooks belong to the *prefill*: each reads the first call of
+its module and checks that it covers the complete batch. The decoding steps that follow are ignored,
+or passed to ``AnswerStates``.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from vlmscope.schema import LayerStates, VisionPooling
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What a prefill left behind, on the device."""
+    """The recorded tensors of a prefill, on the device."""
 
     vision: Float[Tensor, "batch vision"] | None
-    """Pooled output of the vision encoder, float32; None where there are no images."""
+    """Pooled output of the vision encoder, float32; None if there are no images."""
     states: dict[tuple[str, int], Float[Tensor, "batch hidden"]]
     """``(position, layer)`` → hidden states, float32."""
     first_logits: Float[Tensor, "batch vocabulary"]
     """Logits of the first answer token, float32."""
     positions: Tensor | None
-    """Positions that the decoder was given, ``[..., batch or 1, length]``; None: it counts
+    """Position ids passed to the decoder, ``[..., batch or 1, length]``; None if it computes them
     itself."""
 
 
@@ -46,18 +46,18 @@ class Taps:
 
     Args:
         vlm: The model.
-        layers: Decoder layers to tap.
-        choices: Position name → the tokens it means.
-        inputs: The batch on the device; the vision tap needs it to split the encoder's output.
-        images: Images of each row, all the same.
+        layers: Decoder layers to record.
+        choices: Position name → the tokens it refers to.
+        inputs: The batch on the device, which is needed to split the encoder's output.
+        images: Number of images of each row, the same for all rows.
         pooling: How the encoder's output becomes one vector.
-        answer: Takes in the states of the decoding steps, if the answer's tokens are wanted.
-        states: What the hidden state of a layer is.
-        encodings: The images' encodings, where they were made beforehand.
+        answer: Collects the states of the decoding steps, if the answer's tokens are recorded.
+        states: Which hidden state of a layer is recorded.
+        encodings: The images' encodings, if they were computed beforehand.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
-        shapes_: Module → shape of what it returned in the prefill.
+        shapes_: Module → shape of its output in the prefill.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Taps:
         self._inputs = inputs
         self._pooling = pooling
         self._answer = answer
-        self._meant = states
+        self._layer_states = states
         self._shape = tuple(inputs["input_ids"].shape)
         self._images = images
         self._vision = None if encodings is None else encodings.pooled
@@ -92,7 +92,7 @@ class Taps:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Have the hooks on the model while the block runs."""
+        """Add the hooks to the model within the context."""
         vlm, imaged = self._vlm, any(self._images)
         with removing_hooks() as handles:
             handles.append(vlm.model.register_forward_hook(self._tap_logits))
@@ -105,22 +105,22 @@ class Taps:
                     handles.append(vlm.projector.register_forward_hook(self._note_projection))
             for layer in self._layers:
                 tap = self._tap_layer(layer)
-                handles.append(tap_layer(vlm, layer, tap, self._meant, imaged=imaged))
+                handles.append(tap_layer(vlm, layer, tap, self._layer_states, imaged=imaged))
             yield
 
     def seen(self) -> Seen:
-        """Return what the prefill left behind.
+        """Return the recorded tensors of the prefill.
 
         Raises:
-            RuntimeError: A tap saw nothing: the model took a path we do not know.
+            RuntimeError: A hook was not called: the model took an unknown path.
         """
-        blind = self._vision is None and any(self._images)
-        missing = ["the vision encoder"] if blind else []
+        not_encoded = self._vision is None and any(self._images)
+        missing = ["the vision encoder"] if not_encoded else []
         missing += [
             f"layer {layer}" for layer in self._layers if f"layer_{layer}" not in self.shapes_
         ]
         if missing or self._first_logits is None:
-            raise RuntimeError(f"the prefill did not pass {', '.join(missing) or 'the logits'}")
+            raise RuntimeError(f"the prefill did not run {', '.join(missing) or 'the lm_head'}")
         return Seen(self._vision, self._states, self._first_logits, self._positions)
 
     def _tap_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
@@ -130,10 +130,10 @@ class Taps:
 
     def _tap_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self._first_logits is not None:
-            return  # a model without a cache sees the images anew at every step
+            return  # a model without a cache encodes the images again at every step
         if self._vision is not None:
             raise RuntimeError("the vision encoder ran twice for one batch")
-        # The tensor, never the object around it: the library overwrites its fields later.
+        # Keep the tensor, not the object around it: the library overwrites its fields later.
         features = output if isinstance(output, Tensor) else output.last_hidden_state
         self.shapes_["vision_encoder"] = tuple(features.shape)
         encoded = Encoded(
@@ -158,7 +158,7 @@ class Taps:
                 return
             if tuple(hidden.shape[:2]) != self._shape:
                 raise RuntimeError(
-                    f"layer {layer} saw {tuple(hidden.shape[:2])} tokens in the prefill, "
+                    f"layer {layer} had {tuple(hidden.shape[:2])} tokens in the prefill, "
                     f"not the batch's {self._shape}"
                 )
             self.shapes_[name] = tuple(hidden.shape)
@@ -178,34 +178,34 @@ def tap_layer(
     vlm: VisionLanguageModel,
     layer: int,
     tap: Callable[[Tensor], None],
-    meant: LayerStates,
+    layer_states: LayerStates,
     *,
     imaged: bool,
 ) -> Any:
-    """Put a tap where the hidden state of a layer passes; return the hook's handle.
+    """Register a hook on the hidden state of a layer; return the hook's handle.
 
     Args:
         vlm: The model.
         layer: The layer.
-        tap: Takes ``[batch, tokens, hidden]`` whenever they pass.
-        meant: What the hidden state of a layer is.
+        tap: Called with ``[batch, tokens, hidden]`` in every forward pass.
+        layer_states: Which hidden state of the layer is used.
         imaged: Whether the questions are about images.
     """
-    if meant == "hidden_states[k]":
+    if layer_states == "hidden_states[k]":
         return vlm.layers[layer].register_forward_pre_hook(
             lambda _module, args, kwargs: tap(args[0] if args else kwargs["hidden_states"]),
             with_kwargs=True,
         )
-    return _module_behind(vlm, layer, meant, imaged=imaged).register_forward_hook(
+    return _module_after(vlm, layer, layer_states, imaged=imaged).register_forward_hook(
         lambda _module, _args, output: tap(output[0] if isinstance(output, tuple) else output)
     )
 
 
-def _module_behind(
-    vlm: VisionLanguageModel, layer: int, meant: LayerStates, *, imaged: bool
+def _module_after(
+    vlm: VisionLanguageModel, layer: int, layer_states: LayerStates, *, imaged: bool
 ) -> nn.Module:
-    """Return the module whose output is the hidden state behind a decoder block."""
-    if layer == vlm.num_layers - 1 and meant != "block output":
+    """Return the module whose output is the hidden state after a decoder block."""
+    if layer == vlm.num_layers - 1 and layer_states != "block output":
         # As in ``hidden_states``, the last layer's vector is the one after the final norm.
         return vlm.final_norm
     if not imaged:

@@ -1,11 +1,11 @@
-"""Each image through the vision encoder once, however many questions are about it.
+"""Run each image through the vision encoder once, however many questions are about it.
 
-Where the encoder takes its images apart from the text, its output does not depend on the
-question. So the distinct images of a batch are encoded first, a few at a time, and of each only
-two things are kept: the pooled vector, and the keys and values that the decoder's blocks make of
-it. The prompt then finds those in its cache, and the model is never given the image. The last
-images stay: questions about one image that come in different batches share its encoding too.
-Images are the same if their pixels are, whatever their files are called.
+If the encoder processes images separately from the text, its output does not depend on the
+question. So the distinct images of a batch are encoded first, a few at a time, and only two things
+are kept of each: the pooled vector, and the keys and values in the decoder's blocks. The prompt
+finds those in its cache, and the model is not given the image. The most recent images are cached:
+questions about one image in different batches share its encoding too. Images are the same if their
+pixels are, whatever the names of their files.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import VisionPooling
 
 AT_ONCE = 8
-"""Rows whose images go through the encoder together. More is no faster, and each takes memory:
-Mllama's encoder keeps all its layers' states, 0.7 GB an image."""
+"""Rows whose images are encoded together. More is no faster, and each takes memory: Mllama's
+encoder keeps all its layers' states, 0.7 GB per image."""
 
 KEPT = 16
-"""Rows whose encodings are kept for later batches: 210 MB an image for a Llama-3.2-11B-Vision."""
+"""Rows whose encodings are cached: 210 MB per image for Llama-3.2-11B-Vision."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encodings:
-    """What is to be known of the images of a batch, one leading entry a row."""
+    """The encodings of a batch's images, with one leading entry per row."""
 
     pooled: Float[Tensor, "batch vision"]
     """The vision-only representation of each row, float32."""
@@ -49,7 +49,7 @@ class Encodings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Image:
-    """What is remembered of a row's images."""
+    """The cached encoding of a row's images."""
 
     pooled: Float[Tensor, " vision"]
     layers: Mapping[int, KeysAndValues]
@@ -57,12 +57,12 @@ class _Image:
 
 
 class ImageEncoder:
-    """Runs the vision encoder on images that it has not seen lately.
+    """Runs the vision encoder on images that are not cached.
 
     Args:
         vlm: The model.
         pooling: How the encoder's output becomes one vector.
-        kept: Encodings kept for later batches.
+        kept: Number of rows whose encodings are cached.
     """
 
     def __init__(self, vlm: VisionLanguageModel, pooling: VisionPooling, kept: int = KEPT) -> None:
@@ -72,19 +72,19 @@ class ImageEncoder:
         self._known: OrderedDict[str, _Image] = OrderedDict()
 
     def encode(self, batch: Batch) -> Encodings:
-        """Return the encodings of a batch about equally many images a row."""
+        """Return the encodings of a batch whose rows have the same number of images."""
         keys = batch.shown_hashes
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         wanted = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
-        self._make_room(frozenset(keys))
+        self._evict(frozenset(keys))
         names = self._vlm.family.encoder_inputs if wanted else ()
         taken = {name: to_device(batch.inputs[name], self._vlm.device) for name in names}
-        for rows in self._together(wanted, batch):
+        for rows in self._groups(wanted, batch):
             self._encode(rows, taken, batch)
         for key in keys:
             self._known.move_to_end(key)
         found = [self._known[key] for key in keys]
-        self._make_room(frozenset())
+        self._evict(frozenset())
         return Encodings(
             torch.stack([one.pooled for one in found]),
             {
@@ -97,8 +97,8 @@ class ImageEncoder:
             {name: (len(found), *shape) for name, shape in found[0].shapes.items()},
         )
 
-    def _make_room(self, wanted: Set[str]) -> None:
-        """Let go of the images that were not asked for longest, but of none that is wanted."""
+    def _evict(self, wanted: Set[str]) -> None:
+        """Drop the least recently used images, except those that are needed now."""
         missing = sum(key not in self._known for key in wanted)
         for key in [key for key in self._known if key not in wanted]:
             if len(self._known) + missing <= self._kept:
@@ -106,24 +106,25 @@ class ImageEncoder:
             del self._known[key]
 
     def forget(self) -> None:
-        """Let go of every encoding: when memory runs out."""
+        """Drop all encodings, if memory runs out."""
         self._known.clear()
 
-    def _together(self, rows: Sequence[int], batch: Batch) -> Iterator[list[int]]:
-        """Yield rows to encode together, those with as many tiles next to each other."""
+    def _groups(self, rows: Sequence[int], batch: Batch) -> Iterator[list[int]]:
+        """Yield rows to encode together, grouped by number of tiles."""
         tiles = batch.inputs[self._vlm.family.encoder_inputs[-1]].flatten(1)
-        used = (-tiles).tolist()  # most first
+        used = (-tiles).tolist()  # largest first
         ordered = sorted(rows, key=lambda row: (used[batch.entry(row)], batch.entry(row)))
         for start in range(0, len(ordered), AT_ONCE):
             yield ordered[start : start + AT_ONCE]
 
     def _encode(self, rows: Sequence[int], inputs: Mapping[str, Tensor], batch: Batch) -> None:
-        """Encode the images of some rows, and keep what is wanted of them.
+        """Encode the images of some rows and cache them.
 
         Args:
             rows: The rows.
-            inputs: The encoder's inputs for the whole batch, on the device: rows with as many tiles
-                lie anywhere in it, and to gather them on the host would keep the device waiting.
+            inputs: The encoder's inputs for the complete batch, on the device: rows with the same
+                number of tiles are not contiguous, and gathering them on the host would keep the
+                device waiting.
             batch: The batch.
         """
         vlm, entries = self._vlm, [batch.entry(row) for row in rows]
@@ -131,7 +132,7 @@ class ImageEncoder:
         if entries == list(range(entries[0], entries[0] + len(entries))):
             share = slice(entries[0], entries[0] + len(entries))  # a view: nothing is copied
         taken = {name: tensor[share] for name, tensor in inputs.items()}
-        # How many tiles are used: on the host, and small.
+        # The number of used tiles: on the host, and small.
         with exact_split(vlm, {name: batch.inputs[name][share] for name in list(inputs)[1:]}):
             features = vlm.vision_encoder(**taken).last_hidden_state
         encoded = Encoded(
@@ -143,21 +144,21 @@ class ImageEncoder:
         )
         pooled = pool_vision(RULES[vlm.family.vision_rows](encoded), self._pooling)
         if vlm.projector is None:
-            raise RuntimeError("a family whose images are encoded apart needs its projector")
+            raise RuntimeError("a family with a separate image encoder needs a projector")
         projected = vlm.projector(features)
         shapes = {
             "vision_encoder": tuple(features.shape[1:]),
             "projector": tuple(projected.shape[1:]),
         }
         layers = keys_of_images(vlm, projected)
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             self._known[batch.shown_hashes[row]] = _Image(
-                # Copies: a view would keep all that were encoded with it.
-                pooled[place].clone(),
+                # Copies: a view would keep the memory of all images encoded with it.
+                pooled[index].clone(),
                 {
                     layer: (
-                        own[place].clone(memory_format=torch.contiguous_format),
-                        values[place].clone(memory_format=torch.contiguous_format),
+                        own[index].clone(memory_format=torch.contiguous_format),
+                        values[index].clone(memory_format=torch.contiguous_format),
                     )
                     for layer, (own, values) in layers.items()
                 },

@@ -1,4 +1,4 @@
-"""Many vectors to one, in float32: cast *before* the mean, as bfloat16 sums lose digits."""
+"""Pool many vectors into one in float32: cast *before* the mean, as bfloat16 sums lose digits."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from vlmscope.schema import VisionPooling
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenChoice:
-    """The tokens that one position means in each row of a batch, as indices on a device."""
+    """The tokens that one position refers to in each row of a batch, as indices on a device."""
 
     rows: Int[Tensor, " chosen"]
     """Row of each chosen token, ascending."""
     columns: Int[Tensor, " chosen"]
-    """Its place in the padded prompt."""
+    """Its index in the padded prompt."""
     counts: Int[Tensor, " batch"]
-    """Chosen tokens of each row."""
+    """Number of chosen tokens of each row."""
 
     @classmethod
     def from_mask(
         cls, tokens: Bool[np.ndarray, "batch length"], device: torch.device
     ) -> TokenChoice:
-        """Make one from the mask that ``selection.locate`` returns."""
+        """Create one from the mask that ``selection.locate`` returns."""
         rows, columns = np.nonzero(tokens)
         arrays = (rows, columns, tokens.sum(axis=1))
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
@@ -45,7 +45,7 @@ def pool_vision(
     """Return each sample's mean over the positions of the vision encoder, float32.
 
     Args:
-        rows: One ``([positions, width], [positions])`` pair for each sample.
+        rows: One ``([positions, width], [positions])`` pair per sample.
         pooling: ``all`` positions, as in the specification, or the ``valid`` ones.
     """
     kept = (features if pooling == "all" else features[valid] for features, valid in rows)
@@ -55,7 +55,7 @@ def pool_vision(
 def pool_tokens(
     hidden: Float[Tensor, "batch length hidden"], choice: TokenChoice
 ) -> Float[Tensor, "batch hidden"]:
-    """Return each row's mean over its chosen tokens, float32; of one token that is a plain copy.
+    """Return each row's mean over its chosen tokens, float32; for one token this is a copy.
 
     >>> hidden = torch.arange(6.0).reshape(1, 3, 2)
     >>> choice = TokenChoice.from_mask(np.array([[False, True, True]]), torch.device("cpu"))

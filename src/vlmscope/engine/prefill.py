@@ -1,9 +1,9 @@
-"""The prefill: one pass of a batch's prompts, and all that is kept of it.
+"""The prefill: one pass of a batch's prompts, and what is recorded of it.
 
-The batch goes into ``generate`` once, for one token. That runs the vision encoder and the decoder
-over the prompt; the taps copy the pooled vision vector, the wanted hidden states and the first
-logits out of that very pass, and the cache is what decoding goes on from. ``generate`` and not a
-plain ``forward``, because that counts padded positions differently.
+The batch is passed to ``generate`` once, for one token. That runs the vision encoder and the
+decoder over the prompt; the hooks copy the pooled vision vector, the recorded hidden states and the
+first logits out of this pass, and decoding continues from its cache. ``generate`` is used and not a
+plain ``forward``, because that numbers padded positions differently.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ _STATISTICS = _ENTROPY, _IDS, _LOGPROBS = "entropy", "ids", "logprobs"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ready:
-    """A batch on the device, its taps made and not yet in place."""
+    """A batch on the device, with hooks that are not registered yet."""
 
     batch: Batch
     """The rows."""
     inputs: Mapping[str, Tensor]
     """Their tensors on the device."""
     encodings: Encodings | None
-    """Their images' encodings, where those are made apart."""
+    """Their images' encodings, if those are computed separately."""
     found: dict[str, Bool[np.ndarray, "batch length"]]
-    """Position → the tokens it means in each row."""
+    """Position → the tokens it refers to in each row."""
     taps: Taps
-    """What copies out of the pass."""
+    """The hooks that copy tensors out of the pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What the pass of one row left behind. It holds nothing on the device."""
+    """The recorded prefill of one row. It keeps nothing on the device."""
 
     sample: Sample
     """The row."""
     boundaries: Mapping[str, int]
     """Position → index into the prompt."""
     num_prompt_tokens: int
-    """Tokens of the prompt, without padding."""
+    """Number of tokens of the prompt, without padding."""
     image_sha256: str
-    """Of the decoded images, as in ``Batch.image_hashes``."""
+    """SHA-256 of the decoded images, as in ``Batch.image_hashes``."""
     image_dhash: str
     """Perceptual hashes of the images."""
     image_thumbnail: str
     """Thumbnails of the images."""
     numbers: Fetch
-    """The batch's vectors and statistics of the first token, on their way to the host."""
+    """The batch's vectors and statistics of the first token, being copied to the host."""
     index: int
-    """Which of them are this row's."""
+    """Index of this row in them."""
 
     def capture(self) -> Capture:
-        """Return it without an answer."""
+        """Return the capture without an answer."""
         numbers, row = self.numbers, self.index
         return Capture(
             sample=self.sample,
@@ -88,7 +88,7 @@ class Prefilled:
             image_sha256=self.image_sha256,
             image_dhash=self.image_dhash,
             image_thumbnail=self.image_thumbnail,
-            # Copies: a view would keep the whole batch, and the pinned memory that it came in.
+            # Copies: a view would keep the complete batch and its pinned memory.
             vectors={
                 name: numbers[name][row].copy() for name in numbers if name not in _STATISTICS
             },
@@ -106,13 +106,14 @@ def make_ready(
     images: ImageEncoder | None,
     answer_states: AnswerStates | None = None,
 ) -> Ready:
-    """Bring a batch to the device, encode its images if that is done apart, make its taps."""
+    """Copy a batch to the device, encode its images if that is done separately, make its hooks."""
     vlm = spec.with_encoder(vlm)
     found = _tokens(batch, vlm, spec)
     encodings = images.encode(batch) if images is not None and any(batch.images) else None
-    apart = () if encodings is None else vlm.family.encoder_inputs
+    separate = () if encodings is None else vlm.family.encoder_inputs
     inputs = {
-        name: to_device(tensor, vlm.device) for name, tensor in batch.whole(without=apart).items()
+        name: to_device(tensor, vlm.device)
+        for name, tensor in batch.whole(without=separate).items()
     }
     taps = Taps(
         vlm,
@@ -129,7 +130,7 @@ def make_ready(
 
 
 def run(ready: Ready, vlm: VisionLanguageModel, config: Any, **options: Any) -> Any:
-    """Run ``generate`` with the taps in place; return what it returns."""
+    """Run ``generate`` with the hooks registered; return its result."""
     if ready.encodings is not None:
         options["past_key_values"] = cache_with(ready.encodings.layers, vlm.num_layers)
     with (
@@ -142,7 +143,7 @@ def run(ready: Ready, vlm: VisionLanguageModel, config: Any, **options: Any) -> 
 
 
 def kept_of(ready: Ready) -> list[Prefilled]:
-    """Return what the taps saw, row by row, and send it on its way to the host."""
+    """Return the recorded tensors row by row, and start copying them to the host."""
     batch, seen = ready.batch, ready.taps.seen()
     numbers = {} if seen.vision is None else {VISION_ONLY: seen.vision}
     for (position, layer), states in seen.states.items():
@@ -183,7 +184,7 @@ def first_token_statistics(
 def _tokens(
     batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec
 ) -> dict[str, Bool[np.ndarray, "batch length"]]:
-    """Return, for each position of the prompt, the tokens it means in each row."""
+    """Return, for each position of the prompt, the tokens it refers to in each row."""
     imaged = any(batch.images)
     read_at = {
         name: spec.read_at(name)

@@ -1,7 +1,7 @@
-"""What a processor or a model raised on one row, said as the error of that row.
+"""Exceptions of a processor or a model on one row, as errors of that row.
 
-A library's message knows neither the row nor its image. So the row's error names both, with the
-image's size, and says what can be done about an image of that shape.
+A library's message contains neither the row nor its image. So the row's error names both, with the
+image's size, and what to do about an image of that shape.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ if TYPE_CHECKING:
     from vlmscope.schema import ImageLike
 
 ELONGATED = 20
-"""Times that one side of an image is longer than the other, from where on processors give up."""
+"""Aspect ratio of an image from which processors fail."""
 
 TINY = 28
 """Pixels of the shorter side of an image below which it may be less than one token."""
 
 SHOWN_IMAGES = 3
 
-LONGEST_SAID = 160
-"""Characters of a library's message: what can be done stands behind it."""
+LONGEST_MESSAGE = 160
+"""Maximum length of a library's message in an error, which is followed by what to do."""
 
 _NO_MEMORY = (
-    "memory runs out on this row alone; try fewer --max-new-tokens, a smaller --dtype, or another "
+    "out of memory on this row alone; try fewer --max-new-tokens, a smaller --dtype, or another "
     "--device"
 )
 
 
 def row_error(sample: Sample, error: Exception) -> RowError:
-    """Return what an unknown error on one row is to its user.
+    """Return the error of a row for an unknown exception.
 
     Args:
-        sample: The row, which was alone in work.
-        error: What the processor or the model raised.
+        sample: The row, which was run alone.
+        error: The exception of the processor or the model.
     """
     if is_out_of_memory(error):
         return RowError("capture", _NO_MEMORY)
     sizes = _sizes_of(sample)
-    said = shortened(one_line(error), LONGEST_SAID)
-    found = said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+    message = shortened(one_line(error), LONGEST_MESSAGE)
+    name = type(error).__name__
+    found = message if message == name else f"{name}: {message}"
     return RowError("capture", f"{_about(sample, sizes)}{found}; {_remedy(sizes)}")
 
 
@@ -61,7 +62,7 @@ def is_of_odd_shape(sample: Sample) -> bool:
 
 @contextmanager
 def row_errors(sample: Sample) -> Iterator[None]:
-    """Raise what the block raises as the error of its row; what is no row's error stays as it is.
+    """Raise exceptions of the block as errors of its row; those not about a row are unchanged.
 
     Raises:
         RowError: The processor or the model raised, or memory ran out.
@@ -86,7 +87,7 @@ def _named(sample: Sample, stage: str, error: str) -> str:
 
 
 def _about(sample: Sample, sizes: list[tuple[int, int]]) -> str:
-    """Name the row's images and their sizes."""
+    """Return names and sizes of the row's images as text."""
     if not sizes:
         return ""
     named = [
@@ -107,16 +108,16 @@ def _name(sample: Sample, image: ImageLike) -> str:
 
 def _remedy(sizes: list[tuple[int, int]]) -> str:
     if any(map(_is_elongated, sizes)):
-        return "pad or crop the image to a less elongated shape, or leave the row out"
+        return "pad or crop the image to a less elongated shape, or remove the row"
     if any(map(_is_tiny, sizes)):
-        return "enlarge the image, or leave the row out"
+        return "enlarge the image, or remove the row"
     if sizes:
-        return "resize the image, or leave the row out"
-    return "leave the row out"
+        return "resize the image, or remove the row"
+    return "remove the row"
 
 
 def _sizes_of(sample: Sample) -> list[tuple[int, int]]:
-    """Return width and height of every image; none where one cannot be read any more."""
+    """Return width and height of every image; empty if one cannot be read any more."""
     try:
         opened = (i if isinstance(i, Image) else open_image(i) for i in sample.images)
         return [image.size for image in opened]

@@ -1,11 +1,11 @@
 """A session: prefills batches and decodes their answers; ``capture`` runs one.
 
-The fast way is ours: one prefill, then answers in slots (``decoding``). Where a model, a device or
-the checkpoint's own generation settings do not allow it, ``generate`` writes the whole answer,
-batch by batch, with the same result.
+The fast path is vlmscope's own: one prefill, then answers in slots (``decoding``). If the model,
+the device or the checkpoint's own generation settings do not support it, ``generate`` decodes the
+complete answers, batch by batch, with the same result.
 
-One run through the model for each batch: four representations from one prefill. ``reference.py`` is
-the slow method that this must equal.
+Each batch is run through the model once: four representations from one prefill. ``reference.py`` is
+the slow method that this must be equal to.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ Results = list[Capture | Failure]
 class CaptureSession:
     """Captures batch after batch.
 
-    Sessions of one model, or of several, may be used in different threads, and in turn by one. A
-    session that threads share returns rows to whichever of them asks next.
+    Sessions of one model, or of several, may be used in different threads, and interleaved in one.
+    A session that threads share returns finished rows to the thread that calls next.
 
     Args:
         vlm: The model.
         spec: What to record.
-        rows: How many rows may be answered at once.
+        rows: Maximum number of rows that are answered at once.
 
     Attributes:
-        shapes_: Module → shape of what it returned in the latest prefill.
+        shapes_: Module → shape of its output in the latest prefill.
     """
 
     def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
@@ -68,7 +68,7 @@ class CaptureSession:
         self._finished: Results = []
         self._decoding = Decoding(vlm, spec, rows)
         self._images: ImageEncoder | None = None
-        self._arriving: list[Prefilled] = []
+        self._prefilled: list[Prefilled] = []
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
@@ -81,9 +81,9 @@ class CaptureSession:
             batch: The rows, from ``prepare``.
 
         Raises:
-            InputError: The batch was prepared for another spec and its rows may not share a call.
-            torch.OutOfMemoryError: The batch does not fit; nothing of it is kept, and the rows of
-                earlier batches are as they were.
+            InputError: The batch was prepared for another spec and its rows cannot be batched.
+            torch.OutOfMemoryError: The batch does not fit; nothing of it is recorded, and the rows
+                of earlier batches are not affected.
         """
         band = self._band(batch)
         with self._computing():
@@ -91,77 +91,77 @@ class CaptureSession:
                 self._generate(batch)
             else:
                 self._prefill(batch, band)
-            return self._take()
+            return self._take_finished()
 
     def _band(self, batch: Batch) -> int:
         """Return the length band of all rows of a batch."""
         bands = set(bands_of(batch, self._vlm, self._spec))
         if len(bands) > 1 or (ALONE in bands and len(batch.samples) > 1):
             raise InputError(
-                f"a batch of {len(batch.samples)} rows: their lengths lie on both sides of one at "
+                f"a batch of {len(batch.samples)} rows: their lengths are on both sides of one at "
                 "which this decoder computes differently; prepare the batch with the spec that it "
                 "is captured with"
             )
         return bands.pop()
 
     def drain(self) -> Results:
-        """Finish every row."""
+        """Finish all rows and return them."""
         with self._computing():
-            self._careful(self._decoding.drain)
-            self._arrive()
-            return self._take()
+            self._collect(self._decoding.drain)
+            self._finish_prefilled()
+            return self._take_finished()
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Compute as every model does, on this model's own GPU."""
+        """Context for running the model on its own GPU."""
         with ExitStack() as stack:
             stack.enter_context(computing())
-            for device in self._gpus[:1]:  # graphs and streams belong to the current one
+            for device in self._gpus[:1]:  # graphs and streams belong to the current device
                 stack.enter_context(torch.cuda.device(device))
             yield
 
     def take_lost(self) -> list[Sample]:
-        """Return the rows that were being answered when a step failed; they are to come again."""
+        """Return the rows that were being answered when a step failed; submit them again."""
         with model_lock():
             lost, self._lost = self._lost, []
         return lost
 
     def forget(self, *, slots: bool = False) -> bool:
-        """Let go of what is only kept to save time: when memory runs out.
+        """Free cached data, if memory runs out.
 
         Args:
-            slots: Also finish what is being answered, and let go of the slots.
+            slots: Also finish the rows that are being answered, and free the slots.
 
         Returns:
-            Whether there were slots to let go of.
+            Whether there were slots to free.
         """
         with self._computing():
             if self._images is not None:
                 self._images.forget()
             if not slots:
                 return False
-            self._careful(self._decoding.drain)
+            self._collect(self._decoding.drain)
             return self._decoding.forget()
 
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
-        """Bring a batch to the device, its images encoded where that is done apart."""
+        """Copy a batch to the device, and encode its images if that is done separately."""
         vlm = self._vlm
         if self._images is None and vlm.family.cross_attention and vlm.projector is not None:
             self._images = ImageEncoder(vlm, self._spec.vision_pooling)
         return make_ready(batch, vlm, self._spec, self._images, states)
 
-    def _take(self) -> Results:
-        """Return what is finished. What an error kept from being returned comes with the next."""
+    def _take_finished(self) -> Results:
+        """Return the finished rows. Rows not returned due to an error are in the next result."""
         finished = list(self._finished)
         self._finished.clear()
         return finished
 
     def _prefill(self, batch: Batch, band: int) -> None:
-        """Prefill a batch, and let it write its answers beside those that write already."""
+        """Prefill a batch, and add its rows to those that are being decoded."""
         while not self._decoding.has_room(len(batch.samples), band):
-            self._careful(self._decoding.step)
+            self._collect(self._decoding.step)
         ready = self._ready(batch)
-        self._arrive()  # while the device encodes the images
+        self._finish_prefilled()  # while the device encodes the images
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
         output = run(ready, self._vlm, config)
@@ -169,9 +169,9 @@ class CaptureSession:
         if self._spec.max_new_tokens:
             self._answer(ready, output.past_key_values, batch, band)
             return
-        self._arriving += kept_of(ready)
+        self._prefilled += kept_of(ready)
         if not self._gpus:
-            self._arrive()
+            self._finish_prefilled()
 
     def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]
@@ -181,29 +181,29 @@ class CaptureSession:
             self._generate(batch)
             return
         if not self._decoding.fits(layers, tokens):
-            self._careful(self._decoding.drain)
+            self._collect(self._decoding.drain)
         self._decoding.admit(ready, kept_of(ready), layers, band)
 
-    def _arrive(self) -> None:
-        """Finish the rows without answers that are on their way to the host."""
-        while self._arriving:
-            row = self._arriving.pop(0)
+    def _finish_prefilled(self) -> None:
+        """Finish the rows without answers whose tensors are being copied to the host."""
+        while self._prefilled:
+            row = self._prefilled.pop(0)
             try:
                 self._finished.append(check_finite(row.capture()))
             except BaseException:
                 self._lost.append(row.sample)
                 raise
 
-    def _careful(self, work: Callable[[], Results | Iterator[Capture | Failure]]) -> None:
-        """Take decoding steps; where one fails, give up the rows that were being answered.
+    def _collect(self, work: Callable[[], Results | Iterator[Capture | Failure]]) -> None:
+        """Run decoding steps and keep the finished rows; if a step fails, drop the unfinished ones.
 
-        Where memory ran out there are fewer slots next time. After any other error ``generate``
-        writes the answers.
+        If memory ran out, the next slots are fewer. After any other error ``generate`` decodes the
+        answers.
         """
         try:
             for row in work():
                 self._finished.append(row)
-        except Exception as error:  # noqa: BLE001 - whose fault it was will show
+        except Exception as error:  # noqa: BLE001 - the dropped rows are run again
             decoding = self._decoding
             self._lost += decoding.samples
             fewer = decoding.capacity // 2 if is_out_of_memory(error) else 0
@@ -212,20 +212,20 @@ class CaptureSession:
             if not self._stepwise:
                 warn(
                     f"a decoding step failed ({type(error).__name__}: {one_line(error)}); generate "
-                    "writes the answers from here on, more slowly",
+                    "decodes the answers from now on, which is slower",
                     stacklevel=2,
                 )
 
     def _must_generate(self, batch: Batch) -> bool:
-        """Return whether ``generate`` has to write the answers of a batch."""
+        """Return whether the answers of a batch must be decoded with ``generate``."""
         if self._stepwise is None:
             self._stepwise = not why_not_stepwise(self._vlm)
-        # A prompt without an image skips blocks that the other rows pass.
+        # A prompt without an image skips blocks that the other rows do not skip.
         skips = bool(self._vlm.skipped_without_image) and not any(batch.images)
         return not self._stepwise or skips or batch.inputs["input_ids"].shape[1] >= self._too_long
 
     def _generate(self, batch: Batch) -> None:
-        """Prefill a batch and write its answers with the library's ``generate``."""
+        """Prefill a batch and decode its answers with the library's ``generate``."""
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
         states = AnswerStates(end_tokens(vlm), rows) if spec.answer_positions else None
         ready = self._ready(batch, states)
@@ -256,23 +256,23 @@ def capture(
     *,
     batch_size: int = 8,
 ) -> Iterator[Capture]:
-    """Yield what each sample leaves behind in one run through the model, in order.
+    """Yield the capture of each sample from one run through the model, in order.
 
-    Several may run at once, in threads or in turn: the lock of the model is held while a batch goes
-    through it, never while a result is yielded.
+    Several calls may be active, in threads or interleaved: the model lock is held while a batch is
+    run, never while a result is yielded.
 
     Args:
         samples: Questions about images.
         vlm: The model, from ``load_model``.
-        spec: What to record (default: the specification's choice).
-        batch_size: Samples that go through the model together. The result does not depend on it,
-            beyond rounding.
+        spec: What to record (default: that of the specification).
+        batch_size: Samples that are run together. The result does not depend on it, except for
+            rounding.
 
     Raises:
-        InputError: ``batch_size`` is below 1, or the model has no such layer, or its ``compat`` is
-            not for it.
-        RowError: A sample failed: its image, its prompt, or the processor or the model raised on
-            it. ``extract`` records such rows instead, and goes on.
+        InputError: ``batch_size`` is below 1, the model has no such layer, or ``compat`` does not
+            support it.
+        RowError: A sample failed: its image, its prompt, or an exception of the processor or the
+            model. ``extract`` records such rows instead, and continues.
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: give 1 or more")
@@ -292,7 +292,7 @@ def capture(
         if found is not None:
             yield from found
             continue
-        session = CaptureSession(vlm, resolved, batch_size)  # what the failed batch left is gone
+        session = CaptureSession(vlm, resolved, batch_size)  # without the rows of the failed batch
         for sample in chunk:
             with row_errors(sample):
                 (alone,) = _captures((sample,), session, vlm, resolved)
@@ -328,15 +328,15 @@ def capture_batch(
         batch: The rows, from ``prepare``.
         vlm: The model.
         spec: What to record.
-        session: Where batches follow each other: the rows of this one may then come later, and
-            those of earlier ones now.
+        session: If batches are run one after the other: rows of this one may then be returned
+            later, and those of earlier ones now.
 
     Returns:
-        Without a session one entry for each row, in order: a ``Failure`` where the model returned
-        NaN or infinity. With one, the rows that are finished.
+        Without a session one entry per row, in order: a ``Failure`` if the model returned NaN or
+        infinity. With a session, the rows that are finished.
 
     Raises:
-        torch.OutOfMemoryError: The batch does not fit; nothing of it is kept.
+        torch.OutOfMemoryError: The batch does not fit; nothing of it is recorded.
     """
     if session is not None:
         return session.submit(batch)
@@ -352,7 +352,7 @@ def _all_of(
     vlm: VisionLanguageModel,
     spec: ResolvedSpec,
 ) -> list[Capture | Failure]:
-    """Return the results of some batches; rows that a failed step gave up come again."""
+    """Return the results of some batches; rows dropped by a failed step are run again."""
     results: list[Capture | Failure] = []
     while batches:
         for batch in batches:

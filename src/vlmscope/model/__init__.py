@@ -1,17 +1,17 @@
-"""The model and its processor, behind one vocabulary for every architecture.
+"""The model and its processor, with the same interface for every architecture.
 
 - ``vlm``: ``VisionLanguageModel``, a loaded checkpoint under standard names
-- ``families``: what differs between architectures, as data; ``support``: what was checked of them
-- ``vision_rows``: how the vision encoder's output of a batch falls into questions
+- ``families``: the differences between architectures, as data; ``support``: what was checked
+- ``vision_rows``: how the vision encoder's output for a batch is assigned to questions
 - ``lengths``: sequence lengths at which a decoder computes differently
 - ``loading/``: loading a checkpoint, and checking it once
 - ``attention/``: attention kernels and caches that replace the loaded ones while a pass runs
-- ``encoder_widths``: widths that GPU kernels are slow with, filled up with zeros
+- ``encoder_widths``: widths that are slow on GPUs, padded with zeros
 - ``computing``: one thread at a time, the same settings everywhere
-- ``fingerprint``: what a model is, in hashes
-- ``halp``: how the HALP research read its models
-- ``resolved_spec``: what to record of one model, with nothing left to look up
-- ``chat``: a language model as text in, text out
+- ``fingerprint``: the identity of a model, as hashes
+- ``halp``: how the HALP research code read its models
+- ``resolved_spec``: what to record of one model, with every option resolved
+- ``chat``: a chat model with text input and output
 """
 
 from vlmscope.locking import model_lock

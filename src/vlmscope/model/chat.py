@@ -1,8 +1,8 @@
-"""A chat model as text in, text out: any language model, or the language part of a VLM.
+"""A chat model with text input and output: a language model, or the language part of a VLM.
 
-Used to judge answers on this machine. Loading keeps the rules of ``load_model``: safetensors only,
-no code of the checkpoint's own, no missing weights. Chats go through the checkpoint's own chat
-template, several at a time, padded on the left, decoded greedily.
+Used to judge answers on this machine. Loading has the rules of ``load_model``: safetensors only, no
+code from the checkpoint, no missing weights. Chats are formatted with the checkpoint's own chat
+template, batched with padding on the left, and decoded greedily.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Chat = Sequence[Mapping[str, str]]
 """``role`` and ``content`` of each message: an optional ``system``, then turns."""
 
 MARKS = ("the system text", "the user text")
-"""Stand in for texts where only the form of a template is of interest."""
+"""Example texts, to find out which form of messages a template accepts."""
 
 BATCH_TOLERANCE = 0.05
-"""Relative difference of logits between a batch and alone: bfloat16 differs by a fifth of it."""
+"""Maximum relative difference of logits in a batch and alone; bfloat16 has a fifth of it."""
 
 CLOCK = "2024-07-26T00:00:00"
-"""The time that a chat template is shown: the date that Llama 3's own falls back on."""
+"""The time that a chat template is given: the date that Llama 3's own defaults to."""
 
 TOO_LONG = "the row is too long for the model"
 NO_MEMORY = "the row does not fit into memory"
@@ -47,21 +47,21 @@ NO_MEMORY = "the row does not fit into memory"
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """What a model wrote."""
+    """A reply of a chat model."""
 
     text: str
-    """Its reply, without control tokens."""
+    """The reply, without control tokens."""
     failed: str = ""
-    """Why there is none; empty where there is one."""
+    """Why there is no reply; empty if there is one."""
 
 
 def identify_chat_model(folder: str | Path) -> str:
-    """Return what tells a chat model from others: a hash of its weights and its chat template.
+    """Return the identity of a chat model: a hash of its weights and its chat template.
 
-    Where the folder lies and what it is called make no difference.
+    Path and name of the folder make no difference.
 
     Raises:
-        ModelError: It is no folder of a checkpoint that can be loaded, or has no chat template.
+        ModelError: It is not the folder of a loadable checkpoint, or has no chat template.
     """
     name = str(folder)
     _check_folder(name)
@@ -81,7 +81,7 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
         dtype: As for ``load_model``.
 
     Raises:
-        ModelError: It cannot be loaded, or has no chat template that takes plain text.
+        ModelError: It cannot be loaded, or has no chat template that accepts plain text.
     """
     name = str(folder)
     _check_folder(name)
@@ -97,7 +97,7 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
             start_clean()
             plain, attention = choose_attention(AUTO, name, config)
             model = load_weights(
-                name, plain, _place(), pickles=False, loader=loader, dtype=kind,
+                name, plain, _device(), pickles=False, loader=loader, dtype=kind,
                 attn_implementation=attention,
             )  # fmt: skip
             settle_thinker(model, tokenizer.eos_token_id)
@@ -112,7 +112,7 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
 
 
 def chat_class(name: str, config: Any) -> Any:
-    """Return the class of transformers that loads a model which writes text.
+    """Return the transformers class that loads a text-generating model.
 
     Raises:
         ModelError: There is none.
@@ -124,15 +124,15 @@ def chat_class(name: str, config: Any) -> Any:
         MODEL_FOR_MULTIMODAL_LM_MAPPING,
     )
 
-    sees = getattr(config, "vision_config", None) is not None
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not sees:
+    has_vision = getattr(config, "vision_config", None) is not None
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not has_vision:
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or (
-        sees and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+        has_vision and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
     ):
         return auto_class(config)
     raise ModelError(
-        f"{name}: a model of type {config.model_type!r} writes no chat replies, or not in this "
+        f"{name}: a model of type {config.model_type!r} is not a chat model, or not in this "
         "transformers; give a chat model"
     )
 
@@ -148,13 +148,13 @@ class ChatModel:
     template: str
     """Its chat template."""
     form: str
-    """How the template takes messages; see ``FORMS``."""
+    """The form of messages that the template accepts; see ``FORMS``."""
     identity: str
-    """As ``identify_chat_model`` returns it."""
+    """Identity as returned by ``identify_chat_model``."""
     batches: bool = True
-    """Whether padding and neighbours in a batch change nothing; else chats go one at a time."""
+    """Whether replies do not depend on padding or the batch; otherwise chats run one at a time."""
     lengths: LengthBands = ONE_BAND
-    """Which prompts may share a batch, by their lengths."""
+    """Which prompts may be in the same batch, by their lengths."""
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
@@ -164,20 +164,20 @@ class ChatModel:
         return tuple(sorted(found, key=len, reverse=True))
 
     def encode(self, chat: Chat) -> list[int]:
-        """Return the token ids of a chat, with one BOS where the tokenizer has one."""
+        """Return the token ids of a chat, with one BOS token if the tokenizer has one."""
         with tokenizer_lock():
             text = _render(self.tokenizer, self.template, self.form, chat)
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             bos = self.tokenizer.bos_token_id
             if bos is not None and ids[:1] != [bos]:
-                whole = self.tokenizer(text)["input_ids"]
-                ids = [bos, *ids] if whole[:1] == [bos] else ids
+                default = self.tokenizer(text)["input_ids"]
+                ids = [bos, *ids] if default[:1] == [bos] else ids
         return ids
 
     def reply(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
-        """Return the greedy reply to each prompt, which ``encode`` made, in one batch.
+        """Return the greedy reply to each prompt of ``encode``, in one batch.
 
-        What does not fit into memory together is tried in halves.
+        If a batch does not fit into memory, it is split in halves.
         """
         limit = self.limit - max_new_tokens
         groups: dict[tuple[int, int], list[int]] = {}
@@ -187,12 +187,14 @@ class ChatModel:
                 groups.setdefault((band, i if band == ALONE else 0), []).append(i)
         found = [ChatReply("", TOO_LONG)] * len(prompts)
         for fit in groups.values():
-            replies = self._halving([prompts[i] for i in fit], max_new_tokens)
+            replies = self._reply_in_halves([prompts[i] for i in fit], max_new_tokens)
             for i, reply in zip(fit, replies, strict=True):
                 found[i] = reply
         return found
 
-    def _halving(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
+    def _reply_in_halves(
+        self, prompts: list[Sequence[int]], max_new_tokens: int
+    ) -> list[ChatReply]:
         if not prompts:
             return []
         if len(prompts) == 1 or self.batches:
@@ -203,8 +205,8 @@ class ChatModel:
                     return [ChatReply("", NO_MEMORY)]
         half = len(prompts) // 2
         return [
-            *self._halving(prompts[:half], max_new_tokens),
-            *self._halving(prompts[half:], max_new_tokens),
+            *self._reply_in_halves(prompts[:half], max_new_tokens),
+            *self._reply_in_halves(prompts[half:], max_new_tokens),
         ]
 
     def _generate(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[ChatReply]:
@@ -242,7 +244,7 @@ class ChatModel:
 
     @property
     def limit(self) -> int:
-        """The longest sequence that the model was made for."""
+        """The longest sequence that the model supports."""
         text = self.model.config.get_text_config()
         found = getattr(text, "max_position_embeddings", None)
         if not isinstance(found, int) or found <= 0:
@@ -251,10 +253,10 @@ class ChatModel:
 
 
 def _is_batchable(chat: ChatModel) -> bool:
-    """Return whether a chat gets the same reply in a batch, beside a longer one, as alone.
+    """Return whether a chat gets the same reply in a batch, with a longer one, as alone.
 
-    Rounding differs from batch to batch; an architecture that reads padding, or whose mask is made
-    for images, differs by far more.
+    Rounding differs from batch to batch; an architecture that attends to padding, or whose mask is
+    made for images, differs by far more.
     """
     texts = ("Is it?", "Is there a door in the picture, and what colour is it?")
     prompts = [chat.encode([{"role": "user", "content": text}]) for text in texts]
@@ -266,12 +268,12 @@ def _is_batchable(chat: ChatModel) -> bool:
 
 def _check_folder(name: str) -> None:
     if not (Path(name) / "config.json").is_file():
-        raise ModelError(f"{name}: no folder with a config.json; give that of a whole checkpoint")
+        raise ModelError(f"{name}: no folder with a config.json; give a complete checkpoint")
 
 
 @contextmanager
 def _safetensors_only() -> Iterator[None]:
-    """Leave the option to read pickles out of messages: for a judge there is none."""
+    """Remove the option to read pickles from error messages: a judge does not have it."""
     try:
         yield
     except ModelError as error:
@@ -284,17 +286,17 @@ def _load_tokenizer(name: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # settings that a class was not made for may raise anything
+    except Exception as error:  # unsuitable settings may raise anything in a tokenizer class
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"{name}: the tokenizer brings code of its own, which is never run; give another "
+                f"{name}: the tokenizer contains code of its own, which is never run; give another "
                 "checkpoint"
             ) from error
         raise ModelError(f"{name}: cannot load the tokenizer: {typed_line(error)}") from error
 
 
 def _template(name: str, tokenizer: Any) -> str:
-    """Return the chat template: the tokenizer's, or of an older VLM the processor's."""
+    """Return the chat template: the tokenizer's, or for an older VLM the processor's."""
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
@@ -311,13 +313,13 @@ def _template(name: str, tokenizer: Any) -> str:
         )
     if chance := reads_chance(template):
         raise ModelError(
-            f"{name}: its chat template asks for chance ({chance}), so that no reply could be made "
-            f"again; remove {chance} from its chat_template.jinja"
+            f"{name}: its chat template is random ({chance}), so replies would not be "
+            f"reproducible; remove {chance} from its chat_template.jinja"
         )
     return template
 
 
-def _place() -> str:
+def _device() -> str:
     if torch.cuda.is_available():
         return "spread" if torch.cuda.device_count() > 1 else "cuda:0"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -328,12 +330,12 @@ def _plain(chat: Chat) -> list[dict[str, Any]]:
 
 
 def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages whose content is a list of parts, as templates of VLMs want it."""
+    """Return messages whose content is a list of parts, as templates of VLMs expect it."""
     return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
 
 
 def _merged(chat: Chat) -> list[dict[str, Any]]:
-    """Return a chat whose system text stands in the first turn: some templates know no system."""
+    """Return a chat with the system text in the first turn: some templates have no system role."""
     first, *others = _plain(chat)
     if first["role"] != "system" or not others:
         return [first, *others]
@@ -347,34 +349,34 @@ FORMS: Mapping[str, Callable[[Chat], list[dict[str, Any]]]] = {
     "merged": _merged,
     "merged, in parts": lambda chat: _in_parts(_merged(chat)),
 }
-"""How a template may take a chat, best first."""
+"""Forms in which a template may accept a chat, best first."""
 
 
 def _find_form(name: str, tokenizer: Any, template: str) -> str:
-    """Return the form in which the template writes out all that it is given.
+    """Return the form in which the template writes all of its input.
 
     Raises:
         ModelError: There is none.
     """
     system, user = MARKS
     chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    why = "it leaves out what it is given"
+    why = "it omits part of its input"
     for form in FORMS:
         try:
             text = _render(tokenizer, template, form, chat)
-        except Exception as error:  # noqa: BLE001 - a template is a program of the checkpoint's
+        except Exception as error:  # noqa: BLE001 - a template is a program of the checkpoint
             why = f"{type(error).__name__}: {one_line(error)}"
             continue
         if system in text and user in text:
             return form
     raise ModelError(
-        f"{name}: its chat template takes no plain text ({why}); give another checkpoint, or mend "
-        "its chat_template.jinja"
+        f"{name}: its chat template accepts no plain text ({why}); give another checkpoint, or "
+        "correct its chat_template.jinja"
     )
 
 
 def _render(tokenizer: Any, template: str, form: str, chat: Chat) -> str:
-    """Return a chat as text. The template's clock stands still: no reply depends on the day."""
+    """Return a chat as text, with a fixed time in the template so that replies do not change."""
     template, variables = clock.at_time(template, CLOCK)
     return str(
         tokenizer.apply_chat_template(
@@ -383,6 +385,6 @@ def _render(tokenizer: Any, template: str, form: str, chat: Chat) -> str:
             **variables,
             add_generation_prompt=True,
             tokenize=False,
-            enable_thinking=False,  # of models that can think at length first
+            enable_thinking=False,  # for models that can generate a long reasoning first
         )
     )

@@ -1,16 +1,15 @@
-"""How a model is run, wherever that is: by one thread at a time, and with the same settings.
+"""Running a model: in one thread at a time, and always with the same settings.
 
-What a pass changes for its own time, undone whatever happens. A pass puts hooks on modules,
-replaces attentions and sets switches of torch; each change is undone at the end of a ``with``
-block. Python may be interrupted right there, by Ctrl-C, or a process be forked by another thread.
-So the undoing is written down before the change is made, and the next pass begins with what is
-still on the list. It is guarded by the lock of the models.
+**Changes during a pass are always undone.** A pass puts hooks on modules, replaces attentions and
+sets global options of torch; each change is undone at the end of a ``with`` block. Python may be
+interrupted in that block's exit, by Ctrl-C, or the process may be forked by another thread. So the
+undo function is registered before the change is made, and the next pass first runs those that are
+still registered. The list is guarded by the model lock.
 
-float32 that is float32: no TensorFloat-32 while a model computes in it. On NVIDIA GPUs torch lets
-convolutions round float32 to 10 bits of mantissa by default, and every vision encoder begins with a
-convolution: its vectors then differ by up to 1e-4 from batch to batch. Who asks for float32 wants
-the digits. The switch belongs to the whole process, so it is set for the time of one call and put
-back; ``computing`` does that, for one thread at a time.
+**float32 without TensorFloat-32.** On NVIDIA GPUs torch by default rounds float32 in convolutions
+to 10 bits of mantissa, and every vision encoder begins with a convolution: its vectors then differ
+by up to 1e-4 from batch to batch. Users who choose float32 want its precision. The option is
+process-wide, so it is set for one call and reset; ``computing`` does that, in one thread at a time.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ _undoings: list[Callable[[], None]] = []
 def undoing(undo: Callable[[], None]) -> Iterator[None]:
     """Undo a change at the end of the block that makes it, or else before the next pass.
 
-    For blocks in ``computing``, or where a model is loaded.
+    For blocks inside ``computing``, or while a model is loaded.
 
     Args:
-        undo: Undoes it. It may be called before the change is made, and again.
+        undo: Undoes the change. It may be called before the change is made, and more than once.
     """
     _undoings.append(undo)
     try:
         yield
     finally:
-        if undo in _undoings:  # else the next pass has done it, and is on its way
+        if undo in _undoings:  # otherwise the next pass has called it already
             undo()
             _undoings.remove(undo)
 
 
 def undo_interrupted() -> None:
-    """Undo the changes of a pass that was interrupted; for the thread that has the lock."""
+    """Undo the changes of an interrupted pass; only for the thread that has the lock."""
     while _undoings:
         _undoings[-1]()
         _undoings.pop()
@@ -57,7 +56,7 @@ def undo_interrupted() -> None:
 
 @contextmanager
 def removing_hooks() -> Iterator[list[Any]]:
-    """Remove at the end of the block the hooks whose handles were appended to the list."""
+    """Remove the hooks whose handles were appended to the list, at the end of the block."""
     handles: list[Any] = []
 
     def remove() -> None:
@@ -70,29 +69,29 @@ def removing_hooks() -> Iterator[list[Any]]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute float32 convolutions and products in float32 while the ``with`` block runs."""
+    """Compute convolutions and matrix products of float32 in full precision within the context."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
 
-    def put_back() -> None:
+    def restore() -> None:
         convolutions.allow_tf32, products.allow_tf32 = before
 
-    with undoing(put_back):
+    with undoing(restore):
         convolutions.allow_tf32 = products.allow_tf32 = False
         yield
 
 
 _thread: int | None = None
-"""The thread that computes; guarded by the lock."""
+"""The thread that is running a model; guarded by the lock."""
 
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Run a model in the ``with`` block: alone, without gradients, in full float32 precision.
+    """Context for running a model: exclusively, without gradients, in full float32 precision.
 
     Raises:
-        InputError: This thread runs a model already: the call comes from a hook on it, or from a
-            signal handler.
+        InputError: This thread is running a model already: the call comes from a hook on it, or
+            from a signal handler.
     """
     global _thread
     with model_lock():
@@ -106,23 +105,23 @@ def computing() -> Iterator[None]:
 
 
 def start_clean() -> None:
-    """Undo what an interrupted pass left changed; for the thread that has just taken the lock.
+    """Undo changes left by an interrupted pass; for a thread that has just acquired the lock.
 
     Raises:
-        InputError: This thread runs a model already: that pass is not interrupted.
+        InputError: This thread is running a model already: that pass is not interrupted.
     """
     if _thread == threading.get_ident():
         raise InputError(
-            "a model was asked to run while it runs in this same thread, by a hook or a signal "
+            "a model was called while it runs in the same thread, by a hook or a signal "
             "handler; call vlmscope when the model has returned"
         )
     undo_interrupted()
 
 
 def check_thread() -> None:
-    """Refuse a call of a model by another thread than the one that computes.
+    """Raise an error if a model is called by another thread than the one that computes.
 
-    It would meet hooks and attentions that are not made for it, and both results would be wrong.
+    It would use hooks and attentions that are not made for it, and both results would be wrong.
 
     Raises:
         InputError: It is another thread, which does not hold the lock.
@@ -135,7 +134,7 @@ def check_thread() -> None:
 
 
 def _after_fork() -> None:
-    """Forget, in a forked child, a thread that it does not have."""
+    """Reset, in a forked child, a thread that does not exist there."""
     global _thread
     if _thread != threading.get_ident():
         _thread = None

@@ -1,13 +1,13 @@
-"""Odd widths of a vision encoder's MLPs, filled up with zeros to a multiple of 64.
+"""Pad unfavourable widths of a vision encoder's MLPs with zeros to a multiple of 64.
 
-The fast matrix products of a GPU in half precision want rows that begin at 16 bytes. Qwen2.5-VL's
-encoder has MLPs of 3,420 (6,840 bytes), which cuBLAS gives to kernels of an older generation;
-SigLIP's 4,304 is a multiple of 16 bytes and not of a tile. With zeros up to 3,456 and 4,352 the
-result is the same: a channel whose weights are zero adds nothing to what follows it.
+The fast matrix products of a GPU in half precision need rows aligned to 16 bytes. Qwen2.5-VL's
+encoder has MLPs of width 3,420 (6,840 bytes), for which cuBLAS uses kernels of an older generation;
+SigLIP's 4,304 is a multiple of 16 bytes but not of a tile. With zeros up to 3,456 and 4,352 the
+result is the same: a channel whose weights are zero adds nothing to the next layer.
 
-The filled-up weights are made once, when a model is loaded, and used during a pass (``widened``).
-Outside it the modules have their own weights, which are *views* of the filled-up ones: nothing is
-held twice, and ``reference.py`` meets the model as it was loaded.
+The padded weights are created once, when a model is loaded, and used during a pass (``widened``).
+Outside it the modules have their own weights, which are *views* of the padded ones: nothing is
+stored twice, and ``reference.py`` runs the model as it was loaded.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("fc1",), "fc2"),
     (("linear_fc1",), "linear_fc2"),
 )
-"""Layers of an MLP: those that lead into its inner channels, and the one that leads out."""
+"""Layers of an MLP: those into its inner channels, and the one out of them."""
 
 _WIDE = "_vlmscope_wide"
-"""Attribute of a linear layer: its parameters, filled up."""
+"""Attribute of a linear layer: its padded parameters."""
 
 
 def widen_where_it_pays(vlm: VisionLanguageModel) -> int:
-    """Fill up the encoder's MLPs where that is faster: on GPUs, in half precision."""
+    """Pad the encoder's MLPs where that is faster: on GPUs, in half precision."""
     half = vlm.dtype in {torch.bfloat16, torch.float16}
     return widen(vlm.vision_tower) if half and vlm.cuda_devices else 0
 
 
 def widen(tower: nn.Module) -> int:
-    """Make filled-up weights for the MLPs of a vision encoder; return for how many.
+    """Create padded weights for the MLPs of a vision encoder; return the number of MLPs.
 
-    Left alone are layers that are no plain ``nn.Linear`` (rounded to 4 or 8 bits, or with an
-    adapter), and MLPs with more in them than these layers and an activation function.
+    Not changed are layers that are no plain ``nn.Linear`` (quantised, or with an adapter), and MLPs
+    that contain more than these layers and an activation function.
     """
     count = 0
     for mlp in tower.modules():
         for into, out in _SHAPES:
-            if _is_odd_mlp(mlp, into, out):
+            if _needs_padding(mlp, into, out):
                 _widen(mlp, into, out)
                 count += 1
                 break
@@ -61,26 +61,26 @@ def widen(tower: nn.Module) -> int:
 
 @contextmanager
 def widened(vlm: VisionLanguageModel) -> Iterator[None]:
-    """Let the encoder compute with the filled-up weights in the ``with`` block."""
+    """Let the encoder compute with the padded weights within the context."""
     changed: list[tuple[nn.Module, str, nn.Parameter]] = []
 
-    def put_back() -> None:
+    def restore() -> None:
         for module, name, own in changed:
             module._parameters[name] = own
 
-    with undoing(put_back):
+    with undoing(restore):
         for module in vlm.vision_tower.modules():
             for name, wide in module.__dict__.get(_WIDE, {}).items():
                 own = module._parameters[name]
-                # Another weight since, or on another device: then it counts, as it is.
+                # If the weight was replaced or moved to another device since, it is used unpadded.
                 if own is not None and own.data_ptr() == wide.data_ptr():
                     changed.append((module, name, own))
                     module._parameters[name] = wide
         yield
 
 
-def _is_odd_mlp(mlp: nn.Module, into: tuple[str, ...], out: str) -> bool:
-    """Return whether a module is an MLP of such layers whose inner width is no multiple."""
+def _needs_padding(mlp: nn.Module, into: tuple[str, ...], out: str) -> bool:
+    """Return whether a module is an MLP of these layers with an inner width to be padded."""
     layers = [getattr(mlp, name, None) for name in (*into, out)]
     if not all(type(layer) is nn.Linear for layer in layers):
         return False
@@ -110,7 +110,7 @@ def _widen(mlp: nn.Module, into: tuple[str, ...], out: str) -> None:
 
 
 def _fill(layer: nn.Linear, name: str, by: tuple[int, ...]) -> nn.Parameter:
-    """Return a parameter with zeros behind it, and let the layer's own be a view of that."""
+    """Return a parameter padded with zeros, and make the layer's own a view of it."""
     own: nn.Parameter = getattr(layer, name)
     wide: Tensor = F.pad(own.detach(), by)
     own.data = wide[tuple(slice(size) for size in own.shape)]

@@ -1,15 +1,15 @@
-"""What differs between architectures, as data: one short description for each family.
+"""The differences between architectures, as data: one short description per family.
 
-A description says only what the library's conventions leave open. By convention the vision encoder
-is ``get_encoder(modality="image")``, the decoder ``get_decoder()`` with ``layers`` and ``norm``,
-the image token ``config.image_token_id``, and every image token stands for equally many positions
-of the encoder. Everything else (prompt, capture, store) is the same for all. How to describe
-another one: docs/adding-a-model.md.
+A description contains only what the library's conventions do not define. By convention the vision
+encoder is ``get_encoder(modality="image")``, the decoder ``get_decoder()`` with ``layers`` and
+``norm``, the image token ``config.image_token_id``, and every image token corresponds to the same
+number of encoder positions. Everything else (prompt, capture, store) is the same for all families.
+How to describe another one: docs/adding-a-model.md.
 
-Which family a checkpoint is: one we describe, one that the user describes, or a stranger. A
-stranger that follows the library's conventions needs no description: its parts are found by them,
-and the proof at loading decides. What cannot be found is said, with the line that would describe
-it.
+A checkpoint's family is one described here, one described by the user, or an undescribed
+architecture. An undescribed architecture that follows the library's conventions works without a
+description: its parts are found by the conventions, and the checks at loading decide whether it is
+accepted. For a part that cannot be found, the error gives the line that would describe it.
 """
 
 from __future__ import annotations
@@ -31,69 +31,69 @@ from vlmscope.regular import read_regular
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture. Every path is relative to the model, with dots; empty is the convention."""
+    """One architecture. Paths are relative to the model, with dots; empty means by convention."""
 
     model_type: str
     """``config.model_type`` of its checkpoints."""
     title: str
-    """What people call it."""
+    """Its usual name."""
     vision_type: str = ""
-    """``config.vision_config.model_type``, where ``model_type`` alone does not tell."""
+    """``config.vision_config.model_type``, if ``model_type`` alone is ambiguous."""
     vision_encoder: str = ""
     """The module whose output is pooled, before any projection into the language model."""
     projector: str = ""
-    """The module that brings the encoder's output to the width of the decoder; for display."""
+    """The module that maps the encoder's output to the width of the decoder; for display."""
     decoder: str = ""
     """The decoder."""
     layers: str = "layers"
     """Its blocks, relative to the decoder."""
     final_norm: str = "norm"
-    """The norm behind the last block, relative to the decoder."""
+    """The norm after the last block, relative to the decoder."""
     image_token: str = "image_token_id"  # noqa: S105 - no password
-    """Where the configuration has the id of the image token."""
+    """Path of the image token's id in the configuration."""
     vision_rows: str = "image tokens"
-    """How the encoder's output falls into questions: a name in ``vision_rows.RULES``."""
+    """How the encoder's output is assigned to questions: a name in ``vision_rows.RULES``."""
     encoder_inputs: tuple[str, ...] = ()
-    """Inputs of the encoder, where each has one leading entry a question: what is taken once where
-    several questions of a batch share their images."""
+    """Inputs of the encoder with one leading entry per question, which are deduplicated if several
+    questions of a batch share their images."""
     skipped_without_image: str = ""
-    """Where the configuration lists the blocks that a prompt without an image does not pass."""
+    """Path of the configuration's list of blocks that a prompt without an image skips."""
     text_only: bool = True
-    """Whether its processor takes questions without an image."""
+    """Whether its processor accepts questions without an image."""
     prefix_sees_question: bool = False
-    """Whether image tokens attend to the question behind them."""
+    """Whether image tokens attend to the question after them."""
     cross_attention_mask: str = ""
-    """Input that says which images' tiles each token attends to, where blocks skipped without one
-    attend to them."""
+    """Input that defines which images' tiles each token attends to, in the cross-attention blocks
+    that are skipped without an image."""
     cross_attention: str = ""
     """The attention to images in those blocks, relative to a block."""
     fills_up_tiles: bool = False
-    """Whether a dense mask keeps the padding of its vision encoder's tiles from attending to itself
-    (``split_attention``)."""
+    """Whether a dense mask prevents the padding of its vision encoder's tiles from attending to
+    itself (``split_attention``)."""
     packs_images: bool = True
-    """Whether its vision encoder, where it packs images into one row, may attend to them in one
-    call a layer (``packed_attention``)."""
+    """Whether its vision encoder, if it packs images into one row, may attend to them in one call
+    per layer (``packed_attention``)."""
     causal_by_mistake: bool = False
-    """Whether its vision attention says it is causal and is not meant to be."""
+    """Whether its vision attention is marked as causal by mistake."""
     numbers_images_of_batch: bool = False
-    """Whether its positions number the images of a whole batch (``image_numbers``)."""
+    """Whether its positions number the images of a complete batch (``number_images_by_row``)."""
     squeezes_tokens: bool = False
-    """Whether its class squeezes projected image tokens (``lone_token``)."""
+    """Whether its class squeezes projected image tokens (``keep_lone_token``)."""
     stacks_tiles: bool = False
-    """Whether its processor stacks the tiles of all images, which its model takes in one row as
-    well (``tile_stacks``)."""
+    """Whether its processor stacks the tiles of all images, which its model also accepts in one row
+    (``join_tiles``)."""
     writes_with_generate: str = ""
-    """Why its answers are not written step by step by ourselves."""
+    """Why its answers are decoded with ``generate``; empty if vlmscope decodes them."""
     needs: str = ""
-    """What must be installed beside the library's own requirements."""
+    """What must be installed in addition to the library's own requirements."""
     since: str = ""
-    """The first transformers whose code for it is right; older versions are refused."""
+    """The first transformers version whose code for it is correct; older ones are refused."""
     tile_layout: Callable[[Mapping[str, Tensor], Any], tuple[int, int]] | None = None
     """(inputs, config) → rows and columns of tiles of the first image; for display."""
 
 
 def mllama_tiles(inputs: Mapping[str, Tensor], config: Any) -> tuple[int, int]:
-    """Return the layout behind the first image's aspect-ratio id; ids count from 1."""
+    """Return the layout for the first image's aspect-ratio id; ids count from 1."""
     rows, columns = config.vision_config.supported_aspect_ratios[
         int(inputs["aspect_ratio_ids"][0, 0]) - 1
     ]
@@ -117,7 +117,7 @@ MLLAMA = Family(
 
 _PROJECTOR = "model.multi_modal_projector"
 _GLM = "model.visual.post_layernorm"
-_LINEAR = "has linear attention, whose states are no keys and values"
+_LINEAR = "has linear attention, whose states are not keys and values"
 
 _ALL = (
     MLLAMA,
@@ -138,7 +138,7 @@ _ALL = (
     ),
     Family("qwen2_5_omni_thinker", "Qwen2.5-Omni"),
     Family("qwen3_omni_moe_thinker", "Qwen3-Omni"),
-    # The encoder's own output is merged 2x2 and projected: what is pooled is the norm before that.
+    # The encoder's own output is merged 2x2 and projected: the norm before that is pooled.
     Family("glm4v", "GLM-4.1V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("glm4v_moe", "GLM-4.5V", vision_encoder=_GLM, projector="model.visual.merger"),
     Family("glm46v", "GLM-4.6V", vision_encoder=_GLM, projector="model.visual.merger"),
@@ -159,7 +159,7 @@ _ALL = (
     Family("internvl", "InternVL", projector=_PROJECTOR),
     Family("aya_vision", "Aya Vision", projector=_PROJECTOR),
     Family("cohere2_vision", "Command A Vision", projector=_PROJECTOR, needs="torchvision"),
-    # Its decoder scales attention by positions that count padding: every pair proves itself.
+    # Its decoder scales attention by positions that count padding: every pair is checked.
     Family(
         "llama4",
         "Llama 4",
@@ -173,10 +173,10 @@ _ALL = (
         projector=_PROJECTOR,
         final_norm="embedding_norm",
         vision_rows="patch shapes",
-        writes_with_generate="has convolutions, whose states are no keys and values",
+        writes_with_generate="has convolutions, whose states are not keys and values",
         needs="torchvision",
     ),
-    # Its encoder ends in probabilities of visual words; what is pooled is the transformer in it.
+    # Its encoder ends with probabilities of visual words: the transformer inside it is pooled.
     Family(
         "ovis2",
         "Ovis2",
@@ -204,7 +204,7 @@ _ALL = (
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),
     Family("janus", "Janus", projector="model.aligner"),
     Family("deepseek_vl", "DeepSeek-VL", projector="model.aligner"),
-    # Of its two encoders the one that ``vision_config`` describes: a row for each image token.
+    # Of its two encoders the one that ``vision_config`` describes: one row per image token.
     Family(
         "deepseek_vl_hybrid",
         "DeepSeek-VL hybrid",
@@ -212,7 +212,7 @@ _ALL = (
         projector="model.aligner",
     ),
     Family("aria", "Aria", projector=_PROJECTOR, vision_rows="pixel mask"),
-    # One projector of eight: each brings features of some layer to some block of the decoder.
+    # One projector of eight: each maps features of some layer to some block of the decoder.
     Family(
         "granite4_vision",
         "Granite 4 Vision",
@@ -233,7 +233,7 @@ _ALL = (
         vision_rows="channels first",
         needs="timm and torchvision",
     ),
-    # Its processor takes no text without an image.
+    # Its processor accepts no text without an image.
     Family(
         "got_ocr2",
         "GOT-OCR2",
@@ -271,31 +271,31 @@ _ALL = (
 FAMILIES: Mapping[str, Family] = {
     (f"{family.model_type}/{family.vision_type}".rstrip("/")): family for family in _ALL
 }
-"""``config.model_type``, where needed with ``/vision_config.model_type`` → description."""
+"""``config.model_type``, if needed with ``/vision_config.model_type`` → description."""
 
 
 DOCUMENT = "docs/adding-a-model.md"
-"""Where a description is explained."""
+"""The document that explains descriptions."""
 
 _KEYS = (
     "title", "vision_encoder", "projector", "decoder", "layers", "final_norm", "image_token",
     "vision_rows", "skipped_without_image", "text_only", "prefix_sees_question",
 )  # fmt: skip
-"""What a description may say: fields of ``Family``."""
+"""Fields of ``Family`` that a description may set."""
 
 
 def find_family(config: Any) -> Family | None:
-    """Return the description of a configuration's architecture; None for a stranger."""
+    """Return the description of a configuration's architecture; None if there is none."""
     vision = getattr(config, "vision_config", None)
     own = f"{config.model_type}/{getattr(vision, 'model_type', '')}"
     return FAMILIES.get(own) or FAMILIES.get(config.model_type)
 
 
 def check_version(family: Family | None, name: str) -> None:
-    """Check that this transformers computes an architecture right.
+    """Check that this version of transformers computes an architecture correctly.
 
     Args:
-        family: Its description; None for a stranger.
+        family: Its description; None if there is none.
         name: The checkpoint, for the message.
 
     Raises:
@@ -306,23 +306,23 @@ def check_version(family: Family | None, name: str) -> None:
     if family is not None and family.since and Version(__version__) < Version(family.since):
         raise ModelError(
             f"{name}: {family.title} is computed wrongly by transformers {__version__}: images "
-            f"come out differently beside others; pip install 'transformers>={family.since}'"
+            f"change with the other images of a batch; pip install 'transformers>={family.since}'"
         )
 
 
 def stranger(config: Any) -> Family:
-    """Return the description of an architecture that nobody described: the conventions."""
+    """Return the description of an undescribed architecture: the conventions."""
     return Family(model_type=config.model_type, title=config.model_type)
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Read a description from a TOML file; see docs/adding-a-model.md.
+    """Read a description from a TOML file, see docs/adding-a-model.md.
 
     Args:
         path: The file; its keys are the fields of ``Family``, all of them optional.
 
     Raises:
-        InputError: The file is missing or is no TOML.
+        InputError: The file is missing or not TOML.
     """
     try:
         found = tomllib.loads(read_regular(path).decode())
@@ -334,27 +334,28 @@ def read_description(path: str | Path) -> dict[str, Any]:
 
 
 def described(description: Mapping[str, Any], config: Any, path: str | Path = "") -> Family:
-    """Return the family that a description makes of a configuration's architecture.
+    """Return the family that a description defines for a configuration's architecture.
 
-    What it leaves open is as in our own description, if there is one, or as the conventions say.
+    Fields that it does not set are those of our own description, if there is one, or the
+    conventions.
 
     Args:
         description: Some fields of ``Family``, by name.
         config: The checkpoint's configuration.
-        path: Where it was read, for messages.
+        path: The file it was read from, for messages.
 
     Raises:
-        InputError: It says something that no description says.
+        InputError: It has an unknown field or an invalid value.
     """
     _check(description, path)
     return dataclasses.replace(find_family(config) or stranger(config), **description)
 
 
 def _check(found: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse keys and values that no description has."""
+    """Raise an error for unknown fields and invalid values of a description."""
     if unknown := sorted(found.keys() - set(_KEYS)):
         known = ", ".join(_KEYS)
-        raise InputError(f"--family {path}: no description has {unknown[0]!r}; it may have {known}")
+        raise InputError(f"--family {path}: unknown key {unknown[0]!r}; choose from {known}")
     kinds = {field.name: field.type for field in dataclasses.fields(Family)}
     for name, value in found.items():
         wanted = bool if kinds[name] == "bool" else str
@@ -370,21 +371,21 @@ def _check(found: Mapping[str, Any], path: str | Path) -> None:
 
 
 def resolve(family: Family, model: Any, name: str) -> Family:
-    """Return the description with the paths that it leaves to the conventions.
+    """Return the description with the paths that the conventions define.
 
     Raises:
-        ModelError: A part is not where the conventions say; the message has the line to write.
+        ModelError: A part does not follow the conventions; the message has the line to add.
     """
     encoder = family.vision_encoder or _path_of(model, _find_encoder(model))
     if not encoder:
         raise ModelError(
-            f"{name}: no vision encoder: get_encoder(modality='image') gives none, and no part "
+            f"{name}: no vision encoder: get_encoder(modality='image') returns none, and no part "
             f'has the vision configuration; describe it with vision_encoder = "path", {DOCUMENT}'
         )
     decoder = family.decoder or _path_of(model, _find_decoder(model))
     if not decoder:
         raise ModelError(
-            f'{name}: no decoder: get_decoder() gives none; describe it with decoder = "path", '
+            f'{name}: no decoder: get_decoder() returns none; describe it with decoder = "path", '
             f"{DOCUMENT}"
         )
     projector = family.projector or _find_projector(model, encoder)
@@ -392,7 +393,7 @@ def resolve(family: Family, model: Any, name: str) -> Family:
 
 
 def _find_projector(model: nn.Module, encoder: str) -> str:
-    """Return the path of the merger that ends an encoder, as in Qwen-VL; empty if it has none."""
+    """Return the path of the merger at the end of an encoder, as in Qwen-VL; empty if none."""
     path = f"{encoder}.merger"
     return path if path in dict(model.named_modules()) else ""
 
@@ -415,8 +416,8 @@ def _find_decoder(model: Any) -> Any:
     """Return the decoder by convention, or None."""
     found = model.get_decoder()
     while found is not None and found is not model and _has_head(found):
-        inner = found.get_decoder()  # a language model with a head of its own is entered
-        if inner is found:  # Llama 4's says that it is its own decoder
+        inner = found.get_decoder()  # a language model with a head contains the decoder
+        if inner is found:  # Llama 4's returns itself
             inner = next((part for part in found.children() if hasattr(part, "layers")), None)
         if inner is None:
             break
@@ -425,11 +426,11 @@ def _find_decoder(model: Any) -> Any:
 
 
 def _has_head(module: Any) -> bool:
-    """Return whether a module is a language model with a head, of the library's classes."""
+    """Return whether a module is a language model of the library with a head."""
     head = getattr(module, "get_output_embeddings", None)
     return head is not None and hasattr(module, "get_decoder") and head() is not None
 
 
 def _path_of(model: nn.Module, part: Any) -> str:
-    """Return a part's dotted path; empty if it is none of the model's."""
+    """Return a part's dotted path; empty if it is not in the model."""
     return next((name for name, module in model.named_modules() if module is part), "")

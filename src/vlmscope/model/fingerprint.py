@@ -1,18 +1,17 @@
-"""What a model *is*, in hashes: so that a run never mixes rows of two models under one name.
+"""The identity of a model, as hashes, so that a run never mixes rows of two models under one name.
 
 The weights are identified by the files they are read from: by name within the checkpoint, size and
-SHA-256 of all bytes (``weights`` says which files those are, ``checksums`` why that takes seconds
-once and less afterwards). Where a checkpoint lies makes no difference: a copy, a folder of links
-and the hub's own cache are one model, and so are two commits of a hub repository that differ in
-other files. A LoRA adapter and rounding at loading make other weights of them.
+SHA-256 of all bytes (``weights`` defines which files those are, ``checksums`` why that takes
+seconds once and less afterwards). The path of a checkpoint makes no difference: a copy, a folder of
+links and the hub's own cache are one model, and so are two commits of a hub repository that differ
+in other files. A LoRA adapter or quantisation at loading changes the identity.
 
-A file in the hub's cache is named after its SHA-256 where the hub stores it as a large file. That
-name is checked, not trusted: a download by plain HTTP is compared with its size only, and a file
-may be damaged or written to long after. An unfinished download has another name (``.incomplete``),
-to which no snapshot leads.
+A large file in the hub's cache is named after its SHA-256. That name is checked, not trusted: a
+plain HTTP download is compared with its size only, and a file may be damaged or overwritten later.
+An unfinished download has another name (``.incomplete``), to which no snapshot links.
 
-Hashing begins before the weights are loaded and goes on beside that; at the end every file must
-still be what it was at the beginning.
+Hashing begins before the weights are loaded and continues in parallel; at the end every file must
+be the same as at the beginning.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from vlmscope.model.loading.weights import find_adapter_weights, find_weights
 _VOLATILE = frozenset(
     {"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"}
 )
-"""Config entries that say where it was loaded, not what it is."""
+"""Entries of a configuration that depend on where it was loaded."""
 _VOLATILE_OF_ADAPTERS = frozenset(
     {"base_model_name_or_path", "revision", "inference_mode", "peft_version", "task_type"}
 )
-"""The same for an adapter."""
+"""The same for an adapter's configuration."""
 
 
 def hash_json(value: Any) -> str:
@@ -54,9 +53,10 @@ def hash_json(value: Any) -> str:
 
 
 def hash_config(name: str, revision: str | None = None) -> str:
-    """Return the hash of a checkpoint's configuration as it is stored.
+    """Return the hash of a checkpoint's configuration file.
 
-    Not as it is loaded: each version of transformers adds entries of its own.
+    The file is hashed, not the loaded configuration, to which each version of transformers adds
+    entries.
     """
     from transformers import PreTrainedConfig
 
@@ -67,11 +67,11 @@ def hash_config(name: str, revision: str | None = None) -> str:
 def hash_processor(processor: Any) -> str:
     """Return the hash of image preprocessing and tokenizer, classes included.
 
-    The class counts because the PIL and the torchvision backends differ by up to one grey level.
+    The class is included because the PIL and torchvision backends differ by up to one grey level.
     """
     images = processor.image_processor
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
-    # What the last call asked for, not what the tokenizer is.
+    # Arguments of the last call, not properties of the tokenizer.
     state = {"padding", "truncation"}
     return hash_json([
         type(images).__name__,
@@ -81,10 +81,10 @@ def hash_processor(processor: Any) -> str:
 
 
 def hash_adapter_config(folder: Path) -> str:
-    """Return the hash of how a LoRA adapter's tensors are applied."""
+    """Return the hash of the settings that define how a LoRA adapter's tensors are applied."""
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     return hash_json({
-        # peft writes sets of names, in any order.
+        # peft writes sets of names, in arbitrary order.
         name: sorted(value, key=str) if isinstance(value, list) else value
         for name, value in config.items()
         if name not in _VOLATILE_OF_ADAPTERS
@@ -104,21 +104,21 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a loaded model is. Two models of equal hashes give the same numbers."""
+    """The identity of a loaded model. Models with equal hashes give the same numbers."""
 
     config_hash: str
     weights_hash: str
-    """Of all files, the adapter's and its settings, and the rounding."""
+    """Hash of all files, the adapter with its settings, and the quantisation."""
     weight_files: Mapping[str, str]
-    """Each file's name, and its SHA-256: to tell which one differs."""
+    """Name of each file → its SHA-256, to find out which one differs."""
     stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False, compare=False)
-    """What the files were when they were read."""
+    """The stamp of each file when it was read."""
 
     def rewritten(self) -> Path | None:
-        """Return a weight file that was written to, in place, since the model was loaded.
+        """Return a weight file that was overwritten in place since the model was loaded.
 
-        On a CPU a model computes with its files, mapped into memory. A file that was replaced or
-        removed stays as it was for whoever has it open.
+        On a CPU a model computes with its files, mapped into memory. Replacing or removing a file
+        does not affect a process that has it open.
         """
         for path, stamp in self.stamps.items():
             now = _stamp(path)
@@ -128,7 +128,7 @@ class Identity:
 
 
 class Fingerprinting:
-    """Finds out what a model is, by threads of its own, while it is loaded: a context manager.
+    """Computes the identity of a model in threads while it is loaded; a context manager.
 
     Args:
         name: Folder of the checkpoint, or a hub id.
@@ -143,7 +143,7 @@ class Fingerprinting:
         self._settings: list[str | None] = []
         self._sums: Checksumming | None = None
         self._is_local = Path(name).is_dir()
-        self._watch(Path(name) / "config.json")
+        self._record_stamp(Path(name) / "config.json")
 
     def __enter__(self) -> Self:
         return self
@@ -154,12 +154,12 @@ class Fingerprinting:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop what is still being hashed."""
+        """Cancel hashing that is not finished."""
         if self._sums is not None:
             self._sums.cancel()
 
     def begin(self, config: Any, revision: str | None, *, pickles: bool) -> None:
-        """Find the weight files and begin to hash them; call it before they are loaded.
+        """Find the weight files and start hashing them; call it before they are loaded.
 
         Args:
             config: The checkpoint's configuration, loaded.
@@ -167,19 +167,19 @@ class Fingerprinting:
             pickles: Whether weights may be pickles.
 
         Raises:
-            ModelError: A folder holds no weights, or none that are taken.
+            ModelError: A folder has no weights, or none in a supported format.
         """
         self._sources = config, revision, pickles
         self._config_hash = hash_config(self._name, revision)
-        # What the hub has and the cache does not is downloaded when it is loaded.
+        # Files that are not in the hub's cache yet are downloaded when the model is loaded.
         with contextlib.nullcontext() if self._is_local else contextlib.suppress(ModelError):
             self._start(self._find())
 
     def finish(self, quantization: str) -> Identity:
-        """Return what the model is; call it when all is loaded.
+        """Return the identity; call it when everything is loaded.
 
         Args:
-            quantization: What the weights were rounded to, or nothing.
+            quantization: What the weights were quantised to; may be empty.
 
         Raises:
             ModelError: A file was changed meanwhile, or is damaged.
@@ -202,7 +202,7 @@ class Fingerprinting:
         )
 
     def _folder(self) -> Path:
-        """Return where the checkpoint's files lie: of a hub id, in the hub's cache."""
+        """Return the folder of the checkpoint's files: for a hub id, in the hub's cache."""
         from transformers.utils import cached_file
 
         if self._is_local:
@@ -214,34 +214,34 @@ class Fingerprinting:
             )
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{self._name}: cannot be found in the hub's cache: {one_line(error)}"
+                f"{self._name}: not found in the hub's cache: {one_line(error)}"
             ) from error
         return Path(str(config)).parent
 
     def _adapters(self) -> tuple[Path | None, Path | None]:
-        """Return the adapter that lies in the checkpoint, which peft adds by itself, and ours."""
+        """Return the folders of the checkpoint's own adapter, which peft adds, and of ours."""
         from transformers.utils import is_peft_available
 
         folder = self._folder()
-        beside = is_peft_available() and (folder / CONFIG).is_file()
-        return folder if beside else None, self._adapter
+        has_own = is_peft_available() and (folder / CONFIG).is_file()
+        return folder if has_own else None, self._adapter
 
     def _find(self) -> dict[str, Path]:
-        """Return all files that weights are read from, by what they are called in the identity."""
+        """Return all files that weights are read from: name in the identity → path."""
         config, _, pickles = self._sources
         folder = self._folder()
         files = {name: folder / name for name in find_weights(folder, config, pickles=pickles)}
-        beside, ours = self._adapters()
-        if beside is not None:
-            check_settings(beside, f"{beside}: the adapter in it")
-            name = find_adapter_weights(beside, pickles=pickles)
-            files[name] = beside / name
+        own, ours = self._adapters()
+        if own is not None:
+            check_settings(own, f"{own}: the adapter in it")
+            name = find_adapter_weights(own, pickles=pickles)
+            files[name] = own / name
         if ours is not None:
-            files[f"adapter//{WEIGHTS}"] = ours / WEIGHTS  # what no name in a checkpoint can be
+            files[f"adapter//{WEIGHTS}"] = ours / WEIGHTS  # not a possible name in a checkpoint
         return files
 
     def _start(self, files: dict[str, Path]) -> None:
-        """Begin to hash files, unless that was begun already."""
+        """Start hashing files, unless they are being hashed already."""
         if files == self._files:
             return
         if self._sums is not None:
@@ -249,12 +249,12 @@ class Fingerprinting:
         self._files = files
         adapters = self._adapters()
         for path in (*files.values(), *(folder / CONFIG for folder in adapters if folder)):
-            self._watch(path)
+            self._record_stamp(path)
         self._settings = [hash_adapter_config(folder) if folder else None for folder in adapters]
         self._sums = Checksumming(files)
 
-    def _watch(self, path: Path) -> None:
-        """Note what a file is now, if it is there: it must be the same at the end."""
+    def _record_stamp(self, path: Path) -> None:
+        """Record the current stamp of a file, if it exists: it must be the same at the end."""
         if (stamp := _stamp(path)) is not None:
             self._stamps.setdefault(path, stamp)
 
@@ -267,16 +267,16 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 def _check_name(path: Path, sha256: str) -> None:
-    """Refuse a file of the hub's cache that is not what its name says.
+    """Raise an error for a file of the hub's cache whose hash differs from its name.
 
-    Only the first link counts: a blob may itself be a link to one that is named otherwise.
+    Only the first link counts: a blob may itself be a link to a file with another name.
     """
     path = Path(os.path.realpath(path.parent)) / path.name
     blob = path.readlink() if path.is_symlink() else Path()
     of_hub = blob.parent.name == "blobs" and "snapshots" in path.parts
     if of_hub and _SHA256.fullmatch(blob.name) and blob.name != sha256:
         raise ModelError(
-            f"{path}: is not what the hub has: its SHA-256 is {sha256[:16]}…, the hub's is "
+            f"{path}: differs from the hub's file: its SHA-256 is {sha256[:16]}…, the hub's is "
             f"{blob.name[:16]}…; remove {os.path.normpath(path.parent / blob)} and load the "
             "model again, which downloads it"
         )

@@ -1,9 +1,9 @@
-"""How the original research (HALP, arXiv 2603.05465) read its eight models, as data.
+"""How the research code of HALP (arXiv 2603.05465) read its eight models, as data.
 
-Read from its public code, alliedbrother/HALP_EACL at 342e35c. Each model had an extraction script
-of its own, so ``layer_k`` and the three representations differ from model to model.
-``--compat halp`` reads a model as its script did, wherever that is a place in the model, and
-refuses where the script took an estimate for one. docs/halp.md is made of this table.
+Taken from its public code, alliedbrother/HALP_EACL at 342e35c. Each model had its own extraction
+script, so ``layer_k`` and the three representations differ from model to model. ``--compat halp``
+reads a model as its script did, if the script read a defined position of the model, and raises an
+error if the script used an estimate of one. docs/halp.md is generated from this table.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ ENCODER = "vision_encoder"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the original stored under one of its three names."""
+    """What HALP stored under one of its three names."""
 
     what: str
-    """What it was, in words."""
+    """Description of the vector."""
     place: str = ""
-    """The place of ours that it was read at: a token position, or ``ENCODER``; empty where it is
-    neither, an accident of the code."""
+    """Our location of the vector: a token position, or ``ENCODER``; empty if it is neither, but an
+    accident of the code."""
     why: str = ""
-    """Where it is not what we store under that name: why."""
+    """If it differs from what vlmscope stores under that name: why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """How the original read one model."""
+    """How HALP read one model."""
 
     title: str
-    """What people call the model."""
+    """The usual name of the model."""
     checkpoint: str
-    """The checkpoint that the published numbers are of."""
+    """The checkpoint that the published numbers are for."""
     model_type: str
-    """Our family; empty where transformers has no such architecture of its own."""
+    """Our family; empty if transformers has no such architecture."""
     states: LayerStates
-    """What its ``layer_k`` is."""
+    """The hidden state that its ``layer_k`` is."""
     layers: tuple[int, ...]
     """The layers it stored."""
     dtype: str
-    """What it computed in."""
+    """The data type it computed in."""
     max_new_tokens: int
     """Its limit on the greedy answer."""
     vision_only: Stored
@@ -57,9 +57,9 @@ class Original:
     query_token: Stored
     """``query_token_representation``."""
     answer: str = "the new tokens alone"
-    """What it stored of the generated text."""
+    """Which part of the generated text it stored."""
     vision_encoder: str = ""
-    """Path of the module whose output it averaged, where that is not our vision encoder."""
+    """Path of the module whose output it averaged, if that is not our vision encoder."""
 
 
 _LAST_IMAGE = Stored("the last image token", "last_image_token")
@@ -106,7 +106,7 @@ ORIGINALS = (
         vision_only=Stored("mean over the patches of the vision tower", ENCODER),
         vision_token=Stored(
             "token min(255, length // 2)",
-            why="an estimate from the length; it falls among the 256 image tokens and moves with "
+            why="an estimate from the length; it is among the 256 image tokens and changes with "
             "the question",
         ),
         query_token=_LAST_PROMPT,
@@ -138,11 +138,11 @@ ORIGINALS = (
         vision_only=Stored(
             "mean over the patches of all tiles, before the encoder's last layer norm",
             ENCODER,
-            "the encoder's hidden_states[-1] stand before that norm, its output behind it",
+            "the encoder's hidden_states[-1] is before that norm, its output after it",
         ),
         vision_token=Stored(
             "token min(max(200, length // 4), 800)",
-            why="an estimate from the length; no token id was looked at",
+            why="an estimate from the length; no token ids were used",
         ),
         query_token=_LAST_PROMPT,
         answer="prompt and answer in one text",
@@ -158,15 +158,15 @@ ORIGINALS = (
         max_new_tokens=100,
         vision_only=Stored(
             "mean over the channels of each projected image token, up to 2928 numbers",
-            why="the mean runs over channels and leaves one number a token, so the length tells "
-            "the image's shape; shorter ones were filled up with zeros",
+            why="the mean is over channels and leaves one number per token, so the length depends "
+            "on the image's shape; shorter ones were padded with zeros",
         ),
         vision_token=Stored(
             "token min(max(400, length // 3), 1500)",
-            why="an estimate from the length; no token id was looked at",
+            why="an estimate from the length; no token ids were used",
         ),
         query_token=_LAST_PROMPT,
-        answer="the text behind the last 'assistant'",
+        answer="the text after the last 'assistant'",
     ),
     Original(
         title="FastVLM",
@@ -184,10 +184,10 @@ ORIGINALS = (
         ),
         query_token=Stored(
             "the last index of the unexpanded prompt, in the expanded one",
-            why="it falls among the image tokens unless the text is long, so it has not seen the "
-            "question",
+            why="it is among the image tokens unless the text is long, so it does not depend on "
+            "the question",
         ),
-        answer="the text behind the first 'assistant'",
+        answer="the text after the first 'assistant'",
     ),
     Original(
         title="Molmo",
@@ -198,28 +198,28 @@ ORIGINALS = (
         dtype="bfloat16",
         max_new_tokens=200,
         vision_only=Stored(
-            "mean over crops and patches behind the projector",
+            "mean over crops and patches after the projector",
             why="the vision backbone ends with the projector",
         ),
-        vision_token=Stored("the token behind the last patch", why="image_input_idx.max() + 1"),
+        vision_token=Stored("the token after the last patch", why="image_input_idx.max() + 1"),
         query_token=_LAST_PROMPT,
     ),
 )
-"""The eight models, in the order of the conventions of their layers."""
+"""The eight models, grouped by the convention of their layers."""
 
 BY_FAMILY: Mapping[str, Original] = {each.model_type: each for each in ORIGINALS if each.model_type}
-"""``config.model_type`` → the original's way, of the seven models that transformers has."""
+"""``config.model_type`` → HALP's way, for the seven models that transformers has."""
 
 
 def original_of(model_type: str, spec: CaptureSpec) -> Original | None:
-    """Return how the original read a family, where the spec asks for it; None where not.
+    """Return how HALP read a family if the spec asks for it; otherwise None.
 
     Args:
         model_type: ``Family.model_type`` of the model.
         spec: What to record.
 
     Raises:
-        InputError: The original had no such model, or a position of the spec was no place in it.
+        InputError: HALP had no such model, or a position of the spec is undefined in it.
     """
     if not spec.compat:
         return None
@@ -227,23 +227,23 @@ def original_of(model_type: str, spec: CaptureSpec) -> Original | None:
     if original is None:
         known = ", ".join(each.title for each in BY_FAMILY.values())
         raise InputError(
-            f"--compat {spec.compat}: {model_type} is none of the original's models that can be "
-            f"loaded here ({known}); leave --compat out"
+            f"--compat {spec.compat}: {model_type} is not one of HALP's models that can be "
+            f"loaded here ({known}); omit --compat"
         )
     for position in spec.positions:
         stored = stored_at(original, position)
         if not stored.place:
             rest = ",".join(positions_of(model_type))
             raise InputError(
-                f"--compat {spec.compat}: the {REPRESENTATIONS[position]} of the original's "
+                f"--compat {spec.compat}: the {REPRESENTATIONS[position]} of HALP's "
                 f"{original.title} is {stored.what}: {stored.why}; give --positions {rest}, or "
-                f"leave --compat out for the {position.replace('_', ' ')} itself"
+                f"omit --compat for the {position.replace('_', ' ')} itself"
             )
     return original
 
 
 def positions_of(model_type: str) -> tuple[str, ...]:
-    """Return the positions that the original read at a place in a family's prompt.
+    """Return the positions that HALP read at a defined position of a family's prompt.
 
     >>> positions_of("gemma3")
     ('last_prompt_token',)
@@ -255,7 +255,7 @@ def positions_of(model_type: str) -> tuple[str, ...]:
 
 
 def stored_at(original: Original, position: str) -> Stored:
-    """Return what the original stored under the name of one of ``DEFAULT_POSITIONS``."""
+    """Return what HALP stored under the name of one of ``DEFAULT_POSITIONS``."""
     return {
         "last_image_token": original.vision_token,
         "last_prompt_token": original.query_token,
@@ -263,7 +263,7 @@ def stored_at(original: Original, position: str) -> Stored:
 
 
 def place_of(original: Original | None, position: str) -> str:
-    """Return the position in the prompt that a position's name means.
+    """Return the position in the prompt that a position's name refers to.
 
     >>> place_of(BY_FAMILY["fast_vlm"], "last_image_token"), place_of(None, "last_image_token")
     ('first_image_token', 'last_image_token')
@@ -272,22 +272,22 @@ def place_of(original: Original | None, position: str) -> str:
 
 
 def states_of(original: Original | None) -> LayerStates:
-    """Return what ``layer_k`` is."""
+    """Return which hidden state ``layer_k`` is."""
     return "hidden_states[k+1]" if original is None else original.states
 
 
 def with_encoder_of(original: Original | None, vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return the model with the vision encoder whose output the original averaged."""
+    """Return the model with the vision encoder whose output HALP averaged."""
     if original is None or not original.vision_encoder:
         return vlm
     return replace(vlm, family=replace(vlm.family, vision_encoder=original.vision_encoder))
 
 
 def notes_of(original: Original | None) -> tuple[str, ...]:
-    """Return what a person should know: whether the vision-only vector is not the original's."""
+    """Return notes for the user: whether the vision-only vector differs from HALP's."""
     if original is None or original.vision_only.place:
         return ()
     return (
-        f"vision_only_representation is our own, the mean of the vision encoder's output; the "
-        f"original's {original.title} has the {original.vision_only.what}",
+        f"vision_only_representation is vlmscope's own, the mean of the vision encoder's output; "
+        f"HALP's {original.title} has the {original.vision_only.what}",
     )

@@ -1,11 +1,11 @@
-"""Sequence lengths at which a decoder computes differently, for every row of a batch at once.
+"""Sequence lengths at which a decoder computes differently, for all rows of a batch at once.
 
 Two rotary position embeddings of transformers choose their frequencies by the longest sequence of
 the call: ``longrope`` switches to other factors beyond a length, ``dynamic`` (NTK) scales with
-every token beyond one. A row that shares a call with a longer one would get the longer one's
-frequencies. So rows are batched by the side of each switch that they stay on from the prompt to the
-last token of the answer; a row that crosses a switch, or is in the range where every token counts,
-goes through the model alone.
+every token beyond one. A row in a batch with a longer one would get the longer one's frequencies.
+So rows are batched by the side of each switch on which they stay from the prompt to the last token
+of the answer; a row that crosses a switch, or is in the range where every token counts, is run
+alone.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from typing import Any
 from torch import Tensor, nn
 
 ALONE = -1
-"""The band of a row that shares no call of the model with others."""
+"""The band of a row that must not be batched with others."""
 
 MARGIN = 4
-"""Tokens around a switch within which a row goes alone: PaliGemma counts positions from 1, and the
-positions of Qwen-VL are fewer than the tokens."""
+"""Tokens around a switch within which a row is run alone: PaliGemma counts positions from 1, and
+Qwen-VL has fewer positions than tokens."""
 
 _SWITCHING, _SCALING = "longrope", "dynamic"
 _SECTIONS = "mrope_section"
-"""Parts of a head that count height, width and time of an image apart."""
+"""Parts of a head that encode height, width and time of an image separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class LengthBands:
-    """Ranges of length within which rows may share a call of the model."""
+    """Ranges of length within which rows may be batched."""
 
     switches: tuple[int, ...] = ()
-    """Lengths beyond which other frequencies hold for the whole call, ascending."""
+    """Lengths beyond which other frequencies apply to the complete batch, ascending."""
     alone_beyond: int | None = None
-    """Length beyond which rows go alone; None: there is none."""
+    """Length beyond which rows are run alone; None if there is none."""
     stretch: float = 1.0
-    """How many times ``max_position_embeddings`` the positions reach: ``dynamic`` scales them."""
+    """Factor by which positions may exceed ``max_position_embeddings``: ``dynamic`` scales them."""
     why: str = ""
-    """What is at ``alone_beyond``, where that is not the rotary embedding."""
+    """The reason for ``alone_beyond``, if it is not the rotary embedding."""
 
     def band(self, prompt_tokens: int, new_tokens: int = 0) -> int:
-        """Return the band of a row; rows of one band may share a call, unless it is ``ALONE``.
+        """Return the band of a row; rows of one band may be batched, unless it is ``ALONE``.
 
         Args:
             prompt_tokens: Length of its prompt, without padding.
-            new_tokens: How many tokens its answer may have.
+            new_tokens: Maximum number of tokens of its answer.
 
         >>> bands = LengthBands(switches=(100,))
         >>> bands.band(60, 20), bands.band(90, 20) == ALONE, bands.band(110, 20)
@@ -61,30 +61,30 @@ class LengthBands:
         return sum(prompt_tokens > switch for switch in self.switches)
 
     def notes(self) -> Iterator[str]:
-        """Yield what a user should know of it."""
+        """Yield notes for the user."""
         for switch in self.switches:
             yield (
                 f"rows of more than {switch:,} tokens get other rotary frequencies (longrope): "
-                "they are batched apart, and rows that reach that while they are answered go alone"
+                "they are batched separately, and rows that reach it in their answer are run alone"
             )
         if self.alone_beyond is not None:
             why = self.why or "its rotary frequencies depend on the longest row of a batch"
-            yield f"rows of more than {self.alone_beyond:,} tokens go alone: {why}"
+            yield f"rows of more than {self.alone_beyond:,} tokens are run alone: {why}"
 
     def __bool__(self) -> bool:
-        """Return whether lengths make a difference."""
+        """Return whether the length of a row makes a difference."""
         return bool(self.switches) or self.alone_beyond is not None
 
 
 ONE_BAND = LengthBands()
-"""Of a decoder to which lengths make no difference."""
+"""The bands of a decoder for which lengths make no difference."""
 
 
 def find_bands(model: nn.Module, without: nn.Module | None = None) -> LengthBands:
-    """Return the bands that the rotary embeddings of a model make.
+    """Return the bands that result from the rotary embeddings of a model.
 
-    They are read off the modules, which know the type for each layer type and whose configuration
-    has the parameters under one name, whatever the checkpoint's file calls them.
+    They are read from the modules, which know the type for each layer type and whose configuration
+    has the parameters under one name, regardless of their name in the checkpoint's file.
 
     Args:
         model: The model.
@@ -101,12 +101,12 @@ def find_bands(model: nn.Module, without: nn.Module | None = None) -> LengthBand
         for kind, parameters in _rope_of(module):
             if kind == _SWITCHING:
                 found = _switches_of(module, parameters)
-                # By its tokens alone it is not known on which side a row's positions are. The
+                # The number of tokens does not determine on which side a row's positions are. The
                 # sections of a multimodal embedding have a default: a configuration may omit them.
                 sections = parameters.get(_SECTIONS, getattr(module, _SECTIONS, None))
-                counted_apart = own_positions or not found or sections is not None
-                alone += [min(found, default=0)] if counted_apart else []
-                switches |= set() if counted_apart else found
+                unrelated = own_positions or not found or sections is not None
+                alone += [min(found, default=0)] if unrelated else []
+                switches |= set() if unrelated else found
             elif _SCALING in kind:
                 alone.append(int(getattr(module, "original_max_seq_len", 0)))
                 stretch = max(stretch, float(parameters.get("factor") or 1.0))
@@ -114,19 +114,19 @@ def find_bands(model: nn.Module, without: nn.Module | None = None) -> LengthBand
 
 
 def forget_lengths(model: nn.Module) -> int:
-    """Let ``dynamic`` frequencies depend on the present call alone; return how many modules do.
+    """Make ``dynamic`` frequencies depend only on the current call; return the number of modules.
 
-    The library keeps the frequencies of the longest sequence so far until a shorter one than the
-    model was trained on comes: what a row gets would depend on the rows before it.
+    The library keeps the frequencies of the longest sequence so far until a call with a sequence
+    shorter than the model was trained on: a row's result would depend on the rows before it.
     """
     found = [m for m in model.modules() if any(_SCALING in kind for kind, _ in _rope_of(m))]
     for module in found:
-        module.register_forward_pre_hook(_start_anew)
+        module.register_forward_pre_hook(_reset_frequencies)
     return len(found)
 
 
-def _start_anew(module: Any, _args: Any) -> None:
-    """Restore the frequencies with which the module was made."""
+def _reset_frequencies(module: Any, _args: Any) -> None:
+    """Restore the initial frequencies of a module."""
     for name in _prefixes(module):
         length = getattr(module, f"{name}max_seq_len_cached", module.original_max_seq_len)
         if length != module.original_max_seq_len:
@@ -137,7 +137,7 @@ def _start_anew(module: Any, _args: Any) -> None:
 
 
 def _prefixes(module: Any) -> list[str]:
-    """Return what precedes the names of a rotary embedding's buffers, for each layer type."""
+    """Return the name prefix of a rotary embedding's buffers, for each layer type."""
     kinds = module.rope_type
     if isinstance(kinds, Mapping):
         return [f"{layer}_" for layer, kind in kinds.items() if _SCALING in str(kind)]
@@ -145,7 +145,7 @@ def _prefixes(module: Any) -> list[str]:
 
 
 def _rope_of(module: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield type and parameters of a rotary embedding, for each layer type; nothing for others."""
+    """Yield type and parameters of a rotary embedding, for each layer type; else nothing."""
     kinds = getattr(module, "rope_type", None)
     config = getattr(module, "config", None)
     parameters = getattr(config, "rope_parameters", None) or {}

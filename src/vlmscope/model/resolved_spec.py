@@ -1,8 +1,8 @@
-"""``ResolvedSpec``: what to record of one model, with nothing left to look up.
+"""``ResolvedSpec``: what to record of one model, with every option resolved against that model.
 
-``CaptureSpec`` is what a user asks for: layers against the depth of a model, positions by name,
-perhaps another method's way of reading them. It is resolved once, when the model is known; every
-stage behind takes the result.
+``CaptureSpec`` is what a user asks for: layers relative to the depth of a model, positions by name,
+optionally another method's way of reading them. It is resolved once, when the model is known; all
+later stages take the result.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class ResolvedSpec:
     max_new_tokens: int
     """Longest answer in tokens; 0 stops after the prefill."""
     compat: Compat
-    """Whose method of reading is meant; empty for our own."""
+    """The method whose way of reading is used; empty for vlmscope's own."""
     original: Original | None
-    """That method's way of reading this family; None for our own."""
+    """How that method reads this family; None for vlmscope's own method."""
 
     @property
     def prompt_positions(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class ResolvedSpec:
 
     @property
     def decoded_tokens(self) -> int:
-        """How many tokens are decoded at most.
+        """Maximum number of decoded tokens.
 
         The hidden states of an answer's last token exist one step after it was chosen.
         """
@@ -59,12 +59,12 @@ class ResolvedSpec:
 
     @property
     def layer_states(self) -> LayerStates:
-        """Which hidden state ``layer_k`` is."""
+        """The hidden state that ``layer_k`` refers to."""
         return states_of(self.original)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the vectors."""
+        """Notes for the user on how the vectors were computed."""
         return notes_of(self.original)
 
     def read_at(self, position: str) -> str:
@@ -77,16 +77,16 @@ class ResolvedSpec:
 
 
 def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
-    """Resolve what to record against a model.
+    """Resolve a ``CaptureSpec`` against a loaded model.
 
     Raises:
-        InputError: The model has no such layer, or cannot be read in the way of ``spec.compat``.
+        InputError: The model has no such layer, or ``spec.compat`` does not support it.
     """
     return resolve_spec_for(spec, vlm.family.model_type, vlm.num_layers)
 
 
 def resolve_spec_for(spec: CaptureSpec, model_type: str, num_layers: int) -> ResolvedSpec:
-    """Resolve what to record against what a run says of its model.
+    """Resolve a ``CaptureSpec`` against the model description that a run stores.
 
     Args:
         spec: What to record.

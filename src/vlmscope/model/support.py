@@ -1,14 +1,14 @@
 """Which families and pairs of wrapper and decoder are supported, and what was checked.
 
-Which decoders a described family was held with, against the three-pass method, in the suite. A
-description says where the parts of a wrapper are. Whether rows may be batched, and answers be
-written step by step by ourselves, is a property of the pair of wrapper and decoder: LLaVA's class
-wraps any decoder of the library. A pair that is not listed proves itself when it is loaded
-(``batching``), and its answers are written by ``generate``.
+``HELD`` lists the decoders with which the test suite compares a described family with the
+three-pass method. A description defines where the parts of a wrapper are. Whether rows may be
+batched, and answers be decoded step by step by vlmscope, depends on the pair of wrapper and
+decoder: LLaVA's class wraps any decoder of the library. A pair that is not listed is checked when
+it is loaded (``batching``), and its answers are decoded with ``generate``.
 
-Which families are proven, by which checks, on which versions of transformers. ``proven.json`` is
-written by ``scripts/record_families.py`` from a run of the conformance suite (tests/families);
-nothing in it is written by hand.
+``proven.json`` contains which families are verified, by which checks, on which versions of
+transformers. It is written by ``scripts/record_families.py`` from a run of the conformance suite
+(tests/families); nothing in it is written by hand.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ HELD: Mapping[str, frozenset[str]] = {
     "phi4_multimodal": frozenset({"phi4_multimodal"}),
     "molmo2": frozenset({"molmo2_text"}),
 }
-"""Key in ``FAMILIES`` → ``model_type`` of the decoders."""
+"""Key in ``FAMILIES`` → ``model_type`` of the decoders it was tested with."""
 
 
 def decoder_type(config: Any) -> str:
     """Return the ``model_type`` of a configuration's decoder."""
     text = config.get_text_config(decoder=True)
     if text is not config and text.model_type == config.model_type:
-        return str(type(text).model_type)  # transformers 5.17 writes Hunyuan-VL's own over it
+        return str(type(text).model_type)  # transformers 5.17 overwrites it with Hunyuan-VL's own
     return str(text.model_type)
 
 
 def is_held(family: Family, config: Any) -> bool:
-    """Return whether the suite has held a family with this configuration's decoder."""
+    """Return whether the test suite covers a family with this configuration's decoder."""
     own = f"{family.model_type}/{family.vision_type}".rstrip("/")
     return own in FAMILIES and decoder_type(config) in HELD.get(own, ())
 
@@ -100,7 +100,7 @@ CHECKS: Mapping[str, str] = {
     "the_question_does_not_reach_the_image_tokens": "question unseen by image",
     "the_image_reaches_every_representation": "image seen by all",
 }
-"""Test of the suite → heading of its column."""
+"""Test of the conformance suite → heading of its column."""
 
 Record = Mapping[str, Mapping[str, Mapping[str, bool]]]
 """Version of transformers → family → check → whether it passed."""
@@ -108,7 +108,7 @@ Record = Mapping[str, Mapping[str, Mapping[str, bool]]]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One family and what is known about it."""
+    """One family and its test results."""
 
     key: str
     """Its key in ``FAMILIES``."""
@@ -121,14 +121,14 @@ class Standing:
 
 
 def read_record() -> Record:
-    """Return what the conformance suite found when it was last recorded."""
+    """Return the recorded results of the conformance suite."""
     path = resources.files("vlmscope.model").joinpath("proven.json")
     record: Record = json.loads(path.read_text(encoding="utf-8"))
     return record
 
 
 def standings(record: Record | None = None) -> Iterator[Standing]:
-    """Yield every family that has a description, in the order of the table."""
+    """Yield every described family, in the order of ``FAMILIES``."""
     record = read_record() if record is None else record
     versions = sorted(record, key=lambda version: [int(part) for part in version.split(".")])
     for key, family in FAMILIES.items():

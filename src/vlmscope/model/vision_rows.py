@@ -1,8 +1,8 @@
-"""How the vision encoder's output of a batch falls into questions.
+"""Assign the vision encoder's output for a batch to the questions of the batch.
 
-Some architectures return ``[images, positions, width]``, some lay all tiles or all patches of the
-batch one behind the other, some in a single row, and Mllama keeps places for images and tiles
-that are not there. Every rule here gives each question its own positions; ``RULES`` names them.
+Some architectures return ``[images, positions, width]``, some concatenate all tiles or all patches
+of the batch, some in a single row, and Mllama pads missing images and tiles. Every rule here
+returns the positions of each question; ``RULES`` names them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 VisionRows = tuple[Float[Tensor, "_positions width"], Bool[Tensor, " _positions"]]
-"""One question's share of the encoder's output, and which of its positions are not padding."""
+"""One question's part of the encoder's output, and which of its positions are not padding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """What the vision encoder returned for a batch, and what tells whose it is."""
+    """The vision encoder's output for a batch, and what is needed to split it."""
 
     features: Tensor
-    """The encoder's output, as it came."""
+    """The encoder's output, unchanged."""
     inputs: Mapping[str, Tensor]
     """The model's inputs."""
     images: Sequence[int]
-    """Images of each question; none has 0."""
+    """Number of images of each question; may be 0."""
     config: Any
     """The model's configuration."""
     image_token_id: int
@@ -37,46 +37,47 @@ class Encoded:
 
 
 Rule = Callable[[Encoded], list[VisionRows]]
-"""Output of the encoder → one entry for each question of the batch."""
+"""Output of the encoder → one entry per question of the batch."""
 
 
 def whole(encoded: Encoded) -> list[VisionRows]:
-    """Give everything to the one question there is: the rule for an unknown order."""
+    """Return everything for the only question: the rule for an unknown order."""
     if len(encoded.images) != 1:
-        raise RuntimeError(f"{len(encoded.images)} questions at once, this family takes one")
+        raise RuntimeError(f"a batch of {len(encoded.images)} questions, this family takes one")
     features = encoded.features.flatten(0, -2)
-    return _consecutive(features, [len(features)])
+    return _split(features, [len(features)])
 
 
 def by_image_tokens(encoded: Encoded) -> list[VisionRows]:
-    """Share the positions out as the prompts' image tokens are.
+    """Split the positions in proportion to the prompts' image tokens.
 
-    True wherever every image token stands for the same number of positions: Qwen-VL merges 4
-    patches into one, InternVL and SmolVLM a square of each tile, LLaVA-1.5 and Gemma all alike.
+    Correct if every image token corresponds to the same number of positions: Qwen-VL merges 4
+    patches into one, InternVL and SmolVLM a square of each tile, LLaVA-1.5 and Gemma use the same
+    number for all images.
     """
     features = encoded.features.flatten(0, -2)
     tokens = (encoded.inputs["input_ids"] == encoded.image_token_id).sum(dim=1).tolist()
     total = sum(tokens)
     if any(count * len(features) % max(total, 1) for count in tokens):
         raise RuntimeError(
-            f"{len(features)} positions of the vision encoder do not fall into shares of "
+            f"{len(features)} positions of the vision encoder cannot be split in proportion to "
             f"{tokens} image tokens"
         )
-    return _consecutive(features, [count * len(features) // total for count in tokens])
+    return _split(features, [count * len(features) // total for count in tokens])
 
 
 def by_channels_first(encoded: Encoded) -> list[VisionRows]:
     """Split ``[images, width, height, width of the map]``, the output of a convolution."""
     maps = encoded.features.flatten(2).transpose(1, 2)
     features = maps.flatten(0, 1)
-    return _consecutive(features, [count * maps.shape[1] for count in encoded.images])
+    return _split(features, [count * maps.shape[1] for count in encoded.images])
 
 
 def by_tiles(encoded: Encoded) -> list[VisionRows]:
     """Split ``[tiles, positions, width]``: an overview and the tiles of the best grid (LLaVA-NeXT).
 
-    Image tokens do not tell: the model removes those of padding and adds one for every row. In
-    LLaVA-OneVision an image that is not alone in its question has the overview only.
+    The number of image tokens is not usable: the model removes those of padding and adds one per
+    row. In LLaVA-OneVision, if a question has several images, each has the overview only.
     """
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -91,16 +92,16 @@ def by_tiles(encoded: Encoded) -> list[VisionRows]:
     if "batch_num_images" in encoded.inputs:
         tiles = [count if single else 1 for count, single in zip(tiles, alone, strict=True)]
     positions = encoded.features.shape[-2]
-    return _consecutive(
+    return _split(
         encoded.features.flatten(0, -2),
-        [positions * sum(own) for own in _of_questions(tiles, encoded.images)],
+        [positions * sum(own) for own in _by_question(tiles, encoded.images)],
     )
 
 
 def by_image(encoded: Encoded) -> list[VisionRows]:
     """Split ``[questions, images, tiles, patches, width]`` (Mllama).
 
-    Tiles that hold no image are padding. All questions of a batch have equally many images.
+    Tiles without an image are padding. All questions of a batch have the same number of images.
     """
     used = encoded.inputs["aspect_ratio_mask"].to(encoded.features.device, torch.bool)
     rows = []
@@ -113,8 +114,8 @@ def by_image(encoded: Encoded) -> list[VisionRows]:
 def by_crops(encoded: Encoded) -> list[VisionRows]:
     """Split ``[images × most crops, patches, width]`` (Phi-4): an overview, then the crops.
 
-    What fills an image up to the most crops of the batch is nobody's. Patches that the mask leaves
-    out are padding.
+    Crops that pad an image to the most crops of the batch are dropped. Patches that the mask
+    excludes are padding.
     """
     inputs, crop = encoded.inputs, encoded.config.vision_config.crop_size
     sizes = inputs["image_sizes"].reshape(-1, 2)
@@ -129,7 +130,7 @@ def by_crops(encoded: Encoded) -> list[VisionRows]:
     ]
     return [
         (torch.cat([features for features, _ in own]), torch.cat([valid for _, valid in own]))
-        for own in _of_questions(crops, encoded.images)
+        for own in _by_question(crops, encoded.images)
     ]
 
 
@@ -137,29 +138,29 @@ def by_crop_counts(encoded: Encoded) -> list[VisionRows]:
     """Split ``[crops, patches, width]`` with ``image_num_crops`` for each image (Molmo 2)."""
     positions = encoded.features.shape[-2]
     crops = encoded.inputs["image_num_crops"].tolist()
-    return _consecutive(
+    return _split(
         encoded.features.flatten(0, -2),
-        [positions * sum(own) for own in _of_questions(crops, encoded.images)],
+        [positions * sum(own) for own in _by_question(crops, encoded.images)],
     )
 
 
 def by_grid(encoded: Encoded) -> list[VisionRows]:
     """Split ``[1, patches of the batch, width]`` with the grid of each image (Hunyuan-VL).
 
-    Image tokens do not tell: there is one more for every row of patches, and two for every image.
+    The number of image tokens is not usable: each row of patches has one more, each image two more.
     """
     patches = encoded.inputs["image_grid_thw"].prod(dim=1).tolist()
-    return _consecutive(
+    return _split(
         encoded.features.flatten(0, -2),
-        [sum(own) for own in _of_questions(patches, encoded.images)],
+        [sum(own) for own in _by_question(patches, encoded.images)],
     )
 
 
 def by_patch_shapes(encoded: Encoded) -> list[VisionRows]:
     """Split ``[tiles, most patches, width]`` with the shape of each tile in patches (LFM2-VL).
 
-    Tiles are dealt out until their image tokens are those of the question. What fills a tile up to
-    the most patches is padding.
+    Tiles are taken for a question until their image tokens add up to its own. Patches that pad a
+    tile to the most patches are padding.
     """
     inputs, factor = encoded.inputs, int(encoded.config.downsample_factor)
     tokens = (inputs["input_ids"] == encoded.image_token_id).sum(dim=1).tolist()
@@ -171,7 +172,7 @@ def by_patch_shapes(encoded: Encoded) -> list[VisionRows]:
         while left > 0 and end < len(each):
             left, end = left - each[end], end + 1
         if left:
-            raise RuntimeError(f"tiles of {each} image tokens do not make up {tokens}")
+            raise RuntimeError(f"tiles of {each} image tokens do not add up to {tokens}")
         rows.append((encoded.features[begin:end].flatten(0, 1), mask[begin:end].flatten()))
         begin = end
     if begin != len(encoded.features):
@@ -182,8 +183,8 @@ def by_patch_shapes(encoded: Encoded) -> list[VisionRows]:
 def by_patch_mask(encoded: Encoded) -> list[VisionRows]:
     """Split ``[tiles, most patches, width]`` with a mask of each tile's pixels (Idefics2).
 
-    Tiles are filled up to the largest of the batch, and questions to the most tiles. Both depend on
-    the other questions, so only patches that lie wholly in a tile count, as in the model.
+    Tiles are padded to the largest of the batch, and questions to the most tiles. Both depend on
+    the other questions, so only patches completely inside a tile are used, as in the model.
     """
     patch = int(encoded.config.vision_config.patch_size)
     mask = encoded.inputs["pixel_attention_mask"].to(encoded.features.device, torch.bool)
@@ -198,13 +199,13 @@ def by_patch_mask(encoded: Encoded) -> list[VisionRows]:
         )
     shares = torch.split(encoded.features, used.sum(dim=1).tolist())
     own = [share[patches[i][used[i]]] for i, share in enumerate(shares)]
-    return _consecutive(torch.cat(own), [len(share) for share in own])
+    return _split(torch.cat(own), [len(share) for share in own])
 
 
 def by_pixel_mask(encoded: Encoded) -> list[VisionRows]:
     """Split ``[images, patches, width]`` with a mask of each image's pixels (Aria).
 
-    Every image is filled up to the same square; patches without any of its pixels are padding.
+    Every image is padded to the same square; patches without any of its pixels are padding.
     """
     patch = int(encoded.config.vision_config.patch_size)
     mask = encoded.inputs["pixel_mask"].to(encoded.features.device)
@@ -214,16 +215,16 @@ def by_pixel_mask(encoded: Encoded) -> list[VisionRows]:
     return [(features, own) for (features, _), own in zip(shares, valid, strict=True)]
 
 
-def _of_questions(values: Sequence[Any], images: Sequence[int]) -> list[Sequence[Any]]:
-    """Deal one value for each image out to the questions."""
+def _by_question(values: Sequence[Any], images: Sequence[int]) -> list[Sequence[Any]]:
+    """Group one value per image by question."""
     if len(values) != sum(images):
-        raise RuntimeError(f"the inputs know {len(values)} images, the questions {sum(images)}")
+        raise RuntimeError(f"the inputs have {len(values)} images, the questions {sum(images)}")
     ends = [sum(images[: i + 1]) for i in range(len(images))]
     return [values[end - count : end] for end, count in zip(ends, images, strict=True)]
 
 
-def _consecutive(features: Tensor, counts: Sequence[int]) -> list[VisionRows]:
-    """Cut ``[rows, width]`` into shares that lie one behind the other; all must be used."""
+def _split(features: Tensor, counts: Sequence[int]) -> list[VisionRows]:
+    """Split ``[rows, width]`` into consecutive parts, which must cover all rows."""
     if sum(counts) != len(features):
         raise RuntimeError(
             f"the vision encoder returned {len(features)} positions, expected {sum(counts)}"

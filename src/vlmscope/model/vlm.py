@@ -1,7 +1,7 @@
 """``VisionLanguageModel``: a loaded checkpoint under standard names.
 
 vlm.vision_encoder   the encoder, before any projection      output [..., vision_size]
-vlm.projector        brings it to the decoder's width        output [..., hidden_size]
+vlm.projector        maps it to the decoder's width          output [..., hidden_size]
 vlm.layers[k]        decoder block k                         output [batch, length, hidden_size]
 vlm.final_norm       the norm after the last block           output [batch, length, hidden_size]
 vlm.lm_head          hidden states to logits                 output [batch, length, vocabulary]
@@ -26,34 +26,34 @@ from vlmscope.model.lengths import ONE_BAND, LengthBands
 
 @dataclass(frozen=True, slots=True)
 class VisionLanguageModel:
-    """A model and its processor. Made by ``load_model``, which proves the accessors first."""
+    """A model and its processor. Made by ``load_model``, which checks the accessors first."""
 
     model: Any
-    """The ``transformers`` model, in evaluation mode. Where other threads use vlmscope, hold
-    ``model_lock()`` around calls of it."""
+    """The ``transformers`` model, in evaluation mode. If other threads use vlmscope, hold
+    ``model_lock()`` while calling it."""
     processor: Any
     """Its processor."""
     family: Family
-    """What is particular about its architecture, every path filled in."""
+    """The description of its architecture, with every path filled in."""
     name: str
     """Folder or hub id it was loaded from."""
     revision: str | None = None
     """Commit of the hub repository; None for a local folder."""
     vision_size: int = 0
-    """Width of the vision encoder's output, as the proof saw it."""
+    """Width of the vision encoder's output, as found by the checks at loading."""
     description: Mapping[str, Any] | None = None
-    """The user's own description of the architecture, if there is one."""
+    """The user's description of the architecture, if there is one."""
     adapter: str | None = None
-    """Folder of the LoRA adapter in it."""
+    """Folder of its LoRA adapter."""
     quantization: str = ""
-    """What its weights were rounded to at loading, ``4bit`` or ``8bit``; empty: to nothing."""
+    """What its weights were quantised to at loading, ``4bit`` or ``8bit``; empty for none."""
     identity: Identity | None = None
-    """What it was loaded from, in hashes; None for a model that ``load_model`` did not make."""
+    """Hashes of what it was loaded from; None for a model that ``load_model`` did not make."""
     lengths: LengthBands = ONE_BAND
-    """Which rows may share a call, by their lengths."""
+    """Which rows may be in the same batch, by their lengths."""
 
     def __repr__(self) -> str:
-        """Return one line: the modules would fill a notebook."""
+        """Return one line, not the modules, which would fill a notebook."""
         rounded = f", rounded to {self.quantization}" if self.quantization else ""
         adapted = f", adapter {self.adapter!r}" if self.adapter else ""
         return (
@@ -69,9 +69,9 @@ class VisionLanguageModel:
 
     @property
     def vision_tower(self) -> nn.Module:
-        """All of the encoder: the outermost module around ``vision_encoder`` with its own config.
+        """The complete encoder: the outermost module around ``vision_encoder`` with its own config.
 
-        Where there is none it is that itself.
+        If there is none, ``vision_encoder`` itself.
         """
         decoder, path = self.decoder, self.family.vision_encoder.split(".")
         for end in range(1, len(path) + 1):
@@ -83,13 +83,13 @@ class VisionLanguageModel:
 
     @property
     def projector(self) -> nn.Module | None:
-        """The module that brings the encoder's output to the width of the decoder, if known."""
+        """The module that maps the encoder's output to the width of the decoder, if known."""
         path = self.family.projector
         return _part(self.model, "projector", path) if path else None
 
     @property
     def decoder(self) -> nn.Module:
-        """The language model: its blocks and the norm behind them."""
+        """The language model: its blocks and the norm after them."""
         return _part(self.model, "decoder", self.family.decoder)
 
     @property
@@ -124,7 +124,7 @@ class VisionLanguageModel:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest sequence the decoder's positions allow; where none is given, the tokenizer's."""
+        """Longest sequence for the decoder's positions; if not given, for the tokenizer."""
         config = self.model.config.get_text_config(decoder=True)
         limit = getattr(config, "max_position_embeddings", None)
         return int((limit or 0) * self.lengths.stretch or self.processor.tokenizer.model_max_length)
@@ -136,18 +136,18 @@ class VisionLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the embeddings, also when layers are spread out."""
+        """The device of inputs: that of the embeddings, also when layers are spread out."""
         return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
 
     @property
     def cuda_devices(self) -> tuple[torch.device, ...]:
-        """The GPUs that hold a part of the model."""
+        """The GPUs that contain a part of the model."""
         devices = {parameter.device for parameter in self.model.parameters()}
         return tuple(sorted((d for d in devices if d.type == "cuda"), key=str))
 
     @property
     def attention(self) -> str:
-        """Attention implementation of the decoder, and of the vision encoder where it is another.
+        """Attention implementation of the decoder, and of the vision encoder if it differs.
 
         For example ``sdpa``, or ``eager, vision encoder sdpa``.
         """
@@ -157,31 +157,31 @@ class VisionLanguageModel:
 
     @property
     def one_at_a_time(self) -> str:
-        """Why questions go through the model one at a time; empty where they may be batched."""
+        """Why questions are run one at a time; empty if they may be batched."""
         if self.quantization == "8bit":
-            return "8-bit rounding depends on all tokens that go through together"
+            return "8-bit quantisation depends on all tokens of the batch"
         if self.family.vision_rows == "whole":
-            return "in a batch this architecture's vectors could not be told apart, or changed"
+            return "in a batch this architecture's vectors change, or cannot be assigned to rows"
         return ""
 
     @property
     def skipped_without_image(self) -> frozenset[int]:
-        """Blocks that a prompt without an image does not pass: what goes in comes out."""
+        """Blocks that a prompt without an image skips: their output is their input."""
         path = self.family.skipped_without_image
         return frozenset(attrgetter(path)(self.model.config) if path else ())
 
     def check_files(self) -> None:
-        """Check that the weights still are what was loaded: on a CPU they are the files, mapped.
+        """Check that the weight files are unchanged: on a CPU the weights are the mapped files.
 
         Raises:
-            ModelChangedError: A weight file was written to in place since.
+            ModelChangedError: A weight file was overwritten in place since loading.
         """
         if self.identity is None or self.device.type != "cpu":
             return
         if path := self.identity.rewritten():
             raise ModelChangedError(
-                f"{path}: was written to while the model computed with it, so that what it gave "
-                "since is not recorded; restore the file and run the same command again"
+                f"{path}: was changed while the model computed with it, so results since then are "
+                "not recorded; restore the file and run the same command again"
             )
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -197,7 +197,7 @@ class VisionLanguageModel:
 
 
 def _part(module: nn.Module, name: str, path: str) -> nn.Module:
-    """Return the part of a module at a path; the error says what it should have been."""
+    """Return the part of a module at a path; the error names the part."""
     try:
         return module.get_submodule(path)
     except AttributeError as error:

@@ -1,7 +1,7 @@
-"""The risk of a hallucination, predicted before the first token of the answer is written.
+"""The risk of a hallucination, predicted before the first token of the answer is generated.
 
-- ``probe_of``: which probe is meant; a model that it was not trained on is refused
-- ``scorer``: questions in, calibrated risks out, from the prefill alone
+- ``probe_of``: find the probe, and check that the model is the one it was trained on
+- ``scorer``: calibrated risks of questions, from the prefill alone
 """
 
 from vlmscope.risk.probe_of import find_probe

@@ -1,9 +1,8 @@
-"""Which probe is meant, and whether the model is the one that it was trained on.
+"""Find a saved probe, and check that the model is the one it was trained on.
 
-Is this the model that a probe was trained on? A probe is a direction in the space of one layer of
-one model behind one prompt. In another space the same numbers mean nothing, and nothing about the
-risk that comes out would show it. So the hashes that a run keeps of its model travel with its
-probes, and every difference refuses.
+A probe is a direction in the space of one layer of one model after one prompt. In another space the
+same numbers have no meaning, and the resulting risk would not show it. So the hashes that a run
+stores of its model are stored with its probes, and any difference is an error.
 """
 
 from __future__ import annotations
@@ -37,68 +36,69 @@ MEANINGS: Mapping[str, str] = {
     "processor_hash": "processor",
     "chat_template_hash": "chat template (the prompt)",
 }
-"""What must be equal, as a person calls it."""
+"""Hash that must be equal → its name in messages."""
 
 
-def check_match(place: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
-    """Refuse a model that is not the one the probe was trained on.
+def check_match(folder: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None:
+    """Raise an error if the model is not the one that the probe was trained on.
 
     Args:
-        place: Where the probe was read, for the message.
+        folder: The probe's folder, for the message.
         info: Its description.
         vlm: The loaded model.
 
     Raises:
-        InputError: The probe does not say what it was trained on, or it was something else.
+        InputError: The probe does not record what it was trained on, or it was another model.
     """
     trained = info.model
     missing = [name for name in STATE_HASHES if not trained.get(name)]
     if missing:
         raise InputError(
-            f"{place}: does not say which model it was trained on (no {missing[0]}); "
+            f"{folder}: does not record which model it was trained on (no {missing[0]}); "
             "train it with vlmscope probe on a run of vlmscope extract"
         )
     found = asdict(describe_model(vlm))
-    odd = [
+    differing = [
         MEANINGS[name] + why
         for name, why in model_differences(trained, found).items()
         if name in STATE_HASHES
     ]
     if trained.get("description") != found["description"]:
-        odd.append("the description of its architecture (--family)")
-    if odd:
+        differing.append("the description of its architecture (--family)")
+    if differing:
         raise InputError(
-            f"{place}: trained on {trained.get('name')}, from which {vlm.name} differs in "
-            f"{_and(odd)}; give --model the model of the probe, or train a probe on this one"
+            f"{folder}: trained on {trained.get('name')}, from which {vlm.name} differs in "
+            f"{_join_words(differing)}; give --model the model of the probe, or train a probe on "
+            "this one"
         )
 
 
-def trained_at(place: Path, info: ProbeInfo) -> str | None:
-    """Return the local time that the chat template was shown for a probe's training rows.
+def trained_at(folder: Path, info: ProbeInfo) -> str | None:
+    """Return the local time that the chat template was given for a probe's training rows.
 
     Args:
-        place: The probe's folder.
+        folder: The probe's folder.
         info: Its description.
 
     Returns:
-        The time; None where the template did not ask for it.
+        The time; None if the template does not read it.
 
     Raises:
-        InputError: What it says is no time.
+        InputError: The recorded time is invalid.
     """
-    told = info.model.get("prompt_time")
+    recorded = info.model.get("prompt_time")
     try:
-        return None if told is None else check_time(told)
+        return None if recorded is None else check_time(recorded)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{place}: its prompt_time {told!r} is no local time; train the probe again"
+            f"{folder}: its prompt_time {recorded!r} is not a local time; train the probe again"
         ) from error
 
 
-def _and(words: list[str]) -> str:
-    """Join words as a sentence does.
+def _join_words(words: list[str]) -> str:
+    """Join words with commas and "and".
 
-    >>> _and(["weights"]), _and(["a", "b", "c"])
+    >>> _join_words(["weights"]), _join_words(["a", "b", "c"])
     ('weights', 'a, b and c')
     """
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
@@ -111,9 +111,9 @@ def find_probe(path: AnyRun) -> Path:
     """Return the folder of the probe that ``path`` names.
 
     Args:
-        path: The folder of a saved probe; or a run that ``vlmscope probe`` was used on, its
-            folder, or the folder that its ``--out`` named: then the probe of the layer that
-            selection inside training chose most often.
+        path: The folder of a saved probe; or a run that ``vlmscope probe`` was run on, its folder,
+            or the folder given as its ``--out``: then the probe of the layer that selection inside
+            training chose most often.
 
     Raises:
         InputError: It is neither.
@@ -125,7 +125,7 @@ def find_probe(path: AnyRun) -> Path:
         return folder
     summary = next((f for f in (folder / _SUMMARY, folder / RESULTS) if f.is_file()), None)
     if summary is None:
-        raise InputError(f"{folder}: is {_kind(folder)}")
+        raise InputError(f"{folder}: is {_describe(folder)}")
     try:
         name = json.loads(read_document(summary).decode())["selected_probe"]
         if not is_child_name(name):
@@ -134,14 +134,14 @@ def find_probe(path: AnyRun) -> Path:
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise StoreError(f"{summary}: names no selected probe; run vlmscope probe again") from error
     if not (found / DESCRIPTION).is_file():
-        raise StoreError(f"{found}: is gone or incomplete; run vlmscope probe again")
+        raise StoreError(f"{found}: is missing or incomplete; run vlmscope probe again")
     return found
 
 
-def _kind(folder: Path) -> str:
-    """Return what a folder without probes is, and what to do."""
+def _describe(folder: Path) -> str:
+    """Return a description of a folder without probes, and what to do."""
     if not (folder / "run.json").is_file():
-        return "no probe; give a folder in RUN/probes, or a run that vlmscope probe was used on"
+        return "not a probe; give a folder in RUN/probes, or a run that vlmscope probe was run on"
     for name in label_sets(folder):
         found = folder / probes_folder(name)
         if (found / RESULTS).is_file():

@@ -1,7 +1,7 @@
-"""Questions in, calibrated risks out: one prefill, one vector, one probe; no token is written.
+"""Calibrated risks of questions: one prefill, one vector, one probe; no token is generated.
 
-The vector is captured by the engine that made the probe's training data, so the risk of a question
-is the same whether its row is in a run or it is asked now.
+The vector is captured by the engine that captured the probe's training data, so the risk of a
+question is the same whether its row is in a run or it is scored now.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ if TYPE_CHECKING:
     from vlmscope.schema import GivenImage
 
 UNDATED = (
-    "the chat template writes the date, and the probe does not say which it was trained on: "
-    "today's is shown, and risks may differ a little; train the probe again with vlmscope probe"
+    "the chat template contains the date, and the probe does not record the date of its training: "
+    "today's is used, and risks may differ a little; train the probe again with vlmscope probe"
 )
-"""Said of a probe that was saved without the time of its run."""
+"""Note for a probe that was saved without the time of its run."""
 
 _Rows = Sequence[tuple[str, Sample | Failure]]
 
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """How likely the answer to one question is to be a hallucination."""
+    """The probability that the answer to one question is a hallucination."""
 
     id: str
     """The question id."""
@@ -69,23 +69,23 @@ class Risk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedProbe:
-    """A probe on disk, read and checked."""
+    """A probe on disk, loaded and checked."""
 
     folder: Path
-    """Where it lies."""
+    """Its folder."""
     estimator: BinaryProbe
     """The fitted probe."""
     info: ProbeInfo
-    """What it was trained on and how well it did."""
+    """What it was trained on, and its test results."""
     spec: CaptureSpec
-    """What has to be captured for it."""
+    """What must be captured for it."""
 
 
 def read_saved_probe(probe: AnyRun) -> SavedProbe:
-    """Read a probe that can be used before the answer is written.
+    """Load a probe that can be used before the answer is generated.
 
     Args:
-        probe: Its folder, or a run that ``vlmscope probe`` was used on.
+        probe: Its folder, or a run that ``vlmscope probe`` was run on.
 
     Raises:
         InputError: There is no such probe, or it needs the answer.
@@ -96,25 +96,25 @@ def read_saved_probe(probe: AnyRun) -> SavedProbe:
 
 
 class RiskScorer:
-    """Scores questions before the model writes a token. Made by ``RiskScorer.load``.
+    """Scores questions before the model generates a token. Made by ``RiskScorer.load``.
 
     A scorer may be called from several threads: one at a time runs the model, and each gets the
-    risks that it asked for. Calls of your own of ``vlm.model`` then hold
+    risks of its own questions. Your own calls of ``vlm.model`` must then hold
     ``vlmscope.model.model_lock()``.
 
     Args:
         vlm: The model that the probe was trained on; its folder or hub id is loaded as by ``load``.
-        probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on, or its folder.
-        threshold: Risk above which an answer is flagged (default: the probe's own, above which
-            5% of the faithful answers lay that it was tested on).
-        batch_size: Questions that go through the model together; ``auto`` finds what fits.
+        probe: Folder of a saved probe, or a run that ``vlmscope probe`` was run on, or its folder.
+        threshold: Risk above which an answer is flagged (default: the probe's own, which flags 5%
+            of the faithful answers that it was tested on).
+        batch_size: Questions that are run together; ``auto`` finds what fits.
 
     Attributes:
         probe: The fitted probe.
-        info: What the probe was trained on and how well it did.
+        info: What the probe was trained on, and its test results.
         threshold: Risk above which an answer is flagged.
-        dtype: What the model computes in.
-        note: What the user should know of the risks; empty for nothing.
+        dtype: Data type of the model.
+        note: A note on the risks for the user; may be empty.
 
     Raises:
         InputError: The probe was trained on another model or prompt, or needs the answer.
@@ -170,22 +170,22 @@ class RiskScorer:
 
         Args:
             model: Folder of a checkpoint, or a hub id; or the loaded model, as it is.
-            probe: Folder of a saved probe, or a run that ``vlmscope probe`` was used on, or its
+            probe: Folder of a saved probe, or a run that ``vlmscope probe`` was run on, or its
                 folder.
-            dtype: As in ``load_model``; ``auto`` takes the one the probe was trained with.
+            dtype: As in ``load_model``; ``auto`` is the one that the probe was trained with.
             device: As in ``load_model``.
             attention: As in ``load_model``.
             revision: Branch, tag or commit of a hub checkpoint.
-            adapter: Folder of a LoRA adapter (default: the one the probe was trained with).
+            adapter: Folder of a LoRA adapter (default: the one that the probe was trained with).
             threshold: Risk above which an answer is flagged (default: the probe's own).
-            batch_size: Questions that go through the model together.
+            batch_size: Questions that are run together.
             allow_pickle_weights: As in ``load_model``.
 
         Raises:
             InputError: There is no such probe, or it belongs to another model or prompt.
             ModelError: The checkpoint cannot be used.
         """
-        saved = read_saved_probe(probe)  # cheap checks before the model is loaded
+        saved = read_saved_probe(probe)  # fast checks before the model is loaded
         _threshold(saved.info, threshold)
         check_batch_size(batch_size)
         options = ModelOptions(
@@ -202,13 +202,13 @@ class RiskScorer:
         images: str | PathLike[str] | None = None,
         text_only: bool = False,
     ) -> Iterator[Risk | Failure]:
-        """Yield the risk of each row, in order; a ``Failure`` where it cannot be told.
+        """Yield the risk of each row, in order, or a ``Failure``.
 
         Args:
-            rows: Questions about images, or about none: samples, or a table as ``extract`` takes
-                it. The failures among the rows of a table are passed on. The next batches are
-                prepared while the model works, so rows are drawn ahead. Where a model encodes
-                images apart, equal images of a call are encoded once.
+            rows: Questions about images, or without: samples, or a table as ``extract`` takes it.
+                The failures among the rows of a table are passed on. The next batches are prepared
+                while the model runs, so rows are consumed ahead. If a model encodes images
+                separately, equal images are encoded once.
             images: Of a table: the folder that relative paths of images start from.
             text_only: Of a table: take rows without an image as questions about none.
 
@@ -225,7 +225,7 @@ class RiskScorer:
         preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
         waiting: deque[tuple[str, str]] = deque()  # key of a row, its id
         results: dict[str, Capture | Failure] = {}  # by the key
-        keyed = ((key, self._readable(row)) for key, row in _keyed(rows))
+        keyed = ((key, self._with_image(row)) for key, row in _keyed(rows))
         try:
             for chunk, prepared in batches_ahead(
                 keyed, self._sizer, lambda rows: runner.prepare(_samples(rows)), preparing,
@@ -234,15 +234,15 @@ class RiskScorer:
                 waiting += [(key, row.id) for key, row in chunk]
                 results |= {key: row for key, row in chunk if isinstance(row, Failure)}
                 pieces = runner.run(_samples(chunk), prepared)
-                del prepared  # if memory runs out, nobody else may hold the batch
+                del prepared  # the runner can then free it if memory runs out
                 results |= _by_key(pieces)
                 self._vlm.check_files()
                 yield from self._in_order(waiting, results)
             results |= _by_key(runner.drain())
             yield from self._in_order(waiting, results)
         finally:
-            # No waiting: the garbage collector may do this, in a thread that has a lock which the
-            # preparing threads wait for.
+            # Without waiting: the garbage collector may run this in a thread that has a lock which
+            # the preparing threads wait for.
             preparing.shutdown(wait=False, cancel_futures=True)
 
     def risk(
@@ -258,7 +258,7 @@ class RiskScorer:
 
         Raises:
             RowError: The question cannot be run through the model, or it has no image and the
-                probe reads one.
+                probe needs one.
         """
         given: Any = image
         [found] = self.score([Sample("question", given, question)])
@@ -266,8 +266,8 @@ class RiskScorer:
             raise RowError(found.stage, found.error)
         return found.risk
 
-    def _readable(self, row: Sample | Failure) -> Sample | Failure:
-        """Return a row, or why this probe has nothing to read of it."""
+    def _with_image(self, row: Sample | Failure) -> Sample | Failure:
+        """Return a row, or a ``Failure`` if it lacks the image that this probe needs."""
         needs_image = self.info.representation in IMAGE_REPRESENTATIONS
         if isinstance(row, Failure) or row.images or not needs_image:
             return row
@@ -281,7 +281,7 @@ class RiskScorer:
     def _in_order(
         self, waiting: deque[tuple[str, str]], results: dict[str, Capture | Failure]
     ) -> Iterator[Risk | Failure]:
-        """Yield what came of the first rows that wait, up to one that is still in the model."""
+        """Yield the results of the first waiting rows, up to one that is not finished."""
         found: list[tuple[str, Capture | Failure]] = []
         while waiting and waiting[0][0] in results:
             key, id_ = waiting.popleft()
@@ -321,8 +321,8 @@ def _loaded_for(
     adapter = trained.get("adapter")
     if options.adapter is None and adapter is not None and not Path(adapter).is_dir():
         raise InputError(
-            f"{saved.folder}: trained with the adapter {adapter}, which is not there; "
-            "give --adapter where it is now"
+            f"{saved.folder}: trained with the adapter {adapter}, which does not exist; "
+            "give its current path as --adapter"
         )
     dtype = str(trained.get("dtype", "auto")) if options.dtype == "auto" else options.dtype
     return load_with(
@@ -337,12 +337,12 @@ def _loaded_for(
     )
 
 
-def spec_of(place: Path, info: ProbeInfo) -> CaptureSpec:
-    """Return what has to be captured for a probe: its one vector, and no answer.
+def spec_of(folder: Path, info: ProbeInfo) -> CaptureSpec:
+    """Return what must be captured for a probe: its one vector, and no answer.
 
     Raises:
-        InputError: The probe reads a vector that exists only once the answer is written, or one
-            that this vlmscope does not know.
+        InputError: The probe needs a vector that exists only after the answer is generated, or one
+            that this version of vlmscope does not know.
     """
     pooling = info.model.get("vision_pooling", "all")
     compat = info.model.get("compat", "")
@@ -357,13 +357,13 @@ def spec_of(place: Path, info: ProbeInfo) -> CaptureSpec:
     position = {name: p for p, name in REPRESENTATIONS.items()}.get(info.representation)
     if position is None or info.layer is None:
         raise InputError(
-            f"{place}: trained on {info.representation}, which this vlmscope cannot capture; "
+            f"{folder}: trained on {info.representation}, which this vlmscope cannot capture; "
             f"choose one of {VISION_ONLY}, {', '.join(REPRESENTATIONS.values())}"
         )
     if position in ANSWER_POSITIONS:
         raise InputError(
-            f"{place}: trained on {info.representation}, which exists only once the answer is "
-            "written; choose a probe of the prompt"
+            f"{folder}: trained on {info.representation}, which exists only after the answer is "
+            "generated; choose a probe of the prompt"
         )
     return CaptureSpec(
         layers=str(info.layer),
@@ -388,7 +388,7 @@ def _samples(rows: _Rows) -> list[Sample]:
 
 
 def _keyed(rows: Iterable[Sample | Failure]) -> Iterator[tuple[str, Sample | Failure]]:
-    """Yield rows, each with a key of its own: its id, or one made of it where ids repeat."""
+    """Yield rows, each with a unique key: its id, with a suffix if the id is not unique."""
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
         key = row.id

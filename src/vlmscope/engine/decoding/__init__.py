@@ -1,6 +1,6 @@
 """Answers, many rows at a time (continuous batching).
 
 - ``scheduler``: rows are admitted as slots become free and leave when their answer ends
-- ``slots``: the rows that are being answered, in tensors of one size
+- ``slots``: tensors of a fixed size for the rows that are being answered
 - ``step``: one decoding step for all slots: a CUDA graph where possible
 """

@@ -1,11 +1,11 @@
 """Continuous batching: rows are admitted as slots become free, and leave when their answer ends.
 
-A batch that waits for its longest answer spends most of its steps on rows that have long ended.
-Here every step is about rows that still write, and the next questions are prefilled as soon as
-there is room for them.
+In static batching, most steps of a batch are wasted on rows that have ended, until the longest
+answer is complete. Here every step is for rows whose answers are not complete, and the next
+questions are prefilled as soon as there are free slots.
 
-The host never waits for the step that it has just launched: it looks at the one before. So a row
-takes part in one step too many, whose token goes nowhere.
+The host does not wait for the step that it has just launched: it checks the one before. So a row
+takes part in one step too many, whose token is discarded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
 
 MEMORY_SHARE = 0.5
-"""Share of a GPU's free memory that slots may take; the rest is for prefills."""
+"""Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of a prefill, layer by layer."""
@@ -43,7 +43,7 @@ def begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor) -> None:
     logprobs = seen.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
     last = mask.sum(dim=1) - 1 if seen.positions is None else seen.positions[..., -1]
     slots.tokens[rows] = chosen.unsqueeze(1)
-    slots.places[rows] = tokens
+    slots.cache_positions[rows] = tokens
     slots.positions[:, rows, 0] = last.reshape(len(slots.positions), -1) + 1
     slots.seen[rows] = False
     slots.seen[rows, :tokens] = mask.bool()
@@ -60,7 +60,7 @@ def begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor) -> None:
 def see_tiles(
     slots: Slots, rows: slice, ready: Ready, layers: Layers, vlm: VisionLanguageModel
 ) -> bool:
-    """Note which keys of the image new rows may see; return whether that is not all."""
+    """Set the image keys that new rows attend to; return whether some are masked."""
     if slots.tiles is None:
         return False
     name, layer = vlm.family.cross_attention_mask, min(slots.fixed)
@@ -68,14 +68,14 @@ def see_tiles(
     length = layers[layer][0].shape[2]
     slots.tiles[rows] = False
     slots.tiles[rows, :length] = seen.repeat_interleave(length // seen.shape[1], dim=1)
-    whole = length == slots.tiles.shape[1]
-    return not (whole and bool(np.all(ready.batch.inputs[name][:, -1].numpy())))
+    full = length == slots.tiles.shape[1]
+    return not (full and bool(np.all(ready.batch.inputs[name][:, -1].numpy())))
 
 
 def rows_in_memory(
     vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int
 ) -> int:
-    """Return how many slots a GPU has room for beside the prefills; on a CPU it is not asked."""
+    """Return how many slots fit into a GPU's memory beside the prefills; unlimited on a CPU."""
     if not vlm.cuda_devices:
         return np.iinfo(np.int64).max
     [device] = vlm.cuda_devices
@@ -84,11 +84,11 @@ def rows_in_memory(
     return int(MEMORY_SHARE * (free + unused)) // bytes_of_a_row(layers, fixed, length)
 
 
-BEHIND = 1
-"""Steps of a GPU that may be under way when the flags of one are looked at."""
+LAG = 1
+"""Number of launched steps on a GPU that may follow the one whose flags are checked."""
 
 TOO_LONG = 4
-"""Slots so many times longer than a prompt needs are made anew when they are empty."""
+"""Empty slots are reallocated if they are this many times longer than a prompt needs."""
 
 
 @dataclass(eq=False, slots=True)
@@ -107,7 +107,7 @@ class Decoding:
     Args:
         vlm: The model.
         spec: What to record.
-        rows: How many may be answered at once; fewer where memory is short.
+        rows: Maximum number of rows that are answered at once; fewer if memory is short.
     """
 
     def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
@@ -119,38 +119,38 @@ class Decoding:
         self._stepper: Stepper | None = None
         self._rows: list[_Row] = []
         self._flags: deque[tuple[Fetch, list[_Row]]] = deque()
-        self._leaving: deque[tuple[list[_Row], Fetch]] = deque()
+        self._arriving: deque[tuple[list[_Row], Fetch]] = deque()
         self._masked = False
-        self._behind = BEHIND if vlm.cuda_devices else 0
+        self._lag = LAG if vlm.cuda_devices else 0
         self._band = 0
 
     @property
     def capacity(self) -> int:
-        """How many are answered at once, as far as is known."""
+        """How many rows are answered at once, as far as is known."""
         return self.rows if self._slots is None else min(self.rows, self._slots.rows)
 
     @property
     def samples(self) -> list[Sample]:
-        """The questions that are not answered yet, or whose answer has not arrived."""
-        leaving = [row for rows, _ in self._leaving for row in rows if not row.received]
+        """The questions whose answers are not complete, or were not received yet."""
+        leaving = [row for rows, _ in self._arriving for row in rows if not row.received]
         staying = [row for row in self._rows if not row.ended]
         return [row.prefilled.sample for row in (*leaving, *staying)]
 
     def has_room(self, rows: int, band: int = 0) -> bool:
-        """Return whether so many more of a length band can be admitted, as far as is known."""
+        """Return whether so many more rows of a length band can be admitted, if known."""
         if self._slots is None or not self._rows:
             return True
         return band == self._band and len(self._rows) + rows <= self._slots.rows
 
     def length_for(self, tokens: int) -> int:
-        """Return how many tokens the slots of such a prompt would have room for."""
+        """Return the slot length that would be used for a prompt of so many tokens."""
         before = 0 if self._slots is None else self._slots.length
         needed = rounded_up(tokens + self._limit + 1)
         far_too_long = not self._rows and before > TOO_LONG * needed
         return needed if far_too_long else max(before, needed)
 
     def fits(self, layers: Layers, tokens: int) -> bool:
-        """Return whether the slots in use have the shape for a batch of such prompts."""
+        """Return whether the current slots have the right shape for a batch of such prompts."""
         slots = self._slots
         return slots is not None and (
             self.length_for(tokens) == slots.length
@@ -161,23 +161,23 @@ class Decoding:
     def admit(
         self, ready: Ready, prefilled: Sequence[Prefilled], layers: Layers, band: int = 0
     ) -> None:
-        """Take in a batch that was just prefilled.
+        """Admit a batch that was just prefilled.
 
         Args:
             ready: The batch on the device.
             prefilled: Its rows.
             layers: Its keys and values.
-            band: Length band of its rows; a step is about rows of one.
+            band: Length band of its rows; all rows of a step are of one band.
 
         Raises:
-            torch.OutOfMemoryError: There is no room for the batch. Nothing has changed then.
+            torch.OutOfMemoryError: There is not enough memory; nothing was changed then.
         """
         seen, mask = ready.taps.seen(), ready.inputs["attention_mask"]
         rows, tokens = mask.shape
         room = 0 if self._slots is None else self._slots.rows - len(self._rows)
         if not self.fits(layers, tokens) or rows > room:
             if self._rows:
-                raise RuntimeError("a batch was admitted where there is no room for it")
+                raise RuntimeError("a batch was admitted without enough free slots")
             self._make_slots(ready, layers, rows, tokens)
         slots = self._slots
         if slots is None:
@@ -187,7 +187,7 @@ class Decoding:
             end = keys.shape[2]
             for slot, part in ((slots.keys[index], keys), (slots.values[index], values)):
                 slot[rows_of, :, :end] = part
-                slot[rows_of, :, end:] = 0  # a NaN of who was here before passes every mask
+                slot[rows_of, :, end:] = 0  # a NaN of a previous row would pass every mask
         begin(slots, rows_of, seen, mask)
         masked = see_tiles(slots, rows_of, ready, layers, self._vlm)
         self._masked = masked or (self._masked and bool(self._rows))
@@ -196,55 +196,55 @@ class Decoding:
         self._rows += [_Row(row, rows_of.start + i) for i, row in enumerate(prefilled)]
 
     def step(self) -> Iterator[Capture | Failure]:
-        """Take every row one token further; yield those whose answers have arrived.
+        """Decode one token for every row; yield the rows whose answers were received.
 
-        What is yielded is the caller's, also where a later row raises.
+        Yielded rows are complete, even if a later row raises.
         """
-        arrived = len(self._leaving)
+        arrived = len(self._arriving)
         if self._rows and self._slots is not None and self._stepper is not None:
             self._stepper.step(masked=self._masked)
             flags = Fetch({"ended": self._slots.ended[: self._slots.active]})
             self._flags.append((flags, list(self._rows)))
-        ahead = self._behind if self._rows else 0
+        ahead = self._lag if self._rows else 0
         while len(self._flags) > ahead:
-            self._let_go(*self._flags.popleft())
-        # On a CPU nothing is on its way: what has just ended has arrived.
-        yield from self._receive(arrived if ahead else len(self._leaving))
+            self._release_ended(*self._flags.popleft())
+        # On a CPU there is no transfer: answers that have just ended are received.
+        yield from self._receive(arrived if ahead else len(self._arriving))
 
     def forget(self) -> bool:
-        """Let go of the slots, which must be empty; return whether there were any."""
+        """Free the slots, which must be empty; return whether there were any."""
         had = self._slots is not None
         self._slots = self._stepper = None
         self._flags.clear()
         return had
 
     def drain(self) -> Iterator[Capture | Failure]:
-        """Answer every row to the end; yield them as their answers arrive."""
+        """Decode all rows to the end; yield them as their answers are received."""
         while self._rows:
             yield from self.step()
         self._flags.clear()
-        yield from self._receive(len(self._leaving))
+        yield from self._receive(len(self._arriving))
 
-    def _let_go(self, flags: Fetch, rows: list[_Row]) -> None:
-        """Release the rows that have ended, and send for their answers."""
+    def _release_ended(self, flags: Fetch, rows: list[_Row]) -> None:
+        """Release the rows that have ended, and start copying their answers to the host."""
         ended = [
             row for row, over in zip(rows, flags["ended"], strict=True) if over and not row.ended
         ]
         slots = self._slots
         if not ended or slots is None:
             return
-        places = [row.slot for row in ended]
-        self._leaving.append((ended, Fetch(self._answers_in(slots, places))))
+        indices = [row.slot for row in ended]
+        self._arriving.append((ended, Fetch(self._answers_in(slots, indices))))
         for row in ended:
             row.ended = True
         by_slot = {row.slot: row for row in self._rows}
-        for source, target in slots.release(places):
+        for source, target in slots.release(indices):
             by_slot[source].slot = target
         self._rows = sorted((row for row in self._rows if not row.ended), key=lambda row: row.slot)
 
-    def _answers_in(self, slots: Slots, places: Sequence[int]) -> dict[str, Tensor]:
+    def _answers_in(self, slots: Slots, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return tokens, log-probabilities and hidden states of the answers in some slots."""
-        index = to_device(torch.tensor(places), slots.tokens.device)
+        index = to_device(torch.tensor(indices), slots.tokens.device)
         found = {
             "count": slots.count[index],
             "chosen": slots.chosen[index],
@@ -256,9 +256,9 @@ class Decoding:
         return found
 
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
-        """Yield the rows whose answers were sent for first."""
+        """Yield the rows of the oldest copies to the host."""
         for _ in range(batches):
-            rows, fetch = self._leaving[0]
+            rows, fetch = self._arriving[0]
             for i, row in enumerate(rows):
                 if row.received:
                     continue
@@ -267,13 +267,13 @@ class Decoding:
                     self._vlm, fetch["chosen"][i, :count], fetch["logprobs"][i, :count]
                 )
                 states = {name: fetch[name][i].copy() for name in fetch if name not in _TOKENS}
-                whole = with_answer(row.prefilled.capture(), self._spec, answer, states)
+                complete = with_answer(row.prefilled.capture(), self._spec, answer, states)
                 row.received = True
-                yield whole
-            self._leaving.popleft()
+                yield complete
+            self._arriving.popleft()
 
     def _make_slots(self, ready: Ready, layers: Layers, rows: int, tokens: int) -> None:
-        """Make slots that are large enough for a batch, as many as wanted or as memory allows."""
+        """Allocate slots long enough for a batch, as many as requested or as fit into memory."""
         vlm, spec = self._vlm, self._spec
         length = self.length_for(tokens)
         self._slots = self._stepper = None

@@ -1,7 +1,7 @@
-"""Slots: the rows that are being answered, in tensors of one size.
+"""Slots: tensors of a fixed size for the rows that are being answered.
 
-The first ``active`` slots are in use; a row that has ended gives its slot to the last one in use.
-So a step always works on the beginning of every tensor, and costs what its rows cost.
+The first ``active`` slots are in use; if a row ends, the last one in use is moved into its slot. So
+a step always works on the beginning of every tensor, and its cost depends on the active rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.device import to_device
 
 STEP_OF_LENGTH = 64
-"""Lengths are rounded up to this, so that not every longer prompt needs new tensors."""
+"""Lengths are rounded up to a multiple of this, so that slightly longer prompts fit too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,48 +30,48 @@ class Slots:
     values: list[Tensor]
     """Like ``keys``."""
     fixed: frozenset[int]
-    """Layers whose keys no step adds to."""
+    """Layers whose keys do not grow: those of cross-attention."""
     tokens: Int[Tensor, "rows one"]
-    """The token that each row is fed next."""
-    places: Int[Tensor, " rows"]
-    """Where its keys go."""
+    """The next input token of each row."""
+    cache_positions: Int[Tensor, " rows"]
+    """The index at which its keys are written."""
     positions: Int[Tensor, "dims rows one"]
-    """Its position as the decoder counts: one dimension, or several where images have rows."""
+    """Its position in the decoder: one dimension, or several for multimodal rotary embeddings."""
     seen: Bool[Tensor, "rows length"]
-    """Which keys a row may see."""
+    """Attention mask: the keys that a row attends to."""
     tiles: Bool[Tensor, "rows _images"] | None
-    """Which keys of the fixed layers a row may see; None: there are no fixed layers."""
+    """Attention mask of the fixed layers; None if there are none."""
     chosen: Int[Tensor, "rows limit"]
     """The tokens chosen so far; the last column is for rows that have ended."""
     logprobs: Tensor
     """Their log-probabilities, like ``chosen``."""
     count: Int[Tensor, " rows"]
-    """How many they are."""
+    """Number of tokens chosen so far."""
     ended: Bool[Tensor, " rows"]
     """Whether a row has chosen its last token."""
     ends: Int[Tensor, " ends"]
     """The tokens that end an answer; the same for all rows."""
     states: AnswerStates | None
-    """Hidden states of the answers' tokens, where they are wanted."""
+    """Hidden states of the answers' tokens, if they are recorded."""
     active: int = 0
-    """Slots in use."""
+    """Number of slots in use."""
 
     @property
     def rows(self) -> int:
-        """How many rows there is room for."""
+        """Number of slots."""
         return len(self.tokens)
 
     @property
     def length(self) -> int:
-        """How many tokens a row can have."""
+        """Maximum number of tokens of a row."""
         return self.seen.shape[1]
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor, the rows leading."""
+        """Yield every tensor, with rows as the first dimension."""
         yield from self.keys
         yield from self.values
         yield self.tokens
-        yield self.places
+        yield self.cache_positions
         yield self.positions.transpose(0, 1)
         yield self.seen
         if self.tiles is not None:
@@ -81,11 +81,11 @@ class Slots:
             yield from self.states.tensors()
 
     def release(self, rows: Sequence[int]) -> list[tuple[int, int]]:
-        """Give up some slots; return which rows were moved, from where and to where."""
-        gone, last = set(rows), self.active
-        self.active -= len(gone)
-        holes = sorted(row for row in gone if row < self.active)
-        left = [row for row in range(self.active, last) if row not in gone]
+        """Release some slots; return which rows were moved, as (from, to)."""
+        released, last = set(rows), self.active
+        self.active -= len(released)
+        holes = sorted(row for row in released if row < self.active)
+        left = [row for row in range(self.active, last) if row not in released]
         moves = list(zip(left, holes, strict=True))
         if moves:
             source, target = to_device(torch.tensor(moves), self.tokens.device).unbind(1)
@@ -109,37 +109,37 @@ def make_slots(
 
     Args:
         layers: Keys and values of any prefill, for their sizes, types and devices.
-        fixed: Layers whose keys no step adds to.
-        rows: How many rows there will be room for.
-        length: How many tokens a row can have.
-        limit: How many of them can be the answer's.
+        fixed: Layers whose keys do not grow.
+        rows: Number of slots.
+        length: Maximum number of tokens of a row.
+        limit: Maximum number of tokens of an answer.
         dims: Dimensions of a position.
-        states: Gathers hidden states of the answers.
+        states: Collects hidden states of the answers.
         ends: The tokens that end an answer.
 
     Raises:
-        torch.OutOfMemoryError: There is no room for so many.
+        torch.OutOfMemoryError: There is not enough memory.
     """
 
-    def room(index: int, like: Tensor) -> Tensor:
+    def allocate(index: int, like: Tensor) -> Tensor:
         tokens = like.shape[2] if index in fixed else length
         return like.new_zeros(rows, like.shape[1], tokens, like.shape[3])
 
     device = layers[0][0].device
-    whole = partial(torch.zeros, dtype=torch.int64, device=device)
+    integers = partial(torch.zeros, dtype=torch.int64, device=device)
     images = [layers[index][0].shape[2] for index in sorted(fixed)]
     return Slots(
-        keys=[room(index, keys) for index, (keys, _) in enumerate(layers)],
-        values=[room(index, values) for index, (_, values) in enumerate(layers)],
+        keys=[allocate(index, keys) for index, (keys, _) in enumerate(layers)],
+        values=[allocate(index, values) for index, (_, values) in enumerate(layers)],
         fixed=fixed,
-        tokens=whole(rows, 1),
-        places=whole(rows),
-        positions=whole(dims, rows, 1),
+        tokens=integers(rows, 1),
+        cache_positions=integers(rows),
+        positions=integers(dims, rows, 1),
         seen=torch.ones(rows, length, dtype=torch.bool, device=device),
         tiles=torch.ones(rows, images[0], dtype=torch.bool, device=device) if images else None,
-        chosen=whole(rows, limit + 1),
+        chosen=integers(rows, limit + 1),
         logprobs=torch.zeros(rows, limit + 1, device=device),
-        count=whole(rows),
+        count=integers(rows),
         ended=torch.zeros(rows, dtype=torch.bool, device=device),
         ends=torch.tensor(ends, dtype=torch.int64, device=device),
         states=states,
@@ -149,7 +149,7 @@ def make_slots(
 def bytes_of_a_row(
     layers: Sequence[tuple[Tensor, Tensor]], fixed: frozenset[int], length: int
 ) -> int:
-    """Return how much memory the keys and values of one slot take."""
+    """Return the number of bytes that the keys and values of one slot take."""
     return sum(
         tensor.element_size()
         * tensor.shape[1]
@@ -161,7 +161,7 @@ def bytes_of_a_row(
 
 
 def rounded_up(length: int) -> int:
-    """Return a length that a few longer prompts fit in too.
+    """Return a length rounded up to a multiple of ``STEP_OF_LENGTH``.
 
     >>> rounded_up(65), rounded_up(128)
     (128, 128)

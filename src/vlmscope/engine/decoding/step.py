@@ -1,8 +1,8 @@
-"""One decoding step for the rows in the slots: a CUDA graph where that goes, else call by call.
+"""One decoding step for the rows in the slots: a CUDA graph where possible, else kernel by kernel.
 
 A step of an eleven-billion-parameter model launches a thousand kernels that take microseconds each:
 launched one by one, they leave the GPU idle most of the time. Nothing in a step depends on the host
-(``static_cache``), so it is recorded once for a number of rows and replayed.
+(``kv_cache``), so it is recorded once per number of rows and replayed.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from vlmscope.said_once import warn
 from vlmscope.schema import LayerStates
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
-"""Graphs are recorded for so many rows, and for multiples of the last: each takes a quarter of a
-second, and rows that only go along cost little."""
+"""Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
+quarter of a second, and additional rows cost little."""
 
 
 class Stepper:
-    """Takes the rows of some slots one token further.
+    """Decodes one token for the rows of some slots.
 
     Args:
         vlm: The model.
         slots: The rows.
-        layers: Layers whose states of the answer are wanted.
-        meant: What the hidden state of a layer is.
+        layers: Layers whose states of the answer are recorded.
+        layer_states: Which hidden state of a layer is recorded.
         imaged: Whether the questions are about images.
     """
 
@@ -52,21 +52,21 @@ class Stepper:
         vlm: VisionLanguageModel,
         slots: Slots,
         layers: Sequence[int],
-        meant: LayerStates,
+        layer_states: LayerStates,
         *,
         imaged: bool,
     ) -> None:
         self._vlm = vlm
         self._slots = slots
         self._layers = layers
-        self._meant = meant
+        self._layer_states = layer_states
         self._imaged = imaged
         device = slots.tokens.device
         self._configs = configurations(vlm.decoder)
         self._caches: dict[int, Any] = {}
         self._graphs: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
-        # ``dynamic`` frequencies ask the device how long the rows are.
+        # ``dynamic`` frequencies read the length of the rows from the device.
         scaling = vlm.lengths.alone_beyond is not None
         self.replays = device.type == "cuda" and not vlm.quantization and not scaling
 
@@ -74,15 +74,15 @@ class Stepper:
         """Feed every active row its next token, and choose the one after.
 
         Args:
-            masked: Whether some row may not see all keys of the fixed layers.
+            masked: Whether some row does not attend to all keys of the fixed layers.
         """
         slots = self._slots
         if not self.replays:
             self._run(slots.active, masked=masked)
             return
         rows = min(rows_of_graph(slots.active), slots.rows)
-        # Rows behind the active ones go along; they have ended, or were never begun. Where the
-        # longest row of a call decides about all, they are the shortest.
+        # Slots after the active ones are computed too; they have ended, or were never used. If the
+        # longest row of a call affects all rows, these must be the shortest.
         slots.ended[slots.active : rows] = True
         slots.positions[:, slots.active : rows] = 0
         if (rows, masked) not in self._graphs:
@@ -94,19 +94,19 @@ class Stepper:
             graph.replay()
 
     def _record(self, rows: int, *, masked: bool) -> Any:
-        """Record the step for so many rows; None where the model's code waits for the device."""
+        """Record the step as a graph; None if the model's code synchronises with the device."""
         slots, graph = self._slots, torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream(slots.tokens.device)  # type: ignore[no-untyped-call]
         if slots.states is not None:
             slots.states.paused = True
-        with self._prepared(masked=masked):  # kernels are chosen and compiled before
+        with self._prepared(masked=masked):  # chooses and compiles kernels before recording
             self._logits(rows)
         if slots.states is not None:
             slots.states.paused = False
         torch.cuda.synchronize()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            # Threads that prepare images may pin memory meanwhile.
+            # Threads that prepare images may pin memory during the recording.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
             ):
@@ -117,8 +117,8 @@ class Stepper:
             torch.cuda.synchronize()
             self.replays = False
             warn(
-                f"a decoding step cannot be recorded ({one_line(error)}): its kernels are launched "
-                "one by one, more slowly",
+                f"a decoding step cannot be recorded as a CUDA graph ({one_line(error)}): its "
+                "kernels are launched one by one, which is slower",
                 stacklevel=2,
             )
             return None
@@ -130,7 +130,7 @@ class Stepper:
 
     @contextmanager
     def _prepared(self, *, masked: bool) -> Iterator[None]:
-        """Give the model the attention of a step, and tap it where the answer's states pass."""
+        """Set the attention of a step, and the hooks that record the answer's states."""
         slots, vlm = self._slots, self._vlm
         with ExitStack() as stack:
             stack.enter_context(attending_with(GROUPED, grouped_attention, self._configs))
@@ -147,7 +147,7 @@ class Stepper:
             if self._slots.states is not None:
                 self._slots.states.add(layer, hidden[:, -1])
 
-        return tap_layer(self._vlm, layer, tap, self._meant, imaged=self._imaged)
+        return tap_layer(self._vlm, layer, tap, self._layer_states, imaged=self._imaged)
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots
@@ -162,7 +162,7 @@ class Stepper:
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
     def _cache(self, rows: int) -> Any:
-        """Return the library's cache over the first rows of the slots."""
+        """Return a cache of the library over the first rows of the slots."""
         from vlmscope.model.attention.kv_cache import FixedLayer, RowLayer, cache_over
 
         if rows not in self._caches:
@@ -170,7 +170,7 @@ class Stepper:
             self._caches[rows] = cache_over(
                 [
                     (FixedLayer if index in slots.fixed else RowLayer)(
-                        keys[:rows], values[:rows], slots.places[:rows]
+                        keys[:rows], values[:rows], slots.cache_positions[:rows]
                     )
                     for index, (keys, values) in enumerate(
                         zip(slots.keys, slots.values, strict=True)
@@ -180,7 +180,7 @@ class Stepper:
         return self._caches[rows]
 
     def _advance(self, rows: int, logits: Float[Tensor, "rows vocabulary"]) -> None:
-        """Choose the next tokens and note them; a row that has ended stays as it is."""
+        """Choose the next tokens and store them; rows that have ended are not changed."""
         slots = self._slots
         tokens = logits.argmax(dim=1)
         logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=1)
@@ -194,16 +194,16 @@ class Stepper:
         if slots.states is not None:
             slots.states.note(tokens)
             slots.states.stop(ended)
-        goes_on = ~ended
+        continues = ~ended
         slots.tokens[:rows].copy_(tokens.unsqueeze(1))
-        slots.places[:rows].add_(goes_on)
-        slots.positions[:, :rows].add_(goes_on.unsqueeze(1))
-        places = slots.places[:rows].unsqueeze(1)
-        slots.seen[:rows].scatter_(1, places, True)
+        slots.cache_positions[:rows].add_(continues)
+        slots.positions[:, :rows].add_(continues.unsqueeze(1))
+        following = slots.cache_positions[:rows].unsqueeze(1)
+        slots.seen[:rows].scatter_(1, following, True)
 
 
 def rows_of_graph(active: int) -> int:
-    """Return for how many rows the graph is that takes so many.
+    """Return the number of rows of the graph that is used for some active rows.
 
     >>> [rows_of_graph(active) for active in (1, 16, 17, 64, 65, 192)]
     [16, 16, 32, 64, 128, 192]

@@ -1,9 +1,9 @@
 """Attention kernels and caches that replace the loaded ones while a pass runs.
 
-- ``switch``: another implementation for the time of a pass; grouped queries
+- ``switch``: temporary replacement of an implementation; grouped queries
 - ``implementations``: the ``--attention`` option
 - ``tiles``: an encoder's attention over padded tiles, without its mask
-- ``packed``: an encoder's attention over packed images, one call a layer
+- ``packed``: an encoder's attention over packed images, one call per layer
 - ``kv_cache``: caches of keys and values
 - ``decode_support``: whether answers may be decoded step by step
 """

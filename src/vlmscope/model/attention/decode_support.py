@@ -1,9 +1,9 @@
-"""Whether answers may be written step by step by ourselves, or only by the library's ``generate``.
+"""Whether answers can be decoded step by step by vlmscope, or only by the library's ``generate``.
 
-Our own decoding takes the most likely token from the model's logits, nothing else. A checkpoint
-whose settings change the logits first (a repetition penalty), an architecture that was not held
-against ``reference.py`` step by step, or a model in several places goes through ``generate``: the
-same answers, more slowly.
+vlmscope's own decoding takes the most likely token of the model's logits. ``generate`` is used for
+a checkpoint whose settings change the logits first (a repetition penalty), for an architecture
+whose steps were not compared with ``reference.py``, and for a model on several devices: the same
+answers, more slowly.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vlmscope.model.vlm import VisionLanguageModel
 
 
 def why_not_stepwise(vlm: VisionLanguageModel) -> str:
-    """Return why ``generate`` has to write the answers; empty where it has not."""
+    """Return why ``generate`` is needed to decode the answers; empty if it is not."""
     if vlm.one_at_a_time:
         return vlm.one_at_a_time
     if vlm.description is not None or find_family(vlm.model.config) is None:
-        return "this architecture was not proven step by step"
+        return "this architecture was not verified step by step"
     if not is_held(vlm.family, vlm.model.config):
         decoder = decoder_type(vlm.model.config)
-        return f"{vlm.family.title} with this decoder ({decoder}) was not proven step by step"
+        return f"{vlm.family.title} with this decoder ({decoder}) was not verified step by step"
     if vlm.family.writes_with_generate:
         return f"{vlm.family.title} {vlm.family.writes_with_generate}"
     if (attention := implementations(vlm.decoder)) != "sdpa":
@@ -41,7 +41,7 @@ def why_not_stepwise(vlm: VisionLanguageModel) -> str:
 
 
 def _settings(model: Any) -> str:
-    """Return what changes the logits before a token is chosen."""
+    """Return the names of the processors that change the logits before a token is chosen."""
     config = copy.deepcopy(model.generation_config)
     ends = np.atleast_1d([] if config.eos_token_id is None else config.eos_token_id)
     config._eos_token_tensor = torch.tensor(ends, dtype=torch.int64) if len(ends) else None

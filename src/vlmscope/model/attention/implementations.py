@@ -1,10 +1,10 @@
 """Which attention implementation a model is loaded with: the ``--attention`` option.
 
-``auto`` is what the library takes for each part of a model by itself: ``sdpa``, or ``eager`` where
-a part has none (Gemma 2 caps its attention scores, GPT-OSS has attention sinks). ``sdpa`` and
-``eager`` are for all parts; ``sdpa`` fails where a part has none. Others are refused: kernels from
-the hub are code that somebody else wrote, and flash attention computes in half precision only, so
-that no test could hold it against the three-pass method in float32.
+``auto`` is the library's default for each part of a model: ``sdpa``, or ``eager`` where a part has
+no ``sdpa`` (Gemma 2 caps its attention scores, GPT-OSS has attention sinks). ``sdpa`` and ``eager``
+apply to all parts; ``sdpa`` fails if a part has none. Others are not supported: kernels from the
+hub are third-party code, and flash attention computes in half precision only, so that no test could
+compare it with the three-pass method in float32.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vlmscope.errors import ModelError
 from vlmscope.model.attention.switch import configurations
 
 AUTO = "auto"
-"""What the library takes for each part."""
+"""The library's default for each part."""
 
 CHOICES = (AUTO, "sdpa", "eager")
-"""Names of the ``--attention`` option."""
+"""Values of the ``--attention`` option."""
 
 
 def choose_attention(attention: str, name: str, config: Any) -> tuple[Any, Any]:
-    """Return a configuration that names no implementation, and what ``from_pretrained`` is told.
+    """Return a configuration that names no implementation, and the one for ``from_pretrained``.
 
-    An implementation that ``config.json`` names is not taken: it is the one of somebody's GPU. A
-    part whose configuration caps attention scores gets ``eager``, also from a version of the
-    library that would take ``sdpa``, which leaves the cap out without a word (5.17 and Gemma 2).
+    An implementation that ``config.json`` names is ignored: it was chosen for its author's GPU. A
+    part whose configuration caps attention scores gets ``eager``, also with a version of the
+    library that would use ``sdpa``, which silently ignores the cap (5.17 and Gemma 2).
 
     Args:
         attention: One of ``CHOICES``.
@@ -37,7 +37,7 @@ def choose_attention(attention: str, name: str, config: Any) -> tuple[Any, Any]:
         config: Its configuration.
 
     Raises:
-        ModelError: It is none of them, or a part cannot have it.
+        ModelError: It is none of them, or a part does not support it.
     """
     if attention not in CHOICES:
         raise ModelError(f"--attention {attention!r}: choose from {', '.join(CHOICES)}")
@@ -53,10 +53,10 @@ def choose_attention(attention: str, name: str, config: Any) -> tuple[Any, Any]:
 
 
 def no_sdpa(name: str, part: str) -> str:
-    """Return the message for a part of a checkpoint that has no ``sdpa``."""
+    """Return the error message for a part of a checkpoint that has no ``sdpa``."""
     return (
         f"{name}: --attention sdpa: a part of it ({part}) has no sdpa in transformers; use auto, "
-        "which takes eager for that part"
+        "which uses eager for that part"
     )
 
 
@@ -65,9 +65,9 @@ def _caps_scores(config: Any) -> bool:
 
 
 def requested_by(record: str) -> str:
-    """Return the choice that gives the implementations which a run recorded.
+    """Return the option that results in the implementations that a run recorded.
 
-    A record of ``sdpa`` names decoder and vision encoder; another part may have had no sdpa.
+    A recorded ``sdpa`` is that of decoder and vision encoder; another part may have had no sdpa.
 
     >>> requested_by("eager"), requested_by("sdpa"), requested_by("eager, vision encoder sdpa")
     ('eager', 'auto', 'auto')
@@ -76,9 +76,9 @@ def requested_by(record: str) -> str:
 
 
 def implementations(part: nn.Module) -> str:
-    """Return the implementations in a part of a model, ``sdpa`` for example.
+    """Return the attention implementations of a part of a model, ``sdpa`` for example.
 
-    While a pass runs, those of our own are in the place of ``sdpa``.
+    Temporary replacements by vlmscope are reported as ``sdpa``.
     """
     named = (getattr(config, "_attn_implementation", None) for config in configurations(part))
     return "+".join(sorted({"sdpa" if _is_ours(name) else name for name in named if name}))
@@ -89,7 +89,7 @@ def _is_ours(name: str) -> bool:
 
 
 def is_chosen_by_library(model: nn.Module) -> bool:
-    """Return whether each part attends as the library would have chosen: what the suite holds."""
+    """Return whether each part has the library's default attention, which the suite tests."""
     from transformers import PreTrainedModel
 
     def chosen(part: Any) -> str:

@@ -1,16 +1,16 @@
-"""The vision encoder's attention over packed images: one call a layer instead of one per window.
+"""The vision encoder's attention over packed images: one call per layer, not one per window.
 
-Encoders that take images of any size lay all patches of a batch in one row and attend within
-windows of it (a whole image, or a part of one), whose bounds they call ``cu_seqlens``. With
-``sdpa`` the library cuts the row at the bounds and attends window by window: 27,008 launches for 32
-images of Qwen2.5-VL, so that the GPU waits for Python. Pixtral's encoder builds a mask over the
-square of the whole row instead. Only where an attention's *name* says "flash" does that code pass
-the bounds on, and so does ours:
+Encoders that take images of any size concatenate all patches of a batch into one row and attend
+within windows of it (a complete image, or a part of one), whose bounds they call ``cu_seqlens``.
+With ``sdpa`` the library splits the row at the bounds and attends window by window: 27,008 launches
+for 32 images of Qwen2.5-VL, so that the GPU waits for Python. Pixtral's encoder instead builds a
+mask over the square of the complete row. The library passes the bounds only to an attention whose
+*name* contains "flash", so ours is named that way:
 
-    a GPU, half precision   ``torch.nn.attention.varlen``, one kernel for all windows of a layer
-    anywhere else           windows of the same length as one batch of ``sdpa``
+    GPU, half precision     ``torch.nn.attention.varlen``, one kernel for all windows of a layer
+    otherwise               windows of the same length as one batch of ``sdpa``
 
-Both compute what the library's ``sdpa`` does; no mask is made.
+Both compute the same as the library's ``sdpa``, without a mask.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ except ImportError:
     varlen_attn = None  # type: ignore[assignment]
 
 PACKED = "vlmscope_packed_flash"
-"""Name of ``packed_attention`` in the library's registry. The library's code looks for "flash" in
-it, and for a digit behind that where it means a version of that package: there must be none."""
+"""Name of ``packed_attention`` in the library's registry. The library looks for "flash" in it, and
+treats a digit after that as a version of the flash-attn package: there must be none."""
 
 MOST_WINDOWS = 2**15
-"""Windows that go into one call of ``sdpa``: CUDA's kernels take fewer than 2**16."""
+"""Maximum number of windows in one call of ``sdpa``: CUDA's kernels take fewer than 2**16."""
 
-_ONLY_THE_LIBRARYS = ("attention_mask", "position_bias", "softcap", "cache")
-"""Options that change what ``sdpa`` computes, or that it refuses."""
+_UNSUPPORTED = ("attention_mask", "position_bias", "softcap", "cache")
+"""Options that change what ``sdpa`` computes, or that it does not support."""
 
 
 @contextmanager
 def packed(vlm: VisionLanguageModel) -> Iterator[None]:
-    """Let a vision encoder that packs images attend in one call a layer in the ``with`` block.
+    """Let a vision encoder that packs images attend in one call per layer within the context.
 
-    Changes nothing where it does not pack them, or where its attention is not ``sdpa``.
+    Changes nothing if it does not pack them, or if its attention is not ``sdpa``.
     """
     configs = packing_configurations(vlm.vision_tower) if vlm.family.packs_images else []
     with attending_with(PACKED, packed_attention, configs):
@@ -70,10 +70,10 @@ def packing_configurations(tower: nn.Module) -> list[Any]:
 
 @cache
 def _passes_bounds(forward: Callable[..., Any]) -> bool:
-    """Return whether a module's code gives the bounds to an attention that is called "flash".
+    """Return whether a module passes the bounds to an attention whose name contains "flash".
 
-    Its source is what tells: Pixtral's does not in transformers 5.17, and under such a name would
-    let all images of a batch see each other.
+    This is decided by its source: Pixtral's does not in transformers 5.17, and under such a name
+    would let all images of a batch attend to each other.
     """
     try:
         return "cu_seq_lens_q=" in inspect.getsource(forward)
@@ -100,22 +100,22 @@ def packed_attention(
     """Attend within windows of packed patches.
 
     Args:
-        module: The attention that calls.
+        module: The attention module that calls this function.
         query: ``[1, heads, patches, width]``.
         key: ``[1, key heads, patches, width]``.
         value: Like ``key``.
-        attention_mask: None; with one the windows are left to the library, one by one.
+        attention_mask: None; with a mask the library attends window by window.
         dropout: Likewise.
-        scaling: Factor of the products; None is the square root of the width.
-        is_causal: Whether patches see only those before them; None: what ``module`` says.
-        cu_seq_lens_q: Bounds of the windows, ``[windows + 1]``; None: they come one by one.
-        cu_seq_lens_k: Those of their keys.
+        scaling: Factor of the products; by default one over the square root of the width.
+        is_causal: Whether attention is causal; by default the attribute of ``module``.
+        cu_seq_lens_q: Bounds of the windows, ``[windows + 1]``; None if called window by window.
+        cu_seq_lens_k: Bounds of the windows of the keys.
         max_length_q: Length of the longest window.
         max_length_k: Likewise.
-        options: Passed on to the library's ``sdpa``, where that is called.
+        options: Passed to the library's ``sdpa``, if that is called.
 
     Returns:
-        ``[1, patches, heads, width]``, and no weights.
+        ``[1, patches, heads, width]``, and None for the attention weights.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -133,12 +133,12 @@ def packed_attention(
         or dropout
         or len(query) != 1
         or (cu_seq_lens_k is not None and cu_seq_lens_k is not cu_seq_lens_q)
-        or any(special.get(name) is not None for name in _ONLY_THE_LIBRARYS)
+        or any(special.get(name) is not None for name in _UNSUPPORTED)
     ):
         bounds = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
         states = (query, key, value)
         return _one_by_one(module, states, attention_mask, bounds, dropout, scaling, options), None
-    # [patches, heads, width]; heads that share keys and values get a copy each
+    # [patches, heads, width]; keys and values shared by several heads are copied for each
     packed_states = [
         part[0].repeat_interleave(query.shape[1] // part.shape[1], dim=0).transpose(0, 1)
         if part.shape[1] != query.shape[1]
@@ -161,7 +161,7 @@ def _one_by_one(
     scaling: float | None,
     options: Mapping[str, Any],
 ) -> Tensor:
-    """Attend as the library does: a call of its ``sdpa`` for each window."""
+    """Attend as the library does: one call of its ``sdpa`` per window."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     own, seen = (_lengths(bound) for bound in bounds)
@@ -181,9 +181,9 @@ def _one_by_one(
 def _in_one_call(
     states: Sequence[Tensor], bounds: Tensor, longest: int | None, scaling: float | None
 ) -> Tensor | None:
-    """Return ``[patches, heads, width]`` from one kernel; None where there is none for them."""
+    """Return ``[patches, heads, width]`` from one kernel; None if it does not support them."""
     query, _, value = states
-    if varlen_attn is None or not _is_for_kernel(query, value, scaling):
+    if varlen_attn is None or not _is_supported(query, value, scaling):
         return None
     if longest is None:
         longest = int(bounds.diff().max())
@@ -206,13 +206,13 @@ def _in_one_call(
 
 
 _broken: list[str] = []
-"""Why the kernel failed: on GPUs before Ampere it does."""
+"""Errors of the kernel, which fails on GPUs before Ampere."""
 
 
-def _is_for_kernel(query: Tensor, value: Tensor, scaling: float | None) -> bool:
-    """Return whether the kernel takes these: it knows half precision and heads of 8, 16, ... 256.
+def _is_supported(query: Tensor, value: Tensor, scaling: float | None) -> bool:
+    """Return whether the kernel supports the tensors: half precision, heads of 8, 16, ... 256.
 
-    It scales by the square root of the width, and before torch 2.11 by nothing else.
+    It scales by one over the square root of the width; other factors need torch 2.11.
     """
     width = query.shape[2]
     return (
@@ -227,7 +227,7 @@ def _is_for_kernel(query: Tensor, value: Tensor, scaling: float | None) -> bool:
 
 
 def _by_length(states: Sequence[Tensor], bounds: Tensor, scaling: float | None) -> Tensor:
-    """Return ``[patches, heads, width]``, from a call of ``sdpa`` for each length of a window.
+    """Return ``[patches, heads, width]``, with one call of ``sdpa`` per window length.
 
     Raises:
         ValueError: The windows do not cover the patches.
@@ -235,7 +235,7 @@ def _by_length(states: Sequence[Tensor], bounds: Tensor, scaling: float | None) 
     query, _, value = states
     lengths = tuple(_lengths(bounds))
     if sum(lengths) != len(query):
-        raise ValueError(f"windows of {sum(lengths)} patches in all, the row has {len(query)}")
+        raise ValueError(f"windows of {sum(lengths)} patches in total, the row has {len(query)}")
     found = query.new_empty(len(query), query.shape[1], value.shape[2])
     for length, rows in _groups(lengths):
         chosen = rows if isinstance(rows, slice) else rows.to(query.device)
@@ -253,7 +253,7 @@ def _lengths(bounds: Tensor) -> list[int]:
 
 @lru_cache(maxsize=16)
 def _groups(lengths: tuple[int, ...]) -> list[tuple[int, slice | Tensor]]:
-    """Return (length, rows of its windows) for each length; a slice where they lie together.
+    """Return (length, rows of its windows) for each length; a slice if they are contiguous.
 
     >>> _groups((4, 4, 2))
     [(4, slice(0, 8, None)), (2, slice(8, 10, None))]

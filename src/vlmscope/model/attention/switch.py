@@ -1,10 +1,10 @@
-"""Attention for a while: another implementation in the place of the loaded one.
+"""Replace a model's attention implementation temporarily.
 
-The library looks up a configuration's attention by name at every call, in a registry that anyone
-may add to. So a faster implementation needs no change of any model's code: it is registered under a
-name of ours, put into the configurations of one part of the model for the time of a call, and taken
-out again, so that ``reference.py`` always meets the model as it was loaded. The lock of the models
-is held meanwhile (``computing``), and a thread that calls the model without it is refused.
+The library looks up a configuration's attention by name at every call, in a public registry. So a
+faster implementation needs no change of a model's code: it is registered under its own name, set in
+the configurations of one part of the model for the duration of a call, and reset, so that
+``reference.py`` always runs the model as it was loaded. The model lock is held meanwhile
+(``computing``); a thread that calls the model without it gets an error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ GROUPED = "vlmscope_grouped"
 def attending_with(
     name: str, function: Callable[..., tuple[Tensor, None]], part: nn.Module | Sequence[Any]
 ) -> Iterator[None]:
-    """Let every attention of a part of the model use another implementation.
+    """Use another implementation for every attention of a part of the model, within the context.
 
     Args:
-        name: The name that it gets in the library's registry.
+        name: The name in the library's registry.
         function: The implementation.
-        part: The module, or its ``configurations``; only where it attends with ``sdpa`` now, which
-            every implementation of ours stands for.
+        part: The module, or its ``configurations``; only those whose attention currently is
+            ``sdpa`` are changed, which all implementations here replace.
     """
     register(name, function)
     configs = configurations(part) if isinstance(part, nn.Module) else part
@@ -40,18 +40,18 @@ def attending_with(
         config for config in configs if getattr(config, "_attn_implementation", None) == "sdpa"
     ]
 
-    def put_back() -> None:
+    def restore() -> None:
         for config in changed:
             config._attn_implementation = "sdpa"
 
-    with undoing(put_back):
+    with undoing(restore):
         for config in changed:
             config._attn_implementation = name
         yield
 
 
 def configurations(part: nn.Module) -> list[Any]:
-    """Return the configurations of all modules in a part of the model, each once."""
+    """Return the configurations of all modules in a part of the model, without duplicates."""
     found = {
         id(module.config): module.config for module in part.modules() if hasattr(module, "config")
     }
@@ -68,24 +68,24 @@ def grouped_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend from few tokens to many, without a copy of the keys for every head.
+    """Attention from few query tokens to many keys, without a copy of the keys for every head.
 
-    Heads that share keys and values are laid side by side as if they were tokens, which a mask
-    common to all heads allows: the same products. The library's ``sdpa`` repeats keys and values
-    for every head as soon as there is a mask: 34 GB for a prefill of 32 rows that look at images.
+    Heads that share keys and values are laid out as if they were tokens, which is possible if the
+    mask is the same for all heads: the products are the same. The library's ``sdpa`` repeats keys
+    and values for every head if there is a mask: 34 GB for a prefill of 32 rows with images.
 
     Args:
-        module: The attention that calls.
+        module: The attention module that calls this function.
         query: ``[batch, heads, tokens, width]``.
         key: ``[batch, key heads, length, width]``.
         value: Like ``key``.
-        attention_mask: ``[batch, 1, tokens, length]``, boolean or to be added; None: all.
+        attention_mask: ``[batch, 1, tokens, length]``, boolean or additive; None for no mask.
         dropout: Passed on.
-        scaling: Factor of the products; None is the square root of the width.
-        options: Passed on to the library's ``sdpa`` where there are more tokens.
+        scaling: Factor of the products; by default one over the square root of the width.
+        options: Passed to the library's ``sdpa`` if there are more tokens.
 
     Returns:
-        ``[batch, tokens, heads, width]``, and no weights.
+        ``[batch, tokens, heads, width]``, and None for the attention weights.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -110,7 +110,7 @@ def grouped_attention(
 
 
 def register(name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
-    """Make an implementation known to the library, with the masks of ``sdpa``."""
+    """Register an implementation in the library, with the masks of ``sdpa``."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -120,25 +120,25 @@ def register(name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
 
 @contextmanager
 def seeing(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
-    """Let the attentions in some parts of the model see only some keys, whatever mask they get.
+    """Restrict some attentions of the model to some keys, whatever mask they are given.
 
-    For keys that are the same at every step, a mask that is made anew at every step is a waste.
+    For keys that are the same at every step, creating the mask at every step would be wasteful.
 
     Args:
         parts: The modules.
-        mask: ``[rows, length]``, boolean; a call is about the first of the rows.
+        mask: ``[rows, length]``, boolean; a call uses as many rows as it has, from the first.
     """
     modules = [module for part in parts for module in part.modules() if hasattr(module, "q_proj")]
 
-    def forget() -> None:
+    def remove_masks() -> None:
         for module in modules:
             module.__dict__.pop(_SEEN, None)
 
-    with undoing(forget):
+    with undoing(remove_masks):
         for module in modules:
             module.__dict__[_SEEN] = mask
         yield
 
 
 _SEEN = "_vlmscope_seen"
-"""Attribute of an attention: the keys that it may see."""
+"""Attribute of an attention module: the mask of the keys to attend to."""

@@ -1,9 +1,9 @@
 """The vision encoder's attention over padded tiles, without its mask.
 
-Mllama lays an image out as tiles of 1,601 patches, fills each up to 1,608, and each image up to
-four tiles. Its mask forbids one thing only: what fills up does not attend to what fills up. Real
-patches do attend to padding, and the released weights were trained so. A dense mask keeps the fast
-kernels away: on an H200 1.00 ms a layer and image against 0.56. But the same rows come from
+Mllama splits an image into tiles of 1,601 patches, pads each to 1,608, and each image to four
+tiles. Its mask prevents one thing only: padding does not attend to padding. Real patches do attend
+to padding, and the released weights were trained with that. A dense mask rules out the fast
+kernels: on an H200 1.00 ms per layer and image, compared with 0.56. But the same rows result from
 
     real patches  attending to everything, and
     padding       attending to the real patches,
@@ -11,10 +11,10 @@ kernels away: on an H200 1.00 ms a layer and image against 0.56. But the same ro
 neither of which needs a mask over the square. For an image of one tile that is also less than half
 of the work.
 
-The library's kernels know heads of 64 and 128 numbers. Llama-3.2-Vision's encoder has 80, which
-cuDNN computes as 128 and FlashAttention 4 as 80: on an H200 0.35 against 0.55 ms a layer and
-image, with the same error. The package is optional (``pip install vlmscope[flash]``) and young,
-so whatever it cannot do is left to torch.
+The library's kernels support head widths of 64 and 128. Llama-3.2-Vision's encoder has 80, which
+cuDNN computes as 128 and FlashAttention 4 as 80: on an H200 0.55 and 0.35 ms per layer and image,
+with the same error. The package is optional (``pip install vlmscope[flash]``) and young, so torch
+is used for everything that it does not support.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.said_once import warn
 
 OLDEST_GPU = (9, 0)
-"""Compute capability of the first GPU that it is used on: Hopper."""
+"""Compute capability of the oldest GPU that FlashAttention 4 is used on: Hopper."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Attend from everything to everything, with the fastest kernel there is.
+    """Attention without a mask, with the fastest kernel available.
 
     Args:
         query: ``[batch, heads, tokens, width]``.
@@ -50,7 +50,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
     Returns:
         ``[batch, heads, tokens, width]``.
     """
-    kernel = _kernel() if _is_for_it(query) else None
+    kernel = _kernel() if _is_supported(query) else None
     if kernel is None:
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
     try:
@@ -63,29 +63,29 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
         _kernel.cache_clear()
         _broken.append(one_line(error))
         warn(
-            f"flash-attn-4 failed ({_broken[-1]}); torch's attention takes its place", stacklevel=2
+            f"flash-attn-4 failed ({_broken[-1]}); torch's attention is used instead", stacklevel=2
         )
         return attend(query, key, value, scale)
-    whole: Tensor = found[0] if isinstance(found, tuple) else found
-    return whole.transpose(1, 2)
+    output: Tensor = found[0] if isinstance(found, tuple) else found
+    return output.transpose(1, 2)
 
 
 _broken: list[str] = []
 
 
-def _is_for_it(query: Tensor) -> bool:
+def _is_supported(query: Tensor) -> bool:
     half = query.dtype in {torch.bfloat16, torch.float16}
     return query.is_cuda and half and torch.cuda.get_device_capability(query.device) >= OLDEST_GPU
 
 
 @cache
 def _kernel() -> Callable[..., Any] | None:
-    """Return the package's function; None where it is not installed, or failed before."""
+    """Return the package's function; None if it is not installed, or failed before."""
     if _broken:
         return None
     try:
         from flash_attn.cute import flash_attn_func
-    except Exception:  # noqa: BLE001 - a young package: torch can do it too
+    except Exception:  # noqa: BLE001 - a young package, and torch is an alternative
         return None
     return flash_attn_func  # type: ignore[no-any-return]
 
@@ -96,14 +96,14 @@ SPLIT = "vlmscope_split"
 
 @contextmanager
 def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the vision encoder attend without its mask while the ``with`` block runs.
+    """Let the vision encoder attend without its mask within the context.
 
-    Changes nothing where the family's encoder has no such mask, or where attention is not ``sdpa``.
+    Changes nothing if the family's encoder has no such mask, or if attention is not ``sdpa``.
 
     Args:
         vlm: The model.
-        inputs: What the encoder will be called with, on the host: how many tiles of each image
-            are used decides how the work is split, and a look at the device would wait for it.
+        inputs: The encoder's inputs, on the host: the number of used tiles per image determines
+            how the work is split, and reading it from the device would wait for the device.
     """
     if not vlm.family.fills_up_tiles:
         yield
@@ -113,19 +113,19 @@ def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Itera
     tiles = (mask.flatten(0, -2).sum(dim=1).tolist(), encoder.num_patches, mask.shape[-1])
     attentions = [module for module in encoder.modules() if hasattr(module, "q_proj")]
 
-    def forget() -> None:
+    def remove_tiles() -> None:
         for module in attentions:
             module.__dict__.pop(_TILES, None)
 
-    with undoing(forget), attending_with(SPLIT, split_attention, encoder):
+    with undoing(remove_tiles), attending_with(SPLIT, split_attention, encoder):
         for module in attentions:
             module.__dict__[_TILES] = tiles
         yield
 
 
 _TILES = "_vlmscope_tiles"
-"""Attribute of the encoder's attentions: tiles of each image that are used, patches of one, tiles
-that there can be."""
+"""Attribute of the encoder's attentions: used tiles of each image, patches per tile, maximum number
+of tiles."""
 
 
 def split_attention(
@@ -138,41 +138,41 @@ def split_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as the mask says, without looking at it.
+    """Compute attention as with the mask, without using it.
 
     Args:
-        module: The attention that calls; ``exact_split`` has told it the tiles.
-        query: ``[images, heads, tiles × filled-up patches, width]``.
+        module: The attention module that calls; ``exact_split`` has set its tiles.
+        query: ``[images, heads, tiles × padded patches, width]``.
         key: Like ``query``.
         value: Like ``query``.
-        attention_mask: What is replaced.
+        attention_mask: The mask that is replaced.
         dropout: Passed on.
         scaling: Factor of the products.
 
     Returns:
-        ``[images, tiles × filled-up patches, heads, width]``, and no weights.
+        ``[images, tiles × padded patches, heads, width]``, and None for the attention weights.
     """
     check_thread()
     used, patches, tiles = module.__dict__[_TILES]
-    if query.shape[2] == tiles * patches:  # nothing fills up, and the library's mask means another
+    if query.shape[2] == tiles * patches:  # no padding, and the library's mask has another meaning
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout, scaling
         )
     tile = query.shape[2] // tiles
-    if set(used) == {tiles}:  # nothing to put together, so nothing is copied
+    if set(used) == {tiles}:  # one call covers all images, so nothing is copied
         found = attend(query, key, value, scaling)
-        _mend(query, key, value, found, used=tiles, patches=patches, scale=scaling)
+        _correct_padding(query, key, value, found, used=tiles, patches=patches, scale=scaling)
         return found.transpose(1, 2), None
-    whole = torch.empty_like(query.transpose(1, 2))
+    output = torch.empty_like(query.transpose(1, 2))
     for start, stop in _runs(used):
         share = slice(start, stop)
         _attend(
-            query[share], key[share], value[share], whole[share].transpose(1, 2),
+            query[share], key[share], value[share], output[share].transpose(1, 2),
             used=int(used[start]), patches=patches, tile=tile, scale=scaling,
         )  # fmt: skip
-    return whole, None
+    return output, None
 
 
 def _attend(
@@ -186,10 +186,10 @@ def _attend(
     tile: int,
     scale: float | None,
 ) -> None:
-    """Fill ``found`` for images that all use as many tiles."""
+    """Write the attention of images that all use the same number of tiles to ``found``."""
     end = used * tile
     found[:, :, :end] = attend(query[:, :, :end], key, value, scale)
-    _mend(
+    _correct_padding(
         query[:, :, :end], key[:, :, :end], value[:, :, :end], found[:, :, :end],
         used=used, patches=patches, scale=scale,
     )  # fmt: skip
@@ -199,7 +199,7 @@ def _attend(
         found[:, :, end:] = attend(query[:, :, end:], keys, values, scale)
 
 
-def _mend(
+def _correct_padding(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -209,24 +209,24 @@ def _mend(
     patches: int,
     scale: float | None,
 ) -> None:
-    """Attend once more for the few padding rows between real ones, to the real keys only."""
+    """Recompute the few padding rows between real ones, attending to the real keys only."""
     end = query.shape[2]
     real = torch.arange(end, device=query.device) % (end // used) < patches
-    filler = _by_tile(query, used)[:, :, :, patches:].flatten(2, 3)
-    mask = real.expand(len(query), 1, filler.shape[2], end)
-    again = F.scaled_dot_product_attention(filler, key, value, mask, scale=scale)
+    padding = _by_tile(query, used)[:, :, :, patches:].flatten(2, 3)
+    mask = real.expand(len(query), 1, padding.shape[2], end)
+    again = F.scaled_dot_product_attention(padding, key, value, mask, scale=scale)
     _by_tile(found, used)[:, :, :, patches:] = again.view(
         *again.shape[:2], used, -1, again.shape[3]
     )
 
 
 def _by_tile(rows: Tensor, used: int) -> Tensor:
-    """Return ``[images, heads, tiles × patches, width]`` with the tiles apart; a view."""
+    """Return ``[images, heads, tiles × patches, width]`` with tiles as a dimension; a view."""
     return rows.view(*rows.shape[:2], used, -1, rows.shape[3])
 
 
 def _runs(values: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of equal values.
+    """Yield start and end of each run of equal values.
 
     >>> list(_runs([4, 4, 1, 4]))
     [(0, 2), (2, 3), (3, 4)]

@@ -3,8 +3,8 @@
 - ``load``: ``load_model``
 - ``weights``: which files are read, and which are refused; ``checksums``: their SHA-256
 - ``adapters``, ``quantization``, ``device``, ``processors``, ``generation``: one option each
-- ``checks``: are the parts what their names promise?
-- ``corrections``: what the library gets wrong in some families; ``thinker``: Omni checkpoints
+- ``checks``: whether the parts return what their names say
+- ``corrections``: workarounds for errors of the library; ``thinker``: Omni checkpoints
 - ``discovery``: the parts of an architecture that has no description
-- ``batching``: may rows be batched? ``thresholds``: also beyond configured lengths?
+- ``batching``: whether rows may be batched; ``thresholds``: the same beyond configured lengths
 """

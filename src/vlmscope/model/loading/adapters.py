@@ -1,8 +1,8 @@
-"""LoRA adapters: small matrices beside a checkpoint's own, as ``peft`` saves them.
+"""LoRA adapters: small matrices added to a checkpoint's weights, as ``peft`` saves them.
 
-``peft`` puts the adapter into the model's own modules, beside their weights: nothing is merged or
-rounded, every module keeps its path, and hooks see what they see without it. It is ``peft``'s own
-loader and not ``load_adapter`` of transformers, which drops DoRA's magnitudes (5.23, peft 0.21).
+``peft`` adds the adapter inside the model's modules, next to their weights: nothing is merged or
+rounded, every module keeps its path, and hooks work as without it. It is loaded by ``peft`` and not
+by transformers' ``load_adapter``, which drops DoRA's magnitudes (5.23, peft 0.21).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from vlmscope.model.loading.weights import check_file, check_files
 from vlmscope.regular import read_regular
 
 CONFIG = "adapter_config.json"
-"""What an adapter is: its rank, its modules."""
+"""The adapter's configuration: rank, target modules."""
 WEIGHTS = "adapter_model.safetensors"
-"""Its tensors."""
+"""The adapter's tensors."""
 
 
 def check_adapter(folder: str | Path) -> None:
-    """Refuse a folder that holds no adapter for us, before the model is loaded.
+    """Raise an error if a folder is not a supported adapter, before the model is loaded.
 
     Raises:
-        ModelError: It is no folder, lacks a file, has its weights as a pickle, holds another kind
-            of adapter than LoRA, or peft is not installed.
+        ModelError: There is no such folder, it lacks a file, its weights are a pickle, it is not a
+            LoRA adapter, or peft is not installed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -39,13 +39,13 @@ def check_adapter(folder: str | Path) -> None:
     check_files(folder)
     if not os.path.lexists(folder / CONFIG):
         raise ModelError(
-            f"--adapter {folder}: the folder holds no {CONFIG}; give the folder that peft saved"
+            f"--adapter {folder}: the folder has no {CONFIG}; give the folder that peft saved"
         )
     if not os.path.lexists(folder / WEIGHTS):
         pickled = ", only adapter_model.bin, a pickle, which may run code when it is read;"
         found = pickled if (folder / "adapter_model.bin").is_file() else ";"
         raise ModelError(
-            f"--adapter {folder}: the folder holds no {WEIGHTS}{found} save it as safetensors"
+            f"--adapter {folder}: the folder has no {WEIGHTS}{found} save it as safetensors"
         )
     check_file(folder, CONFIG)
     check_file(folder, WEIGHTS)
@@ -60,14 +60,14 @@ def check_adapter(folder: str | Path) -> None:
 
 
 def check_settings(folder: Path, name: str) -> None:
-    """Refuse an adapter's settings with which it would not be a plain LoRA, or would run code.
+    """Raise an error for settings that are not those of a plain LoRA, or that would run code.
 
     Args:
-        folder: Where they lie.
-        name: What the folder is, for the message.
+        folder: The folder of the settings.
+        name: How to name the folder in the message.
 
     Raises:
-        ModelError: They cannot be read, or are of another kind of adapter.
+        ModelError: They cannot be read, or are those of another kind of adapter.
     """
     try:
         config = json.loads(read_regular(folder / CONFIG).decode())
@@ -75,19 +75,19 @@ def check_settings(folder: Path, name: str) -> None:
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{name}: {CONFIG} cannot be read: {one_line(error)}") from error
     if kind != "LORA":
-        raise ModelError(f"{name}: is an adapter of type {kind}; only LORA is taken")
+        raise ModelError(f"{name}: is an adapter of type {kind}; only LORA is supported")
     # peft imports the module that megatron_core names, whatever it is.
     if config.get("megatron_config"):
-        raise ModelError(f"{name}: is made for Megatron (megatron_config), which is not taken")
-    # Activated LoRA looks for its tokens in every call; without that it would be on all the time.
+        raise ModelError(f"{name}: is made for Megatron (megatron_config), which is not supported")
+    # Activated LoRA looks for its tokens in every call; without that it would always be active.
     if config.get("alora_invocation_tokens"):
         raise ModelError(
-            f"{name}: is an activated LoRA (alora_invocation_tokens), which is not taken"
+            f"{name}: is an activated LoRA (alora_invocation_tokens), which is not supported"
         )
 
 
 def attach_adapter(model: Any, folder: str | Path, name: str) -> None:
-    """Put a LoRA adapter into a loaded model, switched on.
+    """Attach a LoRA adapter to a loaded model and activate it.
 
     Args:
         model: The ``transformers`` model; changed in place, in evaluation mode afterwards.
@@ -101,7 +101,7 @@ def attach_adapter(model: Any, folder: str | Path, name: str) -> None:
 
     try:
         with warnings_lock(), warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.23 for a property by its old name.
+            # peft 0.21 reads a property of transformers 5.23 by its deprecated name.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             wrapped = PeftModel(model, _read_config(folder))
         found = wrapped.load_adapter(str(folder), "default", torch_device="cpu")
@@ -110,9 +110,9 @@ def attach_adapter(model: Any, folder: str | Path, name: str) -> None:
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise _misfit(folder, name, one_line(error)) from error
     if found.unexpected_keys:
-        raise _misfit(folder, name, f"no module takes its {found.unexpected_keys[0]}")
+        raise _misfit(folder, name, f"the model has no module for {found.unexpected_keys[0]}")
     if found.missing_keys:
-        raise _misfit(folder, name, f"it lacks {found.missing_keys[0]}, which would be noise")
+        raise _misfit(folder, name, f"it lacks {found.missing_keys[0]}, which would be random")
     model.eval()
 
 

@@ -1,18 +1,18 @@
-"""The second proof, for a wrapper and decoder that the suite has not held: may they be batched?
+"""Check whether rows may be batched, for a wrapper and decoder that the test suite does not cover.
 
-Three noise images of different shapes are asked about together and one by one, the prompts padded
-on the left. If the vision encoder's output falls into questions by one of the rules, and the last
-hidden state of each prompt and of the first tokens of its answer does not depend on its neighbours,
-questions go through the model in batches. If not, one at a time: slower, and as exact.
+Three noise images of different shapes are asked about together and one by one, with the prompts
+padded on the left. Rows are batched if one of the rules assigns the vision encoder's output to the
+questions, and the last hidden state of each prompt and of the first tokens of its answer does not
+depend on the other rows of the batch. Otherwise rows are run one at a time: slower, and as exact.
 
-An image of a single token: what the library makes of it may depend on the row's neighbours. Mistral
-3's class takes the batch dimension away from its projected image tokens with ``squeeze``, and there
-is none: of one token in the whole batch it takes away the token. The row fails alone and succeeds
-beside another. Here the projector gives such a token the dimension that is then taken.
+For an image of a single token, the library's result may depend on the other rows. Mistral 3's class
+removes the batch dimension of its projected image tokens with ``squeeze``, and there is none: if
+the batch contains a single image token, that dimension is removed instead. The row fails alone and
+succeeds together with another. Here the projector adds the dimension that ``squeeze`` removes.
 
-Of an architecture that nobody described the smallest image is tried alone and beside another when
-it is loaded. Where only a neighbour lets it pass, and this does not mend it, rows go one at a time:
-they fail in every batch size alike.
+For an undescribed architecture the smallest image is tried alone and together with another when the
+model is loaded. If it passes only together with another, and the added dimension does not help,
+rows are run one at a time: they then fail at every batch size alike.
 """
 
 from __future__ import annotations
@@ -41,34 +41,34 @@ ASKED = (
     ("Is there anything at all in the image?", (40, 160)),
     ("Which colours are there?", (180, 56)),
 )
-"""Questions, and width and height of their images."""
+"""Questions, each with the width and height of its image."""
 
 LARGER = (1, 6, 12, 24)
-"""How many times as large the images may be made for them to be seen as tiles."""
+"""Factors by which the images may be enlarged so that the processor splits them into tiles."""
 
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-"""Largest relative error between a question in a batch and the same alone."""
+"""Maximum relative error between a question in a batch and the same question alone."""
 
 NEW_TOKENS = 3
-"""Tokens of each answer that are compared: a decoder may count padding at its steps only."""
+"""Tokens of each answer that are compared: some decoders mishandle padding only while decoding."""
 
 ERRORS = Exception
-"""What a model or a rule may raise that is not made for what it gets: anything."""
+"""What a model or a rule may raise on inputs that it does not support: anything."""
 
 Seen = tuple[Tensor, Tensor, dict[str, Tensor]]
 """Output of the encoder, last hidden state of each prompt, inputs."""
 
 
 def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES)) -> str:
-    """Return the first of ``rules`` that holds for batches of this model, or ``whole``.
+    """Return the first of ``rules`` that is correct for batches of this model, or ``whole``.
 
     Raises:
-        ModelError: It cannot be asked a single question.
+        ModelError: The model fails on a single question.
     """
     questions = [question for question, _ in ASKED]
     try:
-        images = _tiling(vlm)
-        alone = [_look(vlm, [q], [p]) for q, p in zip(questions, images, strict=True)]
+        images = _tiling_images(vlm)
+        alone = [_run_batch(vlm, [q], [p]) for q, p in zip(questions, images, strict=True)]
     except ModelError:
         raise
     except Exception as error:
@@ -77,53 +77,54 @@ def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES))
             f"{vlm.name}: it cannot answer a question about an image: {what}"
         ) from error
     try:
-        together = _look(vlm, questions, images)
-    except Exception:  # noqa: BLE001 - code that nobody here has seen
-        return "whole"  # it does not take several questions at once
+        together = _run_batch(vlm, questions, images)
+    except Exception:  # noqa: BLE001 - an undescribed architecture may raise anything
+        return "whole"  # the model does not support several questions in a batch
     tolerance = TOLERANCES[vlm.dtype]
     same = [relative_error(together[1][row], own[1][0]) for row, own in enumerate(alone)]
-    if not max(same) <= tolerance or not _answers_hold(vlm, questions, images):
+    if not max(same) <= tolerance or not _answers_agree(vlm, questions, images):
         return "whole"
     for rule in rules:
-        if _holds(vlm, rule, together, alone, tolerance):
+        if _is_right_rule(vlm, rule, together, alone, tolerance):
             return rule
     return "whole"
 
 
 def check_rule(vlm: VisionLanguageModel) -> None:
-    """Check the rule that somebody's own description names.
+    """Check the rule that a user's description names.
 
     Raises:
-        ModelError: It does not hold.
+        ModelError: The rule is wrong for this model.
     """
     rule = vlm.family.vision_rows
     if prove_batches(vlm, [rule]) != rule:
         raise ModelError(
-            f"{vlm.name}: vision_rows = {rule!r} does not hold: questions in a batch and alone "
+            f"{vlm.name}: vision_rows = {rule!r} is wrong: questions in a batch and alone "
             'differ; describe it with vision_rows = "whole", one question at a time'
         )
 
 
 def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return a model that nobody described, or somebody else did, with what holds of its encoder.
+    """Return the model with the verified ``packs_images``.
 
-    That is whether images of different sizes come out the same in one call a layer.
+    For models without a description of ours: it is true if images of different sizes give the same
+    result with one attention call per layer.
     """
     if not packing_configurations(vlm.vision_tower):
         return vlm
     questions = [question for question, _ in ASKED]
     try:
-        plain, *_ = _look(vlm, questions, _noise())
-        found, *_ = _look(vlm, questions, _noise(), in_one_call=True)
+        plain, *_ = _run_batch(vlm, questions, _noise_images())
+        found, *_ = _run_batch(vlm, questions, _noise_images(), in_one_call=True)
     except ERRORS:
-        same = False  # it does not take several questions at once, or not in this way
+        same = False  # several questions in a batch are not supported, or not packed
     else:
         same = relative_error(found, plain) <= TOLERANCES[vlm.dtype]
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, packs_images=same))
 
 
-def _noise(times: int = 1) -> list[Image]:
-    """Return images of the sizes that are asked about, all but the first so many times larger."""
+def _noise_images(times: int = 1) -> list[Image]:
+    """Return noise images of the sizes in ``ASKED``, all but the first enlarged ``times`` times."""
     rng = np.random.default_rng(0)
     sizes = [(width, height) for _, (width, height) in ASKED]
     larger = [(width * times, height * times) for width, height in sizes[1:]]
@@ -133,14 +134,14 @@ def _noise(times: int = 1) -> list[Image]:
     ]
 
 
-def _tiling(vlm: VisionLanguageModel) -> list[Image]:
-    """Return images that the processor makes different numbers of tiles or tokens of, if any do.
+def _tiling_images(vlm: VisionLanguageModel) -> list[Image]:
+    """Return images that the processor splits into different numbers of tiles or tokens, if any.
 
-    Small images are a single tile for many processors, and an order that holds for those may not
-    hold for tiles.
+    Small images are a single tile for many processors, and a rule that is right for those may be
+    wrong for tiles.
     """
     for times in LARGER:
-        images = _noise(times)
+        images = _noise_images(times)
         text = render(vlm.processor, ASKED[0][0])
         shapes = set()
         for image in images:
@@ -149,10 +150,10 @@ def _tiling(vlm: VisionLanguageModel) -> list[Image]:
             shapes.add((tokens, *(tuple(made[name].shape) for name in sorted(made))))
         if len(shapes) > 1:
             return images
-    return _noise()
+    return _noise_images()
 
 
-def _holds(
+def _is_right_rule(
     vlm: VisionLanguageModel, rule: str, together: Seen, alone: Sequence[Seen], tolerance: float
 ) -> bool:
     try:
@@ -172,20 +173,20 @@ def _encoded(vlm: VisionLanguageModel, seen: Seen) -> Encoded:
     return Encoded(features, inputs, images, vlm.model.config, vlm.image_token_id)
 
 
-def _look(
+def _run_batch(
     vlm: VisionLanguageModel,
     questions: Sequence[str],
     images: Sequence[Image],
     *,
     in_one_call: bool = False,
 ) -> Seen:
-    """Ask the questions together and return what the encoder and the decoder made of them.
+    """Run the questions as one batch; return outputs of the encoder and decoder, and the inputs.
 
     Args:
         vlm: The model.
-        questions: Each about one image.
+        questions: The questions, each about one image.
         images: The images.
-        in_one_call: Whether the encoder attends to packed images in one call a layer.
+        in_one_call: Whether the encoder attends to packed images in one call per layer.
     """
     texts = [render(vlm.processor, question) for question in questions]
     inputs = vlm.cast(encode(vlm.processor, texts, [[image] for image in images]))
@@ -193,13 +194,13 @@ def _look(
     parts = {"encoder": vlm.vision_encoder, "norm": vlm.final_norm}
     attention = packed(vlm) if in_one_call else contextlib.nullcontext()
     with computing(), attention, record(parts) as calls:
-        # ``generate`` and not a plain forward: it counts positions from the first real token.
+        # ``generate`` and not a plain forward: it numbers positions from the first real token.
         vlm.model.generate(**moved, max_new_tokens=1)
     if (times := len(calls["encoder"])) != 1 and len(texts) == 1:
         (width, height) = images[0].size
         raise ModelError(
             f"{vlm.name}: its vision encoder ran {times} times for one image of {width}x{height}, "
-            "for its tiles apart perhaps, and so has no one output; another module may have: "
+            "perhaps once per tile, and so has no single output; another module may have: "
             f'describe it with vision_encoder = "path", {DOCUMENT}'
         )
     if times != 1:
@@ -207,7 +208,7 @@ def _look(
     return calls["encoder"][0], calls["norm"][0][:, -1], inputs
 
 
-def _answers_hold(
+def _answers_agree(
     vlm: VisionLanguageModel, questions: Sequence[str], images: Sequence[Image]
 ) -> bool:
     texts = [render(vlm.processor, question) for question in questions]
@@ -220,7 +221,7 @@ def _answers_hold(
 def is_batched_as_alone(
     vlm: VisionLanguageModel, texts: Sequence[str], images: Sequence[Image]
 ) -> bool:
-    """Return whether prompts together give what each gives alone, and so do their answers' tokens.
+    """Return whether prompts give the same states and answer tokens in a batch as alone.
 
     Args:
         vlm: The model.
@@ -228,35 +229,35 @@ def is_batched_as_alone(
         images: The image of each.
 
     Raises:
-        RowError: The model does not write its answer a token a step.
+        RowError: The model does not generate one token per step.
     """
-    together, tokens = _write(vlm, texts, images)
+    together, tokens = _generate(vlm, texts, images)
     for row, (text, image) in enumerate(zip(texts, images, strict=True)):
-        alone, own = _write(vlm, [text], [image])
+        alone, own = _generate(vlm, [text], [image])
         for step, (found, expected) in enumerate(zip(together, alone, strict=True)):
             if not torch.equal(tokens[row, :step], own[0, :step]):
-                break  # rounding may decide between two tokens; what follows is another answer
+                break  # rounding may decide between two tokens; the answers differ from there on
             if not relative_error(found[row], expected[0]) <= TOLERANCES[vlm.dtype]:
                 return False
     return True
 
 
-def _write(
+def _generate(
     vlm: VisionLanguageModel, texts: Sequence[str], images: Sequence[Image]
 ) -> tuple[list[Tensor], Tensor]:
-    """Answer prompts together; return the last states of each step, and the new tokens."""
+    """Answer prompts as one batch; return the last states of each step, and the new tokens."""
     inputs = encode(vlm.processor, texts, [[image] for image in images])
     moved = vlm.on_device(inputs)
     length = inputs["input_ids"].shape[1]
     with computing(), record({"norm": vlm.final_norm}) as calls:
         tokens = vlm.model.generate(**moved, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
     if tokens.shape[1] != length + NEW_TOKENS or len(calls["norm"]) != NEW_TOKENS:
-        raise RowError("prompt", "the model does not write its answer a token a step")
+        raise RowError("prompt", "the model does not generate one token per step")
     return [states[:, -1] for states in calls["norm"]], tokens[:, length:].cpu()
 
 
 def with_proven_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return the model with the rule that holds: the described one, or for a stranger any."""
+    """Return the model with the verified rule: the described one, or any if undescribed."""
     described = find_family(vlm.model.config)
     rows = prove_batches(vlm, [vlm.family.vision_rows] if described else tuple(RULES))
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, vision_rows=rows))
@@ -268,7 +269,7 @@ _SMALLEST, _OTHER = (1, 1), (64, 48)
 
 
 def keep_lone_token(projector: nn.Module) -> Any:
-    """Let a projector return a single token with a batch dimension; return the hook's handle."""
+    """Keep the batch dimension of a single projected token; return the hook's handle."""
     return projector.register_forward_hook(_with_batch)
 
 
@@ -279,7 +280,7 @@ def _with_batch(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
 
 
 def with_smallest_image(vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return a model for which neighbours do not decide whether the smallest image passes."""
+    """Return a model in which the other rows do not affect whether the smallest image passes."""
     if vlm.one_at_a_time:
         return vlm
     smallest, other = new("RGB", _SMALLEST), new("RGB", _OTHER, (90, 120, 200))
@@ -295,7 +296,7 @@ def with_smallest_image(vlm: VisionLanguageModel) -> VisionLanguageModel:
 
 
 def _passes(vlm: VisionLanguageModel, images: list[Image]) -> bool:
-    """Return whether a question about each of some images goes through the model."""
+    """Return whether a question about each image runs through the model without an error."""
     try:
         text = render(vlm.processor, _QUESTION)
         made = encode(vlm.processor, [text] * len(images), [[image] for image in images])

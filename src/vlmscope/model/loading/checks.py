@@ -1,8 +1,8 @@
-"""The proof every model passes when it is loaded: are its parts what their names promise?
+"""The check of every loaded model: whether its parts return what their names say.
 
 One blank image goes through the model once, with ``output_hidden_states`` and with hooks on every
-accessor, and each claim that the capture rests on is checked against what ``transformers`` itself
-returns. Afterwards the inner code trusts the accessors and checks nothing.
+accessor, and each assumption of the capture is checked against what ``transformers`` itself
+returns. Afterwards the inner code relies on the accessors without further checks.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
 
 QUESTION = "Is there anything in the image?"
-"""What the proof asks about its blank image."""
+"""The question asked about the blank image."""
 
 TOLERANCE = 1e-3
-"""Largest relative error between a hook and ``hidden_states``: the same tensor, but spread models
-copy it between devices."""
+"""Maximum relative error between a hook and ``hidden_states``. They are the same tensor, but spread
+models copy it between devices."""
 
 _WIDTHS = ("vision_output_dim", "embed_dim", "output_channels", "hidden_size")
-"""What configurations call the width of a vision encoder's output."""
+"""Names that configurations use for the width of a vision encoder's output."""
 
 
 def prove(vlm: VisionLanguageModel) -> int:
     """Check every accessor of ``vlm`` on one blank image; return the vision encoder's width.
 
     Raises:
-        ModelError: A part is missing or is not what its name promises; the message names it.
+        ModelError: A part is missing or does not return what its name says; the message names it.
     """
     try:
-        _touch(vlm)
+        _access_parts(vlm)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
     inputs = blank_inputs(vlm)
@@ -59,14 +59,14 @@ def blank_inputs(vlm: VisionLanguageModel) -> dict[str, Tensor]:
     """Return the inputs of a question about a blank image, on the CPU.
 
     Raises:
-        ModelError: The processor does not take it, or makes no image token of it.
+        ModelError: The processor fails on it, or creates no image token for it.
     """
     from PIL import Image
 
     images = [[Image.new("RGB", (64, 48), (127, 127, 127))]]
     try:
         inputs = encode(vlm.processor, [render(vlm.processor, QUESTION)], images)
-    except (RowError, ModelError) as error:  # what is said already, no chat template for example
+    except (RowError, ModelError) as error:  # has its own message, on a chat template for example
         raise ModelError(f"{vlm.name}: {error}") from error
     except Exception as error:
         raise unexpected(vlm, "its processor fails on a blank image", error) from error
@@ -74,8 +74,8 @@ def blank_inputs(vlm: VisionLanguageModel) -> dict[str, Tensor]:
     return inputs
 
 
-def _touch(vlm: VisionLanguageModel) -> None:
-    """Reach for every accessor, so that a missing one fails here."""
+def _access_parts(vlm: VisionLanguageModel) -> None:
+    """Access every accessor, so that a missing one fails here."""
     for part in (vlm.vision_encoder, vlm.layers, vlm.final_norm, vlm.lm_head):
         if part is None:
             raise AttributeError("a part of the model is None")
@@ -85,7 +85,7 @@ def _touch(vlm: VisionLanguageModel) -> None:
 
 @contextmanager
 def record(parts: Mapping[str, Any]) -> Iterator[dict[str, list[Tensor]]]:
-    """Keep what each module returns, call by call, while the ``with`` block runs."""
+    """Record the outputs of each module, call by call, within the context."""
     calls: dict[str, list[Tensor]] = {name: [] for name in parts}
 
     def keep(name: str) -> Any:
@@ -106,7 +106,7 @@ def _check_prompt(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> None:
     except (AttributeError, TypeError, ValueError) as error:
         raise _unexpected(vlm, f"{type(error).__name__}: {error}") from error
     if not (inputs["input_ids"][0] == token).any():
-        raise _unexpected(vlm, f"the prompt holds no image token (id {token})")
+        raise _unexpected(vlm, f"the prompt contains no image token (id {token})")
     if (count := count_bos(vlm.processor, inputs)) > 1:
         raise _unexpected(vlm, f"the prompt begins with the BOS token {count} times")
 
@@ -114,7 +114,7 @@ def _check_prompt(vlm: VisionLanguageModel, inputs: dict[str, Tensor]) -> None:
 def _check_vision(
     vlm: VisionLanguageModel, calls: dict[str, list[Tensor]], inputs: dict[str, Tensor]
 ) -> int:
-    """Return the width of the encoder's output, if it is what it should be."""
+    """Return the width of the encoder's output, if it is as expected."""
     outputs = calls["vision_encoder"]
     if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
         raise _unexpected(
@@ -132,7 +132,7 @@ def _check_vision(
     if named and width not in named:
         raise _unexpected(
             vlm,
-            f"the vision encoder is {width} wide, the config says "
+            f"the vision encoder is {width} wide, the config gives "
             + " or ".join(map(str, sorted(named))),
         )
     if features.shape != (len(valid), width):
@@ -177,13 +177,13 @@ def _check_decoder(
 def scaled_like(raw: Tensor, logits: Tensor, cap: float | None) -> Tensor:
     """Return raw logits scaled, and softly capped, as a model's logits are.
 
-    Cohere multiplies them, Granite divides them, Gemma caps them, some do both. Which token is how
-    likely is the model's own logits' to say; here only a factor common to all is fitted.
+    Cohere multiplies them, Granite divides them, Gemma caps them, some do both. Only a factor
+    common to all tokens is fitted; their order comes from the model's own logits.
 
     Args:
-        raw: What the head makes of the last hidden state.
+        raw: The head's output for the last hidden state.
         logits: The model's logits.
-        cap: Where the model caps them; None: it does not.
+        cap: The cap of the model's logits; None for none.
 
     >>> raw = torch.tensor([1.0, -2.0, 0.5])
     >>> scaled_like(raw, 3 * raw, None).tolist()
@@ -192,16 +192,16 @@ def scaled_like(raw: Tensor, logits: Tensor, cap: float | None) -> Tensor:
     raw, logits = raw.double(), logits.double()
     if cap is None:
         return _factor(raw, logits) * raw
-    low = logits.abs() < 0.9 * cap  # beyond, the cap cannot be undone
+    low = logits.abs() < 0.9 * cap  # closer to the cap it cannot be inverted
     uncapped = cap * torch.atanh(logits[low] / cap)
     return cap * torch.tanh(_factor(raw[low], uncapped) * raw / cap)
 
 
 def rises_with(raw: Tensor, logits: Tensor) -> bool:
-    """Return whether logits are what a head gives, put through any function that rises.
+    """Return whether logits are a non-decreasing function of the head's output.
 
-    A cap that no configuration names, a constant, a logarithm of probabilities: the order of the
-    tokens is the head's then, and that of another head cannot be.
+    For a cap that no configuration names, a constant, or log-probabilities, the tokens have the
+    head's order, which would not be the order of a wrong head.
 
     >>> raw = torch.tensor([[1.0, -2.0, 0.5]])
     >>> rises_with(raw, raw.log_softmax(-1)), rises_with(raw, -raw)
@@ -214,7 +214,7 @@ def rises_with(raw: Tensor, logits: Tensor) -> bool:
 
 
 def _factor(raw: Tensor, scaled: Tensor) -> float:
-    """Return the factor between two tensors: least squares."""
+    """Return the least-squares factor between two tensors."""
     return float((raw * scaled).sum() / (raw * raw).sum().clamp_min(1e-30))
 
 
@@ -225,7 +225,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def unexpected(vlm: VisionLanguageModel, what: str, error: Exception) -> ModelError:
-    """Return the error for a model in whose code another error was raised."""
+    """Return the error for a model whose code raised another error."""
     left = left_to_defaults(vlm.processor, vlm.name, vlm.revision)
     more = f"; {left}" if left else ""
     return _unexpected(vlm, f"{what}: {type(error).__name__}: {one_line(error)}{more}")
@@ -233,6 +233,6 @@ def unexpected(vlm: VisionLanguageModel, what: str, error: Exception) -> ModelEr
 
 def _unexpected(vlm: VisionLanguageModel, what: str) -> ModelError:
     return ModelError(
-        f"{vlm.name}: not the {vlm.family.title} we expect: {what}. "
+        f"{vlm.name}: not the expected {vlm.family.title}: {what}. "
         "See docs/adding-a-model.md for what a family must provide"
     )

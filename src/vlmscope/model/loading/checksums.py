@@ -1,20 +1,20 @@
-"""SHA-256 checksums of large files: computed once, and afterwards confirmed by a sample.
+"""SHA-256 checksums of large files, computed once and later confirmed by a sample of the bytes.
 
-It is the header of a safetensors file, the beginning, middle and end of every tensor, and four
-kilobytes every four megabytes: 20 MB of a checkpoint of 22 GB.
+The sample is the header of a safetensors file, the beginning, middle and end of every tensor, and
+four kilobytes every four megabytes: 20 MB of a checkpoint of 22 GB.
 
 Hashing a checkpoint of 22 GB takes ten seconds or more, reading a sample of it less than one. So
-the checksum of a file is kept in a folder of the user's, under device and inode: ``checksums`` in
-``$VLMSCOPE_CACHE``, by default ``$XDG_CACHE_HOME/vlmscope`` or ``~/.cache/vlmscope``. It is used
+the checksum of a file is cached in a folder of the user, keyed by device and inode: ``checksums``
+in ``$VLMSCOPE_CACHE``, by default ``$XDG_CACHE_HOME/vlmscope`` or ``~/.cache/vlmscope``. It is used
 again only if size, modification time and change time are the same, and if a sample of the bytes is:
 the header of a safetensors file, the beginning, middle and end of every tensor, and four kilobytes
 every four megabytes. The times show every ordinary change, ``os.utime`` included, because no
 program can set the change time; the sample is for file systems without a change time and for clocks
 that were set back.
 
-The cache is a convenience: without one, or with one that cannot be used, every file is hashed. An
-entry carries a checksum of its own, and counts only as a regular file that belongs to the user. One
-process hashes a file while others wait for its result; if the lock cannot be had, each hashes.
+The cache is optional: without one, or with one that cannot be used, every file is hashed. An entry
+contains a checksum of itself, and is used only if it is a regular file owned by the user. One
+process hashes a file while others wait for its result; if the lock cannot be acquired, each hashes.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from filelock import FileLock, Timeout
 from vlmscope.errors import ModelError, one_line
 
 PIECE = 4096
-"""Bytes of a piece of the sample."""
+"""Bytes of one piece of the sample."""
 STRIDE = 1 << 22
-"""Distance of the pieces that are taken whatever the tensors are."""
+"""Distance in bytes of the pieces that are sampled independently of the tensors."""
 
 _LONGEST_HEADER = 1 << 25
-"""Bytes of a safetensors header that is parsed for the sample; of a longer one only the stride."""
+"""Bytes of the longest safetensors header that is parsed; of others only the stride is sampled."""
 _LONGEST_RUN = 256
-"""Pieces that are read at once."""
+"""Pieces that are read in one call at most."""
 
 
 def hash_sample(file: int) -> str:
-    """Return the SHA-256 of a sample of an open file; a pickle has no header, but all the rest."""
+    """Return the SHA-256 of a sample of an open file; for pickles, without a header."""
     size = os.fstat(file).st_size
     header, tensors = _read_header(file, size)
     strides = ((at, min(at + PIECE, size)) for at in range(0, size, STRIDE))
     spans = (*tensors, *strides, (max(0, size - PIECE), size))
     pieces = sorted({at // PIECE for span in spans for at in _ends_and_middle(*span) if at >= 0})
     runs = _runs(pieces)
-    if hasattr(os, "posix_fadvise"):  # the disk then reads them together, not one by one
+    if hasattr(os, "posix_fadvise"):  # lets the disk read the pieces together, not one by one
         for first, count in runs:
             os.posix_fadvise(file, first * PIECE, count * PIECE, os.POSIX_FADV_WILLNEED)
     digest = hashlib.sha256(f"{size} ".encode() + header)
@@ -66,7 +66,7 @@ def hash_sample(file: int) -> str:
 
 
 def _runs(pieces: Sequence[int]) -> list[tuple[int, int]]:
-    """Return pieces that follow one another as one: the first, and how many.
+    """Return consecutive pieces as runs: the first piece and the number of pieces.
 
     >>> _runs([3, 4, 5, 9])
     [(3, 3), (9, 1)]
@@ -82,7 +82,7 @@ def _runs(pieces: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _ends_and_middle(begin: int, end: int) -> tuple[int, ...]:
-    """Return where the pieces of a sample lie that cover both ends of a tensor, and its middle."""
+    """Return offsets whose pieces cover both ends of a tensor, and its middle."""
     first, last = min(begin + PIECE, end) - 1, max(end - PIECE, begin)
     return begin, first, (begin + end) // 2, last, end - 1
 
@@ -91,8 +91,8 @@ def _read_header(file: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ..
     """Return the header of a safetensors file, and where its tensors begin and end.
 
     The file begins with the header's length as little-endian uint64, then the header as JSON:
-    tensor name → type, shape, and where its bytes begin and end behind the header. What makes no
-    sense is left out: whoever loads the file will refuse it.
+    tensor name → type, shape, and where its bytes begin and end after the header. Invalid
+    entries are ignored: loading the file will fail on them.
     """
     length = int.from_bytes(os.pread(file, 8, 0), "little")
     if length > min(size - 8, _LONGEST_HEADER):
@@ -114,8 +114,8 @@ def _read_header(file: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ..
 _LARGEST_ENTRY = 1 << 16
 _BUFFER = 1 << 22
 SETTLED = 2.0
-"""Seconds after which a further change is sure to get another time stamp, on any file system."""
-_PATIENCE = 600.0
+"""Seconds after which a further change has another time stamp on every file system."""
+_LOCK_TIMEOUT = 600.0
 """Seconds to wait for another process that hashes the same file."""
 _THREADS = 8
 
@@ -125,17 +125,17 @@ Stamp = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What a file holds."""
+    """Size and SHA-256 of a file."""
 
     size: int
     sha256: str
 
 
 class Checksumming:
-    """Checksums of files, computed by threads while something else goes on.
+    """Checksums of files, computed in background threads.
 
     Args:
-        files: Any names → the files.
+        files: Any name → the file.
     """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
@@ -165,15 +165,15 @@ def checksum(path: Path, stop: threading.Event | None = None) -> Checksum:
 
     Args:
         path: The file.
-        stop: Ends the work when it is set.
+        stop: Cancels the computation when set.
 
     Raises:
         CancelledError: ``stop`` was set.
-        ModelError: It is no regular file, cannot be read, or was changed meanwhile.
+        ModelError: It is not a regular file, cannot be read, or was changed meanwhile.
     """
     stop = stop or threading.Event()
     try:
-        with _opened(path) as file:
+        with _open_regular(path) as file:
             before = stamp_of(os.fstat(file))
             kept = _Entry.of(before)
             if found := kept.read(file):
@@ -193,7 +193,7 @@ def checksum(path: Path, stop: threading.Event | None = None) -> Checksum:
 
 
 def stamp_of(found: os.stat_result) -> Stamp:
-    """Return what changes when a file does."""
+    """Return what changes whenever a file does."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -206,8 +206,8 @@ def changed(path: Path) -> ModelError:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Open a regular file; anything else is refused without waiting for it."""
+def _open_regular(path: Path) -> Iterator[int]:
+    """Open a regular file; raise an error for anything else without blocking."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -230,7 +230,7 @@ def _hash_all(file: int, stop: threading.Event) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """The checksum of one file in the cache; ``path`` is None where there is no cache."""
+    """The checksum of one file in the cache; ``path`` is None if there is no cache."""
 
     stamp: Stamp
     path: Path | None
@@ -246,13 +246,13 @@ class _Entry:
         return cls(stamp, folder / f"{stamp[0]:x}-{stamp[1]:x}.json")
 
     def read(self, file: int) -> str:
-        """Return the SHA-256 that was kept; empty if there is none that holds for the file."""
+        """Return the cached SHA-256; empty if there is none that is valid for the file."""
         known = self._read()
-        sound = known and known.get("check") == _check(known) and known["stamp"] == [*self.stamp]
-        return known["sha256"] if sound and known["sample"] == hash_sample(file) else ""
+        valid = known and known.get("check") == _check(known) and known["stamp"] == [*self.stamp]
+        return known["sha256"] if valid and known["sample"] == hash_sample(file) else ""
 
     def _read(self) -> dict[str, Any]:
-        """Return what the entry says; empty if it is none of ours."""
+        """Return the content of the entry; empty if it is missing or invalid."""
         if self.path is None:
             return {}
         try:
@@ -267,7 +267,7 @@ class _Entry:
         return known if isinstance(known, dict) else {}
 
     def write(self, file: int, sha256: str) -> None:
-        """Keep a checksum, if the disk allows it."""
+        """Write a checksum to the cache; errors of the disk are ignored."""
         if self.path is None:
             return
         known = {"stamp": [*self.stamp], "sample": hash_sample(file), "sha256": sha256}
@@ -284,11 +284,11 @@ class _Entry:
 
     @contextlib.contextmanager
     def lock(self, stop: threading.Event) -> Iterator[None]:
-        """Hold the entry's lock, if it can be had: without it two processes hash the same file."""
+        """Hold the entry's lock if possible; without it two processes may hash the same file."""
         with contextlib.ExitStack() as held:
             if self.path is not None:
                 lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
-                end = time.monotonic() + _PATIENCE
+                end = time.monotonic() + _LOCK_TIMEOUT
                 with contextlib.suppress(OSError, RuntimeError):
                     while time.monotonic() < end and not stop.is_set():
                         with contextlib.suppress(Timeout):
@@ -298,10 +298,10 @@ class _Entry:
 
 
 def _cache() -> Path:
-    """Return the folder for what vlmscope keeps for the user.
+    """Return the folder of vlmscope's per-user cache.
 
     Raises:
-        RuntimeError: There is no home.
+        RuntimeError: The home directory cannot be determined.
     """
     if own := os.environ.get("VLMSCOPE_CACHE"):
         return Path(own)
@@ -310,6 +310,6 @@ def _cache() -> Path:
 
 
 def _check(known: Mapping[str, Any]) -> str:
-    """Return the checksum of an entry: a damaged one must not pass for another model's."""
+    """Return the checksum of an entry, so that a damaged entry is not used."""
     parts = [known.get(name) for name in ("stamp", "sample", "sha256")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

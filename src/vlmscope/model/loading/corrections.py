@@ -1,22 +1,20 @@
-"""What the library gets wrong in some families, corrected in the loaded model or processor.
+"""Corrections, in the loaded model or processor, of errors that the library has in some families.
 
-A vision encoder looks in all directions: a switch that one architecture has the wrong way.
-Phi-4-multimodal's vision attention says ``is_causal`` (transformers 5.0 to 5.23 at least). With
-``sdpa`` it matters: where all patches of a batch are real, the mask is dropped, and each patch sees
-only those before it; where one image of the batch has padding, every image is seen whole. A
-question's vectors would depend on its neighbours, and differ from ``eager`` attention.
+**A vision encoder with causal attention.** Phi-4-multimodal's vision attention sets ``is_causal``
+(transformers 5.0 to 5.23 at least). With ``sdpa`` it matters: where all patches of a batch are
+real, the mask is dropped, and each patch attends only to those before it; where one image of the
+batch has padding, attention is over the complete image. A question's vectors would depend on the
+other questions of the batch, and differ from ``eager`` attention.
 
-Positions that number images: counted through a batch where they should be within a question.
-Hunyuan-VL gives every image token four positions, the last of which is the image's number. The
-library counts it through all rows of a call (transformers 5.17 to 5.23 at least), so that a
-question's states depend on how many images the questions before it have. Here each row is counted
-by itself, which is what the model gets for a question alone.
+**Image numbers that count through a batch, not within a question.** Hunyuan-VL gives every image
+token four positions, the last of which is the image's number. The library counts it through all
+rows of a call (transformers 5.17 to 5.23 at least), so a question's states depend on how many
+images the questions before it have. Here each row is counted on its own, as for a single question.
 
-A processor that stacks the tiles of all images, made to take images of different tile counts.
-Perception LM's processor returns ``[images, tiles, 3, height, width]``, and the library cannot
-stack images that are cut into different numbers of tiles: such a batch, or a question about two
-such images, fails before the model. The model flattens images and tiles at once, so one row of all
-tiles is the same to it: ``[1, tiles of all images, 3, height, width]``.
+**A processor that stacks the tiles of all images.** Perception LM's processor returns ``[images,
+tiles, 3, height, width]``, and cannot stack images with different numbers of tiles: such a batch,
+or a question about two such images, fails before the model. The model flattens images and tiles at
+once, so one row of all tiles is equivalent: ``[1, tiles of all images, 3, height, width]``.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from torch import Tensor, nn
 
 
 def see_both_ways(encoder: nn.Module) -> int:
-    """Turn causal attention off in every part of a vision encoder; return in how many it was on."""
+    """Turn off causal attention in all parts of a vision encoder; return how many had it."""
     causal = [module for module in encoder.modules() if getattr(module, "is_causal", False)]
     for module in causal:
         module.is_causal = False  # type: ignore[assignment]
@@ -45,7 +43,7 @@ def number_images_by_row(model: Any) -> None:
     """Let a model number the images of each row of a batch from 0.
 
     Args:
-        model: The part of it that has ``get_rope_index``; changed.
+        model: The submodule that has ``get_rope_index``; changed in place.
     """
     model.get_rope_index = _row_by_row(model.get_rope_index)
 
@@ -79,7 +77,7 @@ def _row_by_row(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable[...,
 
 
 def count_images(token_types: Tensor) -> list[int]:
-    """Return how many images each row has: runs of image tokens.
+    """Return how many images each row has, counted as runs of image tokens.
 
     >>> count_images(torch.tensor([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0]]))
     [2, 0]
@@ -90,7 +88,7 @@ def count_images(token_types: Tensor) -> list[int]:
 
 
 def join_tiles(processor: Any) -> None:
-    """Let a processor lay the tiles of all images in one row; changed in place, once."""
+    """Make a processor concatenate the tiles of all images into one row; changed in place."""
     kind = type(processor)
     if not issubclass(kind, _JoinsTiles):
         members = {"__module__": kind.__module__, "__doc__": kind.__doc__}
@@ -98,10 +96,10 @@ def join_tiles(processor: Any) -> None:
 
 
 class _JoinsTiles:
-    """Goes before a processor's class."""
+    """Base class to put before a processor's class."""
 
     def _process_images(self, images: Any, **options: Any) -> tuple[Any, list[str]]:
-        """Return the inputs of the images, and the text that stands for each."""
+        """Return the inputs of the images, and the placeholder text of each."""
         parts: Any = super()
         made, texts = parts._process_images(images, **{**options, "return_tensors": None})
         made["pixel_values"] = torch.cat(list(made["pixel_values"])).unsqueeze(0)

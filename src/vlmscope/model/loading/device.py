@@ -1,7 +1,7 @@
-"""Where a model goes and what it computes in: the ``--device`` and ``--dtype`` options.
+"""The device and data type of a model: the ``--device`` and ``--dtype`` options.
 
-A device that is not there is refused before a weight is read. Whether the weights fit on one GPU is
-known from the architecture alone, built without memory.
+An unavailable device is refused before any weights are read. Whether the weights fit on one GPU is
+computed from the architecture alone, built without memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from vlmscope.errors import ModelError
 from vlmscope.model.loading.quantization import BYTES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Names of the ``--dtype`` option."""
+"""Values of the ``--dtype`` option."""
 
 _HEADROOM = 0.85
-"""Share of a GPU's free memory that weights may take before the model is spread over several."""
+"""Fraction of a GPU's free memory that weights may take; beyond it a model is spread over GPUs."""
 
 
 def auto_class(config: Any) -> Any:
-    """Return the class that loads an architecture; one that also hears has another."""
+    """Return the auto class that loads an architecture; those with audio have another."""
     from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as KNOWN
 
@@ -30,10 +30,10 @@ def auto_class(config: Any) -> Any:
 
 
 def check_kind(name: str, config: Any) -> None:
-    """Refuse an architecture that answers no questions about images, before weights are read.
+    """Raise an error for an architecture that takes no questions about images.
 
     Raises:
-        ModelError: It is a language, sound or vision model, an encoder-decoder, or transformers
+        ModelError: It is a language, audio or vision model, an encoder-decoder, or transformers
             cannot load it for images and text.
     """
     from transformers import __version__
@@ -42,8 +42,10 @@ def check_kind(name: str, config: Any) -> None:
         MODEL_FOR_MULTIMODAL_LM_MAPPING,
     )
 
-    sees = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING and hasattr(config, "vision_config")
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not sees:
+    has_vision = type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING and hasattr(
+        config, "vision_config"
+    )
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not has_vision:
         raise ModelError(
             f"{name}: a model of type {config.model_type!r} takes no questions about images, or "
             f"not in transformers {__version__}; give a vision-language model ('vlmscope models' "
@@ -57,7 +59,7 @@ def check_kind(name: str, config: Any) -> None:
 
 
 def _text_parts(config: Any) -> tuple[Any, ...]:
-    """Return the configurations that may say what kind of language model it is."""
+    """Return the configurations that may define the kind of language model."""
     return (config, getattr(config, "text_config", None))
 
 
@@ -65,7 +67,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """Return the type to compute in.
 
     Raises:
-        ModelError: There is no type of this name.
+        ModelError: There is no such type.
     """
     if dtype != "auto":
         if dtype not in DTYPES:
@@ -78,10 +80,10 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def choose_place(device: str, config: Any, dtype: torch.dtype, quantize: str | None) -> str:
-    """Return a torch device, or ``spread`` for the layers to go over all GPUs.
+    """Return a torch device, or ``spread`` to distribute the layers over all GPUs.
 
     Raises:
-        ModelError: The device is not there, or is none.
+        ModelError: The device is invalid or unavailable.
     """
     if device != "auto":
         _check_device(device)
@@ -95,7 +97,7 @@ def choose_place(device: str, config: Any, dtype: torch.dtype, quantize: str | N
 
 
 def bytes_of(config: Any, dtype: torch.dtype, quantize: str | None) -> int:
-    """Return the bytes that the weights will take, from the architecture alone."""
+    """Return the size of the weights in memory in bytes, from the architecture alone."""
     with torch.device("meta"):
         model = auto_class(config).from_config(config, attn_implementation=None)
     head = model.get_output_embeddings()

@@ -1,10 +1,10 @@
-"""Parts of an architecture or decoder that nobody described, found by what they return in one pass.
+"""Find the parts of an undescribed architecture or decoder by what they return in one forward pass.
 
-Names differ where the conventions of the library are silent: the norm behind the last block is
-``norm`` in most decoders, and ``embedding_norm`` or ``final_layernorm`` in others. What it *is*
-does not differ: the module whose output is the last hidden state. And where an encoder ends behind
-a merger of its own (in another width than its configuration says, or with a fraction of the
-positions) it is read before: at the last module that returns all of its positions in that width.
+Where the library has no naming convention, names differ: the norm after the last block is ``norm``
+in most decoders, and ``embedding_norm`` or ``final_layernorm`` in others. Its role is always the
+same: its output is the last hidden state. Some encoders end with a merger of their own, whose
+output has another width than the configuration gives, or fewer positions. Such an encoder is read
+before the merger: at the last module that returns all of its positions in the configured width.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ from vlmscope.model.loading.checks import (
 from vlmscope.model.vlm import VisionLanguageModel
 
 _MERGED = (4, 9, 16)
-"""Positions of which a merger makes one."""
+"""How many positions a merger combines into one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Returned:
-    """What a module returned."""
+    """The output of a module."""
 
     path: str
     """Its path, relative to the part that is searched."""
     shape: tuple[int, ...]
     """The shape of the tensor."""
     output: Tensor | None = None
-    """The tensor, if it was to be kept."""
+    """The tensor, if it is kept."""
 
     @property
     def positions(self) -> int:
-        """Vectors in it."""
+        """Number of vectors in the tensor."""
         return math.prod(self.shape[:-1])
 
 
 def with_found_parts(vlm: VisionLanguageModel, *, encoder: bool = True) -> VisionLanguageModel:
     """Return the model with the paths of its final norm and of its encoder before any merger.
 
-    What its description names is left as it is.
+    Paths that a description gives are kept.
 
     Args:
         vlm: The model.
-        encoder: Whether to look for the encoder too: that of a described wrapper is known, whatever
-            decoder it wraps.
+        encoder: Whether to look for the encoder too. In a described wrapper it is known, whatever
+            the decoder is.
 
     Raises:
-        ModelError: It cannot be asked about a blank image.
+        ModelError: The model fails on a blank image.
     """
     given = vlm.description or {}
     try:
         tower, decoder = vlm.vision_encoder, vlm.decoder
     except AttributeError:
-        return vlm  # a path that leads nowhere: the proof says so
+        return vlm  # an invalid path: the checks of the parts report it
     blocks = re.compile(re.escape(vlm.family.layers) + r"\.\d+\.")
     inputs = blank_inputs(vlm)
     moved = vlm.on_device(inputs)
@@ -93,12 +93,12 @@ def with_found_parts(vlm: VisionLanguageModel, *, encoder: bool = True) -> Visio
 def _returned_by(
     part: nn.Module, wanted: Callable[[str], bool], *, keep: bool
 ) -> Iterator[dict[str, _Returned]]:
-    """Note what the modules of a part return, in the order in which they end; of each the first.
+    """Record the first output of every module of a part, in the order in which they finish.
 
     Args:
         part: The part.
-        wanted: Whether a module of this path is of interest.
-        keep: Whether to keep the tensors, and not their shapes alone.
+        wanted: Whether to record the module at a path.
+        keep: Whether to keep the tensors, not only their shapes.
     """
     found: dict[str, _Returned] = {}
 
@@ -122,8 +122,8 @@ def _returned_by(
 def _find_norm(vlm: VisionLanguageModel, decoded: Mapping[str, _Returned], last: Tensor) -> str:
     """Return the path of the module whose output is the last hidden state.
 
-    Of several it is the first to end outside the blocks: what follows changes nothing. A decoder
-    without a norm has its last block.
+    Of several, the first to finish outside the blocks is returned: later ones change nothing. For a
+    decoder without a norm this is its last block.
     """
     same = [
         path
@@ -140,8 +140,8 @@ def _find_norm(vlm: VisionLanguageModel, decoded: Mapping[str, _Returned], last:
 def _find_encoder(vlm: VisionLanguageModel, seen: Mapping[str, _Returned]) -> str:
     """Return the path of the encoder, or of the last module in it before a merger.
 
-    A merger returns another width than the encoder's, or as much less as a square of positions is
-    more than one. Only modules with the most positions count.
+    A merger's output has another width than the encoder's, or fewer positions by the factor of a
+    square. Only modules with the most positions are considered.
     """
     path, widths = vlm.family.vision_encoder, encoder_widths(vlm)
     if "" not in seen or not widths:

@@ -1,11 +1,11 @@
-"""What greedy means: a checkpoint's generation settings without all that is not.
+"""Greedy generation settings: a checkpoint's own, without those that are not greedy.
 
-The specification asks for ``do_sample=False``. Released checkpoints come with settings of their
+The specification requires ``do_sample=False``. Released checkpoints come with settings of their
 own: sampling temperatures, and some that change *how* decoding runs (beams, speculation, chunked
-prefill, a second guided forward). ``generate`` takes those from the model wherever the call leaves
-them open, so they are cleared once, on the model. Settings that make greedy decoding a different
+prefill, a second guided forward). ``generate`` takes those from the model wherever the call does
+not set them, so they are cleared once, on the model. Settings that make greedy decoding a different
 but still deterministic rule (a repetition penalty, suppressed tokens, end-of-turn tokens) are the
-checkpoint's intent and stay.
+checkpoint's intent and are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CLEARED = {
 
 
 def make_greedy(model: Any, pad_token_id: int | None) -> None:
-    """Clear whatever is not greedy from ``model.generation_config``."""
+    """Clear every setting of ``model.generation_config`` that is not greedy."""
     config = model.generation_config
     for name, value in _CLEARED.items():
         if hasattr(config, name):
@@ -47,7 +47,7 @@ def make_greedy(model: Any, pad_token_id: int | None) -> None:
 
 
 def hash_generation(model: Any) -> str:
-    """Return the hash of the settings that are left and that decide which tokens are generated."""
+    """Return the hash of the remaining settings, which affect which tokens are generated."""
     settings = model.generation_config.to_dict()
     ignored = {*_CLEARED, "transformers_version", "_from_model_config"}
     return hash_json({k: v for k, v in settings.items() if k not in ignored and v is not None})

@@ -1,8 +1,8 @@
-"""Load a checkpoint through ``from_pretrained``, and let it prove itself once.
+"""Load a checkpoint through ``from_pretrained``, and check it once.
 
-Nothing is guessed quietly: an architecture that does not follow the conventions, weights that are
-missing from the checkpoint (``transformers`` would fill them with noise), or a device that is not
-there, each ends with one line that says what to do.
+Nothing is guessed silently: an architecture that does not follow the conventions, weights that are
+missing from the checkpoint (``transformers`` would initialise them randomly) or an unavailable
+device each raise a one-line error with what to do.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def load_model(
     quantize: str | None = None,
     allow_pickle_weights: bool = False,
 ) -> VisionLanguageModel:
-    """Load a vision-language model and its processor, and prove them on one blank image.
+    """Load a vision-language model and its processor, and check them on one blank image.
 
-    No other thread of the process runs a model meanwhile: loading changes settings of torch.
+    Other threads cannot run a model meanwhile: loading changes global settings of torch.
 
     Args:
         name: Folder of a checkpoint, or a hub id.
@@ -98,17 +98,17 @@ def load_model(
         revision: Branch, tag or commit of a hub repository.
         attention: Attention implementation: ``sdpa`` or ``eager``, or ``auto``: for each part
             ``sdpa`` where it has one, else ``eager``.
-        family: TOML file (or what is in one) that describes the architecture, where the conventions
-            do not do.
+        family: TOML file, or its content, that describes the architecture where it does not follow
+            the conventions.
         adapter: Folder of a LoRA adapter that peft saved; the processor stays the checkpoint's.
-        quantize: ``4bit`` or ``8bit``: round the weights with bitsandbytes as they are loaded.
-        allow_pickle_weights: Read weights from pickles too (``pytorch_model.bin``); else only from
+        quantize: ``4bit`` or ``8bit``: quantise the weights with bitsandbytes during loading.
+        allow_pickle_weights: Also read weights from pickles (``pytorch_model.bin``), not only from
             safetensors.
 
     Raises:
         InputError: The description cannot be read.
-        ModelError: The checkpoint cannot be loaded or is not what its family promises, the adapter
-            does not fit it, or a package for either is missing.
+        ModelError: The checkpoint cannot be loaded or does not match its family's description, the
+            adapter does not fit it, or a package for either is missing.
     """
     options = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
@@ -138,7 +138,7 @@ def given_model(
 
 
 def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
-    """Load a model as ``load_model`` does, whose arguments ``options`` are."""
+    """Load a model as ``load_model`` does, with its arguments in ``options``."""
     family, adapter, quantize = options.family, options.adapter, options.quantize
     with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, options.revision)
@@ -151,20 +151,20 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
         kind = choose_dtype(options.dtype, options.device)
         _check_repository(name, revision)
         fingerprint.begin(config, revision, pickles=options.allow_pickle_weights)
-        with model_lock():  # the default dtype, torch.load and more are changed meanwhile
+        with model_lock():  # loading changes the default dtype, torch.load and more
             start_clean()
-            place = choose_place(options.device, config, kind, quantize)
-            check_device(quantize, name, config, place)
+            target = choose_place(options.device, config, kind, quantize)
+            check_device(quantize, name, config, target)
             processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
-                name, plain, place, pickles=options.allow_pickle_weights, dtype=kind,
+                name, plain, target, pickles=options.allow_pickle_weights, dtype=kind,
                 attn_implementation=attention_of, revision=revision,
                 **quantization_options(quantize, kind, config),
             )  # fmt: skip
             settle(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
-            _settle_generation(model, processor.tokenizer)
+            _set_generation(model, processor.tokenizer)
             made = VisionLanguageModel(
                 model,
                 processor,
@@ -176,13 +176,13 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
                 quantization=rounding_of(model),
                 identity=fingerprint.finish(rounding_of(model)),
             )
-            return _proven(made)
+            return _checked(made)
 
 
 def _describe(
     family: str | Path | Mapping[str, Any] | None, config: Any
 ) -> tuple[Mapping[str, Any] | None, Family | None]:
-    """Return the description that was given, and the family it makes of a checkpoint."""
+    """Return the given description, and the family that it defines for a checkpoint."""
     if family is None:
         return None, find_family(config)
     if isinstance(family, str | Path):
@@ -194,10 +194,10 @@ def _describe(
 def loaded(
     model: str | PathLike[str] | VisionLanguageModel, options: ModelOptions
 ) -> VisionLanguageModel:
-    """Return a model: loaded with the options, or as it is where it is loaded already.
+    """Return a model: loaded with the options, or unchanged if it is loaded already.
 
     Raises:
-        InputError: It is loaded, and there are options.
+        InputError: It is loaded already, and there are options.
         ModelError: The checkpoint cannot be used.
     """
     if not isinstance(model, VisionLanguageModel):
@@ -207,7 +207,7 @@ def loaded(
 
 
 def refuse_options(options: ModelOptions) -> None:
-    """Refuse options of loading for a model that is loaded already.
+    """Raise an error if loading options are given for a model that is loaded already.
 
     Raises:
         InputError: One is given.
@@ -219,14 +219,14 @@ def refuse_options(options: ModelOptions) -> None:
         )
 
 
-def _settle_generation(model: Any, tokenizer: Any) -> None:
-    """Settle how a loaded model generates: greedily, and a thinker until its turn ends."""
+def _set_generation(model: Any, tokenizer: Any) -> None:
+    """Make a loaded model decode greedily, and set a thinker's end token."""
     settle_thinker(model, tokenizer.eos_token_id)
     make_greedy(model, tokenizer.pad_token_id)
 
 
 def _check_architecture(name: str, config: Any) -> None:
-    """Check that an architecture answers questions about images, and here answers them right.
+    """Check that an architecture takes questions about images, correctly in this transformers.
 
     Raises:
         ModelError: It does not.
@@ -236,7 +236,7 @@ def _check_architecture(name: str, config: Any) -> None:
 
 
 def without_library_bars() -> contextlib.AbstractContextManager[None]:
-    """Hide the bars of transformers, and of the hub's downloads, where nobody watches."""
+    """Hide the progress bars of transformers and hub downloads if stderr is no terminal."""
     from transformers.utils import logging as library
 
     return without_bars(
@@ -244,40 +244,40 @@ def without_library_bars() -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _proven(vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return the model when it has passed its proofs, with the rule and the lengths it passed by.
+def _checked(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """Run the checks of a loaded model; return it with the verified batching rule and lengths.
 
     Raises:
-        ModelError: It did not.
+        ModelError: A check failed.
     """
-    forget_said()  # this model's warnings are its own
+    forget_said()  # warnings are repeated for each model
     _correct_library(vlm)
     forget_lengths(vlm.model)
-    with contextlib.suppress(AttributeError):  # a path that leads nowhere: the proof says so
+    with contextlib.suppress(AttributeError):  # an invalid path: ``prove`` reports it
         complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
     known = find_family(vlm.model.config) is not None
-    listed = is_held(vlm.family, vlm.model.config)
-    if not listed:
+    tested = is_held(vlm.family, vlm.model.config)
+    if not tested:
         vlm = with_found_parts(vlm, encoder=not known)
     vlm = replace(vlm, vision_size=prove(vlm))
     widen_where_it_pays(vlm)
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
     if vlm.description is not None or not known:
         vlm = with_proven_packing(vlm)
-    if vlm.quantization == "8bit":  # those are not batched
+    if vlm.quantization == "8bit":  # 8-bit models are not batched
         return vlm
-    held = listed and is_chosen_by_library(vlm.model)
+    verified = tested and is_chosen_by_library(vlm.model)
     if "vision_rows" in (vlm.description or {}):
         check_rule(vlm)
-    elif vlm.description is not None or not held:
+    elif vlm.description is not None or not verified:
         vlm = with_proven_rule(vlm)
     if not known:
         vlm = with_smallest_image(vlm)
-    return vlm if held else with_proven_lengths(vlm)
+    return vlm if verified else with_proven_lengths(vlm)
 
 
 def _correct_library(vlm: VisionLanguageModel) -> None:
-    """Correct, in a loaded model, what the library gets wrong of its family."""
+    """Correct, in a loaded model, the errors that the library has in its family."""
     family = vlm.family
     if family.causal_by_mistake:
         see_both_ways(vlm.vision_encoder)
@@ -290,9 +290,9 @@ def _correct_library(vlm: VisionLanguageModel) -> None:
 
 
 def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
-    """Return the configuration, and the commit of the hub that everything else is to come from.
+    """Return the configuration, and the hub commit that all other files must come from.
 
-    Of a whole Omni checkpoint it is its thinker's.
+    For an Omni checkpoint it is the thinker's configuration.
     """
     from transformers import AutoConfig
 
@@ -300,12 +300,12 @@ def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
     if not name:
         raise ModelError("--model '': give the folder of a checkpoint, or a hub id")
     if folder.is_file():
-        raise ModelError(f"{name}: is a file; give the folder that holds it")
+        raise ModelError(f"{name}: is a file; give the folder that contains it")
     if folder.is_dir():
         check_files(folder)
         if not os.path.lexists(folder / "config.json"):
             raise ModelError(
-                f"{name}: the folder holds no config.json; give that of a whole checkpoint"
+                f"{name}: the folder has no config.json; give that of a complete checkpoint"
             )
         for file in ("config.json", "tokenizer.json"):
             if os.path.lexists(folder / file):
@@ -316,30 +316,30 @@ def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
     try:
         revision = _commit(name, revision)
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except Exception as error:  # a class that meets values it was not made for may raise anything
+    except Exception as error:  # a configuration class may raise anything on unsuitable values
         raise ModelError(_why_not_loaded(name, error)) from error
     return thinker_of(config), revision
 
 
-_HUB_SAYS = {
-    "couldn't connect to": "the hub cannot be reached, and its cache holds no such model",
-    "is not a valid model identifier": "the hub has no such repository, or not for you",
+_HUB_ERRORS = {
+    "couldn't connect to": "the hub cannot be reached, and its cache has no such model",
+    "is not a valid model identifier": "the hub has no such repository, or you have no access",
     "gated repo": "the hub's repository is gated; log in with hf auth login",
 }
-"""What transformers says, in lower case → what it means, in a few words."""
+"""Error text of transformers, in lower case → a short explanation."""
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
-    """Say why a configuration cannot be loaded; of a name that is no folder, that it is none."""
+    """Return why a configuration cannot be loaded, as text, for a folder or a hub id."""
     if "trust_remote_code" in str(error):
         return (
-            f"{name}: the checkpoint brings code of its own, which is never run; give the version "
-            "of it that transformers loads by itself, often named with -hf at the end"
+            f"{name}: the checkpoint contains code of its own, which is never run; give the "
+            "version of it that transformers supports, often named with -hf at the end"
         )
     if Path(name).exists():
         return f"{name}: cannot load the configuration: {typed_line(error)}"
     text = " ".join(str(error).lower().split())
-    why = next((why for says, why in _HUB_SAYS.items() if says in text), typed_line(error))
+    why = next((why for text_of, why in _HUB_ERRORS.items() if text_of in text), typed_line(error))
     parent = Path(name).parent
     where = f" in {parent}" if parent.is_dir() else ""
     return (
@@ -349,10 +349,10 @@ def _why_not_loaded(name: str, error: Exception) -> str:
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """Return the commit that a revision of a hub repository is now; None for a folder.
+    """Return the commit that a revision of a hub repository currently is; None for a folder.
 
-    A branch may move between two downloads. The commit is the name of the folder in the hub's cache
-    that the configuration is in: transformers 5.23 does not say it any more, as 5.17 did.
+    A branch may change between two downloads. The commit is the name of the folder in the hub's
+    cache that contains the configuration: transformers 5.23 does not return it, as 5.17 did.
 
     Raises:
         OSError: The repository has no configuration, or cannot be reached.
@@ -366,7 +366,7 @@ def _commit(name: str, revision: str | None) -> str | None:
 
 
 def _check_repository(name: str, revision: str | None) -> None:
-    """Refuse a hub repository that is an adapter: its base would be loaded, from any commit."""
+    """Raise an error for a hub repository with an adapter: any commit of its base would load."""
     from transformers.utils import cached_file, is_peft_available
 
     if Path(name).is_dir() or not is_peft_available():
@@ -385,7 +385,7 @@ def _check_repository(name: str, revision: str | None) -> None:
 
 
 def _load_processor(name: str, revision: str | None) -> Any:
-    """Return the processor; without a padding token it pads with the end: the mask hides either.
+    """Return the processor; without a padding token it pads with the end token, which is masked.
 
     Raises:
         ModelError: It has no chat template that writes the same prompt each time, or no token to
@@ -401,23 +401,23 @@ def _load_processor(name: str, revision: str | None) -> Any:
         if tokenizer.eos_token is None:
             raise ModelError(
                 f"{name}: the tokenizer has neither a padding nor an end-of-sequence token; "
-                "name one as pad_token in tokenizer_config.json"
+                "set pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
     return processor
 
 
 def load_weights(
-    name: str, config: Any, place: str, *, pickles: bool, loader: Any = None, **options: Any
+    name: str, config: Any, device: str, *, pickles: bool, loader: Any = None, **options: Any
 ) -> Any:
     """Return the model in evaluation mode.
 
     Args:
         name: Folder of the checkpoint, or a hub id.
         config: Its configuration, loaded.
-        place: A torch device, or ``spread``.
+        device: A torch device, or ``spread``.
         pickles: Whether weights may be pickles.
-        loader: The class of transformers that loads it; by default that of a model for images.
+        loader: The transformers class that loads it; by default that of image-text models.
         **options: Passed to ``from_pretrained``.
 
     Raises:
@@ -431,14 +431,16 @@ def load_weights(
             model, info = (loader or auto_class(config)).from_pretrained(
                 name,
                 config=config,
-                device_map="auto" if place == "spread" else place,
+                device_map="auto" if device == "spread" else device,
                 output_loading_info=True,
                 trust_remote_code=False,
                 use_safetensors=None if pickles else True,
                 **options,
             )
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(f"{name}: the weights do not fit on {place}: {one_line(error)}") from error
+        raise ModelError(
+            f"{name}: the weights do not fit on {device}: {one_line(error)}"
+        ) from error
     except SafetensorError as error:
         raise ModelError(f"{name}: damaged weight file: {one_line(error)}") from error
     except VlmscopeError:
@@ -446,26 +448,26 @@ def load_weights(
     except Exception as error:  # as in ``load_config``
         if "does not support an attention implementation through" in str(error):
             raise ModelError(no_sdpa(name, str(error).split()[0])) from error
-        if "cannot be loaded with `safetensors`" in str(error):  # what the hub has of it
-            raise pickled_only(name, "safetensors are not among its files") from error
+        if "cannot be loaded with `safetensors`" in str(error):  # a hub repository without them
+            raise pickled_only(name, "it has no safetensors files") from error
         raise ModelError(
             f"{name}: cannot load the weights, or they do not fit the configuration: "
             f"{typed_line(error)}"
         ) from error
-    _check_complete(name, model, info, place)
+    _check_complete(name, model, info, device)
     return model.eval()
 
 
-def _check_complete(name: str, model: Any, info: Mapping[str, Any], place: str) -> None:
-    """Refuse a model with weights that were not in the checkpoint, or that left the GPUs."""
+def _check_complete(name: str, model: Any, info: Mapping[str, Any], device: str) -> None:
+    """Raise an error for weights that are missing from the checkpoint or not on a GPU."""
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} weights, {missing[0]} for example, "
-            "and they would be noise; download it again"
+            "which would be random; download it again"
         )
-    placed = {str(part) for part in getattr(model, "hf_device_map", {}).values()}
-    if aside := sorted(placed & {"cpu", "disk"}) if place == "spread" else []:
+    devices = {str(part) for part in getattr(model, "hf_device_map", {}).values()}
+    if offloaded := sorted(devices & {"cpu", "disk"}) if device == "spread" else []:
         raise ModelError(
-            f"{name}: the GPUs together are too small, parts would go to {' and '.join(aside)}; "
+            f"{name}: does not fit on the GPUs, parts would go to {' and '.join(offloaded)}; "
             "use more GPUs or a smaller --dtype"
         )

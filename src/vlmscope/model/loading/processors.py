@@ -1,17 +1,18 @@
-"""Load a checkpoint's processor, also where torchvision is not installed, with the same pixels.
+"""Load a checkpoint's processor, with the same pixel values with and without torchvision.
 
-Older checkpoints (and copies by ``save_pretrained`` of old versions) have no ``patch_size`` in
-``processor_config.json``: the library counted image tokens in the model then. A processor without
-it cannot tell how many tokens an image becomes. The model's own configuration can.
+Older checkpoints (and copies that old versions saved with ``save_pretrained``) have no
+``patch_size`` in ``processor_config.json``: the library counted image tokens in the model then.
+Without it a processor cannot compute how many tokens an image becomes. It is taken from the model's
+configuration.
 
-``AutoProcessor`` is tried first. It stops at two things that an image and a question do not need:
+``AutoProcessor`` is tried first. It fails on two things that an image and a question do not need:
 
 - **Videos.** The video processors (Qwen-VL, LLaVA-OneVision, InternVL, SmolVLM, GLM-V, Gemma 4)
-  exist for torchvision only, and SmolVLM writes the length of a video with num2words. Without the
-  package the processor is built from its parts, and its video processor is left out.
-- **Too strict a gate.** PixtralProcessor (Pixtral, Mistral 3) asks for torchvision and uses none of
-  it; transformers 5.17 hides the PIL classes of Idefics3 and SmolVLM. Both are imported from the
-  module that defines them.
+  exist for torchvision only, and SmolVLM formats the length of a video with num2words. Without the
+  package the processor is built from its parts, without its video processor.
+- **Unneeded requirements.** PixtralProcessor (Pixtral, Mistral 3) requires torchvision and does not
+  use it; transformers 5.17 hides the PIL classes of Idefics3 and SmolVLM. Both are imported from
+  the module that defines them.
 
 Every image processor that exists for PIL is loaded for PIL, whatever is installed: torchvision
 resizes a little differently (by one grey level of a plain image, by twenty of one that is noise),
@@ -34,7 +35,7 @@ from vlmscope.errors import ModelError, VlmscopeError, one_line, typed_line
 from vlmscope.model.loading.weights import check_files
 
 FILE = "processor_config.json"
-"""The file of a checkpoint that settles them."""
+"""The file of a checkpoint that contains a processor's settings."""
 
 
 def _grid(config: Any) -> int:
@@ -43,7 +44,7 @@ def _grid(config: Any) -> int:
 
 
 def _side(size: Any) -> Any:
-    """Return one number for a square that is given by both of its sides, as InternVL's are."""
+    """Return one side of a square that may be given as both sides, as in InternVL."""
     square = isinstance(size, list | tuple) and len(size) > 0 and len(set(size)) == 1
     return size[0] if square else size
 
@@ -54,23 +55,23 @@ SETTINGS: Mapping[str, Callable[[Any], Any]] = {
     "num_image_tokens": _grid,
     "downsample_rate": lambda config: config.downsample_rate,
 }
-"""Setting of a processor that has no default in the library → what it is by the configuration."""
+"""Processor setting without a default in the library → its value by the model's configuration."""
 
 _CLASS_TOKENS = frozenset({"class_embedding", "cls_token", "class_token"})
-"""What vision encoders call the embedding of a position that is no patch."""
+"""Parameter names that vision encoders use for the embedding of a position that is not a patch."""
 
 
 def complete_processor(processor: Any, config: Any, encoder: Any, name: str) -> None:
-    """Give a processor the settings that its files leave open.
+    """Set the processor's settings that its files do not contain.
 
     Args:
         processor: The processor; changed in place.
         config: The model's configuration.
-        encoder: The vision encoder: it may have a position that is no patch.
+        encoder: The vision encoder: it may have a position that is not a patch.
         name: The checkpoint, for the message.
 
     Raises:
-        ModelError: The configuration does not say it either.
+        ModelError: The configuration does not contain a setting either.
     """
     taken = signature(type(processor).__init__).parameters
     missing = [key for key in SETTINGS if key in taken and getattr(processor, key, 0) is None]
@@ -79,8 +80,8 @@ def complete_processor(processor: Any, config: Any, encoder: Any, name: str) -> 
             value = SETTINGS[key](config)
         except (AttributeError, TypeError, ZeroDivisionError) as error:
             raise ModelError(
-                f"{name}: {FILE} has no {key!r}, and config.json does not say it ({error}); add it "
-                f"to {FILE}"
+                f"{name}: {FILE} has no {key!r}, and it cannot be derived from config.json "
+                f"({error}); add it to {FILE}"
             ) from error
         setattr(processor, key, value)
     extra = "num_additional_image_tokens"
@@ -90,7 +91,7 @@ def complete_processor(processor: Any, config: Any, encoder: Any, name: str) -> 
 
 
 def left_to_defaults(processor: Any, name: str, revision: str | None) -> str:
-    """Return which numbers of a processor come from the library, for the message of a failure.
+    """Return, for an error message, the numeric settings for which library defaults are used.
 
     Args:
         processor: The processor.
@@ -102,7 +103,7 @@ def left_to_defaults(processor: Any, name: str, revision: str | None) -> str:
     except (OSError, ValueError, json.JSONDecodeError):
         given = {}
     absent = [
-        f"{key} (taken as {getattr(processor, key)})"
+        f"{key} (using {getattr(processor, key)})"
         for key, parameter in signature(type(processor).__init__).parameters.items()
         if isinstance(parameter.default, int | float)
         and not isinstance(parameter.default, bool)
@@ -113,15 +114,15 @@ def left_to_defaults(processor: Any, name: str, revision: str | None) -> str:
 
 
 _ONE_LIST = ("GotOcr2Processor",)
-"""Processors that take the images of all rows in one list, and a list for each row as the pages of
-a document, which are to have one placeholder."""
+"""Processors that expect the images of all rows in one flat list, and treat a list of lists as the
+pages of one document with a single placeholder."""
 
 
 def load_processor(name: str | Path, revision: str | None = None) -> Any:
     """Return the processor of a checkpoint: tokenizer, image processor for PIL, chat template.
 
-    Where torchvision is missing, the result may have no ``video_processor``; its class is then a
-    subclass of the same name. What it makes of images and text is the same.
+    Without torchvision, the result may have no ``video_processor``; its class is then a subclass of
+    the same name. Its outputs for images and text are the same.
 
     Args:
         name: Folder of a checkpoint, or a hub id.
@@ -138,7 +139,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
         check_files(Path(name))
     try:
         processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except Exception as error:  # settings that a class was not made for may raise anything
+    except Exception as error:  # unsuitable settings may raise anything in a processor class
         if _has_torchvision() and "num2words" not in str(error):
             raise _unloadable(name, error) from error
         processor = _assemble(name, revision, error)
@@ -151,7 +152,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
     if not kind.endswith("Pil"):
         processor.image_processor = _load_images(kind, name, revision) or processor.image_processor
     if type(processor).__name__ in _ONE_LIST:
-        processor.__class__ = _taking_lists_of_rows(type(processor))
+        processor.__class__ = _with_row_lists(type(processor))
     return processor
 
 
@@ -159,7 +160,7 @@ def _assemble(name: str, revision: str | None, first: Exception) -> Any:
     """Return the processor built from its parts, without the one for videos.
 
     Raises:
-        ModelError: A part cannot be loaded; ``first`` is what ``AutoProcessor`` said.
+        ModelError: A part cannot be loaded; ``first`` is the error of ``AutoProcessor``.
     """
     try:
         found = _find_class(name, revision)
@@ -179,7 +180,7 @@ def _assemble(name: str, revision: str | None, first: Exception) -> Any:
 
 
 def _unloadable(name: str, error: Exception) -> ModelError:
-    """Return the error for a processor that cannot be loaded; the library's may name its option."""
+    """Return the error for a processor that cannot be loaded, without options vlmscope lacks."""
     if "trust_remote_code" in str(error):
         return ModelError(
             f"{name}: the processor brings code of its own, which is never run; give the version "
@@ -223,7 +224,7 @@ def _image_kind(name: str, revision: str | None) -> str:
 
 
 def _load_images(kind: str, name: str, revision: str | None) -> Any:
-    """Return the image processor ``kind`` for PIL, or None where there is none."""
+    """Return the image processor ``kind`` for PIL, or None if there is none."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     plain = kind.removesuffix("Fast").removesuffix("Pil")
@@ -256,7 +257,7 @@ def _find_class(name: str, revision: str | None) -> Any:
 
 
 def _defined_as(kind: str, prefix: str, modules: list[str]) -> Any:
-    """Return class ``kind`` from the module that defines it, past the library's gates."""
+    """Return class ``kind`` from the module that defines it, without the library's checks."""
     from transformers.models.auto.configuration_auto import model_type_to_module_name
 
     for model_type in modules:
@@ -287,8 +288,8 @@ def _import(path: str) -> ModuleType | None:
         del sys.modules[twin]
 
 
-def _taking_lists_of_rows(found: Any) -> Any:
-    """Return a subclass of a processor class, of the same name, that takes images row by row."""
+def _with_row_lists(found: Any) -> Any:
+    """Return a subclass of a processor class, of the same name, that takes a list per row."""
 
     def call(self: Any, images: Any = None, text: Any = None, **options: Any) -> Any:
         flat = None if images is None else [image for row in images for image in row]
@@ -299,7 +300,7 @@ def _taking_lists_of_rows(found: Any) -> Any:
 
 
 def _without_videos(found: Any) -> Any:
-    """Return a subclass of a processor class, of the same name, that takes no video processor."""
+    """Return a subclass of a processor class, of the same name, that needs no video processor."""
 
     def check(self: Any, name: str, part: Any) -> Any:
         if name == "video_processor":
@@ -329,7 +330,7 @@ def _without_videos(found: Any) -> Any:
 def _without_num2words(found: Any) -> Iterator[None]:
     """Let SmolVLM's processor be built without num2words, which it calls for videos only.
 
-    Digits, should it ever be called.
+    The replacement writes digits.
     """
     module = importlib.import_module(found.__module__)
     missing = getattr(module, "num2words", found) is None

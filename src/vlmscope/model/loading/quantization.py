@@ -1,13 +1,13 @@
-"""Weights rounded to 4 or 8 bits while they are loaded: the ``--quantize`` option, bitsandbytes.
+"""Weights quantised to 4 or 8 bits during loading: the ``--quantize`` option, with bitsandbytes.
 
-Every linear layer is rounded, those of the vision encoder and of the projector too, and the head
-that makes logits is not: what ``transformers`` does by default. The rest (embeddings, norms,
-convolutions) stays in the type of ``--dtype``, which is also what 4-bit layers compute in. 4-bit
-weights are NF4, what adapters are trained on.
+Every linear layer is quantised, including those of the vision encoder and the projector, except the
+output head: the default of ``transformers``. The rest (embeddings, norms, convolutions) stays in
+the type of ``--dtype``, in which 4-bit layers also compute. 4-bit weights are NF4, the type that
+adapters are trained with.
 
-8-bit layers round what comes in, too, but for the columns where any token of the call is large.
-Those tokens may be another question's, so that in a batch a question's states move by several per
-cent: 8-bit models take one question at a time.
+8-bit layers also quantise their inputs, except for columns in which any token of the call is large.
+Those tokens may belong to another question, so in a batch a question's states change by several
+per cent: 8-bit models process one question at a time.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import torch
 from vlmscope.errors import ModelError, one_line
 
 BYTES: Mapping[str, float] = {"4bit": 0.5625, "8bit": 1.0}
-"""Name of the ``--quantize`` option → bytes a weight. 4 bits, and a float32 for every 64."""
+"""Value of ``--quantize`` → bytes per weight. For 4 bits, plus a float32 for every 64 weights."""
 
 
 def check_quantize(quantize: str | None, name: str, config: Any) -> None:
-    """Refuse rounding that cannot be done, before the weights are read.
+    """Raise an error for quantisation that is not possible, before the weights are read.
 
     Args:
-        quantize: ``4bit``, ``8bit``, or None for the weights as they are.
+        quantize: ``4bit``, ``8bit``, or None for no quantisation.
         name: The checkpoint, for the message.
         config: Its configuration.
 
     Raises:
-        ModelError: There is no such rounding, bitsandbytes is missing, or the checkpoint is
-            quantised already, and otherwise.
+        ModelError: There is no such option, bitsandbytes is missing, or the checkpoint is
+            quantised already in another way.
     """
     if quantize is None:
         return
@@ -54,13 +54,13 @@ def check_quantize(quantize: str | None, name: str, config: Any) -> None:
         ) from error
 
 
-def check_device(quantize: str | None, name: str, config: Any, place: str) -> None:
-    """Refuse what bitsandbytes cannot do on a device.
+def check_device(quantize: str | None, name: str, config: Any, device: str) -> None:
+    """Raise an error for what bitsandbytes does not support on a device.
 
     Raises:
         ModelError: Its 8-bit product on a CPU takes three dimensions, Mllama's encoder has four.
     """
-    if quantize == "8bit" and place == "cpu" and config.model_type == "mllama":
+    if quantize == "8bit" and device == "cpu" and config.model_type == "mllama":
         raise ModelError(
             f"--quantize 8bit: bitsandbytes cannot run {name} in 8 bits on a CPU; "
             "use 4bit, or a GPU"
@@ -68,11 +68,11 @@ def check_device(quantize: str | None, name: str, config: Any, place: str) -> No
 
 
 def quantization_options(quantize: str | None, dtype: torch.dtype, config: Any) -> dict[str, Any]:
-    """Return what ``from_pretrained`` is told beside the rest.
+    """Return the additional arguments for ``from_pretrained``.
 
     Args:
         quantize: ``4bit``, ``8bit`` or None.
-        dtype: What the model computes in.
+        dtype: The type to compute in.
         config: The checkpoint's configuration: it may be quantised already.
     """
     from transformers import BitsAndBytesConfig
@@ -88,17 +88,17 @@ def quantization_options(quantize: str | None, dtype: torch.dtype, config: Any) 
 
 
 def rounding_of(model: Any) -> str:
-    """Return ``4bit``, ``8bit``, or nothing where bitsandbytes rounded nothing."""
+    """Return ``4bit`` or ``8bit``; empty if bitsandbytes quantised nothing."""
     found = (name for name in BYTES if getattr(model, f"is_loaded_in_{name}", False))
     return next(found, "")
 
 
 def settle(model: Any) -> None:
-    """Undo what bitsandbytes 0.50 does of its own accord; nothing for other models.
+    """Undo unwanted defaults of bitsandbytes 0.50; other models are not changed.
 
-    Where a CPU has AVX512-BF16, 4-bit layers would take a kernel that computes in bfloat16 whatever
-    was asked for, and that stops at widths which are no multiples of 32 and 64. 8-bit layers would
-    say in every call that they round from float16.
+    Where a CPU has AVX512-BF16, 4-bit layers would use a kernel that computes in bfloat16 whatever
+    ``--dtype`` is, and that fails for widths that are no multiples of 32 and 64. 8-bit layers would
+    log in every call that they convert from float16.
     """
     if rounding_of(model) == "8bit":
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -111,6 +111,6 @@ def settle(model: Any) -> None:
 
 
 def _stored(config: Any) -> Mapping[str, Any]:
-    """Return how a checkpoint is quantised on disk; empty where it is not."""
+    """Return how a checkpoint is quantised on disk; empty if it is not."""
     found = getattr(config, "quantization_config", None) or {}
     return found if isinstance(found, Mapping) else found.to_dict()

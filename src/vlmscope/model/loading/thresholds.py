@@ -1,10 +1,10 @@
-"""Sequence lengths that a decoder's configuration names, and the proof that batches reach them.
+"""Sequence lengths that a decoder's configuration names, and the check of batches beyond them.
 
-A short prompt shows nothing about what a decoder does beyond its attention chunk, its sliding
-window or the length from which it scales its attention: Llama 4 counts padding there. Where
-the suite has not held a pair of wrapper and decoder, prompts around each such length are asked
-together and alone when it is loaded. Beyond a length where that does not hold, or cannot be tried,
-rows go through the model alone.
+A short prompt does not show how a decoder behaves beyond its attention chunk, its sliding window or
+the length from which it scales its attention: Llama 4 counts padding there. For a pair of wrapper
+and decoder that the test suite does not cover, prompts around each such length are run together and
+alone when the model is loaded. Rows longer than a length at which the results differ, or which
+cannot be tried, are run alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import encode, render
 
 OPERATIONS_ON_CPU, OPERATIONS_ON_GPU = 1e12, 1e15
-"""Floating-point operations that a proof at one length may take: seconds."""
+"""Floating-point operations that the check at one length may take: seconds."""
 
 _SIZE = (64, 48)
 _QUESTION, _WORD = "Is there anything", " at all"
@@ -39,7 +39,7 @@ class Threshold:
     length: int
     """The length, in tokens."""
     fine: bool = False
-    """Whether what changes there is small: in half precision a proof would not see it."""
+    """Whether its effect is small: in half precision the check could not detect it."""
 
 
 def named_thresholds(config: Any) -> list[Threshold]:
@@ -73,7 +73,7 @@ def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
-    """Return the model with the length beyond which its rows go alone, if there is one."""
+    """Return the model with the length beyond which its rows are run alone, if there is one."""
     if vlm.one_at_a_time:
         return vlm
     named = named_thresholds(vlm.model.config.get_text_config(decoder=True))
@@ -84,7 +84,7 @@ def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
             threshold.length >= vlm.max_prompt_tokens
         ):
             break
-        if why := _why_not_proven(vlm, threshold):
+        if why := _why_not_batched(vlm, threshold):
             lengths = dataclasses.replace(
                 vlm.lengths, alone_beyond=threshold.length, why=f"{threshold.name}: {why}"
             )
@@ -92,8 +92,8 @@ def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
     return vlm
 
 
-def _why_not_proven(vlm: VisionLanguageModel, threshold: Threshold) -> str:
-    """Return why rows beyond a threshold may not be batched; empty where they may."""
+def _why_not_batched(vlm: VisionLanguageModel, threshold: Threshold) -> str:
+    """Return why rows beyond a threshold may not be batched; empty if they may."""
     if threshold.fine and vlm.dtype != torch.float32:
         return f"its effect is smaller than the rounding of {vlm.dtype}".replace("torch.", "")
     switches = threshold.length in vlm.lengths.switches
@@ -102,16 +102,16 @@ def _why_not_proven(vlm: VisionLanguageModel, threshold: Threshold) -> str:
     weights = sum(parameter.numel() for parameter in vlm.model.parameters())
     allowed = OPERATIONS_ON_GPU if vlm.cuda_devices else OPERATIONS_ON_CPU
     if 4 * weights * sum(wanted) > allowed or wanted[-1] > vlm.max_prompt_tokens:
-        return "a proof with prompts of that length would take too long"
+        return "a check with prompts of that length would take too long"
     try:
-        held = _holds(vlm, wanted)
+        same = _is_same_in_batch(vlm, wanted)
     except ERRORS:
-        held = False
-    return "" if held else "beyond it, questions in a batch and alone differ"
+        same = False
+    return "" if same else "beyond it, questions in a batch and alone differ"
 
 
-def _holds(vlm: VisionLanguageModel, lengths: list[int]) -> bool:
-    """Return whether prompts of some lengths give together what each gives alone."""
+def _is_same_in_batch(vlm: VisionLanguageModel, lengths: list[int]) -> bool:
+    """Return whether prompts of these lengths give the same results in a batch as alone."""
     rng = np.random.default_rng(0)
     width, height = _SIZE
     images = [fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in lengths]

@@ -1,19 +1,19 @@
 """The weight files of a checkpoint: which of them are read, and which are refused.
 
-``transformers`` looks for weights under fixed names, and an index names further files. All of that
-stands in files that may be of unknown origin, so it is looked at before anything is loaded:
+``transformers`` looks for weights under fixed names, and an index names further files. Those names
+are in files that may be of unknown origin, so they are checked before anything is loaded:
 
 - A pickle may run code when it is read. ``transformers`` reads one by itself, with PyTorch's
-  restricted reader, where safetensors are missing; where the index of the safetensors or the
-  configuration names one; and where an adapter lies beside the checkpoint. It is refused unless
-  pickles are asked for.
-- A name in an index or a configuration may not lead out of the checkpoint: no absolute path, no
-  ``..``. Nothing permits it: whoever wants such a file puts a link to it into the folder.
-- A symbolic link in the folder may lead anywhere, as long as a regular file is at its end. Links
-  are made by whoever has the folder, not by whoever wrote the checkpoint (a download makes none but
-  the hub's own, into its cache); shared stores of weights consist of them; and what identifies a
-  checkpoint is the bytes that are read, wherever they lie.
-- Only regular files are opened: a pipe would never end.
+  restricted reader, if there are no safetensors; if the index of the safetensors or the
+  configuration names one; and if there is an adapter in the checkpoint's folder. It is refused
+  unless pickles are allowed.
+- A name in an index or a configuration must be inside the checkpoint: no absolute path, no ``..``.
+  There is no option to allow it; link such a file into the folder instead.
+- A symbolic link in the folder may point anywhere, as long as its target is a regular file. Links
+  are created by the owner of the folder, not by the author of the checkpoint (a download creates
+  only the hub's own, into its cache); shared stores of weights consist of links; and a checkpoint
+  is identified by the bytes that are read, wherever they are.
+- Only regular files are opened: reading a pipe would never end.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from vlmscope.regular import PointerError, check_folder
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder that the libraries would wait for, read for ever, or could not open.
+    """Raise an error for a folder that the libraries would block on or could not open.
 
     Raises:
-        ModelError: It holds a pipe, a socket, a device, a Git LFS pointer or a huge JSON file, or
-            its path is not UTF-8.
+        ModelError: It contains a pipe, a socket, a device, a Git LFS pointer or a huge JSON file,
+            or its path is not UTF-8.
     """
     try:
         str(folder.resolve()).encode()
     except UnicodeEncodeError as error:
         raise ModelError(
-            f"{folder}: the path is not UTF-8, and safetensors opens no other; rename the folder"
+            f"{folder}: the path is not UTF-8, which safetensors cannot open; rename the folder"
         ) from error
     try:
         check_folder(folder)
@@ -58,16 +58,16 @@ def check_files(folder: Path) -> None:
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weight files that are pickles."""
 SAFE = ("model.safetensors", "model.safetensors.index.json")
-"""Where ``from_pretrained`` looks for weights, in this order."""
+"""File names that ``from_pretrained`` looks for, in this order."""
 UNSAFE = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where it looks after that."""
+"""File names that it looks for after those."""
 INDEX = ".index.json"
-"""How the name of an index ends."""
+"""Suffix of an index file."""
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LARGEST_INDEX = 1 << 28
 _DISTRIBUTED = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-"""Files for which ``from_pretrained`` leaves all others aside."""
+"""Files for which ``from_pretrained`` ignores all others."""
 
 
 def find_weights(folder: Path, config: Any, *, pickles: bool) -> tuple[str, ...]:
@@ -79,17 +79,18 @@ def find_weights(folder: Path, config: Any, *, pickles: bool) -> tuple[str, ...]
         pickles: Whether weights may be pickles.
 
     Returns:
-        Names below the folder, with ``/`` between their parts, sorted. An index is not among them:
-        it says where weights are and does not change them.
+        Paths relative to the folder, with ``/`` as separator, sorted. An index is not among them:
+        it only locates the weights.
 
     Raises:
-        ModelError: There are none, a file is missing, is none, lies elsewhere or is a pickle.
+        ModelError: There are none, or a file is missing, not a weight file, outside the folder or a
+            pickle.
     """
-    first = _first(folder, config, pickles=pickles)
+    first = _first_file(folder, config, pickles=pickles)
     names = {first}
     if first.endswith(INDEX):
         check_file(folder, first)
-        names = {_inside(folder, name, first) for name in _read_index(folder / first)}
+        names = {_checked_name(folder, name, first) for name in _read_index(folder / first)}
     names |= {n for n in getattr(type(config), "extra_files", ()) if os.path.lexists(folder / n)}
     for name in sorted(names):
         _check_suffix(folder, name, pickles=pickles)
@@ -98,14 +99,14 @@ def find_weights(folder: Path, config: Any, *, pickles: bool) -> tuple[str, ...]
 
 
 def find_adapter_weights(folder: Path, *, pickles: bool) -> str:
-    """Return the name of the weights of an adapter that lies in a checkpoint's folder.
+    """Return the name of the weights of an adapter in a checkpoint's folder.
 
     Args:
         folder: The checkpoint.
         pickles: Whether weights may be pickles.
 
     Raises:
-        ModelError: There are none, or none that are taken.
+        ModelError: There are none, or none in a supported format.
     """
     names = ("adapter_model.safetensors", "adapter_model.bin")
     name = next((name for name in names if os.path.lexists(folder / name)), names[0])
@@ -115,24 +116,24 @@ def find_adapter_weights(folder: Path, *, pickles: bool) -> str:
 
 
 def check_file(folder: Path, name: str, index: str = "") -> None:
-    """Refuse what is no file of weights or settings, without opening what would never end.
+    """Raise an error for an unusable file of weights or settings, without opening special files.
 
     Args:
-        folder: Where it lies.
-        name: Its name below the folder.
+        folder: The folder of the file.
+        name: The file's path relative to the folder.
         index: The file that names it.
 
     Raises:
-        ModelError: It is missing, empty, no regular file, or stands for one that Git LFS has.
+        ModelError: It is missing, empty, not a regular file, or a Git LFS pointer.
     """
     path = folder / name
     try:
         found = path.stat()
     except FileNotFoundError as error:
         if path.is_symlink():
-            raise ModelError(f"{path}: is a symbolic link to a file that is not there") from error
+            raise ModelError(f"{path}: is a symbolic link to a missing file") from error
         named = f", and {index} names it" if index else ""
-        raise ModelError(f"{path}: is not there{named}; get the whole checkpoint") from error
+        raise ModelError(f"{path}: not found{named}; get the complete checkpoint") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {one_line(error)}") from error
     if not stat.S_ISREG(found.st_mode):
@@ -155,7 +156,7 @@ def pickled_only(name: str, found: str) -> ModelError:
 
 @contextmanager
 def without_pickles(name: str) -> Iterator[None]:
-    """Refuse every pickle that PyTorch is asked to read meanwhile, in whatever way it was named.
+    """Raise an error for every pickle that PyTorch is asked to read within the context.
 
     Args:
         name: The checkpoint, for the message.
@@ -167,17 +168,17 @@ def without_pickles(name: str) -> Iterator[None]:
     def refuse(file: Any, *_: Any, **__: Any) -> NoReturn:
         raise pickled_only(name, f"{Path(str(file)).name} is a pickle")
 
-    before = torch.load
+    original = torch.load
 
-    def put_back() -> None:
-        torch.load = before
+    def restore() -> None:
+        torch.load = original
 
-    with undoing(put_back):  # it is the whole process's, and ``load_model`` holds the lock
+    with undoing(restore):  # the patch is process-wide; ``load_model`` holds the lock
         torch.load = refuse  # type: ignore[assignment]
         yield
 
 
-def _first(folder: Path, config: Any, *, pickles: bool) -> str:
+def _first_file(folder: Path, config: Any, *, pickles: bool) -> str:
     """Return the file that ``from_pretrained`` opens first: weights, or an index of them."""
     try:
         found = sorted(path.name for path in folder.iterdir())
@@ -186,10 +187,10 @@ def _first(folder: Path, config: Any, *, pickles: bool) -> str:
     if distributed := next(filter(_DISTRIBUTED.fullmatch, found), ""):
         raise ModelError(
             f"{folder / distributed}: belongs to a distributed checkpoint, which cannot be read "
-            "here; load it with transformers, save it whole, and give that folder"
+            "here; load it with transformers, save it undistributed, and give that folder"
         )
     if explicit := getattr(config, "transformers_weights", None):
-        return _inside(folder, explicit, "config.json")
+        return _checked_name(folder, explicit, "config.json")
     looked_for: tuple[str, ...] = (*SAFE, *UNSAFE) if pickles else SAFE
     for name in looked_for:
         if name in found:
@@ -199,17 +200,17 @@ def _first(folder: Path, config: Any, *, pickles: bool) -> str:
     ):
         raise pickled_only(str(folder), f"{pickled[0]} is a pickle")
     raise ModelError(
-        f"{folder}: holds no weights, neither {SAFE[0]} nor {SAFE[1]}; get the whole checkpoint"
+        f"{folder}: has no weights, neither {SAFE[0]} nor {SAFE[1]}; get the complete checkpoint"
     )
 
 
-def _inside(folder: Path, name: Any, source: str) -> str:
-    """Return a name that stands in a file, in its plain form, unless it leads out of the folder."""
+def _checked_name(folder: Path, name: Any, source: str) -> str:
+    """Return a file name from an index or configuration, normalised, if it is inside the folder."""
     text = name if isinstance(name, str) and name.isprintable() else ""
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not path.parts or text.endswith("/"):
         raise ModelError(
-            f"{folder / source}: names {name!r} as weights, which is no file in the folder; "
+            f"{folder / source}: names {name!r} as weights, which is not a file in the folder; "
             "weights are read from the checkpoint itself only"
         )
     return str(path)
@@ -222,13 +223,13 @@ def _read_index(index: Path) -> Iterable[Any]:
             content = json.loads(file.read(_LARGEST_INDEX))
         files = content["weight_map"].values()
         if not isinstance(content["metadata"], dict):
-            raise TypeError("metadata is no object")
+            raise TypeError("metadata is not an object")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{index}: damaged index of weights: {one_line(error)}; get it again"
         ) from error
     if not files:
-        raise ModelError(f"{index}: names no file with weights; get it again")
+        raise ModelError(f"{index}: names no weight files; get it again")
     return {name if isinstance(name, str) else repr(name): name for name in files}.values()
 
 
@@ -237,7 +238,7 @@ def _check_suffix(folder: Path, name: str, *, pickles: bool) -> None:
         return
     if name.endswith(PICKLED):
         raise pickled_only(str(folder), f"{name} is a pickle")
-    raise ModelError(f"{folder / name}: is named as weights and is no .safetensors file")
+    raise ModelError(f"{folder / name}: is named as weights but is not a .safetensors file")
 
 
 def _begins_with(path: Path, beginning: bytes) -> bool:
