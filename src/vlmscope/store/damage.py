@@ -96,7 +96,7 @@ def damage_of(path: Path) -> Iterator[str]:
     except (FileNotFoundError, UnreachableError):
         raise
     except StoreError as error:
-        yield f"damaged or no HDF5 file ({error.__cause__ or error})"
+        yield f"damaged or not an HDF5 file ({error.__cause__ or error})"
     else:
         if not columns and not missing and _seal_is_broken(path):
             yield "bytes outside the columns are changed"
