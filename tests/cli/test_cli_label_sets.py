@@ -351,7 +351,7 @@ def test_agreement_says_where_kappa_says_nothing(vlmscope: Command, run: Path) -
     write_labels(run, [Score(id_, None, "judge", "") for id_ in ids], {}, "none")
     same = vlmscope("agreement", run, "default", "same").out
     assert (
-        "kappa is not defined, as both call every row hallucinated, on the 36 rows that both decide"
+        "kappa is not defined, as both label every row hallucinated, on the 36 rows that both decide"
         in same
     )
     most = vlmscope("agreement", run, "most", "default").out

@@ -220,8 +220,8 @@ def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -
 @pytest.mark.parametrize(
     ("group_by", "layers", "card"),
     [
-        ("image", "about images it has not seen", "its image was not seen"),
-        ("question", "to questions it has not seen", "its question was not seen"),
+        ("image", "about images it has not seen", "contain the same image"),
+        ("question", "to questions it has not seen", "contain the same question"),
         ("category", "of values of category it has not seen", "its value of category was not"),
     ],
 )
@@ -333,7 +333,7 @@ def test_differences_in_the_table_are_those_of_the_numbers_in_it(home: Path) -> 
     assert {row.above_joint for row in rows} == {-0.051}, "0.883 - 0.934; unrounded -0.052"
     tile = next(n for n in document.numbers if n.label == "known without hidden states")
     assert tile.value == "0.934"
-    assert "with the probe -0.051" in tile.note
+    assert "adding the probe -0.051" in tile.note
 
 
 def change(home: Path, **changes: Any) -> None:
@@ -518,7 +518,7 @@ def test_what_has_moved_is_found_where_one_says(labelled: Path, checkpoint: Path
     assert poor.images == {}
     assert "if it has moved, give data and images" in poor.images_note
     assert poor.token_view is None
-    assert "is not at hand" in poor.token_view_note
+    assert "is not available" in poor.token_view_note
     assert len(poor.cards) == ROWS
     found = document_of(moved, data=f"{moved}/questions.csv", images=f"{moved}/images")
     assert len(found.images) == IMAGES
@@ -641,7 +641,7 @@ def test_a_run_that_stopped_at_the_prefill_without_categories(tmp_path: Path) ->
     assert document.missing[0].startswith("The run stopped after the prefill")
     assert document.missing[1].startswith("1 row failed: ")
     assert [(row.id, row.attempt) for row in document.failures] == [("q_bad", 1)]
-    assert document.numbers[0].note == "1 row failed, in no number here"
+    assert document.numbers[0].note == "1 row failed and not counted"
 
 
 def test_a_run_without_rows(tmp_path: Path) -> None:

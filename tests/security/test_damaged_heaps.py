@@ -89,7 +89,9 @@ def test_a_text_where_lists_of_lists_are_is_refused(research: Path) -> None:
         parts = np.dtype([("text", h5py.string_dtype()), ("number", np.int64)])
         file["question_0"].create_dataset("question", data=np.array([("a", 1)], parts))
         del file["question_0/answer"]
-    with pytest.raises(StoreError, match="'question' is stored in a way that vlmscope never writes"):
+    with pytest.raises(
+        StoreError, match="'question' is stored in a way that vlmscope never writes"
+    ):
         open_seed_files(research)
 
 

@@ -138,7 +138,9 @@ def test_a_damaged_part_is_named_never_skipped(
 def test_files_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     first = write_part(tmp_path / "gemma_part_001.h5", [research_row(0)])
     write_part(tmp_path / "qwen_part_001.h5", [research_row(0)])
-    with pytest.raises(InputError, match="several extractions: gemma, qwen; give each its own folder"):
+    with pytest.raises(
+        InputError, match="several extractions: gemma, qwen; give each its own folder"
+    ):
         open_seed_files(tmp_path)
     assert len(open_seed_files(first)) == 1
     for name in ("one", "two"):
