@@ -319,8 +319,8 @@ def answers(path: Path, rows: list[tuple[str, str, str, int]], times: int = 10) 
 @pytest.mark.parametrize(
     ("scorer", "warning"),
     [
-        ("exact", "exact: 30 answers that auto reads as right are labelled hallucinated, because they are "
-                  "worded differently from the ground truth; omit --scorer to use auto"),
+        ("exact", "exact: 30 answers that auto reads as right are labelled hallucinated, "
+                  "because they are worded differently from the ground truth; omit --scorer to use auto"),
         ("vqa", ""),
         ("yesno", ""),
         ("auto", ""),

@@ -282,7 +282,7 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
             assert "finds nothing" in figures[name].svg, name
         assert "finds nothing" in figures["auroc_by_layer"].narrow_svg
     if which == "joint":
-        assert "with the probe" not in tiles["known without hidden states"].note
+        assert "adding the probe" not in tiles["known without hidden states"].note
     assert "finds nothing" in figures["auroc_by_layer"].description
     gains = {"joint": "above_joint", "best": "above_baseline"}.get(which)
     for row in document.results:
@@ -300,7 +300,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     tiles = {number.label: number for number in document.numbers}
     assert tiles["AUROC before the answer"].value == "finds nothing"
     assert "abstaining" not in tiles
-    assert "with the probe" not in tiles["known without hidden states"].note
+    assert "adding the probe" not in tiles["known without hidden states"].note
     assert {row.auroc for row in document.categories} == {None}
     for column in document.columns:
         assert column.auroc is None

@@ -326,8 +326,8 @@ def _show(record: dict[str, Any]) -> None:
     if any(kinds.values()):
         other = f", {kinds['other']:,} neither" if kinds["other"] else ""
         stdout.print(
-            f"of the hallucinated answers to yes/no questions {kinds['affirms']:,} affirm something "
-            f"false, {kinds['denies']:,} deny something true{other}"
+            f"of the hallucinated answers to yes/no questions {kinds['affirms']:,} affirm "
+            f"something false, {kinds['denies']:,} deny something true{other}"
         )
     if record.get("truth_read"):
         stdout.print(f"read: {record['truth_read']}")
