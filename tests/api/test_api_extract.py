@@ -149,7 +149,7 @@ def test_a_loaded_model_is_left_as_it_was(
         vlmscope.extract(frame, vlm, tmp_path / "other", allow_pickle_weights=True)
     with pytest.raises(InputError, match=r"^model and ray=True: the model is loaded here"):
         vlmscope.extract(frame, vlm, tmp_path / "other", ray=True)
-    with pytest.raises(ModelError, match="nobody knows what it was loaded from"):
+    with pytest.raises(ModelError, match="the source of the weights is unknown"):
         vlmscope.extract(frame, replace(vlm, identity=None), tmp_path / "other", **QUICK)
     vlm.model.train()
     try:

@@ -211,16 +211,16 @@ WRONG: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         UnknownIdError,
         "no question 'q777' among 90 rows; did you mean",
     ),
-    "slice": (lambda run: run[:2], UnknownIdError, r"run\[:2\]: .* use run\.iloc\[:2\] for rows"),
+    "slice": (lambda run: run[:2], UnknownIdError, r"run\[:2\]: .* use run\.iloc\[:2\] "),
     "step": (lambda run: run[1:9:2], UnknownIdError, r"use run\.iloc\[1:9:2\]"),
     "number": (lambda run: run[0], UnknownIdError, r"use run\.iloc\[0\]"),
-    "list": (lambda run: run[["q0"]], UnknownIdError, r"found by its id, which is text"),
+    "list": (lambda run: run[["q0"]], UnknownIdError, r"expected the id of a question"),
     "beyond": (lambda run: run.iloc[90], RowNumberError, r"iloc\[90\]: the run has 90 rows"),
     "before": (lambda run: run.iloc[-91], RowNumberError, r"iloc\[-91\]: the run has 90 rows"),
     "in a list": (lambda run: run.iloc[[0, 90]], RowNumberError, r"iloc\[90\]"),
-    "id as number": (lambda run: run.iloc["q0"], RowNumberError, r"id goes into run\[id\]"),
+    "id as number": (lambda run: run.iloc["q0"], RowNumberError, r"use run\[id\] to select"),
     "fraction": (lambda run: run.iloc[1.5], RowNumberError, r"iloc\[1\.5\]: expected a number"),
-    "short mask": (lambda run: run.iloc[[True]], RowNumberError, "1 truth values, expected one"),
+    "short mask": (lambda run: run.iloc[[True]], RowNumberError, "mask of 1 values, expected one"),
 }
 
 

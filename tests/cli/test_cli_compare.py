@@ -54,7 +54,7 @@ def test_it_shows_runs_side_by_side(vlmscope: Command, home: Path) -> None:
     assert found is not None, text
     more, less, points = map(float, found.groups())
     assert more - less == pytest.approx(points, abs=1e-9), "as a reader computes it"
-    assert "4 ids of 60 in both mean different questions or images, and are left out" in text
+    assert "4 ids of 60 in both have different questions or images, and are left out" in text
     assert "on 56 questions in common which hallucinates more often cannot be told" in text
     assert "A: no probes yet." in text
     assert "\x1b" not in done.out, "a name out of a file moves no cursor"
@@ -153,7 +153,7 @@ def test_a_difference_that_correction_takes_back_is_marked() -> None:
         probe_difference_low=-0.09, probe_difference_high=-0.01, probe_difference_p=0.03,
         probe_difference_p_holm=0.06,
     )  # fmt: skip
-    lost = ", which does not hold after correction for 2 comparisons"
+    lost = ", which is not significant after correction for 2 comparisons"
     first, second, *_ = sentences(Comparison(runs, (pair, pair)))
     assert "it hallucinates more often, 35.0% against 26.0%, +9.0 points" in first
     assert f"corrected 0.080){lost}: both right 60" in first
@@ -162,4 +162,4 @@ def test_a_difference_that_correction_takes_back_is_marked() -> None:
     held = replace(pair, difference_p_holm=0.04, probe_difference_p_holm=0.03)
     assert lost not in " ".join(sentences(Comparison(runs, (held, held))))
     alone = " ".join(sentences(Comparison(runs[:2], (pair,))))
-    assert alone.count("which does not hold at 5%") == 2
+    assert alone.count("which is not significant at 5%") == 2

@@ -58,7 +58,7 @@ def test_it_equals_one_run_on_the_whole_table(
     assert done.code == 0
     assert json.loads(done.out)["captured"] == 5
     assert "of the 5 rows that the run holds 5 are the same questions in it" in done.err
-    assert "another truth now, and the run takes it: 5 rows ('question_comb_4'" in done.err
+    assert "ground truth changed, the run uses the new one: 5 rows ('question_comb_4'" in done.err
     assert extract("--batch-size", 1, out="whole").code == 0
     assert_equal(open_run(tmp_path / "run"), open_run(tmp_path / "whole"))
     done = vlmscope("verify", tmp_path / "run", "--device", "cpu", "--sample", 2)
@@ -92,13 +92,16 @@ def test_labels_of_old_truths_are_said_to_be_stale(
     assert "stale" not in vlmscope("info", run).out
     write(table, [row | {"gt_answer": "No"} for row in whole])
     done = extract()
-    assert "label sets default are of the old truths: run 'vlmscope label' again" in done.err
+    assert (
+        "label sets default were made from the old ground truth: run 'vlmscope label' again"
+        in done.err
+    )
     assert "labels default: 0 hallucinated" not in vlmscope("info", run).out
-    assert "stale, truths have changed since: label again" in vlmscope("info", run).out
+    assert "stale, the ground truth has changed since: label again" in vlmscope("info", run).out
     done = vlmscope("probe", run)
-    assert "the labels are of truths that have changed in the table since; run" in done.err
+    assert "the ground truth in the table has changed since the labels were made; run" in done.err
     assert vlmscope("report", run).code == 0
-    assert "of truths that have changed in the table" in (run / "report.html").read_text("utf-8")
+    assert "ground truth in the table has changed since" in (run / "report.html").read_text("utf-8")
     assert vlmscope("label", run, "--scorer", "exact").code == 0
     assert "stale" not in vlmscope("info", run).out
 

@@ -28,7 +28,7 @@ def test_damaged_rows_are_named_and_captured_again(
     run = tmp_path / "run"
     before = open_run(run).matrix("query_token_representation", 4)
     sound = vlmscope("verify", run, "--files")
-    assert (sound.code, "checksums of 10 rows are right" in sound.err) == (0, True)
+    assert (sound.code, "checksums of 10 rows are correct" in sound.err) == (0, True)
     shard = damage(run)
     found = vlmscope("verify", run, "--files")
     assert found.code == 1

@@ -86,7 +86,7 @@ def test_which_way_answers_to_yes_no_questions_are_wrong(vlmscope: Command, run:
     kinds = json.loads(done.out)["error_kinds"]
     assert kinds == {"affirms": wanted["affirms"], "denies": wanted["denies"], "other": 0}
     assert wanted["affirms"]
-    told = f"yes/no questions {wanted['affirms']} affirm what is not so, {wanted['denies']} deny"
+    told = f"yes/no questions {wanted['affirms']} affirm something false, {wanted['denies']} deny"
     assert told in vlmscope("label", run).out
     text = "id,label\n" + "".join(f"{i},{s.outcome}\n" for i, s in labels.items())
     (run / "mine.csv").write_text(text, "utf-8")
@@ -94,7 +94,7 @@ def test_which_way_answers_to_yes_no_questions_are_wrong(vlmscope: Command, run:
     assert json.loads(by_hand.out)["error_kinds"] == kinds
     made = gather(opened, ReportSpec(), lambda _: None).document.labels
     assert made is not None
-    assert dict(made.error_kinds)["affirms what is not so"] == wanted["affirms"]
+    assert dict(made.error_kinds)["affirms something false"] == wanted["affirms"]
 
 
 @pytest.mark.parametrize(

@@ -83,5 +83,5 @@ def test_a_table_keeps_its_verdicts_beside_the_labelled_one(
 def test_a_folder_that_is_no_checkpoint(vlmscope: Command, run: Path, tmp_path: Path) -> None:
     done = vlmscope("label", run, "--scorer", "judge", "--judge-model", tmp_path)
     assert done.code == 2
-    assert "holds no config.json; give that of a whole checkpoint" in done.err
+    assert "has no config.json; give the folder of a complete checkpoint" in done.err
     assert not (run / "labels.parquet").exists()

@@ -349,12 +349,12 @@ def test_agreement_says_where_kappa_says_nothing(vlmscope: Command, run: Path) -
     write_labels(run, [Score(id_, None, "judge", "") for id_ in ids], {}, "none")
     same = vlmscope("agreement", run, "default", "same").out
     assert (
-        "kappa is not defined, as both call every row hallucinated, on the 36 rows that both decide"
-        in same
+        "kappa is not defined, as both label every row hallucinated, on the 36 rows that "
+        "both decide" in same
     )
     most = vlmscope("agreement", run, "most", "default").out
     assert "Cohen's kappa 0.000" in most
-    assert "default calls all of them hallucinated: kappa is 0 then" in most
+    assert "default labels all of them hallucinated: kappa is then 0" in most
     none = vlmscope("agreement", run, "default", "none").out
     assert "kappa is not defined: no row to compare, on the 0 rows that both decide" in none
 

@@ -143,7 +143,7 @@ def test_nothing_is_overwritten_unasked(vlmscope: Command, tmp_path: Path) -> No
     out.write_text("my work")
     before = table.read_bytes()
     for path, message in (
-        (out, "is there already; give --overwrite"),
+        (out, "already exists; give --overwrite"),
         (table, "is the table itself"),
         (tmp_path / "x.txt", "name it .csv or .parquet"),
         (tmp_path / "no" / "x.csv", "does not exist; make it first"),
@@ -319,8 +319,9 @@ def answers(path: Path, rows: list[tuple[str, str, str, int]], times: int = 10) 
 @pytest.mark.parametrize(
     ("scorer", "warning"),
     [
-        ("exact", "exact: 30 answers that auto reads as right are hallucinated here, as they are "
-                  "worded otherwise than the truth; leave --scorer out for auto"),
+        ("exact", "exact: 30 answers that auto reads as right are labelled hallucinated, "
+                  "because they are worded differently from the ground truth; "
+                  "omit --scorer to use auto"),
         ("vqa", ""),
         ("yesno", ""),
         ("auto", ""),
@@ -370,7 +371,7 @@ def test_labels_the_other_way_round_are_told(
     ], times)  # fmt: skip
     done = vlmscope("label", table, "--out", tmp_path / "o.csv", "--column", "score")
     assert done.code == 0, done.err
-    told = f"the rules read {3 * times} of {3 * times} answers the other way round"
+    told = f"the rules label {3 * times} of {3 * times} answers the opposite way"
     assert (told in done.err) == (wrong_way and times == 10)
     named = write(tmp_path / "n.csv", [
         {**row, "is_correct": row["score"]} for row in read(table)

@@ -125,7 +125,7 @@ def test_what_is_refused_in_one_line(
     part = data / "gemma3_12b_embeddings_part_002.h5"
     part.write_bytes(part.read_bytes()[:-1])
     cut = refused(vlmscope("probe", data, "--labels", labels))
-    assert f"{part}: cut short" in cut
+    assert f"{part}: truncated" in cut
     assert "move it out of the folder" in cut
     assert not (data / "probes").exists()
 

@@ -120,7 +120,7 @@ def test_a_time_that_is_none_is_refused(
         path.write_text(json.dumps(manifest))
         done = vlmscope("verify", tmp_path / "run", "--device", "cpu")
         assert done.code != 0
-        assert "model.prompt_time makes no sense" in done.err
+        assert "model.prompt_time is invalid" in done.err
 
 
 def test_the_expanded_prompt_of_a_report(

@@ -160,7 +160,10 @@ def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample
     [
         ([], "give an IMAGE and a QUESTION, or --data"),
         (["x.png"], "a QUESTION is missing; put it in quotes after the IMAGE, or pass --text-only"),
-        (["", "What?"], "the IMAGE is empty; write a path, or pass --text-only and the QUESTION"),
+        (
+            ["", "What?"],
+            "the IMAGE is empty; write a path, or pass --text-only and only the QUESTION",
+        ),
         (["clip.mp4", "What?"], "'clip.mp4' is a video; vlmscope reads images only: extract a"),
         (['["x.png", "a.wav"]', "What?"], "score: the image 'a.wav' is a sound"),
         (['["x.png", ""]', "What?"], "score: image 2 of 2 in the list is empty; write a path"),

@@ -221,7 +221,9 @@ def test_a_current_folder_that_is_gone(
     for arguments in (("info", run), ("report", run), ("extract", "t.csv"), ("--version",)):
         done = vlmscope(*arguments)
         assert done.code == 2
-        assert done.err == ("error: the current folder is gone; change to one that is there\n")
+        assert done.err == (
+            "error: the current folder does not exist any more; change to another one\n"
+        )
 
 
 def test_a_path_that_is_not_utf8(vlmscope: Command, tmp_path: Path, run: Path) -> None:

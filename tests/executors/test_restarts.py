@@ -132,7 +132,7 @@ def test_one_row_that_hangs_does_not_end_the_run(
     assert first.startswith("the model took longer than --time-limit 0.1 seconds; rows in it: 'q4'")
     assert "'q6'" in first
     assert "tried last, each alone" in first
-    assert "rows in it: 'q6'; it is recorded as failed, starting again" in second
+    assert "rows in it: 'q6'; it is recorded as failed, restarting" in second
     assert not list(command.out.glob(".in-progress-*"))
     # The same command once more tries it again, alone, and comes to the same end.
     again = command.run()
@@ -184,7 +184,7 @@ def test_who_asked_to_stop_is_not_begun_again(
     command.hangs = hangs
     assert command.run() is None
     assert command.exits == ["124"]
-    assert "run the same command again, it tries them last" in capfd.readouterr().err
+    assert "run the same command again, which tries them last" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("rows", [1, 12])

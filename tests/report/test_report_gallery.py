@@ -125,11 +125,11 @@ def test_two_thousand_cards_keep_the_page_small(open_page: OpenPage) -> None:
 def test_an_empty_result_offers_the_way_back(open_page: OpenPage) -> None:
     page = open_page(FULL)
     field(page, "q").fill("no such thing")
-    expect(page.get_by_text("No card fits these filters.")).to_be_visible()
+    expect(page.get_by_text("No card matches these filters.")).to_be_visible()
     assert ids(page) == []
     page.get_by_role("button", name="Reset the filters").click()
     assert count(page) == "120 of 120"
-    expect(page.get_by_text("No card fits these filters.")).to_be_hidden()
+    expect(page.get_by_text("No card matches these filters.")).to_be_hidden()
     expect(field(page, "q")).to_be_focused()
 
 
@@ -174,7 +174,7 @@ def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     dialog = page.get_by_role("dialog")
     expect(dialog.locator("img")).to_have_attribute("src", examples.IMAGES["green.png"])
     shown = " ".join(dialog.inner_text().split())
-    for text in ("hallucinated", 'decided on says yes, truth no: "yes"', "scorer yesno",
+    for text in ("hallucinated", 'evidence says yes, truth no: "yes"', "scorer yesno",
                  "category existence", "id q2", "ended by stop", "last image token position 5",
                  "last prompt token position 17", "prompt 18 tokens"):  # fmt: skip
         assert text in shown

@@ -220,8 +220,8 @@ def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -
 @pytest.mark.parametrize(
     ("group_by", "layers", "card"),
     [
-        ("image", "about images it has not seen", "its image was not seen"),
-        ("question", "to questions it has not seen", "its question was not seen"),
+        ("image", "about images it has not seen", "contain the same image"),
+        ("question", "to questions it has not seen", "contain the same question"),
         ("category", "of values of category it has not seen", "its value of category was not"),
     ],
 )
@@ -282,7 +282,7 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
             assert "finds nothing" in figures[name].svg, name
         assert "finds nothing" in figures["auroc_by_layer"].narrow_svg
     if which == "joint":
-        assert "with the probe" not in tiles["known without hidden states"].note
+        assert "adding the probe" not in tiles["known without hidden states"].note
     assert "finds nothing" in figures["auroc_by_layer"].description
     gains = {"joint": "above_joint", "best": "above_baseline"}.get(which)
     for row in document.results:
@@ -300,7 +300,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     tiles = {number.label: number for number in document.numbers}
     assert tiles["AUROC before the answer"].value == "finds nothing"
     assert "abstaining" not in tiles
-    assert "with the probe" not in tiles["known without hidden states"].note
+    assert "adding the probe" not in tiles["known without hidden states"].note
     assert {row.auroc for row in document.categories} == {None}
     for column in document.columns:
         assert column.auroc is None
@@ -333,7 +333,7 @@ def test_differences_in_the_table_are_those_of_the_numbers_in_it(home: Path) -> 
     assert {row.above_joint for row in rows} == {-0.051}, "0.883 - 0.934; unrounded -0.052"
     tile = next(n for n in document.numbers if n.label == "known without hidden states")
     assert tile.value == "0.934"
-    assert "with the probe -0.051" in tile.note
+    assert "adding the probe -0.051" in tile.note
 
 
 def change(home: Path, **changes: Any) -> None:
@@ -518,7 +518,7 @@ def test_what_has_moved_is_found_where_one_says(labelled: Path, checkpoint: Path
     assert poor.images == {}
     assert "if it has moved, give data and images" in poor.images_note
     assert poor.token_view is None
-    assert "is not at hand" in poor.token_view_note
+    assert "is not available" in poor.token_view_note
     assert len(poor.cards) == ROWS
     found = document_of(moved, data=f"{moved}/questions.csv", images=f"{moved}/images")
     assert len(found.images) == IMAGES
@@ -641,7 +641,7 @@ def test_a_run_that_stopped_at_the_prefill_without_categories(tmp_path: Path) ->
     assert document.missing[0].startswith("The run stopped after the prefill")
     assert document.missing[1].startswith("1 row failed: ")
     assert [(row.id, row.attempt) for row in document.failures] == [("q_bad", 1)]
-    assert document.numbers[0].note == "1 row failed, in no number here"
+    assert document.numbers[0].note == "1 row failed and not counted"
 
 
 def test_a_run_without_rows(tmp_path: Path) -> None:

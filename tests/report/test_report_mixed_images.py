@@ -63,7 +63,7 @@ def test_each_card_has_all_its_images(home: Path) -> None:
     assert [card.num_images for card in document.cards] == [1, 2, 0, 2]
     assert "last_image_token" not in document.cards[2].positions
     [tile] = [number for number in document.numbers if number.label == "images"]
-    assert (tile.value, tile.note) == ("3", "different ones; 1 question has none")
+    assert (tile.value, tile.note) == ("3", "distinct; 1 question has none")
     said = dict(dict(document.provenance)["Data"])
     assert said["questions without an image"] == "captured (--text-only)"
 

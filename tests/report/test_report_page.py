@@ -267,7 +267,7 @@ def test_a_gallery_without_cards_says_why() -> None:
 
 def test_a_gallery_of_a_draw_says_of_how_many() -> None:
     text = Outline(render(replace(examples.full(), rows=54321))).text
-    assert "A draw of 120 of the run's 54,321 rows." in text
+    assert "A random sample of 120 of the run's 54,321 rows." in text
 
 
 def test_tables_can_be_read_by_ear(full: Outline) -> None:

@@ -42,9 +42,9 @@ def test_what_is_not_shown_is_said(open_page: OpenPage) -> None:
     page = open_page(document())
     said = page.locator(".card .no-image")
     expect(said.nth(0)).to_be_hidden()
-    expect(said.nth(1)).to_have_text("1 of 2 images at hand")
+    expect(said.nth(1)).to_have_text("1 of 2 images available")
     expect(said.nth(2)).to_have_text("no image")
-    expect(said.nth(3)).to_have_text("image not at hand")
+    expect(said.nth(3)).to_have_text("image not available")
     assert page.locator(".card").nth(1).locator("img").count() == 1
     assert page.locator(".card").nth(2).locator("img").count() == 0
 

@@ -83,13 +83,15 @@ def test_a_text_where_lists_of_lists_are_is_refused(research: Path) -> None:
         row = file["question_0"]
         del row["question"], row["answer"]
         row["answer"] = np.arange(3)
-    with pytest.raises(InputError, match="'question_0': found no text in 'answer'"):
+    with pytest.raises(InputError, match="'question_0': 'answer' is not text"):
         open_seed_files(research)
     with h5py.File(research, "r+") as file:
         parts = np.dtype([("text", h5py.string_dtype()), ("number", np.int64)])
         file["question_0"].create_dataset("question", data=np.array([("a", 1)], parts))
         del file["question_0/answer"]
-    with pytest.raises(StoreError, match="'question' is stored in a way that is never written"):
+    with pytest.raises(
+        StoreError, match="'question' is stored in a way that vlmscope never writes"
+    ):
         open_seed_files(research)
 
 

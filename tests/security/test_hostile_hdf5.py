@@ -159,7 +159,7 @@ def test_a_column_that_declares_a_petabyte(shard: Path) -> None:
         del file[COLUMN]
         file.create_dataset(COLUMN, (3, 2**47), np.float32, chunks=(1, 1024))
     run = open_run(shard.parent.parent)
-    with pytest.raises(StoreError, match="declares 1,688,849,860,263,936 bytes and holds 0"):
+    with pytest.raises(StoreError, match="declares 1,688,849,860,263,936 bytes and contains 0"):
         run["question_comb_1"]
     with pytest.raises(StoreError, match="declares"):
         run.matrix("query_token_representation", 2)
@@ -168,7 +168,7 @@ def test_a_column_that_declares_a_petabyte(shard: Path) -> None:
 def test_groups_within_themselves(shard: Path) -> None:
     with h5py.File(shard, "a") as file:
         file["_columns/again"] = file["_columns"]
-    with pytest.raises(StoreError, match="is there twice, or too deep"):
+    with pytest.raises(StoreError, match="occurs twice, or is nested"):
         open_run(shard.parent.parent)["question_comb_1"]
 
 

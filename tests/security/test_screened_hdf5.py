@@ -69,7 +69,7 @@ def read_run(run: Path) -> None:
 def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str) -> None:
     harm(pack)
     run = pack.parent.parent
-    expected = f"{pack.name}: damaged, or made to do harm: HDF5 .*{found}.*; get a whole copy"
+    expected = f"{pack.name}: damaged or malicious, HDF5 .*{found}.*; get a complete copy"
     for read in (read_run, describe, rebuild_index):
         with pytest.raises(StoreError, match=expected):
             read(run)
@@ -155,7 +155,7 @@ def test_the_command_says_it_in_one_line(
         main()
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "HDF5 takes too much time; get a whole copy, or remove it" in told
+    assert "HDF5 takes too much time; get a complete copy, or remove it" in told
 
 
 def test_what_was_found_is_remembered(pack: Path, alone: list[Any]) -> None:
@@ -191,14 +191,14 @@ def test_a_file_that_is_replaced_once_it_was_screened(
 
     monkeypatch.setattr(shard, "screen", and_replace)
     replace(pack, pack.read_bytes())
-    with pytest.raises(StoreError, match="is replaced while it is read"):
+    with pytest.raises(StoreError, match="is being replaced while it is read"):
         open_run(pack.parent.parent)
 
 
 READY = "print('{\"ready\": true}', flush=True)"
 SCRIPTS = {
     "no h5py": ("import nothing_of_this_name", "ended without an answer; .* can import h5py"),
-    "crash": ("import os; os.abort()", r"crashes \(SIGABRT\); get a whole copy"),
+    "crash": ("import os; os.abort()", r"crashes \(SIGABRT\); get a complete copy"),
     "killed": ("import os; os.kill(os.getpid(), 9)", "ended without an answer; free some memory"),
 }
 

@@ -131,14 +131,16 @@ def test_a_damaged_part_is_named_never_skipped(
 ) -> None:
     write_part(tmp_path / "x_part_001.h5", [research_row(0)])
     harm(write_part(tmp_path / "x_part_002.h5", [research_row(1)]))
-    with pytest.raises(InputError, match=r"x_part_002\.h5: cut short.*move it out of the folder"):
+    with pytest.raises(InputError, match=r"x_part_002\.h5: truncated.*move it out of the folder"):
         open_seed_files(tmp_path)
 
 
 def test_files_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     first = write_part(tmp_path / "gemma_part_001.h5", [research_row(0)])
     write_part(tmp_path / "qwen_part_001.h5", [research_row(0)])
-    with pytest.raises(InputError, match="several extractions: gemma, qwen; give each a folder"):
+    with pytest.raises(
+        InputError, match="several extractions: gemma, qwen; give each its own folder"
+    ):
         open_seed_files(tmp_path)
     assert len(open_seed_files(first)) == 1
     for name in ("one", "two"):
@@ -152,7 +154,7 @@ def test_files_of_two_models_are_not_mixed(tmp_path: Path) -> None:
 def test_what_is_not_of_the_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \.h5 or \.hdf5 file"):
         open_seed_files(tmp_path)
-    with pytest.raises(InputError, match="no question of the HALP layout"):
+    with pytest.raises(InputError, match="no question in the HALP layout"):
         opened(tmp_path)
     odd = research_row(0, **{QUERY: {"layer_n_4": np.ones(3, np.float32)}})
     with pytest.raises(InputError, match=r"question 'question_comb_000' has .*layer_n_4; expected"):

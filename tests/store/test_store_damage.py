@@ -91,12 +91,12 @@ def test_a_truncated_shard_is_named_with_its_rows(written: Path, cut: int) -> No
     [damage] = find_damage(written)
     assert damage.ids is not None
     assert sorted(damage.ids) == sorted(f"question_comb_{i}" for i in range(ROWS))
-    assert f"{path}: damaged or no HDF5 file" in damage.text
+    assert f"{path}: damaged or not an HDF5 file" in damage.text
     assert "10 rows: 'question_comb_0', " in damage.text
     (written / "index.h5").unlink()
     [damage] = find_damage(written)
     assert damage.ids is None
-    assert "which rows it held cannot be read" in damage.text
+    assert "the ids of its rows cannot be read" in damage.text
 
 
 def test_what_is_set_aside_is_written_again(written: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_damaged_index_is_found(written: Path) -> None:
     index = written / "index.h5"
     flip(index, index.stat().st_size // 2)
     [damage] = find_damage(written)
-    assert damage.text == f"{index}: damaged; remove it, the next session makes it anew"
+    assert damage.text == f"{index}: damaged; remove it, the next session rebuilds it"
     set_aside(written, [damage])
     assert find_damage(written) == []
 
@@ -143,4 +143,4 @@ def test_a_shard_without_a_seal_is_damaged(written: Path) -> None:
     assert old.read_bytes()[:SEAL_SIZE].startswith(b"\x89HDF")
     old.replace(path)
     [damage] = find_damage(written)
-    assert damage.found == ("bytes beside the columns are changed",)
+    assert damage.found == ("bytes outside the columns are changed",)

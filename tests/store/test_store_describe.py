@@ -80,7 +80,7 @@ def test_what_cannot_be_described(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run folder"):
         describe(tmp_path)
     (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(InputError, match=r"text\.h5: no HDF5 file") as caught:
+    with pytest.raises(InputError, match=r"text\.h5: not an HDF5 file") as caught:
         describe(tmp_path / "text.h5")
     assert "remove it" not in str(caught.value)
 
@@ -93,7 +93,7 @@ def test_files_that_only_look_like_ours(tmp_path: Path, name: str, value: object
     with h5py.File(tmp_path / "odd.h5", "w") as file:
         file[name] = value
         file.attrs["format_version"] = "abc"
-    with pytest.raises(InputError, match=r"odd\.h5: no HDF5 file of the HALP layout"):
+    with pytest.raises(InputError, match=r"odd\.h5: not an HDF5 file in the HALP layout"):
         describe(tmp_path / "odd.h5")
 
 

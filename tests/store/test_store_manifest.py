@@ -145,5 +145,5 @@ def test_values_that_make_no_sense(
     content = json.loads((tmp_path / "run.json").read_text())
     (content[record] if record else content)[field] = value
     (tmp_path / "run.json").write_text(json.dumps(content))
-    with pytest.raises(StoreError, match=r"run\.json: damaged, .* makes no sense"):
+    with pytest.raises(StoreError, match=r"run\.json: damaged, .* is invalid"):
         read_manifest(tmp_path)

@@ -49,7 +49,9 @@ def test_metadata_that_cannot_be_kept(tmp_path: Path, name: str) -> None:
         with pytest.raises(StoreError, match=says) as caught:
             writer.add([make_capture(0), bad])
         writer.add(make_captures([2, 3]))
-    assert str(caught.value).startswith("question 'question_comb_1': its metadata cannot be kept: ")
+    assert str(caught.value).startswith(
+        "question 'question_comb_1': its metadata cannot be stored: "
+    )
     assert len(str(caught.value).splitlines()) == 1
     run = open_run(tmp_path)
     assert run.ids == ("question_comb_2", "question_comb_3")

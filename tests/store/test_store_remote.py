@@ -102,7 +102,7 @@ def test_the_second_of_two_writers_is_refused_and_nothing_is_lost(bucket: str) -
     with RunWriter(url, make_manifest()) as first:
         second = RunWriter(url, make_manifest()).__enter__()
         first.add(make_captures([0, 1]))
-        with pytest.raises(RunBusyError, match=r"part-000-000000\.h5: somebody else has just"):
+        with pytest.raises(RunBusyError, match=r"part-000-000000\.h5: already written by another"):
             second.add(make_captures([5]))
     assert list(open_run(url).ids) == ["question_comb_0", "question_comb_1"]
 
@@ -282,7 +282,7 @@ def test_a_part_that_could_not_be_removed_doubles_no_row(
 
 
 def test_a_url_that_was_made_a_path_is_refused() -> None:
-    with pytest.raises(InputError, match=r"Path\(\) takes a slash from a URL"):
+    with pytest.raises(InputError, match=r"Path\(\) removes a slash from a URL"):
         open_run(Path("s3://bucket/run"))
 
 

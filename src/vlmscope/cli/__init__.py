@@ -1,15 +1,15 @@
-"""The command line. Each command is a file; this one joins them and decides how errors look.
+"""The command line: one file per command; this file combines them and prints errors.
 
-Exit codes: 0 all rows done; 1 stopped by an error (one line where it was foreseen, a full disk for
-example, a traceback where it is a bug); 2 bad usage or input, nothing was done; 3 finished, but
-rows failed; 130 and 143 stopped by Ctrl-C and SIGTERM, everything finished is safe.
+Exit codes: 0 all rows done; 1 stopped by an error (one line for an expected error, such as a full
+disk; a traceback for a bug); 2 invalid usage or input, nothing was done; 3 finished, but rows
+failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 
 - A file for each command: ``extract``, ``inspect``, ``info``, ``verify``, ``export``, ``label``,
   ``agreement``, ``probe``, ``compare``, ``report``, ``score``, ``demo``, ``models``
 - ``options``: the options that several commands share
-- ``output``, ``streams``: where text goes, and what the streams may lead to
+- ``output``, ``streams``: printing text, and streams that cannot be written
 - ``progress``, ``stopping``: the live bar, and Ctrl-C
-- ``places``, ``sound``: what is checked before a command writes, or trusts a run
+- ``places``, ``sound``: checks before a command writes to a path, or uses a run
 - Parts of ``label``: ``label_target``, ``label_judge``, ``label_reading``, ``label_doubts``,
   ``label_sets``
 - Parts of ``probe``: ``verdict``, ``by_column``, ``halp``, ``transfer``
@@ -93,7 +93,7 @@ def _run() -> int:
         code = _run_app()
         sys.stdout.flush()
     except StdoutError as error:
-        if not isinstance(error.__cause__, BrokenPipeError):  # head has seen enough
+        if not isinstance(error.__cause__, BrokenPipeError):  # the reader, such as head, has ended
             show_error(str(error))
         return error.exit_code
     except VlmscopeError as error:
@@ -112,7 +112,9 @@ def _run_app() -> int:
     try:
         Path.cwd()
     except OSError as error:  # libraries would end the process
-        raise InputError("the current folder is gone; change to one that is there") from error
+        raise InputError(
+            "the current folder does not exist any more; change to another one"
+        ) from error
     try:
         app()
     except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""``vlmscope agreement``: how far two label sets of a run agree."""
+"""``vlmscope agreement``: the agreement of two label sets of a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from vlmscope.sweeps import LabelAgreement
 
 SHOWN = 5
-"""Disagreements that are shown unless asked otherwise; --json has them all."""
+"""Disagreements that are shown by default; --json has them all."""
 
 LONGEST = 300
-"""Characters that are shown of a question, a truth or an answer."""
+"""Maximum number of characters shown of a question, a ground truth or an answer."""
 
 
 def agreement(
@@ -33,7 +33,7 @@ def agreement(
     draws: Annotated[
         int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Decides the resamples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     shown: Annotated[
         int, typer.Option("--show", metavar="N", help="Disagreements to show.", min=0)
     ] = SHOWN,
@@ -41,14 +41,15 @@ def agreement(
 ) -> None:
     """Compare two label sets of a run: Cohen's kappa, a confusion table, the disagreements.
 
-    Rows are compared where both sets have a label: rows that a label file does not name are counted
-    apart. The default set is named default. Intervals resample images, with all their questions.
+    Rows are compared where both sets have a label; rows that are not in a label file are counted
+    separately. The default set is named default. Intervals resample images, with all their
+    questions.
     """
     from vlmscope.store import open_run
     from vlmscope.sweeps import compare_labels
 
     if one == other:
-        raise InputError(f"agreement: {one!r} twice; give two label sets")
+        raise InputError(f"agreement: {one!r} was given twice; give two label sets")
     found = compare_labels(open_run(run), one, other, draws=draws, seed=seed)
     if as_json:
         stdout.print_json(json.dumps(found.record()))
@@ -77,7 +78,7 @@ def _show(found: LabelAgreement, shown: int) -> None:
 
 
 def _not_compared(found: LabelAgreement) -> Iterator[str]:
-    """Yield which questions only one set labels, or none."""
+    """Yield the numbers of questions that only one set labels, or neither."""
     for name, other, number in (
         (found.one, found.other, found.only_one),
         (found.other, found.one, found.only_other),
@@ -100,7 +101,7 @@ def _show_disagreements(found: LabelAgreement, shown: int) -> None:
 
 
 def _one_sided(found: LabelAgreement) -> Iterator[str]:
-    """Yield what makes kappa say little: a set that knows one label only."""
+    """Yield a note for each set with only one label, which makes kappa uninformative."""
     decided = found.decided
     if decided.kappa is None:
         return
@@ -110,7 +111,7 @@ def _one_sided(found: LabelAgreement) -> Iterator[str]:
     ):
         if (by_label > 0).sum() == 1:
             label = decided.classes[int(by_label.argmax())]
-            yield f"{name} calls all of them {label}: kappa is 0 then, however many are alike"
+            yield f"{name} labels all of them {label}: kappa is then 0, however many agree"
 
 
 def _kappa(found: Agreement) -> str:
@@ -118,7 +119,7 @@ def _kappa(found: Agreement) -> str:
         if not found.confusion.sum():
             return "Cohen's kappa is not defined: no row to compare,"
         label = found.classes[int(found.confusion.diagonal().argmax())]
-        return f"Cohen's kappa is not defined, as both call every row {label},"
+        return f"Cohen's kappa is not defined, as both label every row {label},"
     if found.interval is None:
         return f"Cohen's kappa {found.kappa:.3f} (no interval: one image only)"
     low, high = found.interval.low, found.interval.high

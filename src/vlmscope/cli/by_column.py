@@ -1,4 +1,4 @@
-"""What a sweep found for the values of columns on the terminal, below its other results."""
+"""Prints the results of a sweep for each value of a column, below the other results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from vlmscope.sweeps import SweepResult
 
 MOST_VALUES = 12
-"""Values that are shown of a column; ``results.json`` and the report have all."""
+"""Number of values shown per column; ``results.json`` and the report have all."""
 
 
 def show_columns(result: SweepResult) -> None:
-    """Print a short table for each column that results are broken down by.
+    """Print a short table for each column by which results are broken down.
 
-    A probe that found nothing has no AUROC there either.
+    A probe that finds nothing has no AUROC there either.
     """
     nothing = result["selected"].found_nothing
     for name, column in result.by_column.items():

@@ -1,4 +1,4 @@
-"""``vlmscope compare``: several labelled runs of the same questions, side by side."""
+"""``vlmscope compare``: comparison of several labelled runs of the same questions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from vlmscope.sweeps.compare import Comparison, PairSummary, RunSummary
 
 LEVEL = 0.05
-"""Level of tests."""
+"""Significance level."""
 
 NOTHING, FINDS_NOTHING = "finds nothing", "the probe finds nothing"
-"""What a table shows, and the note of a run whose probe gives one risk in most folds."""
+"""The cell in a table, and the note, for a run whose probe predicts one risk in most folds."""
 
 HEADINGS = ("run", "model", "rows", "unscorable", "hallucinated", "probe AUROC", "above joint")
-"""Below a rate and an AUROC stands the 95% interval."""
+"""Column headings; the 95% interval is below a rate and an AUROC."""
 
 
 def compare(
@@ -41,12 +41,12 @@ def compare(
     draws: Annotated[
         int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Decides the resamples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Compare labelled runs of the same questions: hallucination rates, and probes where there are.
+    """Compare labelled runs of the same questions: hallucination rates, and probes if available.
 
-    Runs are paired by question id, where question and image are the same; nothing is written.
+    Runs are paired by question id, if question and image are the same; nothing is written.
     """
     from vlmscope.sweeps.compare import compare_runs
 
@@ -91,12 +91,12 @@ def _show_runs(found: Comparison) -> None:
 
 
 def _names(found: Comparison) -> list[str]:
-    """Return each run's name: as many parts of its path as tell it from the others."""
+    """Return each run's name: as many parts of its path as needed to be unique."""
     return [shown_text(name) for name in distinct_names([run.run for run in found.runs])]
 
 
 def sentences(found: Comparison) -> Iterator[str]:
-    """Yield what differs, and what is missing."""
+    """Yield sentences on the differences, and on what is missing."""
     names = _names(found)
     for run, name in zip(found.runs, names, strict=True):
         if run.unlabelled:
@@ -113,10 +113,10 @@ def sentences(found: Comparison) -> Iterator[str]:
 def _rates(
     names: str, first: RunSummary, run: RunSummary, pair: PairSummary, number: int
 ) -> Iterator[str]:
-    """Say whether one run hallucinates more often."""
+    """Yield sentences on whether one run hallucinates more often."""
     if pair.other_questions:
         yield (
-            f"{names}: {count(pair.other_questions, 'id')} of {pair.common:,} in both mean "
+            f"{names}: {count(pair.other_questions, 'id')} of {pair.common:,} in both have "
             "different questions or images, and are left out."
         )
     if pair.difference is None:
@@ -140,18 +140,18 @@ def _rates(
 
 
 def _made_otherwise(names: str, first: RunSummary, run: RunSummary) -> Iterator[str]:
-    """Say what else differs than what the runs are compared for."""
+    """Yield other differences between the runs that may affect the rates."""
     if run.dtype != first.dtype:
         yield f"{names}: the model ran in {shown_text(run.dtype)}, there in {first.dtype}."
     if run.labelled_by and first.labelled_by and run.labelled_by != first.labelled_by:
         yield (
             f"{names}: labelled by {shown_text(run.labelled_by)}, there by "
-            f"{shown_text(first.labelled_by)}, which may differ where the answers do not."
+            f"{shown_text(first.labelled_by)}, so labels of equal answers may differ."
         )
 
 
 def _points(pair: PairSummary) -> str:
-    """Return two rates and their difference, in percentage points as they are shown."""
+    """Return two rates and the difference of the rounded rates, in percentage points."""
     one, two = (
         100 * (wrong + pair.both_wrong) / pair.compared
         for wrong in (pair.only_this_right, pair.only_first_right)
@@ -166,7 +166,7 @@ def _points(pair: PairSummary) -> str:
 
 
 def _probes(names: str, pair: PairSummary, number: int) -> Iterator[str]:
-    """Say whether one run's hallucinations can be predicted better."""
+    """Yield sentences on whether the hallucinations of one run are predicted better."""
     if pair.probe_difference is None:
         return
     low, high = pair.probe_difference_low, pair.probe_difference_high
@@ -196,22 +196,22 @@ def _says(low: float | None, high: float | None, more: str, less: str, neither: 
 def _held(
     low: float | None, high: float | None, plain: float | None, corrected: float | None, number: int
 ) -> str:
-    """Return p-values, the end of a bracket, and where a difference does not hold after correction.
+    """Return p-values, the end of a bracket, and a note if a difference is not significant.
 
     Args:
         low: Lower end of the interval.
         high: Upper end.
         plain: The p-value.
         corrected: The p-value after correction.
-        number: How many runs are compared with the first.
+        number: Number of runs that are compared with the first.
     """
     end = f", p {_shown(plain)}, corrected {_shown(corrected)})"
-    told = (low is not None and low > 0) or (high is not None and high < 0)
-    if not told or corrected is None or corrected <= LEVEL:
+    differs = (low is not None and low > 0) or (high is not None and high < 0)
+    if not differs or corrected is None or corrected <= LEVEL:
         return end
     if number == 1:
-        return f"{end}, which does not hold at 5%"
-    return f"{end}, which does not hold after correction for {number} comparisons"
+        return f"{end}, which is not significant at 5%"
+    return f"{end}, which is not significant after correction for {number} comparisons"
 
 
 def _shown(value: float | None, form: str = ".3f") -> str:

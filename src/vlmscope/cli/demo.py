@@ -1,4 +1,4 @@
-"""``vlmscope demo``: the main job on the model and the questions that ship with vlmscope."""
+"""``vlmscope demo``: extract, label, probe and report on the bundled model and questions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vlmscope.model_options import ModelOptions
 from vlmscope.schema import CaptureSpec
 
 SHOWN = 1
-"""How many answers of each category are shown."""
+"""Number of answers shown per category."""
 
 SHOWN_ROW = "demo_1500"
 """A question about a clear image, with a false premise."""
 
 SHOWN_QUESTION = ("demo_0449.jpg", "What colour is the tree?")
-"""Its image and text."""
+"""A question about another image, for the suggested command: its image and text."""
 
 
 def demo(
@@ -38,8 +38,8 @@ def demo(
 ) -> None:
     """Extract, label, probe and report 2,000 questions about 600 images.
 
-    Model and images ship with vlmscope. The architecture is Llama-3.2-Vision's; the model has 4.8
-    million parameters, answers most questions rightly, and hallucinates now and then.
+    Model and images are included in vlmscope. The architecture is that of Llama-3.2-Vision; the
+    model has 4.8 million parameters, answers most questions correctly, and sometimes hallucinates.
     """
     quiet_libraries()
     with as_file(files("vlmscope") / "demo") as bundled:
@@ -53,7 +53,7 @@ def demo(
             "loading": ModelOptions(device="cpu"),
             "limit": limit,
         })  # fmt: skip
-    if code not in (0, 3):  # stopped: there may be nothing to show
+    if code not in (0, 3):  # stopped: there may be no results
         raise typer.Exit(code)
     probed = _evaluate(out)
     _show_answers(out)
@@ -73,7 +73,7 @@ def demo(
 
 
 def _program() -> list[str]:
-    """Return how vlmscope was called: from the path, by its file, or as a module."""
+    """Return the command of this program: by name, by file, or as a module."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return [sys.executable, "-m", "vlmscope"]
@@ -82,7 +82,7 @@ def _program() -> list[str]:
 
 
 def _evaluate(folder: Path) -> bool:
-    """Label, probe and report; say what was found. Return whether there were rows to probe."""
+    """Label, probe and report; print the verdict. Return whether there were rows to probe."""
     from vlmscope.labelling import label
     from vlmscope.report import write_report
     from vlmscope.store import open_run
@@ -105,7 +105,7 @@ def _evaluate(folder: Path) -> bool:
 
 
 def _show_answers(folder: Path) -> None:
-    """Print a few questions of each category with what the model said and what is true."""
+    """Print a few questions of each category with answer, ground truth and label."""
     from vlmscope.store import open_run, read_labels
 
     labels = read_labels(folder)

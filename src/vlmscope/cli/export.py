@@ -1,4 +1,4 @@
-"""``vlmscope export``: one file to hand on."""
+"""``vlmscope export``: a run as one file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def export(
     out: Annotated[
         Path,
         typer.Argument(
-            help="What to write: .h5 (the HALP layout, self-contained), .parquet or .npz.",
+            help="File to write: .h5 (the HALP layout, self-contained), .parquet or .npz.",
             show_default=False,
         ),
     ],

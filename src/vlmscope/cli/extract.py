@@ -1,4 +1,4 @@
-"""``vlmscope extract``: the main job."""
+"""``vlmscope extract``: capture hidden states and answers of a table of questions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def extract(
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
     compat: options.Compat = "",
     batch_size: Annotated[
-        str, typer.Option("--batch-size", help="Questions in the model at once, or auto.")
+        str, typer.Option("--batch-size", help="Questions decoded at once, or auto.")
     ] = "auto",
     limit: Annotated[
         int | None,
@@ -78,8 +78,8 @@ def extract(
         typer.Option(
             "--time-limit",
             metavar="SECONDS",
-            help="Longest that the model may take for a batch; then the command begins again by "
-            "itself, and a row that takes longer alone is recorded as failed (default: none).",
+            help="Time limit of the model for a batch; at the limit the command restarts itself, "
+            "and a row that takes longer alone is recorded as failed (default: none).",
             show_default=False,
         ),
     ] = None,
@@ -96,8 +96,8 @@ def extract(
         typer.Option(
             "--shard",
             metavar="I/N",
-            help="Only this rank's share of the rows, rank I of N counted from 0, beside the other "
-            "ranks; auto: as torchrun or Slurm says in the environment.",
+            help="Only this rank's share of the rows, rank I of N counted from 0; all ranks write "
+            "into the same run; auto: from the environment of torchrun or Slurm.",
             show_default=False,
         ),
     ] = None,
@@ -105,16 +105,16 @@ def extract(
         bool,
         typer.Option(
             "--ray",
-            help="Run on Ray: a model on every GPU of the cluster, the rows handed out as they are "
-            "done. Without a cluster one is started on this machine.",
+            help="Run on Ray: a model on every GPU of the cluster, rows are assigned on demand. "
+            "Without a cluster one is started on this machine.",
         ),
     ] = False,
     address: Annotated[
         str | None,
         typer.Option(
             "--address",
-            help="Address of the Ray cluster, or local to start one in any case (default: the one "
-            "that runs on this machine).",
+            help="Address of the Ray cluster, or local to always start a new one (default: the "
+            "one running on this machine).",
             show_default=False,
         ),
     ] = None,
@@ -122,20 +122,20 @@ def extract(
         int | None,
         typer.Option(
             "--actors",
-            help="Models at work on Ray (default: one for each GPU, without GPUs one).",
+            help="Number of models on Ray (default: one for each GPU, without GPUs one).",
             show_default=False,
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run every question through the model once and keep hidden states and answers.
+    """Run every question through the model once and store hidden states and answers.
 
     Run the same command again to continue, or to try failed rows again.
 
-    Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 bad usage or
-    input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl); 130 and 143
-    stopped by Ctrl-C and SIGTERM when what is being answered is done; 124 the model took longer
-    than --time-limit again and again.
+    Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 invalid usage
+    or input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl); 130 and 143
+    stopped by Ctrl-C and SIGTERM after the answers in progress were finished; 124 the model
+    repeatedly took longer than --time-limit.
     """
     from vlmscope.dataset import parse_mapping
     from vlmscope.executors import share_of
@@ -175,7 +175,7 @@ def extract(
 
 
 Executor = Callable[["Request"], AbstractContextManager[tuple["Outline", Callable[..., "Summary"]]]]
-"""Makes a plan, and what runs it."""
+"""Makes a plan, and a function that runs it."""
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def _here(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
 
 
 def _executor(address: str | None, actors: int | None, *, ray: bool) -> Executor:
-    """Return what plans where the run was asked to be."""
+    """Return the executor for the options."""
     if ray:
         return _on_ray(address, actors)
     from vlmscope.executors.ray import check_not_on_ray
@@ -198,7 +198,7 @@ def _executor(address: str | None, actors: int | None, *, ray: bool) -> Executor
 
 
 def _on_ray(address: str | None, actors: int | None) -> Executor:
-    """Return what plans for a Ray cluster."""
+    """Return the executor for a Ray cluster."""
     from vlmscope.executors.ray import load_driver
 
     driver = load_driver()
@@ -214,7 +214,7 @@ def _on_ray(address: str | None, actors: int | None) -> Executor:
 def run_extract(
     arguments: dict[str, Any], *, as_json: bool = False, executor: Executor = _here
 ) -> int:
-    """Plan, show, run, and return the exit code."""
+    """Make, show and run a plan; return the exit code."""
     from vlmscope.cli.progress import RunProgress, show_plan, show_summary
     from vlmscope.cli.stopping import stop_on_signals
     from vlmscope.executors import Request

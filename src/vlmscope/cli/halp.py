@@ -1,4 +1,4 @@
-"""The results of the HALP protocol on the terminal, below those of ``vlmscope probe``."""
+"""Prints the results of the HALP protocol, below those of ``vlmscope probe``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vlmscope info``: what is in a run, or in any HDF5 file of the HALP layout."""
+"""``vlmscope info``: a summary of a run, or of any HDF5 file in the HALP layout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def info(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show what is in a run, or in any HDF5 file of the same layout."""
+    """Show a summary of a run, or of any HDF5 file in the same layout."""
     from vlmscope.store import describe, open_run
 
     description = describe(run)
@@ -72,7 +72,7 @@ def _show_representations(description: Description, run: Path) -> None:
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:
-    """Print how many rows failed, and the first of them."""
+    """Print the number of failed rows, and the first of them."""
     from vlmscope.store import failures_shown
 
     if not failures:

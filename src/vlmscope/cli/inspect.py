@@ -1,4 +1,4 @@
-"""``vlmscope inspect``: one sample, drawn as the specification draws its example."""
+"""``vlmscope inspect``: one sample, shown like the example in the specification."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _show_input(seen: Any) -> None:
 
 
 def _image_text(seen: Any) -> str:
-    """Return what became of the images: tiles where the family tells, else image tokens."""
+    """Return the model input for the images: tiles if the family has them, else image tokens."""
     if not seen.sample.images:
         return "none: no vision representations"
     several = f"{len(seen.sample.images)} images, " if len(seen.sample.images) > 1 else ""
@@ -154,7 +154,7 @@ def _show_tokens(seen: Any) -> None:
             overflow="fold",
         )
     for (_, names), group in groupby(seen.tokens, key=lambda token: (token.id, token.marks)):
-        first, *more = group  # an image may be thousands of equal tokens
+        first, *more = group  # an image may have thousands of equal tokens
         marks = [_MARKS.get(mark, (f"◄ {mark}", "cyan")) for mark in names]
         table.add_row(
             f"{first.position}–{more[-1].position}" if more else str(first.position),
@@ -187,7 +187,7 @@ def _show_vectors(seen: Any, normed: int | None) -> None:
 
     Args:
         seen: The inspection.
-        normed: The layer whose vectors are those after the final norm, if there is one.
+        normed: The layer whose vectors are after the final norm, if there is one.
     """
     vectors, norms = seen.capture.vectors, seen.norms
     if VISION_ONLY in vectors:

@@ -1,4 +1,4 @@
-"""``vlmscope label``: answers against ground truth."""
+"""``vlmscope label``: compare answers with the ground truth."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from vlmscope.score import Code, Scorer
 
 SCORERS = ("auto", "yesno", "exact", "vqa", "column", "file", "judge")
-"""What ``--scorer`` takes."""
+"""The values of ``--scorer``."""
 
 READ_LABELS = ("column", "file")
 """Scorers that read labels and need no answers."""
 
 SHOWN_REASONS = 5
-"""How many reasons for unscorable rows are shown."""
+"""Number of reasons shown for unscorable rows."""
 
 
 def label(
@@ -42,24 +42,24 @@ def label(
         typer.Argument(
             metavar="RUN",
             parser=options.place,
-            help="A run folder, or its URL; or answers that were made elsewhere, with --out: a "
-            "table of questions, truths and answers (.csv, .tsv, .json, .jsonl, .parquet), or .h5 "
-            "files of the original research: a folder or one.",
+            help="A run folder, or its URL; or answers from elsewhere, with --out: a table of "
+            "questions, ground truths and answers (.csv, .tsv, .json, .jsonl, .parquet), or .h5 "
+            "files in the HALP layout: a folder or one.",
             show_default=False,
         ),
     ],
     name: Annotated[
         str,
-        typer.Option("--name", help="The label set of the run that is written."),
+        typer.Option("--name", help="Name of the label set to write."),
     ] = "default",
     scorer: Annotated[
         str | None,
         typer.Option(
             "--scorer",
             help=f"{', '.join(SCORERS[:-1])} or {SCORERS[-1]} (default: auto). auto: yesno or vqa, "
-            "by the truth, and for what they leave the judge, if --judge-model names one. exact: "
-            "an answer that is not the truth word for word is hallucinated, No, there is none for "
-            "No too.",
+            "by the ground truth, and the judge for rows they cannot score, if --judge-model is "
+            "given. exact: every answer that is not word for word the ground truth is "
+            "hallucinated, even No, there is none for No.",
             show_default=False,
         ),
     ] = None,
@@ -81,7 +81,7 @@ def label(
         typer.Option(
             "--target",
             metavar="COLUMN",
-            help="Column with the truth, instead of the one that was used so far.",
+            help="Column with the ground truth, instead of the one used so far.",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +90,7 @@ def label(
         typer.Option(
             "--map",
             metavar="FIELD=COLUMN",
-            help="Of a table: which column holds a field: id, question, target or answer. May be "
+            help="For a table: the column of a field: id, question, target or answer. May be "
             "repeated.",
             show_default=False,
         ),
@@ -100,8 +100,8 @@ def label(
         typer.Option(
             "--question-template",
             metavar="TEMPLATE",
-            help="Of a table: the question as it was asked, with columns in braces, \\n for a line "
-            "break: '{question}\\n{choices:A}'.",
+            help="For a table: the question as it was asked, with columns in braces, \\n for a "
+            "line break: '{question}\\n{choices:A}'.",
             show_default=False,
         ),
     ] = None,
@@ -111,7 +111,7 @@ def label(
             "--out",
             "-o",
             metavar="PATH",
-            help="Of a table or .h5 files: the labelled table, .csv or .parquet.",
+            help="For a table or .h5 files: the labelled table to write, .csv or .parquet.",
             show_default=False,
         ),
     ] = None,
@@ -119,8 +119,8 @@ def label(
         str | None,
         typer.Option(
             "--judge-model",
-            help="Language model that judges: a folder with a config.json (a chat model or a VLM, "
-            "loaded here), or the name that an endpoint knows it by.",
+            help="Language model used as judge: a folder with a config.json (a chat model or a "
+            "VLM, loaded here), or the model's name at the endpoint.",
             show_default=False,
         ),
     ] = None,
@@ -137,14 +137,14 @@ def label(
     ] = 8,
     judge_batch_size: Annotated[
         int,
-        typer.Option("--judge-batch-size", min=1, help="Of a model loaded here: rows per batch."),
+        typer.Option("--judge-batch-size", min=1, help="Rows per batch of a judge loaded here."),
     ] = 8,
     judge_prices: Annotated[
         tuple[float, float] | None,
         typer.Option(
             "--judge-prices",
             metavar="INPUT OUTPUT",
-            help="Prices of a million tokens, for the estimate.",
+            help="Prices per million tokens, for the estimate.",
             show_default=False,
         ),
     ] = None,
@@ -155,7 +155,7 @@ def label(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace labels that were read from --labels or --column, or the file --out, too.",
+            help="Also replace labels that were read from --labels or --column, or the file --out.",
         ),
     ] = False,
     as_json: options.Json = False,
@@ -163,11 +163,11 @@ def label(
     """Compare every answer with its ground truth and write the labels, replacing older ones.
 
     A run may have several label sets, by --name. Labels that were read from a file or a column may
-    be a person's work: they are kept, unless --overwrite is given.
+    be made by hand: they are kept, unless --overwrite is given.
 
-    A label is hallucinated, faithful, or unscorable with the reason: what no rule can decide is
-    never silently faithful. Rows that a label file does not name, or whose cell is empty, are
-    unlabelled: they count in no share.
+    A label is hallucinated, faithful, or unscorable with the reason: an answer that no rule can
+    decide is never counted as faithful. Rows that are not in a label file, or whose cell is empty,
+    are unlabelled and excluded from all rates.
     """
     from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
     from vlmscope.store import Run
@@ -212,7 +212,7 @@ def label(
 
 
 def _show_next(run: Path, name: str, counts: dict[str, Any]) -> None:
-    """Name the next command, where there are answers of both classes to probe for."""
+    """Print the next command, if there are answers of both classes."""
     from vlmscope.store import DEFAULT
 
     if counts["hallucinated"] and counts["faithful"]:
@@ -220,7 +220,7 @@ def _show_next(run: Path, name: str, counts: dict[str, Any]) -> None:
 
 
 def _print(record: dict[str, Any], as_json: bool) -> None:
-    """Print what was found, and on stderr what is doubtful about it."""
+    """Print the summary, and doubts on stderr."""
     if record["doubt"]:
         stderr.print(f"warning: {shown_text(record['doubt']['text'], 400)}")
     if as_json:
@@ -241,7 +241,7 @@ def _check_options(scorer: str, given: dict[str, object]) -> None:
             raise InputError(f"--scorer {scorer}: needs --{name}")
         if value is not None and scorer not in takers[name]:
             raise InputError(
-                f"--{name}: does not go with --scorer {scorer}; give --scorer {takers[name][0]}"
+                f"--{name}: cannot be used with --scorer {scorer}; give --scorer {takers[name][0]}"
             )
 
 
@@ -265,7 +265,7 @@ def _make_scorer(
 
 
 def _summary(rows: Iterable[Answered], scores: list[Score]) -> dict[str, Any]:
-    """Return what was found, as plain data."""
+    """Return the summary as plain data."""
     from vlmscope.schema import ErrorKind
 
     kinds = Counter(score.error_kind for score in scores)
@@ -288,7 +288,7 @@ def _summary(rows: Iterable[Answered], scores: list[Score]) -> dict[str, Any]:
 
 
 def _reasons(scores: list[Score], outcome: Outcome) -> dict[str, int]:
-    """Return why rows have an outcome, the most frequent reason first."""
+    """Return the reasons for an outcome and their counts, the most frequent first."""
     found = Counter(s.evidence.split(":")[0] for s in scores if s.outcome == outcome)
     return dict(found.most_common())
 
@@ -326,8 +326,8 @@ def _show(record: dict[str, Any]) -> None:
     if any(kinds.values()):
         other = f", {kinds['other']:,} neither" if kinds["other"] else ""
         stdout.print(
-            f"of the hallucinated answers to yes/no questions {kinds['affirms']:,} affirm what is "
-            f"not so, {kinds['denies']:,} deny what is so{other}"
+            f"of the hallucinated answers to yes/no questions {kinds['affirms']:,} affirm "
+            f"something false, {kinds['denies']:,} deny something true{other}"
         )
     if record.get("truth_read"):
         stdout.print(f"read: {record['truth_read']}")

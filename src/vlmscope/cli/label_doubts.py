@@ -1,7 +1,7 @@
-"""Warnings about doubtful labels, in one line: the rules of ``auto`` read the answers otherwise.
+"""One-line warnings about doubtful labels, which differ from the rules of ``auto``.
 
-A scorer for another purpose calls right answers hallucinated, and a column whose 1 means right is
-read the wrong way round. The rules cost a third of a millisecond a row, so a sample is looked at.
+A scorer for another purpose labels correct answers as hallucinated, and a column in which 1 means
+correct is read inverted. The rules take a third of a millisecond per row, so a sample is checked.
 """
 
 from __future__ import annotations
@@ -17,44 +17,46 @@ if TYPE_CHECKING:
     from vlmscope.score import Code
 
 LOOKED_AT = 1_000
-"""Most rows that the rules read."""
+"""Maximum number of rows that the rules are applied to."""
 
 FEWEST = 20
-"""Rows that both decide, at least, before labels are called inverted."""
+"""Minimum number of rows decided by both before labels are reported as inverted."""
 
 MANY = 0.01
-"""Share of all rows from which right answers labelled hallucinated are reported."""
+"""Share of all rows above which correct answers labelled hallucinated are reported."""
 
 WHY = {
-    "exact": "as they are worded otherwise than the truth",
-    "vqa": "as it is made for open questions and does not read the side of a yes or no",
-    "yesno": "as it reads nothing but yes and no",
+    "exact": "because they are worded differently from the ground truth",
+    "vqa": "because it is made for open questions and does not interpret yes and no",
+    "yesno": "because it reads only yes and no",
 }
 """Why a scorer's labels differ from those of ``auto``."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """What is doubtful about labels."""
+    """A doubt about labels."""
 
     text: str
-    """One line."""
+    """The warning, in one line."""
+
     rows: int
-    """How many rows it is about."""
+    """Number of rows concerned."""
+
     estimated: bool = False
-    """Whether they are counted in a sample."""
+    """Whether the number is estimated from a sample."""
 
 
 def doubt(
     scorer: str, rows: Iterable[Answered], scores: Sequence[Score], code: Code
 ) -> Doubt | None:
-    """Return what is doubtful about labels; None where nothing is.
+    """Return a doubt about labels, or None.
 
     Args:
-        scorer: Name of what decided.
+        scorer: Name of the scorer.
         rows: The rows.
-        scores: A score of each.
-        code: How coded truths are read.
+        scores: The score of each row.
+        code: How coded ground truths are read.
     """
     if scorer in WHY:
         return _right_but_hallucinated(scorer, rows, scores, code)
@@ -73,8 +75,8 @@ def _right_but_hallucinated(
     estimated = len(seen) < len(hallucinated)
     text = (
         f"{scorer}: {'about ' if estimated else ''}{count(number, 'answer')} that auto reads as "
-        f"right {'is' if number == 1 else 'are'} hallucinated here, {WHY[scorer]}; leave --scorer "
-        "out for auto"
+        f"right {'is' if number == 1 else 'are'} labelled hallucinated, {WHY[scorer]}; omit "
+        "--scorer to use auto"
     )
     return Doubt(text, number, estimated)
 
@@ -86,9 +88,9 @@ def _other_way_round(rows: Iterable[Answered], scores: Sequence[Score], code: Co
     if len(same) < FEWEST or same.count(True) > 0.3 * len(same):
         return None
     text = (
-        f"the rules read {same.count(False):,} of {count(len(same), 'answer')} the other way "
-        "round: see which cell was read as hallucinated; if it means right, name the column "
-        "is_correct, or write hallucinated and faithful"
+        f"the rules label {same.count(False):,} of {count(len(same), 'answer')} the opposite "
+        "way: check which cell was read as hallucinated; if it means right, name the column "
+        "is_correct, or use the cells hallucinated and faithful"
     )
     return Doubt(text, same.count(False), len(seen) < len(scores))
 
@@ -99,7 +101,7 @@ def _sample(numbers: list[int]) -> list[int]:
 
 
 def _auto(rows: Iterable[Answered], seen: list[int], code: Code) -> list[bool | None]:
-    """Return what the rules say of the rows with these numbers."""
+    """Return the labels that the rules give to the rows with these numbers."""
     from vlmscope.score import Auto
 
     if not seen:

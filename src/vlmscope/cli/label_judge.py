@@ -1,4 +1,4 @@
-"""The judge of ``vlmscope label``: which model, an estimate of its cost, and the confirmation."""
+"""The judge of ``vlmscope label``: its settings, an estimate of its cost, and the confirmation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JudgeOptions:
 
     @property
     def is_local(self) -> bool:
-        """Whether the model is a folder here, and not a name that an endpoint knows."""
+        """Whether the model is a local folder, and not a name at an endpoint."""
         return self.url is None and (Path(self.model) / "config.json").is_file()
 
 
@@ -42,9 +42,8 @@ def make_judge(options: JudgeOptions, target: Target) -> tuple[Any, dict[str, An
     verdicts = target.verdicts
     if is_remote(verdicts):
         raise InputError(
-            f"--judge-model: its verdicts are appended to {verdicts.name} in the run as they come, "
-            f"and nothing can be appended in an object store; copy {verdicts.parent} to a folder "
-            "first"
+            f"--judge-model: its verdicts are appended to {verdicts.name} in the run, which is not "
+            f"possible in an object store; copy {verdicts.parent} to a folder first"
         )
     if options.is_local:
         from vlmscope.labelling import local_judge, local_settings
@@ -55,8 +54,8 @@ def make_judge(options: JudgeOptions, target: Target) -> tuple[Any, dict[str, An
         return local_judge(local, verdicts), local.record()
     if options.url is None and Path(options.model).is_dir():
         raise InputError(
-            f"--judge-model {options.model}: the folder holds no config.json; give that of a whole "
-            "checkpoint"
+            f"--judge-model {options.model}: the folder has no config.json; give the folder of a "
+            "complete checkpoint"
         )
     per_input, per_output = options.prices or (None, None)
     settings = JudgeSettings(
@@ -72,12 +71,12 @@ def make_judge(options: JudgeOptions, target: Target) -> tuple[Any, dict[str, An
 def confirm_judge(
     judge: Any, target: Target, scorer: str, options: JudgeOptions, yes: bool
 ) -> None:
-    """Print what the judge will take, and ask for confirmation.
+    """Print the estimate of the judge's cost, and ask for confirmation.
 
-    A model that is loaded here costs no money and needs none.
+    A model that is loaded here costs nothing and needs no confirmation.
     """
     estimate = judge.estimate(_for_judge(target, scorer))
-    cost = "" if estimate.cost is None else f", about {estimate.cost:,.2f} in all"
+    cost = "" if estimate.cost is None else f", about {estimate.cost:,.2f} in total"
     equal = f", {estimate.equal:,} equal to others of these" if estimate.equal else ""
     stderr.print(
         f"{options.model}: {count(estimate.to_ask, 'request')} to make{equal}, "
@@ -87,9 +86,11 @@ def confirm_judge(
     if yes or not estimate.to_ask or options.is_local:
         return
     if not sys.stdin.isatty():
-        raise InputError("--judge-model: requests cost money; give --yes to make them unasked")
+        raise InputError(
+            "--judge-model: requests cost money; give --yes to send them without confirmation"
+        )
     if not typer.confirm("Go ahead?", err=True):
-        raise InputError("the judge was not asked; nothing was done")
+        raise InputError("the judge was not run; nothing was done")
 
 
 def _for_judge(target: Target, scorer: str) -> Iterator[Answered]:

@@ -1,4 +1,4 @@
-"""How a label file or a column was read, as ``vlmscope label`` says it."""
+"""How ``vlmscope label`` interpreted a label file or a column, for its output."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from vlmscope.score import Column, LabelFile
 
 SHOWN_LINE = 400
-"""Most characters of the line: a column that holds anything but labels may have many cells."""
+"""Maximum length of the line: a column that has no labels may have many different cells."""
 
 
 def reading_record(
     scorer: Column | LabelFile, ids: Collection[str], file: Path | None
 ) -> dict[str, Any]:
-    """Return how labels were read, as plain data.
+    """Return how labels were interpreted, as plain data.
 
     Args:
-        scorer: What read them.
+        scorer: The scorer that read them.
         ids: The questions that were labelled.
         file: The label file, for the message.
 
@@ -45,7 +45,7 @@ def reading_record(
 
 
 def show_reading(record: dict[str, Any]) -> None:
-    """Print how labels were read, if any were."""
+    """Print how labels were interpreted, if any were read."""
     if "reading" not in record:
         return
     parts = [record["reading"]["line"]]

@@ -12,7 +12,7 @@ OUTCOMES = ("hallucinated", "faithful", "unscorable", "unlabelled")
 
 
 def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
-    """Return each label set of a run with its counts and where its probes are.
+    """Return each label set of a run with its counts and the folder of its probes.
 
     A set whose file is damaged has an ``error`` instead of counts.
     """
@@ -47,12 +47,12 @@ def show_label_sets(run: Path, sets: dict[str, dict[str, Any]]) -> None:
             continue
         shown = [name for name in OUTCOMES if about[name] or name != "unlabelled"]
         counts = ", ".join(f"{about[outcome]:,} {outcome}" for outcome in shown)
-        stale = "; stale, truths have changed since: label again" if about["stale"] else ""
+        stale = "; stale, the ground truth has changed since: label again" if about["stale"] else ""
         stdout.print(f"labels {name}: {counts}; {_probes(run, name, about)}{stale}")
 
 
 def _probes(run: Path, name: str, about: dict[str, Any]) -> str:
-    """Return the state of the probes of a label set in words."""
+    """Return the state of the probes of a label set as text."""
     from vlmscope.errors import StoreError, UnreachableError
     from vlmscope.store import open_run
     from vlmscope.sweeps import read_sweep

@@ -1,4 +1,4 @@
-"""What ``vlmscope label`` labels: a run, or external answers; and where its labels are written."""
+"""The input and output of ``vlmscope label``: a run, or external answers and a table to write."""
 
 from __future__ import annotations
 
@@ -18,36 +18,40 @@ if TYPE_CHECKING:
     from vlmscope.store import Run
 
 JUDGEMENTS = "judge.jsonl"
-"""File in the run folder that keeps the judge's verdicts; of a table, beside its --out."""
+"""File with the judge's verdicts, in the run folder; for a table, in the folder of --out."""
 
 OUT_SUFFIXES = (".csv", ".parquet")
-"""Of labelled tables."""
+"""Suffixes of labelled tables."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Answers to be labelled, and where their labels are written."""
+    """Answers to be labelled, and the destination of the labels."""
 
     answers: Run | AnswerTable
     """The answers."""
     name: str
-    """Of a run: the label set."""
+    """For a run: the label set."""
+
     out: Path | None
-    """Of a table: the labelled table."""
+    """For a table: the labelled table."""
+
     truth: str | None
-    """Column to read the truth from."""
+    """Column of the ground truth."""
+
     overwrite: bool
-    """Whether labels of a person, or a file, may be replaced."""
+    """Whether labels made by hand, or an existing file, may be replaced."""
+
     fields: Mapping[str, str | None] = field(default_factory=dict)
-    """Of a run: field → the column of the table that it was taken from."""
+    """For a run: field → the column of the table that it was taken from."""
 
     def rows(self) -> Iterator[Answered]:
-        """Yield the rows, with the truth that is asked for: an option's text for its number."""
+        """Yield the rows with the requested ground truth, option numbers replaced by their text."""
         return map(self.option_truths.resolve, self._as_written())
 
     @cached_property
     def option_truths(self) -> OptionTruths:
-        """How the truths of all rows name options."""
+        """How the ground truths refer to options."""
         from vlmscope.score import read_option_truths
 
         return read_option_truths(self._as_written())
@@ -56,14 +60,14 @@ class Target:
         from vlmscope.labelling import with_truth
 
         rows = self.answers.answers()
-        # The column that truths are taken from is metadata of those rows only that were captured
-        # before it was.
+        # The column of the ground truth is in the metadata only of rows that were captured before
+        # it was selected.
         if self.truth is None or self.truth == self.fields.get("target"):
             return rows
         return with_truth(rows, self.truth, self.fields)
 
     def score(self, scorer: Scorer) -> Iterator[Score]:
-        """Yield a verdict for every row."""
+        """Yield a label for every row."""
         from vlmscope.labelling import score_rows
 
         return score_rows(self.rows(), scorer)
@@ -76,10 +80,10 @@ class Target:
         return self.answers.path / JUDGEMENTS
 
     def check_scorable(self) -> None:
-        """Refuse what no rule or judge can score or may replace, before a judge is paid.
+        """Refuse rows that cannot be scored, and labels that must not be replaced, before any cost.
 
         Raises:
-            InputError: There are no answers, or labels of a person would be lost.
+            InputError: There are no answers, or labels made by hand would be lost.
         """
         from vlmscope.labelling import check_answers, check_kept
         from vlmscope.store import Run
@@ -105,17 +109,17 @@ class Target:
 
 
 def _fields_of(run: Run, truth: str | None) -> dict[str, str | None]:
-    """Return which columns the fields of a run were taken from.
+    """Return the columns that the fields of a run were taken from.
 
-    Those that ``extract`` was told are in its record; for others the table is asked, where it is
-    still there and a truth is wanted that the rows do not keep by its name.
+    Columns given to ``extract`` are in its record; others are found in the table, if it still
+    exists and the rows have no metadata with the name of the requested ground truth.
     """
     from vlmscope.dataset import open_table
     from vlmscope.schema import FieldSpec
 
     record = run.manifest.data
-    told = {name: record.fields.get(name) for name in ("id", "question", "target")}
-    fields = {name: own if isinstance(own, str) else None for name, own in told.items()}
+    recorded = {name: record.fields.get(name) for name in ("id", "question", "target")}
+    fields = {name: own if isinstance(own, str) else None for name, own in recorded.items()}
     first = next(iter(run.answers()), None)
     if truth is None or truth in fields.values() or first is None or truth in first.metadata:
         return fields
@@ -148,10 +152,10 @@ def open_target(
     overwrite: bool,
     question_template: str | None = None,
 ) -> Target:
-    """Open what is to be labelled, and refuse options that do not go with it.
+    """Open the answers to be labelled, and refuse options that do not apply to them.
 
     Raises:
-        InputError: It is neither a run nor answers; options do not fit; a file would be lost.
+        InputError: It is neither a run nor answers; options do not apply; a file would be lost.
     """
     from vlmscope.labelling import H5, is_answers, read_answer_files
     from vlmscope.store import labels_file, open_run
@@ -160,8 +164,8 @@ def open_target(
     if not is_answers(path):
         if question_template is not None:
             raise InputError(
-                "--question-template: is for a table of answers; the questions of a run are kept "
-                "as they were asked, and an option's number is read through its metadata"
+                "--question-template: is for a table of answers; the questions of a run are stored "
+                "as they were asked, and option numbers are resolved by the metadata"
             )
         if out is not None or fields:
             option = "--out" if out is not None else "--map"
@@ -176,12 +180,12 @@ def open_target(
     if name != "default":
         raise InputError("--name: is for a run; a table's labels go to the file --out")
     if out is None:
-        raise InputError(f"{path}: is no run; give --out FILE for the labelled table")
+        raise InputError(f"{path}: is not a run; give --out FILE for the labelled table")
     if out.suffix.lower() not in OUT_SUFFIXES:
         raise InputError(f"--out {out}: name it {' or '.join(OUT_SUFFIXES)}")
     check_file(out, source=str(path))
     if out.exists() and not overwrite:
-        raise InputError(f"--out {out}: is there already; give --overwrite to replace it")
+        raise InputError(f"--out {out}: already exists; give --overwrite to replace it")
     if truth is not None and path.is_file() and path.suffix.lower() not in H5:
         fields, truth = [*fields, f"target={truth}"], None
     answers = read_answer_files(path, fields, question_template)

@@ -1,4 +1,4 @@
-"""``vlmscope models``: the families, and what is proven of them."""
+"""``vlmscope models``: the families of models, and their verification status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlmscope.cli.output import show, stdout
 
 
 def _particular(standing: Any) -> str:
-    """Return what to install first, and what the family does not do."""
+    """Return what must be installed, and what the family does not support."""
     family = standing.family
     found = [f"needs {family.needs}"] if family.needs else []
     if not family.text_only:
@@ -22,7 +22,7 @@ def _particular(standing: Any) -> str:
 
 
 def models(as_json: options.Json = False) -> None:
-    """List the families of models, what is proven of each, and on which transformers."""
+    """List the families of models, and the versions of transformers they are verified on."""
     from importlib.metadata import version
 
     from vlmscope.model.support import standings
@@ -53,7 +53,7 @@ def models(as_json: options.Json = False) -> None:
         )
     show(table)
     stdout.print(
-        f"\nHere: transformers {version('transformers')}. Every model proves itself again when it "
+        f"\nHere: transformers {version('transformers')}. Every model is verified again when it "
         "is loaded.\nOne that is not listed works if it follows the library's conventions; if not, "
         "--family FILE describes it.",
         highlight=False,

@@ -29,10 +29,10 @@ Model = Annotated[
     typer.Option("--model", "-m", help="Folder of a checkpoint, or a hub id.", show_default=False),
 ]
 ModelNow = Annotated[
-    str | None, typer.Option("--model", "-m", help="Where the model is now.", show_default=False)
+    str | None, typer.Option("--model", "-m", help="Current path of the model.", show_default=False)
 ]
 DataNow = Annotated[
-    str | None, typer.Option("--data", help="Where the table is now.", show_default=False)
+    str | None, typer.Option("--data", help="Current path of the table.", show_default=False)
 ]
 
 
@@ -46,13 +46,13 @@ def one_or_several(names: list[str]) -> str | tuple[str, ...]:
 
 
 class _PlaceError(VlmscopeError):
-    """A URL cannot be opened. No ``ValueError``: typer would put a message of its own instead."""
+    """A URL cannot be opened. Not a ``ValueError``: typer would replace its message."""
 
     exit_code = 2
 
 
 def place(text: str) -> Path:
-    """Return a path, or what stands for the URL of an object store."""
+    """Return a path, or a ``UPath`` for the URL of an object store."""
     if "://" not in text:
         return Path(text)
     from vlmscope.store import place
@@ -80,8 +80,8 @@ Map = Annotated[
     typer.Option(
         "--map",
         metavar="FIELD=COLUMN",
-        help="Which column holds a field: id, image, question or target. May be repeated. "
-        "Several columns make an id or hold the images: --map id=set,figure.",
+        help="The column of a field: id, image, question or target. May be repeated. "
+        "An id or the images may use several columns: --map id=set,figure.",
         show_default=False,
     ),
 ]
@@ -90,8 +90,7 @@ Records = Annotated[
     typer.Option(
         "--records",
         metavar="KEY",
-        help="Key of a .json document that the rows stand under (default: the only one that holds "
-        "any).",
+        help="Key of a .json document that contains the rows (default: the only one with rows).",
         show_default=False,
     ),
 ]
@@ -115,27 +114,27 @@ QuestionTemplate = Annotated[
 ]
 NumberRows = Annotated[
     bool,
-    typer.Option("--number-rows", help="Take the rows' numbers as ids: row_1, row_2 and so on."),
+    typer.Option("--number-rows", help="Use the row numbers as ids: row_1, row_2 and so on."),
 ]
 TextOnly = Annotated[
     bool,
     typer.Option(
         "--text-only",
-        help="Take rows without an image as questions about none (default: they fail).",
+        help="Accept rows without an image as text-only questions (default: they fail).",
     ),
 ]
 AllowAbsolutePaths = Annotated[
     bool,
     typer.Option(
         "--allow-absolute-paths",
-        help="Let whole paths and symbolic links of images lead out of the image root.",
+        help="Allow absolute image paths, and symbolic links out of the image root.",
     ),
 ]
 AllowPickleWeights = Annotated[
     bool,
     typer.Option(
         "--allow-pickle-weights",
-        help="Read weights that are pickles (.bin), from somebody you trust.",
+        help="Read weights that are pickles (.bin), from a source you trust.",
     ),
 ]
 Layers = Annotated[
@@ -156,7 +155,7 @@ VisionPooling = Annotated[
     str,
     typer.Option(
         "--vision-pooling",
-        help="Mean over all positions of the vision encoder, or the valid (no padding tiles).",
+        help="Mean over all positions of the vision encoder, or valid ones (no padding tiles).",
     ),
 ]
 MaxNewTokens = Annotated[
@@ -170,7 +169,7 @@ Compat = Annotated[
     typer.Option(
         "--compat",
         metavar="halp",
-        help="Read layers and positions as the original research did, where they are well defined "
+        help="Read layers and positions as the HALP research code does, if they are well defined "
         "(docs/halp.md).",
         show_default=False,
     ),
@@ -191,7 +190,7 @@ Attention = Annotated[
     typer.Option(
         "--attention",
         metavar="auto|sdpa|eager",
-        help="Attention implementation; auto: sdpa, and eager for parts that have none.",
+        help="Attention implementation; auto: sdpa, and eager for parts without sdpa.",
     ),
 ]
 AttentionNow = Annotated[
@@ -213,7 +212,7 @@ FamilyFile = Annotated[
     Path | None,
     typer.Option(
         "--family",
-        help="TOML file that describes an architecture vlmscope cannot find its way in "
+        help="TOML file that describes an architecture vlmscope does not know "
         "(docs/adding-a-model.md).",
         show_default=False,
     ),
@@ -227,11 +226,11 @@ Quantize = Annotated[
     typer.Option(
         "--quantize",
         metavar="4bit|8bit",
-        help="Round the weights with bitsandbytes as they are loaded.",
+        help="Quantize the weights with bitsandbytes when loading.",
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LAYERS = DEFAULT_LAYERS
 POSITIONS = ",".join(DEFAULT_POSITIONS)
@@ -239,7 +238,7 @@ MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Return names that stand with commas between, each once.
+    """Return the distinct names in a comma-separated text.
 
     >>> names("a, b, a,")
     ('a', 'b')
@@ -250,7 +249,7 @@ def names(text: str) -> tuple[str, ...]:
 def build_spec(
     layers: str, positions: str, vision_pooling: str, max_new_tokens: int, compat: str = ""
 ) -> CaptureSpec:
-    """Return the spec that these options ask for.
+    """Return the spec for these options.
 
     >>> build_spec("all", "last_image_token, image_mean", "all", 0).positions
     ('last_image_token', 'image_mean')

@@ -1,4 +1,4 @@
-"""Where text goes: results to stdout, everything about the work to stderr."""
+"""Printing: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from vlmscope.shown import count as count
 
 stdout = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-"""Results: what a pipe should receive. No markup: what comes from data is shown as it is."""
+"""Results, for a pipe. Without markup, so that text from data is shown unchanged."""
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 """Progress, plans, errors."""
@@ -30,19 +30,19 @@ def show(renderable: RenderableType) -> None:
 
 
 def number_table(*headings: str, title: Text | None = None) -> Table:
-    """Return a table whose first column holds texts, which may wrap, and all others numbers.
+    """Return a table with texts in the first column, which may wrap, and numbers in the others.
 
-    A number never breaks, however narrow the terminal is.
+    A number is never wrapped, however narrow the terminal is.
     """
     table = Table(
         box=None, pad_edge=False, header_style="dim", title=title, title_justify="left"
     )  # fmt: skip
-    for place, heading in enumerate(headings):
+    for index, heading in enumerate(headings):
         table.add_column(
             heading,
             overflow="fold",
-            no_wrap=place > 0,
-            justify="right" if place else "left",
+            no_wrap=index > 0,
+            justify="right" if index else "left",
         )
     return table
 
@@ -50,7 +50,7 @@ def number_table(*headings: str, title: Text | None = None) -> Table:
 def with_interval(
     value: float | None, low: float | None, high: float | None, form: str = ".3f"
 ) -> str:
-    r"""Return a number, and its interval on a line below; a dash where there is none.
+    r"""Return a number, and its interval on the line below; a dash if there is no number.
 
     >>> with_interval(0.5, 0.41, 0.6), with_interval(-0.1, -0.2, 0.0, "+.1f")
     ('0.500\n0.410–0.600', '-0.1\n-0.2 to +0.0')
@@ -68,9 +68,9 @@ def with_interval(
 
 
 def shown_text(text: str, longest: int = 80) -> str:
-    r"""Return a text from data as a terminal may show it: no control characters, not too long.
+    r"""Return a text from data for a terminal: no control characters, not too long.
 
-    Half a surrogate pair, which no encoding has, is none either.
+    Lone surrogates, which cannot be encoded, are replaced too.
 
     >>> shown_text("a\x1b[31mb"), shown_text("x" * 90, 5)
     ('a�[31mb', 'xxxx…')
@@ -80,22 +80,22 @@ def shown_text(text: str, longest: int = 80) -> str:
 
 
 def show_error(message: str) -> None:
-    """Print one line that says what went wrong and what to do."""
+    """Print a one-line error."""
     stderr.print(Text.assemble(("error: ", "bold red"), message))
 
 
 def show_note(note: str) -> None:
-    """Print what the user should know, and is no error."""
+    """Print a note, which is not an error."""
     stderr.print(Text(f"note: {note}", style="yellow"))
 
 
 def show_next(*command: str) -> None:
-    """Print on stderr the command that a user may want next."""
+    """Print a suggestion for the next command on stderr."""
     stderr.print(Text(f"next: {shlex.join(['vlmscope', *command])}", style="dim"))
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own bars and advice away from ours; their errors still come through."""
+    """Hide progress bars and advice of libraries; their errors are still shown."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for library in ("transformers", "bitsandbytes"):
@@ -108,7 +108,7 @@ def quiet_libraries() -> None:
 
 
 def human_size(count: float) -> str:
-    """Return a byte count as a person reads it.
+    """Return a byte count as text with a unit.
 
     >>> human_size(1_960_000_000), human_size(512)
     ('2.0 GB', '512 B')
@@ -121,7 +121,7 @@ def human_size(count: float) -> str:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """Return a shape as the specification writes it.
+    """Return a shape in the notation of the specification.
 
     >>> shape_text((1, 34, 4096))
     '[1, 34, 4096]'

@@ -1,4 +1,4 @@
-"""Where a command is to write, checked before the work is done."""
+"""Checks of the paths that a command writes to, before the work is done."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from vlmscope.store import check_output_file, is_remote
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written, or made.
+    """Refuse a folder that cannot be written or created.
 
     Raises:
-        InputError: It is a file, or the system says no.
+        InputError: It is a file, or permission is denied.
     """
     if is_remote(folder):
         return
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{folder}: cannot be written; give another folder with --out")
 
 
 def check_file(path: Path, *, source: str | None = None) -> None:
-    """Refuse a file that cannot be written, or that holds what the command is to read.
+    """Refuse a file that cannot be written, or that is an input of the command.
 
     Args:
         path: The file.
         source: The table that is read.
 
     Raises:
-        InputError: It is a folder, the table, or a part of a run; or its folder is not there or not
-            ours to write.
+        InputError: It is a folder, the table, or a part of a run; or its folder does not exist or
+            is not writable.
     """
     if source is not None and Path(source).exists() and path.resolve() == Path(source).resolve():
         raise InputError(f"--out {path}: is the table itself; give another name")

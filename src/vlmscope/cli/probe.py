@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vlmscope.sweeps import LabelTable, SweepResult
 
 AFTER = " †"
-"""Marks what is known too late to predict anything."""
+"""Mark of baselines that are known only after the answer."""
 
 STYLES = {"selected": "bold", "combined": "bold", "baseline": "dim"}
 
@@ -32,8 +32,8 @@ def probe(
         typer.Argument(
             metavar="RUN",
             parser=options.place,
-            help="A labelled run folder; or, with --labels, files of the original research: a "
-            "folder of .h5 files, or one.",
+            help="A labelled run folder; or, with --labels, files in the HALP layout: a folder of "
+            ".h5 files, or one.",
             show_default=False,
         ),
     ],
@@ -42,9 +42,9 @@ def probe(
         typer.Option(
             "--labels",
             metavar="NAME|FILE",
-            help="Of a run: the name of a label set (label --name), by default the default set. Of "
-            "research files: CSV with labels, question_id and is_hallucinating_manual or "
-            "is_hallucinating; category and answer_type feed baselines.",
+            help="For a run: the name of a label set (label --name), by default the default set. "
+            "For HALP files: CSV with labels, question_id and is_hallucinating_manual or "
+            "is_hallucinating; category and answer_type are used by baselines.",
             show_default=False,
         ),
     ] = None,
@@ -55,8 +55,8 @@ def probe(
             "-o",
             metavar="PATH",
             parser=options.place,
-            help="Folder for results and probes (default: probes in the folder given, "
-            "probes-<name> of a named label set, or <name>-probes beside a file).",
+            help="Folder for results and probes (default: probes in the given folder, "
+            "probes-<name> for a named label set, or <name>-probes next to a file).",
             show_default=False,
         ),
     ] = None,
@@ -65,8 +65,8 @@ def probe(
         typer.Option(
             "--test",
             metavar="RUN",
-            help="Another labelled run to judge on what is learnt here: another table, or another "
-            "model. May be repeated.",
+            help="Another labelled run to test the probes on: another table, or another model. "
+            "May be repeated.",
             show_default=False,
         ),
     ] = [],  # noqa: B006 - typer reads it and makes a list of its own
@@ -79,8 +79,7 @@ def probe(
         int | None,
         typer.Option(
             "--repeats",
-            help="Times that rows are split into folds anew (default: 3 up to 20,000 rows, else "
-            "1).",
+            help="Number of random splits into folds (default: 3 up to 20,000 rows, else 1).",
             min=1,
             show_default=False,
         ),
@@ -90,7 +89,7 @@ def probe(
         typer.Option(
             "--group-by",
             metavar="WHAT",
-            help="What no fold separates: image (near-copies included), question (its words), "
+            help="Groups that no fold splits: image (near-copies included), question (its words), "
             "category or another column of the table.",
         ),
     ] = "image",
@@ -99,8 +98,8 @@ def probe(
         typer.Option(
             "--copies",
             metavar="WHICH",
-            help="Which images are one: near (re-encoded, cropped, bordered, turned or mirrored "
-            "copies too) or exact (equal pixels only).",
+            help="Images that count as the same: near (also re-encoded, cropped, bordered, turned "
+            "or mirrored copies) or exact (equal pixels only).",
         ),
     ] = "near",
     permutations: Annotated[
@@ -118,7 +117,7 @@ def probe(
             "--protocol",
             metavar="[grouped|halp]",
             help="halp: also train the HALP paper's network on its random 80/20 split, to compare "
-            "published numbers; optimistic, as images are on both sides.",
+            "with published numbers; optimistic, as images are on both sides.",
         ),
     ] = "grouped",
     by: Annotated[
@@ -127,16 +126,16 @@ def probe(
             "--by",
             metavar="COLUMN[,COLUMN]",
             help="Columns of the table to break results down by, known before the answer "
-            "(default: category, answer_type, source, type, domain, where there are).",
+            "(default: category, answer_type, source, type, domain, if they exist).",
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", help="Decides folds, permutations, resamples.")
+        int, typer.Option("--seed", help="Seed of folds, permutations and resamples.")
     ] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train and test a probe on every representation and layer, beside what needs no probe.
+    """Train and test a probe on every representation and layer, and compare it with baselines.
 
     Folds are grouped by image; the layer is chosen inside training; intervals resample images.
     """
@@ -156,7 +155,7 @@ def probe(
     check_outside(folder, run, name)
     if is_run(run):
         check_folder(folder, name)
-        _say_stale(run, name)
+        _note_stale(run, name)
     with stderr.status("reading") as status:
         source = open_source(
             run,
@@ -172,8 +171,8 @@ def probe(
         transferred = run_transfer(source, aims, spec, result, folder, status)
     summary = json.loads(read_document(folder / RESULTS).decode())
     if as_json:
-        told = {} if transferred is None else {"transfer": transferred}
-        stdout.print_json(json.dumps(summary | told))
+        more = {} if transferred is None else {"transfer": transferred}
+        stdout.print_json(json.dumps(summary | more))
     else:
         _show(result, summary, transferred)
         stdout.print(f"\nresults, predictions and probes are in {folder}")
@@ -181,21 +180,21 @@ def probe(
         show_next("report", str(run), *(() if name == DEFAULT else ("--labels", name)))
 
 
-def _say_stale(run: Path, name: str) -> None:
-    """Say on stderr where the labels are of truths that have changed since."""
+def _note_stale(run: Path, name: str) -> None:
+    """Print a note if the ground truth has changed since the labels were made."""
     from vlmscope.store import are_stale, label_sets
     from vlmscope.sweeps.source import of_set
 
     if name in label_sets(run) and are_stale(run, name):
         stderr.print(
-            "note: the labels are of truths that have changed in the table since; run "
+            "note: the ground truth in the table has changed since the labels were made; run "
             f"'vlmscope label {run}{of_set('--name', name)}' to label again",
             style="yellow",
         )
 
 
 def _show(result: SweepResult, summary: dict[str, Any], transferred: dict[str, Any] | None) -> None:
-    """Print what was found, in words and then as tables."""
+    """Print the verdict and then the tables."""
     from vlmscope.sweeps.verdict import verdict_in
 
     show_verdict(verdict_in(summary))
@@ -209,7 +208,7 @@ def _show(result: SweepResult, summary: dict[str, Any], transferred: dict[str, A
 
 
 def _wanted_labels(run: Path, labels: str | None) -> str | LabelTable | None:
-    """Return what ``--labels`` means: of a run the name of a label set, of files a table."""
+    """Return the value of ``--labels``: the name of a label set for a run, a table for files."""
     from vlmscope.sweeps import check_label_set, is_run, read_label_table
 
     if is_run(run):

@@ -1,4 +1,4 @@
-"""What a person sees of a run: the plan, a live bar, and how it ended."""
+"""Display of a run: the plan, a live bar, and the summary."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ from vlmscope.executors import Outline, Summary
 from vlmscope.store import failures_shown, frequent_reasons, last_failures
 
 LOG_SECONDS = 30.0
-"""Where no terminal can show a bar, a line is printed this often."""
+"""Interval of the progress lines if there is no terminal for a bar."""
 
 LONGEST_REASON = 240
-"""Characters of a reason that are shown: its end says what to do."""
-
+"""Maximum number of characters shown of a reason, which ends with what to do."""
 
 SHOWN_REASONS = 5
-"""How many reasons are shown where none is given twice."""
+"""Number of reasons shown if none occurs twice."""
 
 
 def show_plan(plan: Outline) -> None:
-    """Print what will be done, before anything is."""
+    """Print the plan."""
     record, request = plan.manifest.capture, plan.request
     answer = (
         f"up to {record.max_new_tokens} new tokens, greedy"
@@ -72,7 +71,7 @@ class _Rate(ProgressColumn):
 
 
 class RunProgress:
-    """A live bar on a terminal, a line now and then elsewhere. An ``Observer`` of the executor."""
+    """An ``Observer`` that shows a live bar on a terminal, or else lines at intervals."""
 
     def __init__(self, plan: Outline) -> None:
         self._captured = self._failed = 0
@@ -128,12 +127,12 @@ class RunProgress:
 
 
 def show_summary(plan: Outline, summary: Summary) -> None:
-    """Print how the run ended."""
+    """Print the summary of a session."""
     rate = summary.captured / summary.seconds if summary.seconds else 0.0
     speed = f" ({rate:.2f} rows/s)" if summary.captured else ""
     stderr.print(
         f"{count(summary.captured, 'row')} captured in {summary.seconds:.1f} s{speed}, "
-        f"{summary.already_done:,} were there before"
+        f"{summary.already_done:,} were already done"
     )
     out = plan.request.out
     if summary.failed:
@@ -149,27 +148,27 @@ def show_summary(plan: Outline, summary: Summary) -> None:
         _show_reasons([(shown_text(r, LONGEST_REASON), n) for r, n in found], summary.failed)
     if summary.stopped:
         left = plan.todo - summary.captured - summary.failed
-        stderr.print(f"stopped with {count(left, 'row')} to do; the same command goes on from here")
+        stderr.print(f"stopped with {count(left, 'row')} to do; the same command continues")
 
 
 def _last_errors(plan: Outline, number: int) -> list[str]:
-    """Return what this session's failures say: the last attempts at its rows.
+    """Return the errors of this session's failures: the last attempts at its rows.
 
-    Between them may be those of other ranks.
+    They may include attempts of other ranks.
     """
     try:
         failures = last_failures(plan.request.out, frozenset(plan.scan.ids), number)
     except VlmscopeError:
-        return []  # the rows are counted all the same
+        return []  # the number of failed rows is shown in any case
     return [failure.error for failure in failures]
 
 
 def _show_reasons(reasons: list[tuple[str, int]], failed: int) -> None:
-    """Print why rows failed: the most frequent reason, or some where none is.
+    """Print why rows failed: the most frequent reason, or some if none occurs twice.
 
     Args:
-        reasons: Each with its number, the most frequent first.
-        failed: How many rows failed.
+        reasons: Each with its count, the most frequent first.
+        failed: Number of failed rows.
     """
     if not reasons:
         return

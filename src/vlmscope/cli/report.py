@@ -1,4 +1,4 @@
-"""``vlmscope report``: what a run has found, as one page to read and pass on."""
+"""``vlmscope report``: the results of a run as one HTML page."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def report(
             "-o",
             metavar="PATH",
             parser=options.place,
-            help="The page; its figures go beside it (default: RUN/report.html, "
-            "RUN/report-<name>.html of a named label set).",
+            help="The page; its figures are written next to it (default: RUN/report.html, "
+            "RUN/report-<name>.html for a named label set).",
             show_default=False,
         ),
     ] = None,
     labels: Annotated[
-        str, typer.Option("--labels", metavar="NAME", help="The label set that it is about.")
+        str, typer.Option("--labels", metavar="NAME", help="Label set of the report.")
     ] = "default",
     samples: Annotated[
         int,
         typer.Option(
-            "--samples", min=1, help="Most questions in the gallery; of more they are drawn."
+            "--samples", min=1, help="Maximum number of questions in the gallery, drawn at random."
         ),
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Which questions are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the drawn questions.")] = 0,
     id_: Annotated[
         str | None,
         typer.Option(
@@ -52,14 +52,14 @@ def report(
     model: options.ModelNow = None,
     data: options.DataNow = None,
     images: Annotated[
-        str | None, typer.Option("--images", help="Where its images are now.", show_default=False)
+        str | None, typer.Option("--images", help="Current image root.", show_default=False)
     ] = None,
     allow_absolute_paths: options.AllowAbsolutePaths = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Write one self-contained HTML page about a run, and its figures as SVG, PNG and CSV.
 
-    What the run lacks yet (labels, probes, images, the model) is left out, and said.
+    Parts that the run lacks so far (labels, probes, images, the model) are left out and listed.
     """
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.store import open_run
@@ -94,7 +94,7 @@ def report(
 
 
 def _record(written: WrittenReport) -> dict[str, object]:
-    """Return what was written as plain JSON values."""
+    """Return a summary of the written report as plain JSON values."""
     document = written.document
     return {
         "page": str(written.page),

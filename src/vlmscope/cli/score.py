@@ -1,4 +1,4 @@
-"""``vlmscope score``: the risk of a hallucination, before a token is written."""
+"""``vlmscope score``: the risk of a hallucination, before a token is generated."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def score(
             "-p",
             metavar="PATH",
             parser=options.place,
-            help="Folder of a saved probe, a run that was probed, or RUN/probes-<name> of a named "
-            "label set.",
+            help="Folder of a saved probe, a probed run, or RUN/probes-<name> for a named label "
+            "set.",
             show_default=False,
         ),
     ],
@@ -40,12 +40,12 @@ def score(
         str | None,
         typer.Argument(
             help='An image file; several are a JSON list: \'["a.png", "b.png"]\'. For a question '
-            "about none, leave it away and pass --text-only.",
+            "without an image, omit it and pass --text-only.",
             show_default=False,
         ),
     ] = None,
     question: Annotated[
-        str | None, typer.Argument(help="The question about it.", show_default=False)
+        str | None, typer.Argument(help="The question about the image.", show_default=False)
     ] = None,
     data: Annotated[
         str | None,
@@ -70,8 +70,7 @@ def score(
         typer.Option(
             "--out",
             "-o",
-            help="Parquet file for the risks of --data (default: print them as JSON lines, as they "
-            "come).",
+            help="Parquet file for the risks of --data (default: print JSON lines).",
             show_default=False,
         ),
     ] = None,
@@ -99,10 +98,10 @@ def score(
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
-    """Tell how likely the answer is to be a hallucination, before a token of it is written.
+    """Predict the probability that the answer is a hallucination, before it is generated.
 
-    Only the prefill is run. The probe must come from the same model and prompt; --dtype auto takes
-    the one it was trained with.
+    Only the prefill is run. The probe must be trained on the same model and prompt; --dtype auto
+    uses the type it was trained with.
     """
     from vlmscope.dataset import parse_mapping
     from vlmscope.risk import RiskScorer
@@ -144,7 +143,7 @@ def score(
 
 
 def _note_stale(probe: Path) -> None:
-    """Say if a run has other labels or rows now than its probes learnt."""
+    """Print a note if labels or rows of a run changed since its probes were trained."""
     from vlmscope.store import DEFAULT, label_sets, open_run
     from vlmscope.sweeps import read_sweep
     from vlmscope.sweeps.save import PROBES
@@ -159,20 +158,20 @@ def _note_stale(probe: Path) -> None:
 
 
 def _check_what(image: str | None, data: str | None, out: Path | None) -> None:
-    """Refuse what is neither one question nor a table."""
+    """Refuse arguments that are neither one question nor a table."""
     if (data is None) == (image is None):
         raise InputError("score: give an IMAGE and a QUESTION, or --data with a table of them")
     if out is not None and data is None:
         raise InputError("--out: is for --data; the risk of one question is printed")
     if out is not None and out.suffix != ".parquet":
-        raise InputError(f"--out {out}: name it .parquet, or leave it out to print JSON lines")
+        raise InputError(f"--out {out}: name it .parquet, or omit it to print JSON lines")
 
 
 def _read_sample(image: str, question: str | None, images: str | None, text_only: bool) -> Sample:
     """Read the arguments of one question; with ``text_only`` a single one is the question."""
     from vlmscope.dataset import read_images
 
-    alone = "pass --text-only and the QUESTION alone if it is about no image"
+    alone = "pass --text-only and only the QUESTION if it is about no image"
     if question is None and text_only and not isfile(image):  # noqa: PTH113 - any length will do
         image, question = "", image
     if question is None:
@@ -244,16 +243,16 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
 
 
 def as_record(found: Risk | Failure) -> dict[str, Any]:
-    """Return a result as plain data, the same names for a risk and for a failure."""
+    """Return a result as plain data, with the same keys for a risk and for a failure."""
     if isinstance(found, Failure):
         return {"id": found.id, "risk": None, "flagged": None, "error": found.error}
     return {"id": found.id, "risk": found.risk, "flagged": found.flagged, "error": None}
 
 
 def meaning(info: ProbeInfo, threshold: float) -> str:
-    """Say where the probe comes from and what its threshold means."""
-    place = info.representation.removesuffix("_representation").replace("_", " ")
-    where = place if info.layer is None else f"{place}, layer {info.layer}"
+    """Return the source of the probe and the meaning of its threshold as text."""
+    position = info.representation.removesuffix("_representation").replace("_", " ")
+    where = position if info.layer is None else f"{position}, layer {info.layer}"
     numbers = info.metrics
     text = f"probe: {where}; trained on {info.rows:,} answers"
     if "auroc" in numbers:
@@ -268,5 +267,5 @@ def meaning(info: ProbeInfo, threshold: float) -> str:
             f"{numbers['false_alarms']:.0%} of the faithful"
         )
     if info.calibration is not None and info.calibration[0] == 0:
-        text += "; it has learnt nothing, every question gets the same risk"
+        text += "; it learned nothing, every question gets the same risk"
     return text

@@ -1,4 +1,4 @@
-"""Opening a run whose every checksum is right, before it is verified or handed on."""
+"""Opening a run after all checksums were verified, before it is recomputed or exported."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def open_sound_run(path: Path) -> Run:
-    """Open a run and check every checksum.
+    """Open a run and verify every checksum.
 
     Raises:
-        StoreError: A file is damaged; the others that are have been shown.
+        StoreError: A file is damaged; other damaged files were printed.
     """
     from vlmscope.store import find_damage, open_run
 

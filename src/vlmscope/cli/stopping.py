@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish what is being answered, publish it, and say so in the exit code."""
+"""Ctrl-C and SIGTERM: finish the answers in progress, publish them, and set the exit code."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from vlmscope.cli.output import stderr
 
 @dataclass(slots=True)
 class StopRequest:
-    """Whether somebody asked to stop, and how."""
+    """Whether a stop was requested, and by which signal."""
 
     event: threading.Event = field(default_factory=threading.Event)
-    """Set once somebody did."""
+    """Set when a stop is requested."""
+
     signum: int = 0
-    """The signal that asked."""
+    """The signal."""
 
     @property
     def exit_code(self) -> int:
@@ -29,7 +30,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first signal into a request, and let a second one stop at once."""
+    """Turn the first signal into a stop request; a second one stops at once."""
     request = StopRequest()
     previous = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
 

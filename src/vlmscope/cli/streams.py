@@ -1,11 +1,11 @@
-r"""The streams of the command line, whatever they lead to: a full disk, a closed pipe, nothing.
+r"""The streams of the command line, which may be a full disk, a closed pipe, or closed.
 
-Results go to stdout: if they cannot be written, the command says so in a line and fails. What goes
-to stderr is about the work: if that cannot be written, the work goes on without it. A run of days
-must not end because the disk of its log is full.
+Results go to stdout: if they cannot be written, the command fails with a one-line error. Messages
+go to stderr: if they cannot be written, the command continues without them. A run of days must not
+end because the disk of its log is full.
 
-stdout may have an encoding without some characters, and no encoding has half a surrogate pair,
-which a table or a path may hold. They are written as JSON would, ``\u6708``.
+The encoding of stdout may lack some characters, and lone surrogates, which a table or a path may
+contain, cannot be encoded at all. They are written as in JSON, ``\u6708``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StdoutError(VlmscopeError):
 
 
 class _Stream:
-    """A text stream of which only writing is another."""
+    """A wrapper of a text stream, for subclasses that change how it is written."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -40,7 +40,7 @@ class _Stream:
 
 
 class _Results(_Stream):
-    """stdout. An error of it is no error of whatever file a command is writing."""
+    """stdout. Its errors are distinguished from those of other files."""
 
     def write(self, text: str) -> int:
         """Write a text."""
@@ -51,7 +51,7 @@ class _Results(_Stream):
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Flush the buffer."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -59,7 +59,7 @@ class _Results(_Stream):
 
 
 class _Messages(_Stream):
-    """stderr. What it cannot write is lost."""
+    """stderr. Text that cannot be written is dropped."""
 
     def write(self, text: str) -> int:
         """Write a text, or drop it."""
@@ -68,7 +68,7 @@ class _Messages(_Stream):
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits, if that is possible."""
+        """Flush the buffer, if possible."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -79,10 +79,10 @@ def _cannot_print(error: OSError) -> StdoutError:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Make the three streams such that nothing that is printed can do harm.
+    """Make printing to the three streams safe.
 
-    One that was closed (``>&-``) is opened again, because the next file that is opened would take
-    its number, and what a library prints would get into that file.
+    A closed stream (``>&-``) is opened again, because the next opened file would get its
+    descriptor, and output of libraries would be written to that file.
     """
     before = sys.stdin, sys.stdout, sys.stderr
     for number, name, mode in _STREAMS:
@@ -97,22 +97,22 @@ def safe_streams() -> Iterator[None]:
         yield
     finally:
         for stream, handler in zip((stdout, stderr), errors, strict=True):
-            _let_go(stream)
+            _discard_rest(stream)
             _with_errors(stream, handler)
         sys.stdin, sys.stdout, sys.stderr = before
 
 
 def _with_errors(stream: Any, handler: str | None) -> str | None:
-    """Give a stream another error handler, if it can have one, and return its own."""
+    """Set the error handler of a stream, if it has one, and return the old one."""
     before: str | None = getattr(stream, "errors", None)
     if before is not None and hasattr(stream, "reconfigure"):
-        with suppress(OSError):  # of what it could not write before
+        with suppress(OSError):  # from text that could not be written before
             stream.reconfigure(errors=handler)
     return before
 
 
-def _let_go(stream: Any) -> None:
-    """Send what a stream cannot write nowhere, or Python would fail with it at its end."""
+def _discard_rest(stream: Any) -> None:
+    """Discard text that a stream cannot write; otherwise Python would fail at exit."""
     try:
         stream.flush()
     except OSError:
@@ -122,12 +122,12 @@ def _let_go(stream: Any) -> None:
 
 
 def _open_again(number: int) -> None:
-    """Open the file of a stream that was closed; what is written to stdout fails as before."""
+    """Reopen the file descriptor of a closed stream; writing to stdout still fails."""
     try:
         os.fstat(number)
     except OSError:
         opened = os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
-        os.set_inheritable(opened, True)  # a process of ours would start without it
+        os.set_inheritable(opened, True)  # child processes need it too
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

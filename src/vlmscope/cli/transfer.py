@@ -1,4 +1,4 @@
-"""``vlmscope probe --test``: what is learnt on one run, judged on others, and its table."""
+"""``vlmscope probe --test``: probes of one run tested on others, and the tables of results."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ HEADINGS = (
     "Brier",
     "ECE",
 )
-"""Below an AUROC and a difference stands the 95% interval."""
+"""Column headings; the 95% interval is below an AUROC and a difference."""
 
 
 def prepare_transfer(
     source: Source, tests: Sequence[str], spec: SweepSpec, folder: Path, labels: str
 ) -> tuple[Target, ...]:
-    """Open the runs to judge on, so that what cannot be judged is refused before the sweep.
+    """Open the test runs, so that unsuitable ones are refused before the sweep.
 
     Args:
-        source: What is learnt from.
-        tests: Folders or URLs of the runs.
-        spec: What the sweep is asked for.
-        folder: Where the result is to be written.
-        labels: The label set of the run that is learnt from.
+        source: The training run or files.
+        tests: Folders or URLs of the test runs.
+        spec: The settings of the sweep.
+        folder: Folder for the result.
+        labels: The label set of the training run.
     """
     from vlmscope.sweeps.transfer.save import check_replaceable
     from vlmscope.sweeps.transfer.targets import checked_source, targets
@@ -61,7 +61,7 @@ def run_transfer(
     folder: Path,
     status: Status,
 ) -> dict[str, Any] | None:
-    """Judge on the test runs, save what was found, and return the document; None without any."""
+    """Test on the test runs, save the result, and return the document; None without test runs."""
     from vlmscope.store import read_document
     from vlmscope.sweeps import save_transfer, transfer
 
@@ -80,7 +80,7 @@ def run_transfer(
 
 
 def show_transfer(document: Mapping[str, Any]) -> None:
-    """Print a table and what it says for each test run."""
+    """Print a table and the verdict for each test run."""
     from vlmscope.probes.baselines import JOINT
 
     for test in document["tests"]:
@@ -101,7 +101,7 @@ def show_transfer(document: Mapping[str, Any]) -> None:
 
 
 def _cells(row: Mapping[str, Any], joint: Mapping[str, Any] | None) -> list[str]:
-    """Return the numbers of a row as a person reads them, intervals on a line of their own."""
+    """Return the numbers of a row as text, with intervals on a second line."""
     here, above = "finds nothing", "–"
     if not row["found_nothing"]:
         here = _with_ends(row, "auroc", row["auroc"])
@@ -114,7 +114,7 @@ def _cells(row: Mapping[str, Any], joint: Mapping[str, Any] | None) -> list[str]
 
 
 def _above(row: Mapping[str, Any], joint: Mapping[str, Any] | None) -> float | None:
-    """Return the difference to the joint baseline as a reader of both AUROCs computes it."""
+    """Return the difference to the joint baseline, computed from the rounded AUROCs."""
     if joint is None or row["above_joint"] is None:
         return row["above_joint"]  # type: ignore[no-any-return]
     return rounded_difference(row["auroc"], joint["auroc"])

@@ -1,4 +1,4 @@
-"""The verdict of a sweep on the terminal: its main sentences, then the details as a list."""
+"""Prints the verdict of a sweep: its main sentences, then the details as a list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_verdict(verdict: Verdict) -> None:
-    """Print the main sentences, and the others below a heading."""
+    """Print the main sentences, and the details below a heading."""
     stdout.print()
     for sentence in verdict.main:
         show(Text(sentence))

@@ -1,4 +1,4 @@
-"""``vlmscope verify``: stored rows against the reference method."""
+"""``vlmscope verify``: compare stored rows with the reference method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vlmscope.cli.sound import open_sound_run
 def verify(
     run: options.RunFolder,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Rows to recompute.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the drawn rows.")] = 0,
     files: Annotated[
         bool, typer.Option("--files", help="Check the files only: no model, no table.")
     ] = False,
@@ -47,7 +47,7 @@ def verify(
 
     quiet_libraries()
     opened = open_sound_run(run)
-    stderr.print(f"checksums of {len(opened):,} rows are right")
+    stderr.print(f"checksums of {len(opened):,} rows are correct")
     if files:
         return
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance

@@ -1,14 +1,14 @@
-"""Executors: where the work runs. The stages do not know.
+"""Executors run a capture, in this process or on a cluster. The stages are independent of them.
 
-- ``request``: what the user asked for; ``plan``: all that is checked before the first row
-- ``manifest``: what the run folder will say of the run
-- ``pending``: the rows that are still to do, ordered by image
-- ``batching``: how many rows go through the model together
-- ``runner``: the loop around one model: prepare ahead, run, halve what fails
-- ``time_limit``: where the model hangs the command begins again; ``watchdog``: the process that
-  ends this one where nothing in it runs any more
-- ``writing``: the thread between the model and the store
-- ``local``: the executor of this process; ``ray/``: the one on a Ray cluster
+- ``request``: the arguments of the user; ``plan``: all checks before the first row
+- ``manifest``: the record of the run for its folder
+- ``pending``: the rows still to be captured, in their order
+- ``batching``: the number of rows that go through the model together
+- ``runner``: the loop around one model: prepare ahead, run, halve batches that fail
+- ``time_limit``: restarts the command where the model hangs; ``watchdog``: the process that
+  ends a hanging one
+- ``writing``: the thread that writes results
+- ``local``: the executor of this process; ``ray/``: the executor on a Ray cluster
 """
 
 from vlmscope.executors.local import Observer, Summary, run_plan

@@ -1,12 +1,13 @@
-"""How many rows go through the model together: a number that learns from memory.
+"""The batch size: the number of rows that go through the model together, adapted to memory.
 
-It is the number of a prefill. More rows than that are answered at once, because a decoding step
-takes hardly longer for many rows than for few: ``rows_at_once``.
+It is the number of rows of a prefill. More rows than that are decoded at once, because a decoding
+step takes hardly longer for many rows than for few: ``rows_at_once``.
 
-A fixed size is only ever halved, when memory runs out. ``auto`` starts at few rows and grows in
-steps of four as far as the last batch's memory says that the next one fits; what it learns from are
-real rows, so nothing is wasted. Speed is not asked: how long a batch takes depends on its longest
-answer, and a few probes cannot tell that from the size (docs/performance.md).
+A fixed size is only ever halved, when memory runs out. ``auto`` starts with few rows and grows by
+factors of four as long as the memory of the last batch indicates that the next one fits; it
+measures batches of real rows, so no work is wasted. Speed is not measured: the time of a batch
+depends on its longest answer, and a few trial batches cannot separate that from the size
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -20,42 +21,42 @@ START = 1
 """Rows in the first batch of ``auto`` on a CPU."""
 
 START_ON_GPU = 16
-"""Rows in its first batch on a GPU: not so few that the batches that are prepared before the first
-went well are a loss."""
+"""Rows in the first batch of ``auto`` on a GPU: enough that batches prepared before the first
+measurement are not too small."""
 
 STEP = 4
-"""How much larger the next batch of ``auto`` is. Small steps would spend a short run on growing."""
+"""Growth factor of ``auto``. With small steps a short run would end before the size is reached."""
 
 LARGEST_ON_GPU = 32
-"""Where ``auto`` stops growing on a GPU: a larger prefill is no faster."""
+"""Largest size of ``auto`` on a GPU: a larger prefill is no faster."""
 
 LARGEST_BESIDE_ANSWERS = 16
-"""Where it stops if answers are written too: so many slots stay empty until the next prefill."""
+"""Largest size if answers are decoded too: so many slots stay empty until the next prefill."""
 
 LARGEST_ELSEWHERE = 16
-"""Where it stops on a CPU, which is busy with fewer rows and whose memory is not watched."""
+"""Largest size on a CPU, which is busy with fewer rows and whose memory is not measured."""
 
 LARGEST_GENERATING = 64
-"""Where it stops on a GPU if ``generate`` writes the answers, and a batch is its own step."""
+"""Largest size on a GPU if ``generate`` decodes the answers, one batch at a time."""
 
 ANSWERED_ON_GPU = 192
-"""Rows that ``auto`` answers at once on a GPU, if memory allows: a step's weights are read once for
+"""Rows that ``auto`` decodes at once on a GPU, if memory allows: a step reads the weights once for
 all of them."""
 
 ANSWERED_ELSEWHERE = 32
-"""Rows that ``auto`` answers at once on a CPU."""
+"""Rows that ``auto`` decodes at once on a CPU."""
 
 MEMORY_SHARE = 0.9
 """Share of a GPU's memory that ``auto`` plans for."""
 
 
 class BatchSizer:
-    """The current batch size, and what was learnt about it.
+    """The current batch size, adapted to the memory of earlier batches.
 
     Args:
         wanted: A fixed size, or ``auto``.
-        largest: Where ``auto`` stops growing.
-        start: Where it begins.
+        largest: Largest size of ``auto``.
+        start: First size of ``auto``.
 
     >>> sizer = BatchSizer("auto", largest=64)
     >>> sizer.learn(rows=1, memory_used=0.22, memory_idle=0.2); sizer.size
@@ -84,15 +85,15 @@ class BatchSizer:
 
     @property
     def worth_preparing(self) -> bool:
-        """Whether batches of this size may be prepared far ahead, though later ones be larger."""
+        """Whether batches of this size may be prepared far ahead, even if the size still grows."""
         return self.settled or self.size >= START_ON_GPU
 
     def learn(self, *, rows: int, memory_used: float = 0.0, memory_idle: float = 0.0) -> None:
-        """Take note of a batch that went well.
+        """Update the size after a batch that succeeded.
 
         Args:
-            rows: Rows that were asked of it, those that failed included.
-            memory_used: Peak share of a GPU's memory, 0 where it is not known.
+            rows: Rows of the batch, including those that failed.
+            memory_used: Peak share of a GPU's memory, 0 if unknown.
             memory_idle: Share in use between batches (the weights).
         """
         if not self._growing or rows < self.size:
@@ -104,9 +105,9 @@ class BatchSizer:
         self._growing = self.size == wanted and self.size < self._largest
 
     def shrink(self, failed: int) -> None:
-        """Take note that ``failed`` rows did not fit: at most half of them from now on.
+        """Reduce the size after ``failed`` rows did not fit in memory, to at most half of them.
 
-        Where it was a single row, the fault was that row's, and the size before it is right again.
+        If a single row does not fit, that row is the cause, and the earlier size is restored.
 
         >>> sizer = BatchSizer(32)
         >>> for failed in (32, 16, 8, 4, 2):
@@ -125,10 +126,10 @@ class BatchSizer:
 
 
 def rows_at_once(vlm: VisionLanguageModel, wanted: int | Literal["auto"]) -> int:
-    """Return how many rows may be answered at once.
+    """Return how many rows may be decoded at once.
 
     Args:
-        vlm: The model, for where it is.
+        vlm: The model, for its device.
         wanted: ``--batch-size``: so many, or ``auto``.
     """
     if wanted == "auto":
@@ -139,15 +140,15 @@ def rows_at_once(vlm: VisionLanguageModel, wanted: int | Literal["auto"]) -> int
 def sizer_for(
     vlm: VisionLanguageModel, wanted: int | Literal["auto"], *, answers: bool = False
 ) -> BatchSizer:
-    """Return the size of prefill to begin with for a model: one row where it takes no more.
+    """Return the sizer of prefills for a model: one row if the model allows no batches.
 
-    Where answers are written too, a prefill fills a quarter of the slots (half of them on a CPU),
-    so that the others go on while a quarter waits to become free.
+    If answers are decoded too, a prefill fills a quarter of the slots (half of them on a CPU), so
+    that the other slots continue until a quarter is free.
 
     Args:
-        vlm: The model, for where it is and whether its rows may be batched.
+        vlm: The model, for its device and whether its rows may be batched.
         wanted: ``--batch-size``: so many rows at once, or ``auto``.
-        answers: Whether answers are written.
+        answers: Whether answers are decoded.
     """
     if vlm.one_at_a_time:
         return BatchSizer(1)

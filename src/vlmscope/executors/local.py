@@ -4,8 +4,8 @@
     images, prompts   ──►  the model         ──►  shards, failures
     some batches ahead       one batch              up to BEHIND_BYTES
 
-Every batch is published before its rows count as done. A stop request ends when what is being
-answered is finished; whatever kills the process, the next run goes on from the published shards.
+Every batch is published before its rows count as done. After a stop request the answers in progress
+are finished; if the process is killed, the next session continues from the published shards.
 """
 
 from __future__ import annotations
@@ -37,51 +37,52 @@ from vlmscope.store import InProgress, read_failures
 
 
 class Observer(Protocol):
-    """Who watches a run: the command line's progress bar, or nobody."""
+    """Receives the progress of a run, such as the progress bar of the command line."""
 
     def advance(self, *, captured: int, failed: int, batch_size: int) -> None:
-        """Take note of rows that were just published or recorded as failed."""
+        """Report rows that were just published or recorded as failed."""
 
 
 class Nobody:
-    """An observer that nobody looks at."""
+    """An observer that ignores the progress."""
 
     def advance(self, *, captured: int, failed: int, batch_size: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended."""
+    """The result of a session."""
 
     total: int
     """Rows of the table (of its first ``limit`` rows)."""
     already_done: int
-    """Of these, rows that an earlier session had captured."""
+    """Of these, rows captured by earlier sessions."""
+
     captured: int
-    """Rows captured now."""
+    """Rows captured in this session."""
+
     failed: int
-    """Rows that failed now; each is a line of ``failures.jsonl``."""
+    """Rows that failed in this session; each has a line in ``failures.jsonl``."""
     seconds: float
     """Wall time of the capture."""
     stopped: bool
-    """Whether it ended early, by a stop request or by ``strict``."""
+    """Whether the session ended early, by a stop request or by ``strict``."""
 
 
 def run_plan(
     plan: Plan, *, observer: Observer | None = None, stop: threading.Event | None = None
 ) -> Summary:
-    """Capture every row of ``plan`` that the run does not hold yet.
+    """Capture every row of ``plan`` that is not in the run yet.
 
     Args:
-        plan: What to do, from ``make_plan``.
-        observer: Told about every published batch.
-        stop: Set it to stop when what is being answered is finished.
+        plan: The plan, from ``make_plan``.
+        observer: Receives every published batch.
+        stop: Set it to stop after the answers in progress are finished.
 
     Raises:
         StoreError: The run cannot be written. What was published is safe.
-        TableChangedError: The table is not the one that was checked. What was read before is
-            published.
+        TableChangedError: The table changed since it was checked. Rows read before are published.
     """
     start = time.perf_counter()
     stop = stop or threading.Event()
@@ -118,7 +119,7 @@ def run_plan(
 
 
 def _hung_before(request: Request, restarts: Restarts) -> list[Failure]:
-    """Return what this command recorded of rows that hung, before it began again."""
+    """Return the failures of hanging rows that this command recorded before it restarted."""
     if not restarts.hung:
         return []
     recorded = read_failures(request.out)
@@ -133,13 +134,13 @@ def _run_rows(
     restarts: Restarts,
     stop: threading.Event,
 ) -> TableChangedError | None:
-    """Capture the rows of a plan; those with which a session died before come last, and apart.
+    """Capture the rows of a plan; those with which an earlier session died come last, one by one.
 
-    A session that has found which row it was tries neither that one nor others that are on record
-    like it: it comes to its end, and the next session tries them again.
+    A session that identifies the row that killed the last one tries neither that row nor others
+    recorded in the same way: it completes, and the next session tries them again.
 
     Returns:
-        What has changed in the table since it was checked, if anything has.
+        The error if the table changed since it was checked, else None.
     """
     table, request, vlm = plan.table, plan.request, plan.vlm
     killers = killed_by(table, journal.blamed if plan.todo else {})
@@ -152,7 +153,7 @@ def _run_rows(
             results.wait()
     finally:
         journal.start(suspects)
-    if not plan.todo:  # a pass over a table of a million rows would find nothing
+    if not plan.todo:  # avoids a pass over a table of a million rows
         return None
     loop = Loop(
         vlm,

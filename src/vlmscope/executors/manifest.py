@@ -1,4 +1,4 @@
-"""What the run folder will say of a run: the model, the table, the settings, the versions."""
+"""The manifest of a run: the model, the table, the settings, the versions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def capture_record(spec: ResolvedSpec) -> CaptureRecord:
 
 
 def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Manifest:
-    """Return the record of what this run is made with."""
+    """Return the manifest of a new run."""
     return Manifest(
         run_id=uuid.uuid4().hex,
         model=describe_model(vlm),
@@ -64,19 +64,19 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
 
 
 def _fields_record(spec: FieldSpec) -> dict[str, str | bool | None]:
-    """Return the mapping of columns; of the other options about them those that were given."""
+    """Return the mapping of columns, and the other options about columns that were given."""
     record = asdict(spec)
     return {name: value for name, value in record.items() if name in _MAPPED or value}
 
 
 def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
-    """Return the record that says which model this is.
+    """Return the record that identifies the model.
 
     Raises:
-        ModelError: ``load_model`` did not make it.
+        ModelError: It was not loaded by ``load_model``.
     """
     if vlm.identity is None:
-        raise ModelError(f"{vlm.name}: nobody knows what it was loaded from; make it by load_model")
+        raise ModelError(f"{vlm.name}: the source of the weights is unknown; load it by load_model")
     return ModelRecord(
         name=absolute(vlm.name),
         type=vlm.family.model_type,
@@ -99,7 +99,7 @@ def describe_model(vlm: VisionLanguageModel) -> ModelRecord:
 
 
 def absolute(name: str) -> str:
-    """Return the absolute path of a local name, so that later commands find it from elsewhere.
+    """Return the absolute path of a local name, so that later commands find it from any folder.
 
     A saved dataset may be named ``folder:split``.
     """

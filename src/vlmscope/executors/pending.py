@@ -1,16 +1,15 @@
-"""The rows of a table that are still to do, and their order.
+"""The rows of a table that are still to be captured, and their order.
 
-First those are left out that are done. Of what is left, rows about the same image come one after
-the other: the vision encoder is most of a prefill, and what it makes of an image serves every
-question about that image, as long as it is remembered, and only the last few images are. Tables
-often come back to an image hundreds of rows later. So a window of rows is read ahead, and its
-questions about one image are brought together. The window is bounded in rows and in bytes: memory
-does not grow with the table. A session that goes on has other rows in its window, and so another
-order, than one that was never interrupted.
+Rows that are done are left out. Of the others, rows about the same image come one after the other:
+the vision encoder is most of the cost of a prefill, and its output serves every question about the
+image as long as it is cached, and only the last few images are. Tables often return to an image
+hundreds of rows later. So a window of rows is read ahead, and its questions about one image are
+grouped. The window is bounded in rows and in bytes: memory does not grow with the table. A resumed
+session has other rows in its window, and so another order, than one that was never interrupted.
 
-First come those of which nothing bad is known; then those that failed in an earlier session. Last
-of all, apart from each other, come the suspects: rows that hung in the model, and rows that were in
-work when a session was killed.
+Rows without a known problem come first; then those that failed in an earlier session. Suspects come
+last, separately from each other: rows that hung in the model, and rows that were in progress when a
+session was killed.
 """
 
 from __future__ import annotations
@@ -33,34 +32,34 @@ if TYPE_CHECKING:
     from vlmscope.schema import ImageLike
 
 AHEAD_ROWS = 4096
-"""Rows that may wait for others about their image. Without images in them they are small."""
+"""Rows that may wait for others about their image. Rows without image data are small."""
 
 AHEAD_BYTES = 256 * 2**20
-"""Bytes of images in waiting rows at which no more are read; paths count nothing."""
+"""Bytes of images in waiting rows at which no more rows are read; a path counts as 0 bytes."""
 
 
 def same_image_together(
     rows: Iterator[Sample], ahead: int = AHEAD_ROWS, *, ahead_bytes: int = AHEAD_BYTES
 ) -> Iterator[Sample]:
-    """Yield every row once, the waiting ones about the same images after each other.
+    """Yield every row once, waiting rows about the same images one after the other.
 
-    Again and again the oldest waiting row is yielded, then in their order all that wait and are
-    about the same images, then more are read. A row without an image goes alone when it is the
-    oldest. The order depends on nothing but the rows. What reading a row raises is raised here, and
-    the rows that wait are lost.
+    Repeatedly, the oldest waiting row is yielded, then all waiting rows about the same images in
+    their order, then more rows are read. A row without an image is yielded alone when it is the
+    oldest. The order depends only on the rows. An exception while reading a row is raised here, and
+    the waiting rows are lost.
 
     Args:
         rows: The rows, in the order of the table.
-        ahead: Most rows to hold, that is, read and not yielded yet; below 1 counts as 1.
-        ahead_bytes: No row is read while images of so many bytes are held, so that they exceed it
-            by one row at most. An image given by its path counts nothing.
+        ahead: Maximum number of waiting rows; below 1 counts as 1.
+        ahead_bytes: No row is read while waiting rows have images of so many bytes, so that the
+            total exceeds it by one row at most. An image given by its path counts as 0 bytes.
 
     >>> from vlmscope.schema import Sample
     >>> rows = [Sample(id_, f"{id_[0]}.png", "?") for id_ in ("a1", "b1", "a2", "b2")]
     >>> [row.id for row in same_image_together(iter(rows))]
     ['a1', 'a2', 'b1', 'b2']
     """
-    # A group is as old as its first row, and a new one is put last: the first holds the oldest row.
+    # New groups are appended, so the first group contains the oldest row.
     groups: OrderedDict[Hashable, deque[Sample]] = OrderedDict()
     held_rows = held_bytes = 0
     for row in rows:
@@ -81,14 +80,14 @@ def same_image_together(
 
 
 def _oldest_group(groups: OrderedDict[Hashable, deque[Sample]]) -> Iterator[Sample]:
-    """Take the oldest row and those about its images out, letting go of each when it is taken."""
+    """Yield the rows of the oldest group, releasing each one when it is yielded."""
     _, group = groups.popitem(last=False)
     while group:
         yield group.popleft()
 
 
 def _key(row: Sample) -> Hashable:
-    """Return what rows about the same images share; no other row has that of one without."""
+    """Return a key that rows about the same images share; unique for a row without an image."""
     images = row.images
     if len(images) == 1:
         return _identity(images[0])
@@ -102,13 +101,13 @@ def _identity(image: ImageLike) -> Hashable:
         return hashlib.sha256(image).digest()
     if isinstance(image, PathLike):
         return fspath(image)
-    # A PIL image. Its pixels may still be in a file, perhaps a broken one: hashing them would
+    # A PIL image may not be decoded yet, and its file may be broken: hashing the pixels would
     # decode it here, where an error stops the run and not only its row.
     return id(image)
 
 
 def _size(row: Sample) -> int:
-    """Return the bytes of the row's images; of a PIL image one a channel and pixel, about."""
+    """Return the bytes of the row's images; for a PIL image about one per channel and pixel."""
     size = 0
     for image in row.images:
         size += 0 if isinstance(image, str) else _bytes(image)
@@ -124,11 +123,11 @@ def _bytes(image: ImageLike) -> int:
 
 
 BAD_ROWS = 256
-"""Bad rows of the table that are recorded together: each hand-over is flushed to the disk."""
+"""Invalid rows of the table that are recorded together: each record is flushed to the disk."""
 
 GROUP = 8
-"""Suspects that are tried together where there are more. A session that is killed from outside
-leaves a few hundred of them on a GPU, of which none is to blame."""
+"""Suspects that are tried together if there are more. A session on a GPU that is killed from
+outside leaves a few hundred of them, none of which is the cause."""
 
 _DIED = {
     PREPARE_STAGE: "while its images and its prompt were prepared",
@@ -139,22 +138,22 @@ _DIED = {
 def suspects_of(
     request: Request, done: Set[str], in_work: Mapping[str, int], left_out: Set[str]
 ) -> dict[str, int]:
-    """Return the rows to try last, and how often each was in work when a session ended badly.
+    """Return the rows to try last, and how often each was in progress when a session died.
 
     Args:
-        request: What was asked for.
-        done: Ids of rows that the run holds.
-        in_work: Ids of rows that were in work when a session was killed, and how often.
-        left_out: Ids of rows that are not to be tried.
+        request: The request.
+        done: Ids of rows in the run.
+        in_work: Ids of rows that were in progress when a session was killed, and how often.
+        left_out: Ids of rows that must not be tried.
     """
     failed = read_failures(request.out)
-    known = {id_: 1 + failed[id_].attempt for id_ in _apart(failed)}  # each was alone then
+    known = {id_: 1 + failed[id_].attempt for id_ in _apart(failed)}  # each was tried alone
     counts = {**in_work, **known}
     return {i: count for i, count in counts.items() if i not in done and i not in left_out}
 
 
 def recorded_apart(request: Request) -> frozenset[str]:
-    """Return the rows on record that hung in the model, or with which a session was killed."""
+    """Return the recorded rows that hung in the model, or with which a session was killed."""
     return frozenset(_apart(read_failures(request.out)))
 
 
@@ -163,10 +162,10 @@ def _apart(failed: Mapping[str, Failure]) -> list[str]:
 
 
 def groups_apart(table: Table, suspects: Mapping[str, int]) -> Iterator[list[Sample]]:
-    """Yield the suspects that are good rows, in the groups to try them in.
+    """Yield the suspects that are valid rows, in the groups to try them in.
 
-    Those of which least is known come first, ``GROUP`` at a time if they are many; who was in work
-    more than once comes alone.
+    Rows that were in progress once come first, ``GROUP`` at a time if there are many; rows that
+    were in progress more than once come alone.
     """
     if not suspects:
         return
@@ -181,10 +180,10 @@ def groups_apart(table: Table, suspects: Mapping[str, int]) -> Iterator[list[Sam
 
 
 def killed_by(table: Table, blamed: Mapping[str, str]) -> list[Failure]:
-    """Return the records of rows that were alone in work when a session was killed again.
+    """Return the failures of rows that were in progress alone when a session was killed again.
 
     Args:
-        table: The rows; those that are not among them are left out.
+        table: The table; ids that are not in it are left out.
         blamed: Id → the stage that it was in.
     """
     if not blamed:
@@ -194,9 +193,9 @@ def killed_by(table: Table, blamed: Mapping[str, str]) -> list[Failure]:
         failure_of(
             row,
             PREPARE_STAGE if blamed[row.id] == PREPARE_STAGE else MODEL_STAGE,
-            f"the process was killed {_DIED.get(blamed[row.id], 'with it')}, alone, as it had been "
-            "with this row among others; memory may run out on it: give it more memory or smaller "
-            "images; the same command tries it again, last",
+            f"the process was killed {_DIED.get(blamed[row.id], 'with it')}, alone, and before "
+            "with this row among others; memory may be too small for it: give more memory or "
+            "smaller images; the same command tries it again, last",
         )
         for row in rows
     ]
@@ -210,24 +209,24 @@ def rows_due(
     *,
     apart: Set[str] = frozenset(),
 ) -> Iterator[Sample]:
-    """Yield the good rows that are not done; record the bad ones on the way.
+    """Yield the valid rows that are not done, and record the invalid ones.
 
-    Rows that failed in an earlier session come last, so that they cannot keep the others back.
+    Rows that failed in an earlier session come last, so that they cannot delay the others.
 
     Args:
-        table: The rows.
-        request: What was asked for.
-        done: Ids of rows that the run holds.
-        record: Takes rows that are not in order.
-        apart: Ids of rows that are not to be among them.
+        table: The table.
+        request: The request.
+        done: Ids of rows in the run.
+        record: Records the failures of invalid rows.
+        apart: Ids of rows that are excluded.
 
     Raises:
-        TableChangedError: The table is not the one that was checked. Rows that were read and wait
-            for others about their image are lost then, except where rows were only appended.
+        TableChangedError: The table changed since it was checked. Rows that were read and wait for
+            others about their image are lost, unless rows were only appended.
     """
     failed = frozenset(read_failures(request.out)) - done - apart
     reader = _Reader(table, record)
-    if request.strict:  # a bad row is not met before its turn, and recorded at once
+    if request.strict:  # an invalid row is read in its turn, and recorded at once
         reader.ahead = reader.together = 1
     yield from reader.rows(frozenset(done).union(failed, apart))
     if failed:
@@ -238,7 +237,7 @@ def rows_due(
 
 @dataclass(frozen=True, slots=True)
 class _AllBut:
-    """All ids but some."""
+    """All ids except some."""
 
     ids: Container[str]
 
@@ -248,24 +247,27 @@ class _AllBut:
 
 @dataclass(slots=True)
 class _Reader:
-    """Passes over a table."""
+    """Iterates over a table, possibly several times."""
 
     table: Table
     record: Callable[[Sequence[Failure]], None] = lambda _: None
-    """Takes rows that are not in order."""
+    """Records the failures of invalid rows."""
+
     ahead: int = AHEAD_ROWS
-    """Most rows that may wait for others about their image."""
+    """Maximum number of rows that wait for others about their image."""
+
     together: int = BAD_ROWS
-    """Bad rows that are recorded together."""
+    """Invalid rows that are recorded together."""
+
     appended: TableChangedError | None = None
-    """Set where more rows followed on those that were checked."""
+    """The error if rows were appended to the checked ones."""
 
     def rows(self, skip: Container[str]) -> Iterator[Sample]:
-        """Yield the good rows but for some, those about the same image together."""
+        """Yield the valid rows except ``skip``, rows about the same image together."""
         return same_image_together(self._good_rows(skip), self.ahead)
 
     def _good_rows(self, skip: Container[str]) -> Iterator[Sample]:
-        """Yield the good rows but for some; record the bad ones on the way, many at once."""
+        """Yield the valid rows except ``skip``; record the invalid ones, many at once."""
         bad: list[Failure] = []
         try:
             for row in self.table.rows(skip):
@@ -280,7 +282,7 @@ class _Reader:
             if not error.appended:
                 self._record(bad)
                 raise
-            self.appended = error  # no reason to lose the rows that wait
+            self.appended = error  # raised later, so that waiting rows are not lost
         self._record(bad)
 
     def _record(self, bad: Sequence[Failure]) -> None:

@@ -1,7 +1,7 @@
-"""The plan of a run: everything that can be checked and said before the first row is captured.
+"""The plan of a run: all checks and notes before the first row is captured.
 
 Cheap checks come first: the table is read and refused before the model is loaded, so that a
-duplicate id costs seconds and not minutes of loading.
+duplicate id is reported after seconds, not after minutes of loading.
 """
 
 from __future__ import annotations
@@ -42,24 +42,30 @@ from vlmscope.store import (
 
 
 class Outline:
-    """What can be said of a plan before the start, wherever its models will be."""
+    """What is common to plans of all executors."""
 
     __slots__ = ()
 
     request: Request
-    """What was asked for."""
+    """The request."""
+
     table: Table
-    """The rows."""
+    """The table."""
+
     scan: TableScan
-    """Their ids, and the whole table's fingerprint."""
+    """The ids of the rows, and the fingerprint of the complete table."""
+
     manifest: Manifest
-    """What the run folder will say."""
+    """The manifest of the run."""
+
     done: frozenset[str]
-    """Ids of the table that the run already holds."""
+    """Ids of the table that are already in the run."""
+
     notes: tuple[str, ...]
-    """What the user should know before the start, and is no error."""
+    """Notes for the user before the start, which are not errors."""
+
     held: RowsHeld
-    """What the table says of the rows that the run already holds."""
+    """The comparison of the rows in the run with the table."""
 
     @property
     def title(self) -> str:
@@ -68,7 +74,7 @@ class Outline:
 
     @property
     def total(self) -> int:
-        """Rows to hold when all is done: those of the run, or of this rank's share."""
+        """Rows of the finished run, or of this rank's share."""
         return len(self.scan.ids)
 
     @property
@@ -97,7 +103,7 @@ class Plan(Outline):
     table: Table
     scan: TableScan
     vlm: VisionLanguageModel
-    """The loaded, proven model."""
+    """The loaded and verified model."""
     manifest: Manifest
     done: frozenset[str]
     notes: tuple[str, ...] = ()
@@ -113,13 +119,13 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
     """Check everything that can be checked before the first row.
 
     Args:
-        request: What was asked for.
-        note: Told what there is to say of the table, before the model is loaded.
+        request: The request.
+        note: Receives notes about the table, before the model is loaded.
 
     Raises:
-        InputError: The table or an option is wrong.
+        InputError: The table or an option is invalid.
         ModelError: The checkpoint cannot be used.
-        RunMismatchError: The run folder holds rows made with other settings, or from another table.
+        RunMismatchError: The run has rows made with other settings, or from another table.
     """
     table, scan, held = open_checked(request, note=note)
     vlm, manifest, notes = load_checked(request, scan)
@@ -129,9 +135,9 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
 
 
 def as_compared(manifest: Manifest, held: RowsHeld) -> Manifest:
-    """Return what a run is to say whose rows were compared with another version of its table.
+    """Return the manifest with a record that the rows were compared with another table version.
 
-    Without it a writer may not add to a run that was made from another version.
+    Without this record a writer must not add to a run that was made from another version.
     """
     if not held.other_table:
         return manifest
@@ -141,19 +147,19 @@ def as_compared(manifest: Manifest, held: RowsHeld) -> Manifest:
 def open_checked(
     request: Request, *, patience: float = 0, note: Callable[[str], None] | None = None
 ) -> tuple[Table, TableScan, RowsHeld]:
-    """Check all that can be checked without the model.
+    """Check everything that can be checked without the model.
 
-    Return the table, what is in it, and what it says of the rows that the run holds. From now on
-    the table is held to what is in it: loading the model takes minutes.
+    Return the table, its scan, and the comparison of the rows in the run with it. Later reads of
+    the table are compared with the scan, because loading the model takes minutes.
 
     Args:
-        request: What was asked for.
+        request: The request.
         patience: Seconds to wait for another writer of the run to end.
-        note: Told what there is to say of the table.
+        note: Receives notes about the table.
 
     Raises:
-        InputError: The table or an option is wrong.
-        RunMismatchError: The run folder holds rows made with other settings, or from another table.
+        InputError: The table or an option is invalid.
+        RunMismatchError: The run has rows made with other settings, or from another table.
     """
     _check_options(request)
     _check_folder(request.out, request.writes_as, patience)
@@ -177,10 +183,10 @@ def open_checked(
 def load_checked(
     request: Request, scan: TableScan
 ) -> tuple[VisionLanguageModel, Manifest, tuple[str, ...]]:
-    """Load the model; return it with what the run will say, and what the user should know.
+    """Load the model; return it with the manifest of the run and notes for the user.
 
     Raises:
-        InputError: The model cannot do what was asked for.
+        InputError: The model does not support the request.
         ModelError: The checkpoint cannot be used.
     """
     vlm = _model(request)
@@ -191,38 +197,38 @@ def load_checked(
 
 
 def _model(request: Request) -> VisionLanguageModel:
-    """Load the model, unless it is loaded."""
+    """Load the model, unless the request has a loaded one."""
     if isinstance(request.model, VisionLanguageModel):
-        # The copy is shown the time of the run, which is none of the caller's business.
+        # A copy, because the time of the run is set on it and the caller's model must not change.
         return replace(request.model, processor=at_time(request.model.processor, None))
     return load_with(request.model, request.loading)
 
 
 def _check_model(request: Request) -> None:
-    """Refuse settings of loading for a model that is loaded, and a model that cannot be used."""
+    """Refuse loading options for a loaded model, and a loaded model in training mode."""
     vlm = request.model
     if not isinstance(vlm, VisionLanguageModel):
         return
     refuse_options(request.loading)
     if vlm.model.training:
         raise InputError(
-            f"{vlm.name}: the model is in training mode, so that dropout would be at work; call "
-            ".eval() on it first"
+            f"{vlm.name}: the model is in training mode, in which dropout is active; call .eval() "
+            "on it first"
         )
 
 
 def compare(
     request: Request, scan: TableScan, manifest: Manifest, held: RowsHeld
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Compare with the run that is there; return the ids it holds, and notes on what differs.
+    """Compare with an existing run; return the ids in it, and notes on the differences.
 
-    Damaged files are set aside first, if that was asked for.
+    Damaged files are set aside first, if requested.
 
     Args:
-        request: What was asked for.
-        scan: What is in the table.
-        manifest: What the run would say.
-        held: What the table says of the rows that the run holds.
+        request: The request.
+        scan: The scan of the table.
+        manifest: The manifest that a new run would have.
+        held: The comparison of the rows in the run with the table.
 
     Raises:
         RunMismatchError: It was made with other settings.
@@ -238,7 +244,7 @@ def compare(
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
-    """Refuse what would fail on every row."""
+    """Refuse a request that would fail on every row."""
     if request.text_only and scan.without_image == scan.rows and not vlm.family.text_only:
         raise InputError(
             f"{shown_data(request.data)}: no row has an image, and {vlm.family.title} takes no "
@@ -252,7 +258,7 @@ def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 
 def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Iterator[str]:
-    """Yield whose rows these are, what they will lack, and why they go alone if they do."""
+    """Yield notes on the rank's share, rows that lack something, and slower computation."""
     if request.shard:
         yield (
             f"rank {request.shard.index} of {request.shard.count}: its share is {len(scan.ids):,} "
@@ -260,22 +266,22 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         )
     if "eager" in vlm.attention:
         yield (
-            f"attention is {vlm.attention}: slower than sdpa, and with more memory; auto takes it "
-            "only for parts that transformers has no sdpa for"
+            f"attention is {vlm.attention}: slower than sdpa, and uses more memory; auto selects "
+            "it only for parts without sdpa in transformers"
         )
     if (marked := scan.marks.numbered) and not takes_images_anywhere(vlm.processor):
-        questions = "1 question holds" if marked == 1 else f"{marked:,} questions hold"
+        questions = "1 question contains" if marked == 1 else f"{marked:,} questions contain"
         yield (
             f"{questions} a placeholder such as {scan.marks.first_numbered!r} and will fail: the "
             "chat template of this model puts every image before the question; remove the "
-            "placeholders, or take another model"
+            "placeholders, or use another model"
         )
     if vlm.one_at_a_time:
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
     else:
         yield from vlm.lengths.notes()
         if request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
-            yield f"the library's generate writes the answers, more slowly: {why}"
+            yield f"answers are decoded by the library's generate, which is slower: {why}"
     if request.text_only and scan.without_image:
         have = "has" if scan.without_image == 1 else "have"
         yield (
@@ -285,7 +291,7 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
 
 
 def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
-    """Return what differs from the earlier sessions without making the run another one."""
+    """Return notes on differences from earlier sessions that do not change the numbers."""
     if stored.data.in_memory or wanted.data.in_memory:
         return ()
     before, now = (record.data.images or record.data.shown_path for record in (stored, wanted))
@@ -295,30 +301,33 @@ def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
     ):
         return ()
     return (
-        f"earlier rows took their images from {before}, now they come from {now}; "
-        "'vlmscope verify' tells whether the images are the same",
+        f"images of earlier rows came from {before}, now they come from {now}; "
+        "'vlmscope verify' checks whether the images are the same",
     )
 
 
 def _notes_on_changes(
     out: Path, stored: Manifest, scan: TableScan, held: RowsHeld
 ) -> Iterator[str]:  # fmt: skip
-    """Yield what the table says otherwise of the rows that the run holds."""
+    """Yield notes on the differences between the rows in the run and the table."""
     if held.compared and stored.data.fingerprint != scan.fingerprint:
         same = held.compared - len(held.gone)
         yield (
-            f"the table has changed since the last session; of the {held.compared:,} rows that the "
-            f"run holds {same:,} are the same questions in it"
+            f"the table has changed since the last session; of the {held.compared:,} rows in the "
+            f"run {same:,} are the same questions in it"
         )
     if held.gone:
         yield (
-            f"not in the table any more, and kept in the run: {_rows_text(held.gone)}; whoever "
-            "reads the run reads them too"
+            f"no longer in the table, but kept in the run: {_rows_text(held.gone)}; readers of the "
+            "run still get them"
         )
     if held.retold:
         sets = [name for name in label_sets(out) if _is_of_truths(out, name)]
-        stale = f"; label sets {', '.join(sets)} are of the old truths: run 'vlmscope label' again"
-        yield f"another truth now, and the run takes it: {_rows_text(held.retold)}" + (
+        stale = (
+            f"; label sets {', '.join(sets)} were made from the old ground truth: run "
+            "'vlmscope label' again"
+        )
+        yield f"ground truth changed, the run uses the new one: {_rows_text(held.retold)}" + (
             stale if sets else ""
         )
 
@@ -326,7 +335,7 @@ def _notes_on_changes(
 def _is_of_truths(out: Path, name: str) -> bool:
     try:
         return is_of_truths(out, name)
-    except StoreError:  # whoever reads the labels says so
+    except StoreError:  # reading the labels reports it
         return False
 
 
@@ -336,12 +345,12 @@ def _rows_text(ids: Sequence[str]) -> str:
 
 
 def _set_damage_aside(request: Request) -> tuple[str, ...]:
-    """Move what is damaged out of the run; return what the user should know of it."""
+    """Move damaged files out of the run; return notes about them."""
     damages = find_damage(request.out)
-    places = set_aside(request.out, damages) if damages else []
+    moved = set_aside(request.out, damages) if damages else []
     return tuple(
-        f"damaged, and set aside: {place} ({'; '.join(damage.found)})"
-        for damage, place in zip(damages, places, strict=True)
+        f"damaged, and set aside: {path} ({'; '.join(damage.found)})"
+        for damage, path in zip(damages, moved, strict=True)
     )
 
 
@@ -356,7 +365,7 @@ def _check_options(request: Request) -> None:
 
 
 def _check_folder(out: Path, writer: str, patience: float) -> None:
-    """Refuse an ``--out`` that is no run and no place for one, or that somebody is writing."""
+    """Refuse an ``--out`` that cannot be a run folder, or that another process is writing."""
     check_reachable(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
@@ -365,16 +374,16 @@ def _check_folder(out: Path, writer: str, patience: float) -> None:
         return
     if list((out / "shards").glob("*.h5")):
         raise InputError(
-            f"--out {out}: has rows but no run.json, so nobody knows what they were made with; "
+            f"--out {out}: has rows but no run.json with the settings they were made with; "
             "restore run.json from a copy, or give a new folder"
         )
     foreign = sorted(p.name for p in out.iterdir() if p.name[0] != "." and p.name != "shards")
     if foreign:
-        raise InputError(f"--out {out}: holds {foreign[0]} and is no run; give a new folder")
+        raise InputError(f"--out {out}: contains {foreign[0]} and is not a run; give a new folder")
 
 
 def _check_early(request: Request, table: Table, scan: TableScan) -> RowsHeld:
-    """Compare what is known before the model is loaded with the run that is there."""
+    """Compare what is known before the model is loaded with an existing run."""
     if not (request.out / "run.json").exists():
         return RowsHeld()
     stored = read_manifest(request.out)

@@ -1,4 +1,4 @@
-"""``Request``: what the user asked for, before any check, and which rank this process is."""
+"""``Request``: the arguments of the user, before any check, and the rank of this process."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from vlmscope.schema import CaptureSpec, FieldSpec
 from vlmscope.store import ALONE, StoreDtype, rank_name
 
 AUTO = "auto"
-"""The text that asks for the environment's word."""
+"""The value of ``--shard`` that reads the rank from the environment."""
 
 _KNOWN = "RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID, or SLURM_PROCID and SLURM_NTASKS"
 
 
 def share_of(text: str, environment: Mapping[str, str]) -> Share:
-    """Return the share that ``--shard`` asks for.
+    """Return the share given by ``--shard``.
 
-    Of the environment's names those of torchrun come first, then those of a Slurm array, then those
-    of a Slurm step.
+    From the environment, the variables of torchrun are used first, then those of a Slurm array,
+    then those of a Slurm step.
 
     Args:
         text: ``3/8``, or ``auto``.
         environment: The environment's variables.
 
     Raises:
-        InputError: The text is no rank, or the environment does not tell.
+        InputError: The text is not a rank, or the environment does not specify one.
 
     >>> share_of("3/8", {})
     Share(index=3, count=8)
@@ -66,14 +66,14 @@ def _share(environment: Mapping[str, str], index: str, count: str) -> Share:
 
 
 def _share_of_array(environment: Mapping[str, str]) -> Share:
-    """Return the place of a task among those of its array, whose numbers may begin anywhere."""
+    """Return the index of a task in its array, whose numbers may start at any value."""
     names = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT"))
     task, first, last, count = (_number(environment, name) for name in names)
     step = _number(environment, "SLURM_ARRAY_TASK_STEP") if count > 1 else 1
     if step < 1 or (task - first) % step or last != first + (count - 1) * step:
         raise InputError(
             f"--shard auto: the numbers of this Slurm array ({count} from {first} to {last}) have "
-            "gaps, so that its task's place among them is not known; give --shard I/N, such as "
+            "gaps, so that the index of its task is unknown; give --shard I/N, such as "
             "$SLURM_ARRAY_TASK_ID/N for an array of 0 to N-1"
         )
     return Share((task - first) // step, count)
@@ -83,19 +83,20 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     """Return a variable's number."""
     text = environment.get(name)
     if text is None or not re.fullmatch(r"\d+", text, re.ASCII):
-        found = "is not set" if text is None else f"is {text!r}, no number"
+        found = "is not set" if text is None else f"is {text!r}, not a number"
         raise InputError(f"--shard auto: {name} {found}; set it, or give --shard I/N")
     return int(text)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for, unchecked: the arguments of ``vlmscope extract``."""
+    """The arguments of ``vlmscope extract``, unchecked."""
 
     data: str | tuple[str, ...] | InMemory
-    """Path of the table, a pattern or a hub id; several are one table together. Or the table."""
+    """Path of the table, a pattern or a hub id; several form one table. Or a table in memory."""
+
     model: str | VisionLanguageModel
-    """Folder of a checkpoint, or a hub id; or the model, loaded."""
+    """Folder of a checkpoint, or a hub id; or a loaded model."""
     out: Path
     """The run folder."""
     images: str | None = None
@@ -107,27 +108,30 @@ class Request:
     limit: int | None = None
     """Only the first rows of the table."""
     batch_size: int | Literal["auto"] = "auto"
-    """Questions in the model at once; their prompts go through in smaller batches."""
+    """Questions that are decoded at once; their prompts are prefilled in smaller batches."""
     loading: ModelOptions = field(default_factory=ModelOptions)
-    """How the model is loaded."""
+    """Options for loading the model."""
     store_dtype: StoreDtype = "float32"
     """Type of the vectors on disk."""
     strict: bool = False
     """Stop at the first row that fails."""
     text_only: bool = False
-    """Take rows without an image as questions about none; else each is a failure."""
+    """Accept rows without an image as text-only questions; else each is a failure."""
+
     time_limit: float | None = None
-    """Seconds that the model may take for a batch; a row that takes longer alone is a failure."""
+    """Maximum seconds of the model for a batch; a row that takes longer alone is a failure."""
     redo_damaged: bool = False
     """Set damaged files of the run aside, and capture their rows again."""
     allow_absolute_paths: bool = False
-    """Let paths of images lead out of the image root."""
+    """Allow image paths outside the image root."""
+
     shard: Share | None = None
-    """Only the rows of this rank; the others of the run write theirs beside it."""
+    """Only the rows of this rank; other ranks write theirs into the same run."""
+
     writer: Literal["auto", "thread", "process"] = "auto"
-    """Who writes the run: a thread, or a process of its own; auto: the latter on a GPU."""
+    """Whether a thread or a separate process writes the run; auto: a process on a GPU."""
 
     @property
     def writes_as(self) -> str:
-        """The name to write the run as."""
+        """The writer name."""
         return rank_name(self.shard.index, self.shard.count) if self.shard else ALONE

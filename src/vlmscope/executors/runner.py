@@ -1,11 +1,10 @@
-"""The loop around one model: batches prepared ahead, run, retried row by row, written.
+"""The loop around one model: batches are prepared ahead, run, retried row by row, and written.
 
-A batch through the model, whatever happens to it. When memory runs out, or the model raises on some
-row, the batch is halved and each half tried again, down to the one row that cannot be done: that
-row is recorded, its neighbours are not harmed. Rows that were being answered when a step failed
-come again. Errors that no smaller batch can mend are not hidden in records: a dead GPU is raised at
-once, and so is one and the same error on several rows before any row went well, because then the
-fault is ours.
+When memory runs out, or the model raises on a row, the batch is halved and each half is tried
+again, down to the single row that fails: that row is recorded, the others are not affected. Rows
+that were being decoded when a step failed are tried again. Errors that a smaller batch cannot avoid
+are not hidden in records: a dead GPU is raised at once, and so is the same error on several rows
+before any row succeeded, because that is a bug.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ from vlmscope.schema import Capture, Failure, Sample, failure_of
 from vlmscope.store import InProgress
 
 SAME_ERRORS = 3
-"""So many rows that end in the same unknown error, before any row went well, are a bug."""
+"""Number of rows with the same unknown error, before any row succeeded, that count as a bug."""
 
 ODD_ERRORS = 30
-"""So many where their images are of odd shapes: of a few that is the rows' own fault."""
+"""The same for rows with images of unusual shapes, which may cause errors on their own."""
 
 Prepared = tuple[list[Batch], list[Failure]]
 Results = list[Capture | Failure]
@@ -69,16 +68,16 @@ class _Trouble:
 
 
 class ResilientRunner:
-    """Runs batches, splits those that fail, and remembers what fits.
+    """Runs batches, splits those that fail, and adapts the batch size.
 
     Args:
         vlm: The model.
         spec: What to record.
-        sizer: The batch size, which learns from every batch.
-        went_well: Whether rows of this run went well before, so that errors are the rows' own.
-        session: Where the rows of a batch may be finished with a later one; then ``drain`` ends.
-        limit: How long the model may take for a batch; by default as long as it likes.
-        journal: Told which rows are in work.
+        sizer: The batch size, updated after every batch.
+        went_well: Whether rows of this run succeeded before, so that errors are caused by rows.
+        session: Session in which rows of a batch may finish during later ones; call ``drain`` last.
+        limit: Time limit of the model for a batch; none by default.
+        journal: Records which rows are in progress.
     """
 
     def __init__(
@@ -104,11 +103,11 @@ class ResilientRunner:
 
     @property
     def in_model(self) -> list[Sample]:
-        """The rows that went into the model and did not come out yet."""
+        """The rows that are in the model."""
         return list(self._in_model.values())
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
-        """Prepare a batch; an unexpected error is returned, for ``run`` to find who is to blame."""
+        """Prepare a batch; an unexpected error is returned for ``run`` to handle."""
         ids = [sample.id for sample in samples]
         self._journal.begin(PREPARE_STAGE, ids)
         try:
@@ -121,7 +120,7 @@ class ResilientRunner:
     def run(
         self, samples: Sequence[Sample], prepared: Prepared | Exception | None = None
     ) -> Iterator[Results]:
-        """Yield results, those of ``samples`` and of earlier ones, in as many pieces as it took."""
+        """Yield results of ``samples`` and of earlier ones, in as many pieces as needed."""
         if len(samples) > self._sizer.size:  # prepared before memory ran out
             del prepared
             yield from self._in_pieces(samples, self._sizer.size)
@@ -139,7 +138,7 @@ class ResilientRunner:
             yield from self._run_batch(batches.pop(0), asked=len(samples))
 
     def drain(self) -> Iterator[Results]:
-        """Yield the results that are still to come."""
+        """Yield the remaining results."""
         while self._session is not None:
             with self._limit.limiting():
                 results = self._session.drain()
@@ -159,13 +158,13 @@ class ResilientRunner:
             yield from self.run(piece)
 
     def _run_batch(self, batch: Batch, asked: int) -> Iterator[Results]:
-        """Yield what comes of one batch; ``asked`` rows were prepared with it."""
+        """Yield the results of one batch; ``asked`` rows were prepared with it."""
         outcome, samples = self._attempt(batch, asked), batch.samples
         del batch
         if isinstance(outcome, _Trouble):
             yield from self._after(outcome, samples)
         else:
-            # Of a session the rows come later; that their batch was taken is as good.
+            # A session returns the rows later; that it accepted the batch counts as success.
             taken = self._session is not None or any(isinstance(o, Capture) for o in outcome)
             self._went_well = self._went_well or taken
             yield outcome
@@ -173,7 +172,7 @@ class ResilientRunner:
             yield from self._in_pieces(lost, self._sizer.size)
 
     def _after(self, trouble: _Trouble, samples: Sequence[Sample]) -> Iterator[Results]:
-        """Try the halves of a batch that failed; record the row that fails alone."""
+        """Try the halves of a failed batch; record a row that fails alone."""
         if trouble.out_of_memory:
             with model_lock():
                 if self._session is not None:
@@ -181,7 +180,7 @@ class ResilientRunner:
                 _free_memory()
                 self._sizer.shrink(len(samples))
         if len(samples) == 1 and trouble.out_of_memory and self._empty_slots():
-            yield from self.run(samples)  # all of the memory is its own now
+            yield from self.run(samples)  # with all of the memory
             return
         if len(samples) == 1:
             failure = self._record(samples[0], trouble)
@@ -192,7 +191,7 @@ class ResilientRunner:
         yield from self._in_pieces(samples, len(samples) // 2)
 
     def _empty_slots(self) -> bool:
-        """Finish what is being answered and free its memory; return whether there was any."""
+        """Drop the rows being decoded and free their memory; return whether there were any."""
         with self._limit.limiting():
             freed = self._session is not None and self._session.forget(slots=True)
         if freed:
@@ -200,8 +199,8 @@ class ResilientRunner:
         return freed
 
     def _attempt(self, batch: Batch, asked: int) -> Results | _Trouble:
-        """Run the model; return what it gave or why it failed."""
-        with model_lock():  # the memory that another thread's batch takes is not this one's
+        """Run the model; return its results, or why it failed."""
+        with model_lock():  # so that the memory of another thread's batch is not measured
             try:
                 return self._measured(batch, asked)
             except Exception as error:  # noqa: BLE001 - raised or recorded by ``_after``
@@ -211,7 +210,7 @@ class ResilientRunner:
                 return _trouble(error)
 
     def _measured(self, batch: Batch, asked: int) -> Results:
-        """Run the model, and learn from the memory that it took."""
+        """Run the model, and update the batch size by the memory used."""
         _watch_memory(self._vlm)
         self._in_model |= {sample.id: sample for sample in batch.samples}
         self._journal.begin(MODEL_STAGE, [sample.id for sample in batch.samples])
@@ -221,13 +220,13 @@ class ResilientRunner:
             )
         self._came_out(results)
         idle, peak = _memory(self._vlm)
-        # Had all rows been of this kind, it would have been so much more.
+        # Extrapolated to all rows of the batch.
         grown = max(0.0, peak - idle) * asked / len(batch.samples)
         self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
         return results
 
     def _came_out(self, results: Results) -> None:
-        """Take note of rows that are finished."""
+        """Record that rows are finished."""
         ids = [item.id if isinstance(item, Failure) else item.sample.id for item in results]
         for id_ in ids:
             self._in_model.pop(id_, None)
@@ -240,16 +239,16 @@ class ResilientRunner:
     def _raise_if_a_bug(self, sample: Sample, trouble: _Trouble) -> None:
         if self._went_well or trouble.out_of_memory:
             return
-        # An image of an odd shape may be the row's own fault; a folder of icons is not.
-        odd = is_of_odd_shape(sample)
-        blamed, limit = self._blamed[odd], ODD_ERRORS if odd else SAME_ERRORS
+        # A few images of unusual shapes may cause the error themselves; many do not.
+        unusual = is_of_odd_shape(sample)
+        blamed, limit = self._blamed[unusual], ODD_ERRORS if unusual else SAME_ERRORS
         blamed.append(trouble.text)
         if blamed[-limit:] == [trouble.text] * limit:
             raise trouble.error
 
 
 def _trouble(error: Exception) -> _Trouble:
-    """Return why a batch failed; an error of a device that will not answer again is raised."""
+    """Return why a batch failed; an error of a dead device is raised."""
     if is_dead_device(error):
         raise error
     return _Trouble(_without_frames(error), is_out_of_memory(error))
@@ -263,20 +262,20 @@ def _without_frames(error: Exception) -> Exception:
 
 
 def _watch_memory(vlm: VisionLanguageModel) -> None:
-    """Start watching for the peak of a GPU's memory."""
+    """Reset the measurement of the peak GPU memory."""
     for device in vlm.cuda_devices:
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def _memory(vlm: VisionLanguageModel) -> tuple[float, float]:
-    """Return the largest share of a GPU's memory in use now, and since it is watched."""
+    """Return the current and peak share of the memory of the GPU that is fullest."""
     shares = [(0.0, 0.0)]
     for device in vlm.cuda_devices:
-        whole = torch.cuda.mem_get_info(device)[1]
+        total = torch.cuda.mem_get_info(device)[1]
         shares.append(
             (
-                torch.cuda.memory_allocated(device) / whole,
-                torch.cuda.max_memory_allocated(device) / whole,
+                torch.cuda.memory_allocated(device) / total,
+                torch.cuda.max_memory_allocated(device) / total,
             )
         )
     return max(shares, key=lambda share: share[1])
@@ -289,15 +288,14 @@ def _free_memory() -> None:
 
 
 AHEAD = 2
-"""Batches prepared ahead of a model on a CPU, each on a thread of its own."""
+"""Batches prepared ahead of a model on a CPU, each on its own thread."""
 
 AHEAD_OF_A_GPU = 8
-"""The most that are prepared ahead of a GPU, where half of the processors have nothing else to do.
-"""
+"""Maximum number of batches prepared ahead of a GPU, where half of the processors are idle."""
 
 
 def batches_to_prepare(vlm: VisionLanguageModel) -> int:
-    """Return how many batches to prepare ahead of a model, each on a thread of its own."""
+    """Return how many batches to prepare ahead of a model, each on its own thread."""
     if not vlm.cuda_devices:
         return AHEAD
     return max(AHEAD, min(AHEAD_OF_A_GPU, (os.cpu_count() or AHEAD) // 2))
@@ -314,17 +312,17 @@ def batches_ahead(
     stopped: Callable[[], bool] = lambda: False,
     ahead: int = AHEAD,
 ) -> Iterator[tuple[list[Row], Prepared | Exception]]:
-    """Yield rows and their batch, the next ones being prepared meanwhile.
+    """Yield rows and their batch, while the next batches are prepared.
 
-    No reference to a yielded batch is kept: if memory runs out, nobody else may hold it. While the
-    size is still small nothing is prepared ahead, for it would have the size of before.
+    No reference to a yielded batch is kept, so that its memory can be freed. While the size is
+    still small nothing is prepared ahead, because it would have the old size.
 
     Args:
-        rows: What to prepare.
-        sizer: How many at a time.
+        rows: Rows to prepare.
+        sizer: The batch size.
         prepare: Makes a batch of rows.
         preparing: Threads for it, as many as ``ahead``.
-        stopped: Asked before each batch whether to end.
+        stopped: Called before each batch; returns whether to end.
         ahead: Batches prepared ahead.
     """
     queue: deque[tuple[list[Row], Future[Prepared | Exception]]] = deque()
@@ -350,17 +348,18 @@ def _await(
 
 
 class Loop:
-    """Captures rows. What one call learnt of batch sizes the next one knows.
+    """Captures rows. The batch size is kept from one call to the next.
 
     Args:
         vlm: The model.
         request: What to record of each row, and how.
-        results: Where the results go.
+        results: Writes the results.
         sizer: The batch size.
-        went_well: Whether rows of this run went well before, so that errors are the rows' own.
-        journal: Told which rows are in work, and closed before the process ends because of a row.
-        restarts: What the time limit did before.
-        stop: Set to stop when what is being answered is finished.
+        went_well: Whether rows of this run succeeded before, so that errors are caused by rows.
+        journal: Records which rows are in progress; closed before the process ends because of a
+            row.
+        restarts: Earlier restarts by the time limit.
+        stop: Set to stop after the answers in progress are finished.
     """
 
     def __init__(
@@ -395,7 +394,7 @@ class Loop:
         )
 
     def run(self, rows: Iterator[Sample]) -> None:
-        """Capture until the rows end, or somebody asks to stop."""
+        """Capture rows until there are no more, or until a stop request."""
         ahead = batches_to_prepare(self._vlm)
         ended: list[StrictStop] = []
         with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
@@ -409,7 +408,7 @@ class Loop:
                     ahead,
                 ):
                     pieces = self._runner.run(samples, prepared)
-                    del prepared  # if memory runs out, nobody else may hold the batch
+                    del prepared  # so that the memory of the batch can be freed
                     for results in pieces:
                         self._results.put(results)
                 self._finish()
@@ -418,7 +417,7 @@ class Loop:
             except StrictStop:
                 preparing.shutdown(wait=False, cancel_futures=True)
                 with suppress(StrictStop):
-                    self._finish()  # what is being answered is as good as done
+                    self._finish()  # the rows being decoded are almost done
                 raise
             except BaseException:
                 preparing.shutdown(wait=False, cancel_futures=True)
@@ -429,8 +428,8 @@ class Loop:
     def run_apart(self, groups: Iterator[list[Sample]]) -> None:
         """Capture one group of rows after the other, their images one by one.
 
-        A row that hangs again, or with which the process dies again, must not keep the others; and
-        the fewer are in work then, the more is known of it.
+        A row that hangs again, or with which the process dies again, must not affect others; and
+        the fewer rows are in progress then, the easier it is to identify.
         """
         for group in groups:
             if self._stop.is_set():
@@ -443,9 +442,9 @@ class Loop:
             self._finish()
 
     def _expired(self) -> None:
-        """End the process: the model hangs, and it is known on which rows.
+        """End or restart the process, because the model hangs on the rows in it.
 
-        The thread that runs the model cannot hand anything over meanwhile.
+        The thread that runs the model cannot add results in the meantime.
         """
         with suppress(Exception):
             self._results.wait()
@@ -460,16 +459,16 @@ class Loop:
         )
 
     def _finish(self) -> None:
-        """Answer what is being answered, and hand everything over."""
+        """Finish the rows being decoded, and flush all results."""
         for results in self._runner.drain():
             self._results.put(results)
         self._results.flush()
 
 
 def _until_strict(rows: Iterator[Sample], ended: list[StrictStop]) -> Iterator[Sample]:
-    """Yield rows up to one that could not be read and ends the run; keep what is to be raised.
+    """Yield rows until ``StrictStop`` is raised while reading; keep the exception in ``ended``.
 
-    Rows are read ahead: those before it are captured first.
+    Rows are read ahead: those before the invalid one are captured first.
     """
     try:
         yield from rows

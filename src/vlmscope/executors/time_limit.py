@@ -1,17 +1,17 @@
-"""A time limit for what the model does with a batch: a row that hangs must not end a long run.
+"""A time limit of the model for a batch, so that a hanging row does not end a long run.
 
-Nothing is interrupted inside the model: an exception at an arbitrary instruction of a library
-leaves its state as it is, and none reaches a call of C that never returns. At the limit one
-watchdog, a thread, has what is captured written, records the rows in the model, and lets the
-command begin again in the same process id (``os.execv``). The new session tries those rows last,
-each alone; a row that takes too long alone stays on record and is not tried again by this command.
-``TRIES`` ends in succession without a captured row between them are no row's fault: then the
-process ends with ``EXIT_CODE``. A call of C that keeps the interpreter's lock stops that thread
-too; ``watchdog`` ends the process from outside then.
+The model is never interrupted from within: an exception at an arbitrary instruction of a library
+leaves its state undefined, and cannot reach a C function that never returns. At the limit a thread
+writes the captured rows, records the rows in the model, and restarts the command in the same
+process id (``os.execv``). The new session tries those rows last, each alone; a row that takes too
+long alone stays recorded as failed and is not tried again by this command. ``TRIES`` restarts in
+succession without a captured row in between are not caused by a row: then the process ends with
+``EXIT_CODE``. A C function that keeps the interpreter's lock blocks that thread too; in that case
+``watchdog`` ends the process from outside.
 
-Only the time in which this process runs counts. No clock tells that, so the thread adds up short
-waits; one that took longer than it should, because the process was stopped meanwhile by Ctrl-Z or
-SIGSTOP, counts as a short one.
+Only the time in which this process runs is counted. No clock measures that, so the thread adds up
+short waits; a wait that took longer because the process was stopped by Ctrl-Z or SIGSTOP counts as
+a short one.
 """
 
 from __future__ import annotations
@@ -36,59 +36,59 @@ from vlmscope.schema import Sample, failure_of
 from vlmscope.store import FailureLog
 
 PREPARE_STAGE = "prepare"
-"""What a row is in while its images are loaded and its prompt is made."""
+"""Stage of a row while its images are loaded and its prompt is made."""
 
 MODEL_STAGE = "model"
-"""What a row is in while it is in the model; and the stage of a failure whose row took too long
+"""Stage of a row while it is in the model; also the stage of a failure whose row took too long
 there, or with which the process died. Such a row is tried last, and alone."""
 
 
 class Journal(Protocol):
-    """Where it is noted which rows are in work: see ``store.InProgress``."""
+    """Records which rows are in progress: see ``store.InProgress``."""
 
     def begin(self, stage: str, ids: Iterable[str]) -> None:
-        """Take note that work on some rows begins."""
+        """Record that processing of some rows begins."""
 
     def leave(self, ids: Iterable[str]) -> None:
-        """Take note that nothing is done to some rows for now."""
+        """Record that some rows are not being processed for now."""
 
     def finish(self, ids: Iterable[str]) -> None:
-        """Take note that some rows are done, whatever came of them."""
+        """Record that some rows are done, whatever the result."""
 
 
 class NoJournal:
-    """A journal that nobody reads."""
+    """A journal that records nothing."""
 
     def begin(self, stage: str, ids: Iterable[str]) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def leave(self, ids: Iterable[str]) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def finish(self, ids: Iterable[str]) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 EXIT_CODE = 124
-"""What the process ends with where beginning again did not help: that of ``timeout``."""
+"""Exit code of the process if restarting did not help: that of ``timeout``."""
 
 TRIES = 10
-"""Times in succession that the limit may end the work without a captured row between them."""
+"""Maximum number of restarts in succession without a captured row in between."""
 
 _TICKS = 50
 """Short waits that make up the limit."""
 
 _VARIABLE = "VLMSCOPE_TIME_LIMIT"
-"""Name of the variable of the environment by which one process tells the next."""
+"""Name of the environment variable that passes ``Restarts`` to the restarted process."""
 
 
 class TimeLimit:
-    """Limits the time of one piece of work after another.
+    """Limits the time of successive blocks of work.
 
     Args:
-        seconds: The limit; None for none.
-        expired: Called from another thread at the limit, to end the process. The work that was
-            limited cannot end before it returns.
+        seconds: The limit; None for no limit.
+        expired: Called from another thread at the limit, to end the process. The limited block
+            cannot end before it returns.
     """
 
     def __init__(self, seconds: float | None, expired: Callable[[], None] = lambda: None) -> None:
@@ -97,16 +97,16 @@ class TimeLimit:
         self._expired = expired
         self._limited = threading.Event()
         self._turn = threading.Lock()
-        """Held to begin, to end, and to count: nothing expires after its end."""
+        """Held while a block begins, ends, or is timed, so that it cannot expire after its end."""
         self._ran = 0.0
-        """Seconds that this process ran since the present limit began."""
+        """Seconds that this process ran since the current block began."""
         self._watchdog: Watchdog | None = None
         self._signals: socket.socket | None = None
         """Where the numbers of signals can be read, while the main thread is limited."""
 
     @contextmanager
     def limiting(self) -> Iterator[None]:
-        """Limit the time of the block. Passes of other threads take none of it."""
+        """Limit the time of the block. Passes of other threads do not count."""
         if not self._seconds:
             yield
             return
@@ -163,7 +163,7 @@ class TimeLimit:
                 self._watchdog.say(AT_REST)
 
     def _watch(self, watchdog: Watchdog) -> None:
-        """Count the time, and act when it is over. This is a thread of its own."""
+        """Count the time and call ``expired`` at the limit, on a separate thread."""
         while self._limited.wait():
             start = time.monotonic()
             time.sleep(self._tick)
@@ -179,16 +179,17 @@ class TimeLimit:
 
 @dataclass(frozen=True, slots=True)
 class Restarts:
-    """What the time limit did to earlier processes of the same command."""
+    """Earlier restarts of the same command by the time limit."""
 
     hung: tuple[str, ...] = ()
-    """Rows that took too long alone. They are on record."""
+    """Rows that took too long alone. They are recorded as failed."""
+
     in_vain: int = 0
-    """Ends in succession without a captured row between them."""
+    """Restarts in succession without a captured row in between."""
 
 
 def take_restarts() -> Restarts:
-    """Return what the process before this one left in the environment, and remove it there."""
+    """Return the state that the previous process left in the environment, and remove it there."""
     text = os.environ.pop(_VARIABLE, "")
     with suppress(ValueError, TypeError, KeyError):
         found = json.loads(text)
@@ -199,17 +200,17 @@ def take_restarts() -> Restarts:
 def end_process(
     request: Request, samples: Sequence[Sample], before: Restarts, *, captured: bool, stopping: bool
 ) -> None:
-    """Record the rows that are in a model which hangs, and let the command begin again.
+    """Record the rows in a hanging model, and restart the command.
 
-    The process ends with ``EXIT_CODE`` instead where that has not helped, where the command cannot
-    be begun again, or where somebody asked to stop.
+    The process ends with ``EXIT_CODE`` instead if restarting has not helped, is not possible, or if
+    a stop was requested.
 
     Args:
-        request: What was asked for.
+        request: The request.
         samples: The rows in the model.
-        before: What the time limit did before.
+        before: Earlier restarts by the time limit.
         captured: Whether this process has published a row.
-        stopping: Whether somebody asked to stop.
+        stopping: Whether a stop was requested.
     """
     try:
         alone = tuple(sample.id for sample in samples) if len(samples) == 1 else ()
@@ -220,11 +221,11 @@ def end_process(
         except VlmscopeError as error:  # a session that does not know of them would hang again
             again = False
             _print(f"error: {error}")
-        _say(request, samples, again=again, in_vain=now.in_vain)
+        _report(request, samples, again=again, in_vain=now.in_vain)
         if again:
             os.environ[_VARIABLE] = json.dumps(asdict(now))
             command = [sys.executable, *sys.orig_argv[1:]]
-            os.execv(sys.executable, command)  # noqa: S606 - as this process was started
+            os.execv(sys.executable, command)  # noqa: S606 - the command line of this process
     finally:
         os._exit(EXIT_CODE)
 
@@ -242,37 +243,37 @@ def _record(request: Request, samples: Sequence[Sample]) -> None:
     FailureLog(request.out).add_all([failure_of(sample, MODEL_STAGE, why) for sample in samples])
 
 
-def _say(request: Request, samples: Sequence[Sample], *, again: bool, in_vain: int) -> None:
-    """Say which rows were in the model, and what comes of them."""
+def _report(request: Request, samples: Sequence[Sample], *, again: bool, in_vain: int) -> None:
+    """Print which rows were in the model, and what happens to them."""
     ids = ", ".join(repr(sample.id) for sample in samples)
     line = f"the model took longer than --time-limit {request.time_limit:g} seconds; rows in it: "
     line += ids
     if again:
-        fate = "is recorded as failed" if len(samples) == 1 else "are tried last, each alone"
-        text = f"note: {line}; {'it' if len(samples) == 1 else 'they'} {fate}, starting again"
+        action = "is recorded as failed" if len(samples) == 1 else "are tried last, each alone"
+        text = f"note: {line}; {'it' if len(samples) == 1 else 'they'} {action}, restarting"
     elif in_vain >= TRIES:
         text = (
-            f"error: {line}; it was so {in_vain} times in succession without a captured row "
-            "between: give a longer --time-limit or a smaller --batch-size"
+            f"error: {line}; this happened {in_vain} times in succession without a captured row "
+            "in between: give a longer --time-limit or a smaller --batch-size"
         )
     else:
-        text = f"error: {line}; run the same command again, it tries them last, each alone"
+        text = f"error: {line}; run the same command again, which tries them last, each alone"
     _print(text)
 
 
 def _print(text: str) -> None:
-    """Print a line below the progress bar, to whoever still reads."""
+    """Print a line below the progress bar, if stderr is open."""
     if sys.__stderr__ is not None:
         with suppress(OSError, ValueError):
             print(f"\n{text}", file=sys.__stderr__, flush=True)
 
 
 def check_time_limit(request: Request) -> None:
-    """Refuse a time limit that is none, or that nothing here can enforce.
+    """Refuse a time limit that is invalid, or cannot be enforced.
 
     Raises:
         InputError: It is not above 0, the process is not that of the command, or the system is not
-            a POSIX one.
+            POSIX.
     """
     seconds = request.time_limit
     if seconds is None:
@@ -281,10 +282,10 @@ def check_time_limit(request: Request) -> None:
         raise InputError(f"--time-limit {seconds!r}: give a number of seconds above 0")
     if not seconds > 0:
         raise InputError(f"--time-limit {seconds:g}: give a number of seconds above 0")
-    if not names_options():  # nobody but the command says so
+    if not names_options():  # only true in the command
         raise InputError(
-            f"--time-limit {seconds:g}: a model that hangs is ended with its process, which only "
-            "the command vlmscope extract may do; use the command, or leave it out"
+            f"--time-limit {seconds:g}: a hanging model is ended together with its process, which "
+            "only the command vlmscope extract may do; use the command, or omit the limit"
         )
     if not hasattr(signal, "pthread_sigmask"):
-        raise InputError("--time-limit: needs a POSIX system; leave it out here")
+        raise InputError("--time-limit: needs a POSIX system; omit it here")

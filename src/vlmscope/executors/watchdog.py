@@ -1,12 +1,12 @@
-"""A process that ends this one when nothing in it can run any more.
+"""A watchdog process that ends this one when none of its Python threads can run.
 
-A call of C that keeps the interpreter's lock and never returns stops every thread of Python, so
-that only somebody outside can end it. This file is both sides: ``Watchdog`` is used here, and run
-as a script it is the process that watches, with Python's standard library only.
+A C function that keeps the interpreter's lock and never returns blocks every Python thread, so that
+only another process can end it. This file is both sides: ``Watchdog`` is used by the watched
+process; run as a script, the file is the watching process, with Python's standard library only.
 
-Whoever is watched sends a byte from time to time. The other side counts its own short waits without
-a byte, and none in which the watched process was stopped: Ctrl-Z, SIGSTOP or a laptop that sleeps
-take no time.
+The watched process sends a byte from time to time. The watchdog adds up its own short waits without
+a byte, except those in which the watched process was stopped: Ctrl-Z, SIGSTOP or a sleeping laptop
+do not count.
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ import subprocess
 import sys
 
 ALIVE, AT_REST = b"+", b"-"
-"""What is sent: that Python runs, and that nothing is limited for now."""
+"""The messages: Python runs, and no limit is active for now."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal or a scheduler sends to every process of a job: the watched one decides."""
+"""Signals that a terminal or scheduler sends to every process of a job; the parent handles them."""
 
 
 class Watchdog:
-    """Watches this process.
-
-    Where no process can be started, nothing watches.
+    """Starts a process that watches this one; does nothing if no process can be started.
 
     Args:
-        seconds: After so long without a sign of life this process is ended by SIGABRT, with the
+        seconds: Time without a message after which this process is ended by SIGABRT, with the
             stacks of its threads on stderr.
     """
 
@@ -42,7 +40,7 @@ class Watchdog:
                 faulthandler.enable(sys.__stderr__)
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(seconds)]
         self._process: subprocess.Popen[bytes] | None = None
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # inherited, for good
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # inherited by the process
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0
@@ -61,7 +59,7 @@ class Watchdog:
                 self._process.stdin.write(word)
 
     def close(self) -> None:
-        """Be watched no longer."""
+        """Stop the watchdog."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.kill()
@@ -69,15 +67,15 @@ class Watchdog:
 
 
 def watch(process: int, seconds: float) -> None:
-    """Wait for signs of life of the process that started this one, and end it without them."""
+    """Wait for messages of the parent process, and end it if they stop."""
     tick = min(max(seconds / 60, 0.01), 0.25)
     limited, silent = False, 0.0
     while os.getppid() == process:
         if select.select([0], [], [], tick)[0]:
-            said = os.read(0, 65_536)
-            if not said:
+            messages = os.read(0, 65_536)
+            if not messages:
                 return
-            limited, silent = said.endswith(ALIVE), 0.0
+            limited, silent = messages.endswith(ALIVE), 0.0
         elif limited and not _is_stopped(process):
             silent += tick
             if silent >= seconds:
@@ -86,7 +84,7 @@ def watch(process: int, seconds: float) -> None:
 
 
 def _is_stopped(process: int) -> bool:
-    """Return whether a process is stopped, where the system says so in /proc."""
+    """Return whether a process is stopped, if /proc has its state."""
     try:
         with open(f"/proc/{process}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
             return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")

@@ -1,12 +1,12 @@
-"""The writing thread: takes results from the model, and writes them behind it.
+"""The writing thread: writes results while the model runs.
 
-Rows end one by one. A shard for each would be a thousand times ``fsync``; a shard only at the end
-would be lost in a power cut. So a batch that is written has about as many rows as a prefill, and no
-row waits longer than ``LONGEST_WAIT`` for others.
+Rows finish one by one. One shard per row would need thousands of ``fsync`` calls; one shard at the
+end would be lost in a power cut. So a written batch has about as many rows as a prefill, and no row
+waits longer than ``LONGEST_WAIT`` for others.
 
-The model goes on while batches are written, but not by more than ``BEHIND_BYTES``. Answers tend to
-end in crowds: a bound of few batches would make the model wait for each crowd. On a GPU the run is
-written by a process of its own, because writing would take the interpreter's lock from the thread
+The model continues while batches are written, until ``BEHIND_BYTES`` are waiting. Answers tend to
+finish in groups: a bound of few batches would make the model wait for each group. On a GPU the run
+is written by a separate process, because writing would take the interpreter's lock from the thread
 that launches the GPU's work; the thread then only waits for that process.
 """
 
@@ -27,43 +27,43 @@ from vlmscope.schema import Capture, Failure
 from vlmscope.store import Manifest, RunWriter, RunWriterProcess, read_manifest
 
 LONGEST_WAIT = 10.0
-"""Seconds after which rows are written however few they are."""
+"""Seconds after which rows are written, however few there are."""
 
 BEHIND = 2
-"""Batches that may always wait to be written."""
+"""Number of batches that may always wait to be written."""
 
 BEHIND_BYTES = 128 * 2**20
-"""Beyond that, captured vectors of so many bytes may wait before the model waits for the disk: what
-a kill takes at most, and a few seconds of writing."""
+"""Bytes of captured vectors that may wait in further batches before the model waits for the disk:
+the most that a kill can lose, and a few seconds of writing."""
 
 Results = Sequence[Capture | Failure]
 
 
 class StrictStop(Exception):  # noqa: N818 - not an error
-    """Ends a run: ``strict`` met a failure, and it is recorded."""
+    """Ends a run after a failure with ``strict``; the failure is already recorded."""
 
 
 class Rows(Protocol):
-    """A run that is open for writing: a ``RunWriter``, here or in another process."""
+    """A run that is open for writing: a ``RunWriter`` or ``RunWriterProcess``."""
 
     @property
     def done_ids(self) -> Set[str]:
         """The questions that have a published row."""
 
     def add(self, results: Results) -> None:
-        """Record a batch; a kill cannot take it once this returns."""
+        """Record a batch. When this returns, the batch survives a kill."""
 
 
 class WritingThread:
-    """Gathers results and writes them on a thread. One other thread at a time uses it.
+    """Collects results and writes them on a thread. Used by one other thread at a time.
 
     Args:
-        rows: The run they go into.
+        rows: The run that they are written to.
         thread: A pool of one thread.
-        published: Told about every recorded batch, from that thread.
-        size: How many rows make a batch, asked each time.
+        published: Called with every recorded batch, from that thread.
+        size: Returns the number of rows of a written batch; called each time.
         strict: Whether a failure ends the run.
-        check: Raises where results cannot be trusted any more.
+        check: Raises an error if results are no longer valid.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class WritingThread:
         self._since = time.monotonic()
         self._waiting: deque[tuple[Future[None], int]] = deque()
         self.captured = 0
-        """Rows that were published."""
+        """Number of published rows."""
 
     @property
     def done_ids(self) -> Set[str]:
@@ -94,12 +94,12 @@ class WritingThread:
         return self._rows.done_ids
 
     def put(self, results: Results) -> None:
-        """Take results in; write them if they are enough, or the first has waited long.
+        """Add results; write them if there are enough, or the first has waited too long.
 
         Raises:
-            ModelChangedError: The model's files were written to.
+            ModelChangedError: The model's files were changed.
             StoreError: An earlier batch could not be recorded.
-            StrictStop: A row failed, and the run is to end then. All is recorded.
+            StrictStop: A row failed and ``strict`` is set. Everything is recorded.
         """
         if not self._gathered:
             self._since = time.monotonic()
@@ -112,7 +112,7 @@ class WritingThread:
             raise StrictStop
 
     def flush(self) -> None:
-        """Have what there is written; wait if too many batches are on their way already.
+        """Start writing the collected results; wait if too many batches are pending.
 
         Raises: As ``put``.
         """
@@ -125,7 +125,7 @@ class WritingThread:
             self._waiting.popleft()[0].result()
 
     def wait(self) -> None:
-        """Have all written, and wait until it is; re-raises the first write error."""
+        """Write all results and wait until it is done; re-raises the first write error."""
         self.flush()
         while self._waiting:
             self._waiting.popleft()[0].result()
@@ -135,14 +135,14 @@ class WritingThread:
         return len(self._waiting) > BEHIND and waiting > BEHIND_BYTES
 
     def _record(self, results: Results) -> None:
-        """Write a batch. This is the writing thread."""
+        """Write a batch, on the writing thread."""
         self._rows.add(results)
         self.captured += sum(isinstance(item, Capture) for item in results)
         self._published(results)
 
 
 def _size(results: Results) -> int:
-    """Return the bytes of the vectors of some results."""
+    """Return the size in bytes of the vectors of some results."""
     return sum(
         vector.nbytes
         for item in results
@@ -161,19 +161,19 @@ def writing(
     writer: str | None = None,
     size: Callable[[], int] = lambda: 1,
 ) -> Iterator[WritingThread]:
-    """Open a run for writing; on leaving, wait until all is on the disk and indexed.
+    """Open a run for writing; on exit, wait until everything is written and indexed.
 
-    Left by an exception, it records what was on its way and lets go of the run. By default the run
-    is written in this process, or in one of its own where the model is on a GPU. A daemonic process
-    may have no children.
+    After an exception, pending results are recorded and the run is released. By default the run is
+    written in this process, or in a separate one if the model is on a GPU. A daemonic process may
+    have no children.
 
     Args:
-        request: What was asked for.
-        manifest: What the run will say.
+        request: The request.
+        manifest: The manifest of the run.
         vlm: The model.
-        published: Told about every recorded batch, from one thread.
-        writer: The name to write as; by default that of the request.
-        size: How many rows make a batch, asked each time.
+        published: Called with every recorded batch, from one thread.
+        writer: The writer name; by default that of the request.
+        size: Returns the number of rows of a written batch; called each time.
 
     Raises:
         RunBusyError: Another process is writing the run.
@@ -189,7 +189,7 @@ def writing(
         opened(request.out, manifest, writer or request.writes_as) as rows,
         ThreadPoolExecutor(1, "vlmscope-write") as thread,
     ):
-        # Of a run that goes on, or that another rank was faster to begin.
+        # The stored time, if the run is resumed or another rank started it first.
         set_prompt_time(vlm.processor, read_manifest(request.out).model.prompt_time)
         results = WritingThread(
             rows, thread, published, size=size, strict=request.strict, check=vlm.check_files

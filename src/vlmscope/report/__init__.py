@@ -1,10 +1,10 @@
-"""One HTML page that says what a run has found, and its figures as files.
+"""The report of a run: one HTML page, and its figures as files.
 
-- ``document``: what is asked for, and what a report says as plain data
+- ``document``: the options, and the content of a report as plain data
 - ``build``: from a run to a document; ``render``: from a document to HTML
 - ``write``: both, and the files
 - ``rows``, ``categories``, ``columns``, ``transfers``, ``provenance``: parts of the document
-- ``held_out``: what the folds kept apart, for captions
+- ``held_out``: the groups that folds do not split, for captions
 - ``figures``: its plots
 - ``gallery``: questions as cards; ``thumbnails``: their images; ``prompt_view``: a prompt's tokens
 """

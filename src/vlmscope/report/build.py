@@ -1,7 +1,7 @@
-"""From a run to a document: everything that a report says, gathered in one pass.
+"""Builds the document of a report from a run.
 
-Nothing that is missing stops it: labels, probes, the table, its images and the model may each be
-gone, and the document says so in words.
+Missing parts are not errors: if labels, probes, the table, its images or the model are not
+available, the document contains a sentence about it.
 """
 
 from __future__ import annotations
@@ -52,30 +52,30 @@ def missing(
     saved: SavedSweep | None,
     name: str = DEFAULT,
 ) -> Iterator[str]:
-    """Yield what is missing; commands stand in backticks.
+    """Yield sentences on missing parts; commands are in backticks.
 
     Args:
         run: The run.
         labels: Its labels, None without.
         total: Outcomes of all rows, None without labels.
         saved: Its probes, stale or not, None without.
-        name: The label set that the report is about.
+        name: The label set of the report.
     """
     folder = shlex.quote(str(run.path))
     made, probed = folder + of_set("--name", name), folder + of_set("--labels", name)
     if not run.manifest.capture.max_new_tokens:
         yield (
-            "The run stopped after the prefill and holds no answers: extract again into another "
+            "The run stopped after the prefill and has no answers: extract again into another "
             "folder with `--max-new-tokens` above 0."
         )
     if failed := len(run.failures):
         rows = "1 row" if failed == 1 else f"{failed:,} rows"
         yield f"{rows} failed: the same `vlmscope extract` tries them again."
     if labels is None or total is None:
-        yield f"No labels yet: `vlmscope label {made}` says which answers are hallucinated."
+        yield f"No labels yet: `vlmscope label {made}` determines which answers are hallucinated."
         for other in label_sets(run.path):
             shown = folder + of_set("--labels", other)
-            yield f"There is the label set {other}: `vlmscope report {shown}` is about it."
+            yield f"There is a label set {other}: `vlmscope report {shown}` makes its report."
         return
     if later := sum(id_ not in labels for id_ in run.ids):
         yield f"{later:,} of {len(run):,} rows have no label: `vlmscope label {made}` again."
@@ -84,7 +84,7 @@ def missing(
         yield f"{number:,} of {len(run):,} rows are unlabelled: {reason}."
     if are_stale(run.path, name):
         yield (
-            "The labels are of truths that have changed in the table since: "
+            "The ground truth in the table has changed since the labels were made: "
             f"`vlmscope label {made}` again."
         )
     if saved is None:
@@ -94,24 +94,25 @@ def missing(
 
 
 def _no_probes(total: CategoryRow, folder: str) -> str:
-    """Say how to make probes, or why there can be none."""
+    """Return how to make probes, or why that is not possible, as text."""
     if total.hallucinated and total.faithful:
         return (
-            f"No probes yet: `vlmscope probe {folder}` asks whether the model knew before it wrote."
+            f"No probes yet: `vlmscope probe {folder}` trains probes that predict hallucinations "
+            "before the answer."
         )
     return (
         f"No probes: of {total.hallucinated + total.faithful:,} scorable answers "
-        f"{total.hallucinated:,} are hallucinated, and `vlmscope probe` needs some that are and "
-        "some that are not."
+        f"{total.hallucinated:,} are hallucinated, and `vlmscope probe` needs answers of both "
+        "classes."
     )
 
 
 ERROR_KINDS: Mapping[ErrorKind, str] = {
-    "affirms": "affirms what is not so",
-    "denies": "denies what is so",
+    "affirms": "affirms something false",
+    "denies": "denies something true",
     "other": "neither",
 }
-"""Which way an answer to a yes/no question is wrong, as the page says it."""
+"""Kind of error of an answer to a yes/no question → its description on the page."""
 
 
 def numbers(
@@ -126,17 +127,17 @@ def numbers(
     Args:
         rows: The run's rows.
         total: Outcomes of all rows; None without labels.
-        sweep: Its probes, where it has some that fit.
-        labels: How the labels were made.
-        failed: Rows that could not be captured.
+        sweep: Its probes, if they are up to date.
+        labels: The record of how the labels were made.
+        failed: Number of rows that could not be captured.
     """
     lost = "1 row" if failed == 1 else f"{failed:,} rows"
-    note = f"{lost} failed, in no number here" if failed else "none failed"
+    note = f"{lost} failed and not counted" if failed else "none failed"
     yield Number("rows", f"{len(rows):,}", note)
     images = {sha256 for row in rows for sha256 in hashes_of(row.image_sha256)}
     bare = sum(not row.image_sha256 for row in rows)
     none = "1 question has none" if bare == 1 else f"{bare:,} questions have none"
-    note = f"different ones; {none}" if bare else "different ones"
+    note = f"distinct; {none}" if bare else "distinct"
     if not images:
         note = "no question has one"
     yield Number("images", f"{len(images):,}", note)
@@ -153,7 +154,7 @@ def numbers(
 
 
 def _bounds(total: CategoryRow) -> str:
-    """Return what the share would be were the unscorable answers all one thing, if there are any.
+    """Return the bounds of the rate if all unscorable answers had the same label.
 
     >>> _bounds(CategoryRow("all", 4, 1, 2, 1, 1 / 3, 0, 1, None, None, None))
     '; 25.0% if no unscorable answer were hallucinated, 50.0% if all were'
@@ -193,7 +194,7 @@ def _joint(sweep: SavedSweep) -> Number:
     gain = both.shown_above(joint)
     if gain is not None and not sweep["selected"].found_nothing:
         ends = f"{both.above_joint_low:+.3f} to {both.above_joint_high:+.3f}"
-        note += f"; with the probe {gain:+.3f} ({ends})"
+        note += f"; adding the probe {gain:+.3f} ({ends})"
     return Number("known without hidden states", _auroc(joint), note)
 
 
@@ -202,7 +203,7 @@ def _auroc(row: ProbeResult) -> str:
 
 
 def _abstention(sweep: SavedSweep) -> Abstention:
-    """Return what abstaining changes as the sweep tells it; earlier versions did not."""
+    """Return the effect of abstaining from the sweep, or computed if an older sweep lacks it."""
     if (saved := abstaining_of(sweep.summary)) is not None:
         return saved
     rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
@@ -211,24 +212,23 @@ def _abstention(sweep: SavedSweep) -> Abstention:
 
 
 def results(sweep: SavedSweep) -> Iterator[ProbeResult]:
-    """Yield the results as the page's table has them.
+    """Yield the results as shown in the table of the page.
 
-    A difference is that of the AUROCs as they are shown, and there is none where one of them found
-    nothing.
+    Differences are those of the rounded AUROCs; there is none if one of the two found nothing.
     """
     rivals = {"above_baseline": sweep[sweep.summary["best_baseline"]], "above_joint": sweep[JOINT]}
     for row in sweep.results:
-        told: dict[str, Any] = {}
+        shown: dict[str, Any] = {}
         for name, rival in rivals.items():
             gap = None if getattr(row, name) is None else row.shown_above(rival)
-            told[name] = gap
+            shown[name] = gap
             if gap is None:
-                told |= dict.fromkeys((f"{name}_low", f"{name}_high"))
-        yield replace(row, **told)
+                shown |= dict.fromkeys((f"{name}_low", f"{name}_high"))
+        yield replace(row, **shown)
 
 
 def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -> LabelSummary:
-    """Return how labels were made and what they came to.
+    """Return how labels were made, and their counts.
 
     Args:
         settings: As ``store.label_settings`` returns them.
@@ -258,10 +258,11 @@ def label_summary(settings: Mapping[str, object], labels: Mapping[str, Score]) -
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A document on its way to the disk."""
+    """A document without its images, and the files to write."""
 
     document: Document
-    """All but the images, whose size depends on the rest."""
+    """Everything except the images, whose size depends on the rest."""
+
     thumbnails: Thumbnails
     """The images in every size that may fit."""
     plots: tuple[Plot, ...]
@@ -270,23 +271,23 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What labels and probes say of the run."""
+    """The labels and probes of the run."""
 
     labels: Mapping[str, Score] | None
     """None before ``vlmscope label``."""
     settings: Mapping[str, Any] | None
-    """How they were made."""
+    """The settings that they were made with."""
     saved: SavedSweep | None
     """None before ``vlmscope probe``."""
 
     @property
     def sweep(self) -> SavedSweep | None:
-        """The probes, where they fit the run."""
+        """The probes, if they are up to date."""
         return self.saved if self.saved is not None and not self.saved.stale else None
 
     @property
     def risks(self) -> dict[str, float]:
-        """Out-of-fold risk of each row that the probes judged."""
+        """Out-of-fold risk of each row that has one."""
         if self.sweep is None:
             return {}
         risks = self.sweep.risk("selected").tolist()
@@ -294,15 +295,15 @@ class _Found:
 
 
 def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
-    """Gather everything that the report of a run says.
+    """Collect the content of the report of a run.
 
     Args:
         run: The run.
-        spec: What to show, and where things are now.
-        progress: Told what is being done.
+        spec: The options of the report.
+        progress: Called with the current step.
 
     Raises:
-        InputError: The run has no row of the id asked for.
+        InputError: The run has no row with the requested id.
         StoreError: Rows, labels or probes are damaged.
     """
     shown = draw(run, spec.samples, spec.seed, spec.id)
@@ -316,16 +317,16 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     seen = gallery(run, captures, found.labels or {}, found.risks, spec, progress)
     progress("figures")
     drawn = tuple(plots(sweep, by_category, run.manifest.model.num_layers))
-    said = sweep.verdict if sweep is not None else Verdict((), ())
+    verdict = sweep.verdict if sweep is not None else Verdict((), ())
     carried = transfers(run, spec.labels) if sweep is not None else Transfers()
     lacks = missing(run, found.labels, total, found.saved, spec.labels)
     failures = run.failures.values()
     document = Document(
         title=title(run.manifest),
         made=_made(),
-        headline=said.main[0] if said.main else None,
-        sentences=(*said.main[1:], *carried.sentences),
-        details=said.details,
+        headline=verdict.main[0] if verdict.main else None,
+        sentences=(*verdict.main[1:], *carried.sentences),
+        details=verdict.details,
         missing=(*lacks, *filter(None, [carried.missing])),
         numbers=tuple(numbers(rows, total, sweep, labels, len(failures))),
         figures=tuple(figure(plot) for plot in drawn),
@@ -348,7 +349,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
 
 
 def _find(run: Run, name: str) -> _Found:
-    """Read a label set and its probes, where there are any."""
+    """Read a label set and its probes, if there are any."""
     saved = read_sweep(run, name)
     try:
         labels, settings = read_labels(run.path, name), label_settings(run.path, name)

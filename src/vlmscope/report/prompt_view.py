@@ -1,4 +1,4 @@
-"""Tokens as text, and the prompt of one sample as the model read it: the processor, no weights."""
+"""Tokens as text, and the tokens of one sample's prompt; needs the processor, no weights."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 
 TokenText = Callable[[int], str]
-"""Token id → what it decodes to."""
+"""Token id → decoded text."""
 
-_REMEDY = "give the model that the run was made with with --model"
+_REMEDY = "give the model of the run with --model"
 
 
 def find_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, str]:
-    """Return the run's processor, or None and why it is not at hand. Nothing is downloaded.
+    """Return the run's processor, or None and why it is not available. Nothing is downloaded.
 
     Args:
         record: The run's model.
-        model: Where it is now, if not where the record says.
+        model: Its current path, if it differs from the record.
     """
     name = model or record.name
     if Path(name).is_absolute() and not Path(name).is_dir():
@@ -56,17 +56,17 @@ def find_processor(record: ModelRecord, model: str | None) -> tuple[Any | None, 
         processor = load_processor(folder)
     except Exception as error:  # noqa: BLE001 - the libraries raise anything on damaged files
         why = one_line(error)
-        if not Path(name).is_dir():  # the library's message speaks of the network
+        if not Path(name).is_dir():  # the library's message is about the network
             why = "no such folder, and not among the downloaded ones"
         return None, f"{name}: no processor can be loaded ({why}); {_REMEDY}"
-    whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
-    if not whole or hash_processor(processor) != record.processor_hash:
+    complete = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
+    if not complete or hash_processor(processor) != record.processor_hash:
         return None, f"{name}: the processor is not the one of the run; {_REMEDY}"
     return processor, ""
 
 
 def token_text(processor: Any | None) -> TokenText:
-    """Return what turns token ids into text; without a processor it shows the id."""
+    """Return a function that decodes a token id; without a processor it returns the id."""
     if processor is None:
         return "#{}".format
     return cache(lambda token: str(processor.tokenizer.decode([token])))
@@ -75,16 +75,16 @@ def token_text(processor: Any | None) -> TokenText:
 def token_view(
     processor: Any, record: ModelRecord, capture: Capture, sample: Sample | None
 ) -> TokenView:
-    """Return the expanded prompt of a stored row, made anew as the capture made it.
+    """Return the expanded prompt of a stored row, rebuilt as in the capture.
 
     Args:
-        processor: The run's.
+        processor: The processor of the run.
         record: The run's model.
-        capture: The stored row: its lengths and boundaries are the proof.
-        sample: The same row of the table, for its images; None where the table has none.
+        capture: The stored row: the prompt is compared with its length and boundaries.
+        sample: The same row of the table, for its images; None if the table does not have it.
 
     Raises:
-        RowError: An image is not at hand, or the prompt is not the one that was captured.
+        RowError: An image is not available, or the prompt differs from the captured one.
     """
     from vlmscope.model.fingerprint import hash_json
 
@@ -97,27 +97,27 @@ def token_view(
     shown = [images[index] for index in image_order(question, len(images))]
     inputs = encode(processor, [text], [shown])
     ids, mask = inputs["input_ids"].numpy(), inputs["attention_mask"].numpy()
-    places = {n: i for n, i in capture.boundaries.items() if n not in ANSWER_POSITIONS}
-    asked = "last_question_token" in places
-    behind = (count_after_question(processor, text, len(shown)),) if asked else ()
+    expected = {n: i for n, i in capture.boundaries.items() if n not in ANSWER_POSITIONS}
+    has_question = "last_question_token" in expected
+    behind = (count_after_question(processor, text, len(shown)),) if has_question else ()
     try:
         found = boundaries(
-            locate(ids, mask, _image_token(processor, record), tuple(places), behind), mask, 0
+            locate(ids, mask, _image_token(processor, record), tuple(expected), behind), mask, 0
         )
     except (AttributeError, ValueError):  # no image token
         found = {}
-    if found != places or ids.shape[1] != capture.num_prompt_tokens:
-        raise RowError("prompt", "the prompt made now has not the tokens that were captured")
-    tokens = _grouped(ids[0].tolist(), places, token_text(processor))
+    if found != expected or ids.shape[1] != capture.num_prompt_tokens:
+        raise RowError("prompt", "the rebuilt prompt differs from the captured tokens")
+    tokens = _grouped(ids[0].tolist(), expected, token_text(processor))
     return TokenView(capture.sample.id, question, tuple(tokens))
 
 
 def _images(capture: Capture, sample: Sample | None) -> list[Image]:
-    """Return the images of a row, if they are those that the model saw."""
-    if not capture.image_sha256:  # a question about none
+    """Return the images of a row, if they are those that were captured."""
+    if not capture.image_sha256:  # a question without an image
         return []
     if sample is None:
-        raise RowError("image", f"image {capture.sample.image_id} is not at hand")
+        raise RowError("image", f"image {capture.sample.image_id} is not available")
     images = [load_image(image) for image in sample.images]
     if "+".join(map(hash_image, images)) != capture.image_sha256:
         raise RowError("image", f"image {sample.image_id} has changed since the run was made")
@@ -125,17 +125,17 @@ def _images(capture: Capture, sample: Sample | None) -> list[Image]:
 
 
 def _image_token(processor: Any, record: ModelRecord) -> int:
-    """Return the id of the image token: the model's. Gemma's processor has another by that name."""
+    """Return the id of the model's image token; Gemma's processor has another of that name."""
     return int(record.image_token_id or processor.image_token_id)
 
 
 def _grouped(
-    ids: Sequence[int], places: Mapping[str, int], text: TokenText
+    ids: Sequence[int], positions: Mapping[str, int], text: TokenText
 ) -> Iterator[PromptToken]:
-    """Yield the tokens, equal ones together; a boundary stands alone."""
+    """Yield the tokens, with equal successive ones grouped; a boundary is never grouped."""
     marks: dict[int, tuple[str, ...]] = {}
-    for name, place in places.items():
-        marks[place] = (*marks.get(place, ()), boundary_name(name))
+    for name, position in positions.items():
+        marks[position] = (*marks.get(position, ()), boundary_name(name))
     for (token, marked), group in groupby(
         enumerate(ids), key=lambda pair: (pair[1], marks.get(pair[0], ()))
     ):

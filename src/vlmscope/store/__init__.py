@@ -1,15 +1,15 @@
-"""The store: runs on disk, crash-safe to write and plain HDF5 to read. Format: docs/format.md.
+"""Runs on disk: crash-safe to write, plain HDF5 to read. Format: docs/format.md.
 
 - ``storage/``: paths, object stores, atomic files, removal, locks
-- ``format/``: names, ``run.json``, shards, and what must hold before a row is read
-- ``writer``: parts → packs → ``index.h5``; ``writer_process``: the same in a process of its own
-- ``in_progress``: which rows are in work, for the session after one that was killed
+- ``format/``: names, ``run.json``, shards, and the checks before a row is read
+- ``writer``: parts → packs → ``index.h5``; ``writer_process``: the same in a separate process
+- ``in_progress``: which rows are being processed, for the session after a killed one
 - ``failures``: ``failures.jsonl``
-- ``catalog``: which shards of a run count; ``index``: all of them in one file
+- ``catalog``: the current shards of a run; ``index``: all of them in one file
 - ``run``: reading a run; ``table``: its rows as tables of scalars
 - ``labels``: label sets; ``truths``: ground truths that changed after the capture
-- ``damage``: files that are not what was published, found and set aside
-- ``describe``, ``export``: what is in a run, and one file to take away
+- ``damage``: finds files that differ from what was published, and moves them away
+- ``describe``, ``export``: a summary of a run, and the run as one file
 - ``halp_files``, ``halp_rows``: files in the HALP layout, read as one table
 """
 

@@ -1,7 +1,8 @@
-"""Which shards of a run count, and which questions they hold.
+"""The current shards of a run, and the ids of the rows in them.
 
-A run has no list of its shards: the folder is the list. A part that a published pack supersedes is
-ignored, so a kill between publishing the pack and removing its parts doubles nothing.
+A run keeps no list of its shards: the folder is the list. A part that a published pack supersedes
+is ignored, so no row is duplicated if the process is killed between publishing a pack and removing
+its parts.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ SHARDS = "shards"
 """Name of the folder of shards in a run folder."""
 
 KINDS = ("part", "pack")
-"""What a shard is: a batch, or parts merged."""
+"""The kinds of shards: one batch, or several merged parts."""
 
 _NAME = re.compile(r"(?P<kind>part|pack)-(?P<writer>[A-Za-z0-9_.]+)-(?P<seq>\d{6,})\.h5")
 _RESCANS = 20
 
 _KNOWN: dict[Path, tuple[Identity, Shard]] = {}
-"""Path of a shard → what tells it from a later file of that name, and what is in it."""
+"""Cache: path of a shard → the identity of its file, and its content."""
 
 _LOCK = threading.Lock()
 
@@ -48,15 +49,15 @@ class Shard:
     """``part`` or ``pack``."""
     writer: str
     seq: int
-    """One count per writer for parts and packs alike: the order of writing."""
+    """Sequence number, one counter per writer for parts and packs: the order of writing."""
     ids: tuple[str, ...]
     rows: Sequence[int]
-    """Where each id stands in the columns."""
+    """The index of each id in the columns."""
     whole: bool
-    """Every row of the columns is in ``ids``. False only where another shard has the same id:
-    two writers were given the same question, and the first one's row counts."""
+    """Whether every row of the columns is in ``ids``. False only where another shard has the same
+    id: two writers were given the same question, and the first writer's row is used."""
     supersedes: frozenset[str]
-    """Names of the parts whose rows a pack took over."""
+    """Names of the parts whose rows the pack replaces."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,7 +73,7 @@ def shard_name(kind: str, writer: str, seq: int) -> str:
 
 
 class ShardName(NamedTuple):
-    """What the file name of a shard says."""
+    """The parts of a shard's file name."""
 
     kind: str
     """``part`` or ``pack``."""
@@ -81,7 +82,7 @@ class ShardName(NamedTuple):
 
 
 def parse_shard_name(path: Path) -> ShardName:
-    """Return what the file name of a shard says.
+    """Return the parts of a shard's file name.
 
     >>> parse_shard_name(Path("run/shards/part-000-000041.h5"))
     ShardName(kind='part', writer='000', seq=41)
@@ -93,43 +94,45 @@ def parse_shard_name(path: Path) -> ShardName:
 
 
 def writer_of(path: Path) -> str:
-    """Return the name of the writer that made a shard, by the shard's name."""
+    """Return the name of the writer of a shard, taken from the shard's file name."""
     return parse_shard_name(path).writer
 
 
 def scan(run: Path) -> tuple[list[Shard], list[Path]]:
-    """Return the shards that count, in the order of writing, and the superseded parts."""
+    """Return the current shards, in the order of writing, and the superseded parts."""
     for _ in range(_RESCANS):
         try:
-            shards = _look_into(list_shards(run))
+            shards = _read_cached(list_shards(run))
         except FileNotFoundError:
-            continue  # a writer packed it away between the listing and the look inside
+            continue  # a writer packed it between the listing and the read
         superseded = _superseded(shards)
         current = [shard for shard in shards if shard.path not in superseded]
         current.sort(key=lambda shard: (shard.writer, shard.seq))
         return _once(current), superseded
-    raise StoreError(f"{run}: shards vanish while they are read; is something deleting them?")
+    raise StoreError(
+        f"{run}: shards disappear while they are read; check that no other program deletes them"
+    )
 
 
 def _superseded(shards: Sequence[Shard]) -> list[Path]:
-    """Return the parts that a pack took over: those it names, and all of whose rows it holds.
+    """Return the parts that a pack replaces: it names them, and contains all of their rows.
 
-    Superseded parts are removed, so the pack's word is not enough: in a file from elsewhere it may
-    name what it does not hold.
+    Superseded parts are removed, so the names in the pack are not enough: a file of unknown origin
+    may name parts whose rows it does not contain.
     """
     parts = {shard.path.name: shard for shard in shards if shard.kind == "part"}
     found: dict[Path, None] = {}
     for pack in shards:
         named = pack.supersedes & parts.keys() if pack.kind == "pack" else frozenset()
-        held = set(pack.ids) if named else set()
+        packed = set(pack.ids) if named else set()
         for name in sorted(named):
-            if held.issuperset(parts[name].ids):
+            if packed.issuperset(parts[name].ids):
                 found[parts[name].path] = None
     return list(found)
 
 
 def ids_written_by(run: Path, writer: str) -> frozenset[str]:
-    """Return the ids in the shards of one writer, without a look at those of others."""
+    """Return the ids in the shards of one writer, without reading those of others."""
     own = [path for path in list_shards(run) if writer_of(path) == writer]
     return frozenset(id_ for path in own for id_ in _read(path).ids)
 
@@ -149,13 +152,13 @@ def read_shard(path: Path, rows: slice = slice(None), *, vectors: bool = True) -
 
 
 def read_rows(shard: Shard, *, vectors: bool = True) -> Block:
-    """Return the rows of a shard that count."""
+    """Return the rows of a shard that are used, as columns."""
     block = read_shard(shard.path, vectors=vectors)
     return block if shard.whole else take(block, shard.rows)
 
 
 def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return some columns of strings of the rows that count, a tuple for each row."""
+    """Return columns of strings of the rows that are used, as one tuple per row."""
     try:
         with opened(shard.path) as file:
             columns = [text_column(file, name) for name in names]
@@ -166,15 +169,15 @@ def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def vanished(path: Path) -> StoreError:
-    """Return the error for a shard that was there when the run was opened."""
+    """Return the error for a shard that has been removed since the run was opened."""
     return StoreError(
-        f"{path}: gone since the run was opened, a writer has packed it into a larger file; "
+        f"{path}: removed since the run was opened, a writer has merged it into a larger file; "
         "run the command again, or open the run again"
     )
 
 
 def list_shards(run: Path) -> list[Path]:
-    """Return every file of a shard's name, superseded or not; hidden ones are not published."""
+    """Return all files named like a shard, superseded or not; hidden files are unpublished."""
     folder = place(run) / SHARDS
     try:
         return sorted(path for path in folder.glob("*.h5") if _NAME.fullmatch(path.name))
@@ -184,10 +187,10 @@ def list_shards(run: Path) -> list[Path]:
         raise
 
 
-def _look_into(paths: Sequence[Path]) -> list[Shard]:
-    """Look into shards, but for those that were looked into before and are the same file still.
+def _read_cached(paths: Sequence[Path]) -> list[Shard]:
+    """Read the ids of shards; those whose file has not changed come from a cache.
 
-    A session opens its run twice, to plan and to write. Those of one run are remembered.
+    A session opens its run twice, to plan and to write. The cache covers one run.
     """
     with _LOCK:
         known = dict(_KNOWN)
@@ -207,14 +210,14 @@ def _look_into(paths: Sequence[Path]) -> list[Shard]:
 
 
 def _read(path: Path) -> Shard:
-    """Look into one shard."""
+    """Read the ids of one shard."""
     name = parse_shard_name(path)
     with opened(path, "ids") as file:
         ids = tuple(text_column(file, QUESTION_ID))
         try:
             supersedes = frozenset(map(str, np.ravel(file.attrs.get("supersedes", ()))))
-        except (TypeError, ValueError, OSError) as error:  # of a type that nobody writes
-            raise StoreError(f"{path}: damaged, its supersedes makes no sense") from error
+        except (TypeError, ValueError, OSError) as error:  # of a type that vlmscope never writes
+            raise StoreError(f"{path}: damaged, its supersedes is invalid") from error
     return Shard(
         path=path,
         kind=name.kind,
@@ -228,7 +231,7 @@ def _read(path: Path) -> Shard:
 
 
 def _once(shards: list[Shard]) -> list[Shard]:
-    """Drop rows whose id an earlier shard has."""
+    """Drop the rows whose id is in an earlier shard."""
     seen: set[str] = set()
     result = []
     for shard in shards:

@@ -1,7 +1,7 @@
-"""Damage: finding the files of a run that are not what was published, and setting them aside.
+"""Finds the files of a run that differ from what was published, and sets them aside.
 
-A file that is set aside is moved to ``damaged/``, never removed: then its rows have no row, and the
-next session captures them as it captures any other.
+A damaged file is moved to ``damaged/``, never removed. Its questions then have no row, and the next
+session captures them like any other missing row.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ _LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A file of a run that is not what was published."""
+    """A file of a run that differs from what was published."""
 
     path: Path
     """The shard, or the index."""
     found: tuple[str, ...]
-    """What is wrong with it, a phrase each."""
+    """The problems, one phrase each."""
     ids: tuple[str, ...] | None
-    """The questions whose rows it holds; None where neither it nor the index can tell."""
+    """The questions whose rows are in it; None if neither the file nor the index lists them."""
 
     @property
     def text(self) -> str:
         """The damage in one line: the file, what was found, the rows, what to do."""
         if self.path.name == INDEX:
-            return f"{self.path}: damaged; remove it, the next session makes it anew"
+            return f"{self.path}: damaged; remove it, the next session rebuilds it"
         return f"{self.path}: {'; '.join(self.found)}; {_rows(self.ids)}; {REMEDY}"
 
 
 def find_damage(run: Path) -> list[Damage]:
-    """Read every file of a run whole, its index too, and return those that are damaged.
+    """Read every file of a run completely, including its index, and return the damaged ones.
 
     Raises:
         StoreError: The folder cannot be read.
@@ -68,7 +68,7 @@ def find_damage(run: Path) -> list[Damage]:
         try:
             faults = tuple(damage_of(path))
         except FileNotFoundError:
-            continue  # a writer has packed it away meanwhile
+            continue  # a writer has packed it in the meantime
         if faults:
             found.append(Damage(path, faults, _ids_of(path)))
     index = place(run) / INDEX
@@ -78,10 +78,10 @@ def find_damage(run: Path) -> list[Damage]:
 
 
 def damage_of(path: Path) -> Iterator[str]:
-    """Yield what is wrong with a shard, a phrase each.
+    """Yield the problems of a shard, one phrase each.
 
     Raises:
-        FileNotFoundError: It is gone.
+        FileNotFoundError: The file has been removed.
         UnreachableError: The object store does not answer.
     """
     try:
@@ -96,17 +96,17 @@ def damage_of(path: Path) -> Iterator[str]:
     except (FileNotFoundError, UnreachableError):
         raise
     except StoreError as error:
-        yield f"damaged or no HDF5 file ({error.__cause__ or error})"
+        yield f"damaged or not an HDF5 file ({error.__cause__ or error})"
     else:
         if not columns and not missing and _seal_is_broken(path):
-            yield "bytes beside the columns are changed"
+            yield "bytes outside the columns are changed"
 
 
 def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
-    """Move damaged files to ``damaged/``, under the locks of their writers; return where they are.
+    """Move damaged files to ``damaged/``, holding their writers' locks; return the new paths.
 
     Raises:
-        RunBusyError: Somebody is writing the run.
+        RunBusyError: Another process is writing the run.
         StoreError: A file cannot be moved.
     """
     run, moved = place(run), []
@@ -128,7 +128,7 @@ def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
 
 
 def _set_one_aside(run: Path, path: Path) -> Path:
-    """Move one file to ``damaged/``, under a name that nothing has there."""
+    """Move one file to ``damaged/``, under a free name."""
     source = (path.name,) if path.name == INDEX else (SHARDS, path.name)
     return move_file(run, source, (DAMAGED, path.name))
 
@@ -141,7 +141,7 @@ def _seal_is_broken(path: Path) -> bool:
 
 
 def _ids_of(path: Path) -> tuple[str, ...] | None:
-    """Return the ids that a damaged shard holds: from itself, or else from the index's links."""
+    """Return the ids in a damaged shard, from the shard or else from the links of the index."""
     try:
         with opened(path) as file:
             return tuple(text_column(file, QUESTION_ID))
@@ -171,6 +171,6 @@ def _ids_by_index(path: Path) -> tuple[str, ...] | None:
 
 def _rows(ids: tuple[str, ...] | None) -> str:
     if ids is None:
-        return "which rows it held cannot be read"
+        return "the ids of its rows cannot be read"
     shown = ", ".join(map(repr, ids[:_LISTED])) + (", …" if len(ids) > _LISTED else "")
     return f"{len(ids):,} row{'s' if len(ids) != 1 else ''}: {shown}"

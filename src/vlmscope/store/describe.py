@@ -1,7 +1,7 @@
-"""What is in a run, or in any single HDF5 file of the HALP layout.
+"""A summary of a run, or of any single HDF5 file in the HALP layout.
 
-Also the files of the original research, which have no ``_columns``, may lack the root attributes,
-and in which a row may lack a vector.
+Files of the HALP research are read too: they have no ``_columns``, may lack the root attributes,
+and a row may lack a vector.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vlmscope.store.storage.paths import check_reachable, place, size_of_all
 
 @dataclass(frozen=True, slots=True)
 class RepresentationInfo:
-    """One representation: where it was read, how wide, how stored, on how many rows."""
+    """One representation: its layers, width, type on disk and number of rows."""
 
     name: str
     layers: tuple[int, ...]
@@ -36,7 +36,7 @@ class RepresentationInfo:
     dtype: str
     """As stored: ``float32``, ``float16``, or both."""
     rows: int
-    """The fewest rows any of its layers has."""
+    """The number of rows of the layer that has the fewest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,12 @@ class _Tally:
 
 
 def describe(path: str | Path) -> Description:
-    """Look into a run folder or an HDF5 file."""
+    """Return a summary of a run folder or an HDF5 file."""
     folder = place(path)
     check_reachable(folder)
     if folder.is_dir():
         manifest = read_manifest(folder)
-        # A question that two writers were given counts once: the shard knows its own rows.
+        # A question that two writers were given counts once: ``rows`` has the rows that are used.
         files = {shard.path: shard.rows for shard in scan(folder)[0]}
         size = size_of_all(folder)
         extra = {"run_id": manifest.run_id, "model_name": manifest.model.name}
@@ -88,7 +88,7 @@ def describe(path: str | Path) -> Description:
     except InputError:
         raise
     except StoreError as error:
-        if error.__cause__ is None:  # it says what to do
+        if error.__cause__ is None:  # its message already names a remedy
             raise
         raise _no_layout(folder) from error
     except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
@@ -97,7 +97,7 @@ def describe(path: str | Path) -> Description:
 
 def _no_layout(path: Path) -> InputError:
     return InputError(
-        f"{path}: no HDF5 file of the HALP layout, or damaged; give a run folder or such a file"
+        f"{path}: not an HDF5 file in the HALP layout, or damaged; give a run folder or such a file"
     )
 
 
@@ -108,7 +108,7 @@ def _summary(
     size: int,
     attrs: Mapping[str, Any],
 ) -> Description:
-    """Add the files up; each with those of its rows that count, where that is known."""
+    """Return the totals over files; only the given rows of a file are counted, None means all."""
     tally = _Tally(0, 0, 0, Counter(), {}, {})
     found: dict[str, Any] = dict(attrs)
     screen_ahead((each, "headers") for each in files)
@@ -135,15 +135,15 @@ def _summary(
     )
 
 
-def _add_columns(tally: _Tally, file: Any, places: Sequence[int] | None) -> None:
-    """Count a file of ours: its columns say everything. Those of an index show other files."""
+def _add_columns(tally: _Tally, file: Any, indices: Sequence[int] | None) -> None:
+    """Count a file written by vlmscope, by its columns; those of an index refer to other files."""
     group = member(file, COLUMNS)
     hashes = text_column(file, "image_sha256") if is_there(group, "image_sha256") else []
-    if places is None:
+    if indices is None:
         ids = text_column(file, "question_id") if is_there(group, "question_id") else []
-        places = range(len(ids))
-    rows = len(places)
-    bare = sum(not hashes[i] for i in places) if len(hashes) else 0
+        indices = range(len(ids))
+    rows = len(indices)
+    bare = sum(not hashes[i] for i in indices) if len(hashes) else 0
     tally.rows += rows
     tally.answers += rows if is_there(group, "answer") else 0
     tally.without_image += bare
@@ -173,7 +173,7 @@ def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:
 
 
 def _representations(tally: _Tally) -> tuple[RepresentationInfo, ...]:
-    """Gather the vectors of a representation, whatever its layers are called."""
+    """Return the representations found, each with all its layers."""
     names = dict.fromkeys(path.partition("/")[0] for path in sorted(tally.vectors))
     result = []
     for name in names:

@@ -1,18 +1,18 @@
-"""One file to take away: ``.h5`` in the HALP layout, ``.parquet``, or ``.npz``.
+"""Exports a run to one file: ``.h5`` in the HALP layout, ``.parquet``, or ``.npz``.
 
-A file for HDF5 to write to that never tells it about a full disk. When the disk refuses, HDF5
-cannot close its file; h5py then prints hundreds of lines and may crash the process. This file
-remembers the refusal and takes further writes without keeping them, so HDF5 closes in peace, and we
-raise the error ourselves. Shards avoid the matter by being built in memory; an export may be larger
-than that.
+HDF5 writes to a ``Spool``, a file object that hides write errors from it. When a write fails (the
+disk is full), HDF5 cannot close its file; h5py then prints hundreds of lines and may crash the
+process. The spool stores the first error and discards further writes, so HDF5 closes normally and
+we raise the error ourselves. Shards avoid the problem because they are built in memory; an export
+may be larger than memory.
 
-Export to Parquet: a row per question, a fixed-size list of float32 per vector. A question without
-an image has null where others have the image's vectors and boundaries.
+Parquet has a row per question, and a fixed-size list of float32 per vector. A question without an
+image has null for the vectors and boundaries of the image.
 
-A Parquet file has one schema from its first byte, and metadata may hold anything, so the texts are
-read once to learn the columns and once more to write them.
+The schema of a Parquet file is fixed before the first row, and metadata may contain anything, so
+the texts are read once to find the columns and once more to write them.
 
-The exports hold copies, never links or virtual datasets, so they can be moved and cut up at will.
+Exports contain copies, never links or virtual datasets, so they can be moved and split freely.
 HDF5 and Parquet are written a shard at a time, NumPy's archive a matrix at a time.
 """
 
@@ -44,10 +44,10 @@ from vlmscope.store.table import metadata_name, scalar_columns
 
 
 class Spool:
-    """The part of a file that h5py's ``fileobj`` driver uses.
+    """A file object for h5py's ``fileobj`` driver that stores write errors instead of raising them.
 
-    Call ``check`` between rows: it raises what the disk said. Until then reads of lost bytes give
-    zeros, which is why a row's worth of writes is the most that should pass between two checks.
+    Call ``check`` after every row: it raises the first write error. Until then, reads of lost bytes
+    return zeros, so no more than one row should be written between two checks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,12 +66,12 @@ class Spool:
         self._file.close()
 
     def check(self) -> None:
-        """Raise the first refusal of the disk, if there was one."""
+        """Re-raise the first write error, if there was one."""
         if self._error is not None:
             raise self._error
 
     def write(self, data: memoryview) -> int:
-        """Write all of it, or pretend to."""
+        """Write all of the data, or discard it after an error."""
         left = memoryview(data)
         size = left.nbytes
         while left.nbytes and self._error is None:
@@ -82,27 +82,27 @@ class Spool:
         return size
 
     def read(self, size: int) -> bytes:
-        """Read a number of bytes; h5py knows a file by this method, and calls ``readinto``."""
+        """Read a number of bytes; h5py detects a file by this method, but calls ``readinto``."""
         buffer = bytearray(size)
         self.readinto(memoryview(buffer))
         return bytes(buffer)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer; beyond the end of the file there are zeros."""
+        """Fill the buffer, with zeros beyond the end of the file."""
         read = self._file.readinto(buffer) or 0
         memoryview(buffer)[read:] = bytes(len(buffer) - read)
         return len(buffer)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a place in the file."""
+        """Move to a position in the file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return the place in the file."""
+        """Return the position in the file."""
         return self._file.tell()
 
     def truncate(self, size: int) -> int:
-        """Set the length of the file, or pretend to."""
+        """Set the length of the file; an error is stored."""
         try:
             self._file.truncate(size)
         except OSError as error:
@@ -128,7 +128,7 @@ def export_parquet(run: Run, file: BinaryIO) -> None:
             table = _table(block, kinds)
             if writer is None:
                 writer = pq.ParquetWriter(file, table.schema)
-            # A shard that begins with a question without an image has another order of columns.
+            # A shard whose first question has no image orders its columns differently.
             table = table.select(writer.schema.names)
             writer.write_table(table, row_group_size=_ROW_GROUP)
         if writer is None:
@@ -176,7 +176,7 @@ def _fixed(matrix: NDArray[Any], absent: NDArray[np.bool_] | None = None) -> Any
 
 
 def _metadata_kinds(run: Run) -> dict[str, type]:
-    """Return each metadata key's type: bool, int, float or str; anything else is kept as JSON."""
+    """Return each metadata key's type: bool, int, float or str; anything else is stored as JSON."""
     seen: dict[str, set[type]] = {}
     for block in run.blocks(vectors=False):
         for text in block.texts["metadata"]:
@@ -186,7 +186,7 @@ def _metadata_kinds(run: Run) -> dict[str, type]:
 
 
 def _kind_of(value: Any) -> type:
-    """Return a value's type; ``object`` for one that Arrow's own type cannot hold."""
+    """Return a value's type; ``object`` if Arrow's corresponding type cannot represent it."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return object
     if isinstance(value, str) and not value.isascii():
@@ -195,7 +195,7 @@ def _kind_of(value: Any) -> type:
 
 
 def _common(kinds: set[type]) -> type:
-    """Return the type that holds all of these; ``object`` stands for JSON text."""
+    """Return the type that represents all of these; ``object`` means JSON text."""
     if kinds == {int, float}:
         return float
     if len(kinds) == 1 and kinds <= {bool, int, float, str}:
@@ -217,12 +217,12 @@ def _arrow_type(kind: type) -> Any:
 
 
 def export_run(run: AnyRun, out: str | PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a run to one file, whose suffix says which kind. Atomic like everything here.
+    """Write a run to one file, atomically; the suffix selects the format.
 
     Args:
         run: The run, or its folder.
         out: The file.
-        overwrite: Replace a file that is there.
+        overwrite: Replace an existing file.
 
     Raises:
         InputError: There is no run, or the file cannot be put there.
@@ -288,7 +288,7 @@ def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:
 def _text_arrays(name: str, texts: list[str]) -> dict[str, NDArray[Any]]:
     """Return texts as one array of NumPy strings; long ones as UTF-8 bytes with offsets.
 
-    A NumPy string array gives every text the room of the longest.
+    A NumPy string array allocates the length of the longest text for every element.
     """
     if max(map(len, texts)) <= _LONGEST_TEXT:
         return {name: np.array(texts, np.str_)}
@@ -307,7 +307,7 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
 
 
 def _export_parquet(run: Run, path: Path) -> None:
-    with path.open("wb") as file:  # by its name Arrow opens none whose path is not UTF-8
+    with path.open("wb") as file:  # Arrow itself cannot open a path that is not UTF-8
         export_parquet(run, file)
 
 

@@ -1,12 +1,12 @@
-"""``failures.jsonl``: one line per attempt that failed.
+"""``failures.jsonl``: one line per failed attempt.
 
-A line is appended and flushed to the disk as it happens, under a lock, because several ranks may
-write one run. A kill may tear the last line: readers skip it, the next writer starts on a fresh
-line. The last line of an id wins.
+Lines are appended and flushed to the disk immediately, under a lock, because several ranks may
+write one run. A kill may truncate the last line: readers skip it, and the next writer starts a new
+line. The last line of an id is used.
 
-Nothing can be appended to an object. There every session puts objects of its own, named
-``failures-….jsonl``, of so many lines each, and puts the last one anew for more. Their names sort
-by time. Of an id that is in several the highest attempt counts.
+Objects of an object store cannot be appended to. There every session writes its own objects, named
+``failures-….jsonl``, with a limited number of lines each, and rewrites the last one to add more.
+Their names sort by time. If an id is in several, the highest attempt is used.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ FAILURES = "failures.jsonl"
 
 _OBJECTS = "failures-*.jsonl"
 _MOST = 2**32
-"""Bytes of the largest log that is read: of a million rows that failed ten times."""
+"""Size in bytes of the largest log that is read: a million rows that failed ten times."""
 
 _LONGEST = 2**20
-"""Bytes of a line of ours; a kill may leave others."""
+"""Maximum size in bytes of a line that is read; a kill may leave longer ones."""
 
-_LINES = 1_000  # of an object: it is put anew, whole, with every bunch of failures
+_LINES = 1_000  # per object: the complete object is rewritten with every batch of failures
 
 
 class FailureLog:
@@ -106,9 +106,9 @@ def read_failures(run: Path) -> dict[str, Failure]:
 
 
 def last_failures(run: Path, ids: Container[str], number: int) -> list[Failure]:
-    """Return so many of the last recorded attempts at some rows.
+    """Return the last ``number`` recorded attempts at some rows.
 
-    ``read_failures`` cannot tell the sessions apart: it has one failure for each id.
+    ``read_failures`` cannot distinguish sessions: it returns one failure for each id.
     """
     found: deque[Failure] = deque(maxlen=number)
     for path in _files(place(run)):
@@ -117,13 +117,13 @@ def last_failures(run: Path, ids: Container[str], number: int) -> list[Failure]:
 
 
 def failures_shown(run: Path) -> Path:
-    """Return where the failures of a run are, to show it: a file, or a pattern of objects."""
+    """Return the path of a run's failures for display: a file, or a pattern of objects."""
     folder = place(run)
     return folder / (_OBJECTS if is_remote(folder) else FAILURES)
 
 
 def _files(run: Path) -> list[Path]:
-    """Return the log of a run, and the objects of one that is or was in an object store."""
+    """Return the log of a run, and the objects if it is or was in an object store."""
     try:
         return [run / FAILURES, *sorted(run.glob(_OBJECTS))]
     except Exception as error:
@@ -133,7 +133,7 @@ def _files(run: Path) -> list[Path]:
 
 
 def logged_failures(path: Path) -> Iterator[Failure]:
-    """Yield the failures of a log, in the order in which they were written; none of no file.
+    """Yield the failures of a log, in the order they were written; none if there is no file.
 
     Raises:
         StoreError: It cannot be read, or is too large.
@@ -170,7 +170,7 @@ def frequent_reasons(errors: Iterable[str], table: str) -> list[tuple[str, int]]
 
 
 def _parse(line: Any) -> Failure | None:
-    """Return the failure of a line, or None of a foreign one."""
+    """Return the failure in a line, or None if the line is something else."""
     try:
         texts = (line["id"], line["stage"], line["error"])
         attempt = line["attempt"]

@@ -1,10 +1,10 @@
 """Files in the HALP layout, read as one table: a group per question, a dataset per vector.
 
-``<prefix>_part_001.h5`` and so on, or one file, also one that ``vlmscope export`` wrote. Such files
-promise nothing: a row may lack a vector, or have one of another width, or one that is not finite; a
-question may stand in two parts; a part may be cut short. So everything is read once when they are
-opened, to learn where each question is and what its vectors lack. A matrix is read when it is asked
-for, one at a time.
+The files are ``<prefix>_part_001.h5`` and so on, or one file, also one written by ``vlmscope
+export``. They are not guaranteed to be complete: a row may lack a vector, or have one of another
+width or with non-finite values; a question may be in two parts; a part may be truncated. So all
+files are read once when they are opened, to find the location of each question and the faults of
+its vectors. A matrix is read on request, one at a time.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.naming import vector_path
 from vlmscope.store.halp_rows import (
     IMAGE_HASHES,
-    Place,
     SeedFacts,
     SeedRow,
+    VectorKey,
     opened_seed,
     read_attributes,
     read_rows,
@@ -43,43 +43,45 @@ if TYPE_CHECKING:
 
 
 SUFFIXES = (".h5", ".hdf5")
-"""Of the files that a folder is searched for."""
+"""Suffixes of the files that are looked for in a folder."""
 
 FAILED_ANSWER = "[Generation failed"
-"""How an answer begins that is none: research code wrote it where generation failed."""
+"""Beginning of the text that the HALP research code wrote as an answer if generation failed."""
 
 Fault = Literal["", "missing", "of another width", "not finite"]
-"""What keeps a row's vector out of its matrix; empty where nothing does."""
+"""Why a row's vector is not in its matrix; empty if it is."""
 
 _PART = re.compile(r"(?P<prefix>.+)_part_\d+")
 _ORDER = {name: i for i, name in enumerate((VISION_ONLY, *REPRESENTATIONS.values()))}
 
 
 def find_seed_files(path: Path) -> list[Path]:
-    """Return the HDF5 files of a folder, or the file itself; nothing where there is neither."""
+    """Return the HDF5 files of a folder, or the file itself; empty if there is neither."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     return [path] if path.is_file() else []
 
 
 def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) -> SeedFiles:
-    """Read through the files of one extraction of the original research.
+    """Read the files of one extraction of the HALP research code.
 
     Args:
         path: A folder of ``.h5`` files, or one file.
-        progress: Told which file is being read.
+        progress: Called with the name of each file before it is read.
 
     Raises:
-        InputError: There are none, they are of several models, one is cut short or damaged, or
-            none holds a question of the HALP layout.
+        InputError: There are no files, they are of several models, one is truncated or damaged, or
+            none has a question in the HALP layout.
     """
-    place = Path(path)
-    found = find_seed_files(place)
+    source = Path(path)
+    found = find_seed_files(source)
     screen_ahead((file, "all") for file in found)
     attributes = {file: read_attributes(file) for file in found}
     if not attributes:
-        raise InputError(f"{place}: no {' or '.join(SUFFIXES)} file there; give others")
-    _check_one_extraction(place, attributes)
+        raise InputError(
+            f"{source}: no {' or '.join(SUFFIXES)} file found; give a folder of such files, or one"
+        )
+    _check_one_extraction(source, attributes)
     rows: dict[str, SeedRow] = {}
     copies = 0
     for file in sorted(attributes, key=lambda file: _age(file, attributes[file])):
@@ -89,14 +91,14 @@ def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) ->
             rows[row.id] = row
     if not any(row.widths and row.texts.get("question") for row in rows.values()):
         raise InputError(
-            f"{place}: no question of the HALP layout, with its text and vectors; give the files "
+            f"{source}: no question in the HALP layout, with its text and vectors; give the files "
             "of an extraction"
         )
-    return SeedFiles(place, tuple(attributes), _agreed(attributes), tuple(rows.values()), copies)
+    return SeedFiles(source, tuple(attributes), _agreed(attributes), tuple(rows.values()), copies)
 
 
 class SeedFiles:
-    """The rows of one extraction's files. Made by ``open_seed_files``; no file is kept open."""
+    """The rows of one extraction. Returned by ``open_seed_files``; no file is kept open."""
 
     def __init__(
         self,
@@ -111,9 +113,9 @@ class SeedFiles:
         self.files = files
         """The files, by name."""
         self.attrs = attrs
-        """The root attributes that all files agree on, as JSON takes them."""
+        """The root attributes that are equal in all files, as JSON values."""
         self.copies = copies
-        """Rows left aside, as their question stands again in a file that was written later."""
+        """Number of rows ignored because a file that was written later has the same question."""
         self.ids: tuple[str, ...] = tuple(row.id for row in rows)
         """The question ids. Row i of every matrix belongs to ``ids[i]``."""
         self._rows = rows
@@ -128,38 +130,38 @@ class SeedFiles:
 
     @property
     def representations(self) -> tuple[str, ...]:
-        """The names that ``matrix`` takes: all that any row has."""
+        """The names that ``matrix`` accepts: those of all vectors that any row has."""
         return tuple(dict.fromkeys(name for name, _ in self._widths))
 
     def layers(self, representation: str) -> tuple[int, ...]:
-        """Return the layers of a representation that any row has; the vision encoder's has none."""
+        """Return the layers of a representation in any row; empty for the vision encoder's."""
         wanted = group_of(representation)
         return tuple(layer for name, layer in self._widths if name == wanted and layer is not None)
 
     def faults(self, representation: str, layer: int | None = None) -> list[Fault]:
-        """Return what is wrong with each row's vector, whose width should be that of most rows."""
-        place = (group_of(representation), layer)
-        width = self._width(place)
-        return [_fault(row, place, width) for row in self._rows]
+        """Return the fault of each row's vector; the expected width is that of most rows."""
+        key = (group_of(representation), layer)
+        width = self._width(key)
+        return [_fault(row, key, width) for row in self._rows]
 
     def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
-        """Return ``[N, D]``, row i belonging to ``ids[i]``; NaN where ``faults`` names one."""
-        place = (group_of(representation), layer)
-        width = self._width(place)
+        """Return ``[N, D]``, row i belonging to ``ids[i]``; NaN for rows with a fault."""
+        key = (group_of(representation), layer)
+        width = self._width(key)
         result = np.full((len(self), width), np.nan, np.float32)
-        whole = [(i, row) for i, row in enumerate(self._rows) if not _fault(row, place, width)]
-        for path, rows in groupby(whole, key=lambda numbered: numbered[1].file):
+        valid = [(i, row) for i, row in enumerate(self._rows) if not _fault(row, key, width)]
+        for path, rows in groupby(valid, key=lambda numbered: numbered[1].file):
             with opened_seed(path) as file:
                 for i, row in rows:
-                    result[i] = read_vector(file, row, place)
+                    result[i] = read_vector(file, row, key)
         return result
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a table with a row per question: the specification's strings, empty where absent.
+        """Return a table with a row per question: the specification's strings, empty if absent.
 
-        ``image_sha256``, ``image_dhash`` and ``image_thumbnail`` are there if every row has them;
-        they are empty where the question has no image. Further columns of the table that the rows
-        came from stand last; None where a row has none.
+        ``image_sha256``, ``image_dhash`` and ``image_thumbnail`` are included if every row has
+        them; they are empty if the question has no image. Other columns of the table that the rows
+        came from are last; None if a row has no value.
         """
         import pandas as pd
 
@@ -175,49 +177,49 @@ class SeedFiles:
         return pd.DataFrame(columns)
 
     def metadata(self) -> dict[str, list[Any]]:
-        """Return the further columns of the table that the rows came from, by name, each ``[N]``.
+        """Return the other columns of the table that the rows came from, by name, each ``[N]``.
 
-        Exports of vlmscope hold them; None where a row has none.
+        Exports of vlmscope contain them; None if a row has no value.
         """
         names = dict.fromkeys(name for row in self._rows for name in row.metadata)
         return {name: [row.metadata.get(name) for row in self._rows] for name in names}
 
     def facts(self) -> tuple[SeedFacts, ...]:
-        """Return what each row knows of its prompt, its first token and its answer."""
+        """Return the data on prompt, first token and answer stored with each row."""
         return tuple(row.facts for row in self._rows)
 
-    def _width(self, place: Place) -> int:
-        if place not in self._widths:
+    def _width(self, key: VectorKey) -> int:
+        if key not in self._widths:
             have = ", ".join(vector_path(*known) for known in self._widths)
-            raise InputError(f"{self.path}: no {vector_path(*place)}, there are {have}")
-        return self._widths[place]
+            raise InputError(f"{self.path}: no {vector_path(*key)}, there are {have}")
+        return self._widths[key]
 
 
 def _age(file: Path, attributes: Mapping[str, Any]) -> tuple[str, int, str]:
-    """Return what files are sorted by: when they were written, or else their number.
+    """Return the sort key of a file: the time it was written, or else its number.
 
-    A restart overwrites the first parts and leaves the later ones of before: the highest number is
-    not always the last written.
+    A restart overwrites the first parts and leaves the later ones of the previous attempt: the
+    highest number is not always the last written.
     """
     return str(attributes.get("created_at", "")), len(file.name), file.name
 
 
-def _usual_widths(rows: Sequence[SeedRow]) -> dict[Place, int]:
-    """Return the width that most rows have, by place; places in the order of a run."""
-    counts: dict[Place, Counter[int]] = {}
+def _usual_widths(rows: Sequence[SeedRow]) -> dict[VectorKey, int]:
+    """Return the most common width of each vector, in the order of representations in a run."""
+    counts: dict[VectorKey, Counter[int]] = {}
     for row in rows:
-        for place, width in row.widths.items():
-            counts.setdefault(place, Counter())[width] += 1
-    places = sorted(counts, key=lambda at: (_ORDER.get(at[0], len(_ORDER)), at[0], at[1] or 0))
-    return {place: counts[place].most_common(1)[0][0] for place in places}
+        for key, width in row.widths.items():
+            counts.setdefault(key, Counter())[width] += 1
+    keys = sorted(counts, key=lambda at: (_ORDER.get(at[0], len(_ORDER)), at[0], at[1] or 0))
+    return {key: counts[key].most_common(1)[0][0] for key in keys}
 
 
-def _fault(row: SeedRow, place: Place, width: int) -> Fault:
-    if place not in row.widths:
+def _fault(row: SeedRow, key: VectorKey, width: int) -> Fault:
+    if key not in row.widths:
         return "missing"
-    if row.widths[place] != width or not width:
+    if row.widths[key] != width or not width:
         return "of another width"
-    return "not finite" if place in row.not_finite else ""
+    return "not finite" if key in row.not_finite else ""
 
 
 def _check_one_extraction(path: Path, attributes: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -228,13 +230,13 @@ def _check_one_extraction(path: Path, attributes: Mapping[Path, Mapping[str, Any
         found = {str(a["model_name"]) for a in attributes.values() if "model_name" in a}
     if len(found) > 1:
         raise InputError(
-            f"{path}: files of several extractions: {', '.join(sorted(found))}; give each a folder "
-            "of its own, or give one file"
+            f"{path}: files of several extractions: {', '.join(sorted(found))}; give each its own "
+            "folder, or give one file"
         )
 
 
 def _agreed(attributes: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the attributes that all files have alike."""
+    """Return the attributes that are equal in all files."""
     first, *others = attributes.values()
     return {
         name: value

@@ -1,11 +1,11 @@
 """One file in the HALP layout, row by row: strings, and vectors of any shape.
 
-What a row of one file knows of its prompt, its first token and its answer, beside the vectors.
-Exports of vlmscope hold these; files of the HALP research do not. A file may be anybody's: what has
-another type or shape than ``docs/format.md`` says counts as not there.
+Besides the vectors, a row may have data on its prompt, its first token and its answer. Exports of
+vlmscope contain these; files of the HALP research code do not. A file may be of any origin: data of
+another type or shape than in ``docs/format.md`` counts as missing.
 
-One file of the HALP research, row by row: strings, and vectors that promise nothing. Read through
-h5py's low-level API: ten thousand small datasets otherwise cost more to open than to read.
+Files are read through h5py's low-level API: ten thousand small datasets otherwise take longer to
+open than to read.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ FACT_LISTS = ("first_token_ids", "first_token_logprobs", "answer_token_ids", "an
 """Datasets of a row that facts are read from."""
 
 METADATA = "metadata"
-"""Attribute of a row in an export: the other columns of its table, as in a run's columns."""
+"""Attribute of a row in an export: the other columns of its table, as JSON."""
 
 MOST_NUMBERS = 1_000_000
-"""Most numbers of a list that is read: an answer has thousands of tokens at the most."""
+"""Length of the longest list that is read: an answer has thousands of tokens at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeedFacts:
-    """What is known of a row. None is what the file does not say."""
+    """Data on a row's prompt, first token and answer. None for what the file does not have."""
 
     num_prompt_tokens: float | None = None
     first_token_entropy: float | None = None
@@ -54,11 +54,11 @@ class SeedFacts:
     """Their natural-log probabilities, ``[K]``."""
     num_answer_tokens: float | None = None
     mean_answer_logprob: float | None = None
-    """NaN where the answer is empty."""
+    """NaN if the answer is empty."""
 
 
 def read_facts(group: Any, lists: Mapping[str, Any]) -> SeedFacts:
-    """Return what is known of a row.
+    """Return the data on a row's prompt, first token and answer.
 
     Args:
         group: The row's low-level group.
@@ -80,14 +80,14 @@ def read_facts(group: Any, lists: Mapping[str, Any]) -> SeedFacts:
 
 
 def read_metadata(group: Any) -> dict[str, Any]:
-    """Return the other columns of a row's table; nothing where the file does not have them."""
+    """Return the other columns of a row's table; empty if the file does not have them."""
     if not h5a.exists(group, METADATA.encode()):
         return {}
     try:
         text = h5py.Group(group).attrs[METADATA]
         return metadata_of(text) if isinstance(text, str) else {}
     except (StoreError, UnicodeDecodeError):
-        return {}  # an attribute of somebody else, who means something else by the name
+        return {}  # another program's attribute of the same name
 
 
 def _number(group: Any, name: str) -> float | None:
@@ -102,7 +102,7 @@ def _number(group: Any, name: str) -> float | None:
 
 
 def _floats(dataset: Any) -> NDArray[np.float64] | None:
-    """Return a list of log-probabilities; minus infinity is a token that cannot come."""
+    """Return a list of log-probabilities; minus infinity is a token of probability zero."""
     values = _list(dataset, "f")
     if values is None or np.isnan(values).any() or np.isposinf(values).any():
         return None
@@ -115,7 +115,7 @@ def _integers(dataset: Any) -> NDArray[np.int64] | None:
 
 
 def _list(dataset: Any, kinds: str) -> NDArray[Any] | None:
-    """Return the values of a one-dimensional dataset of a kind of number."""
+    """Return the values of a one-dimensional dataset, if its dtype kind is one of ``kinds``."""
     if dataset is None:
         return None
     opened = h5py.Dataset(dataset)
@@ -128,37 +128,42 @@ def _mean(logprobs: NDArray[np.float64]) -> float:
     return float(logprobs.astype(np.float32).mean()) if len(logprobs) else math.nan
 
 
-Place = tuple[str, int | None]
+VectorKey = tuple[str, int | None]
 """Representation and layer."""
 
 IMAGE_HASHES = ("image_sha256", "image_dhash", "image_thumbnail")
-"""Attributes of a row that tell its image from others."""
+"""Attributes of a row that identify its image."""
 
 _VECTOR = re.compile(r"(?P<name>[^/]+)(?:/layer_(?P<layer>0|[1-9]\d*))?")
 
 
 @dataclass(frozen=True, slots=True)
 class SeedRow:
-    """One question: where it stands, and what it has."""
+    """One question: its location, and the data found there."""
 
     id: str
     """The question id."""
     file: Path
-    """The file that holds it."""
+    """The file that contains it."""
+
     link: bytes
-    """Name of its group there."""
+    """Name of its group in the file."""
     texts: Mapping[str, str]
-    """Those of the specification's strings that it has."""
-    widths: Mapping[Place, int]
-    """How many numbers each of its vectors has; 0 for a dataset that is no vector."""
-    not_finite: frozenset[Place]
-    """Vectors that hold NaN or infinity."""
+    """The strings of the specification that it has."""
+
+    widths: Mapping[VectorKey, int]
+    """Width of each of its vectors; 0 for a dataset that is not a vector."""
+
+    not_finite: frozenset[VectorKey]
+    """Vectors that contain NaN or infinity."""
     hashes: Mapping[str, str]
-    """The image's hashes, by name; research files have none, exports of vlmscope do."""
+    """The image's hashes, by name; only exports of vlmscope have them."""
+
     facts: SeedFacts
-    """What it knows of the prompt, the first token and the answer; likewise."""
+    """Data on the prompt, the first token and the answer; only in exports of vlmscope."""
+
     metadata: Mapping[str, Any]
-    """Further columns of its table; likewise."""
+    """The other columns of its table; only in exports of vlmscope."""
 
 
 @contextmanager
@@ -166,34 +171,34 @@ def opened_seed(path: Path) -> Iterator[Any]:
     """Open a file for reading.
 
     Raises:
-        InputError: It cannot be read, there or later: names the file and says what to do.
-        StoreError: It is of a format that came after this vlmscope.
+        InputError: It cannot be read, now or later; the message names the file and a remedy.
+        StoreError: Its format is newer than this vlmscope.
     """
     try:
         with hdf5_file(path, "all") as file:
             check_version(path, int(file.attrs.get("format_version", 0)))
             yield file
-    except InputError:  # of whoever reads, and a ValueError too
+    except InputError:  # raised by the caller; also a ValueError, which is caught below
         raise
     except PointerError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: cut short, damaged or no HDF5 file ({one_line(error)}); restore it from a "
-            "copy, or move it out of the folder to leave its questions out"
+            f"{path}: truncated, damaged or not an HDF5 file ({one_line(error)}); restore it from "
+            "a copy, or move it out of the folder to leave its questions out"
         ) from error
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Return the root attributes of a file as JSON takes them; there may be none."""
+    """Return the root attributes of a file as JSON values; there may be none."""
     with opened_seed(path) as file:
         return {name: _plain(value) for name, value in file.attrs.items()}
 
 
 def read_rows(path: Path) -> Iterator[SeedRow]:
-    """Yield every question of a file, all its vectors read once.
+    """Yield every question of a file, after reading all its vectors once.
 
-    Of an index of ours, those in the shards that it links to.
+    For an ``index.h5`` of vlmscope, yield the questions in the shards that it links to.
     """
     shards: dict[Path, dict[bytes, bytes]] = {}
     with opened_seed(path) as file:
@@ -211,7 +216,7 @@ def read_rows(path: Path) -> Iterator[SeedRow]:
 
 
 def _read_link(path: Path, file: Any, link: bytes, seen: set[int]) -> Iterator[SeedRow]:
-    """Yield the question that a link at the root leads to, if it is one."""
+    """Yield the question that a link at the root refers to, if it is one."""
     group = open_link(file.id, link)
     if isinstance(group, h5g.GroupID):
         exported = "vlmscope_version" in file.attrs  # then ids are written as links, escaped
@@ -219,15 +224,15 @@ def _read_link(path: Path, file: Any, link: bytes, seen: set[int]) -> Iterator[S
         yield _read_row(path, link, question_id(name) if exported else name, group, seen)
 
 
-def read_vector(file: Any, row: SeedRow, place: Place) -> NDArray[np.float32]:
+def read_vector(file: Any, row: SeedRow, key: VectorKey) -> NDArray[np.float32]:
     """Return a vector of a row, ``[D]``; the row's file must be open."""
     group = h5py.Group(open_link(file.id, row.link))
-    return _values(member(group, vector_path(*place)).id)
+    return _values(member(group, vector_path(*key)).id)
 
 
 def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> SeedRow:
     texts: dict[str, str] = {}
-    widths: dict[Place, int] = {}
+    widths: dict[VectorKey, int] = {}
     not_finite = set()
     lists: dict[str, Any] = {}
     for name, dataset in walk_links(group, seen):
@@ -236,11 +241,11 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
         elif name in SEED_TEXTS:
             texts[name] = _text(path, id_, name, dataset)
         elif is_vector(name):
-            place = _place(path, id_, name)
+            key = _vector_key(path, id_, name)
             values = _values(dataset)
-            widths[place] = len(values)
+            widths[key] = len(values)
             if not np.isfinite(values).all():
-                not_finite.add(place)
+                not_finite.add(key)
     hashes = {name: _text_attribute(group, name) for name in IMAGE_HASHES if _has(group, name)}
     facts, metadata = read_facts(group, lists), read_metadata(group)
     return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes, facts, metadata)
@@ -255,19 +260,19 @@ def _text_attribute(group: Any, name: str) -> str:
     return str(_plain(value))
 
 
-def _place(path: Path, id_: str, name: str) -> Place:
+def _vector_key(path: Path, id_: str, name: str) -> VectorKey:
     """Return representation and layer of a dataset."""
     found = _VECTOR.fullmatch(name)
     if found is None:
         raise InputError(
-            f"{path}: question {id_!r} has {name}; expected layers named layer_0, layer_1 and so "
-            "on; give files of that layout"
+            f"{path}: question {id_!r} has {name}, expected layers named layer_0, layer_1 and so "
+            "on; give files in that layout"
         )
     return found["name"], None if found["layer"] is None else int(found["layer"])
 
 
 def _values(dataset: Any) -> NDArray[np.float32]:
-    """Return a vector; an empty one for what is none. ``[1, D]`` counts as one."""
+    """Return a vector; empty if the dataset is not one. ``[1, D]`` is accepted."""
     shape = dataset.shape
     size = math.prod(shape or (0,))
     if not size or max(shape) != size:
@@ -282,8 +287,8 @@ def _text(path: Path, id_: str, name: str, dataset: Any) -> str:
     value = h5py.Dataset(dataset)[()]
     if not isinstance(value, str | bytes | h5py.Empty):
         raise InputError(
-            f"{path}: question {id_!r}: found no text in {name!r}; the file is damaged or of "
-            "another layout, get a whole copy"
+            f"{path}: question {id_!r}: {name!r} is not text; the file is damaged or in another "
+            "layout, get a complete copy"
         )
     if isinstance(value, h5py.Empty):
         return ""
@@ -291,7 +296,7 @@ def _text(path: Path, id_: str, name: str, dataset: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute as JSON takes it."""
+    """Return an attribute as a JSON value."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")

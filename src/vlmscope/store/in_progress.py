@@ -1,16 +1,17 @@
-"""Which rows a session has in work, written down so that a killed session leaves it behind.
+"""Records which rows a session is processing, so that the record survives a kill.
 
-When the kernel kills a process because memory runs out, nobody is left to say on which row. So the
-ids of the rows that are being prepared, or are in the model, go into a small file of the run folder
-before the work begins: ``.in-progress-<writer>``, lines of JSON, appended and never flushed to the
-disk, because what a killed process has written the system still has. A clean end removes the file.
+When the kernel kills a process because memory runs out, the process cannot report the row that
+caused it. So the ids of the rows that are being prepared, or are in the model, are written to a
+small file of the run folder before the work begins: ``.in-progress-<writer>``, lines of JSON,
+appended and never flushed to the disk, because the operating system keeps what a killed process has
+written. A normal end removes the file.
 
-The next session finds the rows that were in work when the last one died. It tries them last, in
-small groups: they are suspects. Of a suspect that was in work alone when a session died again it is
-known that it was the one. A kill from outside makes suspects too; they end like other rows.
+The next session reads the rows that were in progress when the last one died. These are suspects: it
+tries them last, in small groups. A suspect that was in progress alone when a session died again is
+the cause. A kill from outside makes suspects too; they complete like other rows.
 
-Where nothing can be written, and in an object store, to which nothing can be appended, no suspects
-are known, and the run goes on.
+Where nothing can be written, and in an object store, which has no appending, there are no suspects,
+and the run continues.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from vlmscope.store.storage.locks import ALONE
 from vlmscope.store.storage.paths import IN_PROGRESS, is_remote, place
 
 REWRITTEN_AT = 2**20
-"""Bytes after which the file is written anew with what still holds."""
+"""Size in bytes at which the file is rewritten with the current state only."""
 
 _LARGEST = 16 * REWRITTEN_AT
 _UNREADABLE = (
@@ -44,18 +45,20 @@ _UNREADABLE = (
 
 @dataclass(slots=True)
 class _State:
-    """What the lines of a file say together."""
+    """The state after all lines of a file."""
 
     suspects: dict[str, int] = field(default_factory=dict)
-    """Id → how often it was in work when a session died."""
+    """Id → how often it was in progress when a session died."""
+
     working: dict[str, str] = field(default_factory=dict)
-    """Id → the stage that it is in."""
+    """Id → its current stage."""
 
     def take(self, line: Mapping[str, Any]) -> None:
-        """Do what a line says.
+        """Apply a line.
 
         Raises:
-            KeyError: It says nothing that is known. AttributeError, TypeError: Nor of that form.
+            KeyError: The line has none of the known keys.
+            AttributeError, TypeError: A value has the wrong type.
         """
         if "suspects" in line:
             self.suspects = {str(id_): int(deaths) for id_, deaths in line["suspects"].items()}
@@ -69,17 +72,17 @@ class _State:
                     self.suspects.pop(id_, None)
 
     def blamed(self) -> dict[str, str]:
-        """Return the suspect that was alone in work, and its stage; empty if it was not so."""
+        """Return the suspect that was in progress alone, and its stage; else an empty mapping."""
         alone = len(self.working) == 1 and self.working.keys() <= self.suspects.keys()
         return dict(self.working) if alone else {}
 
 
 class InProgress:
-    """The rows that a session has in work. A context manager; threads may use it at once.
+    """The rows that a session is processing. A context manager; safe to use from several threads.
 
     Args:
-        run: The run folder, which this session alone writes under this name.
-        writer: The name to write as.
+        run: The run folder; only this session writes to it under this name.
+        writer: The writer name of this session.
     """
 
     def __init__(self, run: Path, writer: str) -> None:
@@ -91,15 +94,15 @@ class InProgress:
         self._file: int | None = None
         self._size = 0
         self.blamed: Mapping[str, str] = {}
-        """Rows that were alone in work when the last session died → their stage."""
+        """Rows that were in progress alone when the last session died → their stage."""
 
     @property
     def suspects(self) -> dict[str, int]:
-        """Rows that were in work when a session died, and how often."""
+        """Rows that were in progress when a session died, and how often."""
         return dict(self._state.suspects)
 
     def __enter__(self) -> InProgress:
-        """Read what dead sessions left."""
+        """Read the files that killed sessions left."""
         suspects: dict[str, int] = {}
         blamed: dict[str, str] = {}
         for left in map(_read, self._left_behind()):
@@ -120,11 +123,11 @@ class InProgress:
         self.close()
 
     def start(self, suspects: Mapping[str, int]) -> None:
-        """Write the file of this session, in the place of what was left behind.
+        """Write the file of this session, replacing the files of killed sessions.
 
         Args:
-            suspects: Rows that are tried apart from the others: alone in work, one of them is to
-                blame if the session dies.
+            suspects: Rows that are tried separately from the others: if the session dies while one
+                of them is in progress alone, that row is the cause.
         """
         with self._lock:
             self._state.suspects = dict(suspects)
@@ -134,24 +137,24 @@ class InProgress:
                 _remove(path)
 
     def begin(self, stage: str, ids: Iterable[str]) -> None:
-        """Take note that work on some rows begins.
+        """Record that processing of some rows begins.
 
         Args:
-            stage: What is done to them.
+            stage: The stage of the processing.
             ids: The rows.
         """
         self._note({"begin": stage, "ids": list(ids)})
 
     def leave(self, ids: Iterable[str]) -> None:
-        """Take note that nothing is done to some rows for now."""
+        """Record that some rows are not being processed for now."""
         self._note({"leave": list(ids)})
 
     def finish(self, ids: Iterable[str]) -> None:
-        """Take note that some rows are done, whatever came of them: they are no suspects more."""
+        """Record that some rows are done, whatever the result: they are no longer suspects."""
         self._note({"finish": list(ids)})
 
     def close(self) -> None:
-        """End in order: nothing is in work any more. Suspects that were not tried are kept."""
+        """Record a normal end: no rows are in progress. Suspects that were not tried are kept."""
         with self._lock:
             suspects, found = self._state.suspects, self._found
             self._state = _State({i: n for i, n in suspects.items() if i in found})
@@ -159,10 +162,10 @@ class InProgress:
                 self._rewrite()
             elif self._file is not None:
                 _remove(self._path)
-            self._let_go()
+            self._close_file()
 
     def _left_behind(self) -> Iterator[Path]:
-        """Yield the files of dead sessions: one's own, and those of all if one writes alone."""
+        """Yield the files of killed sessions: this writer's, or all if this is the only writer."""
         if is_remote(self._path):
             return
         if self._writer != ALONE:
@@ -171,7 +174,7 @@ class InProgress:
         yield from sorted(self._path.parent.glob(f"{IN_PROGRESS}*"))
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        """Write a line, and remember what it says."""
+        """Write a line and apply it to the state."""
         with self._lock:
             self._state.take(line)
             if self._file is None:
@@ -182,15 +185,15 @@ class InProgress:
             except OSError:
                 written = -1
             self._size += written
-            if written != len(data):  # a full disk: rather no suspects than wrong ones
-                self._let_go()
+            if written != len(data):  # a full disk: no suspects are better than wrong ones
+                self._close_file()
                 _remove(self._path)
             elif self._size > REWRITTEN_AT:
                 self._rewrite()
 
     def _rewrite(self) -> None:
-        """Put a file with what holds now in the place of the old one, and open it to append."""
-        self._let_go()
+        """Replace the file by one with the current state, and open it for appending."""
+        self._close_file()
         if is_remote(self._path):
             return
         stages = dict.fromkeys(self._state.working.values())
@@ -204,7 +207,7 @@ class InProgress:
             self._file = _open(self._path, os.O_WRONLY | os.O_APPEND)
             self._size = len(data)
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -215,7 +218,7 @@ def _encoded(line: Mapping[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> _State:
-    """Return what a file says; lines that a kill tore, or that are no such lines, say nothing."""
+    """Return the state in a file; truncated or foreign lines are ignored."""
     state = _State()
     try:
         descriptor = _open(path, os.O_RDONLY)
@@ -230,10 +233,10 @@ def _read(path: Path) -> _State:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open a regular file, following no link and waiting for no pipe.
+    """Open a regular file without following a link or blocking on a pipe.
 
     Raises:
-        OSError: It cannot be opened, or is something else.
+        OSError: It cannot be opened, or is not a regular file.
     """
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
         flags |= getattr(os, name, 0)
@@ -245,6 +248,6 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file; one that stays is read once more, which is harmless."""
+    """Remove a file; if that fails it is read once more later, without further effect."""
     with suppress(OSError):
         path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""``index.h5``: the whole run in one file to open. Disposable: deleting it loses nothing.
+"""``index.h5``: the complete run in one file. Disposable: deleting it loses nothing.
 
-It holds links, not data: an external link per question and virtual datasets over the columns, all
-relative, so the folder can be moved. Only strings and token lists are copied, because HDF5 has no
-virtual datasets of those. It refers to packs only: they are never removed, parts are.
+It contains links, not data: an external link per question and virtual datasets over the columns,
+all relative, so the folder can be moved. Only strings and token lists are copied, because HDF5 has
+no virtual datasets for them. It refers to packs only, because parts are removed and packs are not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INDEX = "index.h5"
 
 
 def rebuild_index(run: Path) -> None:
-    """Write ``index.h5`` anew from the packs of a run, atomically."""
+    """Rebuild ``index.h5`` from the packs of a run, atomically."""
     run = place(run)
     with waiting(run, "index"):
         packs = [shard for shard in scan(run)[0] if shard.kind == "pack" and shard.ids]
@@ -47,7 +47,7 @@ def rebuild_index(run: Path) -> None:
                 _copy_texts(file[COLUMNS], packs)
             file.attrs.update(root_attributes(read_manifest(run), rows=rows))
             file.attrs["packs_sha256"] = _digest_of(run, {pack.path.name for pack in packs})
-        # Sealed and published from where it is: a copy would be gigabytes of a million rows.
+        # Sealed and published without a copy, which would be gigabytes for a million rows.
         with (
             image.getbuffer()[SEAL_SIZE:] as rest,
             publishing(run / INDEX) as temporary,
@@ -57,10 +57,10 @@ def rebuild_index(run: Path) -> None:
 
 
 def is_indexed(run: Path, packs: Set[str]) -> bool:
-    """Return whether ``index.h5`` is there and was made of exactly these packs.
+    """Return whether ``index.h5`` exists and was built from exactly these packs.
 
-    Then it need not be made again, which takes minutes of a run of a million rows. A name may come
-    again after its file was set aside, so the packs' seals tell.
+    Then it need not be rebuilt, which takes minutes for a million rows. A file name may be reused
+    after its file was set aside, so the packs are identified by their seals.
 
     Args:
         run: The run folder.
@@ -68,14 +68,14 @@ def is_indexed(run: Path, packs: Set[str]) -> bool:
     """
     try:
         with hdf5_file(run / INDEX, "ids") as file:
-            told = file.attrs.get("packs_sha256", "")
-        return bool(told) and told == _digest_of(run, packs)
+            stored = file.attrs.get("packs_sha256", "")
+        return bool(stored) and stored == _digest_of(run, packs)
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError, StoreError):
         return False
 
 
 def _digest_of(run: Path, packs: Set[str]) -> str:
-    """Return what tells these packs from others; empty if one has no seal."""
+    """Return a hash that identifies these packs; empty if one has no seal."""
     seals = {name: seal_on(run / SHARDS / name) for name in packs}
     if not all(seals.values()):
         return ""
@@ -83,7 +83,7 @@ def _digest_of(run: Path, packs: Set[str]) -> str:
 
 
 def _link_rows(file: Any, packs: list[Shard]) -> int:
-    """Link every question to its row group; return how many there are."""
+    """Link every question to its row group; return the number of questions."""
     for pack in packs:
         target = f"{SHARDS}/{pack.path.name}"
         for question_id in pack.ids:
@@ -93,7 +93,7 @@ def _link_rows(file: Any, packs: list[Shard]) -> int:
 
 
 def _map_columns(group: Any, packs: list[Shard]) -> None:
-    """Lay a virtual dataset over each column of numbers, across the packs."""
+    """Create a virtual dataset for each column of numbers, across the packs."""
     sources: dict[str, list[Any]] = {}
     final_norm: dict[str, bool] = {}
     for pack in packs:
@@ -114,7 +114,7 @@ def _map_columns(group: Any, packs: list[Shard]) -> None:
 
 
 def _stacked(parts: list[Any]) -> Any:
-    """Return the layout that puts the parts below one another."""
+    """Return the virtual layout that concatenates the parts along the rows."""
     rows = sum(part.shape[0] for part in parts)
     kind = np.result_type(*(part.dtype for part in parts))
     layout = h5py.VirtualLayout((rows, *parts[0].shape[1:]), kind)
@@ -126,12 +126,12 @@ def _stacked(parts: list[Any]) -> Any:
 
 
 def _fill(parts: list[Any]) -> Any:
-    """Return what a missing pack reads as: NaN, or −1 where there are only integers."""
+    """Return the fill value for a missing pack: NaN, or −1 for integers."""
     return np.nan if parts[0].dtype.kind == "f" else -1
 
 
 def _copy_texts(group: Any, packs: list[Shard]) -> None:
-    """Copy strings and token lists, one pack after the other: Python needs room for one of them."""
+    """Copy strings and token lists, one pack at a time to limit memory."""
     rows, start = sum(len(pack) for pack in packs), 0
     for pack in packs:
         block = read_rows(pack, vectors=False)
@@ -144,10 +144,10 @@ def _copy_texts(group: Any, packs: list[Shard]) -> None:
 
 
 def _write(column: Any, start: int, values: NDArray[np.object_]) -> None:
-    """Write values into a column from a row on.
+    """Write values into a column, beginning at row ``start``.
 
     Not by ``column[a:b] = values``: h5py stacks lists of equal length to a matrix and refuses it.
     """
-    there = column.id.get_space()
-    there.select_hyperslab((start,), values.shape)
-    column.id.write(h5s.create_simple(values.shape), there, values)
+    target = column.id.get_space()
+    target.select_hyperslab((start,), values.shape)
+    column.id.write(h5s.create_simple(values.shape), target, values)

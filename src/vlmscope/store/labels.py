@@ -1,9 +1,9 @@
-"""Label sets of a run: one verdict a row, and how it was made.
+"""Label sets of a run: one label per row, and the settings that they were made with.
 
-Labels are made again and again while captures stay, so they are a file of their own, replaced as a
-whole. A copy of the command's settings travels in the file's schema, under the key ``vlmscope``.
+Labels are made repeatedly while captures stay, so they are in a separate file, which is replaced
+completely. The settings of the command are stored in the file's schema, under the key ``vlmscope``.
 
-A run may have several label sets, told apart by name: the default set is ``labels.parquet``, the
+A run may have several label sets with different names: the default set is ``labels.parquet``, the
 set ``human`` is ``labels-human.parquet``.
 """
 
@@ -34,14 +34,14 @@ LABELS = "labels.parquet"
 """The default set's file in a run folder."""
 
 DEFAULT = "default"
-"""Name of the set that commands use unless another is named."""
+"""Name of the set that commands use by default."""
 
 _NAME = re.compile(LABEL_SET, re.ASCII)
 _FILE = re.compile(rf"labels-({LABEL_SET})\.parquet", re.ASCII)
 _KEY = b"vlmscope"
 _REMEDY = "run 'vlmscope label' with --overwrite to replace it"
 _READ = ("column", "file")
-"""Scorers that read labels, and look at no truth."""
+"""Scorers that read existing labels and do not use the ground truth."""
 
 _COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence", "error_kind")
 
@@ -53,7 +53,7 @@ def labels_file(name: str = DEFAULT) -> str:
     ('labels.parquet', 'labels-human.parquet')
 
     Raises:
-        InputError: The name cannot name a set.
+        InputError: The name is not valid for a label set.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(
@@ -66,7 +66,7 @@ def labels_file(name: str = DEFAULT) -> str:
 def label_sets(run: AnyRun) -> tuple[str, ...]:
     """Return the names of the label sets of a run, the default set first, then by name.
 
-    Nothing is read: a set that is listed may be damaged.
+    The files are not read: a listed set may be damaged.
     """
     files = {path.name for path in path_of(run).glob("labels*.parquet")}
     named = sorted(found[1] for file in files if (found := _FILE.fullmatch(file)))
@@ -81,19 +81,19 @@ def write_labels(
     *,
     truths: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a label set of a run, replacing the one that is there, and return the file.
+    """Write a label set of a run, replacing an existing one, and return the file.
 
     Args:
         run: The run, or its folder.
-        scores: One verdict a row.
-        settings: How they were made: anything that JSON can hold.
+        scores: One label per row.
+        settings: The settings that they were made with: any JSON value.
         name: The label set.
-        truths: Changed truths by which the answers were judged (``Run.truths``); those that the
-            folder has now, if not given.
+        truths: Changed ground truths that the answers were compared with (``Run.truths``); by
+            default the current ones of the run.
 
     Raises:
-        InputError: The name cannot name a set.
-        StoreError: The disk refuses, or an id comes twice. What was there stays.
+        InputError: The name is not valid for a label set.
+        StoreError: The file cannot be written, or an id occurs twice. An existing set is kept.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -102,7 +102,7 @@ def write_labels(
     path = folder / labels_file(name)
     kept = list(scores)
     if len({score.id for score in kept}) != len(kept):
-        raise StoreError(f"{folder}: two labels for the same question; a scorer gives one a row")
+        raise StoreError(f"{folder}: two labels for the same question, expected one per row")
     record = {
         "settings": dict(settings),
         "truths": hash_truths(read_truths(folder) if truths is None else truths),
@@ -118,7 +118,7 @@ def write_labels(
         "error_kind": pa.array([score.error_kind for score in kept], pa.string()),
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(record, default=str)})
-    # By its name Arrow opens no file whose path is not UTF-8.
+    # Arrow itself cannot open a file whose path is not UTF-8.
     with publishing(path) as temporary, temporary.open("wb") as file:
         pq.write_table(table, file)
     return path
@@ -151,7 +151,7 @@ def read_labels(run: AnyRun, name: str = DEFAULT) -> dict[str, Score]:
 
 
 def label_settings(run: AnyRun, name: str = DEFAULT) -> dict[str, Any]:
-    """Return how labels were made: ``settings``, ``vlmscope_version``, ``created_at``.
+    """Return the record of a label set: ``settings``, ``vlmscope_version``, ``created_at``.
 
     Args:
         run: The run, its folder, or its URL.
@@ -166,13 +166,13 @@ def label_settings(run: AnyRun, name: str = DEFAULT) -> dict[str, Any]:
         record: dict[str, Any] = load_json(settings.decode())
     except ValueError as error:
         raise StoreError(
-            f"{path_of(run)}: the settings in {labels_file(name)} are no JSON; {_REMEDY}"
+            f"{path_of(run)}: the settings in {labels_file(name)} are not JSON; {_REMEDY}"
         ) from error
     return record
 
 
 def is_of_truths(run: str | Path, name: str = DEFAULT) -> bool:
-    """Return whether labels depend on the truths that a run has: made from them, not read.
+    """Return whether labels were made from the ground truths of the run, and not read from a file.
 
     Args:
         run: The run, its folder, or its URL.
@@ -184,7 +184,7 @@ def is_of_truths(run: str | Path, name: str = DEFAULT) -> bool:
 
 
 def are_stale(run: str | Path, name: str = DEFAULT) -> bool:
-    """Return whether truths of a run have changed since labels were made from them.
+    """Return whether ground truths of a run have changed since labels were made from them.
 
     Args:
         run: The run, its folder, or its URL.
@@ -199,7 +199,7 @@ def are_stale(run: str | Path, name: str = DEFAULT) -> bool:
 
 
 def _read(run: Path, name: str) -> Any:
-    """Return the file as an Arrow table that has all that we wrote."""
+    """Return the file as an Arrow table, after checking that it is complete."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -221,7 +221,7 @@ def _read(run: Path, name: str) -> Any:
 
 
 def _missing(run: Path, name: str) -> str:
-    """Return that there is no such set, which there are, and how it is made."""
+    """Return the message for a missing set: the existing sets, and the command that makes it."""
     sets = label_sets(run)
     asked = f"vlmscope label {run}" + (f" --name {name}" if name != DEFAULT else "")
     what = "labels" if name == DEFAULT else f"label set {name!r}"

@@ -1,7 +1,7 @@
-"""A run, read. It reads the columns; the row groups are the same numbers for plain h5py.
+"""Reading a run, by its columns; the row groups contain the same numbers for plain h5py.
 
-Opening takes a list of ids; nothing else is kept in memory, and no file is kept open, so a writer
-may go on meanwhile.
+Opening reads the ids; nothing else is kept in memory, and no file is kept open, so a writer may
+continue in the meantime.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
 SHOWN_ROWS = 5
-"""Rows that a notebook shows of a run."""
+"""Number of rows in the notebook view of a run."""
 
 AnyRun: TypeAlias = "Run | str | PathLike[str]"
 """A run, or the folder or URL that it is in."""
@@ -63,14 +63,14 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 def open_run(path: AnyRun) -> Run:
-    """Open a run for reading: what is published now, whether a writer goes on or not.
+    """Open the published rows of a run for reading; a writer may be active.
 
     Args:
         path: The run folder, or its URL in an object store, such as ``s3://bucket/run``; or a run,
             which is opened anew.
 
     Raises:
-        InputError: It is no run, or the URL cannot be opened.
+        InputError: It is not a run, or the URL cannot be opened.
         StoreError: The run is damaged.
         UnreachableError: The object store does not answer.
     """
@@ -89,7 +89,7 @@ def as_run(run: AnyRun) -> Run:
 
 
 class Run:
-    """The rows of a run folder, in the order they were written. Made by ``open_run``."""
+    """The rows of a run folder, in the order they were written. Returned by ``open_run``."""
 
     def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]) -> None:
         self.path = path
@@ -106,8 +106,8 @@ class Run:
         return cls(folder, manifest, scan(folder)[0])
 
     @cached_property
-    def _places(self) -> dict[str, tuple[Shard, int]]:
-        """Where each row is: made when a row is first asked for, most readers want columns."""
+    def _locations(self) -> dict[str, tuple[Shard, int]]:
+        """Shard and index of each row, by id. Computed on demand: most readers need columns."""
         return {
             id_: (shard, row)
             for shard in self._shards
@@ -115,41 +115,41 @@ class Run:
         }
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'; '.join(self._told())})"
+        return f"{type(self).__name__}({'; '.join(self._summary())})"
 
-    def _told(self) -> Iterator[str]:
-        """Yield what there is to say of the run in a line; nothing is raised."""
+    def _summary(self) -> Iterator[str]:
+        """Yield the parts of a one-line summary of the run, without raising errors."""
         manifest = self.manifest
         yield repr(str(self.path))
         yield f"{len(self):,} {'row' if len(self) == 1 else 'rows'}"
         yield manifest.model.name
         yield ", ".join(manifest.capture.positions)
         yield f"layers {shown_layers(manifest.capture.layers, manifest.model.num_layers)}"
-        yield from self._told_labels()
+        yield from self._label_summary()
 
-    def _told_labels(self) -> Iterator[str]:
+    def _label_summary(self) -> Iterator[str]:
         try:
             sets = label_sets(self.path)
             if not sets:
                 yield "no labels"
             for name in sets:
                 counts = Counter(score.outcome for score in read_labels(self.path, name).values())
-                told = ", ".join(f"{counts[each]:,} {each}" for each in OUTCOMES if counts[each])
-                yield f"labels {name}: {told or 'none'}"
+                shown = ", ".join(f"{counts[each]:,} {each}" for each in OUTCOMES if counts[each])
+                yield f"labels {name}: {shown or 'none'}"
         except VlmscopeError:
             yield "labels cannot be read"
 
     def _repr_html_(self) -> str:
-        """Return the same for a notebook, with the first rows."""
-        told = html.escape(f"{type(self).__name__}: {'; '.join(self._told())}")
+        """Return the summary for a notebook, with the first rows."""
+        summary = html.escape(f"{type(self).__name__}: {'; '.join(self._summary())}")
         try:
             rows = self._first_rows().to_html()
         except VlmscopeError:
             rows = "<p>rows cannot be read</p>"
-        return f"<div><p>{told}</p>{rows}</div>"
+        return f"<div><p>{summary}</p>{rows}</div>"
 
     def _first_rows(self, count: int = SHOWN_ROWS) -> pd.DataFrame:
-        """Return the first rows as a person looks at them."""
+        """Return the first rows for display: the texts, and the label if there is one."""
         blocks = []
         for shard in self._shards:
             blocks.append(with_truths(read_rows(shard, vectors=False), self.truths))
@@ -168,44 +168,44 @@ class Run:
         return len(self.ids)
 
     def __contains__(self, id_: object) -> bool:
-        return id_ in self._places
+        return id_ in self._locations
 
     def __getitem__(self, id_: str) -> Capture:
         """Return one question's capture.
 
         Raises:
-            UnknownIdError: There is no such question; a ``KeyError`` too.
+            UnknownIdError: There is no such question. A subclass of ``KeyError``.
         """
         key: Any = id_
         if not isinstance(key, str):
             number = _subscript(key)
             raise UnknownIdError(
-                f"run[{number}]: a question is found by its id, which is text; use "
-                f"run.iloc[{number}] for rows by their number"
+                f"run[{number}]: expected the id of a question, which is text; use "
+                f"run.iloc[{number}] to select rows by number"
             )
-        if id_ not in self._places:
+        if id_ not in self._locations:
             raise UnknownIdError(
                 f"{self.path}: no question {shortened(id_)!r} among {len(self)} rows; "
                 f"{names_there(id_, self.ids)}"
             )
-        shard, row = self._places[id_]
+        shard, row = self._locations[id_]
         block = read_shard(shard.path, slice(row, row + 1))
         return next(captures_of(with_truths(block, self.truths)))
 
     @property
     def iloc(self) -> RowsByNumber:
-        """Rows by their number: ``run.iloc[0]`` is a capture, ``run.iloc[:2]`` a list of them."""
+        """Rows by number: ``run.iloc[0]`` is a capture, ``run.iloc[:2]`` a list of captures."""
         return RowsByNumber(self)
 
     def captures(self, numbers: Iterable[int]) -> Iterator[Capture]:
-        """Yield the captures of some rows, in the order of their numbers as they are given.
+        """Yield the captures of some rows, in the given order.
 
         Args:
-            numbers: From 0 to the number of rows, less one.
+            numbers: Numbers of rows, from 0 to the number of rows minus one.
         """
         starts = list(accumulate((len(shard) for shard in self._shards), initial=0))
-        places = ((bisect_right(starts, number) - 1, number) for number in numbers)
-        for which, group in groupby(places, key=lambda place: place[0]):
+        located = ((bisect_right(starts, number) - 1, number) for number in numbers)
+        for which, group in groupby(located, key=lambda pair: pair[0]):
             shard = self._shards[which]
             rows = [shard.rows[number - starts[which]] for _, number in group]
             first = min(rows)
@@ -225,22 +225,22 @@ class Run:
             yield with_truths(read_rows(shard, vectors=vectors), self.truths)
 
     def _screen_ahead(self, depth: str = "columns") -> None:
-        """Have the shards screened while others are read."""
+        """Start screening the shards that will be read."""
         screen_ahead((shard.path, depth) for shard in self._shards)
 
     @cached_property
     def truths(self) -> dict[str, str]:
-        """Truths that changed in the table after their rows were captured, by question id.
+        """Ground truths that changed in the table after their rows were captured, by question id.
 
-        They count instead of the shards' ``ground_truth_answer``, everywhere but in ``texts``.
+        They replace the shards' ``ground_truth_answer`` everywhere except in ``texts``.
         """
         return read_truths(self.path)
 
     def texts(self, *names: str, skip_damaged: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield columns of strings as the shards hold them, a tuple for each row.
+        """Yield columns of strings as stored in the shards, one tuple per row.
 
         Args:
-            names: The columns, as ``question_id``.
+            names: The columns, such as ``question_id``.
             skip_damaged: Leave out the rows of a shard that cannot be read.
 
         Raises:
@@ -255,7 +255,7 @@ class Run:
                     raise
 
     def answers(self) -> Iterator[Answered]:
-        """Yield what a scorer reads of every row, in the order of ``ids``; no vectors."""
+        """Yield the input of a scorer for every row, in the order of ``ids``, without vectors."""
         for block in self.blocks(vectors=False):
             texts = block.texts
             answers: list[str] | list[None] = texts.get("answer") or [None] * len(block)
@@ -267,7 +267,7 @@ class Run:
     def labels(self, name: str = DEFAULT) -> pd.DataFrame:
         """Return a label set as a table, row i belonging to ``ids[i]``; the index is the id.
 
-        Its columns are ``outcome`` (``hallucinated``, ``faithful``, ``unscorable`` or
+        The columns are ``outcome`` (``hallucinated``, ``faithful``, ``unscorable`` or
         ``unlabelled``), ``hallucinated`` (true, false, or missing), ``error_kind``, ``scorer`` and
         ``evidence``. ``read_labels`` returns the set as it was written.
 
@@ -279,16 +279,16 @@ class Run:
             StoreError: The file is damaged.
         """
         found = read_labels(self.path, name)
-        nobody = Score("", None, "", "", labelled=False)
-        return labels_frame(self.ids, [found.get(id_, nobody) for id_ in self.ids])
+        unlabelled = Score("", None, "", "", labelled=False)
+        return labels_frame(self.ids, [found.get(id_, unlabelled) for id_ in self.ids])
 
     @property
     def representations(self) -> tuple[str, ...]:
-        """The names that ``matrix`` takes, beside those of the positions."""
+        """The names that ``matrix`` accepts, besides those of the positions."""
         return tuple(self.manifest.representations())
 
     def layers(self, representation: str) -> tuple[int, ...]:
-        """Return the layers of a representation; the vision encoder's has none.
+        """Return the layers of a representation; empty for the vision encoder's output.
 
         Args:
             representation: Its name, or that of its position: ``last_prompt_token``.
@@ -313,8 +313,8 @@ class Run:
 
         Args:
             representation: Its name, or that of its position: ``last_prompt_token``.
-            layer: The decoder layer, a negative one counted from the model's last; of the vision
-                encoder's output none.
+            layer: The decoder layer, a negative one counted from the model's last; None for
+                the vision encoder's output.
 
         Raises:
             InputError: The run does not have it.
@@ -338,11 +338,11 @@ class Run:
     def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
         """Return ``[N, D]``, row i belonging to ``ids[i]``.
 
-        ``run.matrix("last_prompt_token", layer=20)`` is
+        ``run.matrix("last_prompt_token", layer=20)`` equals
         ``run.matrix("query_token_representation", layer=20)``.
 
         A question without an image has no vector of the image's representations: its row is NaN.
-        ``matrix[~np.isnan(matrix).any(axis=1)]`` is without these rows, and so is
+        ``matrix[~np.isnan(matrix).any(axis=1)]`` drops these rows, and so does
         ``matrix[run.to_pandas()["image_sha256"] != ""]``.
         """
         path = self.column(representation, layer)
@@ -369,12 +369,12 @@ class Run:
         return {id_: failure for id_, failure in failed.items() if id_ not in self}
 
     def check(self) -> list[str]:
-        """Recompute every checksum; return what is damaged, a line each."""
+        """Recompute every checksum; return one line for each problem."""
         return [damage for shard in self._shards for damage in _damage(shard)]
 
 
 class RowsByNumber:
-    """The rows of a run by their number, as ``pandas.DataFrame.iloc`` gives those of a table."""
+    """The rows of a run by number, like ``pandas.DataFrame.iloc``."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -388,10 +388,10 @@ class RowsByNumber:
     def __getitem__(
         self, number: SupportsIndex | slice | Iterable[SupportsIndex]
     ) -> Capture | list[Capture]:
-        """Return one row, or the rows of a slice, of numbers, or of a truth value for each row.
+        """Return one row, or the rows selected by a slice, a list of numbers or a boolean mask.
 
         Raises:
-            RowNumberError: There is no such row; an ``IndexError`` too.
+            RowNumberError: There is no such row. A subclass of ``IndexError``.
         """
         if isinstance(number, slice):
             return list(self._run.captures(range(len(self._run))[number]))
@@ -404,22 +404,22 @@ class RowsByNumber:
         if chosen.dtype == bool:
             if len(chosen) != len(self._run):
                 raise RowNumberError(
-                    f"iloc: {len(chosen):,} truth values, expected one for each of the "
-                    f"{len(self._run):,} rows"
+                    f"iloc: a boolean mask of {len(chosen):,} values, expected one for each of "
+                    f"the {len(self._run):,} rows"
                 )
             return np.flatnonzero(chosen).tolist()
         found: list[Any] = chosen.tolist()
         return found
 
     def _checked(self, number: SupportsIndex) -> int:
-        """Return a number counted from the first row."""
+        """Return the number of a row, counted from the first one."""
         count = len(self._run)
         try:
             plain = index(number)
         except TypeError:
             raise RowNumberError(
-                f"iloc[{number!r}]: expected a number, a slice or numbers; a question's id goes "
-                "into run[id]"
+                f"iloc[{number!r}]: expected a number, a slice or a list of numbers; use run[id] "
+                "to select a question by id"
             ) from None
         if not -count <= plain < count:
             raise RowNumberError(f"iloc[{plain}]: the run has {count:,} rows")
@@ -427,7 +427,7 @@ class RowsByNumber:
 
 
 def _subscript(key: Any) -> str:
-    """Return what stands in brackets as it was written."""
+    """Return a key as the text between the brackets."""
     if isinstance(key, slice):
         parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
         return ":".join(parts if parts[2] else parts[:2])
@@ -435,7 +435,7 @@ def _subscript(key: Any) -> str:
 
 
 def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
-    """Read one column of a shard straight into its place in the matrix."""
+    """Read one column of a shard directly into a slice of the matrix."""
     try:
         with opened(shard.path, f"column {path}") as file:
             column = member(file, f"{COLUMNS}/{path}")
@@ -451,7 +451,7 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
 
 
 def _check_shape(shard: Shard, path: str, column: Any, width: int) -> None:
-    """Refuse a column that is not what the manifest and the shard's ids promise."""
+    """Refuse a column whose shape does not match the manifest and the shard's ids."""
     shape = column.shape if isinstance(column, h5py.Dataset) else None
     last = max(shard.rows, default=-1)
     shape = shape or (0,)
@@ -464,7 +464,7 @@ def _check_shape(shard: Shard, path: str, column: Any, width: int) -> None:
 
 
 def _damage(shard: Shard) -> Iterator[str]:
-    """Yield what is wrong with a shard."""
+    """Yield the problems of a shard."""
     try:
         yield from (f"{shard.path}: {found}; {REMEDY}" for found in damage_of(shard.path))
     except FileNotFoundError:
@@ -472,5 +472,5 @@ def _damage(shard: Shard) -> Iterator[str]:
 
 
 def _near(name: Any, known: Iterable[str]) -> str:
-    """Return the known names that look like this one."""
+    """Return the known names that are similar to this one."""
     return ", ".join(map(repr, difflib.get_close_matches(str(name), list(known), n=3)))

@@ -1,4 +1,4 @@
-"""Rows as tables of scalars: pandas, Parquet columns, and the Parquet files beside the captures."""
+"""Rows as tables of scalars: data frames, Parquet columns, and the Parquet files of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail
 
 
 def frame(blocks: Iterable[Block]) -> pd.DataFrame:
-    """Return one data frame of all blocks, metadata columns last."""
+    """Return one data frame with the rows of all blocks, metadata columns last."""
     import pandas as pd
 
     columns: dict[str, list[Any]] = {}
@@ -39,11 +39,11 @@ def frame(blocks: Iterable[Block]) -> pd.DataFrame:
 
 
 def labels_frame(ids: Sequence[str], scores: Sequence[Score]) -> pd.DataFrame:
-    """Return verdicts as a table whose index is the question's id.
+    """Return labels as a table whose index is the question id.
 
     Args:
         ids: The questions.
-        scores: One verdict for each.
+        scores: One label for each.
     """
     import pandas as pd
 
@@ -58,7 +58,7 @@ def labels_frame(ids: Sequence[str], scores: Sequence[Score]) -> pd.DataFrame:
 
 
 def scalar_columns(block: Block) -> dict[str, list[Any]]:
-    """Return the columns that hold one value a row, without metadata."""
+    """Return the columns with one value per row, without metadata."""
     texts = {name: block.texts[name] for name in (QUESTION_ID, *SEED_TEXTS) if name in block.texts}
     numbers = {name: n.tolist() for name, n in block.numbers.items() if n.ndim == 1}
     if "answer_logprobs" in block.ragged:
@@ -76,7 +76,7 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
 
 
 def metadata_name(key: str, taken: Container[str]) -> str:
-    """Return the column of a metadata key; a key that is one of our columns gets a prefix.
+    """Return the column name of a metadata key, with a prefix if the name is taken.
 
     >>> metadata_name("category", ["answer"]), metadata_name("answer", ["answer"])
     ('category', 'metadata.answer')
@@ -88,21 +88,21 @@ def metadata_name(key: str, taken: Container[str]) -> str:
 
 
 def _valid(value: Any) -> Any:
-    """Return a value without lone surrogates, which no file format can hold."""
+    """Return a value without lone surrogates, which no file format can represent."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, dict | list):
         text = json.dumps(value, ensure_ascii=False)
-        whole = _valid(text)
-        return value if whole == text else json.loads(whole)
+        valid = _valid(text)
+        return value if valid == text else json.loads(valid)
     return value
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
-    """Write columns of equal length as a Parquet file, replacing what is there, and return it.
+    """Write columns of equal length as a Parquet file, replacing an existing one; return the path.
 
     Raises:
-        StoreError: The disk refuses. What was there stays.
+        StoreError: The file cannot be written. An existing file is kept.
     """
     publish(path, parquet_bytes(columns))
     return path
@@ -115,7 +115,7 @@ def parquet_bytes(
 
     Args:
         columns: The columns, by name.
-        settings: Kept as JSON in the schema, under the key ``vlmscope``.
+        settings: Stored as JSON in the schema, under the key ``vlmscope``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,7 +1,7 @@
 """``truths.parquet``: ground truths that changed in the table after their rows were captured.
 
-A row's shard never changes, and a truth is no part of what a row is: what is written here counts
-instead of the ``ground_truth_answer`` of the shard, for every reader of ours.
+A shard never changes, and the ground truth is not part of a row's identity: values in this file
+replace the ``ground_truth_answer`` of the shard, for everything that reads through vlmscope.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ TRUTHS = "truths.parquet"
 """Name of the file in a run folder."""
 
 _COLUMNS = ("id", "ground_truth_answer")
-_REMEDY = "remove it, and run 'vlmscope extract' again with the table: it is written anew"
+_REMEDY = "remove it, and run 'vlmscope extract' again with the table, which rewrites it"
 
 
 def read_truths(run: str | Path) -> dict[str, str]:
-    """Return the truths that count instead of those in the shards, by question id.
+    """Return the ground truths that replace those in the shards, by question id.
 
     Args:
         run: The run folder, or its URL.
@@ -50,15 +50,15 @@ def read_truths(run: str | Path) -> dict[str, str]:
     except (OSError, KeyError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {one_line(error)}; {_REMEDY}") from error
     if not all(isinstance(text, str) for text in (*ids, *truths)):
-        raise StoreError(f"{path}: not a file of truths, a cell is no text; {_REMEDY}")
+        raise StoreError(f"{path}: not a file of ground truths, a cell is not text; {_REMEDY}")
     return dict(zip(ids, truths, strict=True))
 
 
 def write_truths(run: Path, truths: Mapping[str, str]) -> None:
-    """Replace the truths of a run; nothing is written where they are the same.
+    """Replace the ground truths of a run; nothing is written if they are the same.
 
     Raises:
-        StoreError: The disk refuses, or what is there is damaged. What was there stays.
+        StoreError: The file cannot be written, or the existing one is damaged and is kept.
     """
     wanted = {id_: clean_text(truth) for id_, truth in truths.items()}
     with waiting(run, "manifest"):
@@ -68,14 +68,14 @@ def write_truths(run: Path, truths: Mapping[str, str]) -> None:
 
 
 def hash_truths(truths: Mapping[str, str]) -> str:
-    """Return what tells these truths from others, whatever their order; empty where none is."""
+    """Return a hash of ground truths, independent of their order; empty if there are none."""
     if not truths:
         return ""
     return hashlib.sha256(json.dumps(sorted(truths.items())).encode()).hexdigest()
 
 
 def with_truths(block: Block, truths: Mapping[str, str]) -> Block:
-    """Return rows with the truths that count."""
+    """Return rows with their ground truths replaced by those in ``truths``."""
     if truths.keys().isdisjoint(block.ids):
         return block
     own = block.texts[_COLUMNS[1]]

@@ -1,7 +1,7 @@
-"""The one that writes: batches become parts, parts become packs, the end becomes an index.
+"""Writing a run: batches become parts, parts are merged to packs, closing builds the index.
 
-Each ``add`` is durable when it returns. Parts are merged so that a long run is not a million small
-files. Nothing is kept between sessions but the published shards themselves.
+Each ``add`` is durable when it returns. Parts are merged so that a long run does not consist of a
+million small files. The only state between sessions is the published shards.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PACK_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part that waits to be packed."""
+    """A part to be packed."""
 
     path: Path
     rows: int
@@ -67,10 +67,10 @@ class _Part:
 
 
 class RunWriter:
-    """Adds results to a run. A context manager; ``locks`` says which writers may work at once.
+    """Adds results to a run. A context manager; see ``locks`` for which writers may run at once.
 
-    Opening it makes the folder and ``run.json``, or checks that the run there has the same
-    settings. Leaving it by an exception only lets go of the lock: every row added is already safe.
+    Entering creates the folder and ``run.json``, or checks that the existing run has the same
+    settings. Leaving with an exception only releases the lock: every row added is already durable.
     It may be opened in one thread and used in another, by one thread at a time.
     """
 
@@ -87,7 +87,7 @@ class RunWriter:
         self.manifest = manifest
         self.writer = writer
         self.done_ids: set[str] = set()
-        """The questions that have a published row, whoever wrote it."""
+        """The questions that have a published row, by any writer."""
         self._pack_rows = pack_rows
         self._pack_bytes = pack_bytes
         self._parts: list[_Part] = []
@@ -119,10 +119,10 @@ class RunWriter:
             self._lock.release()
 
     def add(self, results: Sequence[Capture | Failure]) -> None:
-        """Record a batch. When this returns, a kill or a power cut cannot take it.
+        """Record a batch. When this returns, the batch survives a kill or a power cut.
 
         Raises:
-            StoreError: The disk refuses, or a row does not belong into this run.
+            StoreError: A file cannot be written, or a row does not match this run.
         """
         if failures := [item for item in results if isinstance(item, Failure)]:
             self._log = self._log or FailureLog(self.run)
@@ -138,10 +138,10 @@ class RunWriter:
         self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
 
     def close(self) -> None:
-        """Merge what is left, rebuild ``index.h5`` if it lacks a pack, let go. May be called twice.
+        """Pack the remaining parts, rebuild ``index.h5`` if needed, and release the lock.
 
-        Of several writers only the last one rebuilds the index, so that a hundred ranks do not make
-        it a hundred times. The rows of those that were killed are in it too.
+        Of several writers only the last one rebuilds the index, so that a hundred ranks do not do
+        it a hundred times. Rows of killed writers are included. May be called twice.
         """
         if not self._lock.is_locked:
             return
@@ -156,9 +156,9 @@ class RunWriter:
             self._lock.release()
 
     def _leave(self, indexed: frozenset[str] | None) -> frozenset[str] | None:
-        """Let go of the lock if others write, or if nothing came since these packs were indexed.
+        """Release the lock if other writers are active, or no pack was added since indexing.
 
-        Else return the packs that are to be indexed.
+        Otherwise keep the lock and return the packs to be indexed.
         """
         with waiting(self.run, GATE):
             packs = None
@@ -171,7 +171,7 @@ class RunWriter:
             return packs
 
     def _take_over(self) -> None:
-        """Pack the parts of writers that were killed, and clear up after them: nobody else will."""
+        """Pack the parts of killed writers and remove their leftovers, as the last writer."""
         shards, superseded = scan(self.run)
         _clear([*superseded, *self._unpublished("*")])
         for shard in shards:
@@ -182,7 +182,7 @@ class RunWriter:
         forget_locks(self.run, besides=self.writer)
 
     def _publish(self, kind: str, block: Block, supersedes: Sequence[str] = ()) -> Path:
-        """Publish one shard under the next number, which no shard has had before."""
+        """Publish one shard under the next unused number."""
         path = self.run / SHARDS / shard_name(kind, self.writer, self._next)
         pieces = build_shard(block, self.manifest, writer=self.writer, supersedes=supersedes)
         publish(path, *pieces, exclusive=True)
@@ -190,7 +190,7 @@ class RunWriter:
         return path
 
     def _pack(self, *, least: int = 1, least_bytes: int = 1) -> None:
-        """If they are so many rows or bytes, merge the parts to a pack and then remove them."""
+        """Merge the parts into a pack and remove them, if they reach so many rows or bytes."""
         rows = sum(part.rows for part in self._parts)
         size = sum(part.size for part in self._parts)
         if rows < least and size < least_bytes:
@@ -203,7 +203,7 @@ class RunWriter:
         forget(paths)
 
     def _find_rows(self) -> None:
-        """Learn from the published shards what is done and which number comes next."""
+        """Read the published shards: the ids that are done and the next number."""
         shards, superseded = scan(self.run)
         _clear([path for path in superseded if writer_of(path) == self.writer])
         self.done_ids.update(*(shard.ids for shard in shards))
@@ -212,12 +212,12 @@ class RunWriter:
         self._next = 1 + max((shard.seq for shard in own), default=-1)
 
     def _unpublished(self, writer: str) -> list[Path]:
-        """Return what a killed session of a writer left half written."""
+        """Return the unpublished files of killed sessions of a writer."""
         folder = self.run / SHARDS
         return [path for kind in KINDS for path in folder.glob(f".{kind}-{writer}-*.tmp")]
 
     def _refuse_stored(self, ids: Sequence[str]) -> None:
-        """Refuse an id that has a row, that comes twice, or that HDF5 cannot name."""
+        """Refuse an id that already has a row, occurs twice, or is not a valid HDF5 name."""
         seen: set[str] = set()
         for id_ in ids:
             link_name(id_)
@@ -231,19 +231,19 @@ class RunWriter:
 def claim_run(run: Path, wanted: Manifest) -> Manifest:
     """Return the manifest of the run in this folder; write ``wanted`` if there is none.
 
-    A run that goes on with ``--text-only``, or with another version of its table, remembers it from
-    now on, so that whoever reads the table again finds all rows. That the rows of the run are still
-    those of the table is for the caller to check (``vlmscope.row_identity``); it says that it has
-    by ``data.several_tables``.
+    If the run continues with ``--text-only``, or with another version of its table, the manifest is
+    updated, so that reading the table again finds all rows. The caller must have checked that the
+    rows of the run are still those of the table (``vlmscope.row_identity``), and states it by
+    ``data.several_tables``.
 
-    Raises ``RunMismatchError`` if the run there was made with other settings, or from another
-    version of the table that nobody has compared with this one.
+    Raises ``RunMismatchError`` if the existing run was made with other settings, or from another
+    version of the table that has not been compared with this one.
     """
     with waiting(run, "manifest"):
         if not (run / MANIFEST).exists():
             if any((run / SHARDS).glob("*.h5")):
                 raise StoreError(
-                    f"{run}: has rows but no {MANIFEST}, so nothing says what they were made with; "
+                    f"{run}: has rows but no {MANIFEST} with the settings they were made with; "
                     "restore it from a copy, or give another --out"
                 )
             with suppress(RunBusyError):  # another rank was faster
@@ -256,9 +256,9 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
             raise RunMismatchError(f"{run}: {error}") from None
         if stored.data.fingerprint != wanted.data.fingerprint and not wanted.data.several_tables:
             raise RunMismatchError(
-                f"{run}: another process has begun this run with another version of the table, "
-                f"{stored.data.shown_path}, since this one looked; give all ranks the same table, "
-                "or run the same command again: then rows are compared by id"
+                f"{run}: another process has just started this run with another version of the "
+                f"table, {stored.data.shown_path}; give all ranks the same table, or run the same "
+                "command again, which compares the rows by id"
             )
         data = _data_of_both(stored.data, wanted.data)
         if data != stored.data:
@@ -268,11 +268,11 @@ def claim_run(run: Path, wanted: Manifest) -> Manifest:
 
 
 def _data_of_both(stored: DataRecord, wanted: DataRecord) -> DataRecord:
-    """Return the record of the table from now on: the one that is read now, if it is another."""
+    """Return the merged record of the table: ``wanted`` if the table or its fields changed."""
     changed = stored.fingerprint != wanted.fingerprint
-    read_otherwise = dict(stored.fields) != dict(wanted.fields)
+    fields_changed = dict(stored.fields) != dict(wanted.fields)
     return replace(
-        wanted if changed or read_otherwise else stored,
+        wanted if changed or fields_changed else stored,
         text_only=stored.text_only or wanted.text_only,
         several_tables=stored.several_tables or wanted.several_tables or changed,
     )
@@ -283,7 +283,7 @@ def _part(path: Path, rows: int) -> _Part:
 
 
 def _make_folders(run: Path) -> None:
-    """Make the run's folders, and make sure that a power cut does not unmake them."""
+    """Create the run's folders, and flush them so that they survive a power cut."""
     try:
         make_folder(run / SHARDS, parents=True)
         sync(run)
@@ -293,9 +293,9 @@ def _make_folders(run: Path) -> None:
 
 
 def _clear(paths: Sequence[Path]) -> None:
-    """Remove shards that a pack has taken over, and leftovers.
+    """Remove superseded shards and leftovers, ignoring errors.
 
-    One that stays is not read as data, and the next session tries again: no reason to end this one.
+    A file that stays is not read as data, and the next session tries again.
     """
     for path in paths:
         with suppress(StoreError):

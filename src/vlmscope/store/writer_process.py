@@ -1,15 +1,16 @@
-"""A run written by a process of its own.
+"""Writing a run in a separate process.
 
-Writing a row takes milliseconds of HDF5 calls, which hold the interpreter's lock. Where a thread of
-the same interpreter has to keep a GPU busy, that is time taken from the GPU. So the run is opened,
-written, packed and indexed by another process, which gets the results through a pipe and imports
-neither torch nor transformers.
+Writing a row takes milliseconds of HDF5 calls, which hold the interpreter's lock. If a thread of
+the same interpreter has to keep a GPU busy, the GPU waits for that time. So the run is opened,
+written, packed and indexed by another process, which receives the results through a pipe and
+imports neither torch nor transformers.
 
     RunWriterProcess    ──►       RunWriter
     add(results)        ──►       add(results)
                         ◄──       None, or the error
 
-If either dies, the other notices: what was published is safe, and the lock goes with the process.
+If one of the two dies, the other ends: what was published is safe, and the operating system
+releases the lock.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ from vlmscope.store.storage.locks import ALONE
 from vlmscope.store.writer import RunWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal or a scheduler sends to every process of a job: this process decides."""
+"""Signals that a terminal or scheduler sends to every process of a job; the parent handles them."""
 
 
 class RunWriterProcess:
-    """A ``RunWriter`` in a process of its own. One thread at a time uses it.
+    """A ``RunWriter`` in a separate process, to be used by one thread at a time.
 
-    A context manager; leaving it waits until the run is packed. Leaving it by an exception only
-    lets go of the lock. If this process dies, the other one does too.
+    A context manager; leaving it waits until the run is packed. Leaving it with an exception only
+    releases the lock. If this process dies, the other one ends too.
 
     Args:
-        run: The run folder; it is made if it is not there.
-        manifest: What its rows are made with.
-        writer: The name to write as.
+        run: The run folder; it is created if needed.
+        manifest: The settings that its rows are made with.
+        writer: The writer name.
 
     Raises, on entering:
         RunBusyError: Another process is writing the run.
         RunMismatchError: The run was made with other settings.
-        StoreError: The disk refuses, or the writing process died.
+        StoreError: A file cannot be written, or the writing process died.
     """
 
     def __init__(self, run: Path, manifest: Manifest, writer: str = ALONE) -> None:
@@ -82,16 +83,16 @@ class RunWriterProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        whole = False
+        finished = False
         try:
             if kind is None:
                 self._ask(None)
-                whole = True
+                finished = True
         finally:
-            self._end(kill=not whole)  # it may be packing, and nothing that is published suffers
+            self._end(kill=not finished)  # safe during packing: published files never change
 
     def add(self, results: Sequence[Capture | Failure]) -> None:
-        """Record a batch. When this returns, a kill or a power cut cannot take it.
+        """Record a batch. When this returns, the batch survives a kill or a power cut.
 
         Raises:
             StoreError: As ``RunWriter.add``; or the other process died.
@@ -107,7 +108,7 @@ class RunWriterProcess:
         self._wait()
 
     def _wait(self) -> Any:
-        """Return what the other process answers; raise what it could not do."""
+        """Return the reply of the other process, or raise its error."""
         try:
             answer = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
@@ -126,7 +127,7 @@ class RunWriterProcess:
         )
 
     def _end(self, *, kill: bool) -> None:
-        """Let the other process end, and wait until it has."""
+        """Wait for the other process to end, killing it first if ``kill``."""
         self._pipe.close()
         if self._process.pid is None:  # it could not be started
             return
@@ -137,9 +138,9 @@ class RunWriterProcess:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the script that runs, which a new process would import: with all that it imports.
+    """Hide the running script, which a new process would import, with all of its imports.
 
-    A script that does its work without asking for its ``__name__`` would even do it again.
+    A script without a check of ``__name__`` would even run again.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -151,8 +152,8 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _without_signals() -> Iterator[None]:
-    """Keep signals from a process that starts here, until it ignores them itself."""
-    resource_tracker.ensure_running()  # starting it later would let them in again
+    """Block signals in a process that is started here, until it ignores them itself."""
+    resource_tracker.ensure_running()  # starting it later would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -161,9 +162,9 @@ def _without_signals() -> Iterator[None]:
 
 
 def _without_images(item: Capture | Failure) -> Capture | Failure:
-    """Leave behind images that are in memory: of an image only its name and hashes are stored.
+    """Drop images that are in memory: only the name and hashes of an image are stored.
 
-    Names stay, as a row whose table has no name for its image is known by its path.
+    Paths are kept, because a row whose table has no name for its image is identified by the path.
     """
     if isinstance(item, Failure):
         return item
@@ -172,7 +173,7 @@ def _without_images(item: Capture | Failure) -> Capture | Failure:
 
 
 def _serve(pipe: Connection, run: Path, manifest: Manifest, writer: str) -> None:
-    """Write what comes through the pipe, until its end. This is the other process."""
+    """Write the batches received through the pipe, in the other process."""
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -183,13 +184,13 @@ def _serve(pipe: Connection, run: Path, manifest: Manifest, writer: str) -> None
                 _record_all(pipe, rows)
             pipe.send(None)
         except (EOFError, ConnectionError):
-            return  # nobody is left to write for
+            return  # the parent has ended
         except Exception as error:  # noqa: BLE001 - raised on the other side
             pipe.send(_noted(error))
 
 
 def _record_all(pipe: Connection, rows: RunWriter) -> None:
-    """Record batch after batch; the other side decides whether to go on after an error."""
+    """Record each batch; the parent decides whether to continue after an error."""
     while (results := pipe.recv()) is not None:
         try:
             rows.add(results)
@@ -200,13 +201,13 @@ def _record_all(pipe: Connection, rows: RunWriter) -> None:
 
 
 def _noted(error: Exception) -> Exception:
-    """Return an error that tells where it happened: its traceback cannot be sent."""
+    """Return an error with its traceback as a note, because tracebacks cannot be sent."""
     error.add_note("In the writing process:\n" + "".join(traceback.format_exception(error)))
     return error
 
 
 def _die_with_parent() -> None:
-    """End at once when the parent does, during a pack or an index: both are made anew."""
+    """End at once when the parent does, even during a pack or an index: both are rebuilt."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

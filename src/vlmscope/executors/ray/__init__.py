@@ -1,10 +1,10 @@
-"""The executor on Ray: one model a GPU, rows handed out as workers ask for them.
+"""The executor on Ray: one model per GPU, rows assigned to workers on demand.
 
 - ``driver``: the loop of the process that started the job
-- ``cluster``: connecting to Ray, and how many models it has room for
-- ``scheduler``: which worker does which row
+- ``cluster``: connecting to Ray, and the number of models it has resources for
+- ``scheduler``: assigns rows to workers
 - ``actors``: starting, calling and replacing workers
-- ``worker``: what runs in an actor: one model and the rows it is sent
+- ``worker``: the code of an actor: one model and the rows it receives
 """
 
 from types import ModuleType
@@ -30,11 +30,11 @@ def load_driver() -> ModuleType:
 
 
 def check_not_on_ray(address: str | None, actors: int | None) -> None:
-    """Refuse what is said of a cluster where none is asked for.
+    """Refuse options of a cluster without ``--ray``.
 
     Raises:
         InputError: An address or a number of actors is given.
     """
     if address is not None or actors is not None:
         given = "--actors" if address is None else "--address"
-        raise InputError(f"{given} is for Ray: give --ray too, or leave it away")
+        raise InputError(f"{given} is for Ray: give --ray too, or omit it")

@@ -1,4 +1,4 @@
-"""The workers of a job on Ray: started, called, replaced when they die."""
+"""The workers of a job on Ray: they are started, called, and replaced when they die."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vlmscope.executors.request import Request
 from vlmscope.store import team_name
 
 DEATHS_IN_A_ROW = 10
-"""So many deaths without a captured row between them are not the rows' fault."""
+"""Number of deaths without a captured row in between after which the job fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Member:
     """One worker of the pool."""
 
     name: str
-    """The name it writes as."""
+    """Its writer name."""
     actor: Any
 
 
 @dataclass(slots=True)
 class WorkerPool:
-    """The workers, and what each was last asked."""
+    """The workers, and the pending call of each."""
 
     request: Request
     scan: TableScan
@@ -41,10 +41,10 @@ class WorkerPool:
     calls: dict[Any, Member] = field(default_factory=dict)
     started: int = 0
     deaths: int = 0
-    """Since a row was last captured."""
+    """Number of deaths since a row was last captured."""
 
     def start(self) -> None:
-        """Start a worker, which begins to load its model."""
+        """Start a worker and let it load its model."""
         options = {"num_gpus": self.room.gpus, "num_cpus": self.room.cpus}
         known = replace(self.scan, ids=(), digests=b"")
         actor = (
@@ -57,11 +57,11 @@ class WorkerPool:
         self.ask(Member(name, actor), "load")
 
     def ask(self, member: Member, method: str, *arguments: Any, **options: Any) -> None:
-        """Call a method of a worker; ``answers`` gives what it returns."""
+        """Call a method of a worker; ``answers`` yields the return value."""
         self.calls[getattr(member.actor, method).remote(*arguments, **options)] = member
 
     def answers(self, seconds: float) -> Iterator[tuple[Member, Any]]:
-        """Yield what the next one answers within so many seconds, or the error it died of."""
+        """Yield the next return value within so many seconds, or the error of a dead worker."""
         ready, _ = ray.wait(list(self.calls), num_returns=1, timeout=seconds)
         for call in ready:
             member = self.calls.pop(call)
@@ -77,7 +77,7 @@ class WorkerPool:
                 yield member, answer
 
     def handle_death(self, error: Exception) -> None:
-        """Take note of a death; raise if it is one too many."""
+        """Count a death; raise if the limit is reached."""
         self.deaths += 1
         if self.deaths < DEATHS_IN_A_ROW:
             return
@@ -85,18 +85,18 @@ class WorkerPool:
             raise error
         raise StoreError(
             f"{self.deaths} Ray workers died one after the other without a captured row: memory "
-            "may have run out, or a library crashed; Ray's logs tell. What was published is safe, "
+            "may have run out, or a library crashed, see Ray's logs. What was published is safe, "
             "run the same command again to continue"
         ) from error
 
 
 def first_loaded(pool: WorkerPool) -> tuple[Member, Loaded]:
-    """Wait for the first worker whose model is loaded; replace those that die meanwhile.
+    """Wait for the first worker whose model is loaded; replace those that die in the meantime.
 
     Raises:
-        InputError: The model cannot do what was asked for.
+        InputError: The model does not support the request.
         ModelError: The checkpoint cannot be used.
-        StoreError: Worker after worker died.
+        StoreError: Too many workers died.
     """
     while True:
         for member, answer in pool.answers(seconds=1.0):

@@ -1,4 +1,4 @@
-"""A Ray cluster, and how many models it has room for."""
+"""Connecting to a Ray cluster, and the number of models it has resources for."""
 
 from __future__ import annotations
 
@@ -17,38 +17,40 @@ import ray
 from vlmscope.errors import InputError, one_line
 from vlmscope.locking import warnings_lock
 
-_PATIENCE = 10.0  # seconds until a machine that does not answer is taken for none
+_TIMEOUT = 10.0  # seconds to wait for the machine at an address
 
 LOCAL = "local"
-"""The address that starts a cluster on this machine, whatever is running."""
+"""The address that always starts a new cluster on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What the workers get of a cluster."""
+    """The resources of a cluster that the workers get."""
 
     workers: int
-    """How many there are; those for whom there is no room yet wait for it."""
+    """Number of workers; those without resources yet wait for them."""
+
     gpus: int
-    """GPUs of each: one, or none."""
+    """GPUs of each worker: one, or none."""
+
     cpus: int
-    """Processors of each. On a GPU little is reckoned with, so that none stays empty for want of
-    processors."""
+    """Processors of each worker. Few are requested beside a GPU, so that no GPU stays idle for lack
+    of processors."""
 
 
 @contextmanager
 def cluster(address: str | None, workers: int | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine; leave it, or end it, at the end.
+    """Connect to a Ray cluster, or start one on this machine; on exit disconnect, or stop it.
 
     Args:
-        address: Where it is. None: the one that runs on this machine, else one that is started.
-        workers: How many workers are asked for: a cluster that is started has room for them.
+        address: Its address. None: the one running on this machine, else a new one.
+        workers: Requested number of workers: a new cluster has resources for them.
 
     Raises:
         InputError: There is no cluster at this address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
-    with redirect_stdout(sys.stderr):  # Ray tells there of dead workers, among our results
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
+    with redirect_stdout(sys.stderr):  # Ray prints dead workers to stdout, which has our results
         _start(address, workers)
         try:
             yield
@@ -66,40 +68,40 @@ def _start(address: str | None, workers: int | None) -> None:
 
 
 def _connect(address: str | None, quiet: dict[str, Any]) -> bool:
-    """Connect to a running cluster; return False if there is none and none was named."""
+    """Connect to a running cluster; return False if there is none and no address was given."""
     try:
-        _knock(address or "")
+        _check_port(address or "")
         ray.init(address=address or "auto", **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         if address is None and isinstance(error, ConnectionError):
             return False
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({one_line(error)}); give the "
-            "one that Ray printed when its first machine was started, or leave --address away"
+            "address that Ray printed when its first machine was started, or omit --address"
         ) from error
     return True
 
 
-def _knock(address: str) -> None:
-    """Raise if nobody listens at ``host:port``: Ray would try for minutes and end the process."""
+def _check_port(address: str) -> None:
+    """Raise if nothing listens at ``host:port``: Ray would try for minutes and end the process."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host, int(port)), _PATIENCE).close()
+        socket.create_connection((host, int(port)), _TIMEOUT).close()
 
 
 def room(device: str, workers: int | None) -> Room:
-    """Return what each worker gets: a GPU of its own, or a share of the processors.
+    """Return the resources of each worker: one GPU, or a share of the processors.
 
     Args:
         device: ``--device``.
         workers: ``--actors``.
 
     Raises:
-        InputError: A GPU is asked for, and the cluster has none.
+        InputError: A GPU is requested, and the cluster has none.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if device == "cuda" and not gpus:
-        raise InputError("--device cuda: the Ray cluster has no GPU; leave --device away")
+        raise InputError("--device cuda: the Ray cluster has no GPU; omit --device")
     if device != "cpu" and gpus:
         return Room(workers or gpus, gpus=1, cpus=1)
     count = workers or 1

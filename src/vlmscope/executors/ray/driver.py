@@ -1,11 +1,12 @@
-"""The executor on Ray: one model a GPU, rows handed out as they are asked for, the dead replaced.
+"""The driver on Ray: assigns rows to workers on demand, and replaces dead workers.
 
     this process                          Ray actors, on any machine of the cluster
     table ──► Dispatcher ── rows ──►      Worker: model, loop, its own shards in the run folder
               progress   ◄── reports ──
 
-Rows and reports go through Ray, vectors do not: the run folder is on a file system that all see. If
-this process dies, Ray ends the actors; the next command goes on from the published shards.
+Rows and reports go through Ray, vectors do not: the run folder is on a file system shared by all
+machines. If this process dies, Ray ends the actors; the next command continues from the published
+shards.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ from vlmscope.store import (
 )
 
 PATIENCE = 30.0
-"""Seconds to wait for the actors of a job whose driver was killed, and for a dead one's lock."""
+"""Seconds to wait for the actors of a job whose driver was killed, or for a dead actor's lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class RayPlan(Outline):
-    """A checked request, and a pool of workers of which the first worker has its model loaded."""
+    """A checked request, and a pool of workers, the first of which has its model loaded."""
 
     request: Request
     table: Table
@@ -75,19 +76,19 @@ def plan_on_ray(
     workers: int | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[RayPlan]:
-    """Check everything that can be checked before the first row, on the way to a cluster.
+    """Connect to a cluster and check everything that can be checked before the first row.
 
     Args:
-        request: What was asked for.
-        address: Address of the cluster. None: the one that runs on this machine, or a new one.
-        workers: Models at work. None: as many as the cluster has GPUs, or one.
-        note: Told what there is to say of the table, before a model is loaded.
+        request: The request.
+        address: Address of the cluster. None: the one running on this machine, or a new one.
+        workers: Number of models. None: the number of GPUs of the cluster, or one.
+        note: Receives notes about the table, before a model is loaded.
 
     Raises:
-        InputError: The table or an option is wrong, or there is no such cluster.
+        InputError: The table or an option is invalid, or there is no such cluster.
         ModelError: The checkpoint cannot be used.
         RunBusyError: Another process is writing the run.
-        RunMismatchError: The run folder holds rows made with other settings.
+        RunMismatchError: The run has rows made with other settings.
     """
     _check(request, workers)
     request = _valid_anywhere(request)
@@ -98,8 +99,8 @@ def plan_on_ray(
             pool.start()
         member, loaded = first_loaded(pool)
         done, more = compare(request, scan, loaded.manifest, held)
-        crowd = "1 Ray worker" if pool.room.workers == 1 else f"{pool.room.workers} Ray workers"
-        of_pool = f"{crowd}, {_each(pool.room)} each"
+        count = "1 Ray worker" if pool.room.workers == 1 else f"{pool.room.workers} Ray workers"
+        of_pool = f"{count}, {_each(pool.room)} each"
         notes = (of_pool, *loaded.notes, *more)
         first = ((member, loaded),)
         manifest = as_compared(loaded.manifest, held)
@@ -109,17 +110,16 @@ def plan_on_ray(
 def run_on_ray(
     plan: RayPlan, *, observer: Observer | None = None, stop: Event | None = None
 ) -> Summary:
-    """Capture every row of ``plan`` that the run does not hold yet.
+    """Capture every row of ``plan`` that is not in the run yet.
 
     Args:
-        plan: What to do, from ``plan_on_ray``.
-        observer: Told about published rows.
-        stop: Set it to stop when what is being answered is finished.
+        plan: The plan, from ``plan_on_ray``.
+        observer: Receives published rows.
+        stop: Set it to stop after the answers in progress are finished.
 
     Raises:
         StoreError: The run cannot be written. What was published is safe.
-        TableChangedError: The table is not the one that was checked. What was read before is
-            published.
+        TableChangedError: The table changed since it was checked. Rows read before are published.
     """
     start = time.perf_counter()
     driver = team_name(plan.pool.team, "driver")
@@ -139,7 +139,7 @@ def run_on_ray(
 
 
 class _Job:
-    """The loop of this process: who answers is told what to do next."""
+    """The loop of the driver: every answer of a worker is followed by its next call."""
 
     def __init__(self, plan: RayPlan, own: RunWriter, observer: Observer, stop: Event) -> None:
         self.captured = self.failed = 0
@@ -156,21 +156,21 @@ class _Job:
         self._batch_size = 0
 
     def run(self) -> None:
-        """Hand out rows until all are on the disk, or those in work once somebody asked to stop."""
+        """Assign rows until all are published, or the assigned ones after a stop request."""
         for member, loaded in self._plan.first:
-            self._heard(member, loaded)
+            self._handle(member, loaded)
         while not self._is_over():
             for member, answer in self._pool.answers(seconds=1.0):
-                self._heard(member, answer)
-        self._dismiss()
+                self._handle(member, answer)
+        self._close_workers()
 
     def _is_over(self) -> bool:
         if self.stop.is_set():
             return not self._at_work
         return self._dispatcher.is_over and not self._at_work
 
-    def _heard(self, member: Member, answer: Any) -> None:
-        """Do what an answer asks for."""
+    def _handle(self, member: Member, answer: Any) -> None:
+        """Handle the answer of a worker."""
         if isinstance(answer, Loaded):
             if not self.stop.is_set():
                 went_well = bool(self._plan.done) or self.captured > 0
@@ -182,14 +182,14 @@ class _Job:
                 raise answer.error
             if answer.error:
                 ray.kill(member.actor)
-                self._bury(member, answer.error)
+                self._handle_death(member, answer.error)
             else:
                 self._send(member, answer)
         else:
-            self._bury(member, answer)
+            self._handle_death(member, answer)
 
     def _note(self, member: Member, report: Report) -> None:
-        """Take note of rows that are on the disk."""
+        """Count the published rows in a report."""
         self._batch_size = report.batch_size
         captured = self._dispatcher.finished(member.name, report.captured)
         failed = self._dispatcher.finished(member.name, report.failed)
@@ -207,7 +207,7 @@ class _Job:
             self.stop.set()
 
     def _send(self, member: Member, report: Report) -> None:
-        """Give a worker its next rows, or let it rest."""
+        """Send a worker its next rows, or mark it as idle."""
         if self.stop.is_set():
             rows, last = [], True
         else:
@@ -221,8 +221,8 @@ class _Job:
             self._at_work.pop(member.name, None)
             self._at_rest.append((member, report))
 
-    def _bury(self, member: Member, error: Exception) -> None:
-        """Find out what a dead worker had published, and let others do the rest."""
+    def _handle_death(self, member: Member, error: Exception) -> None:
+        """Count the rows that a dead worker had published, and reassign the others."""
         self._at_work.pop(member.name, None)
         out = self._plan.request.out
         wait_for_end(out, member.name, patience=PATIENCE)
@@ -237,12 +237,12 @@ class _Job:
             self._send(*self._at_rest.popleft())
 
     def _record(self, failures: Sequence[Failure]) -> None:
-        """Record rows that no worker will do."""
+        """Record rows that no worker will process."""
         self._own.add(failures)
         self._count(0, len(failures))
 
-    def _dismiss(self) -> None:
-        """Let the workers pack what they wrote; those whose model is not loaded yet just go."""
+    def _close_workers(self) -> None:
+        """Let the workers pack their rows; those still loading a model are only ended."""
         self._pool.calls.clear()
         for member, _ in self._at_rest:
             self._pool.ask(member, "close")
@@ -261,21 +261,22 @@ def _check(request: Request, workers: int | None) -> None:
             "loads it"
         )
     if request.shard:
-        raise InputError("--shard and --ray: give one of them; Ray shares the rows out itself")
+        raise InputError("--shard and --ray: give one of them; Ray distributes the rows itself")
     if request.time_limit is not None:
-        raise InputError("--time-limit and --ray: give one of them; a Ray worker has no such clock")
+        raise InputError(
+            "--time-limit and --ray: give one of them; Ray workers do not support a time limit"
+        )
     if workers is not None and workers < 1:
         raise InputError(f"--actors {workers}: give 1 or more")
     device = request.loading.device
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(
-            f"--device {device} and --ray: give auto, cpu or cuda; Ray gives each model "
-            "a GPU of its own"
+            f"--device {device} and --ray: give auto, cpu or cuda; Ray gives each model its own GPU"
         )
 
 
 def _valid_anywhere(request: Request) -> Request:
-    """Return the request with absolute paths: a worker is started in another folder."""
+    """Return the request with absolute paths: workers start in another folder."""
     loading = request.loading
     family, adapter = loading.family, loading.adapter
     data, model = request.data, request.model
@@ -295,7 +296,7 @@ def _valid_anywhere(request: Request) -> Request:
 
 
 def _for_workers(request: Request) -> Request:
-    """Return the request without a table in memory: the workers are sent its rows."""
+    """Return the request without a table in memory: workers receive the rows."""
     data = request.data
     return replace(request, data=data.named()) if isinstance(data, InMemory) else request
 

@@ -1,4 +1,4 @@
-"""One model that does the rows it is sent, on whatever machine it is: what a Ray actor runs.
+"""The code of a Ray actor: one model that processes the rows it receives.
 
     exchange, called again and again        this worker's own thread
     rows in, what is on the disk out  ──►   the same loop as a session of one process
@@ -35,50 +35,53 @@ HEARTBEAT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a worker knows once its model is loaded."""
+    """What a worker returns once its model is loaded."""
 
     manifest: Manifest
     title: str
     """The name of the model's family."""
     notes: tuple[str, ...]
-    """What the user should know."""
+    """Notes for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened since the last exchange."""
+    """The progress of a worker since the last exchange."""
 
     captured: tuple[str, ...]
-    """Ids of rows that are on the disk."""
+    """Ids of rows that were published."""
+
     failed: tuple[str, ...]
-    """Ids of rows whose failure is."""
+    """Ids of rows whose failure was recorded."""
+
     wanted: int
-    """How many rows the worker has room for."""
+    """Number of rows that the worker can take."""
     batch_size: int
     idle: bool
-    """Whether all that it was sent is on the disk."""
+    """Whether all rows sent to it are published or recorded."""
+
     error: Exception | None = None
-    """What ended the worker's work: ours as it is, any other as a text with its traceback."""
+    """The error that ended the work: as it is if it is ours, else a text with its traceback."""
 
 
 class Worker:
-    """A model at work. Its methods are called by one caller, one after the other.
+    """A model that processes rows. Its methods are called by one caller, one after the other.
 
     Args:
-        request: What was asked for; its paths must hold on this machine too.
-        scan: What is known of the whole table; the ids are not needed.
-        command: Whether a command line asks: failures then name its options.
+        request: The request; its paths must be valid on this machine.
+        scan: The scan of the table; the ids are not needed.
+        command: Whether the job was started by the command line: failures then name its options.
     """
 
     def __init__(self, request: Request, scan: TableScan, *, command: bool = False) -> None:
         self._naming = naming_options(command)
-        self._naming.__enter__()  # for as long as this process is
+        self._naming.__enter__()  # until this process ends
         self._request = request
         self._scan = scan
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._queue: deque[Sample] = deque()
-        self._last = False  # nothing follows what is in the queue, as far as is known
+        self._last = False  # no rows are known to follow those in the queue
         self._closing = False
         self._idle = True
         self._captured: list[str] = []
@@ -89,18 +92,18 @@ class Worker:
         """Load the model.
 
         Raises:
-            InputError: The model cannot do what was asked for.
+            InputError: The model does not support the request.
             ModelError: The checkpoint cannot be used.
         """
         self._vlm, self._manifest, notes = load_checked(self._request, self._scan)
         return Loaded(self._manifest, self._vlm.family.title, notes)
 
     def begin(self, writer: str, went_well: bool) -> Report:
-        """Start to work, writing the run under a name of its own.
+        """Start processing, and writing the run.
 
         Args:
-            writer: The name.
-            went_well: Whether rows of this run went well before.
+            writer: The writer name of this worker.
+            went_well: Whether rows of this run succeeded before.
         """
         vlm, request = self._vlm, self._request
         answers = request.spec.max_new_tokens > 0
@@ -111,12 +114,12 @@ class Worker:
         return self._report()
 
     def exchange(self, rows: Sequence[Sample], *, last: bool, stop: bool = False) -> Report:
-        """Take rows in, and return when there is something to say: soon.
+        """Add rows, and return when there is progress, or after ``HEARTBEAT`` seconds.
 
         Args:
-            rows: To do.
-            last: Nothing follows for now: finish what is there instead of waiting for more.
-            stop: Finish what is being answered and forget what is not begun.
+            rows: Rows to process.
+            last: No rows follow for now: finish those in the queue instead of waiting for more.
+            stop: Finish the answers in progress and drop rows that are not started.
         """
         with self._changed:
             self._queue.extend(rows)
@@ -130,7 +133,7 @@ class Worker:
         return self._report()
 
     def close(self) -> Report:
-        """End: what is published is packed when this returns."""
+        """End the work; the published rows are packed when this returns."""
         with self._changed:
             self._closing = self._last = True
             self._changed.notify_all()
@@ -138,8 +141,8 @@ class Worker:
         return self._report()
 
     def _has_news(self) -> bool:
-        hungry = not self._last and len(self._queue) <= self._sizer.size
-        return hungry or self._idle or self._error is not None
+        needs_rows = not self._last and len(self._queue) <= self._sizer.size
+        return needs_rows or self._idle or self._error is not None
 
     def _wanted(self) -> int:
         return max(0, BATCHES_AHEAD * self._sizer.size - len(self._queue))
@@ -160,7 +163,7 @@ class Worker:
     def _work(
         self, writer: str, vlm: VisionLanguageModel, sizer: BatchSizer, went_well: bool
     ) -> None:
-        """Do what comes until the end. This is the worker's own thread."""
+        """Process rows until the end, on the worker's own thread."""
         request, published = self._request, self._published
         try:
             with writing(
@@ -174,19 +177,19 @@ class Worker:
                     except StrictStop:
                         self._stop.set()
                     self._rest()
-        except BaseException as error:  # noqa: BLE001 - the caller hears of it
+        except BaseException as error:  # noqa: BLE001 - reported to the caller
             with self._changed:
                 self._error = _sendable(error)
                 self._changed.notify_all()
 
     def _await_rows(self) -> bool:
-        """Wait for rows; return whether there are any, or the end has come."""
+        """Wait for rows or the end; return whether there are rows."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
             return bool(self._queue)
 
     def _rows(self) -> Iterator[Sample]:
-        """Yield rows until nothing follows for now."""
+        """Yield rows until none follow for now."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._last)
@@ -197,7 +200,7 @@ class Worker:
             yield row
 
     def _rest(self) -> None:
-        """Say that all is done, unless more has come meanwhile."""
+        """Become idle, unless more rows have arrived in the meantime."""
         with self._changed:
             if self._stop.is_set():
                 self._queue.clear()

@@ -1,6 +1,6 @@
-// Which cards are shown, and in which order.
+// Selects and sorts the cards that are shown.
 
-/** Add what searching and sorting need to the cards of the report. */
+/** Add the fields for searching and sorting to the cards of the report. */
 function prepareCards(cards) {
   cards.forEach((card, index) => {
     card.index = index;
@@ -11,7 +11,7 @@ function prepareCards(cards) {
   return cards;
 }
 
-/** How far a verdict lies from the risk: a confident mistake of the probe is near 1. */
+/** Distance of the label from the risk: near 1 for a confident error of the probe. */
 function surprise(card) {
   if (card.risk === null) return -1;
   if (card.label === "hallucinated") return 1 - card.risk;
@@ -32,7 +32,7 @@ function inRange(risk, min, max) {
   return risk !== null && risk >= (min ?? 0) && risk <= (max ?? 1);
 }
 
-/** Cards that fit the state, in its order; equal ones stay in the order of the run. */
+/** Cards that match the filters, sorted; equal ones keep the order of the run. */
 function chooseCards(cards, wanted) {
   const words = wanted.q.toLocaleLowerCase().split(/\s+/).filter(Boolean);
   const fits = (card) =>

@@ -1,4 +1,4 @@
-// One card with everything that is known of it.
+// The dialog with all details of one card.
 
 function addFact(list, name, value) {
   if (value === null || value === "") return;
@@ -14,15 +14,15 @@ function showFacts(list, card) {
   list.replaceChildren();
   addFact(list, "answer", answer ?? "none: the run stopped after the prefill");
   addFact(list, "truth", card.truth);
-  addFact(list, "decided on", card.evidence);
+  addFact(list, "evidence", card.evidence);
   addFact(list, "scorer", card.scorer);
   addFact(list, "category", card.category);
   addFact(list, "id", card.id);
   addFact(list, card.num_images > 1 ? "images" : "image", card.image_id || "none");
   addFact(list, "ended by", card.finish_reason);
   addFact(list, "prompt", `${count(card.num_prompt_tokens)} tokens`);
-  for (const [name, place] of Object.entries(card.positions)) {
-    addFact(list, name.replaceAll("_", " "), `position ${count(place)}`);
+  for (const [name, position] of Object.entries(card.positions)) {
+    addFact(list, name.replaceAll("_", " "), `position ${count(position)}`);
   }
 }
 
@@ -42,9 +42,9 @@ function showAnswer(root, card) {
     span.style.setProperty("--doubt", (1 - probability).toFixed(3));
     span.title = `log-probability ${number(logprob, 3)}, probability ${number(probability, 3)}`;
     spans.push(span, " ");
-    const place = count(card.num_prompt_tokens + index);
+    const position = count(card.num_prompt_tokens + index);
     rows.push(tokenRow([
-      [place, "number"], [text, "token-cell"], [number(logprob, 3), "number"],
+      [position, "number"], [text, "token-cell"], [number(logprob, 3), "number"],
       [number(probability, 3), "number"],
     ]));
   });
@@ -69,7 +69,7 @@ function showFirstTokens(root, card) {
   slot(root, "first-rows").replaceChildren(...rows);
 }
 
-/** Fill the dialog with the card at a place among the chosen ones. */
+/** Fill the dialog with the card at an index of the selected ones. */
 function fillDialog(dialog, chosen, place, images) {
   const card = chosen[place];
   showImages(dialog, card, images);
@@ -86,7 +86,7 @@ function fillDialog(dialog, chosen, place, images) {
   dialog.querySelector(".dialog-body").scrollTop = 0;
 }
 
-/** Connect the dialog's keys and buttons; ``step`` moves, ``closed`` hears that it was closed. */
+/** Connect the dialog's keys and buttons; ``step`` moves, ``closed`` is called after closing. */
 function startDialog(dialog, step, closed) {
   dialog.addEventListener("click", (event) => {
     const button = event.target.closest("button");

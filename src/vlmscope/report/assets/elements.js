@@ -1,5 +1,5 @@
 "use strict";
-// Small tools to fill the page. Data become text or attributes here, never markup.
+// Helpers to fill the page. Data become text or attributes here, never markup.
 
 function byId(id) {
   return document.getElementById(id);
@@ -39,12 +39,12 @@ function showImages(root, card, images) {
     return Object.assign(element("img"), { src, alt, decoding: "async" });
   });
   slot(root, "images").replaceChildren(...shown);
-  const none = all === 0 ? "no image" : "image not at hand";
-  setText(root, "no-image", shown.length ? `${shown.length} of ${all} images at hand` : none);
+  const none = all === 0 ? "no image" : "image not available";
+  setText(root, "no-image", shown.length ? `${shown.length} of ${all} images available` : none);
   slot(root, "no-image").hidden = shown.length > 0 && shown.length === all;
 }
 
-/** Set outcome and risk: a shape and a word, a number and a bar. */
+/** Set the outcome (a shape and a label) and the risk (a number and a bar). */
 function showVerdict(root, card) {
   const mark = root.querySelector(".badge .mark");
   mark.setAttribute("class", `mark mark-${card.label}`);

@@ -1,4 +1,4 @@
-// The gallery: cards, filters, pages, and the one that is open.
+// The gallery: cards, filters, pages, and the open card.
 
 const PAGE = 48;
 
@@ -19,7 +19,7 @@ class Gallery {
     return Math.max(1, Math.ceil(this.chosen.length / PAGE));
   }
 
-  /** Show what the state says: filters, page and the open card. */
+  /** Show the state: filters, page and the open card. */
   restore() {
     this.fillForm();
     this.readForm();
@@ -41,7 +41,7 @@ class Gallery {
     }
   }
 
-  /** Take the state from the form: what an address said and no field can hold is dropped. */
+  /** Read the state from the form: values of an address that are invalid for a field are dropped. */
   readForm() {
     const text = (name) => this.form.elements.namedItem(name)?.value ?? "";
     const boxes = [...this.form.querySelectorAll("[name=outcome]")];
@@ -79,7 +79,7 @@ class Gallery {
     document.querySelector(".reset").hidden = !filtered || !this.chosen.length;
   }
 
-  /** Show a page of the chosen cards. */
+  /** Show a page of the selected cards. */
   turn(page) {
     state.page = Math.min(Math.max(1, page), this.pages);
     if (this.shown === state.page) return;
@@ -99,7 +99,7 @@ class Gallery {
     }
   }
 
-  /** The page that a button of a pager leads to. */
+  /** The target page of a button of a pager. */
   target(button) {
     const next = Math.min(state.page + 1, this.pages);
     const previous = Math.max(state.page - 1, 1);
@@ -147,7 +147,7 @@ class Gallery {
     if (this.chosen[this.place + by]) this.open(this.place + by);
   }
 
-  /** Go back to the card that was last looked at. */
+  /** Return to the card that was last open. */
   closed() {
     this.turn(Math.floor(this.place / PAGE) + 1);
     remember({ card: null });

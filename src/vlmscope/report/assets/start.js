@@ -1,4 +1,4 @@
-// Starts the page as its address says.
+// Starts the page in the state of its address.
 
 function start() {
   const data = JSON.parse(byId("report-data").textContent);

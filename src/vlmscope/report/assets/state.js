@@ -1,4 +1,4 @@
-// What the reader has chosen, and the address that says it, so that a view can be linked.
+// The selected filters and their representation in the address, so that a view can be linked.
 
 const DEFAULTS = {
   q: "", category: "", outcomes: null, min: null, max: null, sort: "run", page: 1, card: null,
@@ -11,7 +11,7 @@ function toNumber(text) {
   return Number.isFinite(value) ? value : null;
 }
 
-/** The address of a state: what differs from the defaults, after ``#?``. */
+/** The address of a state: the values that differ from the defaults, after ``#?``. */
 function toHash(wanted) {
   const fields = new URLSearchParams();
   for (const [name, value] of Object.entries(wanted)) {
@@ -20,7 +20,7 @@ function toHash(wanted) {
   return String(fields) ? `#?${fields}` : "";
 }
 
-/** The state that an address names; what it says wrongly is as if it were not said. */
+/** The state in an address; invalid values are ignored. */
 function fromHash(hash) {
   const fields = new URLSearchParams(hash.startsWith("#?") ? hash.slice(2) : "");
   return {
@@ -41,6 +41,6 @@ function remember(changes) {
   try {
     history.replaceState(null, "", hash || location.pathname + location.search);
   } catch {
-    // Browsers refuse it when it comes too often, or at some addresses; the page works without.
+    // Browsers refuse it if it is too frequent, or at some addresses; the page works without.
   }
 }

@@ -1,4 +1,4 @@
-// Tables that are sorted by a click on a heading: best first, the other way round, as they were.
+// Tables that are sorted by clicking a heading: best first, reversed, original order.
 
 const NEXT = {
   number: { none: "descending", descending: "ascending", ascending: "none" },
@@ -6,7 +6,7 @@ const NEXT = {
 };
 const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
-/** Compare two cells; what has no value comes last either way. */
+/** Compare two cells; cells without a value are always last. */
 function compareCells(a, b, kind, sign) {
   if (a === "" || b === "") return (a === "") - (b === "");
   return sign * (kind === "number" ? Number(a) - Number(b) : collator.compare(a, b));
@@ -25,7 +25,7 @@ function sortTable(table, heading, rows) {
   table.tBodies[0].append(...sorted);
 }
 
-/** Mark the boxes whose tables are wider than they are, so that a hint can be shown. */
+/** Mark boxes that are narrower than their table, so that a hint can be shown. */
 function startScrolls() {
   const observer = new ResizeObserver((entries) => entries.forEach(({ target }) => {
     target.classList.toggle("scrolls", target.scrollWidth > target.clientWidth + 1);

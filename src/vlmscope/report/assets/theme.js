@@ -1,4 +1,4 @@
-// Light, dark, or as the system has it; and the mark of where the reader is.
+// The theme (light, dark, or that of the system), and the highlight of the current section.
 
 const THEMES = { auto: "screen and (prefers-color-scheme: dark)", light: "not all", dark: "screen" };
 

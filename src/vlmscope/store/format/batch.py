@@ -1,13 +1,12 @@
 """A batch of captures as columns, checked before it is written.
 
-What a capture must be for its run: refused here, before anything of it is written. Every row has
-the vectors that the manifest promises. The one exception is a question without an image: it lacks
-all that is read off an image, and nothing else.
+A capture that does not match its run is refused before any of it is written. Every row has the
+vectors that the manifest lists. The only exception is a question without an image: it lacks
+everything that is read from an image, and nothing else.
 
-Rows as columns: what every shard is written from and read into. A ``Block`` is a handful of
-captures turned on its side. Parts, packs, exports and reads all pass through it, so each exists
-once. Columns have no gaps: of a question without an image, which is known by its empty
-``image_sha256``, the image's vectors are NaN and its boundaries −1.
+A ``Block`` contains rows as columns. Every shard is written from one and read into one; parts,
+packs, exports and reads share it. Columns have no gaps: for a question without an image, which is
+identified by its empty ``image_sha256``, the image's vectors are NaN and its boundaries −1.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ from vlmscope.store.format.naming import (
 
 
 def check_capture(capture: Capture, widths: Mapping[str, int], *, like: Capture) -> None:
-    """Refuse a capture that the run's other rows would not match. Nothing is written.
+    """Refuse a capture that does not match the other rows of the run. Nothing is written.
 
     Args:
         capture: The capture.
-        widths: Path of each vector of the run, and its width.
+        widths: Path of each vector of the run → its width.
         like: Another capture of the same batch, with an image if any of them has one.
 
     Raises:
-        StoreError: A vector is missing, too many, of another width or not finite; some of what is
-            read off an image is there and some is not; or answers or boundaries are not as in the
-            other capture.
+        StoreError: A vector is missing, unexpected, of another width or not finite; some of what
+            is read from an image is there and some is not; or the answers or boundaries differ from
+            those of the other capture.
     """
     _check_vectors(capture, widths)
     tokens = (capture.answer, capture.answer_token_ids, capture.answer_logprobs)
     answered = like.answer is not None
     if any((part is not None) != answered for part in tokens):
         raise StoreError(
-            f"question {capture.sample.id!r}: a run has answers with tokens and log-probabilities "
-            "on every row, or on none"
+            f"question {capture.sample.id!r}: answer, tokens and log-probabilities are expected "
+            "on every row of a run, or on none"
         )
     found, wanted = set(capture.boundaries), set(like.boundaries)
     if bool(capture.image_sha256) != bool(like.image_sha256):  # one of the two has no image
@@ -68,11 +67,11 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
     found = {path: vector.shape for path, vector in capture.vectors.items()}
     wanted = {p: (w,) for p, w in widths.items() if has_image or not is_of_image(p)}
     if found != wanted:
-        odd = sorted(path for path in found.keys() | wanted if found.get(path) != wanted.get(path))
+        wrong = sorted(p for p in found.keys() | wanted if found.get(p) != wanted.get(p))
         kind = "" if has_image else " of a question without an image"
         raise StoreError(
             f"question {capture.sample.id!r}: vectors{kind} do not match the manifest: "
-            + ", ".join(f"{p} is {found.get(p)}, expected {wanted.get(p)}" for p in odd)
+            + ", ".join(f"{p} is {found.get(p)}, expected {wanted.get(p)}" for p in wrong)
         )
     left = set(capture.boundaries).intersection(IMAGE_POSITIONS)
     kept = {name for name in ("image_dhash", "image_thumbnail") if getattr(capture, name)}
@@ -91,7 +90,7 @@ QUESTION_ID = "question_id"
 """The column of ids, in the order of the rows."""
 
 NO_BOUNDARY = -1
-"""Stands in the column of a boundary for a row that does not have it."""
+"""Value in the column of a boundary for a row that does not have this boundary."""
 
 _METADATA_LEVELS = DEEPEST + 1  # the object that holds the values is one
 
@@ -108,7 +107,7 @@ class Block:
     texts: Mapping[str, list[str]]
     """Strings: ids, question, answer, metadata as JSON …"""
     numbers: Mapping[str, NDArray[Any]]
-    """One number, or one list of fixed length, a row: ``[n]`` or ``[n, 20]``. −1 for the boundary
+    """One number, or one list of fixed length, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
     of an image that a row does not have."""
     ragged: Mapping[str, list[NDArray[Any]]]
     """Lists whose length differs from row to row: the answer's tokens."""
@@ -130,9 +129,9 @@ class Block:
 
 
 def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
-    """Turn captures into columns. ``widths`` says which vectors each must have, and how wide.
+    """Return captures as columns. ``widths`` has the path of each expected vector and its width.
 
-    A capture without an image has none of the image's.
+    A capture without an image has no vectors of an image.
     """
     like = next((capture for capture in captures if capture.image_sha256), captures[0])
     for capture in captures:
@@ -166,7 +165,7 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
 
 
 def captures_of(block: Block) -> Iterator[Capture]:
-    """Turn columns back into captures; ``Sample.image`` has the names of the images only."""
+    """Yield the rows as captures; ``Sample.image`` contains the names of the images only."""
     positions = {name: boundary_position(name) for name in block.numbers}
     for i, has_image in enumerate(block.has_image):
         text = {name: column[i] for name, column in block.texts.items()}
@@ -215,7 +214,7 @@ def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
     names = tuple(image_id.split(", "))
     if count == 1:
         return image_id
-    # Names with commas of their own cannot be told apart: then each is the whole text.
+    # Names that contain commas cannot be separated: then each name is the complete text.
     return names if len(names) == count else (image_id,) * count
 
 
@@ -231,7 +230,7 @@ def concatenate(blocks: Sequence[Block]) -> Block:
 
 
 def take(block: Block, rows: Sequence[int]) -> Block:
-    """Return some rows of a block, in the order asked for."""
+    """Return some rows of a block, in the given order."""
     return Block(
         {name: [column[i] for i in rows] for name, column in block.texts.items()},
         {name: column[list(rows)] for name, column in block.numbers.items()},
@@ -241,20 +240,20 @@ def take(block: Block, rows: Sequence[int]) -> Block:
 
 
 def clean_text(text: str) -> str:
-    """Return text that HDF5 can hold: U+FFFD for NUL and for lone surrogates.
+    """Return text that HDF5 can store, with U+FFFD for NUL and for lone surrogates.
 
     >>> clean_text("a" + chr(0) + "b") == "a" + chr(0xFFFD) + "b"
     True
     """
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return valid.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:
     r"""Return metadata as one line of strict ASCII JSON: NaN becomes null, dates become text.
 
     Raises:
-        ValueError: JSON cannot hold it, or a value in it nests deeper than ``DEEPEST`` levels.
+        ValueError: JSON cannot represent it, or a value nests deeper than ``DEEPEST`` levels.
 
     >>> metadata_text({"category": "été", "score": float("nan")})
     '{"category": "\\u00e9t\\u00e9", "score": null}'
@@ -263,7 +262,7 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
         text = json.dumps(dict(metadata), default=str)
     except RecursionError:
         text = ""
-    except TypeError as error:  # a key that is no text
+    except TypeError as error:  # a key that is not text
         raise ValueError(one_line(error)) from error
     if not text or nests_deeper(text, _METADATA_LEVELS):
         raise ValueError(f"a value nests deeper than {DEEPEST} levels")
@@ -273,25 +272,25 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
 
 
 def metadata_of(text: str) -> dict[str, Any]:
-    """Return the metadata that a line of JSON holds: the inverse of ``metadata_text``.
+    """Return the metadata in a line of JSON: the inverse of ``metadata_text``.
 
     Raises:
-        StoreError: It is no object in JSON.
+        StoreError: The line is not a JSON object.
     """
     try:
         found = load_json(text, levels=_METADATA_LEVELS)
     except ValueError as error:
         raise StoreError(f"a row's metadata is damaged: {one_line(error)}; {_REMEDY}") from error
     if not isinstance(found, dict):
-        raise StoreError(f"a row's metadata is damaged: no object; {_REMEDY}")
+        raise StoreError(f"a row's metadata is damaged: not a JSON object; {_REMEDY}")
     return found
 
 
 def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Return the columns of numbers: boundaries first, as in the row's attributes.
 
-    Those of the image are there even if no row of this block has an image: all blocks of a run
-    have the same columns.
+    Boundaries of the image are included even if no row of this block has an image: all blocks of a
+    run have the same columns.
     """
     own = (position for capture in captures for position in capture.boundaries)
     boundaries = {
@@ -312,13 +311,13 @@ def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, 
 
 
 def _metadata_text(sample: Sample) -> str:
-    """Return a sample's metadata as text, or say which sample's cannot be kept."""
+    """Return a sample's metadata as text; an error names the sample."""
     try:
         return metadata_text(sample.metadata)
     except ValueError as error:
         raise StoreError(
-            f"question {sample.id!r}: its metadata cannot be kept: {one_line(error)}; give plain "
-            "values that JSON can hold"
+            f"question {sample.id!r}: its metadata cannot be stored: {one_line(error)}; give plain "
+            "values that JSON can represent"
         ) from error
 
 
@@ -327,7 +326,7 @@ def _no_vector(width: int) -> NDArray[np.float32]:
 
 
 def _image_id(sample: Sample) -> str:
-    """Return the images' names: the table's, or else the files' paths."""
+    """Return the names of the images: from the table, or else the paths of the files."""
     if sample.image_id:
         return sample.image_id
     paths = [os.fspath(image) for image in sample.images if isinstance(image, str | os.PathLike)]

@@ -1,13 +1,13 @@
-"""Checksums: of every column of a shard, and the seal of a whole file.
+"""Checksums of the columns of a shard, and of a complete file (its seal).
 
-Columns read only if they are what was written: damaged numbers never pass for data. Every column
-carries the SHA-256 of its values. The first read of a column in a process computes it anew, at 1.7
-GB a second; later reads of the same file do not.
+A column is returned only if it is unchanged: damaged numbers are never read as data. Every column
+has the SHA-256 of its values as an attribute. The first read of a column in a process computes the
+hash again, at 1.7 GB a second; later reads of the same file do not.
 
-The seal of a file: the SHA-256 of all of it, in 512 bytes before HDF5's own. HDF5 calls that place
-the user block and every reader of HDF5 passes over it, so the checksum is published, renamed, moved
-and copied with the file that it is about. The columns' own digests say which numbers are damaged;
-the seal finds any changed byte, in the rows' copies of the strings too.
+The seal of a file is the SHA-256 of all of its bytes, stored in the 512 bytes before the HDF5 data.
+HDF5 calls this the user block and every reader skips it, so the checksum is published, renamed,
+moved and copied together with its file. The digests of the columns show which numbers are damaged;
+the seal detects any changed byte, also in the rows' copies of the strings.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from vlmscope.store.storage.object_store import reading
 
 _Identity = tuple[str | int, ...]
 _INTACT: dict[str, tuple[_Identity, set[str]]] = {}
-"""Path of a file → what tells it from a later one of that name, and its columns found right."""
+"""Path of a file → the identity of the file, and the columns that were verified."""
 
 
 _LOCK = threading.Lock()
 
 _REMEMBERED = 512
-"""Files: of a run with more shards the last ones read."""
+"""Maximum number of files in the cache; the oldest are removed first."""
 
 
 def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str:
     """Return the SHA-256 of a column's values.
 
-    Of an array, its bytes in row order; of strings, their UTF-8 bytes, each followed by a NUL; of
-    lists, their bytes, each preceded by its length as int64.
+    For an array, of its bytes in row order; for strings, of their UTF-8 bytes, each followed by a
+    NUL; for lists, of their bytes, each preceded by its length as int64.
 
     >>> digest(["a", "b"]) == hashlib.sha256(b"a" + bytes(1) + b"b" + bytes(1)).hexdigest()
     True
@@ -51,7 +51,7 @@ def digest(values: NDArray[Any] | Sequence[str] | Sequence[NDArray[Any]]) -> str
         return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
     total = hashlib.sha256()
     for value in values:
-        if isinstance(value, str):  # then all are: together they take a tenth of the time
+        if isinstance(value, str):  # then all are: joining them takes a tenth of the time
             return hashlib.sha256("\0".join((*values, "")).encode()).hexdigest()
         total.update(np.int64(len(value)).tobytes() + value.tobytes())
     return total.hexdigest()
@@ -61,7 +61,7 @@ def read_column(column: Any, rows: slice = slice(None)) -> Any:
     """Return rows of a column: strings and lists as a list, numbers as an array.
 
     Raises:
-        StoreError: The values are not the ones that were written.
+        StoreError: The values differ from what was written.
     """
     if _is_known(column):
         return _values(column, rows)
@@ -74,7 +74,7 @@ def read_column(column: Any, rows: slice = slice(None)) -> Any:
 
 
 def confirm(column: Any, values: Any) -> None:
-    """Raise ``StoreError`` unless all values of a column, as just read, are those written."""
+    """Raise ``StoreError`` if the values of a complete column differ from what was written."""
     if _is_known(column):
         return
     if digest(values) != column.attrs.get("sha256"):
@@ -92,16 +92,16 @@ def confirm(column: Any, values: Any) -> None:
 
 
 def forget(paths: Iterable[Path]) -> None:
-    """Let go of what is known of files that were removed; a long run removes thousands."""
+    """Remove deleted files from the cache; a long run deletes thousands."""
     with _LOCK:
         for path in paths:
             _INTACT.pop(str(path), None)
 
 
 def is_intact(column: Any) -> bool:
-    """Compare a column with its digest, whether it was found right before or not.
+    """Return whether a column matches its digest, without using the cache.
 
-    Text that no longer decodes is damage too.
+    Text that cannot be decoded counts as damage.
     """
     try:
         return bool(digest(_values(column, slice(None))) == column.attrs["sha256"])
@@ -123,7 +123,7 @@ def _is_known(column: Any) -> bool:
 
 
 def _identity(column: Any) -> _Identity | None:
-    """Return what changes when the file is replaced or written; None where there is no file."""
+    """Return a value that changes when the file is replaced or written; None without a file."""
     if remote := remote_of(column.id):
         return remote.identity
     try:
@@ -134,32 +134,34 @@ def _identity(column: Any) -> _Identity | None:
 
 
 def _file_of(column: Any) -> str:
-    """Return the name of a column's file, without the objects that ``column.file`` makes."""
+    """Return the name of a column's file, without creating the objects of ``column.file``."""
     return file_name(column.id)
 
 
 def _damaged(column: Any) -> StoreError:
     path = column.name.partition("/_columns/")[2]
     return StoreError(
-        f"{_file_of(column)}: column {path} is damaged; 'vlmscope verify RUN --files' finds "
-        "all that is, the same extract command with --redo-damaged captures its rows again"
+        f"{_file_of(column)}: column {path} is damaged; 'vlmscope verify RUN --files' lists all "
+        "damage, the same extract command with --redo-damaged captures its rows again"
     )
 
 
 SEAL_SIZE = 512
-"""Bytes of the user block: the least that HDF5 allows."""
+"""Size in bytes of the user block: the smallest that HDF5 allows."""
 
 _MARK = b"vlmscope sha256 "
 _CHUNK = 2**23
 
 
 def seal_of(image: bytes | memoryview) -> bytes:
-    """Return what comes before ``image``, which was made with a user block of its size."""
+    """Return the seal of ``image``: the bytes that fill the user block in front of it."""
     return (_MARK + hashlib.sha256(image).hexdigest().encode() + b"\n").ljust(SEAL_SIZE, b"\0")
 
 
 def seal_on(path: Path) -> bytes:
-    """Return the seal of a file, unchecked: what tells its content from any other; empty if none.
+    """Return the seal of a file without verifying it, empty if there is none.
+
+    The seal identifies the content of the file.
 
     Raises:
         OSError: The file cannot be read.
@@ -171,7 +173,7 @@ def seal_on(path: Path) -> bytes:
 
 
 def seal_is_broken(path: Path) -> bool:
-    """Return whether a file is not the one that was sealed.
+    """Return whether a file's content does not match its seal.
 
     Raises:
         OSError: The file cannot be read.
@@ -180,7 +182,7 @@ def seal_is_broken(path: Path) -> bool:
     with reading(path) as file:
         seal = file.read(SEAL_SIZE)
         if not seal.startswith(_MARK):
-            return True  # however long it is
+            return True  # whatever its length
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

@@ -1,8 +1,9 @@
-"""``/_columns``: the real data of a shard, one dataset per column.
+"""``/_columns``: the data of a shard, one dataset per column.
 
-Matrices are contiguous, so that a column of the whole run is read at the speed of the disk. HDF5
-keeps no checksum of contiguous data, so every column carries the SHA-256 of its values. (HDF5's own
-filter wants chunks, and every read of a column then takes 4 to 10 times as long, measured.)
+Matrices are contiguous, so that a column of a complete run is read at the speed of the disk. HDF5
+has no checksums for contiguous data, so every column has the SHA-256 of its values as an attribute.
+(HDF5's own filter requires chunks; every read of a column then takes 4 to 10 times as long,
+measured.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from vlmscope.store.format.naming import is_vector, vector_path
 from vlmscope.store.format.validation import COLUMNS, columns_of
 
 FLOAT16_MAX = 65504.0
-"""Largest finite float16. Some models have massive activations beyond it."""
+"""Largest finite float16. Some models have massive activations above it."""
 
 TEXT = h5py.string_dtype()
 """The type of a column of strings."""
@@ -68,7 +69,7 @@ def as_ragged(arrays: Sequence[NDArray[Any]]) -> NDArray[np.object_]:
 
 
 def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:
-    """Read a range of rows. Vectors come back as float32, whatever is stored.
+    """Read a range of rows. Vectors are returned as float32, whatever the type on disk.
 
     Raises:
         StoreError: A column that is read is damaged.
@@ -91,22 +92,22 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
 
 
 def damaged_columns(file: Any) -> list[str]:
-    """Return the paths of the columns whose values are not the ones that were written."""
+    """Return the paths of the columns whose values differ from what was written."""
     return [path for path, column in columns_of(file).items() if not is_intact(column)]
 
 
 def narrow(matrix: NDArray[np.float32]) -> NDArray[Any]:
-    """Return a column as float16, or as it is where a value would overflow; NaN is no value."""
+    """Return a column as float16, or unchanged if a value would overflow; NaN is ignored."""
     if np.fmax.reduce(np.abs(matrix), axis=None, initial=0) > FLOAT16_MAX:
         return matrix
     return matrix.astype(np.float16)
 
 
 def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:
-    """Return how the path ends of a vector that is after the final norm: the last layer's.
+    """Return the path endings of the vectors that are read after the final norm: the last layer's.
 
-    As in transformers, whose last hidden state has gone through the norm. Where ``layer_k`` is
-    something else, no vector has.
+    As in transformers, whose last hidden state is normalized. Empty if ``layer_k`` is something
+    else.
     """
     if manifest.capture.layer_k != "hidden_states[k+1]":
         return ()

@@ -1,10 +1,10 @@
-"""Reading an HDF5 file of unknown origin: no other file is opened because of what it says.
+"""Reads HDF5 files of unknown origin without opening any other file that they refer to.
 
-HDF5 follows external links, soft links, virtual datasets and external storage wherever they lead,
-and reads what it finds there as if it were the file's own. Here a member is opened by a hard link
-only, its values must lie in the same file, and it must hold about as many bytes as it declares: a
-file of a kilobyte can say that it holds a petabyte. What HDF5 itself makes of a crafted file is
-found out before: see ``hdf5_screening``.
+HDF5 follows external links, soft links, virtual datasets and external storage to any path, and
+returns what it finds as the file's own data. Here a member is opened through hard links only, its
+values must be in the same file, and it must contain about as many bytes as it declares: a file of a
+kilobyte can declare a petabyte. Whether HDF5 itself can handle a crafted file is tested earlier:
+see ``hdf5_screening``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vlmscope.store.storage.object_store import RemoteFile, open_file
 
 
 def file_name(item: Any) -> str:
-    """Return the name of the file that a low-level object lies in, as a person knows it."""
+    """Return the name of the file that contains a low-level object, for display."""
     return str(remote_of(item) or _hdf5_name(item))
 
 
 def remote_of(item: Any) -> RemoteFile | None:
-    """Return the remote file that a low-level object lies in, if it is one."""
+    """Return the remote file that contains a low-level object, or None for a local file."""
     return open_file(_hdf5_name(item))
 
 
@@ -38,17 +38,17 @@ def _hdf5_name(item: Any) -> str:
 
 
 MOST_EXPANSION = 1100
-"""Bytes that a stored byte may stand for: gzip, which research files may use, reaches 1,032."""
+"""Largest ratio of declared to stored bytes: gzip, which research files may use, reaches 1,032."""
 
 DEEPEST = 8
-"""Groups within one another; our layout and the research's have three."""
+"""Maximum nesting of groups; our layout and that of the HALP research code have three levels."""
 
 _KINDS = {h5l.TYPE_EXTERNAL: "an external link", h5l.TYPE_SOFT: "a soft link"}
 _OF_PARTS = (h5t.TypeVlenID, h5t.TypeCompoundID, h5t.TypeArrayID, h5t.TypeReferenceID)
 
 _SHARD = re.compile(rb"shards/[A-Za-z0-9_.-]+\.h5")
 _HERE = b"."
-_REMEDY = "files outside a run are never read; put the data itself there, or get a whole copy"
+_REMEDY = "files outside a run are never read; put the data itself there, or get a complete copy"
 
 
 def member(group: Any, path: str) -> Any:
@@ -60,7 +60,8 @@ def member(group: Any, path: str) -> Any:
 
     Raises:
         KeyError: There is no such member.
-        StoreError: A link leads out of the group's own tree, or a dataset's values lie elsewhere.
+        StoreError: A link leads out of the group's own tree, or a dataset's values are in another
+            file.
     """
     found = group.id
     for name in path.encode("utf-8", "surrogateescape").split(b"/"):
@@ -71,7 +72,7 @@ def member(group: Any, path: str) -> Any:
 
 
 def is_there(group: Any, name: str) -> bool:
-    """Say whether a group has a hard link of this name; where others lead is not looked at."""
+    """Return whether a group has a hard link of this name; other links are not followed."""
     link = name.encode("utf-8", "surrogateescape")
     links = group.id.links
     return bool(links.exists(link) and links.get_info(link).type == h5l.TYPE_HARD)
@@ -82,10 +83,10 @@ def walk(group: Any, *, values: bool = True) -> Iterator[tuple[str, Any]]:
 
     Args:
         group: An open file or group.
-        values: Whether they are going to be read; if not, they may lie elsewhere.
+        values: Whether the values will be read; if not, they may be in another file.
 
     Raises:
-        StoreError: As ``member``; or a group is there twice, or within itself.
+        StoreError: As ``member``; or a group occurs twice, or within itself.
     """
     for name, dataset in walk_links(group.id, set(), values=values):
         yield name, h5py.Dataset(dataset)
@@ -98,8 +99,8 @@ def walk_links(
 
     Args:
         group: The group.
-        seen: Addresses of the groups that were walked; those of this one are added.
-        prefix: Path of the group, with a ``/`` at its end.
+        seen: Addresses of the groups visited so far; those of this walk are added.
+        prefix: Path of the group, ending with ``/``.
         values: As in ``walk``.
 
     Raises:
@@ -108,8 +109,8 @@ def walk_links(
     address = int(h5o.get_info(group).addr)
     if address in seen or prefix.count("/") > DEEPEST:
         raise StoreError(
-            f"{file_name(group)}: {prefix.rstrip('/') or 'a group'!r} is there twice, or too deep; "
-            "the file is damaged, get a whole copy"
+            f"{file_name(group)}: {prefix.rstrip('/') or 'a group'!r} occurs twice, or is nested "
+            "too deeply; the file is damaged, get a complete copy"
         )
     seen.add(address)
     for link in group:
@@ -122,16 +123,16 @@ def walk_links(
 
 
 def open_link(group: Any, name: bytes, *, values: bool = True) -> Any:
-    """Open what a hard link of a low-level group leads to, as a low-level object.
+    """Open the target of a hard link of a low-level group, as a low-level object.
 
     Args:
         group: The group.
         name: The link.
-        values: Whether those of a dataset are going to be read.
+        values: Whether the values of a dataset will be read.
 
     Raises:
         KeyError: There is no such link.
-        StoreError: It is another kind of link, or a dataset whose values lie elsewhere.
+        StoreError: It is another kind of link, or a dataset whose values are in another file.
     """
     kind = group.links.get_info(name).type
     if kind != h5l.TYPE_HARD:
@@ -143,7 +144,7 @@ def open_link(group: Any, name: bytes, *, values: bool = True) -> Any:
 
 
 def index_target(root: Any, name: bytes) -> tuple[Path, bytes] | None:
-    """Return the shard and the link there that a link of a run's index leads to.
+    """Return the target of a link of a run's index: the shard, and the link in it.
 
     Args:
         root: An open file, low-level.
@@ -153,14 +154,14 @@ def index_target(root: Any, name: bytes) -> tuple[Path, bytes] | None:
         None for a link that is not external.
 
     Raises:
-        StoreError: It leads anywhere but to a row of a shard that lies in the same run.
+        StoreError: The target is anything but a row of a shard in the same run.
     """
     if root.links.get_info(name).type != h5l.TYPE_EXTERNAL:
         return None
-    told, path = root.links.get_val(name)
+    target, path = root.links.get_val(name)
     folder = Path(os.path.realpath(file_name(root))).parent
-    shard = folder / told.decode("utf-8", "replace")
-    inside = _SHARD.fullmatch(told) and os.path.realpath(shard) == str(shard)
+    shard = folder / target.decode("utf-8", "replace")
+    inside = _SHARD.fullmatch(target) and os.path.realpath(shard) == str(shard)
     if not inside or path[:1] != b"/" or b"/" in path[1:]:
         raise _refusal(root, name, _KINDS[h5l.TYPE_EXTERNAL])
     return shard, path[1:]
@@ -178,7 +179,7 @@ def _wrapped(item: Any) -> Any:
 
 
 def _check_storage(dataset: Any, name: str) -> None:
-    """Refuse a dataset whose values lie in another file, or that holds far less than it says."""
+    """Refuse a dataset with values in another file, or with far fewer bytes than it declares."""
     created = dataset.get_create_plist()
     if created.get_external_count():
         raise StoreError(
@@ -187,25 +188,25 @@ def _check_storage(dataset: Any, name: str) -> None:
     if created.get_layout() == h5d.VIRTUAL:
         _check_sources(dataset, created, name)
         return
-    count, held = _count(dataset), dataset.get_storage_size()
+    count, stored = _count(dataset), dataset.get_storage_size()
     declared = count * dataset.get_type().get_size()
     if _is_listed(dataset, name):
-        if count and (dataset.get_offset() is None or held != 16 * count):
+        if count and (dataset.get_offset() is None or stored != 16 * count):
             raise _never_written(dataset, name)
-    elif declared > MOST_EXPANSION * held:
+    elif declared > MOST_EXPANSION * stored:
         raise StoreError(
-            f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and holds {held:,}; it is "
-            "damaged, or made to fill the memory: get a whole copy"
+            f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and contains {stored:,}; "
+            "it is damaged, or made to fill the memory: get a complete copy"
         )
 
 
 def _count(dataset: Any) -> int:
-    """Return how many values there are: one without dimensions, none without a dataspace."""
+    """Return the number of values: one without dimensions, none without a dataspace."""
     return 0 if dataset.shape is None else math.prod(dataset.shape)
 
 
 def _is_listed(dataset: Any, name: str) -> bool:
-    """Return whether the values are texts or lists of any length; refuse lists of such."""
+    """Return whether the values have variable length (texts or lists); refuse nested lists."""
     kind = dataset.get_type()
     if isinstance(kind, h5t.TypeStringID):
         return bool(kind.is_variable_str())
@@ -218,13 +219,13 @@ def _is_listed(dataset: Any, name: str) -> bool:
 
 def _never_written(dataset: Any, name: str) -> StoreError:
     return StoreError(
-        f"{file_name(dataset)}: {name!r} is stored in a way that is never written here; get a "
-        "whole copy"
+        f"{file_name(dataset)}: {name!r} is stored in a way that vlmscope never writes; get a "
+        "complete copy"
     )
 
 
 def _check_sources(dataset: Any, created: Any, name: str) -> None:
-    """Refuse a virtual dataset that shows more than a window of plain columns of its own file."""
+    """Refuse a virtual dataset that is more than a window of plain columns of its own file."""
     columns = h5g.open(dataset, b"/")
     size = dataset.get_type().get_size()
     declared, shown = _count(dataset) * size, 0
@@ -238,16 +239,16 @@ def _check_sources(dataset: Any, created: Any, name: str) -> None:
     if declared > shown:
         raise StoreError(
             f"{file_name(dataset)}: {name!r} declares {declared:,} bytes and shows {shown:,}; "
-            "it is damaged, or made to fill the memory: get a whole copy"
+            "it is damaged, or made to fill the memory: get a complete copy"
         )
 
 
 def _open_source(group: Any, part: bytes, name: str) -> Any:
-    """Open one step of the way to what a virtual dataset shows; that is no virtual one itself."""
+    """Open one part of the path to the source of a virtual dataset, which must not be virtual."""
     found = open_link(group, part)
     virtual = (
         isinstance(found, h5d.DatasetID) and found.get_create_plist().get_layout() == h5d.VIRTUAL
     )
     if virtual or b"%" in part:
-        raise StoreError(f"{file_name(group)}: {name!r} shows what is no column; {_REMEDY}")
+        raise StoreError(f"{file_name(group)}: {name!r} shows data that is no column; {_REMEDY}")
     return found

@@ -1,13 +1,12 @@
-"""An HDF5 file that this process did not write is first read in a process of its own.
+"""Screening: an HDF5 file that this process did not write is first read in a child process.
 
-libhdf5 takes what stands in a file at its word: a crafted or damaged one may have it follow sizes
-in circles, fill the memory, or crash. Nothing within a process can end that. So
-``hdf5_screening_child``, which has limits of CPU time and memory, first reads what is to be read
-here; if that goes wrong, the file is refused in one line. Why so: docs/adr/0015.
+libhdf5 trusts the content of a file: a crafted or damaged one may make it loop forever, fill the
+memory, or crash, and a process cannot interrupt that from within. So ``hdf5_screening_child``,
+which has limits on CPU time and memory, first reads what will be read here; if that fails, the file
+is refused with one line. Reasons: docs/adr/0015.
 
-One process screens all files, one after the other, and ends when there is nothing to do. A file is
-screened once: what tells it from a later one of its name is remembered. Files of a run are screened
-ahead of being read.
+One child process screens all files, one after the other, and ends when it is idle. A file is
+screened once: its identity is cached. The files of a run are screened before they are read.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from vlmscope.store.storage.object_store import Identity, RemoteFile, identity_o
 from vlmscope.store.storage.paths import is_remote
 
 Depth: TypeAlias = str
-"""What is read beside the root's attributes and the ids.
+"""What is read in addition to the root's attributes and the ids.
 
 ``ids``: nothing else; ``headers``: the columns' types and shapes, and the images' hashes; ``column
 PATH``: that column; ``columns``: all of them; ``all``: the rows too.
 """
 
 SECONDS = 10.0
-"""CPU time that HDF5 may take for a file, beside what its size allows."""
+"""CPU time that HDF5 may take for a file, in addition to a time in proportion to its size."""
 
 MEMORY = 2 * 2**30
-"""Bytes of memory that HDF5 may take; columns are read some rows at a time."""
+"""Bytes of memory that HDF5 may use; columns are read some rows at a time."""
 
 START_SECONDS = 120
 """Seconds that the process may take to start, also on a busy machine with a slow disk."""
@@ -63,15 +62,15 @@ _START = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A file that is to be screened."""
+class _Request:
+    """A file to be screened."""
 
     path: str
-    """Where it is; empty if its bytes are read here."""
+    """The path; empty if the bytes are read by this process."""
     depth: Depth
     identity: Identity
 
-    def request(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         size = int(self.identity[-1])
         seconds = min(SECONDS + size * _SECONDS_PER_BYTE, _MOST_SECONDS)
         limits = {"seconds": seconds, "memory": MEMORY}
@@ -79,11 +78,11 @@ class _Asked:
 
 
 class _DiedError(Exception):
-    """The process is gone; says how."""
+    """The child process died; the message describes how."""
 
 
 class _Child:
-    """The process that screens; killed when it is let go of."""
+    """The child process that screens files; ``stop`` kills it."""
 
     def __init__(self) -> None:
         folders = [str(Path(module.__file__ or "").parents[1]) for module in (h5py, np)]
@@ -94,31 +93,31 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for this process
+            start_new_session=True,  # Ctrl-C is handled by this process
             env={**os.environ, **one_thread},
         )
         self._pipes = [pipe for pipe in (self._process.stdin, self._process.stdout) if pipe]
         self._to, self._from = (pipe.fileno() for pipe in self._pipes)
         self._read = b""
-        self.sent: deque[_Asked] = deque()
-        """What was not answered yet."""
+        self.sent: deque[_Request] = deque()
+        """Requests without an answer yet."""
 
     def is_ready(self) -> bool:
-        """Wait until it says so; what is no Python, where this one is embedded, never does."""
+        """Wait for its first line; an executable that is not Python never writes one."""
         poll = select.poll()
         poll.register(self._from, select.POLLIN)
         return bool(poll.poll(START_SECONDS * 1000)) and bool(self.receive())
 
-    def send(self, asked: _Asked) -> None:
-        """Ask for a file; the answers come in the same order."""
-        self.write(json.dumps(asked.request()).encode() + b"\n")
-        self.sent.append(asked)
+    def send(self, request: _Request) -> None:
+        """Request the screening of a file; answers arrive in the same order."""
+        self.write(json.dumps(request.as_json()).encode() + b"\n")
+        self.sent.append(request)
 
     def write(self, data: bytes) -> None:
         """Write to the process.
 
         Raises:
-            _DiedError: It is gone.
+            _DiedError: The process died.
         """
         left = memoryview(data)
         try:
@@ -131,7 +130,7 @@ class _Child:
         """Return the next line.
 
         Raises:
-            _DiedError: It is gone.
+            _DiedError: The process died.
         """
         while b"\n" not in self._read:
             data = os.read(self._from, 2**16)
@@ -142,14 +141,14 @@ class _Child:
         return json.loads(line)
 
     def died(self) -> NoReturn:
-        """Raise what the process died of; empty where that has nothing to do with a file."""
+        """Raise the cause of the process's death; an empty message if no file was the cause."""
         code = -self._process.wait()
         if code == signal.SIGPROF:
             raise _DiedError("takes too much time")
         raise _DiedError(f"crashes ({signal.Signals(code).name})" if code in _FAULTS else "")
 
-    def let_go(self, *, forked: bool = False) -> None:
-        """End the process; in a fork of this one only forget it."""
+    def stop(self, *, forked: bool = False) -> None:
+        """Kill the process; in a fork of this process, only close the pipes."""
         for pipe in self._pipes:
             pipe.close()
         if forked:
@@ -161,42 +160,42 @@ class _Child:
 
 _LOCK = threading.Lock()
 _CHILD: list[_Child] = []
-"""The process, if one runs."""
+"""The child process, if one is running."""
 _WAITING: deque[tuple[Path, Depth]] = deque()
-"""Files that are going to be read, in this order."""
+"""Files that will be read next, in this order."""
 _KNOWN: dict[Identity, tuple[frozenset[Depth], str]] = {}
-"""What was screened, how deep, and what was found."""
+"""Cache: identity of a file → the depths screened, and the problem found, if any."""
 _NOTHING: tuple[frozenset[Depth], str] = (frozenset(), "")
 
 
 def screen(path: Path, depth: Depth) -> Identity:
-    """Have a file read within limits, unless that was done or this process wrote it.
+    """Screen a local file, unless it was screened before or written by this process.
 
     Args:
         path: A local file.
-        depth: What of it is going to be read.
+        depth: What will be read from it.
 
     Returns:
-        What tells the file from a later one of its name: compare it when the file is open.
+        The identity of the file: compare it once the file is open.
 
     Raises:
-        OSError: It is not there.
-        StoreError: HDF5 would not come back from it, fill the memory, or crash.
+        OSError: There is no such file.
+        StoreError: HDF5 hangs, fills the memory, or crashes on it.
     """
     with _LOCK:
         for _ in range(_ATTEMPTS):
             identity = identity_of(path)
-            asked = _Asked(os.path.realpath(path), _deepened(depth, identity), identity)
-            if not _is_known(asked):
-                _screen(asked)
-            if identity_of(path) == identity and _is_known(asked):
-                _refuse(path, asked)
+            request = _Request(os.path.realpath(path), _deepened(depth, identity), identity)
+            if not _is_known(request):
+                _screen(request)
+            if identity_of(path) == identity and _is_known(request):
+                _refuse(path, request)
                 return identity
-    raise StoreError(f"{path}: is replaced while it is read; wait until nothing writes it")
+    raise StoreError(f"{path}: is being replaced while it is read; wait until nothing writes it")
 
 
 def screen_remote(path: Path, file: RemoteFile, depth: Depth) -> None:
-    """Do the same with an open file of an object store, whose bytes are read here.
+    """Screen an open file of an object store, whose bytes are read by this process.
 
     Raises:
         StoreError: As ``screen``.
@@ -204,73 +203,75 @@ def screen_remote(path: Path, file: RemoteFile, depth: Depth) -> None:
     """
     with _LOCK:
         identity = (str(path), *file.identity)
-        asked = _Asked("", _deepened(depth, identity), identity)
-        if not _is_known(asked):
-            _screen(asked, file)
-        _refuse(path, asked)
+        request = _Request("", _deepened(depth, identity), identity)
+        if not _is_known(request):
+            _screen(request, file)
+        _refuse(path, request)
 
 
 def screen_ahead(files: Iterable[tuple[Path, Depth]]) -> None:
-    """Name files that are going to be read in this order; those named before are forgotten."""
+    """Set the files that will be read next, in this order; replaces earlier ones."""
     with _LOCK:
         _WAITING.clear()
         _WAITING.extend((path, depth) for path, depth in files if not is_remote(path))
 
 
 def _deepened(depth: Depth, identity: Identity) -> Depth:
-    """Return what to ask for: all columns once one of them was read, as more are going to be."""
+    """Return the depth to request: from the second column on, all columns at once."""
     depths, _ = _KNOWN.get(identity, _NOTHING)
     is_second = depth not in depths and any(each.startswith("column ") for each in depths)
     return "columns" if depth.startswith("column ") and is_second else depth
 
 
-def _is_known(asked: _Asked) -> bool:
-    if asked.path and is_published_here(asked.identity):
+def _is_known(request: _Request) -> bool:
+    if request.path and is_published_here(request.identity):
         return True
-    depths, found = _KNOWN.get(asked.identity, _NOTHING)
-    if found or "all" in depths or asked.depth in depths:
+    depths, found = _KNOWN.get(request.identity, _NOTHING)
+    if found or "all" in depths or request.depth in depths:
         return True
-    return asked.depth != "all" and ("columns" in depths or (asked.depth == "ids" and bool(depths)))
+    return request.depth != "all" and (
+        "columns" in depths or (request.depth == "ids" and bool(depths))
+    )
 
 
-def _refuse(path: Path, asked: _Asked) -> None:
-    _, found = _KNOWN.get(asked.identity, _NOTHING)
+def _refuse(path: Path, request: _Request) -> None:
+    _, found = _KNOWN.get(request.identity, _NOTHING)
     if found:
         raise StoreError(
-            f"{path}: damaged, or made to do harm: HDF5 {found}; get a whole copy, or remove it"
+            f"{path}: damaged or malicious, HDF5 {found}; get a complete copy, or remove it"
         )
 
 
-def _screen(asked: _Asked, file: RemoteFile | None = None) -> None:
-    """Ask for a file and wait for the answer; again if the process was ended by something else."""
+def _screen(request: _Request, file: RemoteFile | None = None) -> None:
+    """Screen a file and wait for the result; retry if another file or a kill ended the process."""
     for _ in range(_ATTEMPTS):
         try:
-            _ask(asked, file)
+            _ask(request, file)
         except _DiedError as death:
             blamed = _CHILD[0].sent[0] if _CHILD and _CHILD[0].sent else None
             _end()
             if blamed and str(death):
                 _remember(blamed, str(death))
-            if blamed == asked and str(death):
+            if blamed == request and str(death):
                 return
-        except BaseException:  # Ctrl-C, or the object store: what comes next would be out of step
+        except BaseException:  # Ctrl-C, or the object store: later answers would be out of order
             _end()
             raise
         else:
             return
     raise StoreError(
-        "the process that reads HDF5 files first ended without an answer; free some memory, check "
+        "the process that screens HDF5 files ended without an answer; free some memory, check "
         f"that {sys.executable} can import h5py, and try again"
     )
 
 
-def _ask(asked: _Asked, file: RemoteFile | None) -> None:
+def _ask(request: _Request, file: RemoteFile | None) -> None:
     child = _running()
-    if file is None and asked in child.sent:
+    if file is None and request in child.sent:
         pass  # sent ahead
     else:
-        child.send(asked)
-    while asked in child.sent:
+        child.send(request)
+    while request in child.sent:
         _send_ahead(child, besides=file)
         reply = child.receive()
         if file is not None and (window := reply.get("read")):
@@ -283,21 +284,21 @@ def _ask(asked: _Asked, file: RemoteFile | None) -> None:
 
 
 def _send_ahead(child: _Child, *, besides: RemoteFile | None) -> None:
-    """Send some of the files that are read next, so that the process never waits."""
+    """Request some of the files that are read next, so that the process never waits."""
     while besides is None and _WAITING and len(child.sent) < _AHEAD:
         path, depth = _WAITING.popleft()
         try:
             identity = identity_of(path)
-            asked = _Asked(os.path.realpath(path), _deepened(depth, identity), identity)
+            request = _Request(os.path.realpath(path), _deepened(depth, identity), identity)
         except OSError:
             continue
-        if not _is_known(asked) and asked not in child.sent:
-            child.send(asked)
+        if not _is_known(request) and request not in child.sent:
+            child.send(request)
 
 
-def _remember(asked: _Asked, found: str) -> None:
-    depths, _ = _KNOWN.pop(asked.identity, _NOTHING)
-    _KNOWN[asked.identity] = (depths | {asked.depth}, found)
+def _remember(request: _Request, found: str) -> None:
+    depths, _ = _KNOWN.pop(request.identity, _NOTHING)
+    _KNOWN[request.identity] = (depths | {request.depth}, found)
     while len(_KNOWN) > _REMEMBERED:
         del _KNOWN[next(iter(_KNOWN))]
 
@@ -308,8 +309,8 @@ def _running() -> _Child:
             _CHILD.append(_Child())
         except OSError as error:
             raise StoreError(
-                "the process that reads HDF5 files first cannot be started: "
-                f"{error.strerror or error}; allow this process one more, and try again"
+                "the process that screens HDF5 files cannot be started: "
+                f"{error.strerror or error}; allow one more process, and try again"
             ) from error
         if not _CHILD[0].is_ready():
             _end()
@@ -321,17 +322,17 @@ def _running() -> _Child:
 
 
 def _end() -> None:
-    """End the process, if one runs."""
+    """Kill the child process, if one is running."""
     while _CHILD:
-        _CHILD.pop().let_go()
+        _CHILD.pop().stop()
 
 
 def _after_fork() -> None:
-    """Leave the parent's process to it; another thread may have held the lock."""
+    """Detach from the parent's child process; replace the lock, which a thread may have held."""
     global _LOCK
     _LOCK = threading.Lock()
     while _CHILD:
-        _CHILD.pop().let_go(forked=True)
+        _CHILD.pop().stop(forked=True)
 
 
 atexit.register(_end)

@@ -1,11 +1,11 @@
-"""Opens HDF5 files within limits of time and memory and says how that went; run as a script.
+"""Reads HDF5 files within limits of time and memory and reports problems; run as a script.
 
-libhdf5 trusts what stands in a file: it may follow sizes in circles, allocate what a header asks
-for, or crash. So ``hdf5_screening`` has this script read whatever its own process will read. If
-this process dies, the file is refused and nothing else is lost. It imports h5py and NumPy only.
+libhdf5 trusts the content of a file: it may loop forever, allocate any size in a header, or crash.
+So ``hdf5_screening`` lets this script read whatever its own process will read. If this process
+dies, the file is refused and nothing else is lost. It imports h5py and NumPy only.
 
-Each line of stdin is a request, answered by a line of stdout: what is wrong, or nothing. An error
-that h5py raises is nothing: whoever reads the file meets it too, and knows what to say of it.
+Each line of stdin is a request, answered by a line of stdout: the problem, or an empty text. An
+exception from h5py is no problem here: the reader gets the same exception, and reports it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
 IDLE = 10
-"""Seconds without a request after which the process ends; it is started anew when it is needed."""
+"""Seconds without a request after which the process ends; it is restarted when needed."""
 
 DEEPEST = 8
-"""Groups within one another; the reader refuses deeper ones by itself."""
+"""Maximum nesting of groups; the reader itself refuses deeper ones."""
 
 MOST_CHUNKED = 2**30
-"""Bytes of the largest dataset in chunks, which may be compressed; vectors have kilobytes."""
+"""Bytes of the largest chunked dataset, which may be compressed; vectors have kilobytes."""
 
 _ROWS = 256
 _EXPANSION = 1100
@@ -46,11 +46,11 @@ _NUMBERS = (h5t.FLOAT, h5t.INTEGER)
 
 
 class RefusedError(Exception):
-    """The file is not to be read; says why."""
+    """The file must not be read; the message has the reason."""
 
 
 class Proxy(io.RawIOBase):
-    """A file whose bytes the parent reads: it lies in an object store."""
+    """A file in an object store, whose bytes the parent process reads."""
 
     def __init__(self, size: int) -> None:
         self._size, self._at = size, 0
@@ -98,10 +98,10 @@ class Screening:
         self._sources: set[bytes] = set()
 
     def run(self, depth: str) -> None:
-        """Read attributes of the root and the ids, and what else ``hdf5_screening.Depth`` says.
+        """Read the attributes of the root, the ids, and what ``hdf5_screening.Depth`` adds.
 
         Raises:
-            RefusedError: Something is larger than the file can hold.
+            RefusedError: Something is larger than the file.
         """
         self._attributes(self._root)
         columns = self._open(self._root, _COLUMNS)
@@ -140,7 +140,7 @@ class Screening:
             self._dataset(group)
 
     def _open(self, group: Any, name: bytes) -> Any:
-        """Open what a hard link leads to; None for any other, which the reader refuses."""
+        """Open the target of a hard link; None for other links, which the reader refuses."""
         with tolerated():
             if group.links.get_info(name).type == h5l.TYPE_HARD:
                 return h5o.open(group, name)
@@ -176,12 +176,12 @@ class Screening:
                     self._add_up(values)
 
     def _dataset(self, dataset: Any) -> None:
-        """Read values that have an index or lie in a heap; what is contiguous is just bytes."""
+        """Read values that have an index or are in a heap; contiguous values are just bytes."""
         self._attributes(dataset)
         with tolerated():
-            held, listed = dataset.get_storage_size(), is_listed(dataset)
-            if held > self._size:
-                raise RefusedError(f"finds {held:,} bytes of values in {self._size:,}")
+            stored, listed = dataset.get_storage_size(), is_listed(dataset)
+            if stored > self._size:
+                raise RefusedError(f"finds {stored:,} bytes of values in {self._size:,}")
             contiguous = dataset.get_offset() is not None
             if contiguous and not listed:
                 return
@@ -191,9 +191,9 @@ class Screening:
             if layout == h5d.VIRTUAL:
                 self._sources |= sources_here(created)
             if created.get_external_count() or layout == h5d.VIRTUAL or not count:
-                return  # the reader refuses what lies in other files
+                return  # the reader refuses values in other files
             declared = count * dataset.get_type().get_size()
-            if declared > _EXPANSION * held:
+            if declared > _EXPANSION * stored:
                 return  # refused by the reader
             if layout == h5d.CHUNKED and declared > MOST_CHUNKED:
                 raise RefusedError(f"finds {declared:,} bytes of compressed values")
@@ -203,7 +203,7 @@ class Screening:
                 h5py.Dataset(dataset)[()]
 
     def _listed(self, dataset: Any) -> None:
-        """Read texts or lists of any length, some rows at a time; they cannot exceed the file."""
+        """Read texts or lists of variable length, some rows at a time, up to the file's size."""
         if len(dataset.shape) != 1:
             values = np.empty(dataset.shape, dataset.dtype)
             dataset.read(h5s.ALL, h5s.ALL, values)
@@ -223,7 +223,7 @@ class Screening:
 
 
 def is_listed(dataset: Any) -> bool:
-    """Return whether the values are texts or lists of any length."""
+    """Return whether the values are texts or lists of variable length."""
     kind = dataset.get_type()
     family = kind.get_class()
     if family == h5t.STRING:
@@ -239,7 +239,7 @@ def sources_here(created: Any) -> set[bytes]:
 
 
 class tolerated:  # noqa: N801 - a context manager, twice as fast as one made of a generator
-    """Ignores what h5py raises of a damaged file, but for a lack of memory."""
+    """Context manager that ignores h5py's exceptions on damaged files, except a lack of memory."""
 
     def __enter__(self) -> None:
         """Do nothing."""
@@ -256,7 +256,7 @@ class tolerated:  # noqa: N801 - a context manager, twice as fast as one made of
 
 
 def screen(request: Any) -> str:
-    """Return what is wrong with a file, or an empty text."""
+    """Return the problem of a file, or an empty text."""
     source = os.fsencode(request["path"]) if request["path"] else Proxy(request["size"])
     try:
         with tolerated(), h5py.File(source, "r") as file:
@@ -267,7 +267,7 @@ def screen(request: Any) -> str:
 
 
 def identity(path: str | None) -> list[int] | None:
-    """Return what tells a file from a later one of its name, as the parent has it."""
+    """Return the identity of a file, in the form that the parent uses."""
     if not path:
         return None
     try:
@@ -284,7 +284,7 @@ def answer(reply: Any) -> None:
 
 
 def main() -> None:
-    """Answer requests until the parent is gone."""
+    """Answer requests until the parent exits."""
     for number in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

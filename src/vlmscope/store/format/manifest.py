@@ -1,12 +1,11 @@
-"""``run.json``: what the rows of a run were made with, and how two manifests differ.
+"""``run.json``: the settings that the rows of a run were made with, and comparing two manifests.
 
-It is written before the first row, and again if a run goes on with ``--text-only`` or with another
-version of its table.
+It is written before the first row, and again if a run continues with ``--text-only`` or with
+another version of its table.
 
-What makes the rows of two manifests other numbers, in words. A run continues only under a manifest
-that would give the same numbers; every difference is named at once. Names, paths, devices and
-versions are kept for the record and never compared. The table may change: whether the rows of the
-run are still rows of it, ``vlmscope.row_identity`` says.
+A run continues only with a manifest that would give the same numbers; a mismatch names every
+difference at once. Names, paths, devices and versions are recorded and never compared. The table
+may change: ``vlmscope.row_identity`` checks whether the rows of the run are still rows of it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ MANIFEST = "run.json"
 """Name of the file in a run folder."""
 
 LARGEST = 2**24
-"""Largest size in a manifest: a thousand times the widest model there is, and no petabytes."""
+"""Largest valid size in a manifest: a thousand times the widest existing model."""
 
 _TYPES = {
     "str | tuple[str, ...]": str | list,
@@ -46,15 +45,15 @@ _TYPES = {
     "bool": bool,
     "int | None": int | None,
 }
-"""Annotation of a field → what its value may be. The others are checked by what they mean."""
+"""Annotation of a field → the types of its value. ``_check_values`` checks the other fields."""
 
 StoreDtype = Literal["float32", "float16"]
-"""How vectors are kept on disk. They are read as float32 either way."""
+"""Type of the vectors on disk. They are always read as float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """The checkpoint: hashes decide whether it is the same, names are for people."""
+    """The checkpoint. Its identity is decided by the hashes; names are for display."""
 
     name: str
     type: str
@@ -72,27 +71,27 @@ class ModelRecord:
     description: Mapping[str, Any] | None = None
     """The user's own description of the architecture (``--family``)."""
     adapter: str | None = None
-    """Folder of the LoRA adapter; its content counts in ``weights_hash``."""
+    """Folder of the LoRA adapter; its content is part of ``weights_hash``."""
     quantization: str = ""
-    """``4bit`` or ``8bit``, where the weights are rounded; counts in ``weights_hash``."""
+    """``4bit`` or ``8bit`` if the weights are quantized; part of ``weights_hash``."""
     weight_files: Mapping[str, str] | None = None
-    """Weight file → SHA-256 of its bytes, which count in ``weights_hash``."""
+    """Weight file → SHA-256 of its bytes, which are part of ``weights_hash``."""
     prompt_time: str | None = None
-    """Local time, ISO 8601, that the chat template was shown; None where it asks for none."""
+    """Local time, ISO 8601, given to the chat template; None if the template uses no time."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureRecord:
-    """What was recorded: a ``CaptureSpec`` with its layers resolved to numbers."""
+    """What is recorded of each row: a ``CaptureSpec`` with its layers resolved to numbers."""
 
     layers: tuple[int, ...]
     positions: tuple[str, ...]
     vision_pooling: VisionPooling
     max_new_tokens: int
     compat: Compat = ""
-    """Whose layers and positions they are; empty for our own."""
+    """The convention for layers and positions; empty for vlmscope's own."""
     layer_k: LayerStates = "hidden_states[k+1]"
-    """What ``layer_k`` is, where ``compat`` makes it another than ours."""
+    """What ``layer_k`` refers to, if ``compat`` changes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +106,14 @@ class DataRecord:
     fields: Mapping[str, str | bool | None]
     fingerprint: str
     text_only: bool = False
-    """Whether rows without an image are questions about none (``--text-only``). A run may take it
-    up later: rows that failed for want of an image are then captured."""
+    """Whether rows without an image are text-only questions (``--text-only``). It may be set later
+    in a run: rows that failed for lack of an image are then captured."""
     several_tables: bool = False
-    """Whether rows came from more than one version of the table. ``fingerprint`` is that of the
-    last one, and says nothing about rows of the earlier ones."""
+    """Whether the rows come from more than one version of the table. ``fingerprint`` is that of the
+    last version, and is no check of rows from earlier ones."""
     in_memory: bool = False
-    """Whether the table was in memory, as a data frame is: ``path`` says what it was, and leads to
-    no file."""
+    """Whether the table was in memory, such as a data frame: ``path`` then describes it, and is
+    not a path of a file."""
 
     @property
     def shown_path(self) -> str:
@@ -132,7 +131,7 @@ class Manifest:
     capture: CaptureRecord
     data: DataRecord
     dtype: str
-    """What the model computed in, for example ``bfloat16``."""
+    """The type that the model computed in, for example ``bfloat16``."""
     store_dtype: StoreDtype
     attention: str
     """The attention implementation, for example ``sdpa``."""
@@ -140,7 +139,7 @@ class Manifest:
     versions: Mapping[str, str]
     """Library → version."""
     created_at: str
-    """ISO 8601 with its zone."""
+    """ISO 8601 with a time zone."""
     format_version: int = FORMAT_VERSION
 
     def representations(self) -> dict[str, tuple[int, ...]]:
@@ -159,7 +158,7 @@ class Manifest:
 
 
 def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
-    """Write ``run.json`` atomically into a run folder; ``new``: ``publish`` it exclusively."""
+    """Write ``run.json`` atomically into a run folder; if ``new``, it must not exist yet."""
     data = (json.dumps(asdict(manifest), indent=2) + "\n").encode()
     publish(place(run) / MANIFEST, data, exclusive=new)
 
@@ -184,7 +183,7 @@ def read_manifest(run: Path) -> Manifest:
 
 
 def _parse(path: Path, found: Any) -> Manifest:
-    """Turn the JSON object into a manifest. Keys we do not know are left alone."""
+    """Return the JSON object as a manifest. Unknown keys are ignored."""
     if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
         raise _damaged(path, "no format_version")
     check_version(path, found["format_version"])
@@ -200,12 +199,12 @@ def _parse(path: Path, found: Any) -> Manifest:
 
 
 def _check_values(path: Path, manifest: Manifest) -> None:
-    """Refuse values that nothing could have written."""
+    """Refuse values that vlmscope cannot have written."""
     model, capture = manifest.model, manifest.capture
     layers, positions = capture.layers, capture.positions
     columns = manifest.data.fields
     names = {field.name for field in fields(FieldSpec)}
-    right = {
+    checks = {
         "a size": all(_is_size(getattr(record, name)) for record, name in _sizes(manifest)),
         "capture.layers": isinstance(layers, tuple)
         and all(_is_size(layer) and layer < model.num_layers for layer in layers)
@@ -228,8 +227,8 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
     }
-    if wrong := [name for name, fine in right.items() if not fine]:
-        raise _damaged(path, f"{wrong[0]} makes no sense")
+    if wrong := [name for name, valid in checks.items() if not valid]:
+        raise _damaged(path, f"{wrong[0]} is invalid")
 
 
 def _sizes(manifest: Manifest) -> Iterator[tuple[Any, str]]:
@@ -249,7 +248,7 @@ def _is_size(value: Any) -> bool:
 
 
 def check_version(path: Path, version: int) -> None:
-    """Refuse a file of a format that came after this vlmscope."""
+    """Refuse a file whose format is newer than this vlmscope."""
     if version > FORMAT_VERSION:
         raise StoreError(
             f"{path}: format version {version}, this vlmscope reads up to {FORMAT_VERSION}; "
@@ -258,7 +257,7 @@ def check_version(path: Path, version: int) -> None:
 
 
 def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
-    """Make one record of its JSON object; lists become tuples."""
+    """Build one record from its JSON object; lists become tuples."""
     if not isinstance(found, dict):
         raise _damaged(path, f"no {prefix.rstrip('.')}")
     missing = [
@@ -272,20 +271,20 @@ def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
     for field in fields(kind):
         expected = _TYPES.get(str(field.type))
         if field.name in known and expected and not isinstance(known[field.name], expected):
-            raise _damaged(path, f"{prefix}{field.name} makes no sense")
+            raise _damaged(path, f"{prefix}{field.name} is invalid")
     tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
     return kind(**tuples)
 
 
 def _damaged(path: Path, finding: str) -> StoreError:
-    """Return the error for a manifest that is not one."""
+    """Return the error for a damaged manifest."""
     return StoreError(
         f"{path}: damaged, {finding}; restore it from a copy, or extract into another --out"
     )
 
 
 _SHOWN = 3
-"""Weight files that a message names."""
+"""Maximum number of weight files named in a message."""
 
 _SAME_NUMBERS = (
     "format_version",
@@ -298,11 +297,11 @@ _SAME_NUMBERS = (
 _MEANINGS = {
     "model.config_hash": "the model has another configuration (model.config_hash)",
     "model.weights_hash": "the model has other weights (model.weights_hash)",
-    "model.processor_hash": "the processor is another one (model.processor_hash)",
-    "model.chat_template_hash": "the chat template is another one (model.chat_template_hash)",
-    "model.generation_hash": "generation_config.json decides otherwise (model.generation_hash)",
+    "model.processor_hash": "the processor differs (model.processor_hash)",
+    "model.chat_template_hash": "the chat template differs (model.chat_template_hash)",
+    "model.generation_hash": "generation_config.json differs (model.generation_hash)",
 }
-"""What a difference of hashes means."""
+"""Name of a hash → the message for a difference."""
 
 
 def check_same(stored: Manifest, wanted: Manifest) -> None:
@@ -325,7 +324,7 @@ def check_same(stored: Manifest, wanted: Manifest) -> None:
 
 
 STATE_HASHES = ("config_hash", "weights_hash", "processor_hash", "chat_template_hash")
-"""Hashes of a ``ModelRecord`` that decide hidden states; how answers are generated does not."""
+"""Hashes of a ``ModelRecord`` that affect hidden states; the generation settings do not."""
 
 
 def model_differences(made: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
@@ -333,10 +332,10 @@ def model_differences(made: Mapping[str, Any], asked: Mapping[str, Any]) -> dict
 
     Args:
         made: The ``ModelRecord`` of a run or a probe, as a mapping.
-        asked: That of the model which was loaded, or of another run.
+        asked: The ``ModelRecord`` of the loaded model, or of another run.
 
     Returns:
-        Name of the hash → why it differs, to follow the statement that it does, or an empty text.
+        Name of the hash → the reason, as a text to append to a message, or an empty text.
     """
     names = [each.name for each in fields(ModelRecord) if each.name.endswith("_hash")]
     return {
@@ -347,11 +346,11 @@ def model_differences(made: Mapping[str, Any], asked: Mapping[str, Any]) -> dict
 
 
 def other_weights(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Return why two models have other weights, to follow the statement that they have.
+    """Return why the weights of two models differ, as a text to append to a message.
 
     Args:
         made: The ``ModelRecord`` of a run or a probe, as a mapping.
-        asked: That of the model which was loaded.
+        asked: The ``ModelRecord`` of the loaded model.
     """
     before, now = (
         f"{('adapter ' + str(model['adapter'])) if model.get('adapter') else 'no adapter'} and "
@@ -364,7 +363,7 @@ def other_weights(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
 
 
 def _other_files(made: Any, asked: Any) -> list[str]:
-    """Return which weight files differ, and how, the first few of each kind."""
+    """Return the weight files that differ and how, the first few of each kind."""
     if not isinstance(made, Mapping) or not isinstance(asked, Mapping):
         return []
     both = sorted(made.keys() & asked.keys())
@@ -389,15 +388,15 @@ def _value(manifest: Manifest, name: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as the message shows it: JSON, so that lists and text look familiar."""
+    """Return a value as JSON, for a message."""
     return json.dumps(value, ensure_ascii=False)
 
 
 _PER_ROW = 10_400
-"""Bytes of a row without vectors: strings, token lists, attributes, index. Measured."""
+"""Bytes of a row without its vectors: strings, token lists, attributes, index. Measured."""
 
 _PER_VECTOR = 475
-"""Bytes of one vector's window in the row group. Measured."""
+"""Bytes of one vector's virtual dataset in the row group. Measured."""
 
 
 def bytes_per_row(
@@ -408,7 +407,7 @@ def bytes_per_row(
     num_positions: int,
     store_dtype: StoreDtype = "float32",
 ) -> int:
-    """Return about how many bytes a packed row takes.
+    """Return the approximate size in bytes of a packed row.
 
     >>> seed = dict(vision_size=7680, hidden_size=4096, num_layers_captured=5, num_positions=2)
     >>> bytes_per_row(**seed), bytes_per_row(**seed, store_dtype="float16")

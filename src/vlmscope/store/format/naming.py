@@ -1,8 +1,8 @@
 """Names on disk: question id ↔ HDF5 link, position ↔ group and attribute.
 
-Ids are used as they are, because people look their questions up by them. We escape only what HDF5
-or our layout cannot take, in the manner of a URL: a ``/`` would open a subgroup, a lone ``.`` means
-"this group", and root names that start with ``_`` are ours. A ``%`` is touched only where it would
+Ids are used unchanged, because users look up their questions by id. Only what HDF5 or our layout
+cannot represent is escaped, as in a URL: a ``/`` would open a subgroup, a lone ``.`` means "this
+group", and root names that start with ``_`` are reserved. A ``%`` is escaped only where it would
 otherwise read as one of these escapes, so ``100%`` stays ``100%``.
 """
 
@@ -36,9 +36,7 @@ def link_name(question_id: str) -> str:
     ('amber%2F7', '%2E', '%5Fcolumns', '50%252F')
     """
     if not question_id or "\0" in question_id:
-        found = (
-            "is empty" if not question_id else f"{shortened(question_id)!r} holds a NUL character"
-        )
+        found = "is empty" if not question_id else f"{shortened(question_id)!r} has a NUL character"
         raise InputError(f"question id {found}; HDF5 cannot name it, give the row another id")
     if any("\ud800" <= char <= "\udfff" for char in question_id):
         raise InputError(
@@ -71,7 +69,7 @@ def representation_name(position: str) -> str:
 
 
 def boundary_name(position: str) -> str:
-    """Return the attribute that says where a position stands in the prompt.
+    """Return the attribute with the index of a position in the prompt.
 
     >>> boundary_name("last_image_token"), boundary_name("first_image_token")
     ('vision_token_boundary', 'first_image_token_boundary')
@@ -93,11 +91,11 @@ def boundary_position(name: str) -> str | None:
 
 
 def vector_path(name: str, layer: int | None = None) -> str:
-    """Return where a vector stands in a row, and its column under ``_columns``.
+    """Return the path of a vector in a row, which is also its column under ``_columns``.
 
     Args:
         name: The representation, or its position.
-        layer: The decoder layer; of the vision encoder's output none.
+        layer: The decoder layer; None for the vision encoder's output.
 
     >>> vector_path("query_token_representation", 20), vector_path("vision_only_representation")
     ('query_token_representation/layer_20', 'vision_only_representation')
@@ -109,11 +107,11 @@ def vector_path(name: str, layer: int | None = None) -> str:
 
 
 def shown_layers(layers: Sequence[int], num_layers: int | None = None) -> str:
-    """Return layers as a person reads them, neighbours joined.
+    """Return layers as text, with ranges for adjacent layers.
 
     Args:
         layers: The layers, ascending.
-        num_layers: How many the model has, if that is known.
+        num_layers: The number of layers of the model, if known.
 
     >>> shown_layers(range(10), 10), shown_layers((0, 10, 20, 30, 39), 40)
     ('0–9 (all)', '0, 10, 20, 30, 39 of 40')
@@ -134,7 +132,7 @@ def shown_layers(layers: Sequence[int], num_layers: int | None = None) -> str:
 
 
 def is_vector(path: str) -> bool:
-    """Say whether a column holds vectors, by its name.
+    """Return whether a column contains vectors, judging by its name.
 
     >>> is_vector("query_token_representation/layer_20"), is_vector("answer")
     (True, False)
@@ -143,7 +141,7 @@ def is_vector(path: str) -> bool:
 
 
 def is_of_image(path: str) -> bool:
-    """Say whether a vector is read off an image, so that a question without one lacks it.
+    """Return whether a vector is read from an image, so that a question without an image lacks it.
 
     >>> is_of_image("vision_token_representation/layer_2")
     True
@@ -154,7 +152,7 @@ def is_of_image(path: str) -> bool:
 
 
 def image_positions(paths: Iterable[str]) -> list[str]:
-    """Return the image's positions among the vectors of a run that have a boundary: no means.
+    """Return the image's positions that have a boundary (means have none), from vector paths.
 
     >>> image_positions(["vision_token_representation/layer_0", "vision_only_representation"])
     ['last_image_token']

@@ -1,11 +1,11 @@
-"""The specification's image: one group per question, with scalar strings and one vector per layer.
+"""The HALP layout: one group per question, with scalar strings and one vector per layer.
 
-In a shard the vectors are virtual datasets: windows of one row onto the columns, so the image
-costs no second copy. A row has no dataset and no attribute for what it lacks: the vectors and
-boundaries of an image, where the question is about none.
+In a shard the vectors are virtual datasets: each shows one row of a column, so the layout needs no
+second copy of the data. A row has no dataset and no attribute for what it lacks: the vectors and
+boundaries of an image, if the question is about none.
 
-Everything here goes through h5py's low-level API with shared types and spaces, several times faster
-than ``create_dataset``: HDF5 makes some twenty objects per question.
+Everything here uses h5py's low-level API with shared types and spaces, which is several times
+faster than ``create_dataset``: about twenty HDF5 objects are created per question.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from vlmscope.store.format.naming import boundary_position, is_of_image, link_na
 from vlmscope.store.format.validation import COLUMNS
 
 ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")
-"""Our datasets beside the specification's. Every other number is an attribute of the row."""
+"""Datasets added to those of the specification. Every other number is an attribute of the row."""
 
 _ATTRIBUTE_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
 _OBJECT = h5py.string_dtype()
-_COMPACT_ATTRIBUTES = (64, 32)  # HDF5 builds a heap per group from 9 attributes on, unless told
+_COMPACT_ATTRIBUTES = (64, 32)  # by default HDF5 builds a heap per group from 9 attributes on
 
 
 class RowWriter:
     """Writes the row groups of a block into an open file.
 
-    ``virtual`` rows point into the columns of the same file, which must hold exactly this block;
+    ``virtual`` rows refer to the columns of the same file, which must contain exactly this block;
     otherwise the values are copied.
     """
 
@@ -54,7 +54,7 @@ class RowWriter:
         self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
 
     def write(self) -> Iterator[str]:
-        """Write every row; yield each question's id when its row is there."""
+        """Write every row; yield each question's id when its row is written."""
         for i, question_id in enumerate(self._block.ids):
             row = h5g.create(self._file, link_name(question_id).encode(), None, self._group)
             self._write_attributes(row, i)
@@ -75,7 +75,7 @@ class RowWriter:
             self._write_text_attribute(row, name, self._block.texts[name][i])
         if self._virtual:
             self._write_number(row, "row", np.int64(i))
-        else:  # there are no columns to keep it
+        else:  # there are no columns to store it
             self._write_text_attribute(row, "metadata", self._block.texts["metadata"][i])
 
     def _write_text_attribute(self, owner: Any, name: str, text: str) -> None:
@@ -127,7 +127,7 @@ def _row_lists(block: Block) -> Mapping[str, Any]:
 def _window(path: str, shape: tuple[int, ...], i: int) -> Any:
     """Return the creation properties of a virtual dataset: row ``i`` of a column of this file.
 
-    Should the column ever be missing, HDF5 reads the fill value without a word: NaN shows it.
+    If the column is missing, HDF5 returns the fill value without an error: NaN makes that visible.
     """
     source = h5s.create_simple(shape)
     source.select_hyperslab((i, 0), (1, shape[1]))

@@ -1,8 +1,8 @@
-"""Immutable HDF5 shards: parts and packs, built in memory and published whole.
+"""Immutable HDF5 shards: parts and packs, built in memory and published at once.
 
 An HDF5 file that is appended to does not survive a kill; one that is written once and renamed does.
-Building it in memory keeps HDF5 away from the disk: a full disk is a plain write error, and no half
-written file confuses the library.
+Because it is built in memory, HDF5 never writes to the disk: a full disk is a plain write error,
+and the library never sees a partially written file.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LIBVER = ("v110", "v110")
 """HDF5 1.10 and later read it. ``latest`` under HDF5 2.0 writes what HDF5 1.x cannot read."""
 
 _COUNT = count()
-_GROWTH = 16 * 2**20  # bytes the in-memory file grows by; h5py's 64 KB would copy it over and over
+_GROWTH = 16 * 2**20  # growth step of the in-memory file; h5py's 64 KB would copy it repeatedly
 
 
 def build_shard(
     block: Block, manifest: Manifest, *, writer: str, supersedes: Sequence[str] = ()
 ) -> tuple[bytes, bytes]:
-    """Return the bytes of a shard that holds these rows, in two pieces as ``image_of`` does."""
+    """Return the bytes of a shard with these rows, in two pieces as ``image_of`` does."""
     with memory_file() as file:
         write_columns(file, block, manifest)
         rows = RowWriter(file, block, final_norm=final_norm_leaves(manifest), virtual=True)
@@ -54,9 +54,9 @@ def build_shard(
 
 @contextmanager
 def memory_file() -> Iterator[Any]:
-    """Open a new HDF5 file that never touches the disk.
+    """Open a new HDF5 file in memory.
 
-    HDF5 goes by names even here: two threads may not have a file of the same name open.
+    HDF5 identifies files by name even here: two threads must not have the same name open.
     """
     name = f"vlmscope-memory-{next(_COUNT)}"
     file = h5py.File(
@@ -75,7 +75,7 @@ def memory_file() -> Iterator[Any]:
 def image_of(file: Any) -> tuple[bytes, bytes]:
     """Return the bytes of an open in-memory file: its seal, and the rest.
 
-    In two pieces, because to join them would be one more copy of the file in memory.
+    In two pieces, because joining them would be one more copy of the file in memory.
     """
     file.flush()
     image = file.id.get_file_image()
@@ -99,7 +99,7 @@ def root_attributes(manifest: Manifest, *, rows: int) -> dict[str, Any]:
 
 
 def _particulars(manifest: Manifest) -> dict[str, str | None]:
-    """Return what most runs do not have: an attribute is there only where it says something."""
+    """Return the optional root attributes, which are written only if they are not empty."""
     return {
         "compat": manifest.capture.compat,
         "adapter": manifest.model.adapter,
@@ -109,16 +109,16 @@ def _particulars(manifest: Manifest) -> dict[str, str | None]:
 
 @contextmanager
 def opened(path: Path, depth: Depth = "columns") -> Iterator[Any]:
-    """Open a shard for reading; any trouble with its content names the file.
+    """Open a shard for reading; errors in its content name the file.
 
-    With HDF5's own default for locks: it refuses a file that the process has open otherwise.
+    Uses HDF5's default for locks: it refuses a file that the process has open in another mode.
 
     Args:
         path: The shard.
-        depth: What of it is going to be read.
+        depth: What will be read from it.
 
     Raises:
-        FileNotFoundError: It is gone.
+        FileNotFoundError: The shard has been removed.
         StoreError: It is damaged.
         UnreachableError: The object store does not answer.
     """
@@ -132,22 +132,22 @@ def opened(path: Path, depth: Depth = "columns") -> Iterator[Any]:
         raise StoreError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         raise StoreError(
-            f"{path}: damaged or no HDF5 file ({error}); restore it from a copy, or run the same "
-            "extract command with --redo-damaged to capture its rows again"
+            f"{path}: damaged or not an HDF5 file ({error}); restore it from a copy, or run the "
+            "same extract command with --redo-damaged to capture its rows again"
         ) from error
 
 
 @contextmanager
 def hdf5_file(path: Path, depth: Depth) -> Iterator[Any]:
-    """Open an HDF5 file for reading, wherever it lies, once a process of its own has read it.
+    """Open a local or remote HDF5 file for reading, after it was screened in a child process.
 
     Args:
         path: The file.
-        depth: What of it is going to be read.
+        depth: What will be read from it.
 
     Raises:
-        OSError: It is not there, no regular file, or no HDF5 file.
-        StoreError: HDF5 cannot be let at it.
+        OSError: The file does not exist, is not a regular file, or not an HDF5 file.
+        StoreError: The screening failed.
         UnreachableError: The object store does not answer.
     """
     if is_remote(path):
@@ -160,5 +160,7 @@ def hdf5_file(path: Path, depth: Depth) -> Iterator[Any]:
     screened = screen(path, depth)
     with h5py.File(path, "r") as file:
         if identity_of(path) != screened:
-            raise StoreError(f"{path}: is replaced while it is read; wait until nothing writes it")
+            raise StoreError(
+                f"{path}: is being replaced while it is read; wait until nothing writes it"
+            )
         yield file

@@ -1,6 +1,6 @@
-"""What the columns of a shard must be before a row of it is read.
+"""Checks of the columns of a shard before a row of it is read.
 
-A damaged or foreign file is refused here, in one line, so that the readers behind can trust names,
+A damaged or foreign file is refused here, with one line, so that all readers can rely on names,
 shapes and types.
 """
 
@@ -17,7 +17,7 @@ from vlmscope.store.format.hdf5_links import file_name, member, walk
 from vlmscope.store.format.naming import is_vector
 
 COLUMNS = "_columns"
-"""Name of the root group that holds the columns."""
+"""Name of the root group that contains the columns."""
 
 TEXTS = (
     QUESTION_ID, "image_id", "question", "ground_truth_answer", "finish_reason", "image_sha256",
@@ -38,9 +38,9 @@ def columns_of(file: Any) -> dict[str, Any]:
     """Return the columns of an open shard by their paths, in the order of the file.
 
     Raises:
-        KeyError: There is none of a name that every shard has.
-        StoreError: A column is no column, is not as long as the others, or does not lie in the
-            file.
+        KeyError: A column that every shard has is missing.
+        StoreError: A column is not a dataset, has another length than the others, or is not in the
+            file itself.
     """
     columns = dict(walk(member(file, COLUMNS)))
     rows = columns[QUESTION_ID].shape
@@ -60,8 +60,8 @@ def text_column(file: Any, name: str) -> list[str]:
     """Return one column of strings of an open shard; or of an index, whose columns have no digest.
 
     Raises:
-        KeyError: There is none of the name.
-        StoreError: It is no column of strings, does not lie in the file, or is damaged.
+        KeyError: There is no such column.
+        StoreError: It is not a column of strings, is not in the file itself, or is damaged.
     """
     column = member(file, f"{COLUMNS}/{name}")
     if flaw := _flaw(name, column, getattr(column, "shape", None)):
@@ -74,20 +74,20 @@ def text_column(file: Any, name: str) -> list[str]:
 
 
 def _flaw(path: str, column: Any, rows: tuple[int, ...] | None) -> str:
-    """Return what is wrong with a column, or an empty text."""
+    """Return the problem of a column, or an empty text."""
     if not isinstance(column, h5py.Dataset) or column.shape is None:
-        return "is no dataset"
+        return "is not a dataset"
     if rows is None or len(rows) != 1 or column.shape[:1] != rows:
         return f"has the shape {list(column.shape)}, expected {list(rows or ())} rows"
     kind, dimensions = column.dtype.kind, len(column.shape)
     if is_vector(path):
-        right = kind == "f" and dimensions == 2
+        valid = kind == "f" and dimensions == 2
     elif path in TEXTS or h5py.check_string_dtype(column.dtype):
-        right = h5py.check_string_dtype(column.dtype) is not None and dimensions == 1
+        valid = h5py.check_string_dtype(column.dtype) is not None and dimensions == 1
     elif path in NUMBERS:
-        right = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in column.shape[1:]
+        valid = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in column.shape[1:]
     elif lists := h5py.check_vlen_dtype(column.dtype):
-        right = lists.kind in "iuf" and dimensions == 1
+        valid = lists.kind in "iuf" and dimensions == 1
     else:
-        right = kind in "iufb" and dimensions in (1, 2)
-    return "" if right else f"has the type {column.dtype} and {dimensions} dimensions"
+        valid = kind in "iufb" and dimensions in (1, 2)
+    return "" if valid else f"has the type {column.dtype} and {dimensions} dimensions"

@@ -1,8 +1,8 @@
-"""Where bytes are kept: a file system or an object store.
+"""Files in a file system or an object store.
 
-- ``paths``: where a run is stored, and which names may be used inside it
+- ``paths``: the location of a run, and the names that may be used inside it
 - ``object_store``: reads by ranges, writes of whole objects
-- ``atomic``: publishing a file, all of it or none of it
+- ``atomic``: publishing a file completely or not at all
 - ``removal``: removing, moving and replacing plain child names, never through a link
-- ``locks``: who may write a run
+- ``locks``: which processes may write a run
 """

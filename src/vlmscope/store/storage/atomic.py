@@ -1,13 +1,14 @@
-"""Publishing a file: all of it or none of it.
+"""Atomic publishing of files: completely or not at all.
 
-The bytes go to a hidden file beside the target, are flushed to the disk, and take the target's
-name by one atomic rename; the folder is flushed last. Whoever finds the name finds a whole file,
-whatever was killed. An object store needs none of that: it has a whole object, or none. Nothing
-else in a run records progress.
+The bytes are written to a hidden file in the target's folder and flushed to the disk, then the file
+is renamed atomically to the target; the folder is flushed last. A reader that finds the name finds
+a complete file, whichever process was killed. An object store needs none of this: an object is
+complete, or does not exist. Nothing else in a run records progress.
 
-Every hidden file has a name of its own, made exclusively, so that two processes that publish one
-name never write into one file: the later rename counts. The name says which process made it, and
-who publishes the same name later removes what a dead one left.
+Every hidden file has a unique name and is created exclusively, so that two processes that publish
+the same name never write to the same file: the later rename wins. The name contains the process
+that created it, and the next process that publishes the same name removes the leftovers of dead
+ones.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from vlmscope.store.storage.object_store import Identity, identity_of, put
 from vlmscope.store.storage.paths import is_remote
 
 _LONGEST_NAME = 180
-"""Characters of a target's name in that of its hidden file; a file system allows 255 bytes."""
+"""Bytes of the target's name in the name of its hidden file; a file system allows 255 in all."""
 
 _OLD = 24 * 3600.0
 """Seconds after which a hidden file of an unknown process is a leftover."""
 
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
-"""What file systems without ``fsync`` of files or folders answer (FUSE, some network mounts)."""
+"""Errors of file systems without ``fsync`` for files or folders (FUSE, some network mounts)."""
 
 _PUBLISHED: dict[Identity, None] = {}
-"""What tells each file that this process published from any later one of its name."""
+"""Identities of the files that this process published."""
 
 _REMEMBERED = 2**16
 
@@ -49,12 +50,12 @@ def publish(path: Path, *pieces: bytes, exclusive: bool = False) -> None:
     Args:
         path: The file.
         pieces: Its bytes.
-        exclusive: Whether nobody else may have published it: asked of an object store, where there
-            are no locks. In a folder a lock has seen to it.
+        exclusive: Whether to fail if the name exists. Used in an object store, which has no locks;
+            in a folder a lock ensures it.
 
     Raises:
-        RunBusyError: Somebody else has published it.
-        StoreError: The disk or the store refuses.
+        RunBusyError: Another process has published it.
+        StoreError: The disk or the store refuses the write.
     """
     if is_remote(path):
         put(path, b"".join(pieces), exclusive=exclusive)
@@ -64,16 +65,17 @@ def publish(path: Path, *pieces: bytes, exclusive: bool = False) -> None:
 
 
 def publish_together(files: Mapping[Path, bytes]) -> None:
-    """Write several files: all are whole on the disk before the first takes its name.
+    """Write several files: all are complete on the disk before the first is renamed.
 
-    A kill before the first rename leaves what was there; between two renames lie microseconds. In
-    an object store the files are put one after the other, in the order given.
+    A kill before the first rename changes nothing; there are microseconds between two renames. In
+    an object store the files are written one after the other, in the given order.
 
     Args:
-        files: Path → bytes; the file that readers look for first comes last.
+        files: Path → bytes; the file that readers open first comes last.
 
     Raises:
-        StoreError: The disk or the store refuses. Unless a rename is refused, nothing is changed.
+        StoreError: The disk or the store refuses the write. Unless a rename fails, nothing is
+            changed.
     """
     written: dict[Path, Path] = {}
     try:
@@ -100,14 +102,14 @@ def publish_together(files: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def publishing(path: Path, *, clear_leftovers: bool = True) -> Iterator[Path]:
-    """Yield a hidden path to write to; on leaving, give it the name ``path``.
+    """Yield a hidden path to write to; on exit, rename it to ``path``.
 
-    If anything fails, the hidden file is removed and ``path`` stays as it was. A refusal by the
-    operating system becomes a ``StoreError``. Of an object store the hidden file is a local one.
+    If anything fails, the hidden file is removed and ``path`` is unchanged. An ``OSError`` becomes
+    a ``StoreError``. For an object store the hidden file is a local one.
 
     Args:
         path: The file.
-        clear_leftovers: Whether to remove what killed processes left of earlier attempts at it.
+        clear_leftovers: Whether to remove hidden files of killed processes for the same path.
     """
     if is_remote(path):
         with TemporaryDirectory(prefix="vlmscope-") as folder:
@@ -132,12 +134,12 @@ def publishing(path: Path, *, clear_leftovers: bool = True) -> Iterator[Path]:
 
 
 def is_published_here(identity: Identity) -> bool:
-    """Return whether this process published a file, which nobody has changed since."""
+    """Return whether this process published a file that has not been changed since."""
     return identity in _PUBLISHED
 
 
 def _note(path: Path) -> None:
-    """Remember a file that was just published."""
+    """Record the identity of a file that was just published."""
     with suppress(OSError):
         _PUBLISHED[identity_of(path)] = None
     while len(_PUBLISHED) > _REMEMBERED:
@@ -147,7 +149,7 @@ def _note(path: Path) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove hidden files of this name whose process is dead, or unknown and a day old.
 
-    What cannot be told or removed stays: a later attempt tries again.
+    Files that cannot be identified or removed stay for a later attempt.
     """
     wanted = re.compile(rf"\.{re.escape(_shortened(path.name))}\.(\w+)-(\d+)-\w+\.tmp")
     with suppress(OSError), os.scandir(path.parent) as entries:
@@ -162,12 +164,11 @@ def remove_leftovers(path: Path) -> None:
 def sync(path: Path) -> None:
     """Flush a file or a folder to the disk. Needs POSIX: elsewhere a folder cannot be opened.
 
-    A file system that has no such call is taken as it is: the rename is atomic all the same, and
-    what survives a power cut is the file system's to say. A folder that may not be listed cannot be
-    flushed either.
+    A file system without such a call is accepted: the rename is still atomic, but what survives a
+    power cut depends on the file system. A folder that may not be listed cannot be flushed either.
     """
     if is_remote(path):
-        return  # what an object store has, it has kept
+        return  # an object is durable once it is written
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -190,7 +191,7 @@ def sync_descriptor(descriptor: int) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
-    """Return the one line a person sees when the disk refuses."""
+    """Return the one-line error for a failed write."""
     return StoreError(
         f"{path}: cannot be written: {error.strerror or error}; everything published before is "
         f"safe, {_remedy(error)} and run the same command again"
@@ -198,17 +199,17 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
 
 
 def _remedy(error: OSError) -> str:
-    """Return what to do about a refusal, by its cause."""
+    """Return the remedy for a failed write, by its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free space"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "fix the folder's permissions"
-    return "mend that, or give a folder on another file system,"
+    return "fix the cause, or give a folder on another file system,"
 
 
 @contextmanager
 def _saying_what(path: Path) -> Iterator[None]:
-    """Turn a refusal by the operating system into one line about ``path``."""
+    """Turn an ``OSError`` into a one-line error about ``path``."""
     try:
         yield
     except OSError as error:
@@ -216,7 +217,7 @@ def _saying_what(path: Path) -> Iterator[None]:
 
 
 def _new_temporary(path: Path) -> Path:
-    """Make an empty hidden file beside the target, exclusively, and return its path."""
+    """Create an empty hidden file in the target's folder, exclusively, and return its path."""
     owner = f"{_process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".{_shortened(path.name)}.{owner}.tmp")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -224,7 +225,7 @@ def _new_temporary(path: Path) -> Path:
 
 
 def _shortened(name: str) -> str:
-    """Return a file's name, cut where its hidden file's would be too long.
+    """Return a file's name, shortened if the name of its hidden file would be too long.
 
     >>> _shortened("run.json"), len(_shortened("é" * 200)) < 100
     ('run.json', True)
@@ -236,19 +237,19 @@ def _shortened(name: str) -> str:
 
 @cache
 def _process_space() -> str:
-    """Return what tells process ids that mean the same: this boot, and the namespace of ids.
+    """Return a hash of the scope in which process ids are unique: this boot and id namespace.
 
-    A folder may be shared by machines and containers, whose process ids say nothing here.
+    A folder may be shared by machines and containers, whose process ids are not comparable.
     """
-    told = [os.uname().nodename]
+    scope = [os.uname().nodename]
     with suppress(OSError):
-        told.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
-        told.append(str(Path("/proc/self/ns/pid").readlink()))
-    return sha256("\0".join(told).encode()).hexdigest()[:8]
+        scope.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
+        scope.append(str(Path("/proc/self/ns/pid").readlink()))
+    return sha256("\0".join(scope).encode()).hexdigest()[:8]
 
 
 def _is_dead(space: str, process: int) -> bool:
-    """Return whether a process is known to be gone."""
+    """Return whether a process is known to have ended."""
     if space != _process_space():
         return False
     try:
@@ -261,7 +262,7 @@ def _is_dead(space: str, process: int) -> bool:
 
 
 def _discard(temporary: Path) -> None:
-    """Remove a hidden file; an error here must not hide the one that brought us here."""
+    """Remove a hidden file; an error here must not hide the original one."""
     try:
         temporary.unlink(missing_ok=True)
     except OSError:

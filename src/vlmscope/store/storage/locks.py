@@ -1,15 +1,15 @@
-"""Locks of a run: one writer, or the members of one team; readers need none.
+"""Locks of a run: one writer, or the members of one team; readers need no lock.
 
-A lock is the operating system's (``flock``), which goes with the process that holds it. Some file
-systems have none (FUSE, some network mounts): there a file that is made exclusively stands for it,
-with the name of the process that made it. An object store has no locks at all. There every shard is
-put under a name that nobody may have taken, so that of two writers of one name the second one is
-refused with its first shard.
+A lock is one of the operating system (``flock``), which is released when its process ends. Some
+file systems have none (FUSE, some network mounts): there a marker file is used instead, which is
+created exclusively and contains the process that created it. An object store has no locks at all.
+There every shard is written on the condition that its name is free, so that of two writers with the
+same name the second is refused with its first shard.
 
-A plain session writes as ``000``, alone. A rank writes as ``rank_003_of_008`` beside the other
-ranks of eight; ranks of six would do the same rows again, and are kept out. Every writer holds a
-lock of its name as long as it lives. Locks are looked at and taken under one more lock, the gate,
-so that two that exclude each other cannot both come in.
+A plain session writes as ``000``, alone. A rank writes as ``rank_003_of_008`` together with the
+other ranks of eight; ranks of six would process the same rows again, and are refused. Every writer
+holds a lock with its name as long as it is open. Locks are checked and acquired under one more
+lock, the gate, so that two writers that exclude each other cannot both start.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ LOCK_PREFIX = ".lock-"
 """Beginning of a lock file's name in a run folder."""
 
 _MARKER_PREFIX = ".marker-"
-"""Beginning of the name of the file that stands for a lock where there is no ``flock``."""
+"""Beginning of the name of the marker file that is used as a lock if there is no ``flock``."""
 
-_PATIENCE = 600.0  # seconds: an index of a million rows takes a minute or two
+_TIMEOUT = 600.0  # seconds: an index of a million rows takes a minute or two
 
 _NO_FLOCK = frozenset(
     {errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 )
-"""What file systems without ``flock`` answer."""
+"""Errors of file systems without ``flock``."""
 
 
 class Lock(Protocol):
-    """What is used of a lock."""
+    """The interface of a lock."""
 
     @property
     def is_locked(self) -> bool:
-        """Whether it is held."""
+        """Whether this object holds the lock."""
         ...
 
     def acquire(self) -> object:
-        """Take it."""
+        """Acquire the lock."""
         ...
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         ...
 
 
 class _FolderLock:
     """A lock in a folder: by ``flock``, or by a marker file where the file system has none.
 
-    Whoever has ``flock`` looks for a marker too, for of two machines on one mount one may lack it.
-    The other way round it is no help: who lacks ``flock`` cannot see who holds it.
+    A process with ``flock`` checks for a marker too, because another machine on the same mount may
+    lack ``flock``. The reverse is not possible: without ``flock``, its holders cannot be detected.
     """
 
     def __init__(self, run: Path, name: str, timeout: float) -> None:
@@ -79,7 +79,7 @@ class _FolderLock:
 
     @property
     def marker(self) -> Path:
-        """The file that stands for the lock where there is no ``flock``."""
+        """The marker file that is used as the lock if there is no ``flock``."""
         return Path(self._marker.lock_file)
 
     def acquire(self) -> None:
@@ -92,7 +92,7 @@ class _FolderLock:
             return
         if self.marker.exists():
             try:
-                self._marker.acquire()  # takes over one whose process is gone
+                self._marker.acquire()  # takes over a marker whose process has ended
             except BaseException:
                 self._native.release()
                 raise
@@ -105,7 +105,7 @@ class _FolderLock:
 
 @dataclass(slots=True)
 class _NoLock:
-    """Stands for a lock where there are none: everybody gets it."""
+    """A lock that can always be acquired, for stores without locks."""
 
     is_locked: bool = False
 
@@ -117,7 +117,7 @@ class _NoLock:
 
 
 def lock_of(run: Path, name: str, *, timeout: float = 0) -> Lock:
-    """Return a lock that is not tied to the thread that takes it."""
+    """Return a lock that is not bound to the thread that acquires it."""
     if is_remote(run):
         return _NoLock()
     check_inside(run)
@@ -125,7 +125,7 @@ def lock_of(run: Path, name: str, *, timeout: float = 0) -> Lock:
 
 
 def acquire(lock: Lock, run: Path) -> None:
-    """Take the lock, or say who has it. A folder that is gone is not made again."""
+    """Acquire the lock of a run, or raise ``RunBusyError``. A missing folder is not created."""
     try:
         if not is_remote(run):
             run.stat()
@@ -138,8 +138,8 @@ def acquire(lock: Lock, run: Path) -> None:
 
 @contextmanager
 def waiting(run: Path, name: str) -> Iterator[None]:
-    """Hold a lock that is only ever held for a short time."""
-    lock = lock_of(run, name, timeout=_PATIENCE)
+    """Hold a lock, waiting for it: for locks that are only held for a short time."""
+    lock = lock_of(run, name, timeout=_TIMEOUT)
     acquire(lock, run)
     try:
         yield
@@ -149,12 +149,12 @@ def waiting(run: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path, name: str, doing: str) -> Iterator[None]:
-    """Hold a lock while several files are replaced that belong together; nobody waits for it.
+    """Hold a lock, without waiting for it, while several files are replaced together.
 
     Args:
-        folder: Where the files are: a folder of ours, as the lock stays in it.
-        name: The lock's name.
-        doing: What the other one is doing, if there is one: ``saving probes here``.
+        folder: The folder of the files, one of vlmscope's own: the lock file stays in it.
+        name: The name of the lock.
+        doing: What another holder of the lock is doing, for the message: ``saving probes here``.
 
     Raises:
         RunBusyError: Another process holds it.
@@ -179,7 +179,7 @@ def alone(folder: Path, name: str, doing: str) -> Iterator[None]:
 
 
 def busy(lock: Lock, folder: Path, doing: str) -> RunBusyError:
-    """Return the error for a lock that somebody else holds: what they do, and what to do."""
+    """Return the error for a lock that another process holds, with what it is doing."""
     stale = ""
     if isinstance(lock, _FolderLock) and lock.marker.exists():
         stale = f"; if none is (it was killed on another machine), remove {lock.marker}"
@@ -189,18 +189,18 @@ def busy(lock: Lock, folder: Path, doing: str) -> RunBusyError:
 
 
 ALONE = "000"
-"""The name of a writer that shares the run with nobody."""
+"""The name of a writer that does not share the run with others."""
 
 GATE = "writers"
-"""The lock under which writers come and go."""
+"""Name of the lock under which writers start and end."""
 
 _TEAM = "_of_"
 _OTHER = frozenset({GATE, "manifest", "index", "failures", "probes", "report"})
-"""Locks that say nothing about writers: held for a moment, or by commands that add no rows."""
+"""Locks that are not those of writers: held briefly, or by commands that add no rows."""
 
 
 def rank_name(index: int, count: int) -> str:
-    """Return the writer's name of one rank; in their order, so that rows keep it too.
+    """Return the writer name of one rank; the names sort by rank, and so do the rows.
 
     >>> rank_name(3, 8), rank_name(3, 1200)
     ('rank_003_of_008', 'rank_0003_of_1200')
@@ -210,7 +210,7 @@ def rank_name(index: int, count: int) -> str:
 
 
 def team_name(team: str, member: str) -> str:
-    """Return the writer's name of a member of a team.
+    """Return the writer name of a member of a team.
 
     >>> team_name("ray_5f0c", "worker_001")
     'worker_001_of_ray_5f0c'
@@ -219,10 +219,10 @@ def team_name(team: str, member: str) -> str:
 
 
 def enter(run: Path, writer: str) -> Lock:
-    """Take the lock of a writer's name, if nobody writes whom it excludes.
+    """Acquire the lock of a writer, unless a writer is active that it excludes.
 
     Raises:
-        RunBusyError: Somebody does.
+        RunBusyError: Such a writer is active.
         StoreError: The folder cannot be written.
     """
     lock = lock_of(run, writer)
@@ -233,20 +233,20 @@ def enter(run: Path, writer: str) -> Lock:
 
 
 def check_free(run: Path, writer: str = ALONE, *, patience: float = 0) -> None:
-    """Raise ``RunBusyError`` if somebody writes the run whom this writer excludes. Makes no run.
+    """Raise ``RunBusyError`` if a writer is active that this one excludes. Creates no run.
 
     Args:
         run: The run folder.
-        writer: Who wants to write.
-        patience: Seconds to wait for them to end.
+        writer: The name of the new writer.
+        patience: Seconds to wait for the others to end.
     """
-    give_up = time.monotonic() + patience
+    deadline = time.monotonic() + patience
     while any(True for _ in _locks(run)):
         try:
             with waiting(run, GATE):
                 _refuse(run, writer)
         except RunBusyError:
-            if time.monotonic() >= give_up:
+            if time.monotonic() >= deadline:
                 raise
             time.sleep(0.2)
         else:
@@ -254,56 +254,56 @@ def check_free(run: Path, writer: str = ALONE, *, patience: float = 0) -> None:
 
 
 def writers_at_work(run: Path) -> frozenset[str]:
-    """Return the names of those who write the run. To be asked at the gate."""
+    """Return the names of the active writers of a run. Call it while holding the gate."""
     return frozenset(name for name in _locks(run) if _is_held(run, name))
 
 
 def wait_for_end(run: Path, writer: str, *, patience: float) -> bool:
-    """Wait until a writer that died has let go of the run; return whether it has.
+    """Wait until the lock of a dead writer is released; return whether it is.
 
     Args:
         run: The run folder.
-        writer: Its name, which nobody will take again.
+        writer: The name of the writer, which is never used again.
         patience: Seconds to wait.
     """
-    give_up = time.monotonic() + patience
+    deadline = time.monotonic() + patience
     while writer in _locks(run) and _is_held(run, writer):
-        if time.monotonic() >= give_up:
+        if time.monotonic() >= deadline:
             return False
         time.sleep(0.05)
     return True
 
 
 def forget_locks(run: Path, *, besides: str) -> None:
-    """Remove the locks of writers that are gone. At the gate, where nobody else writes."""
+    """Remove the lock files of ended writers. Call it at the gate, if no other writer is active."""
     for name in _locks(run):
         if name != besides:
             remove_file(run, f"{LOCK_PREFIX}{name}")
 
 
 def _refuse(run: Path, writer: str) -> None:
-    """Refuse a writer beside another of its name, or one of another team."""
+    """Refuse a writer if one of the same name, or of another team, is active."""
     team = _team(writer)
     for name in sorted(writers_at_work(run)):
         if name == writer or not team or _team(name) != team:
-            as_whom = "" if name == ALONE else f" (as {name})"
-            raise busy(lock_of(run, name), run, f"writing this run{as_whom}")
+            writer_name = "" if name == ALONE else f" (as {name})"
+            raise busy(lock_of(run, name), run, f"writing this run{writer_name}")
 
 
 def _team(writer: str) -> str:
-    """Return what the names of those have in common who may write at once; empty for nobody."""
+    """Return the team in a writer name: members of a team may write at once; empty if none."""
     return writer.partition(_TEAM)[2]
 
 
 def _locks(run: Path) -> Iterator[str]:
-    """Yield the names of which there is a lock, held or not; an object store has none."""
+    """Return the names of the lock files of writers, held or not; an object store has none."""
     locks = () if is_remote(run) else place(run).glob(f"{LOCK_PREFIX}*")
     names = (path.name.removeprefix(LOCK_PREFIX) for path in locks)
     return (name for name in names if name not in _OTHER)
 
 
 def _is_held(run: Path, name: str) -> bool:
-    """Return whether somebody has this lock."""
+    """Return whether a process holds this lock."""
     lock = lock_of(run, name)
     try:
         lock.acquire()

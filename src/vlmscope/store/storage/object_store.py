@@ -1,4 +1,4 @@
-"""Files of an object store: read by ranges as HDF5 asks for them, written whole or not at all."""
+"""Files of an object store: read in ranges as HDF5 needs them, written at once or not at all."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from vlmscope.regular import MOST_OF_A_DOCUMENT, check_size, open_regular, read_
 from vlmscope.store.storage.paths import is_remote, unreachable
 
 BLOCK = 2**20
-"""Bytes of a block that is kept: HDF5 reads what describes the columns in many small pieces."""
+"""Bytes of a cached block: HDF5 reads the headers of columns in many small pieces."""
 
 _BLOCKS = 16
 _COMPARED = 2**20
 
 Identity = tuple[str | int, ...]
-"""What changes when another file takes a name."""
+"""A value that changes when the file of a path is replaced."""
 
 _NUMBERS = itertools.count()
 
 _OPEN: WeakValueDictionary[str, RemoteFile] = WeakValueDictionary()
-"""Name as HDF5 has it → an open file: who asks about a dataset gets at the bytes of its file."""
+"""HDF5's name of a file → the open file, so that the file of a dataset can be found."""
 
 
 class RemoteFile(io.RawIOBase):
-    """An object that HDF5 reads as a file. Published files never change, so blocks are kept.
+    """An object that HDF5 reads as a file. Published files never change, so blocks are cached.
 
     Args:
-        path: What ``place`` made of a URL.
+        path: A URL, as returned by ``place``.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such object.
         UnreachableError: The store does not answer.
     """
 
@@ -45,17 +45,17 @@ class RemoteFile(io.RawIOBase):
         remote = cast("Any", path)
         self._path, self._fs, self._at = path, remote.fs, 0
         self.identity = identity_of(path)
-        """What changes when another object takes the name."""
+        """A value that changes when the object is replaced."""
         self.size = int(self.identity[-1])
         """Bytes."""
         self.failure: BaseException | None = None
-        """Why the store did not answer, if it did not: HDF5 would call it a damaged file."""
+        """The error of the store, if there was one: HDF5 would report a damaged file instead."""
         self._block = lru_cache(_BLOCKS)(self._read_block)
         self._number = next(_NUMBERS)
         _OPEN[_name(self)] = self
 
     def __repr__(self) -> str:
-        """Return a name that no other opening has, of this object or another: HDF5's for it."""
+        """Return a unique name for this open file, which HDF5 uses to identify it."""
         return f"{self._path}#{self._number}"
 
     def __str__(self) -> str:
@@ -70,17 +70,17 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place in the file."""
+        """Move to a position in the file."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         self._at = start + offset
         return self._at
 
     def tell(self) -> int:
-        """Return the place in the file."""
+        """Return the position in the file."""
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer from here on: small pieces from blocks that are kept, large ones not."""
+        """Fill the buffer from the current position; small pieces come from cached blocks."""
         start, end = self._at, min(self._at + len(buffer), self.size)
         if end <= start:
             return 0
@@ -90,7 +90,7 @@ class RemoteFile(io.RawIOBase):
         return len(data)
 
     def _from_blocks(self, start: int, end: int) -> bytes:
-        """Return a piece smaller than a block: it lies in one or two."""
+        """Return a piece smaller than a block, which is in one block or two."""
         first = start // BLOCK
         found = b"".join(self._block(number) for number in range(first, (end - 1) // BLOCK + 1))
         return found[start - first * BLOCK : end - first * BLOCK]
@@ -110,10 +110,10 @@ class RemoteFile(io.RawIOBase):
 
 
 def identity_of(path: Path) -> Identity:
-    """Return what tells a file from a later one of its name; its size comes last.
+    """Return a value that changes when the file of a path is replaced; its size is the last item.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such file.
         UnreachableError: The store does not answer.
     """
     if not is_remote(path):
@@ -121,26 +121,26 @@ def identity_of(path: Path) -> Identity:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
     remote = cast("Any", path)
     try:
-        told = remote.fs.info(remote.path)
+        info = remote.fs.info(remote.path)
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:
         raise unreachable(path, error) from error
-    changed = told.get("ETag") or told.get("etag") or told.get("LastModified") or ""
-    return str(changed or told.get("created", "")), int(told["size"])
+    changed = info.get("ETag") or info.get("etag") or info.get("LastModified") or ""
+    return str(changed or info.get("created", "")), int(info["size"])
 
 
 def open_file(name: str) -> RemoteFile | None:
-    """Return the open remote file of a name as HDF5 has it, if there is one."""
+    """Return the open remote file with this HDF5 name, if there is one."""
     return _OPEN.get(name)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[Any]:
-    """Open a file for reading bytes, wherever it lies.
+    """Open a local or remote file for reading bytes.
 
     Raises:
-        OSError: It is not there or cannot be read.
+        OSError: It does not exist or cannot be read.
         UnreachableError: The store does not answer.
     """
     with remote_file(path) if is_remote(path) else open_regular(path) as file:
@@ -148,14 +148,14 @@ def reading(path: Path) -> Iterator[Any]:
 
 
 def read_document(path: Path, most: int = MOST_OF_A_DOCUMENT) -> bytes:
-    """Return what is in a file, wherever it lies.
+    """Return the content of a local or remote file.
 
     Args:
         path: The file.
-        most: Bytes that it may have.
+        most: Maximum size in bytes.
 
     Raises:
-        OSError: It is not there, cannot be read, or is larger.
+        OSError: It does not exist, cannot be read, or is larger.
         UnreachableError: The store does not answer.
     """
     if not is_remote(path):
@@ -167,10 +167,10 @@ def read_document(path: Path, most: int = MOST_OF_A_DOCUMENT) -> bytes:
 
 @contextmanager
 def remote_file(path: Path) -> Iterator[RemoteFile]:
-    """Open a remote file; an error because the store did not answer says so.
+    """Open a remote file; errors of the store are raised as such, not as those of HDF5.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such object.
         UnreachableError: The store does not answer.
     """
     file = RemoteFile(path)
@@ -178,32 +178,32 @@ def remote_file(path: Path) -> Iterator[RemoteFile]:
         yield file
     except Exception:
         if isinstance(file.failure, FileNotFoundError):
-            raise file.failure from None  # removed since: a part that its writer merged
+            raise file.failure from None  # removed since: a part that its writer has merged
         if file.failure is not None:
             raise unreachable(path, file.failure) from file.failure
         raise
 
 
 def put(path: Path, data: bytes, *, exclusive: bool) -> None:
-    """Put an object: whole, or not at all.
+    """Write an object, at once or not at all.
 
     Args:
-        path: Its name.
-        data: All of it.
-        exclusive: Whether nobody else may have put one of this name.
+        path: The object.
+        data: Its complete content.
+        exclusive: Whether to fail if an object of this name exists.
 
     Raises:
-        RunBusyError: Somebody has, with other content.
-        UnreachableError: The store does not answer, or refuses.
+        RunBusyError: Such an object exists, with other content.
+        UnreachableError: The store does not answer, or refuses the write.
     """
     remote = cast("Any", path)
     try:
         remote.fs.pipe_file(remote.path, data, mode="create" if exclusive else "overwrite")
     except FileExistsError as error:
-        if _is_this(path, data):  # the answer to our own request was lost, and it was sent again
+        if _is_this(path, data):  # the reply to our own request was lost, and it was sent again
             return
         raise RunBusyError(
-            f"{path}: somebody else has just put it there: another vlmscope is writing this run; "
+            f"{path}: already written by another process: another vlmscope is writing this run; "
             "wait for it to end, or give another --out"
         ) from error
     except MemoryError:
@@ -213,7 +213,7 @@ def put(path: Path, data: bytes, *, exclusive: bool) -> None:
 
 
 def _is_this(path: Path, data: bytes) -> bool:
-    """Return whether an object is this one; the seal at its beginning tells of a shard."""
+    """Return whether an object has this content; the beginning of a shard contains its seal."""
     remote = cast("Any", path)
     try:
         if int(remote.fs.info(remote.path)["size"]) != len(data):
@@ -225,5 +225,5 @@ def _is_this(path: Path, data: bytes) -> bool:
 
 
 def _name(file: RemoteFile) -> str:
-    """Return what HDF5 calls a file object."""
+    """Return HDF5's name of a file object."""
     return repr(file).encode("ascii", "replace").decode()

@@ -1,13 +1,13 @@
-"""Where a run is stored: a folder or a URL prefix, and the names that may be used inside it.
+"""The location of a run: a folder or a URL prefix, and the names that may be used inside it.
 
-A folder is a ``pathlib.Path``. What ``s3://``, ``gs://`` and their like lead to is a ``UPath`` of
+A folder is a ``pathlib.Path``. A URL such as ``s3://`` or ``gs://`` becomes a ``UPath`` of
 universal_pathlib, which has the same methods over an fsspec file system, so that most of vlmscope
-need not know which of the two it has. What an object store lacks is asked for here: it has no
-folders to make, no locks, and no renaming; a whole object is put at once, or not at all.
+need not distinguish the two. The functions here cover the differences: an object store has no
+folders to create, no locks, and no renaming; an object is written at once, or not at all.
 
-A run folder that a stranger packed: none of its names may lead out of it. A symbolic link in the
-place of a shard would have another file read as part of the run; in the place of a lock, a log or a
-hidden file it would have another file overwritten. A reader would wait for a pipe for ever.
+A run folder may come from an untrusted source: none of its names may lead out of it. A symbolic
+link instead of a shard would make another file part of the run; instead of a lock, a log or a
+hidden file, another file would be overwritten. A reader would block forever on a pipe.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from vlmscope.regular import NotRegularError, check_regular
 
 _LOCAL = ("file://", "local://")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""Scheme of a URL → the extra of vlmscope that installs what it needs."""
+"""Scheme of a URL → the extra of vlmscope that installs the packages for it."""
 
 
 def place(path: str | PathLike[str] | Path) -> Path:
-    """Return a path, or of a URL what stands for it and has the methods of a path.
+    """Return a path as a ``Path``, or a URL as a ``UPath`` with the same methods.
 
     >>> place("runs/pope").name, is_remote(place("runs/pope"))
     ('pope', False)
 
     Raises:
-        InputError: It is a URL that nothing installed here can open.
+        InputError: It is a URL that no installed package can open.
     """
     if isinstance(path, Path) or is_remote(path):
         return _no_squeezed_url(cast("Path", path))
@@ -65,19 +65,19 @@ def path_of(run: Any) -> Path:
 
 
 def is_remote(path: Any) -> bool:
-    """Return whether a path is one of an object store: what ``place`` made of a URL."""
+    """Return whether a path is in an object store: a URL, as returned by ``place``."""
     return hasattr(path, "fs") and not isinstance(path, Path)
 
 
 def check_output_file(path: Path, option: str = "") -> None:
-    """Refuse what cannot be the path of a file that is to be written.
+    """Refuse a path to which no file can be written.
 
     Args:
-        path: The file, which may be there.
-        option: What named it, for the message: ``--out``.
+        path: The file, which may exist.
+        option: The option that specified it, for the message: ``--out``.
 
     Raises:
-        InputError: It is a folder, or its folder is not there.
+        InputError: It is a folder, or its folder does not exist.
     """
     named = f"{option} {path}".strip()
     if path.is_dir():
@@ -87,17 +87,17 @@ def check_output_file(path: Path, option: str = "") -> None:
 
 
 def make_folder(path: Path, *, parents: bool = False) -> None:
-    """Make a folder where there are folders; it may be there.
+    """Create a folder, which may exist; does nothing in an object store.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: It cannot be created.
     """
     if not is_remote(path):
         path.mkdir(parents=parents, exist_ok=True)
 
 
 def size_of_all(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the total size in bytes of all files below a folder."""
     if is_remote(folder):
         remote = cast("Any", folder)
         return int(remote.fs.du(remote.path))
@@ -105,10 +105,10 @@ def size_of_all(folder: Path) -> int:
 
 
 def check_reachable(path: Path) -> None:
-    """Look once at what a URL leads to, so that a wrong address is a clear line.
+    """Access a URL once, so that a wrong address gives a clear error.
 
     Raises:
-        InputError: The store does not answer, or lets nobody in.
+        InputError: The store does not answer, or refuses access.
     """
     if not is_remote(path):
         return
@@ -122,7 +122,7 @@ def check_reachable(path: Path) -> None:
 
 
 def unreachable(path: Path, error: BaseException) -> StoreError:
-    """Return the error for a store that answered before and does not now, or that refuses."""
+    """Return the error for a store that stopped answering, or that refuses access."""
     if isinstance(error, PermissionError):
         return StoreError(
             f"{path}: the store refuses access: {one_line(error)}; what was published is safe, get "
@@ -135,15 +135,15 @@ def unreachable(path: Path, error: BaseException) -> StoreError:
 
 
 def _no_squeezed_url(path: Path) -> Path:
-    """Refuse what ``Path`` made of a URL: one slash is lost, and it would be a folder named s3:."""
+    """Refuse a URL given as ``Path``: it loses a slash, and would be a folder named ``s3:``."""
     scheme, colon, _ = str(path).partition(":/")
     if isinstance(path, Path) and colon and scheme in _EXTRAS and not path.exists():
-        raise InputError(f"{path}: Path() takes a slash from a URL; give the URL as a string")
+        raise InputError(f"{path}: Path() removes a slash from a URL; give the URL as a string")
     return path
 
 
 def _remote(url: str) -> Path:
-    """Return what stands for a URL."""
+    """Return a URL as a ``UPath``."""
     scheme = url.partition("://")[0]
     extra = _EXTRAS.get(scheme)
     remedy = f"pip install 'vlmscope[{extra}]'" if extra else "install fsspec's package for it"
@@ -169,14 +169,14 @@ OURS = frozenset(
         "report.html",
     }
 )  # fmt: skip
-"""Files that vlmscope reads or writes in a run folder, beside hidden ones."""
+"""Files that vlmscope reads or writes in a run folder, besides hidden ones."""
 
 IN_PROGRESS = ".in-progress-"
-"""How the names of the files begin that say which rows a session has in work."""
+"""Beginning of the names of the files that list the rows in progress of a session."""
 
 FOLDERS = frozenset({"shards", "probes", "plots", "damaged"})
-"""Folders of which everything is ours. None may be a link, not even one within the run: what is
-removed or replaced in one of them would be something else of the run."""
+"""Folders whose content belongs to vlmscope. None may be a link, not even one within the run:
+removing or replacing a file in it would change another part of the run."""
 
 LABEL_SET = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
 """Pattern of a label set's name; its files are ``labels-<name>.parquet``, ``probes-<name>``."""
@@ -186,10 +186,10 @@ _FOLDER_OF_SET = re.compile(rf"probes-{LABEL_SET}", re.ASCII)
 
 
 def check_inside(run: Path) -> None:
-    """Refuse a run folder in which a name of ours is no file, or leads out of it by a link.
+    """Refuse a run folder in which a name of vlmscope is not a file, or a link out of the folder.
 
-    The folder itself may be reached by one. Other files in it are nobody's concern. A folder of
-    ours must be a folder itself.
+    The folder itself may be reached through a link. Other files in it are ignored. A folder of
+    vlmscope must be a folder, not a link to one.
 
     Raises:
         StoreError: There is such a link, or a pipe, a socket or a device.
@@ -207,28 +207,28 @@ def check_inside(run: Path) -> None:
             )
         if os.path.commonpath([root, target]) != root:
             raise StoreError(
-                f"{path}: is a symbolic link that leads out of the run, to {target}; nothing "
-                "outside a run is read or written as its own: put the file itself there"
+                f"{path}: is a symbolic link that leads out of the run, to {target}; files outside "
+                "a run are never read or written as part of it: put the file itself there"
             )
         _check_kind(path)
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what a reader would wait for, or never come to the end of."""
+    """Refuse anything but a regular file: a reader would block on it, or never reach its end."""
     try:
         check_regular(path)
     except NotRegularError as error:
-        raise StoreError(f"{path}: {error.strerror}; get a whole copy of the run") from error
-    except OSError:  # a link to a folder, or to nothing: whoever opens it says so
+        raise StoreError(f"{path}: {error.strerror}; get a complete copy of the run") from error
+    except OSError:  # a link to a folder, or to nothing: opening it gives the error
         return
 
 
 def _names(folder: Path, *, all_ours: bool = False) -> Iterator[Path]:
-    """Yield what is no file or folder among our names, in the folder and in folders of ours."""
+    """Yield paths with vlmscope's names that are neither file nor folder, also in subfolders."""
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if all_ours or _is_ours(entry.name)]
-    except OSError:  # not there, or not to be read: whoever opens it says so
+    except OSError:  # missing or not readable: opening it gives the error
         return
     for entry in found:
         if entry.is_dir(follow_symlinks=False):

@@ -1,10 +1,10 @@
-"""Remove, move and replace files: plain child names only, never through a symbolic link.
+"""Removes, moves and replaces files: plain child names only, never through a symbolic link.
 
-A run folder may come from a stranger, and what a file in it says must not decide what is deleted.
-So whatever vlmscope removes or moves goes through here. The starting folder is one that the user
-named; every name below it is a plain child, is opened relative to the folder before it, and is
-refused where it is a symbolic link. Nothing is ever removed recursively: a folder goes only when
-the files that vlmscope itself writes there are gone and nothing else is left in it.
+A run folder may come from an untrusted source, and the content of its files must not decide what is
+deleted. So everything that vlmscope removes or moves uses these functions. The starting folder is
+one that the user specified; every name below it is a plain child, is opened relative to its parent
+folder, and is refused if it is a symbolic link. Nothing is ever removed recursively: a folder is
+removed only after the files that vlmscope itself writes there, and only if it is then empty.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vlmscope.errors import StoreError, UnreachableError
 from vlmscope.store.storage.paths import is_remote, unreachable
 
 LONGEST_NAME = 255
-"""Bytes of a name in any file system that is in use."""
+"""Maximum size in bytes of a name in common file systems."""
 
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def is_child_name(name: object) -> bool:
-    """Return whether a name is one plain name: no path, no way up, not empty.
+    """Return whether a name is a plain name: not a path, not ``..``, not empty.
 
     >>> [is_child_name(name) for name in ("layer_9", "..", ".", "", "a/b", "/etc", None)]
     [True, False, False, False, False, False, False]
@@ -44,15 +44,15 @@ def is_child_name(name: object) -> bool:
 
 
 def make_child_folder(root: Path, *names: str) -> Path:
-    """Make a folder below a folder, where there are folders; it may be there.
+    """Create a folder below a folder, which may exist; does nothing in an object store.
 
     Args:
-        root: A folder that the user named; it may be reached by a link.
-        *names: Child names from there. Those before the last must be there.
+        root: A folder that the user specified; it may be reached through a link.
+        *names: Child names below it. All but the last must exist.
 
     Raises:
-        StoreError: A name is no plain child, something on the way is a file or a symbolic link, or
-            the file system refuses.
+        StoreError: A name is not a plain child, a folder on the path is a file or a symbolic link,
+            or the operating system refuses.
     """
     _check_names(root, names)
     path = root.joinpath(*names)
@@ -72,16 +72,16 @@ def make_child_folder(root: Path, *names: str) -> Path:
 
 
 def remove_file(root: Path, *names: str) -> None:
-    """Remove a file below a folder; nothing is done where there is none.
+    """Remove a file below a folder; does nothing if it does not exist.
 
     Args:
-        root: A folder that the user named; it may be reached by a link.
-        *names: Child names from there, the file's own name last. A file that is a symbolic link is
-            itself removed, not what it leads to.
+        root: A folder that the user specified; it may be reached through a link.
+        *names: Child names below it, the file's own name last. If the file is a symbolic link, the
+            link is removed, not its target.
 
     Raises:
-        StoreError: A name is no plain child, a folder on the way is a symbolic link, the name is a
-            folder, or the file system refuses.
+        StoreError: A name is not a plain child, a folder on the path is a symbolic link, the name
+            is a folder, or the operating system refuses.
     """
     _check_names(root, names)
     path = root.joinpath(*names)
@@ -97,16 +97,15 @@ def remove_folder(root: Path, *names: str, files: Sequence[str]) -> bool:
     """Remove the files that vlmscope writes in a folder, and then the folder if it is empty.
 
     Args:
-        root: A folder that the user named; it may be reached by a link.
-        *names: Child names from there, the folder's own name last.
-        files: Names of the files to remove in it. Whatever else is there stays, and so does the
-            folder then.
+        root: A folder that the user specified; it may be reached through a link.
+        *names: Child names below it, the folder's own name last.
+        files: Names of the files to remove. If there are other files, they and the folder stay.
 
     Returns:
-        Whether the folder is gone.
+        Whether the folder was removed.
 
     Raises:
-        StoreError: As ``remove_file``; or the folder is no folder, or a symbolic link.
+        StoreError: As ``remove_file``; or the folder is a file, or a symbolic link.
     """
     _check_names(root, names)
     for name in files:
@@ -129,19 +128,19 @@ def remove_folder(root: Path, *names: str, files: Sequence[str]) -> bool:
 
 
 def move_file(root: Path, source: Sequence[str], target: Sequence[str]) -> Path:
-    """Move a file between two folders below a folder, to a name that nothing has there.
+    """Move a file between two folders below a folder, to a free name.
 
     Args:
-        root: A folder that the user named; it may be reached by a link.
-        source: Child names from there to the file.
-        target: Child names to where it goes; a number is added where the name is taken.
+        root: A folder that the user specified; it may be reached through a link.
+        source: Child names below it, to the file.
+        target: Child names of the new path; a number is added if the name is taken.
 
     Returns:
-        Where it is now.
+        The new path.
 
     Raises:
         FileNotFoundError: There is no such file.
-        StoreError: As ``remove_file``; or the file is no regular file.
+        StoreError: As ``remove_file``; or the file is not a regular file.
     """
     _check_names(root, source)
     _check_names(root, target)
@@ -157,27 +156,27 @@ def move_file(root: Path, source: Sequence[str], target: Sequence[str]) -> Path:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         found = os.stat(source[-1], dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode):
-            raise StoreError(f"{path}: is no regular file and is not moved; remove it by hand")
+            raise StoreError(f"{path}: not moved, it is not a regular file; remove it by hand")
         name = _free_name(target[-1], into)
         os.rename(source[-1], name, src_dir_fd=folder, dst_dir_fd=into)
     return root.joinpath(*target[:-1], name)
 
 
 def _check_names(root: Path, names: Sequence[str]) -> None:
-    """Refuse what is no plain child name."""
+    """Refuse names that are not plain child names."""
     if not names:
         raise StoreError(f"{root}: no name given; a folder itself is never removed or moved")
     for name in names:
         if not is_child_name(name):
             raise StoreError(
-                f"{root}: {name!r} is no plain name of something in it; nothing outside is ever "
+                f"{root}: {name!r} is not a plain name inside this folder; files outside are never "
                 "removed or moved"
             )
 
 
 @contextmanager
 def _opened(root: Path, names: Sequence[str]) -> Iterator[int | None]:
-    """Yield a descriptor of a folder below another; None where there is none."""
+    """Yield a descriptor of a folder below another; None if it does not exist."""
     descriptor: int | None = None
     try:
         descriptor = os.open(root, _FOLDER)
@@ -201,7 +200,7 @@ def _opened(root: Path, names: Sequence[str]) -> Iterator[int | None]:
 
 
 def _unlink(name: str, folder: int) -> None:
-    """Remove a name that is no folder."""
+    """Remove a name that is not a folder."""
     try:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
@@ -209,7 +208,7 @@ def _unlink(name: str, folder: int) -> None:
 
 
 def _free_name(name: str, folder: int) -> str:
-    """Return a name that nothing has, not even a link that leads nowhere."""
+    """Return a free name, which not even a broken link has."""
     taken = set(os.listdir(folder))
     number, free = 1, name
     while free in taken:
@@ -220,7 +219,7 @@ def _free_name(name: str, folder: int) -> str:
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one line; a file that is not there stays an error."""
+    """Turn an ``OSError`` into a one-line error; ``FileNotFoundError`` is re-raised."""
     try:
         yield
     except FileNotFoundError:
@@ -228,15 +227,15 @@ def _refusals(path: Path) -> Iterator[None]:
     except OSError as error:
         # Linux answers ENOTDIR for a link opened as a folder without being followed, others ELOOP.
         link = error.errno in (errno.ELOOP, errno.ENOTDIR)
-        why = "a folder on the way is a symbolic link or a file" if link else error.strerror
+        why = "a folder on the path is a symbolic link or a file" if link else error.strerror
         raise StoreError(
-            f"{path}: cannot be removed or moved: {why or error}; mend it by hand and run the same "
+            f"{path}: cannot be removed or moved: {why or error}; fix it by hand and run the same "
             "command again"
         ) from error
 
 
 def _remove_object(path: Path) -> None:
-    """Remove one object; nothing is done where there is none."""
+    """Remove one object; does nothing if it does not exist."""
     remote = cast("Any", path)
     try:
         remote.fs.rm_file(remote.path)
@@ -247,7 +246,7 @@ def _remove_object(path: Path) -> None:
 
 
 def _move_object(path: Path, target: Path) -> Path:
-    """Copy one object to a name that nothing has, and then remove it."""
+    """Copy one object to a free name, and then remove it."""
     number, free = 1, target
     while free.exists():
         number += 1
