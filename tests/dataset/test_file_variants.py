@@ -483,7 +483,7 @@ def test_columns_that_differ_together_are_found_without_keeping_rows(tmp_path: P
         ("a.png", "names no column"),
         ("{m}.png", "has no column 'm'"),
         ("{n.__class__}.png", "has no column 'n.__class__'"),
-        ("{n:>9999999999}", "is no way to write a value"),
+        ("{n:>9999999999}", "is not a format"),
         ("{n!r}", "has no column 'n!r'"),
     ],
 )
@@ -564,7 +564,7 @@ def test_only_files_that_are_not_there_are_counted_as_missing(images: Path) -> N
     assert said == [
         f"1 image of 8 rows is not in {images}, the first of them 'gone.jpg'; correct --images or "
         "the path",
-        "images of 8 rows that are not taken, and whose rows will fail: 2 URLs "
+        "images of 8 rows that are not supported, and whose rows will fail: 2 URLs "
         "('https://x.org/a.jpg'), 2 paths out of the image folder ('../../../nowhere/passwd'), "
         "1 video ('film.mp4')",
     ]

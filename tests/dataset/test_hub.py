@@ -54,7 +54,7 @@ def check_images(samples: list[Sample]) -> None:
     assert [s.image_id for s in samples] == ["red.png", "2", "broken.png"]
     assert load_image(samples[0].image).getpixel((0, 0)) == (255, 0, 0)
     assert load_image(samples[1].image).getpixel((0, 0)) == (0, 0, 255)
-    with pytest.raises(RowError, match="image of 6 bytes: is no image of a known format"):
+    with pytest.raises(RowError, match="image of 6 bytes: is not an image of a known format"):
         load_image(samples[2].image)
     assert [s.metadata["level"] for s in samples] == [0.5, None, 2.0]
 

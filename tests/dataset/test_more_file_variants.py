@@ -160,7 +160,7 @@ def test_a_question_that_is_nan_is_a_gap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ({"bytes": [255, 216], "path": None}, "is a list in the place of the bytes of a file"),
+        ({"bytes": [255, 216], "path": None}, "is a list instead of the bytes of a file"),
         ("data:image/jpeg;base64,", "is a data URI without data"),
         ("data:image/png;base64, ", "is a data URI without data"),
     ],
