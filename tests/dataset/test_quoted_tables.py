@@ -136,7 +136,7 @@ def test_rows_of_a_tsv_without_quoting_stay_rows(tmp_path: Path, text: str) -> N
     ],
 )
 def test_a_tsv_that_may_be_quoted_or_not_is_refused(tmp_path: Path, text: str) -> None:
-    assert_refused(tmp_path / "t.tsv", text, r"nothing tells which; save the table as \.jsonl")
+    assert_refused(tmp_path / "t.tsv", text, r"which cannot be decided; save the table as \.jsonl")
 
 
 def test_two_questions_with_one_id_stay_two_in_a_tsv_without_quoting(tmp_path: Path) -> None:
