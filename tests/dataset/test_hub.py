@@ -104,7 +104,7 @@ def test_splits(tmp_path: Path) -> None:
         InputError, match=r"has several splits\. Found train, test; write .*saved:train"
     ):
         open_table(folder)
-    with pytest.raises(InputError, match="no split 'val'\. Found train, test"):
+    with pytest.raises(InputError, match=r"no split 'val'\. Found train, test"):
         open_table(f"{folder}:val")
 
 
