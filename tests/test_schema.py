@@ -166,5 +166,5 @@ def test_no_dataclass_with_arrays_has_an_equality_that_raises() -> None:
 def test_names_may_be_one_text() -> None:
     assert vlmscope.SweepSpec(estimators="mlp,logistic").estimators == ("mlp", "logistic")
     assert vlmscope.SweepSpec(estimators=["logistic"], by="domain").by == ("domain",)
-    with pytest.raises(ValueError, match=r"^estimators: 'forest' is no probe"):
+    with pytest.raises(ValueError, match=r"^estimators: 'forest' is not a probe"):
         vlmscope.SweepSpec(estimators="forest")

@@ -1,4 +1,4 @@
-"""What a caller may give for an argument, as the plain value that it means.
+"""Conversion and checking of arguments: what a caller may pass, as the plain value it stands for.
 
 The messages name the command line's options, as all do: see ``errors``.
 """
@@ -14,17 +14,17 @@ from typing import Any
 from vlmscope.errors import InputError
 
 Layers = str | int | Iterable[str | int]
-"""What names decoder layers: a text, a number, or several numbers and terms of a text."""
+"""A choice of decoder layers: a text, a number, or several numbers and terms of such a text."""
 
 
 def layers_text(layers: Layers) -> str:
-    """Return layers as the text that names them, which ``selection.resolve_layers`` reads.
+    """Return layers as the text that selects them, which ``selection.resolve_layers`` reads.
 
     Args:
         layers: The text itself, a number, or several numbers and terms of such a text.
 
     Raises:
-        InputError: It is nothing of that.
+        InputError: It is none of these.
 
     >>> layers_text("0,n/2"), layers_text(3), layers_text([0, -1]), layers_text(range(3))
     ('0,n/2', '3', '0,-1', '0,1,2')
@@ -34,14 +34,14 @@ def layers_text(layers: Layers) -> str:
     several = isinstance(layers, Iterable) and not isinstance(layers, bytes)
     terms: list[Any] = list(layers) if several else [layers]  # type: ignore[arg-type]
     if not terms:
-        raise InputError("--layers []: names no layer; give numbers, or a text such as 'all'")
+        raise InputError("--layers []: selects no layer; give numbers, or a text such as 'all'")
     return ",".join(
         term if isinstance(term, str) else str(whole_number("--layers", term)) for term in terms
     )
 
 
 def several_names(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Return names that are given one by one, or as one text with commas between.
+    """Return names given one by one, or as one comma-separated text, as a tuple.
 
     >>> several_names("a, b,"), several_names(["a", "b"])
     (('a', 'b'), ('a', 'b'))
@@ -52,15 +52,16 @@ def several_names(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def whole_number(option: str, value: Any, *, least: int | None = None) -> int:
-    """Return a whole number as Python's own.
+    """Return a whole number as a Python ``int``.
 
     Args:
-        option: The option of the command line, for the message.
+        option: The command-line option, for the message.
         value: What was given.
-        least: The least that it may be, if there is one.
+        least: The smallest value allowed, if there is one.
 
     Raises:
-        InputError: It is no whole number, or less; a truth value is none either.
+        InputError: It is not a whole number (a bool is not one either), or is smaller than
+            ``least``.
 
     >>> whole_number("--limit", 3)
     3
@@ -108,10 +109,10 @@ def check_callable(option: str, given: Any) -> None:
 
 
 def check_batch_size(size: Any) -> None:
-    """Refuse what is no number of rows.
+    """Raise ``InputError`` for a batch size that is neither a number of rows nor ``auto``.
 
     Args:
-        size: Rows at once, or ``auto``.
+        size: Rows per batch, or ``auto``.
 
     Raises:
         InputError: It is neither.

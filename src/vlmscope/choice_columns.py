@@ -1,7 +1,7 @@
-"""Which columns of a table hold the options of its questions, by their names, and a row's options.
+"""Multiple-choice options of a table: which columns hold them, by name, and those of a row.
 
-Benchmarks keep options in one column that holds a list (``choices``, ``options``), or in a column
-for each: ``A`` to ``D``, ``choice_a`` to ``choice_d``, ``option1`` to ``option4``.
+Benchmarks keep options in one column of lists (``choices``, ``options``), or in one column per
+option: ``A`` to ``D``, ``choice_a`` to ``choice_d``, ``option1`` to ``option4``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 MOST_OPTIONS = 26
-"""As many as there are letters."""
+"""One for each letter of the alphabet."""
 
 _LISTS = frozenset(
     (
@@ -52,7 +52,7 @@ class Options:
     """The options of one row."""
 
     texts: tuple[str, ...]
-    """What they say, in order."""
+    """Their texts, in order."""
     columns: tuple[str, ...]
     """The column that holds them, or those that hold one each: more than there are options, where
     other rows have more."""
@@ -85,7 +85,7 @@ def row_options(
 
 
 def _without_gaps(texts: Sequence[str]) -> tuple[str, ...] | None:
-    """Return two texts or more without the gaps behind them; None for fewer, or one between.
+    """Return two or more texts without trailing gaps; None for fewer, or with a gap between them.
 
     >>> _without_gaps(["red", "blue", "", ""]), _without_gaps(["red", "", "blue"])
     (('red', 'blue'), None)
@@ -112,7 +112,7 @@ def _find(names: tuple[str, ...]) -> ChoiceColumns:
 
 
 def _series(marks: dict[str, str]) -> tuple[tuple[str, ...], int | None]:
-    """Return the columns whose marks follow on one another from A, 0 or 1; none for fewer than two.
+    """Return the columns whose marks are consecutive from A, 0 or 1; none for fewer than two.
 
     Args:
         marks: Letter or number → column.

@@ -2,24 +2,24 @@
 
     VlmscopeError
     ├── InputError       an argument, the data or a path is wrong; also a ``ValueError``
-    │   ├── UnknownIdError  a run has no question of that id; also a ``KeyError``
-    │   └── RowNumberError  a run has no row of that number; also an ``IndexError``
+    │   ├── UnknownIdError  a run has no question with that id; also a ``KeyError``
+    │   └── RowNumberError  a run has no row with that number; also an ``IndexError``
     ├── ModelError       the checkpoint cannot be loaded, or is not what we expect
-    │   └── ModelChangedError  its files were written to while the model computed
+    │   └── ModelChangedError  its files were modified while the model computed
     ├── RunMismatchError the run folder was made with other settings
     ├── RunBusyError     another process is writing the run
-    ├── TableChangedError  the table is not the one that was checked any more
+    ├── TableChangedError  the table has changed since it was checked
     ├── StoreError       a run cannot be written or read (full disk, damaged shard)
     │   └── UnreachableError  the object store does not answer
     ├── ToleranceError   ``verify`` found rows that differ from the reference method
-    └── RowError         one row failed; the others go on
+    └── RowError         one row failed; the others continue
 
-Messages give place, finding, expectation and remedy, in one line. The command line shows a
-``VlmscopeError`` as that line and exits with its ``exit_code``; any other exception is a bug and
+Messages are one line: where, what was found, what was expected, what to do. The command line shows
+a ``VlmscopeError`` as that line and exits with its ``exit_code``; any other exception is a bug and
 shows its traceback.
 
-A message is written with the options of the command line, ``--max-new-tokens``. Only the command
-line shows them as they are; from Python an error names the argument, ``max_new_tokens``.
+Messages are written with command-line options, ``--max-new-tokens``. Only the command line shows
+them unchanged; raised from Python, an error names the argument, ``max_new_tokens``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _SWITCHES = frozenset(
 
 
 def option_of(argument: str) -> str:
-    """Return the option of the command line that an argument of Python is.
+    """Return the command-line option of a Python argument.
 
     >>> option_of("max_new_tokens"), with_arguments(option_of("max_new_tokens"))
     ('--max-new-tokens', 'max_new_tokens')
@@ -65,7 +65,7 @@ def option_of(argument: str) -> str:
 
 
 def with_arguments(text: str) -> str:
-    """Return a message with arguments of Python in the place of the command line's options.
+    """Return a message with its command-line options replaced by Python arguments.
 
     >>> with_arguments("--max-new-tokens -1: give 0 or more")
     'max_new_tokens -1: give 0 or more'
@@ -96,14 +96,14 @@ def _argument(found: re.Match[str]) -> str:
 
 
 class _Audience:
-    """Who reads the messages of this process."""
+    """Whether messages of this process are for the command line or for Python."""
 
     is_command_line = False
 
 
 @contextmanager
 def naming_options(on: bool = True) -> Iterator[None]:
-    """Have messages name the command line's options, in all threads: this is its process."""
+    """Make messages name command-line options, in all threads: this is a command-line process."""
     before, _Audience.is_command_line = _Audience.is_command_line, on
     try:
         yield
@@ -112,7 +112,7 @@ def naming_options(on: bool = True) -> Iterator[None]:
 
 
 def names_options() -> bool:
-    """Return whether messages name the command line's options."""
+    """Return whether messages name command-line options."""
     return _Audience.is_command_line
 
 
@@ -120,7 +120,7 @@ class VlmscopeError(Exception):
     """Base of every error raised on purpose."""
 
     exit_code: ClassVar[int] = 1
-    """What the command line exits with: 1 unless the caller can mend it before anything is done."""
+    """Exit code of the command line: 1 unless the caller can correct it before anything is done."""
 
     def __str__(self) -> str:
         text = " ".join(map(str, self.args))
@@ -134,27 +134,27 @@ class InputError(VlmscopeError, ValueError):
 
 
 class UnknownIdError(InputError, KeyError):
-    """A run has no question of that id."""
+    """A run has no question with that id."""
 
 
 class RowNumberError(InputError, IndexError):
-    """A run has no row of that number."""
+    """A run has no row with that number."""
 
 
 class ModelError(VlmscopeError):
-    """The checkpoint cannot be loaded, or failed its proof. Nothing was done."""
+    """The checkpoint cannot be loaded, or failed its checks. Nothing was done."""
 
     exit_code = 2
 
 
 class ModelChangedError(ModelError):
-    """The checkpoint was written to while the model computed. What was recorded before is sound."""
+    """The checkpoint was modified while the model computed. What was recorded before is valid."""
 
     exit_code = 1
 
 
 class RunMismatchError(VlmscopeError):
-    """The run folder holds rows made with other settings. Nothing was done."""
+    """The run folder contains rows made with other settings. Nothing was done."""
 
     exit_code = 2
 
@@ -166,12 +166,12 @@ class RunBusyError(VlmscopeError):
 
 
 class TableChangedError(VlmscopeError):
-    """The table changed after it was checked. Rows that were read before are as they were."""
+    """The table changed after it was checked. Rows read before that are unchanged."""
 
     def __init__(self, message: str, *, appended: bool = False) -> None:
         super().__init__(message)
         self.appended = appended
-        """Whether every row that was checked was read as it was, and more follow."""
+        """Whether every checked row was read unchanged, and more rows follow."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(TableChangedError, appended=self.appended), self.args
@@ -182,7 +182,7 @@ class StoreError(VlmscopeError):
 
 
 class UnreachableError(StoreError):
-    """The object store that holds the run does not answer: nothing is known to be damaged."""
+    """The object store with the run does not answer. That is no sign of damage."""
 
 
 class ToleranceError(VlmscopeError):
@@ -190,7 +190,7 @@ class ToleranceError(VlmscopeError):
 
 
 class RowError(VlmscopeError):
-    """One row failed. ``stage`` says where: ``input``, ``image``, ``prompt``, ``capture``."""
+    """One row failed, at ``stage``: ``input``, ``image``, ``prompt`` or ``capture``."""
 
     exit_code = 2
 
@@ -200,11 +200,11 @@ class RowError(VlmscopeError):
 
 
 LONGEST_ROW_ERROR = 2_000
-"""Characters of what is recorded of a row that failed: a message may quote the row."""
+"""Most characters recorded of a row's error: a message may quote the row."""
 
 
 def _without_middle(message: str) -> str:
-    """Leave out the middle of a message that is too long: where it was, and what to do, stay."""
+    """Cut the middle out of a message that is too long; its location and the remedy remain."""
     if len(message) <= LONGEST_ROW_ERROR:
         return message
     half = LONGEST_ROW_ERROR // 2
@@ -212,7 +212,7 @@ def _without_middle(message: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 50) -> str:
-    r"""List names from a file as a message shows them: on one line, the first ones, shortened.
+    r"""Return names from a file as one line for a message: the first ones, shortened.
 
     >>> listed(["a", "b\n", "c"]), listed("abc", 2)
     ("a, 'b\\n', c", 'a, b and 1 more')
@@ -224,7 +224,7 @@ def listed(names: Iterable[str], most: int = 50) -> str:
 
 
 def names_there(wanted: str, known: Iterable[str]) -> str:
-    """Say which names there are, for a message about one that is not: near ones, or the first.
+    """Return the existing names closest to an unknown one, else the first few, for a message.
 
     Args:
         wanted: The name.
@@ -242,10 +242,10 @@ def names_there(wanted: str, known: Iterable[str]) -> str:
 
 
 MOST_COMPARED = 20_000
-"""Names that are compared with one that is not there: about a second."""
+"""Names compared with an unknown one: takes about a second."""
 
 LONGEST_MESSAGE = 200
-"""Characters of a library's message that are passed on."""
+"""Most characters quoted of a library's message."""
 
 
 def one_line(error: BaseException) -> str:
@@ -269,7 +269,7 @@ def typed_line(error: BaseException) -> str:
 
 
 def named_line(error: BaseException) -> str:
-    r"""Return a library's error in one line, with its type: what nobody foresaw.
+    r"""Return a library's error in one line, with its type: for unexpected errors.
 
     >>> named_line(ValueError("no such\n  thing")), named_line(ValueError())
     ('ValueError: no such thing', 'ValueError')
@@ -279,11 +279,11 @@ def named_line(error: BaseException) -> str:
 
 
 LONGEST_QUOTE = 80
-"""Characters of a cell or an id that a message repeats."""
+"""Most characters quoted of a cell or an id."""
 
 
 def shortened(text: str, limit: int = LONGEST_QUOTE) -> str:
-    """Return a text as a message repeats it: its beginning, where it is long.
+    """Return a text as a message quotes it: a long one is cut after its beginning.
 
     >>> shortened("question_comb_7"), len(shortened("x" * 70_000))
     ('question_comb_7', 81)

@@ -1,8 +1,8 @@
-r"""JSON that somebody else may have written, parsed within limits that hold everywhere.
+r"""Parsing of untrusted JSON, within limits that are the same everywhere.
 
 ``json.loads`` takes what the interpreter's stack has room for at the moment: the same text can be
-read in one place and end in a ``RecursionError`` in the next, or when it is written, printed or
-compared. Here a text nests at most ``DEEPEST`` levels, well below what any of them can take.
+read in one call and end in a ``RecursionError`` in the next, or when it is written, printed or
+compared. Here a text nests at most ``DEEPEST`` levels, well below the limit of any of them.
 
 The limits are for values; what contains them (a row of a table, the metadata of a row) adds one
 level of its own.
@@ -18,10 +18,10 @@ from contextlib import suppress
 from typing import IO, Any
 
 DEEPEST = 64
-"""Levels of lists and objects that a value may nest."""
+"""Most levels of lists and objects in a value."""
 
 MOST_DIGITS = 640
-"""Digits of a whole number that Python turns into text and back, however it is configured."""
+"""Most digits of a whole number that Python converts to text and back in every configuration."""
 
 _BEYOND_DIGITS: int = 10**MOST_DIGITS
 
@@ -51,14 +51,14 @@ def load_json(text: str, *, levels: int = DEEPEST) -> Any:
 
 
 def json_lines(file: IO[bytes], longest: int) -> Iterator[Any]:
-    r"""Yield what the lines of a file hold that is appended to, a line of JSON at a time.
+    r"""Yield the values of a JSON Lines file that is appended to.
 
-    A kill may tear a line, and whoever shares the file may write others: lines that are not JSON,
-    or have ``longest`` bytes or more, are left out.
+    A killed process leaves an incomplete line, and other users of a shared folder may write
+    anything: lines that are not JSON, or have ``longest`` bytes or more, are left out.
 
     Args:
         file: The file, at the start of a line.
-        longest: Bytes that no line of ours has.
+        longest: Bytes that no line written by vlmscope reaches.
 
     >>> from io import BytesIO
     >>> list(json_lines(BytesIO(b'{"a": 1}\n{"a": 2\n[3]\n{"a'), 100))
@@ -74,7 +74,7 @@ def json_lines(file: IO[bytes], longest: int) -> Iterator[Any]:
 
 
 def line_break(file: IO[bytes]) -> bytes:
-    r"""Return what must stand before a line that is appended: a line break, if the last is torn.
+    r"""Return what to write before an appended line: a line break, if the last line is incomplete.
 
     Args:
         file: The file, which can be read; its position is moved.
@@ -90,7 +90,7 @@ def line_break(file: IO[bytes]) -> bytes:
 
 
 def nests_deeper(text: str, levels: int = DEEPEST) -> bool:
-    """Tell whether a JSON text nests deeper than ``levels``.
+    """Return whether a JSON text nests deeper than ``levels``.
 
     >>> nests_deeper("[[]]", 2), nests_deeper("[[[]]]", 2), nests_deeper('["[[["]', 2)
     (False, True, False)
@@ -110,11 +110,11 @@ def nests_deeper(text: str, levels: int = DEEPEST) -> bool:
 
 
 def cut_json(text: str, levels: int) -> str:
-    """Leave out what nests too deep to be parsed, and the end of numbers too long for it.
+    """Return JSON text without what nests too deep to be parsed, and with too long numbers cut.
 
     Enough stays to show that it was there: an empty list or object on level ``levels + 1``, and a
-    whole number of more than ``MOST_DIGITS`` digits. So one such value can be refused where it
-    stands, and what is around it can be read.
+    whole number of more than ``MOST_DIGITS`` digits. So one such value can be refused by itself,
+    and the rest of the document can be read.
 
     >>> cut_json('{"a": [[["x]"], 1]], "b": 2}', 2)
     '{"a": [[]], "b": 2}'
@@ -140,5 +140,5 @@ def cut_json(text: str, levels: int) -> str:
 
 
 def is_long(number: int) -> bool:
-    """Tell whether a whole number has more than ``MOST_DIGITS`` digits."""
+    """Return whether a whole number has more than ``MOST_DIGITS`` digits."""
     return abs(number) >= _BEYOND_DIGITS

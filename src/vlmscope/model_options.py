@@ -1,4 +1,4 @@
-"""``ModelOptions``: how a checkpoint is loaded, the same for every command and from Python."""
+"""``ModelOptions``: how a checkpoint is loaded, for every command and the Python API."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class ModelOptions:
     """
 
     dtype: str = "auto"
-    """Type the model computes in."""
+    """Data type of the computation."""
     device: str = "auto"
-    """Where it runs."""
+    """Device of the model."""
     revision: str | None = None
     """Branch, tag or commit of a hub checkpoint."""
     attention: str = "auto"
     """Attention implementation: ``auto``, ``sdpa`` or ``eager``."""
     family: str | Path | Mapping[str, Any] | None = None
-    """TOML file, or what is in one, that describes the model's architecture."""
+    """TOML file, or its content, that describes the model's architecture."""
     adapter: Path | None = None
     """Folder of a LoRA adapter. A text becomes a path."""
     quantize: str | None = None
-    """Round the weights, ``4bit`` or ``8bit``."""
+    """Quantize the weights to ``4bit`` or ``8bit``."""
     allow_pickle_weights: bool = False
-    """Read weights that are pickles."""
+    """Allow weights in pickle files."""
 
     if TYPE_CHECKING:  # more is taken than is kept
 
@@ -49,7 +49,7 @@ class ModelOptions:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        """Make paths of what names a file."""
+        """Convert file names to paths."""
         if isinstance(self.family, PathLike):
             object.__setattr__(self, "family", Path(fspath(self.family)))
         if self.adapter is not None:
@@ -57,7 +57,7 @@ class ModelOptions:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Names of the options that are not at their defaults."""
+        """Names of the options that differ from their defaults."""
         return tuple(
             option.name for option in fields(self) if getattr(self, option.name) != option.default
         )

@@ -1,6 +1,6 @@
-"""Libraries' progress bars: on a terminal they are shown, in notebooks and log files they are not.
+"""Progress bars of libraries: shown on a terminal, hidden in notebooks and log files.
 
-Who wants them anyway sets ``HF_HUB_DISABLE_PROGRESS_BARS=0``, which the libraries read too.
+``HF_HUB_DISABLE_PROGRESS_BARS=0``, which the libraries read too, shows them everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NO = ("0", "false", "off", "no")
 
 
 def are_wanted() -> bool:
-    """Return whether somebody watches: stderr is a terminal, or the environment asks for them."""
+    """Return whether to show bars: stderr is a terminal, or the environment asks for them."""
     if os.environ.get(_ASKED, "").lower() in _NO:
         return True
     try:
@@ -44,10 +44,10 @@ def _in_notebook() -> bool:
 def without_bars(
     shown: Callable[[], bool], hide: Callable[[], None], show: Callable[[], None]
 ) -> Iterator[None]:
-    """Hide a library's bars where nobody watches, and leave the library as it was.
+    """Hide a library's bars unless they are wanted, and restore its setting afterwards.
 
     Args:
-        shown: Returns whether it shows them.
+        shown: Returns whether the library shows them.
         hide: Makes it hide them.
         show: Makes it show them.
     """

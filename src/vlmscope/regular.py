@@ -1,8 +1,8 @@
-"""Regular files only: what a run, a checkpoint or a table is read from must be a file that ends.
+"""Opening of regular files only: runs, checkpoints and tables are read from nothing else.
 
-A pipe or a socket in the place of a file would have a reader wait for ever, a device such as
-``/dev/zero`` would never end, and a sparse file of terabytes would fill the memory. A folder that
-somebody else packed may hold any of them. All errors are ``OSError``, as those of ``open`` are.
+Reading a pipe or a socket may block forever, a device such as ``/dev/zero`` never ends, and a
+sparse file of terabytes fills the memory. A downloaded folder may contain any of them. All errors
+are ``OSError``, as those of ``open`` are.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 
 MOST_OF_A_DOCUMENT = 64 * 2**20
-"""Bytes of the largest JSON document of ours that is read; most have some kilobytes."""
+"""Most bytes of a JSON document written by vlmscope; typical ones have some kilobytes."""
 
 MOST_OF_A_TEXT = 2**30
-"""Bytes of the largest JSON or template of a checkpoint; tokenizers have some 30 MB."""
+"""Most bytes of a JSON file or template of a checkpoint; tokenizers have some 30 MB."""
 
 _TEXTS = (".jinja", ".json")
 _NEEDED = (*_TEXTS, ".arrow", ".bin", ".model", ".parquet", ".safetensors", ".txt")
-"""Suffixes of files that a checkpoint or a saved dataset cannot do without."""
+"""Suffixes of the files that make up a checkpoint or a saved dataset."""
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -32,18 +32,18 @@ _KINDS = {
 
 
 class NotRegularError(OSError):
-    """There is something of this name, and it is no regular file."""
+    """The path exists and is not a regular file."""
 
 
 class PointerError(OSError):
-    """There is a Git LFS pointer in the place of a file."""
+    """The file is a Git LFS pointer, not the content."""
 
 
 LFS_POINTER = b"version https://git-lfs"
-"""How a Git LFS pointer begins, which stands for a file that was not fetched."""
+"""First bytes of a Git LFS pointer, which stands for a file that was not fetched."""
 
 LARGEST_POINTER = 1024
-"""Bytes of a Git LFS pointer at most, as its specification has it."""
+"""Most bytes of a Git LFS pointer, by its specification."""
 
 
 def is_pointer(head: bytes) -> bool:
@@ -61,15 +61,15 @@ def _found_pointer(path: str | os.PathLike[str]) -> str:
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
-    """Refuse what is no regular file, for libraries that open files by their name.
+    """Raise unless a path is a regular file; for libraries that open files themselves.
 
     Returns:
-        What the system says of the file.
+        The file's ``stat`` result.
 
     Raises:
         NotRegularError: It is a pipe, a socket or a device.
         PointerError: It is a Git LFS pointer.
-        OSError: It is not there, a folder, or a small file that is not ours to read.
+        OSError: It is missing, a folder, or a small file without read permission.
     """
     found = os.stat(path)  # noqa: PTH116 - takes whatever os.open takes
     _check(found, path)
@@ -79,12 +79,12 @@ def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Open a regular file for reading bytes; nothing else is opened, or waited for.
+    """Open a regular file for reading bytes, without ever blocking on anything else.
 
     Raises:
         NotRegularError: It is a pipe, a socket or a device.
         PointerError: It is a Git LFS pointer.
-        OSError: It is not there, a folder, or not ours to read.
+        OSError: It is missing, a folder, or without read permission.
     """
     _check(os.stat(path), path)  # noqa: PTH116 - some devices do something when they are opened
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -100,13 +100,13 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 
 def open_to_append(path: str | os.PathLike[str]) -> FileIO:
-    """Open a regular file for reading and appending, without a buffer; it is made if need be.
+    """Open a regular file for reading and appending, unbuffered; create it if it is missing.
 
-    A link, or a second name of the file, would have something else written to.
+    Links are refused, symbolic and hard: writing through one would change another file.
 
     Raises:
         NotRegularError: It is a symbolic link, has another name (a hard link), or is no file.
-        OSError: It is a folder, or not ours to write.
+        OSError: It is a folder, or without write permission.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -129,11 +129,11 @@ def open_to_append(path: str | os.PathLike[str]) -> FileIO:
 
 
 def read_regular(path: str | os.PathLike[str], most: int = MOST_OF_A_DOCUMENT) -> bytes:
-    """Return what is in a regular file.
+    """Return the content of a regular file.
 
     Args:
         path: The file.
-        most: Bytes that it may have.
+        most: Largest size in bytes.
 
     Raises:
         OSError: As ``open_regular``; or it is larger.
@@ -153,11 +153,11 @@ def check_size(size: int, most: int, path: str | os.PathLike[str]) -> None:
 
 
 def check_folder(folder: str | os.PathLike[str], *, depth: int = 1) -> None:
-    """Refuse a folder for a library that may open any file of it.
+    """Check the files of a folder before a library opens any of them.
 
     Args:
         folder: The folder.
-        depth: How many levels of folders below it are looked into.
+        depth: How many levels of subfolders are checked.
 
     Raises:
         OSError: There is a pipe, a socket, a device, a Git LFS pointer or a huge JSON file in it.
@@ -167,7 +167,7 @@ def check_folder(folder: str | os.PathLike[str], *, depth: int = 1) -> None:
     for entry in found:
         try:
             state = entry.stat()
-        except OSError:  # a link to nothing; or whoever opens it will say so
+        except OSError:  # a broken link, or opening it reports the error
             continue
         if stat.S_ISDIR(state.st_mode):
             if depth and os.access(entry.path, os.R_OK | os.X_OK):  # else no library reads it
@@ -181,7 +181,7 @@ def check_folder(folder: str | os.PathLike[str], *, depth: int = 1) -> None:
 
 
 def _check_fetched(path: str) -> None:
-    """Refuse a Git LFS pointer; a file that cannot be read, whoever opens it will tell."""
+    """Raise for a Git LFS pointer; a file that cannot be read fails when it is opened."""
     try:
         open_regular(path).close()
     except PointerError:

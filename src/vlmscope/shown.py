@@ -1,15 +1,15 @@
-"""How numbers, names and texts are shown, so that they agree wherever they stand."""
+"""Formatting of numbers, names and texts, shared so that all outputs agree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 UNTELLING = ("model",)
-"""Last parts of paths that say nothing by themselves."""
+"""Last parts of paths that are too common to identify one."""
 
 
 def plain(value: float, digits: int) -> str:
-    """Return a number with a fixed number of digits, a zero without a sign.
+    """Return a number with a fixed number of digits, and zero without a minus sign.
 
     >>> plain(-0.001, 2), plain(-1.2, 2)
     ('0.00', '-1.20')
@@ -27,7 +27,7 @@ def count(number: int, noun: str) -> str:
 
 
 def encodable(text: str) -> str:
-    r"""Return text that UTF-8 can hold: half a surrogate pair becomes a question mark.
+    r"""Return text that UTF-8 can encode: a lone surrogate becomes a question mark.
 
     >>> encodable("a\ud83d"), encodable("köln")
     ('a?', 'köln')
@@ -45,7 +45,7 @@ def rounded_difference(value: float, other: float, digits: int = 3) -> float:
 
 
 def distinct_names(paths: Sequence[str]) -> list[str]:
-    """Return the last parts of each path: as many as it takes to tell it from the others.
+    """Return the last parts of each path, as many as make it distinct from the others.
 
     Equal paths have equal names. A last part that is in ``UNTELLING`` is shown with its parent.
 

@@ -44,7 +44,7 @@ def test_extract_stops_there(extract: Command, tmp_path: Path) -> None:
     assert done.out == ""
     assert done.err.splitlines()[-1] == (
         "error: questions.csv line 7: question 'question_comb_5' has changed since it was checked; "
-        "run again to go on with the changed table, or restore it before"
+        "run again to continue with the changed table, or restore it first"
     )
     assert set(open_run(tmp_path / "run").ids) <= {f"question_comb_{i}" for i in range(5)}
     assert extract().code == 3, "it goes on; the edited row names an image that is not there"

@@ -159,6 +159,6 @@ def test_the_truth_that_was_taken_by_itself(
     table.rename(tmp_path / "elsewhere.csv")
     done = vlmscope("label", tmp_path / "run", "--scorer", "exact", "--target", "gt_answer")
     assert done.code == 2
-    assert "and target for the truth that the run has" in done.err
+    assert "and target for the ground truth of the run" in done.err
     done = vlmscope("label", tmp_path / "run", "--scorer", "exact", "--target", "target")
     assert done.code == 0, done.err

@@ -38,7 +38,7 @@ def test_the_most_frequent_reason_is_said_with_what_to_do(extract: Command, writ
     said = extract(data=data).err
     assert "3 rows failed" in said
     assert "most often (2 of 3): no image in column 'image_name'" in said
-    assert "pass --text-only if questions without an image are meant" in said
+    assert "pass --text-only for questions without an image" in said
 
 
 def test_reasons_that_differ_in_a_name_are_one(extract: Command, write: Any) -> None:

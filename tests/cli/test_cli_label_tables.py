@@ -183,7 +183,7 @@ def test_labels_that_were_there_are_kept_beside(vlmscope: Command, tmp_path: Pat
 
 def test_ids_that_stand_twice_or_not_at_all(vlmscope: Command, tmp_path: Path) -> None:
     for change, message in (
-        ({"id": "a"}, "line 3: the id 'a' stands in line 2 too"),
+        ({"id": "a"}, "line 3: the id 'a' is also in line 2"),
         ({"id": ""}, "line 3: the id in column 'id' is empty"),
     ):
         table = write(tmp_path / "t.csv", [ROWS[0], {**ROWS[1], **change}])

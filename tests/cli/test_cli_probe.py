@@ -80,7 +80,9 @@ def test_a_machine_reads_it(vlmscope: Command, run: Path) -> None:
 
 
 def test_what_cannot_be_probed_is_refused_in_one_line(vlmscope: Command, run: Path) -> None:
-    assert "--estimators: 'tree' is no probe" in vlmscope("probe", run, "--estimators", "tree").err
+    assert (
+        "--estimators: 'tree' is not a probe" in vlmscope("probe", run, "--estimators", "tree").err
+    )
     (run / "labels.parquet").unlink()
     done = vlmscope("probe", run)
     assert done.code == 2
@@ -115,7 +117,7 @@ def test_a_protocol_and_a_column_that_are_none_are_refused(vlmscope: Command, ru
     assert done.code == 2
     assert "--by: 'category' has 1 value with 2 rows or more" in done.err
     done = vlmscope("probe", run, "--by", "colour")
-    assert "--by: 'colour' is no column of the table; columns that can be used: none" in done.err
+    assert "--by: 'colour' is not a column of the table; columns that can be used: none" in done.err
     assert not (run / "probes").exists()
 
 

@@ -112,7 +112,7 @@ def refused(done: Any) -> str:
 def test_what_is_refused_in_one_line(
     vlmscope: Command, data: Path, labels: Path, tmp_path: Path
 ) -> None:
-    assert "hold no labels; give --labels FILE" in refused(vlmscope("probe", data))
+    assert "contain no labels; give --labels FILE" in refused(vlmscope("probe", data))
     missing = refused(vlmscope("probe", tmp_path / "no.h5", "--labels", labels))
     assert "no such file or folder; give a run folder, or .h5 files" in missing
     (tmp_path / "empty").mkdir()

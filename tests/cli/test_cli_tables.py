@@ -36,7 +36,7 @@ def test_several_tables_with_ids_images_and_questions_made_of_columns(
     )
     done = extract(*options, tmp_path / "part2.csv", data=tmp_path / "part1.csv")
     assert done.code == 0, done.err
-    said = done.err.index("note: part1.csv and 1 more: no column of the truth")
+    said = done.err.index("note: part1.csv and 1 more: no column with the ground truth")
     assert said < done.err.index("layers"), "before the model is loaded"
     run = open_run(tmp_path / "run")
     assert set(run.ids) == {"1_(a) Yes (b) No", "2_(a) Yes (b) No"}

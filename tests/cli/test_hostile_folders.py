@@ -253,7 +253,7 @@ def test_a_result_of_somebody_elses_is_not_replaced(
     (home / "photos" / name).write_text(text)
     found = vlmscope(*PROBES, home / "run", "--out", home / "photos")
     assert found.code == 2
-    assert "is no result of vlmscope probe" in found.err
+    assert "is not a result of vlmscope probe" in found.err
     assert (home / "photos" / name).read_text() == text
     assert not list((home / "photos").glob("*.parquet"))
 
@@ -312,11 +312,11 @@ def test_probe_replaces_no_file_of_the_same_name(
             (folder / each).mkdir(parents=True, exist_ok=True)
         mine.write_text("mine")
         (folder / "vision_only_representation/probe.json").write_text("mine too")
-        with pytest.raises(InputError, match="is there and no sweep beside it; give another out"):
+        with pytest.raises(InputError, match="exists without a sweep beside it; give another out"):
             save_sweep(open_run(home / "run"), result, folder)
         assert mine.read_text() == "mine"
         (folder / "results.json").write_text('["vlmscope_version", "results"]')
-        with pytest.raises(InputError, match="is no result of vlmscope probe"):
+        with pytest.raises(InputError, match="is not a result of vlmscope probe"):
             save_sweep(open_run(home / "run"), result, folder)
 
 

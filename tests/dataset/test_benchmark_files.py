@@ -118,7 +118,7 @@ def test_votes_of_annotators(name: str) -> None:
 
 def test_hallusion_bench() -> None:
     text = refusal("hallusion.json", "image=filename")
-    assert "ids stand more than once" in text
+    assert "ids occur more than once" in text
     assert "--map id=" in text
     assert "--number-rows" in text
     columns = "id=category,subcategory,set_id,figure_id,question_id"
@@ -233,7 +233,7 @@ def test_amber_and_llava() -> None:
         "amber_query.json: no column 'question' for the question: give --map question=query; "
     )
     assert sizes(read("amber_query.json", "question=query")) == [[FIRST], [SECOND]]
-    assert "column 'conversations' holds dialogues" in refusal("llava.json")
+    assert "column 'conversations' contains dialogues" in refusal("llava.json")
 
 
 def test_a_tsv_without_quoting() -> None:

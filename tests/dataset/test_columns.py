@@ -180,7 +180,7 @@ def test_mapping_to_a_column_that_is_not_there(tmp_path: Path) -> None:
 
 def test_column_that_stands_twice(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,image,question,id\n1,i,?,2\n")
-    with pytest.raises(InputError, match="column 'id' stands twice"):
+    with pytest.raises(InputError, match="column 'id' appears twice"):
         open_table(tmp_path / "t.csv")
 
 
@@ -253,7 +253,7 @@ def test_the_note_on_a_missing_truth_is_a_sentence(
     path = write_csv(tmp_path / "t.csv", [{"id": "1", "image": "a.png", "question": "?", **row}])
     table = open_table(path, fields=parse_mapping([], **options))
     [note] = [note for note in table_notes(table, table.scan()) if "truth" in note]
-    assert note.startswith("t.csv: no column of the truth, which labels need")
+    assert note.startswith("t.csv: no column with the ground truth, which labels need")
     assert said in note
     assert "; or" not in note
 

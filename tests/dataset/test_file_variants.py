@@ -230,7 +230,7 @@ def test_records_that_are_not_plain(tmp_path: Path) -> None:
     assert "there are train, val" in refusal(path, records="dev")
     nested = write(tmp_path / "n.json", json.dumps({"a": {"b": 1, "d": ROWS}, "x.y": ROWS}))
     assert ids(nested, records="a.d") == ids(nested, records="x.y") == ["1", "2"]
-    assert "holds no records there" in refusal(nested, records="a.b")
+    assert "has no records there" in refusal(nested, records="a.b")
     for other in (write(tmp_path / "t.jsonl", LINES), write(tmp_path / "t.csv", "id\n1\n")):
         assert "--records val" in refusal(other, records="val")
 
@@ -244,7 +244,7 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
         write(tmp_path / "s" / name, json.dumps({**RECORD, "id": n}))
     write(tmp_path / "s/data/test-00000-of-00001.jsonl", json.dumps({**RECORD, "id": 9}))
     write(tmp_path / "s/README.md", "not a table")
-    assert "which split? Found test, train; write" in refusal(tmp_path / "s")
+    assert "has several splits. Found test, train; write" in refusal(tmp_path / "s")
     assert ids(f"{tmp_path / 's'}:train") == ["0", "1"]
     assert ids(f"{tmp_path / 's'}:test") == ["9"]
     assert "no split 'val'" in refusal(f"{tmp_path / 's'}:val")
@@ -261,9 +261,9 @@ def test_tables_that_are_not_one(tmp_path: Path) -> None:
     other = write(tmp_path / "c.jsonl", LINES)
     assert "do not have the same columns: answer in only one" in refusal([one, two])
     assert "are of different formats" in refusal([one, other])
-    assert "is named twice" in refusal([one, one])
+    assert "is given twice" in refusal([one, one])
     assert "gone.csv: no such file" in refusal([one, tmp_path / "gone.csv"])
-    assert "no file fits this pattern" in refusal(str(tmp_path / "*.parquet"))
+    assert "no file matches this pattern" in refusal(str(tmp_path / "*.parquet"))
     again = write(tmp_path / "d.csv", "id,image,question,answer\n1,a.png,?,x\n")
     assert "'1' (a.csv line 2, d.csv line 2)" in refusal([one, again])
     assert ids([one, again], number_rows=True) == ["row_1", "row_2"]
@@ -483,7 +483,7 @@ def test_columns_that_differ_together_are_found_without_keeping_rows(tmp_path: P
         ("a.png", "names no column"),
         ("{m}.png", "has no column 'm'"),
         ("{n.__class__}.png", "has no column 'n.__class__'"),
-        ("{n:>9999999999}", "is no way to write a value"),
+        ("{n:>9999999999}", "is not a format"),
         ("{n!r}", "has no column 'n!r'"),
     ],
 )
@@ -564,7 +564,7 @@ def test_only_files_that_are_not_there_are_counted_as_missing(images: Path) -> N
     assert said == [
         f"1 image of 8 rows is not in {images}, the first of them 'gone.jpg'; correct --images or "
         "the path",
-        "images of 8 rows that are not taken, and whose rows will fail: 2 URLs "
+        "images of 8 rows that are not supported, and whose rows will fail: 2 URLs "
         "('https://x.org/a.jpg'), 2 paths out of the image folder ('../../../nowhere/passwd'), "
         "1 video ('film.mp4')",
     ]

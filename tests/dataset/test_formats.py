@@ -243,4 +243,4 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("os.open", refuse)  # the suite may run as root, who may read all
-    assert "cannot be opened (Permission denied); check its rights" in refusal(path)
+    assert "cannot be opened (Permission denied); check its permissions" in refusal(path)

@@ -104,8 +104,9 @@ def test_empty(tmp_path: Path) -> None:
 def test_no_image(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_text("no such file here")
-    assert f"image {path}: is no image of a known format, starts with b'no such file'" in refusal(
-        path
+    assert (
+        f"image {path}: is not an image of a known format, starts with b'no such file'"
+        in refusal(path)
     )
 
 

@@ -152,5 +152,5 @@ def test_no_image(tmp_path: Path, image: Any) -> None:
     assert failed.id == "bad"
     assert failed.error == (
         "t.jsonl line 2: no image in column 'image'; write a path, or the bytes of an image file, "
-        "there, or pass --text-only if questions without an image are meant"
+        "there, or pass --text-only for questions without an image"
     )

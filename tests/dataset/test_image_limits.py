@@ -155,7 +155,7 @@ def test_other_formats_are_named_and_not_opened(
 
 
 def test_a_format_without_a_signature_is_refused_too(tmp_path: Path) -> None:
-    assert "is no image of a known format, starts with b'\\x00\\x00\\x02" in refusal(
+    assert "is not an image of a known format, starts with b'\\x00\\x00\\x02" in refusal(
         save(corners(), tmp_path / "a.tga")
     )
 

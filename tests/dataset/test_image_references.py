@@ -73,8 +73,10 @@ def test_two_columns_of_ids_that_lead_to_different_images(
     path = write_csv(tmp_path / "t.tsv", rows, "\t")
     found = read(path, **options)
     assert found[:2] == [RED, BLUE]
-    assert "the image names row '1', and by 'question_id' and 'id' these are rows with" in found[2]
-    assert "rename the column that it names rows by to 'index'" in found[2]
+    assert (
+        "the image refers to row '1', and by 'question_id' and 'id' these are rows with" in found[2]
+    )
+    assert "rename the column with these values to 'index'" in found[2]
     assert found[3] == RED, "only one column has it"
     assert found[4] == RED, "both chains lead to it"
     same = [row(image, question_id=n, id=n + 1) for n, image in enumerate((R, R, "1"))]
@@ -87,7 +89,7 @@ def test_rows_of_one_index_with_different_images(tmp_path: Path) -> None:
     rows += [row("0", index=2), row("1", index=3)]
     found = read(write_csv(tmp_path / "t.tsv", rows, "\t"), number_rows=True)
     assert found[:4] == [RED, BLUE, GREEN, GREEN]
-    assert "names row '0', and several rows with that 'index' hold different images" in found[4]
+    assert "refers to row '0', and several rows with that 'index' hold different images" in found[4]
     assert found[5] == GREEN
 
 

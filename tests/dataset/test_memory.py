@@ -95,7 +95,9 @@ def test_a_dataset_is_read_as_it_is_saved(tmp_path: Path) -> None:
     assert [row.id for row in found] == ["c", "a"]
     assert found[0].metadata["label"] is None
     assert found[1].metadata["label"] == "no"
-    with pytest.raises(InputError, match=r"DatasetDict: which split\? Found test, train; give one"):
+    with pytest.raises(
+        InputError, match=r"DatasetDict: has several splits, found test, train; give one"
+    ):
         open_table(datasets.DatasetDict({"test": dataset, "train": dataset}))
     streamed = samples(dataset.to_iterable_dataset())
     assert isinstance(streamed[0].image, Image.Image)

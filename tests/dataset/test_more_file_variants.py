@@ -110,7 +110,7 @@ def test_what_is_no_table_is_called_by_its_name(
 
 def test_json_that_is_called_csv(tmp_path: Path) -> None:
     for text in (LINES, json.dumps(ROWS)):
-        assert "begins as JSON does" in refusal(write(tmp_path / "t.csv", text))
+        assert "begins like JSON" in refusal(write(tmp_path / "t.csv", text))
 
 
 def test_blanks_are_no_header(tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_blanks_are_no_header(tmp_path: Path) -> None:
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     """Of two values ``json`` takes the last, of two records of one id too."""
     twice = '{"id": 1, "image": "a.png", "question": "a?", "question": "b?"}'
-    said = "the key 'question' stands twice in one object"
+    said = "the key 'question' appears twice in one object"
     assert f"t.jsonl line 1: {said}" in refusal(write(tmp_path / "t.jsonl", twice))
     assert said in refusal(write(tmp_path / "t.json", f"[{twice}]"))
     record = json.dumps({"question": "?", "image": NAME})
     by_id = f'{{"7": {record}, "7": {record}}}'
-    assert "the key '7' stands twice" in refusal(write(tmp_path / "u.json", by_id))
+    assert "the key '7' appears twice" in refusal(write(tmp_path / "u.json", by_id))
 
 
 def test_shards_with_a_hash_behind_their_numbers(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_question_that_is_nan_is_a_gap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ({"bytes": [255, 216], "path": None}, "is a list in the place of the bytes of a file"),
+        ({"bytes": [255, 216], "path": None}, "is a list instead of the bytes of a file"),
         ("data:image/jpeg;base64,", "is a data URI without data"),
         ("data:image/png;base64, ", "is a data URI without data"),
     ],

@@ -140,7 +140,9 @@ def test_mapped_columns_are_numbered_in_their_order(tmp_path: Path) -> None:
 def notes(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> list[str]:
     table = open_table(write_jsonl(tmp_path / "t.jsonl", rows), images=IMAGES, **options)
     return [
-        note for note in table_notes(table, table.scan()) if "no column of the truth" not in note
+        note
+        for note in table_notes(table, table.scan())
+        if "no column with the ground truth" not in note
     ]
 
 

@@ -136,11 +136,11 @@ def test_rows_of_a_tsv_without_quoting_stay_rows(tmp_path: Path, text: str) -> N
     ],
 )
 def test_a_tsv_that_may_be_quoted_or_not_is_refused(tmp_path: Path, text: str) -> None:
-    assert_refused(tmp_path / "t.tsv", text, r"nothing tells which; save the table as \.jsonl")
+    assert_refused(tmp_path / "t.tsv", text, r"which cannot be decided; save the table as \.jsonl")
 
 
 def test_two_questions_with_one_id_stay_two_in_a_tsv_without_quoting(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_text('id\timage\tquestion\n1\ta.png\t"Is it?\n1\ta.png\tOr is it?"\n2\tb.png\tX?\n')
-    with pytest.raises(InputError, match="1 id stands more than once: '1'"):
+    with pytest.raises(InputError, match="1 id occurs more than once: '1'"):
         open_table(path).scan()

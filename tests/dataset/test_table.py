@@ -30,7 +30,7 @@ def test_duplicate_ids(tmp_path: Path) -> None:
         table.scan()
     text = str(caught.value)
     assert text.startswith(
-        "t.csv: 13 ids stand more than once: 'q0' (lines 2, 15, 28), 'q1' (lines 3, 16), "
+        "t.csv: 13 ids occur more than once: 'q0' (lines 2, 15, 28), 'q1' (lines 3, 16), "
     )
     assert "'q9' (lines 11, 24) and 3 more; give every row its own id" in text
     assert "'q10'" not in text
@@ -39,7 +39,7 @@ def test_duplicate_ids(tmp_path: Path) -> None:
 
 def test_one_id_very_often(tmp_path: Path) -> None:
     table = open_table(write_csv(tmp_path / "t.csv", [ROWS[0]] * 40))
-    with pytest.raises(InputError, match=r"1 id stands more than once: 'q1' \(lines 2, .*11, …\);"):
+    with pytest.raises(InputError, match=r"1 id occurs more than once: 'q1' \(lines 2, .*11, …\);"):
         table.scan()
 
 

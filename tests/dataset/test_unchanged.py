@@ -88,7 +88,7 @@ def test_rows_are_given_up_to_the_change(tmp_path: Path, name: str, change: str,
     given, error = read(table)
     assert given == expected[:before]
     assert message in error
-    assert "since it was checked; run again to go on with the changed table" in error
+    assert "since it was checked; run again to continue with the changed table" in error
 
 
 def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_replies_become_scores_by_the_rules_of_the_endpoint(forced: Path, tmp_pa
     assert {score.scorer for score in scores} == {"judge"}
     assert [score.id for score in scores] == [each.id for each in MIXED]
     assert scores[0].evidence == "forced"
-    assert scores[3].evidence.startswith("the judge gave no verdict: its replies were no JSON")
+    assert scores[3].evidence.startswith("the judge gave no verdict: its replies were not JSON")
     assert "the answer is empty" in scores[6].evidence
     kept = [json.loads(line) for line in (tmp_path / "judge.jsonl").read_text().splitlines()]
     assert len(kept) == 6  # of ten rows three are never asked or never said, one is a copy

@@ -278,9 +278,9 @@ def test_holm_keeps_order_and_ties_and_never_passes_one() -> None:
         ({"groups": ["a", None, "b"]}, "groups lack the image of 1 of 3 answers"),
         ({"groups": [1.0, np.nan, 2.0]}, "groups lack the image of 1 of 3 answers"),
         ({"draws": 0}, "draws must be at least 1, found 0"),
-        ({"level": 95}, "level must lie between 0 and 1, found 95"),
+        ({"level": 95}, "level must be between 0 and 1, found 95"),
         ({"risks": {"qt_16": [0.1, 0.2]}}, "risk 'qt_16' must be one-dimensional"),
-        ({"risks": {"qt_16": [0.1, 0.2, 2.0]}}, r"risk 'qt_16' must lie within \[0, 1\]"),
+        ({"risks": {"qt_16": [0.1, 0.2, 2.0]}}, r"risk 'qt_16' must be within \[0, 1\]"),
     ],
 )
 def test_what_cannot_be_resampled_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -181,7 +181,7 @@ def test_others_are_taken_where_they_are_named(table: ProbeData) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("sauce", "is no column of the table"),
+        ("sauce", "is not a column of the table"),
         ("source", "has 1 value with 2 rows or more, expected 2 to 50 such values"),
         ("type", "has 60 different values, expected 2 to 50"),
         ("label", "says the question, its image, the answer or the label"),

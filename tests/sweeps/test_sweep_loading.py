@@ -76,7 +76,7 @@ def test_a_risk_that_is_no_number_is_damage(run: Run) -> None:
     table = pq.read_table(path).to_pandas()
     table.loc[3, "risk/selected"] = float("nan")
     table.to_parquet(path)
-    with pytest.raises(StoreError, match="has a risk that is no number"):
+    with pytest.raises(StoreError, match="has a risk that is not a number"):
         read_sweep(run)
 
 
@@ -92,7 +92,7 @@ def test_probes_of_other_labels_are_stale(run: Run) -> None:
     write_labels(run.path, scores, {})
     assert _stale(run) == f"2 of {ROWS} rows have another label now"
     (run.path / "labels.parquet").unlink()
-    assert _stale(run) == "the labels that they learnt are gone"
+    assert _stale(run) == "the labels that they were trained on are gone"
 
 
 def test_probes_of_fewer_rows_are_stale(run: Run) -> None:
@@ -112,15 +112,15 @@ DAMAGES = [
     ("has no rows", {"rows": "90"}),
     ("has a result without title", {"results": [{"name": "selected"}]}),
     ("has no result 'tea leaves'", {"best_baseline": "tea leaves"}),
-    ("is of another sweep than results.json", {"hallucinated": 1}),
-    ("has a by_column that is no object", {"by_column": []}),
-    ("says nothing usable of the column 'source'", {"by_column": {"source": []}}),
+    ("is from another sweep than results.json", {"hallucinated": 1}),
+    ("has a by_column that is not an object", {"by_column": []}),
+    ("has no usable entry for the column 'source'", {"by_column": {"source": []}}),
     (
-        "says nothing usable of the column 'source'",
+        "has no usable entry for the column 'source'",
         {"by_column": {"source": {"within": {"selected": {"auroc": 0.7}}, "values": []}}},
     ),
     (
-        "says nothing usable of the column 'source'",
+        "has no usable entry for the column 'source'",
         {"by_column": {"source": {"within": {}, "values": [{"value": "a", "rows": "3"}]}}},
     ),
 ]
@@ -151,7 +151,7 @@ def test_predictions_that_are_gone_cut_or_of_another_sweep_are_refused(run: Run)
     shuffled = table["risk/selected"].take(np.arange(len(table))[::-1].copy())
     where = table.column_names.index("risk/selected")
     pq.write_table(table.set_column(where, "risk/selected", shuffled), path)
-    with pytest.raises(StoreError, match="is of another sweep"):
+    with pytest.raises(StoreError, match="is from another sweep"):
         read_sweep(run)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StoreError, match=r"predictions\.parquet: damaged, cannot be read"):

@@ -132,7 +132,7 @@ def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -
     folder, result = found
     summary = json.loads((folder / "probes" / "results.json").read_text())
     assert [tuple(each.values()) for each in summary["left_out"]] == [
-        ("copy", 2, "the question stands again in a later file"),
+        ("copy", 2, "the question is repeated in a later file"),
         ("label", 1, "the files do not have the question"),
         ("row", 2, "not in labels.csv"),
         ("row", 1, "no label in labels.csv"),
@@ -149,7 +149,7 @@ def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -
     assert summary["images_by"] == "image_id"
     lines = verdict(result)
     assert lines == summary["verdict"]
-    assert "2 earlier copies are left out: the question stands again in a later file." in lines
+    assert "2 earlier copies are left out: the question is repeated in a later file." in lines
     assert "1 label is left out: the files do not have the question." in lines
     assert f"{AT_IMAGE}/layer_0 is left out: of 176 vectors 21 missing." in lines
     assert any("told apart by their image_id: there are no hashes" in line for line in lines)
@@ -426,9 +426,9 @@ def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) ->
     files, table = open_seed_files(file), read_label_table(file.with_name("labels.csv"))
     with pytest.raises(InputError, match="keeps its labels; run 'vlmscope label "):
         sweep(open_run(run), SPEC, labels=table)
-    with pytest.raises(InputError, match="hold no labels; give labels=FILE"):
+    with pytest.raises(InputError, match="contain no labels; give labels=FILE"):
         sweep(files, SPEC)
-    with pytest.raises(InputError, match="hold no labels"):
+    with pytest.raises(InputError, match="contain no labels"):
         open_source(file, labelled=False)
     assert len(probe_data(open_run(run)).places) == 7
     other = write_csv(tmp_path / "other.csv", [{"id": "7", "label": "yes"}])

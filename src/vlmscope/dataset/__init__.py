@@ -1,14 +1,14 @@
-"""A table of questions about images, whatever file it comes in, as a stream of ``Sample``.
+"""Reading of tables of questions about images, in any format, as a stream of ``Sample``.
 
-- ``table``: ``Table``, scan and rows; ``share``: the rows of one rank; ``unchanged``: rows held
-  against the scan
-- ``tables/``: readers of CSV, JSON, Parquet, hub datasets and tables in memory; ``source``: what
-  they have in common
-- ``rows/``: from a row to a sample; ``column_names``: the names in use
+- ``table``: ``Table``, scan and rows; ``share``: the rows of one rank; ``unchanged``: rows compared
+  with the scan
+- ``tables/``: readers of CSV, JSON, Parquet, hub datasets and tables in memory; ``source``: their
+  common interface
+- ``rows/``: from a row to a sample; ``column_names``: known names of columns
 - ``values``: value → text or JSON; ``encoded``: images within values
-- ``images/``: from a cell to the RGB a person sees; ``image_formats``: what is opened
-- ``notes``: what to say of a table before the start
-- ``answers``: tables of answers that were made elsewhere
+- ``images/``: from a cell to upright RGB; ``image_formats``: the supported formats
+- ``notes``: warnings about a table before a run starts
+- ``answers``: tables of answers from elsewhere
 """
 
 from vlmscope.dataset.answers import (

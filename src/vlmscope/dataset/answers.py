@@ -1,7 +1,6 @@
-"""A table of questions with truths and answers that some model gave elsewhere: no images.
+"""Tables of questions with ground truths and a model's answers from elsewhere, without images.
 
-The readers, and the rules for cells, are those of a table of questions; only the roles of the
-columns differ.
+Readers and rules for cells are those of a table of questions; only the columns' roles differ.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from vlmscope.errors import InputError, listed, shortened
 from vlmscope.schema import LONGEST_ID, Answered
 
 ANSWER_TABLES = tuple(READERS)
-"""Extensions of the files that can be read."""
+"""Extensions of the supported files."""
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "id": ("question_id", "id"),
@@ -39,12 +38,12 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "target": ("ground_truth_answer", "gt_answer", "ground_truth", "target", "truth", "reference"),
     "answer": ("model_answer", "generated_answer", "prediction", "response", "answer"),
 }
-"""Field → columns looked for, the first one present wins."""
+"""Field → names of columns to look for; the first one present wins."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFields:
-    """Which column holds what. ``None`` means: look for the names in use."""
+    """The column of each field. ``None``: look for the known names."""
 
     id: str | None = None
     """Column of the question id; a table without one has its rows numbered."""
@@ -82,18 +81,18 @@ def parse_answer_mapping(items: Sequence[str]) -> AnswerFields:
 
 @dataclass(frozen=True, slots=True)
 class AnswerTable:
-    """A table of answers, read whole. Made by ``read_answers``."""
+    """A table of answers, in memory. Made by ``read_answers``."""
 
     path: Path
     """The file."""
     columns: tuple[str, ...]
-    """The columns that can be written again: those that hold text, numbers or plain JSON."""
+    """The columns that can be written out again: text, numbers or plain JSON."""
     cells: tuple[Mapping[str, Any], ...]
     """Column → value of each row."""
     answered: tuple[Answered, ...]
-    """What a scorer reads of each row."""
+    """What a scorer reads from each row."""
     roles: Mapping[str, str]
-    """Field → column that it was read from; no ``id`` where rows are numbered."""
+    """Field → column it was read from; no ``id`` if rows are numbered."""
 
     def __len__(self) -> int:
         return len(self.answered)
@@ -104,7 +103,7 @@ class AnswerTable:
         return tuple(row.id for row in self.answered)
 
     def answers(self) -> Iterator[Answered]:
-        """Yield what a scorer reads of every row, as ``Run.answers`` does."""
+        """Yield what a scorer reads from each row, as ``Run.answers`` does."""
         return iter(self.answered)
 
 
@@ -140,9 +139,8 @@ def read_answers(
         first = seen.setdefault(found.id, row.number)
         if first != row.number:
             raise InputError(
-                f"{_origin(source, row)}: the id {shortened(found.id)!r} stands in {source.unit} "
-                f"{first} too; give each row an id of its own, or name another column with --map "
-                "id=COLUMN"
+                f"{_origin(source, row)}: the id {shortened(found.id)!r} is also in {source.unit} "
+                f"{first}; give each row its own id, or name another column with --map id=COLUMN"
             )
         kept.append(plain)
         answered.append(found)
@@ -164,10 +162,10 @@ def _template(
 def _roles(
     spec: AnswerFields, found: Sequence[str], table: str, *, made: bool = False
 ) -> dict[str, str]:
-    """Return the column of each field; that of the question may be missing where it is ``made``.
+    """Return the column of each field; the question's may be missing if a template makes it.
 
     Raises:
-        InputError: Columns are missing, all named in one line, or a column stands twice.
+        InputError: Columns are missing, all listed in one message, or a column appears twice.
     """
     if looks_like_data(found) and not _role(KNOWN["question"], found):
         raise InputError(
@@ -176,7 +174,7 @@ def _roles(
         )
     if twice := [name for name, times in Counter(found).items() if times > 1]:
         raise InputError(
-            f"{table}: column {shortened(twice[0])!r} stands twice; rename one of the two"
+            f"{table}: column {shortened(twice[0])!r} appears twice; rename one of the two"
         )
     roles: dict[str, str] = {}
     missing: dict[str, tuple[str, ...]] = {}
@@ -201,7 +199,7 @@ def _roles(
 
 
 def _role(names: Iterable[str], found: Sequence[str]) -> str | None:
-    """Return the first column of some names, else the one that differs in case and spaces only."""
+    """Return the first column with such a name, else one that differs in case or spaces only."""
     here = next((name for name in names if name in found), None)
     if here is not None:
         return here
@@ -220,7 +218,7 @@ def _answered(
     plain: Mapping[str, Any],
     template: Pattern | None,
 ) -> Answered:
-    """Return what a scorer reads of a row."""
+    """Return what a scorer reads from a row."""
     target = to_target(row.values.get(roles["target"]), source.missing)
     return Answered(
         id=_id(source, row, number, roles.get("id")),
@@ -232,7 +230,7 @@ def _answered(
 
 
 def _question(source: Source, row: Row, roles: Mapping[str, str], template: Pattern | None) -> str:
-    """Return the question: what its column says, or what the template makes of others."""
+    """Return the question: its column's text, or the filled template."""
     if template is None:
         return _text(source, row, "question", roles["question"])
     try:
@@ -283,7 +281,7 @@ def _plain(source: Source, row: Row, name: str) -> Any:
 
 
 def _is_vectors(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Return whether a column holds vectors, as an export of a run does: no text to pass on."""
+    """Return whether a column holds vectors, as in an export of a run, which are not copied."""
     first = next((row[name] for row in rows if row.get(name) is not None), None)
     return isinstance(first, list) and len(first) > 4 and isinstance(first[0], float)
 

@@ -1,4 +1,4 @@
-"""The names that columns have: those that are taken by themselves, and those to be suggested."""
+"""Known names of columns: those used automatically, and those only suggested in messages."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "question": ("question", "text"),
     "target": ("ground_truth_answer", "gt_answer", "answer", "label"),
 }
-"""Field → columns looked for, the first one present wins. ``image`` is decided row by row.
+"""Field → names of columns to look for; the first one present wins. ``image`` is decided row by
+row.
 
-``answer`` comes behind: beside a column that says it is the truth, it is some model's answer.
+``answer`` comes last: beside a column named as the ground truth it is some model's answer.
 ``text`` and ``label`` are POPE's: see ``BESIDE``."""
 
 BESIDE: Mapping[str, str] = {"text": "question_id", "label": "text"}
-"""Column → the column that is its id or question, without which it is any column of that name."""
+"""Column → the id or question column that must be present for it to count."""
 
 SUGGESTED: Mapping[str, tuple[str, ...]] = {
     "id": (
@@ -42,10 +43,10 @@ SUGGESTED: Mapping[str, tuple[str, ...]] = {
         "correct_choice_idx", "correct_choice", "answer_idx", "answer_index",
     ),
 }  # fmt: skip
-"""Field → names of columns that are likely to hold it, most likely first; to be suggested only."""
+"""Field → names of columns that probably hold it, most likely first; for suggestions only."""
 
 INDEX = "index"
-"""Column that an image cell names another row by, as VLMEvalKit writes its tables."""
+"""Column by which an image cell refers to another row, as in VLMEvalKit's tables."""
 
 DIALOGUES = frozenset(
     ("conversations", "conversation", "messages", "dialog", "dialogue", "dialogs", "texts", "turns")
@@ -68,7 +69,7 @@ def plain_header(name: str) -> str:
 
 
 def looks_like_data(header: Sequence[str]) -> bool:
-    """Return whether what stands in the place of the columns' names is a row of a table.
+    """Return whether a header looks like a row of data.
 
     >>> looks_like_data(["q1", "a.jpg", "Is it?"]), looks_like_data(["Id", "What is it?"])
     (True, False)
@@ -93,7 +94,7 @@ _PLAIN = {field: [plain_name(name) for name in names] for field, names in SUGGES
 
 
 def suggestion(field: str, found: Sequence[str]) -> str | None:
-    """Return the column that is most likely to hold a field.
+    """Return the column that most likely holds a field.
 
     >>> suggestion("target", ["Index", "Correct Answer"]), suggestion("image", ["a"])
     ('Correct Answer', None)
@@ -103,7 +104,7 @@ def suggestion(field: str, found: Sequence[str]) -> str | None:
 
 
 def is_field_name(name: str, field: str | None = None) -> bool:
-    """Return whether a name is one that a column of a table of questions has.
+    """Return whether a name is a known column name of a table of questions.
 
     >>> is_field_name("imageId"), is_field_name("2354786"), is_field_name("Query", "question")
     (True, False, True)
@@ -114,7 +115,7 @@ def is_field_name(name: str, field: str | None = None) -> bool:
 
 
 def numbered_images(found: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of numbered images, in their order.
+    """Return the columns of numbered images, in the order of their numbers.
 
     >>> numbered_images(["image_2", "image_1", "image_10", "question"])
     ('image_1', 'image_2', 'image_10')
@@ -124,7 +125,7 @@ def numbered_images(found: Sequence[str]) -> tuple[str, ...]:
 
 
 def image_numbers(columns: Sequence[str]) -> list[int] | None:
-    """Return the numbers that columns of images have; None where one has none.
+    """Return the numbers in the names of image columns; None if a name has none.
 
     >>> image_numbers(["image_1", "image_3"]), image_numbers(["left", "right"])
     ([1, 3], None)
@@ -135,7 +136,7 @@ def image_numbers(columns: Sequence[str]) -> list[int] | None:
 
 
 def is_numbered_image(column: str) -> bool:
-    """Return whether a column is one of several that hold numbered images.
+    """Return whether a name is that of a numbered image column.
 
     >>> is_numbered_image("image_2"), is_numbered_image("image")
     (True, False)

@@ -1,8 +1,8 @@
-"""Images written into text: base64, data URIs, and bytes as Python prints them.
+"""Decoding of images written as text: base64, data URIs, and Python's printed bytes.
 
-Benchmarks for one tool hold their images in a TSV or JSON lines, as base64 with or without
-``data:image/png;base64,`` before it. Such a text is known by its beginning and its length, decoded
-within the limit of an image file, and never shown in a message.
+Some benchmarks hold their images in TSV or JSON Lines, as base64 with or without a leading
+``data:image/png;base64,``. Such a text is recognised by its beginning and its length, decoded
+within the size limit of an image file, and never shown in a message.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from urllib.parse import unquote_to_bytes
 from vlmscope.dataset.image_formats import MAX_IMAGE_BYTES
 
 _START = re.compile(r"/9j/|_9j_|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|UD[U-Y]K|AAAA.GZ0eX")
-"""How base64 of JPEG (plain and URL-safe), PNG, GIF, WebP, TIFF, PPM and AVIF begins."""
+"""First characters of base64 of JPEG (plain and URL-safe), PNG, GIF, WebP, TIFF, PPM and AVIF."""
 
 _SHORTEST = 64
-"""Characters of the shortest text that is taken for base64: an image of one pixel has more."""
+"""Fewest characters of a text taken for base64: an image of one pixel has more."""
 
 LONGEST_NAME = 255
-"""Characters of the longest name of a file."""
+"""Most characters of a file name."""
 
 _DATA_URI = re.compile(r"\s*data:(?P<type>[^,;\s]*)(?P<more>(?:;[^,]*)?),", re.IGNORECASE)
 _ALPHABET = re.compile(r"[A-Za-z0-9+/_-]{60}[A-Za-z0-9+/_=\s-]*")
@@ -39,11 +39,11 @@ _BETWEEN = re.compile(r"\s*\{\s*,?\s*\}\s*")
 
 
 class EncodedError(ValueError):
-    """A text that holds an image cannot be decoded; the message says why, without the text."""
+    """A text that encodes an image cannot be decoded; the message says why, without the text."""
 
 
 def is_encoded(text: str) -> bool:
-    """Return whether a text holds an image, and is no name of one.
+    """Return whether a text encodes an image, rather than naming one.
 
     >>> is_encoded("/9j/4AAQ.jpg"), is_encoded("data:image/png;base64,AAAA")
     (False, True)
@@ -55,13 +55,13 @@ def is_encoded(text: str) -> bool:
         return start.startswith("{") and _PRINTED_WHOLE.fullmatch(start) is not None
     if _PRINTED.match(start):
         return True
-    if _START.match(start):  # what is damaged behind its beginning is base64 still
+    if _START.match(start):  # base64 that is damaged after its beginning still counts
         return _ALPHABET.fullmatch(start[:_SHORTEST]) is not None
     return len(text) > LONGEST_NAME and _ALPHABET.fullmatch(start) is not None
 
 
 def holds_image(text: str) -> bool:
-    """Return whether a text is surely an image written as text: no metadata.
+    """Return whether a text is certainly an encoded image, and so not metadata.
 
     >>> holds_image("iVBORw0KGgo" + "A" * 80), holds_image("a" * 300)
     (True, False)
@@ -77,10 +77,10 @@ def holds_image(text: str) -> bool:
 
 
 def decode_image(text: str) -> tuple[bytes | None, str]:
-    """Return the bytes of the image that a text holds, and its name if it holds that too.
+    """Return the bytes of the image that a text encodes, and its name if the text has it.
 
     Raises:
-        EncodedError: They cannot be decoded, or are too many.
+        EncodedError: They cannot be decoded, or exceed the size limit.
     """
     if len(text) > 4 * MAX_IMAGE_BYTES:  # printed bytes take four characters each
         raise _too_large(len(text))
@@ -96,9 +96,9 @@ def of_base64(text: str) -> bytes:
     """Return the bytes of base64, plain or URL-safe, with or without line breaks and padding.
 
     Raises:
-        EncodedError: It is none, or holds too many bytes.
+        EncodedError: It is not base64, or exceeds the size limit.
     """
-    if len(text) > 1.5 * MAX_IMAGE_BYTES:  # line breaks may stand in it
+    if len(text) > 1.5 * MAX_IMAGE_BYTES:  # it may contain line breaks
         raise _too_large(len(text) * 3 // 4)
     packed = "".join(text.split()).rstrip("=")
     if len(packed) % 4 == 1:
@@ -125,7 +125,7 @@ def _of_uri(body: str, uri: re.Match[str]) -> bytes:
         raise EncodedError(f"is a data URI of {kind[:60]!r}, expected image/png or the like")
     if "base64" in uri["more"].lower().split(";"):
         return of_base64(unquote_to_bytes(body).decode("ascii", "replace") if "%" in body else body)
-    if is_encoded(body):  # whoever wrote it forgot to say that it is base64
+    if is_encoded(body):  # base64 whose URI lacks the word base64
         return of_base64(body)
     data = unquote_to_bytes(body)
     if len(data) > MAX_IMAGE_BYTES:
@@ -154,7 +154,7 @@ def _of_printed(text: str) -> tuple[bytes | None, str]:
 
 
 def is_base64(data: bytes) -> bool:
-    """Return whether bytes are those of a text that is base64, and not of an image file."""
+    """Return whether bytes are base64 text, and not an image file."""
     return len(data) >= _SHORTEST and data[:64].isascii() and is_encoded(
         data[:5000].decode("ascii", "replace")
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""The formats of image files that are opened, and what another file is by its first bytes.
+"""Supported image formats, and detection of other files by their first bytes.
 
-The list is short on purpose: what data sets of visual questions hold, and what Pillow decodes by
-itself within its limits. Others start a program (EPS), expand a gzip stream whole (FITS), or are
-hardly ever met; each is a decoder that a stranger's table could reach.
+The list is short on purpose: the formats found in datasets of visual questions, which Pillow
+decodes itself within its limits. Others start a program (EPS), expand a complete gzip stream
+(FITS), or are rare; each would be one more decoder reachable from an untrusted table.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from functools import cache
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Formats that are opened, by Pillow's names. A phone's MPO is a JPEG; PPM is PBM, PGM and PFM
-too."""
+"""Supported formats, by Pillow's names. A phone's MPO is a JPEG; PPM includes PBM, PGM and PFM."""
 
 MAX_IMAGE_BYTES = 256 * 2**20
-"""The largest image file: what the pixels of Pillow's own limit take as plain RGB."""
+"""Most bytes of an image file: those of uncompressed RGB at Pillow's pixel limit."""
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".avif", ".jfif", ".jpe", ".mpo",
 )  # fmt: skip
-"""Suffixes in lower case of files of these formats."""
+"""Lower-case suffixes of these formats."""
 
 READ = "vlmscope reads JPEG, PNG, WebP, GIF, BMP, TIFF, PPM and AVIF"
 """The same for messages."""
@@ -50,7 +49,7 @@ _OTHER_FORMATS = (
     (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
     (b"version https://git-lfs", "a Git LFS pointer"),
 )
-"""How a file begins → what it is, of those that are taken for images."""
+"""First bytes of a file → what it is, for files that are mistaken for images."""
 
 _REMEDIES = {
     "a Git LFS pointer": "run 'git lfs pull'",
@@ -58,7 +57,7 @@ _REMEDIES = {
     "a video (Matroska or WebM)": "extract a frame",
     "a video (MP4 or QuickTime)": "extract a frame",
 }
-"""What to do about those that cannot be converted."""
+"""Remedy for each that cannot be converted."""
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _MARKUP = re.compile(rb"\s*(?:<\?xml|<!doctype|<!--|<svg|<html|<head)", re.IGNORECASE)
@@ -66,18 +65,18 @@ _MARKUP = re.compile(rb"\s*(?:<\?xml|<!doctype|<!--|<svg|<html|<head)", re.IGNOR
 
 @cache
 def known_formats() -> list[str]:
-    """Return the formats that are opened, those of them that this Pillow knows."""
+    """Return the supported formats that the installed Pillow can read."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def remedy_for(other: str) -> str:
-    """Return what to do about a file that ``other_format`` named."""
+    """Return the remedy for a file that ``other_format`` detected."""
     return _REMEDIES.get(other, "convert it, for example to PNG")
 
 
 def other_format(data: bytes) -> str:
-    """Return what a file is that is not opened; empty if that is not known."""
+    """Return what an unsupported file is; empty if unknown."""
     for start, name in _OTHER_FORMATS:
         if data.startswith(start):
             return name

@@ -1,4 +1,4 @@
-"""What the user should know of a table before a model is loaded, and is no error."""
+"""Notes about a table that are not errors, shown before a model is loaded."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from vlmscope.dataset.values import shown_name
 from vlmscope.errors import RowError, listed
 
 FIRST_ROWS = 2_000
-"""Rows whose images' files are looked for one by one."""
+"""Number of rows whose image files are looked up one by one."""
 
 MOST_ROWS = 100_000
-"""Rows whose images' files are looked for: behind the first ones in listings of their folders."""
+"""Number of rows whose image files are looked up, after the first ones in folder listings."""
 
 
 def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
-    """Yield what the user should know of a table: how it is read, and what its rows lack.
+    """Yield notes about a table: how it is read, and what its rows lack.
 
     Args:
-        table: The table. Of the images of its first rows it is looked at whether they are there.
-        scan: What is in it, of all rows.
+        table: The table. The images of its first rows are checked for existence.
+        scan: The scan of all its rows.
     """
     reader = table.reader
     yield from _on_format(reader.source)
@@ -46,8 +46,8 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
     if scan.without_image and not reader.text_only:
         rows = "1 row has" if scan.without_image == 1 else f"{scan.without_image:,} rows have"
         yield (
-            f"{rows} no image and will fail, of {scan.rows:,}; pass --text-only if they are meant "
-            "to be questions about none"
+            f"{rows} no image and will fail, of {scan.rows:,}; pass --text-only if they are "
+            "questions without an image"
         )
     yield from _on_columns(reader.columns)
     yield from unasked_options(reader)
@@ -56,7 +56,7 @@ def table_notes(table: Table, scan: TableScan) -> Iterator[str]:
 
 
 def _on_format(source: Source) -> Iterator[str]:
-    """Yield what was found out about the file and not said by its name."""
+    """Yield what was detected about the file beyond its extension."""
     if isinstance(source, SharedImages):
         source = source.inner
     if isinstance(source, SeveralSource):
@@ -71,18 +71,18 @@ def _on_format(source: Source) -> Iterator[str]:
             if delimiter != source.delimiter:
                 yield f"{source.name}: the fields are separated by {delimiter!r}"
             if not is_quoted:
-                yield f"{source.name}: quotation marks in it are read as text, they quote nothing"
+                yield f"{source.name}: quotation marks in it are read as text, not as quoting"
 
 
 def _no_truth(columns: Columns, source: Source) -> str:
-    """Say that no truth is mapped: labels need one, and hours later nobody remembers."""
+    """Yield a note if no ground truth is mapped: labels need one, hours after the start."""
     with reading(source):
         found = source.columns()
     patterns = [*columns.image_patterns, columns.question_template]
     made = {name for pattern in patterns if pattern is not None for name in pattern.columns}
     used = {*columns.id, *columns.images, columns.question, *made}
     others = [name for name in found if name not in used]
-    lacks = f"{source.name}: no column of the truth, which labels need"
+    lacks = f"{source.name}: no column with the ground truth, which labels need"
     guess = suggestion("target", others)
     if guess:
         return (
@@ -100,7 +100,7 @@ def _no_truth(columns: Columns, source: Source) -> str:
 
 
 def _on_columns(columns: Columns) -> Iterator[str]:
-    """Yield which columns of numbered images are left out, as another column holds the image."""
+    """Yield which columns of numbered images are ignored because another column has the image."""
     others = columns.left_out
     if others:
         each = ",".join(("image", *others))
@@ -111,7 +111,7 @@ def _on_columns(columns: Columns) -> Iterator[str]:
 
 
 def _on_placeholders(scan: TableScan) -> Iterator[str]:
-    """Yield which questions fail for their placeholders, whatever the model is."""
+    """Yield which questions fail for their placeholders with any model."""
     marks = scan.marks
     if marks.nameless:
         yield (
@@ -132,7 +132,7 @@ def _questions(count: int, scan: TableScan) -> str:
 
 
 def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
-    """Yield what becomes of the names of images."""
+    """Yield how the names of images are resolved."""
     reader = table.reader
     folder = _ImageFolder(reader.images)
     failing = _Failing(reader)
@@ -140,7 +140,7 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
     holds_images = False
     with reading(reader.source):
         for row in islice(reader.source.rows(), min(MOST_ROWS, scan.rows)):
-            # To read images that lie in the table takes long, and says nothing of names.
+            # Reading images embedded in the table takes long, and gives no names.
             if looked == FIRST_ROWS and holds_images:
                 break
             looked += 1
@@ -171,16 +171,16 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
 
 @dataclass
 class _Failing:
-    """Images whose rows will fail: files that are not there, and names that are not taken."""
+    """Images whose rows will fail: missing files, and names that are refused."""
 
     reader: RowReader
     missing: list[str] = field(default_factory=list)
-    """Names that lead to no file, in whatever way they are read."""
+    """Names without a file, however they are interpreted."""
     refused: dict[str, list[str]] = field(default_factory=dict)
-    """What a name is instead of a path in the folder → the names."""
+    """What names are instead of a path in the folder → the names."""
 
     def add(self, cells: Iterable[ImageCell]) -> None:
-        """Add images that are not in the folder by their names."""
+        """Add images whose names are not in the folder."""
         for cell in cells:
             if kind := self._refusal(cell):
                 self.refused.setdefault(kind, []).append(cell.name)
@@ -188,7 +188,7 @@ class _Failing:
                 self.missing.append(cell.name)
 
     def _refusal(self, cell: ImageCell) -> str:
-        """Return what a name is that is not taken, whatever is there; else an empty text."""
+        """Return what a name is that is always refused; else an empty text."""
         if "://" in cell.name:
             return "URL"
         if cell.medium:
@@ -204,10 +204,10 @@ class _Failing:
         return ""
 
     def notes(self, where: str) -> Iterator[str]:
-        """Yield how many images there are of either kind.
+        """Yield the number of images of either kind.
 
         Args:
-            where: In which rows.
+            where: Description of the rows.
         """
         if self.missing:
             one = len(self.missing) == 1
@@ -221,7 +221,7 @@ class _Failing:
                 f"{len(names):,} {_plural(kind, len(names))} ({shown_name(names[0])})"
                 for kind, names in self.refused.items()
             )
-            yield f"images of {where} that are not taken, and whose rows will fail: {kinds}"
+            yield f"images of {where} that are not supported, and whose rows will fail: {kinds}"
 
 
 def _plural(kind: str, number: int) -> str:
@@ -230,7 +230,7 @@ def _plural(kind: str, number: int) -> str:
 
 
 class _ImageFolder:
-    """Says which files are in a folder; of many it reads listings, which takes a tenth of the time.
+    """Existence checks in a folder; many are done by listings, which takes a tenth of the time.
 
     Args:
         folder: The folder.
@@ -243,8 +243,8 @@ class _ImageFolder:
         self._listings: dict[str, frozenset[str]] = {}
 
     def has(self, name: str) -> bool:
-        """Return whether something is at a path in the folder."""
-        if name == self._last:  # questions about one image tend to be near
+        """Return whether a path exists in the folder."""
+        if name == self._last:  # questions about one image tend to be close together
             return True
         if "\0" in name or not self._is_there(name):
             return False

@@ -1,7 +1,7 @@
-"""A share of a table: the rows that one of several ranks does.
+"""``Share``: the rows of a table that one of several ranks processes.
 
-Ranks do not talk. Each row alone says which rank it belongs to, by a hash that is the same on every
-machine; and the questions about one image fall to one rank, which encodes it once.
+Ranks do not communicate. The rank of a row follows from a hash of the row alone, the same on every
+machine; and all questions about one image go to one rank, which encodes it once.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Share:
     """The rows of one rank of several.
 
     Raises:
-        InputError: there is no such rank.
+        InputError: the rank is out of range.
     """
 
     index: int
-    """Which rank, counted from 0."""
+    """The rank, counted from 0."""
     count: int
-    """How many there are."""
+    """Number of ranks."""
 
     def __post_init__(self) -> None:
-        """Refuse a rank that is not one of the ranks."""
+        """Raise for a rank out of range."""
         if self.count < 1 or not 0 <= self.index < self.count:
             raise InputError(
                 f"--shard {self}: there is no such rank; of eight ranks the first is --shard 0/8 "
@@ -41,12 +41,12 @@ class Share:
     def holds(self, images: Any, sample_id: str) -> bool:
         """Return whether a row is in this share.
 
-        The images count as the table names them, by a hash of their bytes where it has no names:
-        so it does not matter where a rank finds them, or whether it does.
+        Images are identified by their names in the table, or by a hash of their bytes without one,
+        so the result does not depend on where, or whether, a rank finds the files.
 
         Args:
-            images: What tells the row's images from others; None where it is about none.
-            sample_id: What counts then.
+            images: Identity of the row's images; None without images.
+            sample_id: Identifies the row then.
         """
         about = ["id", sample_id] if images is None else ["picture", images]
         digest = hashlib.sha256(json.dumps(about).encode()).digest()

@@ -1,8 +1,7 @@
-"""What every reader of a table gives: its columns, and its rows as plain Python values.
+"""``Source``: the interface of table readers, columns and rows of plain Python values.
 
-A reader knows its format and nothing else; what the values mean is decided in one place for all
-formats (``rows``, ``values``), so the same rows from CSV and from Parquet are the
-same samples.
+A reader handles its format and nothing else; values are interpreted for all formats alike
+(``rows``, ``values``), so the same rows from CSV and from Parquet give the same samples.
 """
 
 from __future__ import annotations
@@ -22,62 +21,62 @@ class Row(NamedTuple):
     """One row of a table."""
 
     number: int
-    """Where it stands, counted from 1 in the source's ``unit``."""
+    """Its position, counted from 1 in the source's ``unit``."""
     values: Mapping[str, Any]
-    """Column → value as the format gives it."""
+    """Column → value, in the format's own type."""
     within: str = ""
-    """Of several tables that are read as one, the one it stands in and its unit."""
+    """For several tables read as one: the table it is in and its unit."""
     nth: int = 0
-    """Which row of all it is, counted from 1; 0 where nobody asked."""
+    """Its number among all rows, counted from 1; 0 if not needed."""
 
 
 class Source(ABC):
     """A table that can be read from the start as often as wanted."""
 
     name: str
-    """How messages call it: ``questions.csv``."""
+    """Its name in messages: ``questions.csv``."""
     unit: ClassVar[str] = "row"
     """What ``Row.number`` counts: ``line``, ``row`` or ``item``."""
     missing: ClassVar[frozenset[str]] = frozenset()
-    """Texts that stand for "no value" in this format, beside the empty text."""
+    """Texts that mean "no value" in this format, beside the empty text."""
     by_content: ClassVar[bool] = False
-    """Whether images that it holds are identified by their content also where they have names."""
+    """Whether images it contains are identified by content even if they have names."""
 
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """Name the columns in order.
+        """Return the columns in order.
 
         Raises:
             InputError: the table cannot be read.
         """
 
     def media(self) -> Mapping[str, str]:
-        """Name the columns that are declared to hold no images: column → ``Audio`` or ``Video``.
+        """Return the columns declared as other media than images: column → ``Audio`` or ``Video``.
 
         Only tables of the ``datasets`` library declare it.
         """
         return {}
 
     def fields(self, asked: FieldSpec) -> FieldSpec:
-        """Return the columns to use, of those that were asked for."""
+        """Return the mapping to use, given the one that was asked for."""
         return asked
 
     def origin(self, row: Row) -> str:
-        """Say where a row stands: ``questions.csv line 41``."""
+        """Return the location of a row as text: ``questions.csv line 41``."""
         return f"{row.within or f'{self.name} {self.unit}'} {row.number}"
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
-        """Read the rows in order, from the first one at every call.
+        """Yield the rows in order, from the first one at every call.
 
         Raises:
-            InputError: the table cannot be read on from here.
+            InputError: the table cannot be read any further.
         """
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """A table in one file, named by the file."""
+    """A table in one file."""
 
     path: Path
     """The file."""
@@ -90,10 +89,10 @@ class FileSource(Source):
 
 @contextmanager
 def reading(source: Source) -> Iterator[None]:
-    """Make what the system or the memory refuses an error of the table.
+    """Convert errors of the system, and of memory, to errors of the table.
 
     Raises:
-        InputError: the table cannot be read, or not on from here.
+        InputError: the table cannot be read, or not any further.
     """
     try:
         yield

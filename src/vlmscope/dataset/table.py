@@ -1,4 +1,4 @@
-"""The front: a table opened, checked once from end to end, and streamed as samples."""
+"""``Table``: opened, scanned once from end to end, and streamed as samples."""
 
 from __future__ import annotations
 
@@ -25,65 +25,64 @@ from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
 SHOWN_DUPLICATES = 10
-"""How many of the ids that stand more than once a message lists."""
+"""Most duplicate ids listed in a message."""
 
 _TOGETHER = 1000
-"""Rows that are hashed at once."""
+"""Rows hashed at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableScan:
-    """What one pass over a table found."""
+    """The result of one pass over a table."""
 
     ids: tuple[str, ...]
-    """The ids in order; with a limit only the first ones, of a share only its own."""
+    """The ids in order: with a limit the first ones, with a share those of its rows."""
     fingerprint: str
     """SHA-256 over id, image name, question and target of every row in order, whatever the limit
     and the file format."""
     without_image: int = 0
-    """How many rows are questions about no image, within the limit, of all shares."""
+    """Number of questions without an image, within the limit, over all shares."""
     rows: int = 0
-    """How many rows there are within the limit, of all shares."""
+    """Number of rows within the limit, over all shares."""
     digests: bytes = field(default=b"", repr=False, compare=False)
-    """What each row of ``ids`` was, for ``Table.as_scanned``: 16 bytes a row, in this order."""
+    """Hash of each row of ``ids``, for ``Table.as_scanned``: 16 bytes a row, in this order."""
     marks: MarkCounts = field(default_factory=MarkCounts, compare=False)
-    """Placeholders of images in the questions, within the limit, of all shares."""
+    """Image placeholders in the questions, within the limit, over all shares."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """An opened table. It holds no rows: each pass reads them again."""
+    """An opened table. It keeps no rows in memory: each pass reads them again."""
 
     reader: RowReader
     """Turns rows into samples."""
     limit: int | None = None
-    """How many rows ``rows`` and ``TableScan.ids`` stop after; None for all."""
+    """Number of rows after which ``rows`` and ``TableScan.ids`` stop; None for all."""
     share: Share | None = None
-    """Which of these rows they give; None for all."""
+    """The share of these rows that they give; None for all."""
     scanned: TableScan | None = None
-    """What the rows must be; None for whatever is there."""
+    """The scan that the rows must match; None for no check."""
 
     def as_scanned(self, scan: TableScan) -> Table:
-        """Return this table, held to what a scan of it found.
+        """Return this table with its rows compared with a scan as they are read.
 
-        Its rows are compared as they are read. One that was edited, inserted, removed or moved
-        since, or cannot be read any more, raises ``TableChangedError`` in place of itself; an
-        appended one does so after all that were scanned.
+        A row that was edited, inserted, removed or moved since, or cannot be read any more, raises
+        ``TableChangedError`` at its position; an appended row does so after all scanned ones.
         """
         return replace(self, scanned=scan)
 
     def rows(self, skip: Container[str] = frozenset()) -> Iterator[Sample | Failure]:
-        """Stream the rows from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
+        """Yield every row from the start: a ``Sample``, or a ``Failure`` of stage ``input``.
 
         Images are not opened.
 
         Args:
-            skip: Ids of rows to leave out, in a tenth of the time. Nothing of them is checked, and
-                of a table ``as_scanned`` only the id.
+            skip: Ids of rows to leave out, in a tenth of the time. They are not checked, except for
+                the id in a table ``as_scanned``.
 
         Raises:
-            InputError: the file breaks off, or an id is unusable. ``scan`` finds both beforehand.
-            TableChangedError: of a table ``as_scanned``, in place of this.
+            InputError: the file is truncated, or an id is unusable. ``scan`` finds both beforehand.
+            TableChangedError: instead of this, for a table ``as_scanned``.
         """
         if self.scanned is None:
             yield from self._read(skip, None)
@@ -116,23 +115,23 @@ class Table:
             expected.check_end()
 
     def identities(self) -> Iterator[Identity]:
-        """Stream what makes each row the one that it is, whatever the limit and the share.
+        """Yield the identity of every row, regardless of limit and share.
 
         Raises:
-            InputError: the file breaks off, or an id is unusable.
+            InputError: the file is truncated, or an id is unusable.
         """
         for row in _rows_of(self.reader):
             yield self.reader.identity(row, self.reader.id(row))
 
     def scan(self) -> TableScan:
-        """Check the whole table in one pass, before anything is done with it.
+        """Check the complete table in one pass, before anything is done with it.
 
         Returns:
             The ids and the table's fingerprint.
 
         Raises:
             InputError: the table has no rows, a row has other fields than the header, or an id is
-                empty, not storable or there twice.
+                empty, not storable or a duplicate.
         """
         reader = self.reader
         places: dict[str, int | str] = {}
@@ -157,7 +156,7 @@ class Table:
                 keys.clear()
             within = self.limit is None or len(places) <= self.limit
             bare += within and images is None
-            if within and ("<" in question or "[" in question):  # of a million rows few
+            if within and ("<" in question or "[" in question):  # rare: few of a million rows
                 marks.add(question, partial(reader.count_images, row))
             if within and (self.share is None or self.share.holds(images, sample_id)):
                 ids.append(sample_id)
@@ -179,7 +178,7 @@ class Table:
             for sample_id, at in islice(repeats.items(), SHOWN_DUPLICATES)
         ]
         more = f" and {len(repeats) - len(shown)} more" if len(repeats) > len(shown) else ""
-        ids = "1 id stands" if len(repeats) == 1 else f"{len(repeats)} ids stand"
+        ids = "1 id occurs" if len(repeats) == 1 else f"{len(repeats)} ids occur"
         together = unique_together(self.reader)
         hint = f"--map id={shlex.quote(','.join(together))}, which differ in every row, or " if (
             together
@@ -211,19 +210,19 @@ def open_table(
         images: the folder that relative image paths start from; default: the folder of the data,
             for the hub the current directory.
         fields: columns to use in place of the known names.
-        limit: read this many rows only.
-        text_only: take rows without an image as questions about none (``Sample.image`` is None);
+        limit: read only the first rows, this many.
+        text_only: take rows without an image as questions without one (``Sample.image`` is None);
             else each is a failure. The table then needs no image column.
-        allow_absolute_paths: let whole paths, and symbolic links, lead out of the image folder;
+        allow_absolute_paths: let absolute paths and symbolic links lead out of the image folder;
             else such a row is a failure.
         share: read the rows of this rank only.
 
     Raises:
-        InputError: the data or the image folder is not there, the format is unknown, a column is
+        InputError: the data or the image folder does not exist, the format is unknown, a column is
             missing or is one of videos or sounds, or the limit is below 1.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"limit {limit}: expected at least 1; leave --limit away to read all rows")
+        raise InputError(f"limit {limit}: expected at least 1; leave --limit out to read all rows")
     folder = None if images is None else image_folder(images)
     source, beside = open_source(data, fields.records)
     fields = source.fields(fields)
@@ -247,13 +246,13 @@ def read_samples(
     text_only: bool = False,
     allow_absolute_paths: bool = False,
 ) -> Iterator[Sample]:
-    """Stream the samples of a table, and stop at the first row that is not in order.
+    """Yield the samples of a table, and raise at the first invalid row.
 
-    The arguments are those of ``open_table``. The table is opened at once, its rows are read as
-    they are asked for.
+    The arguments are those of ``open_table``. The table is opened at once, its rows are read
+    lazily.
 
     Raises:
-        InputError: the table cannot be opened, or a row is no sample or repeats an id.
+        InputError: the table cannot be opened, or a row is not a valid sample or repeats an id.
     """
     table = open_table(
         data, images=images, fields=fields, limit=limit, text_only=text_only,

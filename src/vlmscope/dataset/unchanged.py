@@ -1,8 +1,8 @@
-"""The rows that are read, held against those that were checked.
+"""Comparison of the rows that are read with those that were checked.
 
 A table is read more than once: checked before the model is loaded, which takes minutes, then read
 row by row for as long as the run takes. A run is recorded under the fingerprint of the table that
-was checked, so a row that is another one by then must not get into it.
+was checked, so a row that has changed by then must not get into it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vlmscope.errors import InputError, TableChangedError
 
 RowT = TypeVar("RowT")
 
-_REMEDY = "run again to go on with the changed table, or restore it before"
+_REMEDY = "run again to continue with the changed table, or restore it first"
 
 
 class Unchanged:
@@ -25,8 +25,8 @@ class Unchanged:
 
     Args:
         reader: The table.
-        ids: The ids of the rows that the pass is to give, in order.
-        digests: What ``RowReader.digest`` gave for each of them, joined.
+        ids: The expected ids of the pass, in order.
+        digests: Their ``RowReader.digest``, joined.
     """
 
     def __init__(self, reader: RowReader, ids: tuple[str, ...], digests: bytes) -> None:
@@ -36,10 +36,10 @@ class Unchanged:
         self._read = 0
 
     def check_id(self, row: Row, sample_id: str) -> None:
-        """Compare the next row's id only.
+        """Compare the id of the next row only.
 
         Raises:
-            TableChangedError: It is another one, or there was none.
+            TableChangedError: It differs, or no further row was expected.
         """
         if self._read == len(self._ids):
             found = f"{self._reader.origin(row)}: question {sample_id!r} was appended"
@@ -54,7 +54,7 @@ class Unchanged:
         """Compare the next row.
 
         Raises:
-            TableChangedError: It is not what it was.
+            TableChangedError: It has changed.
         """
         self.check_id(row, sample_id)
         start = (self._read - 1) * DIGEST_BYTES
@@ -72,7 +72,7 @@ class Unchanged:
             )
 
     def unreadable(self, error: InputError) -> TableChangedError:
-        """Return the error for a table that cannot be read on, though it was before."""
+        """Return the error for a table that cannot be read any further, though it was before."""
         return TableChangedError(self._say(f"{error}; the table has changed"))
 
     @staticmethod
@@ -81,9 +81,9 @@ class Unchanged:
 
 
 class UntilChanged(Iterator[RowT]):
-    """Rows up to where the table is not the one that was checked any more.
+    """Rows up to the first change of the table.
 
-    Reading ends there like at the end of the table, so that what was read before is finished and
+    Iteration ends there as at the end of the table, so that the rows read before are finished and
     published.
 
     Args:
@@ -93,7 +93,7 @@ class UntilChanged(Iterator[RowT]):
     def __init__(self, rows: Iterator[RowT]) -> None:
         self._rows = rows
         self.error: TableChangedError | None = None
-        """What has changed, if anything has."""
+        """The change, if there was one."""
 
     def __next__(self) -> RowT:
         try:
@@ -104,7 +104,7 @@ class UntilChanged(Iterator[RowT]):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all rows that were checked could be read as they were."""
+        """Whether all checked rows were read unchanged."""
         return self.error is None or self.error.appended
 
     def raise_error(self) -> None:

@@ -1,4 +1,4 @@
-"""Cell values: what counts as none, as text, and as JSON. The same rules for every format."""
+"""Conversion of cell values to text and JSON, and what counts as missing, for every format."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from vlmscope.jsontext import DEEPEST, MOST_DIGITS, is_long, load_json, nests_de
 from vlmscope.locking import warnings_lock
 
 DIGEST_BYTES = 16
-"""Of the hash of a row, or of bytes in a cell; a million rows are 16 MB."""
+"""Size of the hash of a row, or of bytes in a cell; 16 MB for a million rows."""
 
 LEFT_OUT: Final = object()
-"""What ``to_json`` gives for values that are no metadata: bytes, and anything it does not know."""
+"""Result of ``to_json`` for values that are not metadata: bytes, and unknown objects."""
 
 
 class CellError(ValueError):
-    """A cell holds what no run can; the message says what, as the end of a sentence."""
+    """A cell's value cannot be stored in a run; the message is the end of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A cell that the file has and Python has no value for: a date in the year 20000."""
+    """A cell whose value has no Python equivalent: a date in the year 20000."""
 
     why: str
-    """What the library said."""
+    """The library's error."""
 
 
 def kind_name(value: object) -> str:
-    """Say what a value is, where it is not what was expected.
+    """Return the kind of an unexpected value as text.
 
     >>> kind_name([1]), kind_name(Unreadable("OverflowError: year 20000"))
     ('a list', 'not readable (OverflowError: year 20000)')
@@ -53,7 +53,7 @@ def kind_name(value: object) -> str:
 
 
 def shown_name(name: str, longest: int = 60) -> str:
-    r"""Return a name from a table as a message shows it: in quotes, on one line, not too long.
+    r"""Return a name from a table for a message: quoted, on one line, shortened.
 
     >>> shown_name("a\nb"), shown_name("x" * 90, 4)
     ("'a\\nb'", "'xxxx…'")
@@ -65,13 +65,13 @@ _LONGEST_PATH = 200
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as a message shows it: without its middle where it is long."""
+    """Return a path for a message: a long one without its middle."""
     text = str(path)
     return text if len(text) <= _LONGEST_PATH else f"{text[:60]}…{text[-(_LONGEST_PATH - 60) :]}"
 
 
 def is_null(value: object) -> bool:
-    """Tell whether a cell is a gap: None, or a float that is no number.
+    """Return whether a cell is missing: None or NaN.
 
     >>> is_null(None), is_null(float("nan")), is_null("")
     (True, True, False)
@@ -80,16 +80,16 @@ def is_null(value: object) -> bool:
 
 
 def is_blank(value: object) -> bool:
-    """Tell whether a cell says nothing: a gap, or text of white space only."""
+    """Return whether a cell is missing, or text of white space only."""
     return is_null(value) or (isinstance(value, str) and not value.strip())
 
 
 def to_text(value: object) -> str | None:
-    """Write one cell as text: text verbatim, numbers by ``str``, dates in ISO form.
+    """Return a cell as text: text verbatim, numbers by ``str``, dates in ISO form.
 
     Returns:
-        The text, or None where the value is no single text: lists, structs, bytes, a whole number
-        of more than ``MOST_DIGITS`` digits.
+        The text, or None for values without one: lists, structs, bytes, a whole number of more than
+        ``MOST_DIGITS`` digits.
 
     >>> to_text("007"), to_text(3), to_text(12.0), to_text(True), to_text([1])
     ('007', '3', '12.0', 'True', None)
@@ -106,17 +106,17 @@ def to_text(value: object) -> str | None:
 
 
 def to_target(value: object, missing: frozenset[str]) -> str | None:
-    """Write a ground truth as text: a gap is the empty text, a list or struct is JSON text.
+    """Return a ground truth as text: empty if missing, JSON for a list or struct.
 
     Args:
         value: the cell.
-        missing: texts that stand for a gap in this format.
+        missing: texts that mean "no value" in this format.
 
     Returns:
-        The text, or None where there is none for such a value: bytes.
+        The text, or None for values without one: bytes.
 
     Raises:
-        CellError: no run can hold it.
+        CellError: no run can store it.
 
     >>> to_target(float("nan"), frozenset()), to_target(["a", "é"], frozenset())
     ('', '["a", "é"]')
@@ -131,10 +131,10 @@ def to_target(value: object, missing: frozenset[str]) -> str | None:
 
 
 def to_json(value: Any, levels: int = DEEPEST) -> Any:
-    """Turn a cell into what ``json.dumps(..., allow_nan=False)`` takes.
+    """Convert a cell to what ``json.dumps(..., allow_nan=False)`` accepts.
 
     NaN becomes None, infinities and decimals become text, dates and times ISO text, numpy and
-    pandas scalars Python's own; bytes, images written as text and unknown objects are left out,
+    pandas scalars Python values; bytes, images written as text and unknown objects are left out,
     inside lists and structs too.
 
     Args:
@@ -145,8 +145,8 @@ def to_json(value: Any, levels: int = DEEPEST) -> Any:
         The plain value, or ``LEFT_OUT``.
 
     Raises:
-        CellError: it nests deeper, or holds a number that is too long or a value that Python has
-            none for.
+        CellError: it nests deeper, or contains a number that is too long or a value without a
+            Python equivalent.
 
     >>> to_json({"when": date(2024, 5, 1), "score": float("nan"), "raw": b"x", "tags": ("a", b"y")})
     {'when': '2024-05-01', 'score': None, 'tags': ['a']}
@@ -169,7 +169,7 @@ def to_json(value: Any, levels: int = DEEPEST) -> Any:
 
 
 def _nested_json(value: dict[Any, Any] | list[Any] | tuple[Any, ...], levels: int) -> Any:
-    """Do as ``to_json`` for what holds other values."""
+    """Convert a container as ``to_json`` does."""
     if not levels:
         raise CellError(f"nests deeper than {DEEPEST} levels")
     if isinstance(value, dict):
@@ -186,9 +186,9 @@ _MOST_ITEMS = 10_000
 
 
 def printed_list(text: str) -> Any:
-    """Return the list that a text prints, as JSON or as Python writes it; else None.
+    """Return the list printed in a text, as JSON or as Python prints it; else None.
 
-    Texts of a list as NumPy prints it have no commas between them.
+    NumPy prints a list of texts without commas.
 
     >>> printed_list('["a"]'), printed_list("['a', 'b']"), printed_list("['a' 'b']")
     (['a'], ['a', 'b'], ['a', 'b'])
@@ -206,19 +206,19 @@ def printed_list(text: str) -> Any:
         return None
     texts = list(_A_TEXT.finditer(body))
     if any(_NEXT_TEXT.match(body, found.end()) for found in texts):
-        # Python would make one text of two without a comma between them.
+        # Python would join two texts without a comma between them.
         is_of_numpy = len(texts) <= _MOST_ITEMS and not _A_TEXT.sub("", body)[1:-1].strip()
         body = f"[{','.join(found[0] for found in texts)}]" if is_of_numpy else ""
     try:
         with warnings_lock(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of backslashes in somebody else's text
+            warnings.simplefilter("ignore")  # warnings about backslashes in the text
             return ast.literal_eval(body)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 
 
 def unstorable(text: str) -> str | None:
-    r"""Name what in a text no file of results can hold: NUL, or half a surrogate pair.
+    r"""Return what makes a text unstorable: NUL, or a lone surrogate; else None.
 
     >>> unstorable("a\0"), unstorable("\ud83d"), unstorable("köln/a.b")
     ('a NUL character', 'a lone surrogate', None)
@@ -233,12 +233,12 @@ def unstorable(text: str) -> str | None:
 
 
 def cells_as_bytes(cells: Any) -> bytes:
-    """Return bytes that are equal for equal cells, within this process."""
+    """Return bytes that are equal for equal cells within this process."""
     return repr(_without_bytes(cells)).encode()
 
 
 def _without_bytes(value: Any) -> Any:
-    """Return cells with digests instead of bytes: their text would be four times as long."""
+    """Return cells with digests instead of bytes, whose text would be four times as long."""
     if isinstance(value, bytes):
         return blake2b(value, digest_size=DIGEST_BYTES).hexdigest()
     if isinstance(value, dict):

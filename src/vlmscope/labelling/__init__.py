@@ -1,8 +1,8 @@
-"""Labels: the answers of a run, or of an external table, scored and written.
+"""Labelling: scoring the answers of a run or an external table, and writing the labels.
 
 - ``writing``: label sets of a run; labels made by a person are never replaced without ``overwrite``
-- ``local_judge``: a chat model that is loaded on this machine, as the judge
-- ``external``: answers from other tools: tables and files in the HALP layout
+- ``local_judge``: a chat model on this machine as the judge
+- ``external``: answers from other tools, in tables and files in the HALP layout
 """
 
 from vlmscope.labelling.external import (

@@ -1,9 +1,9 @@
-"""External answers: read from a table or files in the HALP layout, labelled, written.
+"""External answers: reading from a table or files in the HALP layout, labelling, writing.
 
 The labelled table has the columns of the one that was read, and ``outcome``, ``hallucinated``,
-``scorer``, ``evidence`` and ``error_kind``. A column of the input with such a name, or
-another that labels are read from, is kept as ``input_<name>``: labels made by hand are neither lost
-nor mistaken for these.
+``scorer``, ``evidence`` and ``error_kind``. A column of the input with such a name, or another name
+that labels are read from, is kept as ``input_<name>``: manual labels are neither lost nor mistaken
+for these.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ H5 = (".h5", ".hdf5")
 """Suffixes of files in the HALP layout."""
 
 LABEL_COLUMNS = ("outcome", "hallucinated", "scorer", "evidence", "error_kind")
-"""What a labelled table has beside the columns of the one that was read."""
+"""Columns of a labelled table in addition to those of the input."""
 
 NO_ANSWER = "generation failed, there is no answer"
 
 _OF_A_ROW = ("id", "question", "target")
-"""Fields of a row of a run, whose columns are no metadata."""
+"""Fields of a row of a run, whose columns are not metadata."""
 
 
 def is_answers(path: Path) -> bool:
-    """Return whether a path is not a run but a file, or a folder of ``.h5`` files, with answers."""
+    """Return whether a path is a file or folder of ``.h5`` files with answers, not a run."""
     if is_remote(path) or (path / MANIFEST).exists():
         return False
     if path.is_dir():
@@ -71,8 +71,8 @@ def read_answer_files(
     Args:
         path: A table (``read_answers``), or ``.h5`` files in the HALP layout, such as an export
             of vlmscope: a folder or one file.
-        fields: Of a table: which column holds what, each ``field=column``.
-        question_template: Of a table: the question as it was asked, with columns in braces.
+        fields: For a table: the column of each field, as ``field=column``.
+        question_template: For a table: the question as it was asked, with columns in braces.
 
     Raises:
         InputError: It cannot be read, or lacks a column.
@@ -110,19 +110,19 @@ def _of_halp_files(path: Path) -> AnswerTable:
 def with_truth(
     rows: Iterable[Answered], column: str, fields: Mapping[str, Any] | None = None
 ) -> Iterator[Answered]:
-    """Yield rows with the truth that a column of the table holds.
+    """Yield rows with the ground truth from a column of the table.
 
-    It is looked for among the metadata, else among the fields of a row, by the name of the field or
-    of the column that was mapped to it. A row whose cell is empty has no truth, and so cannot be
+    The column is looked up in the metadata, else among the fields of a row, by the name of the
+    field or of the column mapped to it. A row with an empty cell has no ground truth and cannot be
     scored by a rule.
 
     Args:
         rows: The rows.
         column: The column.
-        fields: Field → the column that was mapped to it, of a run.
+        fields: Field → the column mapped to it in the run.
 
     Raises:
-        InputError: No row has the column, or a cell is not text; after the last row.
+        InputError: A cell is not text, or, after the last row, no row has the column.
     """
     fields = fields or {}
     named = [name for name, own in fields.items() if own == column and name in _OF_A_ROW]
@@ -146,18 +146,19 @@ def with_truth(
 
 
 def _no_column(column: str, others: Iterable[str], fields: Mapping[str, Any]) -> str:
-    """Say that a column is not there, and what is."""
+    """Return the error for a missing column, with the existing ones."""
     mapped = [f"{own} (the {name})" for name, own in fields.items() if name in _OF_A_ROW and own]
     there = [*sorted(others), *map(str, mapped)]
     known = "there are" if there else "the run keeps no other columns of its table"
     return (
-        f"--target {shortened(column)}: no such column; {known}"
-        f"{f': {listed(there)}' if there else ''}, and target for the truth that the run has"
+        f"--target {shortened(column)}: no such column; "
+        f"{known}{f': {listed(there)}' if there else ''}, and target for the ground truth of the "
+        "run"
     )
 
 
 def score_rows(rows: Iterable[Answered], scorer: Scorer) -> Iterator[Score]:
-    """Yield a verdict for every row, in order; answers that say that generation failed are none."""
+    """Yield a verdict for every row, in order; rows whose generation failed are unscorable."""
     every, copy = tee(rows)
     scores = scorer(row for row in copy if not _is_failed(row))
     for row in every:
@@ -165,7 +166,7 @@ def score_rows(rows: Iterable[Answered], scorer: Scorer) -> Iterator[Score]:
             yield Score(row.id, None, scorer.name, NO_ANSWER)
         else:
             yield next(scores)
-    yield from scores  # what a scorer raises after its last row
+    yield from scores  # errors that a scorer raises after its last row
 
 
 def _is_failed(row: Answered) -> bool:
@@ -184,14 +185,14 @@ def write_labelled(
 
     Args:
         path: The file, ``.csv`` or ``.parquet``.
-        table: What was labelled.
+        table: The labelled table.
         scores: One verdict a row, in its order.
-        settings: How they were made; kept in a Parquet file's schema.
+        settings: How the labels were made; stored in a Parquet file's schema.
         overwrite: Replace an existing file.
 
     Raises:
-        InputError: There is such a file, or the table is the file itself.
-        StoreError: The disk refuses.
+        InputError: The file exists, or is the table itself.
+        StoreError: Writing fails.
     """
     if path.exists() and path.resolve() == table.path.resolve():
         raise InputError(f"{path}: is the table itself; give another name")
@@ -227,12 +228,12 @@ def _columns(table: AnswerTable, scores: Sequence[Score]) -> dict[str, list[Any]
 
 
 def _free(name: str, taken: Collection[str], others: Collection[str]) -> str:
-    """Return a name for a column of the input: its own, unless that is used.
+    """Return a name for a column of the input: its own, unless that is taken.
 
     Args:
         name: The column.
-        taken: Names that other columns of the labelled table have.
-        others: All columns of the input, whose names it does not take either.
+        taken: Names of other columns of the labelled table.
+        others: All columns of the input, whose names are excluded too.
 
     >>> _free("outcome", ["outcome"], ["outcome", "input_outcome"])
     'input_input_outcome'
@@ -244,7 +245,7 @@ def _free(name: str, taken: Collection[str], others: Collection[str]) -> str:
 
 
 def _of_one_type(cells: list[Any]) -> list[Any]:
-    """Return cells that one Arrow column can hold: as they are, as numbers, or as JSON text."""
+    """Return cells of one Arrow type: unchanged, as numbers, or as JSON text."""
     kinds = {type(cell) for cell in cells if cell is not None}
     if kinds <= {str} or (len(kinds) == 1 and kinds <= {bool, float}):
         return cells

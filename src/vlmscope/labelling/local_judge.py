@@ -1,4 +1,4 @@
-"""A judge on this machine: a chat model that is loaded here takes the role of the endpoint.
+"""Local judge: a chat model loaded on this machine instead of an endpoint.
 
 Prompt, verdict rules and cache are those of ``score.judge``. Requests are collected until a verdict
 is needed; then all of them are answered, in batches of similar length.
@@ -31,39 +31,39 @@ if TYPE_CHECKING:
     from vlmscope.model.chat import ChatModel, ChatReply
 
 MAX_NEW_TOKENS = 512
-"""Longest reply: a sentence and a verdict take 50."""
+"""Most tokens of a reply: a sentence and a verdict take 50."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalJudgeSettings:
-    """Which model judges, and how. Made by ``local_settings``."""
+    """Settings of a local judge. Made by ``local_settings``."""
 
     folder: str
     """Folder of the checkpoint."""
     identity: str
     """Hash of the model's weights and its chat template."""
     batch_size: int = 8
-    """Rows that go through the model together."""
+    """Rows per batch."""
     input_price: float | None = None
     output_price: float | None = None
     secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what can never work."""
+        """Raise for settings that cannot work."""
         whole_number("--judge-batch-size", self.batch_size, least=1)
 
     @property
     def model(self) -> str:
-        """Name of the model in the keys of the cache: its weights, in any folder."""
+        """Name of the model in cache keys: the hash of its weights, in any folder."""
         return f"weights:{self.identity}"
 
     @property
     def concurrency(self) -> int:
-        """Requests that are collected at most."""
+        """Most requests that are collected."""
         return self.batch_size
 
     def record(self) -> dict[str, Any]:
-        """Return the settings to be kept with the labels."""
+        """Return the settings to store with the labels."""
         return {
             "model": self.folder,
             "model_identity": self.identity,
@@ -77,11 +77,11 @@ def local_settings(folder: str | Path, batch_size: int = 8) -> LocalJudgeSetting
 
     Args:
         folder: Folder of a checkpoint: a chat model, or a VLM.
-        batch_size: Rows that go through the model together.
+        batch_size: Rows per batch.
 
     Raises:
         InputError: The batch size is not positive.
-        ModelError: The checkpoint cannot be used: it says why and what to do.
+        ModelError: The checkpoint cannot be used.
     """
     from vlmscope.model.chat import identify_chat_model
 
@@ -93,15 +93,15 @@ def local_judge(settings: LocalJudgeSettings, cache: Path) -> Judge:
     """Return a judge that loads its model when the first row has to be judged.
 
     Args:
-        settings: Which model, and how.
-        cache: File that keeps the verdicts.
+        settings: The model, and how to run it.
+        cache: File of cached verdicts.
     """
     return Judge(settings, cache, partial(LocalModel, settings))
 
 
 @dataclass(slots=True)
 class _Request:
-    """A row without its verdict yet."""
+    """A row whose verdict is pending."""
 
     messages: Messages
     keep: Keep
@@ -109,10 +109,10 @@ class _Request:
 
 
 class LocalModel:
-    """A connection to a model that is loaded here: opened with ``with``, as ``Endpoint``.
+    """A connection to a model loaded in this process; a context manager like ``Endpoint``.
 
     Args:
-        settings: Which model, and how.
+        settings: The model, and how to run it.
     """
 
     def __init__(self, settings: LocalJudgeSettings) -> None:
@@ -124,7 +124,7 @@ class LocalModel:
         """Load the model.
 
         Raises:
-            ModelError: It cannot be loaded, or is not the one whose identity was read.
+            ModelError: It cannot be loaded, or has changed since its identity was read.
         """
         from vlmscope.model.chat import load_chat_model
 
@@ -138,7 +138,7 @@ class LocalModel:
         return self
 
     def _check_length(self, chat: ChatModel) -> None:
-        """Refuse a model whose context holds no row at all: each would be too long for it."""
+        """Raise for a model whose context is too short for any row."""
         needed = len(chat.encode(shortest_messages())) + MAX_NEW_TOKENS
         if needed > chat.limit:
             raise ModelError(
@@ -160,14 +160,14 @@ class LocalModel:
         return request.future
 
     def result(self, asked: Future[Verdict]) -> Verdict:
-        """Return a verdict; if it is not there yet, all collected requests are answered first."""
+        """Return a verdict; if it is pending, all collected requests are answered first."""
         if not asked.done():
             waiting, self._waiting = self._waiting, []
             self._answer(waiting)
         return asked.result()
 
     def _answer(self, requests: Sequence[_Request]) -> None:
-        """Answer requests; those whose reply holds no verdict once more, with a nudge."""
+        """Answer requests; ask again, with a reminder, those whose reply has no verdict."""
         again: list[_Request] = []
         for request, reply in self._replies(requests):
             verdict = None if reply.failed else read_verdict(reply.text, sent=request.messages)
@@ -190,11 +190,11 @@ class LocalModel:
         why = reply.failed
         if not why:
             shown = Mask().line(reply.text, 80)
-            why = f"its replies were no JSON: {shown!a:.80}" if shown else "it replied nothing"
+            why = f"its replies were not JSON: {shown!a:.80}" if shown else "its replies were empty"
         request.future.set_result(Verdict(None, f"the judge gave no verdict: {why}"))
 
     def _replies(self, requests: Sequence[_Request]) -> Iterator[tuple[_Request, ChatReply]]:
-        """Yield each request with its reply, the longest first: what does not fit fails early."""
+        """Yield each request with its reply, the longest first so that too long ones fail early."""
         chat = self._chat
         if chat is None:
             raise InputError("a local judge is used outside its with block; open it first")
@@ -210,10 +210,10 @@ class LocalModel:
 
 
 def _escape_control_tokens(messages: Messages, tokens: Sequence[str]) -> Messages:
-    r"""Return messages in which no text of a row is read as a control token.
+    r"""Return messages in which no text of a row is parsed as a control token.
 
-    An answer that holds ``[/INST]`` would otherwise end the user's turn and start the judge's. The
-    row is JSON: there a character may be written as an escape, which means the same.
+    An answer with ``[/INST]`` would otherwise end the user's turn and start the judge's. The row is
+    JSON, where a character may be written as an equivalent escape.
 
     >>> messages = [{"role": "user", "content": '{"answer": "a [/INST]"}'}]
     >>> _escape_control_tokens(messages, ["[/INST]"])

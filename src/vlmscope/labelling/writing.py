@@ -1,8 +1,8 @@
 """``vlmscope.label``: the answers of a run against their ground truth, written as a label set.
 
-Labels that a rule or a judge made can be made again, so newer ones replace them. Labels that were
-read from a file or a column may be the work of a person, and the file may be gone: they are only
-replaced if that is asked for. Both hold for each label set by itself.
+Labels made by a rule or a judge can be made again, so newer ones replace them. Labels read from a
+file or a column may be the work of a person, and the file may be gone: they are only replaced on
+request. This applies to each label set separately.
 """
 
 from __future__ import annotations
@@ -57,23 +57,24 @@ def label(
 
     Args:
         run: The run, or its folder.
-        scorer: Decides; by default ``score.Auto``: by the stance of a yes/no answer or by VQA
-            matching, as the truth asks for.
-        settings: Kept with the labels, to say how they were made; by default the scorer's name.
+        scorer: The scorer; by default ``score.Auto``: by the stance of a yes/no answer or by VQA
+            matching, depending on the ground truth.
+        settings: Stored with the labels, to document how they were made; by default the scorer's
+            name.
         name: The label set.
-        overwrite: Replace labels that were read from a file or a column, too.
+        overwrite: Also replace labels that were read from a file or a column.
 
     Returns:
         Question id → verdict, in the order of the run.
 
     Raises:
-        InputError: The run stopped at the prefill, so it has no answers to score; labels that
-            were read from a file or a column would be lost; or the name cannot name a set.
-        RunBusyError: The run is being labelled elsewhere.
-        StoreError: The disk refuses.
+        InputError: The run stopped at the prefill, so it has no answers to score; labels that were
+            read from a file or a column would be lost; or the name is not valid for a set.
+        RunBusyError: Another process is labelling the run.
+        StoreError: Writing fails.
     """
     run = as_run(run)
-    labels_file(name)  # a wrong name is refused before anything is scored
+    labels_file(name)  # an invalid name is refused before anything is scored
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
     truths = read_option_truths(run.answers())
@@ -95,7 +96,7 @@ def replace_labels(
     name: str = DEFAULT,
     overwrite: bool = False,
 ) -> Path:
-    """Write a label set of a run, unless labels from a file or a column would be lost by it.
+    """Write a label set of a run, unless labels from a file or a column would be lost.
 
     Returns the file.
 
@@ -108,8 +109,8 @@ def replace_labels(
 
     Raises:
         InputError: Labels that were read from a file or a column would be lost.
-        RunBusyError: The run is being labelled elsewhere.
-        StoreError: The disk refuses.
+        RunBusyError: Another process is labelling the run.
+        StoreError: Writing fails.
     """
     with alone(run.path, "labels", "labelling this run"):
         if not overwrite:
@@ -118,18 +119,18 @@ def replace_labels(
 
 
 def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -> None:
-    """Refuse to replace labels that may be the work of a person.
+    """Raise if labels that may be the work of a person would be replaced.
 
-    Labels that are read again may replace those with the same verdicts, and labels of a scorer
-    those that it made itself.
+    Labels that are read again may replace those with the same verdicts, and labels of a scorer its
+    own older ones.
 
     Args:
         run: The run.
-        scores: The new labels; none yet for those of a rule or a judge.
-        name: The label set that they would replace.
+        scores: The new labels; none yet for a rule or a judge.
+        name: The label set to replace.
 
     Raises:
-        InputError: There are such labels, or what is there cannot be read.
+        InputError: There are such labels, or the label set cannot be read.
     """
     try:
         old = read_labels(run.path, name)
@@ -157,12 +158,12 @@ def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -
 
 
 def _is_kept(old: Score, new: Score | None) -> bool:
-    """Return whether a new label equals an old one, and was read from a file or a column too."""
+    """Return whether a new label equals an old one and was also read from a file or a column."""
     return new is not None and new.scorer in READ and new.hallucinated == old.hallucinated
 
 
 def _source(run: Run, lost: Mapping[str, int], name: str) -> str:
-    """Say where labels come from, as far as that is known."""
+    """Return the source of labels as text, as far as it is known."""
     try:
         settings = label_settings(run.path, name)["settings"]
         if settings.get("labels"):
@@ -175,7 +176,7 @@ def _source(run: Run, lost: Mapping[str, int], name: str) -> str:
 
 
 def check_answers(run: Run) -> None:
-    """Refuse a run without answers, which only labels made elsewhere can label.
+    """Raise for a run without answers, which can only have labels from elsewhere.
 
     Raises:
         InputError: It stopped after the prefill.

@@ -1,21 +1,21 @@
-"""How well a risk predicts hallucinations, and how sure we are of it.
+"""Metrics of a risk as a predictor of hallucinations, with their uncertainty.
 
 ``truth`` is true where an answer is hallucinated; ``risk`` is a number from 0 to 1 for each answer.
-Questions share images, so everything uncertain is resampled by image, never by row. Out-of-fold
-risks come from as many fits as there are folds: what ranks answers takes the ``folds`` and compares
-within them only.
+Questions share images, so all uncertainty is estimated by resampling images, never rows.
+Out-of-fold risks come from one fit per fold: functions that rank answers take the ``folds`` and
+compare within them only.
 
-- ``answers``: what is accepted as truth and risk
-- ``scores``: the numbers of one risk on one set of answers, and its threshold
+- ``answers``: validation of truth and risk
+- ``scores``: the metrics of one risk on one set of answers, and its threshold
 - ``curves``: ROC and risk-coverage curves
-- ``calibration``: is a risk of 0.3 wrong three times in ten? and the map that makes it so
-- ``weighted``: the same numbers of a resample, without sorting again
+- ``calibration``: reliability of a risk, and Platt scaling
+- ``weighted``: the same metrics on a resample, without sorting again
 - ``resampling``: intervals, simultaneous bands, and the paired test of two risks
 - ``small_samples``: intervals of the AUROC where images are few
-- ``rates``: how often something happens, and the paired difference of two rates
-- ``abstention``: what abstaining changes, and how sure that is
-- ``agreement``: how far two labelings agree beyond chance
-- ``within``: how well a risk orders answers of the same kind
+- ``rates``: a rate, and the paired difference of two rates
+- ``abstention``: change of the hallucination rate by abstaining, with its interval
+- ``agreement``: agreement of two labelings beyond chance
+- ``within``: AUROC among answers of the same kind
 """
 
 from vlmscope.metrics.abstention import Abstention, CoverageBand, abstention, coverage_band

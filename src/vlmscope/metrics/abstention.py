@@ -1,13 +1,13 @@
-"""How sure it is that abstaining changes the hallucination rate; the band of risk-coverage curves.
+"""Change of the hallucination rate by abstaining, with its interval; bands of risk-coverage curves.
 
 Rates before and after abstaining are measured on the same resamples of the images, so their
 difference is less uncertain than either. In each resample the riskiest answers of every fold are
-found anew. The interval is the stated change, give or take the spread of the resampled ones times
-Student's quantile for what the images of the left-out answers are worth: a tenth of few answers is
-very few. Percentiles of the resamples will not do: where a fold leaves out an answer or none,
-resamples mix it with others and shrink the change (simulated coverage 34% of a strong risk on 30
-rows). Below ``FEW_LEFT_OUT`` images the spread is that of leaving out one image at a time, if it is
-larger.
+determined again. The interval is the observed change, plus or minus the spread of the resampled
+ones times Student's quantile for the effective number of images of the left-out answers: a tenth of
+few answers is very few. Percentiles of the resamples fail: where a fold leaves out one answer or
+none, resamples mix it with others and shrink the change (simulated coverage 34% of a strong risk on
+30 rows). Below ``FEW_LEFT_OUT`` images the spread is that of leaving out one image at a time, if it
+is larger.
 
 Without any signal, an interval below 0 was found in 0.7 to 2.0% of 300 data sets of each of ten
 kinds, before ``SHARED`` was allowed for; where a signal was planted, intervals held the true change
@@ -32,48 +32,51 @@ from vlmscope.metrics.small_samples import error_of, worth
 from vlmscope.metrics.weighted import Tally, tally
 
 FEW_LEFT_OUT = 5
-"""Images of left-out answers below which resamples alone are not trusted."""
+"""Number of images of left-out answers below which resamples alone are not trusted."""
 
 MOST_TO_LEAVE_OUT = 500
-"""Most images that are left out one by one: of more, those with most of the riskiest answers."""
+"""Most images that are left out one by one: if there are more, those with most of the riskiest
+answers.
+"""
 
 SHARED = 2**0.5
 """How much larger the error of out-of-fold risks is where there is no signal.
 
-The chance likeness of two folds counts twice: when the one is judged by a fit on the other, and the
-other way round. Their sum has twice the variance that resamples see, as those take the fits as they
-are. So 0 is within the interval unless the change is that much further away from it.
+A chance similarity of two folds counts twice: each is judged by a fit on the other. Their sum has
+twice the variance that resamples show, because those keep the fits fixed. So 0 is within the
+interval unless the change is that much further away from it.
 """
 
 POINTS = 101
 """Points of a band."""
 
 LEAST_COVERAGE = 0.1
-"""Share answered from which on the band holds the curve: of the first few answers nobody knows."""
+"""Share answered from which on the band covers the curve: the first few answers are too uncertain.
+"""
 
 _AT_ONCE = 2_000_000
-"""Numbers of resamples that are measured side by side: what keeps memory small."""
+"""Numbers of resamples computed at once, which limits the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abstention:
-    """What leaving out the riskiest answers does to the hallucination rate."""
+    """The hallucination rate before and after leaving out the riskiest answers."""
 
     share: float
     """Share of the answers left out."""
     before: float
     """Hallucination rate of all answers."""
     after: float
-    """Of the answers that are left."""
+    """Hallucination rate of the remaining answers."""
     change: float
-    """After less before; below 0 abstaining helps."""
+    """After minus before; below 0, abstaining helps."""
     interval: Interval
     """95% interval of the change, images resampled; NaN with fewer than two images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoverageBand:
-    """A band around a risk-coverage curve that holds all of it from a tenth answered on."""
+    """A band that covers a complete risk-coverage curve, from a tenth answered on."""
 
     coverage: Floats
     """Share answered, ``(point,)``."""
@@ -100,9 +103,9 @@ def abstention(
         groups: The image of each answer: anything that can be sorted.
         share: Share of the answers to leave out, as for ``abstain``.
         folds: The fold of each answer: the same share of every fold is left out.
-        draws: Resamples of the images; their spread is wanted, not their tails, so 500 do.
-        seed: Decides the draws.
-        level: Share of the intervals that shall hold the truth.
+        draws: Resamples of the images; 500 suffice, as their spread is used, not their tails.
+        seed: Seed of the draws.
+        level: Confidence level: share of intervals that contain the true value.
 
     Raises:
         ValueError: The arrays are wrong, or an option is out of range.
@@ -131,7 +134,7 @@ def abstention(
     left_out = worth(riskiest)
     if left_out < FEW_LEFT_OUT and images <= MOST_TO_LEAVE_OUT:
         error = max(error, error_of(change(_without_each(images, range(images)))))
-    elif left_out < FEW_LEFT_OUT:  # the others hardly count, and there are too many of them
+    elif left_out < FEW_LEFT_OUT:  # the others have little influence, and there are too many
         count = np.bincount(riskiest, minlength=images)
         largest = np.argsort(-count, kind="stable")[: min(MOST_TO_LEAVE_OUT, (count > 0).sum())]
         moved = change(_without_each(images, largest.tolist())) - told.change
@@ -161,8 +164,8 @@ def coverage_band(
         groups: The image of each answer.
         folds: The fold of each answer.
         draws: Resamples of the images.
-        seed: Decides the draws.
-        level: Share of the bands that shall hold the whole curve.
+        seed: Seed of the draws.
+        level: Confidence level: share of bands that contain the complete curve.
 
     Raises:
         ValueError: The arrays are wrong, or there are fewer than two images.
@@ -182,7 +185,7 @@ def coverage_band(
 
 
 def _resamples(images: int, draws: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each image is drawn, ``(image,)``: the draws of ``resample``."""
+    """Yield the number of draws of each image, ``(image,)``: the same draws as ``resample``."""
     generator = np.random.default_rng(seed)
     for _ in range(draws):
         drawn = generator.integers(images, size=images)
@@ -200,8 +203,8 @@ def _without_each(images: int, each: Iterable[int]) -> Iterator[Floats]:
 def _rates(counted: Tally, weights: Iterable[Floats], coverage: Floats) -> Floats:
     """Return the expected hallucination rate at shares answered, ``(draw, share)``.
 
-    Of each stratum the same share is answered, its own safest; within answers of equal risk the
-    expectation grows evenly, as in ``risk_coverage``.
+    The same share of each stratum is answered, its safest answers; within answers of equal risk the
+    expectation grows linearly, as in ``risk_coverage``.
     """
     levels, images = counted.hallucinated.shape
     each = iter(weights)
@@ -228,7 +231,7 @@ def _running(values: NDArray[np.float64]) -> Floats:
 
 
 def _riskiest(risk: Floats, stratum: Numbers, share: float) -> Flags:
-    """Return which answers may be among those left out: of equal risks all."""
+    """Return which answers may be among those left out, including all with equal risk."""
     found = np.zeros(risk.size, dtype=bool)
     for number in range(int(stratum.max()) + 1):
         own = stratum == number

@@ -1,7 +1,7 @@
-"""How far two labelings of the same answers agree beyond chance: Cohen's kappa, by image.
+"""Agreement of two labelings of the same answers: Cohen's kappa, with intervals over images.
 
 Labels of questions about one image are not independent, so the interval resamples images, each with
-all its answers, as every other interval of this package.
+all its answers, like every other interval of this package.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from vlmscope.metrics.answers import Floats
 from vlmscope.metrics.resampling import Interval, image_numbers, interval_of
 
 MOST_AT_ONCE = 2**22
-"""Weights of patterns that are drawn at once."""
+"""Weights of patterns drawn at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Agreement:
-    """What two labelings of the same answers say of each other. Made by ``agreement``."""
+    """The agreement of two labelings of the same answers. Made by ``agreement``."""
 
     classes: tuple[str, ...]
     """The labels."""
     confusion: NDArray[np.int64]
-    """Answers by the label of the one (rows) and of the other (columns)."""
+    """Number of answers by the first label (rows) and the second label (columns)."""
     kappa: float | None
-    """Cohen's kappa; None where it is not defined: both give every answer the same one label."""
+    """Cohen's kappa; None if undefined: both give every answer the same single label."""
     interval: Interval | None
-    """Bootstrap interval of kappa; None where kappa is not defined, or there is one image only."""
+    """Bootstrap interval of kappa; None if kappa is undefined, or there is one image only."""
 
     @property
     def agreed(self) -> float | None:
@@ -56,13 +56,13 @@ def agreement(
         one: Labels, one an answer.
         other: The same of the other labeling.
         groups: The image of each answer: anything that can be sorted.
-        classes: All labels there may be, in the order of the confusion table.
+        classes: All possible labels, in the order of the confusion table.
         draws: Resamples of the images.
-        seed: Decides the draws.
-        level: Share of the draws within the interval.
+        seed: Seed of the draws.
+        level: Confidence level: share of the draws within the interval.
 
     Raises:
-        ValueError: The arrays differ in length, or hold a label that is no class.
+        ValueError: The arrays differ in length, or contain a label that is not a class.
 
     >>> found = agreement(list("yynn"), list("yynn"), [1, 2, 3, 4], classes=("y", "n"), draws=50)
     >>> found.kappa, found.confusion.tolist()
@@ -91,7 +91,7 @@ def _numbers(labels: ArrayLike, number: dict[str, int]) -> NDArray[np.intp]:
 
 
 def _kappa(a: NDArray[np.intp], b: NDArray[np.intp]) -> float | None:
-    """Return Cohen's kappa of the answers as they are."""
+    """Return Cohen's kappa of the observed answers."""
     from sklearn.metrics import cohen_kappa_score  # type: ignore[import-untyped,unused-ignore]
 
     if not len(a) or len({*a.tolist(), *b.tolist()}) < 2:
@@ -103,10 +103,10 @@ def _kappa(a: NDArray[np.intp], b: NDArray[np.intp]) -> float | None:
 
 
 def _drawn(cell: NDArray[np.intp], groups: ArrayLike, count: int, draws: int, seed: int) -> Floats:
-    """Return kappa of each draw of the images; NaN where it is not defined.
+    """Return kappa of each draw of the images; NaN where undefined.
 
-    Images with equal counts are drawn together: how many of each pattern a draw holds is
-    multinomial, and there are few patterns however many images there are.
+    Images with equal counts are drawn together: the number of each pattern in a draw is
+    multinomial, and there are few patterns even with many images.
     """
     image, images = image_numbers(groups, len(cell))
     by_image = np.zeros((images, count**2))

@@ -1,7 +1,7 @@
-"""What is accepted as truth and risk: checked once, here, so that the arithmetic can trust it.
+"""Validation of truth and risk: done once, here, so that the computations can rely on it.
 
-Truth has to be boolean already. The text "False" is true to Python, and a table of such texts has
-turned every answer into a hallucination before.
+Truth must already be boolean: the text "False" is true in Python, so a table of such texts would "
+"make every answer a hallucination.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def answers(truth: ArrayLike, risk: ArrayLike, name: str = "risk") -> tuple[Flag
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
-        name: What to call the risk in an error.
+        name: Name of the risk in errors.
 
     Raises:
         ValueError: Either is empty, of another shape or kind, or the risk is not within [0, 1].
@@ -30,7 +30,7 @@ def answers(truth: ArrayLike, risk: ArrayLike, name: str = "risk") -> tuple[Flag
     flags, numbers = scored_answers(truth, risk, name)
     low, high = float(numbers.min()), float(numbers.max())
     if low < 0 or high > 1:
-        raise ValueError(f"{name} must lie within [0, 1], found {low:g} to {high:g}")
+        raise ValueError(f"{name} must be within [0, 1], found {low:g} to {high:g}")
     return flags, numbers
 
 
@@ -58,12 +58,12 @@ def scored_answers(truth: ArrayLike, score: ArrayLike, name: str) -> tuple[Flags
 
 
 def strata(count: int, *columns: ArrayLike | None) -> Numbers:
-    """Number the combinations of several columns, from 0: only answers of one are compared.
+    """Return the number of each answer's stratum, a combination of several columns, from 0.
 
     Args:
         count: Answers in all.
         columns: One value an answer: anything that can be sorted, such as a fold or a category.
-            None stands for a column that does not tell answers apart.
+            None is a constant column.
 
     Raises:
         ValueError: A column has another length.
@@ -84,7 +84,7 @@ def strata(count: int, *columns: ArrayLike | None) -> Numbers:
 
 
 def whole_part(share: float, count: float) -> int:
-    """Return how many of ``count`` answers are at most ``share`` of them.
+    """Return the largest number of answers that is at most ``share`` of ``count``.
 
     A product such as 0.29 × 100, which is just below 29 in binary, counts as the whole number.
 

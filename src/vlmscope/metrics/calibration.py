@@ -1,7 +1,7 @@
-"""Calibration: is a risk of 0.3 wrong three times in ten? And the map that makes a score so.
+"""Calibration: reliability curves and errors of a risk, and Platt scaling of a score.
 
-A rank metric does not see a risk that is right about the order and wrong about the size; a reader
-who is told "30%" does.
+A risk of 0.3 should be a hallucination three times in ten. Rank metrics do not measure that: they
+ignore a risk with the right order and the wrong size.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _NORMAL_95 = float(ndtri(0.975))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReliabilityCurve:
-    """Promised against observed hallucination, bins from the least risk to the most.
+    """Predicted against observed share of hallucinations, in bins of ascending risk.
 
-    All arrays have one element a bin. The interval treats answers as independent: it is for the
-    eye, and too narrow where questions share images.
+    All arrays have one element a bin. The interval treats answers as independent: it is for plots,
+    and too narrow where questions share images.
     """
 
     mean_risk: Floats
-    """Mean risk of the bin: what was promised."""
+    """Mean risk of the bin: the predicted share."""
     rate: Floats
-    """Share of its answers that are hallucinated: what was observed."""
+    """Share of its answers that are hallucinated: the observed share."""
     count: NDArray[np.int64]
     """Answers in the bin."""
     low: Floats
@@ -41,26 +41,26 @@ class ReliabilityCurve:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the distance of promise and observation, by answer."""
+        """Expected calibration error: distance of predicted and observed share, by answers."""
         return float(np.average(np.abs(self.rate - self.mean_risk), weights=self.count))
 
 
 def reliability(truth: ArrayLike, risk: ArrayLike, *, bins: int = BINS) -> ReliabilityCurve:
     """Return the reliability curve over bins of equal mass.
 
-    An answer's bin is decided by the middle rank of all answers of its risk: equal risks share a
-    bin, whatever their order, and bins that no middle rank falls into are left out. Equal mass,
-    because risks crowd near 0 and bins of equal width would leave most of them in one (Nguyen and
-    O'Connor, 2015, "Posterior calibration and exploratory analysis"; Roelofs et al., 2022, find
-    its bias smaller too). The error summed over bins is Naeini et al.'s (2015).
+    The bin of an answer is given by the middle rank of all answers with its risk: equal risks share
+    a bin, whatever their order, and empty bins are left out. Bins have equal mass because risks
+    crowd near 0 and bins of equal width would leave most of them in one (Nguyen and O'Connor, 2015,
+    "Posterior calibration and exploratory analysis"; Roelofs et al., 2022, find its bias smaller
+    too). The error summed over bins is Naeini et al.'s (2015).
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
-        bins: Most bins to make.
+        bins: Largest number of bins.
 
     Raises:
-        ValueError: The arrays are wrong, or there is no bin.
+        ValueError: The arrays are invalid, or ``bins`` is below 1.
 
     >>> curve = reliability([False, False, True, True], [0.1, 0.3, 0.6, 0.8], bins=2)
     >>> curve.mean_risk.round(3).tolist(), curve.rate.tolist(), curve.count.tolist()
@@ -88,12 +88,12 @@ def wilson(rate: Floats, count: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
     Args:
         rate: Shares, of any shape.
-        count: What each is a share of, of the same shape.
+        count: Denominator of each share, of the same shape.
     """
     square = _NORMAL_95**2 / count
     centre = (rate + square / 2) / (1 + square)
     half = np.sqrt(square * (rate * (1 - rate) + square / 4)) / (1 + square)
-    # Rounding may put an end of the extreme rates on the wrong side of the rate.
+    # Rounding may put an end of the interval on the wrong side of an extreme rate.
     return np.minimum(np.maximum(centre - half, 0), rate), np.maximum(
         np.minimum(centre + half, 1), rate
     )
@@ -101,10 +101,10 @@ def wilson(rate: Floats, count: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class Platt:
-    """A sigmoid that turns a score into a risk: ``1 / (1 + exp(-(a * score + b)))``.
+    """A sigmoid that maps a score to a risk: ``1 / (1 + exp(-(a * score + b)))``.
 
-    Two numbers, not the steps of an isotonic fit: a validation split holds few hallucinations, and
-    a sigmoid keeps the order of the scores (while ``a`` is positive) and with it every rank metric.
+    Two parameters rather than an isotonic fit: a validation split has few hallucinations, and a
+    sigmoid keeps the order of the scores (while ``a`` is positive) and with it every rank metric.
     """
 
     a: float
@@ -122,17 +122,17 @@ class Platt:
 def fit_platt(truth: ArrayLike, score: ArrayLike) -> Platt:
     """Fit Platt's sigmoid on answers that the score was not fitted on.
 
-    After Platt (1999), "Probabilistic outputs for support vector machines", whose targets are
-    drawn in from 0 and 1 by the counts of each class, so that classes which a score separates
-    still get finite numbers; by Newton's method as Lin, Lin and Weng (2007) state it. Our sign of
-    ``a`` and ``b`` is the opposite of theirs.
+    After Platt (1999), "Probabilistic outputs for support vector machines", whose targets are "
+    "moved away from 0 and 1 by the counts of each class, so that classes separated by the score "
+    "still get finite parameters; by Newton's method as Lin, Lin and Weng (2007) state it. The signs
+    of ``a`` and ``b`` are the opposite of theirs.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         score: Finite numbers, one an answer; higher is riskier.
 
     Raises:
-        ValueError: The arrays are wrong, or hold one class only.
+        ValueError: The arrays are invalid, or have one class only.
 
     >>> sigmoid = fit_platt([False, False, True, False, True, True], [-3, -2, -1, 0, 1, 2])
     >>> sigmoid.apply([-3, 2]).round(2).tolist()
@@ -147,21 +147,21 @@ def fit_platt(truth: ArrayLike, score: ArrayLike) -> Platt:
             f"and {faithful} faithful answers"
         )
     target = np.where(flags, (hallucinated + 1) / (hallucinated + 2), 1 / (faithful + 2))
-    # Scores may be logits or log-probabilities of any size: Newton's steps want them near 1.
+    # Scores may be logits or log-probabilities of any scale: Newton's method needs them near 1.
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
     slope, level = _newton((scores - centre) / spread, target)
     return Platt(a=slope / spread, b=level - slope * centre / spread)
 
 
 def _newton(score: Floats, target: Floats) -> tuple[float, float]:
-    """Return slope and level of the sigmoid with the least cross-entropy to ``target``."""
+    """Return slope and intercept of the sigmoid with the least cross-entropy to ``target``."""
     design = np.stack([score, np.ones_like(score)], axis=1)
     found = np.zeros(2)
     for _ in range(100):
         risk = expit(design @ found)
         gradient = design.T @ (risk - target)
         weight = (risk * (1 - risk))[:, np.newaxis]
-        # The ridge is for a constant score, which leaves the slope undecided.
+        # The ridge is for a constant score, for which the slope is undetermined.
         curvature = (design * weight).T @ design + 1e-12 * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         before, size = _cross_entropy(design @ found, target), 1.0

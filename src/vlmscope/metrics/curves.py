@@ -1,9 +1,8 @@
-"""ROC and risk-coverage curves: recall against false alarms, errors against questions answered.
+"""ROC curves (recall against false positive rate) and risk-coverage curves.
 
-Selective answering: what abstaining on the riskiest answers buys. A risk is of use when it can be
-acted on: "abstain on the riskiest 10%, and the hallucination rate falls from a to b". Among answers
-of equal risk every order is as good as another, so all numbers are expectations over those orders;
-the order of the rows never matters.
+Risk-coverage curves measure selective answering: abstaining from the riskiest 10% lowers the
+hallucination rate from a to b. Answers of equal risk have no defined order, so all numbers are
+expectations over their orders; the order of the rows never matters.
 """
 
 from __future__ import annotations
@@ -19,26 +18,27 @@ from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, wh
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RocCurve:
-    """Recall against false alarms, from no alarm to an alarm for every answer.
+    """Recall against false positive rate, from flagging no answer to flagging all.
 
     All arrays have one element a threshold, of shape ``(threshold,)``. Thresholds between two
-    points of a straight piece are left out: they change neither the line nor the area under it.
+    points of a straight segment are left out: they change neither the line nor the area under it.
     """
 
     false_alarms: Floats
-    """Share of the faithful answers that are flagged, from 0 to 1, never falling."""
+    """Share of the faithful answers that are flagged, from 0 to 1, non-decreasing."""
     recall: Floats
-    """Share of the hallucinated answers that are flagged, from 0 to 1, never falling."""
+    """Share of the hallucinated answers that are flagged, from 0 to 1, non-decreasing."""
     threshold: Floats
-    """Flagged are the answers of at least this risk; falling, from infinity, which flags none.
-    NaN over folds: each has a threshold of its own."""
+    """Answers of at least this risk are flagged; decreasing, from infinity, which flags none. NaN
+    over folds, as each has its own threshold.
+    """
 
 
 def roc(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> RocCurve:
     """Return the ROC curve of a risk. Answers of equal risk are flagged together.
 
-    With ``folds``, the recall is the mean of the folds' own at each share of false alarms, weighted
-    by their pairs: the area under it is the ``auroc`` that ``measure`` returns.
+    With ``folds``, the recall is the mean over folds at each false positive rate, weighted by their
+    pairs: the area under it is the ``auroc`` that ``measure`` returns.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
@@ -79,9 +79,9 @@ def _curve(truth: Flags, risk: Floats) -> RocCurve:
 
 
 def _ends(curve: RocCurve, grid: Floats) -> Floats:
-    """Return the recall at both ends of the step at each share of false alarms, ``(share, 2)``."""
+    """Return the recall at both ends of the step at each false positive rate, ``(share, 2)``."""
     along, up = curve.false_alarms, curve.recall
-    # np.interp is exact where a share stands once: a step's ends are told apart by hand.
+    # np.interp is exact where a share occurs once: the two ends of a step are handled here.
     first, last = np.searchsorted(along, grid), np.searchsorted(along, grid, side="right") - 1
     between = np.interp(grid, along, up)
     step = along[np.minimum(first, along.size - 1)] == grid
@@ -97,15 +97,15 @@ class RiskCoverage:
     coverage: Floats
     """Share answered: 1/n, 2/n, … 1, shape ``(answer,)``."""
     rate: Floats
-    """Expected hallucination rate of those answered, shape ``(answer,)``."""
+    """Expected hallucination rate of the answered ones, shape ``(answer,)``."""
     aurc: float
-    """Area under the curve: the mean of ``rate``. Less is better; chance is the prevalence."""
+    """Area under the curve: the mean of ``rate``. Lower is better; chance is the prevalence."""
     optimal_aurc: float
-    """The least area that any risk could have at this prevalence."""
+    """The smallest area possible at this prevalence."""
 
     @property
     def excess(self) -> float:
-        """Area above the least possible (Geifman, Uziel and El-Yaniv, 2019), 0 is best."""
+        """Area above the smallest possible one (Geifman, Uziel and El-Yaniv, 2019); 0 is best."""
         return self.aurc - self.optimal_aurc
 
 
@@ -114,7 +114,7 @@ def risk_coverage(
 ) -> RiskCoverage:
     """Return the risk-coverage curve and its area (Geifman and El-Yaniv, 2017).
 
-    With ``folds``, the same share of every fold is answered, its own safest: risks of different
+    With ``folds``, the same share of every fold is answered, its safest answers: risks of different
     fits are not ranked against each other.
 
     Args:
@@ -168,10 +168,10 @@ def abstain(
 
 
 def _errors(truth: Flags, risk: Floats, stratum: Numbers) -> Floats:
-    """Return the hallucinations to expect among the k safest answers, k from 1.
+    """Return the expected number of hallucinations among the k safest answers, k from 1.
 
-    Within answers of equal risk the expectation grows evenly, whichever of them come first. Of each
-    stratum the same share is answered, k times its part of all answers.
+    Within answers of equal risk the expectation grows linearly, in any order. The same share of
+    each stratum is answered, k times its share of all answers.
     """
     answered = np.arange(1, truth.size + 1)
     errors = np.zeros(truth.size)

@@ -1,9 +1,9 @@
-"""How often something happens, how sure that is, and the paired difference of two rates.
+"""Rates with intervals over images, and the paired difference of two rates.
 
-Questions about one image succeed and fail together, so images are drawn with replacement, each with
-all its answers, as everywhere. Where there are few images, or nothing or everything happened, draws
-would be too narrow or have no width at all: there the interval is Wilson's for as many independent
-answers as the images are worth, and that of a difference is Student's over images.
+Outcomes of questions about one image are correlated, so images are drawn with replacement, each
+with all its answers, as everywhere. With few images, or a rate of 0 or 1, percentiles of draws
+would be too narrow or have no width: there the interval is Wilson's for the effective number of
+independent answers, and that of a difference is Student's over images.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class Rate:
     interval: Interval
     """95% interval, images resampled."""
     count: int
-    """Answers it is a share of."""
+    """Number of answers."""
 
 
 def rate(flags: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int = 0) -> Rate:
-    """Return how often something is true, with an interval over images.
+    """Return the share of true flags, with an interval over images.
 
     Args:
         flags: Booleans, one an answer.
         groups: The image of each answer: anything that can be sorted.
         draws: Resamples of the images.
-        seed: Decides the draws.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: The arrays are wrong, or there are fewer than two images.
+        ValueError: The arrays are invalid, or there are fewer than two images.
 
     >>> rate([True, False] * 4, list("aabbccdd")).value
     0.5
@@ -60,14 +60,14 @@ def rate(flags: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int = 
 def rate_difference(
     one: ArrayLike, other: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int = 0
 ) -> Difference:
-    """Return how much more often the one is true than the other, of the same questions.
+    """Return the rate of ``one`` minus that of ``other``, on the same questions.
 
     Args:
         one: Booleans, one a question.
-        other: The same of what it is compared with.
+        other: Booleans to compare with, one a question.
         groups: The image of each question.
         draws: Resamples of the images.
-        seed: Decides the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: As for ``rate``.
@@ -79,7 +79,7 @@ def rate_difference(
     second, _, _ = _checked(other, groups)
     gap = first.astype(np.float64) - second
     value = float(gap.mean())
-    if not gap.any():  # nothing differs, as far as this many images tell
+    if not gap.any():  # no difference in this many images
         most = 1 - ((1 - LEVEL) / 2) ** (1 / worth(image))
         return Difference(0.0, Interval(-float(most), float(most)), 1.0)
     if worth(image) >= FEW_IMAGES:
@@ -119,19 +119,19 @@ def _error(values: Floats, image: Numbers, images: int) -> float:
 
 
 def _least_error(values: Floats) -> float:
-    """Return an error for differences that are all alike, which would have none: one more is 0."""
+    """Return an error for equal differences, whose spread is 0: as if one more value were 0."""
     padded = np.append(values, 0.0)
     return float(padded.std() / np.sqrt(padded.size))
 
 
 def _wilson(found: Flags, image: Numbers, images: int) -> Interval:
-    """Return Wilson's interval for as many answers as are worth it."""
+    """Return Wilson's interval for the effective number of independent answers."""
     value, most = float(found.mean()), float(found.size)
     error = _error(found.astype(np.float64), image, images)
     if 0 < value < 1 and error > 0:
         most = min(most, value * (1 - value) / error**2)
     elif value in (0.0, 1.0):
-        most = worth(image)  # each image might have been of one kind
+        most = worth(image)  # as if each image had one outcome
     # Student's quantile instead of the normal one (Korn and Graubard, 1998).
     ends = (1 + LEVEL) / 2
     most *= (float(ndtri(ends)) / float(student.ppf(ends, max(worth(image) - 1, 1)))) ** 2

@@ -1,22 +1,21 @@
-"""Uncertainty over images: intervals of every metric, and the paired test of two risks.
+"""Bootstrap over images: intervals of every metric, simultaneous bands and paired tests.
 
-Questions about one image succeed and fail together, so rows are not independent: the images are
+Outcomes of questions about one image are correlated, so rows are not independent: the images are
 drawn with replacement, each with all its answers (Field and Welsh, 2007, "Bootstrapping clustered
-data"; Rutter, 2000, for the ROC curve). All risks see the same draws, which is what makes the
+data"; Rutter, 2000, for the ROC curve). All risks are measured on the same draws, which makes the
 difference of two of them less uncertain than either.
 
-Risks of cross-validation need more. Near chance, two folds that happen to lie alike raise each
-other's AUROC, each as the other's training: the variance is twice what the answers alone show
-(Bengio and Grandvalet, 2004: no estimate from one split sees it). A probe that knows something does
-not depend on that. ``widening`` is the factor between: simulated, 95% intervals without it held the
-truth in 81% of null data sets, with it in 93% and more, whatever the signal (``docs/probing.md``).
+Out-of-fold risks need wider intervals. Near chance, two folds that are similar by chance raise each
+other's AUROC, each as the other's training set: the variance is twice what the answers alone show
+(Bengio and Grandvalet, 2004: no estimate from one split shows it). A probe well above chance is not
+affected. ``widening`` is the factor: simulated, 95% intervals without it covered the true value in
+81% of null data sets, with it in 93% and more, whatever the signal (``docs/probing.md``).
 
-Bands that hold several curves at once, and tests corrected for their number. An interval holds its
-truth in 95 of 100 samples; of eleven intervals one is wrong far more often. A simultaneous band is
-wide enough that all of them hold at once, and never narrower than an interval: its width is the 95%
-quantile of the largest standardised error over the same resamples (max-t; Montiel Olea and
-Plagborg-Møller, 2019, "Simultaneous confidence bands"). Errors are taken on the scale of log-odds,
-so that a band of an AUROC stays between 0 and 1.
+A 95% interval covers its true value in 95 of 100 samples; among eleven intervals one is wrong far
+more often. A simultaneous band covers all true values at once, and is never narrower than an
+interval: its width is the 95% quantile of the largest standardised error over the same resamples
+(max-t; Montiel Olea and Plagborg-Møller, 2019, "Simultaneous confidence bands"). Errors are taken
+on the scale of log-odds, so that a band of an AUROC stays between 0 and 1.
 """
 
 from __future__ import annotations
@@ -42,11 +41,13 @@ from vlmscope.metrics.small_samples import (
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
 NEAR_CHANCE = 3.0
-"""Standard errors from chance at which folds depend on each other a third as much as at it."""
+"""Distance from chance, in standard errors, at which the dependence of folds is a third of that at
+chance.
+"""
 
 
 def dependence(auroc: float, error: float) -> float:
-    """Return what folds add to an AUROC's variance by depending on each other, as a share of it.
+    """Return the relative increase of an AUROC's variance due to the dependence of folds.
 
     >>> dependence(0.5, 0.02), round(dependence(0.62, 0.02), 3)
     (1.0, 0.018)
@@ -62,42 +63,46 @@ class Interval:
     """A bootstrap interval by the percentile method.
 
     Percentiles, because the metrics are bounded and skewed near their bounds: the interval stays
-    within them, need not be symmetric, and means the same on any monotone scale (Efron and
-    Tibshirani, 1993, chapter 13). It is too narrow below about 50 images, where ``correct`` is for.
-    Of the calibration error it shows the spread only: resampling adds noise to every bin, so a
-    small error may lie below its own interval.
+    within them, need not be symmetric, and is invariant under monotone transformations (Efron and
+    Tibshirani, 1993, chapter 13). It is too narrow below about 50 images; ``correct`` is for that
+    case. For the calibration error it shows the spread only: resampling adds noise to every bin, so
+    a small error may be below its own interval.
     """
 
     low: float
     high: float
     left_out: int = 0
-    """Draws that had one class only and so no rank metric; the interval is of the others."""
+    """Number of draws with one class only, which have no rank metric; the interval is of the
+    others.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much the metric of one risk is above that of another."""
+    """The difference of a metric between two risks."""
 
     value: float
-    """Metric of the one less metric of the other, on the answers as they are."""
+    """Metric of the one minus metric of the other, on the observed answers."""
     interval: Interval
     """Interval of the difference: both risks are measured on the same draws."""
     p_value: float
-    """Two-sided: twice the share of draws on the rarer side of 0, those at 0 on either side."""
+    """Two-sided: twice the share of draws on the rarer side of 0, draws at 0 counting on both
+    sides.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """A risk with the truth that it is judged by; all aligned, ``[N]``."""
+    """A risk with its own ground truth; all aligned, ``[N]``."""
 
     truth: ArrayLike
     """Booleans, one an answer; true where it is hallucinated."""
     risk: ArrayLike
     """Numbers from 0 to 1, one an answer."""
     folds: ArrayLike | None = None
-    """The fold of each answer; all are compared without it."""
+    """The fold of each answer; without it all answers are compared."""
     groups: ArrayLike | None = None
-    """The image of each answer, where its rows are not those of the other sides."""
+    """The image of each answer, if its rows differ from those of the other sides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,27 +110,27 @@ class Resamples:
     """The metrics of several risks on the same draws of the images. Made by ``resample``."""
 
     whole: Mapping[str, Mapping[str, float]]
-    """Risk → metric → value on the answers as they are."""
+    """Risk → metric → value on the observed answers."""
     drawn: Mapping[str, Mapping[str, Floats]]
     """Risk → metric → value of each draw, shape ``(draw,)``."""
     jackknives: Mapping[str, Jackknife] = field(default_factory=dict)
-    """Of a small sample, if asked for: risk → its AUROC without each image."""
+    """For a small sample, with ``correct``: risk → its AUROC without each image."""
     images: float = 0
-    """Of a small sample: what the images of the rarer class are worth."""
+    """For a small sample: effective number of images of the rarer class."""
     crossfitted: frozenset[str] = frozenset()
-    """Risks whose folds are judged by fits that learnt from each other: see ``widening``."""
+    """Risks whose folds are judged by fits on each other: see ``widening``."""
 
     def widening(self, *names: str) -> float:
-        """Return the factor of an AUROC's interval that cross-validation asks for: √2 at chance.
+        """Return the factor by which cross-validation widens an AUROC's interval: √2 at chance.
 
         Args:
-            names: A risk, or two whose difference is meant: the one nearer to chance counts.
+            names: A risk, or the two of a difference: the one nearer to chance counts.
         """
         fitted = [self._dependence(name) for name in names if name in self.crossfitted]
         return float(np.sqrt(1 + max(fitted, default=0.0)))
 
     def _dependence(self, name: str) -> float:
-        """Return what folds add to a variance by depending on each other, as a share of it."""
+        """Return the relative increase of a variance due to the dependence of folds."""
         drawn = self.drawn[name].get("auroc", np.empty(0))
         found = self.jackknives.get(name)
         drawn = drawn[~np.isnan(drawn)]
@@ -150,7 +155,7 @@ class Resamples:
     def difference(
         self, one: str, other: str, metric: str = "auroc", level: float = 0.95
     ) -> Difference:
-        """Return how much the metric of one risk is above that of another, paired by draw."""
+        """Return the difference of a metric between two risks, paired by draw."""
         gap = self.drawn[one][metric] - self.drawn[other][metric]
         whole = self.whole[one][metric] - self.whole[other][metric]
         wider = self.widening(one, other) if metric == "auroc" else 1.0
@@ -174,24 +179,24 @@ def resample(
     metrics: Collection[str] = NAMES,
     correct: bool = False,
 ) -> Resamples:
-    """Measure every risk on the answers as they are and on each draw of the images.
+    """Measure every risk on the observed answers and on each draw of the images.
 
-    An image that is drawn keeps its fold: fits are not made anew, and answers are compared within
-    their fold in every draw (see ``measure``).
+    A drawn image keeps its fold: nothing is refitted, and answers are compared within their fold in
+    every draw (see ``measure``).
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risks: By name, numbers from 0 to 1, one an answer.
         groups: The image of each answer: anything that can be sorted.
-        folds: The fold of each answer, likewise; all are compared without it.
+        folds: The fold of each answer, likewise; without it all answers are compared.
         draws: Resamples of the images, the same for all risks.
-        seed: Decides the draws; the same seed and images give the same draws.
-        metrics: Names from ``Metrics``: those that are wanted.
-        correct: In a small sample, take intervals of the AUROC from leaving out images instead of
-            the draws, which are too narrow there (``small_samples``).
+        seed: Seed of the draws; the same seed and images give the same draws.
+        metrics: Names from ``Metrics`` to compute.
+        correct: For a small sample, compute intervals of the AUROC by leaving out images instead of
+            by draws, which are too narrow there (``small_samples``).
 
     Raises:
-        ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
+        ValueError: The arrays are invalid, there are fewer than two images, or an option is out of
             range.
     """
     sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
@@ -207,21 +212,21 @@ def resample_sides(
     metrics: Collection[str] = NAMES,
     correct: bool = False,
 ) -> Resamples:
-    """Do what ``resample`` does for risks that are judged by truths, or in folds, of their own.
+    """Resample like ``resample``, for risks with their own ground truths or folds.
 
-    Two models answer the same questions, and each has hallucinations of its own: which answers are
-    positive differs, and the AUROCs are of different pairs. What they share is the images, so each
-    draw takes the same images for both, and the interval of the difference is valid: it counts
-    whatever the two have in common. The same goes for one truth and risks of different folds.
+    Two models that answer the same questions have different hallucinations: the positive answers
+    differ, and the AUROCs are of different pairs. They share the images, so each draw takes the
+    same images for both, and the interval of the difference is valid: it accounts for whatever the
+    two have in common. The same applies to one ground truth and risks of different folds.
 
     Args:
         sides: By name, risks with their truths.
-        groups: The image of each row, of sides that do not say so themselves: anything that can be
-            sorted. One value means the same image on all sides.
+        groups: The image of each row, for sides without their own: anything that can be sorted. One
+            value means the same image on all sides.
         draws: Resamples of the images, the same for all sides.
-        seed: Decides the draws; the same seed and images give the same draws.
-        metrics: Names from ``Metrics``: those that are wanted.
-        correct: As for ``resample``; one small side makes intervals of all those of small samples.
+        seed: Seed of the draws; the same seed and images give the same draws.
+        metrics: Names from ``Metrics`` to compute.
+        correct: As for ``resample``; one small side makes all intervals those of small samples.
 
     Raises:
         ValueError: As for ``resample``.
@@ -245,7 +250,7 @@ def resample_sides(
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
     crossfitted = frozenset(name for name, side in sides.items() if side.folds is not None)
-    # Most sides share their truth, and what a sample is worth takes a while.
+    # Most sides share their truth, and the effective number of images is slow to compute.
     rows = {tuple(part.tobytes() for part in each): each
             for name, (flags, _) in checked.items()
             for each in [(flags, image[name], stratum[name])]}.values()  # fmt: skip
@@ -268,7 +273,7 @@ def _images_of_sides(
         own = groups if side.groups is None else side.groups
         keys[name] = id(own), counts[name]
         if keys[name] not in found:
-            image_numbers([] if own is None else own, counts[name])  # refuses what is none
+            image_numbers([] if own is None else own, counts[name])  # raises for invalid groups
             found[keys[name]] = np.asarray(own)
     different = np.unique(np.concatenate(list(found.values())))
     numbers = {key: np.searchsorted(different, own) for key, own in found.items()}
@@ -295,12 +300,12 @@ def bootstrap(
         folds: The fold of each answer, likewise; only answers of one fold are compared (see
             ``measure``).
         draws: Resamples of the images, the same for all risks.
-        seed: Decides the draws; the same seed and images give the same intervals.
-        level: Share of the draws within an interval.
+        seed: Seed of the draws; the same seed and images give the same intervals.
+        level: Confidence level: share of the draws within an interval.
         correct: As for ``resample``.
 
     Raises:
-        ValueError: The arrays are wrong, there are fewer than two images, or an option is out of
+        ValueError: The arrays are invalid, there are fewer than two images, or an option is out of
             range.
 
     >>> found = bootstrap([False, True] * 3, {"sure": [0, 1] * 3}, list("aabbcc"), draws=100)
@@ -327,22 +332,22 @@ def paired(
 ) -> Difference:
     """Compare two risks on the same answers and the same draws.
 
-    The p-value asks how far the interval can widen before it reaches 0, so the two agree; it is
-    never 0, for one more draw is counted against the difference (Davison and Hinkley, 1997,
-    section 4.2). Choose the baseline to beat on other answers than these, and correct the p-values
-    of several tests with ``holm``.
+    The p-value is the level at which the interval reaches 0, so the two agree; it is never 0,
+    because one more draw is counted against the difference (Davison and Hinkley, 1997, section
+    4.2). Choose the baseline to beat on other answers than these, and correct the p-values of
+    several tests with ``holm``.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         one: Numbers from 0 to 1, one an answer.
-        other: The same of the risk to compare with.
+        other: The risk to compare with, likewise.
         groups: The image of each answer: anything that can be sorted.
-        metric: Which of ``auroc``, ``auprc``, ``brier``, ``ece``, ``recall_at_5``. Of ``brier``
-            and ``ece`` less is better.
+        metric: Which of ``auroc``, ``auprc``, ``brier``, ``ece``, ``recall_at_5``. For ``brier``
+            and ``ece``, lower is better.
         folds: The fold of each answer; only answers of one fold are compared (see ``measure``).
         draws: Resamples of the images.
-        seed: Decides the draws.
-        level: Share of the draws within the interval.
+        seed: Seed of the draws.
+        level: Confidence level: share of the draws within the interval.
         correct: As in ``resample``.
 
     Raises:
@@ -375,7 +380,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     found = np.asarray(p_values, dtype=np.float64)
     bad = found[~((found >= 0) & (found <= 1))]
     if bad.size:
-        raise ValueError(f"p-values must lie within [0, 1], found {bad[0]}")
+        raise ValueError(f"p-values must be within [0, 1], found {bad[0]}")
     order = np.argsort(found, kind="stable")
     raised = found[order] * np.arange(found.size, 0, -1)
     corrected = np.empty_like(found)
@@ -397,7 +402,7 @@ def image_numbers(groups: ArrayLike, count: int) -> tuple[NDArray[np.intp], int]
 
 
 def interval_of(values: Floats, level: float) -> Interval:
-    """Return the percentile interval of the draws that have a value."""
+    """Return the percentile interval of the draws with a value."""
     kept = values[~np.isnan(values)]
     if not kept.size:
         return Interval(float("nan"), float("nan"), values.size)
@@ -415,27 +420,27 @@ def p_value_of(gap: Floats) -> float:
 
 
 def _check_level(level: float) -> None:
-    """Refuse a level that is no share."""
+    """Raise for a level that is not between 0 and 1."""
     if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, found {level}")
+        raise ValueError(f"level must be between 0 and 1, found {level}")
 
 
 LEAST = 1e-3
-"""Least distance of an AUROC from 0 and 1 on the scale of log-odds."""
+"""Smallest distance of an AUROC from 0 and 1 on the scale of log-odds."""
 
 
 def simultaneous(
     drawn: Resamples, names: Sequence[str], level: float = 0.95
 ) -> Mapping[str, Interval]:
-    """Return a band of the AUROC of several risks that holds all of them at once.
+    """Return a simultaneous band of the AUROC of several risks.
 
-    A small sample has no draws to take it from: there each interval is widened for their number
+    A small sample has no usable draws: there each interval is widened for their number
     (Bonferroni).
 
     Args:
         drawn: As ``resample`` returns it.
         names: The risks.
-        level: Share of the samples in which the band shall hold every true AUROC.
+        level: Confidence level: share of samples in which the band covers every true AUROC.
     """
     if drawn.jackknives:
         wider = 1 - (1 - level) / max(len(names), 1)

@@ -1,7 +1,7 @@
-"""The numbers of one risk on one set of answers, and the threshold above which to raise an alarm.
+"""Metrics of one risk on one set of answers, and the threshold above which answers are flagged.
 
-Where scikit-learn has the metric, it is scikit-learn's. A rank metric of a single class does not
-exist and is NaN: 0.5 would look like a finding.
+Metrics that scikit-learn has are computed by it. A rank metric of a single class is undefined and
+is NaN: 0.5 would look like a result.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, wh
 from vlmscope.metrics.calibration import reliability
 
 FALSE_ALARMS = 0.05
-"""The share of faithful answers that ``recall_at_5`` lets an alarm disturb."""
+"""The false positive rate of ``recall_at_5``."""
 
 
 def share_bounds(hallucinated: int, faithful: int, unscorable: int) -> dict[str, float | None]:
-    """Return the share of hallucinations were all unscorable answers one thing or the other.
+    """Return the share of hallucinations if all unscorable answers were faithful or hallucinated.
 
-    The true share of all answers lies between the two, whatever the unscorable ones are: they are
-    rarely missing at random, so the share among scorable answers need not be the true one.
+    The true share of all answers is between the two, whatever the unscorable ones are: they are
+    rarely missing at random, so the share among scorable answers may be biased.
 
     >>> share_bounds(1, 2, 1)
     {'share_if_unscorable_faithful': 0.25, 'share_if_unscorable_hallucinated': 0.5}
@@ -41,7 +41,7 @@ def share_bounds(hallucinated: int, faithful: int, unscorable: int) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What one risk achieves on one set of answers. Hallucinated is the positive class."""
+    """The metrics of one risk on one set of answers. Hallucinated is the positive class."""
 
     auroc: float
     """Chance that a hallucinated answer has the higher risk; ties count half. NaN: one class."""
@@ -52,11 +52,11 @@ class Metrics:
     ece: float
     """Expected calibration error over 15 bins of equal mass (``reliability``), 0 is best."""
     recall_at_5: float
-    """Share of the hallucinated flagged at 5% false alarms (``threshold_at``). NaN: one class."""
+    """Recall at a false positive rate of 5% (``threshold_at``). NaN: one class."""
     prevalence: float
     """Share of answers that are hallucinated."""
     count: int
-    """Answers measured."""
+    """Number of answers."""
 
 
 def measure(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> Metrics:
@@ -64,17 +64,17 @@ def measure(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -
 
     With ``folds``, the rank metrics compare answers of one fold only. Out-of-fold risks of two
     folds come from two fits: where training has more hallucinations, the fold that is judged has
-    fewer, so a risk that only repeats the training share would order pairs across folds wrongly
-    and look worse than chance. ``auroc`` is then the share of the pairs *within a fold* in the
-    right order; ``auprc`` and ``recall_at_5`` are the folds' own numbers, averaged over the
-    hallucinated answers. A fold of one class counts for none of them. ``brier`` and ``ece`` stay
-    pooled: they compare a risk with its own answer, not with another's risk, and a promise of 30%
-    has to hold whichever fit made it.
+    fewer, so a risk that is only the training share would order pairs across folds wrongly and look
+    worse than chance. ``auroc`` is then the share of the pairs *within a fold* in the right order;
+    ``auprc`` and ``recall_at_5`` are the folds' own numbers, averaged over the hallucinated
+    answers. A fold of one class is left out of all three. ``brier`` and ``ece`` are pooled: they
+    compare a risk with its own answer, not with another's risk, and a risk of 30% should be right
+    whichever fit made it.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
-        folds: The fold in which each answer was judged; all are compared without it.
+        folds: The fold in which each answer was judged; without it all answers are compared.
 
     Raises:
         ValueError: The arrays are empty, of different shapes, or the risk is not within [0, 1].
@@ -92,7 +92,7 @@ def measure(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -
     return Metrics(
         auroc=auroc,
         auprc=auprc,
-        # As integers: of a single boolean class scikit-learn cannot tell which it is.
+        # As integers: scikit-learn cannot identify a single boolean class.
         brier=float(brier_score_loss(flags.astype(int), risks, pos_label=1)),
         ece=reliability(flags, risks).error,
         recall_at_5=recall,
@@ -114,7 +114,7 @@ def _ranks(truth: Flags, risk: Floats, stratum: Numbers) -> tuple[float, float, 
         weights.append((hits * (flags.size - hits), hits, hits))
     if not found:
         return (float("nan"),) * 3
-    if len(found) == 1:  # not a digit is lost
+    if len(found) == 1:  # exact
         auroc, auprc, recall = found[0]
     else:
         auroc, auprc, recall = np.multiply(found, weights).sum(axis=0) / np.sum(weights, axis=0)
@@ -122,10 +122,10 @@ def _ranks(truth: Flags, risk: Floats, stratum: Numbers) -> tuple[float, float, 
 
 
 def constant_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> float:
-    """Return the share of the compared pairs that lie in folds of one risk; NaN without a pair.
+    """Return the share of the compared pairs in folds with a constant risk; NaN without a pair.
 
-    A risk that is the same for every answer of a fold orders none of its pairs: its AUROC of 0.5
-    is no finding about the answers. A coarse risk is another matter: it orders what it tells apart.
+    A risk that is constant in a fold orders none of its pairs: its AUROC of 0.5 is not a result
+    about the answers. A coarse risk differs: it orders the answers that it distinguishes.
 
     >>> constant_pairs([False, True, False, True], [0.2, 0.2, 0.2, 0.9], folds=[0, 0, 1, 1])
     0.5
@@ -143,11 +143,11 @@ def constant_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = 
 
 
 def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_ALARMS) -> float:
-    """Return the lowest risk above which at most this share of the faithful answers lies.
+    """Return the lowest risk that at most this share of the faithful answers exceeds.
 
     An answer is flagged where ``risk > threshold``. Answers of equal risk are flagged together or
     not at all, so the share may be smaller than asked for, and never larger. Choose the threshold
-    on validation answers: on the answers it was chosen on, its share of false alarms is exact.
+    on validation answers: on the answers it was chosen on, its false positive rate is exact.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.

@@ -1,12 +1,12 @@
-"""Intervals of the AUROC where there are few images, or few of a class.
+"""Intervals of the AUROC for few images, or few images of a class.
 
-Resampling images with replacement understates what few of them leave open: simulated, 95%
-intervals held the truth in 90% at 40 images of 15 rows, and in 74% at 30 rows that a risk separates
-well. Here the error comes from leaving out one image at a time (the jackknife of the two-sample
+Resampling few images with replacement underestimates the uncertainty: simulated, 95% intervals
+covered the true value in 90% at 40 images of 15 rows, and in 74% at 30 rows that a risk separates
+well. Here the error is computed by leaving out one image at a time (the jackknife of the two-sample
 statistic; Arvesen, 1969); the interval is taken on the scale of log-odds, with Student's quantile
-for what the images of the rarer class are worth. A sample that is separated perfectly would have no
-error at all: it is never below a quarter of the largest variance that an AUROC can have (Birnbaum
-and Klose, 1957). With these the simulated coverage is 94% and more from 30 rows upwards.
+for the effective number of images of the rarer class. A perfectly separated sample would have no
+error at all: the variance is never below a quarter of the largest variance that an AUROC can have
+(Birnbaum and Klose, 1957). With these the simulated coverage is 94% and more from 30 rows upwards.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from vlmscope.metrics.answers import Floats, Numbers
 from vlmscope.metrics.weighted import Tally
 
 FEW_IMAGES = 50
-"""What is worth fewer images than this is a small sample."""
+"""A sample with a smaller effective number of images is small."""
 
 FEW_OF_A_CLASS = 20
-"""So is one with a class that is worth fewer."""
+"""So is one with a smaller effective number of images of a class."""
 
 TOO_FEW_TO_DRAW = 100
-"""Below this many images, or images of a class, draws are too narrow: 92% coverage at 80 images of
+"""Below this many images, or images of a class, intervals from draws are too narrow: 92% coverage
+at 80 images of
 4 rows, and 80 to 90% of an AUROC of 0.9 or more at 20 to 30 hallucinated rows of 420."""
 
 LEAST = 0.25
-"""Least variance of an AUROC, as a share of the largest possible."""
+"""Smallest variance of an AUROC, as a share of the largest possible."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,17 +45,17 @@ class Jackknife:
     pairs: float
     """Pairs compared."""
     without: Floats
-    """AUROC without each image, shape ``(image,)``; NaN where no pair is left."""
+    """AUROC without each image, shape ``(image,)``; NaN if no pair is left."""
 
 
 def worth(image: Numbers, weight: Floats | None = None) -> float:
-    """Return how many images of equal weight some images are worth (Kish, 1965).
+    """Return the effective number of images, as if all had equal weight (Kish, 1965).
 
-    One image with a third of all answers leaves little to the others, however many they are.
+    One image with a third of all answers dominates, however many others there are.
 
     Args:
         image: The image of each answer.
-        weight: What each answer counts; all count the same without it.
+        weight: Weight of each answer; equal weights without it.
 
     >>> worth(np.array([0, 1, 2, 3])), worth(np.array([0, 0, 0, 1]))
     (4.0, 1.6)
@@ -65,10 +66,11 @@ def worth(image: Numbers, weight: Floats | None = None) -> float:
 
 
 def worth_of_rarer(truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | None = None) -> float:
-    """Return what the images of the class are worth that has the fewer.
+    """Return the effective number of images of the rarer class.
 
-    Within strata (kinds, folds) an answer counts by its pairs there: one hallucinated answer among
-    a hundred faithful ones decides a hundred pairs, a hundred without a faithful one decide none.
+    Within strata (kinds, folds) an answer is weighted by its number of pairs: one hallucinated
+    answer among a hundred faithful ones is in a hundred pairs, a hundred without a faithful one are
+    in none.
 
     Args:
         truth: Booleans, one an answer.
@@ -89,7 +91,7 @@ def worth_of_rarer(truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | Non
 
 
 def is_small(truth: ArrayLike, groups: ArrayLike) -> bool:
-    """Return whether a sample is small: worth few images, or few of a class.
+    """Return whether a sample is small: a low effective number of images, or of those of a class.
 
     >>> is_small([True, False] * 100, list(range(200))), is_small([True] * 9, list(range(9)))
     (False, True)
@@ -99,7 +101,7 @@ def is_small(truth: ArrayLike, groups: ArrayLike) -> bool:
 
 
 def too_few_to_draw(truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | None = None) -> bool:
-    """Return whether draws of the images are too narrow for an AUROC: see ``TOO_FEW_TO_DRAW``.
+    """Return whether intervals of an AUROC from draws are too narrow: see ``TOO_FEW_TO_DRAW``.
 
     >>> too_few_to_draw([True, False] * 100, list(range(200)))
     False
@@ -114,7 +116,8 @@ def too_few_to_draw(truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | No
 def jackknife(counted: Tally) -> Jackknife:
     """Return the AUROC of a tally with each image left out.
 
-    A pair goes with either of its images; pairs within one image must not be taken away twice.
+    A pair is removed with either of its images; pairs within one image must not be subtracted
+    twice.
     """
     hits, alarms = (np.asarray(m.sum(axis=1)) for m in (counted.hallucinated, counted.faithful))
     stratum = np.repeat(np.arange(counted.starts.size), counted.sizes)
@@ -139,7 +142,7 @@ def jackknife(counted: Tally) -> Jackknife:
 
 
 def _within_images(counted: Tally, stratum: Numbers) -> tuple[Floats, Floats]:
-    """Return the wins and pairs within each image, of answers of one stratum."""
+    """Return the correctly ordered pairs and all pairs within each image, by stratum."""
     hallucinated, faithful = counted.hallucinated.tocsc(), counted.faithful.tocsc()
     hallucinated.sort_indices()  # levels ascend by risk within a stratum
     faithful.sort_indices()
@@ -178,14 +181,14 @@ def interval_of_auroc(
 
     Args:
         found: The AUROC without each image.
-        images: What the images of the rarer class are worth.
-        level: Share of the intervals that shall hold the truth.
-        wider: Factor of the error, where answers alone do not show all of it.
+        images: Effective number of images of the rarer class.
+        level: Confidence level: share of intervals that contain the true value.
+        wider: Factor of the error, for uncertainty that the answers alone do not show.
     """
     if not found.pairs or images <= 1:
         return float("nan"), float("nan")
     if _all_tied(found):
-        return 0.5, 0.5  # a constant, whatever the sample
+        return 0.5, 0.5  # constant in any sample
     quantile = float(student.ppf((1 + level) / 2, images - 1))
     ends = [
         [float(expit(centre + side * quantile * error)) for side in (-1, 1)]
@@ -199,18 +202,18 @@ def interval_of_auroc(
 def compare(
     one: Jackknife, other: Jackknife, images: float, level: float, wider: float = 1.0
 ) -> tuple[float, float, float]:
-    """Return the interval of the difference of two AUROCs, and the two-sided p-value of none.
+    """Return the interval of the difference of two AUROCs, and its two-sided p-value.
 
-    To a constant, whose AUROC is 0.5, the difference is as sure as the other's AUROC is.
-    Two risks that never change together by leaving out an image would have no error; the least one
-    is that by which the variances of the two differ, or that of either where both stand still.
+    The difference to a constant, whose AUROC is 0.5, is as certain as the other's AUROC. Two risks
+    whose difference is the same without any image would have no error; the smallest error is the
+    difference of the two variances, or that of either if both are constant.
 
     Args:
         one: The AUROC of the one risk without each image.
         other: That of the other.
-        images: What the images of the rarer class are worth.
-        level: Share of the intervals that shall hold the truth.
-        wider: Factor of the error, where answers alone do not show all of it.
+        images: Effective number of images of the rarer class.
+        level: Confidence level: share of intervals that contain the true value.
+        wider: Factor of the error, for uncertainty that the answers alone do not show.
     """
     error = error_of(one.without - other.without)
     if images <= 1 or not np.isfinite(error) or not one.pairs:
@@ -234,18 +237,18 @@ def compare(
 def _above_chance(
     found: Jackknife, images: float, level: float, wider: float
 ) -> tuple[float, float, float]:
-    """Return the interval of an AUROC less 0.5, and the two-sided p-value of no difference."""
+    """Return the interval of an AUROC minus 0.5, and its two-sided p-value."""
     low, high = interval_of_auroc(found, images, level, wider)
     distance = max(abs(centre) / error for centre, error in _log_odds(found, images, wider))
     return low - 0.5, high - 0.5, float(2 * student.sf(distance, images - 1))
 
 
 def _log_odds(found: Jackknife, images: float, wider: float) -> list[tuple[float, float]]:
-    """Return an AUROC and its error on the scale of log-odds, as it is and drawn in.
+    """Return an AUROC and its error on the scale of log-odds, unchanged and shrunk.
 
-    The scale has no end at 1: there the least error would reach below chance after perfect order.
-    So the end of an interval that faces chance may be that of an AUROC no further out than half an
-    image of ``images``; where that is further in than the AUROC is.
+    The scale is unbounded at 1: there the smallest error would reach below chance after a perfect
+    order. So the end of an interval nearer to chance may be computed from an AUROC shrunk to half
+    an image of ``images`` from 0 or 1, if that is closer to chance.
     """
     furthest, value = 0.5 / (images + 1), _smoothed(found)
     scales = []
@@ -257,7 +260,7 @@ def _log_odds(found: Jackknife, images: float, wider: float) -> list[tuple[float
 
 
 def _all_tied(found: Jackknife) -> bool:
-    """Return whether every pair is tied, as a constant ties them."""
+    """Return whether every pair is tied, as for a constant risk."""
     still = not (np.nanmax(found.without) - np.nanmin(found.without))
     return still and found.wins == found.pairs / 2
 

@@ -1,9 +1,8 @@
-"""The metrics of one risk on a resample of images, fast enough for thousands of resamples.
+"""Fast metrics of one risk on thousands of resamples of the images.
 
-A resample of images is a whole number for each image: how often it was drawn. Counting the answers
-by stratum (fold), distinct risk and image once turns every resample into two sparse products and a
-few running sums, without sorting again. The results are those of ``measure`` on the rows written
-out.
+A resample of images is a count for each image: how often it was drawn. Once the answers are counted
+by stratum (fold), distinct risk and image, every resample takes two sparse products and a few
+cumulative sums, without sorting again. The results equal those of ``measure`` on the repeated rows.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from vlmscope.metrics.calibration import BINS
 from vlmscope.metrics.scores import FALSE_ALARMS
 
 NAMES = ("auroc", "auprc", "brier", "ece", "recall_at_5", "prevalence")
-"""The fields of ``Metrics`` that a resample changes in earnest: all but the count."""
+"""The fields of ``Metrics`` that vary between resamples: all but the count."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +41,7 @@ class Tally:
     distinct: Floats
     """The distinct risks of all strata, ascending."""
     place: Numbers
-    """Where each level's risk stands in ``distinct``, shape ``(level,)``."""
+    """Index of each level's risk in ``distinct``, shape ``(level,)``."""
 
 
 def tally(
@@ -68,7 +67,7 @@ def tally(
     shape = (keys.size, images)
 
     def counts(rows: Flags) -> Any:
-        # Repeated places add up.
+        # Values at repeated positions are summed.
         return csr_array((np.ones(rows.sum()), (level[rows], image[rows])), shape=shape)
 
     loss = np.bincount(image, weights=(risk - truth) ** 2, minlength=images).astype(np.float64)
@@ -91,13 +90,13 @@ def measure_draw(
 ) -> dict[str, float]:
     """Return the metrics of one resample, by name of ``NAMES``.
 
-    One resample at a time: its arrays stay in the processor's cache, and measured three times as
-    fast as many side by side. Without a stratum of both classes the rank metrics are NaN.
+    One resample at a time: its arrays stay in the processor's cache, which was measured to be three
+    times as fast as many at once. Without a stratum of both classes the rank metrics are NaN.
 
     Args:
         counted: The answers of one risk.
         weights: How often each image was drawn, whole numbers of shape ``(image,)``.
-        names: The metrics that are wanted.
+        names: The metrics to compute.
     """
     hits, alarms = counted.hallucinated @ weights, counted.faithful @ weights
     found = _rank_metrics(counted, hits, alarms, names)
@@ -119,18 +118,18 @@ def _rank_metrics(
     pairs = all_hits @ all_alarms
     if not pairs:
         return found
-    # Ascending by risk: place k of a running sum holds the answers at or below the k-th level.
+    # Ascending by risk: element k of a cumulative sum counts the answers up to the k-th level.
     alarms_below = _running(counted, alarms, all_alarms)
     found["auroc"] = float(hits @ (alarms_below - alarms / 2) / pairs)
     if "auprc" not in names and "recall_at_5" not in names:
         return found
-    # A stratum of one class orders nothing.
+    # A stratum of one class has no pairs.
     kept = hits * np.repeat((all_hits > 0) & (all_alarms > 0), counted.sizes)
-    # Flagged are the answers at or above each level. None flagged, none hit.
+    # The answers at or above each level are flagged. Without any flagged, precision is 0.
     hit = np.repeat(all_hits, counted.sizes) - _running(counted, hits, all_hits) + hits
     flagged = hit + np.repeat(all_alarms, counted.sizes) - alarms_below + alarms
     found["auprc"] = float(kept @ (hit / np.maximum(flagged, 1)) / kept.sum())
-    # Flagged is a level with enough faithful answers below it: all but those that may be flagged.
+    # A level is flagged if enough faithful answers are below it: all but the allowed ones.
     enough = all_alarms - np.floor(FALSE_ALARMS * all_alarms + 1e-9)
     above = alarms_below - alarms >= np.repeat(enough, counted.sizes)
     found["recall_at_5"] = float(kept @ above / kept.sum())
@@ -138,7 +137,7 @@ def _rank_metrics(
 
 
 def _running(counted: Tally, values: Floats, totals: Floats) -> Floats:
-    """Return running sums that begin anew in every stratum."""
+    """Return cumulative sums that restart in every stratum."""
     before = np.cumsum(totals) - totals
     return np.asarray(np.cumsum(values) - np.repeat(before, counted.sizes))
 
@@ -157,8 +156,8 @@ def _calibration_error(counted: Tally, hits: Floats, alarms: Floats) -> float:
     hit = np.bincount(counted.place, weights=hits, minlength=size)
     excess_below = np.cumsum(hit - counted.distinct * rows)
     total = rows_below[-1]
-    # Twice a middle rank is whole, and an edge is whole or at least a fifteenth from it: rounding
-    # moves no answer to another bin.
+    # Twice a middle rank is an integer, and an edge is an integer or at least a fifteenth from one:
+    # rounding moves no answer to another bin.
     edges = 2 * total * np.arange(1, BINS) / BINS
     ends = np.searchsorted(2 * rows_below - rows, edges)
     at_ends = np.where(ends > 0, excess_below[ends - 1], 0)

@@ -1,13 +1,13 @@
-"""How well a risk orders answers of the same kind, and its AUROC within each kind.
+"""AUROC among answers of the same kind, over all kinds and within each kind.
 
 Kinds of questions differ in how often they are answered wrongly. A risk that only knew the kind
 would order answers of different kinds well, and those of one kind not at all.
 
-The AUROC of a risk within each kind of answers, with intervals that allow for looking at many. Of
-twenty kinds one has a 95% interval beside the truth. ``simultaneous`` is wider: all kinds together
-hold the truth in 95% (Bonferroni: each at a level of one less 5% over their number). A kind may
-have few images, so all intervals come from leaving out one image at a time (``small_samples``),
-which needs no draws far out in the tails either.
+Intervals of the AUROC within each kind account for the number of kinds: among twenty kinds, one 95%
+interval misses the true value. ``simultaneous`` is wider: the intervals of all kinds together cover
+the true values in 95% (Bonferroni: each at a level of one minus 5% over their number). A kind may
+have few images, so all intervals are computed by leaving out one image at a time
+(``small_samples``), which needs no draws far out in the tails either.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def within_kinds(
 ) -> WithinKinds:
     """Return the AUROC within kinds (the covariate-adjusted one of Janes and Pepe, 2009).
 
-    Of out-of-fold risks the pairs have to be of one fold too. Where a fold has more of a kind's
+    For out-of-fold risks the pairs must be of one fold too. Where a fold has more of a kind's
     hallucinations, the fits that judge it were trained on fewer: a risk that is the kind's share
     in training orders pairs of one kind and two folds *against* the truth.
 
@@ -65,10 +65,10 @@ def within_kinds(
         groups: The image of each answer: anything that can be sorted.
         folds: The fold of each answer, likewise.
         draws: Resamples of the images.
-        seed: Decides the draws.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: The arrays are wrong, or there are fewer than two images.
+        ValueError: The arrays are invalid, or there are fewer than two images.
 
     >>> truth, risk = [True, False, True, False], [0.9, 0.8, 0.2, 0.1]
     >>> found = within_kinds(truth, risk, list("aabb"), [1, 2, 3, 4], draws=50)
@@ -100,7 +100,7 @@ def resample_within(
         groups: The image of each answer.
         folds: The fold of each answer.
         draws: Resamples of the images.
-        seed: Decides the draws.
+        seed: Seed of the draws.
         correct: As for ``resample``.
     """
     both = strata(len(np.asarray(truth)), kinds, folds)
@@ -123,7 +123,7 @@ def share_of_pairs(truth: ArrayLike, kinds: ArrayLike, folds: ArrayLike | None =
 
 
 LEVEL = 0.95
-"""Share of the intervals that shall hold the truth."""
+"""Confidence level: share of intervals that contain the true value."""
 
 _NOTHING = Interval(float("nan"), float("nan"))
 
@@ -133,11 +133,11 @@ class KindAuroc:
     """The AUROC over pairs of a hallucinated and a faithful answer of one kind (and fold)."""
 
     auroc: float
-    """NaN where the kind has no such pair."""
+    """NaN if the kind has no such pair."""
     interval: Interval
-    """95% interval of this kind alone; NaN where either outcome has fewer than two images."""
+    """95% interval of this kind alone; NaN if either outcome has fewer than two images."""
     simultaneous: Interval
-    """The same, such that those of all kinds together hold the truth in 95%."""
+    """The same, such that the intervals of all kinds cover the true values together in 95%."""
 
 
 def each_kind(
@@ -157,7 +157,7 @@ def each_kind(
         folds: The fold of each answer, likewise; only answers of one fold are compared.
 
     Raises:
-        ValueError: The arrays are wrong, or there are fewer than two images.
+        ValueError: The arrays are invalid, or there are fewer than two images.
 
     >>> found = each_kind([True, False] * 4, [0.9, 0.1] * 4, ["a"] * 8, [1, 2, 3, 4, 5, 6, 7, 8])
     >>> found["a"].auroc, found["a"].interval == found["a"].simultaneous
@@ -184,7 +184,7 @@ def each_kind(
 def _left_out(
     truth: Flags, risk: Floats, image: Numbers, stratum: Numbers
 ) -> tuple[Jackknife, float]:
-    """Return the AUROC without each image, and what the images of the rarer class are worth."""
+    """Return the AUROC without each image, and the effective number of the rarer class."""
     images, own = np.unique(image, return_inverse=True)
     counted = tally(truth, risk, own, len(images), strata(truth.size, stratum))
     return jackknife(counted), worth_of_rarer(truth, own, stratum)

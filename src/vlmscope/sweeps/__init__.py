@@ -1,17 +1,18 @@
-"""Every representation and layer of a labelled run, probed and set beside the baselines.
+"""Sweeps: probes for every representation and layer of a labelled run, compared with baselines.
 
 - ``source``: what can be probed: a run, or files in the HALP layout (``halp_files``)
-- ``data``: what of it a probe may learn from; ``grouping``: which rows show the same image
-- ``splitting``: what no fold may separate
+- ``data``: the rows, labels and known facts; ``grouping``: which rows show the same image
+- ``splitting``: folds and the groups that they keep together
 - ``grid``: the sweep itself, one matrix in memory at a time
 - ``evaluation``: from risks to metrics, intervals and tests; ``calibration``: log-odds of fits
-- ``chance``: what the search through layers reaches by chance
+- ``chance``: permutation tests of the search through layers
 - ``by_column``: results within a column of the table and for each of its values
-- ``halp_protocol``: the HALP paper's own protocol, for comparison: optimistic
+- ``halp_protocol``: the HALP paper's own protocol, for comparison (optimistic)
 - ``results``: rows and summary, plain data; ``save`` and ``load``: on disk
-- ``verdict``: what a sweep says, in sentences; ``abstaining``, ``unknown_facts``: two parts of it
+- ``verdict``: the findings of a sweep, in sentences; ``abstaining``, ``unknown_facts``: two parts
+  of it
 - ``compare``: labelled runs side by side; ``agreement``: two label sets of one run
-- ``transfer/``: what is learnt on one run, evaluated on others
+- ``transfer/``: probes trained on one run, evaluated on others
 """
 
 from vlmscope.sweeps.agreement import Disagreement, LabelAgreement, compare_labels

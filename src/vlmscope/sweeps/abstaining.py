@@ -1,4 +1,4 @@
-"""What leaving the riskiest answers out does to the share of hallucinations."""
+"""Change of the share of hallucinations when the riskiest answers are left out."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.results import SweepResult
 
 ABSTAIN = 0.10
-"""Share of the answers that one might abstain from."""
+"""Share of the answers to abstain from."""
 
 
 def abstaining(result: SweepResult) -> Abstention:
-    """Return what abstaining by the risk of the selected probe does to the hallucination rate."""
+    """Return the change of the hallucination rate by abstaining by the selected probe's risk."""
     rows, seed = result.stacked("selected"), int(result.settings["seed"])
     risk = rows.risks["selected"]
     return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
 
 
 def abstaining_document(found: Abstention) -> dict[str, Any]:
-    """Return what ``results.json`` says of it."""
+    """Return its entry in ``results.json``."""
     return {"abstaining": asdict(found)}
 
 
 def abstaining_of(document: Mapping[str, Any]) -> Abstention | None:
-    """Return what a document of ``abstaining_document`` says; None where it says nothing whole."""
+    """Return the content of an ``abstaining_document``; None if it is incomplete."""
     found = document.get("abstaining")
     if not isinstance(found, Mapping) or not isinstance(found.get("interval"), Mapping):
         return None
@@ -42,12 +42,12 @@ def abstaining_of(document: Mapping[str, Any]) -> Abstention | None:
 
 
 def _number(value: Any) -> float:
-    """Return a number of a file; NaN, which JSON does not have, where it is none."""
+    """Return a number of a document; NaN, which JSON lacks, for anything else."""
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def abstaining_sentence(found: Abstention) -> str:
-    """Say what abstaining does to the share of hallucinations, as far as the interval shows it.
+    """Return a sentence on the change of the hallucination rate, as far as its interval shows it.
 
     >>> from vlmscope.metrics import Interval
     >>> abstaining_sentence(Abstention(0.1, 0.425, 0.381, -0.044, Interval(-0.06, -0.02)))
@@ -76,5 +76,5 @@ def abstaining_sentence(found: Abstention) -> str:
 
 
 def rounded_change(found: Abstention) -> float:
-    """Return the change in percentage points as a reader of both shares computes it."""
+    """Return the change in percentage points, computed from the rounded shares as shown."""
     return rounded_difference(100 * found.after, 100 * found.before, 1)

@@ -1,4 +1,4 @@
-"""Two label sets of a run compared: how far they agree, and on which questions they do not."""
+"""Comparison of two label sets of a run: agreement, and questions with different labels."""
 
 from __future__ import annotations
 
@@ -31,28 +31,29 @@ class Disagreement:
     other: Outcome
     question: str = ""
     truth: str = ""
-    """The ground truth as the run has it."""
+    """The ground truth in the run."""
     answer: str | None = None
     """None after a prefill-only run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelAgreement:
-    """How far two label sets of a run agree. Made by ``compare_labels``."""
+    """The agreement of two label sets of a run. Made by ``compare_labels``."""
 
     one: str
     """Name of a label set."""
     other: str
     """Name of the other."""
     decided: Agreement
-    """On the questions that both call hallucinated or faithful."""
+    """On the questions that both label hallucinated or faithful."""
     every: Agreement
     """On all questions that both label, with ``unscorable`` as a third label."""
     disagreements: tuple[Disagreement, ...]
     """In the order of the run."""
     only_one: int
-    """Questions of the run that only the one labels: the other lacks them, or they are unlabelled
-    in it, as a label file did not name them."""
+    """Questions of the run that only the one labels: in the other they are missing, or unlabelled
+    because its label file lacks them.
+    """
     only_other: int
     """Questions of the run that only the other labels."""
     neither: int
@@ -61,7 +62,7 @@ class LabelAgreement:
     """Groups of questions about the same image, which the intervals resample."""
 
     def record(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the agreement as plain data."""
         return {
             "one": self.one,
             "other": self.other,
@@ -80,17 +81,17 @@ def compare_labels(
 ) -> LabelAgreement:
     """Compare two label sets of a run, on the questions that both label.
 
-    A question that a label file did not name is unlabelled: that is no disagreement.
+    A question missing from a label file is unlabelled, which does not count as a disagreement.
 
     Args:
         run: The run, or its folder.
         one: Name of a label set.
         other: Name of another.
         draws: Resamples of the images for the intervals.
-        seed: Decides the draws.
+        seed: Seed of the draws.
 
     Raises:
-        InputError: The run lacks one of them, or there is no question that both label.
+        InputError: The run lacks one of them, or no question is labelled in both.
         StoreError: A label file is damaged.
     """
     check_seed(seed)
@@ -133,7 +134,7 @@ def _labelled(score: Score | None) -> bool:
 def _disagreements(
     table: pd.DataFrame, ids: Sequence[str], one: Sequence[Outcome], other: Sequence[Outcome]
 ) -> tuple[Disagreement, ...]:
-    """Return the rows with different labels, with what was asked and answered.
+    """Return the rows with different labels, with questions and answers.
 
     Args:
         table: The rows of ``ids``.

@@ -1,8 +1,8 @@
-"""Results within and for each value of a column of the table: source, domain, type of question.
+"""Results within a column of the table, and for each of its values: source, domain, question type.
 
-Within a column, only answers of the same value (and fold) are compared, where the column says
-nothing. For each value: how often its answers are hallucinated, and how well the selected probe
-tells which.
+Within a column, only answers of the same value (and fold) are compared, so that the column itself
+carries no information. For each value: the hallucination rate of its answers, and the AUROC of the
+selected probe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOTE = (
     "simultaneous: those of all values of a column together hold the truth in 95%; p_holm: "
     "corrected for the number of columns"
 )
-"""How to read ``by_column``."""
+"""Explanation of ``by_column`` in the document."""
 
 
 def by_column(
@@ -38,15 +38,15 @@ def by_column(
     draws: int,
     seed: int,
 ) -> dict[str, ColumnResult]:
-    """Return what is found within each column of ``data.by``, and for each of its values.
+    """Return the results within each column of ``data.by``, and for each of its values.
 
     Args:
         data: Truth, images and columns of the rows.
         risks: By name, the risks to measure, ``[R, N]``; ``selected`` among them.
-        pairs: Names of a risk and of the one that it is compared with.
+        pairs: Names of a risk and of the one to compare it with.
         fold_of: Fold in which each row is judged, ``[R, N]``.
         draws: Resamples of the images.
-        seed: Decides them.
+        seed: Seed of the resamples.
     """
     found = {}
     for name in data.by:
@@ -96,14 +96,14 @@ def _values(
 
 
 def _rate(truth: NDArray[np.bool_], images: NDArray[np.int64], draws: int, seed: int) -> Rate:
-    """Return how often answers are hallucinated; of one image, without an interval."""
+    """Return the hallucination rate; for a single image, without an interval."""
     if len(np.unique(images)) < 2:
         return Rate(float(truth.mean()), Interval(float("nan"), float("nan")), len(truth))
     return rate(truth, images, draws=draws, seed=seed)
 
 
 def column_document(found: Mapping[str, ColumnResult]) -> dict[str, Any]:
-    """Return what ``results.json`` says of columns."""
+    """Return the entry for columns in ``results.json``."""
     corrected = _corrected(found)
     return {
         "by_column": {
@@ -123,12 +123,12 @@ def column_document(found: Mapping[str, ColumnResult]) -> dict[str, Any]:
 
 
 def lack_of_columns(found: Any) -> str:
-    """Return what the part ``by_column`` of a summary lacks of what is read, or an empty text."""
+    """Return what is missing in the part ``by_column`` of a summary, or an empty text."""
     if not isinstance(found, dict):
-        return "has a by_column that is no object"
+        return "has a by_column that is not an object"
     for name, column in found.items():
         if not isinstance(column, dict) or not _is_column(column):
-            return f"says nothing usable of the column {name!r}"
+            return f"has no usable entry for the column {name!r}"
     return ""
 
 
@@ -161,12 +161,12 @@ def _is_interval(ends: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a number, or null, which stands for none."""
+    """Return whether a value is a number, or null for NaN."""
     return value is None or isinstance(value, float | int)
 
 
 def _planned(each: WithinGap) -> bool:
-    """Return whether a difference is the one that is asked of every column."""
+    """Return whether a difference is the planned one of every column."""
     return (each.of, each.over) == ("selected", JOINT)
 
 
@@ -183,11 +183,11 @@ def _corrected(found: Mapping[str, ColumnResult]) -> dict[str, float]:
 
 
 def column_sentences(found: Mapping[str, ColumnResult], *, joint: bool = True) -> Iterator[str]:
-    """Say how much is left within the columns other than the category, which has its own words.
+    """Yield the results within the columns except the category, which has its own sentences.
 
     Args:
         found: Column → its results.
-        joint: Whether the joint baseline found something: else it has no AUROC.
+        joint: Whether the joint baseline found something: otherwise it has no AUROC.
     """
     told = [
         f"{shown(name)} {_span(column.within['selected'])}"

@@ -1,9 +1,9 @@
-"""Log-odds of different fits made to mean the same, and a final probe's scale.
+"""Calibration of log-odds across folds, and of a final probe.
 
-Each fold chooses its own form and penalty, so its log-odds have a scale of their own. What ranks
-answers compares those of one fold and does not see it; a risk that is read as a probability does.
-Platt's sigmoid, fitted on the fold's inner out-of-fold log-odds, mends that without a look at the
-rows that are judged; probes and baselines go through it alike.
+Each fold chooses its own form and penalty, so its log-odds have their own scale. Rank metrics
+compare answers of one fold and are not affected; a risk that is read as a probability is. Platt's
+sigmoid, fitted on the fold's inner out-of-fold log-odds, corrects that without using the judged
+rows; it is applied to probes and baselines alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Fit = TypeVar("Fit", CrossFit, ChosenFit)
 
 
 def calibrated(fit: Fit, truth: NDArray[np.bool_], folds: Sequence[Fold]) -> Fit:
-    """Return a cross-fit whose log-odds mean the same in every fold.
+    """Return a cross-fit whose log-odds have the same scale in every fold.
 
     Args:
         fit: As ``crossfit_logistic`` or ``crossfit_candidates`` returns it.
@@ -40,10 +40,10 @@ def calibrated(fit: Fit, truth: NDArray[np.bool_], folds: Sequence[Fold]) -> Fit
 
 
 def rising_platt(truth: NDArray[np.bool_], logit: NDArray[np.float64]) -> Platt:
-    """Return Platt's sigmoid; where it would fall, the training share for every answer.
+    """Return Platt's sigmoid, or the constant training share if the sigmoid would decrease.
 
-    Log-odds without a sign in them run against the truth as often as with it; turning them round
-    would make something of nothing.
+    Log-odds without a signal are anticorrelated with the truth as often as correlated; inverting
+    them would create a signal from noise.
     """
     platt = fit_platt(truth, logit)
     if platt.a > 0:
@@ -59,10 +59,9 @@ def scale_of(
     groups: NDArray[np.int64],
     folds: int,
 ) -> tuple[Platt, NDArray[np.float64]]:
-    """Return the sigmoid for a probe fitted on all rows, and the out-of-fold risks behind it.
+    """Return the sigmoid for a probe fitted on all rows, and the out-of-fold risks it is based on.
 
-    The log-odds it is fitted on come from fits with the probe's own penalty, which the rows they
-    judge had no part in.
+    It is fitted on out-of-fold log-odds from fits with the probe's own penalty.
     """
     logit = np.empty(len(truth))
     for fold in grouped_folds(truth, groups, count=inner_count(truth, groups, folds)):

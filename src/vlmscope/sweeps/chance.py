@@ -1,9 +1,9 @@
-"""What the search through layers reaches by chance, and whether images are recognised.
+"""Permutation tests: what the search through layers reaches by chance, and leaks between images.
 
-Whole images' labels are permuted, and every representation and layer goes through the same folds
-with each permutation: the best of them in a permutation is what the search finds where there is
-nothing. Held against that maximum, the layers' p-values are corrected for their number (Westfall
-and Young, 1993). The probe is a ridge regression, for the null and for what is held against it.
+The labels of complete images are permuted, and every representation and layer is cross-validated on
+each permutation: the best of them in a permutation is what the search finds without a signal.
+Compared with that maximum, the layers' p-values are corrected for their number (Westfall and Young,
+1993). The probe is a ridge regression, for the null distribution and for the observed value.
 """
 
 from __future__ import annotations
@@ -25,51 +25,55 @@ from vlmscope.probes.permutation import (
 )
 
 MOST_ROWS = 10_000
-"""Rows that permutations are made of: of more, whole groups are drawn; to see whether images are
-recognised, groups and their neighbours."""
+"""Most rows used for permutations: of more, complete groups are drawn; for the recognition test,
+groups and their neighbours.
+"""
 
 SUSPICIOUS = 0.75
 """Share of the permutations in pairs above chance from which on images count as recognised.
-Simulated, 86% are where every image stands under two names, and at most two thirds where none
-does."""
+Simulated, it is 86% if every image occurs under two names, and at most two thirds if none does.
+"""
 
 FEWEST_DRAWN = 20
-"""Groups that a draw of rows has room for, at least: of larger ones, some of the rows are drawn."""
+"""Fewest groups in a draw of rows: of larger groups, only some of the rows are drawn."""
 
 HELD_FIRST = 200
-"""Groups with the rarer label that are drawn before others, into half of the room at most: of one
-in a thousand, a plain draw may hold next to none."""
+"""Groups with the rarer label that are drawn before others, up to half of the draw: if they are one
+in a thousand, a plain draw may contain almost none.
+"""
 
 LEAST_PERMUTATIONS = 100
-"""Fewest permutations: a p-value cannot be below one in their number."""
+"""Fewest permutations: a p-value cannot be below 1 / their number."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceChance:
-    """One representation and layer against the null."""
+    """One representation and layer compared with the null distribution."""
 
     auroc: float
-    """Of the ridge probe on the labels as they are."""
+    """AUROC of the ridge probe on the observed labels."""
     p_value: float
-    """Share of the permutations in which the best of all reaches it: corrected for their number."""
+    """P-value: share of the permutations whose best reaches it, so corrected for the number of
+    layers.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Chance:
-    """What permuted labels come to."""
+    """The result of the permutation test."""
 
     permutations: int
-    """How many."""
+    """Number of permutations."""
     rows: int
-    """Rows that they were made of."""
+    """Number of rows used."""
     observed: float
-    """AUROC of the best representation and layer on the labels as they are."""
+    """AUROC of the best representation and layer on the observed labels."""
     median: float
-    """Of the best in each permutation."""
+    """Median AUROC of the best in each permutation."""
     high: float
-    """95% of the permutations have a best below this."""
+    """95th percentile of the best AUROC."""
     p_value: float
-    """Share of the permutations whose best reaches ``observed``, which counts among them."""
+    """Share of the permutations whose best reaches ``observed``, which is counted too."""
     by_place: dict[str, PlaceChance] = field(default_factory=dict)
     """Each representation and layer, by name."""
 
@@ -79,7 +83,7 @@ class Recognition:
     """Whether a probe recognises images in groups that it has not seen."""
 
     auroc: float
-    """Mean AUROC where groups that look alike to the model keep their foreign labels together."""
+    """Mean AUROC when groups with similar vectors get another pair's labels together."""
     low: float
     """2.5% of the permutations are below this."""
     high: float
@@ -87,25 +91,25 @@ class Recognition:
     above: float
     """Share of the permutations above 0.5."""
     pairs: int
-    """Pairs of groups that are each other's nearest."""
+    """Number of pairs of mutually nearest groups."""
 
     @property
     def suspicious(self) -> bool:
-        """Whether so many permutations are above chance that images must be recognised."""
+        """Whether so many permutations are above chance that images are probably recognised."""
         return self.above >= SUSPICIOUS
 
 
 class Permutations:
-    """The same permutations of the labels, for one matrix after another.
+    """Permutations of the labels, applied to one matrix after another.
 
     Args:
         truth: Whether each row is positive (hallucinated), ``[N]``.
         groups: The image of each row, ``[N]``.
         folds: The folds that the probes go through.
-        count: Permutations.
-        seed: Decides them.
-        images: The image of each row where groups are something else, ``[N]``: labels of one image
-            stay together within a group.
+        count: Number of permutations.
+        seed: Seed of the permutations.
+        images: The image of each row if groups are not images, ``[N]``: labels of one image stay
+            together within a group.
     """
 
     def __init__(
@@ -132,19 +136,19 @@ class Permutations:
         self._found: dict[str, NDArray[np.float64]] = {}
 
     def add(self, place: str, matrix: NDArray[np.float32]) -> None:
-        """Probe a representation and layer on every labelling; the matrix has all rows."""
+        """Probe a representation and layer on every permutation; the matrix has all rows."""
         scores = ridge_scores(matrix[self._rows], self._labels, self._folds)
         self._found[place] = auroc_of_lines(self._labels, scores, self._folds)
 
     def chance(self) -> Chance | None:
-        """Return what was found of all matrices that were added.
+        """Return the result for all matrices that were added.
 
-        None where no fold of the rows that were drawn has both labels.
+        None if no fold of the drawn rows has both labels.
         """
         found = np.stack(list(self._found.values()))
         if not np.isfinite(found[:, 0]).any():
             return None
-        told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # not of one class
+        told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # skips one class
         best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
         top = float(np.nanmax(found[:, 0]))
         places = {
@@ -164,11 +168,11 @@ class Permutations:
     def recognition(
         self, matrix: NDArray[np.float32], seen: NDArray[np.float32] | None = None
     ) -> Recognition | None:
-        """Return what permutations in pairs of look-alike groups come to; None without a pair.
+        """Return the result of permutations in pairs of similar groups; None without a pair.
 
         Args:
             matrix: Vectors of all rows, to be probed.
-            seen: Vectors that tell which groups look alike; by default the same.
+            seen: Vectors by which the similarity of groups is measured; by default the same.
         """
         alike = matrix if seen is None else seen
         rows = self._look_alikes(alike)
@@ -190,7 +194,7 @@ class Permutations:
         return Recognition(float(found.mean()), float(low), float(high), above, count)
 
     def _look_alikes(self, alike: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return all rows; of too many, those of some groups and of the groups nearest to them."""
+        """Return all rows; if too many, those of some groups and of their nearest groups."""
         if len(self._truth) <= MOST_ROWS:
             return np.arange(len(self._truth))
         each = len(self._capped) / len(np.unique(self._groups))
@@ -200,17 +204,17 @@ class Permutations:
 
 
 def _p_value(value: float, best: NDArray[np.float64]) -> float:
-    """Return the share of the permutations that reach a value; the value counts among them."""
+    """Return the share of the permutations that reach a value; the value is counted too."""
     return float((1 + np.sum(best >= value)) / (1 + len(best)))
 
 
 def _capped(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return all rows; where there are too many, at most so many of each group that several fit."""
+    """Return all rows; if too many, a limited number of each group so that several fit."""
     if len(groups) <= MOST_ROWS:
         return np.arange(len(groups))
     _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
     size = np.sort(count)
-    # With every group cut to this level, all of them fill the room.
+    # With every group cut to this size, they fill the limit together.
     level = (MOST_ROWS - (np.cumsum(size) - size)) / np.arange(len(size), 0, -1)
     most = max(MOST_ROWS // FEWEST_DRAWN, int(level[np.argmax(level <= size)]), 1)
     if count.max() <= most:
@@ -223,13 +227,13 @@ def _capped(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def _drawn(
     truth: NDArray[np.bool_], groups: NDArray[np.int64], capped: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
-    """Return all rows, or those of a draw of groups where there are too many.
+    """Return all rows, or those of a draw of groups if there are too many.
 
     Args:
         truth: Labels of all rows.
         groups: The group of each.
-        capped: Rows to draw from, ``_capped``.
-        seed: Decides the draw.
+        capped: Rows to draw from, from ``_capped``.
+        seed: Seed of the draw.
     """
     if len(groups) <= MOST_ROWS:
         return np.arange(len(groups))
@@ -248,5 +252,5 @@ def _drawn(
 
 
 def _within(fold: Fold, rows: NDArray[np.int64]) -> Fold:
-    """Return a fold of some of the rows, by their new numbers."""
+    """Return a fold restricted to some rows, with their new numbers."""
     return Fold(np.flatnonzero(np.isin(rows, fold.train)), np.flatnonzero(np.isin(rows, fold.test)))

@@ -1,11 +1,10 @@
-"""Several labelled runs of the same questions, side by side: models, prompts or settings.
+"""Comparison of labelled runs of the same questions: models, prompts or settings.
 
-A probe that learnt from more answers is better for that alone, and so is one that is judged by
-other folds. Then the difference of two AUROCs is a number without a verdict.
+A probe that was trained on more answers is better for that alone, and other folds give another
+AUROC. Then the difference of two AUROCs is given without a test.
 
-Runs are paired by question: an id counts for both where question and image are the same too. What
-differs is told against the first run, with intervals over the images that both share. Everything is
-read; nothing is written.
+Runs are paired by question: an id matches if question and image are the same too. Differences are
+to the first run, with intervals over the images that both share. Runs are only read.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 MOST_MORE = 0.10
-"""Share by which the answers that two probes learnt from may differ."""
+"""Relative difference allowed between the numbers of training answers of two probes."""
 
 _SETTINGS: Mapping[str, str] = {
     "repeats": "splits into folds",
@@ -38,17 +37,17 @@ _SETTINGS: Mapping[str, str] = {
     "copies": "copies",
     "estimators": "estimators",
 }
-"""Settings of a sweep that change what its selected probe reaches, and their names in a message."""
+"""Settings of a sweep that affect the AUROC of its selected probe, and their names in messages."""
 
 
 def not_alike(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
-    """Yield in what two sweeps differ, a phrase each with the value of both.
+    """Yield the differences between two sweeps, as phrases with both values.
 
-    What an older summary does not say is not compared.
+    Fields that an older summary lacks are not compared.
 
     Args:
-        one: The sweep that is named first.
-        other: The one that it is held against.
+        one: The sweep mentioned first.
+        other: The one to compare it with.
     """
     here, there = learnt_from(one), learnt_from(other)
     if max(here, there) > (1 + MOST_MORE) * min(here, there):
@@ -65,13 +64,13 @@ def not_alike(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
 
 
 def learnt_from(sweep: SavedSweep) -> int:
-    """Return how many answers a probe learnt from in a fold of the first split, on average."""
+    """Return the mean number of training answers in a fold of the first split."""
     folds = len(np.unique(sweep.folds))
     return round(len(sweep.predictions) * (folds - 1) / folds)
 
 
 def _representations(sweep: SavedSweep) -> frozenset[str]:
-    """Return what the selected layer was chosen from. The layers themselves are the model's."""
+    """Return the representations that the selected layer was chosen from."""
     return frozenset(
         str(row.representation)
         for row in sweep.results
@@ -90,66 +89,67 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What one run came to. None is a number that it does not have."""
+    """The results of one run. None for missing numbers."""
 
     run: str
     run_id: str
     model: str
     dtype: str
-    """Of the model's numbers."""
+    """Data type of the model's computation."""
     labelled_by: str
-    """Which scorer the labels were asked of, as ``label --scorer``; empty where it is not known."""
+    """Scorer of the labels, as in ``label --scorer``; empty if unknown."""
     rows: int
     scorable: int
     unscorable: int
     unlabelled: int
-    """Rows that came after the labelling, or of which a label file says nothing."""
+    """Rows added after the labelling, or missing from the label file."""
     hallucination_rate: float | None = None
-    """Of the scorable rows; accuracy is the rest to 1."""
+    """Hallucination rate of the scorable rows; accuracy is 1 minus this."""
     hallucination_rate_low: float | None = None
     hallucination_rate_high: float | None = None
     accuracy: float | None = None
     probe_auroc: float | None = None
-    """Of the layer chosen inside training, out of fold, as the saved sweep tells it."""
+    """Out-of-fold AUROC of the layer chosen inside training, from the saved sweep."""
     probe_auroc_low: float | None = None
     probe_auroc_high: float | None = None
     above_joint: float | None = None
-    """That AUROC less that of everything known before the answer, in one model."""
+    """That AUROC minus that of the joint baseline."""
     above_joint_low: float | None = None
     above_joint_high: float | None = None
     probe_note: str = ""
-    """Why there is no number of a probe."""
+    """Why there are no results of a probe."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairSummary:
-    """One run against the first, on the questions that both have."""
+    """One run compared with the first, on their common questions."""
 
     run_id: str
     common: int
-    """Ids that both runs have."""
+    """Number of ids in both runs."""
     other_questions: int
-    """Of these, ids that mean another question or image, and are left out."""
+    """Of these, ids with a different question or image, which are left out."""
     compared: int
-    """Of the others, those that are scorable in both."""
+    """Of the others, those scorable in both."""
     both_right: int = 0
     only_first_right: int = 0
     only_this_right: int = 0
     both_wrong: int = 0
     difference: float | None = None
-    """Hallucination rate less that of the first run."""
+    """Hallucination rate minus that of the first run."""
     difference_low: float | None = None
     difference_high: float | None = None
     difference_p: float | None = None
     difference_p_holm: float | None = None
-    """Corrected for the number of runs that are compared with the first (Holm)."""
+    """P-value corrected for the number of runs compared with the first (Holm)."""
     probe_compared: int = 0
-    """Questions that the saved probes of both runs judged."""
+    """Number of questions judged by the saved probes of both runs."""
     probe_difference: float | None = None
-    """AUROC of the selected probe less that of the first run, on these, each on its own labels."""
+    """AUROC of the selected probe minus that of the first run, on these, each on its own labels."""
     probe_not_alike: str = ""
-    """In what the probes or their labels are not like for like, this run named first; then the
-    difference is a number without a p-value."""
+    """How the probes or their labels differ in settings, this run first; if they do, the difference
+    has no p-value.
+    """
     probe_difference_low: float | None = None
     probe_difference_high: float | None = None
     probe_difference_p: float | None = None
@@ -160,14 +160,14 @@ class PairSummary:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several runs, the first of which the others are compared with."""
+    """Several runs, each compared with the first."""
 
     runs: tuple[RunSummary, ...]
     pairs: tuple[PairSummary, ...]
-    """One for each run but the first, in their order."""
+    """One for each run but the first, in order."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one level of names for each run; what is compared is None in the first."""
+        """Return a flat dictionary for each run; comparisons are None for the first."""
         blank = {field.name: None for field in fields(PairSummary)}
         paired = [blank, *map(asdict, self.pairs)]
         return [{**pair, **asdict(run)} for run, pair in zip(self.runs, paired, strict=True)]
@@ -175,7 +175,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Opened:
-    """A run with what is read of it."""
+    """A run with its labels, questions and saved sweep."""
 
     run: Run
     table: pd.DataFrame
@@ -214,8 +214,7 @@ def compare_runs(runs: Iterable[AnyRun], *, draws: int = 2000, seed: int = 0) ->
     """Compare labelled runs with the first of them.
 
     Raises:
-        InputError: Fewer than two runs, the same one twice, one without labels, or a seed that is
-            none.
+        InputError: Fewer than two runs, the same one twice, one without labels, or an invalid seed.
     """
     check_seed(seed)
     opened = [as_run(each) for each in runs]
@@ -234,7 +233,7 @@ def compare_runs(runs: Iterable[AnyRun], *, draws: int = 2000, seed: int = 0) ->
 
 
 def _read(run: Run) -> _Opened:
-    """Read labels, questions and the saved sweep of a run."""
+    """Return a run with its labels, questions and saved sweep."""
     labels = read_labels(run.path)
     verdicts = {
         id_: labels[id_].hallucinated for id_ in run.ids if id_ in labels and labels[id_].labelled
@@ -254,7 +253,7 @@ def _read(run: Run) -> _Opened:
 
 
 def _summary(each: _Opened, *, draws: int, seed: int) -> RunSummary:
-    """Return what one run came to."""
+    """Return the results of one run."""
     known = [each.verdicts.get(id_) for id_ in each.run.ids]
     scorable = np.flatnonzero([verdict is not None for verdict in known])
     labelled = len(each.verdicts)
@@ -285,13 +284,13 @@ def _summary(each: _Opened, *, draws: int, seed: int) -> RunSummary:
 
 
 def _labelled_by(run: Run) -> str:
-    """Return the scorer that a run's labels were asked of."""
+    """Return the scorer of a run's labels."""
     settings = label_settings(run.path).get("settings")
     return str(settings.get("scorer", "")) if isinstance(settings, Mapping) else ""
 
 
 def _with_probe(summary: RunSummary, sweep: SavedSweep | None) -> RunSummary:
-    """Add what the saved sweep tells of the selected probe."""
+    """Add the results of the selected probe from the saved sweep."""
     if sweep is None:
         return summary
     selected = sweep["selected"]
@@ -309,12 +308,12 @@ def _with_probe(summary: RunSummary, sweep: SavedSweep | None) -> RunSummary:
 
 
 def _number(value: float | None) -> float | None:
-    """Return a number, or None where it cannot be computed."""
+    """Return a number, or None for NaN."""
     return None if value is None or value != value else value
 
 
 def _pair(first: _Opened, other: _Opened, *, draws: int, seed: int) -> PairSummary:
-    """Return one run against the first."""
+    """Return the comparison of one run with the first."""
     ids, here, same = _common(first, other)
     verdicts = [(first.verdicts.get(id_), other.verdicts.get(id_)) for id_ in same]
     kept = [n for n, both in enumerate(verdicts) if None not in both]
@@ -344,7 +343,7 @@ def _pair(first: _Opened, other: _Opened, *, draws: int, seed: int) -> PairSumma
 
 
 def _common(first: _Opened, other: _Opened) -> tuple[int, list[int], list[str]]:
-    """Return how many ids both have, and the rows and ids that mean the same question."""
+    """Return the number of common ids, and the rows and ids of equal questions."""
     columns = ("question", "image_sha256")
     there = {
         id_: tuple(each)
@@ -370,10 +369,10 @@ def _with_probes(
     draws: int,
     seed: int,
 ) -> PairSummary:
-    """Add the difference of the selected probes on the questions that both judged.
+    """Add the difference of the selected probes on the questions judged by both.
 
-    Each is judged by the labels of its own model, so the pairs of answers differ. Both are
-    resampled by the same images, which is what makes their difference's interval valid.
+    Each is evaluated on the labels of its own model, so the pairs of answers differ. Both are
+    resampled by the same images, which makes the interval of their difference valid.
     """
     if first.sweep is None or other.sweep is None:
         return replace(pair, pair_note=first.note or other.note)
@@ -404,7 +403,7 @@ def _with_probes(
 
 
 def _not_alike(first: _Opened, other: _Opened) -> Iterator[str]:
-    """Yield in what the probes of two runs are not like for like."""
+    """Yield how the probes of two runs differ in settings or labels."""
     if first.sweep is not None and other.sweep is not None:
         yield from not_alike(other.sweep, first.sweep)
     scorers = [_labelled_by(each.run) for each in (other, first)]
@@ -413,7 +412,7 @@ def _not_alike(first: _Opened, other: _Opened) -> Iterator[str]:
 
 
 def _judged_in_both(one: SavedSweep, other: SavedSweep, known: Mapping[str, int]) -> list[str]:
-    """Return the questions that two sweeps judged, of those that mean the same in both."""
+    """Return the questions judged by two sweeps, of those that are equal in both."""
     there = set(other.predictions["id"])
     return [id_ for id_ in one.predictions["id"] if id_ in there and id_ in known]
 
@@ -430,7 +429,7 @@ def _side(sweep: SavedSweep, joined: Mapping[str, int]) -> Judged:
 def _joined(
     ids: Sequence[str], groups: Mapping[str, int], sweeps: Iterable[SavedSweep]
 ) -> dict[str, int]:
-    """Return a group for each question: what images or either sweep keep together is one."""
+    """Return a group for each question, joining what images or either sweep keep together."""
     names: list[list[str]] = [[f"image {groups[id_]}"] for id_ in ids]
     for side, sweep in enumerate(sweeps):
         own = dict(zip(sweep.predictions["id"], sweep.groups.tolist(), strict=True))
@@ -440,7 +439,7 @@ def _joined(
 
 
 def _corrected(pairs: Sequence[PairSummary]) -> Iterator[PairSummary]:
-    """Yield the pairs with p-values corrected for how many there are."""
+    """Yield the pairs with p-values corrected for their number."""
     found = list(pairs)
     rates = _holm([pair.difference_p for pair in found])
     probes = _holm([pair.probe_difference_p for pair in found])
@@ -449,6 +448,6 @@ def _corrected(pairs: Sequence[PairSummary]) -> Iterator[PairSummary]:
 
 
 def _holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct the p-values that there are."""
+    """Correct the p-values that are not None."""
     corrected = iter(holm([value for value in p_values if value is not None]))
     return [None if value is None else next(corrected) for value in p_values]

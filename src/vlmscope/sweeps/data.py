@@ -1,9 +1,9 @@
-"""What of a run a probe may learn from: scorable rows, their truth, images and outside facts.
+"""The data of a sweep: scorable rows of a run, their labels, images, known facts and columns.
 
-Which columns of the table the results are broken down by, and known before the answer. A column
-says of what kind a question is: its category, source, domain. Columns with these names are taken
-where they have a few values; others where they are asked for, because a column with another name
-may hold what was found out later, the label among it.
+Results are broken down by columns of the table that describe the kind of a question and are known
+before the answer: its category, source, domain. Columns with these names are used if they have a
+few values; others only on request, because they may contain information from after the answer, such
+as the label.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ NEVER = frozenset(
     {"question_id", "id", "question", "image", "image_id", "image_name", "answer", "model_answer",
      "ground_truth_answer", "gt_answer", "truth", "target", *LABEL_COLUMNS}
 )  # fmt: skip
-"""Names of columns that say no kind of question, or say the answer or the label."""
+"""Names of columns that are not kinds of questions, or contain the answer or the label."""
 
 
 def kind_of(cell: Any) -> str:
-    """Return a cell that names a kind of question as text, empty where it names none.
+    """Return a cell with a kind of question as text, empty for none.
 
     >>> kind_of("count"), kind_of(None), kind_of(float("nan")), kind_of(3)
     ('count', '', '', '3')
@@ -57,7 +57,7 @@ def kind_of(cell: Any) -> str:
 
 
 def shown(name: str) -> str:
-    r"""Return a column's name as a message may show it: what cannot be printed is escaped.
+    r"""Return a column's name for a message, with unprintable characters escaped.
 
     >>> shown("source"), shown("a\x1b[31m")
     ('source', "'a\\x1b[31m'")
@@ -70,7 +70,7 @@ def columns_of_run(run: Run, table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
     Args:
         run: The run; its own columns and the one that its labels were read from are left out.
-        table: The rows, of ``Run.to_pandas``.
+        table: The rows, from ``Run.to_pandas``.
     """
     own = {name for block in _first(run) for name in scalar_columns(block)} | _label_columns(run)
     found = (name for name in table.columns if name not in own)
@@ -91,34 +91,34 @@ def _first(run: Run) -> Iterator[Any]:
 
 
 def _label_columns(run: Run) -> set[str]:
-    """Return the column that the labels were read from, if that is where they came from."""
+    """Return the column that the labels were read from, if any."""
     settings = label_settings(run.path).get("settings")
     column = settings.get("column") if isinstance(settings, Mapping) else None
     return {column} if isinstance(column, str) else set()
 
 
 UNSCORABLE = "the answer could not be scored"
-"""Why a row is left out that a scorer looked at in vain."""
+"""Reason for leaving out an unscorable row."""
 
 TOKENS, LOGPROBS = "first_token_ids", "first_token_logprobs"
-"""The likeliest first tokens of a row and their log-probabilities, as a run's columns."""
+"""Columns of a run with the likeliest first tokens and their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Something that the sweep does without."""
+    """Rows or vectors left out of a sweep."""
 
     what: str
     """``row``, ``label``, ``copy`` (of a row), or the path of a vector."""
     count: int
-    """How many; of a vector, the rows that lack it."""
+    """How many; for a vector, the number of rows without it."""
     reason: str
-    """Why, as a person reads it."""
+    """The reason, as text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeData:
-    """The rows that probes learn from, aligned, ``[N]``."""
+    """The rows that probes are trained and judged on, aligned, ``[N]``."""
 
     rows: NDArray[np.int64]
     """Their numbers in the source."""
@@ -129,27 +129,27 @@ class ProbeData:
     grouping: Grouping
     """Which rows are about the same image; copies and near-copies of an image count as one."""
     facts: Facts
-    """What is known of them from outside."""
+    """Facts known about them without hidden states."""
     categories: tuple[str, ...] | None
-    """Category of each, where the table has one."""
+    """Category of each, if the table has one."""
     unscorable: int
-    """Rows left out because they have no verdict: none can be said, or nobody labelled them."""
+    """Number of rows left out without a verdict: unscorable or unlabelled."""
     unlabelled: int = 0
-    """How many of these nobody labelled: whether they could be scored is not known."""
+    """How many of these are unlabelled, so that it is unknown whether they are scorable."""
     places: tuple[Place, ...] = ()
-    """The vectors to probe; every row has them all."""
+    """The vectors to probe; every row has all of them."""
     left_out: tuple[LeftOut, ...] = ()
-    """What is left out, the unscorable rows among it."""
+    """What is left out, including the unscorable rows."""
     origin: Mapping[str, Any] = field(default_factory=lambda: {"source": "run"})
-    """Where rows and labels come from, as results.json says it."""
+    """Source of rows and labels, as in results.json."""
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further columns of a label file, by name, each ``[N]``."""
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Columns of the table, by name, each ``[N]``; empty texts where a row has none."""
+    """Columns of the table, by name, each ``[N]``; empty texts for missing values."""
     by: tuple[str, ...] = ()
-    """Names of those that results are broken down by: see ``columns.with_columns``."""
+    """Names of the columns that results are broken down by: see ``with_columns``."""
     split: NDArray[np.int64] | None = None
-    """Number of each row's group where rows are not grouped by image, ``[N]``."""
+    """Number of each row's group if rows are not grouped by image, ``[N]``."""
     split_by: str = "image"
     """What rows are grouped by: ``image``, ``question``, or a column of the table."""
     without_value: NDArray[np.bool_] | None = None
@@ -157,29 +157,28 @@ class ProbeData:
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Number of each row's group, ``[N]``: what no fold may separate."""
+        """Number of each row's group, ``[N]``: folds keep groups together."""
         return self.grouping.groups if self.split is None else self.split
 
     @property
     def grouped_by(self) -> str:
-        """How images are told apart: see ``Grouping.by``."""
+        """How images are identified: see ``Grouping.by``."""
         return self.grouping.by
 
 
 def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> ProbeData:
     """Join a run with one of its label sets.
 
-    Rows without an image are left out, as all places are compared on equal rows; unless no row
-    of the run has one: then all are probed, on the places that are not of the image.
+    Rows without an image are left out, because all representations are compared on equal rows. If
+    no row of the run has an image, all are probed, on the representations that need none.
 
     Args:
         run: The run.
-        copies: Which images are one: of ``grouping.COPIES``.
+        copies: Which images count as equal: one of ``grouping.COPIES``.
         labels: The label set.
 
     Raises:
-        InputError: The run has no labels, none of one kind, or no vectors that its questions
-            have: nothing can be learnt.
+        InputError: The run has no labels, none of one class, or no vectors for its questions.
     """
     scores = _scores(run, labels)
     verdicts = [score.hallucinated for score in scores]
@@ -217,7 +216,7 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
 
 
 def _unlabelled(scores: Sequence[Score]) -> Iterator[LeftOut]:
-    """Yield the rows without a verdict: those that nobody labelled, and those that none can be."""
+    """Yield the rows without a verdict: unlabelled ones and unscorable ones."""
     without = (score for score in scores if score.hallucinated is None)
     reasons = Counter(lacks_label(score) or UNSCORABLE for score in without)
     for reason, count in reasons.most_common():
@@ -244,7 +243,7 @@ def _scores(run: Run, labels: str) -> list[Score]:
 
 
 def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
-    """Return the places that every row has."""
+    """Return the representations and layers that every row has."""
     if grouping.images:
         return tuple(places(run))
     found = tuple(without_image_places(places(run)))
@@ -257,16 +256,16 @@ def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
 
 
 def some_left_out(what: str, count: int, reason: str) -> Iterator[LeftOut]:
-    """Yield what is left out, where it is any."""
+    """Yield what is left out, if anything."""
     if count:
         yield LeftOut(what, count, reason)
 
 
 def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
-    """Refuse labels that are all of one kind.
+    """Raise for labels of one class only.
 
     Raises:
-        InputError: They are; nothing can be learnt.
+        InputError: All labels are equal.
     """
     if truth.all() or not truth.any():
         raise InputError(
@@ -276,7 +275,7 @@ def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
 
 
 def _facts(run: Run, table: pd.DataFrame, rows: NDArray[np.int64]) -> Facts:
-    """Return what the run knows of some rows, from outside and of the first token."""
+    """Return the known facts of some rows, those of the first token included."""
     likeliest: dict[str, list[NDArray[Any]]] = {name: [] for name in (TOKENS, LOGPROBS)}
     for block in run.blocks(vectors=False):
         for name, parts in likeliest.items():
@@ -298,7 +297,7 @@ def _facts(run: Run, table: pd.DataFrame, rows: NDArray[np.int64]) -> Facts:
 
 
 def images_of(hashes: str) -> int:
-    """Return how many images a row's hashes are of.
+    """Return the number of images in a row's hashes.
 
     >>> images_of("ab+cd"), images_of("")
     (2, 0)
@@ -315,24 +314,24 @@ def _numbers(table: pd.DataFrame, name: str) -> NDArray[Any] | None:
 
 
 DEFAULT_COLUMNS = ("category", "answer_type", "source", "type", "domain")
-"""Columns that are taken without being asked for."""
+"""Columns that are used by default."""
 
 MOST_VALUES = 50
 """Most different values of a column."""
 
 FEWEST_ROWS = 2
-"""Rows that two of its values must have, at least."""
+"""Fewest rows that at least two of its values must have."""
 
 
 def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
-    """Return the rows with the columns to break results down by, known before the answer.
+    """Return the rows with the columns to break results down by.
 
     Args:
         data: The rows, with every column of their table.
         by: Names of columns; by default those of ``DEFAULT_COLUMNS`` that can be used.
 
     Raises:
-        InputError: There is no such column, or it cannot be used.
+        InputError: A column is missing or cannot be used.
     """
     if by is None:
         names = [n for n in DEFAULT_COLUMNS if n in data.columns and not _fault(data.columns[n])]
@@ -352,9 +351,9 @@ def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
 
 
 def _check(name: str, data: ProbeData) -> None:
-    """Refuse a column that is none, or cannot be used."""
+    """Raise for a column that is missing or cannot be used."""
     usable = [other for other, cells in data.columns.items() if not _fault(cells)]
-    fault = _fault(data.columns[name]) if name in data.columns else "is no column of the table"
+    fault = _fault(data.columns[name]) if name in data.columns else "is not a column of the table"
     if name in NEVER:
         fault = "says the question, its image, the answer or the label"
     if fault:
@@ -363,7 +362,7 @@ def _check(name: str, data: ProbeData) -> None:
 
 
 def _fault(cells: Sequence[str]) -> str:
-    """Return why a column cannot be used, or an empty text.
+    """Return the reason why a column cannot be used, or an empty text.
 
     >>> _fault(["a", "a", "b", "b", ""]), _fault(["a", "a", "b"])
     ('', 'has 1 value with 2 rows or more, expected 2 to 50 such values')

@@ -1,6 +1,6 @@
-"""From risks to results: the metrics, their intervals, and the tests against the baselines.
+"""Evaluation of risks: metrics, their intervals, and tests against the baselines.
 
-Everything that ranks answers compares those of one fold only: see ``metrics.measure``.
+Rank metrics compare answers of one fold only: see ``metrics.measure``.
 """
 
 from __future__ import annotations
@@ -39,38 +39,38 @@ from vlmscope.sweeps.results import (
 from vlmscope.sweeps.splitting import Stacked, stacked
 
 QUESTION_ONLY = "question_words"
-"""The baseline that a probe must beat to have learnt more than the question gives away."""
+"""The baseline of the question's words, which a probe must beat to use more than the question."""
 
 JOINT_AND_PROBE = "joint_and_probe"
-"""The joint baseline with the selected probe beside it."""
+"""The joint baseline with the selected probe added."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A risk on its way to becoming a result; the fields are those of ``ProbeResult``."""
+    """A risk to evaluate; the fields are those of ``ProbeResult``."""
 
     title: str
     kind: ResultKind
     risk: NDArray[np.float64]
-    """Of one split ``[N]``, of several ``[R, N]``."""
+    """The risk: ``[N]`` for one split, ``[R, N]`` for several."""
     known: Literal["before", "after"] = "before"
     representation: str | None = None
     layer: int | None = None
     estimator: str | None = None
     chosen_c: tuple[float, ...] | None = None
-    """Of a logistic probe: the penalty chosen in each fold."""
+    """For a logistic probe: the penalty chosen in each fold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """What risks come to."""
+    """The evaluated risks."""
 
     rows: tuple[ProbeResult, ...]
     """A result for each."""
     best_baseline: str
     """Name of the best single baseline known before the answer."""
     differences: Mapping[tuple[str, str], Difference]
-    """Names of a probe and of a baseline → AUROC of the one less that of the other."""
+    """Names of a probe and of a baseline → AUROC of the one minus that of the other."""
 
 
 def judge(
@@ -88,7 +88,7 @@ def judge(
         data: Truth and images of the rows.
         fold_of: Fold in which each row is judged, ``[R, N]``.
         draws: Resamples of the images.
-        seed: Decides them.
+        seed: Seed of the resamples.
     """
     rows = stacked(
         data.truth, data.groups, fold_of, {name: entry.risk for name, entry in entries.items()}
@@ -128,7 +128,7 @@ def judge(
 def _differences(
     entries: Mapping[str, Entry], drawn: Resamples, best: str
 ) -> dict[tuple[str, str], Difference]:
-    """Return what the AUROC of every probe is above that of its rivals, each pair drawn once."""
+    """Return the AUROC difference of every probe to each baseline, computing each pair once."""
     rivals = dict.fromkeys(name for name in (best, QUESTION_ONLY, JOINT) if name in entries)
     return {
         (name, rival): drawn.difference(name, rival)
@@ -141,8 +141,8 @@ def _differences(
 def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
     """Return all metrics on resamples of the images.
 
-    The AUROC is what is compared and corrected, far out in the tails; the other metrics' intervals
-    are of the first quarter of the same draws.
+    The AUROC is tested and corrected, which needs the far tails; the other metrics' intervals use
+    the first quarter of the same draws.
     """
     args = rows.truth, rows.risks, rows.groups, rows.folds
     ranks = resample(*args, draws=draws, seed=seed, metrics=("auroc",), correct=True)
@@ -178,15 +178,15 @@ def within_category(
     draws: int,
     seed: int,
 ) -> tuple[dict[str, WithinKinds], tuple[WithinGap, ...]]:
-    """Return how well risks order answers of one category and fold, and their differences.
+    """Return the AUROC of risks within one category and fold, and their differences.
 
     Args:
         data: Truth, images and categories of the rows.
         risks: By name, the risks to measure, ``[R, N]``.
-        pairs: Names of a risk and of the one that it is compared with.
+        pairs: Names of a risk and of the one to compare it with.
         fold_of: Fold in which each row is judged, ``[R, N]``.
         draws: Resamples of the images.
-        seed: Decides them.
+        seed: Seed of the resamples.
     """
     return within_column(data.categories or (), data, risks, pairs, fold_of, draws=draws, seed=seed)
 
@@ -201,19 +201,19 @@ def within_column(
     draws: int,
     seed: int,
 ) -> tuple[dict[str, WithinKinds], tuple[WithinGap, ...]]:
-    """Return how well risks order answers of one value of a column and one fold: see above.
+    """Return the AUROC of risks within one value of a column and one fold, and their differences.
 
-    Rows without a value are no kind, and left out. Both are empty where there are no two values, or
-    no value with both outcomes in a fold.
+    Rows without a value are left out. Both are empty if there are fewer than two values, or no
+    value has both outcomes in a fold.
 
     Args:
-        cells: The value of each row, empty where it has none; or nothing at all.
+        cells: The value of each row, empty if it has none; or None.
         data: As for ``within_category``, like the others.
         risks: By name, the risks to measure.
-        pairs: Names of a risk and of the one that it is compared with.
+        pairs: Names of a risk and of the one to compare it with.
         fold_of: Fold in which each row is judged.
         draws: Resamples of the images.
-        seed: Decides them.
+        seed: Seed of the resamples.
     """
     named = np.array([bool(name) for name in cells], dtype=bool)
     kinds = np.array(cells)[named]
@@ -243,7 +243,7 @@ def within_column(
 
 
 def planned_tests(found: Judgement, gaps: Sequence[WithinGap]) -> tuple[PlannedTest, ...]:
-    """Return the comparisons that the verdict tells, their p-values corrected together (Holm).
+    """Return the comparisons of the verdict, with p-values corrected together (Holm).
 
     Args:
         found: The results with their differences.

@@ -1,8 +1,8 @@
-"""The sweep: every representation × layer through the same folds, one matrix in memory at a time.
+"""The sweep: every representation and layer on the same folds, one matrix in memory at a time.
 
-The number to quote is that of ``selected``: the layer is chosen inside each fold's training rows,
-so the rows it is judged on had no say. The best of the single layers is chosen by looking, and
-flatters.
+The result to report is ``selected``: the layer is chosen inside each fold's training rows, without
+the rows it is judged on. The best of the single layers is chosen on the test rows and is
+optimistic.
 """
 
 from __future__ import annotations
@@ -51,51 +51,51 @@ from vlmscope.sweeps.source import AnySource, Source, as_source, check_labels, c
 from vlmscope.sweeps.splitting import IMAGE, grouped_by, novelty, repeated_splits
 
 ESTIMATORS = ("logistic", "mean-difference", "mlp")
-"""Probes to choose from; ``logistic`` always runs, for the selection needs it."""
+"""Available probes; ``logistic`` always runs, because the selection needs it."""
 
 AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
-"""Representations that exist only once the answer is written."""
+"""Representations that exist only after the answer is written."""
 
 PROTOCOLS = ("grouped", "halp")
-"""``grouped``: folds that keep images whole; ``halp``: beside it, the HALP paper's own protocol."""
+"""``grouped``: folds that keep images together; ``halp``: the HALP paper's own protocol as well."""
 
 REPEATS = 3
-"""Splits into folds where rows are few enough for the time that each takes."""
+"""Default number of splits into folds, for few enough rows."""
 
 REPEATED_ROWS = 20_000
-"""With more rows than this a single split is taken: another one changes little."""
+"""With more rows than this a single split is used: another one changes little."""
 
 Matrix = Callable[[str, int | None], NDArray[np.float32]]
-"""Representation and layer → vectors of the rows that are probed, ``[N, D]``."""
+"""Representation and layer → vectors of the probed rows, ``[N, D]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepSpec:
-    """What to sweep."""
+    """Settings of a sweep."""
 
     estimators: tuple[str, ...] = ("logistic",)
     """Names from ``ESTIMATORS``."""
     folds: int = 5
     """Outer folds."""
     repeats: int | None = None
-    """Splits into folds; ``REPEATS`` by default, or one where rows are many."""
+    """Splits into folds; by default ``REPEATS``, or one for many rows."""
     group_by: str = IMAGE
-    """What no fold separates: ``image``, ``question``, or a column of the table."""
+    """Groups that folds keep together: ``image``, ``question``, or a column of the table."""
     copies: str = "near"
-    """Which images are one: ``near`` (near-copies too) or ``exact`` (equal ones only)."""
+    """Which images count as equal: ``near`` (near-copies too) or ``exact`` (equal ones only)."""
     permutations: int = 200
     """Permutations of the labels."""
     draws: int = 2000
     """Resamples of the images for the intervals."""
     seed: int = 0
-    """Decides folds, permutations and resamples."""
+    """Seed of folds, permutations and resamples."""
     protocol: str = "grouped"
     """One of ``PROTOCOLS``."""
     by: tuple[str, ...] | None = None
-    """Columns of the table to break results down by; None for the usual ones."""
+    """Columns of the table to break results down by; None for the default ones."""
 
     def __post_init__(self) -> None:
-        """Refuse names that are none."""
+        """Raise for unknown names and invalid numbers."""
         object.__setattr__(self, "estimators", several_names(self.estimators))
         if self.by is not None:
             object.__setattr__(self, "by", several_names(self.by))
@@ -103,7 +103,7 @@ class SweepSpec:
         unknown = [name for name in names if name not in ESTIMATORS]
         if unknown or not names:
             raise InputError(
-                f"--estimators: {unknown[0] if unknown else ''!r} is no probe; choose from "
+                f"--estimators: {unknown[0] if unknown else ''!r} is not a probe; choose from "
                 f"{', '.join(ESTIMATORS)}"
             )
         if self.protocol not in PROTOCOLS:
@@ -133,18 +133,18 @@ def sweep(
     labels: LabelTable | str | None = None,
     progress: Progress | bool | None = None,
 ) -> SweepResult:
-    """Probe every representation and layer of a labelled run, or of research files with labels.
+    """Probe every representation and layer of a labelled run, or of HALP files with labels.
 
     Args:
         source: A run with labels (``vlmscope label``), or files in the HALP layout; or the path of
             either.
-        spec: What to sweep.
-        labels: Of a run: the name of a label set, by default the default set. Of research files:
-            their labels (``read_label_table``).
-        progress: Told what is being done, a line each; True prints it.
+        spec: Settings.
+        labels: For a run: the name of a label set, by default the default set. For files in the
+            HALP layout: their labels (``read_label_table``).
+        progress: Called with a line of text about each step; True prints it.
 
     Raises:
-        InputError: No labels, or too few images of either kind.
+        InputError: No labels, or too few images of either class.
     """
     tell = listener("progress", progress)
     source, spec = as_source(source), spec or SweepSpec()
@@ -169,13 +169,13 @@ def sweep_rows(
     """Probe every representation and layer of some rows: what ``sweep`` does, without a source.
 
     Args:
-        data: What may be learnt from, grouped as wanted.
+        data: The rows, grouped for the folds.
         matrix: Representation and layer → the vectors of those rows, ``[N, D]``.
-        spec: What to sweep.
-        progress: Told what is being done, a line each.
+        spec: Settings.
+        progress: Called with a line of text about each step.
 
     Raises:
-        FoldError: Too few groups hold a class.
+        FoldError: Too few groups have a class.
     """
     spec = spec or SweepSpec()
     few = len(data.truth) <= REPEATED_ROWS
@@ -221,7 +221,7 @@ def _of_all_splits(
 ) -> tuple[dict[str, Entry], tuple[str, ...]]:
     """Return every entry with its risks of all splits, ``[R, N]``, and the chosen layers.
 
-    The matrices of the first split are handed to ``permuted`` too.
+    The matrices of the first split are also passed to ``permuted``.
     """
     rounds: list[dict[str, Entry]] = []
     chosen: tuple[str, ...] = ()
@@ -241,7 +241,7 @@ def _by_columns(
     fold_of: NDArray[np.int64],
     spec: SweepSpec,
 ) -> tuple[dict[str, ColumnResult], Mapping[str, WithinKinds], tuple[WithinGap, ...]]:
-    """Return what is found by columns of the table, and within categories."""
+    """Return the results by columns of the table, and within categories."""
     risks = {name: entries[name].risk for name in ("selected", best, JOINT, JOINT_AND_PROBE)}
     pairs = [("selected", JOINT), ("selected", best), (JOINT_AND_PROBE, JOINT)]
     options = {"draws": spec.draws, "seed": spec.seed}
@@ -252,7 +252,7 @@ def _by_columns(
 
 
 def _in_repeat(progress: Progress, number: int, repeats: int) -> Progress:
-    """Return the progress callback that says which repeat it is, where there are several."""
+    """Return a progress callback that adds the number of the repeat, if there are several."""
     if repeats == 1:
         return progress
     return lambda doing: progress(f"repeat {number + 1} of {repeats}, {doing}")
@@ -272,10 +272,10 @@ def _stacked_entries(rounds: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:
 def _recognition(
     data: ProbeData, matrix: Matrix, permuted: Permutations, place: str
 ) -> Recognition | None:
-    """Return whether the selected place's probe recognises images in other groups.
+    """Return whether the selected layer's probe recognises images in other groups.
 
-    Look-alikes are those of the selected vectors, and of the vectors of the image alone, where
-    there are any; told is what more permutations see.
+    Similar groups are searched by the selected vectors, and by the image's own vectors if there are
+    any; the result with more permutations above chance is returned.
     """
     by_name = {vector_path(*where): where for where in data.places}
     selected = matrix(*by_name[place])
@@ -320,13 +320,13 @@ def _entries(
 def vectors(
     source: Source, data: ProbeData, representation: str, layer: int | None
 ) -> NDArray[np.float32]:
-    """Return the vectors of the rows that are probed, ``[N, D]``."""
+    """Return the vectors of the probed rows, ``[N, D]``."""
     matrix = source.matrix(representation, layer)
     return matrix if len(data.rows) == len(matrix) else matrix[data.rows]
 
 
 def place_title(representation: str, layer: int | None) -> str:
-    """Return a place as a person reads it.
+    """Return a representation and layer as readable text.
 
     >>> place_title("query_token_representation", 9)
     'query token, layer 9'
@@ -336,12 +336,12 @@ def place_title(representation: str, layer: int | None) -> str:
 
 
 def known_of(representation: str) -> Known:
-    """Return whether a representation exists before the answer is written, or only after."""
+    """Return whether a representation is known before or only after the answer is written."""
     return "after" if representation in AFTER else "before"
 
 
 def _joined(source: Source, labels: LabelTable | str | None, copies: str) -> ProbeData:
-    """Return what may be learnt from: a run with its own labels, or research files with these."""
+    """Return the data: a run with its own labels, or HALP files with the given ones."""
     table = labels if isinstance(labels, LabelTable) else None
     check_labels(source.path, run=isinstance(source, Run), labelled=table is not None)
     if isinstance(source, SeedFiles) and table is not None:
@@ -349,7 +349,7 @@ def _joined(source: Source, labels: LabelTable | str | None, copies: str) -> Pro
     if isinstance(source, Run):
         name = labels if isinstance(labels, str) else DEFAULT
         return probe_data(source, copies, labels=name)
-    raise TypeError(f"a {type(source).__name__} has no labels that we know of")
+    raise TypeError(f"a {type(source).__name__} has no labels that vlmscope can read")
 
 
 def _probes(
@@ -360,7 +360,7 @@ def _probes(
     progress: Progress,
     permuted: Permutations | None,
 ) -> Iterator[tuple[str, Entry, CrossFit | None]]:
-    """Yield every probe's name, risk and, of a logistic one, what selection needs."""
+    """Yield every probe's name, risk and, for a logistic one, what the selection needs."""
     others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
     for representation, layer in data.places:
         place = vector_path(representation, layer)

@@ -1,8 +1,8 @@
-"""Which rows no fold may tear apart, and how a person reads of it.
+"""Groups of rows that folds keep together, and their description.
 
-Rows about one image are one group, and so are rows about near-copies of it and about images that
-stand in one question. Where no row has an image there is nothing to recognise but the question:
-each is its own group, and the places that are read off an image do not exist.
+Rows about one image are one group, and so are rows about near-copies of it and about images shown
+in one question. If no row has an image, only the question can be recognised: each question is its
+own group, and the representations of an image do not exist.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
 COPIES = ("near", "exact")
-"""Which images are one: near-copies too, or equal ones only."""
+"""Which images count as equal: near-copies too, or equal ones only."""
 
 NO_IMAGE = "the question has no image"
-"""Why a row is left out: it lacks the image's vectors, and places are compared on equal rows."""
+"""Reason for leaving out a row: it lacks the image's vectors, and all are compared on equal rows.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,16 +38,17 @@ class Grouping:
     groups: NDArray[np.int64]
     """Number of each row's group, ``[N]``."""
     by: str
-    """How rows are told apart: ``content``, ``content and near-copies`` (by thumbnails), ``content
+    """How groups are identified: ``content``, ``content and near-copies`` (by thumbnails),
+    ``content
     and likeness`` (by the hashes of earlier versions), ``image_id`` or ``question``."""
     images: int
-    """Different images that the rows are about; at least as many as groups, or none."""
+    """Number of different images; at least that of the groups, or 0."""
     exact: NDArray[np.int64] | None = None
-    """Number of each row's group where only equal images are one, where that is known."""
+    """Number of each row's group if only equal images count, if known."""
 
     @property
     def phrase(self) -> str:
-        """What the rows are about, behind "answers": ``about 40 images``."""
+        """Description of the groups, to follow "answers": ``about 40 images``."""
         count = len(np.unique(self.groups))
         if not self.images:
             return "to questions without an image"
@@ -59,7 +61,7 @@ class Grouping:
         return f"{images} in {groups} ({why})"
 
     def way_out(self, truth: NDArray[np.bool_]) -> str:
-        """Return what to do where near-copies leave too few groups for folds; else nothing."""
+        """Return the remedy if near-copies leave too few groups for folds; else an empty text."""
         if self.exact is None:
             return ""
         groups, exact = (largest_count(truth, each) for each in (self.groups, self.exact))
@@ -69,7 +71,7 @@ class Grouping:
 
 
 def plain_question(text: str) -> str:
-    """Return a question's words without case and spacing: equal ones are one question.
+    """Return a question without case and extra spaces, to compare questions.
 
     >>> plain_question("Is it  RED?")
     'is it red?'
@@ -85,7 +87,7 @@ def has_image(table: pd.DataFrame) -> NDArray[np.bool_]:
 def comparable(imaged: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which rows can be probed together, ``[N]``.
 
-    Those with an image, as all places are compared on equal rows; or all, where none has one.
+    Those with an image, as all vectors are compared on equal rows; or all, if none has one.
 
     >>> comparable([True, False]).tolist(), comparable([False, False]).tolist()
     ([True, False], [True, True])
@@ -95,19 +97,19 @@ def comparable(imaged: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def without_image_places(places: Iterable[Place]) -> Iterator[Place]:
-    """Yield the places that a question without an image has too."""
+    """Yield the representations and layers of a question without an image."""
     return (place for place in places if place[0] not in IMAGE_REPRESENTATIONS)
 
 
 def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
-    """Group rows by their images' content, and near-copies of an image with it.
+    """Group rows by the content of their images, including near-copies.
 
-    A question about several images belongs to the group of each of them. Near-copies are told from
-    thumbnails; in runs of earlier versions, which lack them, from perceptual hashes.
+    A question about several images belongs to the group of each of them. Near-copies are detected
+    by thumbnails; in runs of earlier versions, which lack them, by perceptual hashes.
 
     Args:
-        table: Rows with ``image_sha256``, and thumbnails or hashes where there are any.
-        copies: Of ``COPIES``.
+        table: Rows with ``image_sha256``, and thumbnails or hashes if there are any.
+        copies: One of ``COPIES``.
 
     Raises:
         InputError: A thumbnail is damaged.
@@ -130,13 +132,13 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
 def content_groups(
     tables: Sequence[pd.DataFrame], copies: str = "near"
 ) -> tuple[NDArray[np.int64], str]:
-    """Return groups of the rows of several tables, and how they are told apart.
+    """Return groups of the rows of several tables, and how they are identified.
 
-    Rows without an image are told apart by the words of their question.
+    Rows without an image are grouped by the words of their question.
 
     Args:
-        tables: As for ``group_by_content``, one below the other.
-        copies: Of ``COPIES``.
+        tables: As for ``group_by_content``, concatenated.
+        copies: One of ``COPIES``.
 
     Raises:
         InputError: A thumbnail is damaged.

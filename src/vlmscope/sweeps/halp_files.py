@@ -1,7 +1,7 @@
-"""Files of the original research joined with a CSV of labels.
+"""Files of the HALP research joined with a CSV file of labels.
 
-All representations are compared on the same rows. Where a few rows lack a vector, the sweep goes
-without those rows; where many do, without that representation or layer. Both are counted and said.
+All representations are compared on the same rows. If a few rows lack a vector, those rows are left
+out; if many do, that representation or layer is. Both are counted and reported.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
 
 
 FEW = 0.05
-"""Largest share of rows that is given up for the sake of a representation or layer."""
+"""Largest share of rows left out to keep one representation or layer."""
 
 FEW_IN_ALL = 0.10
-"""Largest share of rows that is given up for the sake of all of them."""
+"""Largest share of rows left out to keep all of them."""
 
 IMAGE_COLUMNS = ("image_id", "image_name")
-"""Where a label file has the image's name."""
+"""Columns of a label file with the image's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +66,18 @@ class LabelTable:
     path: Path
     """The CSV file."""
     labels: Mapping[str, bool | None]
-    """Question id → True for hallucinated, None where the cell is empty."""
+    """Question id → True for hallucinated, None for an empty cell."""
     metadata: Mapping[str, Mapping[str, str]]
     """Further column → question id → cell."""
     unscorable: frozenset[str] = frozenset()
-    """The ids whose cell says that the answer cannot be scored."""
+    """The ids whose cell marks the answer as unscorable."""
 
 
 def read_label_table(path: Path) -> LabelTable:
-    """Read a CSV file of labels as ``LabelFile`` does, and what else it says of the questions.
+    """Read a CSV file of labels like ``LabelFile``, with its further columns.
 
     Raises:
-        InputError: The file cannot be read, lacks a column, or a cell holds no label.
+        InputError: The file cannot be read, lacks a column, or a cell is not a label.
     """
     read = LabelFile(path)
     with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
@@ -94,18 +94,19 @@ def read_label_table(path: Path) -> LabelTable:
 
 
 def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> ProbeData:
-    """Join research files with their labels.
+    """Join HALP files with their labels.
 
-    Images are told apart by ``image_id``: the research's files keep no hashes. Exports of vlmscope
+    Images are identified by ``image_id``: HALP's own files contain no hashes. Exports of vlmscope
     do.
 
     Args:
         files: The files.
         table: Their labels.
-        copies: Which images are one, where the files know it: of ``grouping.COPIES``.
+        copies: Which images count as equal, if the files contain hashes: one of
+            ``grouping.COPIES``.
 
     Raises:
-        InputError: Nothing is left to learn from, or labels of one kind only.
+        InputError: No rows are left, or labels of one class only.
     """
     texts = files.to_pandas()
     labelled = np.array([table.labels.get(id_) is not None for id_ in files.ids])
@@ -152,34 +153,34 @@ def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> 
 def _columns(
     files: SeedFiles, rows: NDArray[np.int64], metadata: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[Any]]:
-    """Return the columns of the label file, and those of the files that it does not have."""
+    """Return the columns of the label file, and those of the HALP files that it lacks."""
     own = {name: [cells[i] for i in rows] for name, cells in files.metadata().items()}
     return {**own, **metadata}
 
 
 def _nothing(files: SeedFiles, table: LabelTable) -> str:
-    """Return why no row is left; most often the ids are written in two ways."""
+    """Return the error for no rows; most often the ids are written differently."""
     one, other = next(iter(table.labels), "none"), files.ids[0]
     return (
-        f"{table.path}: holds no label of a usable row among the {len(files)} of {files.path}; its "
+        f"{table.path}: has no label of a usable row among the {len(files)} of {files.path}; its "
         f"ids look like {one!r}, theirs like {other!r}; give the labels of these files"
     )
 
 
 def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
-    """Yield what is left out before any answer or vector is looked at."""
+    """Yield what is left out before any answer or vector is checked."""
     name = table.path.name
     unknown = len(table.labels.keys() - set(files.ids))
     absent = sum(id_ not in table.labels for id_ in files.ids)
     empty = sum(table.labels.get(id_, True) is None for id_ in files.ids)
-    yield from some_left_out("copy", files.copies, "the question stands again in a later file")
+    yield from some_left_out("copy", files.copies, "the question is repeated in a later file")
     yield from some_left_out("label", unknown, "the files do not have the question")
     yield from some_left_out("row", absent, f"not in {name}")
     yield from some_left_out("row", empty, f"no label in {name}")
 
 
 def _grouping(table: pd.DataFrame, metadata: Mapping[str, Sequence[str]], copies: str) -> Grouping:
-    """Group rows by their images: by content where the files know it, else by name."""
+    """Group rows by their images: by content if the files have hashes, else by name."""
     if "image_sha256" in table:
         return group_by_content(table, copies)
     images, grouped_by = _images(list(table["image_id"]), metadata)
@@ -187,10 +188,10 @@ def _grouping(table: pd.DataFrame, metadata: Mapping[str, Sequence[str]], copies
 
 
 def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tuple[list[str], str]:
-    """Return the name of each row's image, and how images are told apart.
+    """Return the name of each row's image, and how images are identified.
 
-    Research code wrote "nan" for a name that it did not find; the label file may know it. One
-    column for all rows, if there is one: two columns may write the same name in two ways.
+    HALP's code wrote "nan" for a missing name, which the label file may have. One column is used "
+    "for all rows, if possible: two columns may write the same name differently.
     """
     known = [metadata[column] for column in IMAGE_COLUMNS if column in metadata]
     for column in (names, *known):
@@ -208,7 +209,7 @@ def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tupl
 def _usable(
     files: SeedFiles, known: Iterable[Place], rows: NDArray[np.int64], left_out: list[LeftOut]
 ) -> dict[Place, list[Fault]]:
-    """Return what every row's vector lacks, by place; without the places that many rows lack."""
+    """Return the faults of the rows' vectors, for representations and layers that most rows have."""
     usable = {}
     for place in known:
         faults = files.faults(*place)
@@ -222,7 +223,7 @@ def _usable(
     if not usable:
         raise InputError(
             f"{files.path}: no representation that {1 - FEW:.0%} of the {len(rows):,} labelled "
-            "rows have; give the files of an extraction that went through"
+            "rows have; give the files of a complete extraction"
         )
     return _enough(usable, rows, left_out)
 
@@ -230,12 +231,12 @@ def _usable(
 def _enough(
     usable: dict[Place, list[Fault]], rows: NDArray[np.int64], left_out: list[LeftOut]
 ) -> dict[Place, list[Fault]]:
-    """Leave out the places that most rows lack until few rows in all are given up."""
+    """Leave out representations and layers that most rows lack until few rows in total are lost."""
     lacking = {place: frozenset(i for i in rows if faults[i]) for place, faults in usable.items()}
     while len(frozenset().union(*lacking.values())) > FEW_IN_ALL * len(rows):
         worst = max(lacking, key=lambda place: len(lacking[place]))
         bad = len(lacking.pop(worst))
-        reason = f"of {len(rows):,} vectors {bad:,} missing or odd, too many together with others"
+        reason = f"of {len(rows):,} vectors {bad:,} missing or bad, too many together with others"
         left_out.append(LeftOut(vector_path(*worst), bad, reason))
     return {place: usable[place] for place in lacking}
 
@@ -258,7 +259,7 @@ def _facts(
     rows: NDArray[np.int64],
     metadata: Mapping[str, Sequence[Any]],
 ) -> Facts:
-    """Return what is known of some rows: of numbers, those that every one of them has."""
+    """Return the known facts of some rows; numbers only if every row has them."""
     every = files.facts()
     known = [every[i] for i in rows]
     ids, logprobs = _likeliest(known)
@@ -283,7 +284,7 @@ def _likeliest(
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
     """Return the likeliest first tokens and their log-probabilities, ``[N, K]``.
 
-    K is that of the row with the fewest: those that every row has.
+    K is that of the row with the fewest.
     """
     ids = [row.first_token_ids for row in known if row.first_token_ids is not None]
     logprobs = [row.first_token_logprobs for row in known if row.first_token_logprobs is not None]
@@ -297,13 +298,13 @@ def _likeliest(
 
 
 def _number(values: Iterable[float | None]) -> NDArray[np.float64] | None:
-    """Return numbers as an array; None where a row has none."""
+    """Return numbers as an array; None if a row has none."""
     found = list(values)
     return None if None in found else np.array(found, np.float64)
 
 
 def _images_of(kept: pd.DataFrame) -> NDArray[np.float64] | None:
-    """Return how many images each question has, where hashes tell."""
+    """Return the number of images of each question, if there are hashes."""
     if "image_sha256" not in kept:
         return None
     return np.array([images_of(text) for text in kept["image_sha256"]], np.float64)

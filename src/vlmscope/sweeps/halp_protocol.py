@@ -1,12 +1,13 @@
-"""The HALP paper's own protocol beside the grouped one, so that published numbers compare.
+"""The HALP paper's own protocol, run beside the grouped one to compare with published numbers.
 
 Rows are split at random, 80 to 20 and stratified by label, with ``random_state=42``: an image has
 questions on both sides. A network (``probe.halp_network``) is trained for each representation and
-layer, and the best layer is the one with the highest AUROC on the test rows. Both flatter, so these
-numbers are marked as optimistic and decide nothing: no selection, no headline, no baseline.
+layer, and the best layer is the one with the highest AUROC on the test rows. Both are optimistic,
+so these numbers are marked as such and are used for nothing else: no selection, no headline, no
+baseline.
 
-Of files in the HALP layout, rows are in the order in which the published scripts read them, so the
-split is theirs where all rows are labelled and whole.
+Rows of files in the HALP layout are in the order in which the published scripts read them, so the
+split equals theirs if all rows are labelled and complete.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.source import Place
 
 RANDOM_STATE = 42
-"""Of the published split."""
+"""Random state of the published split."""
 
 OTHER_STATES = (43, 44)
-"""Of further splits, on which the layer that looked best on the published one is trained again."""
+"""Random states of further splits, on which the best layer of the published one is trained again.
+"""
 
 TEST_SHARE = 0.2
 """Share of the rows in the test set."""
@@ -54,13 +56,13 @@ THRESHOLD = 0.5
 """Risk above which an answer counts as predicted hallucinated."""
 
 OPTIMISTIC = "optimistic: not grouped by image; best layer chosen on the test set"
-"""What every number of this protocol is marked with."""
+"""Mark of every number of this protocol."""
 
 MOST_WORKERS = 8
-"""Most networks trained at once; each keeps a matrix in memory."""
+"""Most networks trained at once; each holds a matrix in memory."""
 
 SAME = 1e-5
-"""Risks of test rows that lie this near to each other are one: float32 rounds them apart."""
+"""Risks of test rows this close count as equal: they differ by float32 rounding."""
 
 _NORM_FIRST = re.compile(r"mllama|llama.?3.?2|phi.?4")
 _AFTER = frozenset(REPRESENTATIONS[position] for position in ANSWER_POSITIONS)
@@ -73,51 +75,51 @@ class HalpResult:
     name: str
     """Path of the vectors, as in the other results."""
     title: str
-    """As a person reads it."""
+    """Readable title."""
     representation: str
     layer: int | None
     known: Literal["before", "after"]
     """Whether the vectors exist before the first token of the answer, or only after."""
     random_state: int
-    """Of the split."""
+    """Random state of the split."""
     auroc: float
-    """On the test rows; NaN where they have one class, or training diverged."""
+    """On the test rows; NaN if they have one class, or training diverged."""
     interval: Interval
     """95% interval, the images of the test rows resampled."""
     accuracy: float
-    """At a threshold of 0.5, as the three that follow."""
+    """At a threshold of 0.5, like the three that follow."""
     precision: float
     recall: float
     f1: float
     confusion_matrix: tuple[tuple[int, int], tuple[int, int]]
     """Faithful and hallucinated rows, each by what was predicted: ``((TN, FP), (FN, TP))``."""
     train_auroc: float
-    """On the rows that it was trained on."""
+    """On its training rows."""
     train_rows: int
     test_rows: int
     test_hallucinated: int
     shared: float
     """Share of the test rows that show an image of the training rows."""
     found_nothing: bool = False
-    """Whether it gives all test rows the same risk (to ``SAME``): its AUROC says nothing then."""
+    """Whether all test rows have the same risk (up to ``SAME``): then its AUROC is meaningless."""
     kind: Literal["halp"] = "halp"
     note: str = OPTIMISTIC
 
 
 @dataclass(frozen=True, slots=True)
 class HalpReport:
-    """Everything that the protocol found."""
+    """The results of the protocol."""
 
     results: tuple[HalpResult, ...]
-    """On the published split, a result for each representation and layer."""
+    """A result for each representation and layer on the published split."""
     other_splits: tuple[HalpResult, ...]
-    """Of the best one, on other splits."""
+    """Results of the best one on other splits."""
     network: HalpNetwork
-    """What was trained."""
+    """The network that was trained."""
 
     @property
     def best(self) -> HalpResult | None:
-        """The highest AUROC known before the answer, as the paper chooses it: on the test rows."""
+        """The highest AUROC known before the answer, chosen on the test rows as in the paper."""
         known = [
             each
             for each in self.results
@@ -126,7 +128,7 @@ class HalpReport:
         return max(known, key=lambda each: each.auroc, default=None)
 
     def document(self) -> dict[str, Any]:
-        """Return what ``results.json`` says of it, below ``halp`` and ``halp_protocol``."""
+        """Return its entries in ``results.json``, ``halp`` and ``halp_protocol``."""
         best = self.best
         return {
             "halp": [asdict(each) for each in self.results],
@@ -159,12 +161,12 @@ def halp_protocol(
     Args:
         data: The rows, their truth and images.
         matrix: Representation and layer → vectors of those rows, ``[N, D]``.
-        network: What to train; see ``network_of``.
-        title: Representation and layer as a person reads them.
+        network: The network to train; see ``network_of``.
+        title: Returns the readable title of a representation and layer.
         draws: Resamples of the test rows' images.
-        seed: Decides initial weights, batches and dropout, and the resamples. The splits are those
-            of ``RANDOM_STATE`` and ``OTHER_STATES``, whatever the seed.
-        progress: Told what is being done.
+        seed: Seed of initial weights, batches and dropout, and of the resamples. The splits are
+            those of ``RANDOM_STATE`` and ``OTHER_STATES``, whatever the seed.
+        progress: Called with a line of text about each step.
     """
     jobs = [_Job(number, place, RANDOM_STATE) for number, place in enumerate(data.places)]
 
@@ -183,7 +185,7 @@ def halp_protocol(
 
 
 def network_of(model: Mapping[str, Any]) -> HalpNetwork:
-    """Return the network that the paper's code trains on a model's vectors.
+    """Return the network that HALP's code trains on a model's vectors.
 
     >>> network_of({"type": "mllama"}).norm_first, network_of({"type": "llava"}).norm_first
     (True, False)
@@ -205,7 +207,7 @@ class _Job:
 def split_rows(
     truth: NDArray[np.bool_], random_state: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers of the training and of the test rows: the paper's split."""
+    """Return the numbers of the training and test rows of the paper's split."""
     train, test = train_test_split(
         np.arange(len(truth)), test_size=TEST_SHARE, random_state=random_state, stratify=truth
     )
@@ -220,7 +222,7 @@ def _trained(
     seed: int,
     progress: Progress,
 ) -> Iterator[NDArray[np.float64] | None]:
-    """Yield each network's risk of every row; several are trained at once, a thread for each."""
+    """Yield each network's risk of every row; several are trained at once, one per thread."""
     blas = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
     workers = min(max(blas, default=1), MOST_WORKERS, len(jobs))
     stop = Event()
@@ -230,7 +232,7 @@ def _trained(
         seeds = (seed, job.state, job.number)
         return halp_risk(vectors, data.truth, rows, network, seeds, stop.is_set)
 
-    # One thread for each product: so small are they, and so equal on machines of any size.
+    # One thread per product: the products are small, and results equal on all machines.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         try:
             for start in range(0, len(jobs), workers):
@@ -243,7 +245,7 @@ def _trained(
                     for future in [pool.submit(train, job, matrix(*job.place)) for job in some]
                 ]
         finally:
-            stop.set()  # after Ctrl-C, the others end with their epoch
+            stop.set()  # after Ctrl-C, the others end after their epoch
 
 
 def _judged(
@@ -254,7 +256,7 @@ def _judged(
     draws: int,
     seed: int,
 ) -> HalpResult:
-    """Return the metrics that the paper reports, on the test rows; NaN if there is no risk."""
+    """Return the metrics that the paper reports, on the test rows; NaN without a risk."""
     representation, layer = job.place
     train, test = split_rows(data.truth, job.state)
     truth, images = data.truth[test], data.grouping.groups
@@ -286,7 +288,7 @@ def _judged(
 
 
 def _metrics(truth: NDArray[np.bool_], risk: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the metrics of the test rows that the paper's code writes."""
+    """Return the metrics of the test rows that HALP's code writes."""
     predicted = risk > THRESHOLD
     precision, recall, f1, _ = precision_recall_fscore_support(
         truth, predicted, average="binary", zero_division=0
@@ -303,14 +305,14 @@ def _metrics(truth: NDArray[np.bool_], risk: NDArray[np.float64]) -> dict[str, A
 
 
 def _auroc(truth: NDArray[np.bool_], risk: NDArray[np.float64]) -> float:
-    """Return the AUROC; NaN of one class, where the paper's code says 0.5."""
+    """Return the AUROC; NaN for one class, where HALP's code returns 0.5."""
     return float(roc_auc_score(truth, risk)) if 0 < truth.sum() < len(truth) else float("nan")
 
 
 def _interval(
     data: ProbeData, risk: NDArray[np.float64], test: NDArray[np.int64], draws: int, seed: int
 ) -> Interval:
-    """Return the interval of the AUROC over the images of the test rows."""
+    """Return the interval of the AUROC, resampling the images of the test rows."""
     truth, groups = data.truth[test], data.grouping.groups[test]
     if len(np.unique(groups)) < 2 or truth.all() or not truth.any():
         return Interval(float("nan"), float("nan"))
@@ -321,10 +323,10 @@ def _interval(
 
 
 def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
-    """Say what the protocol's best number is, and how far it is above that of grouped folds.
+    """Return sentences on the protocol's best AUROC, and its difference to that of grouped folds.
 
     Args:
-        found: What the protocol found.
+        found: The results of the protocol.
         grouped: AUROC of the selected probe under the grouped protocol; None if it found nothing.
     """
     start = f"HALP protocol ({OPTIMISTIC})"

@@ -1,7 +1,7 @@
-"""A saved sweep, read back, with the reason where it fits its run no longer.
+"""Loading of a saved sweep, with the reason if it is stale.
 
-Labels are made anew and rows are added while ``probes`` stays as it was. Numbers that speak of
-other labels or other rows must not be shown as if they were of these, so the reader is told.
+Labels are replaced and rows are added while ``probes`` is unchanged. Results on other labels or
+other rows must not be shown as if they were current, so a saved sweep is compared with its run.
 """
 
 from __future__ import annotations
@@ -53,33 +53,34 @@ _SUMMARY: Mapping[str, type] = {
     "verdict": list,
     "results": list,
 }
-"""What every summary has, and of which type."""
+"""Required fields of a summary, and their types."""
 
 _ROW = (
     *("name", "title", "kind", "known", "representation", "layer", "estimator"),
     *("auroc", "auroc_low", "auroc_high", "auprc", "brier", "ece", "recall_at_5"),
     *("above_baseline", "above_baseline_low", "above_baseline_high"),
 )
-"""What every result has."""
+"""Required fields of a result."""
 
 _GAINS = ("above_joint", "above_joint_low", "above_joint_high")
-"""What every result has since answers are compared within folds."""
+"""Required fields of a result since answers are compared within folds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedSweep:
-    """What ``save_sweep`` wrote."""
+    """A sweep written by ``save_sweep``."""
 
     summary: Mapping[str, Any]
     """The document ``results.json``."""
     results: tuple[ProbeResult, ...]
     """Its results, in the order of the sweep."""
     predictions: pd.DataFrame
-    """A row for each question that was probed: ``id``, ``hallucinated``, ``image_group``,
-    ``group``, ``fold`` and ``risk/<name>`` for each result; ``repeat_2/fold`` and so on of further
-    repeats."""
+    """A row for each probed question: ``id``, ``hallucinated``, ``image_group``,
+    ``group``, ``fold`` and ``risk/<name>`` for each result; ``repeat_2/fold`` and so on for further
+    repeats.
+    """
     stale: str
-    """Why it fits the run no longer, a phrase; empty where it fits."""
+    """Why it is stale, as a phrase; empty if it is current."""
 
     def __repr__(self) -> str:
         stale = f", stale: {self.stale}" if self.stale else ""
@@ -90,12 +91,12 @@ class SavedSweep:
         )
 
     def __getitem__(self, name: str) -> ProbeResult:
-        """Return a result by its name."""
+        """Return a result by name."""
         return next(row for row in self.results if row.name == name)
 
     @property
     def verdict(self) -> Verdict:
-        """What the sweep says, in sentences."""
+        """The findings of the sweep, in sentences."""
         return verdict_in(self.summary)
 
     @property
@@ -105,7 +106,7 @@ class SavedSweep:
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Number of each row's group, ``[N]``: its image, if not asked for otherwise."""
+        """Number of each row's group, ``[N]``: by default its image."""
         name = "group" if "group" in self.predictions else "image_group"
         return np.asarray(self.predictions[name], dtype=np.int64)
 
@@ -116,7 +117,7 @@ class SavedSweep:
 
     @property
     def repeats(self) -> int:
-        """Splits into folds."""
+        """Number of splits into folds."""
         found = self.summary["settings"].get("repeats", 1)
         return found if isinstance(found, int) and 0 < found <= self.predictions.shape[1] else 1
 
@@ -130,7 +131,7 @@ class SavedSweep:
         return np.asarray(self.predictions[f"risk/{name}"], dtype=np.float64)
 
     def stacked(self, *names: str) -> Stacked:
-        """Return the rows of all repeats below each other, with the risks of these names."""
+        """Return the concatenated rows of all repeats, with the risks of these names."""
         table, starts = self.predictions, list(map(repeat_prefix, range(self.repeats)))
         fold_of = np.stack([table[f"{start}fold"].to_numpy(np.int64) for start in starts])
         risks = {
@@ -141,7 +142,7 @@ class SavedSweep:
 
 
 def read_sweep(run: Run | str | PathLike[str], labels: str = DEFAULT) -> SavedSweep | None:
-    """Return what ``vlmscope probe`` saved in a run, or None where it saved nothing.
+    """Return the sweep that ``vlmscope probe`` saved in a run, or None.
 
     Args:
         run: The run, or its folder.
@@ -166,7 +167,7 @@ def read_sweep(run: Run | str | PathLike[str], labels: str = DEFAULT) -> SavedSw
 
 
 def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
-    """Return the summary with all that is read of it; None where there is no file."""
+    """Return the validated summary; None if there is no file."""
     try:
         found = load_json(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
@@ -182,9 +183,9 @@ def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
 
 
 def _lack_of_summary(found: Any) -> str:
-    """Return what a summary lacks of what is read of it, or an empty text."""
+    """Return what is missing in a summary, or an empty text."""
     if not isinstance(found, dict):
-        return "holds no object"
+        return "is not an object"
     for name, kind in _SUMMARY.items():
         if not isinstance(found.get(name), kind):
             return f"has no {name}"
@@ -203,14 +204,14 @@ def _lack_of_summary(found: Any) -> str:
 
 
 def _lack_of_gains(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return what is missing of the gains over the joint baseline, or an empty text."""
+    """Return what is missing in the gains over the joint baseline, or an empty text."""
     for row in results:
         if not isinstance(row.get("found_nothing"), bool) or not row.keys() >= set(_GAINS):
-            return f"has the result {row['name']!r} without what it gains"
+            return f"has the result {row['name']!r} without its gain"
         if row["name"] == JOINT_AND_PROBE and not all(
             isinstance(row[name], int | float) for name in _GAINS
         ):
-            return f"says nothing of what {JOINT_AND_PROBE} gains"
+            return f"lacks the gain of {JOINT_AND_PROBE}"
     return ""
 
 
@@ -226,7 +227,7 @@ def _read_predictions(path: Path, run: Run) -> pd.DataFrame:
 
 
 def _lack_of_predictions(found: SavedSweep) -> str:
-    """Return what the predictions lack of what the summary speaks of, or an empty text."""
+    """Return what is missing in the predictions of what the summary lists, or an empty text."""
     starts = list(map(repeat_prefix, range(found.repeats)))
     risks = [f"{start}risk/{row.name}" for start in starts for row in found.results]
     numbered = [f"{start}fold" for start in starts]
@@ -235,8 +236,8 @@ def _lack_of_predictions(found: SavedSweep) -> str:
             return f"has no column {name}"
     numbers = found.predictions[risks].to_numpy(np.float64)
     if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is neither
-        return "has a risk that is no number from 0 to 1"
-    # A kill between the two files leaves the predictions of one sweep and the summary of another.
+        return "has a risk that is not a number from 0 to 1"
+    # A kill between writing the two files leaves predictions and summary of different sweeps.
     told = found["selected"].auroc
     rows = found.stacked("selected")
     folds = rows.folds if found.summary.get("compared") == COMPARED else None
@@ -245,11 +246,11 @@ def _lack_of_predictions(found: SavedSweep) -> str:
         and int(found.truth.sum()) == found.summary["hallucinated"]
         and abs(measure(rows.truth, rows.risks["selected"], folds).auroc - told) < 1e-6
     )
-    return "" if same else f"is of another sweep than {RESULTS}"
+    return "" if same else f"is from another sweep than {RESULTS}"
 
 
 def _stale(found: SavedSweep, run: Run, name: str) -> str:
-    """Return why a sweep fits its run no longer, or an empty text."""
+    """Return why a sweep is stale, or an empty text."""
     summary = found.summary
     if summary["run_id"] != run.manifest.run_id:
         return f"they are of another run (run_id {summary['run_id'][:8]}…)"
@@ -263,7 +264,7 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
     try:
         labels = read_labels(run.path, name)
     except InputError:
-        return "the labels that they learnt are gone"
+        return "the labels that they were trained on are gone"
     learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
     fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_image])
     probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
@@ -273,7 +274,7 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
 
 
 def _left_out(summary: Mapping[str, Any]) -> int:
-    """Return how many rows of the run a sweep left out; summaries of before say less."""
+    """Return how many rows of the run a sweep left out; older summaries have fewer fields."""
     rows = [each for each in summary.get("left_out", ()) if each["what"] == "row"]
     return sum(each["count"] for each in rows) if rows else int(summary["unscorable"])
 

@@ -1,4 +1,4 @@
-"""The rows and the summary of a sweep: plain data, ready for a table, a file or a report."""
+"""The results of a sweep: plain data for a table, a file or a report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GridEdge = Literal["low", "high"] | None
 
 
 def grid_edge(chosen: Sequence[float] | None, grid: Sequence[float] = GRID) -> GridEdge:
-    """Return the end of the grid that more than half of the folds chose, if any.
+    """Return the end of the grid chosen by more than half of the folds, if any.
 
     >>> grid_edge([1e-5, 1e-5, 1e-5, 1e-4, 1e-3]), grid_edge([1.0] * 5), grid_edge([1e-3] * 5)
     ('low', 'high', None)
@@ -40,11 +40,11 @@ def grid_edge(chosen: Sequence[float] | None, grid: Sequence[float] = GRID) -> G
 
 
 def penalty_sentence(chosen: Sequence[float] | None, grid: Sequence[float] = GRID) -> Iterator[str]:
-    """Say that the penalty of the selected probe lies at an end of the grid, where it does.
+    """Yield a sentence if the penalty of the selected probe is at an end of the grid.
 
     Args:
         chosen: The penalty ``C`` of each fold.
-        grid: What it was chosen from.
+        grid: The values it was chosen from.
     """
     edge = grid_edge(chosen, grid)
     if edge is None or chosen is None:
@@ -64,16 +64,17 @@ def penalty_sentence(chosen: Sequence[float] | None, grid: Sequence[float] = GRI
 
 
 ResultKind = Literal["probe", "selected", "combined", "baseline"]
-"""One layer's probe; the best layer, chosen inside training; all layers together; what is known
-from outside."""
+"""One layer's probe; the best layer, chosen inside training; all layers together; known facts
+without hidden states.
+"""
 
 CONSTANT = 0.5
-"""Share of the compared pairs in folds of one single risk from which on a risk found nothing."""
+"""Share of the compared pairs in folds with a constant risk from which on a risk found nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """How well one probe or baseline predicts hallucinations on rows it has not seen.
+    """Metrics of one probe or baseline on rows that it was not trained on.
 
     The fields are the columns of ``results.parquet`` and the keys of ``results.json``, in this
     order. Metrics are of out-of-fold risks; ``_low`` and ``_high`` are the ends of a 95% interval
@@ -83,19 +84,19 @@ class ProbeResult:
     name: str
     """Unique within the sweep."""
     title: str
-    """As a person reads it."""
+    """Readable title."""
     kind: ResultKind
-    """What it is."""
+    """Its kind."""
     known: Literal["before", "after"]
-    """Before the first token of the answer is written, or only after."""
+    """Whether it is known before the first token of the answer, or only after."""
     representation: str | None
-    """Of a probe: the representation."""
+    """For a probe: the representation."""
     layer: int | None
-    """Of a probe: the decoder layer."""
+    """For a probe: the decoder layer."""
     estimator: str | None
-    """Of a probe: ``logistic``, ``mean-difference`` or ``mlp``."""
+    """For a probe: ``logistic``, ``mean-difference`` or ``mlp``."""
     auroc: float
-    """Of pairs of answers of one fold."""
+    """Over pairs of answers of one fold."""
     auroc_low: float
     auroc_high: float
     auprc: float
@@ -108,7 +109,7 @@ class ProbeResult:
     ece_low: float = nan
     ece_high: float = nan
     recall_at_5: float
-    """Share of the hallucinated flagged at a threshold that flags 5% of the faithful."""
+    """Recall at a false positive rate of 5%."""
     recall_at_5_low: float = nan
     recall_at_5_high: float = nan
     prevalence: float = nan
@@ -116,45 +117,45 @@ class ProbeResult:
     prevalence_low: float = nan
     prevalence_high: float = nan
     count: int = 0
-    """Answers."""
+    """Number of answers."""
     constant: float = 0.0
-    """Share of the compared pairs that lie in folds of one single risk."""
+    """Share of the compared pairs in folds with a constant risk."""
     found_nothing: bool = False
-    """Whether that is most of them: its AUROC says nothing then."""
+    """Whether that is most of them: then its AUROC is meaningless."""
     chosen_c: tuple[float, ...] | None = None
-    """Of a logistic probe: the penalty ``C`` chosen in each fold, as in scikit-learn."""
+    """For a logistic probe: the penalty ``C`` chosen in each fold, as in scikit-learn."""
     grid_edge: GridEdge = None
-    """Which end of the grid most folds chose their penalty from."""
+    """The end of the grid at which most folds chose their penalty."""
     auroc_band_low: float | None = None
-    """Of a single layer's probe: the band of its AUROC that holds all layers' at once."""
+    """For a single layer's probe: the simultaneous band of all layers' AUROCs."""
     auroc_band_high: float | None = None
     above_baseline: float | None = None
-    """AUROC less that of the best single baseline known before the answer; None of baselines."""
+    """AUROC minus that of the best single baseline known before the answer; None for baselines."""
     above_baseline_low: float | None = None
     above_baseline_high: float | None = None
     above_baseline_p: float | None = None
-    """P-value of the selected probe and of combinations; of every layer it would be misread."""
+    """P-value for the selected probe and combinations; for every layer it would be misleading."""
     above_question: float | None = None
-    """AUROC less that of the question's words alone."""
+    """AUROC minus that of the question's words alone."""
     above_question_low: float | None = None
     above_question_high: float | None = None
     above_question_p: float | None = None
     above_joint: float | None = None
-    """AUROC less that of the joint baseline, which knows all that is known before the answer."""
+    """AUROC minus that of the joint baseline, which uses everything known before the answer."""
     above_joint_low: float | None = None
     above_joint_high: float | None = None
     above_joint_p: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain values; what cannot be computed is NaN."""
+        """Return the result as plain values; undefined metrics are NaN."""
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> ProbeResult:
-        """Return the result that a document holds; names that are no fields are left out.
+        """Return the result in a document; unknown names are ignored.
 
         Args:
-            saved: What ``to_dict`` returned, with null for NaN. What it lacks has its default.
+            saved: Output of ``to_dict``, with null for NaN. Missing fields have their defaults.
 
         Raises:
             ValueError: A value is of another type, or one without a default is missing.
@@ -162,7 +163,7 @@ class ProbeResult:
         return cls(**read_fields(cls, saved))
 
     def above(self, rival: Literal["baseline", "question", "joint"]) -> Difference | None:
-        """Return the AUROC less that of a rival, with its interval; None where not compared."""
+        """Return the AUROC minus that of a rival, with its interval; None if not compared."""
         name = f"above_{rival}"
         value, low, high, p_value = (
             getattr(self, each) for each in (name, f"{name}_low", f"{name}_high", f"{name}_p")
@@ -173,13 +174,13 @@ class ProbeResult:
 
     @property
     def shown_auroc(self) -> str:
-        """The AUROC as a person reads it, or that there is none."""
+        """The AUROC as text, or that there is none."""
         return "finds nothing" if self.found_nothing else f"AUROC {self.auroc:.3f}"
 
     def shown_above(self, rival: ProbeResult) -> float | None:
-        """Return the difference to the AUROC of a rival as a reader of both computes it.
+        """Return the difference to the AUROC of a rival, computed from the rounded values shown.
 
-        None where either found nothing: there is no AUROC to compare then.
+        None if either found nothing: then there is no AUROC to compare.
         """
         if self.found_nothing or rival.found_nothing:
             return None
@@ -191,7 +192,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_fields(kind: type, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a flat dataclass of results as its fields have them.
+    """Return the values of a flat dataclass of results with the types of its fields.
 
     Args:
         kind: The dataclass, whose fields are texts, flags, numbers and tuples of numbers.
@@ -210,7 +211,7 @@ def read_fields(kind: type, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(name: str, kind: str, value: Any) -> Any:
-    """Return a value that a document holds as its field has it."""
+    """Return a value of a document with the type of its field."""
     if value is None and kind == "float":
         return nan
     if value is None and (kind.endswith("None") or kind == "GridEdge"):
@@ -229,16 +230,16 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "float": (int, float),
     "tuple[float, ...]": list,
 }
-"""Annotation of a field → how JSON has it; the others are texts."""
+"""Annotation of a field → its types in JSON; the others are texts."""
 
 
 def measured(drawn: Resamples, name: str, count: int) -> dict[str, Any]:
-    """Return the metrics of a risk as fields: each metric with the ends of its interval.
+    """Return the metrics of a risk as fields, each with the ends of its interval.
 
     Args:
         drawn: All metrics on resamples of the images.
         name: The risk.
-        count: Answers.
+        count: Number of answers.
     """
     found: dict[str, Any] = {}
     for metric in NAMES:
@@ -255,9 +256,9 @@ def difference_fields(name: str, gap: Difference | None, *, planned: bool) -> di
     """Return a difference as fields: its value, the ends of its interval, its p-value.
 
     Args:
-        name: What the fields begin with.
-        gap: The difference; None where nothing was compared.
-        planned: Whether the comparison was planned: others have no p-value.
+        name: Prefix of the fields.
+        gap: The difference; None if nothing was compared.
+        planned: Whether the comparison was planned: only those have a p-value.
     """
     return {
         name: None if gap is None else gap.value,
@@ -268,7 +269,7 @@ def difference_fields(name: str, gap: Difference | None, *, planned: bool) -> di
 
 
 def constant_fields(share: float) -> dict[str, Any]:
-    """Return as fields the share of the compared pairs that have one single risk.
+    """Return the share of the compared pairs with a constant risk as fields.
 
     >>> constant_fields(0.2), constant_fields(float("nan"))["found_nothing"]
     ({'constant': 0.2, 'found_nothing': False}, True)
@@ -277,7 +278,7 @@ def constant_fields(share: float) -> dict[str, Any]:
 
 
 def without_nan(value: Any) -> Any:
-    """Return plain data with None for NaN, which JSON does not have."""
+    """Return plain data with None for NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {name: without_nan(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -287,14 +288,14 @@ def without_nan(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class WithinGap:
-    """How much better one risk orders answers of one category and fold than another does."""
+    """The difference of two risks' AUROCs within categories and folds."""
 
     of: str
     """Name of the one."""
     over: str
     """Name of the other."""
     gap: Difference
-    """AUROC within categories of the one less that of the other, on the same draws."""
+    """AUROC within categories of the one minus that of the other, on the same draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,26 +305,26 @@ class ValueResult:
     value: str
     rows: int
     image_groups: int
-    """Groups of rows about the same image."""
+    """Number of groups of rows about the same image."""
     hallucinated: int
     share: float
-    """Hallucinated among the rows."""
+    """Hallucination rate of the rows."""
     share_interval: Interval
     """Its 95% interval (Wilson)."""
     auroc: float
-    """Of the selected probe, over pairs of this value and one fold; NaN where there is none."""
+    """AUROC of the selected probe, over pairs of this value and one fold; NaN without a pair."""
     interval: Interval
-    """Its 95% interval, of this value alone; NaN where either outcome has fewer than two images."""
+    """Its 95% interval, for this value alone; NaN if either outcome has fewer than two images."""
     simultaneous: Interval
-    """The same, such that those of all values of the column together hold the truth in 95%."""
+    """The same, such that the intervals of all values of the column cover together in 95%."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnResult:
-    """What is found by a column of the table."""
+    """The results by a column of the table."""
 
     within: Mapping[str, WithinKinds]
-    """Risks on pairs of answers of the same value and fold, by name; empty where there is none."""
+    """Metrics of risks on pairs of the same value and fold, by name; empty without a pair."""
     gaps: tuple[WithinGap, ...]
     """Their differences."""
     values: tuple[ValueResult, ...]
@@ -332,7 +333,7 @@ class ColumnResult:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTest:
-    """A comparison that the verdict tells."""
+    """A comparison of the verdict."""
 
     of: str
     """Name of the one."""
@@ -341,21 +342,21 @@ class PlannedTest:
     within_category: bool
     """Whether only answers of one category are compared."""
     gap: Difference
-    """AUROC of the one less that of the other."""
+    """AUROC of the one minus that of the other."""
     p_holm: float
-    """Its p-value, corrected for the number of comparisons that are told."""
+    """Its p-value, corrected for the number of comparisons in the verdict."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SweepResult:
-    """Everything that a sweep found."""
+    """All results of a sweep."""
 
     rows: tuple[ProbeResult, ...]
     """Probes, selections, baselines and controls."""
     risks: Mapping[str, NDArray[np.float64]]
     """Name → out-of-fold risk of each row in each repeat, ``[R, N]``."""
     data: ProbeData
-    """What they were trained and judged on."""
+    """The data they were trained and judged on."""
     best_baseline: str
     """Name of the best single baseline known before the answer."""
     chosen: Mapping[str, tuple[str, ...]]
@@ -363,25 +364,27 @@ class SweepResult:
     fold_of: NDArray[np.int64]
     """Fold in which each row was judged in each repeat, ``[R, N]``."""
     settings: Mapping[str, Any]
-    """What the sweep was asked for."""
+    """Settings of the sweep."""
     within_category: Mapping[str, WithinKinds] = field(default_factory=dict)
-    """Risks on pairs of answers of the same category and fold, by name: the selected, the best
-    baseline, the joint baseline and both together; empty where no category has both outcomes."""
+    """Metrics of risks on pairs of the same category and fold, by name: the selected, the best
+    baseline, the joint baseline and both together; empty if no category has both outcomes.
+    """
     within_gaps: tuple[WithinGap, ...] = ()
     """Their differences."""
     by_column: Mapping[str, ColumnResult] = field(default_factory=dict)
     """Column of the table → results within it and for each of its values."""
     halp: HalpReport | None = None
-    """What the HALP paper's own protocol says, where it was asked for: optimistic, it decides
-    nothing."""
+    """Results of the HALP paper's own protocol, if requested: optimistic, and used for nothing
+    else.
+    """
     tests: tuple[PlannedTest, ...] = ()
-    """The comparisons that the verdict tells."""
+    """The comparisons of the verdict."""
     chance: Chance | None = None
-    """What permuted labels come to."""
+    """Result of the permutation test."""
     recognition: Recognition | None = None
-    """Whether images are recognised in groups that the probe has not seen."""
+    """Whether images are recognised in groups that the probe was not trained on."""
     novelty: Novelty | None = None
-    """What the judged rows share with training."""
+    """What the judged rows have in common with training."""
 
     def __repr__(self) -> str:
         rows = count(len(self.data.truth), "row")
@@ -391,22 +394,22 @@ class SweepResult:
         )
 
     def __getitem__(self, name: str) -> ProbeResult:
-        """Return a row by its name."""
+        """Return a row by name."""
         return next(row for row in self.rows if row.name == name)
 
     def stacked(self, *names: str) -> Stacked:
-        """Return the rows of all repeats below each other, with the risks of these names."""
+        """Return the concatenated rows of all repeats, with the risks of these names."""
         risks = {name: self.risks[name] for name in names}
         return stacked(self.data.truth, self.data.groups, self.fold_of, risks)
 
     @property
     def selected_place(self) -> str:
-        """Name of the probe that selection inside training chose in the most folds."""
+        """Name of the probe chosen inside training in the most folds."""
         return most_chosen(self.chosen["selected"])
 
 
 def most_chosen(places: Sequence[str]) -> str:
-    """Return the place that was chosen most often, the first of equals.
+    """Return the name that was chosen most often; the first in a tie.
 
     >>> most_chosen(["a", "b", "b"])
     'b'

@@ -1,4 +1,4 @@
-"""A sweep on disk, in the run's folder ``probes`` or another: tables, a summary, and saved probes.
+"""Saving of a sweep, in the run's folder ``probes`` or another: tables, a summary, and probes.
 
 results.parquet      a row for each probe, selection, baseline and control
 predictions.parquet  a row for each question: truth, fold, image group, every out-of-fold risk, and
@@ -59,7 +59,7 @@ from vlmscope.sweeps.verdict import verdict_document, verdict_of
 from vlmscope.version import __version__
 
 PROBES = "probes"
-"""Folder in a run, or beside research files."""
+"""Folder in a run, or beside HALP files."""
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 """The summary, which is written last, and the risks, in that folder."""
@@ -67,17 +67,18 @@ RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 _PLACE = re.compile(
     rf"({'|'.join(map(re.escape, (VISION_ONLY, *REPRESENTATIONS.values())))})(-layer_\d+)?"
 )
-"""The names of folders that a sweep makes for its probes."""
+"""Names of the folders that a sweep creates for its probes."""
 
 
 COMPARED = "within folds"
-"""Which answers are ranked against each other. Earlier versions ranked those of different folds."""
+"""The answers that are ranked against each other. Earlier versions ranked those of different folds.
+"""
 
 
 def default_folder(path: Path, labels: str = DEFAULT) -> Path:
-    """Return where the sweep of a source is written: in its folder, or beside its file.
+    """Return the default folder for the sweep of a source: in its folder, or beside its file.
 
-    Each label set of a run has a folder of its own: ``probes``, ``probes-human``.
+    Each label set of a run has its own folder: ``probes``, ``probes-human``.
 
     >>> default_folder(Path("data/gemma3_part_001.h5")).as_posix()
     'data/gemma3_part_001-probes'
@@ -90,24 +91,24 @@ def default_folder(path: Path, labels: str = DEFAULT) -> Path:
 
 
 def probes_folder(labels: str = DEFAULT) -> str:
-    """Return the name of the folder in a run that holds the probes of a label set."""
+    """Return the name of a run's folder for the probes of a label set."""
     return PROBES if labels == DEFAULT else f"{PROBES}-{labels}"
 
 
 def save_sweep(
     source: AnySource, result: SweepResult, folder: str | PathLike[str] | None = None
 ) -> Path:
-    """Write everything and return the folder.
+    """Write all files and return the folder.
 
     Args:
-        source: What was swept, or its path.
-        result: What was found.
-        folder: Where to; by default ``default_folder``.
+        source: The probed source, or its path.
+        result: The results.
+        folder: The folder; by default ``default_folder``.
 
     Raises:
-        InputError: The folder holds something else: files that no sweep wrote, or the probes of
-            another label set.
-        StoreError: The disk refuses.
+        InputError: The folder contains files that no sweep wrote, or the probes of another label
+            set.
+        StoreError: Writing fails.
     """
     source = as_source(source)
     labels = str(result.data.origin.get(LABEL_SET, DEFAULT))
@@ -119,7 +120,7 @@ def save_sweep(
         make_folder(folder, parents=True)
     except OSError as error:
         raise StoreError(
-            f"{folder}: cannot be made: {error.strerror or error}; give another --out"
+            f"{folder}: cannot be created: {error.strerror or error}; give another --out"
         ) from error
     if folder.is_symlink() and folder == own:
         raise StoreError(
@@ -167,7 +168,7 @@ def _table(result: SweepResult) -> dict[str, list[Any]]:
 
 
 def _predictions(result: SweepResult) -> dict[str, list[Any]]:
-    """Return each question's truth and risks as columns; those of further repeats are named so."""
+    """Return each question's label and risks as columns, with prefixes for further repeats."""
     data = result.data
     columns: dict[str, list[Any]] = {
         "id": list(data.ids),
@@ -185,7 +186,7 @@ def _predictions(result: SweepResult) -> dict[str, list[Any]]:
 
 
 def repeat_prefix(repeat: int) -> str:
-    """Return what the columns of a repeat begin with.
+    """Return the prefix of the columns of a repeat.
 
     >>> repeat_prefix(0), repeat_prefix(1)
     ('', 'repeat_2/')
@@ -194,7 +195,7 @@ def repeat_prefix(repeat: int) -> str:
 
 
 def _summary(result: SweepResult) -> dict[str, Any]:
-    """Return the document of the whole sweep."""
+    """Return the document of the sweep."""
     data = result.data
     answered = result.stacked("selected")
     return {
@@ -234,7 +235,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
 
 
 def _tests(result: SweepResult) -> list[dict[str, Any]]:
-    """Return the comparisons that the verdict tells."""
+    """Return the comparisons of the verdict."""
     return [
         {
             "of": t.of,
@@ -248,7 +249,7 @@ def _tests(result: SweepResult) -> list[dict[str, Any]]:
 
 
 def _kept(result: SweepResult) -> Iterator[ProbeResult]:
-    """Yield the logistic probes to keep: the selected one, and the best of each representation."""
+    """Yield the logistic probes to save: the selected one, and the best of each representation."""
     probes = [row for row in result.rows if row.kind == "probe" and row.estimator == "logistic"]
     ranked = sorted(probes, key=lambda row: -row.auroc)
     seen: set[str | None] = set()
@@ -261,10 +262,10 @@ def _kept(result: SweepResult) -> Iterator[ProbeResult]:
 def _fitted_probe(
     source: Source, result: SweepResult, row: ProbeResult, folder: Path
 ) -> tuple[dict[str, Any], dict[Path, bytes]]:
-    """Train on all rows, calibrate on rows that fits of its kind have not seen.
+    """Train on all rows, and calibrate on out-of-fold predictions of the same kind of fit.
 
     Returns:
-        What the summary says of the probe, and its files.
+        The probe's entry in the summary, and its files.
     """
     data, representation = result.data, row.representation or VISION_ONLY
     matrix = vectors(source, data, representation, row.layer)
@@ -283,8 +284,8 @@ def _fitted_probe(
         threshold=threshold,
         chosen_c=row.chosen_c,
         metrics={
-            # What is told of the selected probe is the number of the selection, which no row that
-            # it was judged on had a part in.
+            # The AUROC given for the selected probe is that of the selection, which used none of
+            # the rows it was judged on.
             **_auroc_of(result, row),
             "prevalence": row.prevalence,
             "recall": float((risk[data.truth] > threshold).mean()),
@@ -297,7 +298,7 @@ def _fitted_probe(
 
 
 def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
-    """Return the AUROC that a saved probe is described with; none where it found nothing."""
+    """Return the AUROC in the description of a saved probe; none if it found nothing."""
     told = result["selected"] if row.name == result.selected_place else row
     name = "auroc" if told is not row else "auroc_of_best_layer"
     return {} if told.found_nothing else {name: told.auroc}
@@ -308,10 +309,9 @@ def _folder_name(place: str) -> str:
 
 
 def _older_probes(folder: Path) -> set[str]:
-    """Return the folders that the sweep saved here before says it made: no others are ours.
+    """Return the folders of probes listed by the sweep saved here before: no others are ours.
 
-    What it says may be a stranger's: only a name that a sweep gives, of a folder with a probe in
-    it, counts.
+    Its summary may be untrusted: only names that a sweep gives, of folders with a probe, count.
     """
     try:
         found = json.loads(read_document(folder / RESULTS).decode())["probes"]
@@ -323,27 +323,27 @@ def _older_probes(folder: Path) -> set[str]:
 
 
 def _holds_probe(folder: Path) -> bool:
-    """Return whether this is a folder, no link to one, with a probe in it."""
+    """Return whether a path is a folder, not a link to one, with a probe in it."""
     linked = not is_remote(folder) and folder.is_symlink()
     return not linked and (folder / DESCRIPTION).is_file()
 
 
 def check_outside(folder: Path, source: Path, labels: str = DEFAULT) -> None:
-    """Refuse a folder that is a run, or that belongs to one for something else.
+    """Raise for a folder that is a run, or a part of one used for something else.
 
-    In the run that is probed, a folder of its own is a place for a sweep; in another run none is.
+    In the probed run, a separate folder is allowed for a sweep; in another run none is.
 
     Args:
-        folder: Where the sweep is to be written; it need not be there.
-        source: What is probed.
+        folder: The folder to write the sweep to; it need not exist.
+        source: The probed source.
         labels: The label set that is probed.
 
     Raises:
-        InputError: The folder is such a place.
+        InputError: The folder is a run or a part of one.
     """
     folder, source = _absolute(folder), _absolute(source)
     if folder == source and not is_run(source):
-        return  # research files, which have no files that a sweep could mean
+        return  # HALP files, with nothing that a sweep could overwrite
     parents = (source,) if is_remote(folder) else (folder, *folder.parents)
     run = next((place for place in parents if folder.is_relative_to(place) and is_run(place)), None)
     if run is None:
@@ -358,19 +358,19 @@ def check_outside(folder: Path, source: Path, labels: str = DEFAULT) -> None:
 
 
 def _absolute(path: Path) -> Path:
-    """Return the path with links followed; in an object store there are none."""
+    """Return the path with links resolved; object stores have none."""
     return path if is_remote(path) else path.resolve()
 
 
 def check_folder(folder: Path, labels: str | None) -> None:
-    """Refuse a folder with the probes of another label set.
+    """Raise for a folder with the probes of another label set.
 
     Args:
-        folder: The folder, which need not be there.
-        labels: The label set that was probed; None of research files, which have no sets.
+        folder: The folder, which need not exist.
+        labels: The label set that was probed; None for HALP files, which have no sets.
 
     Raises:
-        InputError: It holds such probes.
+        InputError: It contains such probes.
     """
     try:
         found = json.loads(read_document(folder / RESULTS).decode())
@@ -385,14 +385,14 @@ def check_folder(folder: Path, labels: str | None) -> None:
 
 
 def _check_ours(folder: Path, files: Iterable[Path]) -> None:
-    """Refuse to replace files that no sweep wrote, in a folder that the user named.
+    """Raise if files that no sweep wrote would be replaced, in a folder given by the user.
 
     Args:
         folder: The folder.
-        files: What is to be written.
+        files: The files to write.
 
     Raises:
-        InputError: There is such a file: without a summary of ours nothing there is ours.
+        InputError: There is such a file; without a summary of a sweep, no file is from one.
     """
     path = folder / RESULTS
     if path.exists():
@@ -403,6 +403,6 @@ def _check_ours(folder: Path, files: Iterable[Path]) -> None:
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
         if not isinstance(summary, dict) or not summary.keys() >= {"vlmscope_version", "results"}:
-            raise InputError(f"{path}: is no result of vlmscope probe; give another --out")
+            raise InputError(f"{path}: is not a result of vlmscope probe; give another --out")
     elif taken := next((file for file in files if file.exists()), None):
-        raise InputError(f"{taken}: is there and no sweep beside it; give another --out")
+        raise InputError(f"{taken}: exists without a sweep beside it; give another --out")

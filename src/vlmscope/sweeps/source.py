@@ -1,4 +1,4 @@
-"""What can be probed: a run, or files of the original research. A sweep sees the same of both."""
+"""Sources of vectors to probe: a run, or files of the HALP research, with a common interface."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Place = tuple[str, int | None]
 """Representation and layer."""
 
 RESEARCH = "research files"
-"""What results and probes call files of the original research."""
+"""Name of HALP files in results and probes."""
 
 LABEL_SET = "label_set"
-"""Name, in results.json, of the label set that was probed. Earlier versions knew one set only."""
+"""Key in results.json of the label set that was probed. Earlier versions had one set only."""
 
 
 class Source(Protocol):
-    """Rows with vectors: what ``Run`` and ``SeedFiles`` have in common."""
+    """Rows with vectors: the common interface of ``Run`` and ``SeedFiles``."""
 
     path: Path
     """The folder or file."""
@@ -54,7 +54,7 @@ class Source(Protocol):
 
     @property
     def representations(self) -> tuple[str, ...]:
-        """The names that ``matrix`` takes."""
+        """The names that ``matrix`` accepts."""
         ...
 
     def layers(self, representation: str) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class Source(Protocol):
         ...
 
     def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
-        """Return ``[N, D]``; NaN in the rows that lack the vector."""
+        """Return ``[N, D]``; NaN in rows that lack the vector."""
         ...
 
     def to_pandas(self) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def as_source(source: AnySource) -> Source:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a path is a run folder, rather than files of the original research."""
+    """Return whether a path is a run folder, rather than files of the HALP research."""
     return (path / MANIFEST).exists()
 
 
@@ -104,7 +104,7 @@ def of_set(option: str, name: str) -> str:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that no generator takes.
+    """Raise for a seed that generators do not accept.
 
     Raises:
         InputError: It is negative or has more than 32 bits.
@@ -114,10 +114,10 @@ def check_seed(seed: int) -> None:
 
 
 def check_label_set(run: Path, name: str) -> None:
-    """Refuse a label set that a run does not have.
+    """Raise for a label set that a run does not have.
 
     Raises:
-        InputError: Says which it has, and what a file of labels is given to.
+        InputError: With the existing sets, and the command for a file of labels.
     """
     sets = label_sets(run)
     if name in sets or name == DEFAULT:
@@ -137,13 +137,12 @@ def check_label_set(run: Path, name: str) -> None:
 
 
 def open_source(path: Path, *, labelled: bool, progress: Progress = lambda _: None) -> Source:
-    """Open a run folder, or files of the original research.
+    """Open a run folder, or files of the HALP research.
 
     Args:
         path: A run folder; a folder of ``.h5`` files; or one such file.
-        labelled: Whether labels come with it, in a CSV file. Research files need them, runs have
-            their own.
-        progress: Told which file is being read.
+        labelled: Whether labels are given in a CSV file. HALP files need them, runs have their own.
+        progress: Called with the file that is being read.
 
     Raises:
         InputError: It is none of these, or the labels are missing or too many.
@@ -151,18 +150,16 @@ def open_source(path: Path, *, labelled: bool, progress: Progress = lambda _: No
     run = is_run(path)
     if not run and not find_seed_files(path):
         found = "no .h5 files there, and no run" if path.exists() else "no such file or folder"
-        raise InputError(
-            f"{path}: {found}; give a run folder, or .h5 files of the original research"
-        )
+        raise InputError(f"{path}: {found}; give a run folder, or .h5 files of the HALP research")
     check_labels(path, run=run, labelled=labelled)
     return open_run(path) if run else open_seed_files(path, progress=progress)
 
 
 def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
-    """Refuse a run with a label file, and research files without one.
+    """Raise for a run with a label file, and for HALP files without one.
 
     Raises:
-        InputError: Says where labels of each go.
+        InputError: With the way to give labels for each.
     """
     if run and labelled:
         raise InputError(
@@ -171,7 +168,7 @@ def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
         )
     if not run and not labelled:
         raise InputError(
-            f"{path}: research files hold no labels; give --labels FILE, a CSV with the columns "
+            f"{path}: HALP files contain no labels; give --labels FILE, a CSV with the columns "
             "question_id and is_hallucinating_manual (or is_hallucinating, hallucinated, label)"
         )
 
@@ -184,9 +181,9 @@ def places(source: Source) -> Iterator[Place]:
 
 
 def model_of(source: Source) -> dict[str, Any]:
-    """Return what is known of the model behind the vectors, for a saved probe.
+    """Return the identity of the model behind the vectors, for a saved probe.
 
-    A run knows its model by hashes. Research files do not, so no loaded model will match.
+    A run records hashes of its model. HALP files do not, so no loaded model matches.
     """
     if isinstance(source, Run):
         manifest = source.manifest
@@ -198,7 +195,7 @@ def model_of(source: Source) -> dict[str, Any]:
 
 
 def run_id_of(source: Source) -> str:
-    """Return the id of the run that the rows come from; empty where they know of none."""
+    """Return the id of the run that the rows come from; empty if unknown."""
     if isinstance(source, Run):
         return source.manifest.run_id
     return str(source.attrs.get("run_id", "")) if isinstance(source, SeedFiles) else ""

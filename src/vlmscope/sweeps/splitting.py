@@ -1,12 +1,12 @@
-"""What no fold may separate, what the folds then speak of, and how often rows are split anew.
+"""Splits into folds: the groups that they keep together, repeats, and what they leave open.
 
-A single split into folds is one draw of many. The AUROC that is told is of all pairs within all
-folds of all repeats. An image that is resampled is resampled in every repeat, so that repeats make
-the number less dependent on the split and never pretend that there are more images.
+A single split into folds is one draw of many. The reported AUROC is over all pairs within all folds
+of all repeats. An image that is resampled is resampled in every repeat, so that repeats make the
+AUROC less dependent on the split without counting images more than once.
 
-Folds are grouped by image unless something else is asked for. Grouped by question, a probe is
-judged on questions whose words it has not seen, about images that it may have seen; by category it
-is judged on kinds of questions that are new to it. What the groups leave open is counted.
+Folds are grouped by image by default. Grouped by question, a probe is judged on questions whose
+words it was not trained on, about images that it may have been trained on; by category, on new
+kinds of questions. The remaining overlap is counted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from vlmscope.sweeps.source import Source
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stacked:
-    """The rows of all repeats below each other, ``[R*N]``."""
+    """The concatenated rows of all repeats, ``[R*N]``."""
 
     truth: NDArray[np.bool_]
     """True where the answer is a hallucination."""
     groups: NDArray[np.int64]
     """Number of each row's group: the same in every repeat."""
     folds: NDArray[np.int64]
-    """Number of the fold that judged each row; folds of different repeats have different ones."""
+    """Number of the fold that judged each row, distinct between repeats."""
     risks: Mapping[str, NDArray[np.float64]]
     """Name → out-of-fold risk."""
 
@@ -44,7 +44,7 @@ def stacked(
     fold_of: NDArray[np.int64],
     risks: Mapping[str, NDArray[np.float64]],
 ) -> Stacked:
-    """Return the rows of all repeats below each other.
+    """Return the concatenated rows of all repeats.
 
     Args:
         truth: ``[N]``.
@@ -62,7 +62,7 @@ def stacked(
 
 
 def distinct_folds(fold_of: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return fold numbers that differ between repeats, ``[R, N]``.
+    """Return fold numbers that are distinct between repeats, ``[R, N]``.
 
     >>> distinct_folds(np.array([[0, 1], [1, 0]])).tolist()
     [[0, 1], [3, 2]]
@@ -71,36 +71,36 @@ def distinct_folds(fold_of: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 IMAGE, QUESTION = "image", "question"
-"""Ways to group that need no column of the table; ``category`` and all others are columns."""
+"""Groupings that need no column of the table; ``category`` and all others are columns."""
 
 MOST_LEFT_OUT = 12
-"""Up to so many groups that are no images, each is a fold of its own: one is left out at a time."""
+"""Up to this many groups other than images, each is its own fold: leave-one-group-out."""
 
 OTHER_SEEDS = 20
-"""Splits to try for a repeat before it is said that there is none."""
+"""Splits to try for a repeat before giving up."""
 
 _STEP = 7919
-"""Between the seeds of two repeats, so that neighbouring ``--seed`` share none."""
+"""Difference of the seeds of two repeats, so that neighbouring ``--seed`` share none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Novelty:
-    """What the judged rows share with those that were learnt from, as shares of the rows."""
+    """Overlap of the judged rows with the training rows, as shares of the rows."""
 
     images: float
-    """Rows about an image that stands in training too."""
+    """Rows about an image that is in training too."""
     questions: float
-    """Rows that ask a question, word by word, that stands in training too."""
+    """Rows whose question, word for word, is in training too."""
 
 
 def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
     """Return the rows with other groups than images.
 
-    Rows without a value in the column are grouped by image: nothing says that they are of one kind.
+    Rows without a value in the column are grouped by image: they need not be of one kind.
 
     Args:
         data: The rows.
-        source: Where columns of the table are looked up.
+        source: The source, with the columns of its table.
         by: ``image``, ``question``, or a column.
 
     Raises:
@@ -130,7 +130,7 @@ def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
 
 
 def _is_gap(name: str) -> bool:
-    """Return whether a cell names no group.
+    """Return whether a cell is a missing value rather than a group.
 
     >>> [_is_gap(name) for name in ("", " ", "nan", "none", "0")]
     [True, True, True, False, False]
@@ -165,12 +165,12 @@ def _column(data: ProbeData, source: Source | None, name: str) -> list[str]:
 
 
 def split_rows(data: ProbeData, count: int, seed: int) -> tuple[Fold, ...]:
-    """Return folds that separate no group.
+    """Return folds that keep groups together.
 
-    Few groups that are no images are left out one at a time, where each holds both classes.
+    A few groups other than images are left out one at a time, if each has both classes.
 
     Raises:
-        FoldError: Too few groups hold a class.
+        FoldError: Too few groups have a class.
     """
     if data.split is not None:
         number = data.split
@@ -188,9 +188,9 @@ def split_rows(data: ProbeData, count: int, seed: int) -> tuple[Fold, ...]:
 
 
 def repeated_splits(data: ProbeData, count: int, seed: int, repeats: int) -> list[tuple[Fold, ...]]:
-    """Return the folds of every repeat, each split anew. The first are those of ``split_rows``.
+    """Return the folds of every repeat. The first are those of ``split_rows``.
 
-    Where only one split is possible, it is there once.
+    If only one split is possible, it is returned once.
 
     Raises:
         FoldError: As ``split_rows``.
@@ -209,13 +209,13 @@ def repeated_splits(data: ProbeData, count: int, seed: int, repeats: int) -> lis
 
 
 def _same(one: Sequence[Fold], other: Sequence[Fold]) -> bool:
-    """Return whether two splits have the same parts, in whatever order."""
+    """Return whether two splits have the same folds, in any order."""
     parts = [{fold.test.tobytes() for fold in split} for split in (one, other)]
     return parts[0] == parts[1]
 
 
 def novelty(data: ProbeData, folds: Sequence[Fold]) -> Novelty:
-    """Return what judged rows share with training."""
+    """Return the overlap of judged rows with training."""
     question = numbered([plain_question(text) for text in data.facts.question])
     _, image = np.unique(data.grouping.groups, return_inverse=True)
     shares = []

@@ -1,7 +1,7 @@
-"""What hidden states cannot be compared with, because the source does not hold it.
+"""Facts that hidden states cannot be compared with, because the source lacks them.
 
-Hidden states that beat everything known may only know what the source did not keep. So what is not
-known is named beside the comparison.
+Hidden states that beat everything known may only reflect facts that the source did not store. So
+missing facts are listed with the comparison.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vlmscope.probes.baselines import Facts
 
 
 def unknown_facts(facts: Facts) -> tuple[str, ...]:
-    """Return what is not known before the answer, in words.
+    """Return the facts missing before the answer, as text.
 
     >>> unknown_facts(Facts(["Is it red?"], None, None, None, None, None, None))
     ("the first token's probabilities", "the question's category")
@@ -21,7 +21,7 @@ def unknown_facts(facts: Facts) -> tuple[str, ...]:
 
 
 def unknown_sentence(facts: Facts) -> Iterator[str]:
-    """Yield what is not known, and what cannot be told for that; nothing where all is known."""
+    """Yield a sentence on missing facts; nothing if all are known."""
     if unknown := unknown_facts(facts):
         yield (
             f"Not known here: {', '.join(unknown)}: whether hidden states know more than "
@@ -30,11 +30,11 @@ def unknown_sentence(facts: Facts) -> Iterator[str]:
 
 
 def qualified(lines: Iterable[str], facts: Facts) -> Iterator[str]:
-    """Yield what is said of hidden states with what it is held against, where not all is known.
+    """Yield sentences about hidden states, with what they are compared with if facts are missing.
 
     Args:
-        lines: Sentences, some of which may say ``SOMETHING_MORE``.
-        facts: What is known.
+        lines: Sentences, some of which may contain ``SOMETHING_MORE``.
+        facts: The known facts.
     """
     more = SOMETHING_MORE
     if unknown_facts(facts):
@@ -43,7 +43,7 @@ def qualified(lines: Iterable[str], facts: Facts) -> Iterator[str]:
 
 
 SOMETHING_MORE = "hidden states know something more"
-"""What a verdict says where the probe adds to everything known."""
+"""Part of a verdict if the probe adds to everything known."""
 
 
 def _of_first_token(facts: Facts) -> Iterator[str]:

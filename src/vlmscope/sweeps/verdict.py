@@ -1,4 +1,4 @@
-"""What a sweep says in sentences: three main ones with their warnings, then details."""
+"""The verdict of a sweep in sentences: three main ones with their warnings, then details."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from vlmscope.sweeps.splitting import IMAGE, QUESTION
 from vlmscope.sweeps.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
 
 LEVEL = 0.05
-"""Level of tests."""
+"""Significance level of tests."""
 
 CHANCE = 0.5
-"""AUROC of a risk that knows nothing."""
+"""AUROC of an uninformative risk."""
 
 NEGLIGIBLE = 0.01
-"""An interval of a gain that lies this near to 0 says that nothing is gained."""
+"""A gain whose interval is within this distance of 0 counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a sweep says, in sentences."""
+    """The findings of a sweep, in sentences."""
 
     main: tuple[str, ...]
-    """Whether the probe predicts, the comparison with the joint baseline, what is left within
-    categories and by abstaining; then the warnings that make these doubtful."""
+    """Whether the probe predicts, the comparison with the joint baseline, results within categories
+    and by abstaining; then warnings about these.
+    """
     details: tuple[str, ...]
-    """Everything else."""
+    """All other sentences."""
 
     @property
     def sentences(self) -> list[str]:
@@ -48,28 +49,28 @@ class Verdict:
 
 
 _MAIN = 3
-"""Main sentences of a summary that does not say how many it has."""
+"""Number of main sentences of a summary that does not specify it."""
 
 
 def verdict_document(found: Verdict) -> dict[str, Any]:
-    """Return what ``results.json`` has of a verdict."""
+    """Return the entry of a verdict in ``results.json``."""
     return {"verdict": found.sentences, "verdict_main": len(found.main)}
 
 
 def verdict_in(summary: Mapping[str, Any]) -> Verdict:
-    """Return the verdict of ``results.json``, which has a list of sentences."""
+    """Return the verdict in a ``results.json``, which has a list of sentences."""
     sentences, main = tuple(map(str, summary["verdict"])), summary.get("verdict_main")
     main = main if isinstance(main, int) and main > 0 else _MAIN
     return Verdict(sentences[:main], sentences[main:])
 
 
 def verdict(result: SweepResult) -> list[str]:
-    """Return everything that the sweep says, the main thing first."""
+    """Return all sentences of the verdict, the main ones first."""
     return verdict_of(result).sentences
 
 
 def verdict_of(result: SweepResult) -> Verdict:
-    """Return what the sweep says, the main sentences apart from the details."""
+    """Return the verdict of a sweep, with main sentences and details."""
     selected, facts = result["selected"], result.data.facts
     main = [_found(result), _joint(result), *_within_and_abstaining(result), *_warnings(result)]
     details = [*_joined(result), *_single(result), *_within(result)]
@@ -87,7 +88,7 @@ def verdict_of(result: SweepResult) -> Verdict:
 
 
 def _found(result: SweepResult) -> str:
-    """Say what the selected probe reaches, or that it found nothing."""
+    """Return a sentence on the AUROC of the selected probe, or that it found nothing."""
     data, selected = result.data, result["selected"]
     where = f"{len(data.truth):,} held-out answers {_groups(result)}"
     if selected.found_nothing:
@@ -120,7 +121,7 @@ def _of_repeats(result: SweepResult) -> str:
 
 
 def _groups(result: SweepResult) -> str:
-    """Say what the groups are that were not seen, behind "answers"."""
+    """Return a description of the held-out groups, to follow "answers"."""
     data = result.data
     if data.split is None:
         return data.grouping.phrase
@@ -134,14 +135,14 @@ def _groups(result: SweepResult) -> str:
 
 
 def _constant_folds(result: SweepResult) -> int:
-    """Return in how many folds the selected probe gives every answer the same risk."""
+    """Return the number of folds in which the selected probe gives every answer the same risk."""
     rows = result.stacked("selected")
     risk, folds = rows.risks["selected"], rows.folds
     return sum(np.ptp(risk[folds == fold]) == 0 for fold in np.unique(folds))
 
 
 def _speaks_of(result: SweepResult) -> Iterator[str]:
-    """Say whether the numbers are of new images, new questions or both."""
+    """Return a sentence on whether the results are for new images, new questions or both."""
     found, by = result.novelty, result.data.split_by
     if found is None:
         return
@@ -179,7 +180,7 @@ def _share(value: float) -> str:
 
 
 def _chance(result: SweepResult) -> Iterator[str]:
-    """Say what the search through layers finds in permuted labels."""
+    """Return a sentence on what the search through layers finds in permuted labels."""
     found = result.chance
     if found is None:
         yield (
@@ -214,7 +215,7 @@ def _whole(result: SweepResult) -> str:
 
 
 def _corrected(result: SweepResult) -> Iterator[str]:
-    """Say for how many comparisons the differences are corrected, or that they cannot be."""
+    """Yield for how many comparisons the differences are corrected, or that they cannot be."""
     count = len(result.tests)
     if count < 2 or result["selected"].found_nothing:
         return
@@ -238,7 +239,7 @@ def _too_few_draws(result: SweepResult) -> bool:
 
 
 def _joint(result: SweepResult) -> str:
-    """Say what is known without hidden states, and how the probe compares with it."""
+    """Return a sentence on the joint baseline, and how the probe compares with it."""
     joint = result[JOINT]
     text = (
         "Joint baseline, one model of everything known before the answer except hidden states: "
@@ -248,7 +249,7 @@ def _joint(result: SweepResult) -> str:
 
 
 def _joined(result: SweepResult) -> Iterator[str]:
-    """Say what the probe adds to the joint baseline."""
+    """Return a sentence on what the probe adds to the joint baseline."""
     if result["selected"].found_nothing or result[JOINT].found_nothing:
         return
     gap = result[JOINT_AND_PROBE].above("joint")
@@ -256,7 +257,7 @@ def _joined(result: SweepResult) -> Iterator[str]:
 
 
 def _single(result: SweepResult) -> Iterator[str]:
-    """Say what the best single baseline reaches, and the question's words."""
+    """Yield sentences on the best single baseline, and the question's words."""
     best, selected = result.best_baseline, result["selected"]
     yield (
         f"Best single baseline before the answer, {result[best].title}: {result[best].shown_auroc}"
@@ -272,7 +273,7 @@ def _single(result: SweepResult) -> Iterator[str]:
 
 
 def _against(result: SweepResult, name: str, gap: Difference | None) -> str:
-    """Return how the probe compares with a baseline; nothing where either found nothing."""
+    """Return how the probe compares with a baseline; empty if either found nothing."""
     if result["selected"].found_nothing or result[name].found_nothing:
         return ""
     return f"; {_comparison(result, name, gap, within=False)}"
@@ -291,7 +292,7 @@ def _test(result: SweepResult, of: str, over: str, *, within: bool) -> PlannedTe
 
 
 def _correction(result: SweepResult, of: str, over: str, *, within: bool) -> str:
-    """Return where a difference does not hold once all that are compared are counted."""
+    """Return a note if a difference is not significant after correction for all comparisons."""
     test = _test(result, of, over, within=within)
     if test is None or test.p_holm <= LEVEL:
         return ""
@@ -308,7 +309,7 @@ _ADDED = (JOINT_AND_PROBE, JOINT)
 
 
 def _warnings(result: SweepResult) -> Iterator[str]:
-    """Say what makes the numbers doubtful."""
+    """Yield warnings about the results."""
     data = result.data
     images = len(np.unique(data.groups))
     rarer = worth_of_rarer(data.truth, data.groups)
@@ -330,7 +331,7 @@ def _warnings(result: SweepResult) -> Iterator[str]:
 
 
 def _images_by(result: SweepResult) -> Iterator[str]:
-    """Say how images are told apart, where that is less than by their content."""
+    """Yield how images are identified, if not by their content."""
     if result.data.grouped_by.startswith("image_id"):
         yield (
             f"Images are told apart by their {result.data.grouped_by}: there are no hashes, so a "
@@ -339,7 +340,7 @@ def _images_by(result: SweepResult) -> Iterator[str]:
 
 
 def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
-    """Say how much is left where categories cannot help, and what abstaining changes."""
+    """Return a sentence on the results within categories, and on abstaining."""
     if result["selected"].found_nothing:
         return
     said = abstaining_sentence(abstaining(result))
@@ -357,7 +358,7 @@ def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
 
 
 def _within_selected(result: SweepResult) -> WithinKinds | None:
-    """Return what the probe reaches within categories; None where it is not known."""
+    """Return the probe's AUROC within categories; None if unknown."""
     found = result.within_category.get("selected")
     if found is None or not np.isfinite(found.interval.low) or result["selected"].found_nothing:
         return None
@@ -365,7 +366,7 @@ def _within_selected(result: SweepResult) -> WithinKinds | None:
 
 
 def _within(result: SweepResult) -> Iterator[str]:
-    """Say what the baselines reach within categories."""
+    """Yield sentences on the baselines within categories."""
     if _within_selected(result) is None:
         return
     names = {JOINT: "the joint baseline"}
@@ -391,7 +392,7 @@ def _span(found: WithinKinds, level: str = "") -> str:
 
 
 def _left_out(each: LeftOut) -> str:
-    """Say what is left out, and why."""
+    """Return a sentence on what is left out, and why."""
     if each.what not in _NOUNS:
         return f"{each.what} is left out: {each.reason}."
     one, many = _NOUNS[each.what]
@@ -407,7 +408,7 @@ _NOUNS = {
 
 
 def _comparison(result: SweepResult, over: str, gap: Difference | None, *, within: bool) -> str:
-    """Say whether the probe differs from a baseline, all comparisons counted."""
+    """Return whether the probe differs from a baseline, corrected for all comparisons."""
     if gap is None or not np.isfinite(gap.interval.low):
         return "not compared"
     value = _rounded(result, "selected", over, gap, within=within)
@@ -420,7 +421,7 @@ def _comparison(result: SweepResult, over: str, gap: Difference | None, *, withi
 
 
 def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
-    """Say what the probe adds to the joint baseline, as far as its interval shows it."""
+    """Return what the probe adds to the joint baseline, as far as its interval shows it."""
     if gap is None or not np.isfinite(gap.interval.low):
         return "was not compared"
     low, high = gap.interval.low, gap.interval.high
@@ -439,7 +440,7 @@ def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
 
 
 def _rounded(result: SweepResult, of: str, over: str, gap: Difference, *, within: bool) -> float:
-    """Return a difference as a reader of both AUROCs computes it, where both are shown."""
+    """Return a difference, computed from the rounded AUROCs if both are shown."""
     if not within:
         return rounded_difference(result[of].auroc, result[over].auroc)
     kinds = result.within_category
@@ -449,6 +450,6 @@ def _rounded(result: SweepResult, of: str, over: str, gap: Difference, *, within
 
 
 def _signed(value: float, gap: Difference, sign: str = "+", turned: int = 1) -> str:
-    """Return a difference with its interval, or with -1 that of the other order."""
+    """Return a difference with its interval, negated if ``turned`` is -1."""
     low, high = sorted((turned * gap.interval.low, turned * gap.interval.high))
     return f"{value:{sign}.3f} (95% interval {low:{sign}.3f} to {high:{sign}.3f})"

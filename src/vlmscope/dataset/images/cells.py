@@ -1,9 +1,9 @@
-"""What a cell of a table says about the images of its question: none, one or several.
+"""Parsing of image cells: from a cell of a table to no, one or several images.
 
 An image is a name, the bytes of a file, a text that holds them, or ``{bytes, path}``, as
 ``datasets`` stores one. Several are a list of these, in text a list of names as JSON or Python
-writes it. What is a video or a sound is told by its name or its struct, and refused: read as a
-image it would fail with a message about something else.
+writes it. A video or a sound is recognised by its name or its struct and refused: read as an image
+it would fail with a misleading message.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ MEDIA: Mapping[str, str] = {
         "a sound",
     ),
 }  # fmt: skip
-"""Suffix in lower case → what such a file is instead of an image."""
+"""Lower-case suffix → what such a file is instead of an image."""
 
 _MAYBE_MEDIUM = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA))})[/.]*\Z", re.IGNORECASE)
-"""What ends otherwise is none of these: taking a path apart costs more than all else of a cell."""
+"""Quick test for these suffixes: splitting a path costs more than everything else about a cell."""
 
 FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
-"""Feature type of the ``datasets`` library → what a column of it holds instead of images."""
+"""Feature type of the ``datasets`` library → what such a column holds instead of images."""
 
 _PLAIN_LENGTH = 60
-"""Characters of a text that is a name at first sight; a longer one may hold an image."""
+"""Most characters of a text taken for a name without a closer look; a longer one may be an image.
+"""
 
 _NOT_PLAIN = frozenset("[{dD")
-"""How a text begins that may be a list, an object or a data URI."""
+"""First characters of a text that may be a list, an object or a data URI."""
 
 _OF_IMAGES = frozenset({"bytes", "path", "array"})
 """Keys of an object that is an image or, with an array, a sound."""
@@ -54,70 +55,70 @@ REMEDY: Mapping[str, str] = {
     "a video": "extract a frame",
     "a sound": "name an image",
 }
-"""What to do about each."""
+"""Remedy for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCell:
-    """One image as a cell gives it."""
+    """One image of a cell."""
 
     name: str
-    """Name or path; empty where there is none."""
+    """Name or path; empty if there is none."""
     data: bytes | HeldImage | None
-    """The image file itself, or the decoded image, where the table holds it."""
+    """The image file's bytes, or the decoded image, if the table contains it."""
     medium: str = ""
-    """``a video`` or ``a sound``, where it is no image."""
+    """``a video`` or ``a sound``, if it is not an image."""
     other: str = ""
-    """What stands there instead of an image: ``a list``."""
+    """What the cell holds instead of an image: ``a list``."""
     flaw: str = ""
-    """Why what stands there is no image, and what to do, as the end of a sentence."""
+    """Why it is not a valid image, and the remedy, as the end of a sentence."""
     path: Path | None = None
-    """Where its file is, where that is known and not only its name."""
+    """Path of its file, if more than its name is known."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says nothing: a gap in a list."""
+        """Whether it is a gap in a list."""
         return not (
             self.name or self.data or self.medium or self.other or self.flaw or self.path
         )  # fmt: skip
 
     @property
     def opened(self) -> bytes | Path | Image.Image | None:
-        """What ``load_image`` takes, where more than a name is known."""
+        """Argument for ``load_image``, if more than a name is known."""
         return self.data.image if isinstance(self.data, HeldImage) else self.data or self.path
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCells:
-    """What a row says about its images."""
+    """The images of a row."""
 
     images: tuple[ImageCell, ...]
-    """In the order of the list; empty where the question is about none."""
+    """In the order of the list; empty if the question is about none."""
     columns: frozenset[str]
-    """The columns that said so."""
+    """The columns they were read from."""
 
     @property
     def name(self) -> str:
-        """The names, joined; empty where no image has one."""
+        """The names, joined; empty if no image has one."""
         return ", ".join(image.name for image in self.images if image.name)
 
     @property
     def key(self) -> Any:
-        """What tells these images from others, as JSON: names, or a hash where there are none."""
+        """Identity of these images, as JSON: their names, or hashes of those without one."""
         keys = [p.name or (_hash(p.data) if p.data else "") for p in self.images]
         return keys if len(keys) > 1 else next(iter(keys), "")
 
     @property
     def content_key(self) -> Any:
-        """The same, but of images that are held their content beside the name."""
+        """The same, with the hash beside the name for images contained in the table."""
         keys = [[p.name, *_hash(p.data)] if p.data else p.name for p in self.images]
         return keys if len(keys) > 1 else next(iter(keys), "")
 
 
 def _hash(data: bytes | HeldImage) -> list[Any]:
-    """Return the size and a hash of an image file; as a list no name is equal to it.
+    """Return the size and a hash of an image file, as a list, which equals no name.
 
-    Of a decoded image, whose file is not known, the hash of its pixels.
+    For a decoded image, whose file is unknown: the hash of its pixels.
     """
     if isinstance(data, HeldImage):
         return ["pixels", data.sha256]
@@ -127,7 +128,7 @@ def _hash(data: bytes | HeldImage) -> list[Any]:
 def find_images(
     values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
 ) -> ImageCells:
-    """Find a row's images: bytes before names, and of each the first column that has any.
+    """Return a row's images: bytes before names, and for each the first column that has any.
 
     Column by column is not enough: tables in use leave ``image_id`` empty in some rows and fill
     ``image_name`` there.
@@ -135,7 +136,7 @@ def find_images(
     Args:
         values: The row.
         columns: Columns that may hold images, in order of preference.
-        missing: Texts that stand for a gap in this format.
+        missing: Texts that mean "no value" in this format.
 
     >>> row = {"image_id": None, "image": '["a.png", "b.png"]'}
     >>> find_images(row, ["image_id", "image"], frozenset()).name
@@ -143,7 +144,7 @@ def find_images(
     """
     cells = {column: split_cell(values.get(column), missing) for column in columns}
     said = [column for column in columns if cells[column]]
-    if len(said) == 1:  # almost every row of almost every table: no need to weigh anything
+    if len(said) == 1:  # almost every row of almost every table: nothing to choose
         return ImageCells(cells[said[0]], frozenset(said))
     named = _best_named([c for c in said if any(p.name for p in cells[c])], cells)
     held = next((c for c in said if any(p.data for p in cells[c])), None)
@@ -161,7 +162,7 @@ def find_images(
 def join_images(
     values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
 ) -> ImageCells:
-    """Find a row's images where each column holds one of them; a gap is none.
+    """Return a row's images from columns that hold one each; a gap is no image.
 
     >>> row = {"image_1": "a.png", "image_2": None, "image_3": "c.png"}
     >>> join_images(row, list(row), frozenset()).name
@@ -173,7 +174,7 @@ def join_images(
 
 
 def has_image_suffix(name: str) -> bool:
-    """Return whether a name ends as that of an image file.
+    """Return whether a name has the suffix of an image file.
 
     >>> has_image_suffix("a.JPG "), has_image_suffix("548882")
     (True, False)
@@ -182,7 +183,7 @@ def has_image_suffix(name: str) -> bool:
 
 
 def _best_named(columns: Sequence[str], cells: Mapping[str, tuple[ImageCell, ...]]) -> str | None:
-    """Return the column whose names are those of files: beside ``a.jpg`` a number is none."""
+    """Return the column whose values look like file names: ``a.jpg`` rather than a number."""
     files = (c for c in columns if any(has_image_suffix(image.name) for image in cells[c]))
     return next(files, next(iter(columns), None))
 
@@ -190,17 +191,17 @@ def _best_named(columns: Sequence[str], cells: Mapping[str, tuple[ImageCell, ...
 def plain_name(
     values: Mapping[str, Any], columns: Sequence[str], missing: frozenset[str]
 ) -> str | None:
-    """Return the name of a row's image where ``find_images`` would find one name in a text.
+    """Return the name of a row's image in the common case of one name in a text column.
 
-    Almost every row of almost every table is such a row, and this takes a tenth of the time.
+    Gives what ``find_images`` gives, in a tenth of the time; almost all rows are of this kind.
 
     Args:
         values: The row.
         columns: Columns that may hold images, in order of preference.
-        missing: Texts that stand for a gap in this format.
+        missing: Texts that mean "no value" in this format.
 
     Returns:
-        The name, or None where the row says something else, or nothing.
+        The name, or None if the row has anything else, or nothing.
 
     >>> plain_name({"image": "a.png"}, ["image"], frozenset())
     'a.png'
@@ -224,7 +225,7 @@ def plain_name(
 
 
 def split_cell(value: Any, missing: frozenset[str]) -> tuple[ImageCell, ...]:
-    """Return the images of one cell; none of an empty one, a gap in a list as an empty image.
+    """Return the images of one cell: none for an empty cell, an empty image for a gap in a list.
 
     >>> [(image.name, image.data) for image in split_cell(["a.png", b"..."], frozenset())]
     [('a.png', None), ('', b'...')]
@@ -237,7 +238,7 @@ def split_cell(value: Any, missing: frozenset[str]) -> tuple[ImageCell, ...]:
 
 
 def _several(value: Any) -> Sequence[Any] | None:
-    """Return the items of a list, also of one written as JSON text; None for one image."""
+    """Return the items of a list, also one written as JSON text; None for a single image."""
     if isinstance(value, list | tuple):
         return value
     if not isinstance(value, str) or not value.lstrip().startswith("["):
@@ -248,7 +249,7 @@ def _several(value: Any) -> Sequence[Any] | None:
 
 
 def _image(value: Any, missing: frozenset[str]) -> ImageCell:
-    if isinstance(value, ImageCell):  # a reader says what is wrong with the cell
+    if isinstance(value, ImageCell):  # the reader reports what is wrong with the cell
         return value
     if isinstance(value, list | tuple):
         return ImageCell("", None, other="a list")
@@ -272,17 +273,17 @@ def _image(value: Any, missing: frozenset[str]) -> ImageCell:
 
 
 def _data_and_name(value: Any) -> tuple[Any, Any]:
-    """Return the bytes that a cell holds, or else its name.
+    """Return the bytes in a cell, or else its name.
 
     Raises:
-        EncodedError: It holds an image that cannot be decoded.
+        EncodedError: It contains an image that cannot be decoded.
     """
     if isinstance(value, dict):
         data, name = value.get("bytes"), value.get("path")
         if isinstance(data, str) and data:  # in JSON
             data = decode_image(data)[0] if is_encoded(data) else of_base64(data)
         if data and not isinstance(data, bytes):
-            raise EncodedError(f"is {kind_name(data)} in the place of the bytes of a file")
+            raise EncodedError(f"is {kind_name(data)} instead of the bytes of a file")
         return data, name
     if isinstance(value, HeldImage):
         return value, None

@@ -1,9 +1,10 @@
-"""Read and open one image file under limits: a file must not cost far more than its size.
+"""Reading and opening of one image file, within limits on size, pixels and the number of reads.
 
 What is checked, in this order: the file is a regular one and not larger than ``MAX_IMAGE_BYTES``,
 its format is one of ``FORMATS``, and what its header declares is not more than Pillow's limit of
-pixels. The file is read whole before anything is decoded, so that it cannot change meanwhile, and
-decoders that are written in Python may read from it only so many times.
+pixels. The complete file is read before anything is decoded, so that it cannot change meanwhile,
+and decoders written in Python get a limited number of reads: decoding must not cost far more than
+the size of a file explains.
 """
 
 from __future__ import annotations
@@ -34,42 +35,40 @@ from vlmscope.errors import RowError
 from vlmscope.locking import warnings_lock
 
 MAX_PLAIN_BYTES = 16 * 2**20
-"""The largest PBM, PGM or PPM that is written in digits: Pillow reads 2 to 6 MB of these a
-second."""
+"""Most bytes of a plain-text PBM, PGM or PPM: Pillow reads 2 to 6 MB of these a second."""
 
 HEADER_READS = 20_000
-"""How often a header may be read from: files have fewer than 1,000 segments, chunks and tags."""
+"""Most reads of a header: files have fewer than 1,000 segments, chunks and tags."""
 
 PIXEL_READS = 4_000_000
-"""How often pixels may be read from a file: 130,000 times are needed for a PNG of 256 MiB in chunks
-of 8 KiB."""
+"""Most reads of pixels: a PNG of 256 MiB in chunks of 8 KiB needs 130,000."""
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 class LimitedReader(BytesIO):
-    """The bytes of a file, to be read from so many times and no more.
+    """The bytes of a file, with a limited number of reads.
 
     Args:
         data: The bytes.
-        what: What they are, for messages.
+        what: Description for messages.
     """
 
     def __init__(self, data: bytes, what: str) -> None:
         super().__init__(data)
         self.name = what
-        """As an open file has one."""
+        """Like the attribute of an open file."""
         self._left = HEADER_READS
 
     def allow(self, reads: int) -> None:
-        """Allow so many reads from now on."""
+        """Set the number of reads allowed from now on."""
         self._left = reads
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read as ``BytesIO`` does.
+        """Read like ``BytesIO``.
 
         Raises:
-            RowError: stage ``image``: it was read from too often.
+            RowError: stage ``image``: too many reads.
         """
         self._left -= 1
         if self._left < 0:
@@ -86,11 +85,11 @@ def read_image_file(path: Path, what: str) -> bytes:
 
     Args:
         path: The file.
-        what: What it is, for messages.
+        what: Description for messages.
 
     Raises:
-        RowError: stage ``image``: it is missing, no regular file, empty, too large, or it changes
-            while it is read.
+        RowError: stage ``image``: it is missing, not a regular file, empty, too large, or it
+            changes while it is read.
         OSError: It cannot be read.
     """
     found = _stat(path)
@@ -114,7 +113,7 @@ def read_image_file(path: Path, what: str) -> bytes:
 
 
 def check_size(size: int, what: str) -> None:
-    """Refuse a file that is too large.
+    """Raise for a file that is too large.
 
     Raises:
         RowError: stage ``image``: it has more than ``MAX_IMAGE_BYTES``.
@@ -129,14 +128,14 @@ def check_size(size: int, what: str) -> None:
 
 @contextmanager
 def opened_image(data: bytes, what: str) -> Iterator[Image.Image]:
-    """Open the bytes of an image file by their header; no pixel is decoded yet.
+    """Open the bytes of an image file and read the header; no pixel is decoded yet.
 
     Args:
         data: The bytes.
-        what: What they are, for messages.
+        what: Description for messages.
 
     Raises:
-        RowError: stage ``image``: it is of another format, or declares too much.
+        RowError: stage ``image``: its format is not supported, or it declares too many pixels.
     """
     check_size(len(data), what)
     if other := other_format(data):
@@ -158,7 +157,7 @@ def opened_image(data: bytes, what: str) -> Iterator[Image.Image]:
 
 
 def check_pixels(image: Image.Image, what: str) -> None:
-    """Refuse an image that has no pixels, or whose header declares too many.
+    """Raise for an image that has no pixels, or whose header declares too many.
 
     Raises:
         RowError: stage ``image``: it has more than ``PIL.Image.MAX_IMAGE_PIXELS``.
@@ -167,7 +166,7 @@ def check_pixels(image: Image.Image, what: str) -> None:
     width, height = image.size
     if not width * height:
         raise RowError("image", f"{what}: has no pixels, {width}×{height}; replace the file")
-    tags = getattr(image, "tag_v2", {})  # a TIFF's tile is decoded whole, whatever the image needs
+    tags = getattr(image, "tag_v2", {})  # a TIFF's tile is always decoded completely
     tile = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
     for name, sides in (("", (width, height)), ("tiles of ", tile)):
         across, down = (side if isinstance(side, int) else 0 for side in sides)
@@ -185,9 +184,9 @@ def too_many_pixels(found: str, what: str) -> RowError:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep Pillow's warnings in: what matters in them is checked here and said as an error.
+    """Suppress Pillow's warnings: what matters in them is checked here and raised as an error.
 
-    Python's warning filters belong to the whole process, hence the lock; it is held for the header
+    Python's warning filters are global to the process, hence the lock; it is held for the header
     and the EXIF block, never while pixels are decoded.
     """
     with warnings_lock(), warnings.catch_warnings():
@@ -203,15 +202,15 @@ def _open(stream: LimitedReader, data: bytes, what: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise RowError(
             "image",
-            f"{what}: is no image of a known format, starts with {data[:12]!r}; {READ}: replace "
-            "the file",
+            f"{what}: is not an image of a known format, starts with {data[:12]!r}; {READ}: "
+            "replace the file",
         ) from error
     except Image.DecompressionBombError as error:  # what Pillow itself refuses: twice its limit
         raise too_many_pixels(str(error), what) from error
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """Return what the system says of a file; None where there is none."""
+    """Return a file's ``stat`` result; None if there is no such file."""
     try:
         return path.stat()
     except OSError as error:
@@ -224,8 +223,8 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _not_found(path: Path) -> str:
-    """Say what to do about a file that is not there; a list that is no JSON was taken for one."""
-    if os.path.islink(path):  # noqa: PTH114 - of no name is it an error to ask
+    """Return the error text for a missing file, which may be a list that is not JSON."""
+    if os.path.islink(path):  # noqa: PTH114 - raises for no name
         return _leads_nowhere(path)
     listed = any(part.lstrip().startswith("[") for part in path.parts)
     if near := near_file(path):
@@ -235,7 +234,7 @@ def _not_found(path: Path) -> str:
 
 
 def _leads_nowhere(path: Path) -> str:
-    """Say what to do about a symbolic link whose file is not there."""
+    """Return the error text for a broken symbolic link."""
     try:
         target = os.fspath(path.readlink())
     except OSError:
@@ -246,7 +245,7 @@ def _leads_nowhere(path: Path) -> str:
 
 
 def _check_kind(mode: int, what: str) -> None:
-    """Refuse what is no regular file: a pipe may never end, and opening a device may do harm."""
+    """Raise unless it is a regular file: a pipe may never end, opening a device may do things."""
     if stat.S_ISDIR(mode):
         raise RowError("image", f"{what}: is a folder; name a file in it")
     if not stat.S_ISREG(mode):
@@ -254,5 +253,5 @@ def _check_kind(mode: int, what: str) -> None:
 
 
 def _open_without_waiting(path: str | PathLike[str], flags: int) -> int:
-    """Open a file; one that has become a pipe since it was looked at is not waited for."""
+    """Open a file without blocking, even if it was replaced by a pipe since it was checked."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,9 +1,9 @@
-r"""The file of an image that a table names in another way than the disk does.
+r"""Search for the file of an image whose name in the table differs from that on disk.
 
 Tables are written on one machine and read on another: ``img\a.jpg`` of Windows, ``IMG/A.JPG``, a
-name without its suffix, spaces around it, accents composed otherwise, more folders. Where the path
-as it stands leads to no file, and exactly one file fits, that is taken; where several fit,
-none is. Nothing outside the image folder is ever looked at.
+name without its suffix, spaces around it, a different Unicode normalization of accents, more
+folders. If no file has the exact path and exactly one file fits, that one is taken; if several fit,
+none is. Nothing outside the image folder is searched.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class _Listing:
     """The names in one folder."""
 
     names: dict[str, list[str]] = field(default_factory=dict)
-    """Name without case and composition → the names."""
+    """Name without case and Unicode normalization → the names."""
     stems: dict[str, list[str]] = field(default_factory=dict)
-    """The same without the suffix, of image files only."""
+    """The same without the suffix, for image files only."""
     numbers: dict[int, list[str]] | None = None
-    """Number at the end of the stem → names, once it was asked for."""
+    """Number at the end of the stem → names; filled when first needed."""
 
 
 class ImageFinder:
@@ -53,7 +53,7 @@ class ImageFinder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.found: dict[str, Path] = {}
-        """Names that were no paths → files; the first thousand."""
+        """Cache: name that is not an exact path → file; the first thousand."""
         self._listings: dict[str, _Listing] = {}
         self._guesses = 0
 
@@ -64,9 +64,9 @@ class ImageFinder:
         """Return the one file that a name fits, or None.
 
         Args:
-            name: What the table says.
-            folders_above: Returns how many folders all names of the table begin with: only these
-                may be left out, so that no two names become one.
+            name: The name in the table.
+            folders_above: Returns the number of leading folders that all names of the table share:
+                only these may be dropped, so that no two names become equal.
         """
         if (known := self.found.get(name)) is not None:
             return known
@@ -90,14 +90,14 @@ class ImageFinder:
         return None
 
     def near(self, name: str) -> list[str]:
-        """Return the names in the folder that are nearly this one; none for none."""
+        """Return the names in the folder that are similar to this one."""
         listing = self._listing("")
         last = fold(name)
         same = listing.names.get(last, []) or listing.stems.get(_stem(last), [])
         return same or self._close(listing, last)
 
     def numbered(self, name: str) -> str:
-        """Return the file whose name ends in this number, if there is one; else an empty text.
+        """Return the file whose name ends in this number; an empty text if there is none.
 
         COCO's image 262148 is the file ``COCO_val2014_000000262148.jpg``.
         """
@@ -122,7 +122,7 @@ class ImageFinder:
         return listing.names[guesses[0]] if guesses else []
 
     def _fitting(self, parts: Sequence[str]) -> list[str]:
-        """Return the files that a name fits, as closely as any does."""
+        """Return the files that fit a name best."""
         found: list[str] = []
         for where in self._folders(parts[:-1]):
             listing = self._listing(where)
@@ -134,7 +134,7 @@ class ImageFinder:
         return [each for each in found if (self.folder / each).is_file()]
 
     def _folders(self, parts: Sequence[str]) -> list[str]:
-        """Return the folders that the beginning of a path fits."""
+        """Return the folders that fit the beginning of a path."""
         found = [""]
         for part in parts:
             found = [
@@ -145,13 +145,13 @@ class ImageFinder:
         return found
 
     def _listing(self, where: str) -> _Listing:
-        """Return the names in a folder, none where it cannot be read."""
+        """Return the names in a folder, none if it cannot be read."""
         if (known := self._listings.get(where)) is not None:
             return known
         listing = _Listing()
         root, target = os.path.realpath(self.folder), os.path.realpath(self.folder / where)
         try:
-            if os.path.commonpath([root, target]) != root:  # a symbolic link that leads out
+            if os.path.commonpath([root, target]) != root:  # a link out of the folder
                 raise NotADirectoryError
             names = os.listdir(target)  # noqa: PTH208 - names are wanted, of many files
         except OSError:
@@ -166,7 +166,7 @@ class ImageFinder:
 
 
 def near_file(path: Path) -> str:
-    """Say which file is meant by a path that leads to none, if that can be guessed; else nothing.
+    """Return a hint which file a wrong path may refer to; empty without a good guess.
 
     >>> near_file(Path("/gone/a.png"))
     ''
@@ -191,7 +191,7 @@ def _finder_of(folder: Path) -> ImageFinder:
 
 
 def _pattern_of(file: str, name: str) -> str:
-    """Return the pattern that makes a file's name of the number at its end."""
+    """Return the pattern that makes a file's name from the number at its end."""
     stem = Path(file).stem
     digits = stem[len(stem.rstrip("0123456789")) :]
     width = f":0{len(digits)}d" if len(digits) > len(name.strip()) else ""
@@ -199,7 +199,7 @@ def _pattern_of(file: str, name: str) -> str:
 
 
 def _may_be_meant(name: str, wanted: str) -> bool:
-    """Return whether nothing tells two names apart as files of one series: number, single letter.
+    """Return whether a name may be a typo of another, rather than the next of a numbered series.
 
     >>> _may_be_meant("demo_0007.jpg", "demo_0057.jpg"), _may_be_meant("left_a.png", "left_b.png")
     (False, False)
@@ -218,7 +218,7 @@ def _unfilled(digits: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Return a name without what systems treat differently: case and composition.
+    """Return a name without case and Unicode normalization, which file systems treat differently.
 
     >>> fold("E\u0301.JPG") == fold("\u00e9.jpg")
     True
@@ -227,7 +227,7 @@ def fold(text: str) -> str:
 
 
 def split_name(name: str) -> list[str]:
-    r"""Return the parts of a path, whichever system wrote it.
+    r"""Return the parts of a path written on any operating system.
 
     >>> split_name(r" C:\\data\\img\\a.jpg "), split_name("./img//a.jpg")
     (['data', 'img', 'a.jpg'], ['img', 'a.jpg'])
@@ -237,7 +237,7 @@ def split_name(name: str) -> list[str]:
 
 
 def shared_folders(names: Iterable[str]) -> int:
-    """Return how many folders all names begin with, whatever system wrote them.
+    """Return the number of leading folders that all names share, written on any operating system.
 
     >>> shared_folders(["img/a.jpg", "IMG/b.jpg"]), shared_folders(["train/1.jpg", "val/1.jpg"])
     (1, 0)
@@ -259,7 +259,7 @@ def _common(one: Sequence[str], other: Sequence[str]) -> Iterator[str]:
 
 
 def _closest(names: Sequence[str], wanted: str) -> list[str]:
-    """Return of names that differ in case or composition those that do least."""
+    """Return, of names that differ in case or normalization only, those closest to ``wanted``."""
     exact = [name for name in names if name == wanted]
     nfc = unicodedata.normalize("NFC", wanted)
     same = [name for name in names if unicodedata.normalize("NFC", name) == nfc]
@@ -271,5 +271,5 @@ def _stem(name: str) -> str:
 
 
 def _join(folder: str, name: str) -> str:
-    """Return a path within the image folder, as the system writes it."""
+    """Return a path within the image folder, with the system's separators."""
     return f"{folder}{os.sep}{name}" if folder else name

@@ -1,4 +1,4 @@
-"""PIL images that a table in memory holds, each hashed once however often the table is read."""
+"""PIL images of a table in memory, each hashed once however often the table is read."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from vlmscope.dataset.images.image import hash_image, load_image
 from vlmscope.errors import RowError
 
 UNREADABLE = "unreadable"
-"""Hash of an image that cannot be decoded: whoever loads it says why."""
+"""Hash of an image that cannot be decoded: loading it reports the error."""
 
 ImageHashes = dict[Hashable, str]
-"""Where an image stands in its table → SHA-256 of its size and pixels."""
+"""Position of an image in its table → SHA-256 of its size and pixels."""
 
 
 class HeldImage:
-    """A PIL image and where it stands.
+    """A PIL image and its position in a table.
 
     Args:
         image: The image.
-        hashes: The hashes that are known of its table's images.
-        where: Where it stands in the table.
+        hashes: The hashes of its table's images computed so far.
+        where: Its position in the table.
     """
 
     __slots__ = ("_hashes", "_where", "image")

@@ -1,7 +1,7 @@
-"""Decode one image as the RGB a person sees, or say in one line why it cannot be.
+"""``load_image``: one image decoded to upright RGB, or a one-line error with the reason.
 
-Pillow is used as it comes: no process-wide setting is touched, and a cut file is refused and not
-filled up with grey. What may be opened at all, and how large it may be, is in ``file``.
+Pillow is used with its defaults: no process-wide setting is changed, and a truncated file is
+refused rather than filled with grey. The supported formats and size limits are in ``file``.
 """
 
 from __future__ import annotations
@@ -34,31 +34,32 @@ _UPRIGHT: Mapping[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation → what brings the image upright. (``ImageOps.exif_transpose`` knows the same
+"""EXIF orientation → transposition that makes the image upright. (``ImageOps.exif_transpose`` knows
+the same
 table, but also rewrites the EXIF block, which fails on blocks that other programs wrote.)"""
 
 
 def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
     """Decode an image and convert it to RGB, upright, on white where it is transparent.
 
-    Of an animation the first frame is taken, of a PIL image the current one. Files may be JPEG,
+    An animation gives its first frame, a PIL image its current one. Files may be JPEG,
     PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.
 
     Args:
         image: the path of an image file, the bytes of one, or a PIL image.
 
     Returns:
-        A new image of mode ``RGB`` that no file or other image stands behind.
+        A new image of mode ``RGB``, independent of any file or other image.
 
     Raises:
-        RowError: stage ``image``: the file is missing, empty, cut, damaged, no image or one of
-            another format, without pixels, or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels
-            or ``MAX_IMAGE_BYTES`` bytes.
+        RowError: stage ``image``: the file is missing, empty, truncated, damaged, not an image or
+            of another format, without pixels, or has more than ``PIL.Image.MAX_IMAGE_PIXELS``
+            pixels or ``MAX_IMAGE_BYTES`` bytes.
     """
     what = _describe(image)
     try:
         if isinstance(image, Image.Image):
-            with image_lock(image):  # it may be decoded here first, and another thread may have it
+            with image_lock(image):  # decoding changes it, and another thread may use it
                 check_pixels(image, what)
                 return _upright(*_decode(image))
         return _upright(*_decode_file(image, what))
@@ -67,13 +68,13 @@ def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
     except MemoryError as error:
         raise RowError(
             "image",
-            f"{what}: memory runs out while it is decoded; scale the image down, or save it as PNG",
+            f"{what}: not enough memory to decode it; scale the image down, or save it as PNG",
         ) from error
     except Exception as error:  # Pillow's readers raise anything on damaged files
         raise RowError(
             "image",
-            f"{what}: cannot be decoded ({named_line(error)}); it is cut, damaged or of a rare "
-            "kind: fetch it again, or save it as PNG",
+            f"{what}: cannot be decoded ({named_line(error)}); it is truncated, damaged or of a "
+            "rare kind: fetch it again, or save it as PNG",
         ) from error
 
 
@@ -88,7 +89,7 @@ def _describe(image: str | PathLike[str] | bytes | Image.Image) -> str:
 def _decode_file(
     image: str | PathLike[str] | bytes, what: str
 ) -> tuple[Image.Image, Image.Transpose | None]:
-    """Do what ``_decode`` does; the file and the decoder's own copy are gone when it returns."""
+    """Decode as ``_decode`` does, and release the file and the decoder's own copy on return."""
     data = image if isinstance(image, bytes) else read_image_file(Path(image), what)
     if not data:
         raise RowError("image", f"{what}: is empty; put the image file's bytes there")
@@ -97,7 +98,7 @@ def _decode_file(
 
 
 def _decode(image: Image.Image) -> tuple[Image.Image, Image.Transpose | None]:
-    """Return an image as RGB, and what brings it upright."""
+    """Return an image as RGB, and the transposition that makes it upright."""
     if hasattr(image, "tag_v2"):
         _orientation(image)  # loading a TIFF reads its EXIF block too, and would warn
     image.load()
@@ -107,14 +108,13 @@ def _decode(image: Image.Image) -> tuple[Image.Image, Image.Transpose | None]:
 def _upright(rgb: Image.Image, transpose: Image.Transpose | None) -> Image.Image:
     if transpose is not None:
         rgb = rgb.transpose(transpose)
-    # Without this the image would carry its old orientation and be turned again by the next one
-    # to load it.
+    # Otherwise the image would keep its old orientation and be turned again when it is next loaded.
     rgb.info = {}
     return rgb
 
 
 def _orientation(image: Image.Image) -> object:
-    """Read the EXIF orientation. A damaged EXIF block has none: the image is still good."""
+    """Return the EXIF orientation. A damaged EXIF block has none: the image is still valid."""
     try:
         with without_warnings():
             return image.getexif().get(ExifTags.Base.Orientation)
@@ -125,7 +125,7 @@ def _orientation(image: Image.Image) -> object:
 
 
 def hash_image(image: Image.Image) -> str:
-    """Return the SHA-256 of an image's size and pixels: its identity, whatever its file."""
+    """Return the SHA-256 of an image's size and pixels: its identity, independent of its file."""
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     for _, band in bands(image):
         digest.update(band.tobytes())
@@ -135,7 +135,7 @@ def hash_image(image: Image.Image) -> str:
 def difference_hash(image: Image.Image) -> str:
     """Return a perceptual hash of 64 bits as 16 hexadecimal digits.
 
-    Images that look alike (scaled, compressed anew) differ in few bits. Each bit says whether a
+    Similar images (scaled, recompressed) differ in few bits. Each bit says whether a
     cell of the image, reduced to 9 × 8 grey cells, is darker than its right neighbour
     (N. Krawetz, "Kind of like that", 2013).
 

@@ -1,4 +1,4 @@
-"""The segments of a JPEG, looked through before it is decoded.
+"""Checks of a JPEG's segments and scans before it is decoded.
 
 Pillow joins EXIF data segment by segment, and libjpeg goes over all pixels once for each scan, of
 which a file of a few hundred kilobytes can have thousands: both may take hours.
@@ -13,24 +13,26 @@ from PIL import Image
 from vlmscope.errors import RowError
 
 MAX_EXIF_BYTES = 16 * 2**20
-"""The most EXIF data in a JPEG, which Pillow joins segment by segment. Almost every file has one
-segment, of at most 64 KiB."""
+"""Most bytes of EXIF data in a JPEG, which Pillow joins segment by segment. Almost every file has
+one segment, of at most 64 KiB.
+"""
 
 MAX_SEGMENTS = 100_000
-"""The most segments of a JPEG."""
+"""Most segments of a JPEG."""
 
 MAX_SCANS = 32
-"""The most scans of a JPEG that has as many pixels as are allowed; a smaller one may have more in
-proportion. A progressive JPEG usually has 10, each of which goes over all pixels."""
+"""Most scans of a JPEG of the maximum size; a smaller one may have proportionally more. A
+progressive JPEG usually has 10, each of which processes all pixels.
+"""
 
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
-"""A marker of a JPEG that is neither an escaped byte of pixels nor a restart."""
+"""A marker of a JPEG, other than an escaped byte of pixel data or a restart."""
 
 _SOI, _EOI, _SOS, _APP1, _TEM = b"\xd8", b"\xd9", b"\xda", b"\xe1", b"\x01"
 
 
 def check_segments(data: bytes, what: str) -> int:
-    """Refuse a JPEG whose EXIF data or segments are too many; return how many scans it may have.
+    """Raise for a JPEG with too much EXIF data or too many segments; return its number of scans.
 
     Raises:
         RowError: stage ``image``.
@@ -46,7 +48,7 @@ def check_segments(data: bytes, what: str) -> int:
             continue
         scans += marker == _SOS
         if scans and few:
-            return MAX_SCANS  # however large it is: to look through all of it takes as long again
+            return MAX_SCANS  # limited, as searching all of it would take as long again
         length = int.from_bytes(data[at : at + 2], "big")
         if marker == _APP1 and data[at + 2 : at + 6] == b"Exif":
             exif += length
@@ -61,7 +63,7 @@ def check_segments(data: bytes, what: str) -> int:
 
 
 def check_scans(image: Image.Image, scans: int, what: str) -> None:
-    """Refuse a JPEG that goes over its pixels again and again.
+    """Raise for a JPEG with too many scans for its size.
 
     Raises:
         RowError: stage ``image``.

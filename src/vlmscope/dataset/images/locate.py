@@ -1,8 +1,7 @@
-"""From what a cell says to what can be opened: the bytes it holds, or the path of a file.
+"""From an image cell to what can be opened: the bytes it contains, or the path of a file.
 
-No file is opened here; of one that is not there by its name, the image folder is searched
-(``finding``). What is no image at all, and a path that leads where no image should be
-taken from, is refused by its name.
+No file is opened here; for a name without an exact file, the image folder is searched
+(``finding``). Cells without an image, and paths out of the image folder, are refused by name.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from vlmscope.dataset.values import shown_name, unstorable
 from vlmscope.errors import InputError, RowError
 
 EXPECTED = "write a path, or the bytes of an image file, there"
-"""What an image cell may hold, for messages."""
+"""What an image cell may contain, for messages."""
 
 
 def read_images(text: str, *, folder: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
-    """Read what a table's image cell may hold, written by hand: a path, or a JSON list of paths.
+    """Return the images of a text in the form of an image cell: a path, or a JSON list of paths.
 
     Args:
         text: the path, the list, or nothing.
@@ -31,10 +30,10 @@ def read_images(text: str, *, folder: str | os.PathLike[str] | None = None) -> t
             may lead anywhere.
 
     Returns:
-        The paths in order; none of an empty text or list. The files are not opened.
+        The paths in order; none for an empty text or list. The files are not opened.
 
     Raises:
-        InputError: the folder is not there.
+        InputError: the folder does not exist.
         RowError: stage ``input``: one is empty, a URL, a video or a sound, or leaves the folder.
 
     >>> [path.name for path in read_images('["one/a.png", "b.png"]')]
@@ -50,7 +49,7 @@ def image_folder(folder: str | os.PathLike[str]) -> Path:
     """Return the absolute path of a folder of images.
 
     Raises:
-        InputError: it is not there.
+        InputError: it does not exist.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such image folder; pass an existing one with --images DIR")
@@ -64,17 +63,17 @@ def locate_images(
     anywhere: bool = False,
     folders_above: Callable[[], int] = lambda: 0,
 ) -> tuple[bytes | Path | Image.Image, ...]:
-    """Return a row's images in order: what the table holds of each, or else where it is.
+    """Return a row's images in order: the table's content of each, or else its path.
 
     Args:
-        image: what the row says about them.
+        image: the row's image cells.
         finder: the folder where relative paths start, and where every path must stay.
-        anywhere: let whole paths and symbolic links lead out of the folder.
-        folders_above: returns how many folders all names of the table begin with.
+        anywhere: let absolute paths and symbolic links lead out of the folder.
+        folders_above: returns the number of leading folders that all names of the table share.
 
     Raises:
-        RowError: stage ``input``: one is empty, no image, a URL, or leaves the folder. The
-            message does not say in which row.
+        RowError: stage ``input``: one is empty, not an image, a URL, or leaves the folder. The
+            message does not contain the row.
     """
     _check(image)
     located: list[bytes | Path | Image.Image] = []
@@ -89,7 +88,7 @@ def _found(
     anywhere: bool,
     folders_above: Callable[[], int],
 ) -> Path:
-    """Return the path of an image; where nothing is, of the one file that its name fits."""
+    """Return the path of an image; if nothing is there, that of the one file that fits its name."""
     path = _path(name, finder.folder)
     if os.path.lexists(path):
         return _inside(path, name, finder.folder, anywhere)
@@ -99,7 +98,7 @@ def _found(
 
 
 def _inside(path: Path, name: str, folder: Path, anywhere: bool) -> Path:
-    """Refuse a path of an image that leads out of the folder: a table may be a stranger's."""
+    """Raise for an image path out of the folder: a table may be untrusted."""
     if anywhere:
         return path
     root, target = os.path.realpath(folder), os.path.realpath(path)
@@ -114,15 +113,15 @@ def _inside(path: Path, name: str, folder: Path, anywhere: bool) -> Path:
 
 
 def _check(image: ImageCells) -> None:
-    """Refuse what is no image."""
+    """Raise for cells that are not images."""
     for number, cell in enumerate(image.images, start=1):
         if cell.flaw:
             which = f" {number} of {len(image.images)}" if len(image.images) > 1 else ""
             raise RowError("input", f"the image{which} {cell.flaw}")
         if cell.is_empty or cell.other:
             found = cell.other or "empty"
-            place = f"image {number} of {len(image.images)} in the list"
-            raise RowError("input", f"{place} is {found}; {EXPECTED}")
+            which = f"image {number} of {len(image.images)} in the list"
+            raise RowError("input", f"{which} is {found}; {EXPECTED}")
         if cell.medium:
             what = f"the image {shown_name(cell.name, 200)}" if cell.name else "the image"
             remedy = f"vlmscope reads images only: {REMEDY[cell.medium]}"

@@ -1,6 +1,6 @@
-"""Every pixel format → 8-bit RGB as a person sees it.
+"""Conversion of every pixel format to 8-bit RGB as it is displayed.
 
-Pillow's own ``convert("RGB")`` is not that: it shows the hidden colour of transparent pixels, and
+Pillow's own ``convert("RGB")`` differs: it shows the hidden colour of transparent pixels, and
 clips 16-bit grey to white.
 """
 
@@ -23,15 +23,15 @@ _DEEP = frozenset({"I", "F"})
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a loaded image to a new one of mode ``RGB``.
 
-    - Transparency, of any kind, is laid on white.
+    - Transparency of any kind is composited on white.
     - Grey of 16 bits (modes ``I;16…``) keeps its upper 8 bits.
     - Mode ``I`` is read as 16-bit grey if every pixel fits in 16 bits, else as ``F``.
-    - Mode ``F`` is read as 0…1 if every pixel lies there, else as 0…255 if every pixel lies there,
-      else its range is stretched to 0…255. A pixel that is no finite number is black.
+    - Mode ``F`` is read as 0…1 if every pixel is in that range, else as 0…255 if every pixel is,
+      else its range is stretched to 0…255. A pixel that is not finite is black.
     - Everything else (CMYK, YCbCr, HSV, palette, 1 bit) is left to Pillow.
 
     Raises:
-        ValueError: Pillow knows no way from this mode to RGB.
+        ValueError: Pillow has no conversion from this mode to RGB.
     """
     if image.mode in _DEEP or image.mode.startswith("I;16"):
         return _from_deep(image)
@@ -45,10 +45,10 @@ def _has_alpha_palette(image: Image.Image) -> bool:
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield an image in bands of full width, top to bottom, each with the row it begins at.
+    """Yield an image in bands of full width, top to bottom, each with its first row number.
 
-    What is made of a band takes memory for the band only: of an image of 89 million pixels, a
-    float64 for each is 0.7 GB.
+    Computing on a band takes memory for that band only: for an image of 89 million pixels, a
+    float64 each would be 0.7 GB.
     """
     rows = max(1, BAND_PIXELS // image.width)
     if rows >= image.height:

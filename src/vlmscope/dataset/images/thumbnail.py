@@ -1,8 +1,8 @@
-"""A small copy of an image that is kept with its row, to find near-copies of it later.
+"""Thumbnails: small copies of images, stored with their rows to find near-copies later.
 
 A thumbnail is 24 × 24 cells of luma and 8 × 8 cells of colour, whatever the shape of the image.
-Luma is stretched to the image's own range, which is kept beside it, so that a night scene or a
-page with one line of text has as much detail as a photograph.
+Luma is stretched to the image's own range, which is stored too, so that a night scene or a page
+with one line of text has as much detail as a photograph.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from jaxtyping import Float32, Int8, UInt8
 from PIL import Image
 
 LUMA, COLOUR = 24, 8
-"""Cells of a side."""
+"""Cells per side."""
 
 _OVERSAMPLING = 8
-_RANGE_STEPS = 256  # the range is kept in steps of 1/256 grey level, as 16-bit numbers
+_RANGE_STEPS = 256  # the range is stored in steps of 1/256 grey level, as 16-bit numbers
 _BYTES = 4 + LUMA**2 + 2 * COLOUR**2
 
 
@@ -69,14 +69,14 @@ def read_thumbnails(texts: Sequence[str]) -> Thumbnails:
     """Return the thumbnails that ``image_thumbnail`` wrote.
 
     Raises:
-        ValueError: A text is none.
+        ValueError: A text is not a thumbnail.
     """
     data = np.empty((len(texts), _BYTES), dtype=np.uint8)
     for i, text in enumerate(texts):
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ValueError("a thumbnail is no base64") from error
+            raise ValueError("a thumbnail is not base64") from error
         if len(raw) != _BYTES:
             raise ValueError(f"a thumbnail has {len(raw)} bytes, expected {_BYTES}")
         data[i] = np.frombuffer(raw, np.uint8)

@@ -1,7 +1,7 @@
 """From a row of plain values to a ``Sample``.
 
-- ``columns``: which column is what; ``pattern``: texts made of columns
-- ``reader``: row → ``Sample``; ``together``: columns that make an id together
+- ``columns``: the role of each column; ``pattern``: texts made from columns
+- ``reader``: row → ``Sample``; ``together``: columns that are unique together
 - ``shared_images``: cell → the image of another row
-- ``placeholders``, ``options``: placeholders of images in questions, options that no question shows
+- ``placeholders``: image placeholders in questions; ``options``: options missing from questions
 """

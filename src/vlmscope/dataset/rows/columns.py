@@ -1,4 +1,4 @@
-"""Which column holds what: the names in use, unless the user says otherwise."""
+"""The role of each column: by known names, unless the user maps them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ FIELDS = ("id", "image", "question", "target")
 """What can be mapped to a column."""
 
 _SEVERAL = ("id", "image")
-"""Fields that several columns can hold together."""
+"""Fields that can be made of several columns."""
 
 SHOWN_COLUMNS = 12
-"""How many columns a message lists."""
+"""Most columns listed in a message."""
 
 _UNNAMED = re.compile(r"Unnamed: (\d+)")
 
@@ -41,38 +41,39 @@ class Columns:
     """The columns of one table, by role."""
 
     id: tuple[str, ...]
-    """Columns whose values are the id together; none where rows are numbered."""
+    """Columns whose joined values are the id; none if rows are numbered."""
     images: tuple[str, ...]
-    """Columns that may name or hold the image, in order of preference; none without images."""
+    """Columns that may name or contain the image, in order of preference; none without images."""
     question: str
-    """Column of the question; empty where a template makes it."""
+    """Column of the question; empty if a template makes it."""
     target: str | None
     """Column of the ground truth, if the table has one."""
     is_together: bool = False
-    """Whether ``images`` hold one image each, all of them the question's."""
+    """Whether ``images`` hold one image each, and the question is about all of them."""
     image_patterns: tuple[Pattern, ...] = ()
-    """What makes the images' paths of other columns: of numbered columns of images, one each."""
+    """Patterns that make the images' paths from other columns; one for each numbered image column.
+    """
     question_template: Pattern | None = None
-    """What makes the question of other columns."""
+    """Pattern that makes the question from other columns."""
     left_out: tuple[str, ...] = ()
-    """Numbered columns of images that are metadata, as ``image`` holds the image."""
+    """Numbered image columns that are metadata, because ``image`` has the image."""
     kept: frozenset[str] = field(default=frozenset())
-    """Columns with a role that are metadata all the same."""
+    """Columns with a role that are also kept as metadata."""
 
 
 def find_columns(
     spec: FieldSpec, found: Sequence[str], table: str, *, text_only: bool = False
 ) -> Columns:
-    """Match the mapping and the known names against the columns of a table.
+    """Assign roles to the columns of a table, by the mapping and the known names.
 
     Args:
-        spec: explicit columns; those are used exactly.
+        spec: explicit columns, matched exactly.
         found: the table's columns.
         table: the table's name, for messages.
         text_only: do without an image column where none is mapped.
 
     Raises:
-        InputError: columns are missing, all named in one line; or one stands twice.
+        InputError: columns are missing, all listed in one message; or one appears twice.
 
     >>> find_columns(FieldSpec(target="gold"), ["id", "image", "question", "gold"], "t.csv").target
     'gold'
@@ -87,7 +88,7 @@ def find_columns(
     twice = sorted(column for column, times in Counter(found).items() if times > 1)
     if twice:
         name = shown_name(twice[0])
-        raise InputError(f"{table}: column {name} stands twice; rename one of the two")
+        raise InputError(f"{table}: column {name} appears twice; rename one of the two")
     _check_separator(found, table)
     _check_together(spec)
     here = {name: _present(spec, name, found) for name in FIELDS}
@@ -106,7 +107,7 @@ def find_columns(
 def _columns(
     spec: FieldSpec, here: Mapping[str, tuple[str, ...]], found: Sequence[str], table: str
 ) -> Columns:
-    """Put together what was found."""
+    """Return the roles of the columns found."""
     roles = {name: columns[0] if columns else None for name, columns in here.items()}
     pattern, template = spec.image_pattern, spec.question_template
     target = roles["target"]
@@ -126,7 +127,7 @@ def _columns(
 
 
 def _kept(spec: FieldSpec, target: str | None) -> frozenset[str]:
-    """Return the column of POPE's truths, which may be labels too."""
+    """Return POPE's ground-truth column, which may hold labels too."""
     is_label = target is not None and plain_header(target) == "label" and spec.target is None
     return frozenset([str(target)]) if is_label else frozenset()
 
@@ -134,7 +135,7 @@ def _kept(spec: FieldSpec, target: str | None) -> frozenset[str]:
 def _image_patterns(
     pattern: str, here: Mapping[str, tuple[str, ...]], found: Sequence[str], table: str
 ) -> tuple[Pattern, ...]:
-    """Read a pattern of paths; one that names the image is read for each of numbered columns."""
+    """Parse a pattern of paths; one with the image column is repeated for each numbered column."""
     roles = {name: columns[0] if columns else None for name, columns in here.items()}
     images = here["image"] if here["image"] == numbered_images(here["image"]) else ()
     read = [
@@ -145,7 +146,7 @@ def _image_patterns(
 
 
 def _left_out(spec: FieldSpec, images: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
-    """Return the numbered columns of images that nobody asked for, beside one that was found."""
+    """Return the numbered image columns that are neither mapped nor used, as another was found."""
     if spec.image is not None or spec.image_pattern is not None or "image" not in images:
         return ()
     return numbered_images(found)
@@ -168,17 +169,17 @@ def _present(spec: FieldSpec, name: str, found: Sequence[str]) -> tuple[str, ...
 
 
 def _known(spec: FieldSpec, name: str, columns: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the columns of a field that have one of the names in use.
+    """Return the columns of a field that have one of its known names.
 
     Args:
-        spec: What was asked for.
+        spec: The mapping.
         name: The field.
         columns: Name to look for → the column.
     """
     here = tuple(column for column in KNOWN[name] if column in columns)
     if name == "image":
         return tuple(columns[c] for c in here) or numbered_images(tuple(columns.values()))
-    # ``text`` and ``label`` are anything, except side by side in the layout of POPE.
+    # ``text`` and ``label`` may be anything, except together, in the layout of POPE.
     here = tuple(c for c in here if c not in BESIDE or BESIDE[c] in columns)
     if name == "target" and "label" in here and "question" in columns and spec.question is None:
         here = tuple(c for c in here if c != "label")
@@ -186,13 +187,13 @@ def _known(spec: FieldSpec, name: str, columns: Mapping[str, str]) -> tuple[str,
 
 
 def _folded(found: Sequence[str]) -> dict[str, str]:
-    """Return the columns by their names without case and spaces around, of several none."""
+    """Return the columns by their names without case and outer spaces, except ambiguous ones."""
     names = [plain_header(column) for column in found]
     return {name: c for name, c in zip(names, found, strict=True) if names.count(name) == 1}
 
 
 def _asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that were asked for, none where one is missing."""
+    """Return the mapped columns, none if one is missing."""
     if asked in found:
         return (asked,)
     if name in _SEVERAL and "," in asked:
@@ -203,12 +204,12 @@ def _asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
 
 
 def _part(part: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
-    """Return the column of one name in a list of several, with or without spaces around it."""
+    """Return the column of one name in a list of several, ignoring outer spaces."""
     return _one_asked(part.strip(), name, found) or _one_asked(part, name, found)
 
 
 def _one_asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
-    """Return the one column that was asked for; only an id may be given by its position."""
+    """Return the one mapped column; only an id may be given by its position."""
     if asked in found:
         return (asked,)
     stripped = [column for column in found if column.strip() == asked.strip()]
@@ -223,10 +224,10 @@ def _one_asked(asked: str, name: str, found: Sequence[str]) -> tuple[str, ...]:
 
 
 def reference_columns(columns: Columns, found: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that an image cell may name another row by; none without such.
+    """Return the columns by which an image cell may refer to another row.
 
-    They are ``index`` alone where the table has it, whatever the id is: image cells that name rows
-    are written against it. Else they are the columns of the id and those with the name of one.
+    That is ``index`` alone if the table has it, whatever the id is: such image cells refer to it.
+    Otherwise it is the id's columns and those with the name of an id.
 
     Args:
         columns: the table's columns, by role.
@@ -244,7 +245,7 @@ def reference_columns(columns: Columns, found: Sequence[str]) -> tuple[str, ...]
 
 
 def check_images(columns: Columns, media: Mapping[str, str], table: str) -> None:
-    """Refuse an image column that the table declares to hold something else.
+    """Raise for an image column that the table declares as something else.
 
     Args:
         columns: the table's columns, by role.
@@ -264,7 +265,7 @@ def check_images(columns: Columns, media: Mapping[str, str], table: str) -> None
 
 
 def _check_separator(found: Sequence[str], table: str) -> None:
-    """Refuse one column that looks like several."""
+    """Raise for one column that looks like several."""
     separator = next((mark for mark in "\t;|" if mark in found[0]), None)
     if len(found) == 1 and separator:
         name = shown_name(found[0], 200)
@@ -275,12 +276,12 @@ def _check_separator(found: Sequence[str], table: str) -> None:
 
 
 def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], table: str) -> str:
-    """Say which fields have no column, and the options to give."""
+    """Return the error for fields without a column, with the options to pass."""
     dialogues = [name for name in found if name.casefold() in DIALOGUES]
     if "question" in missing and spec.question is None and dialogues:
         return (
-            f"{table}: column {shown_name(dialogues[0])} holds dialogues, and vlmscope asks one "
-            "question a row; write the first question into a column 'question' and its answer "
+            f"{table}: column {shown_name(dialogues[0])} contains dialogues, and vlmscope asks one "
+            "question per row; write the first question into a column 'question' and its answer "
             "into a column 'answer', one row each"
         )
     wanted = [*missing]
@@ -302,7 +303,7 @@ def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], tabl
 
 
 def _lack(spec: FieldSpec, missing: Sequence[str], found: Sequence[str]) -> str:
-    """Say which fields have no column: by the names looked for, where these are few."""
+    """Return which fields have no column, with the names looked for if they are few."""
     usual = [name for name in missing if getattr(spec, name) is None]
     named = missing if len(usual) == 1 else [name for name in missing if name not in usual]
     lack = [f"no column {_expected(spec, name, found)} for the {name}" for name in named]
@@ -313,7 +314,7 @@ def _lack(spec: FieldSpec, missing: Sequence[str], found: Sequence[str]) -> str:
 
 
 def _expected(spec: FieldSpec, name: str, found: Sequence[str]) -> str:
-    """Say which names were looked for."""
+    """Return the names that were looked for, as text."""
     asked: str | None = getattr(spec, name)
     if asked is None:
         return " or ".join(repr(column) for column in KNOWN[name] if column not in BESIDE)
@@ -346,15 +347,15 @@ def parse_mapping(
     question_template: str | None = None,
     number_rows: bool = False,
 ) -> FieldSpec:
-    """Read the values of ``--map field=column``, and the other options about columns.
+    """Parse the values of ``--map field=column``, and the other options about columns.
 
     Args:
-        items: each ``field=column``; the column may itself hold ``=``, and be empty for the column
-            without a name.
-        records: the key of a JSON document that the rows stand under.
+        items: each ``field=column``; the column may itself contain ``=``, and be empty for the
+            column without a name.
+        records: the key of the rows in a JSON document.
         image_pattern: path of the image with columns in braces.
         question_template: question with columns in braces.
-        number_rows: take the rows' numbers as ids.
+        number_rows: use row numbers as ids.
 
     Raises:
         InputError: an item is no such pair, its field is unknown, or a field is given twice.
@@ -381,7 +382,7 @@ def parse_mapping(
 
 
 def _check_together(spec: FieldSpec) -> None:
-    """Refuse options of which only one can be meant."""
+    """Raise for options that exclude each other."""
     for name, option, given in (
         ("id", "--number-rows", spec.number_rows),
         ("image", "--image-pattern", spec.image_pattern is not None),

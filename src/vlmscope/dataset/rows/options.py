@@ -1,4 +1,4 @@
-"""Options that a table has and its questions do not show: said before the model is loaded."""
+"""Detection of multiple-choice options that the questions of a table do not show."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _MARK = re.compile(r"\s*(?P<number>\d{1,2})(?:\.0)?\s*|\s*[(\[]?[A-Za-z][)\].:]{
 
 
 def unasked_options(reader: RowReader) -> Iterator[str]:
-    """Yield that truths are numbers or letters of options which the questions do not show.
+    """Yield a note if ground truths are numbers or letters of options missing from the questions.
 
     Args:
-        reader: The table; its first rows are looked at.
+        reader: The table; its first rows are checked.
     """
     columns = reader.columns
     if columns.question_template is not None or columns.target is None:
@@ -49,7 +49,7 @@ def unasked_options(reader: RowReader) -> Iterator[str]:
                 what = "number" if mark["number"] else "letter"
                 yield (
                     f"{reader.source.name}: the truth {shown_name(truth)} may be the {what} of an "
-                    f"option in {shown_name(options.columns[0])}, and the questions do not show "
+                    f"option in {shown_name(options.columns[0])}, and the questions do not contain "
                     f"the options; pass --question-template '{_template(options.columns)}' to ask "
                     "with them"
                 )
@@ -57,12 +57,12 @@ def unasked_options(reader: RowReader) -> Iterator[str]:
 
 
 def _options(values: Mapping[str, Any], found: ChoiceColumns) -> Options | None:
-    """Return a row's options where a question template could show them; None for none."""
+    """Return a row's options if a question template could show them; else None."""
     return row_options(values, found, items=_listed, text=_text)
 
 
 def _listed(cell: Any) -> list[str]:
-    """Return what a cell lists, as a template reads it."""
+    """Return the items of a cell, as a template reads them."""
     cell = printed_list(cell) if isinstance(cell, str) else cell
     return list(map(_text, cell[:_MOST_ITEMS])) if isinstance(cell, list | tuple) else []
 

@@ -1,8 +1,8 @@
-r"""Texts with columns in braces: the path of an image, a question with its options.
+r"""Patterns: texts with columns in braces, for image paths and questions with options.
 
-The braces hold a column's name, and behind a colon how its value is written: ``{image_id:012d}`` as
-a number of twelve digits, ``{options:A}`` as options with letters, one a line. Nothing else is
-looked up, so a table can only put its own values there.
+The braces contain a column's name and, after a colon, its format: ``{image_id:012d}`` is a number
+of twelve digits, ``{options:A}`` are options with letters, one a line. Nothing else is looked up,
+so a table can insert its own values only.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _MOST_OPTIONS = 26
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the value of a column goes."""
+    """The slot for the value of a column."""
 
     column: str
     """The column."""
     spec: str
-    """How it is written: empty, ``A`` or a number's width such as ``012d``."""
+    """Its format: empty, ``A`` or a number's width such as ``012d``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,14 @@ class Pattern:
         return tuple(dict.fromkeys(named))
 
     def fill(self, values: Mapping[str, Any], missing: frozenset[str]) -> str | None:
-        """Return the text for a row; None where every column of it is a gap.
+        """Return the text for a row; None if every column is a gap.
 
         Args:
             values: The row.
             missing: Texts that stand for a gap in this format.
 
         Raises:
-            CellError: A value cannot be written so.
+            CellError: A value does not fit the format.
         """
         said = False
         texts = []
@@ -77,10 +77,10 @@ class Pattern:
         return "".join(texts) if said else None
 
     def fill_each(self, values: Mapping[str, Any], missing: frozenset[str]) -> list[str]:
-        """Return the texts for a row: one for each item, where a column holds a list.
+        """Return the texts for a row: one for each item, if a column holds a list.
 
         Raises:
-            CellError: A value cannot be written so, or several columns hold lists.
+            CellError: A value does not fit the format, or several columns hold lists.
         """
         found = {name: _items(values.get(name)) for name in self.columns}
         lists = {name: items for name, items in found.items() if items is not None}
@@ -95,18 +95,18 @@ class Pattern:
         return [self.fill({**values, name: item}, missing) or "" for item in items]
 
     def has_gap(self, values: Mapping[str, Any], missing: frozenset[str]) -> bool:
-        """Return whether a column of it is a gap in a row."""
+        """Return whether one of its columns is a gap in a row."""
         return any(_is_gap(values.get(column), missing) for column in self.columns)
 
 
 def _items(value: Any) -> Sequence[Any] | None:
-    """Return the items of a list, also of one that a text prints; None for anything else."""
+    """Return the items of a list, also one printed as text; None for anything else."""
     found = printed_list(value) if isinstance(value, str) else value
     return found if isinstance(found, list | tuple) else None
 
 
 def _is_gap(value: Any, missing: frozenset[str]) -> bool:
-    """Return whether a cell holds nothing."""
+    """Return whether a cell is empty."""
     return is_blank(value) or (isinstance(value, str) and value in missing)
 
 
@@ -119,19 +119,19 @@ def parse_pattern(
     *,
     escapes: bool = False,
 ) -> Pattern:
-    r"""Read a pattern against the columns of a table.
+    r"""Parse a pattern with the columns of a table.
 
     Args:
         text: The pattern; ``{{`` and ``}}`` are braces.
         found: The table's columns.
-        roles: Field → column, for names that are no column.
-        option: Where it came from, for messages.
+        roles: Field → column, for names that are not columns.
+        option: The option it was given by, for messages.
         table: The table's name, for messages.
         escapes: Whether ``\n`` is a line break and ``\t`` a tab, as in a question; in a path a
             backslash is part of it.
 
     Raises:
-        InputError: A brace is not closed, a column is missing, or a value cannot be written so.
+        InputError: A brace is not closed, a column is missing, or a format is unknown.
 
     >>> pattern = parse_pattern("a_{n:03d}.png", ["n"], {}, "--image-pattern", "t.csv")
     >>> pattern.fill({"n": 7}, frozenset())
@@ -179,8 +179,8 @@ def _slot(
         spec += "d"
     if spec and spec != _LETTERS and not _NUMBER.fullmatch(spec):
         raise InputError(
-            f"{what}: {spec!r} is no way to write a value; give a number's width as in "
-            f"{{{name}:012d}}, or {{{name}:A}} for options with letters"
+            f"{what}: {spec!r} is not a format; give a number's width as in {{{name}:012d}}, or "
+            f"{{{name}:A}} for options with letters"
         )
     return Slot(column, spec)
 
@@ -218,7 +218,7 @@ def _digits(value: Any, slot: Slot) -> str:
 
 
 def _with_letters(value: Any, slot: Slot) -> str:
-    """Write options one a line, each with its letter: a list, or a text that prints one."""
+    """Return options one a line, each with its letter, from a list or a printed list."""
     options = printed_list(value) if isinstance(value, str) else value
     if not isinstance(options, list | tuple) or len(options) > _MOST_OPTIONS:
         shown = shown_name(value) if isinstance(value, str) else kind_name(value)
@@ -227,7 +227,7 @@ def _with_letters(value: Any, slot: Slot) -> str:
             f"{_MOST_OPTIONS} options"
         )
     given = list(options)
-    while given and is_blank(given[-1]):  # lists of one length are filled up with gaps
+    while given and is_blank(given[-1]):  # lists of fixed length are padded with gaps
         given.pop()
     texts = [None if is_blank(option) else to_text(option) for option in given]
     if None in texts:

@@ -1,4 +1,4 @@
-"""Placeholders of images in the questions of a table, counted while it is scanned."""
+"""Counts of image placeholders in the questions of a table, made during the scan."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from vlmscope.placeholders import image_mark, numbered_mark, split_at_images
 
 @dataclass(slots=True)
 class MarkCounts:
-    """How many questions hold placeholders of images; each question counts once."""
+    """Numbers of questions with image placeholders; each question counts once."""
 
     numbered: int = 0
-    """Questions all of whose placeholders name an image of their row by number."""
+    """Questions in which every placeholder refers to an image of the row by number."""
     nameless: int = 0
-    """Questions with a placeholder that does not say which image it stands for."""
+    """Questions with a placeholder without a number."""
     missing: int = 0
     """Questions with a number that no image of their row has."""
     first_numbered: str = ""
-    """The first placeholder that names an image."""
+    """The first placeholder with the number of an image."""
     first_nameless: str = ""
-    """The first that does not say which."""
+    """The first without a number."""
     first_missing: str = ""
     """The first placeholder of a question with a number that no image has."""
 
@@ -30,7 +30,7 @@ class MarkCounts:
 
         Args:
             question: The question.
-            count: Returns how many images its row has; asked only where that matters.
+            count: Returns how many images its row has; called only if needed.
         """
         if mark := image_mark(question):
             self.nameless += 1

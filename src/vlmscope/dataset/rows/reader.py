@@ -1,7 +1,7 @@
-"""One row of a table → one ``Sample``, or the reason why not.
+"""``RowReader``: from one row of a table to one ``Sample``, or an error.
 
-A row that cannot be recorded at all (no id) stops the table, ``InputError``; any other flaw is that
-row's own, ``RowError``, and the rest goes on.
+A row that cannot be recorded at all (no id) stops the table with ``InputError``; any other fault is
+a ``RowError`` of that row alone, and the other rows are read.
 """
 
 from __future__ import annotations
@@ -47,23 +47,25 @@ from vlmscope.placeholders import numbered_mark
 from vlmscope.schema import LONGEST_ID, Sample
 
 _TEXT = (str, type(None))
-"""What an image cell holds that names images, or none."""
+"""Value of an image cell that names images, or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes a row the one that it is, and its truth, which does not."""
+    """What identifies a row, and its ground truth, which does not identify it."""
 
     id: str
     question: str
-    """Empty where the row has none that a run can hold."""
+    """Empty if the row has none that a run can store."""
     image_ids: tuple[str, ...]
-    """What ``Sample.image_id`` may be: of several columns of images, which one counts depends on
-    the files that are there."""
+    """Possible values of ``Sample.image_id``: with several image columns, it depends on which files
+    exist.
+    """
     target: str | None
-    """As ``Sample.target``; None where the table has no column of truths."""
+    """As ``Sample.target``; None if the table has no ground-truth column."""
     held: tuple[bytes | Image.Image, ...] = ()
-    """The images, where the table holds them, and has no names for them or is in memory."""
+    """Content of the images, if the table contains them and has no names for them or is in memory.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +77,34 @@ class RowReader:
     columns: Columns
     """Its columns, by role."""
     images: Path
-    """The folder that relative image paths start from."""
+    """Base folder of relative image paths."""
     text_only: bool = False
-    """Whether a row without an image is a question about none, and no failure."""
+    """Whether a row without an image is a question without one, rather than a failure."""
     anywhere: bool = False
     """Whether paths of images may lead out of ``images``."""
     finder: ImageFinder = field(init=False, repr=False, compare=False)
-    """Finds files in ``images`` that the table names otherwise."""
+    """Finds files in ``images`` whose names in the table differ."""
     above: list[int] = field(init=False, repr=False, compare=False, default_factory=list)
-    """How many folders all names of images begin with, once it was asked for."""
+    """Number of leading folders shared by all image names; computed when first needed."""
 
     def __post_init__(self) -> None:
-        """Make the finder of the folder."""
+        """Create the finder for the image folder."""
         object.__setattr__(self, "finder", ImageFinder(self.images))
 
     def origin(self, row: Row) -> str:
-        """Say where a row stands: ``questions.csv line 41``."""
+        """Return the location of a row as text: ``questions.csv line 41``."""
         return self.source.origin(row)
 
     @property
     def plain_id(self) -> str | None:
-        """The column of the id, where its value is the id as it is."""
+        """The column of the id, if its value is the id unchanged."""
         return self.columns.id[0] if len(self.columns.id) == 1 else None
 
     def id(self, row: Row) -> str:
-        """Read the id, as it is; of several columns joined, of numbered rows the number.
+        """Return the id: a column's value, several joined, or the row's number.
 
         Raises:
-            InputError: it is empty, or no text that a run can hold.
+            InputError: it is empty, or not a text that a run can store.
         """
         names = self.columns.id
         if not names:
@@ -114,7 +116,7 @@ class RowReader:
             value = next((c for c, t in zip(cells, texts, strict=True) if t is None), None)
             if value is None:
                 value = "_".join(map(str, texts)) if any(texts) else ""
-        # Of a million rows about all: printable ASCII needs no closer look.
+        # Almost all of a million rows: printable ASCII needs no further checks.
         plain = type(value) is str and value.isascii() and value.isprintable() and value.strip()
         if plain and len(str(value)) <= LONGEST_ID:
             return str(value)
@@ -140,7 +142,7 @@ class RowReader:
         )
 
     def image(self, row: Row) -> ImageCells:
-        """Find what the row says about its images, good or not."""
+        """Return the row's images, valid or not."""
         columns = self.columns
         if columns.image_patterns:
             return self._made_images(row)
@@ -149,7 +151,7 @@ class RowReader:
         return find_images(row.values, columns.images, self.source.missing)
 
     def _made_images(self, row: Row) -> ImageCells:
-        """Return the images whose paths are made of other columns; none where one is a gap."""
+        """Return the images whose paths are made from other columns; none if one is a gap."""
         values, missing = row.values, self.source.missing
         cells: list[ImageCell] = []
         for pattern in self.columns.image_patterns:
@@ -162,13 +164,13 @@ class RowReader:
         return ImageCells(tuple(cells), frozenset())
 
     def _plain_image(self, row: Row) -> str | None:
-        """Return the name of the row's image where it is plain at first sight."""
+        """Return the name of the row's image in the common case of one plain name."""
         if self.columns.is_together or not self.columns.images:
             return None
         return plain_name(row.values, self.columns.images, self.source.missing)
 
     def folders_above(self) -> int:
-        """Return how many folders all names of images in the table begin with."""
+        """Return the number of leading folders that all image names of the table share."""
         if not self.above:
             names = (
                 cell.name
@@ -180,9 +182,9 @@ class RowReader:
         return self.above[0]
 
     def image_value(self, row: Row) -> Any:
-        """Return what tells this row's images from others, as JSON; None if it is about none.
+        """Return the identity of this row's images, as JSON; None without images.
 
-        Embedded images count by name, or by size and a hash of their bytes where they have none.
+        Embedded images are identified by name, or by size and a hash of their bytes without one.
         """
         name = self._plain_image(row)
         if name is not None:
@@ -193,17 +195,17 @@ class RowReader:
         return image.content_key if self.source.by_content else image.key
 
     def count_images(self, row: Row) -> int:
-        """Return how many images the row has, good or not."""
+        """Return how many images the row has, valid or not."""
         return len(self.image(row).images)
 
     def key(self, row: Row, sample_id: str, images: Any, question: str | None = None) -> str:
-        """Write what tells this row from others, the same for every format.
+        """Return the identity of this row as bytes, the same for every format.
 
         Args:
             row: The row.
             sample_id: Its id.
-            images: What ``image_value`` says of it.
-            question: What ``question_or_gap`` says of it, where that is known.
+            images: Its ``image_value``.
+            question: Its ``question_or_gap``, if already known.
         """
         question = self.question_or_gap(row) if question is None else question
         if images is None:
@@ -211,11 +213,11 @@ class RowReader:
         cells = (sample_id, images, question, self._target_or_gap(row))
         if not isinstance(images, str):
             return json.dumps(cells) + "\n"
-        # The same text, without an encoder set up anew for each of a million rows.
+        # The same text, without creating an encoder for each of a million rows.
         return f"[{', '.join(map(encode_basestring_ascii, cells))}]\n"
 
     def identity(self, row: Row, sample_id: str) -> Identity:
-        """Return what makes a row the one that it is, also of a row that is not in order.
+        """Return the identity of a row, also of an invalid row.
 
         Args:
             row: The row.
@@ -234,7 +236,7 @@ class RowReader:
         return Identity(sample_id, question, tuple(names), target, self._held(image))
 
     def _held(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
-        """Return a row's images where their content tells which row it is."""
+        """Return a row's images if their content is part of the row's identity."""
         counts = self.source.by_content
         if not all(cell.data and (counts or not cell.name) for cell in image.images):
             return ()
@@ -244,7 +246,7 @@ class RowReader:
         )
 
     def _names_by_column(self, row: Row) -> tuple[str, ...]:
-        """Return what each of several columns that may hold the row's images calls them."""
+        """Return the names of the row's images in each column that may hold them."""
         columns, missing = self.columns, self.source.missing
         if len(columns.images) < 2 or columns.is_together or columns.image_patterns:
             return ()
@@ -253,10 +255,10 @@ class RowReader:
         return tuple(name for name in names if name)
 
     def digest(self, row: Row) -> bytes:
-        """Return ``DIGEST_BYTES`` bytes that differ as soon as one cell of the row does.
+        """Return a hash of all cells of the row, ``DIGEST_BYTES`` long.
 
-        Unlike the fingerprint they cover metadata too. Embedded images count by their name or
-        hash, as they do there.
+        Unlike the fingerprint it covers metadata too. Embedded images count by their name or hash,
+        as they do there.
         """
         cells = row.values
         if not all(type(cells.get(column)) in _TEXT for column in self.columns.images):
@@ -264,12 +266,12 @@ class RowReader:
             cells = {"cells": plain, "images": self.image_value(row)}
         try:
             data = cells_as_bytes(cells)
-        except RecursionError:  # no metadata is nested so deeply
+        except RecursionError:  # metadata is never nested so deeply
             data = self.key(row, self.id(row), self.image_value(row)).encode()
         return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
     def sample(self, row: Row) -> Sample:
-        """Read a whole row. Images are not opened.
+        """Return a row as a ``Sample``. Images are not opened.
 
         Raises:
             InputError: the id is unusable.
@@ -322,7 +324,7 @@ class RowReader:
         return template.fill(row.values, self.source.missing)
 
     def question_or_gap(self, row: Row) -> str:
-        """Return the question, and of a row that fails for it an empty one."""
+        """Return the question, empty if the row fails because of it."""
         if self.columns.question_template is None:
             return to_text(row.values.get(self.columns.question)) or ""
         try:
@@ -345,7 +347,7 @@ class RowReader:
         return target
 
     def _target_or_gap(self, row: Row) -> str:
-        """Return the target, and of a row that fails for it an empty one."""
+        """Return the target, empty if the row fails because of it."""
         try:
             return self._target(row)
         except RowError:
@@ -354,7 +356,7 @@ class RowReader:
     def _images(
         self, row: Row, image: ImageCells
     ) -> tuple[bytes | Path | Image.Image, ...]:  # fmt: skip
-        """Return the images: what the table holds of them, or else where they are."""
+        """Return the images: their content in the table, or else their paths."""
         if not image.images and not self.text_only:
             raise self._no_image(row)
         try:
@@ -365,9 +367,9 @@ class RowReader:
             raise RowError(error.stage, f"{self.origin(row)}: {error}") from error
 
     def _chosen_image(self, row: Row) -> ImageCells:
-        """Find what the row says about its images; of several columns the one that is there.
+        """Return the row's images; with several columns, those of the column whose files exist.
 
-        Which column that is does not matter for the row's identity: ``images`` looks at no file.
+        The choice does not affect the row's identity: ``image`` does not look at files.
         """
         image = self.image(row)
         columns = self.columns
@@ -383,9 +385,9 @@ class RowReader:
         return image
 
     def _check_numbers(self, row: Row, question: str, count: int) -> None:
-        """Refuse a question that names images by number where the columns number them otherwise.
+        """Raise if a question refers to images by number and the columns number them differently.
 
-        The prompt counts the images that are there: with a gap before it ``image_3`` is the second.
+        The prompt counts existing images: with a gap before it, ``image_3`` is the second.
         """
         if not numbered_mark(question):
             return
@@ -401,7 +403,7 @@ class RowReader:
             )
 
     def _numbered_columns(self, row: Row) -> list[tuple[str, int, int]]:
-        """Return name, number and number of images of each column that holds one of several."""
+        """Return name, number and image count of each numbered image column."""
         columns, missing = self.columns, self.source.missing
         if columns.image_patterns:
             patterns = columns.image_patterns
@@ -422,13 +424,13 @@ class RowReader:
             names = (name for each in self.columns.image_patterns for name in each.columns)
             columns = " or ".join(map(repr, dict.fromkeys(names)))
         found = f"{self.origin(row)}: no image in column {columns}"
-        hint = "pass --text-only if questions without an image are meant"
+        hint = "pass --text-only for questions without an image"
         return RowError("input", f"{found}; {EXPECTED}, or {hint}")
 
     def _metadata(self, row: Row, image: ImageCells) -> dict[str, Any]:
-        """Keep every column that is not used as something else in this row."""
+        """Return every column that has no other role in this row."""
         columns = self.columns
-        # Where there is no image, no column of them holds anything.
+        # Without an image, the image columns are all empty.
         of_image = image.columns if image.images else columns.images
         used = {columns.question, columns.target, *of_image}.difference(columns.kept)
         if len(columns.id) == 1:

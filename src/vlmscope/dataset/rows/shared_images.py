@@ -1,10 +1,10 @@
-"""Tables in which the image of a row may stand in another row.
+"""Tables in which the image of a row may be stored in another row.
 
-A table that holds its images as base64 writes a large one once: the other questions about it hold
-the first one's ``index`` in its place, whatever column is the id. The images that are named so are
-kept in a temporary file, and put where they are named; memory stays flat. Of a table with one image
-in each of several columns, a cell names the image in its own column of the other row, or the only
-one that this row holds.
+Tables with base64 images write a large image once: the other questions about it have the first
+one's ``index`` in its cell, whatever column is the id. The images that are referenced are kept in a
+temporary file and inserted where they are referenced; memory stays constant. With one image in each
+of several columns, a cell refers to the image in its own column of the other row, or to the only
+image of that row.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from vlmscope.dataset.source import Row, Source, reading
 from vlmscope.dataset.values import is_blank, shown_name, to_text
 
 _LONGEST_ID = 64
-"""Characters of a cell that may name another row."""
+"""Most characters of a cell that may refer to another row."""
 
 _LONGEST_CHAIN = 8
-"""Rows that may name one another until one holds the image."""
+"""Longest chain of references until a row has the image."""
 
 _ONLY = "\0"
-"""Stands for the column of the only image that a row holds."""
+"""Key for the only image of a row, whatever its column."""
 
 _FIRST_ROWS = 16
-"""Rows that are looked at for an image in base64."""
+"""Rows that are checked for base64 images."""
 
 
 class _Images:
-    """The images that other rows name, by the value of one column.
+    """The images that other rows refer to, by the value of one column.
 
     Args:
-        names: Value of a row that holds no image → the value that it names.
+        names: Value of a row without an image → the value it refers to.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class _Images:
         self._end = 0
 
     def add(self, key: str, text: str) -> None:
-        """Keep the image of a row; note where several rows of one value hold different ones."""
+        """Store the image of a row; record values whose rows have different images."""
         if key in self._where:
             if self._read(key) != text:
                 self._twice.add(key)
@@ -64,10 +64,10 @@ class _Images:
         self._end += len(data)
 
     def get(self, key: str) -> str | None:
-        """Return the image that a value leads to; None where it leads to none.
+        """Return the image that a value refers to; None if there is none.
 
         Raises:
-            _AmbiguousError: It leads to several.
+            _AmbiguousError: There are several.
         """
         for _ in range(_LONGEST_CHAIN):
             if key in self._where or key not in self._names:
@@ -84,21 +84,21 @@ class _Images:
 
 
 class _AmbiguousError(ValueError):
-    """Several rows of the value that an image cell names hold different images."""
+    """Several rows that an image cell refers to have different images."""
 
 
 @dataclass(frozen=True)
 class SharedImages(Source):
-    """A table whose rows are given the images that they name by another row's index or id."""
+    """A table with references to other rows' images, by index or id, replaced by the images."""
 
     inner: Source
     """The table."""
     reference_columns: tuple[str, ...]
-    """Its columns that an image cell may name a row by."""
+    """The columns by which an image cell may refer to a row."""
     columns_of_images: tuple[str, ...]
-    """Its columns that hold images."""
+    """The image columns."""
     is_together: bool = False
-    """Whether these hold one image each, all of them the question's."""
+    """Whether these hold one image each, and the question is about all of them."""
     _kept: dict[tuple[str, str], _Images] = field(default_factory=dict, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,19 +126,19 @@ class SharedImages(Source):
         return self.inner.by_content
 
     def origin(self, row: Row) -> str:
-        """Say where a row of the table stands."""
+        """Return the location of a row as text."""
         return self.inner.origin(row)
 
     def columns(self) -> tuple[str, ...]:
-        """Name the columns of the table."""
+        """Return the columns of the table."""
         return self.inner.columns()
 
     def media(self) -> Mapping[str, str]:
-        """Name the columns of sounds and videos."""
+        """Return the columns of sounds and videos."""
         return self.inner.media()
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows, each with its image."""
+        """Yield the rows, each with its image."""
         for row in self.inner.rows():
             named = self._names_of(row)
             cells = {column: self._image(column, key) for column, key in named.items()}
@@ -146,10 +146,10 @@ class SharedImages(Source):
             yield row._replace(values={**row.values, **cells}) if cells else row
 
     def _image(self, own: str, key: str) -> str | ImageCell | None:
-        """Return the image that a cell names, or what is wrong with it; None where it names no row.
+        """Return the image that a cell refers to, or its fault; None if it refers to no row.
 
-        By which column it is named is not known where the table has no ``index``: where two lead
-        to different images none is taken.
+        Without an ``index`` column, it is unknown which column a reference uses: if two lead to
+        different images, none is taken.
         """
         found: dict[str, str] = {}
         kept = self._images()
@@ -166,9 +166,9 @@ class SharedImages(Source):
         return next(iter(found.values()), None)
 
     def _images(self) -> Mapping[tuple[str, str], _Images]:
-        """Return the images that are named, read from the table once.
+        """Return the images that are referenced, read from the table once.
 
-        By column of reference and column of images; under ``_ONLY`` those that a row has alone.
+        Keys are the reference column and the image column; ``_ONLY`` for the only image of a row.
         """
         if self._kept:
             return self._kept
@@ -195,7 +195,7 @@ class SharedImages(Source):
         return self._kept
 
     def _held_alone(self, row: Row) -> dict[str, str]:
-        """Return the images of a row, by column, as others may name them; the only one by none."""
+        """Return the images of a row by column, and the only one under ``_ONLY``."""
         held = self._held(row)
         first = {_ONLY: next(iter(held.values()))} if held else {}
         if not self.is_together:
@@ -203,14 +203,14 @@ class SharedImages(Source):
         return held | first if len(held) == 1 else held
 
     def _held(self, row: Row) -> dict[str, str]:
-        """Return the images that a row holds itself, by column."""
+        """Return the images stored in a row, by column."""
         cells = ((column, row.values.get(column)) for column in self.columns_of_images)
         return {name: cell for name, cell in cells if isinstance(cell, str) and is_encoded(cell)}
 
     def _names_of(self, row: Row) -> dict[str, str]:
-        """Return column → the row that it may name.
+        """Return column → the row that it may refer to.
 
-        Nothing of a row that holds its own image, unless each column holds one of several.
+        Empty for a row with its own image, unless each column holds one of several.
         """
         named = {column: self._named(row, column) for column in self.columns_of_images}
         if not any(named.values()) or (not self.is_together and self._held(row)):
@@ -218,7 +218,7 @@ class SharedImages(Source):
         return {column: key for column, key in named.items() if key}
 
     def _named(self, row: Row, column: str) -> str:
-        """Return the row that an image cell may name; empty where it is something else."""
+        """Return the row that an image cell may refer to; empty if it is something else."""
         value = row.values.get(column)
         if isinstance(value, str):
             if len(value) > _LONGEST_ID or value in self.missing or has_image_suffix(value):
@@ -229,10 +229,10 @@ class SharedImages(Source):
 
 
 def with_shared_images(source: Source, columns: Columns) -> Source:
-    """Return a table whose rows have the images of the rows that they name.
+    """Return a table whose rows have the images of the rows that they refer to.
 
     Args:
-        source: The table. One that holds no base64 in its first rows is given back as it is.
+        source: The table; returned unchanged if its first rows contain no base64.
         columns: Its columns, by role.
     """
     if not columns.images:
@@ -253,15 +253,15 @@ def with_shared_images(source: Source, columns: Columns) -> Source:
 
 def _several_rows(key: str, column: str) -> str:
     return (
-        f"names row {shown_name(key)}, and several rows with that {shown_name(column)} hold "
+        f"refers to row {shown_name(key)}, and several rows with that {shown_name(column)} hold "
         "different images; write the image itself there"
     )
 
 
 def _several_columns(key: str, columns: Sequence[str]) -> str:
     return (
-        f"names row {shown_name(key)}, and by {' and '.join(map(shown_name, columns))} these are "
-        f"rows with different images; rename the column that it names rows by to {INDEX!r}, or "
+        f"refers to row {shown_name(key)}, and by {' and '.join(map(shown_name, columns))} these "
+        f"are rows with different images; rename the column with these values to {INDEX!r}, or "
         "write the image itself there"
     )
 

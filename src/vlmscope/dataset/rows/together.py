@@ -1,4 +1,4 @@
-"""Columns that tell the rows of a table apart together, where no single one does."""
+"""Search for columns that identify the rows of a table together, if no single one does."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LONGEST_CELL = 200
 
 
 def unique_together(reader: RowReader) -> tuple[str, ...]:
-    """Return a few columns that no two rows have the same values of; none if there are none.
+    """Return a few columns whose combined values are unique; empty if there are none.
 
-    Of columns that do equally well the first is taken; those of the id that is there come first,
-    those of the image and the truth last.
+    Ties go to the first column; the current id's columns come first, those of the image and the
+    ground truth last.
 
     Args:
-        reader: The table. Of a large one its first rows are looked at.
+        reader: The table. Only the first rows of a large one are checked.
     """
     columns = reader.columns
     try:
@@ -52,16 +52,16 @@ def unique_together(reader: RowReader) -> tuple[str, ...]:
 
 
 def _cells(reader: RowReader, found: Sequence[str]) -> dict[str, array[int]]:
-    """Return a hash of each cell, by column, of the columns that hold short scalars only.
+    """Return a hash of each cell, by column, for columns of short scalars only.
 
-    Rows are read one by one and none is kept: they may hold images.
+    Rows are read one by one and none is kept: they may contain images.
     """
     cells = {name: array("q") for name in found}
     for row in islice(reader.source.rows(), _MOST_ROWS):
         for name in tuple(cells):
             value = row.values.get(name)
             text = "" if is_blank(value) else to_text(value)
-            is_id = name in reader.columns.id  # was scanned as an id, however long
+            is_id = name in reader.columns.id  # already scanned as an id, of any length
             if text is None or (len(text) > _LONGEST_CELL and not is_id):
                 del cells[name]
             else:

@@ -1,7 +1,7 @@
-"""CSV and TSV, read by the standard library, strictly.
+"""Strict reader of CSV and TSV, with the standard library's ``csv``.
 
-No data-frame library: those guess types (``007`` becomes 7, ``NA`` becomes a gap) and lose the
-line numbers. The ``csv`` module keeps text verbatim and knows the physical line, so a message can
+Data-frame libraries guess types (``007`` becomes 7, ``NA`` becomes a missing value) and lose the
+line numbers. The ``csv`` module keeps text verbatim and reports the physical line, so a message can
 point into the file.
 """
 
@@ -31,13 +31,13 @@ from vlmscope.dataset.values import shown_name
 from vlmscope.errors import InputError
 
 FIELD_LIMIT = 64 * 2**20
-"""Longest field in characters. A longer one is a quote that was never closed."""
+"""Most characters of a field. A longer one is an unclosed quote."""
 
 _HINT = re.compile(r"\ufeff?sep=([^\"\r\n])[\r\n]*")
-"""Excel's own first line, which tells the delimiter."""
+"""Excel's optional first line, which gives the delimiter."""
 
 _JSON = ("{", "[{")
-"""How a file begins that is no CSV at all."""
+"""Beginning of a file that is not CSV at all."""
 
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar"}
 
@@ -50,19 +50,19 @@ class CsvSource(FileSource):
     missing: ClassVar[frozenset[str]] = frozenset({"nan", "NaN"})
 
     delimiter: str = ","
-    """What its extension says; where the header has none of it, another one is looked for."""
+    """The delimiter of its extension; if the header lacks it, another one is detected."""
 
     def columns(self) -> tuple[str, ...]:
-        """Read the header; an empty file has no columns.
+        """Return the header; an empty file has no columns.
 
         Raises:
-            InputError: As ``rows``; or it is no header but JSON.
+            InputError: As ``rows``; or the file is JSON.
         """
         header = next((fields for _, fields in self._records()), [])
         if header and header[0].startswith(_JSON):
             raise InputError(
-                f"{self.name}: begins as JSON does, not with the names of columns; give it the "
-                "extension .json, or .jsonl for one object a line"
+                f"{self.name}: begins like JSON, not with names of columns; give it the extension "
+                ".json, or .jsonl for one object a line"
             )
         return tuple(_named(header)) if any(name.strip() for name in header) else ()
 
@@ -76,12 +76,12 @@ class CsvSource(FileSource):
         return _dialect(self.path, self.delimiter, (state.st_mtime_ns, state.st_size))
 
     def _is_spaced(self) -> bool:
-        """Return whether a space stands behind each delimiter of the header: it is no text then."""
+        """Return whether a space follows each delimiter of the header."""
         state = self.path.stat()
         return _is_spaced(self.path, self.dialect()[0], (state.st_mtime_ns, state.st_size))
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows below the header; values are text, verbatim. Blank lines are skipped.
+        """Yield the rows below the header; values are verbatim text. Blank lines are skipped.
 
         Raises:
             InputError: a row has more or fewer fields than the header, the quoting is broken, or
@@ -96,12 +96,12 @@ class CsvSource(FileSource):
             yield Row(line, dict(zip(names, fields, strict=True)))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Split the file into ``(line on which the record starts, fields)``."""
-        # The limit is the csv module's only, process-wide setting; raising it takes nothing away.
+        """Yield ``(line on which the record starts, fields)``."""
+        # The limit is the csv module's only process-wide setting; raising it affects nothing else.
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
         delimiter, quoted = self.dialect()
         line, shape = 1, None
-        broken = csv.Error  # also where this is closed while the interpreter ends
+        broken = csv.Error  # also if closed at interpreter exit
         with open_text(self.path) as handle:
             reader = csv.reader(
                 handle, delimiter=delimiter, strict=quoted, skipinitialspace=self._is_spaced(),
@@ -126,7 +126,7 @@ class CsvSource(FileSource):
                 raise not_utf8(self.path, handle.encoding) from error
 
     def _is_swallowed(self, fields: list[str], delimiter: str, shape: RowShape) -> bool:
-        """Return whether one row is several: they look like rows that stand nowhere else."""
+        """Return whether one row is several: its lines look like rows and occur nowhere else."""
         ids = swallowed_ids(fields, delimiter, shape)
         if not ids:
             return False
@@ -157,7 +157,7 @@ class CsvSource(FileSource):
 
 
 def _named(header: list[str]) -> list[str]:
-    """Return the names of the columns; of several without a name each is named by its number.
+    """Return the names of the columns; several without a name are named by number.
 
     >>> _named(["", "id"]), _named(["id", "", ""])
     (['', 'id'], ['id', 'Unnamed: 1', 'Unnamed: 2'])
@@ -177,8 +177,8 @@ def _dialect(path: Path, declared: str, state: tuple[int, int]) -> tuple[str, bo
 
     Args:
         path: The file.
-        declared: The delimiter that its extension stands for.
-        state: When it was written and its size, so that another file is looked at anew.
+        declared: The delimiter of its extension.
+        state: Modification time and size, so that the cache misses if the file changes.
     """
     del state
     with open_text(path) as handle:
@@ -195,8 +195,8 @@ def _dialect(path: Path, declared: str, state: tuple[int, int]) -> tuple[str, bo
         except UndecidedError as error:
             raise InputError(
                 f"{path.name}: the lines of the row with the id {shown_name(str(error))} may be "
-                "rows of their own, or the text of one cell in quotation marks, and nothing tells "
-                "which; save the table as .jsonl or .parquet"
+                "rows of their own, or the text of one quoted cell, which cannot be decided; save "
+                "the table as .jsonl or .parquet"
             ) from error
         except UnicodeDecodeError as error:
             raise not_utf8(path, handle.encoding) from error
@@ -208,8 +208,8 @@ def _is_spaced(path: Path, delimiter: str, state: tuple[int, int]) -> bool:
 
     Args:
         path: The file.
-        delimiter: What stands between fields.
-        state: When it was written and its size.
+        delimiter: Separator of fields.
+        state: Modification time and size, as a cache key.
     """
     del state
     with suppress(csv.Error, UnicodeDecodeError), open_text(path) as handle:
@@ -222,13 +222,13 @@ def _is_spaced(path: Path, delimiter: str, state: tuple[int, int]) -> bool:
 
 @lru_cache(maxsize=4)
 def _ids(path: Path, delimiter: str, shape: RowShape, state: tuple[int, int]) -> frozenset[str]:
-    """Return the ids of a file's rows, read with quoting; none where they stand more than once.
+    """Return the ids of a file's rows, read with quoting; empty if there are duplicates.
 
     Args:
         path: The file.
-        delimiter: What stands between fields.
-        shape: Where the id is.
-        state: When it was written and its size.
+        delimiter: Separator of fields.
+        shape: Gives the position of the id.
+        state: Modification time and size, as a cache key.
     """
     del state
     ids: set[str] = set()
@@ -242,6 +242,6 @@ def _ids(path: Path, delimiter: str, shape: RowShape, state: tuple[int, int]) ->
 
 
 def _from(path: Path, first: str) -> Iterator[str]:
-    """Yield the lines of a file from one on."""
+    """Yield the lines of a file from a given one on."""
     with open_text(path) as handle:
         yield from dropwhile(lambda line: line != first, handle)

@@ -1,7 +1,7 @@
-"""Tables of the ``datasets`` library: a saved folder, or a name on the hub.
+"""Reader of ``datasets`` tables: a saved folder, or a name on the hub.
 
-Rows are read as Arrow batches, never through the library's decoders. An image therefore stays the
-``{bytes, path}`` it is stored as, and one that is broken becomes a failed row and not a crash.
+Rows are read as Arrow batches, never through the library's decoders. An image therefore remains
+``{bytes, path}`` as stored, and a broken one is a failed row rather than a crash.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from vlmscope.regular import check_folder
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it was at some time."""
+    """The state of a file at some time."""
 
     path: str
     state: tuple[int, int, int]
-    """Which file it is, its size and when it was written."""
+    """Inode, size and modification time."""
 
     @classmethod
     def now(cls, path: str) -> _File:
-        """Return a file as it is."""
+        """Return the current state of a file."""
         found = os.stat(path)  # noqa: PTH116 - asked for every few rows
         return cls(path, (found.st_ino, found.st_size, found.st_mtime_ns))
 
     def was_written_to(self) -> bool:
-        """Return whether this very file is another one now."""
+        """Return whether this same file was modified since."""
         try:
             now = _File.now(self.path)
         except FileNotFoundError:
@@ -56,21 +56,21 @@ class DatasetSource(Source):
     name: str
     dataset: Any
     files: tuple[_File, ...] = ()
-    """The files that the dataset is mapped from, as they were when it was opened."""
+    """State of the memory-mapped files when the dataset was opened."""
 
     def columns(self) -> tuple[str, ...]:
-        """Name the columns of the dataset."""
+        """Return the columns of the dataset."""
         return tuple(self.dataset.column_names)
 
     def media(self) -> dict[str, str]:
-        """Name the columns of sounds and videos."""
+        """Return the columns of sounds and videos."""
         return declared_media(self.dataset.features.to_dict())
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows; a class label is given by its name, as text, and not by its number.
+        """Yield the rows; a class label is given by its name, as text, rather than its number.
 
         Raises:
-            InputError: the files are damaged, or were written to since the dataset was opened.
+            InputError: the files are damaged, or were modified since the dataset was opened.
         """
         labels = _label_names(self.dataset)
         for number, values in enumerate(self._plain_rows(), start=1):
@@ -93,10 +93,10 @@ class DatasetSource(Source):
             ) from error
 
     def _check_files(self) -> None:
-        """Refuse to read what was written to since it was mapped: it may be cut off there.
+        """Raise if a mapped file was modified since it was opened: it may be truncated.
 
-        Beyond the end of a mapped file the system kills the process. A file that was replaced by
-        another one of its name is harmless: the old one stays mapped.
+        Reading beyond the end of a mapped file kills the process. Replacing the file by another of
+        its name is harmless: the old one stays mapped.
         """
         for file in self.files:
             if file.was_written_to():
@@ -112,7 +112,7 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
     """Open a folder that ``save_to_disk`` wrote.
 
     Raises:
-        InputError: it cannot be loaded, the split is not there or not said, or
+        InputError: it cannot be loaded, the split does not exist or was not given, or
             ``datasets`` is missing.
     """
     try:
@@ -130,7 +130,7 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
     if isinstance(loaded, dict):
         return _pick(loaded, str(folder), split)
     if split not in (None, str(loaded.split)):
-        raise InputError(f"{folder}: holds one table without splits; leave ':{split}' away")
+        raise InputError(f"{folder}: holds one table without splits; leave ':{split}' out")
     return _source(folder.name, loaded)
 
 
@@ -138,8 +138,8 @@ def open_hub(name: str, split: str | None) -> DatasetSource:
     """Load ``owner/name`` from the Hugging Face hub, or from its cache.
 
     Raises:
-        InputError: it cannot be loaded, the split is not there or not said, or ``datasets`` is
-            missing.
+        InputError: it cannot be loaded, the split does not exist or was not given, or ``datasets``
+            is missing.
     """
     datasets = _datasets()
     try:
@@ -165,7 +165,7 @@ def _pick(splits: dict[str, Any], name: str, split: str | None) -> DatasetSource
     if split is None and len(splits) == 1:
         split = next(iter(splits))
     if split not in splits:
-        asked = f"no split {split!r}" if split else "which split?"
+        asked = f"no split {split!r}." if split else "has several splits."
         raise InputError(
             f"{name}: {asked} Found {', '.join(splits)}; write {name}:{next(iter(splits), 'SPLIT')}"
         )
@@ -182,13 +182,13 @@ def _label_names(dataset: Any) -> dict[str, list[str]]:
 
 
 def _label(value: int | None, names: list[str]) -> str | None:
-    """Name a class; the library writes -1 where there is none."""
+    """Return the name of a class; the library writes -1 for none."""
     return names[value] if value is not None and value >= 0 else None
 
 
 @contextmanager
 def _without_bars(datasets: Any) -> Iterator[None]:
-    """Hide the library's bars, and those of the hub's downloads, where nobody watches."""
+    """Hide the library's progress bars, and those of the hub's downloads, unless wanted."""
     utils: Any = import_module("huggingface_hub.utils")
     shown = (lambda: not datasets.are_progress_bars_disabled(),
              lambda: not utils.are_progress_bars_disabled())  # fmt: skip

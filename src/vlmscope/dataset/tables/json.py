@@ -1,11 +1,10 @@
-"""JSON: one object a line (JSONL), or one document that holds the objects.
+"""Readers of JSON: one object a line (JSONL), or one document with all objects.
 
-JSON has no header. The columns are every key that any row has, in order of first appearance: a
-first row that happens to lack an optional key must not hide it. Finding them costs one more pass,
-seconds for a million rows.
+JSON has no header. The columns are all keys of all rows, in order of first appearance: the first
+row may lack an optional key. Finding them takes one more pass, seconds for a million rows.
 
-A value that nests too deep, or a number that is too long, is cut short where it stands: enough is
-left for ``values`` to refuse it as the failure of one row.
+A value that nests too deep, or a number that is too long, is cut short in the text: enough is left
+for ``values`` to refuse it as the failure of one row.
 """
 
 from __future__ import annotations
@@ -34,22 +33,24 @@ from vlmscope.errors import InputError
 from vlmscope.jsontext import DEEPEST, cut_json
 
 _LEVELS = DEEPEST + 4
-"""Levels that are read: a list of rows, and a row, hold values of one level more than may be; a
-list may stand two levels deep in a document."""
+"""Most levels parsed: values of one level more than is allowed, in a row, in a list of rows, which
+may be two levels deep in a document.
+"""
 
 _SPACE = re.compile(r"\s*")
 
 _FIRST_LINE = 16 * 2**20
-"""Characters of a first line that is looked at to tell lines of objects from a document."""
+"""Characters of the first line that are read to distinguish JSONL from a document."""
 
 
 class _RepeatedKeyError(Exception):
-    """A key stands twice in one object; ``json`` would take the last without a word."""
+    """A key appears twice in one object; ``json`` would silently take the last."""
 
     def at(self, where: str) -> InputError:
         """Return the error of a table."""
         return InputError(
-            f"{where}: the key {shown_name(str(self))} stands twice in one object; keep one of them"
+            f"{where}: the key {shown_name(str(self))} appears twice in one object; keep one of "
+            "them"
         )
 
 
@@ -67,17 +68,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class JsonSource(FileSource):
-    """What both kinds share: objects become rows, keys become columns."""
+    """Base of both readers: objects become rows, keys become columns."""
 
     def columns(self) -> tuple[str, ...]:
-        """Collect the keys of all rows; a file without rows has no columns."""
+        """Return the keys of all rows; a file without rows has no columns."""
         return tuple(dict.fromkeys(key for row in self.rows() for key in row.values))
 
     def rows(self) -> Iterator[Row]:
-        """Read the objects in order.
+        """Yield the objects in order.
 
         Raises:
-            InputError: something is no JSON, no object, or not UTF-8.
+            InputError: something is not JSON, not an object, or not UTF-8.
         """
         for number, value in self._values():
             if not isinstance(value, dict):
@@ -89,12 +90,12 @@ class JsonSource(FileSource):
 
     @abstractmethod
     def _values(self) -> Iterator[tuple[int, Any]]:
-        """Read whatever values stand there, numbered from 1."""
+        """Yield all values, numbered from 1."""
 
     def _parse(self, text: str, where: str, remedy: str) -> Any:
         try:
             return _loads(text)
-        except (ValueError, RecursionError):  # is it JSON that only nests too deep?
+        except (ValueError, RecursionError):  # it may be valid JSON that only nests too deep
             text = cut_json(text, _LEVELS)
         except _RepeatedKeyError as error:
             raise error.at(where) from error
@@ -113,7 +114,7 @@ class JsonLinesSource(JsonSource):
     unit: ClassVar[str] = "line"
 
     def _values(self) -> Iterator[tuple[int, Any]]:
-        remedy = "write one whole object on each line, or name a file with one list .json"
+        remedy = "write one complete object on each line, or name a file with one list .json"
         with open_text(self.path, newline="\n") as handle:
             try:
                 for number, raw in enumerate(handle, start=1):
@@ -126,18 +127,18 @@ class JsonLinesSource(JsonSource):
 
 @dataclass(frozen=True)
 class JsonListSource(JsonSource):
-    """One JSON document that holds the rows. It is parsed whole: for large tables use JSONL."""
+    """One JSON document with the rows. It is parsed at once: for large tables use JSONL."""
 
     unit: ClassVar[str] = "item"
 
     records: str | None = None
-    """The key that the rows stand under, dots between several; None: found where it is plain."""
+    """Key of the rows, several joined by dots; None: detected if unambiguous."""
 
     def _values(self) -> Iterator[tuple[int, Any]]:
         yield from enumerate(self._found()[0], start=1)
 
     def stand_under(self) -> str:
-        """Return the key that the rows stand under; empty where they are the document itself."""
+        """Return the key of the rows; empty if they are the document itself."""
         return self._found()[1]
 
     def _found(self) -> tuple[list[Any], str]:
@@ -150,7 +151,7 @@ class JsonListSource(JsonSource):
         return find_records(self._document(text), self.records, self.name)
 
     def _document(self, text: str) -> Any:
-        """Return what a text holds; of several objects one after another, their list."""
+        """Return the value of a text; several objects one after another are a list."""
         if not text.strip():
             return []
         text = text.lstrip(BYTE_ORDER_MARK)
@@ -160,12 +161,12 @@ class JsonListSource(JsonSource):
             several = _one_after_another(text) if error.msg == "Extra data" else None
         except (ValueError, RecursionError, _RepeatedKeyError):
             several = None
-        remedy = "mend it, or name a file with one object a line .jsonl"
+        remedy = "correct it, or name a file with one object a line .jsonl"
         return self._parse(text, self.name, remedy) if several is None else several
 
 
 def _one_after_another(text: str) -> list[Any] | None:
-    """Return the objects of a text that holds several, as ``jq`` prints them; else None."""
+    """Return the objects of a text with several of them, as ``jq`` prints; else None."""
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     found: list[Any] = []
     at = 0
@@ -181,11 +182,11 @@ def _one_after_another(text: str) -> list[Any] | None:
 def open_json(path: Path, records: str | None = None) -> JsonLinesSource | JsonListSource:
     """Return the reader for a JSON file: one object a line, or one document.
 
-    The first line tells, whatever the extension says.
+    The first line decides, whatever the extension is.
 
     Args:
         path: The file.
-        records: The key of a document that the rows stand under.
+        records: The key of the rows in a document.
 
     Raises:
         InputError: It cannot be decoded, or ``records`` is given for lines.

@@ -1,8 +1,8 @@
-"""Tables that are in memory: a data frame, a dataset, rows as dictionaries, samples.
+"""Readers of tables in memory: a data frame, a dataset, rows as dictionaries, samples.
 
 They are read by the same rules as files. An image may be a path, the bytes of a file, or a PIL
-image; one that is held in memory is identified by its content, whatever the table calls it, because
-nothing else would notice that it is another one.
+image; one in memory is identified by its content even if it has a name, because a change would go
+unnoticed otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
 _CHUNK = 1024
-"""Rows of a data frame that are turned into Python's values at a time."""
+"""Rows of a data frame converted to Python values at a time."""
 
 _EXPECTED = (
     "expected a path, a pandas.DataFrame, a datasets.Dataset, or a list of dictionaries or samples"
@@ -38,20 +38,20 @@ _EXPECTED = (
 
 @dataclass(frozen=True)
 class InMemory:
-    """A table in memory. Another process, which cannot have it, knows it by its name only."""
+    """A table in memory. Other processes get its name only."""
 
     name: str
-    """What it is: ``DataFrame``."""
+    """Its kind: ``DataFrame``."""
     source: Source | None = field(default=None, repr=False, compare=False)
-    """Its rows; None where only the name is known."""
+    """Its rows; None if only the name is known."""
 
     @property
     def has_columns(self) -> bool:
-        """Whether columns can be asked for: samples have fields."""
+        """Whether columns can be mapped: samples have fields instead."""
         return not isinstance(self.source, SamplesSource)
 
     def named(self) -> InMemory:
-        """Return it without its rows."""
+        """Return a copy without the rows."""
         return InMemory(self.name)
 
 
@@ -65,11 +65,11 @@ class _MemorySource(Source):
     hashes: ImageHashes = field(default_factory=ImageHashes, init=False, repr=False, compare=False)
 
     def origin(self, row: Row) -> str:
-        """Say where a row stands: ``list[3]``."""
+        """Return the location of a row as text: ``list[3]``."""
         return f"{self.name}[{row.number}]"
 
     def plain(self, value: Any, row: int, column: str) -> Any:
-        """Return a cell as a reader of files would give it."""
+        """Return a cell as a reader of files would."""
         return _plain(value, lambda image, n: HeldImage(image, self.hashes, (row, column, n)))
 
 
@@ -80,15 +80,15 @@ class FrameSource(_MemorySource):
     frame: pd.DataFrame
 
     def origin(self, row: Row) -> str:
-        """Say where a row stands: ``DataFrame.iloc[3]``."""
+        """Return the location of a row as text: ``DataFrame.iloc[3]``."""
         return f"{self.name}.iloc[{row.number}]"
 
     def columns(self) -> tuple[str, ...]:
-        """Name the columns."""
+        """Return the columns."""
         return tuple(map(str, self.frame.columns))
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows."""
+        """Yield the rows."""
         names = self.columns()
         for start in range(0, len(self.frame), _CHUNK):
             part = self.frame.iloc[start : start + _CHUNK]
@@ -105,7 +105,7 @@ class RecordsSource(_MemorySource):
     records: Sequence[Mapping[Any, Any]]
 
     def columns(self) -> tuple[str, ...]:
-        """Name the keys of all rows, in order of appearance."""
+        """Return the keys of all rows, in order of appearance."""
         return self._columns
 
     @cached_property
@@ -113,7 +113,7 @@ class RecordsSource(_MemorySource):
         return tuple(dict.fromkeys(str(key) for record in self.records for key in record))
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows."""
+        """Yield the rows."""
         for number, record in enumerate(self.records):
             named = ((str(key), value) for key, value in record.items())
             yield Row(number, {key: self.plain(value, number, key) for key, value in named})
@@ -121,22 +121,22 @@ class RecordsSource(_MemorySource):
 
 @dataclass(frozen=True, eq=False)
 class SamplesSource(_MemorySource):
-    """Samples, as ``read_samples`` gives them or as somebody made them.
+    """Samples, from ``read_samples`` or made by the caller.
 
-    Their paths of images are taken as they are: who made the samples chose them.
+    Their image paths are used unchanged: the caller chose them.
     """
 
     samples: Sequence[Sample]
 
     def origin(self, row: Row) -> str:
-        """Say where a sample stands, in the table that it was read from if there is one."""
+        """Return the location of a sample as text: that in its original table, if there is one."""
         return self.samples[row.number].origin or super().origin(row)
 
     def fields(self, asked: FieldSpec) -> FieldSpec:
-        """Return the names of the columns that hold the samples' own fields.
+        """Return the columns of the samples' own fields.
 
         Raises:
-            InputError: Columns were asked for.
+            InputError: Columns were mapped.
         """
         if asked != FieldSpec():
             raise InputError(
@@ -146,7 +146,7 @@ class SamplesSource(_MemorySource):
         return FieldSpec(id=id_, image=image, question=question, target=target)
 
     def columns(self) -> tuple[str, ...]:
-        """Name the columns: the fields, and all keys of metadata."""
+        """Return the columns: the fields, and all keys of metadata."""
         return (*map(self._column, _FIELDS), *self._metadata)
 
     @cached_property
@@ -160,7 +160,7 @@ class SamplesSource(_MemorySource):
         return name
 
     def rows(self) -> Iterator[Row]:
-        """Read the samples."""
+        """Yield the samples."""
         names = [self._column(name) for name in _FIELDS]
         for number, sample in enumerate(self.samples):
             cells = (sample.id, self._images(sample, number), sample.question, sample.target)
@@ -170,7 +170,7 @@ class SamplesSource(_MemorySource):
 
     def _images(self, sample: Sample, number: int) -> list[ImageCell]:
         cells = []
-        # An image without a name goes by its question's id.
+        # An image without a name is named by its question's id.
         own = "" if sample.image_id == sample.id else sample.image_id
         for nth, image in enumerate(sample.images):
             name = own if not nth else ""
@@ -190,7 +190,7 @@ _PATHS = (str, PathLike)
 
 
 def _plain(value: Any, hold: Callable[[Image.Image, int], HeldImage], nth: int = 0) -> Any:
-    """Return a value as Python's own: what pandas and NumPy call a gap is None."""
+    """Return a plain Python value: missing values of pandas and NumPy are None."""
     if value is None or type(value) in (str, int, float, bool, bytes):
         return value
     if isinstance(value, Image.Image):
@@ -210,8 +210,8 @@ def _plain(value: Any, hold: Callable[[Image.Image, int], HeldImage], nth: int =
 
 
 def _plain_array(value: Any, hold: Callable[[Image.Image, int], HeldImage]) -> Any:
-    """Return a scalar of NumPy as Python's own, an array of one dimension as a list."""
-    if value.ndim > 1:  # pixels, and no list of anything
+    """Return a NumPy scalar as a Python value, a one-dimensional array as a list."""
+    if value.ndim > 1:  # pixels, not a list
         return value
     if value.dtype.kind in "mM":
         value = value.astype(f"{value.dtype.kind}8[us]")
@@ -220,7 +220,7 @@ def _plain_array(value: Any, hold: Callable[[Image.Image, int], HeldImage]) -> A
 
 
 def in_memory(data: Any) -> InMemory | None:
-    """Return a table that is given itself; None for what names one: paths, patterns, a hub name.
+    """Return a table passed as data; None for its name: paths, patterns, a hub name.
 
     An iterator is read to its end, as a table is read more than once.
 
@@ -228,7 +228,7 @@ def in_memory(data: Any) -> InMemory | None:
         data: A data frame, a dataset, or dictionaries or samples.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is none of these.
     """
     if isinstance(data, InMemory):
         return data
@@ -260,7 +260,9 @@ def _dataset(data: Any) -> Source | None:
         return None
     if isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
         splits = ", ".join(map(str, data))
-        raise InputError(f"{type(data).__name__}: which split? Found {splits}; give one of them")
+        raise InputError(
+            f"{type(data).__name__}: has several splits, found {splits}; give one of them"
+        )
     return DatasetSource("Dataset", data) if isinstance(data, datasets.Dataset) else None
 
 

@@ -1,4 +1,4 @@
-"""From what the user typed to a reader: files by their extension, a folder, a hub name."""
+"""``open_source``: from the user's argument to a reader, for files, folders and hub names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PATTERN = re.compile(r"[*?\[]")
 _NO_SUCH = "no such file or folder; check the path"
 
 Named = str | PathLike[str] | Sequence[str | PathLike[str]]
-"""What names a table: a file, a folder, a pattern, a hub name; or several files."""
+"""Name of a table: a file, a folder, a pattern, a hub name; or several files."""
 
 Rows = Iterable[Mapping[str, Any]] | Iterable[Sample]
 """Rows in memory."""
@@ -49,25 +49,25 @@ if TYPE_CHECKING:
     Data: TypeAlias = Named | InMemory | Rows | pd.DataFrame | datasets.Dataset
 else:  # without loading the libraries
     Data = Named | InMemory | Rows
-"""A table: what names one, or the table itself, as ``in_memory`` takes it."""
+"""A table: its name, or the table itself, as ``in_memory`` accepts it."""
 
 
 def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
-    """Find the reader for ``data`` and the folder in which its images are looked for.
+    """Return the reader for ``data`` and the default folder of its images.
 
     ``data`` is a file, a folder that ``datasets.save_to_disk`` wrote, a folder of tables,
     ``owner/name`` on the hub, or one of the last three with ``:split``; a pattern of files
-    (``data/test-*.parquet``); or several of these files. Images are looked for beside the file or
-    the saved folder, in a folder of tables, for the hub in the current directory.
+    (``data/test-*.parquet``); or several of these files. The folder of images is that of the file
+    or beside the saved folder, a folder of tables itself, and for the hub the current directory.
 
-    A table in memory is read as it is; its images are looked for in the current directory.
+    The images of a table in memory are looked for in the current directory.
 
     Args:
-        data: The table, or what names it.
-        records: The key of a JSON document that the rows stand under.
+        data: The table, or its name.
+        records: The key of the rows in a JSON document.
 
     Raises:
-        InputError: nothing is there, or it is of no known kind.
+        InputError: it does not exist, or is of an unknown kind.
     """
     if (table := in_memory(data)) is not None:
         return _open_memory(table, records)
@@ -92,7 +92,7 @@ def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
 
 
 def _open_memory(table: InMemory, records: str | None) -> tuple[Source, Path]:
-    """Open a table in memory; its relative paths begin in the current directory."""
+    """Open a table in memory; its paths are relative to the current directory."""
     _refuse_records(records, table.name)
     if table.source is None:
         raise InputError(f"{table.name}: is in the memory of another process; give the table")
@@ -100,7 +100,7 @@ def _open_memory(table: InMemory, records: str | None) -> tuple[Source, Path]:
 
 
 def shown_data(data: Named | InMemory) -> str:
-    """Return what names a table as a message shows it."""
+    """Return the name of a table for messages."""
     if isinstance(data, InMemory):
         return data.name
     names = [data] if isinstance(data, str | PathLike) else data
@@ -108,9 +108,10 @@ def shown_data(data: Named | InMemory) -> str:
 
 
 def absolute_data(data: Named | InMemory) -> str | tuple[str, ...]:
-    """Return what names a table so that later commands find it from elsewhere.
+    """Return the name of a table as an absolute path, for commands run from other directories.
 
-    A folder may be named ``folder:split``; what is no path here, as a hub name, stays as it is.
+    A folder may be given as ``folder:split``; a name that is not a path, such as a hub name, is
+    unchanged.
     """
     if isinstance(data, InMemory):
         return data.name
@@ -121,7 +122,7 @@ def absolute_data(data: Named | InMemory) -> str | tuple[str, ...]:
 
 
 def absolute_name(name: str) -> str:
-    """Return the absolute path of a local name; any other name as it is."""
+    """Return the absolute path of a local name; other names unchanged."""
     path, colon, split = name.rpartition(":")
     if colon and Path(path).exists() and not Path(name).exists():
         return f"{Path(path).resolve()}:{split}"
@@ -131,13 +132,13 @@ def absolute_name(name: str) -> str:
 
 
 def _fitting(pattern: str) -> list[Path]:
-    """Return the paths that a pattern fits, sorted; ``**`` stands for folders of any depth."""
+    """Return the paths that match a pattern, sorted; ``**`` matches folders of any depth."""
     # Path.glob takes no absolute pattern.
     return sorted(Path(each) for each in glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
 def _open_several(names: Sequence[str], records: str | None) -> tuple[Source, Path]:
-    """Open files that are one table together, each a path or a pattern."""
+    """Open several files as one table, each given by a path or a pattern."""
     files: list[Path] = []
     for name in names:
         if Path(name).exists() or not _PATTERN.search(name):
@@ -145,7 +146,7 @@ def _open_several(names: Sequence[str], records: str | None) -> tuple[Source, Pa
             continue
         found = _fitting(name)
         if not found:
-            raise InputError(f"{name}: no file fits this pattern; check the path")
+            raise InputError(f"{name}: no file matches this pattern; check the path")
         files += [path for path in found if not path.is_dir()]
     if not files:
         raise InputError("expected at least one table; name a file")
@@ -155,10 +156,10 @@ def _open_several(names: Sequence[str], records: str | None) -> tuple[Source, Pa
         if not path.exists():
             raise InputError(f"{path}: {_NO_SUCH}")
         if path.is_dir():
-            raise InputError(f"{path}: is a folder; of several tables name the files")
+            raise InputError(f"{path}: is a folder; give several tables by their files")
     if len(set(files)) != len(files):
         twice = next(path for path in files if files.count(path) > 1)
-        raise InputError(f"{twice}: is named twice; name each table once")
+        raise InputError(f"{twice}: is given twice; give each table once")
     called = names[0] if len(names) == 1 else f"{files[0].name} and {len(files) - 1} more"
     parts = tuple(_open_file(path, records) for path in files)
     return SeveralSource(parts, called), Path(commonpath(path.absolute().parent for path in files))
@@ -178,7 +179,7 @@ def _open_folder(folder: Path, split: str | None, records: str | None) -> tuple[
 def _refuse_records(records: str | None, name: str) -> None:
     if records is not None:
         raise InputError(
-            f"--records {records}: is for .json files, and {name} is none; leave it out"
+            f"--records {records}: is for .json files, and {name} is not one; leave it out"
         )
 
 
@@ -193,13 +194,13 @@ def _open_file(path: Path, records: str | None) -> Source:
         raise InputError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be opened ({error.strerror}); check its rights"
+            f"{path}: cannot be opened ({error.strerror}); check its permissions"
         ) from error
     reader = READERS.get(plain_suffix(path))
     if reader is None:
         raise InputError(
             f"{path}: unknown extension {path.suffix!r}, expected one of {', '.join(READERS)}, "
-            f"also with {', '.join(COMPRESSED)} behind; save the table as one of them"
+            f"also followed by {', '.join(COMPRESSED)}; save the table as one of them"
         )
     if reader is not open_json:
         _refuse_records(records, path.name)

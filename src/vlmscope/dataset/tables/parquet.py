@@ -1,7 +1,7 @@
-"""Parquet, through pyarrow, a few rows at a time.
+"""Reader of Parquet, with pyarrow, a few rows at a time.
 
-Batches are small because a row may hold a whole image: 64 images are some megabytes, a row
-group of them may be gigabytes.
+Batches are small because a row may contain an image: 64 images are some megabytes, a row group of
+them may be gigabytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_DECLARED = (LookupError, TypeError, ValueError, AttributeError)
 _NO_VALUE = (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError)
 
 BATCH_ROWS = 64
-"""Rows turned into Python values at a time."""
+"""Rows converted to Python values at a time."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class ParquetSource(FileSource):
     """A Parquet file. Rows are counted from 1."""
 
     def columns(self) -> tuple[str, ...]:
-        """Read the schema.
+        """Return the columns of the schema.
 
         Raises:
-            InputError: the file is no Parquet file, or pyarrow is missing.
+            InputError: the file is not Parquet, or pyarrow is missing.
         """
         return tuple(self._schema().names)
 
     def media(self) -> dict[str, str]:
-        """Name the columns of sounds and videos, where the ``datasets`` library wrote the file.
+        """Return the columns of sounds and videos, if the ``datasets`` library wrote the file.
 
         Raises:
             InputError: as ``columns``.
@@ -46,7 +46,7 @@ class ParquetSource(FileSource):
         try:
             record = load_json((self._schema().metadata or {})[b"huggingface"].decode())
             return declared_media(record["info"]["features"])
-        except _NOT_DECLARED:  # nobody else promises what stands there
+        except _NOT_DECLARED:  # other writers may store anything there
             return {}
 
     def _schema(self) -> Any:
@@ -58,7 +58,7 @@ class ParquetSource(FileSource):
             raise self._unreadable(error) from error
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows; values are Python's own types, images are bytes or ``{bytes, path}``.
+        """Yield the rows; values are Python types, images are bytes or ``{bytes, path}``.
 
         Raises:
             InputError: the file is damaged, or pyarrow is missing.
@@ -81,15 +81,15 @@ class ParquetSource(FileSource):
             return InputError(f"{place}: is compressed as a whole; expand it once")
         return InputError(
             f"{place}: cannot be read as Parquet ({named_line(error)}); write the file again, or "
-            "give it the extension of what it holds"
+            "give it the extension of its format"
         )
 
 
 def plain_rows(batch: Any) -> list[dict[str, Any]]:
-    """Return the rows of an Arrow batch as Python's own values.
+    """Return the rows of an Arrow batch as Python values.
 
-    Arrow holds more than Python: dates after the year 9999, structs with two fields of one name,
-    text that is not UTF-8. Such a cell is ``Unreadable``, and all others are read.
+    Arrow has values that Python lacks: dates after the year 9999, structs with two fields of one
+    name, text that is not UTF-8. Such a cell is ``Unreadable``, and all others are read.
     """
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
@@ -108,7 +108,7 @@ def _plain_cell(cell: Any) -> Any:
 
 
 def declared_media(features: Mapping[str, Any]) -> dict[str, str]:
-    """Name the columns that hold sounds or videos, or lists of them, by their declared features.
+    """Return the columns of sounds or videos, or lists of them, by their declared features.
 
     Args:
         features: column → feature, as the ``datasets`` library writes it to JSON.

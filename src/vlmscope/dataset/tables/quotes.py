@@ -1,9 +1,9 @@
-"""Whether the quotation marks of a delimited text quote, or are part of the text.
+"""Detection of the delimiter and of quoting in a delimited text.
 
 pandas and Excel quote a field that holds a quotation mark; other programs write TSV as it comes,
-where a mark at the beginning of a field quotes nothing. Read with quoting, such a mark swallows
-everything up to the next one, rows and all, and nothing looks wrong. What a file does is decided
-once, from the whole file; where it cannot be decided, the file is refused.
+where a mark at the beginning of a field is part of the text. Read with quoting, such a mark would
+swallow everything up to the next one, including rows, without an error. Which of the two a file is
+gets decided once, from the complete file; if it cannot be decided, the file is refused.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _DIGITS = re.compile(r"\d+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _HASH = re.compile(r"[0-9a-f-]{6,}")
 _LONG_NUMBER = 4
-"""Digits of a number that may be the name of an image: those of small tables are shorter."""
+"""Fewest digits of a number that may be the name of an image: other numbers are shorter."""
 
 _BREAK = re.compile(r"\r\n|\r|\n")
 
 DELIMITERS = "\t,;|"
-"""Characters that may stand between fields."""
+"""Possible delimiters."""
 
 
 def find_delimiter(header: str, declared: str) -> str:
-    """Return the delimiter of a table by its header: the declared one, where it has that.
+    """Return the delimiter of a table by its header: the declared one if it occurs.
 
     >>> find_delimiter("id;image;question", ","), find_delimiter("id", ",")
     (';', ',')
@@ -43,15 +43,15 @@ def find_delimiter(header: str, declared: str) -> str:
 
 
 class UndecidedError(ValueError):
-    """Nothing tells whether lines are rows or the text of a cell; the message is a row's id."""
+    """It is undecidable whether lines are rows or the text of a cell; the message is a row's id."""
 
 
 def is_quoted(lines: Callable[[], Iterable[str]], delimiter: str) -> bool:
-    r"""Return whether quotation marks quote in a text, its lines as they stand in the file.
+    r"""Return whether quotation marks in the lines of a file are quoting.
 
-    They do not, where every line has as many fields as the header even if they quote nothing, and
-    one field has marks as no writer that quotes would write them; unless cells of several lines
-    account for these marks, and those lines are no rows.
+    They are not if every line, read without quoting, has as many fields as the header, and one
+    field has marks that no quoting writer would write; unless cells of several lines explain these
+    marks, and those lines are not rows.
 
     Args:
         lines: Returns the lines, from the first one at each call.
@@ -69,7 +69,7 @@ def is_quoted(lines: Callable[[], Iterable[str]], delimiter: str) -> bool:
 
 
 def _seems_quoted(lines: Iterable[str], delimiter: str) -> bool:
-    """Return whether it is plain that marks quote."""
+    """Return whether the marks are clearly quoting."""
     expected = None
     malformed = False
     for line in lines:
@@ -90,7 +90,7 @@ def _seems_quoted(lines: Iterable[str], delimiter: str) -> bool:
 
 
 def _holds_lines(lines: Callable[[], Iterable[str]], delimiter: str) -> bool:
-    """Return whether a text, read with quoting, is a table some of whose cells hold lines.
+    """Return whether a text, read with quoting, is a table with multi-line cells.
 
     Raises:
         UndecidedError: The lines may be rows or the text of a cell.
@@ -125,19 +125,19 @@ class _Rows:
     """The rows of a table, read with quoting."""
 
     shape: RowShape
-    """What they look like."""
+    """Their shape."""
     ids: frozenset[str]
     """Their ids."""
     is_unique: bool
-    """Whether no two have the same id."""
+    """Whether the ids are unique."""
     question: int
     """Position of the question."""
 
     def holds_rows(self, fields: Sequence[str], delimiter: str) -> bool | None:
-        """Return whether the lines of a cell are rows of their own; None where they may be.
+        """Return whether the lines of a cell are rows of their own; None if they may be.
 
-        Unlike ``swallowed_ids`` it is asked where quoting itself is in doubt: what that cannot tell
-        apart decides nothing.
+        Unlike ``swallowed_ids`` it is used when quoting itself is in doubt: ambiguous evidence
+        decides nothing.
         """
         first, others = _lines_of(fields, delimiter)
         if any(len(row) != self.shape.count for row in (first, *others)):
@@ -147,7 +147,7 @@ class _Rows:
         if found and known.isdisjoint(found):
             return True
         if not all(any(map(str.isalpha, row[self.question])) for row in others):
-            return False  # every row asks something
+            return False  # every row has a question
         are_images = self._are_images(first, others)
         if are_images is False:
             return False
@@ -156,21 +156,21 @@ class _Rows:
         return are_images if own or known.isdisjoint(ids) else False
 
     def _are_images(self, first: Sequence[str], others: Sequence[Sequence[str]]) -> bool | None:
-        """Return whether the cells in the column of images hold some; None if they may."""
+        """Return whether the cells in the image column are images; None if they may be."""
         if self.shape.image is None:
             return None
         known = first[self.shape.image]
         said = {_is_image(row[self.shape.image], known) for row in others}
         if False in said or True in said:
             return False not in said
-        # Gaps, or numbers, which beside the name of a file are none.
+        # Gaps, or numbers, which are not images beside the name of a file.
         is_file = bool(known.strip('"').strip()) and not known.strip('"').isdecimal()
         gaps = not all(row[self.shape.image].strip('"').strip() for row in others)
         return False if is_file and not gaps else None
 
 
 def _lines_of(fields: Sequence[str], delimiter: str) -> tuple[list[str], list[list[str]]]:
-    """Return a row's lines as they stand in the file, each cut into fields: first, and others."""
+    """Return a row's lines in the file, split into fields: the first, and the others."""
     text = delimiter.join(f'"{field}"' if _BREAK.search(field) else field for field in fields)
     first, *others = (line.split(delimiter) for line in _BREAK.split(text))
     return first, others
@@ -178,10 +178,10 @@ def _lines_of(fields: Sequence[str], delimiter: str) -> tuple[list[str], list[li
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """What a row of a table looks like: its number of fields, and where its id and image are."""
+    """The shape of a table's rows: number of fields, and positions of id and image."""
 
     count: int
-    """Fields of the header."""
+    """Number of fields in the header."""
     id: int
     """Position of the id."""
     image: int | None
@@ -200,7 +200,7 @@ def shape_of(header: Sequence[str]) -> RowShape:
 
 
 def question_of(header: Sequence[str]) -> int:
-    """Return the position of the question by the names of a table's columns; else the last one.
+    """Return the position of the question by the names of the columns; else the last position.
 
     >>> question_of(["id", "question", "answer"]), question_of(["a", "b"])
     (1, 1)
@@ -210,16 +210,16 @@ def question_of(header: Sequence[str]) -> int:
 
 
 def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tuple[str, ...]:
-    r"""Return the ids of the rows that a quotation mark swallowed; none where it is one row.
+    r"""Return the ids of the rows that a quotation mark joined to one; empty if it is one row.
 
-    Several rows were read as one, where each line has the header's number of fields by itself, and
-    where those behind the first look like rows: their ids are of the form of its id, and their
-    images are called what images are called. A table of numbers in a question is none.
+    Several rows were read as one if each line has the header's number of fields, and those after
+    the first look like rows: their ids have the form of its id, and their image cells look like
+    images. A table of numbers in a question does not count.
 
     Args:
         fields: The fields of the row, one of which holds a line break.
         delimiter: What stands between fields.
-        shape: What a row of the table looks like.
+        shape: The shape of the table's rows.
 
     >>> shape = RowShape(3, id=0, image=1)
     >>> swallowed_ids(["1", "a1.png", "Is it?\n2,a2.png,Is it?"], ",", shape)
@@ -239,29 +239,29 @@ def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tup
     )
     if not found:
         return ()
-    # The row was read with the id of its first line, or of its last where the text comes before.
+    # The row has the id of its first line, or of its last if the text comes before the id.
     inner = others if first[shape.id] == fields[shape.id] else [first, *others[:-1]]
     return tuple(row[shape.id].strip('"') for row in inner)
 
 
 def _are_images(cells: Sequence[str], first: str) -> bool:
-    """Return whether one of the cells is surely an image, and none surely something else."""
+    """Return whether a cell is certainly an image, and none is certainly something else."""
     said = [_is_image(cell, first) for cell in cells]
     return any(said) and False not in said
 
 
 def _is_image(cell: str, first: str) -> bool | None:
-    """Return whether a cell names or holds an image; None for a gap or a number that may be one."""
+    """Return whether a cell is an image; None for a gap, or a number that may be one."""
     cell = cell.strip('"')
     if has_image_suffix(cell) or is_encoded(cell):
         return True
-    if cell.isdecimal():  # a number is one, where it is as long as that of the first row
+    if cell.isdecimal():  # a number counts if it is as long as that of the first row
         return True if len(cell) == len(first) >= _LONG_NUMBER and first.isdecimal() else None
     return _is_form_of(cell, first) if cell.strip() else None
 
 
 def _share_a_text(first: Sequence[str], last: Sequence[str], shape: RowShape) -> bool:
-    """Return whether two rows have alike cells beside the id, which are no numbers."""
+    """Return whether two rows share a cell that is neither the id nor a number."""
     return any(
         at != shape.id and '"' not in one + other and _form(one) == _form(other) not in ("", "0")
         for at, (one, other) in enumerate(zip(first, last, strict=True))
@@ -269,7 +269,7 @@ def _share_a_text(first: Sequence[str], last: Sequence[str], shape: RowShape) ->
 
 
 def _is_form_of(cell: str, known: str) -> bool:
-    """Return whether a cell is written as a known one; where a quotation mark is, nobody can tell.
+    """Return whether a cell has the form of a known one; undecidable with a quotation mark.
 
     >>> _is_form_of("q17_b", "q2_cat"), _is_form_of("red", "q1"), _is_form_of("a07fe1", "0b1e22")
     (True, False, True)

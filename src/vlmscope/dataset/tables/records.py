@@ -1,7 +1,7 @@
-"""Where the rows stand in a JSON document: the shapes in which benchmarks are published.
+"""Search for the rows in a JSON document, in the shapes in which benchmarks are published.
 
 A list of objects; an object of records by id (GQA, ScienceQA); records under a key beside notes on
-the data set (VQA v2, TextVQA); columns, as pandas and ``datasets`` write them; one record alone.
+the dataset (VQA v2, TextVQA); columns, as pandas and ``datasets`` write them; one record alone.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from vlmscope.dataset.column_names import is_field_name
 from vlmscope.errors import InputError, listed
 
 _DEEPEST = 3
-"""Keys above the records at most."""
+"""Most keys above the records."""
 
 _KEY_COLUMNS = ("id", "key", "record_key")
-"""Column that a record's key goes into, the first one that no record has itself."""
+"""Columns for a record's key; the first one that no record has is used."""
 
 _ID_COLUMNS = frozenset(("id", "question_id"))
 
 
 def find_records(document: Any, asked: str | None, name: str) -> tuple[list[Any], str]:
-    """Return the rows of a document, and the key that they stand under; empty for none.
+    """Return the rows of a document and their key, empty for the document itself.
 
     Args:
         document: The document.
-        asked: The key that the user named, dots between several.
+        asked: The user's key, several joined by dots.
         name: The file's name, for messages.
 
     Raises:
-        InputError: There are none where they should be, or in several parts of the document.
+        InputError: There are none under the key, or several parts of the document have some.
     """
     if asked is not None:
         rows = _as_rows(_under(document, asked, name))
         if rows is None:
             raise InputError(
-                f"--records {asked}: {name} holds no records there; expected a list of objects, or "
+                f"--records {asked}: {name} has no records there; expected a list of objects, or "
                 "an object of objects"
             )
         return rows, asked
@@ -65,13 +65,13 @@ def find_records(document: Any, asked: str | None, name: str) -> tuple[list[Any]
     where = "lists of records under" if found else "an object with the keys"
     example = keys[0] if keys else "NAME"
     raise InputError(
-        f"{name}: found {where} {listed(keys)}, expected a list of objects; say which one holds "
-        f"the questions with --records {example}"
+        f"{name}: found {where} {listed(keys)}, expected a list of objects; choose the one with "
+        f"the questions by --records {example}"
     )
 
 
 def _under(document: Any, asked: str, name: str) -> Any:
-    """Return what stands under a key, or under several with dots between."""
+    """Return the value under a key, or under several joined by dots."""
     if isinstance(document, dict) and asked in document:
         return document[asked]
     found, names = document, asked.split(".")
@@ -93,7 +93,7 @@ def _as_rows(value: Any) -> list[Any] | None:
 
 
 def _of_list(items: list[Any]) -> list[Any]:
-    """Return the rows of a list; of lists below a header, which is their first, objects."""
+    """Return the rows of a list; lists with a header as the first one become objects."""
     if len(items) > 1 and all(isinstance(item, list) for item in items):
         header = items[0]
         if all(isinstance(cell, str) for cell in header) and any(map(is_field_name, header)):
@@ -102,7 +102,7 @@ def _of_list(items: list[Any]) -> list[Any]:
 
 
 def _whole(document: dict[str, Any]) -> list[Any] | None:
-    """Return the rows of a document that consists of them, or is one; None for any other."""
+    """Return the rows of a document that is a list of rows, or one row; None for any other."""
     columns = _of_columns(document)
     if columns is not None:
         return columns
@@ -113,7 +113,7 @@ def _whole(document: dict[str, Any]) -> list[Any] | None:
 
 
 def _is_record(document: Mapping[str, Any]) -> bool:
-    """Return whether an object is one row by itself: it has a question, and an id or an image."""
+    """Return whether an object is a row: it has a question, and an id or an image."""
     plain = {key for key, value in document.items() if not isinstance(value, dict | list)}
     return any(is_field_name(key, "question") for key in plain) and any(
         is_field_name(key, field) for key in plain for field in ("id", "image")
@@ -131,7 +131,7 @@ def _lists(document: Mapping[str, Any], above: str, levels: int) -> Iterator[tup
 
 
 def _objects(document: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield every object of records, or of columns, that stands under a key."""
+    """Yield every object of records, or of columns, under a key."""
     for key, value in document.items():
         rows = _whole(value) if isinstance(value, dict) and value else None
         if rows is not None:
@@ -161,7 +161,7 @@ def _by_key(document: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _alike(document: Mapping[str, Any]) -> list[Any] | None:
-    """Return the records of an object whose values have the same keys, whatever these are."""
+    """Return the records of an object whose values all have the same keys."""
     records = list(document.values())
     if len(records) < 2 or not all(isinstance(record, dict) and record for record in records):
         return None
@@ -202,5 +202,5 @@ def _of_columns(document: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _has_fields(document: Mapping[str, Any]) -> bool:
-    """Return whether keys of a document are names of fields, or at least no ids."""
+    """Return whether keys of a document are names of fields, or at least not ids."""
     return any(map(is_field_name, document))

@@ -1,8 +1,8 @@
-"""Several tables read as one: files named one by one, by a pattern, or by their folder.
+"""Several tables read as one: files given one by one, by a pattern, or by their folder.
 
-A folder is taken as the Hugging Face hub lays one out: files of one split are numbered
-``test-00000-of-00003.parquet``, and splits have names. One split is read, and none of its files may
-be missing.
+A folder is expected in the layout of the Hugging Face hub: files of one split are numbered
+``test-00000-of-00003.parquet``, and splits have names. One split is read, and all its files must be
+present.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ _NUMBERED = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:
 _SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
 _SPLIT_NAME = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
 _DEEPEST = 3
-"""Levels of folders below a folder of tables that are looked into."""
+"""Levels of subfolders searched in a folder of tables."""
 
 
 @dataclass(frozen=True)
 class SeveralSource(Source):
-    """Tables of the same columns, one after another."""
+    """Tables with the same columns, one after another."""
 
     parts: tuple[Source, ...]
     """The tables, at least one."""
     called: str
-    """What was asked for: a pattern, a folder."""
+    """The user's argument: a pattern, a folder."""
 
     @property
     def name(self) -> str:  # type: ignore[override]  # read-only here, and never set elsewhere
-        """What was asked for."""
+        """The user's argument."""
         return self.called
 
     @property
     def missing(self) -> frozenset[str]:  # type: ignore[override]  # as the first table has it
-        """Texts that stand for a gap."""
+        """Texts that mean "no value"."""
         return self.parts[0].missing
 
     def columns(self) -> tuple[str, ...]:
-        """Name the columns, which must be those of every table.
+        """Return the columns, which must be those of every table.
 
         Raises:
-            InputError: A table has others.
+            InputError: A table has other columns.
         """
         first, names = self.parts[0], self.parts[0].columns()
         every = dict.fromkeys(names)
@@ -59,7 +59,7 @@ class SeveralSource(Source):
                     f"{self.name}: {first.name} and {part.name} are of different formats; name "
                     "tables of one format"
                 )
-            # Objects of JSON may lack a key; a file with a header that lacks a column is another.
+            # Objects of JSON may lack a key; a header that lacks a column is a different table.
             if in_json:
                 every.update(dict.fromkeys(found))
             elif set(found) != set(names):
@@ -71,11 +71,11 @@ class SeveralSource(Source):
         return tuple(every)
 
     def media(self) -> Mapping[str, str]:
-        """Name the columns of sounds and videos."""
+        """Return the columns of sounds and videos."""
         return {column: kind for part in self.parts for column, kind in part.media().items()}
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows of every table."""
+        """Yield the rows of every table."""
         for part in self.parts:
             within = f"{part.name} {part.unit}"
             for row in part.rows():
@@ -83,15 +83,15 @@ class SeveralSource(Source):
 
 
 def tables_in(folder: Path, split: str | None, known: Sequence[str]) -> list[Path]:
-    """Return the tables of a folder that are one together.
+    """Return the files of a folder that together are one table.
 
     Args:
         folder: The folder.
-        split: Which of its splits.
+        split: The split, if one was given.
         known: Extensions of tables.
 
     Raises:
-        InputError: There is none; there are several splits, or formats, and none is asked for; a
+        InputError: There is none; there are several splits, or formats, and none was chosen; a
             numbered file is missing.
     """
     files = sorted(_tables_below(folder, known, _DEEPEST))
@@ -106,11 +106,11 @@ def tables_in(folder: Path, split: str | None, known: Sequence[str]) -> list[Pat
         chosen = splits[ends[0]] if len(ends) == 1 else []
     if not files:
         raise InputError(
-            f"{folder}: found a folder without a table, that Hugging Face datasets did not save; "
-            "name a table in it (.csv, .tsv, .jsonl, .json, .parquet)"
+            f"{folder}: found neither a table in this folder nor a dataset saved by Hugging Face "
+            "datasets; name a table in it (.csv, .tsv, .jsonl, .json, .parquet)"
         )
     if not chosen:
-        asked = f"no split {split!r}." if split else "which split?"
+        asked = f"no split {split!r}." if split else "has several splits."
         names = [name or files[0].name for name in splits]
         raise InputError(
             f"{folder}: {asked} Found {listed(names)}; write {folder}:{names[0]}, or name the files"
@@ -147,7 +147,7 @@ def _split_of(path: Path) -> str:
 
 
 def _check_complete(folder: Path, files: Sequence[Path]) -> None:
-    """Refuse a split of which a numbered file is missing."""
+    """Raise for a split with a missing numbered file."""
     found = [_NUMBERED.fullmatch(path.name.split(".")[0]) for path in files]
     numbers = {int(one["number"]) for one in found if one}
     if not numbers:
@@ -158,5 +158,5 @@ def _check_complete(folder: Path, files: Sequence[Path]) -> None:
         names = [f"{first['split']}-{number:05d}-of-{first['count']}" for number in gone]
         raise InputError(
             f"{folder}: {len(numbers)} of {int(first['count'])} files are there, missing "
-            f"{listed(names, 10)}; fetch them, or name the files that are to be read"
+            f"{listed(names, 10)}; fetch them, or name the files to read"
         )

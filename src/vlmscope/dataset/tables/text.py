@@ -1,8 +1,8 @@
-"""The bytes of a table's file: whatever it was compressed with and encoded in.
+"""Opening of a table's file: decompression and detection of the encoding.
 
-A compressed file is recognised by its first bytes, not by its name, and expands within a limit. A
-byte-order mark says that a text is UTF-16 or UTF-32, as Excel's "Unicode text" is; text without
-one is UTF-8, or UTF-16 where every other byte is zero.
+A compressed file is recognised by its first bytes, not by its name, and its expanded size is
+limited. A byte-order mark means UTF-16 or UTF-32, as in Excel's "Unicode text"; text without one is
+UTF-8, or UTF-16 if every other byte is zero.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from vlmscope.errors import InputError
 from vlmscope.regular import open_regular
 
 _COMPRESSIONS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
-"""How compressed files begin."""
+"""First bytes of compressed files."""
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""Second extensions of compressed tables, in lower case."""
+"""Lower-case extensions of compressed files."""
 
 LEAST_EXPANDED = 2**30
-"""Bytes that any compressed file may expand to."""
+"""Expanded size in bytes that is allowed for any compressed file."""
 
 MOST_TIMES = 200
-"""Larger ones may expand to so many times their size: text takes a fifth to a fiftieth."""
+"""Larger files may expand to this many times their size: text compresses to a fifth to a fiftieth.
+"""
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -40,7 +41,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 BYTE_ORDER_MARK = "\ufeff"
-"""At the beginning of a text it is none of it, however often it stands there."""
+"""Not part of the text at its beginning, even if repeated."""
 
 _SAVE = "save the table as .csv or .jsonl"
 _OTHERS = (
@@ -54,13 +55,13 @@ _OTHERS = (
     (b"%PDF-", "a PDF document", _SAVE),
     (b"/annex/objects/", "a git-annex pointer, not the file itself", "run 'git annex get'"),
 )
-"""How files begin that are no table of text, what they are, and what to do."""
+"""First bytes of files that are not text tables, what they are, and the remedy."""
 
 _WEB_PAGE = re.compile(rb"\s*(?:<!doctype html|<html)", re.IGNORECASE)
 
 
 def plain_suffix(path: Path) -> str:
-    """Return the extension in lower case that says what a file holds once it is expanded.
+    """Return the lower-case extension of a file without that of its compression.
 
     >>> plain_suffix(Path("a.CSV")), plain_suffix(Path("a.jsonl.gz"))
     ('.csv', '.jsonl')
@@ -70,11 +71,11 @@ def plain_suffix(path: Path) -> str:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a table's file for reading, expanded where it is compressed.
+    """Open a table's file for reading bytes, decompressed if needed.
 
     Raises:
         InputError: It is an archive.
-        OSError: As ``open_regular``; reading raises it too where the file expands too far.
+        OSError: As ``open_regular``; reading also raises it if the file expands beyond the limit.
     """
     handle = open_regular(path)
     try:
@@ -101,7 +102,7 @@ def _expanded(handle: BufferedReader, path: Path) -> IO[bytes]:
 
 
 def _check_head(head: bytes, path: Path) -> None:
-    """Refuse a file that is no text by how it begins."""
+    """Raise for a file that is not text by its first bytes."""
     for start, what, remedy in _OTHERS:
         if head.startswith(start):
             raise InputError(f"{path}: is {what}; {remedy}")
@@ -110,7 +111,7 @@ def _check_head(head: bytes, path: Path) -> None:
 
 
 def _expander(handle: BufferedReader, head: bytes) -> Any:
-    """Return what expands a file, or None for one that is not compressed."""
+    """Return the decompressing reader of a file; None if it is not compressed."""
     if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=handle)
     if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
@@ -130,7 +131,7 @@ def _expander(handle: BufferedReader, head: bytes) -> Any:
 
 
 class _Limited(RawIOBase):
-    """What a compressed file expands to, up to a limit; every fault of the file is ``OSError``."""
+    """Content of a compressed file, up to a limit; every fault of the file is ``OSError``."""
 
     def __init__(self, source: Any, file: IO[bytes], most: int) -> None:
         self._source = source
@@ -178,7 +179,7 @@ def encoding_of(head: bytes) -> str:
 
 
 def open_text(path: Path, newline: str = "") -> TextIOWrapper:
-    """Open a table's file for reading text, its line ends as ``open`` takes them.
+    """Open a table's file for reading text, with ``newline`` as in ``open``.
 
     Raises:
         InputError: As ``open_bytes``.
@@ -194,27 +195,28 @@ def open_text(path: Path, newline: str = "") -> TextIOWrapper:
 
 
 def decoded(data: bytes) -> str:
-    """Return the text of a whole file.
+    """Return the decoded text of a file.
 
     Raises:
-        UnicodeDecodeError: It is not what its first bytes say.
+        UnicodeDecodeError: It is not in the encoding that its first bytes indicate.
     """
     return data.decode(encoding_of(data[:4]))
 
 
 def not_utf8(path: Path, encoding: str = "utf-8-sig") -> InputError:
-    """Build the error for a file that is not UTF-8: at which line and byte, and what to do.
+    """Return the error for a file that is not UTF-8, with line, byte and remedy.
 
     A text reader reports offsets within its own buffer, so the file is searched again. No UTF-8
-    character but the newline itself holds a newline byte: reading by line cuts no character.
+    character but the newline itself contains a newline byte, so reading by line splits no
+    character.
 
     Args:
         path: The file.
-        encoding: What it was taken for.
+        encoding: The assumed encoding.
     """
     if encoding != "utf-8-sig":
         return InputError(
-            f"{path.name}: begins as {encoding.upper()} and goes on as something else; save the "
+            f"{path.name}: begins as {encoding.upper()} and continues as something else; save the "
             "file as UTF-8"
         )
     offset = 0
