@@ -1,7 +1,7 @@
-"""Categories of questions: how often each is hallucinated, and how well that is predicted in it.
+"""Categories of questions: their hallucination rate, and the AUROC within each.
 
-What the saved sweep tells of a category is taken from it, so that a number is the same wherever it
-is shown; only what it does not tell is computed, in the same way.
+Numbers in the saved sweep are used as they are, so that a number is the same wherever it is shown;
+only missing ones are computed, in the same way.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ALL = "all"
 """Name of the last row."""
 
 NONE = "–"
-"""Name of the rows without a category, where others have one."""
+"""Name for the rows without a category, if others have one."""
 
 _Span = tuple[float | None, float | None, float | None]
-"""A number and the ends of its interval, as far as there are any."""
+"""A number and the ends of its interval; None if unknown."""
 
 _NO_SPAN: _Span = (None, None, None)
 
@@ -39,7 +39,7 @@ def categories(
     Args:
         rows: The run's rows.
         labels: Label of each, by id.
-        sweep: Its probes, where it has some that fit.
+        sweep: Its probes, if they are up to date.
     """
     members: dict[str, list[Row]] = {}
     for row in rows:
@@ -53,8 +53,8 @@ def categories(
         if set(members) != {NONE}
     ]
     found.sort(key=lambda row: (row.share is None, -(row.share or 0), row.name))
-    told = {} if sweep is None or _found_nothing(sweep) else _told(sweep["selected"])
-    return (*found, _row(ALL, rows, labels, images, told))
+    overall = {} if sweep is None or _found_nothing(sweep) else _overall(sweep["selected"])
+    return (*found, _row(ALL, rows, labels, images, overall))
 
 
 def _row(
@@ -71,7 +71,7 @@ def _row(
         rows: Its rows.
         labels: Label of each row of the run, by id.
         images: Number of the image group of each, by id.
-        saved: What the sweep tells of it, as ``by_column`` has it.
+        saved: Its entry in the sweep's ``by_column``.
     """
     outcomes = Counter(labels[row.id].outcome for row in rows if row.id in labels)
     hallucinated, faithful = outcomes["hallucinated"], outcomes["faithful"]
@@ -111,7 +111,7 @@ def _share(rows: Sequence[Row], labels: Mapping[str, Score], images: Mapping[str
 
 
 def _images(rows: Sequence[Row], sweep: SavedSweep | None) -> dict[str, int]:
-    """Return a number for each row's image; near-copies are one where the sweep knows them."""
+    """Return a number for each row's image; near-copies share one if the sweep has groups."""
     copies: dict[str, int] = {}
     if sweep is not None:
         numbers = sweep.predictions["image_group"].tolist()
@@ -124,7 +124,7 @@ def _images(rows: Sequence[Row], sweep: SavedSweep | None) -> dict[str, int]:
 
 
 def _saved(sweep: SavedSweep | None) -> dict[str, Mapping[str, Any]]:
-    """Return what the sweep tells of each category; empty where it was not broken down by it."""
+    """Return the sweep's entry for each category; empty if it has no breakdown by category."""
     columns = {} if sweep is None else sweep.summary.get("by_column", {})
     values = columns.get("category", {}).get("values", ())
     left_out = {"auroc"} if sweep is not None and _found_nothing(sweep) else set()
@@ -135,7 +135,7 @@ def _saved(sweep: SavedSweep | None) -> dict[str, Mapping[str, Any]]:
 
 
 def _found_nothing(sweep: SavedSweep) -> bool:
-    """Return whether the selected probe gives one risk in most folds: then it has no AUROC."""
+    """Return whether the selected probe predicts one risk in most folds, and so has no AUROC."""
     return sweep["selected"].found_nothing
 
 
@@ -160,8 +160,8 @@ def _judged(
     }
 
 
-def _told(selected: ProbeResult) -> dict[str, Any]:
-    """Return the AUROC over all rows as the sweep has it."""
+def _overall(selected: ProbeResult) -> dict[str, Any]:
+    """Return the AUROC over all rows from the sweep."""
     ends = {"low": selected.auroc_low, "high": selected.auroc_high}
     return {"auroc": selected.auroc, "interval": ends}
 
@@ -171,7 +171,7 @@ def _span(value: Any, interval: Mapping[str, Any]) -> _Span:
 
 
 def _known(value: Any) -> float | None:
-    """Return a number; None for what is none, in a file of somebody else too."""
+    """Return a finite number, or None for any other value, as in a foreign file."""
     if not isinstance(value, int | float) or not np.isfinite(value):
         return None
     return float(value)

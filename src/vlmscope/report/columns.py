@@ -1,4 +1,4 @@
-"""The columns of the table besides the category: what the sweep found by their values."""
+"""The results of the sweep by the values of the table's columns other than the category."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlmscope.sweeps import SavedSweep
 
 
 def columns(sweep: SavedSweep | None) -> Iterator[ColumnTable]:
-    """Yield a table for each column but the category, which has a section of its own."""
+    """Yield a table for each column except the category, which has its own section."""
     found: Mapping[str, Any] = {} if sweep is None else sweep.summary.get("by_column", {})
     results = () if sweep is None else sweep.results
     nothing = {row.name for row in results if row.found_nothing}
@@ -27,7 +27,7 @@ def columns(sweep: SavedSweep | None) -> Iterator[ColumnTable]:
 
 
 def _within(name: str, found: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """Return an AUROC within the column and its ends; None where there is none."""
+    """Return an AUROC within the column and the ends of its interval, or None for each."""
     if found is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     ends = found["interval"]
@@ -35,7 +35,7 @@ def _within(name: str, found: Mapping[str, Any] | None) -> dict[str, float | Non
 
 
 def _value(found: Mapping[str, Any], nothing: bool) -> ColumnValue:
-    """Return a value's numbers; no AUROC where the probe found nothing."""
+    """Return the numbers of a value; no AUROC if the probe found nothing."""
     interval, simultaneous = found["interval"], found["simultaneous"]
     if nothing:
         interval = simultaneous = {"low": None, "high": None}

@@ -1,7 +1,7 @@
-"""What a report says, as plain data: gathered from a run on one side, drawn as a page on the other.
+"""The content of a report as plain data: built from a run, rendered as a page.
 
-Texts are as the table and the model gave them, unescaped and untrusted: the page escapes them.
-Numbers are numbers: the page decides on digits. What is not known is None, never zero.
+Texts are those of the table and the model, unescaped and untrusted: the page escapes them. Numbers
+are unrounded: the page formats them. Unknown values are None, never zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vlmscope.sweeps import ProbeResult
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A plot, ready for the page; its files lie beside the report."""
+    """A plot, ready for the page."""
 
     name: str
     """Stem of its files and its anchor in the page: ``auroc_by_layer``."""
@@ -26,23 +26,24 @@ class Figure:
     caption: str
     """How to read it, one or two sentences."""
     description: str
-    """What it shows, with numbers, for those who cannot see it."""
+    """A text alternative, with numbers."""
     svg: str
-    """An ``<svg>`` element of ours, colours as CSS variables: the one text that is not escaped."""
+    """An ``<svg>`` element, with colours as CSS variables: the only text that is not escaped."""
     csv: str
     """Its data."""
     narrow_svg: str = ""
-    """The same element for a narrow screen; empty where the other fits there too."""
+    """The same element for a narrow screen; empty if the other fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number worth a tile of its own."""
+    """A number with its own tile."""
 
     label: str
-    """What it counts: ``hallucinated``."""
+    """The quantity: ``hallucinated``."""
+
     value: str
-    """As it is read: ``21.4%``."""
+    """The formatted number: ``21.4%``."""
     note: str = ""
     """A few words below: ``428 of 1,997 scorable answers``."""
 
@@ -59,10 +60,10 @@ class CategoryRow:
     share: float | None
     """Hallucinated among those that are hallucinated or faithful."""
     share_low: float | None
-    """Ends of its 95% interval, over images; None where there is one image only."""
+    """Ends of its 95% interval, over images; None if there is only one image."""
     share_high: float | None
     auroc: float | None
-    """Of the selected probe, within the category; None where it has one outcome only, or without
+    """AUROC of the selected probe within the category; None if it has a single outcome, or without
     probes."""
     auroc_low: float | None
     """Ends of its 95% interval (images resampled)."""
@@ -112,9 +113,10 @@ class Card:
 
     id: str
     images: tuple[str, ...]
-    """Keys of ``Document.images``, in the order of the question: those that are at hand."""
+    """Keys of ``Document.images``, in the order of the question: the available ones."""
+
     num_images: int
-    """How many images the question is about."""
+    """Number of images of the question."""
     image_id: str
     question: str
     truth: str
@@ -124,10 +126,10 @@ class Card:
     outcome: Outcome | None
     """None without labels."""
     evidence: str
-    """What the label was decided on, or why it could not be."""
+    """The basis of the label, or why there is none."""
     scorer: str
     risk: float | None
-    """Out-of-fold risk of the selected probe; None for rows that no probe judged."""
+    """Out-of-fold risk of the selected probe; None for rows without one."""
     finish_reason: str
     positions: Mapping[str, int] = field(default_factory=dict)
     """Boundary → index in prompt and answer: ``{"last_image_token": 5, …}``."""
@@ -144,18 +146,19 @@ class PromptToken:
     """One token of a prompt, or a run of equal ones."""
 
     position: int
-    """Place of the first, from 0."""
+    """Position of the first, from 0."""
+
     count: int
-    """How many follow each other."""
+    """Number of equal successive tokens."""
     id: int
     text: str
     marks: tuple[str, ...]
-    """Boundaries that lie here: ``vision_token_boundary``, ``query_token_boundary``, …"""
+    """Boundaries at this position: ``vision_token_boundary``, ``query_token_boundary``, …"""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """What the model read of one sample: the expanded prompt with its boundaries."""
+    """The expanded prompt of one sample with its boundaries."""
 
     id: str
     question: str
@@ -173,7 +176,7 @@ class LabelSummary:
     reasons: tuple[tuple[str, int], ...]
     """Reason → unscorable rows, the most first."""
     error_kinds: tuple[tuple[str, int], ...] = ()
-    """Which way hallucinated answers to yes/no questions are wrong → rows."""
+    """Kind of error of hallucinated answers to yes/no questions → rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,7 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A whole report."""
+    """A complete report."""
 
     title: str
     """Model and table: ``Llama-3.2-11B-Vision-Instruct on questions.csv``."""
@@ -199,7 +202,7 @@ class Document:
     sentences: tuple[str, ...]
     """The other main findings, a sentence each."""
     missing: tuple[str, ...]
-    """What this run lacks yet and the command that makes it, a sentence each."""
+    """Missing parts and the commands that make them, a sentence each."""
     numbers: tuple[Number, ...]
     figures: tuple[Figure, ...]
     """In reading order; empty before labels and probes."""
@@ -210,7 +213,7 @@ class Document:
     """Most hallucinated first; the last is all rows, named ``all``. Empty without labels."""
     cards: tuple[Card, ...]
     rows: int
-    """Rows of the run; more than cards where the gallery holds a draw of them."""
+    """Rows of the run; more than cards if the gallery is a random sample."""
     images: Mapping[str, str]
     """Hash of an image → its thumbnail as a ``data:image/…;base64,`` URI."""
     images_note: str
@@ -223,40 +226,49 @@ class Document:
     provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     """Heading → names and values: model, data, capture, environment."""
     held_out: str = "image"
-    """What no fold separated, so that no risk is of one that was seen: ``question``, …"""
+    """The groups that folds do not split: ``image``, ``question``, …"""
+
     details: tuple[str, ...] = ()
-    """What else was found, a sentence each."""
+    """Other findings, a sentence each."""
     columns: tuple[ColumnTable, ...] = ()
     """Columns of the table besides the category; empty without probes."""
 
 
 MOST_BYTES = 15_000_000
-"""Most that a page with its images may weigh."""
+"""Maximum size in bytes of a page with its images."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportSpec:
-    """What to show. Places that are None are those of the run's manifest."""
+    """The options of a report. Paths that are None are those of the run's manifest."""
 
     labels: str = DEFAULT
     """The label set."""
     samples: int = 2000
-    """Most questions in the gallery; of a larger run they are drawn at random."""
+    """Maximum number of questions in the gallery; for a larger run they are drawn at random."""
+
     seed: int = 0
-    """Decides the draw."""
+    """Seed of the random draw."""
     id: str | None = None
     """Question whose tokens are shown; None for the riskiest hallucinated one."""
     model: str | None = None
+<<<<<<< HEAD
     """Where the model is now: a folder, or a hub id that was downloaded before. ``write_report``
     takes a loaded model too, and asks where it lies."""
+=======
+    """Current path of the model: a folder, or a hub id that was downloaded before."""
+
+>>>>>>> p2
     data: str | None = None
-    """Where the table is now."""
+    """Current path of the table."""
+
     images: str | None = None
-    """Where its images are now."""
+    """Current image root."""
+
     allow_absolute_paths: bool = False
-    """Let the table's paths lead out of the image root."""
+    """Allow image paths outside the image root."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be shown."""
+        """Refuse invalid options."""
         labels_file(self.labels)
         whole_number("--samples", self.samples, least=1)

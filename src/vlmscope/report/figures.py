@@ -47,7 +47,7 @@ NAMES = (
 def plots(
     sweep: SavedSweep | None, categories: Sequence[CategoryRow], num_layers: int
 ) -> Iterator[Plot]:
-    """Yield what can be drawn, in reading order: nothing before there are labels."""
+    """Yield the available plots, in reading order; none without labels."""
     if sweep is not None:
         yield _by_layer(sweep, num_layers)
         yield _roc(sweep)
@@ -66,7 +66,7 @@ def plots(
 
 
 def figure(plot: Plot) -> Figure:
-    """Return a plot as the page holds it."""
+    """Return a plot in the form used by the page."""
     return Figure(
         plot.name,
         plot.title,
@@ -79,7 +79,7 @@ def figure(plot: Plot) -> Figure:
 
 
 def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
-    """Draw the probe of every layer, and what needs no layer as lines across."""
+    """Draw the probe of every layer, and results without layers as horizontal lines."""
     lines: dict[tuple[str, str], list[tuple[int, float, float, float]]] = {}
     references = []
     for row in sweep.results:
@@ -107,24 +107,24 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
 
 
 def _known(row: ProbeResult, ends: tuple[float, float]) -> tuple[float, float, float]:
-    """Return an AUROC and the ends of an interval, all NaN where the result found nothing."""
+    """Return an AUROC and the ends of an interval, all NaN if the result found nothing."""
     return (math.nan,) * 3 if row.found_nothing else (row.auroc, *ends)
 
 
 def _meaning(name: str) -> str:
-    """Return what a line means, so that it has one look in every figure."""
+    """Return the meaning of a line, which determines its look in every figure."""
     return name if name in ("selected", "combined", JOINT, QUESTION_ONLY) else "best"
 
 
 def _band(row: ProbeResult) -> tuple[float, float]:
-    """Return the band that holds all layers at once; the layer's own interval where it has none."""
+    """Return the simultaneous band over all layers, or else the layer's own interval."""
     if row.auroc_band_low is None or row.auroc_band_high is None:
         return row.auroc_low, row.auroc_high
     return row.auroc_band_low, row.auroc_band_high
 
 
 def _compared(sweep: SavedSweep) -> tuple[str, ...]:
-    """Return the results that are drawn beside each other."""
+    """Return the names of the results that are compared in a figure."""
     wanted = ("selected", "combined", JOINT, sweep.summary["best_baseline"], QUESTION_ONLY)
     return tuple(dict.fromkeys(wanted))
 
@@ -134,7 +134,7 @@ def _style(row: ProbeResult) -> Literal["baseline", "probe"]:
 
 
 def _found(row: ProbeResult, number: float) -> float:
-    """Return a number of a result; NaN where it found nothing."""
+    """Return a number of a result; NaN if it found nothing."""
     return math.nan if row.found_nothing else number
 
 
@@ -167,9 +167,9 @@ def _coverage(sweep: SavedSweep) -> Plot:
 
 
 def _reliability(sweep: SavedSweep) -> Plot:
-    """Draw the risks of all splits, whose calibration error is the one that is told elsewhere.
+    """Draw the risks of all splits, so that the calibration error equals the reported one.
 
-    An answer counts once, however many splits judged it.
+    An answer counts once, whatever the number of splits.
     """
     rows = sweep.stacked("selected")
     curve = reliability(rows.truth, rows.risks["selected"])

@@ -1,7 +1,7 @@
-"""The gallery: rows, images and the tokens of prompts put together as cards.
+"""The gallery: cards with rows, images and the tokens of prompts.
 
-The table may have moved, its images may have changed, the model may be gone. Each is said in words
-and takes nothing else with it.
+The table may have moved, its images may have changed, the model may be missing. Each is described
+in a note and does not affect the rest.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vlmscope.schema import Capture, Progress, Score
 from vlmscope.store import Run
 
 ANSWER_TOKENS = 64
-"""Most tokens of an answer that a card shows; the others are counted."""
+"""Maximum number of answer tokens on a card; the others are counted."""
 
 FIRST_TOKENS = 5
-"""Likeliest first tokens that a card shows."""
+"""Number of likeliest first tokens on a card."""
 
 
 def cards(
@@ -97,7 +97,7 @@ def _first_tokens(capture: Capture, text: TokenText) -> tuple[tuple[str, float],
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """What is shown of single questions."""
+    """The part of the report about single questions."""
 
     cards: tuple[Card, ...]
     """In the order of the run."""
@@ -106,7 +106,7 @@ class Gallery:
     view: TokenView | None
     """The prompt of one of them."""
     view_note: str
-    """Why there is none, or why tokens have no text."""
+    """Why there is no view, or why tokens have no text."""
 
 
 def gallery(
@@ -124,8 +124,8 @@ def gallery(
         captures: The rows to show; vectors are not needed.
         labels: Labels by id; empty without.
         risks: Out-of-fold risks by id; empty without.
-        spec: Where things are now, and whose prompt is shown.
-        progress: Told what is being done.
+        spec: The options of the report.
+        progress: Called with the current step.
     """
     table, note = find_table(run, spec)
     small = Thumbnails((), note)

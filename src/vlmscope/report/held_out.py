@@ -1,4 +1,4 @@
-"""What the folds of a sweep kept apart: no caption may say more than that."""
+"""The groups that the folds of a sweep do not split, for accurate captions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from vlmscope.sweeps.splitting import IMAGE, QUESTION
 
 
 def held_out(sweep: SavedSweep | None) -> str:
-    """Return what no fold separated, in the singular: ``image``, ``question``, ``value of source``.
+    """Return the group that folds do not split: ``image``, ``question``, ``value of source``.
 
-    Sweeps of earlier versions kept images apart.
+    Sweeps of earlier versions group by image.
     """
     if sweep is None:
         return IMAGE
@@ -20,7 +20,7 @@ def held_out(sweep: SavedSweep | None) -> str:
 
 
 def unseen(sweep: SavedSweep) -> str:
-    """Return what held-out answers are about, as ``about images`` or ``to questions``."""
+    """Return the description of held-out answers: ``about images`` or ``to questions``."""
     what = held_out(sweep)
     if what == IMAGE:
         return "about images"

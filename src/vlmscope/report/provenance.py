@@ -1,4 +1,4 @@
-"""What the run was made with, as names and values."""
+"""The provenance of a run, as names and values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Section = tuple[str, tuple[tuple[str, str], ...]]
 """Heading → names and values."""
 
 _HASH = 12
-"""Digits of a hash that are shown: enough to tell two apart."""
+"""Number of digits shown of a hash."""
 
 
 def title(manifest: Manifest) -> str:
-    """Return model and table in a few words."""
+    """Return a title with model and table."""
     paths = manifest.data.path
     tables = distinct_names([paths] if isinstance(paths, str) else paths)
     return f"{distinct_names([manifest.model.name])[0]} on {', '.join(tables)}"
 
 
 def when(moment: datetime) -> str:
-    """Return a moment as a person reads it.
+    """Return a time as text.
 
     >>> when(datetime.fromisoformat("2026-01-02T03:04:05+01:00"))
     '2026-01-02 at 02:04 UTC'
@@ -36,13 +36,13 @@ def when(moment: datetime) -> str:
 def provenance(
     run: Run, labels: Mapping[str, Any] | None, sweep: SavedSweep | None, name: str = DEFAULT
 ) -> Iterator[Section]:
-    """Yield what is known of the making of a run.
+    """Yield the sections on how a run was made.
 
     Args:
         run: The run.
         labels: As ``store.label_settings`` returns them; None without labels.
-        sweep: Its probes, where it has some that fit.
-        name: The label set that the report is about.
+        sweep: Its probes, if they are up to date.
+        name: The label set of the report.
     """
     yield "Model", tuple(_model(run.manifest))
     yield "Data", tuple(_data(run.manifest))
@@ -107,7 +107,7 @@ def _environment(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield settings as names and values, one level of names; what is not set is left out."""
+    """Yield settings as names and values, flattened; settings that are None are left out."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name} ")

@@ -1,9 +1,8 @@
-"""Draw a report as one HTML page: plain data in, text out, nothing fetched and nothing sent.
+"""Renders a report as one HTML page, which neither loads nor sends data.
 
-What a table or a model wrote is hostile until proven otherwise. In the markup jinja2 escapes it;
-for the script it travels as JSON in a block that nothing runs; and the page's content security
-policy names the one script that may run, by its hash. Only the figures' SVG, which we drew, goes in
-as it is.
+Texts from a table or a model are untrusted. In the markup jinja2 escapes them; for the script they
+are JSON in a block that is not executed; and the page's content security policy allows one script,
+by its hash. Only the figures' SVG, which vlmscope generates, is inserted unescaped.
 """
 
 from __future__ import annotations
@@ -39,26 +38,26 @@ SCRIPTS = (
 )
 
 UNKNOWN = "–"
-"""Stands for a number that is not known."""
+"""Shown for an unknown number."""
 
 ORDER = {"selected": 0, "combined": 1, "probe": 2, "baseline": 3}
-"""Kinds of results as they are read: the finding first, then what it is held against."""
+"""Order of the kinds of results: the finding first, then the results it is compared with."""
 
 WIDE = ("auroc_by_layer", "category_rates")
-"""Figures that get the whole width."""
+"""Figures with the full width."""
 
 SPACES = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The stretch of numbers that a table's interval graphics show."""
+    """The range of a table's interval graphics."""
 
     low: float
     high: float
 
     def place(self, value: float) -> str:
-        """Return where ``value`` lies, in percent of the width.
+        """Return the position of ``value``, in percent of the width.
 
         >>> Scale(0.5, 1.0).place(0.6)
         '20.00%'
@@ -68,10 +67,10 @@ class Scale:
 
 
 def render(document: Document) -> str:
-    """Return the page: one self-contained HTML document that a browser opens offline.
+    """Return the page: one self-contained HTML document that works offline.
 
     Args:
-        document: What the report says. Texts may be hostile; ``Figure.svg`` is trusted.
+        document: The content of the report. Texts are untrusted; ``Figure.svg`` is trusted.
     """
     script = "".join(_asset(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -99,12 +98,12 @@ def render(document: Document) -> str:
 
 
 def _asset(name: str) -> str:
-    """Return the text of a template, style sheet or script that lies beside this module."""
+    """Return the text of a template, style sheet or script."""
     return (files("vlmscope.report") / "assets" / name).read_text("utf-8")
 
 
 def _environment() -> Environment:
-    """Return the templates' environment, with everything that decides how numbers look."""
+    """Return the environment of the templates, with the filters that format numbers."""
     environment = Environment(
         autoescape=True,
         loader=FunctionLoader(_asset),
@@ -147,7 +146,7 @@ def _per_cent(value: float | None) -> str:
 
 
 def _sortable(value: float | None) -> str:
-    """Return a number as the page's script sorts by it; what is not known is empty."""
+    """Return a number for sorting by the page's script; unknown numbers are empty."""
     return "" if value is None or not math.isfinite(value) else repr(float(value))
 
 
@@ -157,7 +156,7 @@ def _count(value: int) -> str:
 
 
 def _code_spans(text: str) -> Markup:
-    """Return text, escaped, with what stands in backticks as code.
+    """Return escaped text, with parts in backticks as code.
 
     >>> _code_spans("No labels: `vlmscope label <run>` makes them")
     Markup('No labels: <code>vlmscope label &lt;run&gt;</code> makes them')
@@ -170,7 +169,7 @@ def _code_spans(text: str) -> Markup:
 
 
 def _data_uri(csv: str) -> str:
-    """Return a ``data:`` address that holds a CSV file."""
+    """Return a CSV file as a ``data:`` URI."""
     return "data:text/csv;charset=utf-8," + quote(encodable(csv), safe="")
 
 
@@ -200,16 +199,16 @@ def _share_scale(highs: Iterable[float | None]) -> Scale:
 
 
 def _variables(palette: Mapping[str, str]) -> str:
-    """Return the rule that gives the figures their colours."""
+    """Return the CSS rule with the colours of the figures."""
     colours = ";".join(f"--plot-{name}:{value}" for name, value in palette.items())
     return f":root{{{colours}}}\n"
 
 
 def _data(document: Document) -> str:
-    """Return what the gallery's script reads: JSON that can stand inside a script element.
+    """Return the data of the gallery's script: JSON that is safe inside a script element.
 
-    Escaped are the characters that could end the element or open a comment, and the two line
-    separators that are no white space in JSON.
+    Characters that could end the element or open a comment are escaped, and the two line separators
+    that are not white space in JSON.
     """
     data = {
         "cards": [_card(card) for card in document.cards],
@@ -220,7 +219,7 @@ def _data(document: Document) -> str:
 
 
 def _card(card: Card) -> dict[str, Any]:
-    """Return a card as the script reads it; numbers that JSON does not know are None."""
+    """Return a card for the script; numbers that JSON cannot represent are None."""
     fields = asdict(card)
     fields["risk"] = _finite(card.risk)
     for name in ("answer_tokens", "first_tokens"):

@@ -1,4 +1,4 @@
-"""The rows of a run as a report needs them: a few facts of all, everything but vectors of some."""
+"""The rows of a run for a report: a summary of all, and some rows without their vectors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from vlmscope.sweeps.data import kind_of
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is counted of every row."""
+    """Summary of a row, for counts."""
 
     id: str
     """Question id."""
     category: str | None
-    """Kind of question, where the table says."""
+    """Category of the question, if the table has one."""
+
     image_sha256: str
-    """Content of its image; of several joined by ``+``, of none empty."""
+    """Hash of its image; several are joined by ``+``, empty without an image."""
 
 
 def draw(run: Run, count: int, seed: int, wanted: str | None = None) -> set[str]:
@@ -29,9 +30,9 @@ def draw(run: Run, count: int, seed: int, wanted: str | None = None) -> set[str]
 
     Args:
         run: The run.
-        count: How many.
-        seed: Decides the draw.
-        wanted: An id that has to be among them.
+        count: Maximum number of rows.
+        seed: Seed of the random draw.
+        wanted: An id that must be included.
 
     Raises:
         InputError: The run has no such row.
@@ -44,7 +45,7 @@ def draw(run: Run, count: int, seed: int, wanted: str | None = None) -> set[str]
 
 
 def read_rows(run: Run, shown: Collection[str]) -> tuple[list[Row], list[Capture]]:
-    """Return a few facts of every row, and the rows to show without their vectors, in run order."""
+    """Return a summary of every row, and the rows to show without vectors, in run order."""
     rows: list[Row] = []
     captures: list[Capture] = []
     for block in run.blocks(vectors=False):
@@ -57,7 +58,7 @@ def read_rows(run: Run, shown: Collection[str]) -> tuple[list[Row], list[Capture
 
 
 def hashes_of(image_sha256: str) -> list[str]:
-    """Return the hashes of a question's images, in their order; none where it has no image.
+    """Return the hashes of a question's images, in order; empty without an image.
 
     >>> hashes_of("ab+cd"), hashes_of("")
     (['ab', 'cd'], [])
@@ -66,5 +67,5 @@ def hashes_of(image_sha256: str) -> list[str]:
 
 
 def category_of(capture: Capture) -> str | None:
-    """Return the kind of question, where the table says."""
+    """Return the category of the question, if the table has one."""
     return kind_of(capture.sample.metadata.get("category")) or None

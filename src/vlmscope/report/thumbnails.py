@@ -1,7 +1,7 @@
-"""The table's images, found again and made small: each decoded once, none kept as pixels.
+"""Thumbnails of the table's images: each image is decoded once, and no pixels are kept.
 
-An image is shown only if its pixels are those that the model saw: the run keeps their hash. How
-small is decided at the end, by what fits, so each is coded in every size while it is at hand.
+An image is shown only if its pixels are those that were captured: the run has their hash. The size
+is chosen at the end, by what fits, so each image is encoded in every size while it is decoded.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 
 
 SIDES = (256, 192, 128, 96)
-"""Longest sides of thumbnails in pixels: the largest with which the page stays small is taken."""
+"""Longest sides of thumbnails in pixels: the largest that fits into the page is used."""
 
 FORMAT = "webp" if features.check("webp") else "jpeg"
-"""WebP takes a third less; not every Pillow can write it."""
+"""WebP needs a third less space; not every Pillow can write it."""
 
 OPTIONS = {"quality": 75, "method": 2}
-"""Of the coding; ``method`` is WebP's: half the time of the default, 3% larger."""
+"""Encoder options; ``method`` is for WebP: half the time of the default, 3% larger."""
 
 CHUNK = 64
-"""Images under way at a time."""
+"""Number of images processed at a time."""
 
 THREADS = min(8, os.cpu_count() or 1)
-"""Pillow decodes and codes without holding Python's lock."""
+"""Number of threads; Pillow decodes and encodes without holding Python's lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """What was found of the images."""
+    """The thumbnails of the available images."""
 
     sizes: tuple[Mapping[str, bytes], ...]
     """One entry for each size that may fit, largest first: hash of an image → its file."""
@@ -61,11 +61,13 @@ class _Task:
 
     sha256: str
     image: ImageLike | None
-    """None where the row has other images now than it had."""
+    """None if the number of the row's images has changed."""
+
     name: str
-    """Of the row's images, for messages."""
+    """Names of the row's images, for messages."""
+
     error: str = ""
-    """What is wrong with the row."""
+    """The error of the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class _Coded:
     why: str = ""
     """Why there are none."""
     example: str = ""
-    """The error of this one."""
+    """The error for this image."""
 
 
 def find_table(run: Run, spec: ReportSpec) -> tuple[Table | None, str]:
@@ -96,7 +98,7 @@ def find_table(run: Run, spec: ReportSpec) -> tuple[Table | None, str]:
 
 
 def find_sample(table: Table, id_: str) -> Sample | None:
-    """Return one row of the table, if it is there and in order."""
+    """Return one row of the table, if it exists and is valid."""
     try:
         found = next((row for row in table.rows() if row.id == id_), None)
     except InputError:
@@ -107,13 +109,13 @@ def find_sample(table: Table, id_: str) -> Sample | None:
 def thumbnails(
     table: Table, wanted: Mapping[str, str], limit: int, progress: Progress
 ) -> Thumbnails:
-    """Return a thumbnail of each different image that the table still has.
+    """Return a thumbnail of each distinct image that the table still has.
 
     Args:
         table: The run's table.
         wanted: Question id → hashes of its images, as ``Capture.image_sha256`` has them.
-        limit: Most bytes of all images of a size; a size that takes more is dropped.
-        progress: Told what is being done.
+        limit: Maximum total bytes of the images of a size; larger sizes are dropped.
+        progress: Called with the current step.
     """
     different = {sha256 for joined in wanted.values() for sha256 in hashes_of(joined)}
     sizes: list[dict[str, bytes]] = [{} for _ in SIDES]
@@ -143,7 +145,7 @@ def thumbnails(
 
 
 def too_many(count: int) -> str:
-    """Say that no size is small enough."""
+    """Return the note that no size is small enough."""
     return f"No images: {count:,} do not fit into the page; give fewer --samples."
 
 
@@ -156,9 +158,9 @@ def _coded(table: Table, wanted: Mapping[str, str]) -> Iterator[_Coded]:
 
 
 def _first_of_each(table: Table, wanted: Mapping[str, str]) -> Iterator[_Task]:
-    """Yield each image where the first row shows it.
+    """Yield each image at its first row.
 
-    A row that has other than its number of images now shows none of them for certain.
+    If the number of a row's images has changed, its images cannot be identified.
     """
     seen: set[str] = set()
     refused: dict[str, str] = {}
@@ -168,16 +170,16 @@ def _first_of_each(table: Table, wanted: Mapping[str, str]) -> Iterator[_Task]:
             refused.update((sha256, row.error) for sha256 in hashes)
             continue
         same_number = len(hashes) == len(row.images)
-        for place, sha256 in enumerate(hashes):
+        for index, sha256 in enumerate(hashes):
             if sha256 not in seen:
                 seen.add(sha256)
-                yield _Task(sha256, row.images[place] if same_number else None, row.image_id)
+                yield _Task(sha256, row.images[index] if same_number else None, row.image_id)
     for sha256 in sorted(refused.keys() - seen):
         yield _Task(sha256, None, "", refused[sha256])
 
 
 def _code(task: _Task) -> _Coded:
-    """Open an image, check that it is the one, and write it in every size."""
+    """Open an image, verify its hash, and encode it in every size."""
     sha256 = task.sha256
     if task.error:
         return _Coded(sha256, why="refused", example=task.error)
@@ -189,7 +191,7 @@ def _code(task: _Task) -> _Coded:
         return _Coded(sha256, why="changed since the run was made", example=task.name)
     files = []
     for side in SIDES:
-        image.thumbnail((side, side))  # of the size before: as good, and quicker
+        image.thumbnail((side, side))  # from the previous size: equal quality, and faster
         with BytesIO() as buffer:
             image.save(buffer, FORMAT, **OPTIONS)
             files.append(buffer.getvalue())
@@ -197,7 +199,7 @@ def _code(task: _Task) -> _Coded:
 
 
 def _note(missing: Collection[_Coded], total: int) -> str:
-    """Say which images are missing and why, with an example of each reason."""
+    """Return a note on missing images, with the reasons and an example of each."""
     if not missing:
         return ""
     examples = {coded.why: coded.example for coded in reversed(list(missing))}

@@ -1,4 +1,4 @@
-"""The saved transfer: the probe of this run, judged on others by ``probe --test``."""
+"""The saved transfer: the probe of this run, tested on others by ``probe --test``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vlmscope.sweeps.transfer.save import KIND, SCHEMA_VERSION, TRANSFER
 
 @dataclass(frozen=True, slots=True)
 class Transfers:
-    """What is told of a transfer."""
+    """The sentences of the report about a transfer."""
 
     sentences: tuple[str, ...] = ()
     """One for each test run, with its numbers."""
@@ -26,10 +26,10 @@ class Transfers:
 
 
 def transfers(run: Run, labels: str) -> Transfers:
-    """Return what is told of the transfer that was saved beside a run's sweep, if there is one.
+    """Return the sentences about the transfer saved with a run's sweep, if there is one.
 
     Args:
-        run: The run that was learnt from.
+        run: The training run.
         labels: The label set that was probed.
     """
     folder = run.path / probes_folder(labels)
@@ -41,11 +41,11 @@ def transfers(run: Run, labels: str) -> Transfers:
     except (OSError, ValueError) as error:
         return _left_out(one_line(error))
     if not isinstance(found, Mapping) or found.get("kind") != KIND:
-        return _left_out("it is no transfer of vlmscope probe")
+        return _left_out("it is not a transfer of vlmscope probe")
     if found.get("schema_version") != SCHEMA_VERSION:
-        return _left_out("it is of another version of vlmscope")
+        return _left_out("it is from another version of vlmscope")
     if found.get("results_sha256") != sweep:
-        return _left_out("the probes were made anew since")
+        return _left_out("the probes were retrained since")
     try:
         names = distinct_names([str(test["run"]) for test in found["tests"]])
         return Transfers(tuple(map(_sentence, found["tests"], names)))
@@ -54,11 +54,11 @@ def transfers(run: Run, labels: str) -> Transfers:
 
 
 def _sentence(test: Mapping[str, Any], name: str) -> str:
-    """Say what the selected probe reaches on a test run."""
+    """Return the result of the selected probe on a test run as text."""
     start = f"Transfer to {shortened(name)}, {test['relation']}, {test['rows']:,} answers:"
     row = next((each for each in test["results"] if each["kind"] == "selected"), None)
     if row is None:
-        return f"{start} no layer can be carried over."
+        return f"{start} no layer can be transferred."
     if row["found_nothing"]:
         return f"{start} the probe finds nothing there."
     text = f"{start} the probe's AUROC is {row['auroc']:.3f}"
@@ -68,7 +68,7 @@ def _sentence(test: Mapping[str, Any], name: str) -> str:
         text += f", {row['own_auroc']:.3f} trained there"
     joint = next((each for each in test["results"] if each["name"] == "joint"), None)
     if joint is not None and joint["auroc"] is not None and not joint["found_nothing"]:
-        text += f"; the joint baseline carried over alike reaches {joint['auroc']:.3f}"
+        text += f"; the joint baseline, transferred in the same way, reaches {joint['auroc']:.3f}"
     return f"{text}."
 
 

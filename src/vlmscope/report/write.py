@@ -1,4 +1,4 @@
-"""A report on disk: one page that holds all it shows, and the figures as files beside it."""
+"""Writes a report: one self-contained page, and the figures as files."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from vlmscope.store import (
 )
 
 REPORT, PLOTS = "report.html", "plots"
-"""The page in a run folder, and the folder of figures beside it."""
+"""The page in a run folder, and the folder of figures next to it."""
 
 _FIGURE_FILES = tuple(f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv"))
 """Every file that a report may write into its folder of figures."""
 
 _MARKS = (b'<meta name="generator" content="vlmscope">', " – vlmscope report</title>".encode())
-"""What a page has at its beginning that ``write_report`` wrote, now or in earlier versions."""
+"""Texts at the beginning of pages written by this or earlier versions of ``write_report``."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenReport:
-    """A report and where it is."""
+    """A written report."""
 
     page: Path
     """The page."""
     size: int
-    """Its bytes."""
+    """Its size in bytes."""
     plots: tuple[Path, ...]
     """The files of its figures."""
     document: Document
-    """What it says."""
+    """Its content."""
 
     def __repr__(self) -> str:
         files = f"{len(self.plots)} files of figures"
@@ -66,19 +66,28 @@ def write_report(
     out: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> WrittenReport:
-    """Write the report of a run, replacing the one that is there.
+    """Write the report of a run, replacing an existing one.
 
     Args:
+<<<<<<< HEAD
         run: The run, or its folder, with or without labels and probes.
         spec: What to show, and where model, table and images are now.
         out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
             named label set. Its figures go to ``plots`` beside it, those of a page of another name
             to ``<name>-plots``.
         progress: Told what is being done; True prints it.
+=======
+        run: The run, with or without labels and probes.
+        spec: The options of the report.
+        out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
+            named label set. Its figures are written to ``plots`` next to it, those of a page with
+            another name to ``<name>-plots``.
+        progress: Called with the current step.
+>>>>>>> p2
 
     Raises:
-        InputError: The run has no row of the id asked for, or the page cannot be put there: it
-            would replace a page or figures that no report wrote.
+        InputError: The run has no row with the requested id, or the page would replace a page or
+            figures that no report wrote.
         RunBusyError: Another process is writing a report there.
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
@@ -130,7 +139,7 @@ def _check_ours(page: Path, plots: Path) -> None:
     if is_remote(page) or _is_report(page):
         return
     if page.exists():
-        raise InputError(f"--out {page}: is there and is no vlmscope report; give another name")
+        raise InputError(f"--out {page}: exists and is not a vlmscope report; give another name")
     if found := next((name for name in _FIGURE_FILES if (plots / name).exists()), None):
         raise InputError(
             f"--out {page}: its figures would replace {plots / found}, which no report there made; "
