@@ -320,12 +320,7 @@ def answers(path: Path, rows: list[tuple[str, str, str, int]], times: int = 10) 
     ("scorer", "warning"),
     [
         ("exact", "exact: 30 answers that auto reads as right are labelled hallucinated, "
-<<<<<<< HEAD
-                  "because they are worded differently from the ground truth; "
-                  "omit --scorer to use auto"),
-=======
                   "because they are worded differently from the ground truth; omit --scorer"),
->>>>>>> p2
         ("vqa", ""),
         ("yesno", ""),
         ("auto", ""),

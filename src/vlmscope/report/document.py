@@ -252,13 +252,8 @@ class ReportSpec:
     id: str | None = None
     """Question whose tokens are shown; None for the riskiest hallucinated one."""
     model: str | None = None
-<<<<<<< HEAD
-    """Where the model is now: a folder, or a hub id that was downloaded before. ``write_report``
-    takes a loaded model too, and asks where it lies."""
-=======
-    """Current path of the model: a folder, or a hub id that was downloaded before."""
-
->>>>>>> p2
+    """Current path of the model: a folder, or a hub id that was downloaded before. ``write_report``
+    takes a loaded model too, and uses the path it was loaded from."""
     data: str | None = None
     """Current path of the table."""
 

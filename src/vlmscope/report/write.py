@@ -69,21 +69,12 @@ def write_report(
     """Write the report of a run, replacing an existing one.
 
     Args:
-<<<<<<< HEAD
         run: The run, or its folder, with or without labels and probes.
-        spec: What to show, and where model, table and images are now.
-        out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
-            named label set. Its figures go to ``plots`` beside it, those of a page of another name
-            to ``<name>-plots``.
-        progress: Told what is being done; True prints it.
-=======
-        run: The run, with or without labels and probes.
         spec: The options of the report.
         out: The page; if None ``report.html`` in the run's folder, ``report-<name>.html`` of a
             named label set. Its figures are written to ``plots`` next to it, those of a page with
             another name to ``<name>-plots``.
-        progress: Called with the current step.
->>>>>>> p2
+        progress: Called with the current step; True prints it.
 
     Raises:
         InputError: The run has no row with the requested id, or the page would replace a page or
