@@ -48,4 +48,4 @@ def test_score_takes_the_option_that_its_message_names(
 ) -> None:
     arguments = ("score", "--data", words, "--probe", words.parent, "--model", checkpoint)
     assert HINT in " ".join(vlmscope(*arguments).err.split())
-    assert "is no probe" in vlmscope(*arguments, "--text-only").err
+    assert "is not a probe" in vlmscope(*arguments, "--text-only").err

@@ -213,7 +213,7 @@ def test_a_threshold_is_a_risk(
 def test_a_probe_is_found_in_its_folder_or_by_its_run(
     tmp_path: Path, vlm: VisionLanguageModel, captures: list[Capture]
 ) -> None:
-    with pytest.raises(InputError, match="is no probe"):
+    with pytest.raises(InputError, match="is not a probe"):
         find_probe(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InputError, match="run without probes"):

@@ -195,10 +195,10 @@ class CaptureSession:
                 raise
 
     def _collect(self, work: Callable[[], Results | Iterator[Capture | Failure]]) -> None:
-        """Run decoding steps and keep the finished rows; if a step fails, drop the unfinished ones.
+        """Run decoding steps and keep the finished rows.
 
-        If memory ran out, the next slots are fewer. After any other error ``generate`` decodes the
-        answers.
+        If a step fails, the unfinished rows are returned by ``take_lost``. If memory ran out, the
+        next slots are fewer. After any other error ``generate`` decodes the answers.
         """
         try:
             for row in work():
