@@ -261,7 +261,7 @@ def test_a_poor_document_leaves_out_what_it_lacks(document: object, sections: li
 
 def test_a_gallery_without_cards_says_why() -> None:
     outline = Outline(render(examples.empty()))
-    assert "none has been captured" in outline.text
+    assert "no row of this run has been captured" in outline.text
     assert not outline.all("dialog")
 
 
