@@ -263,7 +263,7 @@ def test_a_report_replaces_only_a_report(vlmscope: Command, home: Path) -> None:
     page.write_text("<h1>My page</h1>")
     found = vlmscope("report", home / "run", "--out", page)
     assert (found.code, page.read_text()) == (2, "<h1>My page</h1>")
-    assert "is no vlmscope report" in found.err
+    assert "is not a vlmscope report" in found.err
     page.unlink()
     figures = home / "page-plots"
     figures.mkdir()

@@ -266,7 +266,7 @@ def test_a_band_is_drawn_and_kept_and_said_where_there_is_one() -> None:
     assert plot.columns["rate_low"][1:20] == pytest.approx(0.1 * x[1:])
     assert plot.columns["rate_high"][19] == pytest.approx(0.3)
     assert plot.columns["rate_low"][20:] == [None] * 20
-    assert "holds all of its curve in 95%" in plot.caption
+    assert "95% simultaneous band" in plot.caption
     assert len(plot.figure.axes[0].collections) == 1
     without = risk_coverage_plot([plain], 0.2)
     assert "band" not in without.caption

@@ -362,8 +362,8 @@ def test_a_transfer_is_told(home: Path) -> None:
     document = document_of(home)
     assert document.sentences[-1] == (
         "Transfer to other, other questions on the same model, 1,234 answers: the probe's AUROC is "
-        "0.742 (95% interval 0.715 to 0.767), 0.895 trained there; the joint baseline carried over "
-        "alike reaches 0.877."
+        "0.742 (95% interval 0.715 to 0.767), 0.895 trained there; the joint baseline, "
+        "transferred in the same way, reaches 0.877."
     )
     assert document.missing == ()
 
@@ -371,9 +371,9 @@ def test_a_transfer_is_told(home: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"results_sha256": "0" * 64}, "the probes were made anew since"),
-        ({"kind": "mine"}, "it is no transfer of vlmscope probe"),
-        ({"schema_version": 2}, "it is of another version"),
+        ({"results_sha256": "0" * 64}, "the probes were retrained since"),
+        ({"kind": "mine"}, "it is not a transfer of vlmscope probe"),
+        ({"schema_version": 2}, "it is from another version"),
         ({"tests": [{"run": "x"}]}, "it is damaged"),
         ({"tests": 7}, "it is damaged"),
     ],

@@ -261,7 +261,7 @@ def test_a_poor_document_leaves_out_what_it_lacks(document: object, sections: li
 
 def test_a_gallery_without_cards_says_why() -> None:
     outline = Outline(render(examples.empty()))
-    assert "none has been captured" in outline.text
+    assert "no row of this run has been captured" in outline.text
     assert not outline.all("dialog")
 
 
@@ -277,7 +277,7 @@ def test_tables_can_be_read_by_ear(full: Outline) -> None:
 
 
 def test_other_columns_say_that_their_intervals_are_of_many_looks(full: Outline) -> None:
-    assert "not corrected for their number" in full.text
+    assert "not corrected for multiple comparisons" in full.text
     for shown in ("source", "AMBER", "0.790 0.740–0.830", "0.720–0.850", "31.0%", "–"):
         assert shown in " ".join(full.text.split()), shown
     assert "By other columns" not in Outline(render(examples.bare(examples.full()))).text

@@ -157,7 +157,7 @@ def test_what_is_not_of_the_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no question in the HALP layout"):
         opened(tmp_path)
     odd = research_row(0, **{QUERY: {"layer_n_4": np.ones(3, np.float32)}})
-    with pytest.raises(InputError, match=r"question 'question_comb_000' has .*layer_n_4; expected"):
+    with pytest.raises(InputError, match=r"question 'question_comb_000' has .*layer_n_4, expected"):
         opened(tmp_path, odd)
     write_part(tmp_path / "x_part_001.h5", [], {"format_version": 99})
     with pytest.raises(StoreError, match="pip install -U vlmscope"):

@@ -1,10 +1,10 @@
-"""From plain data to figures, for a page and for files. The one owner of matplotlib.
+"""Figures from plain data, for a page and for files. The only package that uses matplotlib.
 
-Arrays, floats and texts come in, a ``Plot`` comes out: a figure, its data, and words for those who
-cannot see it. Nothing here reads a run, so everything here can be tried with made-up numbers.
+Functions take arrays, floats and texts, and return a ``Plot``: a figure, its data, and a text
+alternative. Nothing here reads a run, so every plot can be tried with arbitrary numbers.
 
-palette      every colour, light and dark, and the look of each thing that is plotted
-canvas       the noun; a figure in inches, its axes, its key and its labels, in one style
+palette      all colours, light and dark, and the line styles of what is plotted
+canvas       ``Plot``; a figure in inches, its axes, its key and its labels, in one style
 layers       AUROC by layer
 curves       ROC curves; hallucination rate against the share answered
 calibration  reliability; the risks of both outcomes

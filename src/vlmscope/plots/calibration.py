@@ -1,4 +1,4 @@
-"""Calibration of a risk, and the risks of both outcomes."""
+"""Plots of the calibration of a risk, and of the risks by outcome."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def reliability_plot(
     high: ArrayLike,
     ece: float,
 ) -> Plot:
-    """Draw promised against observed hallucination.
+    """Draw observed hallucination rates against predicted risks.
 
-    All arrays have one element a bin, from the least risk to the most.
+    All arrays have one element per bin, from the lowest risk to the highest.
 
     Args:
         mean_risk: Mean risk of the bin.
@@ -78,8 +78,9 @@ def reliability_plot(
         name="reliability",
         title="Calibration",
         caption=(
-            "Where a risk of 0.3 is wrong three times in ten, the points lie on the dotted "
-            "diagonal; bars are 95% intervals (Wilson). Below, how many answers each bin has."
+            "The points of a calibrated risk are on the dotted diagonal: of the answers with a "
+            "risk of 0.3, three in ten are hallucinated. Bars are 95% intervals (Wilson). Below: "
+            "the number of answers in each bin."
         ),
         description=_describe_bins(promised, observed, counts, ece),
         columns={
@@ -92,15 +93,15 @@ def reliability_plot(
 
 @drawing()
 def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -> Plot:
-    """Draw how the risks of hallucinated and of faithful answers are spread.
+    """Draw the distributions of the risks of hallucinated and of faithful answers.
 
     Each outcome is drawn as shares of its own answers: hallucinations are rare, and counts would
     hide them.
 
     Args:
-        risk: Numbers from 0 to 1, one an answer.
-        truth: Booleans, one an answer; true where it is hallucinated.
-        threshold: Risk above which an answer is flagged, marked; None for no mark.
+        risk: Numbers from 0 to 1, one per answer.
+        truth: Booleans, one per answer; true if it is hallucinated.
+        threshold: Risk above which an answer is flagged; None for no mark.
     """
     risks, flags = np.asarray(risk, dtype=np.float64), np.asarray(truth, dtype=np.bool_)
     end = _end(np.append(risks, threshold or 0))
@@ -132,8 +133,8 @@ def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -
         name="risk_histogram",
         title="Risks of both outcomes",
         caption=(
-            "How the risks of faithful answers (filled) and of hallucinated ones (dashed outline) "
-            "are spread, each as shares of its own answers. The less they overlap, the better."
+            "Distributions of the risks of faithful answers (filled) and of hallucinated ones "
+            "(dashed outline), each as shares of its own answers. Less overlap is better."
         ),
         description=_describe_risks(risks, flags, threshold),
         columns={
@@ -150,14 +151,14 @@ def _end(values: NDArray[np.float64]) -> float:
 
 
 def _note(axes: Axes, text: str) -> None:
-    """Write into the upper left corner, where a curve near the diagonal leaves room."""
+    """Write into the upper left corner, which a curve near the diagonal leaves free."""
     axes.text(
         0.02, 0.97, text, transform=axes.transAxes, va="top", fontsize=SMALL, color=PALETTE["ink"]
     )
 
 
 def _draw_counts(axes: Axes, risk: ArrayLike, count: NDArray[np.int64], end: float) -> None:
-    """Draw how many answers each bin has: bins of equal mass are as dense as their answers."""
+    """Draw the number of answers in each bin."""
     most = int(count.max(initial=1))
     axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(0, 1.15 * most))
     axes.vlines(risk, 0, count, color=PALETTE["axis"], linewidth=2)
@@ -167,18 +168,18 @@ def _draw_counts(axes: Axes, risk: ArrayLike, count: NDArray[np.int64], end: flo
 def _draw_steps(
     axes: Axes, edges: NDArray[np.float64], counts: NDArray[np.int64], look: Look
 ) -> float:
-    """Draw one outcome's shares as steps, those of a whole line filled; return the tallest."""
+    """Draw one outcome's shares as steps, filled if the line is solid; return the largest."""
     shares = counts / max(counts.sum(), 1)
     heights = np.concatenate([[0], np.repeat(shares, 2), [0]])
-    places = np.repeat(edges, 2)
+    positions = np.repeat(edges, 2)
     if not look.dashes:
-        axes.fill_between(places, heights, color=PALETTE[look.colour], alpha=0.22, linewidth=0)
-    line(axes, places, heights, look, zorder=3)
+        axes.fill_between(positions, heights, color=PALETTE[look.colour], alpha=0.22, linewidth=0)
+    line(axes, positions, heights, look, zorder=3)
     return float(shares.max(initial=0.01))
 
 
 def _draw_threshold(axes: Axes, threshold: float, end: float) -> None:
-    """Mark the threshold, its name on the side that has more room."""
+    """Mark the threshold, with its label on the side with more space."""
     axes.axvline(threshold, color=PALETTE["ink"], linewidth=1)
     left = threshold < 0.6 * end
     axes.annotate(
@@ -194,29 +195,29 @@ def _describe_bins(
     counts: NDArray[np.int64],
     ece: float,
 ) -> str:
-    """Say what the reliability curve shows."""
-    said = f"Observed hallucination rate by risk; expected calibration error {ece:.3f}."
-    for place, word in ((0, "least"), (-1, "most")):
+    """Return a description of the reliability curve."""
+    text = f"Observed hallucination rate by risk; expected calibration error {ece:.3f}."
+    for index, word in ((0, "lowest"), (-1, "highest")):
         if counts.size:
-            said += (
-                f" In the bin of {word} risk, {promised[place]:.1%} were promised and "
-                f"{observed[place]:.1%} of {counts[place]:,} answers are hallucinated."
+            text += (
+                f" In the bin of {word} risk, {promised[index]:.1%} were predicted and "
+                f"{observed[index]:.1%} of {counts[index]:,} answers are hallucinated."
             )
-    return said
+    return text
 
 
 def _describe_risks(
     risks: NDArray[np.float64], flags: NDArray[np.bool_], threshold: float | None
 ) -> str:
-    """Say what the histogram shows."""
-    said = "Risks by outcome."
+    """Return a description of the histogram."""
+    text = "Risks by outcome."
     for word, kept in (("faithful", ~flags), ("hallucinated", flags)):
         of = risks[kept]
-        said += f" {of.size:,} {word}"
+        text += f" {of.size:,} {word}"
         if of.size:
             low, middle, high = np.quantile(of, [0.25, 0.5, 0.75])
-            said += f": median {middle:.2f}, middle half {low:.2f} to {high:.2f}"
+            text += f": median {middle:.2f}, middle half {low:.2f} to {high:.2f}"
             if threshold is not None:
-                said += f", {(of > threshold).mean():.1%} above the threshold of {threshold:.2f}"
-        said += "."
-    return said
+                text += f", {(of > threshold).mean():.1%} above the threshold of {threshold:.2f}"
+        text += "."
+    return text

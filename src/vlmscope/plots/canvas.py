@@ -1,14 +1,14 @@
-"""A figure laid out in inches: its axes, its texts, its labels and its key, in our style.
+"""A figure laid out in inches: its axes, texts, labels and key, in one style.
 
-A category may be called anything, in any script. Widths are those of matplotlib's own DejaVu Sans,
-which is wider than the fonts that browsers choose, so what fits here fits there.
+A category may have any name, in any script. Text widths are those of matplotlib's DejaVu Sans,
+which is wider than the fonts that browsers choose, so text that fits here also fits there.
 
-Everything has its place from the start. An automatic layout would depend on the fonts at hand and
-on how often a figure was drawn; ours is the same every time, to the byte.
+All positions are fixed in advance. An automatic layout would depend on the installed fonts and on
+how often a figure was drawn; this layout is the same every time, to the byte.
 
-Names beside the lines they belong to, so that nobody has to look up a colour in a legend. Lines may
-end at the same height. Their labels are moved apart, no further than they have to be, and a thin
-line leads from each to where its own ends.
+Lines are labelled directly, so that no legend is needed. If lines end at the same height, their
+labels are moved by the smallest necessary distance, and a thin line connects each label with the
+end of its line.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from vlmscope.locking import warnings_lock
 from vlmscope.plots.palette import PALETTE, Look
 
 FONT = "DejaVu Sans"
-"""Ships with matplotlib: nothing has to be installed."""
+"""Included in matplotlib, so that nothing has to be installed."""
 
 LONGEST = 80
-"""Characters beyond which no text is measured: nothing that long fits anywhere."""
+"""Maximum number of characters that are measured: longer texts never fit."""
 
 
 @contextmanager
 def quiet_glyphs() -> Iterator[None]:
-    """Let matplotlib draw a box for a character that its font lacks, without a warning of each."""
+    """Suppress matplotlib's warnings about characters that its font lacks, drawn as a box."""
     with warnings_lock(), warnings.catch_warnings():
         for message in (r"Glyph .* missing from", r"Matplotlib currently does not support"):
             warnings.filterwarnings("ignore", message, UserWarning)
@@ -51,7 +51,7 @@ def quiet_glyphs() -> Iterator[None]:
 
 
 def clean(text: str) -> str:
-    r"""Return a text in one line, without the characters that XML or UTF-8 cannot hold.
+    r"""Return a text in one line, without characters that XML or UTF-8 cannot represent.
 
     >>> clean("two\nlines and a \x00")
     'two lines and a �'
@@ -60,7 +60,7 @@ def clean(text: str) -> str:
 
 
 def _unwritable(char: str) -> bool:
-    """Say whether a character is a control, half a surrogate pair, or none at all."""
+    """Return whether a character is a control character, a surrogate, or not a character."""
     return unicodedata.category(char) in ("Cc", "Cs") or ord(char) & 0xFFFE == 0xFFFE
 
 
@@ -99,30 +99,30 @@ class Plot:
     name: str
     """Stem of its files, and of its ids in a page: letters, digits and underscores."""
     title: str
-    """What it is about, in a few words; it is not drawn in the figure."""
+    """A short title; it is not drawn in the figure."""
     caption: str
     """How to read it, one or two sentences."""
     description: str
-    """What it shows with its numbers: the text for those who cannot see it."""
+    """The text alternative, with numbers."""
     columns: Mapping[str, Sequence[Any]]
     """The plotted data, tidy: name → values, all equally long. None: does not apply."""
     figure: Figure
     """Drawn with matplotlib's objects, never through pyplot's global state."""
     narrow: Figure | None = None
-    """The same for a narrow screen, where the figure would be too small to read."""
+    """The figure for a narrow screen, where the normal one would be too small to read."""
 
 
 WIDE = 7.2
-"""Inches: a plot over the whole width of a page."""
+"""Inches: width of a plot over the full width of a page."""
 
 HALF = 4.4
-"""Inches: two of them beside each other."""
+"""Inches: width of one of two plots side by side."""
 
 NARROW = 3.5
-"""Inches: a plot over the whole width of a phone."""
+"""Inches: width of a plot on a phone."""
 
 NOTHING = "finds nothing"
-"""Stands for the number of a risk that is a constant: a NaN."""
+"""Shown instead of NaN, the number of a constant risk."""
 
 TEXT = 9.0
 """Font size in points: 12 pixels where a wide plot is 700 pixels wide."""
@@ -162,14 +162,14 @@ _STYLE: dict[str, Any] = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Make and draw figures in our style: nothing of the user's own settings, and none left."""
+    """Use vlmscope's style, independent of the user's settings, which are restored."""
     with style.context(["default", _STYLE]), quiet_glyphs():
         yield
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where axes stand in a figure, in inches from its lower left corner."""
+    """The position of axes in a figure, in inches from its lower left corner."""
 
     left: float
     bottom: float
@@ -179,7 +179,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A row of a key: the look of a line, what it is, and its number."""
+    """A row of a key: the look of a line, its title, and its number."""
 
     look: Look
     title: str
@@ -194,7 +194,7 @@ def sheet(wide: float, high: float) -> Figure:
 
 
 def axes_in(figure: Figure, box: Box) -> Axes:
-    """Return new axes at this place."""
+    """Return new axes at this position."""
     wide, high = figure.get_size_inches()
     rect = (box.left / wide, box.bottom / high)
     size = ((box.right - box.left) / wide, (box.top - box.bottom) / high)
@@ -211,8 +211,8 @@ def write(
     colour: str = "ink",
     align: Literal["left", "center", "right"] = "left",
 ) -> None:
-    """Write one line at a place in inches; ``y`` is the middle of its small letters."""
-    # From the baseline: matplotlib's own middle depends on the letters, and rows would dance.
+    """Write one line at a position in inches; ``y`` is the middle of its small letters."""
+    # Relative to the baseline, because matplotlib's own middle depends on the letters.
     baseline = y - 0.27 * size / 72
     figure.text(
         x,
@@ -227,37 +227,37 @@ def write(
 
 
 def title_axes(figure: Figure, box: Box, below: str, above: str = "") -> None:
-    """Name the axes: the horizontal one below its ticks, the upright one above, to be read."""
+    """Label the axes: the horizontal one below its ticks, the vertical one above the axes."""
     centre = (box.left + box.right) / 2
     write(figure, centre, box.bottom - 0.39, below, size=SMALL, colour="muted", align="center")
     write(figure, box.left - 0.4, box.top + 0.15, above, size=SMALL, colour="muted")
 
 
 def line(axes: Axes, x: ArrayLike, y: ArrayLike, look: Look, **options: Any) -> None:
-    """Draw a line in its look, with markers where the options do not say otherwise."""
+    """Draw a line in its look; options override it."""
     axes.plot(x, y, **{**_of(look), **options})
 
 
 def sample(figure: Figure, x: Sequence[float], y: Sequence[float], look: Look) -> None:
-    """Draw a line in its look at places in inches, anywhere on the figure."""
+    """Draw a line in its look at positions in inches, anywhere on the figure."""
     middle = Line2D(x, y, transform=figure.dpi_scale_trans, **(_of(look) | {"marker": ""}))
     figure.add_artist(middle)
 
 
 def mark(figure: Figure, x: float, y: float, look: Look) -> None:
-    """Draw a look's marker, if it has one, at a place in inches."""
+    """Draw a look's marker, if it has one, at a position in inches."""
     if look.marker:
         figure.add_artist(Line2D([x], [y], transform=figure.dpi_scale_trans, **_of(look)))
 
 
 def key(figure: Figure, box: Box, rows: Sequence[KeyRow], heading: str = "") -> None:
-    """Write what each line is above the axes, a row each, the numbers in a column at the right."""
+    """Write a key above the axes, one row per line, with the numbers in a column at the right."""
     top = box.top + 0.4 + LINE * len(rows)
     if heading:
         write(figure, box.right, top, heading, size=SMALL, colour="muted", align="right")
     start = box.left - 0.4
-    for place, row in enumerate(rows, 1):
-        y = top - LINE * place
+    for index, row in enumerate(rows, 1):
+        y = top - LINE * index
         sample(figure, [start, start + 0.34], [y, y], row.look)
         mark(figure, start + 0.17, y, row.look)
         room = box.right - start - 0.42 - width(row.number, TEXT) - 0.1
@@ -271,7 +271,7 @@ def room_for_key(rows: int) -> float:
 
 
 def known(value: float, form: str = ".3f") -> str:
-    """Return a number, or that there is none because the risk is a constant.
+    """Return a number as text, or ``NOTHING`` for the NaN of a constant risk.
 
     >>> known(0.5), known(float("nan"))
     ('0.500', 'finds nothing')
@@ -289,12 +289,12 @@ def percent(share: float, _: object = None) -> str:
 
 
 def round_ticks(most: int) -> MaxNLocator:
-    """Return a locator of at most this many steps between ticks, at numbers easy to add up."""
+    """Return a locator of at most this many steps between ticks, at round numbers."""
     return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
 
 
 def say_nothing(axes: Axes) -> None:
-    """Say that there is no data, where the data would be."""
+    """Write "no data" into the axes."""
     axes.text(0.5, 0.7, "no data", transform=axes.transAxes, ha="center", color=PALETTE["muted"])
 
 
@@ -321,43 +321,45 @@ _MOST = 3.1
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text beside the axes."""
+    """A label next to the axes."""
 
     height: float
-    """Where its line ends, in the axes' own numbers."""
+    """The height of its line's end, in data coordinates."""
+
     title: str
-    """Cut where it is too long."""
+    """The title; cut if it is too long."""
+
     number: str
-    """Behind the title; never cut."""
+    """The number after the title; never cut."""
     look: Look
 
 
 def room_for_labels(labels: Sequence[Label]) -> float:
     """Return the width in inches that these labels need at the right of the axes."""
-    longest = max(width(_whole(label), TEXT) for label in labels)
+    longest = max(width(_text_of(label), TEXT) for label in labels)
     return _LEADER + min(longest, _MOST) + 0.08
 
 
 def write_labels(figure: Figure, axes: Axes, box: Box, labels: Sequence[Label]) -> None:
-    """Write each label at the right of the axes, as near to its height as the others let it."""
+    """Write each label at the right of the axes, as near to its height as possible."""
     bottom, top = axes.get_ylim()
     scale = (box.top - box.bottom) / (top - bottom)
     heights = [box.bottom + (label.height - bottom) * scale for label in labels]
-    places = apart(np.array(heights), LINE, box.bottom, box.top)
+    positions = apart(np.array(heights), LINE, box.bottom, box.top)
     start = box.right + _LEADER
-    for label, height, place in zip(labels, heights, places, strict=True):
+    for label, height, position in zip(labels, heights, positions, strict=True):
         leader = Look(label.look.colour, width=0.7)
-        sample(figure, [box.right, start - 0.1], [height, place], leader)
-        mark(figure, start - 0.1, place, label.look)
-        write(figure, start, place, _whole(label))
+        sample(figure, [box.right, start - 0.1], [height, position], leader)
+        mark(figure, start - 0.1, position, label.look)
+        write(figure, start, position, _text_of(label))
 
 
 def apart(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:
-    """Return the places nearest to those wanted that are ``gap`` apart and within the ends.
+    """Return the positions nearest to ``wanted`` with a distance of ``gap`` and within the ends.
 
-    Less the room of those below it, a place only has to be no lower than the one before: the
-    nearest such places are the means of the blocks that are out of order (pool adjacent
-    violators). Where there is no room for all, they go beyond the upper end.
+    After subtracting the space of the positions below, the positions only need to be in ascending
+    order: the nearest such positions are the means of blocks that are out of order (pool adjacent
+    violators). If there is not enough space, they extend beyond the upper end.
 
     >>> apart(np.array([5.0, 1.0, 5.0]), 2, 0, 10).tolist()
     [4.0, 1.0, 6.0]
@@ -377,7 +379,7 @@ def apart(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> N
     return found
 
 
-def _whole(label: Label) -> str:
-    """Return title and number, in the room there is."""
+def _text_of(label: Label) -> str:
+    """Return title and number, cut to the available width."""
     room = _MOST - width(f": {label.number}", TEXT)
     return f"{fit(clean(label.title), room, TEXT)}: {label.number}"

@@ -1,4 +1,4 @@
-"""Hallucination rate by category: what kinds of questions go wrong."""
+"""Plot of the hallucination rate by category of questions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vlmscope.plots.canvas import (
 from vlmscope.plots.palette import HALLUCINATED, PALETTE
 
 MOST_CATEGORIES = 40
-"""Drawn; the data has all of them."""
+"""Maximum number of categories drawn; the data has all of them."""
 
 _LONGEST_NAME = 40
 _NAME_ROOM = 2.9  # inches
@@ -59,9 +59,9 @@ class CategoryRate:
 
 @drawing()
 def category_rates(rows: Sequence[CategoryRate]) -> Plot:
-    """Draw the share of hallucinations of each category, the most first, beside that of all.
+    """Draw the hallucination rate of each category, highest first, and the overall rate.
 
-    Of more than ``MOST_CATEGORIES``, those with the most answers are drawn.
+    If there are more than ``MOST_CATEGORIES``, those with the most answers are drawn.
     """
     ranked = sorted(rows, key=lambda row: (-row.share, -row.rows, row.name))
     most = sorted(ranked, key=lambda row: -row.rows)[:MOST_CATEGORIES]
@@ -91,13 +91,13 @@ def category_rates(rows: Sequence[CategoryRate]) -> Plot:
 
 
 def _narrow(drawn: Sequence[CategoryRate], overall: float) -> Figure:
-    """Draw the same with names and numbers above each interval, not beside it."""
+    """Draw the narrow version, with names and numbers above each interval."""
     high = _NARROW_ROW * max(len(drawn), 2)
     figure = sheet(NARROW, high + 0.85)
     box = Box(0.15, 0.55, NARROW - 0.15, 0.55 + high)
     _draw(figure, box, drawn, overall, shift=0.16)
-    for place, row in enumerate(drawn):
-        y = box.top - _NARROW_ROW * (place + 0.3)
+    for index, row in enumerate(drawn):
+        y = box.top - _NARROW_ROW * (index + 0.3)
         number = _numbers(row)
         room = box.right - box.left - width(number, SMALL) - 0.1
         write(figure, box.left, y, fit(cut(clean(row.name), _LONGEST_NAME), room, TEXT))
@@ -111,11 +111,11 @@ def _draw(
     """Draw a point and its interval for each category, the first at the top.
 
     Args:
-        figure: Where to.
-        box: Place of the axes.
+        figure: The figure.
+        box: Position of the axes.
         drawn: The categories.
-        overall: The share of all, a line.
-        shift: How far below the middle of its row a point lies, in rows.
+        overall: The overall rate, drawn as a line.
+        shift: Offset of a point below the middle of its row, in rows.
     """
     axes = axes_in(figure, box)
     end = min(1.0, 1.05 * max([row.high for row in drawn], default=1.0) or 1.0)
@@ -131,28 +131,28 @@ def _draw(
         say_nothing(axes)
         return
     axes.axvline(overall, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
-    said = f"all: {overall:.1%}"
-    half = width(said, SMALL) / 2
+    text = f"all: {overall:.1%}"
+    half = width(text, SMALL) / 2
     at = box.left + (overall + 0.01 * end) / (1.02 * end) * (box.right - box.left)
     at = min(max(at, half), figure.get_size_inches()[0] - half)
-    write(figure, at, box.top + 0.12, said, size=SMALL, align="center")
+    write(figure, at, box.top + 0.12, text, size=SMALL, align="center")
 
 
 def _draw_rates(axes: Axes, drawn: Sequence[CategoryRate], shift: float) -> None:
     """Draw the points and their intervals."""
-    places = [place + shift for place in range(len(drawn))]
+    positions = [index + shift for index in range(len(drawn))]
     lows, highs = [row.low for row in drawn], [row.high for row in drawn]
     colour = PALETTE[HALLUCINATED.colour]
-    axes.hlines(places, lows, highs, color=colour, alpha=0.55, linewidth=2)
-    line(axes, [row.share for row in drawn], places, HALLUCINATED, linestyle="none")
+    axes.hlines(positions, lows, highs, color=colour, alpha=0.55, linewidth=2)
+    line(axes, [row.share for row in drawn], positions, HALLUCINATED, linestyle="none")
 
 
 def _write_rows(
     figure: Figure, box: Box, drawn: Sequence[CategoryRate], names: Sequence[str]
 ) -> None:
     """Write each category's name at the left of its row and its numbers at the right."""
-    for place, (row, name) in enumerate(zip(drawn, names, strict=True)):
-        y = box.top - _ROW * (place + 0.5)
+    for index, (row, name) in enumerate(zip(drawn, names, strict=True)):
+        y = box.top - _ROW * (index + 0.5)
         write(figure, box.left - 0.1, y, name, align="right")
         write(figure, box.right + 0.1, y, _numbers(row), size=SMALL, colour="muted")
 
@@ -162,22 +162,22 @@ def _numbers(row: CategoryRate) -> str:
 
 
 def _caption(drawn: int, rows: int) -> str:
-    """Say how to read it, and what is left out."""
-    said = (
+    """Return the caption, with a note on categories that are left out."""
+    text = (
         "Share of the answers that are hallucinated, by category, with 95% intervals over images. "
-        "The dashed line is the share of all."
+        "The dashed line is the overall share."
     )
     left_out = f" The {drawn} largest of {rows} categories are drawn; the data has all."
-    return said + (left_out if drawn < rows else "")
+    return text + (left_out if drawn < rows else "")
 
 
 def _describe(ranked: Sequence[CategoryRate], overall: float, total: int) -> str:
-    """Say what the plot shows: all where they are few, else both ends."""
-    said = [
+    """Return a description of the plot: all categories if there are few, else both ends."""
+    parts = [
         f"{row.name}: {row.share:.1%} of {row.rows:,} ({row.low:.1%} to {row.high:.1%})"
         for row in ranked
     ]
-    if len(said) > 12:
-        said = [*said[:6], f"{len(said) - 9} categories between", *said[-3:]]
-    listed = f" By category, most first: {'; '.join(said)}." if said else ""
+    if len(parts) > 12:
+        parts = [*parts[:6], f"{len(parts) - 9} categories between", *parts[-3:]]
+    listed = f" By category, most first: {'; '.join(parts)}." if parts else ""
     return f"{overall:.1%} of {total:,} answers are hallucinated.{listed}"

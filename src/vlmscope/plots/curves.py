@@ -1,4 +1,4 @@
-"""The two trade-offs of a risk: ROC curves, and hallucination rate against questions answered."""
+"""Plots of the two trade-offs of a risk: ROC curves and risk-coverage curves."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from vlmscope.plots.canvas import (
 from vlmscope.plots.palette import CHANCE, PALETTE, Look, look
 
 MOST_POINTS = 250
-"""Of a curve, in the plot and in its data: more cannot be seen, and would make a page heavy."""
+"""Maximum number of points of a curve: more are not visible, and would make a page large."""
 
 Floats = NDArray[np.float64]
 
-BAND = " The band of the probe holds all of its curve in 95%, from a tenth answered on."
-"""Added to the caption where there is a band."""
+BAND = " The band is a 95% simultaneous band of the probe's curve, from a tenth answered on."
+"""Added to the caption if there is a band."""
 
 _FLAGGED = 0.05
 """Share of the faithful answers that may be flagged at the mark."""
@@ -47,7 +47,7 @@ _HIGH = 2.25  # inches, of the axes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RocLine:
-    """The ROC curve of one risk; the arrays have one element a threshold, from (0, 0) to (1, 1)."""
+    """The ROC curve of one risk; arrays have one element per threshold, from (0, 0) to (1, 1)."""
 
     title: str
     false_alarms: ArrayLike
@@ -55,7 +55,7 @@ class RocLine:
     recall: ArrayLike
     """Share of the hallucinated answers that are flagged."""
     auroc: float
-    """NaN where the risk found nothing: then no curve is drawn."""
+    """NaN if the risk found nothing: then no curve is drawn."""
     style: Literal["probe", "baseline"] = "probe"
     """What it is, for the description."""
     meaning: str = ""
@@ -112,8 +112,8 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
         title="ROC curves",
         caption=(
             "The share of hallucinated answers that are flagged, against the share of faithful "
-            "answers that are flagged too, at every threshold. A mark is the last point of a "
-            "curve with at most 5% of those; the dotted diagonal is chance."
+            "answers that are flagged (false positive rate), at every threshold. A mark is the "
+            "last point of a curve with a rate of at most 5%; the dotted diagonal is chance."
         ),
         description=_describe_roc(curves),
         columns=columns,
@@ -134,8 +134,8 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
     looks = [look(row.meaning, place) for place, row in enumerate(curves)]
     drawn = _drawn(curves, looks, "aurc")
     thin = [(row, *_thin_coverage(row)) for row, _ in drawn]
-    told = zip(looks, curves, strict=True)
-    keys = [KeyRow(own, row.title, known(row.aurc)) for own, row in told]
+    titled = zip(looks, curves, strict=True)
+    keys = [KeyRow(own, row.title, known(row.aurc)) for own, row in titled]
     figure, axes, box = _keyed(keys, "AURC, less is better")
     axes.set(xlim=(-0.01, 1.01), ylim=(0, _highest(thin, prevalence)))
     axes.axhline(prevalence, color=PALETTE["axis"], linewidth=0.7)
@@ -156,9 +156,9 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
         name="risk_coverage",
         title="Abstaining on the riskiest",
         caption=(
-            "The hallucination rate that is left when only the safest share of the questions is "
-            "answered; all answered is at the right. The lower a curve, the better its risk; AURC "
-            "is the area under it." + BAND * any(row.band is not None for row in curves)
+            "The hallucination rate if only the safest share of the questions is answered; at the "
+            "right, all are answered. A lower curve means a better risk; AURC is the area under "
+            "it." + BAND * any(row.band is not None for row in curves)
         ),
         description=_describe_coverage(curves, thin, prevalence),
         columns=_coverage_columns(thin),
@@ -253,7 +253,7 @@ def _highest(thin: Sequence[tuple[Any, ...]], prevalence: float) -> float:
 
 
 def _describe_roc(curves: Sequence[RocLine]) -> str:
-    """Say how much of the hallucinated answers each risk flags."""
+    """Return a description with the share of hallucinated answers that each risk flags."""
     said = ["Hallucinated answers flagged, against faithful answers flagged."]
     for row in curves:
         if np.isnan(row.auroc):
@@ -270,7 +270,7 @@ def _describe_roc(curves: Sequence[RocLine]) -> str:
 def _describe_coverage(
     curves: Sequence[CoverageLine], thin: Sequence[tuple[Any, ...]], prevalence: float
 ) -> str:
-    """Say what abstaining changes."""
+    """Return a description of the effect of abstaining."""
     said = [f"Hallucination rate by share answered; {prevalence:.1%} where all are answered."]
     for row, coverage, rate in thin:
         if len(rate):

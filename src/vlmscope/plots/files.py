@@ -1,8 +1,8 @@
-"""A plot as files: SVG for a page or on its own, PNG, and the data.
+"""A plot as files: SVG for a page or standalone, PNG, and the data.
 
-matplotlib writes a document: a style sheet that would reach the whole page, ids that two plots
-would share, a group around everything. What a page needs of it is kept. Text stays text, so it can
-be searched and read out, and takes the page's font.
+matplotlib writes a document: a style sheet that would affect the complete page, ids that two plots
+would share, a group around everything. Only the parts that a page needs are kept. Text stays text,
+so it can be searched and read aloud, and uses the page's font.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _on_page(plot: Plot, figure: Figure, name: str) -> str:
 
 
 def svg_file(plot: Plot) -> bytes:
-    """Return a whole SVG file, on white."""
+    """Return a complete SVG file, on white."""
     root = _element(plot, plot.figure, plot.name, background=PALETTE["paper"], on_page=False)
     _, _, wide, high = root.get("viewBox", "").split()
     root.set("width", f"{wide}pt")
@@ -159,7 +159,7 @@ def _short(found: re.Match[str]) -> str:
 
 
 def _invisible(attributes: dict[str, str]) -> bool:
-    """Say whether a path leaves no mark: nothing inside, no line around."""
+    """Return whether a path is invisible: no fill and no stroke."""
     style = attributes.get("style", "").split(";")
     return "fill:none" in style and not any(part.startswith("stroke:") for part in style)
 
@@ -167,13 +167,13 @@ def _invisible(attributes: dict[str, str]) -> bool:
 _DPI = 200
 _DIGITS = 6
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What spreadsheets take for the start of a formula (OWASP, "CSV injection")."""
+"""Characters that start a formula in spreadsheets (OWASP, "CSV injection")."""
 
 
 def csv_text(plot: Plot) -> str:
     """Return the plotted data as CSV, numbers to six significant digits, unknown cells empty.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    A text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
 
     Raises:
         ValueError: The columns are not equally long.

@@ -1,4 +1,4 @@
-"""AUROC by layer: which layers predict hallucinations, beside what needs no hidden state."""
+"""Plot of the AUROC by layer, compared with baselines that need no hidden states."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _MOST_MARKERS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerLine:
-    """One representation over its layers. All arrays have one element a layer.
+    """One representation over its layers. All arrays have one element per layer.
 
-    NaN is the AUROC of a probe that found nothing: it has no point.
+    The AUROC of a probe that found nothing is NaN, and has no point.
     """
 
     title: str
@@ -60,11 +60,11 @@ class LayerLine:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What has no layers: a baseline, or the vision encoder's output."""
+    """A result without layers: a baseline, or the vision encoder's output."""
 
     title: str
     auroc: float
-    """NaN where it found nothing."""
+    """NaN if it found nothing."""
     low: float | None = None
     high: float | None = None
     kind: Literal["representation", "baseline"] = "baseline"
@@ -79,13 +79,13 @@ def auroc_by_layer(
     num_layers: int,
     unseen: str = "about images",
 ) -> Plot:
-    """Draw the AUROC of each representation over the layers, beside what has no layers.
+    """Draw the AUROC of each representation over the layers, and results without layers.
 
     Args:
-        lines: One a representation.
+        lines: One per representation.
         references: Drawn as horizontal lines; those of kind ``representation`` with their interval.
-        num_layers: Decoder layers of the model, recorded or not: the width of the plot.
-        unseen: What the answers are about that no probe has seen, for the caption.
+        num_layers: Number of decoder layers of the model: the width of the plot.
+        unseen: The description of held-out answers, for the caption.
     """
     rows: list[LayerLine | Reference] = [*lines, *references]
     looks = [look(row.meaning, place) for place, row in enumerate(rows)]
@@ -100,8 +100,8 @@ def auroc_by_layer(
         title="AUROC by layer",
         caption=(
             f"How well a probe of each layer tells hallucinated from faithful answers {unseen} "
-            "it has not seen; bands hold all layers at once in 95 of 100 samples. The grey dashed "
-            "lines need no hidden state: a probe is of use where it is above them."
+            "it has not seen; bands are 95% simultaneous bands over all layers. The grey dashed "
+            "lines need no hidden states: a probe is useful if it is above them."
             + " A layer that finds nothing has no point."
             * any(np.isnan(_arrays(row)[1]).any() for row in lines)
         ),
@@ -118,7 +118,7 @@ def _narrow(
     labels: Sequence[Label],
     num_layers: int,
 ) -> Figure:
-    """Draw the same with a key above the axes, not beside them."""
+    """Draw the narrow version, with a key above the axes."""
     keys = [KeyRow(label.look, label.title, label.number) for label in (*labels[1:], labels[0])]
     figure = sheet(NARROW, 0.55 + 2.6 + room_for_key(len(keys)))
     box = Box(0.5, 0.55, NARROW - 0.1, 0.55 + 2.6)
@@ -155,14 +155,14 @@ def _draw(
 
 
 def _span(num_layers: int) -> tuple[float, float]:
-    """Return the ends of the horizontal axis, with some air."""
+    """Return the ends of the horizontal axis, with a margin."""
     last = max(num_layers - 1, 0)
-    air = max(0.02 * last, 0.15)
-    return -air, last + air
+    margin = max(0.02 * last, 0.15)
+    return -margin, last + margin
 
 
 def _limits(rows: Sequence[LayerLine | Reference]) -> tuple[float, float]:
-    """Return the ends of the upright axis: everything drawn, and chance."""
+    """Return the ends of the vertical axis: everything drawn, and chance."""
     parts: list[Any] = [[0.5]]
     for row in rows:
         ends = isinstance(row, LayerLine) or row.kind == "representation"
@@ -171,12 +171,12 @@ def _limits(rows: Sequence[LayerLine | Reference]) -> tuple[float, float]:
                   for end in (row.low, row.high) if ends and end is not None]  # fmt: skip
     values = np.concatenate(parts)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    air = max(0.06 * (high - low), 0.05 - (high - low) / 2)
-    return max(low - air, 0), min(high + air, 1.005)
+    margin = max(0.06 * (high - low), 0.05 - (high - low) / 2)
+    return max(low - margin, 0), min(high + margin, 1.005)
 
 
 def _label(row: LayerLine | Reference, own: Look) -> Label:
-    """Return what is written beside a line's end."""
+    """Return the label of a line."""
     auroc = np.array([row.auroc]) if isinstance(row, Reference) else _arrays(row)[1]
     found = auroc[np.isfinite(auroc)]
     if not found.size:
@@ -219,7 +219,7 @@ def _arrays(row: LayerLine) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], N
 
 
 def _describe(lines: Sequence[LayerLine], references: Sequence[Reference]) -> str:
-    """Say what the plot shows."""
+    """Return a description of the plot."""
     said = []
     for row in lines:
         layers, auroc, low, high = _arrays(row)
@@ -234,8 +234,8 @@ def _describe(lines: Sequence[LayerLine], references: Sequence[Reference]) -> st
         else:
             said.append(f"{row.title}: {NOTHING}.")
     for ref in references:
-        told = ref.low is not None and ref.high is not None and not np.isnan(ref.auroc)
-        ends = f" ({ref.low:.3f} to {ref.high:.3f})" if told else ""
+        has_ends = ref.low is not None and ref.high is not None and not np.isnan(ref.auroc)
+        ends = f" ({ref.low:.3f} to {ref.high:.3f})" if has_ends else ""
         said.append(f"{ref.title} ({ref.kind}): {known(ref.auroc)}{ends}.")
     return " ".join(["AUROC by decoder layer; chance is 0.5.", *said])
 

@@ -1,14 +1,13 @@
-"""Every colour of every plot, by name, and the look of each thing that is plotted.
+"""The colours of all plots, by name, and the look of each plotted result.
 
-A thing has one look in all figures, and no other thing has its colour: the selected probe, all
-layers together, each representation, both outcomes. Baselines share the grey, each with its own
-dashes.
+A result has the same look in all figures, and its colour is unique: the selected probe, all layers
+together, each representation, both outcomes. Baselines share the grey, each with its own dashes.
 
-The first five colours are those of Okabe and Ito (2008), "Color universal design", darkened where
-they fall short of a contrast of 3 to 1 on white (WCAG 2.2, 1.4.11), which all of them have. Markers
-and dashes say the same again for readers of any colour vision.
+The first five colours are those of Okabe and Ito (2008), "Color universal design", darkened if
+needed so that all have a contrast of 3 to 1 on white (WCAG 2.2, 1.4.11). Markers and dashes
+distinguish the lines without colour vision too.
 
-A page names them ``--plot-<name>`` and may set them; files have the light ones.
+A page names them ``--plot-<name>`` and may set them; files use the light ones.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PALETTE: Mapping[str, str] = MappingProxyType(
         "pink": "#c2187a",
     }
 )
-"""Name → colour on white. No two are equal: a page finds the name by the colour."""
+"""Name → colour on white. All are distinct, because the name is looked up by the colour."""
 
 DARK_PALETTE: Mapping[str, str] = MappingProxyType(
     {
@@ -61,21 +60,22 @@ DARK_PALETTE: Mapping[str, str] = MappingProxyType(
         "pink": "#ff8cc8",
     }
 )
-"""Name → colour on a dark page; ``paper`` is the page's own."""
+"""Name → colour on a dark page; ``paper`` is the background of the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a line is told from the others: by colour, by marker, and by dashes."""
+    """The look of a line: colour, marker and dashes."""
 
     colour: str
     """A name of the palette."""
     marker: str = ""
     """Matplotlib's letter; empty for none."""
     dashes: tuple[float, ...] = ()
-    """Lengths on and off, in line widths; empty for a whole line."""
+    """Lengths on and off, in line widths; empty for a solid line."""
+
     width: float = 1.6
-    """Of the line, in points."""
+    """Line width in points."""
 
 
 FAITHFUL = Look("blue", "o")
