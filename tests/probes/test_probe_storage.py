@@ -152,7 +152,7 @@ def test_no_probe_is_said(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("[]", "holds no object"), ("{}", "describes no vlmscope probe"),
+    [("{", "is not JSON"), ("[]", "is not an object"), ("{}", "does not describe a vlmscope probe"),
      ("\udcff", "is not JSON"), ('{"kind": "vlmscope probe"}', "format version None")],
 )  # fmt: skip
 def test_a_foreign_description_is_refused(text: str, message: str, saved: Path) -> None:

@@ -209,7 +209,7 @@ def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tupl
 def _usable(
     files: SeedFiles, known: Iterable[Place], rows: NDArray[np.int64], left_out: list[LeftOut]
 ) -> dict[Place, list[Fault]]:
-    """Return the faults of the rows' vectors, for representations and layers that most rows have."""
+    """Return the faults of the rows' vectors, for those representations that most rows have."""
     usable = {}
     for place in known:
         faults = files.faults(*place)
