@@ -46,7 +46,7 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> tuple[
         Float[np.ndarray, "rows width"], Bool[np.ndarray, " rows"], Shaped[np.ndarray, " rows"]
     ]:
-        """Check the arguments of ``fit``; return vectors, truth and groups (default: one per row)."""
+        """Check the arguments of ``fit``; return vectors, truth and groups (or one per row)."""
         vectors, labels = validate_data(self, vectors, labels, dtype=[np.float32, np.float64])
         check_classification_targets(labels)
         classes, encoded = np.unique(labels, return_inverse=True)
