@@ -248,4 +248,4 @@ def test_wrong_numbers_are_refused(name: str, value: Any, message: str, saved: P
 
 def test_a_pickle_is_refused(saved: Path) -> None:
     with_weights(saved, b"\x80\x04\x95 not a safetensors file")
-    refuse(saved, "no safetensors file")
+    refuse(saved, "not a safetensors file")
